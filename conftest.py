@@ -47,8 +47,8 @@ def command(tmp_path: Path) -> forked_command.Command:
     """Runs ``python train.py <arguments>`` in an empty folder. Logger and report are off unless arguments set them."""
 
     def run(*arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
-        given = {argument.partition("=")[0] for argument in arguments}
-        defaults = [word for word in ("logger=none", "report=false") if word.partition("=")[0] not in given]
+        given_keys = {argument.partition("=")[0] for argument in arguments}
+        defaults = [word for word in ("logger=none", "report=false") if word.partition("=")[0] not in given_keys]
         return forked_command.run(
             [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=200
         )
@@ -65,7 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-SLOW_EXAMPLES = {"stormproof_train.compression.deployment.export.export"}
+SLOW_EXAMPLES = {"stormproof_train.compression.deployment.export.export_onnx"}
 """Docstring examples that take longer than ``--max-seconds``."""
 
 
@@ -81,7 +81,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
     gc.freeze()
     if any("command" in getattr(item, "fixturenames", ()) for item in session.items):
-        forked_command.prepare()
+        forked_command.start_fork_server()
 
 
 STOPWATCH = pytest.StashKey[Stopwatch]()
@@ -90,7 +90,7 @@ STOPWATCH = pytest.StashKey[Stopwatch]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "command" in getattr(item, "fixturenames", ()):
-        forked_command.wait_until_prepared()  # not the time of the first test that needs it
+        forked_command.wait_for_fork_server()  # not the time of the first test that needs it
     item.stash[STOPWATCH] = Stopwatch()
 
 

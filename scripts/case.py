@@ -30,13 +30,13 @@ from case_report import draw, measure, render
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.main import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Predictions(pl.Callback):
+class PredictionSaver(pl.Callback):
     """Keeps what a network says of each split when it is tested: in evaluation mode and without augmentation."""
 
     def __init__(self, folder: str) -> None:
@@ -45,13 +45,13 @@ class Predictions(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-        kept = {}
+        arrays = {}
         for split, loader in zip(SPLITS, loaders, strict=True):
             with torch.inference_mode():
                 batches = [(pl_module(inputs.to(pl_module.device)).cpu(), labels) for inputs, labels in loader]
-            kept[f"{split}_logits"] = torch.cat([logits for logits, _ in batches]).numpy()
-            kept[f"{split}_labels"] = torch.cat([labels for _, labels in batches]).numpy()
-        np.savez(self.folder / "predictions.npz", **kept)
+            arrays[f"{split}_logits"] = torch.cat([logits for logits, _ in batches]).numpy()
+            arrays[f"{split}_labels"] = torch.cat([labels for _, labels in batches]).numpy()
+        np.savez(self.folder / "predictions.npz", **arrays)
 
 
 def main() -> None:
@@ -62,26 +62,30 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/case"))
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     parser.add_argument("overrides", nargs="*", help="further overrides of every run")
-    words = parser.parse_args()
-    if words.seeds < 2:
+    arguments = parser.parse_args()
+    if arguments.seeds < 2:
         parser.error("an interval needs --seeds 2 or more")
-    rows, seeds = ladder(words.data), range(words.seeds)
+    rows, seeds = ladder(arguments.data), range(arguments.seeds)
     jobs = [
-        ([*row.words, *words.overrides, f"seed={seed}"], _folder(words.runs_dir, words.data, row, seed))
+        ([*row.overrides, *arguments.overrides, f"seed={seed}"], _folder(arguments.runs_dir, arguments.data, row, seed))
         for seed in seeds
         for row in rows
     ]
-    with ProcessPoolExecutor(words.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, told in enumerate(pool.map(_train, *zip(*jobs, strict=True)), start=1):
-            print(f"{number} of {len(jobs)}: {told}", flush=True)
-    measured = {row.name: [measure(_folder(words.runs_dir, words.data, row, seed)) for seed in seeds] for row in rows}
-    (words.output / "figures").mkdir(parents=True, exist_ok=True)
-    figure = f"figures/case_{words.data}.svg"
-    draw(rows, measured, words.output / figure)
-    command = f"python scripts/case.py {words.data} --seeds {words.seeds} {' '.join(words.overrides)}".strip()
-    hours = sum(each.seconds for runs in measured.values() for each in runs) / 3600
-    page = render(words.data, rows, measured, figure, f"`{command}`, {hours:.1f} hours of one core")
-    (words.output / f"case_{words.data}.md").write_text(page)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, message in enumerate(pool.map(_train, *zip(*jobs, strict=True)), start=1):
+            print(f"{number} of {len(jobs)}: {message}", flush=True)
+    measured = {
+        row.name: [measure(_folder(arguments.runs_dir, arguments.data, row, seed)) for seed in seeds] for row in rows
+    }
+    (arguments.output / "figures").mkdir(parents=True, exist_ok=True)
+    figure = f"figures/case_{arguments.data}.svg"
+    draw(rows, measured, arguments.output / figure)
+    command = (
+        f"python scripts/case.py {arguments.data} --seeds {arguments.seeds} {' '.join(arguments.overrides)}".strip()
+    )
+    hours = sum(measurement.seconds for runs in measured.values() for measurement in runs) / 3600
+    page = render(arguments.data, rows, measured, figure, f"`{command}`, {hours:.1f} hours of one core")
+    (arguments.output / f"case_{arguments.data}.md").write_text(page)
     print(page)
 
 
@@ -90,16 +94,16 @@ def _folder(runs_dir: Path, data: str, row: Row, seed: int) -> Path:
     return runs_dir.absolute() / f"{data}-{slug}-{seed}"
 
 
-def _train(words: Sequence[str], folder: Path) -> str:
+def _train(run_overrides: Sequence[str], folder: Path) -> str:
     """One run, unless it is finished; returns what to tell of it."""
     torch.set_num_threads(1)  # one core a run
     overrides = [
-        *words, "logger=none", f"runs_dir={folder.parent}", f"name={folder.name}",
+        *run_overrides, "logger=none", f"runs_dir={folder.parent}", f"name={folder.name}",
         "callbacks.predictions._target_=case.Predictions", f"callbacks.predictions.folder={folder}",
     ]  # fmt: skip
     try:
         with redirect_stdout(StringIO()), hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-            summary = run(hydra.compose("config", plain(overrides)))
+            summary = run(hydra.compose("config", normalize_overrides(overrides)))
     except Exception as error:  # noqa: BLE001 (not every error can go to the other process, and its words have to)
         raise RuntimeError(f"{folder.name}: {error}") from None
     return f"{folder.name}: {summary['test']['accuracy']:.4f}"

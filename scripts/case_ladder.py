@@ -25,7 +25,7 @@ class Row:
     """
 
     name: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     is_sum: bool = False
 
 

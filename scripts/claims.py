@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from claims.claim import Effort, Result
 from claims.figures import draw
-from claims.page import written
+from claims.page import render_page
 from claims.table import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,21 +62,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
-    words = parser.parse_args()
-    effort = Effort(2, 0.02) if words.quick else Effort(words.seeds)
+    arguments = parser.parse_args()
+    effort = Effort(2, 0.02) if arguments.quick else Effort(arguments.seeds)
     started = time.monotonic()
-    found: dict[int, Result] = {}
-    for index, result, seconds in all_measured(effort, words.jobs):
-        found[index] = result
+    results_by_group: dict[int, Result] = {}
+    for index, result, seconds in all_measured(effort, arguments.jobs):
+        results_by_group[index] = result
         print(f"{seconds:6.1f} s  {CLAIMS[index].title}", file=sys.stderr, flush=True)
-    results = [found[index] for index in range(len(CLAIMS))]
-    figures = words.docs / "figures"
+    results = [results_by_group[index] for index in range(len(CLAIMS))]
+    figures = arguments.docs / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     for result in results:
         if result.figure:
             draw(result.figure, figures)
-    page = words.docs / "claims.md"
-    page.write_text(written(CLAIMS, results, effort))
+    page = arguments.docs / "claims.md"
+    page.write_text(render_page(CLAIMS, results, effort))
     print(f"{page}: {len(CLAIMS)} claims, {time.monotonic() - started:.0f} s")
 
 

@@ -48,13 +48,13 @@ import psutil
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.folder_ownership import REACHED
-from stormproof.checkpoint.progress_file import Reached, read_reached
-from stormproof.testing import flip_bit, tear
+from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
+from stormproof.checkpoint.progress_file import Progress, read_progress
+from stormproof.testing import flip_bit, truncate_file
 
 KINDS = ("kill", "term", "pause", "torn", "flip", "full", "nan", "spike")
-OF_THE_DATA = {"nan", "spike"}
-STANDS_STILL = 120.0  # seconds
+DATA_FAULTS = {"nan", "spike"}
+STALL_SECONDS = 120.0  # seconds
 END_SECONDS = 10.0
 """After a full disk, in which a training that came to its end meanwhile ends with an error: the end must be saved."""
 
@@ -68,17 +68,17 @@ class Run:
     ranks: int
     environment: dict[str, str]
     process: psutil.Popen | None = None
-    lost: list[int] = field(default_factory=list)
+    lost_steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    died: float | None = None
+    died_at: float | None = None
     checkpoints: Store | None = None
 
     def start(self) -> None:
-        words = [word.replace("{folder}", str(self.folder)) for word in self.command]
+        command = [word.replace("{folder}", str(self.folder)) for word in self.command]
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}"]
         with (self.folder / "output.txt").open("ab") as output:
             self.process = psutil.Popen(
-                [*launch, *words], env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL, stdout=output,
+                [*launch, *command], env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True,
             )  # fmt: skip
 
@@ -99,28 +99,28 @@ class Run:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             everyone = [self.process, *self.process.children(recursive=True)]
-            for each in everyone:
+            for process in everyone:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+                    process.kill()
             psutil.wait_procs(everyone, timeout=30)
 
     def store(self) -> Store | None:
         if self.checkpoints is None:
-            found = next(self.folder.rglob("commits.log"), None)
-            self.checkpoints = None if found is None else Store(found.parent)
+            commit_log = next(self.folder.rglob("commits.log"), None)
+            self.checkpoints = None if commit_log is None else Store(commit_log.parent)
         return self.checkpoints
 
-    def reached(self) -> Reached | None:
+    def reached(self) -> Progress | None:
         store = self.store()
-        return None if store is None else read_reached(store.folder / REACHED)
+        return None if store is None else read_progress(store.folder / PROGRESS_FILE_NAME)
 
     def count_loss(self) -> None:
         """After a death: what is done again."""
         store, reached = self.store(), self.reached()
-        self.died = time.time()
+        self.died_at = time.time()
         if store is not None and reached is not None:
-            chosen = store.resolve().chosen
-            self.lost.append(max(0, reached.step - (chosen.step if chosen else 0)))
+            chosen = store.resolve().chosen_checkpoint
+            self.lost_steps.append(max(0, reached.step - (chosen.step if chosen else 0)))
 
 
 def main() -> None:
@@ -131,68 +131,71 @@ def main() -> None:
     parser.add_argument("--nproc-per-node", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where both runs are kept; by default nowhere")
     parser.add_argument("command", nargs="+")
-    words = parser.parse_args()
-    if words.faults < 1 or words.nproc_per_node < 1:
+    arguments = parser.parse_args()
+    if arguments.faults < 1 or arguments.nproc_per_node < 1:
         parser.error("--faults and --nproc-per-node must be at least 1")
-    if words.folder and words.folder.exists():
-        parser.error(f"--folder {words.folder} is there already: name another, or remove it")
+    if arguments.folder and arguments.folder.exists():
+        parser.error(f"--folder {arguments.folder} is there already: name another, or remove it")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left running
-    drawn = random.Random(words.seed)
-    kinds = [words.kinds[number % len(words.kinds)] for number in range(words.faults)]
+    generator = random.Random(arguments.seed)
+    kinds = [arguments.kinds[number % len(arguments.kinds)] for number in range(arguments.faults)]
     with contextlib.ExitStack() as stack:
-        folder = words.folder or Path(stack.enter_context(TemporaryDirectory()))
-        whole, struck = ((folder / name).absolute() for name in ("whole", "struck"))
-        for each in (whole, struck):
-            each.mkdir(parents=True, exist_ok=False)
-        runs = [Run(each, words.command, words.nproc_per_node, {}) for each in (whole, struck)]
+        folder = arguments.folder or Path(stack.enter_context(TemporaryDirectory()))
+        uninterrupted_folder, faulty_folder = ((folder / name).absolute() for name in ("whole", "struck"))
+        for run_folder in (uninterrupted_folder, faulty_folder):
+            run_folder.mkdir(parents=True, exist_ok=False)
+        runs = [
+            Run(run_folder, arguments.command, arguments.nproc_per_node, {})
+            for run_folder in (uninterrupted_folder, faulty_folder)
+        ]
         stack.callback(lambda: [run.kill_all() for run in runs])
         print("left alone …", flush=True)
-        began = time.monotonic()
-        _to_the_end(runs[0])
-        untouched = _last(runs[0])
+        start = time.monotonic()
+        _run_to_end(runs[0])
+        untouched = _load_last_checkpoint(runs[0])
         steps = untouched["global_step"]
         if steps < 2:
             sys.exit(f"the run ended with step {steps}: there is no step in between for a fault")
-        plan = sorted((drawn.randrange(1, steps), kind) for kind in kinds)
-        data = [f"{kind}:{step}" for step, kind in plan if kind in OF_THE_DATA]
+        plan = sorted((generator.randrange(1, steps), kind) for kind in kinds)
+        data = [f"{kind}:{step}" for step, kind in plan if kind in DATA_FAULTS]
         if data:
             print(f"left alone, with {len(data)} faults of the data …", flush=True)
-            runs[0] = Run((folder / "whole with faults").absolute(), words.command, words.nproc_per_node, {})
+            runs[0] = Run((folder / "whole with faults").absolute(), arguments.command, arguments.nproc_per_node, {})
             runs[0].folder.mkdir()
             for run in (runs[0], runs[1]):
                 run.environment = {"STORMPROOF_FAULTS": " ".join(data)}
-            began = time.monotonic()
-            _to_the_end(runs[0])
-            if _same(untouched, _last(runs[0])):
+            start = time.monotonic()
+            _run_to_end(runs[0])
+            if _is_same_checkpoint(untouched, _load_last_checkpoint(runs[0])):
                 sys.exit(
                     "No nan or spike fault occurred. Add stormproof.testing.faults_from_environment to the callbacks, "
                     "or omit nan and spike from --kinds."
                 )
-        alone = time.monotonic() - began
+        alone = time.monotonic() - start
         print(f"struck by {len(plan) - len(data)} more …", flush=True)
-        began = time.monotonic()
-        left = _strike(runs[1], [(step, kind) for step, kind in plan if kind not in OF_THE_DATA], drawn)
-        took = time.monotonic() - began
-        same = _same(_last(runs[0]), _last(runs[1]))
-        _report(runs[1], Counter(kinds) - left, steps, alone, took, same)
-    sys.exit(not same)
+        start = time.monotonic()
+        left = _inject_fault(runs[1], [(step, kind) for step, kind in plan if kind not in DATA_FAULTS], generator)
+        took = time.monotonic() - start
+        is_same = _is_same_checkpoint(_load_last_checkpoint(runs[0]), _load_last_checkpoint(runs[1]))
+        _report(runs[1], Counter(kinds) - left, steps, alone, took, is_same)
+    sys.exit(not is_same)
 
 
-def _to_the_end(run: Run) -> None:
+def _run_to_end(run: Run) -> None:
     run.start()
     code = run.process.wait() if run.process else 1
     if code:
         sys.exit(f"the command ended with {code} though nothing struck it: {_tail(run)}")
 
 
-def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Counter[str]:
+def _inject_fault(run: Run, plan: list[tuple[int, str]], generator: random.Random) -> Counter[str]:
     """Starts the run until it has finished, and has each fault strike at its step; returns those that came too late.
 
     A strike returns for how many seconds an end is excused by it.
     """
     run.start()
     excused_until, moved = 0.0, time.monotonic()
-    last: Reached | None = None
+    last: Progress | None = None
     while True:
         code = run.ended()
         if code == 0:
@@ -205,16 +208,16 @@ def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Coun
             excused_until, moved = 0.0, time.monotonic()
         reached = run.reached()
         if reached is not None and reached != last:
-            if run.died is not None and reached.time > run.died:
-                run.seconds.append(reached.time - run.died)
-                run.died = None
+            if run.died_at is not None and reached.time > run.died_at:
+                run.seconds.append(reached.time - run.died_at)
+                run.died_at = None
             last, moved = reached, time.monotonic()
-        if time.monotonic() - moved > STANDS_STILL:
+        if time.monotonic() - moved > STALL_SECONDS:
             sys.exit(f"the run stands still at step {last.step if last else 0}: {_tail(run)}")
-        alive = run.died is None and excused_until < math.inf  # else it must get there first
-        if plan and alive and reached is not None and reached.step >= plan[0][0] and _can(run, plan[0][1]):
+        alive = run.died_at is None and excused_until < math.inf  # else it must get there first
+        if plan and alive and reached is not None and reached.step >= plan[0][0] and _can_inject(run, plan[0][1]):
             try:
-                excused_until = time.monotonic() + _STRIKES[plan[0][1]](run, drawn)
+                excused_until = time.monotonic() + _FAULT_FUNCTIONS[plan[0][1]](run, generator)
                 plan.pop(0)
             except (IndexError, psutil.NoSuchProcess, ProcessLookupError):
                 time.sleep(0.1)  # there is nobody to strike: it has just ended, or is about to
@@ -222,65 +225,72 @@ def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Coun
         time.sleep(0.005)
 
 
-def _can(run: Run, kind: str) -> bool:
+def _can_inject(run: Run, kind: str) -> bool:
     """Whether there is something to strike: of a single checkpoint nothing would be left to go on from."""
     store = run.store()
-    return kind not in {"torn", "flip"} or (store is not None and len(store.checkpoints()) > 1)
+    return kind not in {"torn", "flip"} or (store is not None and len(store.read_checkpoints()) > 1)
 
 
-def _kill(run: Run, drawn: random.Random) -> float:
-    drawn.choice(run.workers()).kill()
+def _kill_rank(run: Run, generator: random.Random) -> float:
+    generator.choice(run.workers()).kill()
     return math.inf
 
 
-def _term(run: Run, _: random.Random) -> float:
+def _send_sigterm(run: Run, _: random.Random) -> float:
     assert run.process is not None
     run.process.terminate()
     return math.inf
 
 
-def _pause(run: Run, drawn: random.Random) -> float:
-    worker = drawn.choice(run.workers())
+def _pause_rank(run: Run, generator: random.Random) -> float:
+    worker = generator.choice(run.workers())
     worker.suspend()
-    time.sleep(drawn.uniform(0.1, 3.0))
+    time.sleep(generator.uniform(0.1, 3.0))
     worker.resume()
     return 0.0
 
 
-def _torn(run: Run, _: random.Random) -> float:
+def _truncate_checkpoint(run: Run, _: random.Random) -> float:
     run.kill_all()
-    tear(_newest(run))
+    truncate_file(_newest_checkpoint(run))
     return math.inf
 
 
-def _flip(run: Run, drawn: random.Random) -> float:
+def _flip_bit(run: Run, generator: random.Random) -> float:
     run.kill_all()
-    newest = _newest(run)
-    flip_bit(newest, drawn.randrange(8 * newest.stat().st_size))
+    newest = _newest_checkpoint(run)
+    flip_bit(newest, generator.randrange(8 * newest.stat().st_size))
     return math.inf
 
 
-def _full(run: Run, drawn: random.Random) -> float:
-    pid, size = run.workers()[0].pid, _newest(run).stat().st_size // 2
+def _fill_disk(run: Run, generator: random.Random) -> float:
+    pid, size = run.workers()[0].pid, _newest_checkpoint(run).stat().st_size // 2
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
-    time.sleep(drawn.uniform(0.1, 3.0))
+    time.sleep(generator.uniform(0.1, 3.0))
     resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
     return END_SECONDS
 
 
-_STRIKES = {"kill": _kill, "term": _term, "pause": _pause, "torn": _torn, "flip": _flip, "full": _full}
+_FAULT_FUNCTIONS = {
+    "kill": _kill_rank,
+    "term": _send_sigterm,
+    "pause": _pause_rank,
+    "torn": _truncate_checkpoint,
+    "flip": _flip_bit,
+    "full": _fill_disk,
+}
 
 
-def _newest(run: Run) -> Path:
+def _newest_checkpoint(run: Run) -> Path:
     store = run.store()
     assert store is not None
-    return max((each.path for each in store.checkpoints()), key=lambda path: path.name)
+    return max((checkpoint.path for checkpoint in store.read_checkpoints()), key=lambda path: path.name)
 
 
-def _last(run: Run) -> dict:
+def _load_last_checkpoint(run: Run) -> dict:
     store = run.store()
-    latest = None if store is None else store.latest()
+    latest = None if store is None else store.latest_checkpoint()
     if latest is None:
         sys.exit(
             f"no checkpoint of CheckpointRecovery is below {run.folder}: put {{folder}} into the command, and a "
@@ -289,32 +299,37 @@ def _last(run: Run) -> dict:
     return torch.load(latest.path, map_location="cpu", weights_only=True)
 
 
-def _same(one: dict, other: dict) -> bool:
-    return one["global_step"] == other["global_step"] and all(
-        _equal(one[part], other[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers")
+def _is_same_checkpoint(first: dict, second: dict) -> bool:
+    return first["global_step"] == second["global_step"] and all(
+        _is_equal(first[part], second[part]) for part in ("state_dict", "optimizer_states", "lr_schedulers")
     )
 
 
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        bits = [each.contiguous().flatten().view(torch.uint8) for each in (one, other)]
-        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return one == other
+def _is_equal(first: object, second: object) -> bool:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        bits = [tensor.contiguous().flatten().view(torch.uint8) for tensor in (first, second)]
+        return first.dtype == second.dtype and first.shape == second.shape and torch.equal(*bits)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_is_equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_is_equal, first, second))
+    return first == second
 
 
-def _report(run: Run, kinds: Counter[str], steps: int, alone: float, took: float, same: bool) -> None:
+def _report(
+    run: Run, kinds: Counter[str], steps: int, uninterrupted_seconds: float, total_seconds: float, is_same: bool
+) -> None:
     print(f"\n{sum(kinds.values())} faults survived: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
-    print(f"{len(run.lost)} restarts, {sum(run.lost)} steps done again of {steps}")
+    print(f"{len(run.lost_steps)} restarts, {sum(run.lost_steps)} steps done again of {steps}")
     if run.seconds:
         middle, longest = statistics.median(run.seconds), max(run.seconds)
         print(f"from a death until training went on: {middle:.1f} s, at most {longest:.1f} s")
-    if alone:
-        print(f"effective training time ratio: {alone / took:.2f} ({alone:.0f} s left alone, {took:.0f} s struck)")
-    print(f"weights and optimizers: {'the same, to the last bit' if same else 'NOT THE SAME'}")
+    if uninterrupted_seconds:
+        print(
+            f"effective training time ratio: {uninterrupted_seconds / total_seconds:.2f} ({uninterrupted_seconds:.0f} "
+            f"s left alone, {total_seconds:.0f} s struck)"
+        )
+    print(f"weights and optimizers: {'the same, to the last bit' if is_same else 'NOT THE SAME'}")
 
 
 def _tail(run: Run) -> str:

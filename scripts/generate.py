@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from stormproof_train.losses import DEFAULT, LOSSES
+from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -82,7 +82,7 @@ def losses(task: str) -> list[str]:
     """Returns the losses for a task, the default first."""
     entries = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "loss").glob("*.yaml")}
     words = [word for word, entry in entries.items() if LOSSES[entry["_target_"].rpartition(".")[2]].task == task]
-    return sorted(words, key=lambda word: (entries[word] != {"_target_": DEFAULT[task]}, word))
+    return sorted(words, key=lambda word: (entries[word] != {"_target_": DEFAULT_LOSSES[task]}, word))
 
 
 def _row(word: str) -> str:

@@ -32,7 +32,7 @@ class Costs:
     restart: float
 
 
-def simulated(costs: Costs, interval: float, between_failures: float, failures: int, seed: int = 0) -> float:
+def simulate_goodput(costs: Costs, interval: float, between_failures: float, failures: int, seed: int = 0) -> float:
     """The share of the time that goes into training that counts, over so many failures.
 
     Args:
@@ -42,10 +42,10 @@ def simulated(costs: Costs, interval: float, between_failures: float, failures: 
         failures: how many, at least 1.
         seed: of their times.
     """
-    drawn = random.Random(seed)
+    generator = random.Random(seed)
     trained = wall = 0.0
     for _ in range(failures):
-        life = drawn.expovariate(1 / between_failures)
+        life = generator.expovariate(1 / between_failures)
         wall += life
         trains = life - costs.detect - costs.restart
         committed = math.floor((trains - costs.write) / (interval + costs.stall))
@@ -53,7 +53,7 @@ def simulated(costs: Costs, interval: float, between_failures: float, failures: 
     return trained / wall
 
 
-def expected(costs: Costs, interval: float, between_failures: float) -> float:
+def expected_goodput(costs: Costs, interval: float, between_failures: float) -> float:
     r"""The same in closed form, Daly's with a write that goes on beside the training.
 
     .. math:: \frac{\tau}{M} \cdot \frac{e^{-(d + r + w) / M}}{e^{(\tau + \delta) / M} - 1}
@@ -68,13 +68,13 @@ def expected(costs: Costs, interval: float, between_failures: float) -> float:
     return interval / between_failures * math.exp(-lost / between_failures) / math.expm1(cycle / between_failures)
 
 
-def best_interval(costs: Costs, between_failures: float) -> float:
+def compute_optimal_interval(costs: Costs, between_failures: float) -> float:
     """The interval that trains most, in seconds."""
     span = (math.log(1e-2), math.log(10 * between_failures))
-    found = minimize_scalar(
-        lambda log: -expected(costs, math.exp(log), between_failures), bounds=span, method="bounded"
+    optimum = minimize_scalar(
+        lambda log: -expected_goodput(costs, math.exp(log), between_failures), bounds=span, method="bounded"
     )
-    return math.exp(found.x)
+    return math.exp(optimum.x)
 
 
 def mean_time_between_failures(gpus: int) -> float:

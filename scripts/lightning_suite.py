@@ -84,25 +84,25 @@ class Outcome:
         for line in lines:
             outcome, _, test = line.rstrip("\n").split(" ", 2)
             outcomes.setdefault(test, set()).add(outcome)
-        failed = frozenset(test for test, found in outcomes.items() if "failed" in found)
-        skipped = frozenset(test for test, found in outcomes.items() if "skipped" in found) - failed
+        failed = frozenset(test for test, results in outcomes.items() if "failed" in results)
+        skipped = frozenset(test for test, results in outcomes.items() if "skipped" in results) - failed
         return cls(frozenset(outcomes) - failed - skipped, failed, skipped)
 
     def __or__(self, other: Outcome) -> Outcome:
         return Outcome(self.passed | other.passed, self.failed | other.failed, self.skipped | other.skipped)
 
 
-def nearest(tags: Iterable[str], wanted: str) -> str:
-    """Returns the tag of the version ``wanted``; else the last one before it, or the first one after it.
+def nearest_tag(tags: Iterable[str], installed_version: str) -> str:
+    """Returns the tag of the version ``installed_version``; else the last one before it, or the first one after it.
 
     Example:
-        >>> nearest(["2.6.4", "2.6.5", "2.7.0", "app/0.6"], "2.6.6")
+        >>> nearest_tag(["2.6.4", "2.6.5", "2.7.0", "app/0.6"], "2.6.6")
         '2.6.5'
-        >>> nearest(["2.6.5", "2.6.6"], "2.6.6")
+        >>> nearest_tag(["2.6.5", "2.6.6"], "2.6.6")
         '2.6.6'
     """
     versions = {Version(tag): tag for tag in tags if re.fullmatch(r"\d+(\.\d+)*", tag)}
-    before = [each for each in versions if each <= Version(wanted)]
+    before = [candidate for candidate in versions if candidate <= Version(installed_version)]
     return versions[max(before) if before else min(versions)]
 
 
@@ -110,7 +110,7 @@ def fetch(folder: Path) -> Path:
     """Clones the tests of the installed version into ``folder`` and returns the checkout."""
     installed = version("pytorch-lightning")
     listed = _output(["git", "ls-remote", "--tags", "--refs", URL])
-    tag = nearest((line.rpartition("refs/tags/")[2] for line in listed.splitlines()), installed)
+    tag = nearest_tag((line.rpartition("refs/tags/")[2] for line in listed.splitlines()), installed)
     checkout = folder / "lightning"
     clone = ["git", "clone", "--quiet", "--depth=1", "--filter=blob:none", "--sparse", "--branch", tag, URL]
     _output([*clone, str(checkout)])
@@ -147,9 +147,9 @@ def run(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> Outcome
         "--color=no", f"--timeout={SECONDS}", *tests,
     ]  # fmt: skip
     with log.open("a") as file:
-        done = subprocess.run(command, cwd=suite, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode not in {0, 1}:
-        sys.exit(f"pytest ended with {done.returncode} for {' '.join(tests[:3])}; {log} says why")
+        result = subprocess.run(command, cwd=suite, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if result.returncode not in {0, 1}:
+        sys.exit(f"pytest ended with {result.returncode} for {' '.join(tests[:3])}; {log} says why")
     return Outcome.read(outcomes.read_text().splitlines())
 
 
@@ -160,7 +160,7 @@ def failures(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> tu
         Outcome of the first run, and the tests that failed twice with the callbacks and passed without them.
     """
     outcome = Outcome(frozenset(), frozenset(), frozenset())
-    found: set[str] = set()
+    failed: set[str] = set()
     for path in tests:
         with_them = run(suite, [path], callbacks, log)
         outcome |= with_them
@@ -168,25 +168,25 @@ def failures(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> tu
         if suspects:
             suspects = sorted(run(suite, suspects, "none", log).passed)
         if suspects:
-            found |= run(suite, suspects, callbacks, log).failed
+            failed |= run(suite, suspects, callbacks, log).failed
         print(f"{callbacks}, {path}: {len(with_them.passed)} passed, {len(with_them.failed)} failed", flush=True)
-    return outcome, found
+    return outcome, failed
 
 
-def expected(callbacks: str) -> dict[str, str]:
+def read_expected(callbacks: str) -> dict[str, str]:
     """Returns the reason of each expected failure, by test."""
     groups = tomllib.loads(EXPECTED.read_text())["expected"]
     return {test: group["reason"] for group in groups if callbacks in group["callbacks"] for test in group["tests"]}
 
 
-def report(callbacks: str, outcome: Outcome, found: set[str], reasons: dict[str, str]) -> bool:
+def report(callbacks: str, outcome: Outcome, failed: set[str], reasons: dict[str, str]) -> bool:
     """Prints how a run differs from what is expected, and returns whether it does."""
-    unexpected = sorted(found - reasons.keys())
+    unexpected = sorted(failed - reasons.keys())
     passing = sorted(reasons.keys() & outcome.passed)
-    untouched = len(outcome.failed) - len(found)
+    untouched = len(outcome.failed) - len(failed)
     print(
         f"{callbacks}: {len(outcome.passed)} passed, {len(outcome.skipped)} skipped, {len(outcome.failed)} failed. Of "
-        f"these, {untouched} fail without the callbacks or pass when run again, {len(found & reasons.keys())} are "
+        f"these, {untouched} fail without the callbacks or pass when run again, {len(failed & reasons.keys())} are "
         f"expected, {len(unexpected)} are unexpected."
     )
     for test in unexpected:
@@ -197,10 +197,10 @@ def report(callbacks: str, outcome: Outcome, found: set[str], reasons: dict[str,
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}\n{result.stderr}")
+    return result.stdout
 
 
 def main() -> None:
@@ -216,7 +216,8 @@ def main() -> None:
         log = options.log.absolute()
         log.write_text("")
         differs = [
-            report(each, *failures(suite, options.tests, each, log), expected(each)) for each in options.callbacks
+            report(callback_set, *failures(suite, options.tests, callback_set, log), read_expected(callback_set))
+            for callback_set in options.callbacks
         ]
     sys.exit(any(differs))
 

@@ -47,8 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     def on_trainer_init(self: _CallbackConnector, *args: object, **kwargs: object) -> None:
         init(self, *args, **kwargs)  # type: ignore[arg-type]
         # Lightning appends to the list of the user, which two trainers may share
-        theirs = [callback for callback in self.trainer.callbacks if not isinstance(callback, OURS)]
-        self.trainer.callbacks = self._reorder_callbacks([*theirs, *make(folder)])
+        user_callbacks = [callback for callback in self.trainer.callbacks if not isinstance(callback, OURS)]
+        self.trainer.callbacks = self._reorder_callbacks([*user_callbacks, *make(folder)])
 
     _CallbackConnector.on_trainer_init = on_trainer_init  # type: ignore[method-assign]
 

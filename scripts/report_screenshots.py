@@ -36,9 +36,9 @@ KILLED_AT = (380, 820)
 """Steps."""
 
 
-def train(folder: Path, name: str, *words: str, kill_at: int | None = None) -> Path:
+def train(folder: Path, name: str, *overrides: str, kill_at: int | None = None) -> Path:
     """Trains in a process of its own, which is killed at a step if there is one to be killed at; the run's folder."""
-    command = [sys.executable, str(ROOT / "train.py"), *words, "logger=none", f"runs_dir={folder}", f"name={name}"]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, "logger=none", f"runs_dir={folder}", f"name={name}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     metrics = folder / name / "metrics.csv"
     while kill_at is not None and process.poll() is None:
@@ -51,7 +51,9 @@ def train(folder: Path, name: str, *words: str, kill_at: int | None = None) -> P
     return folder / name
 
 
-def picture(browser: Browser, run: Path, file: Path, width: int, scheme: str, height: int | None = None) -> None:
+def take_screenshot(
+    browser: Browser, run: Path, file: Path, width: int, scheme: str, height: int | None = None
+) -> None:
     """A picture of a run's report, of its top or of all of it."""
     page = browser.new_context(viewport={"width": width, "height": height or 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     page.goto((run / "report.html").as_uri())
@@ -64,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--all", action="store_true")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     chromium = shutil.which("chromium")
     assert chromium, "there is no chromium: apt-get install chromium"
     with TemporaryDirectory() as directory, sync_playwright() as playwright:
@@ -73,12 +75,12 @@ def main() -> None:
         for step in (*KILLED_AT, None):
             resumed = train(folder, "killed-twice", *RESUMED, kill_at=step)
         browser = playwright.chromium.launch(executable_path=chromium)
-        if asked.all:
+        if arguments.all:
             for run, width, scheme in itertools.product((broken, resumed), WIDTHS, ("light", "dark")):
-                picture(browser, run, asked.into / f"report_{run.name}_{width}_{scheme}.png", width, scheme)
+                take_screenshot(browser, run, arguments.into / f"report_{run.name}_{width}_{scheme}.png", width, scheme)
         else:
-            picture(browser, broken, asked.into / "report_findings.png", 1280, "light", HEIGHT)
-            picture(browser, resumed, asked.into / "report_restarts.png", 1280, "dark", HEIGHT)
+            take_screenshot(browser, broken, arguments.into / "report_findings.png", 1280, "light", HEIGHT)
+            take_screenshot(browser, resumed, arguments.into / "report_restarts.png", 1280, "dark", HEIGHT)
         browser.close()
 
 

@@ -24,16 +24,16 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from goodput import Costs, best_interval, expected, mean_time_between_failures, simulated
+from goodput import Costs, compute_optimal_interval, expected_goodput, mean_time_between_failures, simulate_goodput
 
-from stormproof.checkpoint.folder_ownership import REACHED
-from stormproof.checkpoint.progress_file import read_reached
-from stormproof.checkpoint.schedule import best_interval as dalys_interval
+from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
+from stormproof.checkpoint.progress_file import read_progress
+from stormproof.checkpoint.schedule import compute_optimal_interval as dalys_interval
 from stormproof_train.run.metrics_file import read_metrics
 
 GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
 FAILURES = 20_000
-EVERY, STEP = 50, 0.02  # steps between two checkpoints of the drill; seconds that each is slowed down by
+CHECKPOINT_INTERVAL, STEP = 50, 0.02  # steps between two checkpoints of the drill; seconds that each is slowed down by
 
 
 def main() -> None:
@@ -45,59 +45,60 @@ def main() -> None:
     parser.add_argument("--restart", type=float, default=12.0, help="seconds from there until training goes on")
     parser.add_argument("--drill", type=int, help="kill a real training so many times")
     parser.add_argument("--between-failures", type=float, default=40.0, help="seconds, of the drill")
-    words = parser.parse_args()
-    if words.drill:
-        _drill(words.drill, words.between_failures)
+    arguments = parser.parse_args()
+    if arguments.drill:
+        _drill(arguments.drill, arguments.between_failures)
         return
-    ours = Costs(words.stall, words.write, words.detect, words.restart)
-    stock = Costs(words.stock, 0.0, words.detect, words.restart)
+    our_costs = Costs(arguments.stall, arguments.write, arguments.detect, arguments.restart)
+    stock = Costs(arguments.stock, 0.0, arguments.detect, arguments.restart)
     print("| GPUs | between failures | ours, every | trains | closed form | stock, every | trains | stock, hourly |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for gpus in GPUS:
         mean = mean_time_between_failures(gpus)
-        every, theirs = best_interval(ours, mean), best_interval(stock, mean)
+        every, stock_goodput = compute_optimal_interval(our_costs, mean), compute_optimal_interval(stock, mean)
         shares = (
-            simulated(ours, every, mean, FAILURES), expected(ours, every, mean),
-            simulated(stock, theirs, mean, FAILURES), simulated(stock, 3600.0, mean, FAILURES),
+            simulate_goodput(our_costs, every, mean, FAILURES), expected_goodput(our_costs, every, mean),
+            simulate_goodput(stock, stock_goodput, mean, FAILURES), simulate_goodput(stock, 3600.0, mean, FAILURES),
         )  # fmt: skip
         trains, form, best, hourly = (f"{100 * share:.2f}%" for share in shares)
-        times = (f"{mean / 3600:.2f} h", f"{every:.0f} s", trains, form, f"{theirs:.0f} s", best, hourly)
+        times = (f"{mean / 3600:.2f} h", f"{every:.0f} s", trains, form, f"{stock_goodput:.0f} s", best, hourly)
         print(f"| {gpus:,} | {' | '.join(times)} |")
     mean = mean_time_between_failures(1024)
     young = math.sqrt(2 * stock.stall * mean)
     print(
-        f"\nAt 1,024 GPUs stock Lightning's best interval is {best_interval(stock, mean):.1f} s by search, "
+        f"\nAt 1,024 GPUs stock Lightning's best interval is {compute_optimal_interval(stock, mean):.1f} s by search, "
         f"{young:.1f} s by Young's formula, {dalys_interval(stock.stall, mean):.1f} s by Daly's."
     )
 
 
 def _drill(kills: int, mean: float) -> None:
     """Kills a training at exponential times, and compares."""
-    drawn = random.Random(0)
+    generator = random.Random(0)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "mine.py").write_text(
             "import time\nfrom pytorch_lightning import Callback\n\n\nclass Slow(Callback):\n"
             f"    def on_train_batch_start(self, *args):\n        time.sleep({STEP})\n"
         )
-        words = [
+        command = [
             sys.executable, str(Path(__file__).resolve().parents[1] / "train.py"), "name=run", "logger=none",
-            "trainer.accelerator=cpu", "trainer.max_epochs=1000000", f"callbacks.recovery.every_n_train_steps={EVERY}",
+            "trainer.accelerator=cpu", "trainer.max_epochs=1000000",
+            f"callbacks.recovery.every_n_train_steps={CHECKPOINT_INTERVAL}",
             "callbacks.slow._target_=mine.Slow", "max_restarts_without_progress=null",
             "callbacks.divergence_guard=null",  # long after it has fitted all data, Adam makes spikes of its own
         ]  # fmt: skip
-        began = time.monotonic()
+        start = time.monotonic()
         for _ in range(kills):
-            life = drawn.expovariate(1 / mean)
+            life = generator.expovariate(1 / mean)
             with (root / "output.txt").open("ab") as output:
-                process = subprocess.Popen(words, cwd=root, stdout=output, stderr=output)
+                process = subprocess.Popen(command, cwd=root, stdout=output, stderr=output)
                 try:
                     code = process.wait(life)
                     sys.exit(f"the training ended by itself, with {code}: {(root / 'output.txt').read_text()[-2000:]}")
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-        wall = time.monotonic() - began
+        wall = time.monotonic() - start
         run = root / "runs" / "run"
         _compare(run, kills, wall, mean)
 
@@ -107,13 +108,13 @@ def _compare(run: Path, kills: int, wall: float, mean: float) -> None:
     restarts = logged.get("recovery/seconds", [])
     stalls = logged.get("checkpoint/stall_seconds", [])
     batches = logged.get("time/batch_seconds", [])
-    reached = read_reached(run / "checkpoints" / REACHED)
+    reached = read_progress(run / "checkpoints" / PROGRESS_FILE_NAME)
     if not restarts or not stalls or not batches or reached is None:
         sys.exit("too few restarts came to a checkpoint to compare anything: give --between-failures more seconds")
     step = statistics.median(batches)
-    steps = reached.step // EVERY * EVERY  # those that are in a checkpoint
+    steps = reached.step // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL  # those that are in a checkpoint
     costs = Costs(statistics.median(stalls), 0.0, 0.0, statistics.median(restarts))
-    foreseen = [simulated(costs, EVERY * step, mean, kills, seed) for seed in range(1000)]
+    foreseen = [simulate_goodput(costs, CHECKPOINT_INTERVAL * step, mean, kills, seed) for seed in range(1000)]
     low, high = sorted(foreseen)[25], sorted(foreseen)[974]
     print(
         f"{kills} kills in {wall:.0f} s, {steps} steps of {1000 * step:.1f} ms; a stall {1000 * costs.stall:.0f} ms, a "

@@ -31,8 +31,8 @@ def main() -> None:
             parser.error("the API key has no entity of its own: say --entity")
         print(workspace(chosen.project, entity).save().url)
         return
-    made = workspace(chosen.project, chosen.entity or "")
-    view = made._to_model()  # noqa: SLF001 (nothing public tells what would be saved)
+    dashboard = workspace(chosen.project, chosen.entity or "")
+    view = dashboard._to_model()  # noqa: SLF001 (nothing public tells what would be saved)
     chosen.offline.write_text(view.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
 
 
@@ -58,17 +58,17 @@ def workspace(project: str, entity: str) -> ws.Workspace:
     )
 
 
-def lines(title: str, *names: str, log: bool = False) -> wr.LinePlot:
+def line_panel(title: str, *names: str, log: bool = False) -> wr.LinePlot:
     """Metrics over the step."""
     return wr.LinePlot(title=title, x=STEP, y=list(names), log_y=log or None)
 
 
-def each_of(title: str, group: str, log: bool = False) -> wr.LinePlot:
+def group_panels(title: str, group: str, log: bool = False) -> wr.LinePlot:
     """All metrics below ``group`` over the step: those of each layer or place."""
     return wr.LinePlot(title=title, x=STEP, metric_regex=f"^{group}/.+", log_y=log or None)
 
 
-def bars(title: str, name: str, by: str) -> wr.BarPlot:
+def bar_panel(title: str, name: str, by: str) -> wr.BarPlot:
     """The mean of a summary over the runs that share a setting, with its standard error."""
     return wr.BarPlot(
         title=title, metrics=[name], groupby=wr.Config(by), groupby_aggfunc="mean", groupby_rangefunc="stderr"
@@ -76,47 +76,47 @@ def bars(title: str, name: str, by: str) -> wr.BarPlot:
 
 
 PROGRESS = [
-    lines("Loss", "train/loss", "val/loss", log=True),
-    lines("Loss of the epoch", "train/epoch_loss"),
-    lines("Accuracy", "train/accuracy", "val/accuracy"),
-    lines("F1", "val/f1"),
-    lines("How much worse on validation", "generalization/gap"),
-    lines("Root mean squared error", "train/rmse", "val/rmse"),
-    lines("Mean absolute error", "val/mae"),
-    lines("R²", "val/r2"),
-    lines("Learning rate", "optimizer/lr"),
+    line_panel("Loss", "train/loss", "val/loss", log=True),
+    line_panel("Loss of the epoch", "train/epoch_loss"),
+    line_panel("Accuracy", "train/accuracy", "val/accuracy"),
+    line_panel("F1", "val/f1"),
+    line_panel("How much worse on validation", "generalization/gap"),
+    line_panel("Root mean squared error", "train/rmse", "val/rmse"),
+    line_panel("Mean absolute error", "val/mae"),
+    line_panel("R²", "val/r2"),
+    line_panel("Learning rate", "optimizer/lr"),
 ]
 GRADIENTS = [
-    lines("Gradient norm, before clipping", "gradients/norm", log=True),
-    each_of("By layer", "gradients/norm", log=True),
-    lines("Update relative to the weights", "updates/ratio", log=True),
-    each_of("Update by layer", "updates/ratio", log=True),
-    lines("Share of the steps that were clipped", "gradients/clipped_fraction"),
+    line_panel("Gradient norm, before clipping", "gradients/norm", log=True),
+    group_panels("By layer", "gradients/norm", log=True),
+    line_panel("Update relative to the weights", "updates/ratio", log=True),
+    group_panels("Update by layer", "updates/ratio", log=True),
+    line_panel("Share of the steps that were clipped", "gradients/clipped_fraction"),
 ]
 NEURONS = [
-    lines("Dead units", "units/dead_fraction"),
-    each_of("Dead units by place", "units/dead_fraction"),
-    each_of("Silent in the epoch", "units/silent_fraction"),
-    each_of("Zeros among the outputs", "units/sparsity"),
+    line_panel("Dead units", "units/dead_fraction"),
+    group_panels("Dead units by place", "units/dead_fraction"),
+    group_panels("Silent in the epoch", "units/silent_fraction"),
+    group_panels("Zeros among the outputs", "units/sparsity"),
 ]
 RECOVERY = [
-    lines("Restarts", "recovery/restarts"),
-    lines("Steps done again", "recovery/lost_steps"),
-    lines("Seconds until training went on", "recovery/seconds"),
-    lines("Share of the time that counts", "recovery/effective_time_ratio"),
-    lines("Seconds that a checkpoint took", "checkpoint/stall_seconds"),
-    lines("Steps skipped, and times gone back", "divergence/skipped_steps", "divergence/rollbacks"),
-    lines("Factor on the learning rates", "divergence/lr_factor"),
+    line_panel("Restarts", "recovery/restarts"),
+    line_panel("Steps done again", "recovery/lost_steps"),
+    line_panel("Seconds until training went on", "recovery/seconds"),
+    line_panel("Share of the time that counts", "recovery/effective_time_ratio"),
+    line_panel("Seconds that a checkpoint took", "checkpoint/stall_seconds"),
+    line_panel("Steps skipped, and times gone back", "divergence/skipped_steps", "divergence/rollbacks"),
+    line_panel("Factor on the learning rates", "divergence/lr_factor"),
 ]
 TIME = [
-    lines("Seconds a batch", "time/batch_seconds"),
-    lines("Share spent waiting for data", "time/data_wait_fraction"),
+    line_panel("Seconds a batch", "time/batch_seconds"),
+    line_panel("Share spent waiting for data", "time/data_wait_fraction"),
 ]
 COMPARISON = [
-    bars("Test accuracy by activation", "test/accuracy", "activation._target_"),
-    bars("Test accuracy by loss", "test/accuracy", "loss._target_"),
-    bars("Test error by activation", "test/rmse", "activation._target_"),
-    bars("Test error by loss", "test/rmse", "loss._target_"),
+    bar_panel("Test accuracy by activation", "test/accuracy", "activation._target_"),
+    bar_panel("Test accuracy by loss", "test/accuracy", "loss._target_"),
+    bar_panel("Test error by activation", "test/rmse", "activation._target_"),
+    bar_panel("Test error by loss", "test/rmse", "loss._target_"),
     wr.ScatterPlot(
         title="Accuracy and size", x=wr.Config("size.parameters"), y=wr.SummaryMetric("test/accuracy"), log_x=True
     ),

@@ -15,26 +15,26 @@ from pytorch_lightning import Callback
 
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
-from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder
+from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_folder
 from stormproof.checkpoint.loadable import restore_pickled
-from stormproof.checkpoint.monitored_metric import Monitored
+from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.resolution import Bad
+from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
-from stormproof.distributed.collectives import agree, on_rank_zero
+from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import snapshot
-from stormproof.resume.compatibility import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
-from stormproof.resume.goodput import TrainingTime
-from stormproof.resume.save_coordinator import Saving
+from stormproof.resume.compatibility import check_initialized, check_loop, check_strategy, find_resume_caveats
+from stormproof.resume.goodput import Goodput
+from stormproof.resume.save_coordinator import SaveCoordinator
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
-_FINISHED: set[Path] = set()
+_FINISHED_FOLDERS: set[Path] = set()
 """Folders of training runs that have finished in this process."""
 
 
@@ -128,37 +128,39 @@ class CheckpointRecovery(InactiveCopies, Callback):
     ) -> None:
         if monitor is not None and save_top_k < 1:
             raise ValueError(f"save_top_k is {save_top_k}; to keep the best by {monitor} it must be at least 1")
-        timeout = _minutes(storage_timeout)
-        if not timeout > 0:
+        timeout_minutes = _to_minutes(storage_timeout)
+        if not timeout_minutes > 0:
             raise ValueError(f"storage_timeout is {storage_timeout}; it must be above 0")
         self.schedule = SaveSchedule(
             every_n_train_steps,
-            None if train_time_interval is None else _minutes(train_time_interval),
+            None if train_time_interval is None else _to_minutes(train_time_interval),
             keep_every_n_train_steps,
             max_overhead,
             mean_hours_between_failures,
         )
-        self.monitored = Monitored(monitor)
+        self.monitored_metric = MonitoredMetric(monitor)
         self.retention = Retention(keep_last, save_top_k if monitor else 0, mode, keep_every_n_train_steps)
         self.identity = identity
-        self.async_save, self.patience = async_save, 60 * timeout
+        self.async_save, self.storage_timeout_seconds = async_save, 60 * timeout_minutes
         self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
         self.store = Store(dirpath)
-        self.saving = Saving(self.store, self.schedule, self.retention, self.monitored, identity)
+        self.save_coordinator = SaveCoordinator(
+            self.store, self.schedule, self.retention, self.monitored_metric, identity
+        )
         self.resumed_from: Checkpoint | None = None
-        self.skipped: Sequence[Bad] = ()
+        self.skipped_checkpoints: Sequence[BadCheckpoint] = ()
         self.last_logged: dict[str, float] = {}
-        self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
-        self._before_saving: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
-        self._time = TrainingTime(time.time())
+        self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
+        self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
+        self._goodput = Goodput(time.time())
         self._resolution: Resolution | None = None  # what this process found last
         self._start_over = False  # what :meth:`latest_checkpoint` was asked for
-        self._active = self._ended = False
-        self._saved: snapshot.OwnPart | None = None  # of the checkpoint that was loaded, until it is set back
-        self._loaded: str | None = None
-        self._step = 0  # the one that was reached when we last looked
-        self._validated = False
-        self._undo: list[Callable[[], None]] = []  # what was changed in the trainer
+        self._is_active = self._has_ended = False
+        self._rank_snapshot: snapshot.OwnPart | None = None  # of the checkpoint that was loaded, until it is set back
+        self._loaded_description: str | None = None
+        self._last_step = 0  # the one that was reached when we last looked
+        self._has_validated = False
+        self._undo_functions: list[Callable[[], None]] = []  # what was changed in the trainer
 
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
@@ -175,27 +177,28 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """
         self._start_over = start_over
         self._resolution = self.store.resolve()
-        found = self.store.choose(self._resolution, start_over=start_over)
-        self.skipped = self._resolution.skipped
-        for bad in self.skipped:
-            end = "stays in place" if bad.is_unreadable else "moves to quarantine/ when training starts"
-            path = self.store.folder / f"{bad.name}.ckpt"
-            rank_zero_warn(f"Skipping checkpoint {path}: {bad.reason}. The file {end}.")
-        if found is not None and self.identity is not None and found.identity not in {None, self.identity}:
-            if found.step > 0:
+        checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
+        self.skipped_checkpoints = self._resolution.skipped_checkpoints
+        for bad_checkpoint in self.skipped_checkpoints:
+            outcome = "stays in place" if bad_checkpoint.is_unreadable else "moves to quarantine/ when training starts"
+            path = self.store.folder / f"{bad_checkpoint.name}.ckpt"
+            rank_zero_warn(f"Skipping checkpoint {path}: {bad_checkpoint.reason}. The file {outcome}.")
+        if checkpoint is not None and self.identity is not None and checkpoint.identity not in {None, self.identity}:
+            if checkpoint.step > 0:
                 raise NotResumableError(
-                    f"{found.path} is of another run ({found.identity}, and this one is {self.identity}): use another "
+                    f"{checkpoint.path} is of another run ({checkpoint.identity}, and this one is {self.identity}): "
+                    f"use another "
                     "folder"
                 )
-            found = None  # another start that never took a step: there is nothing to lose
-        self.resumed_from = found
-        return None if found is None else str(found.path)
+            checkpoint = None  # another start that never took a step: there is nothing to lose
+        self.resumed_from = checkpoint
+        return None if checkpoint is None else str(checkpoint.path)
 
     def best_checkpoint(self) -> str | None:
         """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
-        ranked = self.retention.ranked(self.store.checkpoints())
-        good = (each for each in ranked if self.store.verify(each) is None)
-        return next((str(each.path) for each in good), None)
+        sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
+        good_paths = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
+        return next((str(checkpoint.path) for checkpoint in good_paths), None)
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Has ``function`` called, on all ranks, before the first batch and between two that a step lies between.
@@ -205,8 +208,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Returns:
             What ends that.
         """
-        self._at_step.append(function)
-        return lambda: self._at_step.remove(function)
+        self._step_functions.append(function)
+        return lambda: self._step_functions.remove(function)
 
     def call_before_saving(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Has ``function`` called, on all ranks, where the state between two batches is about to be saved.
@@ -216,12 +219,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Returns:
             What ends that.
         """
-        self._before_saving.append(function)
-        return lambda: self._before_saving.remove(function)
+        self._before_save_functions.append(function)
+        return lambda: self._before_save_functions.remove(function)
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves now, and does not wait; between two batches that a step lies between, on all ranks together."""
-        if self._active:
+        if self._is_active:
             self._save(trainer, pl_module, time.monotonic())
 
     def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int | None:
@@ -234,215 +237,233 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Raises:
             StormproofError: on every rank, with exit code 74, if it could not be saved.
         """
-        if self.schedule.last_step != trainer.global_step:
+        if self.schedule.last_saved_step != trainer.global_step:
             self._save(trainer, pl_module, time.monotonic())
-        return self.saving.settle()
+        return self.save_coordinator.wait_until_committed()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
-        self._undo = [
-            internals.load_safely(trainer, self.store.folder, retry_read),
-            internals.call_after_loading(trainer, partial(_prepare, trainer)),
-            internals.call_on_exception(trainer, self._let_go),
+        self._undo_functions = [
+            internals.patch_checkpoint_loading(trainer, self.store.folder, retry_read),
+            internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
+            internals.call_on_exception(trainer, self._release),
         ]
-        self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
-        if not self._active:
+        self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
+        if not self._is_active:
             return
-        refuse_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
+        check_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
         if self.wrap_loaders:
-            self._undo.append(wrap_training_loaders(trainer))
+            self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
             self._resume(trainer)
         make_forks_safe()
-        part_before_exit()
+        destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
-        found = resolution.chosen
-        agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
-        self._saved = self._loaded = None
-        self._validated = self._ended = False
-        self.monitored.forget()
-        self.saving.unsaved = UnsavedAttributes()
-        self.schedule.restart()
-        agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
+        checkpoint = resolution.chosen_checkpoint
+        assert_equal(
+            "the newest good checkpoint",
+            None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.sha256[:12]})",
+        )
+        self._rank_snapshot = self._loaded_description = None
+        self._has_validated = self._has_ended = False
+        self.monitored_metric.reset()
+        self.save_coordinator.unsaved_attributes = UnsavedAttributes()
+        self.schedule.reset()
+        verify_shared_folder(self.store.folder, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Puts this rank's own states in the place of rank 0's."""
-        if not self._active or trainer.state.fn != "fit":
+        if not self._is_active or trainer.state.fn != "fit":
             return
-        self._loaded = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
+        self._loaded_description = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
         if snapshot.KEY not in checkpoint:
             rank_zero_warn(
                 "this checkpoint was not saved by CheckpointRecovery: random number generators, running means and the "
                 "position in the data are not in it, so that this resume is not exact"
             )
             return
-        here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        self._saved = snapshot.own_part(checkpoint, *here)
-        self._loaded += f", {self._saved.snapshot.id}"
-        if self.saving.writer is not None:
-            self.saving.writer.learn(checkpoint)
+        rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+        self._rank_snapshot = snapshot.for_rank(checkpoint, *rank_arguments)
+        self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
+        if self.save_coordinator.writer is not None:
+            self.save_coordinator.writer.set_baseline(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
-        if self._active and not trainer.strategy.restore_checkpoint_after_setup:
-            self._check_loaded(trainer)
+        if self._is_active and not trainer.strategy.restore_checkpoint_after_setup:
+            self._check_loaded_state(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on, looks after what lies between two batches."""
-        if not self._active:
+        if not self._is_active:
             return
         if trainer.strategy.restore_checkpoint_after_setup:
-            self._check_loaded(trainer)
-        refuse_loop(trainer)
-        refuse_uninitialized(pl_module)
-        for reason in doubts(trainer):
+            self._check_loaded_state(trainer)
+        check_loop(trainer)
+        check_initialized(pl_module)
+        for reason in find_resume_caveats(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
-        if self._saved is not None:
-            snapshot.check_ranks(trainer, self._saved)
-            trainer.should_stop = self._saved.snapshot.shared.should_stop
-            internals.hand_loaders_their_states(trainer)
-        self._step = trainer.global_step
-        self._time.training_begins(time.time())
-        self._undo.append(internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)))
+        if self._rank_snapshot is not None:
+            snapshot.check_world_size(trainer, self._rank_snapshot)
+            trainer.should_stop = self._rank_snapshot.snapshot.shared.should_stop
+            internals.load_pending_loader_states(trainer)
+        self._last_step = trainer.global_step
+        self._goodput.start(time.time())
+        self._undo_functions.append(
+            internals.call_between_batches(trainer, lambda: self._run_between_batches(trainer, pl_module))
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes down how far the training came."""
-        self._write_down(trainer.global_step)
+        self._record_progress(trainer.global_step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers that the validation loaders have been iterated, be it in the sanity check."""
-        self._validated = True
+        self._has_validated = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers that there is a new value of the monitored metric."""
-        self.monitored.validated(trainer)
+        self.monitored_metric.record_validation(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
-        if self._active and self._saved is not None:  # it had ended before
-            snapshot.restore_outcome(trainer, pl_module, self._saved)
-            self._saved = None
-        elif self._active and self.schedule.begun:
-            self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
-        self._ended = self._active
+        if self._is_active and self._rank_snapshot is not None:  # it had ended before
+            snapshot.restore_final(trainer, pl_module, self._rank_snapshot)
+            self._rank_snapshot = None
+        elif self._is_active and self.schedule.has_saved:
+            self.save_coordinator.save(
+                trainer, pl_module, time.monotonic(), has_validated=self._has_validated, has_ended=True
+            )
+        self._has_ended = self._is_active
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the folder back."""
-        if self._ended:
-            _FINISHED.add(self.store.folder.resolve())
-        self._let_go()
+        if self._has_ended:
+            _FINISHED_FOLDERS.add(self.store.folder.resolve())
+        self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Gives the folder back: what was committed is what there is to go on from."""
-        self._let_go(at_once=isinstance(exception, KeyboardInterrupt))
+        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
         """The run's time, as plain numbers."""
-        return {"time": self._time.state_dict(time.time())}
+        return {"time": self._goodput.state_dict(time.time())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self._time.load_state_dict(state_dict["time"])
+        self._goodput.load_state_dict(state_dict["time"])
 
     def _resume(self, trainer: pl.Trainer) -> None:
         folder, path = self.store.folder.resolve(), self.latest_checkpoint(self._start_over)
         if path is None:
-            _FINISHED.discard(folder)  # it was emptied
-        elif folder not in _FINISHED:
-            self._undo.append(internals.resume_from(trainer, path, self.weights_only))
+            _FINISHED_FOLDERS.discard(folder)  # it was emptied
+        elif folder not in _FINISHED_FOLDERS:
+            self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
 
     def _inactive(self) -> dict[str, Any]:
-        if not self._active:
-            return {"_undo": []}
-        lists: dict[str, Any] = {name: [] for name in ("_undo", "_at_step", "_before_saving")}
-        return {**lists, "_active": False, "_saved": None, "_loaded": None, "_resolution": None}
+        if not self._is_active:
+            return {"_undo_functions": []}
+        empty_lists: dict[str, Any] = {name: [] for name in ("_undo_functions", "_at_step", "_before_saving")}
+        nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution"))
+        return {**empty_lists, **nones, "_is_active": False}
 
-    def _check_loaded(self, trainer: pl.Trainer) -> None:
-        agree("the state they loaded", self._loaded)
-        found = self._resolution.chosen if self._resolution else None
-        if found is not None and found.step > 0 and self._loaded is None and trainer.global_step == 0:
-            folder = found.path.parent
+    def _check_loaded_state(self, trainer: pl.Trainer) -> None:
+        assert_equal("the state they loaded", self._loaded_description)
+        checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
+        if (
+            checkpoint is not None
+            and checkpoint.step > 0
+            and self._loaded_description is None
+            and trainer.global_step == 0
+        ):
+            folder = checkpoint.path.parent
             if self.resume:
                 raise NotResumableError(
-                    f"{folder} contains a finished training run of {found.step} steps: use another folder for each fit"
+                    f"{folder} contains a finished training run of {checkpoint.step} steps: use another folder for "
+                    f"each fit"
                 )
             raise NotResumableError(
-                f"{folder} holds a checkpoint of step {found.step}, and fit was given none: pass "
+                f"{folder} holds a checkpoint of step {checkpoint.step}, and fit was given none: pass "
                 "ckpt_path=recovery.latest_checkpoint(), or use another folder"
             )
 
-    def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        step, begun = trainer.global_step, time.monotonic()
-        resumes = self._saved is not None
-        if self._saved is not None:
-            snapshot.restore(trainer, module, self._saved)
-            self._validated = self._saved.own.validated
-            self._saved = None
-        self.saving.unsaved.observe(trainer)
-        if resumes:
-            self.schedule.done(step, time.monotonic())
+    def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        step, stall_start = trainer.global_step, time.monotonic()
+        is_resuming = self._rank_snapshot is not None
+        if self._rank_snapshot is not None:
+            snapshot.restore(trainer, module, self._rank_snapshot)
+            self._has_validated = self._rank_snapshot.own.validated
+            self._rank_snapshot = None
+        self.save_coordinator.unsaved_attributes.observe(trainer)
+        if is_resuming:
+            self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
-            self._write_down(step)
-        elif not self.schedule.begun or (step != self._step and self.saving.is_due(trainer)):
-            self._save(trainer, module, begun)
-        elif step == self._step:  # gradients are being added up, which no checkpoint holds
+            self._record_progress(step)
+        elif not self.schedule.has_saved or (step != self._last_step and self.save_coordinator.is_due(trainer)):
+            self._save(trainer, module, stall_start)
+        elif step == self._last_step:  # gradients are being added up, which no checkpoint holds
             return
-        self._step = step
-        for function in tuple(self._at_step):
+        self._last_step = step
+        for function in tuple(self._step_functions):
             function(trainer, module)
 
-    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, begun: float) -> None:
-        for function in tuple(self._before_saving):
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, stall_start: float) -> None:
+        for function in tuple(self._before_save_functions):
             function(trainer, module)
-        stall = self.saving.save(trainer, module, begun, validated=self._validated)
+        stall = self.save_coordinator.save(trainer, module, stall_start, has_validated=self._has_validated)
         self._log(trainer, {"checkpoint/stall_seconds": stall})
 
-    def _take_folder(self, resolution: Resolution) -> str:
+    def _acquire_folder(self, resolution: Resolution) -> str:
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
-        hold = Hold(self.store, resolution)
-        self.saving.writer = CheckpointWriter(
-            self.store, self.retention, hold, async_save=self.async_save, patience=self.patience
+        ownership = FolderOwnership(self.store, resolution)
+        self.save_coordinator.writer = CheckpointWriter(
+            self.store,
+            self.retention,
+            ownership,
+            async_save=self.async_save,
+            storage_timeout_seconds=self.storage_timeout_seconds,
         )
-        return hold.token
+        return ownership.token
 
-    def _write_down(self, step: int) -> None:
-        if self.saving.writer is not None:
-            self.saving.writer.hold.reached(step)
+    def _record_progress(self, step: int) -> None:
+        if self.save_coordinator.writer is not None:
+            self.save_coordinator.writer.ownership.record_progress(step)
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Tells the loggers what the interruption cost."""
-        if self.saving.writer is None:
+        if self.save_coordinator.writer is None:
             return
         now = time.time()
-        cost = self.saving.writer.hold.cost(step, now)
-        self._log(trainer, {**cost, "recovery/effective_time_ratio": self._time.ratio(now)})
+        recovery_metrics = self.save_coordinator.writer.ownership.compute_recovery_metrics(step, now)
+        self._log(trainer, {**recovery_metrics, "recovery/effective_time_ratio": self._goodput.ratio(now)})
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         self.last_logged |= metrics
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
-    def _let_go(self, *, at_once: bool = False) -> None:
-        self._time.training_ends(time.time())
-        while self._undo:
-            self._undo.pop()()
-        if self.saving.writer is not None:
-            self.saving.writer.leave(at_once=at_once)
-            self.saving.writer = None
+    def _release(self, *, is_interrupted: bool = False) -> None:
+        self._goodput.stop(time.time())
+        while self._undo_functions:
+            self._undo_functions.pop()()
+        if self.save_coordinator.writer is not None:
+            self.save_coordinator.writer.close(is_interrupted=is_interrupted)
+            self.save_coordinator.writer = None
         self._resolution = None
-        self._active = False
+        self._is_active = False
 
 
-def _prepare(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
+def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
     internals.ensure_double_precision(trainer)
 
 
-def _minutes(time: timedelta | float) -> float:
+def _to_minutes(time: timedelta | float) -> float:
     return time.total_seconds() / 60 if isinstance(time, timedelta) else time

@@ -10,16 +10,16 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_values
-from stormproof.monitoring.monitor import Measured, Monitor
+from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.units import trace_cache
-from stormproof.units.hooks import Watches
+from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
-from stormproof.units.running_min_max import Extremes
-from stormproof.units.unit_activity import Pass, UnitActivity
-from stormproof.units.unit_records import Census
+from stormproof.units.running_min_max import RunningExtremes
+from stormproof.units.unit_activity import PassName, UnitActivity
+from stormproof.units.unit_records import UnitRecords
 
 SPARSITY_EVERY = 10
 """Of the sampled batches, in how many zeros are counted: the first of an epoch, and every so many."""
@@ -31,7 +31,7 @@ class DeadNeuronDetector(Monitor):
     A unit is dead over some inputs if :math:`\max_x h(x) = \min_x h(x)`, without any tolerance: then it says nothing
     about its input. One rule for all kinds: a ReLU that is always 0, a sigmoid that is always 1, a channel that is
     constant over all positions, an output of an LSTM, a gate that is shut; and of a Maxout unit a piece that never wins
-    (:class:`stormproof.Pieces`). Zeros that come and go are sparsity, and no death.
+    (:class:`stormproof.MaxoutPieces`). Zeros that come and go are sparsity, and no death.
 
     What is watched: the output of every activation module and recurrent network, of modules of your own without
     parameters that keep the shape, and, where an activation is applied as a function, the input of the first Linear or
@@ -89,70 +89,79 @@ class DeadNeuronDetector(Monitor):
         super().__init__(table)
         self.every_n_steps = every_n_steps
         self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
-        self._census = Census()
-        self._watches: Watches | None = None
-        self._epoch: int | None = None  # the one that is being sampled
+        self._unit_records = UnitRecords()
+        self._hooks: ActivationHooks | None = None
+        self._sampled_epoch: int | None = None  # the one that is being sampled
         self._step = 0  # at which the batch that passes began
-        self._begun: int | None = None  # the step at which the last training batch began
-        self._turn = False  # whether it is that step's turn
-        self._sampled = 0  # batches of the epoch
-        self._found: dict[str, Any] | None = None  # in a compiled network
-        self._told: set[str] = set()
+        self._last_batch_step: int | None = None  # the step at which the last training batch began
+        self._is_sampling_step = False  # whether it is that step's turn
+        self._sampled_batches = 0  # batches of the epoch
+        self._trace_state: dict[str, Any] | None = None  # in a compiled network
+        self._warned_names: set[str] = set()
 
     @property
     def dead_units(self) -> dict[str, torch.Tensor]:
         """Which units are dead, as bool (units,) by name: of the last complete validation pass, exact."""
-        return {name: record.dead for name, record in self._census.named().items() if record.dead is not None}
+        return {
+            name: record.dead_units
+            for name, record in self._unit_records.records_by_name().items()
+            if record.dead_units is not None
+        }
 
     @property
     def activity(self) -> dict[str, UnitActivity]:
         """What is known of each layer's units: of the last validation pass; before any, of the last epoch's sample."""
-        records = self._census.named().items()
+        records = self._unit_records.records_by_name().items()
         return {name: record.activity for name, record in records if record.activity is not None}
 
     @property
     def running_activity(self) -> dict[str, UnitActivity]:
         """What the running epoch's sample shows of each layer's units on this rank. Reading it waits for the device."""
-        known = {
-            name: self._census.records[place].so_far(place[1], self._step)
-            for name, place in self._census.names().items()
+        activities = {
+            name: self._unit_records.records[key].running_activity(key[1], self._step)
+            for name, key in self._unit_records.keys_by_name().items()
         }
-        return {name: activity for name, activity in known.items() if activity is not None}
+        return {name: activity for name, activity in activities.items() if activity is not None}
 
     @property
-    def counts(self) -> dict[str, list[tuple[int, int]]]:
+    def dead_counts(self) -> dict[str, list[tuple[int, int]]]:
         """Of the last passes, the step and the number of dead units, by name."""
-        return {name: record.counts for name, record in self._census.named().items()}
+        return {name: record.dead_counts for name, record in self._unit_records.records_by_name().items()}
 
     @property
-    def revived(self) -> dict[str, int]:
+    def reinitialized(self) -> dict[str, int]:
         """How many units were re-initialized so far, by name; empty without ``reinit_every_n_steps``."""
-        revived = self._redo.revived if self._redo else {}
-        return {name: revived[place] for name, place in self._census.names().items() if place in revived}
+        counts = self._redo.reinitialized if self._redo else {}
+        return {name: counts[key] for name, key in self._unit_records.keys_by_name().items() if key in counts}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier training, unless this one goes on with it."""
-        part_before_exit()
+        destroy_gloo_before_exit()
         if stage == "fit" and trainer.global_step == 0:
-            self._census, self._epoch, self._begun, self._found = Census(), None, None, None
+            self._unit_records, self._sampled_epoch, self._last_batch_step, self._trace_state = (
+                UnitRecords(),
+                None,
+                None,
+                None,
+            )
             self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_threshold)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hooks on to the network: one that is compiled at its first call takes the hooks with it."""
-        watches = self._attach(pl_module)
-        self._census.keep(watches)
-        if not self._census.records:
-            self._census.begin = trainer.global_step
+        hooks = self._attach(pl_module)
+        self._unit_records.remove_missing(hooks)
+        if not self._unit_records.records:
+            self._unit_records.begin_step = trainer.global_step
         if self._redo is not None:
-            self._redo.learn(watches)
+            self._redo.record_initial_stds(hooks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what will not be seen."""
-        watches = self._attach(pl_module)
-        if not watches.compiled:
+        hooks = self._attach(pl_module)
+        if not hooks.is_compiled:
             return
-        watches.look_anew()
-        if self._found is None:
+        hooks.reset_coverage()
+        if self._trace_state is None:
             rank_zero_warn(
                 "the network is compiled and there was no sanity check: activations that it applies as functions are "
                 "not watched; set Trainer(num_sanity_val_steps=1) or more, and give fit() a validation loader"
@@ -162,52 +171,62 @@ class DeadNeuronDetector(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Looks at the batch where it is this step's turn; begins a new sample with each epoch."""
-        if self._epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
-            self._epoch, self._sampled = trainer.current_epoch, 0
-            self._census.start("training")
+        if self._sampled_epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
+            self._sampled_epoch, self._sampled_batches = trainer.current_epoch, 0
+            self._unit_records.start_pass("training")
         self._step = step = trainer.global_step
-        if step != self._begun:
-            before = step - 1 if self._begun is None else self._begun  # with several optimizers, not the one before
-            self._turn = step == 0 or (step + 1) // self.every_n_steps > (before + 1) // self.every_n_steps
-            self._begun = step
-        most = step + max(len(trainer.optimizers), 1)  # that the batch may end at
-        sizing = self._redo is not None and self._redo.is_due(step, most)
-        watches = self._attach(pl_module)
-        traceable = not watches.compiled  # what runs eagerly differs in the last bits
-        zeros = self._turn and self._sampled % SPARSITY_EVERY == 0
-        watches.begin("train", counts=self._turn, counting_zeros=zeros, sizing=sizing, traceable=traceable)
+        if step != self._last_batch_step:
+            previous_step = (
+                step - 1 if self._last_batch_step is None else self._last_batch_step
+            )  # with several optimizers, not the one before
+            self._is_sampling_step = (
+                step == 0 or (step + 1) // self.every_n_steps > (previous_step + 1) // self.every_n_steps
+            )
+            self._last_batch_step = step
+        last_step = step + max(len(trainer.optimizers), 1)  # that the batch may end at
+        records_magnitudes = self._redo is not None and self._redo.is_due(step, last_step)
+        hooks = self._attach(pl_module)
+        is_traceable = not hooks.is_compiled  # what runs eagerly differs in the last bits
+        counts_zeros = self._is_sampling_step and self._sampled_batches % SPARSITY_EVERY == 0
+        hooks.begin_batch(
+            "train",
+            records_extremes=self._is_sampling_step,
+            counts_zeros=counts_zeros,
+            records_magnitudes=records_magnitudes,
+            is_traceable=is_traceable,
+        )
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Looks away: what is computed again during the backward pass has been seen."""
-        if self._watches is not None:
-            self._watches.active = False
+        if self._hooks is not None:
+            self._hooks.active = False
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks again: in manual optimization another forward pass may follow."""
-        if self._watches is not None:
-            self._watches.active = self._watches.looks
+        if self._hooks is not None:
+            self._hooks.active = self._hooks.records_batch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds what the batch left to the sample, and revives."""
-        watches = self._watches
-        if watches is None or not watches.looks:
+        hooks = self._hooks
+        if hooks is None or not hooks.records_batch:
             return
-        watches.end()
+        hooks.end_batch()
         if self._redo is not None and self._redo.is_due(self._step, trainer.global_step):
-            self._redo.revive(trainer.global_step, trainer.optimizers, watches)
-        if self._turn:
-            self._sampled += 1
-            self._census.add(watches, self._step, "training", _inputs(batch))
-        watches.forget()
+            self._redo.reinitialize(trainer.global_step, trainer.optimizers, hooks)
+        if self._is_sampling_step:
+            self._sampled_batches += 1
+            self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
+        hooks.discard_batch()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes the epoch's sample."""
-        if self._watches is not None:
-            self._watches.end()  # a batch that was skipped has no end
-        dead = _dead(self._conclude("training", trainer))
-        values = {f"units/silent_fraction/{name}": _share(units) for name, units in dead.items()}
+        if self._hooks is not None:
+            self._hooks.end_batch()  # a batch that was skipped has no end
+        dead_units = _dead_units(self._finish_pass("training", trainer))
+        values = {f"units/silent_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
         if values:
@@ -217,15 +236,15 @@ class DeadNeuronDetector(Monitor):
         """Begins a pass."""
         self._attach(pl_module)
         if not trainer.sanity_checking:
-            self._census.start("validation")
+            self._unit_records.start_pass("validation")
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Looks at every batch."""
-        watches = self._attach(pl_module)
-        traceable = not watches.compiled or trainer.sanity_checking or trainer.state.fn != "fit"
-        watches.begin(f"validate {dataloader_idx}", counts=True, traceable=traceable)
+        hooks = self._attach(pl_module)
+        is_traceable = not hooks.is_compiled or trainer.sanity_checking or trainer.state.fn != "fit"
+        hooks.begin_batch(f"validate {dataloader_idx}", records_extremes=True, is_traceable=is_traceable)
 
     def on_validation_batch_end(
         self,
@@ -241,28 +260,28 @@ class DeadNeuronDetector(Monitor):
         Lightning has another sanity check where it resumes between two epochs, of which an unbroken training shows
         nothing.
         """
-        watches = self._attach(pl_module)
-        watches.end()
-        if watches.compiled and trainer.sanity_checking:
-            self._found = trace_cache.found(watches)
+        hooks = self._attach(pl_module)
+        hooks.end_batch()
+        if hooks.is_compiled and trainer.sanity_checking:
+            self._trace_state = trace_cache.state_dict(hooks)
         if trainer.sanity_checking and trainer.global_step:
-            watches.forget()
+            hooks.discard_batch()
             return
-        to = None if trainer.sanity_checking else "validation"
-        self._census.add(watches, trainer.global_step, to, _inputs(batch))
+        run_stage = None if trainer.sanity_checking else "validation"
+        self._unit_records.add(hooks, trainer.global_step, run_stage, _smallest_batch_size(batch))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes the pass."""
         if trainer.sanity_checking:
             return
-        dead = _dead(self._conclude("validation", trainer))
-        if dead:
-            values = {f"units/dead_fraction/{name}": _share(units) for name, units in dead.items()}
-            log_values(trainer, {"units/dead_fraction": _share(torch.cat([*dead.values()])), **values})
+        dead_units = _dead_units(self._finish_pass("validation", trainer))
+        if dead_units:
+            values = {f"units/dead_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
+            log_values(trainer, {"units/dead_fraction": _dead_fraction(torch.cat([*dead_units.values()])), **values})
 
-    def measured(self) -> Measured:
+    def table_entries(self) -> TableEntries:
         """What is known of the units, for the table."""
-        return Measured(activity=self.activity)
+        return TableEntries(activity=self.activity)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Takes the hooks away."""
@@ -274,71 +293,77 @@ class DeadNeuronDetector(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """What is known and what is being added up, as plain values."""
-        redo = None if self._redo is None else self._redo.state_dict()
+        redo_state = None if self._redo is None else self._redo.state_dict()
         return {
-            "epoch": self._epoch,
-            "begun": self._begun,
-            "turn": self._turn,
-            "sampled": self._sampled,
-            "found": self._found,
-            "census": self._census.state_dict(),
-            "redo": redo,
+            "epoch": self._sampled_epoch,
+            "begun": self._last_batch_step,
+            "turn": self._is_sampling_step,
+            "sampled": self._sampled_batches,
+            "found": self._trace_state,
+            "census": self._unit_records.state_dict(),
+            "redo": redo_state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self._epoch, self._sampled = state_dict["epoch"], state_dict["sampled"]
-        self._begun, self._turn = state_dict["begun"], state_dict["turn"]
-        self._found = state_dict["found"]
-        self._census.load_state_dict(state_dict["census"])
+        self._sampled_epoch, self._sampled_batches = state_dict["epoch"], state_dict["sampled"]
+        self._last_batch_step, self._is_sampling_step = state_dict["begun"], state_dict["turn"]
+        self._trace_state = state_dict["found"]
+        self._unit_records.load_state_dict(state_dict["census"])
         if self._redo is not None and state_dict["redo"] is not None:
             self._redo.load_state_dict(state_dict["redo"])
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_watches": None}
+        return {"_hooks": None}
 
-    def _attach(self, module: pl.LightningModule) -> Watches:
-        if self._watches is None:
-            self._watches = Watches(module)
-            if self._watches.compiled and self._found is not None:
-                trace_cache.know(self._watches, self._found)
-        return self._watches
+    def _attach(self, module: pl.LightningModule) -> ActivationHooks:
+        if self._hooks is None:
+            self._hooks = ActivationHooks(module)
+            if self._hooks.is_compiled and self._trace_state is not None:
+                trace_cache.load_state_dict(self._hooks, self._trace_state)
+        return self._hooks
 
     def _detach(self) -> None:
-        if self._watches is not None:
-            self._watches.remove()
-            self._watches = None
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
 
-    def _conclude(self, of: Pass, trainer: pl.Trainer) -> dict[str, Extremes]:
-        watches = self._watches
-        assert watches is not None
-        found = self._census.conclude(of, trainer.global_step, watches, trainer.strategy.root_device)
-        known = self._told | {name.partition("@")[0] for name in found}  # other ranks may have seen it
-        unseen = [name for name in watches.unseen() if name not in known]
-        self._tell("nothing has passed {}: nothing is known of these units", unseen)
-        unclear = [name for name in watches.unclear() if name not in known]
-        self._tell("{}: it cannot be told which dimension counts the units, or which layer takes them", unclear)
-        return found
+    def _finish_pass(self, run_stage: PassName, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
+        hooks = self._hooks
+        assert hooks is not None
+        extremes_by_name = self._unit_records.finish_pass(
+            run_stage, trainer.global_step, hooks, trainer.strategy.root_device
+        )
+        excluded_names = self._warned_names | {
+            name.partition("@")[0] for name in extremes_by_name
+        }  # other ranks may have seen it
+        uncalled_names = [name for name in hooks.uncalled_names() if name not in excluded_names]
+        self._warn_once("nothing has passed {}: nothing is known of these units", uncalled_names)
+        ambiguous_names = [name for name in hooks.ambiguous_names() if name not in excluded_names]
+        self._warn_once(
+            "{}: it cannot be told which dimension counts the units, or which layer takes them", ambiguous_names
+        )
+        return extremes_by_name
 
-    def _tell(self, sentence: str, names: list[str]) -> None:
+    def _warn_once(self, message: str, names: list[str]) -> None:
         """Says what is not known, once."""
-        self._told.update(names)
+        self._warned_names.update(names)
         if names:
-            compiled = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
-            hint = compiled if self._watches is not None and self._watches.compiled else ""
-            rank_zero_warn(sentence.format(join_names(names)) + hint)
+            compiled_hint = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
+            hint = compiled_hint if self._hooks is not None and self._hooks.is_compiled else ""
+            rank_zero_warn(message.format(join_names(names)) + hint)
 
 
-def _dead(found: Mapping[str, Extremes]) -> dict[str, torch.Tensor]:
+def _dead_units(extremes_by_name: Mapping[str, RunningExtremes]) -> dict[str, torch.Tensor]:
     """Returns dead units by name. Skips passes with one input, in which every output is constant."""
-    return {name: extremes.dead() for name, extremes in found.items() if extremes.inputs > 1}
+    return {name: extremes.is_dead() for name, extremes in extremes_by_name.items() if extremes.inputs > 1}
 
 
-def _share(dead: torch.Tensor) -> float:
-    return float(dead.double().mean())
+def _dead_fraction(dead_units: torch.Tensor) -> float:
+    return float(dead_units.double().mean())
 
 
-def _inputs(batch: Any) -> int | None:
+def _smallest_batch_size(batch: Any) -> int | None:
     """How many samples a batch has, or fewer; None if it holds no tensors."""
     sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim]
     return min(sizes, default=None)

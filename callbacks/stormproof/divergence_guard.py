@@ -14,22 +14,22 @@ from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.divergence import rollback
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
-from stormproof.divergence.lr_scale import LoweredRate
-from stormproof.divergence.step_monitor import Examination
+from stormproof.divergence.lr_scale import LearningRateScale
+from stormproof.divergence.step_monitor import StepMonitor
 from stormproof.divergence.stop_on_finding import stop_on_critical
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_values
-from stormproof.lightning.optimizer_step import scaler_of, skip
-from stormproof.resume.compatibility import refuse_strategy
+from stormproof.lightning.optimizer_step import get_scaler, skip_step
+from stormproof.resume.compatibility import check_strategy
 from stormproof.training_health import TrainingHealth
 
-PATIENCE = {"skip": 10, "rollback": 3}
+MAX_CONSECUTIVE_ANOMALIES = {"skip": 10, "rollback": 3}
 """Anomalous steps in a row after which something else is done than to skip them."""
 
 
@@ -117,28 +117,28 @@ class DivergenceGuard(InactiveCopies, Callback):
         self.action, self.every_n_steps, self.lr_factor = action, every_n_steps, lr_factor
         self.max_rollbacks, self.rollback_window_steps = max_rollbacks, rollback_window_steps
         self.window, self.spike_sigma, self.stop_on_critical = window, spike_sigma, stop_on_critical
-        self._health: TrainingHealth | None = None
+        self._training_health: TrainingHealth | None = None
         self._recovery: CheckpointRecovery | None = None
-        self._examination: Examination | None = None  # while it looks
-        self._undo: list[Callable[[], None]] = []
-        self._trained = 0
-        self._forget()
+        self._step_monitor: StepMonitor | None = None  # while it looks
+        self._restorers: list[Callable[[], None]] = []
+        self._module_id = 0
+        self._reset()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Looks for what it needs, and forgets an earlier training, unless this one goes on with it."""
         self._recovery = None
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
-        part_before_exit()
-        if trainer.global_step == 0 or self._trained != id(pl_module):
-            self._forget()
-        self._trained = id(pl_module)
-        refuse_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
+        destroy_gloo_before_exit()
+        if trainer.global_step == 0 or self._module_id != id(pl_module):
+            self._reset()
+        self._module_id = id(pl_module)
+        check_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
         self._recovery = find_callback(trainer, CheckpointRecovery)
-        self._health = (
+        self._training_health = (
             find_callback(trainer, TrainingHealth) if self.stop_on_critical is True else self.stop_on_critical or None
         )
-        if self.stop_on_critical and self._health is None:
+        if self.stop_on_critical and self._training_health is None:
             raise NotResumableError(
                 "DivergenceGuard(stop_on_critical=True) watches a TrainingHealth: put one among the callbacks"
             )
@@ -149,15 +149,16 @@ class DivergenceGuard(InactiveCopies, Callback):
                 "DivergenceGuard goes back to what a CheckpointRecovery saved: put one among the callbacks, or choose "
                 "action='skip' or 'stop'"
             )
-        every, kept = self._recovery.schedule.every_n_train_steps, self._recovery.retention
+        save_interval, retention = self._recovery.schedule.every_n_train_steps, self._recovery.retention
         if (
-            every is not None
-            and kept.keep_every_n_train_steps is None
-            and every * kept.keep_last < rollback.MARGIN_STEPS
+            save_interval is not None
+            and retention.keep_every_n_train_steps is None
+            and save_interval * retention.keep_last < rollback.MARGIN_STEPS
         ):
             rank_zero_warn(
                 f"DivergenceGuard trusts a checkpoint that {rollback.MARGIN_STEPS} healthy steps followed, and none is "
-                f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // every + 1}, or save less "
+                f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // save_interval + 1}, or "
+                f"save less "
                 "often"
             )
 
@@ -171,200 +172,214 @@ class DivergenceGuard(InactiveCopies, Callback):
             )
             return
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        every = self.every_n_steps or (1 if on_cpu or self.action == "skip" else 10)
-        if every > 1 and not pl_module.automatic_optimization:
+        every_n_steps = self.every_n_steps or (1 if on_cpu or self.action == "skip" else 10)
+        if every_n_steps > 1 and not pl_module.automatic_optimization:
             rank_zero_warn(
                 "DivergenceGuard sees nothing here: of manual optimization it looks at gradients, which takes "
                 "every_n_steps=1"
             )
-        self._examination = Examination(trainer, pl_module, self._detectors, every)
-        lowers = self.lr_factor < 1 or self._rate.factor < 1
-        self._undo = [
-            *(self._rate.attach(trainer.optimizers) if lowers else []),
-            internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)),
-            internals.call_before_the_update(trainer, lambda optimizer: self._skip(trainer, optimizer)),
+        self._step_monitor = StepMonitor(trainer, pl_module, self._detectors, every_n_steps)
+        scales_lr = self.lr_factor < 1 or self._lr_scale.factor < 1
+        self._restorers = [
+            *(self._lr_scale.attach(trainer.optimizers) if scales_lr else []),
+            internals.call_between_batches(trainer, lambda: self._act_between_batches(trainer, pl_module)),
+            internals.call_before_update(trainer, lambda optimizer: self._skip_anomalous_step(trainer, optimizer)),
         ]
         if self._recovery is not None:
-            self._undo.append(self._recovery.call_before_saving(self._before_saving))
+            self._restorers.append(self._recovery.call_before_saving(self._check_before_saving))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the buffers, before the first batch of a step."""
-        if self._examination is not None:
-            self._examination.batch_begins()
+        if self._step_monitor is not None:
+            self._step_monitor.on_train_batch_start()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Keeps the loss: this batch's part of the step's."""
-        if self._examination is not None:
-            self._examination.goes_backward(loss)
+        if self._step_monitor is not None:
+            self._step_monitor.on_before_backward(loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Looks at the step; an anomalous one is skipped once all other hooks have seen it."""
-        found = None if self._examination is None else self._examination.before_update(optimizer)
-        self._must_skip = found is not None
-        if found is not None:
-            self._treat(*found, late=False)
+        detection = None if self._step_monitor is None else self._step_monitor.on_before_optimizer_step(optimizer)
+        self._must_skip = detection is not None
+        if detection is not None:
+            self._handle_anomaly(*detection, is_applied=False)
             self.skipped += 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Takes down the loss of a step that is done."""
-        if self._examination is not None:
-            self._examination.batch_ends()
+        if self._step_monitor is not None:
+            self._step_monitor.on_train_batch_end()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, so that no diverged state is the last: at the end nothing will show whether skipping was enough."""
-        if self.action == "rollback" and self._examination is not None and _is_last_epoch(trainer):
-            self._back_from = min(
-                (each.since for each in self._detectors.values() if each.since is not None), default=None
+        if self.action == "rollback" and self._step_monitor is not None and _is_last_epoch(trainer):
+            self._diverged_since = min(
+                (detector.since_step for detector in self._detectors.values() if detector.since_step is not None),
+                default=None,
             )
-        self._look(trainer, pl_module)
+        self._check(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, so that no diverged state is validated."""
-        self._look(trainer, pl_module)
+        self._check(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks no longer."""
-        self._end()
+        self._detach()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Looks no longer."""
-        self._end()
+        self._detach()
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers, as plain values."""
         return {
-            "detectors": {str(index): each.state_dict() for index, each in self._detectors.items()},
+            "detectors": {str(index): detector.state_dict() for index, detector in self._detectors.items()},
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
-            "lr_factor": self._rate.factor,
-            "proven": list(self._proven),
+            "lr_factor": self._lr_scale.factor,
+            "proven": list(self._rollback_steps),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self._forget()
+        self._reset()
         for index, state in state_dict["detectors"].items():
             self._detectors[int(index)].load_state_dict(state)
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
-        self._rate.factor = state_dict["lr_factor"]
-        self._proven = list(state_dict["proven"])
+        self._lr_scale.factor = state_dict["lr_factor"]
+        self._rollback_steps = list(state_dict["proven"])
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_health": None, "_recovery": None, "_examination": None, "_undo": []}
+        return {"_training_health": None, "_recovery": None, "_step_monitor": None, "_restorers": []}
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         detector = partial(DivergenceDetector, self.window, self.spike_sigma, self.rollback_window_steps)
         self._detectors: defaultdict[int, DivergenceDetector] = defaultdict(detector, {0: detector()})  # by optimizer
         self.skipped = self.rollbacks = 0
-        self._rate = LoweredRate()
-        self._proven: list[int] = []  # steps at which it was gone back
-        self._back_from: int | None = None  # the step since which it diverges, where it must go back
-        self._must_skip = self._must_save = self._is_news = False
+        self._lr_scale = LearningRateScale()
+        self._rollback_steps: list[int] = []  # steps at which it was gone back
+        self._diverged_since: int | None = None  # the step since which it diverges, where it must go back
+        self._must_skip = self._must_save = self._has_unlogged_values = False
 
-    def _skip(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
+    def _skip_anomalous_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         if self._must_skip:
             self._must_skip = False
-            skip(optimizer, scaler_of(trainer))
+            skip_step(optimizer, get_scaler(trainer))
 
-    def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert self._examination is not None
-        if self._examination.is_within_a_step:
+    def _act_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert self._step_monitor is not None
+        if self._step_monitor.is_accumulating:
             return
-        if self._is_news or self._examination.is_due:
-            self._look(trainer, module)
+        if self._has_unlogged_values or self._step_monitor.is_due:
+            self._check(trainer, module)
         if self._must_save and self._recovery is not None:
             self._recovery.save(trainer, module)
 
-    def _before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._look(trainer, module)
+    def _check_before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._check(trainer, module)
         self._must_save = False
 
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Looks at the losses since the last time, and does what is to be done."""
-        if self._examination is None:
+        if self._step_monitor is None:
             return
-        if self._health is not None:
-            stop_on_critical(self._health.findings)
-        anomaly = self._examination.since_the_last(self.skipped)
+        if self._training_health is not None:
+            stop_on_critical(self._training_health.findings)
+        anomaly = self._step_monitor.check_losses(self.skipped)
         if anomaly is not None:
-            self._treat(anomaly, self._detectors[0], late=True)
-        if self._back_from is not None:
-            self._go_back(trainer, module, self._back_from)
-            self._examination.start_anew()
-        if self._is_news:
-            self._is_news = False
-            told = {"skipped_steps": self.skipped, "rollbacks": self.rollbacks, "lr_factor": self._rate.factor}
-            log_values(trainer, {f"divergence/{name}": float(value) for name, value in told.items()})
+            self._handle_anomaly(anomaly, self._detectors[0], is_applied=True)
+        if self._diverged_since is not None:
+            self._roll_back(trainer, module, self._diverged_since)
+            self._step_monitor.reset_after_rollback()
+        if self._has_unlogged_values:
+            self._has_unlogged_values = False
+            values = {"skipped_steps": self.skipped, "rollbacks": self.rollbacks, "lr_factor": self._lr_scale.factor}
+            log_values(trainer, {f"divergence/{name}": float(value) for name, value in values.items()})
 
-    def _treat(self, anomaly: Anomaly, detector: DivergenceDetector, *, late: bool) -> None:
-        """Says so, and decides what is to be done; ``late`` if the step is taken already."""
-        self._is_news = True
-        self._end_if_hopeless(detector, f"at {anomaly}")
-        if detector.in_a_row == 1:
-            what = "it showed when the step was taken" if late else "the step is skipped"
-            counted = f" ({detector.times} of {self.max_rollbacks} times in {self.rollback_window_steps} steps)"
-            rank_zero_warn(f"{anomaly}; {what}{counted if anomaly.median is None else ''}")
-        if self.action == "rollback" and (late or detector.in_a_row >= PATIENCE[self.action]):
-            self._back_from = detector.since
-
-    def _end_if_hopeless(self, detector: DivergenceDetector, where: str) -> None:
-        """Raises DivergedError if nothing is left to be done about what shows there."""
-        times, in_a_row = detector.times, detector.in_a_row
-        if self.action == "stop":
-            why = ""
-        elif times > self.max_rollbacks:
-            why = (
-                f", time {times} within {self.rollback_window_steps} steps, where max_rollbacks is {self.max_rollbacks}"
+    def _handle_anomaly(self, anomaly: Anomaly, detector: DivergenceDetector, *, is_applied: bool) -> None:
+        """Says so, and decides what is to be done; ``is_applied`` if the step is taken already."""
+        self._has_unlogged_values = True
+        self._raise_if_diverged(detector, f"at {anomaly}")
+        if detector.consecutive_anomalies == 1:
+            consequence = "it showed when the step was taken" if is_applied else "the step is skipped"
+            count_note = (
+                f" ({detector.anomaly_count} of {self.max_rollbacks} times in {self.rollback_window_steps} steps)"
             )
-        elif self.action == "skip" and in_a_row >= PATIENCE[self.action]:
-            why = f", {in_a_row} steps in a row"
+            rank_zero_warn(f"{anomaly}; {consequence}{count_note if anomaly.median is None else ''}")
+        if self.action == "rollback" and (
+            is_applied or detector.consecutive_anomalies >= MAX_CONSECUTIVE_ANOMALIES[self.action]
+        ):
+            self._diverged_since = detector.since_step
+
+    def _raise_if_diverged(self, detector: DivergenceDetector, occurrence: str) -> None:
+        """Raises DivergedError if nothing is left to be done about what shows there."""
+        anomaly_count, consecutive_anomalies = detector.anomaly_count, detector.consecutive_anomalies
+        if self.action == "stop":
+            reason = ""
+        elif anomaly_count > self.max_rollbacks:
+            reason = (
+                f", time {anomaly_count} within {self.rollback_window_steps} steps, where max_rollbacks is "
+                f"{self.max_rollbacks}"
+            )
+        elif self.action == "skip" and consecutive_anomalies >= MAX_CONSECUTIVE_ANOMALIES[self.action]:
+            reason = f", {consecutive_anomalies} steps in a row"
         else:
             return
         raise DivergedError(
-            f"training diverges {where}{why}: lower the learning rate, clip the gradients, or look at the data"
+            f"training diverges {occurrence}{reason}: lower the learning rate, clip the gradients, or look at the data"
         )
 
-    def _go_back(self, trainer: pl.Trainer, module: pl.LightningModule, since: int) -> None:
+    def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, since_step: int) -> None:
         assert self._recovery is not None
         step = trainer.global_step
-        self._detectors[0].count(step)
-        self._end_if_hopeless(self._detectors[0], f"since step {since}")
-        store, writer = self._recovery.store, self._recovery.saving.writer
-        others = [each for each in internals.callbacks(trainer) if not isinstance(each, CheckpointRecovery)]
-        then = rollback.go_back(trainer, module, store, writer, others, since, self._proven)
-        self._recovery.monitored.forget()  # what was validated was other weights
-        remembered = then["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
+        self._detectors[0].count_anomaly(step)
+        self._raise_if_diverged(self._detectors[0], f"since step {since_step}")
+        store, writer = self._recovery.store, self._recovery.save_coordinator.writer
+        other_callbacks = [
+            callback for callback in internals.callbacks(trainer) if not isinstance(callback, CheckpointRecovery)
+        ]
+        checkpoint = rollback.roll_back(
+            trainer, module, store, writer, other_callbacks, since_step, self._rollback_steps
+        )
+        self._recovery.monitored_metric.reset()  # what was validated was other weights
+        detector_states = checkpoint["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
         # since the last time, no optimizer took a healthy step with trusted weights
-        shifted = bool(self._proven) and since <= self._proven[-1] + len(trainer.optimizers)
+        has_shifted = bool(self._rollback_steps) and since_step <= self._rollback_steps[-1] + len(trainer.optimizers)
         for index, detector in self._detectors.items():
-            detector.set_back(None if shifted else remembered.get(str(index)))  # its losses were others then
-        self._proven.append(step)
-        self._rate.factor *= self.lr_factor
+            detector.roll_back(None if has_shifted else detector_states.get(str(index)))  # its losses were others then
+        self._rollback_steps.append(step)
+        self._lr_scale.factor *= self.lr_factor
         self.rollbacks += 1
-        self._back_from, self._must_save, self._is_news = None, True, True
-        lowered = f", with {self._rate.factor:.3g} of the learning rate" if self._rate.factor < 1 else ""
+        self._diverged_since, self._must_save, self._has_unlogged_values = None, True, True
+        lr_note = f", with {self._lr_scale.factor:.3g} of the learning rate" if self._lr_scale.factor < 1 else ""
         rank_zero_warn(
-            f"step {step}: the weights are again those of step {then['global_step']}, the data goes on{lowered}"
-            + ("; with these too the first step was a spike: taken for the new size of the numbers" if shifted else "")
+            f"step {step}: the weights are again those of step {checkpoint['global_step']}, the data goes on{lr_note}"
+            + (
+                "; with these too the first step was a spike: taken for the new size of the numbers"
+                if has_shifted
+                else ""
+            )
         )
 
-    def _end(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-        self._examination = None
+    def _detach(self) -> None:
+        while self._restorers:
+            self._restorers.pop()()
+        self._step_monitor = None
 
 
 def _is_last_epoch(trainer: pl.Trainer) -> bool:
     """Whether the training ends with the epoch that ends now."""
-    epochs = trainer.max_epochs
+    max_epochs = trainer.max_epochs
     return (
         trainer.should_stop
-        or (epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs)
+        or (max_epochs is not None and max_epochs != -1 and trainer.current_epoch + 1 >= max_epochs)
         or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
     )

@@ -81,12 +81,12 @@ class PreemptedExit(SystemExit):
 
     Args:
         signal: the name of the signal that asked.
-        leads: whether this is rank 0, which carries the code. The others leave with 0: a launcher kills the rest when
-            one leaves with an error.
+        is_rank_zero: whether this is rank 0, which carries the code. The others leave with 0: a launcher kills the rest
+            when one leaves with an error.
     """
 
     exit_code = 75
 
-    def __init__(self, signal: str, *, leads: bool) -> None:
-        super().__init__(self.exit_code if leads else 0)
+    def __init__(self, signal: str, *, is_rank_zero: bool) -> None:
+        super().__init__(self.exit_code if is_rank_zero else 0)
         self.signal = signal

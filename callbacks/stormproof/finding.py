@@ -49,13 +49,13 @@ class Problem(StrEnum):
     """All targets are one class, or one number."""
     TARGETS_UNRELATED_TO_INPUTS = "targets_unrelated_to_inputs"
     """The predictions fit other samples' targets as well as their own, as where targets were shuffled."""
-    SHAPES_BROADCAST = "shapes_broadcast"
+    BROADCAST_MISMATCH = "shapes_broadcast"
     """Predictions and targets have shapes that torch stretches to fit: (N, 1) against (N,)."""
     INPUT_BADLY_SCALED = "input_badly_scaled"
     """The input is of a size, or an offset, that the network cannot train with."""
     LOSS_INPUT_MISMATCH = "loss_input_mismatch"
     """The loss takes logits, probabilities or their logarithms, and gets another of these."""
-    HEAD_CANNOT_REACH_TARGETS = "head_cannot_reach_targets"
+    UNREACHABLE_TARGETS = "head_cannot_reach_targets"
     """The last layer cannot put out the targets: a ReLU for negative numbers, a sigmoid for large ones."""
     PLATEAU = "plateau"
     """The loss fell and has stopped falling, which noise in the targets can be the reason of."""
@@ -108,18 +108,18 @@ class Finding:
     consequences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        numbers = ", ".join(
+        evidence = ", ".join(
             f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
             for name, value in self.evidence.items()
         )
-        return f"{self.severity}: {self.title} since step {self.since_step} ({numbers}): {self.advice}"
+        return f"{self.severity}: {self.title} since step {self.since_step} ({evidence}): {self.advice}"
 
     @property
     def title(self) -> str:
         """The problem and where it is, in words."""
-        what = self.problem.replace("_", " ")
-        said = {word.removesuffix("s") for word in what.split()}  # "degenerate targets in target"
-        return what if not self.where or self.where in said else f"{what} in {self.where}"
+        problem = self.problem.replace("_", " ")
+        problem_words = {word.removesuffix("s") for word in problem.split()}  # "degenerate targets in target"
+        return problem if not self.where or self.where in problem_words else f"{problem} in {self.where}"
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""

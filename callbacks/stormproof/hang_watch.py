@@ -22,25 +22,25 @@ from pytorch_lightning import Callback
 
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background_thread import BackgroundJob
-from stormproof.distributed.collectives import share
-from stormproof.distributed.rank import follows_lightnings_rank_zero
+from stormproof.distributed.collectives import broadcast
+from stormproof.distributed.rank import is_started_by_rank_zero
 from stormproof.hang import report
 from stormproof.hang.debugger import is_debugged
-from stormproof.hang.liveness import RollCall
-from stormproof.hang.process_activity import Work
+from stormproof.hang.liveness import LivenessPoll
+from stormproof.hang.process_activity import ProcessActivity
 from stormproof.hang.standstill_detector import StandstillDetector
-from stormproof.hang.thread_frames import frames
+from stormproof.hang.thread_frames import current_frames
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.long_waits import waits_for
+from stormproof.long_waits import get_current_wait
 from stormproof.standard_output import print_error, print_text
 
 EXIT_CODE = 78
-CALL_SHARE = 0.8
+REQUEST_SHARE = 0.8
 """Of the time; the rest is for other ranks to answer. On a network file system they may see a call a minute late."""
-LOOKS = 30
+CHECKS_PER_TIMEOUT = 30
 """Of the watching thread within the time; but at least one in five seconds, and at most fifty in one."""
-PARTING_SECONDS = 2.0
+PEER_REPORT_SECONDS = 2.0
 """And three looks, at most, until all have written their reports: who leaves first makes a launcher kill the rest."""
 JOIN_SECONDS = 5.0
 """Maximum wait for the watchdog thread at the end of training. It may be blocked on storage."""
@@ -105,16 +105,16 @@ class HangWatch(InactiveCopies, Callback):
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.on_hang = on_hang
         self.progress = 0
-        self._watch: _Watch | None = None  # while it watches
-        self._undo: Callable[[], None] | None = None
+        self._watchdog: _Watchdog | None = None  # while it watches
+        self._restorer: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begins to watch the thread that calls this."""
         self._stop()
         if getattr(trainer, "fast_dev_run", False):
             return
-        self._watch = _Watch(self, trainer)
-        self._undo = internals.call_on_exception(trainer, self._stop)
+        self._watchdog = _Watchdog(self, trainer)
+        self._restorer = internals.call_on_exception(trainer, self._stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches no longer."""
@@ -124,34 +124,34 @@ class HangWatch(InactiveCopies, Callback):
         """Watches no longer."""
         self._stop()
 
-    def _advance(self, *args: Any, **kwargs: Any) -> None:
+    def _count_progress(self, *args: Any, **kwargs: Any) -> None:
         """There is progress."""
         self.progress += 1
 
-    on_fit_start = on_fit_end = on_train_start = on_train_end = _advance
-    on_train_epoch_start = on_train_epoch_end = on_train_batch_start = on_train_batch_end = _advance
-    on_before_backward = on_after_backward = on_before_optimizer_step = _advance
-    on_sanity_check_start = on_sanity_check_end = on_save_checkpoint = on_load_checkpoint = _advance
-    on_validation_start = on_validation_epoch_start = on_validation_epoch_end = on_validation_end = _advance
-    on_validation_batch_start = on_validation_batch_end = _advance
-    on_test_start = on_test_epoch_start = on_test_epoch_end = on_test_end = _advance
-    on_test_batch_start = on_test_batch_end = _advance
-    on_predict_start = on_predict_epoch_start = on_predict_epoch_end = on_predict_end = _advance
-    on_predict_batch_start = on_predict_batch_end = _advance
+    on_fit_start = on_fit_end = on_train_start = on_train_end = _count_progress
+    on_train_epoch_start = on_train_epoch_end = on_train_batch_start = on_train_batch_end = _count_progress
+    on_before_backward = on_after_backward = on_before_optimizer_step = _count_progress
+    on_sanity_check_start = on_sanity_check_end = on_save_checkpoint = on_load_checkpoint = _count_progress
+    on_validation_start = on_validation_epoch_start = on_validation_epoch_end = on_validation_end = _count_progress
+    on_validation_batch_start = on_validation_batch_end = _count_progress
+    on_test_start = on_test_epoch_start = on_test_epoch_end = on_test_end = _count_progress
+    on_test_batch_start = on_test_batch_end = _count_progress
+    on_predict_start = on_predict_epoch_start = on_predict_epoch_end = on_predict_end = _count_progress
+    on_predict_batch_start = on_predict_batch_end = _count_progress
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_watch": None, "_undo": None}
+        return {"_watchdog": None, "_restorer": None}
 
     def _stop(self) -> None:
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
+        if self._restorer is not None:
+            self._restorer()
+            self._restorer = None
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
 
 
-class _Watch:
+class _Watchdog:
     """Of one stage of one trainer, in a thread of its own.
 
     Its clock goes on by no more than two looks at a time: so it stands while this whole process is stopped, by Ctrl-Z
@@ -161,37 +161,37 @@ class _Watch:
     def __init__(self, callback: HangWatch, trainer: pl.Trainer) -> None:
         self._callback, self._trainer = callback, trainer
         self._lock = threading.Lock()  # held while it is decided whether this ends or the process does
-        self._end, self._leaves = threading.Event(), False
+        self._stop_event, self._is_exiting = threading.Event(), False
         self._timeout, self._folder = callback.timeout_seconds, callback.run_folder
-        self._rank, self._ranks = trainer.global_rank, trainer.world_size
-        self._trains = threading.get_ident()
-        self._started = internals.ranks_started_by(trainer)
-        self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
+        self._rank, self._world_size = trainer.global_rank, trainer.world_size
+        self._training_thread = threading.get_ident()
+        self._launched_pids = internals.list_launched_rank_pids(trainer)
+        self._poll_seconds = min(max(self._timeout / CHECKS_PER_TIMEOUT, 0.02), 5.0)
         self._detector = StandstillDetector(self._timeout / 4)
-        self._began = callback.progress
-        self._roll_call: RollCall | None = None
-        if self._ranks > 1 and self._folder is not None:
-            notices = self._folder / f".roll-call-{share(secrets.token_hex(4))}"  # no other job's
-            self._roll_call = RollCall(notices, self._rank, (1 - CALL_SHARE) * self._timeout)
+        self._initial_progress = callback.progress
+        self._liveness_poll: LivenessPoll | None = None
+        if self._world_size > 1 and self._folder is not None:
+            notice_folder = self._folder / f".roll-call-{broadcast(secrets.token_hex(4))}"  # no other job's
+            self._liveness_poll = LivenessPoll(notice_folder, self._rank, (1 - REQUEST_SHARE) * self._timeout)
         self._thread = threading.Thread(target=self._run, name="hang-watch", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         """Looks until the trainer has ended; if the training hangs, this process ends here."""
-        work = Work(self._trains, self._started)
-        clock, before = 0.0, time.monotonic()
-        while not self._end.wait(self._between_looks) and self._trainer.state.status == "running":
+        activity = ProcessActivity(self._training_thread, self._launched_pids)
+        clock, previous = 0.0, time.monotonic()
+        while not self._stop_event.wait(self._poll_seconds) and self._trainer.state.status == "running":
             now = time.monotonic()
-            clock += min(now - before, 2 * self._between_looks)
-            before = now
-            stood = self._stood_for(clock, work)
-            if self._hangs(clock, stood):
+            clock += min(now - previous, 2 * self._poll_seconds)
+            previous = now
+            stalled_seconds = self._stalled_seconds(clock, activity)
+            if self._is_hanging(clock, stalled_seconds):
                 with self._lock:
-                    self._leaves = not self._end.is_set()
-                if self._leaves:
-                    self._leave(stood)
-        if self._roll_call is not None and self._rank == 0:
-            self._roll_call.clear()
+                    self._is_exiting = not self._stop_event.is_set()
+                if self._is_exiting:
+                    self._exit(stalled_seconds)
+        if self._liveness_poll is not None and self._rank == 0:
+            self._liveness_poll.clear()
 
     def stop(self) -> None:
         """Ends the watch, and waits for its thread; does not return where this process is being ended.
@@ -199,119 +199,130 @@ class _Watch:
         The first rank that leaves wakes the others up with an error, which is not what ended the run.
         """
         with self._lock:
-            self._end.set()
-        if self._leaves:
+            self._stop_event.set()
+        if self._is_exiting:
             time.sleep(2 * REPORT_SECONDS)
         self._thread.join(JOIN_SECONDS)
 
-    def _stood_for(self, clock: float, work: Work) -> float:
-        stood = self._detector.look(clock, self._callback.progress, work.seconds)
-        if stood and (waits_for() is not None or is_debugged(frames().get(self._trains))):
-            self._detector.restart()
+    def _stalled_seconds(self, clock: float, activity: ProcessActivity) -> float:
+        stalled_seconds = self._detector.update(clock, self._callback.progress, activity.seconds)
+        if stalled_seconds and (
+            get_current_wait() is not None or is_debugged(current_frames().get(self._training_thread))
+        ):
+            self._detector.reset()
             return 0.0
-        return stood
+        return stalled_seconds
 
-    def _hangs(self, clock: float, stood: float) -> bool:
-        if self._roll_call is None:
-            return stood >= self._timeout
+    def _is_hanging(self, clock: float, stalled_seconds: float) -> bool:
+        if self._liveness_poll is None:
+            return stalled_seconds >= self._timeout
         # before the first hook after the ranks have met, one may still set its data up, and answers nobody
-        begun = self._callback.progress != self._began
-        return self._roll_call.is_over(clock, stands=begun and stood >= CALL_SHARE * self._timeout)
+        has_progressed = self._callback.progress != self._initial_progress
+        return self._liveness_poll.timed_out(
+            clock, is_stalled=has_progressed and stalled_seconds >= REQUEST_SHARE * self._timeout
+        )
 
-    def _leave(self, stood: float) -> None:
+    def _exit(self, stalled_seconds: float) -> None:
         """Writes, for a bounded time, and ends the process."""
-        follows = follows_lightnings_rank_zero()
+        follows_rank_zero = is_started_by_rank_zero()
         try:
-            told = BackgroundJob(lambda: self._tell(stood), "hang-report")
-            if wait([told], REPORT_SECONDS).not_done:
+            report_job = BackgroundJob(lambda: self._report_hang(stalled_seconds), "hang-report")
+            if wait([report_job], REPORT_SECONDS).not_done:
                 faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
-            elif told.exception() is not None:
-                traceback.print_exception(told.exception())
+            elif report_job.exception() is not None:
+                traceback.print_exception(report_job.exception())
             for worker in multiprocessing.active_children():  # as Python does at its end: a deadlocked one would stay
                 if worker.daemon:
                     worker.kill()
-            for rank in self._started:
+            for pid in self._launched_pids:
                 with suppress(ProcessLookupError):
-                    os.kill(rank, signal.SIGKILL)
-            if follows:
-                _wait_for_the_end()
+                    os.kill(pid, signal.SIGKILL)
+            if follows_rank_zero:
+                _wait_for_rank_zero()
         finally:  # Lightning would kill rank 0, before it has left with its code, for another one than 0
-            os._exit(0 if follows else EXIT_CODE)
+            os._exit(0 if follows_rank_zero else EXIT_CODE)
 
-    def _tell(self, stood: float) -> None:
+    def _report_hang(self, stalled_seconds: float) -> None:
         """Writes the report, waits for those of the others, and says what it came to."""
-        if self._roll_call is not None:
-            self._roll_call.conclude()
+        if self._liveness_poll is not None:
+            self._liveness_poll.declare_hang()
         step, stage = self._trainer.global_step, self._trainer.state.stage
         collectives = report.last_collectives()
-        where = report.where_it_stands(report.stack_of(self._trains), report.pending(collectives))
-        of = f" of {self._ranks}" if self._ranks > 1 else ""
-        # other ranks concluded that the job hangs, and this one did not answer them
-        how = f"stood still for {stood:.0f} s" if stood else "was suspended and the other ranks made no progress"
-        sentence = (
-            f"hang: rank {self._rank}{of} {how} at step {step}, in {stage.value if stage else 'the end'}: {where}"
+        location = report.describe_wait(
+            report.thread_stack(self._training_thread), report.pending_collective(collectives)
         )
-        text = report.report(self._trains, collectives)
-        written = self._write(sentence, text)
-        silent = self._wait_for_reports()  # who leaves first ends the others by an error
-        if written and silent:
-            sentence += f"; {_listed(silent)} wrote no report: stopped, or gone"
-            self._write(sentence, text)
+        rank_total = f" of {self._world_size}" if self._world_size > 1 else ""
+        # other ranks concluded that the job hangs, and this one did not answer them
+        cause = (
+            f"stood still for {stalled_seconds:.0f} s"
+            if stalled_seconds
+            else "was suspended and the other ranks made no progress"
+        )
+        stage_name = stage.value if stage else "the end"
+        message = f"hang: rank {self._rank}{rank_total} {cause} at step {step}, in {stage_name}: {location}"
+        text = report.format_report(self._training_thread, collectives)
+        is_written = self._write_report(message, text)
+        missing_ranks = self._wait_for_reports()  # who leaves first ends the others by an error
+        if is_written and missing_ranks:
+            message += f"; {_format_ranks(missing_ranks)} wrote no report: stopped, or gone"
+            self._write_report(message, text)
         if self._callback.on_hang is not None:
-            self._callback.on_hang(sentence, step)
-        print_error(f"{sentence}{self._said_where()}\n")
+            self._callback.on_hang(message, step)
+        print_error(f"{message}{self._report_location()}\n")
         print_text("")  # flushes what the training has printed; may block, so it comes last
 
-    def _said_where(self) -> str:
-        return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
+    def _report_location(self) -> str:
+        return "" if self._folder is None else f"; {_report_path(self._rank, self._folder)} has the stacks"
 
-    def _write(self, sentence: str, text: str) -> bool:
+    def _write_report(self, message: str, text: str) -> bool:
         """Whether it is written; else it is printed."""
         with suppress(OSError):
             if self._folder is not None:
-                with atomic_write(_report_of(self._rank, self._folder)) as file:
-                    file.write(f"{sentence}\n{text}".encode())
+                with atomic_write(_report_path(self._rank, self._folder)) as file:
+                    file.write(f"{message}\n{text}".encode())
                 return True
-        print_error(f"{sentence}\n{text}")
+        print_error(f"{message}\n{text}")
         return self._folder is None
 
     def _wait_for_reports(self) -> list[int]:
         """Gives all ranks time to write; returns those that do not, as far as that can be seen."""
-        others = [rank for rank in range(self._ranks) if rank != self._rank]
-        end = time.monotonic() + 3 * self._between_looks + PARTING_SECONDS
-        while others and time.monotonic() < end:
+        pending_ranks = [rank for rank in range(self._world_size) if rank != self._rank]
+        deadline = time.monotonic() + 3 * self._poll_seconds + PEER_REPORT_SECONDS
+        while pending_ranks and time.monotonic() < deadline:
             if self._folder is not None:
-                others = [rank for rank in others if not self._has_reported(rank, self._folder)]
+                pending_ranks = [rank for rank in pending_ranks if not self._has_reported(rank, self._folder)]
             time.sleep(0.05)
-        return others if self._folder is not None else []
+        return pending_ranks if self._folder is not None else []
 
     def _has_reported(self, rank: int, folder: Path) -> bool:
         """An earlier attempt's report is older than this one has stood still."""
         try:
-            own, other = (_report_of(each, folder).stat().st_mtime for each in (self._rank, rank))
+            own_mtime, rank_mtime = (
+                _report_path(reporting_rank, folder).stat().st_mtime for reporting_rank in (self._rank, rank)
+            )
         except OSError:
             return False
-        return other > own - self._timeout
+        return rank_mtime > own_mtime - self._timeout
 
 
-def _report_of(rank: int, folder: Path) -> Path:
+def _report_path(rank: int, folder: Path) -> Path:
     return folder / f"hang-rank{rank}.txt"
 
 
-def _listed(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:5]))
-    return f"rank{'s' if len(ranks) > 1 else ''} {shown}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
+def _format_ranks(ranks: list[int]) -> str:
+    listing = ", ".join(map(str, ranks[:5]))
+    return f"rank{'s' if len(ranks) > 1 else ''} {listing}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
 
 
-def _wait_for_the_end() -> None:
+def _wait_for_rank_zero() -> None:
     """Waits for rank 0, which started this process, to end it. If rank 0 is suspended, sends SIGCONT so that it exits.
 
     Killing it would give the job the exit code 137, which cluster managers interpret as their own SIGKILL.
     """
-    end = time.monotonic() + REPORT_SECONDS
+    deadline = time.monotonic() + REPORT_SECONDS
     with suppress(psutil.NoSuchProcess):
         rank_zero = psutil.Process(os.getppid())
-        while time.monotonic() < end and os.getppid() == rank_zero.pid:
+        while time.monotonic() < deadline and os.getppid() == rank_zero.pid:
             if rank_zero.status() == psutil.STATUS_STOPPED:
                 rank_zero.send_signal(signal.SIGCONT)
             time.sleep(0.1)

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from stormproof.data.caveats import doubts
-from stormproof.data.position import LoadedPosition, Pass, Place
+from stormproof.data.caveats import find_caveats
+from stormproof.data.position import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
-from stormproof.data.shard import replica
-from stormproof.data.source import Source, source_of
+from stormproof.data.shard import current_replica
+from stormproof.data.source import Source, make_source
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
 
-REMEMBERED = 8
+MAX_REWIND_BATCHES = 8
 """Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""
 
 
@@ -69,10 +69,10 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
     """
     if isinstance(loader, ResumableLoader):
         return loader
-    return ResumableLoader(loader, source_of(loader, distributed, padded), seed)
+    return ResumableLoader(loader, make_source(loader, distributed, padded), seed)
 
 
-def inexact(loader: Any) -> list[str]:
+def find_loader_caveats(loader: Any) -> list[str]:
     """Returns the reasons why a resume of ``loader`` may not be exact, each with what to do.
 
     Args:
@@ -80,23 +80,23 @@ def inexact(loader: Any) -> list[str]:
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> print(*inexact(DataLoader([1, 2, 3])))  # doctest: +NORMALIZE_WHITESPACE
+        >>> print(*find_loader_caveats(DataLoader([1, 2, 3])))  # doctest: +NORMALIZE_WHITESPACE
         its DataLoader does not save its position and random state: pass resumable(loader), or CheckpointRecovery(...,
         wrap_loaders=True)
-        >>> inexact(resumable(DataLoader([1, 2, 3])))
+        >>> find_loader_caveats(resumable(DataLoader([1, 2, 3])))
         []
     """
     if isinstance(loader, ResumableLoader):
-        return doubts(loader.wrapped)
-    kind = type(loader).__name__
+        return find_caveats(loader.wrapped)
+    type_name = type(loader).__name__
     if is_stateful(loader):
-        return [f"its {kind} does not save its random state: {_WRAP}"]
+        return [f"its {type_name} does not save its random state: {_WRAP_ADVICE}"]
     if isinstance(loader, DataLoader):
-        return [f"its {kind} does not save its position and random state: {_WRAP}"]
-    return [f"its {kind} does not save its position: pass a torch DataLoader, wrapped with resumable(loader)"]
+        return [f"its {type_name} does not save its position and random state: {_WRAP_ADVICE}"]
+    return [f"its {type_name} does not save its position: pass a torch DataLoader, wrapped with resumable(loader)"]
 
 
-_WRAP = "pass resumable(loader), or CheckpointRecovery(..., wrap_loaders=True)"
+_WRAP_ADVICE = "pass resumable(loader), or CheckpointRecovery(..., wrap_loaders=True)"
 
 
 class ResumableLoader:
@@ -116,33 +116,36 @@ class ResumableLoader:
         self.wrapped: Any = loader
         self._source = source
         self._seed = seed
-        self._place: Place | None = None  # None before the first pass
-        self._behind: deque[Place] = deque(maxlen=REMEMBERED)
-        self._loaded: State | None = None  # until a pass begins from it
-        self._asked = False  # for a pass that has not begun
+        self._cursor: Cursor | None = None  # None before the first pass
+        self._recent_cursors: deque[Cursor] = deque(maxlen=MAX_REWIND_BATCHES)
+        self._loaded_state: State | None = None  # until a pass begins from it
+        self._is_epoch_requested = False  # for a pass that has not begun
 
     def __iter__(self) -> Iterator[Any]:
-        self._asked = True
-        return _Batches(self._batches())
+        self._is_epoch_requested = True
+        return _BatchIterator(self._iterate_batches())
 
-    def _batches(self) -> Iterator[Any]:
-        place = self._next_place()
+    def _iterate_batches(self) -> Iterator[Any]:
+        cursor = self._make_next_cursor()
         make_forks_safe()
-        batches = self._source.open(self.seed, place.of.epoch, place.batches)
-        place = self._place = replace(place, here=place.here or self._source.position())
+        batches = self._source.iterate(self.seed, cursor.epoch.index, cursor.batches_yielded)
+        cursor = self._cursor = replace(cursor, position=cursor.position or self._source.position())
         while True:
-            self._asked = False
+            self._is_epoch_requested = False
             try:
                 batch = next(batches)
             except StopIteration:
-                self._place = replace(place, ended=True)
+                self._cursor = replace(cursor, is_exhausted=True)
                 return
-            self._behind.append(place)
-            place = self._place = Place(place.of, place.batches + 1, self._source.position(), place.here)
+            self._recent_cursors.append(cursor)
+            cursor = self._cursor = Cursor(
+                cursor.epoch, cursor.batches_yielded + 1, self._source.position(), cursor.position
+            )
             yield batch
-            if self._place is not place:
+            if self._cursor is not cursor:
                 raise RuntimeError(
-                    f"another pass over this resumable loader began, or a state was loaded, after {place.batches} "
+                    f"another pass over this resumable loader began, or a state was loaded, after "
+                    f"{cursor.batches_yielded} "
                     "batches of this one: give each use a loader of its own"
                 )
 
@@ -156,32 +159,34 @@ class ResumableLoader:
             self._seed = default_seed()
         return self._seed
 
-    def state_dict(self, ahead: int = 0, asked_only: bool = False) -> State:
+    def state_dict(self, num_prefetched: int = 0, requested_only: bool = False) -> State:
         """Where the loader is, as plain values and tensors; at the end of a pass: where the next begins.
 
         Args:
-            ahead: how many of the batches handed out last are to be handed out again, 0 to 8.
-            asked_only: where the next begins only once it was asked for. Beside a longer loader, a pass that has ended
-                may have to stay so.
+            num_prefetched: how many of the batches handed out last are to be handed out again, 0 to 8.
+            requested_only: where the next begins only once it was asked for. Beside a longer loader, a pass that has
+                ended may have to stay so.
 
         Raises:
             ValueError: if it handed out fewer since it was made or loaded, or more than it remembers.
         """
-        if ahead > len(self._behind):
-            raise ValueError(f"ahead is {ahead}; this loader can go back by {len(self._behind)} batches")
-        if ahead:
-            return self._state_of(self._behind[-ahead])
-        if self._loaded is not None:
-            return self._loaded
-        place = self._place or self._first()
-        asked = self._asked and self._place is not None
-        return self._state_of(place, left=asked or (place.whole and not asked_only))
+        if num_prefetched > len(self._recent_cursors):
+            raise ValueError(
+                f"ahead is {num_prefetched}; this loader can go back by {len(self._recent_cursors)} batches"
+            )
+        if num_prefetched:
+            return self._make_state(self._recent_cursors[-num_prefetched])
+        if self._loaded_state is not None:
+            return self._loaded_state
+        cursor = self._cursor or self._make_first_cursor()
+        is_requested = self._is_epoch_requested and self._cursor is not None
+        return self._make_state(cursor, is_finished=is_requested or (cursor.is_complete and not requested_only))
 
-    def next_pass_state(self) -> State:
+    def next_epoch_state(self) -> State:
         """The state from which the next ``for`` loop begins a pass of its own, wherever this one is."""
-        if self._loaded is not None:
-            return {**self._loaded, "ended": True} if self._loaded["batches"] else self._loaded
-        return self.state_dict() if self._place is None else self._state_of(self._place, left=True)
+        if self._loaded_state is not None:
+            return {**self._loaded_state, "ended": True} if self._loaded_state["batches"] else self._loaded_state
+        return self.state_dict() if self._cursor is None else self._make_state(self._cursor, is_finished=True)
 
     def load_state_dict(self, state: State) -> None:
         """Goes on at ``state`` with the next ``for`` loop.
@@ -196,104 +201,114 @@ class ResumableLoader:
                 f"the state with the keys {sorted(map(str, state))} was not saved by a resumable loader: "
                 "wrap the same loaders as in the run that saved it"
             )
-        for name, ours in self._fits().items():
-            saved = state["fits"].get(name)
-            if saved != ours and (name != "batch_size" or state["world_size"] == self._source.world_size()):
+        for name, current_value in self._describe_data().items():
+            saved_value = state["fits"].get(name)
+            if saved_value != current_value and (
+                name != "batch_size" or state["world_size"] == self._source.world_size()
+            ):
                 raise NotResumableError(
-                    f"the state of the loader was saved with {name} {saved} and this one has {ours}: "
+                    f"the state of the loader was saved with {name} {saved_value} and this one has {current_value}: "
                     "go on with the same data and batches, or begin a new run"
                 )
-        self._loaded = state
+        self._loaded_state = state
         self._seed = state["seed"]
-        self._place = None
-        self._behind.clear()
+        self._cursor = None
+        self._recent_cursors.clear()
 
-    def _next_place(self) -> Place:
-        if self._loaded is not None:
-            place = self._resumed(self._loaded)
-            self._loaded = None
-            return place
-        return self._first() if self._place is None else self._after(self._place)
+    def _make_next_cursor(self) -> Cursor:
+        if self._loaded_state is not None:
+            cursor = self._make_cursor(self._loaded_state)
+            self._loaded_state = None
+            return cursor
+        return self._make_first_cursor() if self._cursor is None else self._advance_epoch(self._cursor)
 
-    def _first(self) -> Place:
-        return Place(Pass(0, self._source.start(), _length(self)), 0)
+    def _make_first_cursor(self) -> Cursor:
+        return Cursor(Epoch(0, self._source.capture_start_state(), _get_length(self)), 0)
 
-    def _after(self, left: Place) -> Place:
-        earlier = left.of
-        self._source.settle(self.seed, earlier.epoch, earlier.start, None if left.whole else left.batches)
-        after = replace(left, of=replace(earlier, after=None))  # not all passes back to the first
-        return Place(Pass(earlier.epoch + 1, self._source.start(), _length(self), after), 0)
+    def _advance_epoch(self, cursor: Cursor) -> Cursor:
+        epoch = cursor.epoch
+        self._source.finish_epoch(
+            self.seed, epoch.index, epoch.start_state, None if cursor.is_complete else cursor.batches_yielded
+        )
+        previous_cursor = replace(cursor, epoch=replace(epoch, previous_cursor=None))  # not every earlier epoch
+        return Cursor(Epoch(epoch.index + 1, self._source.capture_start_state(), _get_length(self), previous_cursor), 0)
 
-    def _resumed(self, state: State) -> Place:
+    def _make_cursor(self, state: State) -> Cursor:
         if state["world_size"] != self._source.world_size():
-            state = {**state, "batches": self._batches_here(state)}
-        saved = state["position"]
-        self._source.restore(state["start"], saved)
-        length = state["batches"] if state["whole"] else _length(self)
-        place = Place(Pass(state["epoch"], state["start"], length), state["batches"], saved and LoadedPosition(saved))
-        return self._after(place) if state["ended"] else place
+            state = {**state, "batches": self._convert_batch_count(state)}
+        saved_position = state["position"]
+        self._source.restore(state["start"], saved_position)
+        length = state["batches"] if state["whole"] else _get_length(self)
+        cursor = Cursor(
+            Epoch(state["epoch"], state["start"], length),
+            state["batches"],
+            saved_position and SavedPosition(saved_position),
+        )
+        return self._advance_epoch(cursor) if state["ended"] else cursor
 
-    def _batches_here(self, state: State) -> int:
+    def _convert_batch_count(self, state: State) -> int:
         """How many batches of this many ranks have the samples that were taken by another number of them."""
-        ranks = self._source.world_size()
+        world_size = self._source.world_size()
         if state["whole"]:
-            return _length(self) or state["batches"]
+            return _get_length(self) or state["batches"]
         if not state["batches"]:
             return 0
         if state["position"] is not None or isinstance(self.dataset, IterableDataset):
             raise NotResumableError(
-                f"the state of the loader was saved by {state['world_size']} ranks and this job has {ranks}, and the "
+                f"the state of the loader was saved by {state['world_size']} ranks and this job has {world_size}, and "
+                f"the "
                 "place in an iterable data set is each rank's own: start it with as many"
             )
-        taken = state["batches"] * state["world_size"] * (state["fits"]["batch_size"] or 1)
-        batches, over = divmod(taken, ranks * (self.batch_size or 1))
-        if over:
+        samples_taken = state["batches"] * state["world_size"] * (state["fits"]["batch_size"] or 1)
+        batches, remainder = divmod(samples_taken, world_size * (self.batch_size or 1))
+        if remainder:
             raise NotResumableError(
-                f"the loader had given {taken} samples to {state['world_size']} ranks, which are no whole batches of "
-                f"{self.batch_size or 1} for {ranks}: choose another batch size, or as many ranks"
+                f"the loader had given {samples_taken} samples to {state['world_size']} ranks, which are no whole "
+                f"batches of "
+                f"{self.batch_size or 1} for {world_size}: choose another batch size, or as many ranks"
             )
         return batches
 
-    def _state_of(self, place: Place, left: bool = False) -> State:
-        if place.batches == 0 and place.of.after is not None and not place.ended:
-            return self._state_of(place.of.after, left=True)
-        again = place.before is not None and (left or place.batches > 1)
-        position = place.before if again else place.here
+    def _make_state(self, cursor: Cursor, is_finished: bool = False) -> State:
+        if cursor.batches_yielded == 0 and cursor.epoch.previous_cursor is not None and not cursor.is_exhausted:
+            return self._make_state(cursor.epoch.previous_cursor, is_finished=True)
+        is_refetched = cursor.previous_position is not None and (is_finished or cursor.batches_yielded > 1)
+        position = cursor.previous_position if is_refetched else cursor.position
         return {
             "seed": self.seed,
-            "epoch": place.of.epoch,
-            "batches": place.batches,
-            "whole": place.whole,
-            "ended": left,
-            "start": place.of.start,
-            "position": position and position.plain(int(again)),
+            "epoch": cursor.epoch.index,
+            "batches": cursor.batches_yielded,
+            "whole": cursor.is_complete,
+            "ended": is_finished,
+            "start": cursor.epoch.start_state,
+            "position": position and position.to_state(int(is_refetched)),
             "world_size": self._source.world_size(),
-            "fits": self._fits(),
+            "fits": self._describe_data(),
         }
 
-    def _fits(self) -> dict[str, Any]:
-        fits = {"samples": _length(self.dataset), "batch_size": self.batch_size}
+    def _describe_data(self) -> dict[str, Any]:
+        data_description = {"samples": _get_length(self.dataset), "batch_size": self.batch_size}
         if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
-            fits["num_workers"] = self.num_workers
-        return fits
+            data_description["num_workers"] = self.num_workers
+        return data_description
 
     @property
     def loaders_with_workers(self) -> list[Any]:
         """The user's loader, and the one behind it, which is made from it once or each pass anew."""
-        return [self.wrapped, self._source.inner]
+        return [self.wrapped, self._source.inner_loader]
 
     @property
     def _iterator(self) -> Any:
         """Where Lightning looks for workers to stop when a fit ends."""
-        return getattr(self._source.inner, "_iterator", None)
+        return getattr(self._source.inner_loader, "_iterator", None)
 
     @_iterator.setter
     def _iterator(self, none: None) -> None:
-        if hasattr(self._source.inner, "_iterator"):
-            self._source.inner._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
+        if hasattr(self._source.inner_loader, "_iterator"):
+            self._source.inner_loader._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
 
 
-class _Batches:
+class _BatchIterator:
     """The batches of one pass. A copy, as in a deep copy of a trainer, has none: the original owns the pass."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
@@ -309,9 +324,9 @@ class _Batches:
         return iter, ((),)
 
 
-def _length(of: Any) -> int | None:
+def _get_length(sized: Any) -> int | None:
     try:
-        return len(of)
+        return len(sized)
     except (TypeError, NotImplementedError):
         return None
 
@@ -320,4 +335,4 @@ def default_seed() -> int:
     """Returns the seed of loaders that have none of their own."""
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
-    return torch.initial_seed() if replica().world_size == 1 else 0
+    return torch.initial_seed() if current_replica().world_size == 1 else 0

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ASCII = str.maketrans({"→": "->", "…": "..."})
+ASCII_REPLACEMENTS = str.maketrans({"→": "->", "…": "..."})
 """Replacements for streams whose encoding lacks these characters."""
 _pipe_is_broken = False
 
@@ -26,11 +26,11 @@ def print_text(text: str) -> None:
     if stream is None:  # the process was started with standard output closed
         return
     try:
-        _write(stream, text)
+        _write_escaped(stream, text)
     except ValueError:  # a program closed it
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     except OSError as error:
-        _discard(stream, error)
+        _discard_output(stream, error)
 
 
 def print_error(text: str) -> None:
@@ -45,23 +45,23 @@ def pipe_is_broken() -> bool:
     return _pipe_is_broken
 
 
-def _write(stream: Any, text: str) -> None:
+def _write_escaped(stream: Any, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"  # a replaced stream may have none
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        text = text.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
+        text = text.translate(ASCII_REPLACEMENTS).encode(encoding, "backslashreplace").decode(encoding)
     stream.write(text)
     stream.flush()
 
 
-def _discard(stream: Any, error: OSError) -> None:
+def _discard_output(stream: Any, error: OSError) -> None:
     """Redirects a stream to the null device. Otherwise, flushing its buffer fails again when Python exits."""
     global _pipe_is_broken  # noqa: PLW0603 (standard output is global, too)
     try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        null_descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_descriptor, stream.fileno())
+        os.close(null_descriptor)
     except (OSError, AttributeError):  # without a file descriptor
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     if isinstance(error, BrokenPipeError):

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.logging_steps import log_values, passed_logging_step
+from stormproof.lightning.logging_steps import has_passed_logging_step, log_values
 
 
 class StepTimer(InactiveCopies, Callback):
@@ -48,20 +48,20 @@ class StepTimer(InactiveCopies, Callback):
         self.batches = 0
         self.seconds = 0.0
         self.data_wait_seconds = 0.0
-        self.last: dict[str, float] = {}
-        self._window = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
-        self._mark = 0.0  # when the batch before ended
-        self._fetch = self._wait = 0.0
+        self.last_logged: dict[str, float] = {}
+        self._window_start = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
+        self._batch_start = 0.0  # when the batch before ended
+        self._fetch_start = self._wait_seconds = 0.0
         self._stop_clock: Callable[[], None] | None = None
-        self._steps = 0
-        self._undisturbed = True  # whether nothing but the data loader stands between the mark and the batch
+        self._previous_step = 0
+        self._is_measurable = True  # whether nothing but the data loader stands between the mark and the batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a new window: time between two fits is nobody's."""
-        self._mark, self._undisturbed = time.perf_counter(), True  # in the middle of an epoch, none begins
-        self._steps = trainer.global_step
-        self._window = (self.batches, self.seconds, self.data_wait_seconds)
-        self._stop_clock = internals.call_between_batches(trainer, self._begin_to_wait, last=True)
+        self._batch_start, self._is_measurable = time.perf_counter(), True  # in the middle of an epoch, none begins
+        self._previous_step = trainer.global_step
+        self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
+        self._stop_clock = internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clocks no longer."""
@@ -73,11 +73,11 @@ class StepTimer(InactiveCopies, Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch's first batch."""
-        self._mark, self._undisturbed = time.perf_counter(), True
+        self._batch_start, self._is_measurable = time.perf_counter(), True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves the validation's time out."""
-        self._mark, self._undisturbed = time.perf_counter(), True
+        self._batch_start, self._is_measurable = time.perf_counter(), True
 
     def on_train_batch_start(
         self,
@@ -87,7 +87,7 @@ class StepTimer(InactiveCopies, Callback):
         batch_idx: int,
     ) -> None:
         """The batch is here: the wait is over."""
-        self._wait = time.perf_counter() - self._fetch
+        self._wait_seconds = time.perf_counter() - self._fetch_start
 
     def on_train_batch_end(
         self,
@@ -99,31 +99,31 @@ class StepTimer(InactiveCopies, Callback):
     ) -> None:
         """Adds the batch to the totals, and logs the window at a logging step."""
         now = time.perf_counter()
-        if self._undisturbed:
+        if self._is_measurable:
             self.batches += 1
-            self.seconds += now - self._mark
-            self.data_wait_seconds += self._wait
-        logging_step = passed_logging_step(trainer, self._steps, trainer.global_step)
-        self._steps = trainer.global_step
+            self.seconds += now - self._batch_start
+            self.data_wait_seconds += self._wait_seconds
+        logging_step = has_passed_logging_step(trainer, self._previous_step, trainer.global_step)
+        self._previous_step = trainer.global_step
         if logging_step:
-            self._report_window(trainer)
-        self._mark, self._undisturbed = now, not logging_step
+            self._log_window(trainer)
+        self._batch_start, self._is_measurable = now, not logging_step
 
     def _inactive(self) -> dict[str, Any]:
         return {"_stop_clock": None}
 
-    def _begin_to_wait(self) -> None:
-        self._fetch = time.perf_counter()
+    def _mark_fetch_start(self) -> None:
+        self._fetch_start = time.perf_counter()
 
     def _stop(self) -> None:
         if self._stop_clock is not None:
             self._stop_clock()
             self._stop_clock = None
 
-    def _report_window(self, trainer: pl.Trainer) -> None:
+    def _log_window(self, trainer: pl.Trainer) -> None:
         """Hands the window to the loggers."""
-        batches, seconds, wait = self._window
-        self._window = (self.batches, self.seconds, self.data_wait_seconds)
+        batches, seconds, wait = self._window_start
+        self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
         elapsed = self.seconds - seconds
         values = torch.zeros(2, dtype=torch.float64)
         if elapsed > 0:
@@ -134,8 +134,8 @@ class StepTimer(InactiveCopies, Callback):
         batch_seconds, data_wait_fraction = values.tolist()
         if batch_seconds == 0:
             return
-        self.last = {"time/batch_seconds": batch_seconds, "time/data_wait_fraction": data_wait_fraction}
-        log_values(trainer, self.last)
+        self.last_logged = {"time/batch_seconds": batch_seconds, "time/data_wait_fraction": data_wait_fraction}
+        log_values(trainer, self.last_logged)
 
     def state_dict(self) -> dict[str, Any]:
         """The totals, as plain numbers."""

@@ -25,7 +25,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
-from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
+from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe_fault_points
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.lightning.find_callback import find_callback
 
@@ -98,7 +98,9 @@ class FaultInjector(Callback):
         group: bool = False,
     ) -> FaultInjector:
         """Sends a signal to the process or, if ``group``, to its process group, as schedulers do."""
-        return self._add(lambda _: _signal_group(number) if group else os.kill(os.getpid(), number), at, step, rank)
+        return self._add(
+            lambda _: _signal_process_group(number) if group else os.kill(os.getpid(), number), at, step, rank
+        )
 
     def fail(
         self,
@@ -128,11 +130,11 @@ class FaultInjector(Callback):
         self, factor: float = 1000.0, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
         """Multiplies the floating-point tensors of a training batch by ``factor``, which may be NaN."""
-        return self._add(lambda faults: _multiply(faults.batch, factor), at, step, rank)
+        return self._add(lambda faults: _multiply_batch(faults.batch, factor), at, step, rank)
 
     def torn_write(self, at: str = "checkpoint renamed", step: int | None = None) -> FaultInjector:
         """Truncates the newest checkpoint file to half its size, as a file system may after a power failure."""
-        return self._add(lambda faults: tear(faults.newest_file()), at, step, rank=None)
+        return self._add(lambda faults: truncate_file(faults.newest_file()), at, step, rank=None)
 
     def bit_flip(self, at: str = "log appended", step: int | None = None) -> FaultInjector:
         """Flips one bit in the middle of the newest checkpoint file."""
@@ -165,8 +167,10 @@ class FaultInjector(Callback):
         """Runs in the writer thread, where the step is the step of the checkpoint."""
         assert self.trainer is not None
         recovery = find_callback(self.trainer, CheckpointRecovery)
-        writer = None if recovery is None else recovery.saving.writer
-        self._trigger(at, self.trainer.global_step if writer is None or writer.step is None else writer.step)
+        writer = None if recovery is None else recovery.save_coordinator.writer
+        self._trigger(
+            at, self.trainer.global_step if writer is None or writer.submitted_step is None else writer.submitted_step
+        )
 
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
         if at not in POSITIONS:
@@ -177,7 +181,7 @@ class FaultInjector(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Starts observing commits."""
         self.trainer = trainer
-        self._observing = observe(self._trigger_in_commit)
+        self._observing = observe_fault_points(self._trigger_in_commit)
         self._observing.__enter__()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -259,23 +263,23 @@ def faults_from_environment() -> FaultInjector:
     faults = FaultInjector()
     for word in os.environ.get("STORMPROOF_FAULTS", "").split():
         kind, _, step = word.partition(":")
-        if kind not in _FACTORS or not step.isdecimal():
+        if kind not in _SPIKE_FACTORS or not step.isdecimal():
             raise ValueError(f"STORMPROOF_FAULTS must hold words like nan:STEP and spike:STEP, got {word!r}.")
-        faults.spike(_FACTORS[kind], step=int(step))
+        faults.spike(_SPIKE_FACTORS[kind], step=int(step))
     return faults
 
 
-_FACTORS = {"nan": math.nan, "spike": 1000.0}
+_SPIKE_FACTORS = {"nan": math.nan, "spike": 1000.0}
 
 
-def tear(path: Path, keep: float = 0.5) -> None:
+def truncate_file(path: Path, kept_fraction: float = 0.5) -> None:
     """Truncates a file.
 
     Args:
         path: File.
-        keep: Fraction of its bytes to keep, in [0, 1).
+        kept_fraction: Fraction of its bytes to keep, in [0, 1).
     """
-    os.truncate(path, int(path.stat().st_size * keep))
+    os.truncate(path, int(path.stat().st_size * kept_fraction))
 
 
 def flip_bit(path: Path, bit: int | None = None) -> None:
@@ -294,10 +298,10 @@ def flip_bit(path: Path, bit: int | None = None) -> None:
         file.write(bytes([byte ^ (1 << shift)]))
 
 
-def _signal_group(number: int) -> None:
+def _signal_process_group(number: int) -> None:
     """Sends the signal from another process, as a scheduler does: workers ignore signals that their parent sends."""
-    words = ["kill", f"-{signal.Signals(number).name.removeprefix('SIG')}", "--", f"-{os.getpgrp()}"]
-    os.waitpid(os.posix_spawnp("kill", words, os.environ), 0)
+    command = ["kill", f"-{signal.Signals(number).name.removeprefix('SIG')}", "--", f"-{os.getpgrp()}"]
+    os.waitpid(os.posix_spawnp("kill", command, os.environ), 0)
 
 
 def _set_gradient_to_nan(faults: FaultInjector) -> None:
@@ -308,7 +312,7 @@ def _set_gradient_to_nan(faults: FaultInjector) -> None:
             return
 
 
-def _multiply(batch: Any, factor: float) -> None:
+def _multiply_batch(batch: Any, factor: float) -> None:
     for leaf in tree_leaves(batch):
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             leaf.mul_(factor)

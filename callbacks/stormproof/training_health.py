@@ -19,37 +19,37 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.distributed.collectives import everyone
+from stormproof.distributed.collectives import all_gather
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
-from stormproof.health.observers.observer import Examiner
-from stormproof.health.observers.rank_compute_time import tell_each_other
-from stormproof.health.observers.replica_check import difference_of_replicas
-from stormproof.health.publishing import alert, append_to, log_table, print_finding
-from stormproof.health.root_causes import find, root_causes
+from stormproof.health.observers.observer import TrainingObserver
+from stormproof.health.observers.rank_compute_time import gather_compute_times
+from stormproof.health.observers.replica_check import compare_replicas
+from stormproof.health.publishing import append_finding, log_table, print_finding, send_alert
+from stormproof.health.root_causes import apply_rules, find_root_causes
 from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
 from stormproof.health.rules.progress import is_clearly_better
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 
-PASSING = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
+TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
 """What a training that gets somewhere after all disproves."""
-SHOWN = 200
+MAX_ERROR_LENGTH = 200
 """Letters of an error of its own that are shown."""
 
 
-def _beside_the_training(hook: Callable[..., None]) -> Callable[..., None]:
+def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
     """A hook that ends the diagnosis, and not the training, where it fails."""
 
     @functools.wraps(hook)
-    def hooked(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
+    def isolated_hook(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 (of all kinds; the training is worth more than what is said of it)
-            self._give_up(error)
+            self._disable(error)
 
-    return hooked
+    return isolated_hook
 
 
 class TrainingHealth(InactiveCopies, Callback):
@@ -103,13 +103,13 @@ class TrainingHealth(InactiveCopies, Callback):
         self.loss, self.validation_metric, self.every_n_steps = loss, validation_metric, every_n_steps
         self.advise = advise
         self.run_folder = None if run_folder is None else Path(run_folder)
-        self._found: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether it may be meant so
+        self._findings_by_key: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether it may be meant so
         self._findings: list[Finding] = []
-        self._examiner: Examiner | None = None
-        self._saved: dict[str, Any] | None = None
+        self._observer: TrainingObserver | None = None
+        self._observer_state: dict[str, Any] | None = None
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
-        self._compared = 0  # the step that was reached when we last looked
+        self._previous_step = 0  # the step that was reached when we last looked
         self._compares_replicas = True  # False once the weights turn out not to be comparable
 
     @property
@@ -122,67 +122,67 @@ class TrainingHealth(InactiveCopies, Callback):
         if stage != "fit":
             return
         if trainer.global_step == 0:
-            self._found, self._findings, self._saved = {}, [], None
+            self._findings_by_key, self._findings, self._observer_state = {}, [], None
         callbacks = internals.callbacks(trainer)
-        for kind in (GradientNormMonitor, DeadNeuronDetector):
-            if not any(isinstance(each, kind) for each in callbacks):
-                callbacks.append(kind(table=False))
+        for callback_class in (GradientNormMonitor, DeadNeuronDetector):
+            if not any(isinstance(callback, callback_class) for callback in callbacks):
+                callbacks.append(callback_class(table=False))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look."""
-        self._hosts = tuple(everyone(socket.gethostname()))
-        self._compared = trainer.global_step
+        self._hosts = tuple(all_gather(socket.gethostname()))
+        self._previous_step = trainer.global_step
         self._compares_replicas = True
-        self._begin(trainer, pl_module)
+        self._start_observing(trainer, pl_module)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The batch is here."""
         if self._waits_for_parameters:
-            self._begin(trainer, pl_module)
-        if self._examiner is not None:
-            self._examiner.batch_begins(batch, batch_idx)
+            self._start_observing(trainer, pl_module)
+        if self._observer is not None:
+            self._observer.on_train_batch_start(batch, batch_idx)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Takes the loss."""
-        if self._examiner is not None:
-            self._examiner.goes_backward(loss)
+        if self._observer is not None:
+            self._observer.on_before_backward(loss)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Looks at whose gradients there are."""
-        if self._examiner is not None:
-            self._examiner.before_update(optimizer)
+        if self._observer is not None:
+            self._observer.on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Diagnoses, after a batch that was looked at closely; the ranks compare their times every so many steps."""
-        before, self._compared = self._compared, trainer.global_step
-        if trainer.world_size > 1 and trainer.global_step // self.every_n_steps > before // self.every_n_steps:
-            self._compare_times(trainer)
-        self._end_batch(trainer)
+        previous_step, self._previous_step = self._previous_step, trainer.global_step
+        if trainer.world_size > 1 and trainer.global_step // self.every_n_steps > previous_step // self.every_n_steps:
+            self._gather_compute_times(trainer)
+        self._finish_batch(trainer)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a pass."""
-        if self._examiner is not None and not trainer.sanity_checking:
-            self._examiner.validation_begins()
+        if self._observer is not None and not trainer.sanity_checking:
+            self._observer.on_validation_start()
 
-    @_beside_the_training
+    @_isolate_errors
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Watches what the validation step takes its loss of."""
-        if self._examiner is not None and not trainer.sanity_checking:
-            self._examiner.validation_batch_begins(batch)
+        if self._observer is not None and not trainer.sanity_checking:
+            self._observer.on_validation_batch_start(batch)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -193,146 +193,150 @@ class TrainingHealth(InactiveCopies, Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Takes the batch's loss."""
-        if self._examiner is not None and not trainer.sanity_checking:
-            self._examiner.validation_batch_ends(outputs)
+        if self._observer is not None and not trainer.sanity_checking:
+            self._observer.on_validation_batch_end(outputs)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes a pass, and diagnoses."""
-        if self._examiner is not None and not trainer.sanity_checking:
-            self._examiner.validation_ends()
+        if self._observer is not None and not trainer.sanity_checking:
+            self._observer.on_validation_end()
             self._diagnose(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares the ranks' weights, which all do, whatever became of the rest; and diagnoses."""
-        difference = difference_of_replicas(trainer, pl_module) if self._compares_replicas else None
+        difference = compare_replicas(trainer, pl_module) if self._compares_replicas else None
         self._compares_replicas = difference is not None
-        self._compare_times(trainer)
-        self._end_epoch(trainer, difference or 0.0)
+        self._gather_compute_times(trainer)
+        self._finish_epoch(trainer, difference or 0.0)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Diagnoses, and looks no longer."""
-        if self._examiner is not None:
-            self._examiner.look_up()
+        if self._observer is not None:
+            self._observer.update_record()
             self._diagnose(trainer)
-            self._end()
+            self._stop_observing()
             if is_rank_zero():
                 log_table(trainer.loggers, self._findings)
 
-    @_beside_the_training
+    @_isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Diagnoses what led there, and looks no longer. A GPU is not asked: it may be what failed."""
-        if self._examiner is not None:
+        if self._observer is not None:
             if trainer.strategy.root_device.type == "cpu":
-                self._examiner.look_up()
+                self._observer.update_record()
                 self._diagnose(trainer)
-            self._end()
+            self._stop_observing()
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, and the numbers that it is compared with, as plain values."""
-        examined = self._saved if self._examiner is None else self._examiner.state_dict()
-        return {"found": [finding.as_dict() for finding in self._found.values()], "examined": examined}
+        observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
+        return {"found": [finding.as_dict() for finding in self._findings_by_key.values()], "examined": observer_state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        found = [Finding.from_dict(each) for each in state_dict["found"]]
-        self._found = {(each.problem, each.severity == Severity.INFO): each for each in found}
-        self._findings = root_causes(found)
-        self._saved = state_dict["examined"]
+        findings = [Finding.from_dict(finding) for finding in state_dict["found"]]
+        self._findings_by_key = {(finding.problem, finding.severity == Severity.INFO): finding for finding in findings}
+        self._findings = find_root_causes(findings)
+        self._observer_state = state_dict["examined"]
 
     def _inactive(self) -> dict[str, Any]:
-        saved = self._saved if self._examiner is None else self._examiner.state_dict()
-        return {"_saved": saved, "_examiner": None, "_waits_for_parameters": False}
+        observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
+        return {"_observer_state": observer_state, "_observer": None, "_waits_for_parameters": False}
 
-    @_beside_the_training
-    def _end_batch(self, trainer: pl.Trainer) -> None:
-        if self._examiner is not None and self._examiner.batch_ends():
+    @_isolate_errors
+    def _finish_batch(self, trainer: pl.Trainer) -> None:
+        if self._observer is not None and self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
-    def _compare_times(self, trainer: pl.Trainer) -> None:
+    def _gather_compute_times(self, trainer: pl.Trainer) -> None:
         """The ranks tell each other how long they work for themselves, which all do, whatever became of the rest."""
-        own: tuple[list[float], list[tuple[float, float]]] = ([], [])
+        local_times: tuple[list[float], list[tuple[float, float]]] = ([], [])
         try:
-            own = self._examiner.own_times() if self._examiner is not None else own
+            local_times = self._observer.compute_times() if self._observer is not None else local_times
         except Exception as error:  # noqa: BLE001 (the other ranks wait to be told)
-            self._give_up(error)
-        told = tell_each_other(*own, self._hosts, trainer.strategy.root_device)
-        if told is not None and self._examiner is not None:
-            self._examiner.record.own_times = told
+            self._disable(error)
+        gathered_times = gather_compute_times(*local_times, self._hosts, trainer.strategy.root_device)
+        if gathered_times is not None and self._observer is not None:
+            self._observer.record.rank_times = gathered_times
 
-    @_beside_the_training
-    def _end_epoch(self, trainer: pl.Trainer, difference: float) -> None:
-        if self._examiner is not None:
-            self._examiner.epoch_ends(difference)
+    @_isolate_errors
+    def _finish_epoch(self, trainer: pl.Trainer, difference: float) -> None:
+        if self._observer is not None:
+            self._observer.on_train_epoch_end(difference)
             self._diagnose(trainer)
 
-    @_beside_the_training
-    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    @_isolate_errors
+    def _start_observing(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begins to look, once lazy layers have their parameters: the first batch may give them these."""
         self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())
         if self._waits_for_parameters:
             return
         callbacks = internals.callbacks(trainer)
-        norms = next(each for each in callbacks if isinstance(each, GradientNormMonitor))
-        dead = next(each for each in callbacks if isinstance(each, DeadNeuronDetector))
-        self._examiner = Examiner(trainer, module, norms, dead, self.loss, self.validation_metric, self.every_n_steps)
-        if self._saved is not None:
-            self._examiner.load_state_dict(self._saved)
+        gradient_monitor = next(callback for callback in callbacks if isinstance(callback, GradientNormMonitor))
+        unit_detector = next(callback for callback in callbacks if isinstance(callback, DeadNeuronDetector))
+        self._observer = TrainingObserver(
+            trainer, module, gradient_monitor, unit_detector, self.loss, self.validation_metric, self.every_n_steps
+        )
+        if self._observer_state is not None:
+            self._observer.load_state_dict(self._observer_state)
 
-    def _give_up(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         """Says that it looks no longer, and why."""
-        examiner, self._examiner, self._waits_for_parameters = self._examiner, None, False
+        observer, self._observer, self._waits_for_parameters = self._observer, None, False
         with suppress(Exception):  # its hooks may be what failed
-            if examiner is not None:
-                examiner.stop()
-        where = traceback.extract_tb(error.__traceback__)[-1]
+            if observer is not None:
+                observer.stop()
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         warnings.warn(
-            f"TrainingHealth failed with {type(error).__name__}: {str(error)[:SHOWN]} (in {where.name}, "
-            f"{Path(where.filename).name} line {where.lineno}); the training goes on, and is diagnosed no longer",
+            f"TrainingHealth failed with {type(error).__name__}: {str(error)[:MAX_ERROR_LENGTH]} (in {frame.name}, "
+            f"{Path(frame.filename).name} line {frame.lineno}); the training goes on, and is diagnosed no longer",
             stacklevel=2,
         )
 
-    def _end(self) -> None:
-        assert self._examiner is not None
-        self._saved = self._examiner.state_dict()
-        self._examiner.stop()
-        self._examiner = None
+    def _stop_observing(self) -> None:
+        assert self._observer is not None
+        self._observer_state = self._observer.state_dict()
+        self._observer.stop()
+        self._observer = None
 
     def _diagnose(self, trainer: pl.Trainer) -> None:
         """Adds what is found now to what was; a finding stays as it was told first, unless it has become worse."""
-        assert self._examiner is not None
-        for finding in find(self._examiner.record):
-            known = self._found.get((finding.problem, finding.severity == Severity.INFO))
-            if known is None or (known.severity != finding.severity == Severity.CRITICAL):
-                self._found[finding.problem, finding.severity == Severity.INFO] = self._advised(finding)
-        if is_clearly_better(self._examiner.record):
-            self._take_back(PASSING)
-        if self._examiner.record.lagging == {}:
-            self._take_back((Problem.BATCH_NORM_STATISTICS_LAG,))
-        if gradients_reach_all_layers(self._examiner.record):
-            self._take_back((Problem.NO_GRADIENT,))
-        before = {(finding.problem, finding.severity): finding for finding in self._findings}
-        self._findings = root_causes(self._found.values())
+        assert self._observer is not None
+        for finding in apply_rules(self._observer.record):
+            recorded = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
+            if recorded is None or (recorded.severity != finding.severity == Severity.CRITICAL):
+                self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
+                    finding
+                )
+        if is_clearly_better(self._observer.record):
+            self._downgrade(TRANSIENT_PROBLEMS)
+        if self._observer.record.lagging_units == {}:
+            self._downgrade((Problem.BATCH_NORM_STATISTICS_LAG,))
+        if gradients_reach_all_layers(self._observer.record):
+            self._downgrade((Problem.NO_GRADIENT,))
+        previous_findings = {(finding.problem, finding.severity): finding for finding in self._findings}
+        self._findings = find_root_causes(self._findings_by_key.values())
         for finding in self._findings:
             key = finding.problem, finding.severity
-            if finding != before.get(key):
-                self._publish(trainer, finding, is_new=key not in before)
+            if finding != previous_findings.get(key):
+                self._publish(trainer, finding, is_new=key not in previous_findings)
 
-    def _take_back(self, problems: Iterable[Problem]) -> None:
+    def _downgrade(self, problems: Iterable[Problem]) -> None:
         """Downgrades findings that no longer apply to severity INFO."""
-        assert self._examiner is not None
+        assert self._observer is not None
         for problem in problems:
-            known = self._found.pop((problem, False), None)
-            if known is not None:
-                evidence = {**known.evidence, "until_step": float(self._examiner.record.step)}
-                self._found[problem, True] = replace(
-                    known, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
+            finding = self._findings_by_key.pop((problem, False), None)
+            if finding is not None:
+                evidence = {**finding.evidence, "until_step": float(self._observer.record.step)}
+                self._findings_by_key[problem, True] = replace(
+                    finding, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
                 )
 
-    def _advised(self, finding: Finding) -> Finding:
-        other = None if self.advise is None else self.advise(finding)
-        return finding if other is None else replace(finding, advice=other)
+    def _override_advice(self, finding: Finding) -> Finding:
+        advice = None if self.advise is None else self.advise(finding)
+        return finding if advice is None else replace(finding, advice=advice)
 
     def _publish(self, trainer: pl.Trainer, finding: Finding, *, is_new: bool) -> None:
         """Tells what is new, and writes down what is new or explains more than before."""
@@ -340,6 +344,6 @@ class TrainingHealth(InactiveCopies, Callback):
             return
         if is_new:
             print_finding(finding)
-            alert(trainer.loggers, finding)
+            send_alert(trainer.loggers, finding)
         if self.run_folder is not None:
-            append_to(self.run_folder / "findings.jsonl", finding)
+            append_finding(self.run_folder / "findings.jsonl", finding)

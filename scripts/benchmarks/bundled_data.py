@@ -33,13 +33,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.evaluation.baselines import PENALTIES, with_baselines
+from stormproof_train.evaluation.baselines import PENALTIES, add_baselines
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.main import run
@@ -75,35 +75,35 @@ def main() -> None:
     parser.add_argument("what", choices=["choose", "compare", "cost"])
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--data", nargs="+", choices=MODULES, default=list(MODULES))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if asked.what == "choose":
-        choose(asked.seeds or range(10, 20))
-    elif asked.what == "cost":
-        cost()
+    if arguments.what == "choose":
+        choose_models(arguments.seeds or range(10, 20))
+    elif arguments.what == "cost":
+        measure_cost()
     else:
-        compare(asked.data, asked.seeds or range(10))
+        compare(arguments.data, arguments.seeds or range(10))
 
 
-def choose(seeds: Sequence[int]) -> None:
+def choose_models(seeds: Sequence[int]) -> None:
     for candidate in CANDIDATES:
-        words = ["data=diabetes", *candidate.split(), "test=false"]
-        scores = [trained(words, seed)["validation"]["r2"] for seed in seeds]
+        overrides = ["data=diabetes", *candidate.split(), "test=false"]
+        scores = [train_run(overrides, seed)["validation"]["r2"] for seed in seeds]
         print(f"{candidate:<55} validation {mean_and_range(scores)}", flush=True)
 
 
 def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
     for name in data:
-        found: dict[str, list[Score]] = {kind: [] for kind in (*RUNS[name], "linear", "constant")}
+        scores_by_kind: dict[str, list[Score]] = {kind: [] for kind in (*RUNS[name], "linear", "constant")}
         for seed in seeds:
-            for kind, words in RUNS[name].items():
-                summary = trained([f"data={name}", *words], seed)
+            for kind, overrides in RUNS[name].items():
+                summary = train_run([f"data={name}", *overrides], seed)
                 metric = "r2" if "r2" in summary["test"] else "accuracy"
-                found[kind].append((summary["validation"][metric], summary["test"][metric]))
-            found["linear"].append(linear(name, seed))
-            found["constant"].append(constant(name, seed))
-        for kind, scores in found.items():
+                scores_by_kind[kind].append((summary["validation"][metric], summary["test"][metric]))
+            scores_by_kind["linear"].append(fit_linear(name, seed))
+            scores_by_kind["constant"].append(fit_constant(name, seed))
+        for kind, scores in scores_by_kind.items():
             validation, test = zip(*scores, strict=True)
             print(
                 f"{name:<10} {kind:<12} validation {mean_and_range(validation)}  test {mean_and_range(test)}",
@@ -111,7 +111,7 @@ def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
             )
 
 
-class RandomTable(InMemory):
+class RandomTable(InMemoryDataModule):
     """A table of random numbers whose targets depend linearly on them, with noise; 1 output is a number."""
 
     def __init__(self, rows: int, inputs: int, outputs: int, tested: int) -> None:
@@ -134,18 +134,22 @@ class RandomTable(InMemory):
         return inputs, scores.argmax(1) if self.spec.num_classes else scores
 
 
-def cost() -> None:
+def measure_cost() -> None:
     for rows, inputs, outputs, tested in TABLES:
         data = RandomTable(rows, inputs, outputs, tested)
         data.setup("fit")
         data.setup("test")
-        target, random = data.split("test")[1].numpy(), np.random.default_rng(0)
-        made = random.dirichlet(np.ones(outputs), tested) if outputs > 1 else target + random.random(target.shape)
-        predictions = Predictions("probabilities" if outputs > 1 else "values", made, target, np.arange(tested))
+        target, random = data.get_split("test")[1].numpy(), np.random.default_rng(0)
+        model_outputs = (
+            random.dirichlet(np.ones(outputs), tested) if outputs > 1 else target + random.random(target.shape)
+        )
+        predictions = Predictions(
+            "probabilities" if outputs > 1 else "values", model_outputs, target, np.arange(tested)
+        )
         start = time.process_time()
         evaluation = evaluate(predictions) or {}
         evaluated = time.process_time()
-        used = with_baselines(evaluation, predictions, data)["baselines"]["linear"]["rows"]
+        used = add_baselines(evaluation, predictions, data)["baselines"]["linear"]["rows"]
         print(
             f"{rows:>7,} rows, {inputs:>5,} inputs, {outputs:>2} outputs, {tested:>6,} tested: {used:>6,} rows used, "
             f"evaluation {evaluated - start:.2f} s, baselines {time.process_time() - evaluated:.2f} s",
@@ -153,27 +157,35 @@ def cost() -> None:
         )
 
 
-def trained(words: Sequence[str], seed: int) -> dict[str, Any]:
+def train_run(overrides: Sequence[str], seed: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
-        own = ["logger=none", "trainer=cpu", "report=false", f"runs_dir={Path(folder) / 'runs'}", f"seed={seed}"]
+        fixed_overrides = [
+            "logger=none",
+            "trainer=cpu",
+            "report=false",
+            f"runs_dir={Path(folder) / 'runs'}",
+            f"seed={seed}",
+        ]
         with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE), redirect_stdout(io.StringIO()):
-            return run(hydra.compose("config", plain([*words, *own])))
+            return run(hydra.compose("config", normalize_overrides([*overrides, *fixed_overrides])))
 
 
-def linear(name: str, seed: int) -> Score:
-    train, validation, test = splits(name, seed)
-    models = [Ridge(alpha=each) if name == "diabetes" else LogisticRegression(C=1 / each) for each in PENALTIES]
+def fit_linear(name: str, seed: int) -> Score:
+    train, validation, test = load_splits(name, seed)
+    models = [
+        Ridge(alpha=penalty) if name == "diabetes" else LogisticRegression(C=1 / penalty) for penalty in PENALTIES
+    ]
     best = max((model.fit(*train) for model in models), key=lambda model: model.score(*validation))
     return best.score(*validation), best.score(*test)
 
 
-def constant(name: str, seed: int) -> Score:
-    train, validation, test = splits(name, seed)
+def fit_constant(name: str, seed: int) -> Score:
+    train, validation, test = load_splits(name, seed)
     model = (DummyRegressor() if name == "diabetes" else DummyClassifier()).fit(*train)
     return model.score(*validation), model.score(*test)
 
 
-def splits(name: str, seed: int) -> list[Any]:
+def load_splits(name: str, seed: int) -> list[Any]:
     data = MODULES[name](seed=seed)
     return [(inputs.flatten(1).numpy(), targets.numpy()) for inputs, targets in (*data.load(), data.load_test())]
 

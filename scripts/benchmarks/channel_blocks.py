@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.isolated_process import Alone
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
+from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
 from stormproof_train.compression.deployment.static_quantization import quantize_static
-from stormproof_train.compression.structure.macs import macs
-from stormproof_train.predict.facts import Facts
+from stormproof_train.compression.structure.macs import count_macs
+from stormproof_train.predict.facts import ArtifactMetadata
 
 WIDTHS = (
     (16, 16, 32, 32, 64, 64), (10, 12, 22, 26, 40, 42), (8, 8, 24, 24, 48, 48), (16, 16, 16, 16, 32, 32),
@@ -29,21 +29,21 @@ ROUNDS = 5
 
 def main() -> None:
     inputs = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    facts = Facts("probabilities", [], [1, 28, 28], "widths")
+    facts = ArtifactMetadata("probabilities", [], [1, 28, 28], "widths")
     head = ("float 1", "float 32", "int8 1", "int8 32")
-    print(f"{'widths':32} {'MACs':>7} {' '.join(f'{each:>8}' for each in head)}   ms, median of {ROUNDS} rounds")
+    print(f"{'widths':32} {'MACs':>7} {' '.join(f'{item:>8}' for item in head)}   ms, median of {ROUNDS} rounds")
     with TemporaryDirectory() as folder:
         for widths in WIDTHS:
             network, path = _network(widths), Path(folder, f"{'-'.join(map(str, widths))}.onnx")
-            export(Deployed(network, "probabilities"), inputs, path, facts)
+            export_onnx(DeployedModel(network, "probabilities"), inputs, path, facts)
             quantize_static(path, path.with_suffix(".int8.onnx"), inputs.numpy())
-            told = []
-            for each in (path, path.with_suffix(".int8.onnx")):
-                with Alone(each, inputs.numpy()) as process:
-                    rounds = [process.time(0.3) for _ in range(ROUNDS)]
-                told += [median(found[batch].median for found in rounds) * 1000 for batch in (1, 32)]
-            numbers = " ".join(f"{each:8.3f}" for each in told)
-            print(f"{widths!s:32} {macs(network, inputs) / 1e6:6.2f}M {numbers}")
+            timings = []
+            for item in (path, path.with_suffix(".int8.onnx")):
+                with IsolatedProcess(item, inputs.numpy()) as process:
+                    rounds = [process.measure_latencies(0.3) for _ in range(ROUNDS)]
+                timings += [median(timing[batch].median for timing in rounds) * 1000 for batch in (1, 32)]
+            numbers = " ".join(f"{item:8.3f}" for item in timings)
+            print(f"{widths!s:32} {count_macs(network, inputs) / 1e6:6.2f}M {numbers}")
 
 
 def _network(widths: Sequence[int]) -> nn.Module:

@@ -103,19 +103,23 @@ class Probe(pl.Callback):
             self._writing = None
 
 
-def ours(folder: Path, *, asynchronous: bool) -> tuple[CheckpointRecovery, Callable[[pl.Trainer], Callable[[], bool]]]:
+def save_with_recovery(
+    folder: Path, *, asynchronous: bool
+) -> tuple[CheckpointRecovery, Callable[[pl.Trainer], Callable[[], bool]]]:
     recovery = CheckpointRecovery(folder, every_n_train_steps=10**9, async_save=asynchronous)
 
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
-        recovery.saving.save(trainer, trainer.lightning_module, time.monotonic(), validated=False)
-        writer = recovery.saving.writer
+        recovery.save_coordinator.save(trainer, trainer.lightning_module, time.monotonic(), has_validated=False)
+        writer = recovery.save_coordinator.writer
         assert writer is not None
-        return lambda: not writer.busy
+        return lambda: not writer.is_busy
 
     return recovery, save
 
 
-def stock(folder: Path, plugin: AsyncCheckpointIO | None) -> Callable[[pl.Trainer], Callable[[], bool]]:
+def save_with_model_checkpoint(
+    folder: Path, plugin: AsyncCheckpointIO | None
+) -> Callable[[pl.Trainer], Callable[[], bool]]:
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
         trainer.save_checkpoint(folder / "stock.ckpt")
         if plugin is None:
@@ -127,17 +131,17 @@ def stock(folder: Path, plugin: AsyncCheckpointIO | None) -> Callable[[pl.Traine
     return save
 
 
-def with_dcp(folder: Path) -> Callable[[pl.Trainer], Callable[[], bool]]:
+def save_with_dcp(folder: Path) -> Callable[[pl.Trainer], Callable[[], bool]]:
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
         state = dump_checkpoint(trainer)["state_dict"]
-        where = folder / f"dcp-{trainer.global_step}"
-        future: Any = dcp.async_save(state, checkpoint_id=where)
+        checkpoint_path = folder / f"dcp-{trainer.global_step}"
+        future: Any = dcp.async_save(state, checkpoint_id=checkpoint_path)
         return future.done
 
     return save
 
 
-def plain_copy(task: Task, times: int) -> float:
+def time_plain_copy(task: Task, times: int) -> float:
     """The median of so many copies, after one that is not counted."""
     tensors = list(task.state_dict().values())
     buffers = [torch.empty_like(tensor) for tensor in tensors]
@@ -166,12 +170,12 @@ def measure(name: str, folder: Path, megabytes: int, saves: int) -> Measured:
     torch.manual_seed(0)
     recovery, plugins = None, []
     if name.startswith("ours"):
-        recovery, save = ours(folder, asynchronous=name == "ours")
+        recovery, save = save_with_recovery(folder, asynchronous=name == "ours")
     elif name.startswith("DCP"):
-        save = with_dcp(folder)
+        save = save_with_dcp(folder)
     else:
         plugins = [AsyncCheckpointIO()] if name.startswith("Async") else []
-        save = stock(folder, plugins[0] if plugins else None)
+        save = save_with_model_checkpoint(folder, plugins[0] if plugins else None)
     probe = Probe(save, saves + 1, rest=30)
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_epochs=-1, logger=False, plugins=plugins,
@@ -189,9 +193,9 @@ def in_child(name: str, megabytes: int, saves: int, threads: int, folder: Path) 
     torch.set_num_threads(threads)
     if name.startswith("DCP"):
         dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    copy = plain_copy(Task(megabytes), saves)
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        return copy, measure(name, Path(own), megabytes, saves)
+    copy = time_plain_copy(Task(megabytes), saves)
+    with tempfile.TemporaryDirectory(dir=folder) as child_folder:
+        return copy, measure(name, Path(child_folder), megabytes, saves)
 
 
 def main() -> None:
@@ -214,15 +218,15 @@ def main() -> None:
                 fixed = (name, arguments.megabytes, arguments.saves, threads, arguments.folder)
                 with ProcessPoolExecutor(1, mp_context=FORK) as pool:
                     results[name].append(pool.submit(in_child, *fixed).result())
-        copies = [copy * 1e3 for each in results.values() for copy, _ in each]
+        copies = [copy * 1e3 for result_times in results.values() for copy, _ in result_times]
         print(f"\n{threads} thread(s) of torch; plain copy {spread(copies, '.0f')} ms")
         print(f"  {'':<24}{'stall / copy':<22}{'total / copy':<22}{'step meanwhile':<22}memory / state")
-        for name, each in results.items():
+        for name, result_times in results.items():
             shown = (
-                [measured.stall / copy for copy, measured in each],
-                [measured.total / copy for copy, measured in each],
-                [measured.slower for _, measured in each],
-                [measured.memory for _, measured in each],
+                [measured.stall / copy for copy, measured in result_times],
+                [measured.total / copy for copy, measured in result_times],
+                [measured.slower for _, measured in result_times],
+                [measured.memory for _, measured in result_times],
             )
             print(f"  {name:<24}" + "".join(f"{spread(values, '.2f'):<22}" for values in shown), flush=True)
 

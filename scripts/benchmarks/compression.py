@@ -24,50 +24,50 @@ import torch_pruning as tp
 from onnxruntime import quantization
 from torch import nn
 
-from stormproof_train.compression.budget import lost
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.isolated_process import Alone
+from stormproof_train.compression.budget import estimate_degradation
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
+from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
 from stormproof_train.compression.deployment.static_quantization import CalibrationBatches
-from stormproof_train.compression.deployment.suppress_output import quiet
-from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
-from stormproof_train.compression.original import Original, read_original
-from stormproof_train.compression.samples import Samples, samples_of
-from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.deployment.suppress_output import suppress_output
+from stormproof_train.compression.fine_tuning import FineTuning, count_steps, run_fine_tuning
+from stormproof_train.compression.original import Original, load_original
+from stormproof_train.compression.samples import Samples, load_samples
+from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import Structure
-from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.compression.structure.shapes import changed_shapes
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
-from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.predict.facts import Facts
+from stormproof_train.initialization.checkpoint import extract_network_weights, read_checkpoint
+from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.predict.facts import ArtifactMetadata
 
 ROUNDS, SECONDS = 7, 0.4
 
 
-def main(folder: Path, *words: str) -> None:
+def main(folder: Path, *overrides: str) -> None:
     """Makes what the others come to, and prints all in one table.
 
     Args:
         folder: of a compression that has ended.
-        words: that it was given for its fine-tuning runs.
+        overrides: that it was given for its fine-tuning runs.
     """
-    quiet_lightning()
+    suppress_lightning_output()
     answer = json.loads((folder / "answer.json").read_text())
-    asked = json.loads((folder / "compress.json").read_text())["compress"]
-    original = read_original(Path(answer["checkpoint"]), conf_dir(), words)
+    settings = json.loads((folder / "compress.json").read_text())["compress"]
+    original = load_original(Path(answer["checkpoint"]), conf_dir(), overrides)
     peers = folder / "peers"
     peers.mkdir(exist_ok=True)
     outputs = 0 if original.spec.num_classes else original.spec.num_outputs
-    calibration = samples_of(original.data, "train", outputs, answer["samples"]["calibration"])
-    rows = {each["name"]: each for each in answer["artifacts"]}
-    ours = dict.fromkeys(["original", "original-int8", rows[answer["best"]]["network"], answer["best"]])
-    files = {f"ours: {name}": folder / rows[name]["folder"] / "model.onnx" for name in ours}
+    calibration = load_samples(original.data, "train", outputs, answer["samples"]["calibration"])
+    rows = {artifact["name"]: artifact for artifact in answer["artifacts"]}
+    our_artifacts = dict.fromkeys(["original", "original-int8", rows[answer["best"]]["network"], answer["best"]])
+    files = {f"ours: {name}": folder / rows[name]["folder"] / "model.onnx" for name in our_artifacts}
     source, best = folder / "artifacts" / "original" / "model.onnx", rows[answer["best"]]
     files["onnxruntime: quantize_static"] = _static(source, peers / "static.onnx", calibration)
     files["onnxruntime: quantize_dynamic"] = _dynamic(source, peers / "dynamic.onnx")
     if best["macs"] < rows["original"]["macs"]:
-        steps = steps_of(original, asked["training"])
+        steps = count_steps(original, settings["training"])
         inputs = torch.from_numpy(calibration.inputs)
         try:
             _pruned(original, 0.1, inputs)(inputs[:2])
@@ -75,21 +75,23 @@ def main(folder: Path, *words: str) -> None:
             print(f"torch-pruning by itself leaves a network that does not run: {error}")
         else:
             pruned = _pruned_alone(original, best["macs"], steps, folder, inputs)
-            files[f"torch-pruning: {macs(pruned, inputs):,} MACs"] = _exported(
+            files[f"torch-pruning: {count_macs(pruned, inputs):,} MACs"] = _exported(
                 original, pruned, peers / "pruned.onnx", calibration
             )
-    splits = {split: samples_of(original.data, split, outputs, asked["samples"]) for split in ("validation", "test")}
-    _print(files, splits, original.task.tested.kind, asked["threads"])
+    splits = {
+        split: load_samples(original.data, split, outputs, settings["samples"]) for split in ("validation", "test")
+    }
+    _print(files, splits, original.task.test_predictions.kind, settings["threads"])
 
 
 def _static(source: Path, target: Path, samples: Samples) -> Path:
-    with quiet():
+    with suppress_output():
         quantization.quantize_static(str(source), str(target), CalibrationBatches(samples.inputs))
     return target
 
 
 def _dynamic(source: Path, target: Path) -> Path:
-    with quiet():
+    with suppress_output():
         quantization.quantize_dynamic(str(source), str(target))
     return target
 
@@ -99,71 +101,72 @@ def _pruned_alone(original: Original, most: int, steps: int, folder: Path, input
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if macs(_pruned(original, middle, inputs), inputs) <= most else (middle, high)
+        low, high = (low, middle) if count_macs(_pruned(original, middle, inputs), inputs) <= most else (middle, high)
     network = _pruned(original, high, inputs)
-    fresh = original.network(Structure(), original.task.network.state_dict())
-    structure = Structure(shapes_of(network, fresh))
+    fresh = original.build_network(Structure(), original.task.network.state_dict())
+    structure = Structure(changed_shapes(network, fresh))
     start = folder / "starts" / "torch-pruning.ckpt"
     torch.save(network.state_dict(), start)
-    asked = FineTuning("torch-pruning", folder / "runs", folder.name, start, structure, steps, taught=False)
-    checkpoint = fine_tuned(asked, original, folder / "fine_tuning", folder / "logs" / "torch-pruning.log")
-    return original.network(structure, weights_of(read_checkpoint(checkpoint)))
+    fine_tuning = FineTuning("torch-pruning", folder / "runs", folder.name, start, structure, steps, uses_teacher=False)
+    checkpoint = run_fine_tuning(fine_tuning, original, folder / "fine_tuning", folder / "logs" / "torch-pruning.log")
+    return original.build_network(structure, extract_network_weights(read_checkpoint(checkpoint)))
 
 
 def _pruned(original: Original, ratio: float, inputs: torch.Tensor) -> nn.Module:
     network = copy.deepcopy(original.task.network)
-    head = [each for each in network.modules() if isinstance(each, nn.Linear)][-1]
+    head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     importance = tp.importance.GroupMagnitudeImportance()
     tp.pruner.BasePruner(network, inputs[:2], importance, pruning_ratio=ratio, ignored_layers=[head]).step()
     return network.eval()
 
 
 def _exported(original: Original, network: nn.Module, path: Path, samples: Samples) -> Path:
-    deployed = Deployed.of(original.task, network)
-    facts = Facts(deployed.kind, [], list(original.spec.input_shape), original.trained.run.name)
-    export(deployed, torch.from_numpy(samples.inputs), path, facts)
+    deployed = DeployedModel.from_task(original.task, network)
+    facts = ArtifactMetadata(deployed.kind, [], list(original.spec.input_shape), original.trained_weights.run.name)
+    export_onnx(deployed, torch.from_numpy(samples.inputs), path, facts)
     return path
 
 
 def _print(files: dict[str, Path], splits: dict[str, Samples], kind: Any, threads: int) -> None:
-    said = {
+    predictions_by_split = {
         split: {name: _predictions(path, samples, kind) for name, path in files.items()}
         for split, samples in splits.items()
     }
     timed: dict[str, list[Any]] = {name: [] for name in files}
     with ExitStack() as processes:
         alone = {
-            name: processes.enter_context(Alone(path, splits["validation"].inputs[:1], threads))
+            name: processes.enter_context(IsolatedProcess(path, splits["validation"].inputs[:1], threads))
             for name, path in files.items()
         }
         for _ in range(ROUNDS):
             for name, process in alone.items():
-                timed[name].append(process.time(SECONDS))
+                timed[name].append(process.measure_latencies(SECONDS))
     reference, *_ = files
 
     def of(name: str, batch: int) -> float:
-        return median(each[batch].median for each in timed[name])
+        return median(timing[batch].median for timing in timed[name])
 
     print(f"{'':40} {'validation':>10} {'lost, 95%':>24} {'test':>7} {'kB':>7} {'x smaller':>9} "
           f"{'ms 1':>7} {'x faster':>8} {'ms 32':>7} {'x faster':>8}")  # fmt: skip
     for name, path in files.items():
-        one, two = said["validation"][name], said["test"][name]
-        gone = lost(said["validation"][reference], one)
+        validation_score, test_score = predictions_by_split["validation"][name], predictions_by_split["test"][name]
+        gone = estimate_degradation(predictions_by_split["validation"][reference], validation_score)
         size, first = path.stat().st_size, files[reference].stat().st_size
         print(
-            f"{name:40} {_right(one):10.4f} {gone.value:8.4f} ({gone.low:.4f} to {gone.high:.4f}) {_right(two):7.4f} "
+            f"{name:40} {_right(validation_score):10.4f} {gone.value:8.4f} ({gone.low:.4f} to {gone.high:.4f}) "
+            f"{_right(test_score):7.4f} "
             f"{size / 1000:7.1f} {first / size:9.2f} {of(name, 1) * 1000:7.3f} {of(reference, 1) / of(name, 1):8.2f} "
             f"{of(name, 32) * 1000:7.2f} {of(reference, 32) / of(name, 32):8.2f}"
         )
 
 
 def _predictions(path: Path, samples: Samples, kind: Any) -> Predictions:
-    with Alone(path, samples.inputs) as process:
+    with IsolatedProcess(path, samples.inputs) as process:
         return Predictions(kind, process.predict(), samples.target)
 
 
-def _right(said: Predictions) -> float:
-    return float(np.mean(said.classes == said.target))
+def _right(predictions: Predictions) -> float:
+    return float(np.mean(predictions.classes == predictions.target))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Corruption:
 
     kind: str
     file: str
-    found: bool
+    is_found: bool
     why_not: str = ""
 
 
@@ -64,49 +64,53 @@ def make_folder(folder: Path) -> Store:
     return store
 
 
-def corrupt(good: Path, copy: Path, dice: random.Random) -> Corruption:
+def corrupt(good: Path, copy: Path, generator: random.Random) -> Corruption:
     """Copies the folder ``good`` to ``copy``, damages one file there (two, if they are swapped), and judges."""
     shutil.copytree(good, copy)
     try:
-        return _corrupt(copy, dice)
+        return _corrupt(copy, generator)
     finally:
         shutil.rmtree(copy)
 
 
-def _corrupt(copy: Path, dice: random.Random) -> Corruption:
+def _corrupt(copy: Path, generator: random.Random) -> Corruption:
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    file = dice.choice(FILES)
+    file = generator.choice(FILES)
     suffix = {"checkpoint": ".ckpt", "manifest": ".json", "log": ".log"}[file]
-    kind = dice.choice(KINDS)
+    kind = generator.choice(KINDS)
     paths = sorted(path for path in copy.iterdir() if path.suffix == suffix)
-    path = dice.choice(paths)
-    others = [other for other in paths if other != path] or sorted(copy.glob("*.json"))  # there is one log
+    path = generator.choice(paths)
+    candidates = [candidate for candidate in paths if candidate != path] or sorted(
+        copy.glob("*.json")
+    )  # there is one log
     after = before
     while after == before or after.get(LOG) == before[LOG][: before[LOG][:-1].rindex(b"\n") + 1]:
         for name, content in before.items():
             (copy / name).write_bytes(content)
-        _damage(kind, path, dice.choice(others), dice)
+        _damage(kind, path, generator.choice(candidates), generator)
         after = _state(copy)
     damaged = {name for name in before if after.get(name) != before[name]}
-    return Corruption(kind, file, *_judge(Store(copy), damaged, thorough=dice.random() < 0.5))
+    return Corruption(kind, file, *_find_corruption(Store(copy), damaged, thorough=generator.random() < 0.5))
 
 
-def _damage(kind: str, path: Path, other: Path, dice: random.Random) -> None:
-    """Damages ``path``; where it is swapped with ``other``, that too."""
+def _damage(kind: str, path: Path, other_path: Path, generator: random.Random) -> None:
+    """Damages ``path``; where it is swapped with ``other_path``, that too."""
     content = path.read_bytes()
-    start, end = sorted(dice.sample(range(1, len(content)), 2))
+    start, end = sorted(generator.sample(range(1, len(content)), 2))
     match kind:
         case "cut":
             path.write_bytes(content[:start])
         case "flipped bit":
-            path.write_bytes(content[:start] + bytes([content[start] ^ 1 << dice.randrange(8)]) + content[start + 1 :])
+            path.write_bytes(
+                content[:start] + bytes([content[start] ^ 1 << generator.randrange(8)]) + content[start + 1 :]
+            )
         case "zeroed range":
             path.write_bytes(content[:start] + bytes(end - start) + content[end:])
         case "swapped":
-            path.write_bytes(other.read_bytes())
-            other.write_bytes(content)
+            path.write_bytes(other_path.read_bytes())
+            other_path.write_bytes(content)
         case "replaced":
-            path.write_bytes(other.read_bytes())
+            path.write_bytes(other_path.read_bytes())
         case "emptied":
             path.write_bytes(b"")
         case "deleted":
@@ -117,29 +121,29 @@ def _state(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _judge(store: Store, damaged: set[str], *, thorough: bool) -> tuple[bool, str]:
+def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tuple[bool, str]:
     hurt = {Path(name).stem for name in damaged if name != LOG}
     names = [f"{sequence:06d}-step-{step}" for sequence, step in enumerate(STEPS, 1)]
-    wanted = [name for name in names if name not in hurt][-1]
+    expected = [name for name in names if name not in hurt][-1]
     loaded: list[str] = []
     load = torch.load
 
-    def watched(path: Any, *words: Any, **options: Any) -> Any:
+    def watched(path: Any, *arguments: Any, **options: Any) -> Any:
         loaded.append(Path(path).name)
-        return load(path, *words, **options)
+        return load(path, *arguments, **options)
 
     torch.load = watched
     try:
-        found = store.resolve(thorough=thorough)
+        resolution = store.resolve(verify_all=thorough)
     finally:
         torch.load = load
-    chosen = store.choose(found)
-    told = {bad.name for bad in found.bad} | set(found.lost)
+    chosen = store.choose_checkpoint(resolution)
+    reported = {bad.name for bad in resolution.bad_checkpoints} | set(resolution.lost_names)
     checks = {
-        f"chose {chosen and chosen.name}": chosen is not None and chosen.name == wanted,
-        f"told {sorted(told)} of {sorted(hurt)}": told == hurt if thorough else told <= hurt,
-        "did not tell of a newer one": told >= {name for name in hurt if name > wanted},
-        "said nothing of the log": LOG not in damaged or bool(found.log_damage) or found.log_torn,
+        f"chose {chosen and chosen.name}": chosen is not None and chosen.name == expected,
+        f"told {sorted(reported)} of {sorted(hurt)}": reported == hurt if thorough else reported <= hurt,
+        "did not tell of a newer one": reported >= {name for name in hurt if name > expected},
+        "said nothing of the log": LOG not in damaged or bool(resolution.log_problems) or resolution.is_log_torn,
         f"loaded {loaded}": not hurt & {Path(name).stem for name in loaded},
     }
     missed = [why for why, good in checks.items() if not good]
@@ -152,19 +156,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    dice = random.Random(arguments.seed)
+    generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         good = make_folder(Path(name) / "good").folder
         start = time.perf_counter()
-        made = [corrupt(good, Path(name) / "copy", dice) for _ in range(arguments.count)]
+        corruptions = [corrupt(good, Path(name) / "copy", generator) for _ in range(arguments.count)]
         seconds = time.perf_counter() - start
-    for each in made:
-        if not each.found:
-            print(f"missed: {each.kind} {each.file}: {each.why_not}")
-    counts = Counter(f"{each.file} {each.kind}" for each in made)
+    for corruption in corruptions:
+        if not corruption.is_found:
+            print(f"missed: {corruption.kind} {corruption.file}: {corruption.why_not}")
+    counts = Counter(f"{corruption.file} {corruption.kind}" for corruption in corruptions)
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    found = sum(each.found for each in made)
-    print(f"{kinds}: found {found} of {len(made)}, missed {len(made) - found}, {seconds:.1f} s")
+    found_count = sum(corruption.is_found for corruption in corruptions)
+    print(
+        f"{kinds}: found {found_count} of {len(corruptions)}, missed {len(corruptions) - found_count}, {seconds:.1f} s"
+    )
 
 
 if __name__ == "__main__":

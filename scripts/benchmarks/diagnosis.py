@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the tests import this file
 
-from diagnosis_bank.program import Outcome, Program, run
+from diagnosis_bank.program import Outcome, Program, run_program
 
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
@@ -41,8 +41,8 @@ class Verdict:
 
     program: Program
     seed: int
-    tells: bool
-    struck: bool
+    returns_dict: bool
+    took_effect: bool
     epoch_steps: int
     error: str
     findings: tuple[Finding, ...]
@@ -66,58 +66,60 @@ class Verdict:
         return min(right or [finding.step for finding in self.warnings])
 
 
-def programs_of(part: str) -> list[Program]:
+def load_programs(part: str) -> list[Program]:
     return list(importlib.import_module(f"diagnosis_bank.{part}").PROGRAMS)
 
 
-def judge(program: Program, seed: int, tells: bool, monitor: Callable[[], Any] = TrainingHealth) -> Verdict:
+def judge_program(
+    program: Program, seed: int, return_dict: bool, monitor: Callable[[], Any] = TrainingHealth
+) -> Verdict:
     health = monitor()
     with redirect_stdout(StringIO()):
-        outcome: Outcome = run(program, seed, tells, (health,))
+        outcome: Outcome = run_program(program, seed, return_dict, (health,))
     return Verdict(
         program,
         seed,
-        tells,
-        struck=bool(program.struck(outcome)),
+        return_dict,
+        took_effect=bool(program.took_effect(outcome)),
         epoch_steps=len(outcome.fit.train),
         error="" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}",
         findings=tuple(health.findings),
     )
 
 
-def table(verdicts: Iterable[Verdict]) -> list[str]:
+def summary_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The lines that sum up a part."""
-    runs = [each for each in verdicts if each.struck]
-    faulty = [each for each in runs if each.program.problems]
-    healthy = [each for each in runs if not each.program.problems]
-    found = [each for each in faulty if each.is_found]
-    within = [each for each in found if each.step <= 20]
-    by_two = [each for each in found if each.step <= 2 * each.epoch_steps]
-    alarms = [each for each in healthy if each.is_found]
-    right = [each for each in faulty if each.is_right]
-    precision = len(found) / max(len(found) + len(alarms), 1)
-    step = median([each.step for each in found] or [0])
+    runs = [verdict for verdict in verdicts if verdict.took_effect]
+    faulty = [verdict for verdict in runs if verdict.program.problems]
+    healthy = [verdict for verdict in runs if not verdict.program.problems]
+    found_verdicts = [verdict for verdict in faulty if verdict.is_found]
+    within = [verdict for verdict in found_verdicts if verdict.step <= 20]
+    by_two = [verdict for verdict in found_verdicts if verdict.step <= 2 * verdict.epoch_steps]
+    alarms = [verdict for verdict in healthy if verdict.is_found]
+    right = [verdict for verdict in faulty if verdict.is_right]
+    precision = len(found_verdicts) / max(len(found_verdicts) + len(alarms), 1)
+    step = median([verdict.step for verdict in found_verdicts] or [0])
     return [
-        f"faulty runs {len(faulty)}: found {_share(found, faulty)}",
+        f"faulty runs {len(faulty)}: found {_share(found_verdicts, faulty)}",
         f"by the end of epoch 2 {_share(by_two, faulty)}, within 20 steps {_share(within, faulty)}",
         f"right cause first {_share(right, faulty)}; precision {precision:.3f}; median step {step:.0f}",
         f"healthy runs {len(healthy)}: with a warning {_share(alarms, healthy)}",
     ]
 
 
-def _share(part: list[Verdict], whole: list[Verdict]) -> str:
-    return f"{len(part)} ({100 * len(part) / max(len(whole), 1):.0f}%)"
+def _share(part: list[Verdict], total: list[Verdict]) -> str:
+    return f"{len(part)} ({100 * len(part) / max(len(total), 1):.0f}%)"
 
 
-def line(verdict: Verdict) -> str:
+def verdict_line(verdict: Verdict) -> str:
     """What was said of a run."""
     expected = "/".join(sorted(verdict.program.problems)) or "healthy"
-    said = ", ".join(f"{each.problem}@{each.step}" for each in verdict.findings) or "nothing"
+    reported = ", ".join(f"{finding.problem}@{finding.step}" for finding in verdict.findings) or "nothing"
     good = verdict.is_right if verdict.program.problems else not verdict.is_found
-    mark = "  " if not verdict.struck else "ok" if good else "!!"
-    told = "told" if verdict.tells else "bare"
+    mark = "  " if not verdict.took_effect else "ok" if good else "!!"
+    output_kind = "told" if verdict.returns_dict else "bare"
     error = f"  [{verdict.error[:90]}]" if verdict.error else ""
-    return f"{mark} {verdict.program.name} {verdict.seed} {told}: {expected} <- {said}{error}"
+    return f"{mark} {verdict.program.name} {verdict.seed} {output_kind}: {expected} <- {reported}{error}"
 
 
 def main() -> None:
@@ -127,25 +129,25 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--quiet", action="store_true", help="only the sums")
     parser.add_argument("--peers", action="store_true", help="the rules of others too, where predictions are returned")
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth}
-    if words.peers:
+    if arguments.peers:
         from peers_of_diagnosis import PEERS  # noqa: PLC0415 (beside this script, found where it is one)
 
         monitors |= PEERS
-    for part in [words.part] if words.part else PARTS:
+    for part in [arguments.part] if arguments.part else PARTS:
         for name, monitor in monitors.items():
             verdicts = []
-            for program in (each for each in programs_of(part) if words.only in each.name):
-                for seed in range(words.seeds):
-                    for tells in (True,) if words.peers else (True, False):
-                        verdicts.append(judge(program, seed, tells, monitor))
-                        if not words.quiet:
-                            print(line(verdicts[-1]), flush=True)
-            print(f"{part}, {name}:", *table(verdicts), sep="\n  ")
+            for program in (candidate for candidate in load_programs(part) if arguments.only in candidate.name):
+                for seed in range(arguments.seeds):
+                    for return_dict in (True,) if arguments.peers else (True, False):
+                        verdicts.append(judge_program(program, seed, return_dict, monitor))
+                        if not arguments.quiet:
+                            print(verdict_line(verdicts[-1]), flush=True)
+            print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ")
 
 
 if __name__ == "__main__":

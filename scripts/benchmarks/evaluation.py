@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stormproof_train.evaluation.collected import Collected, told_apart
+from stormproof_train.evaluation.collected import PredictionStore, hash_samples
 from stormproof_train.evaluation.comparison import compare
-from stormproof_train.evaluation.keeping import keep
+from stormproof_train.evaluation.keeping import save_test_results
 from stormproof_train.evaluation.predictions import Predictions
 
 SIZES = (1_000, 10_000, 50_000)
@@ -30,30 +30,30 @@ def main() -> None:
         for kind in ("classes", "values"):
             tested = _tested(samples, kind)
             with TemporaryDirectory() as folder:
-                kept = _seconds(keep, tested, Path(folder))
-                one = Predictions.load(Path(folder, "predictions.npz"))
-            compared = _seconds(compare, one, one)
-            print(f"{samples:>8,} {kind:>10} {kept:>19.2f} {compared:>9.2f}")
+                saving_seconds = _seconds(save_test_results, tested, Path(folder))
+                predictions = Predictions.load(Path(folder, "predictions.npz"))
+            compared = _seconds(compare, predictions, predictions)
+            print(f"{samples:>8,} {kind:>10} {saving_seconds:>19.2f} {compared:>9.2f}")
     for name, shape in {
         "10,000 of 28 x 28": (10_000, 1, 28, 28),
         "256 of 224 x 224, colour": (256, 3, 224, 224),
     }.items():
         inputs = torch.randn(*shape)
-        seconds = min(_seconds(told_apart, inputs) for _ in range(5))
+        seconds = min(_seconds(hash_samples, inputs) for _ in range(5))
         print(f"told apart: {name}: {seconds:.3f} s, {inputs.numel() * 4 / seconds / 1e9:.2f} GB/s")
 
 
-def _tested(samples: int, kind: str) -> Collected:
+def _tested(samples: int, kind: str) -> PredictionStore:
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.normal(size=(samples, 4)).astype(np.float32))
     if kind == "values":
-        tested, target = Collected("values"), inputs[:, :1]
+        tested, target = PredictionStore("values"), inputs[:, :1]
         outputs = target + 0.1 * torch.from_numpy(rng.normal(size=(samples, 1)).astype(np.float32))
     else:
-        tested, target = Collected("probabilities"), torch.from_numpy(rng.integers(0, CLASSES, samples))
+        tested, target = PredictionStore("probabilities"), torch.from_numpy(rng.integers(0, CLASSES, samples))
         logits = torch.from_numpy(rng.normal(size=(samples, CLASSES)).astype(np.float32))
         outputs = (logits + 3 * torch.eye(CLASSES)[target]).softmax(1)
-    tested.add(inputs, outputs, target)
+    tested.append(inputs, outputs, target)
     tested.gather(loader=None)
     return tested
 

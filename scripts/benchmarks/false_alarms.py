@@ -72,9 +72,9 @@ def tables() -> dict[str, tuple[Callable[[bool], nn.Module], Batches, Callable[.
 
         return draw
 
-    images, digits = (torch.tensor(each) for each in load_digits(return_X_y=True))
+    images, digits = (torch.tensor(array) for array in load_digits(return_X_y=True))
     images = ((images - images.mean()) / images.std()).float()
-    patients, progress = (torch.tensor(each).float() for each in load_diabetes(return_X_y=True))
+    patients, progress = (torch.tensor(array).float() for array in load_diabetes(return_X_y=True))
     patients, progress = patients / patients.std(), ((progress - progress.mean()) / progress.std())[:, None]
     alphabet = sorted(set(TEXT.read_text()))
     text = torch.tensor([alphabet.index(character) for character in TEXT.read_text()])
@@ -106,38 +106,43 @@ def train(cell: tuple[str, str, float, int, bool, int], steps: int) -> tuple[boo
     """Whether it diverged, and the first anomaly that was told."""
     name, kind, rate, size, normed, seed = cell
     torch.manual_seed(seed)
-    network, batches, loss_of = tables()[name]
-    net, detector, losses, told = network(normed), DivergenceDetector(), [], None
+    network, batches, compute_loss = tables()[name]
+    net, detector, losses, report = network(normed), DivergenceDetector(), [], None
     momentum = {"momentum": 0.9} if kind == "sgd" else {}
     optimizer = (torch.optim.SGD if kind == "sgd" else torch.optim.AdamW)(net.parameters(), lr=rate, **momentum)
     for step in range(1, steps + 1):
         inputs, targets = batches(size)
-        loss = loss_of(net(inputs), targets)
+        loss = compute_loss(net(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([each.grad for each in net.parameters() if each.grad is not None])
+        norm = torch.nn.utils.get_total_norm(
+            [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        )
         optimizer.step()
         losses.append(loss.item())
-        anomaly = detector.look(step, {"gradient norm": norm.item(), "loss": losses[-1]})
-        told = told or (anomaly and str(anomaly))
+        anomaly = detector.update(step, {"gradient norm": norm.item(), "loss": losses[-1]})
+        report = report or (anomaly and str(anomaly))
     last = statistics.median(losses[-100:])
-    return not (math.isfinite(last) and last < statistics.median(losses[:32])), told
+    return not (math.isfinite(last) and last < statistics.median(losses[:32])), report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    well = alarms = diverged = found = 0
-    for cell in cells(words.seeds):
-        bad, told = train(cell, words.steps)
-        well, alarms = well + (not bad), alarms + (not bad and told is not None)
-        diverged, found = diverged + bad, found + (bad and told is not None)
-        if bad or told:
-            print(*cell, "diverged" if bad else "well", told or "nothing told", sep="; ", flush=True)
-    print(f"well: {well} trainings of {words.steps} steps, {alarms} false alarms; diverged: {diverged}, {found} told")
+    well = alarms = diverged = found_count = 0
+    for cell in cells(arguments.seeds):
+        bad, report = train(cell, arguments.steps)
+        well, alarms = well + (not bad), alarms + (not bad and report is not None)
+        diverged, found_count = diverged + bad, found_count + (bad and report is not None)
+        if bad or report:
+            print(*cell, "diverged" if bad else "well", report or "nothing told", sep="; ", flush=True)
+    print(
+        f"well: {well} trainings of {arguments.steps} steps, {alarms} false alarms; diverged: {diverged}, "
+        f"{found_count} told"
+    )
 
 
 if __name__ == "__main__":

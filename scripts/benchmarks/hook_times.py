@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[int], bool]] = {
 }
 
 
-class Clock:
+class HookTimer:
     """Adds up what hooks take, by callback and step; it is the loader, too, and so knows the step."""
 
     def __init__(self, batches: list[Any]) -> None:
@@ -47,8 +47,8 @@ class Clock:
         for self.step in range(STEPS):
             yield self.batches[self.step % len(self.batches)]
 
-    def time(self, callback: pl.Callback) -> pl.Callback:
-        for name in (each for each in dir(pl.Callback) if each.startswith("on_")):
+    def time_hooks(self, callback: pl.Callback) -> pl.Callback:
+        for name in (attribute for attribute in dir(pl.Callback) if attribute.startswith("on_")):
             if getattr(type(callback), name) is not getattr(pl.Callback, name):
                 setattr(callback, name, self._timed(getattr(callback, name), type(callback).__name__))
         return callback
@@ -72,8 +72,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shape = (workload.batch_size, 1, 28, 28)
-    clock = Clock([(torch.randn(shape), torch.randint(10, shape[:1])) for _ in range(20)])
-    callbacks = [clock.time(each) for each in (TrainingHealth(), GradientNormMonitor(), DeadNeuronDetector())]
+    clock = HookTimer([(torch.randn(shape), torch.randint(10, shape[:1])) for _ in range(20)])
+    callbacks = [
+        clock.time_hooks(callback) for callback in (TrainingHealth(), GradientNormMonitor(), DeadNeuronDetector())
+    ]
     off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -87,7 +89,7 @@ def main() -> None:
     start = time.perf_counter()
     trainer.fit(Task(workload), clock)
     print(f"a step: {(time.perf_counter() - start) / STEPS * 1e3:.1f} ms")
-    for name in (type(each).__name__ for each in callbacks):
+    for name in (type(callback).__name__ for callback in callbacks):
         for kind, chosen in KINDS.items():
             seconds = [clock.seconds[name, step] for step in range(FIRST, STEPS) if chosen(step)]
             print(f"{name:<20} {kind:<10} {statistics.median(seconds) * 1e3:.3f} ms")

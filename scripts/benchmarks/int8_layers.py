@@ -21,13 +21,13 @@ from onnxruntime import quantization
 from onnxruntime.quantization.registry import QDQRegistry
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.isolated_process import Alone
-from stormproof_train.compression.deployment.static_quantization import FLOAT, CalibrationBatches, quantize_static
-from stormproof_train.compression.deployment.suppress_output import quiet
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
+from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
+from stormproof_train.compression.deployment.static_quantization import FLOAT32_OPS, CalibrationBatches, quantize_static
+from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from stormproof_train.predict.facts import Facts
+from stormproof_train.predict.facts import ArtifactMetadata
 
 ROUNDS, SECONDS, SAMPLES = 7, 0.2, 64
 IMAGE, TABLE = (1, 28, 28), (64,)
@@ -65,17 +65,21 @@ def main() -> None:
             files = _files(row, Path(folder))
             inputs = torch.zeros(1, *row.shape).numpy()
             with ExitStack() as processes:
-                alone = {name: processes.enter_context(Alone(path, inputs, 1)) for name, path in files.items()}
-                rounds = [{name: each.time(SECONDS) for name, each in alone.items()} for _ in range(ROUNDS)]
+                alone = {
+                    name: processes.enter_context(IsolatedProcess(path, inputs, 1)) for name, path in files.items()
+                }
+                rounds = [
+                    {name: entry.measure_latencies(SECONDS) for name, entry in alone.items()} for _ in range(ROUNDS)
+                ]
         times = {
-            (name, batch): median(each[name][batch].median for each in rounds) for name in files for batch in (1, 32)
+            (name, batch): median(entry[name][batch].median for entry in rounds) for name in files for batch in (1, 32)
         }
-        told = [
+        timings = [
             f"{times['float', 1] / times[name, 1]:6.2f} {times['float', 32] / times[name, 32]:6.2f}"
             for name in files
             if name != "float"
         ]
-        print(f"{row.name:32} {' '.join(told)}", flush=True)
+        print(f"{row.name:32} {' '.join(timings)}", flush=True)
 
 
 def _two(few: int, many: int) -> nn.Module:
@@ -87,16 +91,16 @@ def _files(row: Row, folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     inputs = torch.randn(SAMPLES, *row.shape)
     files = {name: folder / f"{name}.onnx" for name in ("float", "ours", "by channel", "defaults")}
-    facts = Facts("probabilities", [], list(row.shape), "int8")
-    export(Deployed(row.build().eval(), "probabilities"), inputs, files["float"], facts)
+    facts = ArtifactMetadata("probabilities", [], list(row.shape), "int8")
+    export_onnx(DeployedModel(row.build().eval(), "probabilities"), inputs, files["float"], facts)
     quantize_static(files["float"], files["ours"], inputs.numpy())
     last = onnx.load(files["float"]).graph.node[-2:]
-    assert [each.op_type for each in last] == ["Gemm", "Softmax"]
-    with quiet():
+    assert [node.op_type for node in last] == ["Gemm", "Softmax"]
+    with suppress_output():
         quantization.quantize_static(
             str(files["float"]), str(files["by channel"]), CalibrationBatches(inputs.numpy()), per_channel=True,
-            op_types_to_quantize=[each for each in QDQRegistry if each not in FLOAT],
-            nodes_to_exclude=[each.name for each in last],
+            op_types_to_quantize=[node for node in QDQRegistry if node not in FLOAT32_OPS],
+            nodes_to_exclude=[node.name for node in last],
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
         quantization.quantize_static(str(files["float"]), str(files["defaults"]), CalibrationBatches(inputs.numpy()))

@@ -43,7 +43,7 @@ from stormproof import (
     TrainingHealth,
     resumable,
 )
-from tests.support.training import Rows
+from tests.support.training import JsonLinesLogger
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
 
@@ -415,11 +415,11 @@ class Spec:
         return ", ".join(f"{group} {getattr(self, group)}" for group in FEATURES)
 
 
-def draw(chance: random.Random) -> Spec:
+def draw(generator: random.Random) -> Spec:
     """Draws a combination that Lightning accepts."""
     while True:
-        drawn = {group: chance.choices(list(kinds), WEIGHTS.get(group))[0] for group, kinds in FEATURES.items()}
-        spec = Spec(**drawn)
+        samples = {group: generator.choices(list(kinds), WEIGHTS.get(group))[0] for group, kinds in FEATURES.items()}
+        spec = Spec(**samples)
         if _is_possible(spec):
             return spec
 
@@ -454,7 +454,7 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
     torch.set_num_threads(1)
     pl.seed_everything(7, verbose=False)
     recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=2)
-    rows = Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
+    rows = JsonLinesLogger(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     callbacks = [*CALLBACKS[spec.callback](), *(extra or []), recovery]
     trainer = pl.Trainer(
         max_epochs=EPOCHS,

@@ -184,7 +184,7 @@ def keep_freed_memory() -> None:
             mallopt(option, 1 << 30)
 
 
-def one_round(
+def run_round(
     workload_name: str, names: Sequence[str], sweeps: int, threads: int, with_validation: bool, seed: int
 ) -> Round:
     """Trains once, in this process, with each variant in turn."""
@@ -218,14 +218,14 @@ def one_round(
     return turns.times
 
 
-def places(times: Round, name: str, clock: str) -> list[float]:
+def step_times(times: Round, name: str, clock: str) -> list[float]:
     """The median step at each place of the cadence, relative to the bare steps of its sweep."""
     relative: list[list[float]] = [[] for _ in range(CADENCE)]
     for sweep, turn in enumerate(times[name]):
-        bare = statistics.median(getattr(step, clock) for each in CONTROLS for step in times[each][sweep])
-        for place, step in enumerate(turn):
-            relative[place % CADENCE].append(getattr(step, clock) / bare)
-    return [statistics.median(place) for place in relative if place]
+        bare = statistics.median(getattr(step, clock) for control in CONTROLS for step in times[control][sweep])
+        for position, step in enumerate(turn):
+            relative[position % CADENCE].append(getattr(step, clock) / bare)
+    return [statistics.median(position) for position in relative if position]
 
 
 def log_ratios(rounds: list[Round], name: str, clock: str) -> list[float]:
@@ -233,23 +233,23 @@ def log_ratios(rounds: list[Round], name: str, clock: str) -> list[float]:
     below = ["bare"] if name in CONTROLS else list(CONTROLS)
     return [
         math.log(
-            statistics.fmean(places(times, name, clock))
-            / statistics.fmean(place for each in below for place in places(times, each, clock))
+            statistics.fmean(step_times(times, name, clock))
+            / statistics.fmean(position for control in below for position in step_times(times, control, clock))
         )
         for times in rounds
     ]
 
 
-def added(rounds: list[Round], name: str) -> tuple[float, float]:
+def added_milliseconds(rounds: list[Round], name: str) -> tuple[float, float]:
     """CPU time in ms over that of bare steps, at the 10th place and at another."""
     more = []
     for times in rounds:
-        unit = statistics.median(step.cpu for each in CONTROLS for turn in times[each] for step in turn) * 1e3
-        bare = statistics.fmean(place for each in CONTROLS for place in places(times, each, "cpu"))
-        *others, tenth = (unit * (place - bare) for place in places(times, name, "cpu"))
-        more.append((tenth, statistics.fmean(others)))
-    tenths, others = zip(*more, strict=True)
-    return statistics.median(tenths), statistics.median(others)
+        unit = statistics.median(step.cpu for control in CONTROLS for turn in times[control] for step in turn) * 1e3
+        bare = statistics.fmean(position for control in CONTROLS for position in step_times(times, control, "cpu"))
+        *other_times, tenth = (unit * (position - bare) for position in step_times(times, name, "cpu"))
+        more.append((tenth, statistics.fmean(other_times)))
+    tenths, other_times = zip(*more, strict=True)
+    return statistics.median(tenths), statistics.median(other_times)
 
 
 def interval(logs: Sequence[float]) -> tuple[float, float, float]:
@@ -266,26 +266,26 @@ def verdict(low: float, high: float, target: float) -> str:
 def show(rounds: list[Round], validation: bool) -> None:
     for name in rounds[0]:
         milliseconds = statistics.median(step.wall for times in rounds for turn in times[name] for step in turn) * 1e3
-        words, verdicts, target = [f"{name:<33} {milliseconds:6.2f} ms"], [], VARIANTS[name].target
+        columns, verdicts, target = [f"{name:<33} {milliseconds:6.2f} ms"], [], VARIANTS[name].target
         for clock in ("wall", "cpu") if name != "bare" else ():
             ratio, low, high = interval(log_ratios(rounds, name, clock))
-            words.append(f"{ratio:.3f} [{low:.3f}, {high:.3f}]")
+            columns.append(f"{ratio:.3f} [{low:.3f}, {high:.3f}]")
             verdicts.append("" if target is None else verdict(low, high, target))
         if verdicts and not validation:
-            words.append("{:+6.2f} {:+6.2f} ms".format(*added(rounds, name)))
-            words.append("" if target is None else f"{target}: {', '.join(verdicts)}")
-        print("  " + "  ".join(words).rstrip(), flush=True)
+            columns.append("{:+6.2f} {:+6.2f} ms".format(*added_milliseconds(rounds, name)))
+            columns.append("" if target is None else f"{target}: {', '.join(verdicts)}")
+        print("  " + "  ".join(columns).rstrip(), flush=True)
 
 
 def in_own_process(seed: int, *arguments: Any) -> Round:
     with ProcessPoolExecutor(1, mp_context=FORK) as pool:
-        return pool.submit(one_round, *arguments, seed).result()
+        return pool.submit(run_round, *arguments, seed).result()
 
 
 def measure(name: str, arguments: argparse.Namespace) -> None:
-    each = f"validation pass of {VALIDATION_BATCHES} batches" if arguments.validation else "training step"
+    unit_description = f"validation pass of {VALIDATION_BATCHES} batches" if arguments.validation else "training step"
     workload = WORKLOADS[name]
-    print(f"\nper {each}: {name}, batches of {workload.batch_size}, {workload.optimizer.__name__}")
+    print(f"\nper {unit_description}: {name}, batches of {workload.batch_size}, {workload.optimizer.__name__}")
     more = "" if arguments.validation else "  10th, others +cpu  target: wall, cpu"
     print(f"  {'':<33} {'median':>9}  {'wall / bare':<20}  {'cpu / bare':<20}{more}".rstrip())
     for group in [["DeadNeuronDetector"]] if arguments.validation else GROUPS:

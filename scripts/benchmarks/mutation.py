@@ -170,15 +170,15 @@ def sample(tree: Path, work: Path, count: int, seed: int) -> None:
         taken |= set(paths)
         places: dict[tuple[Any, ...], list[Mutant]] = defaultdict(list)
         for path in paths:
-            for mutant in _mutants(area, tree, path):
+            for mutant in _make_mutants(area, tree, path):
                 places[path, mutant.line, mutant.column, mutant.operator.partition("_")[0]].append(mutant)
         drawn = rng.sample(sorted(places), count // len(AREAS))
-        chosen += [rng.choice(places[place]) for place in drawn]
+        chosen += [rng.choice(places[position]) for position in drawn]
     (work / "mutants.json").write_text(json.dumps([asdict(mutant) for mutant in chosen], indent=1))
     print(f"{len(chosen)} mutants of {len(AREAS)} areas")
 
 
-def _mutants(area: str, tree: Path, path: Path) -> Iterator[Mutant]:
+def _make_mutants(area: str, tree: Path, path: Path) -> Iterator[Mutant]:
     source = (tree / path).read_text()
     annotations = list(_annotations(source))
     nodes = list(ast_nodes(get_ast(source)))
@@ -195,11 +195,11 @@ def _mutants(area: str, tree: Path, path: Path) -> Iterator[Mutant]:
 def _annotations(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     for node in ast.walk(ast.parse(source)):
         for field in ("annotation", "returns"):
-            found = getattr(node, field, None)
-            if isinstance(found, ast.expr):
-                assert found.end_lineno is not None
-                assert found.end_col_offset is not None
-                yield (found.lineno, found.col_offset), (found.end_lineno, found.end_col_offset)
+            annotation = getattr(node, field, None)
+            if isinstance(annotation, ast.expr):
+                assert annotation.end_lineno is not None
+                assert annotation.end_col_offset is not None
+                yield (annotation.lineno, annotation.col_offset), (annotation.end_lineno, annotation.end_col_offset)
 
 
 def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[str]) -> None:
@@ -309,8 +309,8 @@ def _outcome(copy: Path, tests: list[str], options: list[str]) -> dict[str, str]
             os._exit(code)
     deadline = time.monotonic() + 1.5 * SECONDS
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
+        waited_pid, status = os.waitpid(pid, os.WNOHANG)
+        if waited_pid:
             break
         if time.monotonic() > deadline:
             os.killpg(pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.observers.provenance import tensors_in
+from stormproof.health.observers.provenance import iter_tensors
 
 
 class Peer(pl.Callback):
@@ -35,7 +35,7 @@ class Peer(pl.Callback):
         self.validation: list[float] = []
 
     def find(self, problem: Problem, step: int) -> None:
-        if all(each.problem != problem for each in self.findings):
+        if all(finding.problem != problem for finding in self.findings):
             self.findings.append(Finding(problem, Severity.WARNING, "", step, step))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -105,8 +105,10 @@ class AutoTrainer(Peer):
         self.kernels: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        with_gradient = [each.grad.detach().clone() for each in pl_module.parameters() if each.grad is not None]
-        self.kernels = [each for each in with_gradient if each.ndim > 1]
+        find_layers_with_gradient = [
+            tensor.grad.detach().clone() for tensor in pl_module.parameters() if tensor.grad is not None
+        ]
+        self.kernels = [tensor for tensor in find_layers_with_gradient if tensor.ndim > 1]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -127,7 +129,9 @@ class AutoTrainer(Peer):
         if not self.kernels or not rises or not (max(self.accuracies) < self.SATISFIED or slow):
             return
         first, last = self.kernels[0].norm().item(), self.kernels[-1].norm().item()
-        zeros = sum(int((each == 0).sum()) for each in self.kernels) / sum(each.numel() for each in self.kernels)
+        zeros = sum(int((kernel == 0).sum()) for kernel in self.kernels) / sum(
+            kernel.numel() for kernel in self.kernels
+        )
         ratio = first / last if last else math.inf
         if zeros >= self.ZEROS:
             self.find(Problem.DEAD_UNITS, step)
@@ -153,7 +157,7 @@ class Umlaut(Peer):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         step = trainer.global_step
-        inputs = next((each for each in tensors_in(self.batch) if each.is_floating_point()), None)
+        inputs = next((tensor for tensor in iter_tensors(self.batch) if tensor.is_floating_point()), None)
         if inputs is not None and bool(inputs.isnan().any()):
             self.find(Problem.NON_FINITE_DATA, step)
         if inputs is not None and (float(inputs.min()) < self.LOW or float(inputs.max()) > self.HIGH):

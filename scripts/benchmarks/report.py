@@ -49,13 +49,13 @@ def rows(steps: int, every: int, layers: int) -> Iterator[str]:
             yield f"{attempt},{step},{step // VALIDATION},{1.7e9 + step / 100:.3f},{name},{value!r}\n"
 
 
-def make_run(folder: Path, steps: int, every: int, layers: int, samples: int) -> int:
+def write_run(folder: Path, steps: int, every: int, layers: int, samples: int) -> int:
     """Makes a run's folder; how many rows its metrics.csv has."""
     folder.mkdir()
     halves = [(0, steps // 2), (steps // 2, steps)]
     attempts = [
-        {"number": place, "first_step": first, "last_step": last, "accumulated": 1}
-        for place, (first, last) in enumerate(halves, start=1)
+        {"number": index, "first_step": first, "last_step": last, "accumulated": 1}
+        for index, (first, last) in enumerate(halves, start=1)
     ]
     record = {"name": folder.name, "status": "finished", "attempts": attempts}
     (folder / "run.json").write_text(json.dumps(record))
@@ -98,12 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--samples", type=int, default=10_000)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     print("| steps | logged | rows | metrics.csv | wall time | CPU time | page |\n|" + " --- |" * 7)
     with TemporaryDirectory() as directory:
         for steps, every in SIZES:
             folder = Path(directory) / f"{steps}-{every}"
-            count = make_run(folder, steps, every, asked.layers, asked.samples)
+            count = write_run(folder, steps, every, arguments.layers, arguments.samples)
             timed(folder)
             wall, used = map(min, zip(*(timed(folder) for _ in range(2)), strict=True))
             file, page = ((folder / name).stat().st_size / 1e6 for name in ("metrics.csv", "report.html"))

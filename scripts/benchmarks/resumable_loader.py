@@ -77,7 +77,7 @@ class Stream(IterableDataset):
         self.at = state["at"]
 
 
-def _as_is(batch: Any) -> Any:
+def _identity_collate(batch: Any) -> Any:
     return batch
 
 
@@ -87,8 +87,8 @@ def loader(dataset: Any, **options: Any) -> DataLoader:
 
 CASES: dict[str, Callable[[], DataLoader]] = {
     "TensorDataset, no workers": lambda: loader(TensorDataset(torch.zeros(SAMPLES, 16))),
-    "whole batches, says it draws none": lambda: loader(Whole(draws=False), collate_fn=_as_is),
-    "whole batches, may draw": lambda: loader(Whole(draws=True), collate_fn=_as_is),
+    "whole batches, says it draws none": lambda: loader(Whole(draws=False), collate_fn=_identity_collate),
+    "whole batches, may draw": lambda: loader(Whole(draws=True), collate_fn=_identity_collate),
     "draws, no workers": lambda: loader(Draws()),
     "draws, 2 workers": lambda: loader(Draws(), num_workers=2, persistent_workers=True),
     "iterable with state_dict, no workers": lambda: loader(Stream()),
@@ -107,15 +107,15 @@ def microseconds_a_batch(batches: Any) -> float:
 def per_batch(rounds: int) -> None:
     print(f"per batch: {SAMPLES} samples in batches of {BATCH}, shuffled, {rounds} rounds")
     for name, make in CASES.items():
-        plain, ours = make(), resumable(make(), seed=1)
+        plain, resumable_loader = make(), resumable(make(), seed=1)
         times = []
         for index in range(rounds + 1):
             if index % 2:
-                one = microseconds_a_batch(plain)
-                times.append((one, microseconds_a_batch(ours)))
+                plain_time = microseconds_a_batch(plain)
+                times.append((plain_time, microseconds_a_batch(resumable_loader)))
             else:
-                other = microseconds_a_batch(ours)
-                times.append((microseconds_a_batch(plain), other))
+                resumable_time = microseconds_a_batch(resumable_loader)
+                times.append((microseconds_a_batch(plain), resumable_time))
         show(name, times[1:], TARGET_US if name in list(CASES)[:2] else None)
 
 
@@ -129,7 +129,7 @@ def show(name: str, times: list[tuple[float, float]], target: float | None) -> N
     )
 
 
-def first_batch(batches: Any) -> float:
+def fetch_first_batch(batches: Any) -> float:
     gc.collect()
     start = time.perf_counter()
     iterator = iter(batches)
@@ -139,27 +139,27 @@ def first_batch(batches: Any) -> float:
 
 def latencies(rounds: int) -> None:
     dataset = TensorDataset(torch.zeros(MILLION))
-    plain, ours = loader(dataset), resumable(loader(dataset), seed=1)
-    begun = [(first_batch(plain), first_batch(ours)) for _ in range(rounds + 1)][1:]
+    plain, resumable_loader = loader(dataset), resumable(loader(dataset), seed=1)
+    begun = [(fetch_first_batch(plain), fetch_first_batch(resumable_loader)) for _ in range(rounds + 1)][1:]
     plain_ms, ours_ms = (statistics.median(column) for column in zip(*begun, strict=True))
     ratio = statistics.median(b / a for a, b in begun)
     print(f"first batch of {MILLION} shuffled samples: {plain_ms:.1f} -> {ours_ms:.1f} ms, x {ratio:.3f}")
-    batches = iter(ours)
+    batches = iter(resumable_loader)
     for _ in range(10_000):
         next(batches)
-    state = ours.state_dict()
+    state = resumable_loader.state_dict()
 
     def resume() -> float:
         start = time.perf_counter()
-        ours.load_state_dict(state)
-        next(iter(ours))
+        resumable_loader.load_state_dict(state)
+        next(iter(resumable_loader))
         return (time.perf_counter() - start) * 1e3
 
     def walk() -> float:
         start = time.perf_counter()
-        again = iter(plain)
+        iterator = iter(plain)
         for _ in range(10_001):
-            next(again)
+            next(iterator)
         return (time.perf_counter() - start) * 1e3
 
     both = [(walk(), resume()) for _ in range(3)]

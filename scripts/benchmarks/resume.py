@@ -81,27 +81,27 @@ def train(folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]
     module, loader = Task(layers), resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1)
     begun = time.perf_counter()
     path = recovery.latest_checkpoint()
-    found = time.perf_counter()
+    resolved_at = time.perf_counter()
     trainer.fit(module, loader, ckpt_path=path)
-    return {"latest": found - begun, "start": first.at - begun}
+    return {"latest": resolved_at - begun, "start": first.at - begun}
 
 
-def launch(checkout: Path, folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]:
+def launch_ranks(checkout: Path, folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]:
     """Trains in new processes; returns the times of the slowest rank."""
     with tempfile.TemporaryDirectory() as out:
         command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__, "--child"]
         path = os.pathsep.join(str(checkout / part) for part in ("callbacks", "src"))
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, *command, str(folder), str(layers), str(ranks), str(steps), out],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,
         )
-        if done.returncode != 0:
-            sys.exit(done.stderr)
+        if result.returncode != 0:
+            sys.exit(result.stderr)
         times = [json.loads(file.read_text()) for file in Path(out).iterdir()]
-    return {name: max(each[name] for each in times) for name in times[0]}
+    return {name: max(rank_times[name] for rank_times in times) for name in times[0]}
 
 
 def resume(checkout: Path, folder: Path, layers: int, ranks: int) -> dict[str, float]:
@@ -109,7 +109,7 @@ def resume(checkout: Path, folder: Path, layers: int, ranks: int) -> dict[str, f
     with tempfile.TemporaryDirectory(dir=folder.parent) as copy:
         for file in folder.iterdir():
             os.link(file, Path(copy, file.name))
-        return launch(checkout, Path(copy), layers, ranks, steps=2)
+        return launch_ranks(checkout, Path(copy), layers, ranks, steps=2)
 
 
 def main() -> None:
@@ -123,24 +123,26 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--baseline", type=Path, help="another checkout to compare with")
-    given = parser.parse_args()
-    layers = max(1, given.megabytes * 10**6 // BYTES_PER_LAYER)
-    checkouts = {"this": ROOT} | ({"baseline": given.baseline.resolve()} if given.baseline else {})
-    for ranks in given.ranks:
+    arguments = parser.parse_args()
+    layers = max(1, arguments.megabytes * 10**6 // BYTES_PER_LAYER)
+    checkouts = {"this": ROOT} | ({"baseline": arguments.baseline.resolve()} if arguments.baseline else {})
+    for ranks in arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder, "saved")
-            launch(ROOT, saved, layers, ranks, steps=1)
+            launch_ranks(ROOT, saved, layers, ranks, steps=1)
             size = max(file.stat().st_size for file in saved.glob("*.ckpt"))
             rounds = []
-            for number in range(given.rounds):
+            for number in range(arguments.rounds):
                 names = list(checkouts)[:: 1 if number % 2 == 0 else -1]
                 rounds.append({name: resume(checkouts[name], saved, layers, ranks) for name in names})
         for part in ("latest", "start"):
             line = f"{ranks} ranks, {size / 1e6:.0f} MB, {part}:"
             for name in checkouts:
-                line += f" {name} {statistics.median(each[name][part] for each in rounds):.2f} s,"
-            if given.baseline:
-                ratio = statistics.median(each["this"][part] / each["baseline"][part] for each in rounds)
+                line += f" {name} {statistics.median(round_times[name][part] for round_times in rounds):.2f} s,"
+            if arguments.baseline:
+                ratio = statistics.median(
+                    round_times["this"][part] / round_times["baseline"][part] for round_times in rounds
+                )
                 line += f" ratio {ratio:.2f}"
             print(line.rstrip(","), flush=True)
 

@@ -77,8 +77,8 @@ class Turn(NamedTuple):
     def seconds_a_step(self) -> float:
         """The mean over the measured steps, as they would be without other load."""
         *regular, last = self.seconds
-        shortest = [min(regular[place::CADENCE]) for place in range(CADENCE)]
-        return (sum(shortest[place % CADENCE] for place in range(len(regular))) + last) / MEASURED
+        shortest = [min(regular[index::CADENCE]) for index in range(CADENCE)]
+        return (sum(shortest[index % CADENCE] for index in range(len(regular))) + last) / MEASURED
 
 
 class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -91,17 +91,17 @@ class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             torch.randn(batch_size, 1, 28, 28, generator=generator),
             torch.randint(10, (batch_size,), generator=generator),
         )
-        self.asked: list[tuple[float, int]] = []
+        self.requests: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         return STEPS * self.ranks  # a resumable loader shares them out
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        self.asked.append((time.perf_counter(), collectives_so_far()))
+        self.requests.append((time.perf_counter(), collectives_so_far()))
         return self.batch
 
     def turn(self) -> Turn:
-        times, counts = zip(*self.asked[FIRST:STEPS], strict=True)
+        times, counts = zip(*self.requests[FIRST:STEPS], strict=True)
         return Turn(_steps(times), _steps(counts))
 
 
@@ -124,7 +124,7 @@ def collectives_so_far() -> int:
     return distributed.group.WORLD._get_sequence_number_for_group()  # noqa: SLF001 (it counts DDP's own, too)
 
 
-def plain(workload: Workload, batches: Batches, _: Path) -> None:
+def no_callbacks(workload: Workload, batches: Batches, _: Path) -> None:
     network: nn.Module = workload.network()
     if distributed.is_initialized():
         network = DistributedDataParallel(network)
@@ -139,7 +139,7 @@ def bare(workload: Workload, batches: Batches, _: Path) -> None:
     _trainer().fit(Classifier(workload), DataLoader(batches, batch_size=None))
 
 
-def ours(workload: Workload, batches: Batches, folder: Path) -> None:
+def with_callbacks(workload: Workload, batches: Batches, folder: Path) -> None:
     callbacks = [
         StepTimer(),
         GradientNormMonitor(table=False),
@@ -154,7 +154,11 @@ def ours(workload: Workload, batches: Batches, folder: Path) -> None:
         _trainer(callbacks=callbacks).fit(Classifier(workload), resumable(DataLoader(batches, batch_size=None)))
 
 
-VARIANTS: dict[str, Callable[[Workload, Batches, Path], None]] = {"plain": plain, "bare": bare, "ours": ours}
+VARIANTS: dict[str, Callable[[Workload, Batches, Path], None]] = {
+    "plain": no_callbacks,
+    "bare": bare,
+    "ours": with_callbacks,
+}
 
 
 def take_turns(rank: int, ranks: int, port: int, name: str, rounds: int, results: Any) -> None:
@@ -171,14 +175,14 @@ def take_turns(rank: int, ranks: int, port: int, name: str, rounds: int, results
         for number in range(rounds + 1):
             for variant in random.Random(number).sample(list(VARIANTS), len(VARIANTS)):
                 batches = Batches(workload.batch_size, rank, ranks)
-                place = _same_on_all([f"{folder}/{number}"])
+                position = _same_on_all([f"{folder}/{number}"])
                 torch.manual_seed(0)
-                VARIANTS[variant](workload, batches, Path(place))
+                VARIANTS[variant](workload, batches, Path(position))
                 turns[variant].append(batches.turn())
         if ranks > 1:
             distributed.barrier()
     if rank == 0:
-        results.put({variant: each[1:] for variant, each in turns.items()})
+        results.put({variant: variant_turns[1:] for variant, variant_turns in turns.items()})
     if ranks > 1:
         distributed.destroy_process_group()
 
@@ -202,9 +206,9 @@ def measure(ranks: int, name: str, rounds: int) -> dict[str, list[Turn]]:
 
 def show(ranks: int, turns: dict[str, list[Turn]]) -> None:
     print(f"\n{ranks} process{'es' * (ranks > 1)}")
-    means = {variant: [turn.seconds_a_step() for turn in each] for variant, each in turns.items()}
-    for variant, each in means.items():
-        print(f"  {variant:<6} {statistics.median(each) * 1e3:7.2f} ms a step")
+    means = {variant: [turn.seconds_a_step() for turn in variant_turns] for variant, variant_turns in turns.items()}
+    for variant, variant_turns in means.items():
+        print(f"  {variant:<6} {statistics.median(variant_turns) * 1e3:7.2f} ms a step")
     for above, below, target in (("ours", "bare", TARGET), ("bare", "plain", None), ("ours", "plain", None)):
         low, mean, high = interval([a / b for a, b in zip(means[above], means[below], strict=True)])
         print(f"  {above} / {below:<6} {mean:.3f} [{low:.3f}, {high:.3f}]{verdict(low, high, target)}")
@@ -218,7 +222,10 @@ def show_collectives(turns: dict[str, list[Turn]]) -> None:
         for turn in turns[variant]:
             for step, count in enumerate(turn.collectives, FIRST + 1):
                 counts[step % CADENCE == 0].append(count)
-        often = ", ".join(f"{each} at {counts[False].count(each)}" for each in sorted(set(counts[False])))
+        often = ", ".join(
+            f"{collective_count} at {counts[False].count(collective_count)}"
+            for collective_count in sorted(set(counts[False]))
+        )
         mean = statistics.fmean(counts[True])
         print(f"  {variant}: {mean:.2f} collectives at each {CADENCE}th step; of the others, {often}")
 

@@ -41,12 +41,12 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import read_metrics
-from stormproof_train.search.arguments import Composer, read_words
-from stormproof_train.search.pruner import Judge
-from stormproof_train.search.rungs import Rungs, Standing, fractions_of
+from stormproof_train.search.arguments import Composer, parse_arguments
+from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.rungs import Rungs, TrialStatus, rung_fractions
 from stormproof_train.search.runner import Runner
-from stormproof_train.search.trial_command import TrialWords
-from stormproof_train.search.trials import Trials
+from stormproof_train.search.trial_command import TrialCommand
+from stormproof_train.search.trials import TrialStore
 from stormproof_train.search.worker import Worker
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
@@ -75,43 +75,43 @@ class Moment(NamedTuple):
     loss: float
 
 
-def proposals(seed: int, trials: int, folder: Path) -> Iterator[list[str]]:
+def propose_words(seed: int, trials: int, folder: Path) -> Iterator[list[str]]:
     """The words of each trial of random search."""
-    asked = read_words([*RUN, *SPACE, "search.sampler=random", f"search.seed={seed}"], conf_dir())
-    words = TrialWords(asked, Composer(conf_dir()).plan(asked.fixed), "random")
-    study = Trials(f"sqlite:///{folder / f'{seed}.db'}", "random", asked.settings, asked.space)
+    arguments = parse_arguments([*RUN, *SPACE, "search.sampler=random", f"search.seed={seed}"], conf_dir())
+    trial_words = TrialCommand(arguments, Composer(conf_dir()).compose_plan(arguments.fixed_overrides), "random")
+    study = TrialStore(f"sqlite:///{folder / f'{seed}.db'}", "random", arguments.settings, arguments.space)
     for number in range(trials):
-        yield words.of(study.ask().params, folder / f"{seed}-{number}")
+        yield trial_words.build(study.ask().params, folder / f"{seed}-{number}")
 
 
-def curve(words: list[str]) -> list[float]:
+def train_curve(overrides: list[str]) -> list[float]:
     """The validation losses of a run, after each epoch."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    assert command_line.main(words) == 0, words
-    values = dict(word.split("=", 1) for word in words if word.startswith(("name=", "runs_dir=")))
+    assert command_line.main(overrides) == 0, overrides
+    values = dict(word.split("=", 1) for word in overrides if word.startswith(("name=", "runs_dir=")))
     losses = read_metrics(Path(values["runs_dir"].strip("'"), values["name"], "metrics.csv"))["val/loss"]
     return [loss for step, loss in losses if step < EPOCHS * STEPS]  # the last one again is that of the end
 
 
-def record(given: argparse.Namespace) -> None:
-    given.curves.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(given.curves.read_text()) if given.curves.exists() else {}
+def record(arguments: argparse.Namespace) -> None:
+    arguments.curves.parent.mkdir(parents=True, exist_ok=True)
+    saved_curves = json.loads(arguments.curves.read_text()) if arguments.curves.exists() else {}
     MNIST1D().load()  # made once, in the process that the others are forked from
     with TemporaryDirectory() as folder:
-        seeds = [seed for seed in map(str, range(given.seeds)) if seed not in kept]
-        words = {seed: list(proposals(int(seed), given.trials, Path(folder))) for seed in seeds}
+        seeds = [seed for seed in map(str, range(arguments.seeds)) if seed not in saved_curves]
+        overrides_by_seed = {seed: list(propose_words(int(seed), arguments.trials, Path(folder))) for seed in seeds}
         # Only now: what is forked while this process composes a config could compose none.
         with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
             for seed in seeds:
-                begun = time.monotonic()
-                kept[seed] = pool.map(curve, words[seed], chunksize=1)
-                given.curves.write_text(json.dumps(kept))
-                print(f"seed {seed}: {ends_in(kept[seed])}, {time.monotonic() - begun:.0f} s", flush=True)
+                start = time.monotonic()
+                saved_curves[seed] = pool.map(train_curve, overrides_by_seed[seed], chunksize=1)
+                arguments.curves.write_text(json.dumps(saved_curves))
+                print(f"seed {seed}: {endings(saved_curves[seed])}, {time.monotonic() - start:.0f} s", flush=True)
 
 
-def ends_in(curves: Sequence[Sequence[float]]) -> str:
-    ends = sorted(each[-1] for each in curves if math.isfinite(each[-1]))
+def endings(curves: Sequence[Sequence[float]]) -> str:
+    ends = sorted(losses[-1] for losses in curves if math.isfinite(losses[-1]))
     return f"{ends[0]:.4f} at best, {statistics.median(ends):.4f} at median, {len(curves) - len(ends)} not finite"
 
 
@@ -123,42 +123,45 @@ def replay(curves: Sequence[Sequence[float]], reduction: int, rungs: int) -> Ite
         reduction: one in so many goes on.
         rungs: before the end.
     """
-    ladder = Rungs(fractions_of(rungs, reduction), reduction)
+    ladder = Rungs(rung_fractions(rungs, reduction), reduction)
     length = len(curves[0])
-    seen, passed, paused, spent = [0] * len(curves), [0] * len(curves), [False] * len(curves), 0
+    validations_seen, passed, paused, spent = [0] * len(curves), [0] * len(curves), [False] * len(curves), 0
 
-    def standings() -> list[Standing]:
+    def standings() -> list[TrialStatus]:
         return [
-            Standing(
+            TrialStatus(
                 number,
-                {(place + 1) / length: finite(loss) for place, loss in enumerate(curves[number][: seen[number]])},
+                {
+                    (index + 1) / length: finite(loss)
+                    for index, loss in enumerate(curves[number][: validations_seen[number]])
+                },
                 passed[number],
                 paused[number],
-                seen[number] == length,
-                seen[number] == length,
+                validations_seen[number] == length,
+                validations_seen[number] == length,
             )
             for number in range(len(curves))
-            if seen[number]
+            if validations_seen[number]
         ]
 
     def next_one() -> tuple[int, bool] | None:
-        if waiting := ladder.promotable(standings()):
+        if waiting := ladder.find_promotable(standings()):
             return waiting[0], False
-        if 0 in seen:
-            return seen.index(0), False
-        return next(((number, True) for number in ladder.promotable(standings(), closed=True)), None)
+        if 0 in validations_seen:
+            return validations_seen.index(0), False
+        return next(((number, True) for number in ladder.find_promotable(standings(), promote_at_least_one=True)), None)
 
     while (taken := next_one()) is not None:
         number, closed = taken
-        if seen[number]:
-            passed[number], _ = ladder.climb(standings(), number, closed=closed)
+        if validations_seen[number]:
+            passed[number], _ = ladder.advance(standings(), number, promote_at_least_one=closed)
         paused[number] = False
-        while seen[number] < length and not paused[number]:
-            seen[number] += 1
+        while validations_seen[number] < length and not paused[number]:
+            validations_seen[number] += 1
             spent += STEPS
-            yield Moment(spent, number, seen[number], curves[number][seen[number] - 1])
-            if seen[number] < length:
-                passed[number], paused[number] = ladder.climb(standings(), number)
+            yield Moment(spent, number, validations_seen[number], curves[number][validations_seen[number] - 1])
+            if validations_seen[number] < length:
+                passed[number], paused[number] = ladder.advance(standings(), number)
 
 
 def finite(loss: float) -> float:
@@ -177,25 +180,25 @@ def best_at_end(curves: Sequence[Sequence[float]]) -> float:
 
 def share(moments: Sequence[Moment], target: float, steps: int, *, at_end: bool) -> float:
     """After which share of some steps a loss is as good as a target; inf if none is."""
-    good = (each.spent for each in moments if each.loss <= target and (each.epoch == EPOCHS or not at_end))
+    good = (moment.spent for moment in moments if moment.loss <= target and (moment.epoch == EPOCHS or not at_end))
     return next(good, math.inf) / steps
 
 
-def compared(given: argparse.Namespace) -> None:
-    kept = json.loads(given.curves.read_text())
-    first = [(place_of_best(curves) + 1) / len(curves) for curves in kept.values()]
+def compared(arguments: argparse.Namespace) -> None:
+    saved_curves = json.loads(arguments.curves.read_text())
+    first = [(place_of_best(curves) + 1) / len(curves) for curves in saved_curves.values()]
     print(f"of its own steps random search had taken {ranged(first)} when it found its best")
     print("| reduction, rungs | as good in flight | as good at an end | reached by | all steps |\n|" + " --- |" * 5)
     for reduction, rungs in SETTINGS:
         of_seed = []
-        for curves in kept.values():
+        for curves in saved_curves.values():
             steps = len(curves) * EPOCHS * STEPS
             moments = list(replay(curves, reduction, rungs))
-            found = [share(moments, best_at_end(curves), steps, at_end=at_end) for at_end in (False, True)]
-            of_seed.append((*found, moments[-1].spent / steps))
+            shares = [share(moments, best_at_end(curves), steps, at_end=at_end) for at_end in (False, True)]
+            of_seed.append((*shares, moments[-1].spent / steps))
         in_flight, at_end, all_steps = zip(*of_seed, strict=True)
         reached = sum(map(math.isfinite, at_end))
-        columns = (f"{reduction}, {rungs}", ranged(in_flight), ranged(at_end), f"{reached} of {len(kept)}")
+        columns = (f"{reduction}, {rungs}", ranged(in_flight), ranged(at_end), f"{reached} of {len(saved_curves)}")
         print(f"| {' | '.join(columns)} | {ranged(all_steps)} |")
 
 
@@ -213,26 +216,35 @@ def validations(search: Path) -> list[Moment]:
         columns = (losses[name].tolist() for name in ("time", "step", "value"))
         rows += [(moment, number, step, float(value)) for moment, step, value in zip(*columns, strict=True)]
     epochs = [(number, (step + 1) // STEPS, loss) for _, number, step, loss in sorted(rows)]
-    return [Moment(place * STEPS, *each) for place, each in enumerate(epochs, start=1)]
+    return [Moment(index * STEPS, *validation) for index, validation in enumerate(epochs, start=1)]
 
 
-def real(given: argparse.Namespace) -> None:
-    kept = json.loads(given.curves.read_text())
-    for seed in given.seeds:
-        curves = kept[str(seed)]
+def run_real_search(arguments: argparse.Namespace) -> None:
+    saved_curves = json.loads(arguments.curves.read_text())
+    for seed in arguments.seeds:
+        curves = saved_curves[str(seed)]
         steps = len(curves) * EPOCHS * STEPS
         with TemporaryDirectory() as folder:
-            own = [f"search.folder={folder}", "search.name=real", "search.pruner=asha", "search.final_seeds=0"]
-            own += [f"search.sampler={given.sampler}", f"search.seed={seed}", f"search.trials={len(curves)}"]
-            words = [sys.executable, TRAIN, "search", *RUN, RECOVERY, *SPACE, *own]
-            begun = time.monotonic()
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            fixed_overrides = [
+                f"search.folder={folder}",
+                "search.name=real",
+                "search.pruner=asha",
+                "search.final_seeds=0",
+            ]
+            fixed_overrides += [
+                f"search.sampler={arguments.sampler}",
+                f"search.seed={seed}",
+                f"search.trials={len(curves)}",
+            ]
+            command = [sys.executable, TRAIN, "search", *RUN, RECOVERY, *SPACE, *fixed_overrides]
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
             moments = validations(Path(folder, "real"))
-        found = [share(moments, best_at_end(curves), steps, at_end=at_end) for at_end in (False, True)]
-        told = f"{found[0]:.3f} in flight, {found[1]:.3f} at an end, {moments[-1].spent / steps:.3f} in all"
-        if given.sampler == "random":
-            told += f"; as replayed: {list(replay(curves, *SETTINGS[0])) == moments}"
-        print(f"{given.sampler}, seed {seed}: {told}, {time.monotonic() - begun:.0f} s", flush=True)
+        shares = [share(moments, best_at_end(curves), steps, at_end=at_end) for at_end in (False, True)]
+        report = f"{shares[0]:.3f} in flight, {shares[1]:.3f} at an end, {moments[-1].spent / steps:.3f} in all"
+        if arguments.sampler == "random":
+            report += f"; as replayed: {list(replay(curves, *SETTINGS[0])) == moments}"
+        print(f"{arguments.sampler}, seed {seed}: {report}, {time.monotonic() - start:.0f} s", flush=True)
 
 
 class Clock:
@@ -260,43 +272,55 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def overhead(given: argparse.Namespace) -> None:
+def overhead(arguments: argparse.Namespace) -> None:
     clock, plain, own_seconds = Clock(), [], []
 
-    def train_alone(_: Runner, job: str, words: Sequence[str], run: Path, *_others: Any) -> None:
-        if given.pruner != "none" or not job.startswith("trial-"):
+    def train_alone(_: Runner, job: str, overrides: Sequence[str], run: Path, *_others: Any) -> None:
+        if arguments.pruner != "none" or not job.startswith("trial-"):
             return
-        words = [word for word in words if not word.startswith(("callbacks.search.", "runs_dir="))]
+        overrides = [word for word in overrides if not word.startswith(("callbacks.search.", "runs_dir="))]
         begun = time.perf_counter()
-        words = [sys.executable, str(TRAIN), *words, f"runs_dir={folder}/alone"]
-        subprocess.run(words, check=True, capture_output=True)
+        overrides = [sys.executable, str(TRAIN), *overrides, f"runs_dir={folder}/alone"]
+        subprocess.run(overrides, check=True, capture_output=True)
         plain.append(time.perf_counter() - begun)
         own_seconds.append((seconds_of(run), seconds_of(Path(folder, "alone", run.name))))
 
     clock.watch(Runner, "run", after=train_alone)
-    for owner, name in ((Judge, "answer"), (Worker, "work"), (command_line, "main")):
+    for owner, name in ((TrialPruner, "answer"), (Worker, "work"), (command_line, "main")):
         clock.watch(owner, name)
     with TemporaryDirectory() as folder:
-        own = [f"search.folder={folder}", "search.name=timed", f"search.pruner={given.pruner}", "search.final_seeds=0"]
-        own += ["search.sampler=random", f"search.trials={given.trials}", "optimizer.lr=tag(log,interval(1e-3,1e-2))"]
-        assert command_line.main(["search", *LONG_RUN, f"trainer.max_epochs={given.epochs}", *own]) == 0
+        own_time = [
+            f"search.folder={folder}",
+            "search.name=timed",
+            f"search.pruner={arguments.pruner}",
+            "search.final_seeds=0",
+        ]
+        own_time += [
+            "search.sampler=random",
+            f"search.trials={arguments.trials}",
+            "optimizer.lr=tag(log,interval(1e-3,1e-2))",
+        ]
+        assert command_line.main(["search", *LONG_RUN, f"trainer.max_epochs={arguments.epochs}", *own_time]) == 0
     *runs, test = clock.wall["run"]
     (work,), (whole,), answers = clock.wall["work"], clock.wall["main"], clock.wall["answer"]
     between = work - sum(runs) - sum(plain)
-    print(f"{len(runs)} starts of {given.trials} trials, {sum(runs):.1f} s, each {ranged(runs)} s")
+    print(f"{len(runs)} starts of {arguments.trials} trials, {sum(runs):.1f} s, each {ranged(runs)} s")
     print(f"of the worker: {between / len(runs):.3f} s between two, {len(answers)} answers of {ranged(answers)} s")
     print(f"its share: {(between + sum(answers)) / sum(runs):.4f}, its CPU time: {clock.cpu['work'] / sum(runs):.4f}")
     print(f"once in a search: {whole - work - test:.2f} s before its first trial and for its report")
     if plain:
-        print(f"trial / train.py: {ranged([one / other for one, other in zip(runs, plain, strict=True)])}")
-        starts = [one - own for one, (own, _) in zip(runs, own_seconds, strict=True)]
-        alone = [other - own for other, (_, own) in zip(plain, own_seconds, strict=True)]
+        print(
+            f"trial / train.py: "
+            f"{ranged([run_time / plain_time for run_time, plain_time in zip(runs, plain, strict=True)])}"
+        )
+        starts = [run_time - own_time for run_time, (own_time, _) in zip(runs, own_seconds, strict=True)]
+        alone = [plain_time - own_time for plain_time, (_, own_time) in zip(plain, own_seconds, strict=True)]
         print(f"before and after the training: {ranged(starts)} s in a trial, {ranged(alone)} s by train.py")
 
 
 def seconds_of(run: Path) -> float:
     """A run's own seconds: its training and its validation, without its start."""
-    summary = RunFolder(run.parent, run.name).finished()
+    summary = RunFolder(run.parent, run.name).read_summary()
     assert summary is not None
     return summary["seconds"]
 
@@ -313,14 +337,14 @@ def main() -> None:
     run = commands.add_parser("real")
     run.add_argument("--sampler", choices=("random", "tpe"), default="random")
     run.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run.set_defaults(run=real)
+    run.set_defaults(run=run_real_search)
     timed = commands.add_parser("overhead")
     timed.add_argument("--pruner", choices=("none", "asha"), default="none")
     timed.add_argument("--trials", type=int, default=4)
     timed.add_argument("--epochs", type=int, default=30)
     timed.set_defaults(run=overhead)
-    given = parser.parse_args()
-    given.run(given)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,11 @@ def main() -> None:
         for tree in trees:
             seconds_of(tree, command)  # writes the bytecode
         rounds = [[seconds_of(tree, command) for tree in trees] for _ in range(args.rounds)]
-        other, ours = map(median, zip(*rounds, strict=True))
+        baseline, current = map(median, zip(*rounds, strict=True))
         ratios = [after / before for before, after in rounds]
         print(
-            f"{name}: {other:.3f} s, {ours:.3f} s, ratio {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{name}: {baseline:.3f} s, {current:.3f} s, ratio {median(ratios):.2f} ({min(ratios):.2f} to "
+            f"{max(ratios):.2f})",
             flush=True,
         )
 

@@ -51,10 +51,10 @@ from omegaconf import DictConfig
 from stormproof_train.build_task import build_task
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import Plan, read_plan
-from stormproof_train.data.spec import spec_of
-from stormproof_train.lightning_output import quiet_lightning
+from stormproof_train.data.spec import infer_spec
+from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.main import run
 from stormproof_train.task import Task
 
@@ -89,8 +89,8 @@ def build(cfg: DictConfig) -> tuple[Plan, Task, Any]:
     plan = read_plan(cfg)
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
-    spec = spec_of(data)
-    return plan, build_task(plan, data, spec, plan.loss_for(spec.task)), data
+    spec = infer_spec(data)
+    return plan, build_task(plan, data, spec, plan.bind_loss(spec.task)), data
 
 
 def raw_loop(cfg: DictConfig) -> None:
@@ -116,9 +116,11 @@ def raw_loop(cfg: DictConfig) -> None:
 
 def bare_lightning(cfg: DictConfig) -> None:
     _, task, data = build(cfg)
-    same = {name: cfg.trainer[name] for name in ("accelerator", "max_epochs", "deterministic", "log_every_n_steps")}
+    shared_options = {
+        name: cfg.trainer[name] for name in ("accelerator", "max_epochs", "deterministic", "log_every_n_steps")
+    }
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(devices=1, **same, **off)
+    trainer = pl.Trainer(devices=1, **shared_options, **off)
     data.setup("fit")
     trainer.fit(task, data.train_dataloader().wrapped, data.val_dataloader())
 
@@ -179,7 +181,7 @@ def step_part(rounds: int) -> None:
     Task.training_step = marked  # for bare and ours alike
     for workload, overrides in WORKLOADS.items():
         with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-            cfg = hydra.compose("config", plain(["logger=none", "trainer=cpu", *overrides]))
+            cfg = hydra.compose("config", normalize_overrides(["logger=none", "trainer=cpu", *overrides]))
         times = in_turns(list(VARIANTS), functools.partial(seconds_a_step, cfg=cfg), rounds)
         print(f"\nper training step: {workload} ({' '.join(overrides)}), {rounds} rounds")
         for name, measured in times.items():
@@ -193,19 +195,19 @@ def step_part(rounds: int) -> None:
 
 
 def startup_part(rounds: int, threads: int) -> None:
-    here = Path(__file__).resolve().parent
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(here)}
+    benchmark_folder = Path(__file__).resolve().parent
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(benchmark_folder)}
     first_step = f"callbacks.first_step._target_={Path(__file__).stem}.{FirstStep.__name__}"
     with tempfile.TemporaryDirectory() as folder:
         commands = {
-            "ours": [str(here.parents[1] / "train.py"), "logger=none", "trainer=cpu", first_step],
+            "ours": [str(benchmark_folder.parents[1] / "train.py"), "logger=none", "trainer=cpu", first_step],
             "imports": ["-c", "import time, torch, pytorch_lightning; print('at', time.time())"],
         }
 
         def measure(name: str) -> Times:
-            words = [*commands[name], *([f"runs_dir={tempfile.mkdtemp(dir=folder)}"] if name == "ours" else [])]
+            command = [*commands[name], *([f"runs_dir={tempfile.mkdtemp(dir=folder)}"] if name == "ours" else [])]
             start = time.time()
-            output = subprocess.check_output([sys.executable, *words], env=environment, cwd=folder, text=True)
+            output = subprocess.check_output([sys.executable, *command], env=environment, cwd=folder, text=True)
             at = next(line for line in output.splitlines() if line.startswith("at "))
             return Times(wall=float(at.split()[1]) - start, cpu=float("nan"))
 
@@ -223,7 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    quiet_lightning()
+    suppress_lightning_output()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
     print(f"{libraries}, {os.cpu_count()} cores, {arguments.threads} used, CPU only")
     print("ratios: median over the rounds [quartiles] (minimum, maximum); bare Lightning has logger=False")

@@ -28,7 +28,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Need:
+class Requirement:
     """A range in which the claim needs a number to be.
 
     An interval that reaches into it by ``margin`` at most counts as outside: too small to matter.
@@ -43,7 +43,7 @@ class Need:
     def holds(self, value: Interval) -> bool | None:
         """True or False where the whole interval says so, else None."""
         if self.outside:
-            inside = Need(self.low, self.high).holds(value)
+            inside = Requirement(self.low, self.high).holds(value)
             return None if inside is None else not inside
         high, low = value.high - self.margin, value.low + self.margin
         if high < self.low or low > self.high or (self.strict and (high == self.low or low == self.high)):
@@ -52,8 +52,8 @@ class Need:
             return True if self.low < value.low and value.high < self.high else None
         return True if self.low <= value.low and value.high <= self.high else None
 
-    def told(self, form: str) -> str:
-        low, high = (shown(bound, form).replace("+0.0", "0") for bound in (self.low, self.high))
+    def describe(self, form: str) -> str:
+        low, high = (format_value(bound, form).replace("+0.0", "0") for bound in (self.low, self.high))
         if self.outside:
             return f"below {low} or above {high}"
         over, under = ("above", "below") if self.strict else ("at least", "at most")
@@ -62,31 +62,31 @@ class Need:
         else:
             text = low if self.low == self.high else f"{low} to {high}"
         text += " points" if form == "points" else ""
-        return f"{text} (by {shown(self.margin, form).lstrip('+')})" if self.margin else text
+        return f"{text} (by {format_value(self.margin, form).lstrip('+')})" if self.margin else text
 
 
-def above(low: float, margin: float = 0.0) -> Need:
-    return Need(low=low, margin=margin, strict=True)
+def above(low: float, margin: float = 0.0) -> Requirement:
+    return Requirement(low=low, margin=margin, strict=True)
 
 
-def below(high: float, margin: float = 0.0) -> Need:
-    return Need(high=high, margin=margin, strict=True)
+def below(high: float, margin: float = 0.0) -> Requirement:
+    return Requirement(high=high, margin=margin, strict=True)
 
 
-def at_least(low: float) -> Need:
-    return Need(low=low)
+def check_at_least(low: float) -> Requirement:
+    return Requirement(low=low)
 
 
-def at_most(high: float) -> Need:
-    return Need(high=high)
+def at_most(high: float) -> Requirement:
+    return Requirement(high=high)
 
 
-def inside(low: float, high: float) -> Need:
-    return Need(low, high)
+def inside(low: float, high: float) -> Requirement:
+    return Requirement(low, high)
 
 
-def outside(low: float, high: float) -> Need:
-    return Need(low, high, outside=True)
+def outside(low: float, high: float) -> Requirement:
+    return Requirement(low, high, outside=True)
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Row:
     ``form`` is a format, or ``points`` for a difference of shares; ``detail`` is what the verdict need not repeat.
     """
 
-    what: str
+    name: str
     value: Interval
-    need: Need | None = None
+    need: Requirement | None = None
     form: str = ".3g"
     detail: str = ""
 
@@ -115,8 +115,8 @@ class Line:
 
 
 def curve(x: Sequence[float], values: Sequence[Interval]) -> Line:
-    band = torch.tensor([each.low for each in values]), torch.tensor([each.high for each in values])
-    return Line(torch.tensor(x), torch.tensor([each.mean for each in values]), band)
+    band = torch.tensor([interval.low for interval in values]), torch.tensor([interval.high for interval in values])
+    return Line(torch.tensor(x), torch.tensor([interval.mean for interval in values]), band)
 
 
 @dataclass(frozen=True)
@@ -167,20 +167,20 @@ class Verdict:
 
 def verdict_of(claim: Claim, rows: list[Row]) -> Verdict:
     """By rules: all rows that the claim needs hold, none does, or some."""
-    yes, no, open_ = ([row.what for row in rows if row.need and row.holds is held] for held in (True, False, None))
-    rest = f" Not settled: {listed(open_)}." if open_ else ""
-    held = f" It holds for {listed(yes)}." if yes else ""
-    failed = f" It does not hold for {listed(no)}." if no else ""
+    yes, no, open_ = ([row.name for row in rows if row.need and row.holds is is_met] for is_met in (True, False, None))
+    rest = f" Not settled: {join_names(open_)}." if open_ else ""
+    is_met = f" It holds for {join_names(yes)}." if yes else ""
+    failed = f" It does not hold for {join_names(no)}." if no else ""
     if no and claim.of_all:
-        return Verdict("false", f".{failed}{held}{rest}")
+        return Verdict("false", f".{failed}{is_met}{rest}")
     if yes and no:
-        return Verdict("depends", f" on {claim.depends_on}.{held}{failed}{rest}")
+        return Verdict("depends", f" on {claim.depends_on}.{is_met}{failed}{rest}")
     if open_:
-        return Verdict("not settled", f".{held}{failed} The interval holds both answers for {listed(open_)}.")
+        return Verdict("not settled", f".{is_met}{failed} The interval holds both answers for {join_names(open_)}.")
     return Verdict("true", ". All lines hold.") if yes else Verdict("false", ". No line holds.")
 
 
-def listed(names: list[str], most: int = 3) -> str:
+def join_names(names: list[str], most: int = 3) -> str:
     names = [*dict.fromkeys(names)]
     quoted = [f"*{name}*" for name in names[:most]]
     if len(names) > most:
@@ -188,7 +188,7 @@ def listed(names: list[str], most: int = 3) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
-def shown(value: float, form: str) -> str:
+def format_value(value: float, form: str) -> str:
     if form == "points":
         return f"{100 * value:+.1f}".replace("-0.0", "+0.0")
     return re.sub(r"e([-+])0", r"e\1", format(value, form)).replace("0.0e+0", "0")

@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, below
-from claims.interval import geometric_mean_of
-from claims.training import digits, mlps
+from claims.interval import geometric_mean_interval
+from claims.training import load_digits, make_mlps
 from stormproof_train.activations import activation_factory
 
 COARSE, FINER, WIDTH, SAMPLES = 64, 64, 16, 32
@@ -38,10 +38,10 @@ NEVER_NEGATIVE: dict[str, Callable[[], nn.Module]] = {
 
 def losses(make: Callable[[], nn.Module], seeds: int) -> torch.Tensor:
     """(seeds, points): the loss along a straight line in the space of all weights."""
-    (images, labels), _ = digits(seeds)
+    (images, labels), _ = load_digits(seeds)
     way = torch.linspace(0, 1, COARSE * FINER + 1, dtype=torch.float64)
     lines = []
-    for seed, network in enumerate(mlps(seeds, make, (1, 8, 8), 10, WIDTH, 1, "torch")):
+    for seed, network in enumerate(make_mlps(seeds, make, (1, 8, 8), 10, WIDTH, 1, "torch")):
         loss = _along_a_line(network.double(), images[seed, :SAMPLES].double(), labels[seed, :SAMPLES])
         lines.append(vmap(loss, chunk_size=512)(way))
     return torch.stack(lines)
@@ -55,8 +55,8 @@ def _along_a_line(
     aims = {name: torch.randn_like(value) * value.std() for name, value in weights.items()}
 
     def loss(t: torch.Tensor) -> torch.Tensor:
-        there = {name: value + t * aims[name] for name, value in weights.items()}
-        return F.cross_entropy(functional_call(network, there, (images,)), labels)
+        moved_weights = {name: value + t * aims[name] for name, value in weights.items()}
+        return F.cross_entropy(functional_call(network, moved_weights, (images,)), labels)
 
     return loss
 
@@ -68,7 +68,7 @@ def continuity(effort: Effort) -> Result:
         jumps = [line[:, ::every].diff(dim=1).abs().amax(1) for every in (1, FINER)]
         need = below(CONTINUOUS) if name in NEVER_NEGATIVE else above(CONTINUOUS)
         sign = "never negative" if name in NEVER_NEGATIVE else "also negative"
-        rows.append(Row(f"{name}, {sign}", geometric_mean_of(jumps[0] / jumps[1]), need))
+        rows.append(Row(f"{name}, {sign}", geometric_mean_interval(jumps[0] / jumps[1]), need))
         if name in {"sigmoid", "step function", "tanh"}:
             shown = line[0, : COARSE * FINER // 16]
             curves[name] = Line(torch.linspace(0, 1 / 16, len(shown)), shown - shown[0])

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from claims.claim import Claim, Effort, Figure, Panel, Result, Row, above, curve
-from claims.interval import mean_of
-from claims.training import digits, mlps, train
+from claims.interval import mean_interval
+from claims.training import load_digits, make_mlps, train
 
 WIDTH, STEPS, RATE, LITTLE = 32, 300, 1e-3, 0.01
 DEPTHS = (2, 5, 10, 20)
@@ -18,8 +18,8 @@ MAKES = {"ReLU": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "ELU": nn.ELU,
 
 @cache
 def _accuracy(name: str, depth: int, effort: Effort) -> torch.Tensor:
-    training, test = digits(effort.seeds)
-    networks = mlps(effort.seeds, MAKES[name], (1, 8, 8), 10, WIDTH, depth)
+    training, test = load_digits(effort.seeds)
+    networks = make_mlps(effort.seeds, MAKES[name], (1, 8, 8), 10, WIDTH, depth)
     return train(networks, training, effort.steps(STEPS), RATE).accuracy(test)
 
 
@@ -28,7 +28,7 @@ def outstanding(effort: Effort) -> Result:
     rows = [
         Row(
             name,
-            mean_of(_accuracy("ReLU", deepest, effort) - _accuracy(name, deepest, effort)),
+            mean_interval(_accuracy("ReLU", deepest, effort) - _accuracy(name, deepest, effort)),
             above(0.0, LITTLE),
             "points",
             f"{deepest} layers: test accuracy of ReLU minus its",
@@ -38,7 +38,7 @@ def outstanding(effort: Effort) -> Result:
     ]
     lines = {}
     for name in MAKES:
-        means = [mean_of(_accuracy(name, depth, effort)) for depth in DEPTHS]
+        means = [mean_interval(_accuracy(name, depth, effort)) for depth in DEPTHS]
         lines[name] = curve(DEPTHS, means)
         rows.append(Row(name, means[-1], None, ".1%", f"{deepest} layers: test accuracy"))
     panel = Panel("", "hidden layers", "test accuracy", lines)

@@ -10,8 +10,8 @@ from torch import nn
 
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, curve, inside, outside
 from claims.functions import NAMED
-from claims.interval import geometric_mean_of, mean_of, mean_share_of
-from claims.training import digits, mlps, train
+from claims.interval import geometric_mean_interval, mean_interval, mean_share_interval
+from claims.training import load_digits, make_mlps, train
 
 DEPTH, WIDTH, SAMPLES, ALIKE = 20, 128, 32, 10.0
 KEPT = ALIKE ** (1 / (DEPTH - 1))
@@ -23,7 +23,7 @@ TRAINED_DEPTH, TRAINED_WIDTH, TRAINED_STEPS = 10, 64, 400
 def gradient_norms(make: Callable[[], nn.Module], initialization: str, seeds: int, gain: float = 1.0) -> torch.Tensor:
     """(seeds, layers): norms of the gradient of a random loss, by the outputs of each hidden linear layer."""
     norms = []
-    for network in mlps(seeds, make, (WIDTH,), WIDTH, WIDTH, DEPTH, initialization):
+    for network in make_mlps(seeds, make, (WIDTH,), WIDTH, WIDTH, DEPTH, initialization):
         network.double()
         signal, outputs = torch.randn(SAMPLES, WIDTH, dtype=torch.float64), []
         for layer in network.children():
@@ -45,7 +45,7 @@ def factors(make: Callable[[], nn.Module], initialization: str, seeds: int, gain
 
 def _curve(make: Callable[[], nn.Module], initialization: str, seeds: int, gain: float = 1.0) -> Line:
     norms = gradient_norms(make, initialization, seeds, gain)
-    means = [geometric_mean_of(each) for each in (norms / norms[:, -1:]).unbind(1)]
+    means = [geometric_mean_interval(norm_ratios) for norm_ratios in (norms / norms[:, -1:]).unbind(1)]
     return curve(range(1, DEPTH + 1), means)
 
 
@@ -65,7 +65,7 @@ def without_activation(effort: Effort) -> Result:
         ("weights of auto, doubled", "auto", 2.0),
     ]
     rows = [
-        Row(name, geometric_mean_of(factors(NO_ACTIVATION, kind, effort.seeds, gain)), outside(1 / KEPT, KEPT))
+        Row(name, geometric_mean_interval(factors(NO_ACTIVATION, kind, effort.seeds, gain)), outside(1 / KEPT, KEPT))
         for name, kind, gain in settings
     ]
     panels = [
@@ -95,7 +95,11 @@ WITHOUT_ACTIVATION = Claim(
 
 def eliminate(effort: Effort) -> Result:
     rows = [
-        Row(f"{name}, weights of {kind}", geometric_mean_of(factors(make, kind, effort.seeds)), inside(1 / KEPT, KEPT))
+        Row(
+            f"{name}, weights of {kind}",
+            geometric_mean_interval(factors(make, kind, effort.seeds)),
+            inside(1 / KEPT, KEPT),
+        )
         for kind in ("auto", "torch")
         for name, make in NAMED.items()
     ]
@@ -117,23 +121,29 @@ ELIMINATE = Claim(
 def _suppresses(make: Callable[[], nn.Module], name: str, effort: Effort) -> Result:
     rows = []
     for kind in ("auto", "torch"):
-        ours, sigmoid = (factors(each, kind, effort.seeds) for each in (make, nn.Sigmoid))
+        own_factors, sigmoid = (factors(activation, kind, effort.seeds) for activation in (make, nn.Sigmoid))
         rows.append(
-            Row(f"factor relative to sigmoid's, weights of {kind}", geometric_mean_of(ours / sigmoid), above(1.0))
+            Row(
+                f"factor relative to sigmoid's, weights of {kind}",
+                geometric_mean_interval(own_factors / sigmoid),
+                above(1.0),
+            )
         )
     more = _accuracies(make, effort) - _accuracies(nn.Sigmoid, effort)
-    rows.append(Row(f"test accuracy minus sigmoid's, {TRAINED_DEPTH} layers", mean_of(more), above(0.0), "points"))
+    rows.append(
+        Row(f"test accuracy minus sigmoid's, {TRAINED_DEPTH} layers", mean_interval(more), above(0.0), "points")
+    )
     rows += [
-        Row(f"factor of {name} a layer, weights of {kind}", geometric_mean_of(factors(make, kind, effort.seeds)))
+        Row(f"factor of {name} a layer, weights of {kind}", geometric_mean_interval(factors(make, kind, effort.seeds)))
         for kind in ("auto", "torch")
     ]
-    return Result([*rows, Row(f"test accuracy of {name}", mean_share_of(_accuracies(make, effort)), None, ".1%")])
+    return Result([*rows, Row(f"test accuracy of {name}", mean_share_interval(_accuracies(make, effort)), None, ".1%")])
 
 
 @cache
 def _accuracies(make: Callable[[], nn.Module], effort: Effort) -> torch.Tensor:
-    training, test = digits(effort.seeds)
-    networks = mlps(effort.seeds, make, (1, 8, 8), 10, TRAINED_WIDTH, TRAINED_DEPTH)
+    training, test = load_digits(effort.seeds)
+    networks = make_mlps(effort.seeds, make, (1, 8, 8), 10, TRAINED_WIDTH, TRAINED_DEPTH)
     return train(networks, training, effort.steps(TRAINED_STEPS)).accuracy(test)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from claims.claim import Claim, Effort, Figure, Panel, Result, Row, at_least, below, curve
-from claims.interval import geometric_mean_of, mean_of, mean_share_of
-from claims.training import Trained, digits, hidden, mlps, train
+from claims.claim import Claim, Effort, Figure, Panel, Result, Row, below, check_at_least, curve
+from claims.interval import geometric_mean_interval, mean_interval, mean_share_interval
+from claims.training import TrainedNetworks, hidden_activations, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, RATE = 32, 5, 300, 0.02
 REACHED, WINDOW, LITTLE = 0.3, 20, 0.1
@@ -17,34 +17,34 @@ BIASES, BIAS_STEPS, LOSS_OF_ACCURACY = (0.0, 1.0, 2.0, 4.0, 8.0), 300, 0.02
 CALM_RATE = 1e-3
 
 
-def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> Trained:
-    networks = mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, DEPTH)
-    return train(networks, digits(effort.seeds)[0], effort.steps(STEPS), rate)
+def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> TrainedNetworks:
+    networks = make_mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, DEPTH)
+    return train(networks, load_digits(effort.seeds)[0], effort.steps(STEPS), rate)
 
 
-def _silent(trained: Trained, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _silent(trained: TrainedNetworks, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Shares of hidden units, (seeds,) each: of those that give one value only, and of those never above 0."""
     still, negative = [], []
     for network, inputs in zip(trained.each(), images, strict=True):
-        units = hidden(network, inputs)
+        units = hidden_activations(network, inputs)
         still.append((units.amax(0) == units.amin(0)).double().mean())
         negative.append((units.amax(0) <= 0).double().mean())
     return torch.stack(still), torch.stack(negative)
 
 
 def mitigates_dying(effort: Effort) -> Result:
-    images, test = digits(effort.seeds)[0][0], digits(effort.seeds)[1]
+    images, test = load_digits(effort.seeds)[0][0], load_digits(effort.seeds)[1]
     relu, leaky = (_trained(make, RATE, effort) for make in (nn.ReLU, nn.LeakyReLU))
     (dead, off), (leaky_dead, leaky_off) = _silent(relu, images), _silent(leaky, images)
     return Result(
         [
-            Row("dead units, leaky ReLU minus ReLU", mean_of(leaky_dead - dead), below(0.0), "points"),
-            Row("units never above 0, leaky ReLU minus ReLU", mean_of(leaky_off - off), below(0.0), "points"),
-            Row("dead units of ReLU", mean_share_of(dead), None, ".1%"),
-            Row("units of leaky ReLU never above 0", mean_share_of(leaky_off), None, ".1%"),
+            Row("dead units, leaky ReLU minus ReLU", mean_interval(leaky_dead - dead), below(0.0), "points"),
+            Row("units never above 0, leaky ReLU minus ReLU", mean_interval(leaky_off - off), below(0.0), "points"),
+            Row("dead units of ReLU", mean_share_interval(dead), None, ".1%"),
+            Row("units of leaky ReLU never above 0", mean_share_interval(leaky_off), None, ".1%"),
             Row(
                 "test accuracy, leaky ReLU minus ReLU",
-                mean_of(leaky.accuracy(test) - relu.accuracy(test)),
+                mean_interval(leaky.accuracy(test) - relu.accuracy(test)),
                 None,
                 "points",
             ),
@@ -67,16 +67,20 @@ MITIGATES_DYING = Claim(
 
 def converges_faster(effort: Effort) -> Result:
     rows, effort = [], effort.times(3)
-    for told, rate in (("a learning rate that suits ReLU", CALM_RATE), ("one that kills its units", RATE)):
+    for rate_description, rate in (("a learning rate that suits ReLU", CALM_RATE), ("one that kills its units", RATE)):
         relu, leaky = (_steps_until(_trained(make, rate, effort)) for make in (nn.ReLU, nn.LeakyReLU))
         rows += [
-            Row(f"steps relative to ReLU's, {told}", geometric_mean_of(leaky / relu), below(1.0, LITTLE)),
-            Row(f"steps of ReLU, {told}", mean_of(relu), None, ".0f"),
+            Row(
+                f"steps relative to ReLU's, {rate_description}",
+                geometric_mean_interval(leaky / relu),
+                below(1.0, LITTLE),
+            ),
+            Row(f"steps of ReLU, {rate_description}", mean_interval(relu), None, ".0f"),
         ]
     return Result(rows)
 
 
-def _steps_until(trained: Trained) -> torch.Tensor:
+def _steps_until(trained: TrainedNetworks) -> torch.Tensor:
     """(seeds,): steps until the mean loss of the last 20 is low; all, where that was not reached."""
     means = trained.losses.unfold(1, min(WINDOW, trained.losses.shape[1]), 1).mean(2)
     reached = means < REACHED
@@ -99,11 +103,11 @@ CONVERGES_FASTER = Claim(
 
 def negative_inputs(effort: Effort) -> Result:
     makes = {"ELU": nn.ELU, "leaky ReLU": nn.LeakyReLU, "ReLU": nn.ReLU}
-    training, test = digits(effort.seeds)
+    training, test = load_digits(effort.seeds)
     accuracy = {name: [] for name in makes}
     for name, make in makes.items():
         for bias in BIASES:
-            networks = mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, 3)
+            networks = make_mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, 3)
             for network in networks:
                 for layer in list(network.children())[:-1]:
                     if isinstance(layer, nn.Linear):
@@ -113,19 +117,21 @@ def negative_inputs(effort: Effort) -> Result:
     rows = [
         Row(
             f"biases of {-bias:g}",
-            mean_of(each - elu[0]),
-            at_least(-LOSS_OF_ACCURACY),
+            mean_interval(accuracies - elu[0]),
+            check_at_least(-LOSS_OF_ACCURACY),
             "points",
             "test accuracy minus that at 0",
         )
-        for bias, each in zip(BIASES[1:], elu[1:], strict=True)
+        for bias, accuracies in zip(BIASES[1:], elu[1:], strict=True)
     ]
-    rows.append(Row("ELU's test accuracy with biases of 0", mean_share_of(elu[0]), None, ".1%"))
-    for bias, ours, relu in zip(BIASES[1:], elu[1:], accuracy["ReLU"][1:], strict=True):
-        rows.append(Row(f"biases of {-bias:g}", mean_of(ours - relu), None, "points", "test accuracy minus ReLU's"))
+    rows.append(Row("ELU's test accuracy with biases of 0", mean_share_interval(elu[0]), None, ".1%"))
+    for bias, elu_values, relu in zip(BIASES[1:], elu[1:], accuracy["ReLU"][1:], strict=True):
+        rows.append(
+            Row(f"biases of {-bias:g}", mean_interval(elu_values - relu), None, "points", "test accuracy minus ReLU's")
+        )
     lines = {}
     for name, values in accuracy.items():
-        lines[name] = curve([-bias for bias in BIASES], [mean_of(each) for each in values])
+        lines[name] = curve([-bias for bias in BIASES], [mean_interval(accuracies) for accuracies in values])
     panel = Panel("", "first bias of all hidden units", "test accuracy", lines)
     return Result(rows, Figure("negative_inputs", "Digits, learnt by networks whose units begin below 0", [panel]))
 

@@ -20,13 +20,13 @@ from claims.claim import (
     Result,
     Row,
     above,
-    at_least,
     at_most,
     below,
+    check_at_least,
     inside,
 )
-from claims.interval import exact, mean_of, mean_share_of
-from claims.training import digits, hidden, mlps, train
+from claims.interval import exact_interval, mean_interval, mean_share_interval
+from claims.training import hidden_activations, load_digits, make_mlps, train
 from stormproof_train.activations import Maxout
 from stormproof_train.initialization.quadrature import normal_grid
 
@@ -63,10 +63,10 @@ def s_shape(effort: Effort) -> Result:
     turns = int((bends[1:] != bends[:-1]).sum())
     far = (slope(torch.sigmoid, _at(FAR)) / slope(torch.sigmoid, _at(0.0))).item()
     rows = [
-        Row("share of the axis on which it rises", exact(rising), at_least(1.0)),
-        Row("inflection points", exact(turns), inside(1, 1)),
-        Row(f"slope at {FAR:g}, relative to that at 0", exact(far), below(0.01), ".1e"),
-        Row("greatest slope", exact(slopes.max().item())),
+        Row("share of the axis on which it rises", exact_interval(rising), check_at_least(1.0)),
+        Row("inflection points", exact_interval(turns), inside(1, 1)),
+        Row(f"slope at {FAR:g}, relative to that at 0", exact_interval(far), below(0.01), ".1e"),
+        Row("greatest slope", exact_interval(slopes.max().item())),
     ]
     shown = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "ReLU": torch.relu, "ELU": nn.functional.elu}
     shown["leaky ReLU, slope 0.1"] = lambda x: nn.functional.leaky_relu(x, 0.1)
@@ -99,9 +99,9 @@ def linear(effort: Effort) -> Result:
         x, y = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(seed))
         sums.append((torch.relu(x + y) - torch.relu(x) - torch.relu(y)).abs().mean())
     rows = [
-        Row("scaling", exact(scaled), at_most(0.0), detail="largest |f(cx) − c f(x)| for c > 0"),
-        Row("one slope on each side of 0", exact(sides), at_most(2), detail="number of different slopes"),
-        Row("adding", mean_of(torch.stack(sums)), at_most(0.0), detail="mean |f(x + y) − f(x) − f(y)|"),
+        Row("scaling", exact_interval(scaled), at_most(0.0), detail="largest |f(cx) − c f(x)| for c > 0"),
+        Row("one slope on each side of 0", exact_interval(sides), at_most(2), detail="number of different slopes"),
+        Row("adding", mean_interval(torch.stack(sums)), at_most(0.0), detail="mean |f(x + y) − f(x) − f(y)|"),
     ]
     return Result(rows)
 
@@ -133,8 +133,8 @@ def formulas(effort: Effort) -> Result:
     }
     return Result(
         [
-            Row(name, exact((ours - formula).abs().max().item()), at_most(1e-12), ".1e")
-            for name, (ours, formula) in pairs.items()
+            Row(name, exact_interval((function - formula).abs().max().item()), at_most(1e-12), ".1e")
+            for name, (function, formula) in pairs.items()
         ]
     )
 
@@ -152,24 +152,26 @@ FORMULAS = Claim(
 
 def elu_negative(effort: Effort) -> Result:
     z, weights = normal_grid((1,))
-    (inputs, labels), _ = digits(effort.seeds)
-    networks = mlps(effort.seeds, nn.ELU, (1, 8, 8), 10, width=32, depth=1)
+    (inputs, labels), _ = load_digits(effort.seeds)
+    networks = make_mlps(effort.seeds, nn.ELU, (1, 8, 8), 10, width=32, depth=1)
     trained = train(networks, (inputs, labels), effort.steps(300))
-    units = [hidden(network, x) for network, x in zip(trained.each(), inputs, strict=True)]
+    units = [hidden_activations(network, x) for network, x in zip(trained.each(), inputs, strict=True)]
     negative = torch.stack([(outputs < 0).double().mean() for outputs in units])
     elu, relu = nn.ELU(), nn.ReLU()
     return Result(
         [
-            Row("smallest output", exact(elu(GRID).min().item()), at_least(0.0)),
+            Row("smallest output", exact_interval(elu(GRID).min().item()), check_at_least(0.0)),
             Row(
                 "share of outputs below 0, normal input",
-                exact((weights * (elu(z) < 0)).sum().item()),
+                exact_interval((weights * (elu(z) < 0)).sum().item()),
                 at_most(0.0),
                 ".1%",
             ),
-            Row("share of hidden outputs below 0, trained on digits", mean_share_of(negative), at_most(0.0), ".1%"),
-            Row("mean output, normal input", exact((weights * elu(z)).sum().item())),
-            Row("mean output of ReLU, normal input", exact((weights * relu(z)).sum().item())),
+            Row(
+                "share of hidden outputs below 0, trained on digits", mean_share_interval(negative), at_most(0.0), ".1%"
+            ),
+            Row("mean output, normal input", exact_interval((weights * elu(z)).sum().item())),
+            Row("mean output of ReLU, normal input", exact_interval((weights * relu(z)).sum().item())),
         ]
     )
 
@@ -192,11 +194,13 @@ def elu_small(effort: Effort) -> Result:
     return Result(
         [
             Row(
-                f"largest size of the output within {SMALL:g} of 0", exact(elu(near).abs().max().item()), at_most(SMALL)
+                f"largest size of the output within {SMALL:g} of 0",
+                exact_interval(elu(near).abs().max().item()),
+                at_most(SMALL),
             ),
-            Row(f"size of the output at {-FAR:g}", exact(elu(_at(-FAR)).abs().item()), at_most(FIRM)),
-            Row(f"slope at {-SMALL:g}", exact(slope(elu, _at(-SMALL)).item())),
-            Row(f"slope at {-FAR:g}", exact(slope(elu, _at(-FAR)).item()), None, ".1e"),
+            Row(f"size of the output at {-FAR:g}", exact_interval(elu(_at(-FAR)).abs().item()), at_most(FIRM)),
+            Row(f"slope at {-SMALL:g}", exact_interval(slope(elu, _at(-SMALL)).item())),
+            Row(f"slope at {-FAR:g}", exact_interval(slope(elu, _at(-FAR)).item()), None, ".1e"),
         ]
     )
 
@@ -219,10 +223,12 @@ def tanh_range(effort: Effort) -> Result:
     reached = GRID.float()[(torch.tanh(GRID.float()) == 1)].min().item()
     return Result(
         [
-            Row("smallest output, float32", exact(torch.tanh(wide).min().item()), at_least(-1.0)),
-            Row("largest output, float32", exact(torch.tanh(wide).max().item()), at_most(1.0)),
-            Row("smallest input for which float32 gives 1", exact(reached)),
-            Row("what is missing to 1 there, float64", exact(1 - torch.tanh(_at(reached)).item()), None, ".1e"),
+            Row("smallest output, float32", exact_interval(torch.tanh(wide).min().item()), check_at_least(-1.0)),
+            Row("largest output, float32", exact_interval(torch.tanh(wide).max().item()), at_most(1.0)),
+            Row("smallest input for which float32 gives 1", exact_interval(reached)),
+            Row(
+                "what is missing to 1 there, float64", exact_interval(1 - torch.tanh(_at(reached)).item()), None, ".1e"
+            ),
         ]
     )
 
@@ -239,19 +245,21 @@ TANH_RANGE = Claim(
 
 def non_negative(effort: Effort) -> Result:
     z = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
-    rows = [Row(name, exact(make()(z).min().item()), at_least(0.0)) for name, make in NAMED.items()]
+    rows = [Row(name, exact_interval(make()(z).min().item()), check_at_least(0.0)) for name, make in NAMED.items()]
     lowest = [function(z).detach().min().item() for function in _words()]
     count = sum(low >= 0 for low in lowest)
-    rows.append(Row(f"of the {len(lowest)} activations of this project, those without a negative output", exact(count)))
+    rows.append(
+        Row(f"of the {len(lowest)} activations of this project, those without a negative output", exact_interval(count))
+    )
     return Result(rows)
 
 
 def _words() -> Iterator[Function]:
     """The activations of ``conf/activation/``."""
     for file in sorted(CONF.glob("*.yaml")):
-        words = yaml.safe_load(file.read_text())
-        target = hydra.utils.get_object(words.pop("_target_"))
-        yield target(**words).eval() if isinstance(target, type) else functools.partial(target, **words)
+        config = yaml.safe_load(file.read_text())
+        target = hydra.utils.get_object(config.pop("_target_"))
+        yield target(**config).eval() if isinstance(target, type) else functools.partial(target, **config)
 
 
 NON_NEGATIVE = Claim(
@@ -270,15 +278,20 @@ def leaky_slope(effort: Effort) -> Result:
     wide = torch.cat((GRID, _at(-1e6), _at(1e6)))
     return Result(
         [
-            Row("smallest slope", exact(slope(leaky, wide).min().item()), above(0.0)),
+            Row("smallest slope", exact_interval(slope(leaky, wide).min().item()), above(0.0)),
             Row(
                 f"slope at -1e6, relative to that at {-FAR:g}",
-                exact((slope(leaky, _at(-1e6)) / slope(leaky, _at(-FAR))).item()),
+                exact_interval((slope(leaky, _at(-1e6)) / slope(leaky, _at(-FAR))).item()),
                 above(0.5),
             ),
-            Row("smallest slope of ReLU", exact(slope(torch.relu, wide).min().item())),
-            Row("smallest slope of ELU", exact(slope(nn.ELU(), wide).min().item())),
-            Row(f"left of a gradient behind {FAR:g} leaky units that are all below 0", exact(LEAK**FAR), None, ".1e"),
+            Row("smallest slope of ReLU", exact_interval(slope(torch.relu, wide).min().item())),
+            Row("smallest slope of ELU", exact_interval(slope(nn.ELU(), wide).min().item())),
+            Row(
+                f"left of a gradient behind {FAR:g} leaky units that are all below 0",
+                exact_interval(LEAK**FAR),
+                None,
+                ".1e",
+            ),
         ]
     )
 

@@ -20,30 +20,30 @@ class Interval:
     drawn: int = 0
 
 
-def exact(value: float) -> Interval:
+def exact_interval(value: float) -> Interval:
     return Interval(value, value, value)
 
 
-def mean_of(values: torch.Tensor) -> Interval:
+def mean_interval(values: torch.Tensor) -> Interval:
     """Of the mean over seeds, by Student's t."""
     n, mean = len(values), values.double().mean().item()
     half = float(stats.t.ppf(0.975, n - 1)) * values.double().std().item() / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
-def mean_share_of(values: torch.Tensor) -> Interval:
+def mean_share_interval(values: torch.Tensor) -> Interval:
     """The same of shares, which are from 0 to 1."""
-    mean = mean_of(values)
+    mean = mean_interval(values)
     return Interval(mean.mean, max(mean.low, 0.0), min(mean.high, 1.0), mean.drawn)
 
 
-def geometric_mean_of(values: torch.Tensor) -> Interval:
+def geometric_mean_interval(values: torch.Tensor) -> Interval:
     """Of ratios: the t interval of their logarithms."""
-    logs = mean_of(values.double().log())
+    logs = mean_interval(values.double().log())
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.drawn)
 
 
-def share_of(happened: torch.Tensor) -> Interval:
+def share_interval(happened: torch.Tensor) -> Interval:
     """Of the share of runs, by Clopper and Pearson; so no run of ten is no share of zero."""
     n, k = happened.numel(), int(happened.sum())
     low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
@@ -51,18 +51,20 @@ def share_of(happened: torch.Tensor) -> Interval:
     return Interval(k / n, low, high, n)
 
 
-def share_difference(one: torch.Tensor, other: torch.Tensor) -> Interval:
+def share_difference_interval(first: torch.Tensor, second: torch.Tensor) -> Interval:
     """Of paired shares, one minus other, by Agresti and Min (2005): half a run more in each cell of the table."""
-    n, more, fewer = one.numel(), int((one & ~other).sum()), int((other & ~one).sum())
+    n, more, fewer = first.numel(), int((first & ~second).sum()), int((second & ~first).sum())
     centre = (more - fewer) / (n + 2)
     half = 1.96 * math.sqrt((more + fewer + 1 - (more - fewer) ** 2 / (n + 2)) / (n + 2) ** 2)
     return Interval((more - fewer) / n, centre - half, centre + half, n)
 
 
-def bootstrapped(statistic: Callable[[torch.Tensor], torch.Tensor], runs: torch.Tensor, rounds: int = 4000) -> Interval:
+def bootstrap_interval(
+    statistic: Callable[[torch.Tensor], torch.Tensor], runs: torch.Tensor, rounds: int = 4000
+) -> Interval:
     """Of a statistic of runs (runs, …), by percentiles of runs drawn again; ``statistic`` takes (rounds, runs, …)."""
     n = len(runs)
-    again = torch.randint(n, (rounds, n), generator=torch.Generator().manual_seed(0))
-    values = statistic(runs[again]).double()
+    resampled = torch.randint(n, (rounds, n), generator=torch.Generator().manual_seed(0))
+    values = statistic(runs[resampled]).double()
     low, high = values[values.isfinite()].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(statistic(runs[None]).item(), low, high, n)

@@ -9,9 +9,15 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from claims.claim import Claim, Effort, Figure, Line, Need, Panel, Result, Row, above, below, curve
-from claims.interval import Interval, bootstrapped, geometric_mean_of, share_difference, share_of
-from claims.training import Trained, digits, mlps, train
+from claims.claim import Claim, Effort, Figure, Line, Panel, Requirement, Result, Row, above, below, curve
+from claims.interval import (
+    Interval,
+    bootstrap_interval,
+    geometric_mean_interval,
+    share_difference_interval,
+    share_interval,
+)
+from claims.training import TrainedNetworks, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, MOMENTUM, LAST = 32, 6, 300, 0.9, 50
 RATES = (0.003, 0.01, 0.03, 0.06, 0.1)
@@ -22,14 +28,14 @@ MAKES: dict[str, Callable[[], nn.Module]] = {"ReLU": nn.ReLU, "leaky ReLU": nn.L
 
 
 @cache
-def trained(name: str, rate: float, effort: Effort) -> Trained:
-    networks = mlps(effort.seeds, MAKES[name], (1, 8, 8), 10, WIDTH, DEPTH)
-    return train(networks, digits(effort.seeds)[0], effort.steps(STEPS), rate, MOMENTUM)
+def train_at_rate(name: str, rate: float, effort: Effort) -> TrainedNetworks:
+    networks = make_mlps(effort.seeds, MAKES[name], (1, 8, 8), 10, WIDTH, DEPTH)
+    return train(networks, load_digits(effort.seeds)[0], effort.steps(STEPS), rate, MOMENTUM)
 
 
 def _final(name: str, rate: float, effort: Effort) -> torch.Tensor:
     """(seeds,): the mean loss of the last steps; infinite where it is not finite."""
-    return trained(name, rate, effort).losses[:, -LAST:].mean(1).nan_to_num(torch.inf)
+    return train_at_rate(name, rate, effort).losses[:, -LAST:].mean(1).nan_to_num(torch.inf)
 
 
 def _failed(name: str, effort: Effort) -> torch.Tensor:
@@ -48,26 +54,26 @@ def _ratio_of_spreads(runs: torch.Tensor) -> torch.Tensor:
     return (spreads[..., 0] - spreads[..., 1]).mean(-1).exp()
 
 
-def _spread(name: str, other: str, effort: Effort) -> Interval:
-    runs = torch.stack([_final_logs(each, effort) for each in (name, other)], 2)
-    return bootstrapped(_ratio_of_spreads, runs[runs.isfinite().all(2).all(1)])
+def _spread(name: str, reference: str, effort: Effort) -> Interval:
+    runs = torch.stack([_final_logs(activation, effort) for activation in (name, reference)], 2)
+    return bootstrap_interval(_ratio_of_spreads, runs[runs.isfinite().all(2).all(1)])
 
 
 def _roughness(name: str, effort: Effort) -> torch.Tensor:
     """(seeds,): by how much the gradient's norm changes from step to step, as the mean change of its logarithm."""
-    norms = torch.stack([trained(name, rate, effort).gradient_norms for rate in SAFE])
+    norms = torch.stack([train_at_rate(name, rate, effort).gradient_norms for rate in SAFE])
     return norms.log().diff(dim=2).abs().mean((0, 2))
 
 
 def _against_relu(name: str, steadier: bool, effort: Effort) -> Result:
     effort = effort.times(6)
 
-    def need(of: float, margin: float) -> Need:
+    def need(of: float, margin: float) -> Requirement:
         return below(of, margin) if steadier else above(of, margin)
 
-    fewer = share_difference(_failed(name, effort), _failed("ReLU", effort))
-    rougher = geometric_mean_of(_roughness(name, effort) / _roughness("ReLU", effort))
-    higher = geometric_mean_of((_final_logs(name, effort) - _final_logs("ReLU", effort)).mean(1).exp())
+    fewer = share_difference_interval(_failed(name, effort), _failed("ReLU", effort))
+    rougher = geometric_mean_interval(_roughness(name, effort) / _roughness("ReLU", effort))
+    higher = geometric_mean_interval((_final_logs(name, effort) - _final_logs("ReLU", effort)).mean(1).exp())
     rows = [
         Row("share of failed trainings, minus ReLU's", fewer, need(0.0, FEW), "points"),
         Row("spread of the final loss, relative to ReLU's", _spread(name, "ReLU", effort), need(1.0, LITTLE)),
@@ -75,7 +81,8 @@ def _against_relu(name: str, steadier: bool, effort: Effort) -> Result:
         Row("final training loss, relative to ReLU's", higher, None if steadier else need(1.0, LITTLE)),
     ]
     rows += [
-        Row(f"failed trainings of {each}", share_of(_failed(each, effort)), None, ".1%") for each in ("ReLU", name)
+        Row(f"failed trainings of {activation}", share_interval(_failed(activation, effort)), None, ".1%")
+        for activation in ("ReLU", name)
     ]
     return Result(rows, None if steadier else _figure(effort))
 
@@ -85,7 +92,7 @@ def _figure(effort: Effort) -> Figure:
     failed, final = {}, {}
     for name in MAKES:
         losses = torch.stack([_final(name, rate, effort) for rate in RATES]).clamp(max=2 * NULL)
-        shares = [share_of(row > 0.95 * NULL) for row in losses]
+        shares = [share_interval(row > 0.95 * NULL) for row in losses]
         failed[name] = curve(RATES, shares)
         quartiles = losses.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
         final[name] = Line(x, quartiles[1], (quartiles[0], quartiles[2]))

@@ -13,9 +13,9 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from claims.claim import Claim, Effort, Result, Row, above, at_least, at_most, below
-from claims.interval import Interval, exact, geometric_mean_of, mean_of, share_of
-from claims.training import Data, mlps, mnist1d, train
+from claims.claim import Claim, Effort, Result, Row, above, at_most, below, check_at_least
+from claims.interval import Interval, exact_interval, geometric_mean_interval, mean_interval, share_interval
+from claims.training import Data, load_mnist1d, make_mlps, train
 from stormproof_train.activations import Maxout
 from stormproof_train.models import MLP
 
@@ -26,7 +26,9 @@ MAKES: dict[str, Callable[[], nn.Module]] = {"ReLU": nn.ReLU, "Maxout": lambda: 
 
 
 def parameters(name: str, width: int, depth: int, shape: tuple[int, ...] = (1, 40), outputs: int = 10) -> int:
-    return sum(each.numel() for each in MLP(shape, outputs, MAKES[name], width=width, depth=depth).parameters())
+    return sum(
+        parameter.numel() for parameter in MLP(shape, outputs, MAKES[name], width=width, depth=depth).parameters()
+    )
 
 
 @cache
@@ -38,13 +40,13 @@ def width_alike(depth: int) -> int:
 
 def _more_pieces(depth: int, alike: str, effort: Effort) -> Interval:
     width = UNITS if alike == "units" else width_alike(depth)
-    return geometric_mean_of(_pieces("Maxout", UNITS, depth, effort) / _pieces("ReLU", width, depth, effort))
+    return geometric_mean_interval(_pieces("Maxout", UNITS, depth, effort) / _pieces("ReLU", width, depth, effort))
 
 
 @cache
 def _accuracy(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
-    training, test = mnist1d(effort.seeds)
-    networks = mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth)
+    training, test = load_mnist1d(effort.seeds)
+    networks = make_mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth)
     return train(networks, training, effort.steps(STEPS), RATE).accuracy(test)
 
 
@@ -56,13 +58,13 @@ def _gain(depth: int, alike: str, effort: Effort) -> torch.Tensor:
 def _pieces(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
     """(seeds,): linear pieces of networks before training, along a random line through their input."""
     counts = []
-    for network in mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth):
+    for network in make_mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth):
         start, direction = torch.randn(2, 40)
         signal, chosen = start + torch.linspace(-3, 3, 50_001)[:, None] * direction, []
         with torch.no_grad():
             for layer in network.children():
                 if isinstance(layer, Maxout):
-                    chosen.append(signal.unflatten(1, (-1, layer.count)).argmax(2))
+                    chosen.append(signal.unflatten(1, (-1, layer.num_pieces)).argmax(2))
                 if isinstance(layer, nn.ReLU):
                     chosen.append((signal > 0).long())
                 signal = layer(signal)
@@ -84,23 +86,27 @@ def _by_hand() -> tuple[float, float]:
 def expressive(effort: Effort) -> Result:
     error, relu_error = _by_hand()
     rows = [
-        Row("|x| by one unit", exact(error), at_most(0.0), detail="largest error, two pieces set by hand"),
-        Row("|x| by one ReLU unit and an offset", exact(relu_error), detail="largest error, the best by least squares"),
+        Row("|x| by one unit", exact_interval(error), at_most(0.0), detail="largest error, two pieces set by hand"),
+        Row(
+            "|x| by one ReLU unit and an offset",
+            exact_interval(relu_error),
+            detail="largest error, the best by least squares",
+        ),
     ]
     x = 2 * torch.rand(effort.seeds, 500, 1, generator=torch.Generator().manual_seed(1)) - 1
     data: Data = (x, x.abs())
     trained = train(
-        mlps(effort.seeds, MAKES["Maxout"], (1,), 1, 1, 1), data, effort.steps(STEPS), 1e-2, loss=F.mse_loss
+        make_mlps(effort.seeds, MAKES["Maxout"], (1,), 1, 1, 1), data, effort.steps(STEPS), 1e-2, loss=F.mse_loss
     )
-    found = (trained.predict(x) - data[1]).abs().amax((1, 2)) < HIT
-    rows.append(Row("|x| by one unit", share_of(found), None, ".0%", f"trainings that find it, to {HIT:g}"))
+    is_exact = (trained.predict(x) - data[1]).abs().amax((1, 2)) < HIT
+    rows.append(Row("|x| by one unit", share_interval(is_exact), None, ".0%", f"trainings that find it, to {HIT:g}"))
     for alike in ("units", "parameters"):
         for depth in (SHALLOW, DEEP):
-            told = f"as many {alike}, {depth} layer{'s' * (depth > 1)}"
-            pieces, gain = _more_pieces(depth, alike, effort), mean_of(_gain(depth, alike, effort))
+            description = f"as many {alike}, {depth} layer{'s' * (depth > 1)}"
+            pieces, gain = _more_pieces(depth, alike, effort), mean_interval(_gain(depth, alike, effort))
             rows += [
-                Row(f"pieces, {told}", pieces, above(1.0, MORE), detail="on a line, relative to ReLU's"),
-                Row(f"accuracy, {told}", gain, above(0.0, LITTLE), "points", "MNIST-1D, minus ReLU's"),
+                Row(f"pieces, {description}", pieces, above(1.0, MORE), detail="on a line, relative to ReLU's"),
+                Row(f"accuracy, {description}", gain, above(0.0, LITTLE), "points", "MNIST-1D, minus ReLU's"),
             ]
     return Result(rows)
 
@@ -128,12 +134,15 @@ def only_deep(effort: Effort) -> Result:
     convex: Data = (x, x.abs().sum(2, keepdim=True))
     steps, units = effort.steps(STEPS), 8
     maxout = parameters("Maxout", units, 1, (4,), 1)
-    width = min(range(units, 4 * units), key=lambda each: abs(parameters("ReLU", each, 1, (4,), 1) - maxout))
+    width = min(
+        range(units, 4 * units),
+        key=lambda candidate_width: abs(parameters("ReLU", candidate_width, 1, (4,), 1) - maxout),
+    )
     explained = []
     for name, size in (("Maxout", units), ("ReLU", width)):
-        trained = train(mlps(effort.seeds, MAKES[name], (4,), 1, size, 1), convex, steps, 1e-2, loss=F.mse_loss)
+        trained = train(make_mlps(effort.seeds, MAKES[name], (4,), 1, size, 1), convex, steps, 1e-2, loss=F.mse_loss)
         explained.append(1 - (trained.predict(x) - convex[1]).square().mean((1, 2)) / convex[1].var((1, 2)))
-    shallow = {alike: mean_of(_gain(SHALLOW, alike, effort)) for alike in ("units", "parameters")}
+    shallow = {alike: mean_interval(_gain(SHALLOW, alike, effort)) for alike in ("units", "parameters")}
     deep = _gain(DEEP, "parameters", effort)
     more = deep - _gain(SHALLOW, "parameters", effort)[: len(deep)]
     return Result(
@@ -145,12 +154,16 @@ def only_deep(effort: Effort) -> Result:
                 for alike, gain in shallow.items()
             ),
             Row(
-                "1 layer, a convex function", mean_of(explained[0]), below(HALF), ".1%", "variance explained by Maxout"
+                "1 layer, a convex function",
+                mean_interval(explained[0]),
+                below(HALF),
+                ".1%",
+                "variance explained by Maxout",
             ),
-            Row("1 layer, a convex function", mean_of(explained[1]), None, ".1%", "variance explained by ReLU"),
+            Row("1 layer, a convex function", mean_interval(explained[1]), None, ".1%", "variance explained by ReLU"),
             Row(
                 "as many parameters",
-                mean_of(more),
+                mean_interval(more),
                 None,
                 "points",
                 f"gain over ReLU of {DEEP} layers minus that of {SHALLOW}",
@@ -180,9 +193,9 @@ class _Operations(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         self.count += not func.is_view
-        return made
+        return result
 
 
 def _operations(module: nn.Module) -> int:
@@ -195,15 +208,15 @@ def _operations(module: nn.Module) -> int:
 def complex_to_implement(effort: Effort) -> Result:
     forward = ast.parse(textwrap.dedent(inspect.getsource(Maxout.forward))).body[0]
     assert isinstance(forward, ast.FunctionDef)
-    statements = len([each for each in forward.body if not isinstance(each, ast.Expr)])
+    statements = len([statement for statement in forward.body if not isinstance(statement, ast.Expr)])
     shape = ((1, 40), 10)
     times = parameters("Maxout", UNITS, SHALLOW, *shape) / parameters("ReLU", UNITS, SHALLOW, *shape)
     return Result(
         [
-            Row("statements of its forward pass", exact(statements), at_least(FEW)),
-            Row("operations that make a tensor", exact(_operations(Maxout(PIECES))), at_least(FEW)),
-            Row("the same of ReLU", exact(_operations(nn.ReLU()))),
-            Row("parameters relative to ReLU with as many units", exact(times)),
+            Row("statements of its forward pass", exact_interval(statements), check_at_least(FEW)),
+            Row("operations that make a tensor", exact_interval(_operations(Maxout(PIECES))), check_at_least(FEW)),
+            Row("the same of ReLU", exact_interval(_operations(nn.ReLU()))),
+            Row("parameters relative to ReLU with as many units", exact_interval(times)),
         ]
     )
 

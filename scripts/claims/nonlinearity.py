@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, at_least, at_most
-from claims.interval import exact, mean_of, mean_share_of
-from claims.training import Data, Trained, hidden, mlps, mnist1d, train
+from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, at_most, check_at_least
+from claims.interval import exact_interval, mean_interval, mean_share_interval
+from claims.training import Data, TrainedNetworks, hidden_activations, load_mnist1d, make_mlps, train
 
 WIDTH, DEPTH, STEPS, SAMPLES, NO_GAIN = 32, 2, 1000, 1000, 0.01
 DEEP, DEEP_WIDTH, DEEP_STEPS = 3, 64, 1200
@@ -27,7 +27,7 @@ def _quadrants(seeds: int, seed: int) -> Data:
     return x, (x.prod(2) > 0).long()
 
 
-def _explained(trained: Trained, data: Data) -> torch.Tensor:
+def _explained(trained: TrainedNetworks, data: Data) -> torch.Tensor:
     """(seeds,): share of the variance."""
     x, y = data
     return (1 - (trained.predict(x) - y).square().mean((1, 2)) / y.var((1, 2), correction=0)).double()
@@ -39,44 +39,44 @@ def lacks_nonlinearity(effort: Effort) -> Result:
     grid = torch.linspace(-2, 2, 201)[:, None].expand(seeds, 201, 1)
     for name, function in ON_A_LINE.items():
         explained, lines = [], {"the function": Line(grid[0, :, 0], function(grid[0, :, 0]))}
-        for told, make in (("ReLU", nn.ReLU), ("no activation", nn.Identity)):
+        for activation_name, make in (("ReLU", nn.ReLU), ("no activation", nn.Identity)):
             trained = train(
-                mlps(seeds, make, (1,), 1, WIDTH, DEPTH), _line(seeds, function), steps, 1e-2, loss=F.mse_loss
+                make_mlps(seeds, make, (1,), 1, WIDTH, DEPTH), _line(seeds, function), steps, 1e-2, loss=F.mse_loss
             )
             explained.append(_explained(trained, _line(seeds, function)))
-            lines[told] = Line(grid[0, :, 0], trained.predict(grid)[0, :, 0])
+            lines[activation_name] = Line(grid[0, :, 0], trained.predict(grid)[0, :, 0])
         panels.append(Panel(f"{name}, two hidden layers", "input", "output", lines))
         rows += [
             Row(
                 f"{name}: variance explained, ReLU minus none",
-                mean_of(explained[0] - explained[1]),
+                mean_interval(explained[0] - explained[1]),
                 at_most(NO_GAIN),
                 "points",
             ),
-            Row(f"{name}: variance explained by ReLU", mean_of(explained[0]), None, ".1%"),
+            Row(f"{name}: variance explained by ReLU", mean_interval(explained[0]), None, ".1%"),
         ]
     relu, none = (
-        train(mlps(seeds, make, (2,), 2, WIDTH, DEPTH), _quadrants(seeds, 1), steps, 1e-2)
+        train(make_mlps(seeds, make, (2,), 2, WIDTH, DEPTH), _quadrants(seeds, 1), steps, 1e-2)
         for make in (nn.ReLU, nn.Identity)
     )
     test = _quadrants(seeds, 2)
     more = relu.accuracy(test) - none.accuracy(test)
     rows += [
-        Row("XOR of two signs: test accuracy, ReLU minus none", mean_of(more), at_most(NO_GAIN), "points"),
-        Row("XOR of two signs: test accuracy of ReLU", mean_share_of(relu.accuracy(test)), None, ".1%"),
-        Row("linear pieces of a trained network on a line", mean_of(_pieces(relu)), at_most(1)),
+        Row("XOR of two signs: test accuracy, ReLU minus none", mean_interval(more), at_most(NO_GAIN), "points"),
+        Row("XOR of two signs: test accuracy of ReLU", mean_share_interval(relu.accuracy(test)), None, ".1%"),
+        Row("linear pieces of a trained network on a line", mean_interval(_pieces(relu)), at_most(1)),
     ]
     return Result(
         rows, Figure("nonlinearity", "What two hidden layers fit, with ReLU and without an activation", panels)
     )
 
 
-def _pieces(trained: Trained) -> torch.Tensor:
+def _pieces(trained: TrainedNetworks) -> torch.Tensor:
     """(seeds,): the linear pieces along a diagonal of the square, by the patterns of units that are on."""
     x = torch.linspace(-1, 1, 20_001)[:, None] * torch.tensor([[1.0, 0.7]])
     counts = []
     for network in trained.each():
-        on = hidden(network, x) > 0
+        on = hidden_activations(network, x) > 0
         counts.append(1 + int((on[1:] != on[:-1]).any(1).sum()))
     return torch.tensor(counts).double()
 
@@ -97,27 +97,27 @@ LACKS_NONLINEARITY = Claim(
 
 
 def purpose(effort: Effort) -> Result:
-    seeds, (training, test) = effort.seeds, mnist1d(effort.seeds)
+    seeds, (training, test) = effort.seeds, load_mnist1d(effort.seeds)
     shape, steps = (1, 40), effort.steps(DEEP_STEPS)
     relu, deep, single = (
-        train(mlps(seeds, make, shape, 10, DEEP_WIDTH, depth, kind), training, steps)
+        train(make_mlps(seeds, make, shape, 10, DEEP_WIDTH, depth, kind), training, steps)
         for make, depth, kind in ((nn.ReLU, DEEP, "auto"), (nn.Identity, DEEP, "orthogonal"), (nn.Identity, 0, "auto"))
     )
-    accuracy = [each.accuracy(test) for each in (relu, deep, single)]
+    accuracy = [networks.accuracy(test) for networks in (relu, deep, single)]
     return Result(
         [
             Row(
                 "test accuracy, no activation minus ReLU",
-                mean_of(accuracy[1] - accuracy[0]),
-                at_least(-NO_GAIN),
+                mean_interval(accuracy[1] - accuracy[0]),
+                check_at_least(-NO_GAIN),
                 "points",
             ),
-            Row("test accuracy of ReLU", mean_share_of(accuracy[0]), None, ".1%"),
-            Row(f"test accuracy of {DEEP} layers without activation", mean_share_of(accuracy[1]), None, ".1%"),
-            Row("test accuracy of a linear model", mean_share_of(accuracy[2]), None, ".1%"),
+            Row("test accuracy of ReLU", mean_share_interval(accuracy[0]), None, ".1%"),
+            Row(f"test accuracy of {DEEP} layers without activation", mean_share_interval(accuracy[1]), None, ".1%"),
+            Row("test accuracy of a linear model", mean_share_interval(accuracy[2]), None, ".1%"),
             Row(
                 f"largest difference of the {DEEP} layers' outputs from one matrix",
-                exact(_collapsed(deep)),
+                exact_interval(_collapsed(deep)),
                 None,
                 ".1e",
             ),
@@ -125,7 +125,7 @@ def purpose(effort: Effort) -> Result:
     )
 
 
-def _collapsed(trained: Trained) -> float:
+def _collapsed(trained: TrainedNetworks) -> float:
     """How far a network without activations is from the product of its matrices, relative to its outputs."""
     network = trained.each()[0].double()
     x = torch.randn(100, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

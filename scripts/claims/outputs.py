@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, at_least, at_most
-from claims.interval import mean_of, mean_share_of
-from claims.training import Data, Loss, Trained, digits, mlps, train
+from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, at_most, check_at_least
+from claims.interval import mean_interval, mean_share_interval
+from claims.training import Data, Loss, TrainedNetworks, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, RATE, LITTLE = 32, 2, 500, 3e-3, 0.01
 SAMPLES, DISTANCE, CLEAR, BINARY_WIDTH = 2000, 1.0, 0.01, 16
@@ -27,20 +27,22 @@ def _numbers(seeds: int, seed: int) -> Data:
     return x, y / y.std((1, 2), keepdim=True)
 
 
-def _explained(trained: Trained, data: Data) -> torch.Tensor:
+def _explained(trained: TrainedNetworks, data: Data) -> torch.Tensor:
     return (1 - (trained.predict(data[0]) - data[1]).square().mean((1, 2)) / data[1].var((1, 2))).double()
 
 
 def relu_everywhere(effort: Effort) -> Result:
     seeds, steps = effort.seeds, effort.steps(STEPS)
-    training, test = digits(seeds)
+    training, test = load_digits(seeds)
 
-    def both(shape: tuple[int, ...], outputs: int, data: Data, loss: Loss) -> tuple[Trained, Trained]:
-        made = (mlps(seeds, nn.ReLU, shape, outputs, WIDTH, DEPTH) for _ in range(2))
-        return train(next(made), data, steps, RATE, loss=loss), train(_cut(next(made)), data, steps, RATE, loss=loss)
+    def both(shape: tuple[int, ...], outputs: int, data: Data, loss: Loss) -> tuple[TrainedNetworks, TrainedNetworks]:
+        networks = (make_mlps(seeds, nn.ReLU, shape, outputs, WIDTH, DEPTH) for _ in range(2))
+        return train(next(networks), data, steps, RATE, loss=loss), train(
+            _cut(next(networks)), data, steps, RATE, loss=loss
+        )
 
     plain, cut = both((1, 8, 8), 10, training, F.cross_entropy)
-    linear = train(mlps(seeds, nn.Identity, (1, 8, 8), 10, WIDTH, DEPTH), training, steps, RATE)
+    linear = train(make_mlps(seeds, nn.Identity, (1, 8, 8), 10, WIDTH, DEPTH), training, steps, RATE)
     number, number_cut = both((4,), 1, _numbers(seeds, 1), F.mse_loss)
     numbers = _numbers(seeds, 2)
     dead = (cut.predict(training[0]).amax(1) <= 0).double().mean(1)
@@ -50,25 +52,31 @@ def relu_everywhere(effort: Effort) -> Result:
     lost = _explained(number_cut, numbers) - _explained(number, numbers)
     return Result(
         [
-            Row("hidden layers", mean_of(in_hidden), above(0.0), "points", "test accuracy minus that without"),
-            Row("class outputs", mean_of(in_last), at_least(-LITTLE), "points", "test accuracy minus that without"),
+            Row("hidden layers", mean_interval(in_hidden), above(0.0), "points", "test accuracy minus that without"),
+            Row(
+                "class outputs",
+                mean_interval(in_last),
+                check_at_least(-LITTLE),
+                "points",
+                "test accuracy minus that without",
+            ),
             Row(
                 "dead class outputs",
-                mean_share_of(dead),
+                mean_share_interval(dead),
                 at_most(0.0),
                 ".1%",
                 "those that are 0 for all training images",
             ),
             Row(
                 "outputs of a regression",
-                mean_of(lost),
-                at_least(-LITTLE),
+                mean_interval(lost),
+                check_at_least(-LITTLE),
                 "points",
                 "variance explained minus that without",
             ),
-            Row("test accuracy without a last ReLU", mean_share_of(plain.accuracy(test)), None, ".1%"),
-            Row("test images for which all class outputs are 0", mean_share_of(none_known), None, ".1%"),
-            Row("variance explained without a last ReLU", mean_of(_explained(number, numbers)), None, ".1%"),
+            Row("test accuracy without a last ReLU", mean_share_interval(plain.accuracy(test)), None, ".1%"),
+            Row("test images for which all class outputs are 0", mean_share_interval(none_known), None, ".1%"),
+            Row("variance explained without a last ReLU", mean_interval(_explained(number, numbers)), None, ".1%"),
         ]
     )
 
@@ -101,7 +109,7 @@ def _probabilities(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a network's second class on new samples, and the true ones, (seeds, samples) each."""
     (data, _), (test, true) = _clouds(effort.seeds, 1), _clouds(effort.seeds, 2)
-    networks = mlps(effort.seeds, make, (2,), 1, BINARY_WIDTH, 1)
+    networks = make_mlps(effort.seeds, make, (2,), 1, BINARY_WIDTH, 1)
     trained = train(
         _cut(networks) if cut else networks, data, effort.steps(STEPS), loss=F.binary_cross_entropy_with_logits
     )
@@ -112,19 +120,19 @@ def binary(effort: Effort) -> Result:
     rows, lines = [], {}
     for name, make in (("tanh", nn.Tanh), ("no activation", nn.Identity), ("ReLU", nn.ReLU)):
         p, true = _probabilities(make, effort)
-        different = torch.tensor([len(each.unique()) for each in p]).double()
+        different = torch.tensor([len(outputs.unique()) for outputs in p]).double()
         between = ((p > CLEAR) & (p < 1 - CLEAR)).double().mean(1)
         error = (p - true).abs().double().mean(1)
         needed = name != "ReLU"
         rows += [
-            Row(f"{name}: different outputs", mean_of(different), at_most(2) if needed else None, ".0f"),
+            Row(f"{name}: different outputs", mean_interval(different), at_most(2) if needed else None, ".0f"),
             Row(
                 f"{name}: outputs between {CLEAR:g} and {1 - CLEAR:g}",
-                mean_share_of(between),
+                mean_share_interval(between),
                 at_most(0.0) if needed else None,
                 ".1%",
             ),
-            Row(f"{name}: mean distance from the true probability", mean_of(error)),
+            Row(f"{name}: mean distance from the true probability", mean_interval(error)),
         ]
         order = true[0].argsort()[:: SAMPLES // 100]
         lines[name] = Line(true[0][order], p[0][order])
@@ -132,11 +140,14 @@ def binary(effort: Effort) -> Result:
     rows += [
         Row(
             "ReLU before the sigmoid too: outputs below one half",
-            mean_share_of((p < 0.5).double().mean(1)),
+            mean_share_interval((p < 0.5).double().mean(1)),
             None,
             ".1%",
         ),
-        Row("ReLU before the sigmoid too: mean distance from the true probability", mean_of((p - true).abs().mean(1))),
+        Row(
+            "ReLU before the sigmoid too: mean distance from the true probability",
+            mean_interval((p - true).abs().mean(1)),
+        ),
     ]
     order = true[0].argsort()[:: SAMPLES // 100]
     lines["ReLU before the sigmoid too"] = Line(true[0][order], p[0][order])

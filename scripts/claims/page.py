@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 
-from claims.claim import Claim, Effort, Result, Row, shown, verdict_of
+from claims.claim import Claim, Effort, Result, Row, format_value, verdict_of
 from claims.interval import Interval
 
 HEAD = """\
@@ -51,7 +51,7 @@ evidence than the others.
 """
 
 
-def written(claims: list[Claim], results: list[Result], effort: Effort) -> str:
+def render_page(claims: list[Claim], results: list[Result], effort: Effort) -> str:
     verdicts = [verdict_of(claim, result.rows) for claim, result in zip(claims, results, strict=True)]
     lines = [HEAD.format(seeds=effort.seeds).rstrip("\n")]
     for number, (claim, verdict) in enumerate(zip(claims, verdicts, strict=True), 1):
@@ -60,31 +60,31 @@ def written(claims: list[Claim], results: list[Result], effort: Effort) -> str:
     for number, (claim, result, verdict) in enumerate(zip(claims, results, verdicts, strict=True), 1):
         lines += [
             f"\n## {number}. {claim.title}\n",
-            _filled(f"**The article** ({claim.sections}): {claim.says}") + "\n",
-            _filled(f"**Experiment.** {claim.experiment}") + "\n",
+            _wrap_paragraph(f"**The article** ({claim.sections}): {claim.says}") + "\n",
+            _wrap_paragraph(f"**Experiment.** {claim.experiment}") + "\n",
             "| measured | | the claim needs | holds |\n| --- | --- | --- | --- |",
-            *map(_told, result.rows),
-            "\n" + _filled(f"**Verdict: {verdict.word}**{verdict.sentence} {claim.why}"),
+            *map(_format_row, result.rows),
+            "\n" + _wrap_paragraph(f"**Verdict: {verdict.word}**{verdict.sentence} {claim.why}"),
         ]
-        lines += ["\n" + _filled(f"Not decided: {claim.left_open}")] if claim.left_open else []
+        lines += ["\n" + _wrap_paragraph(f"Not decided: {claim.left_open}")] if claim.left_open else []
         if result.figure:
             lines.append(f"\n![{result.figure.caption}](figures/claims_{result.figure.name}.svg)\n")
-            lines.append(_filled(f"*{result.figure.caption}.*"))
+            lines.append(_wrap_paragraph(f"*{result.figure.caption}.*"))
     return "\n".join(lines) + "\n" + TAIL
 
 
-def _filled(paragraph: str) -> str:
+def _wrap_paragraph(paragraph: str) -> str:
     return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _told(row: Row) -> str:
+def _format_row(row: Row) -> str:
     holds = {True: "yes", False: "no", None: "–"}[row.holds] if row.need else ""
-    needs = row.need.told(row.form) if row.need else ""
-    what = f"{row.what}{', ' if row.detail else ''}{row.detail}".replace("|", "\\|")
-    return f"| {what} | {_value(row.value, row.form)} | {needs} | {holds} |"
+    needs = row.need.describe(row.form) if row.need else ""
+    description = f"{row.name}{', ' if row.detail else ''}{row.detail}".replace("|", "\\|")
+    return f"| {description} | {_format_value(row.value, row.form)} | {needs} | {holds} |"
 
 
-def _value(value: Interval, form: str) -> str:
-    mean, low, high = (shown(number, form) for number in (value.mean, value.low, value.high))
+def _format_value(value: Interval, form: str) -> str:
+    mean, low, high = (format_value(number, form) for number in (value.mean, value.low, value.high))
     unit = " points" if form == "points" else ""
     return f"{mean}{unit} [{low}, {high}]" if value.drawn else f"{mean}{unit}"

@@ -10,45 +10,45 @@ from torch import nn
 from torch.func import vmap
 
 from claims.claim import Claim, Effort, Result, Row, above
-from claims.interval import mean_of, mean_share_of
-from claims.training import Data, Trained, digits, mlps, run_all, train
+from claims.interval import mean_interval, mean_share_interval
+from claims.training import Data, TrainedNetworks, load_digits, make_mlps, run_networks, train
 
 WIDTH, DEPTH, STEPS, RATE, LITTLE = 64, 3, 400, 1e-3, 0.01
 NOISES, ATTACK = (0.5, 1.0), 0.2
 
 
-def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> Trained:
+def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> TrainedNetworks:
     seeds = effort.seeds
-    return train(mlps(seeds, make, (1, 8, 8), 10, WIDTH, DEPTH), digits(seeds)[0], effort.steps(STEPS), rate)
+    return train(make_mlps(seeds, make, (1, 8, 8), 10, WIDTH, DEPTH), load_digits(seeds)[0], effort.steps(STEPS), rate)
 
 
-def _attacked(trained: Trained, data: Data) -> Data:
+def _attacked(trained: TrainedNetworks, data: Data) -> Data:
     """A step of the sign of the gradient (Goodfellow et al. 2015, section 4)."""
     inputs = data[0].clone().requires_grad_()
-    outputs = run_all(trained.networks[0], trained.parameters, inputs)
+    outputs = run_networks(trained.networks[0], trained.parameters, inputs)
     (gradient,) = torch.autograd.grad(vmap(F.cross_entropy)(outputs, data[1]).sum(), inputs)
     return data[0] + ATTACK * gradient.sign(), data[1]
 
 
 def robustness(effort: Effort) -> Result:
     effort = effort.times(4)
-    images, labels = digits(effort.seeds)[1]
+    images, labels = load_digits(effort.seeds)[1]
     leaky, relu = (_trained(make, RATE, effort) for make in (nn.LeakyReLU, nn.ReLU))
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     disturbed = {f"noise of {size:g}": [(images + size * noise, labels)] * 2 for size in NOISES}
-    disturbed[f"adversarial steps of {ATTACK:g}"] = [_attacked(each, (images, labels)) for each in (leaky, relu)]
+    disturbed[f"adversarial steps of {ATTACK:g}"] = [_attacked(trained, (images, labels)) for trained in (leaky, relu)]
     rows = [
         Row(
             name,
-            mean_of(leaky.accuracy(one) - relu.accuracy(other)),
+            mean_interval(leaky.accuracy(leaky_accuracy) - relu.accuracy(relu_accuracy)),
             above(0.0, LITTLE),
             "points",
             "test accuracy minus ReLU's",
         )
-        for name, (one, other) in disturbed.items()
+        for name, (leaky_accuracy, relu_accuracy) in disturbed.items()
     ]
     rows += [
-        Row(name, mean_share_of(relu.accuracy(data[1])), None, ".1%", "test accuracy of ReLU")
+        Row(name, mean_share_interval(relu.accuracy(data[1])), None, ".1%", "test accuracy of ReLU")
         for name, data in disturbed.items()
     ]
     return Result(rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from claims.claim import Claim, Effort, Result, Row, above, at_least, at_most
-from claims.interval import exact
+from claims.claim import Claim, Effort, Result, Row, above, at_most, check_at_least
+from claims.interval import exact_interval
 
 SHAPES = {"a vector": (10,), "a batch of vectors": (32, 10), "a batch of maps": (8, 10, 7, 7)}
 CLASSES = 10
@@ -23,16 +23,16 @@ def _dim(shape: tuple[int, ...]) -> int:
 def normalized(effort: Effort) -> Result:
     logits = _logits((10_000, CLASSES))
     outputs = logits.softmax(1)
-    kept = (outputs.argsort(1) == logits.argsort(1)).double().mean().item()
+    same_order = (outputs.argsort(1) == logits.argsort(1)).double().mean().item()
     moved = (logits + 3).softmax(1)
     return Result(
         [
-            Row("smallest output", exact(outputs.min().item()), at_least(0.0), ".1e"),
-            Row("largest |sum − 1|", exact((outputs.sum(1) - 1).abs().max().item()), at_most(ROUNDING), ".1e"),
-            Row("share of places in order of size that stay", exact(kept), at_least(1.0), ".1%"),
+            Row("smallest output", exact_interval(outputs.min().item()), check_at_least(0.0), ".1e"),
+            Row("largest |sum − 1|", exact_interval((outputs.sum(1) - 1).abs().max().item()), at_most(ROUNDING), ".1e"),
+            Row("share of places in order of size that stay", exact_interval(same_order), check_at_least(1.0), ".1%"),
             Row(
                 "largest change if all inputs are raised alike",
-                exact((moved - outputs).abs().max().item()),
+                exact_interval((moved - outputs).abs().max().item()),
                 None,
                 ".1e",
             ),
@@ -60,7 +60,7 @@ def one_dimensional(effort: Effort) -> Result:
         wrong = (outputs.sum(_dim(shape)) - 1).abs().max().item()
         detail = f"shape {shape}: largest |sum − 1|"
         taken = len(shape) == 1
-        rows.append(Row(name, exact(wrong), at_most(ROUNDING) if taken else above(ROUNDING), ".1e", detail))
+        rows.append(Row(name, exact_interval(wrong), at_most(ROUNDING) if taken else above(ROUNDING), ".1e", detail))
     return Result(rows)
 
 

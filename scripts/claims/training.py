@@ -24,7 +24,7 @@ Data = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetworks:
     """Losses and gradient norms are (seeds, steps), each of the step's own batch."""
 
     networks: Sequence[nn.Module]
@@ -35,7 +35,7 @@ class Trained:
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps (seeds, samples, …) to outputs (seeds, samples, outputs), each seed by its own network."""
         with torch.no_grad():
-            return run_all(self.networks[0], self.parameters, inputs)
+            return run_networks(self.networks[0], self.parameters, inputs)
 
     def each(self) -> list[nn.Module]:
         """The networks, with their trained weights."""
@@ -48,11 +48,11 @@ class Trained:
         return (self.predict(data[0]).argmax(2) == data[1]).double().mean(1)
 
 
-def run_all(network: nn.Module, parameters: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    return vmap(lambda own, x: functional_call(network, own, (x,)))(parameters, inputs)
+def run_networks(network: nn.Module, parameters: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    return vmap(lambda own_parameters, x: functional_call(network, own_parameters, (x,)))(parameters, inputs)
 
 
-def hidden(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def hidden_activations(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """(samples, units): the outputs of all activations of a multilayer perceptron, layer behind layer."""
     outputs, signal = [], inputs
     with torch.no_grad():
@@ -63,7 +63,7 @@ def hidden(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return torch.cat(outputs, 1)
 
 
-def mlps(
+def make_mlps(
     seeds: int,
     activation: Activation,
     shape: Sequence[int],
@@ -73,14 +73,14 @@ def mlps(
     initialization: str = "auto",
 ) -> list[nn.Module]:
     """One multilayer perceptron a seed."""
-    made: list[nn.Module] = []
+    networks: list[nn.Module] = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         network = MLP(shape, outputs, activation, width=width, depth=depth)
         if initialization != "torch":
             {"auto": auto, "orthogonal": orthogonal}[initialization](network, activation, shape)
-        made.append(network)
-    return made
+        networks.append(network)
+    return networks
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
     lr: float = 1e-3,
     momentum: float | None = None,
     loss: Loss = F.cross_entropy,
-) -> Trained:
+) -> TrainedNetworks:
     """Adam, or SGD where a momentum is given; batches of 64, drawn anew for each network and step."""
     parameters, _ = stack_module_state(list(networks))
     leaves = list(parameters.values())
@@ -101,34 +101,34 @@ def train(
     losses, norms = [], []
     for _ in range(steps):
         chosen = torch.randint(inputs.shape[1], (len(networks), BATCH), generator=generator)
-        each = vmap(loss)(run_all(networks[0], parameters, inputs[rows, chosen]), targets[rows, chosen])
+        batch_losses = vmap(loss)(run_networks(networks[0], parameters, inputs[rows, chosen]), targets[rows, chosen])
         optimizer.zero_grad()
-        each.sum().backward()  # no network has a part in another's loss
+        batch_losses.sum().backward()  # no network has a part in another's loss
         norms.append(sum(leaf.grad.flatten(1).square().sum(1) for leaf in leaves if leaf.grad is not None))
-        losses.append(each.detach())
+        losses.append(batch_losses.detach())
         optimizer.step()
-    return Trained(networks, parameters, torch.stack(losses, 1), torch.stack(norms, 1).sqrt())
+    return TrainedNetworks(networks, parameters, torch.stack(losses, 1), torch.stack(norms, 1).sqrt())
 
 
 @cache
-def digits(seeds: int) -> tuple[Data, Data]:
+def load_digits(seeds: int) -> tuple[Data, Data]:
     """Training and test split of the digits, another one for each seed."""
-    splits = [_digits(seed) for seed in range(seeds)]
-    return _stacked([training for training, _ in splits]), _stacked([test for _, test in splits])
+    splits = [_load_digits(seed) for seed in range(seeds)]
+    return _stack_splits([training for training, _ in splits]), _stack_splits([test for _, test in splits])
 
 
 @cache
-def _digits(seed: int) -> tuple[Data, Data]:
-    made = Digits(seed=seed)
-    return made.load()[0], made.load_test()
+def _load_digits(seed: int) -> tuple[Data, Data]:
+    data = Digits(seed=seed)
+    return data.load()[0], data.load_test()
 
 
 @cache
-def mnist1d(seeds: int) -> tuple[Data, Data]:
+def load_mnist1d(seeds: int) -> tuple[Data, Data]:
     """Training and test split of MNIST-1D, the same for all seeds."""
-    made = MNIST1D()
-    return _stacked([made.load()[0]] * seeds), _stacked([made.load_test()] * seeds)
+    data = MNIST1D()
+    return _stack_splits([data.load()[0]] * seeds), _stack_splits([data.load_test()] * seeds)
 
 
-def _stacked(splits: Sequence[Data]) -> Data:
+def _stack_splits(splits: Sequence[Data]) -> Data:
     return torch.stack([inputs for inputs, _ in splits]), torch.stack([targets for _, targets in splits])

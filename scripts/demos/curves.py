@@ -26,22 +26,22 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--names", nargs="+", required=True)
     parser.add_argument("--log", action="store_true", help="a logarithmic axis")
-    words = parser.parse_args()
-    figure = Figure(figsize=(3.6 * len(words.runs), 3.0), layout="constrained")
-    panels = figure.subplots(1, len(words.runs), sharey=True, squeeze=False)[0]
-    for panel, run in zip(panels, words.runs, strict=True):
+    arguments = parser.parse_args()
+    figure = Figure(figsize=(3.6 * len(arguments.runs), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(arguments.runs), sharey=True, squeeze=False)[0]
+    for panel, run in zip(panels, arguments.runs, strict=True):
         logged = read_metrics(run / "metrics.csv")
-        lines = [name for name in logged if any(fnmatch.fnmatchcase(name, wanted) for wanted in words.names)]
+        lines = [name for name in logged if any(fnmatch.fnmatchcase(name, pattern) for pattern in arguments.names)]
         for number, name in enumerate(lines):
             steps, values = zip(*logged[name], strict=True)
             colour = COLOURS(0.9 * number / max(len(lines) - 1, 1))
             panel.plot([step + 1 for step in steps], values, label=name.rpartition("/")[2], color=colour)
-        panel.set(title=run.name, xlabel="step", yscale="log" if words.log else "linear")
+        panel.set(title=run.name, xlabel="step", yscale="log" if arguments.log else "linear")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel(words.names[0].removesuffix("/*"))
+    panels[0].set_ylabel(arguments.names[0].removesuffix("/*"))
     panels[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     mpl.rcParams["svg.hashsalt"] = "stormproof"  # the same curves make the same file
-    figure.savefig(words.output, metadata={"Date": None})
+    figure.savefig(arguments.output, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ FAULTS = ("none", "nan_batch", "large_batch", "rate_spike")
 LENGTH = {"digits": [], "fashion_mnist": ["trainer.max_epochs=2"]}
 
 
-class RateSpike(pl.Callback):
+class LearningRateSpike(pl.Callback):
     """Takes the step after ``step`` with ``factor`` times the learning rate."""
 
     def __init__(self, step: int, factor: float = 1000.0) -> None:
@@ -60,23 +60,26 @@ class RateSpike(pl.Callback):
 def fault(name: str) -> pl.Callback:
     """What ``callbacks.fault._target_`` builds."""
     if name == "rate_spike":
-        return RateSpike(STEP)
+        return LearningRateSpike(STEP)
     return FaultInjector().spike(math.nan if name == "nan_batch" else 1000.0, step=STEP)
 
 
 def train(data: str, name: str, seed: int, guarded: bool, folder: Path, overrides: list[str]) -> float:
     """The test accuracy of a run."""
     run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"
-    words = [f"data={data}", f"name={run}", f"runs_dir={folder}", f"seed={seed}", "logger=none", *LENGTH[data]]
-    words += [] if guarded else ["~callbacks.divergence_guard"]
-    words += [] if name == "none" else ["callbacks.fault._target_=divergence.fault", f"callbacks.fault.name={name}"]
+    run_overrides = [f"data={data}", f"name={run}", f"runs_dir={folder}", f"seed={seed}", "logger=none", *LENGTH[data]]
+    run_overrides += [] if guarded else ["~callbacks.divergence_guard"]
+    run_overrides += (
+        [] if name == "none" else ["callbacks.fault._target_=divergence.fault", f"callbacks.fault.name={name}"]
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, *overrides], env=environment, capture_output=True, text=True,
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *run_overrides, *overrides], env=environment, capture_output=True,
+        text=True,
         check=False,
     )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{run} ended with {done.returncode}: {done.stderr[-800:]}")
+    if result.returncode:
+        sys.exit(f"{run} ended with {result.returncode}: {result.stderr[-800:]}")
     return json.loads((folder / run / "summary.json").read_text())["test"]["accuracy"]
 
 
@@ -86,28 +89,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/divergence"))
-    words, overrides = parser.parse_known_args()
-    with ThreadPoolExecutor(words.jobs) as pool:
-        cells = [(data, name, guarded) for data in words.data for name in FAULTS for guarded in (False, True)]
-        seeds = range(words.seeds)
+    arguments, overrides = parser.parse_known_args()
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        cells = [(data, name, guarded) for data in arguments.data for name in FAULTS for guarded in (False, True)]
+        seeds = range(arguments.seeds)
         runs = {
             (data, name, guarded): [
-                pool.submit(train, data, name, seed, guarded, words.runs_dir, overrides) for seed in seeds
+                pool.submit(train, data, name, seed, guarded, arguments.runs_dir, overrides) for seed in seeds
             ]
             for data, name, guarded in cells
         }
         accuracy = {cell: [run.result() for run in results] for cell, results in runs.items()}
-    for data in words.data:
+    for data in arguments.data:
         healthy = accuracy[data, "none", False]
         error = statistics.stdev(healthy) / math.sqrt(len(healthy))
         print(f"\n{data}: {statistics.mean(healthy):.4f} without a fault, standard error {error:.4f}\n")
         print("| fault | without the guard | with it |\n| --- | --- | --- |")
         for name in FAULTS:
-            told = [_told(accuracy[data, name, guarded], healthy, error) for guarded in (False, True)]
-            print(f"| {name} | {told[0]} | {told[1]} |")
+            table_cells = [_format_accuracy(accuracy[data, name, guarded], healthy, error) for guarded in (False, True)]
+            print(f"| {name} | {table_cells[0]} | {table_cells[1]} |")
 
 
-def _told(values: list[float], healthy: list[float], error: float) -> str:
+def _format_accuracy(values: list[float], healthy: list[float], error: float) -> str:
     mean = statistics.mean(values)
     off = (mean - statistics.mean(healthy)) / error
     return f"{mean:.4f} ({off:+.1f} standard errors)" if abs(off) <= 2 else f"**{mean:.4f} ({off:+.1f})**"

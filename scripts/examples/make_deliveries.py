@@ -17,7 +17,7 @@ ROWS = 500
 
 
 def rows(generator: np.random.Generator) -> list[str]:
-    made = []
+    deliveries = []
     for _ in range(ROWS):
         vehicle = str(generator.choice(list(MINUTES_PER_KM), p=[0.3, 0.5, 0.2]))
         district = str(generator.choice(list(TRAFFIC)))
@@ -28,8 +28,8 @@ def rows(generator: np.random.Generator) -> list[str]:
         minutes = minutes * (1.25 if raining and vehicle == "bike" else 1.0) + generator.normal(0, 2)
         cells = [f"{distance:.1f}", str(parcels), vehicle, district, str(raining).lower()]
         cells = ["" if generator.random() < 0.03 else cell for cell in cells]
-        made.append(",".join([*cells, f"{max(1.0, minutes):.1f}"]))
-    return made
+        deliveries.append(",".join([*cells, f"{max(1.0, minutes):.1f}"]))
+    return deliveries
 
 
 if __name__ == "__main__":

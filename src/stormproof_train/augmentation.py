@@ -18,29 +18,29 @@ Augmentation = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.
 """Maps (inputs (N, …), target) to inputs of that shape and a target; classes may become probabilities (N, classes)."""
 
 
-def unchanged(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def no_augmentation(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Leaves the batch as it is."""
     return inputs, target
 
 
-class InTurn:
+class Compose:
     """Several augmentations, one after the other.
 
     Args:
-        parts: by name.
+        augmentations: by name.
 
     Example:
-        >>> InTurn({})(torch.ones(2, 3), torch.zeros(2))[0].shape
+        >>> Compose({})(torch.ones(2, 3), torch.zeros(2))[0].shape
         torch.Size([2, 3])
     """
 
-    def __init__(self, parts: Mapping[str, Augmentation]) -> None:
-        self.parts = dict(parts)
+    def __init__(self, augmentations: Mapping[str, Augmentation]) -> None:
+        self.augmentations = dict(augmentations)
 
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the last of them makes of the batch."""
-        for part in self.parts.values():
-            inputs, target = part(inputs, target)
+        for augmentation in self.augmentations.values():
+            inputs, target = augmentation(inputs, target)
         return inputs, target
 
 
@@ -55,24 +55,24 @@ def crop_flip(input_shape: Sequence[int], padding: int = 2, flip: float = 0.5) -
     Raises:
         ValueError: if the data are no images, or a number is out of its range.
     """
-    height, width = _size(input_shape, "crop_flip")
+    height, width = _check_image_shape(input_shape, "crop_flip")
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels; it must be at least 0")
     if not 0 <= flip <= 1:
         raise ValueError(f"flip is {flip}; it must be in [0, 1]")
 
-    def changed(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def augment(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         count, device = len(inputs), inputs.device
         padded = F.pad(inputs, (padding,) * 4, mode="replicate") if padding else inputs
         top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
         rows, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
-        mirrored = torch.rand(count, 1, device=device) < flip
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        is_flipped = torch.rand(count, 1, device=device) < flip
+        columns = torch.where(is_flipped, columns.flip(1), columns)
         samples = torch.arange(count, device=device).view(-1, 1, 1)
-        moved = padded.permute(0, 2, 3, 1)[samples, rows.unsqueeze(2), columns.unsqueeze(1)]
-        return moved.permute(0, 3, 1, 2).contiguous(), target
+        crops = padded.permute(0, 2, 3, 1)[samples, rows.unsqueeze(2), columns.unsqueeze(1)]
+        return crops.permute(0, 3, 1, 2).contiguous(), target
 
-    return changed
+    return augment
 
 
 def resized_crop(input_shape: Sequence[int], smallest: float = 0.5, flip: float = 0.5) -> Augmentation:
@@ -91,8 +91,8 @@ def resized_crop(input_shape: Sequence[int], smallest: float = 0.5, flip: float 
     """
     if not 0 < smallest <= 1:
         raise ValueError(f"smallest is {smallest}; it must be in (0, 1]")
-    crop = v2.RandomResizedCrop(_size(input_shape, "resized_crop"), scale=(smallest, 1.0), antialias=True)
-    return _one_by_one(v2.Compose([crop, v2.RandomHorizontalFlip(flip)]))
+    crop = v2.RandomResizedCrop(_check_image_shape(input_shape, "resized_crop"), scale=(smallest, 1.0), antialias=True)
+    return _apply_per_image(v2.Compose([crop, v2.RandomHorizontalFlip(flip)]))
 
 
 def erasing(input_shape: Sequence[int], probability: float = 0.25) -> Augmentation:
@@ -108,8 +108,8 @@ def erasing(input_shape: Sequence[int], probability: float = 0.25) -> Augmentati
     References:
         Zhong, Zheng, Kang, Li & Yang, Random erasing data augmentation, 2020, section 3.
     """
-    _size(input_shape, "erasing")
-    return _one_by_one(v2.RandomErasing(probability))
+    _check_image_shape(input_shape, "erasing")
+    return _apply_per_image(v2.RandomErasing(probability))
 
 
 def signal(
@@ -139,19 +139,19 @@ def signal(
         raise ValueError(f"scale={scale} must be in [0, 1], slope={slope} and noise={noise} at least 0")
     length = input_shape[1]
 
-    def changed(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def augment(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         def uniform() -> torch.Tensor:
             return inputs.new_empty(len(inputs), 1, 1).uniform_(-1, 1)
 
         if roll:
-            first = torch.randint(length, (len(inputs), 1, 1), device=inputs.device)
-            positions = (torch.arange(length, device=inputs.device) + first) % length
+            offsets = torch.randint(length, (len(inputs), 1, 1), device=inputs.device)
+            positions = (torch.arange(length, device=inputs.device) + offsets) % length
             inputs = inputs.gather(2, positions.expand_as(inputs))
-        along = torch.linspace(-1, 1, length, device=inputs.device, dtype=inputs.dtype)
-        inputs = inputs * (1 + scale * uniform()) + slope * uniform() * along
+        ramp = torch.linspace(-1, 1, length, device=inputs.device, dtype=inputs.dtype)
+        inputs = inputs * (1 + scale * uniform()) + slope * uniform() * ramp
         return inputs + noise * torch.randn_like(inputs), target
 
-    return changed
+    return augment
 
 
 def mixup(num_classes: int | None, alpha: float = 0.2) -> Augmentation:
@@ -167,13 +167,13 @@ def mixup(num_classes: int | None, alpha: float = 0.2) -> Augmentation:
     References:
         Zhang, Cisse, Dauphin & Lopez-Paz, mixup: beyond empirical risk minimization, 2018, section 2.
     """
-    mix = v2.MixUp(alpha=_above_zero(alpha), num_classes=_classes(num_classes, "mixup"))
+    mix = v2.MixUp(alpha=_check_positive(alpha), num_classes=_check_num_classes(num_classes, "mixup"))
 
-    def mixed(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        as_images, target = mix(inputs.reshape(len(inputs), 1, 1, -1), target)  # torchvision mixes images only
-        return as_images.reshape(inputs.shape), target
+    def augment(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed_images, target = mix(inputs.reshape(len(inputs), 1, 1, -1), target)  # torchvision mixes images only
+        return mixed_images.reshape(inputs.shape), target
 
-    return mixed
+    return augment
 
 
 def cutmix(input_shape: Sequence[int], num_classes: int | None, alpha: float = 1.0) -> Augmentation:
@@ -191,30 +191,30 @@ def cutmix(input_shape: Sequence[int], num_classes: int | None, alpha: float = 1
         Yun et al., CutMix: regularization strategy to train strong classifiers with localizable features, 2019,
         section 3.
     """
-    _size(input_shape, "cutmix")
-    return v2.CutMix(alpha=_above_zero(alpha), num_classes=_classes(num_classes, "cutmix"))
+    _check_image_shape(input_shape, "cutmix")
+    return v2.CutMix(alpha=_check_positive(alpha), num_classes=_check_num_classes(num_classes, "cutmix"))
 
 
-def _one_by_one(transform: Callable[[torch.Tensor], torch.Tensor]) -> Augmentation:
-    def transformed(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _apply_per_image(transform: Callable[[torch.Tensor], torch.Tensor]) -> Augmentation:
+    def augment(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.stack([transform(image) for image in inputs]), target
 
-    return transformed
+    return augment
 
 
-def _size(input_shape: Sequence[int], name: str) -> tuple[int, int]:
+def _check_image_shape(input_shape: Sequence[int], name: str) -> tuple[int, int]:
     if len(input_shape) != 3:
         raise ValueError(f"{name} is for images (channels, height, width), not samples of shape {tuple(input_shape)}")
     return input_shape[1], input_shape[2]
 
 
-def _classes(num_classes: int | None, name: str) -> int:
+def _check_num_classes(num_classes: int | None, name: str) -> int:
     if num_classes is None:
         raise ValueError(f"{name} mixes classes, and this data is regression")
     return num_classes
 
 
-def _above_zero(alpha: float) -> float:
+def _check_positive(alpha: float) -> float:
     if not alpha > 0:
         raise ValueError(f"alpha is {alpha}; it must be above 0")
     return alpha

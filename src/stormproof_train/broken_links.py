@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 
-def broken_link(path: Path) -> str | None:
+def describe_broken_link(path: Path) -> str | None:
     """Returns what is wrong with the first symbolic link on a path that leads nowhere, or None if there is none.
 
     Args:
@@ -14,20 +14,20 @@ def broken_link(path: Path) -> str | None:
 
     Example:
         >>> Path("runs").symlink_to("/nowhere")
-        >>> broken_link(Path("runs/mine"))
+        >>> describe_broken_link(Path("runs/mine"))
         'runs is a link to /nowhere, which does not exist'
     """
-    for place in (*reversed(path.parents), path):
+    for component in (*reversed(path.parents), path):
         try:
-            if place.is_symlink():
-                place.stat()
+            if component.is_symlink():
+                component.stat()
         except FileNotFoundError:
-            return f"{place} is a link to {place.readlink()}, which does not exist"
+            return f"{component} is a link to {component.readlink()}, which does not exist"
         except OSError as error:
-            return f"{place} is a link that leads back to itself" if error.errno == errno.ELOOP else None
+            return f"{component} is a link that leads back to itself" if error.errno == errno.ELOOP else None
     return None
 
 
-def reason(path: Path, error: OSError) -> str | None:
+def describe_path_error(path: Path, error: OSError) -> str | None:
     """Returns why ``path`` cannot be used: the broken link on it, or else what the error says."""
-    return broken_link(path) or error.strerror
+    return describe_broken_link(path) or error.strerror

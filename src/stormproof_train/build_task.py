@@ -10,17 +10,17 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from stormproof_train.activations import Activation, activation_factory
-from stormproof_train.augmentation import InTurn
+from stormproof_train.augmentation import Compose
 from stormproof_train.config.plan import Plan
 from stormproof_train.config.signature_binding import Target
 from stormproof_train.data.first_batches import check_first_batches
-from stormproof_train.data.spec import DataSpec, first_batch
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.spec import DataSpec, fetch_first_batch
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
-from stormproof_train.losses import check_fit, check_task, facts_of
-from stormproof_train.task import Task, length_comes_from_the_run
+from stormproof_train.losses import check_fit, check_task, loss_properties
+from stormproof_train.task import Task, takes_run_length
 
-WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
+TRUE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
 """With these Lightning brings the inputs, of whatever precision, and the weights to one."""
 
 
@@ -38,24 +38,26 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
     """
     check_task(loss_target.function, spec)
     dtype = torch.float32
-    if isinstance(data, SplitData):
-        spec = data.read()  # counts of classes and the range of targets, which some losses want
+    if isinstance(data, SplitDataModule):
+        spec = data.load_spec()  # counts of classes and the range of targets, which some losses want
     else:
         dtype = check_first_batches(data, spec)
-        if dtype.is_floating_point and str(plan.trainer.given.get("precision")) in WHOLE_PRECISIONS:
+        if dtype.is_floating_point and str(plan.trainer.kwargs.get("precision")) in TRUE_PRECISIONS:
             dtype = torch.float32  # as the weights are here
     loss = loss_target.build(class_counts=spec.class_counts)
     activation = activation_factory(plan.activation.factory())
-    of_the_network = {
+    network_args = {
         "input_shape": spec.input_shape,
-        "num_outputs": spec.num_outputs * facts_of(loss).outputs_per_target,
+        "num_outputs": spec.num_outputs * loss_properties(loss).outputs_per_target,
         "num_classes": spec.num_classes,
         "activation": activation,
     }
-    network = plan.model.build(**of_the_network)
+    network = plan.model.build(**network_args)
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
-    augmentation = InTurn({name: part.build(loss=loss, **of_the_network) for name, part in plan.augmentation.items()})
+    augmentation = Compose(
+        {name: target.build(loss=loss, **network_args) for name, target in plan.augmentation.items()}
+    )
     check_fit(network, loss, spec, augmentation, dtype)
     _initialize(network, plan, data, spec, activation)
     _check_optimizer(plan.optimizer)
@@ -65,34 +67,36 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
         spec,
         optimizer=lambda parameters: plan.optimizer.build(params=parameters),
         scheduler=plan.scheduler.build,
-        counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
+        counts_steps=takes_run_length(plan.scheduler.function, plan.scheduler.kwargs),
         augmentation=augmentation,
-        classes=_names(data, spec),
+        classes=_class_names(data, spec),
     )
 
 
 def _check_optimizer(target: Target) -> None:
     """Raises UserError for arguments that the optimizer refuses, and for infinite ones, which torch accepts."""
     target.build(params=[torch.nn.Parameter(torch.zeros(1))])
-    for name, value in target.given.items():
-        if any(isinstance(each, float) and not math.isfinite(each) for each in tree_leaves(value)):
-            raise UserError(f"{target.where}.{name}={value} must be finite")
+    for name, value in target.kwargs.items():
+        if any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in tree_leaves(value)):
+            raise UserError(f"{target.config_key}.{name}={value} must be finite")
 
 
-def _names(data: pl.LightningDataModule, spec: DataSpec) -> list[str]:
+def _class_names(data: pl.LightningDataModule, spec: DataSpec) -> list[str]:
     """Of the classes, where the data module has one for each."""
     names: Any = getattr(data, "classes", None)
-    whole = isinstance(names, list | tuple) and len(names) == spec.num_classes
-    return [str(name) for name in names] if whole else []
+    is_complete = isinstance(names, list | tuple) and len(names) == spec.num_classes
+    return [str(name) for name in names] if is_complete else []
 
 
 def _initialize(
     network: torch.nn.Module, plan: Plan, data: pl.LightningDataModule, spec: DataSpec, activation: Activation
 ) -> None:
-    chosen = plan.initialization
-    taken = activation if plan.model.takes("activation") else None
-    inputs = first_batch(data)[0] if chosen.takes("inputs") else None
-    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape, inputs=inputs)
-    if isinstance(made, torch.nn.Module) and made is not network:
-        kind = type(made).__name__
-        raise UserError(f"initialization: {chosen.path} gives a {kind}; it has to change the network that it is given")
+    target = plan.initialization
+    model_activation = activation if plan.model.uses_injected("activation") else None
+    inputs = fetch_first_batch(data)[0] if target.uses_injected("inputs") else None
+    result = target.build(network=network, activation=model_activation, input_shape=spec.input_shape, inputs=inputs)
+    if isinstance(result, torch.nn.Module) and result is not network:
+        type_name = type(result).__name__
+        raise UserError(
+            f"initialization: {target.path} gives a {type_name}; it has to change the network that it is given"
+        )

@@ -13,21 +13,25 @@ import stormproof_train
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.standard_output import print_text
 
-OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
-_usual = warnings.formatwarning
+PACKAGE_DIRS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
+_default_formatwarning = warnings.formatwarning
 
 
-def plain_where_ours(
+def format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """A warning of these packages as a sentence, without the line of code that it comes from; another's as usual."""
-    return f"warning: {message}\n" if filename.startswith(OURS) else _usual(message, category, filename, lineno, line)
+    return (
+        f"warning: {message}\n"
+        if filename.startswith(PACKAGE_DIRS)
+        else _default_formatwarning(message, category, filename, lineno, line)
+    )
 
 
-def say(sentence: str) -> None:
+def print_line(message: str) -> None:
     """Prints one line, on rank 0 alone, at once."""
     if is_rank_zero():
-        print_text(f"{sentence}\n")
+        print_text(f"{message}\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -38,7 +42,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    columns, rows = but_empty_columns(columns, rows)
+    columns, rows = drop_empty_columns(columns, rows)
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
@@ -53,22 +57,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     print_text(captured.get())
 
 
-def but_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
+def drop_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
     """Names and rows without the columns in which no row says anything.
 
     Example:
-        >>> but_empty_columns(("metric", "test"), [("loss", ""), ("f1", "")])
+        >>> drop_empty_columns(("metric", "test"), [("loss", ""), ("f1", "")])
         (['metric'], [['loss'], ['f1']])
     """
-    told = [place for place in range(len(columns)) if any(row[place] for row in rows)]
-    return [columns[place] for place in told], [[row[place] for place in told] for row in rows]
+    indices = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    return [columns[index] for index in indices], [[row[index] for index in indices] for row in rows]
 
 
-def shown(value: float) -> str:
+def format_value(value: float) -> str:
     """Four decimals; below 0.01 four significant digits.
 
     Example:
-        >>> shown(0.97412), shown(53.1234), shown(0.000123456), shown(0.0)
+        >>> format_value(0.97412), format_value(53.1234), format_value(0.000123456), format_value(0.0)
         ('0.9741', '53.1234', '0.0001235', '0.0000')
     """
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 or not math.isfinite(value) else f"{value:#.4g}"
@@ -85,6 +89,6 @@ def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     columns = [summary["test"], *baselines.values(), summary["validation"]]
     rows = []
     for name in dict.fromkeys([*summary["test"], *summary["validation"]]):
-        test, *others = [shown(column[name]) if name in column else "" for column in columns]
-        rows.append([name, test, " to ".join(map(shown, intervals.get(name, []))), *others])
+        test_cell, *other_cells = [format_value(column[name]) if name in column else "" for column in columns]
+        rows.append([name, test_cell, " to ".join(map(format_value, intervals.get(name, []))), *other_cells])
     return ["metric", "test", "95% interval", *baselines, "validation"], rows

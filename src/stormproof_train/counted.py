@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Returns ``number`` and ``noun``, in the plural unless there is one.
 
     Example:
-        >>> counted(1, "step"), counted(1200, "batch")
+        >>> pluralize(1, "step"), pluralize(1200, "batch")
         ('1 step', '1,200 batches')
     """
     plural = f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"

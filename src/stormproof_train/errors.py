@@ -43,10 +43,10 @@ class RunError(Exception):
 
     exit_code = ExitCode.FAILED
 
-    def __init__(self, sentence: str) -> None:
-        if sentence.startswith("Caught "):  # a loader worker's, raised anew by torch with the traceback before it
-            sentence = sentence.strip().rpartition(f"{type(self).__name__}: ")[2]
-        super().__init__(sentence)
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught "):  # a loader worker's, raised anew by torch with the traceback before it
+            message = message.strip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(message)
 
 
 class UserError(RunError):
@@ -70,24 +70,24 @@ class CrashLoopError(RunError):
 class StopError(RunError):
     """Somebody stopped the run: Ctrl-C or SIGTERM."""
 
-    def __init__(self, sentence: str, exit_code: ExitCode) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
 
 
 class PreemptedError(StopError):
     """Somebody stopped the run by a signal, and what there was to save is saved."""
 
-    def __init__(self, sentence: str, number: signal.Signals) -> None:
-        super().__init__(sentence, ExitCode.START_AGAIN)
-        self.signal = number
+    def __init__(self, message: str, signum: signal.Signals) -> None:
+        super().__init__(message, ExitCode.START_AGAIN)
+        self.signal = signum
 
 
-class LeftError(StopError):
+class LeaveError(StopError):
     """The run was told to leave by what had started it, and what there was to save is saved."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, ExitCode.START_AGAIN)
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.START_AGAIN)
 
 
 class LeaveExit(PreemptedExit):
@@ -99,7 +99,7 @@ class LeaveExit(PreemptedExit):
     """
 
     def __init__(self, reason: str, *, leads: bool) -> None:
-        super().__init__("", leads=leads)
+        super().__init__("", is_rank_zero=leads)
         self.reason = reason
 
 
@@ -108,11 +108,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """All of ``known``, the most like ``word`` first.
+def rank_by_similarity(text: str, candidates: Iterable[str]) -> list[str]:
+    """All of ``candidates``, the most like ``text`` first.
 
     Example:
-        >>> nearest("elo", ["tanh", "relu", "elu"])
+        >>> rank_by_similarity("elo", ["tanh", "relu", "elu"])
         ['elu', 'relu', 'tanh']
     """
-    return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio(), name))
+    return sorted(
+        candidates, key=lambda name: (-difflib.SequenceMatcher(None, text.lower(), name.lower()).ratio(), name)
+    )

@@ -33,7 +33,7 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+def shard_network(network: nn.Module, mesh: DeviceMesh) -> None:
     """Spreads a network's parameters over the ranks of ``mesh``, in place, once.
 
     What its outermost lists and sequences hold is gathered part by part, and all else together with the whole, as is
@@ -49,45 +49,49 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """
     if isinstance(network, FSDPModule):
         return
-    ranks = mesh["data_parallel"]
+    data_parallel_mesh = mesh["data_parallel"]
     try:
-        for part in _parts(network):
-            fully_shard(part, mesh=ranks)
-        fully_shard(network, mesh=ranks)
+        for block in _shardable_modules(network):
+            fully_shard(block, mesh=data_parallel_mesh)
+        fully_shard(network, mesh=data_parallel_mesh)
     except (ValueError, AssertionError) as error:
         raise UserError(
             f"model: its parameters cannot be spread over the ranks ({first_line(error)}): use trainer=ddp"
         ) from error
-    network.register_forward_pre_hook(_share_buffers)
+    network.register_forward_pre_hook(_broadcast_buffers)
 
 
-def _parts(network: nn.Module) -> list[nn.Module]:
+def _shardable_modules(network: nn.Module) -> list[nn.Module]:
     """Those that have parameters which no other has."""
-    parts = list(dict.fromkeys(_held(network)))
-    users = Counter(
+    blocks = list(dict.fromkeys(_list_blocks(network)))
+    owner_counts = Counter(
         parameter
         for owner in network.modules()
         for parameter in owner.parameters(recurse=False)  # a module that comes twice owns it once
     )
-    return [part for part in parts if all(users[each] == 1 for each in part.parameters())]
+    return [block for block in blocks if all(owner_counts[weight] == 1 for weight in block.parameters())]
 
 
-def _held(module: nn.Module) -> list[nn.Module]:
+def _list_blocks(module: nn.Module) -> list[nn.Module]:
     """What the outermost lists and sequences hold that have parameters; a list in a list is looked into."""
     if not isinstance(module, nn.Sequential | nn.ModuleList):
-        return [part for child in module.children() for part in _held(child)]
-    with_parameters = [part for part in module if any(True for _ in part.parameters())]
-    return [held for part in with_parameters for held in (_held(part) if isinstance(part, nn.ModuleList) else [part])]
+        return [child_block for child in module.children() for child_block in _list_blocks(child)]
+    trainable_blocks = [child_block for child_block in module if any(True for _ in child_block.parameters())]
+    return [
+        block
+        for child_block in trainable_blocks
+        for block in (_list_blocks(child_block) if isinstance(child_block, nn.ModuleList) else [child_block])
+    ]
 
 
 @torch.no_grad()
-def _share_buffers(network: nn.Module, _: Any) -> None:
+def _broadcast_buffers(network: nn.Module, _: Any) -> None:
     """Gives all ranks rank 0's, in one collective for each type."""
-    kinds = defaultdict(list)
+    buffers_by_dtype = defaultdict(list)
     for buffer in network.buffers():
-        kinds[buffer.dtype].append(buffer)
-    for buffers in kinds.values():
-        flat = torch.cat([buffer.flatten() for buffer in buffers])
-        distributed.broadcast(flat, src=0)
-        for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffers_by_dtype[buffer.dtype].append(buffer)
+    for buffers in buffers_by_dtype.values():
+        flat_buffer = torch.cat([buffer.flatten() for buffer in buffers])
+        distributed.broadcast(flat_buffer, src=0)
+        for buffer, values in zip(buffers, flat_buffer.split([buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))

@@ -8,13 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from stormproof.data.rng import Untouched
+from stormproof.data.rng import ForkedRng
 from stormproof.lightning.logging_steps import log_values
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task
 
-MOST_SAMPLES = 1000
+MAX_SAMPLES = 1000
 """Of the training split, at each validation: a share of it is known to 0.016 then, one standard error."""
 
 
@@ -38,33 +38,36 @@ class GeneralizationGap(Callback):
         super().__init__()
         self._data = datamodule
         self._loader: Any = None
-        self._measured: dict[str, float] | None = None
+        self._train_metrics: dict[str, float] | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures, while the weights are those that were validated."""
-        self._measured = None
-        validates = trainer.state.fn in {"fit", "validate"} and not trainer.sanity_checking
-        if not validates or not isinstance(self._data, SplitData) or getattr(trainer, "overfit_batches", 0):
+        self._train_metrics = None
+        is_validation = trainer.state.fn in {"fit", "validate"} and not trainer.sanity_checking
+        if not is_validation or not isinstance(self._data, SplitDataModule) or getattr(trainer, "overfit_batches", 0):
             return
         assert isinstance(pl_module, Task)
         if self._loader is None:
-            most = min(MOST_SAMPLES, self._data.validation_samples)
-            picked = self._data.evenly_picked(most, batches=int(sum(trainer.num_val_batches)))
-            self._loader = trainer.strategy.process_dataloader(picked)
-        with Untouched():
-            self._measured = pl_module.measure(self._batches(trainer))
+            max_samples = min(MAX_SAMPLES, self._data.num_validation_samples)
+            loader = self._data.evenly_spaced_loader(max_samples, max_batches=int(sum(trainer.num_val_batches)))
+            self._loader = trainer.strategy.process_dataloader(loader)
+        with ForkedRng():
+            self._train_metrics = pl_module.measure(self._batches(trainer))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs it beside what validation says."""
-        if self._measured is None or trainer.sanity_checking:
+        if self._train_metrics is None or trainer.sanity_checking:
             return
         assert isinstance(pl_module, Task)
         headline = HEADLINE[pl_module.spec.task]
-        trained, validated = self._measured[headline.name], float(trainer.callback_metrics[f"val/{headline.name}"])
-        gap = trained - validated if headline.higher_is_better else validated - trained
-        found = {f"train_{name}": value for name, value in self._measured.items()} | {"gap": gap}
-        log_values(trainer, {f"generalization/{name}": value for name, value in found.items()})
-        self._measured = None  # CheckpointRecovery would report an attribute that changes and is not saved
+        train_value, validation_value = (
+            self._train_metrics[headline.name],
+            float(trainer.callback_metrics[f"val/{headline.name}"]),
+        )
+        gap = train_value - validation_value if headline.higher_is_better else validation_value - train_value
+        metrics = {f"train_{name}": value for name, value in self._train_metrics.items()} | {"gap": gap}
+        log_values(trainer, {f"generalization/{name}": value for name, value in metrics.items()})
+        self._train_metrics = None  # CheckpointRecovery would report an attribute that changes and is not saved
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets the loader go, with its workers."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """Returns the command that installs an extra: from the checkout that runs, or else from the package index.
 
     Args:
         extra: Name in ``[project.optional-dependencies]`` of ``pyproject.toml``.
 
     Example:
-        >>> install("search")  # in a checkout
+        >>> install_command("search")  # in a checkout
         "pip install -e '.[search]'"
     """
     is_checkout = not (Path(__file__).parent / "conf").is_dir()  # a wheel has the configs in the package

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 
-from stormproof_train.console import plain_where_ours
+from stormproof_train.console import format_warning
 
 
-def quiet_lightning() -> None:
+def suppress_lightning_output() -> None:
     """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.formatwarning = plain_where_ours
+    warnings.formatwarning = format_warning
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available")  # said where no SLURM job runs
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later

@@ -18,40 +18,40 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.build_task import build_task
-from stormproof_train.config.advice import overrides_for
+from stormproof_train.config.advice import make_advisor
 from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
-from stormproof_train.config.divergence_hint import likely_cause_told
+from stormproof_train.config.divergence_hint import add_divergence_hint
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import Plan, Resume, read_plan
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 from stormproof_train.data.batch_limits import check_batch_limits
-from stormproof_train.data.content_sketch import refuse_other_files, save_sketch
-from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
-from stormproof_train.data.split_data import SplitData
-from stormproof_train.error_messages import sentence_for
-from stormproof_train.errors import LeftError, PreemptedError, UserError
-from stormproof_train.lightning_output import quiet_lightning
+from stormproof_train.data.content_sketch import check_files_unchanged, save_sketch
+from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
+from stormproof_train.data.split_data import SplitDataModule
+from stormproof_train.error_messages import describe_error
+from stormproof_train.errors import LeaveError, PreemptedError, UserError
+from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
-from stormproof_train.run.batch_sharding import share_steps
+from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
-from stormproof_train.run.progress_bar import Progress, ProgressLines
+from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.resume import (
-    TrainingBegins,
-    checkpoint_to_go_on_from,
-    recovery_among,
-    say_where_it_goes_on,
+    TrainingStartRecorder,
+    find_recovery,
+    find_resume_checkpoint,
+    print_resume_step,
 )
-from stormproof_train.run.shutdown import Stops
-from stormproof_train.run.sigint_mask import held_while_ranks_start
+from stormproof_train.run.shutdown import ShutdownHandler
+from stormproof_train.run.sigint_mask import block_sigint_during_launch
 from stormproof_train.task import Task
 
-RANKS_APART = 1_000_003
+RANK_SEED_STRIDE = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
-_NOTHING_KEPT: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
+_EMPTY_TEST_RESULTS: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
 """What a summary says about a test split that was not evaluated."""
 
 
@@ -74,83 +74,89 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         RunError: with the sentence for the user and the exit code.
     """
     plan = read_plan(cfg)
-    quiet_lightning()
+    suppress_lightning_output()
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
-    spec = spec_of(data)
-    loss_target = plan.loss_for(spec.task)
-    run_spec = RunSpec.of(plan.settings(loss_target, fingerprint_of(data)))
+    spec = infer_spec(data)
+    loss_target = plan.bind_loss(spec.task)
+    run_spec = RunSpec.of(plan.settings(loss_target, get_fingerprint(data)))
     folder = RunFolder(Path(plan.runs_dir), run_spec.name)
-    summary = folder.finished()
+    summary = folder.read_summary()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
     resume = plan.resume if is_rank_zero() else "auto"
-    _refuse_other_run(folder, run_spec, resume, data)
+    _check_run_matches(folder, run_spec, resume, data)
     if summary is not None:
-        say(f"{folder.name} is finished already")
+        print_line(f"{folder.name} is finished already")
         return summary
     if not trains:
         raise UserError(f"the run {folder.path} has not finished")
 
     task = build_task(plan, data, spec, loss_target)
     callbacks = _build_callbacks(plan, data, folder, run_spec.identity)
-    recovery = recovery_among(callbacks)
+    recovery = find_recovery(callbacks)
     _validate_arguments(plan, folder, data, spec)
-    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.max_restarts_without_progress)
+    checkpoint = find_resume_checkpoint(recovery, folder, resume, plan.max_restarts_without_progress)
     if is_rank_zero():
         _begin(folder, run_spec, resume, data)
     trainer: pl.Trainer | None = None
     loggers: list[Logger] = []
-    stops = Stops(callbacks)
+    shutdown = ShutdownHandler(callbacks)
     try:
-        say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
-        say_where_it_goes_on(checkpoint)
-        settings = {**run_spec.settings, "size": _size(task)}
+        print_line(
+            f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_count_parameters(task):,} parameters"
+        )
+        print_resume_step(checkpoint)
+        settings = {**run_spec.settings, "size": _model_size(task)}
         loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
         callbacks += [
-            TrainingBegins(folder, _batch_size(data)),
-            (Progress if show_progress else ProgressLines)(HEADLINE[spec.task].name),
+            TrainingStartRecorder(folder, _get_batch_size(data)),
+            (RunProgressBar if show_progress else ProgressLines)(HEADLINE[spec.task].name),
         ]
-        trainer = _build_trainer(plan, folder, callbacks, loggers, _batch_size(data))
-        with likely_cause_told(plan):
-            summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan)
+        trainer = _build_trainer(plan, folder, callbacks, loggers, _get_batch_size(data))
+        with add_divergence_hint(plan):
+            summary = _train_and_test(trainer, task, data, folder, recovery, shutdown, plan)
     except BaseException as error:
         try:
             if is_rank_zero():
-                ends = folder.preempt if isinstance(error, PreemptedError | LeftError) else folder.fail
-                ends(*sentence_for(error), trainer.global_step if trainer else None)
+                record_end = (
+                    folder.record_preemption
+                    if isinstance(error, PreemptedError | LeaveError)
+                    else folder.record_failure
+                )
+                record_end(*describe_error(error), trainer.global_step if trainer else None)
         finally:
             close_loggers(loggers, failed=True)
-        stops.end(error)
+        shutdown.stop_listening(error)
         raise
     else:
         if is_rank_zero():
             summary = _finish(plan, folder, summary)
         close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
-        stops.end()
+        shutdown.stop_listening()
     return summary
 
 
-def _refuse_other_run(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
-    folder.refuse_unless_startable(run_spec, resume)
+def _check_run_matches(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
+    folder.check_startable(run_spec, resume)
     if folder.has_trained:
-        refuse_other_files(folder.path, data)
+        check_files_unchanged(folder.path, data)
 
 
 def _begin(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
-    folder.begin(run_spec, resume)
+    folder.begin_attempt(run_spec, resume)
     if not folder.has_trained:
         save_sketch(folder.path, data)
 
 
 def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     """Writes down what the run came to, and the page of it; the whole summary."""
-    seconds = round(folder.seconds_before + summary["seconds"], 3)
+    seconds = round(folder.previous_seconds + summary["seconds"], 3)
     summary |= {"attempts": folder.attempt, "seconds": seconds}
-    folder.finish(summary, last_step=summary["steps"])
+    folder.record_finish(summary, last_step=summary["steps"])
     if plan.report:
-        from stormproof_train.report.write import report_at_the_end  # noqa: PLC0415 (the one rank that needs it)
+        from stormproof_train.report.write import write_report  # noqa: PLC0415 (the one rank that needs it)
 
-        report_at_the_end(folder.path)
+        write_report(folder.path)
     return summary
 
 
@@ -160,13 +166,15 @@ def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder
         dirpath=folder.checkpoints.absolute(),
         identity=run_identity,
         datamodule=data,
-        advise=overrides_for(plan),
-        on_hang=folder.hang if is_rank_zero() else None,
+        advise=make_advisor(plan),
+        on_hang=folder.record_hang if is_rank_zero() else None,
     )
     callbacks = [target.build(**vars(arguments)) for target in plan.callbacks.values()]
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
         if not hasattr(callback, "on_train_batch_end"):
-            raise UserError(f"{target.where}: {target.path} gives {type(callback).__name__}, not a Lightning callback")
+            raise UserError(
+                f"{target.config_key}: {target.path} gives {type(callback).__name__}, not a Lightning callback"
+            )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.checkpoints.absolute())
     return callbacks
@@ -175,19 +183,19 @@ def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder
 def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resume_step: int) -> list[Logger]:
     """Ours and the chosen one, which is built first: it may read there what it lacks."""
     run_id, attempt = (folder.run_id, folder.attempt) if is_rank_zero() else (None, 0)
-    chosen = plan.logger.build(
+    chosen_logger = plan.logger.build(
         folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
     )
-    metrics = folder.path / "metrics.csv"
-    if resume_step > 0 and not metrics.exists():
-        rank_zero_warn(f"{metrics} is missing. Values logged in the first {resume_step} steps are lost")
-    own = MetricsFile(metrics, attempt)
-    return [own] if chosen is None else [own, chosen]
+    metrics_path = folder.path / "metrics.csv"
+    if resume_step > 0 and not metrics_path.exists():
+        rank_zero_warn(f"{metrics_path} is missing. Values logged in the first {resume_step} steps are lost")
+    metrics_file = MetricsFile(metrics_path, attempt)
+    return [metrics_file] if chosen_logger is None else [metrics_file, chosen_logger]
 
 
-def _batch_size(data: pl.LightningDataModule) -> int | None:
+def _get_batch_size(data: pl.LightningDataModule) -> int | None:
     """Samples of a step, over all ranks; None where only the data module knows."""
-    return data.batch_size if isinstance(data, SplitData) else None
+    return data.batch_size if isinstance(data, SplitDataModule) else None
 
 
 def _build_trainer(
@@ -200,7 +208,7 @@ def _build_trainer(
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=str(folder.path),
     )
-    share_steps(trainer, folder.shared_by, batch_size)
+    adjust_accumulation(trainer, folder.initial_sharding, batch_size)
     return trainer
 
 
@@ -213,9 +221,9 @@ def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataMod
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
-    if isinstance(data, SplitData):
+    if isinstance(data, SplitDataModule):
         data.check_batch_size(trainer.world_size * trainer.accumulate_grad_batches)
-    if folder.shared_by is None:  # else other ranks may take more batches for a step, and its folder exists
+    if folder.initial_sharding is None:  # else other ranks may take more batches for a step, and its folder exists
         check_batch_limits(trainer, data, plan.test)
 
 
@@ -225,17 +233,19 @@ def _train_and_test(
     data: pl.LightningDataModule,
     folder: RunFolder,
     recovery: CheckpointRecovery | None,
-    stops: Stops,
+    shutdown: ShutdownHandler,
     plan: Plan,
 ) -> dict[str, Any]:
     started = time.monotonic()
     # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
-    pl.seed_everything((plan.seed + global_rank() * RANKS_APART) % 2**32, workers=True, verbose=False)
-    found = recovery.resumed_from if recovery else None
-    with stops.told(trainer, recovery):
-        with held_while_ranks_start(trainer):
-            trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path), weights_only=True)
-        stops.between_stages()
+    pl.seed_everything((plan.seed + global_rank() * RANK_SEED_STRIDE) % 2**32, workers=True, verbose=False)
+    resume_checkpoint = recovery.resumed_from if recovery else None
+    with shutdown.translate(trainer, recovery):
+        with block_sigint_during_launch(trainer):
+            trainer.fit(
+                task, datamodule=data, ckpt_path=resume_checkpoint and str(resume_checkpoint.path), weights_only=True
+            )
+        shutdown.check()
         steps, epochs = trainer.global_step, trainer.current_epoch
         if recovery is None:
             trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
@@ -243,18 +253,18 @@ def _train_and_test(
         validation = _evaluate(trainer.validate, task, data, best)
         test: dict[str, float] = {}
         if plan.test:
-            stops.between_stages()
+            shutdown.check()
             test = _evaluate(trainer.test, task, data, best)
     headline = HEADLINE[task.spec.task]
     return {
         "name": folder.name,
         "test": test,
-        **(_kept(folder, task, data) if plan.test and is_rank_zero() else _NOTHING_KEPT),
+        **(_save_test_results(folder, task, data) if plan.test and is_rank_zero() else _EMPTY_TEST_RESULTS),
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
         "weights": best and os.path.relpath(best, folder.path),
-        "parameters": _parameters(task),
+        "parameters": _count_parameters(task),
         "steps": steps,
         "epochs": epochs,
         "seconds": time.monotonic() - started,
@@ -263,41 +273,44 @@ def _train_and_test(
 
 def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
     """The checkpoint to validate and test, where a metric decides which is best; None for the weights as they are."""
-    best = recovery.best_checkpoint() if recovery is not None and recovery.monitored.name else None
+    best = recovery.best_checkpoint() if recovery is not None and recovery.monitored_metric.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
 
 
 def _evaluate(
-    pass_over: Callable[..., Any], task: Task, data: pl.LightningDataModule, weights: str | None
+    run_pass: Callable[..., Any], task: Task, data: pl.LightningDataModule, weights: str | None
 ) -> dict[str, float]:
     """One pass over a split: ``accuracy`` for ``test/accuracy``, the headline first, the loss last."""
-    results = pass_over(task, datamodule=data, ckpt_path=weights, verbose=False, weights_only=True)
-    plain = {name.split("/", 1)[1]: float(value) for name, value in results[0].items()}
+    results = run_pass(task, datamodule=data, ckpt_path=weights, verbose=False, weights_only=True)
+    values = {name.split("/", 1)[1]: float(value) for name, value in results[0].items()}
     headline = HEADLINE[task.spec.task].name
-    order = sorted(plain, key=lambda name: (name != headline, name == "loss", name))
-    return {name: plain[name] for name in order}
+    order = sorted(values, key=lambda name: (name != headline, name == "loss", name))
+    return {name: values[name] for name in order}
 
 
-def _kept(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:
+def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:
     """Saves predictions and evaluation of the test split and returns what the summary says about them."""
     from stormproof_train.evaluation import keeping  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
     from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (where it is needed)
 
-    named = {"class_names": task.classes} if task.classes else {}
-    evaluation = keeping.keep(task.tested, folder.path, named, data)
+    metadata = {"class_names": task.classes} if task.classes else {}
+    evaluation = keeping.save_test_results(task.test_predictions, folder.path, metadata, data)
     if evaluation is None:
-        return _NOTHING_KEPT
+        return _EMPTY_TEST_RESULTS
     return {
-        "intervals": keeping.intervals(evaluation),
-        "baselines": keeping.baselines(evaluation),
+        "intervals": keeping.extract_intervals(evaluation),
+        "baselines": keeping.extract_baselines(evaluation),
         "conclusions": conclusions(evaluation),
     }
 
 
-def _size(task: Task) -> dict[str, int]:
+def _model_size(task: Task) -> dict[str, int]:
     """Of the network, for whoever compares runs."""
-    return {"parameters": _parameters(task), "bytes": sum(each.nbytes for each in task.network.parameters())}
+    return {
+        "parameters": _count_parameters(task),
+        "bytes": sum(parameter.nbytes for parameter in task.network.parameters()),
+    }
 
 
-def _parameters(task: Task) -> int:
+def _count_parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())

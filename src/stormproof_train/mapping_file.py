@@ -11,20 +11,20 @@ from typing import Any
 
 import yaml
 
-from stormproof_train.broken_links import reason
+from stormproof_train.broken_links import describe_path_error
 from stormproof_train.errors import UserError
 
-MOST_VALUES = 1_000_000
+MAX_VALUES = 1_000_000
 """Maximum number of values in a YAML file after alias expansion. Nested aliases can expand to billions."""
 
 
-def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a copy back") -> dict[str, Any] | None:
+def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "put a copy back") -> dict[str, Any] | None:
     """What a file holds; None if it is not there.
 
     Args:
         path: of the file, by whose name it is YAML or else JSON.
         keys: that have to be among the names.
-        way_out: what to do where it is damaged, for the message.
+        fix: what to do where it is damaged, for the message.
 
     Raises:
         UserError: if it cannot be read, or holds something else.
@@ -36,20 +36,20 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
         return None
     except OSError as error:
         if not os.path.isdir(path.parent):  # noqa: PTH112 (Path.is_dir raises if a parent is unreadable)
-            raise UserError(f"{path.parent} cannot be a run's folder: {reason(path, error)}") from error
-        raise UserError(f"{path} cannot be read: {reason(path, error)}") from error
+            raise UserError(f"{path.parent} cannot be a run's folder: {describe_path_error(path, error)}") from error
+        raise UserError(f"{path} cannot be read: {describe_path_error(path, error)}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {way_out}") from error
-    if path.suffix == ".yaml" and expanded_size(content) > MOST_VALUES:
-        raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MOST_VALUES:,} values): {way_out}")
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {fix}") from error
+    if path.suffix == ".yaml" and expanded_size(content) > MAX_VALUES:
+        raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MAX_VALUES:,} values): {fix}")
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        among = f", {', '.join(keys)} among them" if keys else ""
-        raise UserError(f"{path} is damaged (it should hold names with their values{among}): {way_out}")
+        keys_text = f", {', '.join(keys)} among them" if keys else ""
+        raise UserError(f"{path} is damaged (it should hold names with their values{keys_text}): {fix}")
     return content
 
 
-def refuse_expanding(file: Path) -> None:
-    """Raises UserError for a YAML file whose aliases expand to more than ``MOST_VALUES`` values.
+def check_alias_expansion(file: Path) -> None:
+    """Raises UserError for a YAML file whose aliases expand to more than ``MAX_VALUES`` values.
 
     Ignores files that cannot be read, which Hydra reports.
     """
@@ -57,8 +57,8 @@ def refuse_expanding(file: Path) -> None:
         content = yaml.safe_load(file.read_bytes())
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return
-    if expanded_size(content) > MOST_VALUES:
-        raise UserError(f"{file}: its YAML aliases expand to more than {MOST_VALUES:,} values")
+    if expanded_size(content) > MAX_VALUES:
+        raise UserError(f"{file}: its YAML aliases expand to more than {MAX_VALUES:,} values")
 
 
 def expanded_size(content: object) -> float:
@@ -74,12 +74,12 @@ def expanded_size(content: object) -> float:
     sizes: dict[int, float] = {}
 
     def size(value: object) -> float:
-        inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-        if not inside:
+        items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        if not items:
             return 1
         if id(value) not in sizes:
             sizes[id(value)] = math.inf  # placeholder, so that an alias that contains itself counts as infinite
-            sizes[id(value)] = 1 + sum(map(size, inside))
+            sizes[id(value)] = 1 + sum(map(size, items))
         return sizes[id(value)]
 
     return size(content)

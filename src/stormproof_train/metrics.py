@@ -26,14 +26,14 @@ _HIGHER_IS_BETTER = {
 }  # fmt: skip
 
 
-def higher_is_better(logged: str) -> bool | None:
+def higher_is_better(metric_name: str) -> bool | None:
     """Whether a metric is the better the higher, or the lower; None for what is no metric of a task.
 
     Example:
         >>> higher_is_better("val/accuracy"), higher_is_better("val/loss"), higher_is_better("optimizer/lr")
         (True, False, None)
     """
-    split, _, name = logged.partition("/")
+    split, _, name = metric_name.partition("/")
     return _HIGHER_IS_BETTER.get(name) if split in {"train", "val", "test"} else None
 
 
@@ -98,18 +98,18 @@ class R2(Metric):
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Adds a batch of predictions and targets, (N, outputs)."""
         samples, mean = len(target), target.mean(dim=0)
-        total, away = self.samples + samples, mean - self.mean
-        self.spread += (target - mean).square().sum(dim=0) + away.square() * self.samples * samples / total
-        self.mean += away * samples / total
+        total_samples, deviation = self.samples + samples, mean - self.mean
+        self.spread += (target - mean).square().sum(dim=0) + deviation.square() * self.samples * samples / total_samples
+        self.mean += deviation * samples / total_samples
         self.samples += samples
         self.residual += (target - preds).square().sum(dim=0)
 
     def compute(self) -> torch.Tensor:
         """The mean over outputs."""
         samples, means = self.samples.reshape(-1, 1), self.mean.reshape(-1, len(self.residual))
-        away = means - means[0]
-        away = away - (samples * away).sum(dim=0) / samples.sum()
-        spread = self.spread + (samples * away.square()).sum(dim=0)
+        deviations = means - means[0]
+        deviations = deviations - (samples * deviations).sum(dim=0) / samples.sum()
+        spread = self.spread + (samples * deviations.square()).sum(dim=0)
         return torch.where(spread == 0, 0.0, 1 - self.residual / spread).mean()
 
 

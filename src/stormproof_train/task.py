@@ -15,23 +15,23 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from stormproof.lightning.logging_steps import is_logging_step
-from stormproof_train.augmentation import Augmentation, unchanged
+from stormproof_train.augmentation import Augmentation, no_augmentation
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.collected import Collected
-from stormproof_train.evaluation.predictions import Kind
-from stormproof_train.fully_sharded import shard
-from stormproof_train.losses import Loss, facts_of
+from stormproof_train.evaluation.collected import PredictionStore
+from stormproof_train.evaluation.predictions import OutputKind
+from stormproof_train.fully_sharded import shard_network
+from stormproof_train.losses import Loss, loss_properties
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
 
 SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
 """Called with ``optimizer``, and the length of the run under the names that torch's schedules give it."""
 
-BY_THE_STEP = ("total_steps", "T_max")
+LENGTH_ARGUMENTS = ("total_steps", "T_max")
 """What torch's schedules call their length. One that takes it from the run counts steps; any other counts epochs."""
 
 
-SCALE, CLASSES = "target_scale", "classes"
+SCALE_KEY, CLASSES_KEY = "target_scale", "classes"
 """The keys of a checkpoint that hold these."""
 
 
@@ -67,18 +67,18 @@ class Task(pl.LightningModule):
         optimizer: Callable[[Any], Optimizer],
         scheduler: SchedulerFactory,
         counts_steps: bool,
-        augmentation: Augmentation = unchanged,
+        augmentation: Augmentation = no_augmentation,
         classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.spec = spec
-        self._predict = facts_of(loss).prediction
-        by_class: Kind = "probabilities" if facts_of(loss).softmax else "scores"
-        self._kind: Kind = by_class if spec.num_classes else "values"
-        self._normalizer = facts_of(loss).normalizer
-        self._shift, self._scale = facts_of(loss).shift_and_scale(spec)
+        self._predict = loss_properties(loss).prediction
+        class_output_kind: OutputKind = "probabilities" if loss_properties(loss).softmax else "scores"
+        self._output_kind: OutputKind = class_output_kind if spec.num_classes else "values"
+        self._normalizer = loss_properties(loss).normalizer
+        self._shift, self._scale = loss_properties(loss).shift_and_scale(spec)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._counts_steps = counts_steps
@@ -88,7 +88,7 @@ class Task(pl.LightningModule):
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
-        self.tested = Collected(self._kind)
+        self.test_predictions = PredictionStore(self._output_kind)
 
     @property
     def shift_and_scale(self) -> tuple[float, float]:
@@ -97,58 +97,61 @@ class Task(pl.LightningModule):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
-        return self._in_own_unit(_at_least_float32(self.network(inputs)))
+        return self._unscale(_upcast(self.network(inputs)))
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """The loss of one batch, and what it is of."""
-        given = self._step(self._augmentation(*_with_long_labels(batch)), self.train_loss, self.train_metrics)
+        step_outputs = self._compute_step(self._augmentation(*_cast_labels(batch)), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
-            self.log("train/loss", given["loss"].detach(), sync_dist=True)
+            self.log("train/loss", step_outputs["loss"].detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return given
+        return step_outputs
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Adds one batch to the validation metrics."""
-        return self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
+        return self._compute_step(_cast_labels(batch), self.val_loss, self.val_metrics)
 
     def on_test_epoch_start(self) -> None:
         """Begins to collect predictions."""
-        self.tested = Collected(self._kind)
+        self.test_predictions = PredictionStore(self._output_kind)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics, and keeps its predictions."""
-        batch = _with_long_labels(batch)
-        outputs = self._step(batch, self.test_loss, self.test_metrics)["preds"]
+        batch = _cast_labels(batch)
+        outputs = self._compute_step(batch, self.test_loss, self.test_metrics)["preds"]
         if self.spec.num_classes:
-            told, target = outputs.softmax(dim=1) if self._kind == "probabilities" else outputs, self._label(batch[1])
+            predictions, target = (
+                outputs.softmax(dim=1) if self._output_kind == "probabilities" else outputs,
+                self._metric_target(batch[1]),
+            )
         else:
-            told, target = self._in_own_unit(outputs), _at_least_float32(batch[1]).reshape(-1, self.spec.num_outputs)
-        self.tested.add(batch[0], told, target)
+            predictions, target = self._unscale(outputs), _upcast(batch[1]).reshape(-1, self.spec.num_outputs)
+        self.test_predictions.append(batch[0], predictions, target)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
-        self._log_pass("epoch_loss", self.train_loss, self.train_metrics, "train")
+        self._log_epoch_metrics("epoch_loss", self.train_loss, self.train_metrics, "train")
 
     def on_validation_epoch_end(self) -> None:
         """Logs the pass."""
-        self._log_pass("loss", self.val_loss, self.val_metrics, "val")
+        self._log_epoch_metrics("loss", self.val_loss, self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
         """Logs the pass, and puts the predictions of all ranks together."""
-        self._log_pass("loss", self.test_loss, self.test_metrics, "test")
-        self.tested.gather(self.trainer.test_dataloaders)
+        self._log_epoch_metrics("loss", self.test_loss, self.test_metrics, "test")
+        self.test_predictions.gather(self.trainer.test_dataloaders)
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
         """The loss and the metrics of training over batches, and over all ranks, which call it together."""
         mean_loss, metrics = MeanLoss().to(self.device), training_metrics(self.spec).to(self.device)
         for batch in batches:
-            self._step(_with_long_labels(batch), mean_loss, metrics)
+            self._compute_step(_cast_labels(batch), mean_loss, metrics)
         return {name: float(value) for name, value in {"loss": mean_loss.compute(), **metrics.compute()}.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the scale of the targets, and the names of the classes, which the weights are of."""
-        checkpoint[SCALE] = {"shift": self._shift, "scale": self._scale}
-        checkpoint[CLASSES] = self.classes
+        checkpoint[SCALE_KEY] = {"shift": self._shift, "scale": self._scale}
+        checkpoint[CLASSES_KEY] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the scale of the targets that the weights are of, whatever data they meet now.
@@ -156,31 +159,35 @@ class Task(pl.LightningModule):
         Raises:
             UserError: if they are of other classes.
         """
-        if SCALE in checkpoint:
-            self._shift, self._scale = checkpoint[SCALE]["shift"], checkpoint[SCALE]["scale"]
-        known = checkpoint.get(CLASSES) or self.classes
-        if self.classes and known != self.classes:
+        if SCALE_KEY in checkpoint:
+            self._shift, self._scale = checkpoint[SCALE_KEY]["shift"], checkpoint[SCALE_KEY]["scale"]
+        checkpoint_classes = checkpoint.get(CLASSES_KEY) or self.classes
+        if self.classes and checkpoint_classes != self.classes:
             raise UserError(
-                f"the weights tell the classes {_listed(known)} apart, and these data have {_listed(self.classes)}"
+                f"the weights tell the classes {_format_names(checkpoint_classes)} apart, and these data have "
+                f"{_format_names(self.classes)}"
             )
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""
         if self.device_mesh is None:
             return
-        outside = [
-            name for name, each in self.named_parameters() if each.requires_grad and not name.startswith("network.")
+        external_parameters = [
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("network.")
         ]
-        if outside:
+        if external_parameters:
             raise UserError(
-                f"{outside[0]} is trained and no part of the model, which is all that is spread: use trainer=ddp"
+                f"{external_parameters[0]} is trained and no part of the model, which is all that is spread: use "
+                f"trainer=ddp"
             )
-        shard(self.network, self.device_mesh)
+        shard_network(self.network, self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        steps = self._steps_of_the_run() if self._counts_steps else 0
+        steps = self._total_steps() if self._counts_steps else 0
         scheduler = self._scheduler(
             optimizer=optimizer, total_steps=steps, T_max=steps, max_lr=optimizer.param_groups[0]["lr"]
         )
@@ -191,7 +198,7 @@ class Task(pl.LightningModule):
         interval = "step" if self._counts_steps else "epoch"
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
-    def _steps_of_the_run(self) -> int:
+    def _total_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
@@ -199,11 +206,11 @@ class Task(pl.LightningModule):
             )
         return int(steps)
 
-    def _step(
+    def _compute_step(
         self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanLoss, metrics: MetricCollection
     ) -> dict[str, torch.Tensor]:
         inputs, target = batch
-        outputs = _at_least_float32(self.network(inputs))
+        outputs = _upcast(self.network(inputs))
         scaled = target
         if not self.spec.num_classes:
             target = target.reshape(-1, self.spec.num_outputs)  # (N,) against (N, 1) would broadcast to (N, N)
@@ -211,18 +218,18 @@ class Task(pl.LightningModule):
         loss = self.loss(outputs, scaled)
         with torch.no_grad():
             mean_loss.update(loss.detach(), self._normalizer(scaled))
-            metrics.update(self._in_own_unit(outputs.detach()), self._label(target))
+            metrics.update(self._unscale(outputs.detach()), self._metric_target(target))
         return {"loss": loss, "preds": outputs.detach(), "target": scaled}
 
-    def _label(self, target: torch.Tensor) -> torch.Tensor:
+    def _metric_target(self, target: torch.Tensor) -> torch.Tensor:
         """What the metrics compare with: the most probable class, where a target is probabilities."""
         return target.argmax(dim=1) if self.spec.num_classes and target.ndim > 1 else target
 
-    def _in_own_unit(self, outputs: torch.Tensor) -> torch.Tensor:
-        predicted = self._predict(outputs)
-        return predicted if self.spec.num_classes else predicted * self._scale + self._shift
+    def _unscale(self, outputs: torch.Tensor) -> torch.Tensor:
+        predictions = self._predict(outputs)
+        return predictions if self.spec.num_classes else predictions * self._scale + self._shift
 
-    def _log_pass(self, loss_name: str, mean_loss: MeanLoss, metrics: MetricCollection, prefix: str) -> None:
+    def _log_epoch_metrics(self, loss_name: str, mean_loss: MeanLoss, metrics: MetricCollection, prefix: str) -> None:
         """Logs a pass over a split; torchmetrics reduces over the ranks when it computes."""
         values = {loss_name: mean_loss.compute(), **metrics.compute()}
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
@@ -230,22 +237,22 @@ class Task(pl.LightningModule):
         metrics.reset()
 
 
-def _with_long_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _cast_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The batch, with class labels of the one kind of integers that all losses take."""
     inputs, target = batch
     return inputs, target if target.is_floating_point() else target.long()
 
 
-def _listed(names: Sequence[str]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
 
 
-def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
+def _upcast(outputs: torch.Tensor) -> torch.Tensor:
     """Losses, and targets of any size, want more digits than 16 bits have."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
-def length_comes_from_the_run(scheduler: Callable[..., Any], given: Any) -> bool:
+def takes_run_length(scheduler: Callable[..., Any], kwargs: Any) -> bool:
     """Whether a schedule takes its length as ``total_steps`` or ``T_max`` and the config does not give it one."""
     parameters = inspect.signature(scheduler).parameters
-    return any(name in parameters and name not in given for name in BY_THE_STEP)
+    return any(name in parameters and name not in kwargs for name in LENGTH_ARGUMENTS)

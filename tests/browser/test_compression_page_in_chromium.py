@@ -9,38 +9,41 @@ import pytest
 from playwright.sync_api import Browser
 
 from stormproof_train.compression.report.compression_page import compression_page
-from stormproof_train.report.kit.page import html
-from tests.support.chromium import opened, started
+from stormproof_train.report.kit.page import render_html
+from tests.support.chromium import launch_chromium, open_page
 from tests.support.made_compressions import (
-    BEYOND,
+    ARTIFACTS_OVER_BUDGET,
     FINE_TUNING,
     ORIGINAL,
-    made_artifact,
-    made_compression,
-    made_regression,
+    artifact_record,
+    compression_record,
+    regression_record,
 )
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"' 🦆"
 COMPRESSIONS = {
-    "of a classifier": made_compression(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller by it"]),
-    "of regression": made_regression(),
-    "with nothing within the budget": made_compression(BEYOND, best=None, why_none="allow more"),
-    "with a target only": made_compression(budget=None, target={"speedup": 3.0}),
-    "of decades": made_compression([ORIGINAL, *(made_artifact(f"x{n}", n / 9, 10.0**n) for n in range(1, 4))]),
-    "with names that do harm": made_compression(
-        [ORIGINAL, made_artifact(HOSTILE, 0.001, 2.0, beaten_by=HOSTILE)], name=HOSTILE, headline=HOSTILE, best=HOSTILE
+    "of a classifier": compression_record(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller by it"]),
+    "of regression": regression_record(),
+    "with nothing within the budget": compression_record(ARTIFACTS_OVER_BUDGET, best=None, why_none="allow more"),
+    "with a target only": compression_record(budget=None, target={"speedup": 3.0}),
+    "of decades": compression_record([ORIGINAL, *(artifact_record(f"x{n}", n / 9, 10.0**n) for n in range(1, 4))]),
+    "with names that do harm": compression_record(
+        [ORIGINAL, artifact_record(HOSTILE, 0.001, 2.0, beaten_by=HOSTILE)],
+        name=HOSTILE,
+        headline=HOSTILE,
+        best=HOSTILE,
     ),
-    "with long names": made_compression(
-        [ORIGINAL, *(made_artifact(f"pruned-{n}x-factored-{n}x-weights-int8" * 3, 0.001, float(n)) for n in (2, 3))],
+    "with long names": compression_record(
+        [ORIGINAL, *(artifact_record(f"pruned-{n}x-factored-{n}x-weights-int8" * 3, 0.001, float(n)) for n in (2, 3))],
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with started() as chromium:
+    with launch_chromium() as chromium:
         yield chromium
 
 
@@ -49,17 +52,17 @@ def browser() -> Iterator[Browser]:
 def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
     browser: Browser, tmp_path: Path, name: str, width: int, scheme: str
 ):
-    told = compression_page(COMPRESSIONS[name])
-    charts = [chart for section in told.sections for chart in section.charts]
+    report_page = compression_page(COMPRESSIONS[name])
+    charts = [chart for section in report_page.sections for chart in section.charts]
     file = tmp_path / "report.html"
-    file.write_text(html(told))
-    page, complaints = opened(browser, file, width, scheme)
+    file.write_text(render_html(report_page))
+    page, complaints = open_page(browser, file, width, scheme)
     assert complaints == []
     assert page.evaluate("window.hit") is None
     assert page.locator("[data-chart] svg").count() == len(charts) == 3
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    for place, chart in enumerate(charts):
-        svg = page.locator(f"[data-chart='{place}'] svg")
+    for index, chart in enumerate(charts):
+        svg = page.locator(f"[data-chart='{index}'] svg")
         assert "NaN" not in svg.inner_html()
         assert svg.locator("g.mark-symbol.role-mark path").count() == len(chart.data["points"]["x"])
         lines = len(chart.data["intervals"]["x"]) + len(chart.data["budget"]["level"])
@@ -70,8 +73,10 @@ def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
 
 def test_hovering_tells_which_artifact_a_point_is(browser: Browser, tmp_path: Path):
     file = tmp_path / "report.html"
-    file.write_text(html(compression_page(made_compression([ORIGINAL, made_artifact("pruned-2x", 0.001, 2.0)]))))
-    page, _ = opened(browser, file, 1280, "light")
+    file.write_text(
+        render_html(compression_page(compression_record([ORIGINAL, artifact_record("pruned-2x", 0.001, 2.0)])))
+    )
+    page, _ = open_page(browser, file, 1280, "light")
     page.locator("[data-chart='0'] g.mark-symbol.role-mark path").last.hover(force=True)
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()

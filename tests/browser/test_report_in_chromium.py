@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.cli.report import run as report
-from tests.support.chromium import started
-from tests.support.made_runs import SETTINGS, make_run, predictions, training
+from tests.support.chromium import launch_chromium
+from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -49,7 +49,7 @@ CONTRASTS = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with started() as chromium:
+    with launch_chromium() as chromium:
         yield chromium
 
 
@@ -57,16 +57,19 @@ def browser() -> Iterator[Browser]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run that was killed once, has findings, values that are not finite, and names that do harm."""
     rows = [
-        *training(2000, LAYERS),
-        *training(1500, LAYERS, attempt=2, first=1500),
+        *training_rows(2000, LAYERS),
+        *training_rows(1500, LAYERS, attempt=2, first_step=1500),
         (2, 2999, "train/loss", math.nan),
         (2, 2999, f"gradients/norm/{LAYERS[0]}", math.inf),
         *((1, step, HOSTILE, float(step)) for step in range(5)),
     ]
-    found = [Finding(Problem.DEAD_UNITS, Severity.WARNING, HOSTILE, 700, 800, {"dead": HOSTILE}, HOSTILE, (HOSTILE,))]
+    findings = [
+        Finding(Problem.DEAD_UNITS, Severity.WARNING, HOSTILE, 700, 800, {"dead": HOSTILE}, HOSTILE, (HOSTILE,))
+    ]
     attempts = [{"first_step": 0, "last_step": 2000, "reason": HOSTILE}, {"first_step": 1500, "last_step": 3000}]
-    folder = make_run(
-        tmp_path_factory.mktemp("one") / "run", rows=rows, attempts=attempts, findings=found, predictions=predictions(),
+    folder = write_run(
+        tmp_path_factory.mktemp("one") / "run", rows=rows, attempts=attempts, findings=findings,
+        predictions=make_predictions(),
         settings={**SETTINGS, HOSTILE: HOSTILE},
     )  # fmt: skip
     record = (folder / "run.json").read_text().replace('"name": "run"', '"name": ' + json.dumps(HOSTILE))
@@ -79,7 +82,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     runs = [
-        make_run(folder / name, rows=training(300 + 100 * seed), settings={**SETTINGS, "seed": seed})
+        write_run(folder / name, rows=training_rows(300 + 100 * seed), settings={**SETTINGS, "seed": seed})
         for seed, name in enumerate(("first", "second", "a <i>third<i>"))
     ]
     report([*map(str, runs), "--output", str(folder / "page.html")])
@@ -90,30 +93,30 @@ def _open(browser: Browser, file: Path, width: int = 1280, scheme: str = "light"
     """The page with all its charts, what it complained of, and what it asked for."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     complaints: list[str] = []
-    asked: list[str] = []
+    requests: list[str] = []
     page.on(
         "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
-    return page, complaints, asked
+    return page, complaints, requests
 
 
 def test_nothing_fails_and_nothing_is_asked_for_but_the_file(browser: Browser, one: Path, several: Path):
     for file in (one, several):
-        _, complaints, asked = _open(browser, file)
+        _, complaints, requests = _open(browser, file)
         assert complaints == []
-        assert asked == [file.as_uri()]
+        assert requests == [file.as_uri()]
 
 
 def test_evidence_and_advice_of_a_finding_are_on_the_screen_of_a_phone(browser: Browser, one: Path):
     page, _, _ = _open(browser, one, width=390)
     cells = page.locator("table.stacks td[data-head]")
-    heads = {cells.nth(place).get_attribute("data-head") for place in range(cells.count())}
+    heads = {cells.nth(index).get_attribute("data-head") for index in range(cells.count())}
     assert {"evidence", "what to try"} <= heads
-    boxes = [cells.nth(place).bounding_box() for place in range(cells.count())]
+    boxes = [cells.nth(index).bounding_box() for index in range(cells.count())]
     assert all(box is None or box["x"] + box["width"] <= 390 for box in boxes)  # None: folded away
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
@@ -124,8 +127,8 @@ def test_every_number_is_drawn(browser: Browser, one: Path):
     figures = page.locator("[data-chart]")
     assert figures.count() == len(charts)
     kinds = set()
-    for place, chart in enumerate(charts):
-        svg = page.locator(f"[data-chart='{place}'] svg")
+    for index, chart in enumerate(charts):
+        svg = page.locator(f"[data-chart='{index}'] svg")
         for name, columns in chart["data"].items():
             kinds.add(name)
             if name == "points" and "value" in columns:
@@ -152,15 +155,15 @@ def test_names_that_do_harm_stay_text(browser: Browser, one: Path, several: Path
 
 def test_hovering_shows_the_values(browser: Browser, one: Path):
     page, _, _ = _open(browser, one)
-    for place, told in ((0, "/loss"), (5, "network."), (-1, "class")):
-        chart = page.locator("[data-chart] svg").nth(place)
+    for index, expected_text in ((0, "/loss"), (5, "network."), (-1, "class")):
+        chart = page.locator("[data-chart] svg").nth(index)
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
         assert box is not None
         page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6)
         tooltip = page.locator("#vg-tooltip-element.visible")
         tooltip.wait_for()
-        assert told in tooltip.inner_text()
+        assert expected_text in tooltip.inner_text()
         assert "undefined" not in tooltip.inner_text()
         page.mouse.move(0, 0)
 
@@ -176,7 +179,7 @@ def test_runs_are_hidden_by_mouse_and_by_keyboard(browser: Browser, several: Pat
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     page.wait_for_function("document.querySelectorAll(\"[data-chart='0'] g.mark-line path\").length == 1")
-    assert [boxes.nth(place).is_checked() for place in range(3)] == [False, False, True]
+    assert [boxes.nth(index).is_checked() for index in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -32,15 +32,17 @@ class Nodes:
     def start(self, node: int, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Starts ``command`` there, its output in ``node<number>.txt``."""
         with (cwd / f"node{node}.txt").open("ab") as output:
-            words = ["ip", "netns", "exec", NAMES[node], *command]
-            process = subprocess.Popen(words, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=True)
+            namespace_command = ["ip", "netns", "exec", NAMES[node], *command]
+            process = subprocess.Popen(
+                namespace_command, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=True
+            )
         self._running.append(process)
         return process
 
     def pids(self, node: int) -> list[int]:
         """All processes of a node."""
-        listed = subprocess.run(["ip", "netns", "pids", NAMES[node]], capture_output=True, text=True, check=True)
-        return [int(pid) for pid in listed.stdout.split()]
+        result = subprocess.run(["ip", "netns", "pids", NAMES[node]], capture_output=True, text=True, check=True)
+        return [int(pid) for pid in result.stdout.split()]
 
     def kill(self, node: int) -> None:
         """The power goes off: every process there dies at once."""
@@ -51,20 +53,20 @@ class Nodes:
                 except ProcessLookupError:
                     continue
 
-    def cable(self, state: str) -> None:
+    def set_cable(self, state: str) -> None:
         """Pulls the cable (``down``) or puts it back (``up``)."""
         _ip("-n", NAMES[1], "link", "set", "cable", state)
 
     def remove(self) -> None:
         """Kills all that runs there, and takes the nodes away."""
-        there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
+        namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
         for node, name in enumerate(NAMES):
-            if name in there:
+            if name in namespaces:
                 self.kill(node)
                 _ip("netns", "delete", name)
         for process in self._running:
             process.wait(timeout=20)
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+def _ip(*overrides: str) -> None:
+    subprocess.run(["ip", *overrides], check=True, capture_output=True)

@@ -60,17 +60,19 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing() -> list[str]:
+def missing_programs() -> list[str]:
     """The programs that are not installed."""
     return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
 
 
 @contextmanager
-def running() -> Iterator[Cluster]:
+def run_cluster() -> Iterator[Cluster]:
     """A cluster of two nodes, for as long as it is wanted."""
-    if missing():
+    if missing_programs():
         needed = "apt-get install --no-install-recommends slurm-wlm munge"
-        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
+        pytest.fail(
+            f"{', '.join(missing_programs())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False
+        )
     with TemporaryDirectory(prefix="slurm-") as folder:
         cluster = Cluster(Path(folder))
         try:
@@ -80,18 +82,18 @@ def running() -> Iterator[Cluster]:
             cluster.stop()
 
 
-def until(asked: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """What ``asked`` answers once that is true.
+def poll(condition: Callable[[], Any], description: str, seconds: float = 60) -> Any:
+    """What ``condition`` answers once that is true.
 
     Raises:
         TimeoutError: if it is not after so many seconds.
     """
-    end = time.monotonic() + seconds
-    while not (answer := asked()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {seconds:.0f} s still not: {what}")
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:.0f} s still not: {description}")
         time.sleep(0.1)
-    return answer
+    return result
 
 
 class Cluster:
@@ -126,30 +128,32 @@ class Cluster:
 
     def start(self) -> None:
         """Starts everything, and waits until both nodes take jobs."""
-        at = self.folder
-        files = [f"--{name}-file={at}/munge.{name}" for name in ("key", "pid", "log", "seed")]
-        self._start("munged", "--foreground", "--force", f"--socket={at}/munge.sock", *files)
-        until((at / "munge.sock").exists, "munged listens")
-        self._start("slurmctld", "-D", "-i")
-        until(self._answers, "slurmctld answers")
+        folder = self.folder
+        files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+        self._start_daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.sock", *files)
+        poll((folder / "munge.sock").exists, "munged listens")
+        self._start_daemon("slurmctld", "-D", "-i")
+        poll(self._is_answering, "slurmctld answers")
         for node in NODES:
             self.start_node(node)
 
     def start_node(self, node: str) -> None:
         """Starts a node, as at first, or again after it was killed, and waits until it takes jobs."""
-        self._start("slurmd", "-D", "-N", node, name=node)
-        until(lambda: self.node_state(node) in {"idle", "mixed", "allocated"}, f"{node} takes jobs")
+        self._start_daemon("slurmd", "-D", "-N", node, name=node)
+        poll(lambda: self.node_state(node) in {"idle", "mixed", "allocated"}, f"{node} takes jobs")
 
     def kill_node(self, node: str) -> None:
         """SIGKILL for all that runs there, and waits until SLURM has noticed."""
         self._daemons[node].kill()
-        running = [process for process in self._processes() if _environ(process).get("SLURMD_NODENAME") == node]
-        above = {each for process in running for each in process.parents() if each.name() == "slurmstepd"}
-        for process in (*above, *running):  # first those that would tell of the end of the others
+        node_processes = [process for process in self._processes() if _environ(process).get("SLURMD_NODENAME") == node]
+        step_daemons = {
+            parent for process in node_processes for parent in process.parents() if parent.name() == "slurmstepd"
+        }
+        for process in (*step_daemons, *node_processes):  # first those that would tell of the end of the others
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._daemons.pop(node).wait()
-        until(lambda: self.node_state(node) == "down", f"{node} is down")
+        poll(lambda: self.node_state(node) == "down", f"{node} is down")
 
     def stop(self) -> None:
         """Ends all jobs and all daemons.
@@ -159,54 +163,56 @@ class Cluster:
         """
         try:
             if "slurmctld" in self._daemons:
-                self.ask("scancel", "--me")
-                until(lambda: not self.ask("squeue", "-h"), "no job is left", 30)
+                self.run_command("scancel", "--me")
+                poll(lambda: not self.run_command("squeue", "-h"), "no job is left", 30)
         finally:
             for daemon in reversed(self._daemons.values()):
                 daemon.terminate()
             for daemon in self._daemons.values():
                 with suppress(subprocess.TimeoutExpired):
                     daemon.wait(10)
-            _, left = psutil.wait_procs(list(self._processes()), timeout=10)  # a job's last one may just be leaving
-            for process in left:
+            _, remaining = psutil.wait_procs(
+                list(self._processes()), timeout=10
+            )  # a job's last one may just be leaving
+            for process in remaining:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             for daemon in self._daemons.values():
                 daemon.wait()
-        if left:
-            raise RuntimeError(f"left behind, and killed: {left}")
+        if remaining:
+            raise RuntimeError(f"left behind, and killed: {remaining}")
 
-    def submit(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    def submit(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
         """``sbatch`` with these words, and ``env`` besides what every job needs; the job's id."""
-        return self.ask("sbatch", "--parsable", "--output=%x-%j.out", *words, cwd=cwd, env=env)
+        return self.run_command("sbatch", "--parsable", "--output=%x-%j.out", *arguments, cwd=cwd, env=env)
 
     def state(self, job: str) -> str:
         """``PENDING``, ``RUNNING``, ``COMPLETED``, …"""
-        return self.ask("squeue", "-h", "--states=all", "-o", "%T", "-j", job)
+        return self.run_command("squeue", "-h", "--states=all", "-o", "%T", "-j", job)
 
     def node_state(self, node: str) -> str:
         """``idle``, ``allocated``, ``down``, …; with a star where it does not answer."""
-        return self.ask("sinfo", "-h", "-N", "-n", node, "-o", "%T").rstrip("*")
+        return self.run_command("sinfo", "-h", "-N", "-n", node, "-o", "%T").rstrip("*")
 
     def wait(self, job: str, seconds: float = 120) -> str:
         """The state in which a job has ended for good."""
-        return until(lambda: self.state(job) in ENDED and self.state(job), f"job {job} has ended", seconds)
+        return poll(lambda: self.state(job) in ENDED and self.state(job), f"job {job} has ended", seconds)
 
-    def ask(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    def run_command(self, *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
         """What a command answers."""
-        everything = {**self.env, **(env or {})}
-        return subprocess.check_output(words, cwd=cwd, env=everything, text=True, timeout=60).strip()
+        environment = {**self.env, **(env or {})}
+        return subprocess.check_output(command, cwd=cwd, env=environment, text=True, timeout=60).strip()
 
-    def _answers(self) -> bool:
+    def _is_answering(self) -> bool:
         ping = subprocess.run(["scontrol", "ping"], env=self.env, capture_output=True, timeout=60, check=False)
         return ping.returncode == 0
 
-    def _start(self, *words: str, name: str = "") -> None:
-        name = name or words[0]
+    def _start_daemon(self, *command: str, name: str = "") -> None:
+        name = name or command[0]
         with (self.folder / f"{name}.log").open("ab") as log:
             # in a session of its own: a Ctrl-C is for the tests, which then stop it
             self._daemons[name] = subprocess.Popen(
-                words, cwd=self.folder, env=self.env,
+                command, cwd=self.folder, env=self.env,
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
@@ -214,8 +220,8 @@ class Cluster:
         """Whatever belongs to this cluster: by its environment, or, as slurmstepd writes over that, by its folder."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):  # it has ended meanwhile, or is a zombie: whoever has to wait for it does not
-                ours = _environ(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
-                if ours or Path(process.cwd()).is_relative_to(self.folder):
+                is_in_cluster = _environ(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
+                if is_in_cluster or Path(process.cwd()).is_relative_to(self.folder):
                     yield process
 
 
@@ -226,10 +232,10 @@ def _environ(process: psutil.Process) -> dict[str, str]:
 
 
 def _free_ports(number: int) -> list[int]:
-    with_ports = [socket.socket() for _ in range(number)]
-    for each in with_ports:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in with_ports]
-    for each in with_ports:
-        each.close()
+    sockets = [socket.socket() for _ in range(number)]
+    for free_socket in sockets:
+        free_socket.bind(("127.0.0.1", 0))
+    ports = [free_socket.getsockname()[1] for free_socket in sockets]
+    for free_socket in sockets:
+        free_socket.close()
     return ports

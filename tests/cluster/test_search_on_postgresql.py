@@ -20,15 +20,17 @@ from typing import Any
 import pytest
 
 from stormproof.checkpoint import Lease
-from stormproof_train.search.work_queue import job
+from stormproof_train.search.work_queue import trial_name
 from tests.cluster.postgresql import PostgreSQL
-from tests.cluster.slurm import until
-from tests.support.cases import EVERY
+from tests.cluster.slurm import poll
+from tests.support.cases import DRILL_STRIDE
 from tests.support.forked_command import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
-KILLS, TRIALS = (10, 24) if EVERY == 1 else (4, 12)  # not over before the last kill, on a machine twice as fast either
+KILLS, TRIALS = (
+    (10, 24) if DRILL_STRIDE == 1 else (4, 12)
+)  # not over before the last kill, on a machine twice as fast either
 INTERVAL = 7  # steps between two checkpoints
 EPOCHS = 9  # of 20 steps
 WORDS = (
@@ -62,17 +64,17 @@ def server() -> Iterator[PostgreSQL]:
 def work(server: PostgreSQL, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a worker in a session of its own; what is left of it is killed in the end."""
     (tmp_path / "mine.py").write_text(MINE)
-    started = []
+    processes = []
 
-    def start(*words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ROOT / "train.py"), "search", *WORDS, *words, f"search.storage={server.url}"]
-        with (tmp_path / "told.txt").open("ab") as told:
-            started.append(subprocess.Popen(command, cwd=tmp_path, stdout=told, stderr=told, start_new_session=True))
-        return started[-1]
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ROOT / "train.py"), "search", *WORDS, *arguments, f"search.storage={server.url}"]
+        with (tmp_path / "told.txt").open("ab") as log:
+            processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True))
+        return processes[-1]
 
     yield start
-    for each in started:
-        kill(each, group=True)
+    for process in processes:
+        kill(process, group=True)
 
 
 def kill(worker: subprocess.Popen[bytes], *, group: bool) -> None:
@@ -97,36 +99,44 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
         kill(workers[kills % 2], group=draw.random() < 0.5)
         killed.add(workers[kills % 2].pid)
         workers[kills % 2] = work()
-    assert [each.wait(timeout=240) for each in workers] == [0, 0], (tmp_path / "told.txt").read_text()
+    assert [entry.wait(timeout=240) for entry in workers] == [0, 0], (tmp_path / "told.txt").read_text()
 
     search = tmp_path / "searches" / "mine"
     answer = json.loads((search / "answer.json").read_text())
-    assert [each["number"] for each in answer["trials"]] == list(range(TRIALS))
-    assert {each["state"] for each in answer["trials"]} == {"complete", "pruned"}
+    assert [entry["number"] for entry in answer["trials"]] == list(range(TRIALS))
+    assert {entry["state"] for entry in answer["trials"]} == {"complete", "pruned"}
     assert len(answer["final"]["winner"]) == len(answer["final"]["default"]) == 2
     assert answer["test"]["accuracy"]["value"] > 0.8
     runs = sorted((search / "trials").iterdir())
-    assert [each.name for each in runs] == [f"trial-{number:04d}" for number in range(TRIALS)]
+    assert [entry.name for entry in runs] == [f"trial-{number:04d}" for number in range(TRIALS)]
     for run, trial in zip(runs, answer["trials"], strict=True):
-        trained = [each for each in attempts(run) if each["first_step"] is not None]
-        assert trained[0]["first_step"] == 0
-        for before, after in itertools.pairwise(trained):
+        trained_attempts = [entry for entry in attempts(run) if entry["first_step"] is not None]
+        assert trained_attempts[0]["first_step"] == 0
+        for before, after in itertools.pairwise(trained_attempts):
             assert 0 <= before["last_step"] - after["first_step"] <= INTERVAL
         if trial["state"] == "complete":
-            assert trained[-1]["last_step"] == trial["steps"] == 20 * EPOCHS
-    left = {file.parent.name: Lease.owner_of(file.parent) for file in (search / "claims").glob("*/lease.json")}
+            assert trained_attempts[-1]["last_step"] == trial["steps"] == 20 * EPOCHS
+    left = {file.parent.name: Lease.read_owner(file.parent) for file in (search / "claims").glob("*/lease.json")}
     assert all(owner is not None and owner.pid in killed for owner in left.values()), left  # nobody else could
-    assert left.keys() <= {job(each["number"]) for each in answer["trials"] if each["state"] == "pruned"}  # at its rung
+    assert left.keys() <= {
+        trial_name(entry["number"]) for entry in answer["trials"] if entry["state"] == "pruned"
+    }  # at its rung
 
 
 def test_the_password_of_the_storage_is_in_no_file(
     work: Callable[..., subprocess.Popen[bytes]], server: PostgreSQL, tmp_path: Path
 ):
-    words = ("search.trials=2", "search.final_seeds=0", "trainer.max_epochs=1", "search.name=secret", "logger=wandb")
-    assert work(*words).wait(timeout=120) == 0, (tmp_path / "told.txt").read_text()
-    files = [each for each in tmp_path.rglob("*") if each.is_file()]
-    assert {"search.json", "answer.json", "config.yaml", "trial-0001.log", "told.txt"} <= {each.name for each in files}
-    assert not [str(each) for each in files if server.password.encode() in each.read_bytes()]
+    overrides = (
+        "search.trials=2",
+        "search.final_seeds=0",
+        "trainer.max_epochs=1",
+        "search.name=secret",
+        "logger=wandb",
+    )
+    assert work(*overrides).wait(timeout=120) == 0, (tmp_path / "told.txt").read_text()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"search.json", "answer.json", "config.yaml", "trial-0001.log", "told.txt"} <= {path.name for path in files}
+    assert not [str(path) for path in files if server.password.encode() in path.read_bytes()]
 
 
 def test_a_worker_waits_for_a_server_that_goes_away_and_loses_no_trial(
@@ -135,14 +145,14 @@ def test_a_worker_waits_for_a_server_that_goes_away_and_loses_no_trial(
     search = tmp_path / "searches" / "away"
     asks = search / "trials" / "trial-0001" / "metrics.csv"
     worker = work("search.trials=4", "search.final_seeds=0", "search.name=away")
-    until(asks.exists, "the second trial trains", 120)
+    poll(asks.exists, "the second trial trains", 120)
     server.stop()
     try:
-        until(lambda: ",val/loss," in asks.read_text(), "it asks whether it goes on", 120)
+        poll(lambda: ",val/loss," in asks.read_text(), "it asks whether it goes on", 120)
     finally:
         server.start()
     assert worker.wait(timeout=240) == 0, (tmp_path / "told.txt").read_text()
     answer = json.loads((search / "answer.json").read_text())
-    assert {each["state"] for each in answer["trials"]} == {"complete", "pruned"}
+    assert {trial["state"] for trial in answer["trials"]} == {"complete", "pruned"}
     assert len(answer["trials"]) == len(list((search / "trials").iterdir())) == 4
     assert len(attempts(asks.parent)) <= 2  # a start, and a promotion: it was not started again for this

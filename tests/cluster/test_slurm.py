@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from stormproof.checkpoint import Store
-from tests.cluster.slurm import Cluster, running, until
-from tests.commands.test_recovery import rows_of_wandb
+from tests.cluster.slurm import Cluster, poll, run_cluster
+from tests.commands.test_recovery import wandb_rows
 from tests.support.forked_command import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -48,16 +48,16 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes for all tests of this process."""
-    with running() as started:
+    with run_cluster() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of the same commands, without SLURM and undisturbed."""
-    folder = checkout(tmp_path_factory.mktemp("whole"))
-    for words in (("trainer.devices=2", *TWO_RANKS), ("-m", "seed=1,2", *WORDS)):
-        command = [sys.executable, "train.py", *words, "logger=none"]
+    folder = prepare_checkout(tmp_path_factory.mktemp("whole"))
+    for overrides in (("trainer.devices=2", *TWO_RANKS), ("-m", "seed=1,2", *WORDS)):
+        command = [sys.executable, "train.py", *overrides, "logger=none"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=150)
     return folder / "runs"
 
@@ -65,56 +65,58 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """Where jobs are submitted."""
-    return checkout(tmp_path)
+    return prepare_checkout(tmp_path)
 
 
-def checkout(folder: Path) -> Path:
+def prepare_checkout(folder: Path) -> Path:
     (folder / "train.py").symlink_to(ROOT / "train.py")
     (folder / "mine.py").write_text(MINE)
     return folder
 
 
-def record(run: Path) -> dict[str, Any]:
+def read_record(run: Path) -> dict[str, Any]:
     """``run.json``; nothing yet where the run has not begun."""
     path = run / "run.json"
     return json.loads(path.read_text()) if path.exists() else {"attempts": []}
 
 
-def trains(run: Path) -> bool:
-    attempts = record(run)["attempts"]
+def has_trained(run: Path) -> bool:
+    attempts = read_record(run)["attempts"]
     return bool(attempts) and attempts[-1]["first_step"] is not None
 
 
 def has_saved(run: Path) -> bool:
-    return trains(run) and Store(run / "checkpoints").checkpoints()[-1].step > 0
+    return has_trained(run) and Store(run / "checkpoints").read_checkpoints()[-1].step > 0
 
 
-def newest(run: Path) -> dict[str, Any]:
-    found = Store(run / "checkpoints").latest()
-    assert found is not None
-    return torch.load(found.path, weights_only=True)
+def latest_weights(run: Path) -> dict[str, Any]:
+    checkpoint = Store(run / "checkpoints").latest_checkpoint()
+    assert checkpoint is not None
+    return torch.load(checkpoint.path, weights_only=True)
 
 
 def assert_same_end(run: Path, whole: Path) -> None:
-    assert record(run)["status"] == "finished"
-    one, other = newest(run), newest(whole / run.name)
-    assert one["global_step"] == other["global_step"] == STEPS
-    assert one["state_dict"].keys() == other["state_dict"].keys()
-    assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
-    assert repr(one["optimizer_states"]) == repr(other["optimizer_states"])
-    summaries = [json.loads((each / run.name / "summary.json").read_text()) for each in (run.parent, whole)]
+    assert read_record(run)["status"] == "finished"
+    weights, expected_weights = latest_weights(run), latest_weights(whole / run.name)
+    assert weights["global_step"] == expected_weights["global_step"] == STEPS
+    assert weights["state_dict"].keys() == expected_weights["state_dict"].keys()
+    assert all(
+        torch.equal(value, expected_weights["state_dict"][name]) for name, value in weights["state_dict"].items()
+    )
+    assert repr(weights["optimizer_states"]) == repr(expected_weights["optimizer_states"])
+    summaries = [json.loads((folder / run.name / "summary.json").read_text()) for folder in (run.parent, whole)]
     assert summaries[0]["test"] == summaries[1]["test"]
 
 
-def assert_went_on_by_itself(run: Path, job: str, told: str) -> None:
+def assert_requeued(run: Path, job: str, reason: str) -> None:
     """In two attempts of one job, the first of which was told to end, saved, and lost nothing."""
-    first, second = record(run)["attempts"]
+    first, second = read_record(run)["attempts"]
     assert first["preempted"]
-    assert told in first["reason"]
+    assert reason in first["reason"]
     assert 0 < first["last_step"] < STEPS
     assert second["first_step"] == first["last_step"]
-    assert [each["jobs"]["SLURM_JOB_ID"] for each in (first, second)] == [job, job]
-    starts = [int(each["jobs"].get("SLURM_RESTART_COUNT", "0")) for each in (first, second)]
+    assert [attempt["jobs"]["SLURM_JOB_ID"] for attempt in (first, second)] == [job, job]
+    starts = [int(attempt["jobs"].get("SLURM_RESTART_COUNT", "0")) for attempt in (first, second)]
     assert starts == [starts[0], starts[0] + 1]
 
 
@@ -122,7 +124,7 @@ def test_two_nodes_end_with_the_weights_of_two_ranks_on_one(cluster: Cluster, wh
     job = cluster.submit(*TWO_NODES, SCRIPT, *TWO_RANKS, "logger=none", cwd=here)
     assert cluster.wait(job) == "COMPLETED"
     run = here / "runs" / "run"
-    (attempt,) = record(run)["attempts"]
+    (attempt,) = read_record(run)["attempts"]
     assert attempt["ranks"] == 2
     assert attempt["jobs"] == {"SLURM_JOB_ID": job}
     assert_same_end(run, whole)
@@ -137,7 +139,7 @@ def test_a_job_goes_on_after_its_time_limit_though_one_rank_is_slow(cluster: Clu
     job = cluster.submit(*limit, SCRIPT, *TWO_RANKS, "logger=none", cwd=here, env=slow)
     assert cluster.wait(job, 150) == "COMPLETED"
     run = here / "runs" / "run"
-    assert_went_on_by_itself(run, job, "SIGUSR1")
+    assert_requeued(run, job, "SIGUSR1")
     assert_same_end(run, whole)
 
 
@@ -146,14 +148,14 @@ def test_a_requeued_job_goes_on_in_the_same_folder_and_the_same_wandb_run(cluste
         *TWO_NODES, SCRIPT, *TWO_RANKS, "logger=wandb", cwd=here, env={"SLOW_SECONDS": "0.3", "WANDB_MODE": "offline"}
     )
     run = here / "runs" / "run"
-    until(lambda: trains(run), "training has begun")
-    cluster.ask("scontrol", "requeue", job)
+    poll(lambda: has_trained(run), "training has begun")
+    cluster.run_command("scontrol", "requeue", job)
     assert cluster.wait(job) == "COMPLETED"
-    assert_went_on_by_itself(run, job, "SIGTERM")
+    assert_requeued(run, job, "SIGTERM")
     assert_same_end(run, whole)
-    run_id = record(run)["id"]
+    run_id = read_record(run)["id"]
     assert len(list(run.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))) == 2
-    steps = [row["_step"] for history in rows_of_wandb(run) for row in history]
+    steps = [row["_step"] for history in wandb_rows(run) for row in history]
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS
 
@@ -163,18 +165,18 @@ def test_a_job_goes_on_when_the_node_of_a_rank_was_killed(node: str, cluster: Cl
     slow = {"SLOW_SECONDS": "0.3"}
     job = cluster.submit(*TWO_NODES, SCRIPT, *TWO_RANKS, "logger=none", cwd=here, env=slow)
     run = here / "runs" / "run"
-    until(lambda: has_saved(run), "a step has been saved")
+    poll(lambda: has_saved(run), "a step has been saved")
     cluster.kill_node(node)
     cluster.start_node(node)
     assert cluster.wait(job) == "COMPLETED"
-    first, second = record(run)["attempts"]
+    first, second = read_record(run)["attempts"]
     if node == "n1":
         assert first["reason"] == "it was killed"
     else:  # rank 0 notices, and srun waits with its code until SLURM has noticed, too
         assert first["code"] == 1
         assert "by peer" in first["reason"]
     assert 0 <= first["last_step"] - second["first_step"] <= 7  # steps between two checkpoints
-    assert [each["jobs"]["SLURM_JOB_ID"] for each in (first, second)] == [job, job]
+    assert [attempt["jobs"]["SLURM_JOB_ID"] for attempt in (first, second)] == [job, job]
     assert_same_end(run, whole)
 
 
@@ -183,19 +185,21 @@ def test_an_element_of_an_array_trains_its_seed_and_goes_on_without_the_others(
 ):
     slow = {"SLOW_SECONDS": "0.1"}
     job = cluster.submit("--array=1-2", "--time=5", SCRIPT, *WORDS, "logger=none", cwd=here, env=slow)
-    one, two = runs = [here / "runs" / name for name in names_by_seed(whole)]
-    until(lambda: all(map(trains, runs)), "both have begun to train")
-    assert record(two)["attempts"][0]["jobs"]["SLURM_JOB_ID"] == job  # the last one has the number of the whole array
-    cluster.ask("scancel", "--signal=USR1", f"{job}_2")
-    until(lambda: len(record(two)["attempts"]) == 2, "the second one has been started again")
-    until(lambda: all(record(run)["status"] == "finished" for run in runs), "both have finished")
-    assert len(record(one)["attempts"]) == 1
-    assert_went_on_by_itself(two, job, "SIGUSR1")
+    first_run, second_run = runs = [here / "runs" / name for name in run_names_by_seed(whole)]
+    poll(lambda: all(map(has_trained, runs)), "both have begun to train")
+    assert (
+        read_record(second_run)["attempts"][0]["jobs"]["SLURM_JOB_ID"] == job
+    )  # the last one has the number of the whole array
+    cluster.run_command("scancel", "--signal=USR1", f"{job}_2")
+    poll(lambda: len(read_record(second_run)["attempts"]) == 2, "the second one has been started again")
+    poll(lambda: all(read_record(run)["status"] == "finished" for run in runs), "both have finished")
+    assert len(read_record(first_run)["attempts"]) == 1
+    assert_requeued(second_run, job, "SIGUSR1")
     for run in runs:
         assert_same_end(run, whole)
 
 
-def names_by_seed(runs: Path) -> list[str]:
+def run_names_by_seed(runs: Path) -> list[str]:
     """The default names of the runs with the seeds 1 and 2."""
     seeds = {yaml.safe_load(file.read_text())["seed"]: file.parent.name for file in runs.glob("*/config.yaml")}
     return [seeds[1], seeds[2]]
@@ -205,46 +209,46 @@ def test_a_cancelled_job_stays_cancelled_and_has_saved(cluster: Cluster, here: P
     slow = {"SLOW_SECONDS": "0.3"}
     job = cluster.submit("--time=5", SCRIPT, *WORDS, "name=run", "logger=none", cwd=here, env=slow)
     run = here / "runs" / "run"
-    until(lambda: trains(run), "training has begun")
-    cluster.ask("scancel", job)
+    poll(lambda: has_trained(run), "training has begun")
+    cluster.run_command("scancel", job)
     assert cluster.wait(job) == "CANCELLED"
-    assert record(run)["status"] == "preempted"
-    assert newest(run)["global_step"] == record(run)["attempts"][0]["last_step"]
+    assert read_record(run)["status"] == "preempted"
+    assert latest_weights(run)["global_step"] == read_record(run)["attempts"][0]["last_step"]
 
 
 SWEEP = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", "logger=none", *WORDS)
 
 
-def sweep(cluster: Cluster, here: Path, *words: str, **env: str) -> subprocess.Popen[str]:
+def start_sweep(cluster: Cluster, here: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "train.py", *SWEEP, *words], cwd=here, env={**cluster.env, **env},
+        [sys.executable, "train.py", *SWEEP, *arguments], cwd=here, env={**cluster.env, **env},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
 def test_a_preempted_job_of_a_sweep_goes_on_and_the_sweep_waits_for_it(cluster: Cluster, whole: Path, here: Path):
-    one, two = runs = [here / "runs" / name for name in names_by_seed(whole)]
-    with sweep(cluster, here, "seed=1,2", SLOW_SECONDS="0.1") as sweeping:
-        until(lambda: all(map(trains, runs)), "both have begun to train")
-        job = record(two)["attempts"][0]["jobs"]["SLURM_ARRAY_JOB_ID"]
-        cluster.ask("scancel", "--signal=USR2", f"{job}_1")
-        told, _ = sweeping.communicate(timeout=120)
-    assert sweeping.returncode == 0, told
-    assert len(record(one)["attempts"]) == 1
-    assert_went_on_by_itself(two, job, "SIGUSR2")
+    first_run, second_run = runs = [here / "runs" / name for name in run_names_by_seed(whole)]
+    with start_sweep(cluster, here, "seed=1,2", SLOW_SECONDS="0.1") as sweeping:
+        poll(lambda: all(map(has_trained, runs)), "both have begun to train")
+        job = read_record(second_run)["attempts"][0]["jobs"]["SLURM_ARRAY_JOB_ID"]
+        cluster.run_command("scancel", "--signal=USR2", f"{job}_1")
+        output, _ = sweeping.communicate(timeout=120)
+    assert sweeping.returncode == 0, output
+    assert len(read_record(first_run)["attempts"]) == 1
+    assert_requeued(second_run, job, "SIGUSR2")
     for run in runs:
         assert_same_end(run, whole)
-    with sweep(cluster, here, "seed=1,2") as again:
-        told_again, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, told_again
-    assert told_again[told_again.index("2 runs, best on validation first") :] in told
-    assert [len(record(run)["attempts"]) for run in runs] == [1, 2]
+    with start_sweep(cluster, here, "seed=1,2") as repeated:
+        told_again, _ = repeated.communicate(timeout=120)
+    assert repeated.returncode == 0, told_again
+    assert told_again[told_again.index("2 runs, best on validation first") :] in output
+    assert [len(read_record(run)["attempts"]) for run in runs] == [1, 2]
 
 
 def test_a_job_of_a_sweep_may_have_two_nodes(cluster: Cluster, whole: Path, here: Path):
-    words = ("hydra.launcher.nodes=2", "trainer.num_nodes=2", *TWO_RANKS[len(WORDS) :])
-    with sweep(cluster, here, *words) as sweeping:
-        told, _ = sweeping.communicate(timeout=120)
-    assert sweeping.returncode == 0, told
-    assert [attempt["ranks"] for attempt in record(here / "runs" / "run")["attempts"]] == [2]
+    overrides = ("hydra.launcher.nodes=2", "trainer.num_nodes=2", *TWO_RANKS[len(WORDS) :])
+    with start_sweep(cluster, here, *overrides) as sweeping:
+        output, _ = sweeping.communicate(timeout=120)
+    assert sweeping.returncode == 0, output
+    assert [attempt["ranks"] for attempt in read_record(here / "runs" / "run")["attempts"]] == [2]
     assert_same_end(here / "runs" / "run", whole)

@@ -44,10 +44,10 @@ class Slow(Callback):
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of two ranks that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    words = [word for word in WORDS if "slow" not in word]
-    command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.devices=2"]
+    overrides = [word for word in WORDS if "slow" not in word]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, "trainer.devices=2"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
-    return weights(folder)
+    return load_weights(folder)
 
 
 @pytest.fixture
@@ -58,68 +58,74 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    two = Nodes()
+    both_nodes = Nodes()
     try:
-        yield two
+        yield both_nodes
     finally:
-        two.remove()
+        both_nodes.remove()
 
 
-def start(two: Nodes, node: int, here: Path, *words: str, seconds: float = 0.12) -> subprocess.Popen[bytes]:
+def start_agent(
+    both_nodes: Nodes, node: int, here: Path, *arguments: str, seconds: float = 0.12
+) -> subprocess.Popen[bytes]:
     env = os.environ | {
         "SECONDS_A_BATCH": str(seconds), "FAST_FILE": str(here / "fast"),
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
-    return two.start(node, [SCRIPT, *WORDS, *words], here, env)
+    return both_nodes.start(node, [SCRIPT, *WORDS, *arguments], here, env)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    newest = Store(folder / "runs" / "run" / "checkpoints").latest()
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = Store(folder / "runs" / "run" / "checkpoints").latest_checkpoint()
     assert newest is not None
     checkpoint = torch.load(newest.path, weights_only=True)
     assert checkpoint["global_step"] == STEPS
     return checkpoint["state_dict"]
 
 
-def record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
     file = folder / "runs" / "run" / "run.json"
     return json.loads(file.read_text()) if file.exists() else {"status": None, "attempts": []}
 
 
-def ranks(folder: Path) -> list[int]:
+def read_ranks(folder: Path) -> list[int]:
     """Of each attempt that trained."""
-    return [attempt["ranks"] for attempt in record(folder)["attempts"] if attempt["ranks"]]
+    return [attempt["ranks"] for attempt in read_record(folder)["attempts"] if attempt["ranks"]]
 
 
-def trains(folder: Path, by: list[int], beyond: int = 0) -> Callable[[], bool]:
+def wait_for_training(folder: Path, by: list[int], beyond: int = 0) -> Callable[[], bool]:
     """Whether the attempts had so many ranks, and there is a checkpoint of a later step."""
 
     def reached() -> bool:
         store = folder / "runs" / "run" / "checkpoints"
-        newest = max((each.step for each in Store(store).checkpoints()), default=0) if store.exists() else 0
-        return ranks(folder) == by and newest > beyond
+        newest = (
+            max((checkpoint.step for checkpoint in Store(store).read_checkpoints()), default=0) if store.exists() else 0
+        )
+        return read_ranks(folder) == by and newest > beyond
 
     return reached
 
 
-def until(reached: Callable[[], bool], seconds: float, here: Path) -> float:
+def wait_until(reached: Callable[[], bool], seconds: float, here: Path) -> float:
     """Waits; the seconds that it took."""
-    began = time.monotonic()
+    start_time = time.monotonic()
     while not reached():
         logs = [file.read_text(errors="replace")[-3000:] for file in here.glob("node*.txt")]
-        assert time.monotonic() - began < seconds, "\n".join([json.dumps(record(here)), *logs])
+        assert time.monotonic() - start_time < seconds, "\n".join([json.dumps(read_record(here)), *logs])
         time.sleep(0.1)
-    return time.monotonic() - began
+    return time.monotonic() - start_time
 
 
-def newest(folder: Path) -> int:
-    return max(each.step for each in Store(folder / "runs" / "run" / "checkpoints").checkpoints())
+def latest_step(folder: Path) -> int:
+    return max(checkpoint.step for checkpoint in Store(folder / "runs" / "run" / "checkpoints").read_checkpoints())
 
 
-def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def weight_distance(first_weights: dict[str, torch.Tensor], second_weights: dict[str, torch.Tensor]) -> float:
     """Of all weights, relative to their size: an epoch's last batch is divided otherwise, and rounding grows."""
-    first, second = (torch.cat([value.flatten() for value in each.values()]) for each in (one, other))
+    first, second = (
+        torch.cat([value.flatten() for value in state_dict.values()]) for state_dict in (first_weights, second_weights)
+    )
     return float((first - second).norm() / second.norm())
 
 
@@ -131,7 +137,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_t
         agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
         try:
             for times in (1, 2):
-                until(trains(here, [2] * times, beyond=40 * times), 90, here)
+                wait_until(wait_for_training(here, [2] * times, beyond=40 * times), 90, here)
                 worker = psutil.Process(agent.pid).children()[times - 1]
                 worker.send_signal(signal.SIGKILL)
             (here / "fast").touch()
@@ -139,82 +145,82 @@ def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_t
         finally:
             for process in [*psutil.Process(agent.pid).children(recursive=True), agent] if agent.poll() is None else []:
                 process.kill()
-    assert record(here)["status"] == "finished"
-    assert ranks(here) == [2, 2, 2]
-    assert all(torch.equal(value, whole[name]) for name, value in weights(here).items())
+    assert read_record(here)["status"] == "finished"
+    assert read_ranks(here) == [2, 2, 2]
+    assert all(torch.equal(value, whole[name]) for name, value in load_weights(here).items())
 
 
 def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
-    first, second = start(nodes, 0, here), start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 90, here)
+    first, second = start_agent(nodes, 0, here), start_agent(nodes, 1, here)
+    wait_until(wait_for_training(here, [2], beyond=20), 90, here)
     nodes.kill(1)
-    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
+    wait_until(wait_for_training(here, [2, 1], beyond=latest_step(here)), 90, here)
     second.wait(timeout=10)
-    second = start(nodes, 1, here)
-    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    second = start_agent(nodes, 1, here)
+    wait_until(wait_for_training(here, [2, 1, 2], beyond=latest_step(here)), 90, here)
     (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
-    assert record(here)["status"] == "finished"
-    assert ranks(here) == [2, 1, 2]
-    assert distance(weights(here), whole) < 0.05
+    assert read_record(here)["status"] == "finished"
+    assert read_ranks(here) == [2, 1, 2]
+    assert weight_distance(load_weights(here), whole) < 0.05
 
 
 def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_bit(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
-    start(nodes, 0, here)
-    second = start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 90, here)
+    start_agent(nodes, 0, here)
+    second = start_agent(nodes, 1, here)
+    wait_until(wait_for_training(here, [2], beyond=20), 90, here)
     nodes.kill(0)
     assert second.wait(timeout=120) != 0
     assert nodes.pids(1) == []
     (here / "fast").touch()
-    again = [start(nodes, node, here) for node in (0, 1)]
-    assert [agent.wait(timeout=150) for agent in again] == [0, 0]
-    assert ranks(here) == [2, 2]
-    assert all(torch.equal(value, whole[name]) for name, value in weights(here).items())
+    repeated = [start_agent(nodes, node, here) for node in (0, 1)]
+    assert [agent.wait(timeout=150) for agent in repeated] == [0, 0]
+    assert read_ranks(here) == [2, 2]
+    assert all(torch.equal(value, whole[name]) for name, value in load_weights(here).items())
 
 
 def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
-    first, second = start(nodes, 0, here), start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 90, here)
+    first, second = start_agent(nodes, 0, here), start_agent(nodes, 1, here)
+    wait_until(wait_for_training(here, [2], beyond=20), 90, here)
     second.kill()
-    until(lambda: not nodes.pids(1), 60, here)
-    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
-    second = start(nodes, 1, here)
-    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    wait_until(lambda: not nodes.pids(1), 60, here)
+    wait_until(wait_for_training(here, [2, 1], beyond=latest_step(here)), 90, here)
+    second = start_agent(nodes, 1, here)
+    wait_until(wait_for_training(here, [2, 1, 2], beyond=latest_step(here)), 90, here)
     (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
-    assert record(here)["attempts"][0]["reason"].startswith("stopped by SIGTERM")
-    assert distance(weights(here), whole) < 0.05
+    assert read_record(here)["attempts"][0]["reason"].startswith("stopped by SIGTERM")
+    assert weight_distance(load_weights(here), whole) < 0.05
 
 
 def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
     impatient, slow = "callbacks.hang_watch.timeout_seconds=10", 0.25
-    first, second = (start(nodes, node, here, impatient, seconds=slow) for node in (0, 1))
-    until(trains(here, [2], beyond=20), 90, here)
-    nodes.cable("down")
-    until(trains(here, [2, 1], beyond=newest(here)), 120, here)
-    nodes.cable("up")
-    both = trains(here, [2, 1, 2], beyond=newest(here))
+    first, second = (start_agent(nodes, node, here, impatient, seconds=slow) for node in (0, 1))
+    wait_until(wait_for_training(here, [2], beyond=20), 90, here)
+    nodes.set_cable("down")
+    wait_until(wait_for_training(here, [2, 1], beyond=latest_step(here)), 120, here)
+    nodes.set_cable("up")
+    both = wait_for_training(here, [2, 1, 2], beyond=latest_step(here))
 
     def back() -> bool:
         nonlocal second
         if second.poll() not in {None, 0}:  # its agent may have given up: whoever started it does so again
-            second = start(nodes, 1, here, impatient, seconds=slow)
+            second = start_agent(nodes, 1, here, impatient, seconds=slow)
         return both()
 
-    until(back, 150, here)
+    wait_until(back, 150, here)
     (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
-    assert record(here)["attempts"][0]["reason"].startswith("hang: ")
-    assert distance(weights(here), whole) < 0.05
+    assert read_record(here)["attempts"][0]["reason"].startswith("hang: ")
+    assert weight_distance(load_weights(here), whole) < 0.05

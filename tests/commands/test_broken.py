@@ -24,15 +24,15 @@ from tests.support.forked_command import ROOT, Command
 pytestmark = pytest.mark.slow
 
 
-def _run(command: Command, folder: Path, *words: str) -> tuple[float, nn.Sequential, nn.Sequential]:
+def _train_broken(command: Command, folder: Path, *overrides: str) -> tuple[float, nn.Sequential, nn.Sequential]:
     """Test accuracy, and the network before and after training."""
-    done = command(*words, "name=run")
-    assert done.returncode == 0, done.stderr
+    result = command(*overrides, "name=run")
+    assert result.returncode == 0, result.stderr
     run = folder / "runs" / "run"
     model = yaml.safe_load((run / "config.yaml").read_text())
     build: Callable[[], nn.Module] = getattr(nn, model["activation"]["_target_"].rpartition(".")[2])
     networks = []
-    for checkpoint in sorted(Store(run / "checkpoints").checkpoints(), key=lambda each: each.step):
+    for checkpoint in sorted(Store(run / "checkpoints").read_checkpoints(), key=lambda candidate: candidate.step):
         networks.append(MLP((1, 8, 8), 10, build, width=model["model"]["width"], depth=model["model"]["depth"]))
         state: dict[str, Any] = torch.load(checkpoint.path, weights_only=True)["state_dict"]
         networks[-1].load_state_dict(
@@ -42,7 +42,7 @@ def _run(command: Command, folder: Path, *words: str) -> tuple[float, nn.Sequent
     return json.loads((run / "summary.json").read_text())["test"]["accuracy"], before, after
 
 
-def _still(network: nn.Sequential) -> float:
+def _freeze(network: nn.Sequential) -> float:
     """The share of hidden units whose activation is the same for every image of the validation split."""
     _, (signal, _) = Digits().load()
     still = []
@@ -98,7 +98,7 @@ def test_the_advice_cures_what_is_broken(experiment: str, command: Command, tmp_
     assert broken.returncode == (76 if problem is Problem.NON_FINITE_DATA else 0)
     cured = command(f"experiment=broken/{experiment}", *cure, "name=cured")
     assert (cured.returncode, cured.stderr) == (0, "")
-    assert not [each for each in _findings(tmp_path / "runs" / "cured") if each.severity != Severity.INFO]
+    assert not [finding for finding in _findings(tmp_path / "runs" / "cured") if finding.severity != Severity.INFO]
     assert _accuracy(tmp_path / "runs" / "cured") > _accuracy(tmp_path / "runs" / "broken") + 0.02
 
 
@@ -114,14 +114,14 @@ def _accuracy(run: Path) -> float:
 
 
 def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, tmp_path: Path):
-    relu, before, after = _run(command, tmp_path, "experiment=broken/dying_relu")
+    relu, before, after = _train_broken(command, tmp_path, "experiment=broken/dying_relu")
     assert math.isfinite(relu)
-    assert _still(before) < 0.1
-    assert _still(after) > 0.4
+    assert _freeze(before) < 0.1
+    assert _freeze(after) > 0.4
     (tmp_path / "runs").rename(tmp_path / "relu")
-    elu, before, after = _run(command, tmp_path, "experiment=broken/dying_relu", "activation=elu")
+    elu, before, after = _train_broken(command, tmp_path, "experiment=broken/dying_relu", "activation=elu")
     assert elu > max(0.9, relu + 0.03)
-    assert (_still(before), _still(after)) == (0.0, 0.0)
+    assert (_freeze(before), _freeze(after)) == (0.0, 0.0)
     figure, runs = tmp_path / "curves.svg", [tmp_path / "relu" / "run", tmp_path / "runs" / "run"]
     drawing = [sys.executable, ROOT / "scripts" / "demos" / "curves.py", figure, *runs]
     subprocess.run([*drawing, "--names", "units/dead_fraction/*"], check=True, timeout=60)
@@ -133,13 +133,13 @@ def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, t
 def test_vanishing_sigmoid_learns_nothing_where_tanh_does(
     initialization: str, at_most: float, command: Command, tmp_path: Path
 ):
-    words = ["experiment=broken/vanishing_sigmoid", f"initialization={initialization}"]
-    sigmoid, before, _ = _run(command, tmp_path, *words)
+    overrides = ["experiment=broken/vanishing_sigmoid", f"initialization={initialization}"]
+    sigmoid, before, _ = _train_broken(command, tmp_path, *overrides)
     first, *_, last = _gradients(before)
     assert sigmoid < 0.2
     assert first / last < at_most
     (tmp_path / "runs").rename(tmp_path / "sigmoid")
-    tanh, before, _ = _run(command, tmp_path, *words, "activation=tanh")
+    tanh, before, _ = _train_broken(command, tmp_path, *overrides, "activation=tanh")
     first, *_, last = _gradients(before)
     assert tanh > 0.9
     assert first / last > 0.1

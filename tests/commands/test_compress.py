@@ -19,15 +19,22 @@ import torch
 from stormproof_train.compression.rebuilding import load_network
 from stormproof_train.data.digits import Digits
 from tests.support import forked_command
-from tests.support.cases import EVERY
+from tests.support.cases import DRILL_STRIDE
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("timing=0.02", "training=0.2", "logger=none")
+QUICK_OVERRIDES = ("timing=0.02", "training=0.2", "logger=none")
 """Of a compression whose times nobody looks at."""
-WORDS = ("compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK)
-ALONE = """
+COMPRESS_OVERRIDES = (
+    "compress",
+    "run=runs/mlp",
+    "budget=5pp",
+    "minimize=size",
+    "methods=[prune,distill,int8]",
+    *QUICK_OVERRIDES,
+)
+TEST_PATH = """
 import json, sys
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
@@ -38,11 +45,11 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
 
 
-def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=280)
+def run_compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(arguments), cwd=folder, env=os.environ, timeout=280)
 
 
-def answer_of(folder: Path, name: str) -> dict[str, Any]:
+def read_answer(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / "compressed" / name / "answer.json").read_text())
 
 
@@ -51,19 +58,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short trainings on digits, and one of a regression."""
     folder = tmp_path_factory.mktemp("compressed")
     quiet = ["logger=none", "report=false"]
-    for name, words in {
+    for name, overrides in {
         "mlp": ["trainer.max_epochs=12", "model.norm=batch", "model.width=64"],
         "numbers": ["data=diabetes", "trainer.max_epochs=10"],
     }.items():
-        done = typed(folder, f"name={name}", *words, *quiet)
-        assert done.returncode == 0, done.stderr
+        result = run_compress(folder, f"name={name}", *overrides, *quiet)
+        assert result.returncode == 0, result.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
 def compressed(runs: Path) -> subprocess.CompletedProcess[str]:
-    return typed(
-        runs, "compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
+    return run_compress(
+        runs,
+        "compress",
+        "run=runs/mlp",
+        "budget=5pp",
+        "minimize=size",
+        "methods=[prune,distill,int8]",
+        *QUICK_OVERRIDES,
     )
 
 
@@ -71,26 +84,26 @@ def test_all_artifacts_are_rows_and_what_is_within_the_budget_is_tested(
     runs: Path, compressed: subprocess.CompletedProcess[str]
 ):
     assert compressed.returncode == 0, compressed.stderr
-    answer = answer_of(runs, "mlp")
-    rows = {each["name"]: each for each in answer["artifacts"]}
+    answer = read_answer(runs, "mlp")
+    rows = {artifact["name"]: artifact for artifact in answer["artifacts"]}
     assert [*rows][:3] == ["original", "original-int8", "pruned-2x"]
-    within = [each for each in rows.values() if each["within"]]
+    within = [artifact for artifact in rows.values() if artifact["within"]]
     assert len(within) >= 3
-    assert {each["beaten_by"] for each in rows.values()} <= {None, *(each["name"] for each in within)}
-    assert all(each["lost"]["high"] <= 0.05 for each in within if each["name"] != "original")
-    assert all((each["test"] is None) != each["within"] for each in rows.values())
+    assert {artifact["beaten_by"] for artifact in rows.values()} <= {None, *(artifact["name"] for artifact in within)}
+    assert all(artifact["lost"]["high"] <= 0.05 for artifact in within if artifact["name"] != "original")
+    assert all((artifact["test"] is None) != artifact["within"] for artifact in rows.values())
     assert rows["pruned-2x"]["macs"] * 2 <= rows["original"]["macs"]
     assert rows["original-int8"]["bytes"] < rows["original"]["bytes"]
-    for each in rows.values():
-        for batch, found in each["latency"].items():
-            assert found["original"] / found["median"] == pytest.approx(each["speedup"][batch]["value"])
+    for artifact in rows.values():
+        for batch, latency in artifact["latency"].items():
+            assert latency["original"] / latency["median"] == pytest.approx(artifact["speedup"][batch]["value"])
     best = rows[answer["best"]]
     assert best["within"]
-    assert best["bytes"] == min(each["bytes"] for each in within)
+    assert best["bytes"] == min(artifact["bytes"] for artifact in within)
 
 
 def test_the_folder_holds_what_one_deploys(runs: Path, compressed: subprocess.CompletedProcess[str]):
-    folder, best = runs / "compressed" / "mlp", answer_of(runs, "mlp")["best"]
+    folder, best = runs / "compressed" / "mlp", read_answer(runs, "mlp")["best"]
     for name in ("model.onnx", "model.ckpt", "README.md"):
         assert (folder / name).read_bytes() == (folder / "artifacts" / best / name).read_bytes()
     assert "<html" in (folder / "report.html").read_text()
@@ -105,16 +118,16 @@ def test_an_artifact_is_run_by_onnxruntime_alone_and_is_as_good_as_its_row_says(
     data.setup("test")
     inputs, target = data.load_test()
     np.save(tmp_path / "inputs.npy", inputs.numpy())
-    (tmp_path / "alone.py").write_text(ALONE)
-    for row in answer_of(runs, "mlp")["artifacts"]:
+    (tmp_path / "alone.py").write_text(TEST_PATH)
+    for row in read_answer(runs, "mlp")["artifacts"]:
         if not row["within"]:
             continue
         model = runs / "compressed" / "mlp" / row["folder"] / "model.onnx"
-        paths = [str(each) for each in (model, tmp_path / "inputs.npy", tmp_path / "outputs.npy")]
-        done = subprocess.run(
+        paths = [str(path) for path in (model, tmp_path / "inputs.npy", tmp_path / "outputs.npy")]
+        result = subprocess.run(
             [sys.executable, "-I", str(tmp_path / "alone.py"), *paths], capture_output=True, text=True, check=True
         )
-        assert not {"torch", "stormproof", "stormproof_train", "onnx"} & set(json.loads(done.stdout))
+        assert not {"torch", "stormproof", "stormproof_train", "onnx"} & set(json.loads(result.stdout))
         outputs = np.load(tmp_path / "outputs.npy")
         np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
         assert (outputs.argmax(axis=1) == target.numpy()).mean() == pytest.approx(row["test"]["value"], abs=1e-9)
@@ -128,10 +141,10 @@ def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
     damaged = (artifacts / "original-int8" / "model.onnx", artifacts / "pruned-2x" / "measured.json")
     for path in damaged:
         path.write_bytes(before[path][:500])
-    done = typed(runs, *WORDS)
-    assert done.returncode == 0, done.stderr
-    made_again = {each.parent.name for each in damaged}
-    assert set(re.findall(r"^(\S+): what is in ", done.stdout, re.MULTILINE)) == made_again
+    result = run_compress(runs, *COMPRESS_OVERRIDES)
+    assert result.returncode == 0, result.stderr
+    made_again = {file.parent.name for file in damaged}
+    assert set(re.findall(r"^(\S+): what is in ", result.stdout, re.MULTILINE)) == made_again
     after = {path: path.read_bytes() for path in before}
     assert {path.parent.name for path in before if before[path] != after[path]} == made_again
     assert {path.name for path in before if before[path] != after[path]} == {"measured.json"}  # the times
@@ -154,65 +167,65 @@ def test_a_fine_tuning_is_a_run_that_can_be_evaluated_and_reported(
 ):
     run = runs / "compressed" / "mlp" / "runs" / "pruned-2x"
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    done = typed(runs, "evaluate", f"checkpoint={run}", "split=validation", f"output={runs / 'evaluated'}")
-    assert done.returncode == 0, done.stderr
+    result = run_compress(runs, "evaluate", f"checkpoint={run}", "split=validation", f"output={runs / 'evaluated'}")
+    assert result.returncode == 0, result.stderr
     evaluation = json.loads((runs / "evaluated" / "evaluation.json").read_text())
-    row = next(each for each in answer_of(runs, "mlp")["artifacts"] if each["name"] == "pruned-2x")
+    row = next(artifact for artifact in read_answer(runs, "mlp")["artifacts"] if artifact["name"] == "pruned-2x")
     assert evaluation["headline"]["accuracy"]["value"] == pytest.approx(row["validation"]["value"])
-    assert typed(runs, "report", str(run)).returncode == 0
+    assert run_compress(runs, "report", str(run)).returncode == 0
 
 
 def test_what_was_compressed_can_be_compressed_again(runs: Path, compressed: subprocess.CompletedProcess[str]):
-    words = ("run=compressed/mlp/runs/pruned-2x", "budget=10pp", "minimize=size", "methods=int8", "name=again")
-    done = typed(runs, "compress", *words, *QUICK)
-    assert done.returncode == 0, done.stderr
-    before, after = (answer_of(runs, name)["artifacts"] for name in ("mlp", "again"))
-    pruned = next(each for each in before if each["name"] == "pruned-2x")
-    assert [each["name"] for each in after] == ["original", "original-int8"]
+    overrides = ("run=compressed/mlp/runs/pruned-2x", "budget=10pp", "minimize=size", "methods=int8", "name=again")
+    result = run_compress(runs, "compress", *overrides, *QUICK_OVERRIDES)
+    assert result.returncode == 0, result.stderr
+    before, after = (read_answer(runs, name)["artifacts"] for name in ("mlp", "again"))
+    pruned = next(artifact for artifact in before if artifact["name"] == "pruned-2x")
+    assert [artifact["name"] for artifact in after] == ["original", "original-int8"]
     assert (after[0]["macs"], after[0]["validation"]) == (pruned["macs"], pruned["validation"])
 
 
 def test_the_same_command_again_makes_nothing_anew(runs: Path, compressed: subprocess.CompletedProcess[str]):
     folder = runs / "compressed" / "mlp"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
-    again = typed(runs, *WORDS)
-    assert again.returncode == 0, again.stderr
+    rerun = run_compress(runs, *COMPRESS_OVERRIDES)
+    assert rerun.returncode == 0, rerun.stderr
     after = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
     assert after == before
-    assert again.stdout.splitlines()[-1] == compressed.stdout.splitlines()[-1]
+    assert rerun.stdout.splitlines()[-1] == compressed.stdout.splitlines()[-1]
 
 
 def test_another_budget_takes_what_is_there(runs: Path, compressed: subprocess.CompletedProcess[str]):
     folder = runs / "compressed" / "mlp"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
-    done = typed(runs, *[word.replace("5pp", "4pp") for word in WORDS])
-    assert done.returncode == 0, done.stderr
-    assert answer_of(runs, "mlp")["budget"]["told"] == "4pp"
+    result = run_compress(runs, *[word.replace("5pp", "4pp") for word in COMPRESS_OVERRIDES])
+    assert result.returncode == 0, result.stderr
+    assert read_answer(runs, "mlp")["budget"]["told"] == "4pp"
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert typed(runs, *WORDS).returncode == 0
+    assert run_compress(runs, *COMPRESS_OVERRIDES).returncode == 0
 
 
 def test_what_makes_other_artifacts_wants_another_folder(runs: Path, compressed: subprocess.CompletedProcess[str]):
-    done = typed(runs, *[word.replace("training=0.2", "training=0.3") for word in WORDS])
-    assert done.returncode == 2
-    assert "are others: training: 0.2 -> 0.3. Give these another name (name=…), or delete that folder" in done.stderr
+    result = run_compress(runs, *[word.replace("training=0.2", "training=0.3") for word in COMPRESS_OVERRIDES])
+    assert result.returncode == 2
+    assert "are others: training: 0.2 -> 0.3. Give these another name (name=…), or delete that folder" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("method", "word"), [("prune", "pruned"), pytest.param("factor", "factored", marks=pytest.mark.drill)]
 )
 def test_an_error_of_a_regression_is_compressed_until_the_target_is_reached(method: str, word: str, runs: Path):
-    words = ("target.macs=2", f"methods=[{method},distill]", "minimize=macs", "samples=50", f"name={method}")
-    done = typed(runs, "compress", "run=runs/numbers", *words, *QUICK)
-    assert done.returncode == 0, done.stderr
-    answer = answer_of(runs, method)
+    overrides = ("target.macs=2", f"methods=[{method},distill]", "minimize=macs", "samples=50", f"name={method}")
+    result = run_compress(runs, "compress", "run=runs/numbers", *overrides, *QUICK_OVERRIDES)
+    assert result.returncode == 0, result.stderr
+    answer = read_answer(runs, method)
     assert answer["headline"] == "rmse"
     assert answer["artifacts"][0]["calibration_error"] is None
-    rows = {each["name"]: each for each in answer["artifacts"]}
+    rows = {entry["name"]: entry for entry in answer["artifacts"]}
     assert [*rows] == ["original", f"{word}-2x", f"{word}-1.4x"]
     assert rows["original"]["macs"] > rows[f"{word}-1.4x"]["macs"] > rows[f"{word}-2x"]["macs"]
     assert answer["best"] == f"{word}-2x"
-    assert any("of 88 validation samples 50 were looked at" in each for each in answer["skipped"])
+    assert any("of 88 validation samples 50 were looked at" in entry for entry in answer["skipped"])
 
 
 @pytest.mark.drill
@@ -221,17 +234,17 @@ def test_what_a_killed_compression_comes_to_is_what_it_would_have_come_to(
 ):
     shutil.copytree(runs / "runs", tmp_path / "runs")
     generator = random.Random(0)
-    for _ in range(max(2, 12 // EVERY)):
+    for _ in range(max(2, 12 // DRILL_STRIDE)):
         with (tmp_path / "out").open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stormproof_train", *WORDS], cwd=tmp_path, stdout=out, stderr=out,
+                [sys.executable, "-m", "stormproof_train", *COMPRESS_OVERRIDES], cwd=tmp_path, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
             time.sleep(generator.uniform(4, 20))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    done = typed(tmp_path, *WORDS)
-    assert done.returncode == 0, done.stderr
+    result = run_compress(tmp_path, *COMPRESS_OVERRIDES)
+    assert result.returncode == 0, result.stderr
     assert _files(tmp_path) == _files(runs)
 
 
@@ -241,7 +254,7 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(
 ):
     shutil.copytree(runs / "runs", tmp_path / "runs")
     process = forked_command.start(
-        [*WORDS], cwd=tmp_path, env=os.environ, stdout=tmp_path / "out", stderr=tmp_path / "err"
+        [*COMPRESS_OVERRIDES], cwd=tmp_path, env=os.environ, stdout=tmp_path / "out", stderr=tmp_path / "err"
     )
     run = tmp_path / "compressed" / "mlp" / "runs" / "pruned-2x"
     wait_for(lambda: (run / "metrics.csv").exists() or not process.is_alive())  # the fine-tuning runs
@@ -251,27 +264,27 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(
     assert process.exitcode == 75, (tmp_path / "err").read_text()
     assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command goes on\n"
     assert json.loads((run / "run.json").read_text())["status"] in {"preempted", "finished"}
-    done = typed(tmp_path, *WORDS)
-    assert done.returncode == 0, done.stderr
+    result = run_compress(tmp_path, *COMPRESS_OVERRIDES)
+    assert result.returncode == 0, result.stderr
     assert _files(tmp_path) == _files(runs)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
     """The networks of all artifacts, by their names."""
     artifacts = (folder / "compressed" / "mlp" / "artifacts").iterdir()
-    return {each.name: (each / "model.onnx").read_bytes() for each in artifacts}
+    return {artifact_folder.name: (artifact_folder / "model.onnx").read_bytes() for artifact_folder in artifacts}
 
 
 @pytest.mark.drill
 def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
-    done = typed(
+    result = run_compress(
         runs, "compress", "run=runs/mlp", "budget=10pp", "methods=[prune,distill]", "minimize=size", "name=ranks",
         "trainer=ddp",
-        "trainer.devices=2", "trainer.accelerator=cpu", *QUICK,
+        "trainer.devices=2", "trainer.accelerator=cpu", *QUICK_OVERRIDES,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     record = json.loads((runs / "compressed/ranks/runs/pruned-2x/run.json").read_text())
-    assert [each["ranks"] for each in record["attempts"]] == [2]
+    assert [attempt["ranks"] for attempt in record["attempts"]] == [2]
 
 
 MISTAKES = {
@@ -289,11 +302,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_a_sentence_before_anything_is_trained(name: str, runs: Path):
-    words, sentence = MISTAKES[name]
-    given = words if any(word.startswith("run=") for word in words) else ["run=runs/mlp", *words]
+    overrides, sentence = MISTAKES[name]
+    arguments = overrides if any(word.startswith("run=") for word in overrides) else ["run=runs/mlp", *overrides]
     before = set(runs.glob("compressed/*/runs/*"))
-    named = [] if any(word.startswith("name=") for word in words) else ["name=mistake"]
-    done = typed(runs, "compress", *given, *QUICK, *named)
-    assert done.returncode == 2, done.stdout
-    assert sentence in done.stderr
+    named = [] if any(word.startswith("name=") for word in overrides) else ["name=mistake"]
+    result = run_compress(runs, "compress", *arguments, *QUICK_OVERRIDES, *named)
+    assert result.returncode == 2, result.stdout
+    assert sentence in result.stderr
     assert set(runs.glob("compressed/*/runs/*")) == before

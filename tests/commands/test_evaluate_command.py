@@ -43,11 +43,11 @@ class Data(Digits):
 """
 
 
-def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
+def run_evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(arguments), cwd=folder, env=os.environ, timeout=200)
 
 
-def table(path: Path, seed: int, shift: float = 0.0) -> None:
+def write_csv(path: Path, seed: int, shift: float = 0.0) -> None:
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(120, 3))
     target = 1000 + 50 * inputs.sum(1) + rng.normal(size=120) + shift
@@ -58,13 +58,13 @@ def table(path: Path, seed: int, shift: float = 0.0) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
-    table(folder / "table.csv", seed=0)
+    write_csv(folder / "table.csv", seed=0)
     for name, classes in {"text": ["yes", "no"], "renamed": ["wrong", "right"]}.items():
         rows = [f"{number % 7},{classes[number % 2]}" for number in range(80)]
         (folder / f"{name}.csv").write_text("\n".join(["x,y", *rows]))
     (folder / "mine.py").write_text(MINE)
     csv = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=16", "optimizer.lr=0.01"]
-    for name, words in {
+    for name, overrides in {
         "elu": ["activation=elu"],
         "relu": ["activation=relu"],
         "other_split": ["seed=1"],
@@ -72,8 +72,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "table": [*csv, "trainer.max_epochs=20"],
         "text": ["data=csv", "data.path=text.csv", "data.target=y", "data.batch_size=16"],
     }.items():
-        done = typed(folder, f"name={name}", *QUIET, *words)
-        assert done.returncode == 0, done.stderr
+        result = run_evaluate(folder, f"name={name}", *QUIET, *overrides)
+        assert result.returncode == 0, result.stderr
     (folder / "imported").unlink()
     return folder
 
@@ -84,94 +84,96 @@ def folder(runs: Path, tmp_path: Path) -> Path:
     return shutil.copytree(runs, tmp_path / "copy")
 
 
-def evaluated(folder: Path, *words: str) -> Path:
-    done = typed(folder, "evaluate", *words, "output=out")
-    assert done.returncode == 0, done.stderr
-    assert "arning" not in done.stderr
+def evaluated(folder: Path, *overrides: str) -> Path:
+    result = run_evaluate(folder, "evaluate", *overrides, "output=out")
+    assert result.returncode == 0, result.stderr
+    assert "arning" not in result.stderr
     return folder / "out"
 
 
-def read(file: Path) -> Any:
+def read_json(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
-def assert_equal(one: Predictions, other: Predictions) -> None:
-    assert one.kind == other.kind
+def assert_equal(actual: Predictions, expected: Predictions) -> None:
+    assert actual.kind == expected.kind
     for name in ("outputs", "target", "samples"):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        assert np.array_equal(getattr(actual, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_what_the_run_has_tested_is_evaluated_the_same_by_one_process_and_two(folder: Path, devices: int):
-    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"] if devices == 2 else []
-    out = evaluated(folder, "checkpoint=runs/elu", *words)
-    assert_equal(*(Predictions.load(each / "predictions.npz") for each in (out, folder / "runs/elu")))
-    found = read(out / "evaluation.json")
-    kept = read(folder / "runs/elu/evaluation.json")
-    assert {name: found[name] for name in kept} == kept
-    assert found["split"] == "test"
-    assert found["checkpoint"].startswith("runs/elu/checkpoints/")
+    overrides = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"] if devices == 2 else []
+    out = evaluated(folder, "checkpoint=runs/elu", *overrides)
+    assert_equal(
+        *(Predictions.load(evaluation_folder / "predictions.npz") for evaluation_folder in (out, folder / "runs/elu"))
+    )
+    evaluation = read_json(out / "evaluation.json")
+    run_evaluation = read_json(folder / "runs/elu/evaluation.json")
+    assert {name: evaluation[name] for name in run_evaluation} == run_evaluation
+    assert evaluation["split"] == "test"
+    assert evaluation["checkpoint"].startswith("runs/elu/checkpoints/")
 
 
 def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: list[str] = []
-    monkeypatch.setattr("stormproof_train.cli.evaluate.part_before_exit", lambda: asked.append("asked"))
+    calls: list[str] = []
+    monkeypatch.setattr("stormproof_train.cli.evaluate.part_before_exit", lambda: calls.append("asked"))
     monkeypatch.chdir(folder)
     run(["checkpoint=runs/elu"])
-    assert asked == ["asked"]
+    assert calls == ["asked"]
 
 
 @pytest.mark.parametrize(("split", "samples"), [("validation", 270), ("train", 1257)])
 def test_other_splits_come_in_order_and_without_augmentation(folder: Path, split: str, samples: int):
     (checkpoint,) = (folder / "runs/elu/checkpoints").glob("*-step-40.ckpt")
     out = evaluated(folder, f"checkpoint={checkpoint}", f"split={split}")
-    found = read(out / "evaluation.json")
-    assert found["samples"] == samples
+    evaluation = read_json(out / "evaluation.json")
+    assert evaluation["samples"] == samples
     if split == "validation":
-        told = read(folder / "runs/elu/summary.json")["validation"]["accuracy"]
-        assert found["headline"]["accuracy"]["value"] == pytest.approx(told, abs=1e-7)
+        accuracy = read_json(folder / "runs/elu/summary.json")["validation"]["accuracy"]
+        assert evaluation["headline"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-7)
 
 
 def test_two_runs_on_the_same_samples_are_compared(folder: Path):
-    done = typed(folder, "evaluate", "checkpoint=runs/elu", "against=runs/relu")
-    assert done.returncode == 0, done.stderr
-    assert "elu minus relu, on the same 270 samples" in done.stdout
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/elu", "against=runs/relu")
+    assert result.returncode == 0, result.stderr
+    assert "elu minus relu, on the same 270 samples" in result.stdout
     (file,) = (folder / "runs/elu/evaluations").glob("test-*-against-relu-*/comparison.json")
     right = [
-        each.classes == each.target
-        for each in (Predictions.load(folder / f"runs/{name}/predictions.npz") for name in ("elu", "relu"))
+        predictions.classes == predictions.target
+        for predictions in (Predictions.load(folder / f"runs/{name}/predictions.npz") for name in ("elu", "relu"))
     ]
-    found = read(file)
-    assert found["second"].startswith("runs/relu/checkpoints/")
-    assert found["mcnemar"]["first_alone"] == (right[0] & ~right[1]).sum()
-    assert found["differences"]["accuracy"]["value"] == pytest.approx(right[0].mean() - right[1].mean())
+    comparison = read_json(file)
+    assert comparison["second"].startswith("runs/relu/checkpoints/")
+    assert comparison["mcnemar"]["first_alone"] == (right[0] & ~right[1]).sum()
+    assert comparison["differences"]["accuracy"]["value"] == pytest.approx(right[0].mean() - right[1].mean())
 
 
 def test_a_network_keeps_the_scale_of_the_targets_that_it_was_trained_on(folder: Path):
-    table(folder / "far.csv", seed=1, shift=500.0)
-    for words in (["data.test_path=far.csv"], ["data.path=far.csv"]):
-        out = evaluated(folder, "checkpoint=runs/table", *words)
-        found = Predictions.load(out / "predictions.npz")
-        assert np.abs(found.target - found.outputs).mean() == pytest.approx(500, abs=60)
-        assert found.outputs.mean() == pytest.approx(1000, abs=60)
+    write_csv(folder / "far.csv", seed=1, shift=500.0)
+    for overrides in (["data.test_path=far.csv"], ["data.path=far.csv"]):
+        out = evaluated(folder, "checkpoint=runs/table", *overrides)
+        predictions = Predictions.load(out / "predictions.npz")
+        assert np.abs(predictions.target - predictions.outputs).mean() == pytest.approx(500, abs=60)
+        assert predictions.outputs.mean() == pytest.approx(1000, abs=60)
 
 
 def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(folder: Path):
-    table(folder / "table.csv", seed=2)
-    done = typed(folder, "evaluate", "checkpoint=runs/table")
-    assert done.returncode == 2
-    assert "the data have changed since runs/table was trained" in done.stderr
-    assert typed(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
-    done = typed(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
-    assert done.returncode == 0, done.stderr
-    assert "warning: these are not the data as the run was trained on them" in done.stdout
+    write_csv(folder / "table.csv", seed=2)
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/table")
+    assert result.returncode == 2
+    assert "the data have changed since runs/table was trained" in result.stderr
+    assert run_evaluate(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
+    assert result.returncode == 0, result.stderr
+    assert "warning: these are not the data as the run was trained on them" in result.stdout
 
 
 def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):
-    done = typed(folder, "evaluate", "checkpoint=runs/mine")
-    assert done.returncode == 2
-    assert "names mine.Swish, which is none of this application's own" in done.stderr
-    assert "repeat activation._target_=mine.Swish" in done.stderr
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/mine")
+    assert result.returncode == 2
+    assert "names mine.Swish, which is none of this application's own" in result.stderr
+    assert "repeat activation._target_=mine.Swish" in result.stderr
     assert not (folder / "imported").exists()
     evaluated(folder, "checkpoint=runs/mine", "against=runs/elu", "activation._target_=mine.Swish")
     assert (folder / "imported").exists()
@@ -179,11 +181,11 @@ def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too
 
 def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
     (folder / "mine.py").write_text(DATA)
-    typed(folder, "name=secret", *QUIET, "data._target_=mine.Data", "data.password=hunter2")
+    run_evaluate(folder, "name=secret", *QUIET, "data._target_=mine.Data", "data.password=hunter2")
     assert "hunter2" not in (folder / "runs/secret/config.yaml").read_text()
-    done = typed(folder, "evaluate", "checkpoint=runs/secret", "data._target_=mine.Data")
-    assert done.returncode == 2
-    assert "data.password was secret, and is written nowhere: repeat data.password=…" in done.stderr
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/secret", "data._target_=mine.Data")
+    assert result.returncode == 2
+    assert "data.password was secret, and is written nowhere: repeat data.password=…" in result.stderr
     out = evaluated(folder, "checkpoint=runs/secret", "data._target_=mine.Data", "data.password=hunter2")
     assert not [file for file in out.rglob("*") if b"hunter2" in file.read_bytes()]
 
@@ -206,9 +208,9 @@ def test_nothing_that_lies_in_a_runs_config_is_executed(written: str, changed: s
     text = config.read_text()
     assert written in text
     config.write_text(text.replace(written, changed))
-    done = typed(folder, "evaluate", "checkpoint=runs/elu")
-    assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    result = run_evaluate(folder, "evaluate", "checkpoint=runs/elu")
+    assert result.returncode == 2, result.stderr
+    assert told in result.stderr
     assert not (folder / "harmed").exists()
 
 
@@ -238,7 +240,7 @@ def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "runs/elu", folder / "runs/empty")
     shutil.rmtree(folder / "runs/empty/checkpoints")
     (folder / "runs/empty/summary.json").unlink()
-    record = read(folder / "runs/empty/run.json") | {"status": "failed"}
+    record = read_json(folder / "runs/empty/run.json") | {"status": "failed"}
     (folder / "runs/empty/run.json").write_text(json.dumps(record))
     (checkpoint,) = (folder / "runs/relu/checkpoints").glob("*-step-40.ckpt")
     torn = checkpoint.with_name("torn.ckpt")
@@ -254,11 +256,11 @@ def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_a_sentence(words: list[str], told: str, spoilt: Path):
-    done = typed(spoilt, "evaluate", *words)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("stormproof: ")
-    assert done.stderr.count("\n") == 1
-    assert told in done.stderr
+    result = run_evaluate(spoilt, "evaluate", *words)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("stormproof: ")
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr
 
 
 DAMAGED = {
@@ -269,13 +271,13 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("named", "told"), DAMAGED.values(), ids=DAMAGED.keys())
 def test_what_is_damaged_is_not_evaluated(named: str, told: str, spoilt: Path):
-    done = typed(spoilt, "evaluate", f"checkpoint={named}")
-    assert done.returncode == 74, done.stderr
-    assert told in done.stderr
+    result = run_evaluate(spoilt, "evaluate", f"checkpoint={named}")
+    assert result.returncode == 74, result.stderr
+    assert told in result.stderr
 
 
 def test_help_says_what_to_type(tmp_path: Path):
-    done = typed(tmp_path, "evaluate", "--help")
-    assert done.returncode == 0
-    assert "checkpoint=" in done.stdout
-    assert "against=" in done.stdout
+    result = run_evaluate(tmp_path, "evaluate", "--help")
+    assert result.returncode == 0
+    assert "checkpoint=" in result.stdout
+    assert "against=" in result.stdout

@@ -26,7 +26,7 @@ def faults():
         return FaultInjector().slow(3600, **ordered)
     return FaultInjector().stop(**ordered)
 """
-WORDS = (
+OVERRIDES = (
     "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_train_steps=7",
     "trainer.max_epochs=3", "name=run",
     f"callbacks.hang_watch.timeout_seconds={TIMEOUT}",
@@ -39,8 +39,8 @@ def hanging(command: Command, tmp_path: Path):
     """Starts the command with a fault ordered."""
     (tmp_path / "mine.py").write_text(FAULTS)
 
-    def run(*words: str, **fault: Any) -> subprocess.CompletedProcess[str]:
-        return command(*WORDS, *words, env={**os.environ, "FAULT": json.dumps(fault)})
+    def run(*overrides: str, **fault: Any) -> subprocess.CompletedProcess[str]:
+        return command(*OVERRIDES, *overrides, env={**os.environ, "FAULT": json.dumps(fault)})
 
     return run
 
@@ -50,18 +50,18 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command: Command, tmp_path: Path):
-    done = hanging(at="on_train_batch_end", step=15, stands_still=True)
-    assert done.returncode == 78, done.stderr
-    assert "hang: rank 0 stood still for 3 s at step 15, in train: in " in done.stderr
-    assert "Traceback" not in done.stderr
+    result = hanging(at="on_train_batch_end", step=15, stands_still=True)
+    assert result.returncode == 78, result.stderr
+    assert "hang: rank 0 stood still for 3 s at step 15, in train: in " in result.stderr
+    assert "Traceback" not in result.stderr
     assert "in strike" in (tmp_path / "runs/run/hang-rank0.txt").read_text()
     written = record(tmp_path)
     (attempt,) = written["attempts"]
     assert (written["status"], attempt["code"], attempt["last_step"]) == ("failed", 78, 15)
-    assert f"stormproof: {attempt['reason']}".removeprefix("stormproof: ") in done.stderr
-    again = command(*WORDS)
-    assert again.returncode == 0, again.stderr
-    assert "going on from step 14 (" in again.stdout
+    assert f"stormproof: {attempt['reason']}".removeprefix("stormproof: ") in result.stderr
+    rerun = command(*OVERRIDES)
+    assert rerun.returncode == 0, rerun.stderr
+    assert "going on from step 14 (" in rerun.stdout
     assert record(tmp_path)["status"] == "finished"
 
 
@@ -69,24 +69,24 @@ def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command:
 def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stopped(
     hanging, command: Command, tmp_path: Path
 ):
-    done = hanging(*RANKS, at="on_train_batch_end", step=15, rank=1)
-    assert done.returncode == 78, done.stderr
+    result = hanging(*RANKS, at="on_train_batch_end", step=15, rank=1)
+    assert result.returncode == 78, result.stderr
     (attempt,) = record(tmp_path)["attempts"]
     assert attempt["reason"].endswith("rank 1 wrote no report: stopped, or gone")
     assert attempt["code"] == 78
-    again = command(*WORDS, *RANKS)
-    assert again.returncode == 0, again.stderr
-    assert "going on from step 14 (" in again.stdout
+    rerun = command(*OVERRIDES, *RANKS)
+    assert rerun.returncode == 0, rerun.stderr
+    assert "going on from step 14 (" in rerun.stdout
     assert record(tmp_path)["status"] == "finished"
 
 
 @pytest.mark.drill
 def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path: Path):
-    done = hanging(*RANKS, at="on_train_batch_end", step=15, rank=0)
-    assert done.returncode == 78, done.stderr
-    assert "hang: rank 1 of 2 stood still for 3 s at step 15, in train: " in done.stderr
-    assert "rank 0 wrote no report: stopped, or gone" in done.stderr
-    assert command(*WORDS, *RANKS).returncode == 0
+    result = hanging(*RANKS, at="on_train_batch_end", step=15, rank=0)
+    assert result.returncode == 78, result.stderr
+    assert "hang: rank 1 of 2 stood still for 3 s at step 15, in train: " in result.stderr
+    assert "rank 0 wrote no report: stopped, or gone" in result.stderr
+    assert command(*OVERRIDES, *RANKS).returncode == 0
     first, second = record(tmp_path)["attempts"]
     assert first["reason"].startswith(
         "hang: rank 0 of 2 was suspended and the other ranks made no progress at step 15, in train: "
@@ -99,12 +99,13 @@ def test_torchrun_starts_a_run_again_that_hung(tmp_path: Path):
     """Both ranks leave by themselves: for one that is stopped, it would wait half a minute."""
     (tmp_path / "mine.py").write_text(FAULTS)
     fault = {"at": "on_train_batch_end", "step": 15, "rank": 1, "stands_still": True}
-    words = [*WORDS, *RANKS, "logger=none"]
+    overrides = [*OVERRIDES, *RANKS, "logger=none"]
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", str(ROOT / "train.py")]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False,
+    result = subprocess.run(
+        [sys.executable, "-m", *launch, *overrides], cwd=tmp_path, capture_output=True, text=True, timeout=250,
+        check=False,
         env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "FAULT": json.dumps(fault)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     first, second = record(tmp_path)["attempts"]
     assert (first["code"], second["code"], second["first_step"]) == (78, 0, 14)

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_for
 
 ONE_EPOCH = "trainer.max_epochs=1"
 
-MISTAKES = {
+USER_ERRORS = {
     "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, celu"),
     "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
     "an unknown choice in a list": (
@@ -168,7 +168,7 @@ MISTAKES = {
 }
 
 
-THROUGH_THE_COMMAND = [
+COMMAND_LINE_ERRORS = [
     "an unknown choice", "an unknown choice of a sweep", "a misspelt argument", "a bracket left open",
     "a negative seed", "an empty batch", "a validation never reached", "a regression loss on classes",
     "a table that is not there", "a config folder that is not there", "runs where nothing may be written",
@@ -176,11 +176,11 @@ THROUGH_THE_COMMAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", THROUGH_THE_COMMAND)
+@pytest.mark.parametrize("mistake", COMMAND_LINE_ERRORS)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Command, tmp_path: Path):
-    words, expected = MISTAKES[mistake]
-    done = command(*_unless_given(words, ONE_EPOCH), *words)
-    _assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
+    overrides, expected = USER_ERRORS[mistake]
+    result = command(*_default_overrides(overrides, ONE_EPOCH), *overrides)
+    _assert_refused(result.returncode, result.stdout, result.stderr, expected, tmp_path)
 
 
 @pytest.fixture
@@ -189,30 +189,30 @@ def main_here(
 ) -> Callable[..., tuple[int, str, str]]:
     """Calls ``main()`` in this process and an empty folder; returns exit code, standard output and standard error."""
 
-    def call(*words: str) -> tuple[int, str, str]:
+    def call(*overrides: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py"])
         monkeypatch.setattr(sys, "path", list(sys.path))
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            return main([*_unless_given(words, ONE_EPOCH), *words]), *capfd.readouterr()
+            return main([*_default_overrides(overrides, ONE_EPOCH), *overrides]), *capfd.readouterr()
 
     return call
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake not in THROUGH_THE_COMMAND])
+@pytest.mark.parametrize("mistake", [mistake for mistake in USER_ERRORS if mistake not in COMMAND_LINE_ERRORS])
 def test_main_refuses_a_mistake_in_one_sentence_with_exit_code_2(
     mistake: str, main_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
-    words, expected = MISTAKES[mistake]
-    defaults = _unless_given(words, "logger=none", "report=false")
-    _assert_refused(*main_here(*defaults, *words), expected, tmp_path)
+    overrides, expected = USER_ERRORS[mistake]
+    defaults = _default_overrides(overrides, "logger=none", "report=false")
+    _assert_refused(*main_here(*defaults, *overrides), expected, tmp_path)
 
 
-def _unless_given(words: Sequence[str], *defaults: str) -> list[str]:
-    given = {word.partition("=")[0] for word in words}
-    return [word for word in defaults if word.partition("=")[0] not in given]
+def _default_overrides(arguments: Sequence[str], *defaults: str) -> list[str]:
+    given_keys = {word.partition("=")[0] for word in arguments}
+    return [word for word in defaults if word.partition("=")[0] not in given_keys]
 
 
 def _assert_refused(code: int, stdout: str, stderr: str, expected: str, folder: Path) -> None:
@@ -250,41 +250,41 @@ BEFORE_THE_RUN_EXISTS = {
 def test_an_invalid_argument_leaves_no_files(
     mistake: str, main_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
-    words, expected = BEFORE_THE_RUN_EXISTS[mistake]
-    _assert_refused(*main_here("logger=wandb", "logger.mode=offline", "report=false", *words), expected, tmp_path)
+    overrides, expected = BEFORE_THE_RUN_EXISTS[mistake]
+    _assert_refused(*main_here("logger=wandb", "logger.mode=offline", "report=false", *overrides), expected, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(command: Command, tmp_path: Path):
     table = tmp_path / "table.csv"
-    words = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=8", "name=mine", ONE_EPOCH]
+    overrides = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=8", "name=mine", ONE_EPOCH]
     table.write_text("x,y\n" + "1,a\n2,b\n" * 10 + "3,\n")
-    done = command(*words)
-    assert done.returncode == 2
-    assert "the target 'y' is missing in 1 of 21 rows (line 22)" in done.stderr
+    result = command(*overrides)
+    assert result.returncode == 2
+    assert "the target 'y' is missing in 1 of 21 rows (line 22)" in result.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
     table.write_text("x,y\n" + "1,a\n2,b\n" * 10)
-    assert command(*words).returncode == 0
+    assert command(*overrides).returncode == 0
     table.write_text("x,y\n" + "1,a\n2,b\n" * 11)
-    changed = command(*words)
+    changed = command(*overrides)
     assert changed.returncode == 2
     assert re.search(r"is another one: data.fingerprint: \w{16} -> \w{16}. Give this one another name", changed.stderr)
 
 
 def test_an_unknown_command_names_those_there_are(command: Command):
-    done = command("frobnicate", ONE_EPOCH)
-    assert done.returncode == 2
+    result = command("frobnicate", ONE_EPOCH)
+    assert result.returncode == 2
     there_is = "train, report, search, compress, evaluate, predict"
-    assert done.stderr == f"stormproof: there is no command frobnicate; there is: {there_is}\n"
+    assert result.stderr == f"stormproof: there is no command frobnicate; there is: {there_is}\n"
 
 
 @pytest.mark.slow
 def test_debug_shows_the_traceback_behind_the_sentence(command: Command):
-    done = command("optimizer.lr=-1", "debug=true")
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
-    assert "Invalid learning rate" in done.stderr.splitlines()[-1]
+    result = command("optimizer.lr=-1", "debug=true")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert "Invalid learning rate" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -299,9 +299,9 @@ def test_a_mistake_that_never_trained_does_not_block_the_corrected_run(command: 
 @pytest.mark.slow
 def test_a_name_taken_by_another_run_is_refused_with_the_difference(command: Command):
     assert command("name=mine", ONE_EPOCH).returncode == 0
-    done = command("name=mine", ONE_EPOCH, "optimizer.lr=0.01", "seed=3")
-    assert done.returncode == 2
-    assert "optimizer.lr: 0.001 -> 0.01; seed: 0 -> 3" in done.stderr
+    result = command("name=mine", ONE_EPOCH, "optimizer.lr=0.01", "seed=3")
+    assert result.returncode == 2
+    assert "optimizer.lr: 0.001 -> 0.01; seed: 0 -> 3" in result.stderr
     never = command("name=mine", ONE_EPOCH, "resume=never")
     assert never.returncode == 2
     assert "resume=never" in never.stderr
@@ -311,9 +311,9 @@ def test_a_name_taken_by_another_run_is_refused_with_the_difference(command: Com
 def test_a_folder_that_is_no_run_is_not_written_to(command: Command, tmp_path: Path):
     (tmp_path / "runs" / "thesis").mkdir(parents=True)
     (tmp_path / "runs" / "thesis" / "chapter1.tex").write_text("precious")
-    done = command("name=thesis", ONE_EPOCH)
-    assert done.returncode == 2
-    assert "no run of ours" in done.stderr
+    result = command("name=thesis", ONE_EPOCH)
+    assert result.returncode == 2
+    assert "no run of ours" in result.stderr
     assert [path.name for path in (tmp_path / "runs" / "thesis").iterdir()] == ["chapter1.tex"]
 
 
@@ -322,33 +322,33 @@ def test_a_full_disk_ends_with_74_and_leaves_nothing_that_looks_whole(tmp_path: 
     def fill() -> None:  # the kernel refuses to let a file grow beyond 100 kB; the first checkpoint has 140
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "name=full", ONE_EPOCH, "logger=none"],
         check=False, cwd=tmp_path, capture_output=True, text=True, timeout=200, preexec_fn=fill,
     )  # fmt: skip
-    assert done.returncode == 74, done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert result.returncode == 74, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
     assert json.loads((tmp_path / "runs/full/run.json").read_text())["status"] == "failed"
     left = {file.name for file in (tmp_path / "runs/full/checkpoints").iterdir()}
     assert left == {".lease.lock", "commits.log", "reached"}
     assert not (tmp_path / "runs/full/summary.json").exists()
 
 
-def _as_in_a_terminal() -> None:
+def _reset_sigint() -> None:
     """Whoever runs the tests in the background hands an ignored SIGINT down to them."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _start_long_run(folder: Path, *more: str) -> subprocess.Popen[str]:
-    words = ["logger=none", "name=long", "trainer.max_epochs=100000", *more]
+def _start_long_run(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    arguments = ["logger=none", "name=long", "trainer.max_epochs=100000", *overrides]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
+        [sys.executable, str(ROOT / "train.py"), *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 (it does one system call)
+        preexec_fn=_reset_sigint,  # noqa: PLW1509 (it does one system call)
     )
     metrics = folder / "runs" / "long" / "metrics.csv"
     wait_for(lambda: metrics.exists() or process.poll() is not None)  # it has taken its first steps
@@ -360,10 +360,10 @@ def _start_long_run(folder: Path, *more: str) -> subprocess.Popen[str]:
 def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, tmp_path: Path):
     process = _start_long_run(tmp_path)
     try:
-        done = command("name=long", "trainer.max_epochs=100000")
-        assert done.returncode == 2
-        assert f"is in use by process {process.pid}" in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        result = command("name=long", "trainer.max_epochs=100000")
+        assert result.returncode == 2
+        assert f"is in use by process {process.pid}" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
         assert len(json.loads((tmp_path / "runs/long/run.json").read_text())["attempts"]) == 1
     finally:
         process.kill()
@@ -390,12 +390,12 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     assert record["attempts"][0]["last_step"] == step > 0
     assert not (tmp_path / "runs/long/summary.json").exists()
     assert not (tmp_path / "runs/long/lease.json").exists()
-    again = _start_long_run(tmp_path)
-    assert again.stdout is not None
-    said = [again.stdout.readline(), again.stdout.readline()]
-    again.kill()
-    again.communicate()
-    assert said[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+    rerun = _start_long_run(tmp_path)
+    assert rerun.stdout is not None
+    first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
+    rerun.kill()
+    rerun.communicate()
+    assert first_lines[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
 
 
 @pytest.mark.slow
@@ -415,12 +415,12 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     # torch raises the error from a signal handler. Python prints it as ignored if a finalizer runs at that moment.
     ignored = r"^Exception ignored in.*?^RuntimeError: DataLoader worker .*?$"
     assert "RuntimeError" not in re.sub(ignored, "", stderr, flags=re.DOTALL | re.MULTILINE)
-    again = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5")
-    assert again.stdout is not None
-    said = [again.stdout.readline(), again.stdout.readline()]
-    again.kill()
-    again.communicate()
-    assert said[1].startswith("going on from step ")
+    rerun = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5")
+    assert rerun.stdout is not None
+    first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
+    rerun.kill()
+    rerun.communicate()
+    assert first_lines[1].startswith("going on from step ")
 
 
 @pytest.mark.slow
@@ -438,21 +438,21 @@ def test_a_run_that_saves_nothing_ends_at_once(signum: signal.Signals, code: int
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_second_rank_is_not_there_yet_is_told_by_the_first(tmp_path: Path):
-    words = ["logger=none", "name=two", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    overrides = ["logger=none", "name=two", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words, "trainer.max_epochs=100000"],
+        [sys.executable, str(ROOT / "train.py"), *overrides, "trainer.max_epochs=100000"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group of its own, as in a terminal
-        preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 (it does one system call)
+        preexec_fn=_reset_sigint,  # noqa: PLW1509 (it does one system call)
     )
     assert process.stderr is not None
-    told = process.stderr.readline()
-    while "GLOBAL_RANK: 0" not in told:  # rank 0 now waits for rank 1, which is still importing
-        assert told, "rank 0 never came to the meeting of the ranks"
-        told = process.stderr.readline()
+    line = process.stderr.readline()
+    while "GLOBAL_RANK: 0" not in line:  # rank 0 now waits for rank 1, which is still importing
+        assert line, "rank 0 never came to the meeting of the ranks"
+        line = process.stderr.readline()
     os.killpg(process.pid, signal.SIGINT)
     _, rest = process.communicate(timeout=100)
     assert process.returncode == 130, rest

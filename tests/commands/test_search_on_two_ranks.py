@@ -26,18 +26,18 @@ WORDS = (
 @pytest.mark.drill
 def test_both_ranks_of_a_trial_leave_at_the_same_step_and_go_on_together(command: Command, tmp_path: Path):
     (tmp_path / "mine.py").write_text(MINE)
-    done = command("search", *WORDS, "callbacks.leaves._target_=mine.Leaves")
-    assert done.returncode == 0, done.stderr
+    result = command("search", *WORDS, "callbacks.leaves._target_=mine.Leaves")
+    assert result.returncode == 0, result.stderr
     answer = json.loads((tmp_path / "searches/mine/answer.json").read_text())
-    learns, never_learns = sorted(answer["trials"], key=lambda each: -float(each["params"]["optimizer.lr"]))
-    assert [(each["state"], each["steps"]) for each in (learns, never_learns)] == [("complete", 120), ("pruned", 20)]
+    learns, never_learns = sorted(answer["trials"], key=lambda entry: -float(entry["params"]["optimizer.lr"]))
+    assert [(entry["state"], entry["steps"]) for entry in (learns, never_learns)] == [("complete", 120), ("pruned", 20)]
     assert never_learns["reason"].startswith("critical: learning rate zero")
     waited, critical = (
-        json.loads((tmp_path / f"searches/mine/trials/trial-{each['number']:04d}/run.json").read_text())["attempts"]
-        for each in (learns, never_learns)
+        json.loads((tmp_path / f"searches/mine/trials/trial-{entry['number']:04d}/run.json").read_text())["attempts"]
+        for entry in (learns, never_learns)
     )
-    assert [(each["ranks"], each["first_step"], each["last_step"]) for each in waited] == [(2, 0, 40), (2, 40, 120)]
-    assert [(each["ranks"], each["first_step"], each["last_step"]) for each in critical] == [(2, 0, 20)]
+    assert [(entry["ranks"], entry["first_step"], entry["last_step"]) for entry in waited] == [(2, 0, 40), (2, 40, 120)]
+    assert [(entry["ranks"], entry["first_step"], entry["last_step"]) for entry in critical] == [(2, 0, 20)]
     left = sorted(tuple(map(int, line.split())) for line in (tmp_path / "left.txt").read_text().splitlines())
     assert [(rank, step) for rank, step, _ in left] == [(0, 20), (0, 40), (1, 20), (1, 40)]
     assert not any(psutil.pid_exists(pid) for _, _, pid in left)

@@ -54,70 +54,70 @@ MISTAKES = {
 }
 
 
-def tuned(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
+def run_tune(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(overrides), cwd=folder, env=os.environ, timeout=200)
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_training_with_the_rate_that_was_found_beats_a_thousandth_of_it(command: Command, tmp_path: Path) -> None:
     override = last_line(command("tune=lr"))
-    (kept,) = (tmp_path / "runs").iterdir()
-    assert kept.name.startswith("tune-lr-digits-mlp-relu-")
-    assert yaml.safe_load(kept.read_text())["override"] == override
+    (run_folder,) = (tmp_path / "runs").iterdir()
+    assert run_folder.name.startswith("tune-lr-digits-mlp-relu-")
+    assert yaml.safe_load(run_folder.read_text())["override"] == override
     rate = float(re.fullmatch(r"optimizer\.lr=(\S+)", override)[1])  # pyright: ignore[reportOptionalSubscript]
 
     losses = {}
     for lr in (rate, rate / 1000):
-        done = command(f"optimizer.lr={lr}", f"name={lr}", "trainer.max_epochs=2", "callbacks=none")
-        assert done.returncode == 0, done.stderr
+        result = command(f"optimizer.lr={lr}", f"name={lr}", "trainer.max_epochs=2", "callbacks=none")
+        assert result.returncode == 0, result.stderr
         losses[lr] = yaml.safe_load((tmp_path / "runs" / str(lr) / "summary.json").read_text())["validation"]["loss"]
     assert losses[rate] < 0.5 < losses[rate / 1000]
 
 
 @pytest.fixture(scope="module")
 def found_by_sgd(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return last_line(tuned(tmp_path_factory.mktemp("sgd"), "tune=lr", "optimizer=sgd"))
+    return last_line(run_tune(tmp_path_factory.mktemp("sgd"), "tune=lr", "optimizer=sgd"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["none", "one_cycle", "warmup_cosine", "plateau"])
 def test_the_same_is_found_again_whatever_the_schedule(scheduler: str, found_by_sgd: str, tmp_path: Path) -> None:
-    assert last_line(tuned(tmp_path, "tune=lr", "optimizer=sgd", f"scheduler={scheduler}")) == found_by_sgd
+    assert last_line(run_tune(tmp_path, "tune=lr", "optimizer=sgd", f"scheduler={scheduler}")) == found_by_sgd
 
 
 @pytest.mark.slow
 def test_the_length_of_the_run_does_not_matter(found_by_sgd: str, tmp_path: Path) -> None:
-    assert last_line(tuned(tmp_path, "tune=lr", "optimizer=sgd", "trainer.max_steps=5")) == found_by_sgd
+    assert last_line(run_tune(tmp_path, "tune=lr", "optimizer=sgd", "trainer.max_steps=5")) == found_by_sgd
 
 
 @pytest.mark.slow
 def test_noisy_losses_of_a_regression_give_nearly_one_rate(tmp_path: Path) -> None:
-    done = tuned(tmp_path, "tune=lr", "data=diabetes")
-    assert 1e-4 < float(last_line(done).partition("=")[2]) < 1e-2
-    apart = re.search(r"a factor of (\S+) apart", done.stdout)
-    assert apart, done.stdout
+    result = run_tune(tmp_path, "tune=lr", "data=diabetes")
+    assert 1e-4 < float(last_line(result).partition("=")[2]) < 1e-2
+    apart = re.search(r"a factor of (\S+) apart", result.stdout)
+    assert apart, result.stdout
     assert float(apart[1]) < 4
 
 
 @pytest.mark.slow
 def test_accumulated_batches_are_one_step_with_one_rate(tmp_path: Path) -> None:
-    found = last_line(tuned(tmp_path, "tune=lr", "trainer.accumulate_grad_batches=3", "data.batch_size=48"))
-    assert 1e-4 < float(found.partition("=")[2]) < 1e-1
+    last = last_line(run_tune(tmp_path, "tune=lr", "trainer.accumulate_grad_batches=3", "data.batch_size=48"))
+    assert 1e-4 < float(last.partition("=")[2]) < 1e-1
 
 
 @pytest.mark.slow
 def test_a_batch_size_is_found_and_only_the_measurements_stay(tmp_path: Path) -> None:
-    override = last_line(tuned(tmp_path, "tune=batch_size"))
-    (kept,) = (tmp_path / "runs").iterdir()
-    told = yaml.safe_load(kept.read_text())
-    sizes = [each["batch_size"] for each in told["measured"]]
+    override = last_line(run_tune(tmp_path, "tune=batch_size"))
+    (report_file,) = (tmp_path / "runs").iterdir()
+    report = yaml.safe_load(report_file.read_text())
+    sizes = [measurement["batch_size"] for measurement in report["measured"]]
     assert sizes == [8, 16, 32, 64]
-    assert override == told["override"]
+    assert override == report["override"]
     assert int(override.removeprefix("data.batch_size=")) in sizes
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
@@ -125,18 +125,18 @@ def test_a_batch_size_is_found_and_only_the_measurements_stay(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    done = tuned(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
-    assert last_line(done) == "data.batch_size=8"
-    assert "the system ended the process that tried 16 (code -9)" in done.stdout
+    result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
+    assert last_line(result) == "data.batch_size=8"
+    assert "the system ended the process that tried 16 (code -9)" in result.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_cannot_be_tuned_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
-    words, sentence = MISTAKES[mistake]
+    overrides, sentence = MISTAKES[mistake]
     (tmp_path / "mine.py").write_text(MINE)
-    done = tuned(tmp_path, *words)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    result = run_tune(tmp_path, *overrides)
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("runs/*.yaml"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.support.difference import differences
+from tests.support.difference import find_differences
 
 NAN = float("nan")
 
@@ -17,7 +17,7 @@ NAN = float("nan")
     ],
 )
 def test_equal_bits_are_no_difference(one: object, other: object):
-    assert differences(one, other) == []
+    assert find_differences(one, other) == []
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_equal_bits_are_no_difference(one: object, other: object):
     ],
 )
 def test_one_bit_type_or_entry_is_a_difference(one: object, other: object, found: str):
-    assert differences(one, other) == [found]
+    assert find_differences(one, other) == [found]

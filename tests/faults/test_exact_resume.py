@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
-from tests.faults.matrix import CELLS, cell_of, every_step
-from tests.support.cases import EVERY, mark_cases
-from tests.support.drill import assert_same, attempt, kill_in_turn, uninterrupted
+from tests.faults.matrix import CELLS, make_cell, plan_kill_points
+from tests.support.cases import DRILL_STRIDE, mark_cases
+from tests.support.drill import assert_bitwise_equal, kill_repeatedly, run_attempt, train_uninterrupted
 from tests.support.training import Cell
 
 ODD = {
     "ema": Cell(ema=True),
-    "manual": Cell(manual=True),
+    "manual": Cell(manual_optimization=True),
     "bf16": Cell(precision="bf16-mixed"),
     "16 bits and a scaler": Cell(precision="16-mixed"),
-    "seldom": Cell(every=7),
-    "seldom, with plain validation in workers": Cell(workers=2, every=3),
-    "a schedule that knows its length": Cell(knows_its_length=True),
-    "a schedule that knows its length, two ranks": Cell(knows_its_length=True, ranks=2, workers=1),
-    "accumulation that changes by the epoch": Cell(accumulation=True),
-    "half of it frozen for an epoch": Cell(thaws=True),
-    "a loader that ends before the other": Cell(beside=True),
-    "a loader with workers that ends before the other": Cell(beside=True, workers=2),
+    "seldom": Cell(every_n_train_steps=7),
+    "seldom, with plain validation in workers": Cell(workers=2, every_n_train_steps=3),
+    "a schedule that knows its length": Cell(uses_total_steps=True),
+    "a schedule that knows its length, two ranks": Cell(uses_total_steps=True, ranks=2, workers=1),
+    "accumulation that changes by the epoch": Cell(has_accumulation_schedule=True),
+    "half of it frozen for an epoch": Cell(unfreezes_layers=True),
+    "a loader that ends before the other": Cell(has_second_loader=True),
+    "a loader with workers that ends before the other": Cell(has_second_loader=True, workers=2),
     "two ranks, killed a few times": Cell(ranks=2),
     "sharded": Cell(sharded=True, ranks=2),
     "ema, two ranks": Cell(ema=True, ranks=2),
-    "manual, two ranks": Cell(manual=True, ranks=2),
+    "manual, two ranks": Cell(manual_optimization=True, ranks=2),
 }
 
 
@@ -37,8 +37,8 @@ ODD = {
 @pytest.mark.parametrize("name", mark_cases(CELLS, ["plain"]))
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
-    aims = list(every_step(cell))[:: min(EVERY, 3)]
-    assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
+    aims = list(plan_kill_points(cell))[:: min(DRILL_STRIDE, 3)]
+    assert_bitwise_equal(kill_repeatedly(cell, tmp_path, aims), train_uninterrupted(cell))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name:
     ),
 )  # fmt: skip
 def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
-    assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
+    assert_bitwise_equal(kill_repeatedly(Cell(), tmp_path, [(phase, step)]), train_uninterrupted(Cell()))
 
 
 @pytest.mark.slow
@@ -82,13 +82,15 @@ def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
 def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     cell = ODD[name]
     aims = [("on_train_batch_end", step) for step in (1, 8, 15, 18, 22)]
-    assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
+    assert_bitwise_equal(kill_repeatedly(cell, tmp_path, aims), train_uninterrupted(cell))
 
 
 @pytest.mark.slow
 def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
     points = [*COMMIT_POINTS, *PRUNING_POINTS]
-    assert_same(kill_in_turn(Cell(), tmp_path, zip(points, range(16, 45), strict=False)), uninterrupted(Cell()))
+    assert_bitwise_equal(
+        kill_repeatedly(Cell(), tmp_path, zip(points, range(16, 45), strict=False)), train_uninterrupted(Cell())
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,15 +103,15 @@ def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
     ),
 )
 def test_a_kill_inside_the_first_and_the_last_commit_costs_nothing(phase: str, step: int, tmp_path: Path):
-    assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
+    assert_bitwise_equal(kill_repeatedly(Cell(), tmp_path, [(phase, step)]), train_uninterrupted(Cell()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["manifest renamed", "log appended"])
 def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like_it(phase: str, tmp_path: Path):
     """Lightning has a sanity check there, which adds to nothing."""
-    cell = cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=1)
-    assert_same(kill_in_turn(cell, tmp_path, [(phase, cell.steps)]), uninterrupted(cell))
+    cell = make_cell(workers=0, accumulate=1, mid_epoch_validation=True, ranks=1)
+    assert_bitwise_equal(kill_repeatedly(cell, tmp_path, [(phase, cell.steps)]), train_uninterrupted(cell))
 
 
 @pytest.mark.slow
@@ -119,9 +121,9 @@ def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like
 def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path):
     cell, times = CELLS[name], random.Random(name)
     for _ in range(10):
-        done = attempt(cell, tmp_path, kill_after=times.uniform(0, limit))
-        if done.results is not None:
+        outcome = run_attempt(cell, tmp_path, kill_after=times.uniform(0, limit))
+        if outcome.results is not None:
             break
     else:
-        done = attempt(cell, tmp_path)
-    assert_same(done, uninterrupted(cell))
+        outcome = run_attempt(cell, tmp_path)
+    assert_bitwise_equal(outcome, train_uninterrupted(cell))

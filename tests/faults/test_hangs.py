@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from stormproof import CheckpointRecovery, HangWatch, resumable
 from stormproof.hang_watch import EXIT_CODE
 from stormproof.testing import FaultInjector
-from tests.support.drill import ranks, said
+from tests.support.drill import fork_ranks, read_output
 from tests.support.training import Cell
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-ALONE, LOADING, TWO = Cell(), Cell(workers=1), Cell(ranks=2)
+ONE_RANK, WITH_WORKERS, TWO_RANKS = Cell(), Cell(workers=1), Cell(ranks=2)
 TIMEOUT = 2.0
 AT_MOST = 30.0
 """Seconds in which a hang must be noticed here, where others use the machine too; twice is more than enough."""
@@ -66,7 +66,7 @@ class Numbers(Dataset):
         return torch.tensor([float(index)])
 
 
-class LeavesOut(Network):
+class SkipsBackward(Network):
     """Rank 1 does not take part in the backward of its third batch: it waits for a message from the other instead."""
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -75,7 +75,7 @@ class LeavesOut(Network):
         super().backward(loss, *args, **kwargs)
 
 
-def watched(
+def train_watched(
     cell: Cell,
     folder: Path,
     extra: list[list[pl.Callback]] | None = None,
@@ -105,31 +105,31 @@ def watched(
     fit.fit(module(), loader, DataLoader(Numbers(), batch_size=20))
 
 
-def code_of(pid: int) -> int:
+def wait_for_exit_code(pid: int) -> int:
     """With which code that process ends, in time."""
-    ended = (0, 0)
+    waited_pid = (0, 0)
 
     def has_ended() -> bool:
-        nonlocal ended
-        ended = os.waitpid(pid, os.WNOHANG)
-        return ended[0] == pid
+        nonlocal waited_pid
+        waited_pid = os.waitpid(pid, os.WNOHANG)
+        return waited_pid[0] == pid
 
     wait_for(has_ended, AT_MOST)
-    return os.waitstatus_to_exitcode(ended[1])
+    return os.waitstatus_to_exitcode(waited_pid[1])
 
 
-def report(folder: Path, rank: int) -> tuple[str, str]:
+def read_report(folder: Path, rank: int) -> tuple[str, str]:
     """The first line, and the rest."""
     sentence, _, rest = (folder / f"hang-rank{rank}.txt").read_text().partition("\n")
     return sentence, rest
 
 
 def test_a_rank_that_is_stopped_is_noticed_by_the_other(tmp_path: Path):
-    with ranks(TWO, tmp_path, lambda: [FaultInjector().stop(step=2, rank=1)], watched) as pids:
-        began = time.monotonic()
-        assert code_of(pids[0]) == EXIT_CODE
-        assert time.monotonic() - began > TIMEOUT
-    sentence, rest = report(tmp_path, 0)
+    with fork_ranks(TWO_RANKS, tmp_path, lambda: [FaultInjector().stop(step=2, rank=1)], train_watched) as pids:
+        start = time.monotonic()
+        assert wait_for_exit_code(pids[0]) == EXIT_CODE
+        assert time.monotonic() - start > TIMEOUT
+    sentence, rest = read_report(tmp_path, 0)
     assert sentence.startswith(
         "hang: rank 0 of 2 stood still for 2 s at step 2, in train: in a collective, in broadcast "
     )
@@ -142,26 +142,26 @@ def test_a_rank_that_is_stopped_is_noticed_by_the_other(tmp_path: Path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_of_two_ranks_both_say_where_they_stand_if_one_waits_for_its_loader(workers: int, tmp_path: Path):
     cell = Cell(ranks=2, workers=workers)
-    with ranks(cell, tmp_path, None, watched, deadlocked=20, on_rank=1) as pids:
-        assert [code_of(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
-    waiting, stacks = report(tmp_path, 1)
+    with fork_ranks(cell, tmp_path, None, train_watched, deadlocked=20, on_rank=1) as pids:
+        assert [wait_for_exit_code(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
+    waiting, stacks = read_report(tmp_path, 1)
     assert "in train: waiting for the data loader, in " in waiting
     assert ("_try_get_data" if workers else "threading.Event().wait()") in stacks
-    assert "in backward, in " in report(tmp_path, 0)[0]
+    assert "in backward, in " in read_report(tmp_path, 0)[0]
 
 
 def test_a_rank_that_never_enters_a_collective_is_found(tmp_path: Path):
-    with ranks(TWO, tmp_path, None, watched, module=LeavesOut) as pids:
-        assert [code_of(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
-    assert "in a collective, in recv (" in report(tmp_path, 1)[0]
-    assert "in backward, in " in report(tmp_path, 0)[0]
+    with fork_ranks(TWO_RANKS, tmp_path, None, train_watched, module=SkipsBackward) as pids:
+        assert [wait_for_exit_code(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
+    assert "in a collective, in recv (" in read_report(tmp_path, 1)[0]
+    assert "in backward, in " in read_report(tmp_path, 0)[0]
 
 
-@pytest.mark.parametrize("cell", [ALONE, LOADING], ids=["in the process", "in a worker"])
+@pytest.mark.parametrize("cell", [ONE_RANK, WITH_WORKERS], ids=["in the process", "in a worker"])
 def test_one_process_whose_loader_is_deadlocked_ends(cell: Cell, tmp_path: Path):
-    with ranks(cell, tmp_path, None, watched, deadlocked=20) as pids:
-        assert code_of(pids[0]) == EXIT_CODE
-    sentence, rest = report(tmp_path, 0)
+    with fork_ranks(cell, tmp_path, None, train_watched, deadlocked=20) as pids:
+        assert wait_for_exit_code(pids[0]) == EXIT_CODE
+    sentence, rest = read_report(tmp_path, 0)
     assert sentence.startswith("hang: rank 0 stood still for 2 s at step ")
     assert "in train: waiting for the data loader, in " in sentence
     if cell.workers:
@@ -169,31 +169,31 @@ def test_one_process_whose_loader_is_deadlocked_ends(cell: Cell, tmp_path: Path)
         with suppress(psutil.NoSuchProcess):
             psutil.wait_procs([psutil.Process(int(worker))], AT_MOST)
             assert psutil.Process(int(worker)).status() == psutil.STATUS_ZOMBIE  # where nobody asks after orphans
-    assert f"{sentence}; " in said(cell, tmp_path)
+    assert f"{sentence}; " in read_output(cell, tmp_path)
 
 
 def test_without_a_folder_the_stacks_are_printed(tmp_path: Path):
-    with ranks(ALONE, tmp_path, None, watched, deadlocked=20, reports=False) as pids:
-        assert code_of(pids[0]) == EXIT_CODE
-    printed = said(ALONE, tmp_path)
-    assert "hang: rank 0 stood still for 2 s" in printed
-    assert "threading.Event().wait()" in printed
+    with fork_ranks(ONE_RANK, tmp_path, None, train_watched, deadlocked=20, reports=False) as pids:
+        assert wait_for_exit_code(pids[0]) == EXIT_CODE
+    output = read_output(ONE_RANK, tmp_path)
+    assert "hang: rank 0 stood still for 2 s" in output
+    assert "threading.Event().wait()" in output
     assert not list(tmp_path.glob("hang-*"))
 
 
 def test_where_no_report_can_be_written_it_is_printed(tmp_path: Path):
-    with ranks(TWO, tmp_path, None, watched, deadlocked=20, on_rank=1, folder_is_gone=True) as pids:
-        assert [code_of(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
-    printed = said(TWO, tmp_path)
-    assert "threading.Event().wait()" in printed
-    assert "wrote no report" not in printed
+    with fork_ranks(TWO_RANKS, tmp_path, None, train_watched, deadlocked=20, on_rank=1, folder_is_gone=True) as pids:
+        assert [wait_for_exit_code(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
+    output = read_output(TWO_RANKS, tmp_path)
+    assert "threading.Event().wait()" in output
+    assert "wrote no report" not in output
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
 def test_other_stages_are_watched_too(stage: str, tmp_path: Path):
-    with ranks(ALONE, tmp_path, None, _evaluated, stage=stage) as pids:
-        assert code_of(pids[0]) == EXIT_CODE
-    assert f"in {stage}: waiting for the data loader" in report(tmp_path, 0)[0]
+    with fork_ranks(ONE_RANK, tmp_path, None, _evaluated, stage=stage) as pids:
+        assert wait_for_exit_code(pids[0]) == EXIT_CODE
+    assert f"in {stage}: waiting for the data loader" in read_report(tmp_path, 0)[0]
 
 
 def _evaluated(cell: Cell, folder: Path, extra: Any = None, *, stage: str) -> None:
@@ -221,43 +221,43 @@ class Slow(pl.Callback):
             self.training()
 
 
-def compute(seconds: float) -> None:
+def busy_wait(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         torch.randn(200, 200).matmul(torch.randn(200, 200))
 
 
-def ends_well(cell: Cell, folder: Path, extra: Any, function: Any = watched, **options: Any) -> None:
-    with ranks(cell, folder, extra, function, **options) as pids:
-        assert [code_of(pid) for pid in pids] == [0] * cell.ranks, said(cell, folder)
+def assert_finishes(cell: Cell, folder: Path, extra: Any, function: Any = train_watched, **options: Any) -> None:
+    with fork_ranks(cell, folder, extra, function, **options) as pids:
+        assert [wait_for_exit_code(pid) for pid in pids] == [0] * cell.ranks, read_output(cell, folder)
     assert not list(folder.glob("hang-*"))
 
 
 def test_a_validation_that_takes_longer_than_the_time_is_no_hang(tmp_path: Path):
-    ends_well(ALONE, tmp_path, lambda: [Slow(validating=lambda: time.sleep(TIMEOUT / 2))])
+    assert_finishes(ONE_RANK, tmp_path, lambda: [Slow(validating=lambda: time.sleep(TIMEOUT / 2))])
 
 
 def test_a_batch_that_computes_for_longer_is_none(tmp_path: Path):
-    ends_well(ALONE, tmp_path, lambda: [Slow(training=lambda: compute(2.5 * TIMEOUT))])
+    assert_finishes(ONE_RANK, tmp_path, lambda: [Slow(training=lambda: busy_wait(2.5 * TIMEOUT))])
 
 
 def test_a_rank_that_waits_for_one_that_computes_is_none(tmp_path: Path):
     """As others wait while rank 0 evaluates alone; only that one shows a sign of life."""
 
     def busy() -> list[pl.Callback]:
-        return [Slow(training=lambda: compute(2.5 * TIMEOUT))] if os.environ["LOCAL_RANK"] == "0" else []
+        return [Slow(training=lambda: busy_wait(2.5 * TIMEOUT))] if os.environ["LOCAL_RANK"] == "0" else []
 
-    ends_well(TWO, tmp_path, busy)
+    assert_finishes(TWO_RANKS, tmp_path, busy)
 
 
 def test_a_program_that_a_hook_starts_counts_as_work(tmp_path: Path):
     program = f"import time\nwhile time.process_time() < {2 * TIMEOUT}: pass"
-    ends_well(
-        ALONE, tmp_path, lambda: [Slow(training=lambda: subprocess.run([sys.executable, "-c", program], check=True))]
+    assert_finishes(
+        ONE_RANK, tmp_path, lambda: [Slow(training=lambda: subprocess.run([sys.executable, "-c", program], check=True))]
     )
 
 
-@pytest.mark.parametrize("cell", [ALONE, TWO], ids=["one rank", "two ranks"])
+@pytest.mark.parametrize("cell", [ONE_RANK, TWO_RANKS], ids=["one rank", "two ranks"])
 def test_a_checkpoint_that_takes_long_is_none(cell: Cell, tmp_path: Path):
     """The last is waited for, and its fsync takes longer than the time."""
 
@@ -265,7 +265,7 @@ def test_a_checkpoint_that_takes_long_is_none(cell: Cell, tmp_path: Path):
         recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_train_steps=1000)
         return [FaultInjector().slow(2 * TIMEOUT, "checkpoint written", step=10), recovery]
 
-    ends_well(cell, tmp_path, slow, _recoverable)
+    assert_finishes(cell, tmp_path, slow, _recoverable)
 
 
 def _recoverable(cell: Cell, folder: Path, extra: Any = None) -> None:
@@ -278,15 +278,15 @@ def _recoverable(cell: Cell, folder: Path, extra: Any = None) -> None:
     trainer.fit(Network(), resumable(DataLoader(Numbers(), batch_size=4)))
 
 
-@pytest.mark.parametrize("cell", [ALONE, TWO], ids=["one rank", "two ranks"])
+@pytest.mark.parametrize("cell", [ONE_RANK, TWO_RANKS], ids=["one rank", "two ranks"])
 def test_a_job_that_was_stopped_and_continued_goes_on(cell: Cell, tmp_path: Path):
-    with ranks(cell, tmp_path, lambda: [FaultInjector().stop(step=2)], watched) as pids:
+    with fork_ranks(cell, tmp_path, lambda: [FaultInjector().stop(step=2)], train_watched) as pids:
         for pid in pids:
             assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         time.sleep(1.5 * TIMEOUT)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-        assert [code_of(pid) for pid in pids] == [0] * cell.ranks
+        assert [wait_for_exit_code(pid) for pid in pids] == [0] * cell.ranks
     assert not list(tmp_path.glob("hang-*"))
 
 
@@ -296,11 +296,11 @@ def test_a_debugger_at_its_prompt_is_no_hang(tmp_path: Path):
     def debug() -> None:
         pdb.Pdb(stdin=os.fdopen(reads), stdout=sys.stdout).set_trace()
 
-    with ranks(ALONE, tmp_path, lambda: [Slow(training=debug)], watched) as pids:
-        wait_for(lambda: "(Pdb)" in said(ALONE, tmp_path), AT_MOST)
+    with fork_ranks(ONE_RANK, tmp_path, lambda: [Slow(training=debug)], train_watched) as pids:
+        wait_for(lambda: "(Pdb)" in read_output(ONE_RANK, tmp_path), AT_MOST)
         time.sleep(2 * TIMEOUT)
         os.write(writes, b"continue\n")
-        assert code_of(pids[0]) == 0, said(ALONE, tmp_path)
+        assert wait_for_exit_code(pids[0]) == 0, read_output(ONE_RANK, tmp_path)
     os.close(reads)
     os.close(writes)
     assert not list(tmp_path.glob("hang-*"))
@@ -310,9 +310,9 @@ def test_a_debugger_at_its_prompt_is_no_hang(tmp_path: Path):
 def test_a_step_that_is_compiled_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(sys.modules[__name__], "AT_MOST", 150.0)
-    began = time.monotonic()
-    ends_well(ALONE, tmp_path, None, module=_compiled, timeout=1.0)
-    assert time.monotonic() - began > 3.0
+    start = time.monotonic()
+    assert_finishes(ONE_RANK, tmp_path, None, module=_compiled, timeout=1.0)
+    assert time.monotonic() - start > 3.0
 
 
 def _compiled() -> pl.LightningModule:

@@ -9,7 +9,7 @@ import pytest
 
 from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
-from tests.support.drill import assert_same, attempt, uninterrupted
+from tests.support.drill import assert_bitwise_equal, run_attempt, train_uninterrupted
 from tests.support.training import Cell
 
 pytestmark = pytest.mark.slow
@@ -20,30 +20,30 @@ pytestmark = pytest.mark.slow
 )
 def test_a_run_made_longer_equals_one_that_was_as_long_from_the_start(cell: Cell, tmp_path: Path):
     longer = Cell(**{**vars(cell), "epochs": 5})
-    assert attempt(cell, tmp_path).results
-    assert_same(attempt(longer, tmp_path), uninterrupted(longer))
+    assert run_attempt(cell, tmp_path).results
+    assert_bitwise_equal(run_attempt(longer, tmp_path), train_uninterrupted(longer))
 
 
 @pytest.mark.parametrize("ended_by", [{}, {"stopping": {"stopping_threshold": 0.9}}, {"trainer": {"max_steps": 20}}])
 @pytest.mark.parametrize("cell", mark_cases([Cell(), Cell(ranks=2)], [Cell()]))
 def test_a_run_that_has_ended_is_found_as_it_ended(ended_by: dict[str, Any], cell: Cell, tmp_path: Path):
-    first = attempt(cell, tmp_path, **ended_by)
+    first = run_attempt(cell, tmp_path, **ended_by)
     assert first.results is not None, first.output
-    assert_same(attempt(cell, tmp_path, **ended_by), first)
+    assert_bitwise_equal(run_attempt(cell, tmp_path, **ended_by), first)
 
 
 def test_a_run_stopped_early_stays_stopped_with_more_epochs(tmp_path: Path):
-    first = attempt(Cell(), tmp_path, stopping={"stopping_threshold": 0.9})
+    first = run_attempt(Cell(), tmp_path, stopping={"stopping_threshold": 0.9})
     assert first.results is not None
     assert first.results[0]["step"] < Cell().steps
-    assert_same(attempt(Cell(epochs=9), tmp_path, stopping={"stopping_threshold": 0.9}), first)
+    assert_bitwise_equal(run_attempt(Cell(epochs=9), tmp_path, stopping={"stopping_threshold": 0.9}), first)
 
 
 def test_a_kill_after_the_number_of_steps_was_raised_changes_nothing(tmp_path: Path):
     for folder in (tmp_path / "one", tmp_path / "other"):
-        stopped = attempt(Cell(), folder, trainer={"max_steps": 20})
+        stopped = run_attempt(Cell(), folder, trainer={"max_steps": 20})
         assert stopped.results is not None
         assert stopped.results[0]["step"] == 20
-    left_alone = attempt(Cell(), tmp_path / "one")
-    assert attempt(Cell(), tmp_path / "other", lambda: FaultInjector().stop(step=27)).killed
-    assert_same(attempt(Cell(), tmp_path / "other"), left_alone)
+    left_alone = run_attempt(Cell(), tmp_path / "one")
+    assert run_attempt(Cell(), tmp_path / "other", lambda: FaultInjector().stop(step=27)).was_killed
+    assert_bitwise_equal(run_attempt(Cell(), tmp_path / "other"), left_alone)

@@ -46,7 +46,7 @@ def trainer(epochs, *callbacks):
 loader = DataLoader(TensorDataset(torch.ones(20, 4)), batch_size=4, shuffle=True)
 """
 
-OURS = """
+OUR_CALLBACK = """
 from stormproof import CheckpointRecovery, resumable
 from stormproof.testing import FaultInjector
 
@@ -55,7 +55,7 @@ recovery = CheckpointRecovery(sys.argv[1], every_n_train_steps=1, async_save=Fal
 trainer(2, recovery, faults).fit(Module(width=3), resumable(loader))
 """
 
-STOCK = """
+STOCK_CALLBACK = """
 found = sorted(Path(sys.argv[1]).glob("*.ckpt"))[-1]
 saved = torch.load(found, weights_only=True)
 module = Module.load_from_checkpoint(found, weights_only=True)
@@ -81,8 +81,8 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-def python(script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, words)]
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
@@ -96,8 +96,8 @@ def python(script: str, *words: object) -> subprocess.CompletedProcess[str]:
 def test_stock_lightning_goes_on_at_the_right_step(
     killed_at: int, first: tuple[int, int, int], steps_left: int, tmp_path: Path
 ):
-    ours = python(TRAINING + OURS, tmp_path, killed_at)
-    assert ours.returncode == (0 if killed_at == 99 else -9), ours.stderr
-    stock = python(BLOCKED + TRAINING + STOCK, tmp_path)
+    our_output = run_script(TRAINING + OUR_CALLBACK, tmp_path, killed_at)
+    assert our_output.returncode == (0 if killed_at == 99 else -9), our_output.stderr
+    stock = run_script(BLOCKED + TRAINING + STOCK_CALLBACK, tmp_path)
     assert stock.returncode == 0, stock.stderr
     assert stock.stdout.endswith(f"{first} {(2, 4, 14)} {steps_left} 15\n")

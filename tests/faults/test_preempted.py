@@ -17,32 +17,36 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof import Preemption
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.progress_file import read_reached
+from stormproof.checkpoint.progress_file import read_progress
 from stormproof.testing import FaultInjector
-from tests.faults.test_ranks_disagree import checkpoints
-from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
-from tests.support.training import Cell, Everything, _loaders, train
+from tests.faults.test_ranks_disagree import checkpoint_names
+from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.training import Cell, StatefulModule, _loaders, train
 
 pytestmark = pytest.mark.slow
 
-ALONE, LOADING, TWO = Cell(every=5), Cell(every=5, workers=2), Cell(every=5, ranks=2, workers=2)
+ONE_RANK, WITH_WORKERS, TWO_RANKS = (
+    Cell(every_n_train_steps=5),
+    Cell(every_n_train_steps=5, workers=2),
+    Cell(every_n_train_steps=5, ranks=2, workers=2),
+)
 
 
-def preempted(cell: Cell, folder: Path, faults: Any, grace_seconds: float | None = None) -> Outcome:
-    return attempt(cell, folder, lambda: [Preemption(grace_seconds), faults()], function=with_both)
+def run_preempted(cell: Cell, folder: Path, faults: Any, grace_seconds: float | None = None) -> Outcome:
+    return run_attempt(cell, folder, lambda: [Preemption(grace_seconds), faults()], function=train_with_both)
 
 
-def with_both(cell: Cell, folder: Path, extra: Any = None, **options: Any) -> Any:
+def train_with_both(cell: Cell, folder: Path, extra: Any = None, **options: Any) -> Any:
     return train(cell, folder, extra=extra[0] if extra else None, **options)
 
 
-def steps_in(folder: Path) -> list[int]:
-    return [each.step for each in Store(folder / "checkpoints").checkpoints()]
+def checkpoint_steps(folder: Path) -> list[int]:
+    return [checkpoint.step for checkpoint in Store(folder / "checkpoints").read_checkpoints()]
 
 
-def ends_the_same(cell: Cell, folder: Path) -> None:
-    done = attempt(cell, folder, lambda: [Preemption()], function=with_both)
-    assert_same(done, uninterrupted(cell))
+def assert_same_end(cell: Cell, folder: Path) -> None:
+    outcome = run_attempt(cell, folder, lambda: [Preemption()], function=train_with_both)
+    assert_bitwise_equal(outcome, train_uninterrupted(cell))
 
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
@@ -51,10 +55,10 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
 @pytest.mark.drill
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_step_is_finished_and_saved(number: signal.Signals, tmp_path: Path):
-    done = preempted(ALONE, tmp_path, lambda: FaultInjector().signal(number, "on_before_backward", 7))
-    assert done.exit_codes == (75,), done.output
-    assert steps_in(tmp_path)[-1] == 8
-    ends_the_same(ALONE, tmp_path)
+    outcome = run_preempted(ONE_RANK, tmp_path, lambda: FaultInjector().signal(number, "on_before_backward", 7))
+    assert outcome.exit_codes == (75,), outcome.output
+    assert checkpoint_steps(tmp_path)[-1] == 8
+    assert_same_end(ONE_RANK, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +82,15 @@ def test_it_may_come_at_any_moment(phase: str, step: int, saved: int | None, tmp
     def faults() -> FaultInjector:
         return FaultInjector().signal(at=phase, step=step, group=True)._aim(note, phase, step, None)
 
-    done = preempted(LOADING, tmp_path, faults)
-    assert done.exit_codes == (75,), done.output
-    found, reached = steps_in(tmp_path)[-1], read_reached(tmp_path / "checkpoints" / "reached")
-    assert found == (reached.step if reached else 0)  # whatever was trained is there
-    told = int((tmp_path / "told").read_text())
-    assert found in ({told, told + 1} if saved is None else {saved})  # the step that was under way is finished
-    ends_the_same(LOADING, tmp_path)
+    outcome = run_preempted(WITH_WORKERS, tmp_path, faults)
+    assert outcome.exit_codes == (75,), outcome.output
+    saved_step, reached_step = checkpoint_steps(tmp_path)[-1], read_progress(tmp_path / "checkpoints" / "reached")
+    assert saved_step == (reached_step.step if reached_step else 0)  # whatever was trained is there
+    told_step = int((tmp_path / "told").read_text())
+    assert saved_step in (
+        {told_step, told_step + 1} if saved is None else {saved}
+    )  # the step that was under way is finished
+    assert_same_end(WITH_WORKERS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +99,12 @@ def test_it_may_come_at_any_moment(phase: str, step: int, saved: int | None, tmp
 def test_a_validation_for_which_there_is_no_time_is_left(phase: str, step: int, tmp_path: Path):
     """And a sanity check, before which there is nothing to save."""
     grace = 0.001 if step else None
-    done = preempted(LOADING, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, group=True), grace)
-    assert done.exit_codes == (75,), done.output
-    assert steps_in(tmp_path) == ([5, 10] if step else [])
-    ends_the_same(LOADING, tmp_path)
+    outcome = run_preempted(
+        WITH_WORKERS, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, group=True), grace
+    )
+    assert outcome.exit_codes == (75,), outcome.output
+    assert checkpoint_steps(tmp_path) == ([5, 10] if step else [])
+    assert_same_end(WITH_WORKERS, tmp_path)
 
 
 @pytest.mark.parametrize("rank", [0, 1, None])
@@ -108,12 +116,14 @@ def test_a_validation_for_which_there_is_no_time_is_left(phase: str, step: int, 
     ],
 )
 def test_two_ranks_leave_together_whichever_was_told(phase: str, step: int, rank: int | None, tmp_path: Path):
-    done = preempted(TWO, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, rank=rank, group=True))
-    assert done.exit_codes == (75, 0), done.output  # Lightning would kill rank 0 if the other left with an error
-    ends_the_same(TWO, tmp_path)
+    outcome = run_preempted(
+        TWO_RANKS, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, rank=rank, group=True)
+    )
+    assert outcome.exit_codes == (75, 0), outcome.output  # Lightning would kill rank 0 if the other left with an error
+    assert_same_end(TWO_RANKS, tmp_path)
 
 
-def tries(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
+def train_catching_exit(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
     trainer = pl.Trainer(
         callbacks=extra[0],
         accelerator="cpu",
@@ -123,16 +133,16 @@ def tries(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.test(WithATest(cell), _loaders(cell)[1], verbose=False)
+    trainer.test(ModuleWithTest(cell), _loaders(cell)[1], verbose=False)
     return {}
 
 
-class WithATest(Everything):
+class ModuleWithTest(StatefulModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("test/accuracy", self.val_accuracy(self.net(batch[0]), batch[1]), sync_dist=True)
 
 
-class Told(pl.Callback):
+class SignalRecorder(pl.Callback):
     """Sends itself a signal in a test, on one rank."""
 
     def __init__(self, rank: int) -> None:
@@ -145,8 +155,10 @@ class Told(pl.Callback):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_ranks_leave_a_test_together(rank: int, tmp_path: Path):
-    done = attempt(TWO, tmp_path, lambda: [Preemption(), Told(rank)], function=tries)
-    assert done.exit_codes == (75, 0), done.output
+    outcome = run_attempt(
+        TWO_RANKS, tmp_path, lambda: [Preemption(), SignalRecorder(rank)], function=train_catching_exit
+    )
+    assert outcome.exit_codes == (75, 0), outcome.output
 
 
 class Uneven(IterableDataset):
@@ -158,8 +170,8 @@ class Uneven(IterableDataset):
             yield torch.ones(6)
 
 
-def predicts(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
-    class Predicts(Everything):
+def predict(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
+    class Predicts(StatefulModule):
         def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             return self.net(batch)
 
@@ -171,19 +183,21 @@ def predicts(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
 
 
 def test_ranks_of_which_one_has_more_batches_do_not_wait_for_each_other(tmp_path: Path):
-    done = attempt(TWO, tmp_path, lambda: [Preemption()], function=predicts)
-    assert done.exit_codes == (0, 0), done.output
+    outcome = run_attempt(TWO_RANKS, tmp_path, lambda: [Preemption()], function=predict)
+    assert outcome.exit_codes == (0, 0), outcome.output
 
 
 def test_preemption_changes_no_bit(tmp_path: Path):
-    ends_the_same(LOADING, tmp_path)
-    assert checkpoints(tmp_path)
+    assert_same_end(WITH_WORKERS, tmp_path)
+    assert checkpoint_names(tmp_path)
 
 
 def test_without_a_recovery_it_says_so(tmp_path: Path):
-    done = attempt(ALONE, tmp_path, lambda: [Preemption()], function=partial(with_both, arrange=lambda all_: all_[:-1]))
-    assert done.exit_codes == (2,)
-    assert "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or" in done.output
+    outcome = run_attempt(
+        ONE_RANK, tmp_path, lambda: [Preemption()], function=partial(train_with_both, arrange=lambda all_: all_[:-1])
+    )
+    assert outcome.exit_codes == (2,)
+    assert "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or" in outcome.output
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
@@ -191,7 +205,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
         first = FaultInjector().signal(signal.SIGINT, "on_train_batch_start", 3).slow(1.1, step=3)
         return first.signal(signal.SIGINT, "on_before_backward", 3)
 
-    done = preempted(ALONE, tmp_path, twice)
-    assert done.exit_codes == (1,), done.output  # Lightning's own
-    assert steps_in(tmp_path) == [0]
-    ends_the_same(ALONE, tmp_path)
+    outcome = run_preempted(ONE_RANK, tmp_path, twice)
+    assert outcome.exit_codes == (1,), outcome.output  # Lightning's own
+    assert checkpoint_steps(tmp_path) == [0]
+    assert_same_end(ONE_RANK, tmp_path)

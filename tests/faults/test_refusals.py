@@ -10,84 +10,84 @@ import torch
 
 from stormproof.checkpoint import Store
 from stormproof.testing import FaultInjector, flip_bit
-from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
-from tests.support.training import IN_STEP, Cell, Everything, train
+from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.training import SYNC_SAVE, Cell, StatefulModule, train
 
 
-def killed_at_step_5(folder: Path) -> None:
-    assert attempt(Cell(), folder, lambda: FaultInjector().stop(step=6), recovery=IN_STEP).killed
+def kill_at_step_5(folder: Path) -> None:
+    assert run_attempt(Cell(), folder, lambda: FaultInjector().stop(step=6), recovery=SYNC_SAVE).was_killed
 
 
-def assert_refused(done: Outcome, code: int, sentence: str) -> None:
-    assert done.exit_codes == (code,), done.output
-    assert sentence in done.output
+def assert_refused(outcome: Outcome, exit_code: int, sentence: str) -> None:
+    assert outcome.exit_codes == (exit_code,), outcome.output
+    assert sentence in outcome.output
 
 
-class WithoutState(Everything):
+class WithoutState(StatefulModule):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def without_state(cell: Cell, folder: Path, **options: Any) -> Any:
+def train_without_state(cell: Cell, folder: Path, **options: Any) -> Any:
     return train(cell, folder, module=WithoutState(cell), **options)
 
 
 @pytest.mark.slow
 def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
-    done = attempt(Cell(ranks=2, sharded=True), tmp_path, function=without_state)
-    assert done.exit_codes == (2, 2), done.output
+    outcome = run_attempt(Cell(ranks=2, sharded=True), tmp_path, function=train_without_state)
+    assert outcome.exit_codes == (2, 2), outcome.output
     assert (
         "ModelParallelStrategy would not load a checkpoint of this training again, because SGD keeps no state"
-        in done.output
+        in outcome.output
     )
-    assert attempt(Cell(ranks=2), tmp_path, function=without_state).results is not None
+    assert run_attempt(Cell(ranks=2), tmp_path, function=train_without_state).results is not None
 
 
 @pytest.mark.slow
 def test_a_parameter_without_a_state_is_named_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
-    done = attempt(Cell(ranks=2, sharded=True, thaws=True), tmp_path)
-    assert done.exit_codes == (2, 2), done.output
-    assert "would not load a checkpoint of this training again, because net.0.weight is frozen" in done.output
+    outcome = run_attempt(Cell(ranks=2, sharded=True, unfreezes_layers=True), tmp_path)
+    assert outcome.exit_codes == (2, 2), outcome.output
+    assert "would not load a checkpoint of this training again, because net.0.weight is frozen" in outcome.output
 
 
 @pytest.mark.slow
 def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Path):
-    assert attempt(Cell(ranks=2), tmp_path, lambda: FaultInjector().stop(step=6), recovery=IN_STEP).killed
-    done = attempt(Cell(ranks=2, sharded=True), tmp_path)
-    assert done.exit_codes == (2, 2), done.output
-    assert "whose parameters were whole on each rank" in done.output
+    assert run_attempt(Cell(ranks=2), tmp_path, lambda: FaultInjector().stop(step=6), recovery=SYNC_SAVE).was_killed
+    outcome = run_attempt(Cell(ranks=2, sharded=True), tmp_path)
+    assert outcome.exit_codes == (2, 2), outcome.output
+    assert "whose parameters were whole on each rank" in outcome.output
 
 
 @pytest.mark.slow
 def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
-    killed_at_step_5(tmp_path)
-    done = attempt(Cell(), tmp_path, resume=False)
+    kill_at_step_5(tmp_path)
+    outcome = run_attempt(Cell(), tmp_path, resume=False)
     assert_refused(
-        done, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest_checkpoint()"
+        outcome, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest_checkpoint()"
     )
-    assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
+    assert_bitwise_equal(run_attempt(Cell(), tmp_path), train_uninterrupted(Cell()))
 
 
 @pytest.mark.slow
 def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
-    done = attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
-    assert_refused(done, 2, "monitor=val/los is not logged; there is: ")
-    assert "val/loss" in done.output
+    outcome = run_attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
+    assert_refused(outcome, 2, "monitor=val/los is not logged; there is: ")
+    assert "val/loss" in outcome.output
 
 
 @pytest.mark.slow
 def test_nothing_is_committed_once_a_weight_is_nan(tmp_path: Path):
-    done = attempt(Cell(), tmp_path, lambda: FaultInjector().nan(step=8))
-    assert "step 9: state_dict/net.0.weight is not finite" in done.output
+    outcome = run_attempt(Cell(), tmp_path, lambda: FaultInjector().nan(step=8))
+    assert "step 9: state_dict/net.0.weight is not finite" in outcome.output
     store = Store(tmp_path / "checkpoints")
-    assert [checkpoint.step for checkpoint in store.checkpoints()][-2:] == [7, 8]
-    found = store.latest()
-    assert found is not None
-    assert found.step == 8
-    assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
+    assert [checkpoint.step for checkpoint in store.read_checkpoints()][-2:] == [7, 8]
+    latest_checkpoint = store.latest_checkpoint()
+    assert latest_checkpoint is not None
+    assert latest_checkpoint.step == 8
+    assert_bitwise_equal(run_attempt(Cell(), tmp_path), train_uninterrupted(Cell()))
 
 
-def spoil_all(folder: Path) -> list[str]:
+def corrupt_all_checkpoints(folder: Path) -> list[str]:
     files = sorted((folder / "checkpoints").glob("*.ckpt"))
     for file in files:
         flip_bit(file)
@@ -96,21 +96,21 @@ def spoil_all(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_folder_of_bad_checkpoints_only_is_no_first_start(tmp_path: Path):
-    killed_at_step_5(tmp_path)
-    spoiled = spoil_all(tmp_path)
+    kill_at_step_5(tmp_path)
+    spoiled = corrupt_all_checkpoints(tmp_path)
     for _ in range(2):  # it changes nothing, so the second start is told the same
-        done = attempt(Cell(), tmp_path)
-        assert_refused(done, 74, "has no good checkpoint (")
-        assert "its content was changed after it was committed" in done.output
+        outcome = run_attempt(Cell(), tmp_path)
+        assert_refused(outcome, 74, "has no good checkpoint (")
+        assert "its content was changed after it was committed" in outcome.output
     assert sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt")) == spoiled
 
 
 @pytest.mark.slow
 def test_starting_over_beside_bad_checkpoints_keeps_them_aside(tmp_path: Path):
-    killed_at_step_5(tmp_path)
-    spoiled = spoil_all(tmp_path)
+    kill_at_step_5(tmp_path)
+    spoiled = corrupt_all_checkpoints(tmp_path)
     (tmp_path / "rows0.jsonl").unlink()
-    assert_same(attempt(Cell(), tmp_path, start_over=True), uninterrupted(Cell()))
+    assert_bitwise_equal(run_attempt(Cell(), tmp_path, start_over=True), train_uninterrupted(Cell()))
     assert {file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")} == set(spoiled)
 
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_was_damaged_is_walked_past(fault: str, tmp_path: Path
         getattr(ordered, fault)(at="log appended", step=6)
         return ordered.stop(at="on_train_batch_start", step=6)
 
-    assert attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9, **IN_STEP}).killed
-    done = attempt(Cell(), tmp_path)
-    assert_same(done, uninterrupted(Cell()))
+    assert run_attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9, **SYNC_SAVE}).was_killed
+    outcome = run_attempt(Cell(), tmp_path)
+    assert_bitwise_equal(outcome, train_uninterrupted(Cell()))
     assert [file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")] == ["000007-step-6.ckpt"]

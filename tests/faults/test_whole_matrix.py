@@ -11,28 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.matrix import CELLS, MATRIX, PHASES, in_order, name_of, steps_of
-from tests.support.cases import EVERY
-from tests.support.drill import assert_same, kill_in_turn, uninterrupted
+from tests.faults.matrix import CELLS, MATRIX, PHASES, cell_id, phase_steps, sort_kill_points
+from tests.support.cases import DRILL_STRIDE
+from tests.support.drill import assert_bitwise_equal, kill_repeatedly, train_uninterrupted
 from tests.support.training import Cell
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
-GROUPS = {phase: (phase,) for phase in PHASES} if EVERY == 1 else {"all phases": PHASES}
+GROUPS = {phase: (phase,) for phase in PHASES} if DRILL_STRIDE == 1 else {"all phases": PHASES}
 """Phases in which one training run is killed, by name."""
-KILLED_HERE = [cell for cell in MATRIX if EVERY == 1 or cell not in CELLS.values()]
+KILL_PHASES = [cell for cell in MATRIX if DRILL_STRIDE == 1 or cell not in CELLS.values()]
 
 
 @pytest.mark.parametrize("phases", GROUPS.values(), ids=GROUPS.keys())
-@pytest.mark.parametrize("cell", KILLED_HERE, ids=name_of)
+@pytest.mark.parametrize("cell", KILL_PHASES, ids=cell_id)
 def test_killed_in_a_phase_of_every_step_it_ends_like_one_that_was_left_alone(
     cell: Cell, phases: tuple[str, ...], tmp_path: Path
 ):
-    aims = in_order([(phase, step) for phase in phases for step in _steps(cell, phase)])
-    assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
+    aims = sort_kill_points([(phase, step) for phase in phases for step in _steps(cell, phase)])
+    assert_bitwise_equal(kill_repeatedly(cell, tmp_path, aims), train_uninterrupted(cell))
 
 
 def _steps(cell: Cell, phase: str) -> list[int]:
-    steps = steps_of(cell, phase)
-    first = (MATRIX.index(cell) + PHASES.index(phase)) % min(EVERY, len(steps))
-    return steps[first::EVERY]
+    steps = phase_steps(cell, phase)
+    first = (MATRIX.index(cell) + PHASES.index(phase)) % min(DRILL_STRIDE, len(steps))
+    return steps[first::DRILL_STRIDE]

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
     (file,) = folder.glob("*.whl")
     return file
 
@@ -44,15 +44,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _environment(wheel: Path, folder: Path) -> Path:
     venv.create(folder, with_pip=False)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install", "--no-deps", "--quiet"]
-    done = subprocess.run([*pip, str(wheel)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([*pip, str(wheel)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
-def _run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     return subprocess.run(
-        words, cwd=cwd, capture_output=True, text=True, timeout=200, check=False, env={**clean, **environment}
+        arguments, cwd=cwd, capture_output=True, text=True, timeout=200, check=False, env={**clean, **environment}
     )
 
 
@@ -72,11 +72,11 @@ def test_the_wheel_carries_every_config_and_module_and_nothing_else(wheel: Path)
 
 
 def test_the_installed_command_trains_in_any_folder(installed: Path, tmp_path: Path):
-    done = _run(
+    result = _run(
         str(installed / "bin/stormproof-train"), "train", "activation=elu", "logger=none", "trainer.max_epochs=1",
         cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     (summary,) = tmp_path.glob("runs/*/summary.json")
     assert json.loads(summary.read_text())["test"]["accuracy"] > 0.5
     where = _run(
@@ -95,11 +95,13 @@ def test_the_plugin_imports_with_torch_and_lightning_alone(installed: Path, tmp_
         "    importlib.import_module(module.name)\n"
         "print(stormproof.StepTimer)\n"
     )
-    done = _run(str(installed / "bin/python"), "-c", block, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    result = _run(str(installed / "bin/python"), "-c", block, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_without_the_extra_the_command_says_what_to_install(bare: Path, tmp_path: Path):
-    done = _run(str(bare / "bin/stormproof-train"), "activation=elu", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "stormproof: training needs hydra, which is not installed: pip install 'stormproof[train]'\n"
+    result = _run(str(bare / "bin/stormproof-train"), "activation=elu", cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert (
+        result.stderr == "stormproof: training needs hydra, which is not installed: pip install 'stormproof[train]'\n"
+    )

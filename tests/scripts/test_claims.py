@@ -9,8 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from claims.claim import Claim, Need, Result, Row, above, at_least, below, inside, outside, shown, verdict_of
-from claims.interval import Interval, exact, geometric_mean_of, mean_of, share_difference, share_of
+from claims.claim import (
+    Claim,
+    Requirement,
+    Result,
+    Row,
+    above,
+    below,
+    check_at_least,
+    format_value,
+    inside,
+    outside,
+    verdict_of,
+)
+from claims.interval import (
+    Interval,
+    exact_interval,
+    geometric_mean_interval,
+    mean_interval,
+    share_difference_interval,
+    share_interval,
+)
 
 from tests.support.forked_command import ROOT
 
@@ -24,8 +43,8 @@ def _claims(page: str) -> list[str]:
 @pytest.mark.drill
 def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same_claims(tmp_path: Path):
     command = [sys.executable, str(ROOT / "scripts" / "claims.py"), "--quick", "--jobs", "1", "--docs", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
     page = (tmp_path / "claims.md").read_text()
     claims = _claims(page)
     assert len(claims) > 25
@@ -36,10 +55,10 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
     assert re.findall(r"^\| \d+ \| .* \| (.+?) \|$", page, re.MULTILINE) == verdicts
     assert not re.search(r"[{}]|\bnan\b|\bNone\b|Interval\(", page)
     for folder in (tmp_path, ROOT / "docs"):
-        told = (folder / "claims.md").read_text()
-        assert _claims(told) == claims
+        written_page = (folder / "claims.md").read_text()
+        assert _claims(written_page) == claims
         figures = {f"figures/{file.name}" for file in (folder / "figures").glob("claims_*.svg")}
-        assert figures == set(re.findall(r"\]\((figures/.+?)\)", told))
+        assert figures == set(re.findall(r"\]\((figures/.+?)\)", written_page))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +74,7 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
         (below(1, 0.1), 0.5, 0.8, True),
         (below(1, 0.1), 0.95, 1.2, False),
         (below(1, 0.1), 0.85, 1.2, None),
-        (at_least(0), 0.0, 0.0, True),
+        (check_at_least(0), 0.0, 0.0, True),
         (inside(1, 2), 1.0, 2.0, True),
         (inside(1, 2), 2.1, 2.2, False),
         (inside(1, 2), 1.9, 2.2, None),
@@ -64,7 +83,7 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
         (outside(1, 2), 1.9, 2.2, None),
     ],
 )
-def test_a_line_holds_where_the_whole_interval_says_so(need: Need, low: float, high: float, holds: bool | None):
+def test_a_line_holds_where_the_whole_interval_says_so(need: Requirement, low: float, high: float, holds: bool | None):
     assert need.holds(Interval((low + high) / 2, low, high)) is holds
 
 
@@ -83,10 +102,10 @@ def test_a_line_holds_where_the_whole_interval_says_so(need: Need, low: float, h
     ],
 )
 def test_a_verdict_follows_from_the_lines(held: list[bool | None], of_all: bool, word: str):
-    intervals = {True: exact(1.0), False: exact(-1.0), None: Interval(0.0, -1.0, 1.0)}
-    rows = [Row(f"line {number}", intervals[each], above(0)) for number, each in enumerate(held)]
+    intervals = {True: exact_interval(1.0), False: exact_interval(-1.0), None: Interval(0.0, -1.0, 1.0)}
+    rows = [Row(f"line {number}", intervals[outcome], above(0)) for number, outcome in enumerate(held)]
     claim = Claim("", "", "", "", lambda effort: Result([]), "the line", of_all)
-    verdict = verdict_of(claim, [*rows, Row("to compare with", exact(-1.0))])
+    verdict = verdict_of(claim, [*rows, Row("to compare with", exact_interval(-1.0))])
     assert verdict.word == word
     assert "to compare with" not in verdict.sentence
 
@@ -95,24 +114,27 @@ def test_a_verdict_follows_from_the_lines(held: list[bool | None], of_all: bool,
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_an_interval_of_a_share_covers_it_in_95_of_100(share: float):
     runs = torch.rand(2000, 20, generator=torch.Generator().manual_seed(0)) < share
-    assert sum((found := share_of(each)).low <= share <= found.high for each in runs) >= 0.94 * 2000
+    assert sum((interval := share_interval(run)).low <= share <= interval.high for run in runs) >= 0.94 * 2000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("interval_of", "truth"), [(mean_of, 1.0), (lambda z: geometric_mean_of(z.exp()), math.e)])
+@pytest.mark.parametrize(
+    ("interval_of", "truth"), [(mean_interval, 1.0), (lambda z: geometric_mean_interval(z.exp()), math.e)]
+)
 def test_an_interval_of_a_mean_covers_it_in_95_of_100(interval_of: Callable[[torch.Tensor], Interval], truth: float):
     draws = 1 + torch.randn(2000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    covered = sum((found := interval_of(each)).low <= truth <= found.high for each in draws)
+    covered = sum((interval := interval_of(sample)).low <= truth <= interval.high for sample in draws)
     assert covered == pytest.approx(0.95 * 2000, abs=4 * math.sqrt(2000 * 0.95 * 0.05))
 
 
 @pytest.mark.slow
 def test_an_interval_of_a_difference_of_shares_covers_it_in_95_of_100():
     generator = torch.Generator().manual_seed(0)
-    found = [
-        share_difference(*(torch.rand(50, generator=generator) < share for share in (0.4, 0.2))) for _ in range(2000)
+    intervals = [
+        share_difference_interval(*(torch.rand(50, generator=generator) < share for share in (0.4, 0.2)))
+        for _ in range(2000)
     ]
-    assert sum(each.low <= 0.2 <= each.high for each in found) >= 0.935 * 2000
+    assert sum(interval.low <= 0.2 <= interval.high for interval in intervals) >= 0.935 * 2000
 
 
 @pytest.mark.parametrize(
@@ -120,4 +142,4 @@ def test_an_interval_of_a_difference_of_shares_covers_it_in_95_of_100():
     [(0.00018, ".1e", "1.8e-4"), (0.0, ".1e", "0"), (-0.0001, "points", "+0.0"), (0.1234, "points", "+12.3")],
 )
 def test_numbers_read_well(value: float, form: str, text: str):
-    assert shown(value, form) == text
+    assert format_value(value, form) == text

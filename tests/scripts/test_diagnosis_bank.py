@@ -6,28 +6,30 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from benchmarks.diagnosis import PARTS, Verdict, judge, line, programs_of
+from benchmarks.diagnosis import PARTS, Verdict, judge_program, load_programs, verdict_line
 from diagnosis_bank.program import Program
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem
-from tests.support.cases import EVERY
+from tests.support.cases import DRILL_STRIDE
 
 """CI runs every so many of the long trials."""
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def judged(programs: list[Program], seeds: int = 1) -> list[Verdict]:
-    runs = [(program, seed, tells) for program in programs for seed in range(seeds) for tells in (True, False)]
-    verdicts = [judge(*run) for run in runs]
-    return [verdict for verdict in verdicts if verdict.struck]
+def judge_programs(programs: list[Program], seeds: int = 1) -> list[Verdict]:
+    runs = [
+        (program, seed, return_dict) for program in programs for seed in range(seeds) for return_dict in (True, False)
+    ]
+    verdicts = [judge_program(*run) for run in runs]
+    return [verdict for verdict in verdicts if verdict.took_effect]
 
 
 def test_names_are_unique_and_each_part_has_what_it_should():
     for part in PARTS:
-        programs = programs_of(part)
+        programs = load_programs(part)
         assert len({program.name for program in programs}) == len(programs)
         assert sum(bool(program.problems) for program in programs) >= 20
         assert sum(not program.problems for program in programs) >= 12
@@ -37,17 +39,17 @@ def test_names_are_unique_and_each_part_has_what_it_should():
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_healthy_trainings_are_not_talked_about(part: int):
-    healthy = [program for program in programs_of("development") if not program.problems]
-    alarms = [line(verdict) for verdict in judged(healthy[part::16]) if verdict.is_found]
+    healthy = [program for program in load_programs("development") if not program.problems]
+    alarms = [verdict_line(verdict) for verdict in judge_programs(healthy[part::16]) if verdict.is_found]
     assert alarms == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_most_faults_are_found_and_called_by_their_name(part: int):
-    faulty = [program for program in programs_of("development") if program.problems]
-    verdicts = judged(faulty[part::12])
-    wrong = [line(verdict) for verdict in verdicts if not verdict.is_right]
+    faulty = [program for program in load_programs("development") if program.problems]
+    verdicts = judge_programs(faulty[part::12])
+    wrong = [verdict_line(verdict) for verdict in verdicts if not verdict.is_right]
     assert len(wrong) <= 0.2 * len(verdicts), wrong
 
 
@@ -65,7 +67,7 @@ class Slow(Dataset[torch.Tensor]):
         return torch.ones(2)
 
 
-class Worked(pl.LightningModule):
+class TimedWork(pl.LightningModule):
     """A step of a given length."""
 
     def __init__(self, seconds: float) -> None:
@@ -80,20 +82,20 @@ class Worked(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def starves(waits: float, works: float) -> bool:
+def is_starving(waits: float, works: float) -> bool:
     health = TrainingHealth()
     pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[health],
-    ).fit(Worked(works), DataLoader(Slow(waits / 4), batch_size=4))  # fmt: skip
+    ).fit(TimedWork(works), DataLoader(Slow(waits / 4), batch_size=4))  # fmt: skip
     return Problem.DATA_STARVATION in [finding.problem for finding in health.findings]
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(1800)
 def test_starvation_is_found_where_it_is():
-    trials = range(0, 100, EVERY)
-    found = [starves(waits=0.02 + 0.0004 * trial, works=0.008) for trial in trials]
-    false = [starves(waits=0.004, works=0.012 + 0.0001 * trial) for trial in trials]
-    assert sum(found) >= 0.95 * len(found)
+    trials = range(0, 100, DRILL_STRIDE)
+    results = [is_starving(waits=0.02 + 0.0004 * trial, works=0.008) for trial in trials]
+    false = [is_starving(waits=0.004, works=0.012 + 0.0001 * trial) for trial in trials]
+    assert sum(results) >= 0.95 * len(results)
     assert sum(false) <= 0.01 * len(false)

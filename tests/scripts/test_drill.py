@@ -17,20 +17,20 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def drilled(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DRILL, *words], cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+def run_drill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DRILL, *arguments], cwd=folder, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
 def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp_path: Path):
-    done = drilled(tmp_path, "--faults", "8", "--seed", "3", "--", *TRAINING)
-    assert done.returncode == 0, done.stdout + done.stderr
-    survived, restarts, *_ = done.stdout.strip().splitlines()[-5:]
+    result = run_drill(tmp_path, "--faults", "8", "--seed", "3", "--", *TRAINING)
+    assert result.returncode == 0, result.stdout + result.stderr
+    survived, restarts, *_ = result.stdout.strip().splitlines()[-5:]
     assert survived == "8 faults survived: 1 kill, 1 term, 1 pause, 1 torn, 1 flip, 1 full, 1 nan, 1 spike"
     # kill, term, torn, flip; and a fifth where the training came to its end while the disk was full
     assert re.fullmatch(r"[45] restarts, \d+ steps done again of 800", restarts)
-    assert done.stdout.endswith("weights and optimizers: the same, to the last bit\n")
+    assert result.stdout.endswith("weights and optimizers: the same, to the last bit\n")
 
 
 @pytest.mark.drill
@@ -47,18 +47,19 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
 )
 def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path: Path):
     (tmp_path / "script.py").write_text(script)
-    done = drilled(tmp_path, "--faults", "1", "--", "script.py")
-    assert done.returncode == 1
-    assert all(word in done.stderr for word in words), done.stderr
+    result = run_drill(tmp_path, "--faults", "1", "--", "script.py")
+    assert result.returncode == 1
+    assert all(word in result.stderr for word in words), result.stderr
 
 
 @pytest.mark.drill
 def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
-    words = [word for word in TRAINING if "ordered" not in word]
-    done = drilled(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *words, "trainer.max_steps=60")
-    assert done.returncode == 1
+    arguments = [word for word in TRAINING if "ordered" not in word]
+    result = run_drill(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *arguments, "trainer.max_steps=60")
+    assert result.returncode == 1
     assert (
-        "no fault of the data struck: put stormproof.testing.faults_from_environment among the callbacks" in done.stderr
+        "no fault of the data struck: put stormproof.testing.faults_from_environment among the callbacks"
+        in result.stderr
     )
 
 
@@ -72,6 +73,6 @@ def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
     ],
 )
 def test_a_mistake_is_told_before_anything_is_started(words: list[str], told: str, tmp_path: Path):
-    done = drilled(tmp_path, *words, "--", "script.py")
-    assert done.returncode == 2
-    assert told in done.stderr
+    result = run_drill(tmp_path, *words, "--", "script.py")
+    assert result.returncode == 2
+    assert told in result.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lightning_suite
 import pytest
-from lightning_suite import Outcome, expected, failures, nearest, prepare, report
+from lightning_suite import Outcome, failures, nearest_tag, prepare, read_expected, report
 
 TESTS = """
 import os
@@ -40,7 +40,7 @@ def test_fails_once(tmp_path_factory):
     ],
 )
 def test_the_nearest_tag_is_the_last_one_before_a_version_that_has_none(tags: list[str], wanted: str, found: str):
-    assert nearest(tags, wanted) == found
+    assert nearest_tag(tags, wanted) == found
 
 
 def test_a_test_whose_teardown_fails_has_failed():
@@ -58,7 +58,7 @@ def test_unexpected_failures_and_passes_are_a_difference(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("callbacks", ["sensors", "recovery"])
 def test_each_expected_failure_has_a_reason_and_is_in_the_selection(callbacks: str):
-    reasons = expected(callbacks)
+    reasons = read_expected(callbacks)
     assert reasons
     assert all(reasons.values())
     assert all(test.startswith(lightning_suite.SELECTION) for test in reasons)
@@ -70,6 +70,6 @@ def test_what_fails_without_the_callbacks_or_once_is_left_out(tmp_path: Path):
     (checkout / "tests/tests_pytorch").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text("")
     (checkout / "tests/tests_pytorch/test_all.py").write_text(TESTS)
-    outcome, found = failures(prepare(checkout, tmp_path), ["test_all.py"], "sensors", tmp_path / "log")
-    assert found == {"test_all.py::test_fails_with_them"}
+    outcome, failed_tests = failures(prepare(checkout, tmp_path), ["test_all.py"], "sensors", tmp_path / "log")
+    assert failed_tests == {"test_all.py::test_fails_with_them"}
     assert outcome.passed == {"test_all.py::test_passes"}

@@ -29,24 +29,24 @@ def job(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
 
-    def start(code: int | None, *words: str) -> subprocess.Popen[str]:
+    def start(code: int | None, *arguments: str) -> subprocess.Popen[str]:
         path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, **ELEMENT, "SLURM_JOB_NAME": "stormproof-search", "PATH": path}
         env |= {"CODE": "" if code is None else str(code)}
-        command = ["bash", str(ROOT / "scripts/slurm/search.sbatch"), *words]
-        started.append(
+        command = ["bash", str(ROOT / "scripts/slurm/search.sbatch"), *arguments]
+        processes.append(
             subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
         )
-        return started[-1]
+        return processes[-1]
 
-    started: list[subprocess.Popen[str]] = []
+    processes: list[subprocess.Popen[str]] = []
     yield start
-    for each in started:
+    for process in processes:
         with suppress(ProcessLookupError):
-            os.killpg(each.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def stopped(started: subprocess.Popen[str], number: signal.Signals) -> int:
+def wait_until_stopped(started: subprocess.Popen[str], number: signal.Signals) -> int:
     assert started.stdout is not None
     assert started.stdout.readline() == "begun\n"
     started.send_signal(number)
@@ -75,12 +75,12 @@ def test_the_words_go_to_the_search_whole_and_it_is_in_no_step_of_srun(job, tmp_
 
 
 def test_the_signal_ahead_of_the_end_reaches_the_worker_which_is_waited_for_and_requeued(job, tmp_path: Path):
-    stopped(job(None), signal.SIGUSR1)
+    wait_until_stopped(job(None), signal.SIGUSR1)
     assert (tmp_path / "heard").read_text() == "USR1\n"
     assert (tmp_path / "requeued").read_text() == "requeue 7_3\n"
 
 
 def test_an_element_that_is_cancelled_waits_for_its_worker_and_stays_cancelled(job, tmp_path: Path):
-    assert stopped(job(None), signal.SIGTERM) != 0
+    assert wait_until_stopped(job(None), signal.SIGTERM) != 0
     assert (tmp_path / "heard").read_text() == "TERM\n"
     assert not (tmp_path / "requeued").exists()

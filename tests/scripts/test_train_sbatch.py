@@ -15,17 +15,17 @@ ELEMENT = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
 @pytest.fixture
 def job(tmp_path: Path):
     """Runs the script as a job whose step ends with a code; gives its own code and what it called."""
-    for name, then in (("srun", 'echo "$SRUN_CPUS_PER_TASK" > cpus; exit $CODE'), ("scontrol", "true")):
-        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> called\n{then}\n')
+    for name, script in (("srun", 'echo "$SRUN_CPUS_PER_TASK" > cpus; exit $CODE'), ("scontrol", "true")):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> called\n{script}\n')
         (tmp_path / name).chmod(0o755)
 
-    def run(code: int, *words: str, **env: str) -> tuple[int, list[str]]:
+    def run(code: int, *arguments: str, **env: str) -> tuple[int, list[str]]:
         path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", str(ROOT / "scripts/slurm/train.sbatch"), *words],
+        result = subprocess.run(
+            ["bash", str(ROOT / "scripts/slurm/train.sbatch"), *arguments],
             cwd=tmp_path, env={**os.environ, **JOB, **env, "PATH": path, "CODE": str(code)}, check=False, timeout=20,
         )  # fmt: skip
-        return done.returncode, (tmp_path / "called").read_text().splitlines()
+        return result.returncode, (tmp_path / "called").read_text().splitlines()
 
     return run
 
@@ -38,8 +38,8 @@ def test_a_job_that_was_told_to_end_or_hung_or_was_killed_is_requeued_as_the_las
 
 @pytest.mark.parametrize("code", [0, 1, 2, 74, 76, 77, 130])
 def test_any_other_end_is_the_end_of_the_job_and_its_code(job, code: int):
-    told, called = job(code)
-    assert told == code
+    status, called = job(code)
+    assert status == code
     assert len(called) == 1
 
 

@@ -30,7 +30,7 @@ EXPORTED = [
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "CheckpointRecovery": {"dirpath": "checkpoints", "every_n_train_steps": 2, "keep_last": 6}
 }
-BESIDE: dict[str, list[str]] = {"DivergenceGuard": ["CheckpointRecovery"], "Preemption": ["CheckpointRecovery"]}
+COMPANIONS: dict[str, list[str]] = {"DivergenceGuard": ["CheckpointRecovery"], "Preemption": ["CheckpointRecovery"]}
 """What a callback says at its start that it needs."""
 QUIET = {
     "enable_progress_bar": False,
@@ -48,12 +48,12 @@ pytestmark = [
 ]
 
 
-def make(name: str) -> pl.Callback:
+def make_callback(name: str) -> pl.Callback:
     return getattr(stormproof, name)(**ARGUMENTS.get(name, {}))
 
 
-def with_those_beside(callback: pl.Callback, name: str) -> list[pl.Callback]:
-    return [callback, *map(make, BESIDE.get(name, []))]
+def add_companions(callback: pl.Callback, name: str) -> list[pl.Callback]:
+    return [callback, *map(make_callback, COMPANIONS.get(name, []))]
 
 
 def test_arguments_after_the_first_are_keyword_only(name: str):
@@ -61,7 +61,7 @@ def test_arguments_after_the_first_are_keyword_only(name: str):
     assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
 
 
-def module_of(lightning: Any, *, compiled: bool = False) -> Any:
+def import_submodule(lightning: Any, *, compiled: bool = False) -> Any:
     class Regression(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -112,59 +112,62 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_needs_no_more_arguments_than_are_listed_and_is_documented_with_an_example(name: str):
-    callback = make(name)
+    callback = make_callback(name)
     assert isinstance(callback, pl.Callback)
     assert ">>>" in (type(callback).__doc__ or "")
 
 
 def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
-    with_it, without = module_of(pl), module_of(pl)
-    callback = make(name)
-    for module, callbacks in ((with_it, with_those_beside(callback, name)), (without, [])):
+    with_it, without = import_submodule(pl), import_submodule(pl)
+    callback = make_callback(name)
+    for module, callbacks in ((with_it, add_companions(callback, name)), (without, [])):
         trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET)
         trainer.fit(module, loader(), loader())
         trainer.fit_loop.max_epochs = 2
         trainer.fit(module, loader(), loader())
         assert trainer.global_step == 12
-    assert all(torch.equal(one, two) for one, two in zip(weights(with_it), weights(without), strict=True))
+    assert all(
+        torch.equal(parameter, expected_parameter)
+        for parameter, expected_parameter in zip(weights(with_it), weights(without), strict=True)
+    )
 
 
 def test_its_state_is_plain_and_survives_a_round_trip(name: str):
-    callback = make(name)
-    callbacks = with_those_beside(callback, name)
-    pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET).fit(module_of(pl), loader(), loader())
+    callback = make_callback(name)
+    callbacks = add_companions(callback, name)
+    pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET).fit(import_submodule(pl), loader(), loader())
     state = callback.state_dict()
     assert json.loads(json.dumps(state)) == state
-    fresh = make(name)
+    fresh = make_callback(name)
     fresh.load_state_dict(state)
     assert fresh.state_dict() == state
 
 
 def test_it_resumes_from_a_checkpoint_that_loads_with_weights_only(name: str, tmp_path: Path):
-    first = make(name)
-    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(first, name), logger=False, **QUIET)
-    trainer.fit(module_of(pl), loader(), loader())
+    first = make_callback(name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=add_companions(first, name), logger=False, **QUIET)
+    trainer.fit(import_submodule(pl), loader(), loader())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     torch.load(tmp_path / "x.ckpt", weights_only=True)
-    second = make(name)
-    resumed = pl.Trainer(max_epochs=2, callbacks=with_those_beside(second, name), logger=False, **QUIET)
-    resumed.fit(module_of(pl), loader(), loader(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    second = make_callback(name)
+    resumed = pl.Trainer(max_epochs=2, callbacks=add_companions(second, name), logger=False, **QUIET)
+    resumed.fit(import_submodule(pl), loader(), loader(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
     assert resumed.global_step == 12
     if first.state_dict():
-        assert second.state_dict() != make(name).state_dict()
+        assert second.state_dict() != make_callback(name).state_dict()
 
 
 def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
-    callback = make(name)
-    trainer = other_lightning.Trainer(max_epochs=1, callbacks=with_those_beside(callback, name), logger=False, **QUIET)
-    trainer.fit(module_of(other_lightning), loader(), loader())
+    callback = make_callback(name)
+    trainer = other_lightning.Trainer(max_epochs=1, callbacks=add_companions(callback, name), logger=False, **QUIET)
+    trainer.fit(import_submodule(other_lightning), loader(), loader())
     assert trainer.global_step == 6
 
 
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`.*")
 def test_it_works_and_resumes_without_an_optimizer(name: str, tmp_path: Path):
     def fit(epochs: int, **options: Any) -> pl.Trainer:
-        module, callbacks = module_of(pl), with_those_beside(make(name), name)
+        module, callbacks = import_submodule(pl), add_companions(make_callback(name), name)
         module.configure_optimizers = lambda: None
         trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, logger=False, **QUIET)
         trainer.fit(module, loader(), loader(), **options)
@@ -177,8 +180,8 @@ def test_it_works_and_resumes_without_an_optimizer(name: str, tmp_path: Path):
 @pytest.mark.slow
 def test_it_works_on_a_compiled_network(name: str):
     torch.compiler.reset()  # the networks of all tests have their forward in common, and may be compiled eight times
-    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(make(name), name), logger=False, **QUIET)
-    trainer.fit(module_of(pl, compiled=True), loader(), loader())
+    trainer = pl.Trainer(max_epochs=1, callbacks=add_companions(make_callback(name), name), logger=False, **QUIET)
+    trainer.fit(import_submodule(pl, compiled=True), loader(), loader())
     assert trainer.global_step == 6
 
 
@@ -200,15 +203,15 @@ def test_it_works_on_two_ranks(name: str, both_ranks: Path):
 def _on_two_ranks(name: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    callback = make(name)
+    callback = make_callback(name)
     recorder = Recorder()
-    callbacks = with_those_beside(callback, name)
+    callbacks = add_companions(callback, name)
     trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=recorder, strategy="ddp", devices=2, **QUIET)
-    trainer.fit(module_of(pl), loader(), loader())
+    trainer.fit(import_submodule(pl), loader(), loader())
     record = {"steps": trainer.global_step, "logged": recorder.logged}
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":
-    for each in EXPORTED:
-        _on_two_ranks(each, Path(sys.argv[1], each))
+    for exported_name in EXPORTED:
+        _on_two_ranks(exported_name, Path(sys.argv[1], exported_name))

@@ -10,15 +10,23 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError
 from stormproof.testing import FaultInjector, flip_bit
-from tests.support.recovery_fits import Clock, Each, fit_with, steps_in
-from tests.support.small_fits import LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
+from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
+from tests.support.small_fits import (
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    RowsLogger,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock(monkeypatch)
 
 
 OUT_OF_RANGE = [
@@ -59,28 +67,28 @@ def test_before_a_first_start_there_is_nothing_and_asking_makes_nothing(tmp_path
 
 
 def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     (tmp_path / ".000009-step-9.ckpt.0123456789abcdef.tmp").write_bytes(b"of a crash")
     before = _content(tmp_path)
     with torch.no_grad():
-        asked = [CheckpointRecovery(tmp_path, monitor="x") for _ in range(2)]  # at the same time
-        found = [recovery.latest_checkpoint() for recovery in asked]
-        assert [recovery.best_checkpoint() for recovery in asked] == [None, None]
-    assert found[0] == found[1]
-    assert str(found[0]).endswith("-step-6.ckpt")
+        recoveries = [CheckpointRecovery(tmp_path, monitor="x") for _ in range(2)]  # at the same time
+        resume_paths = [recovery.latest_checkpoint() for recovery in recoveries]
+        assert [recovery.best_checkpoint() for recovery in recoveries] == [None, None]
+    assert resume_paths[0] == resume_paths[1]
+    assert str(resume_paths[0]).endswith("-step-6.ckpt")
     assert _content(tmp_path) == before
     assert not Lease.is_held(tmp_path)
 
 
 def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=3, keep_last=3))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=3, keep_last=3))
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
     recovery = CheckpointRecovery(tmp_path)
     expected = rf"Skipping checkpoint .*{newest.name}: its content was changed .*\. The file moves to quarantine/ when"
     with pytest.warns(UserWarning, match=expected):
         assert recovery.latest_checkpoint() == str(older[0])
-    assert [bad.name for bad in recovery.skipped] == [newest.stem]
+    assert [bad.name for bad in recovery.skipped_checkpoints] == [newest.stem]
     for file in older:
         flip_bit(file)
     with pytest.raises(DamagedError, match="has no good checkpoint"):
@@ -90,21 +98,21 @@ def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path)
 
 
 def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path / "here", every_n_train_steps=2))
+    fit_with_recovery(CheckpointRecovery(tmp_path / "here", every_n_train_steps=2))
     (tmp_path / "here").rename(tmp_path / "there")
     recovery = CheckpointRecovery(tmp_path / "there")
     assert Path(str(recovery.latest_checkpoint())).parent == tmp_path / "there"
-    assert fit_with(recovery, max_epochs=2).global_step == 12
+    assert fit_with_recovery(recovery, max_epochs=2).global_step == 12
     assert recovery.last_logged["recovery/restarts"] == 1
 
 
 def test_a_metric_that_is_not_logged_is_named_beside_those_that_are(tmp_path: Path):
     with pytest.raises(NotResumableError, match="monitor=val/los is not logged; there is: val/loss"):
-        fit_with(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
+        fit_with_recovery(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
 
 
 def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
-    class _Predicts(Validated):
+    class _Predicts(ValidatedRegressionModule):
         def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
             self.layer(batch)
 
@@ -112,67 +120,67 @@ def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
             return self.layer(batch)
 
     recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_train_steps=1)
-    net = module(kind=_Predicts)
+    net = make_module(kind=_Predicts)
     for run in ("validate", "test", "predict"):
-        getattr(trainer(callbacks=[recovery]), run)(net, loader())
-    trainer(callbacks=[recovery], fast_dev_run=True).fit(net, loader(), loader())
+        getattr(make_trainer(callbacks=[recovery]), run)(net, make_loader())
+    make_trainer(callbacks=[recovery], fast_dev_run=True).fit(net, make_loader(), make_loader())
     assert list(tmp_path.glob("checkpoints/*")) == []
 
 
 def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="injected fault"):
-        fit_with(recovery, FaultInjector().fail(at="on_train_batch_start", step=5))
+        fit_with_recovery(recovery, FaultInjector().fail(at="on_train_batch_start", step=5))
     assert not Lease.is_held(tmp_path)
-    assert steps_in(tmp_path) == [2, 4]
-    assert fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
+    assert checkpoint_steps(tmp_path) == [2, 4]
+    assert fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
 
 
 def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2, keep_last=10)
-    fit, net = trainer(callbacks=[recovery]), module()
-    fit.fit(net, resumable(loader()))
+    fit, net = make_trainer(callbacks=[recovery]), make_module()
+    fit.fit(net, resumable(make_loader()))
     fit.fit_loop.max_epochs = 2
-    fit.fit(net, resumable(loader()))
+    fit.fit(net, resumable(make_loader()))
     assert fit.global_step == 12
-    assert [each.attempt for each in recovery.store.checkpoints()] == [1] * 4 + [2] * 4
+    assert [checkpoint.attempt for checkpoint in recovery.store.read_checkpoints()] == [1] * 4 + [2] * 4
     assert not Lease.is_held(tmp_path)
 
 
 def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
-    first = fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
-    before = steps_in(tmp_path)
-    again = fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
-    assert again.global_step == 6
-    assert again.callback_metrics == first.callback_metrics
-    assert "val/loss" in again.callback_metrics
-    assert steps_in(tmp_path) == before
+    first = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
+    before = checkpoint_steps(tmp_path)
+    second_fit = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
+    assert second_fit.global_step == 6
+    assert second_fit.callback_metrics == first.callback_metrics
+    assert "val/loss" in second_fit.callback_metrics
+    assert checkpoint_steps(tmp_path) == before
     assert not Lease.is_held(tmp_path)
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     if asked:
         recovery.latest_checkpoint()
     with pytest.raises(NotResumableError, match="holds a checkpoint of step 6, and fit was given none"):
-        trainer(callbacks=[recovery]).fit(module(), resumable(loader()))
+        make_trainer(callbacks=[recovery]).fit(make_module(), resumable(make_loader()))
     assert not Lease.is_held(tmp_path)
 
 
 def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it_went_on_from(
-    clock: Clock, tmp_path: Path
+    clock: FakeClock, tmp_path: Path
 ):
-    move = Each(lambda _: setattr(clock, "now", clock.now + 10))
+    move = BatchEndCallback(lambda _: setattr(clock, "now", clock.now + 10))
     first = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="injected fault"):
-        fit_with(first, move, FaultInjector().fail(at="on_train_batch_start", step=5))
+        fit_with_recovery(first, move, FaultInjector().fail(at="on_train_batch_start", step=5))
     assert list(first.last_logged) == ["checkpoint/stall_seconds"]
     clock.now += 70  # until it is started again: 120 s since the beginning
-    loggers = [Rows(), Rows()]
+    loggers = [RowsLogger(), RowsLogger()]
     second = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    fit_with(second, move, logger=loggers, log_every_n_steps=1, max_epochs=2)
+    fit_with_recovery(second, move, logger=loggers, log_every_n_steps=1, max_epochs=2)
     cost = {name: value for name, value in second.last_logged.items() if name.startswith("recovery/")}
     assert cost == {
         "recovery/restarts": 1,
@@ -185,38 +193,41 @@ def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it
 
 
 def test_a_first_start_has_nothing_to_report(tmp_path: Path):
-    rows = Rows()
+    rows = RowsLogger()
     recovery = CheckpointRecovery(tmp_path)
-    fit_with(recovery, logger=rows, log_every_n_steps=1)
-    assert rows.steps_of("recovery/restarts") == []
-    assert rows.steps_of("checkpoint/stall_seconds") == [0]  # the first is in any case saved
+    fit_with_recovery(recovery, logger=rows, log_every_n_steps=1)
+    assert rows.logged_steps("recovery/restarts") == []
+    assert rows.logged_steps("checkpoint/stall_seconds") == [0]  # the first is in any case saved
 
 
-def test_the_time_of_two_fits_of_one_process_is_added(clock: Clock, tmp_path: Path):
+def test_the_time_of_two_fits_of_one_process_is_added(clock: FakeClock, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path)
-    fit, net = trainer(callbacks=[recovery, Each(lambda _: setattr(clock, "now", clock.now + 10))]), module()
-    fit.fit(net, resumable(loader()))
+    fit, net = (
+        make_trainer(callbacks=[recovery, BatchEndCallback(lambda _: setattr(clock, "now", clock.now + 10))]),
+        make_module(),
+    )
+    fit.fit(net, resumable(make_loader()))
     clock.now += 30
     fit.fit_loop.max_epochs = 2
-    fit.fit(net, resumable(loader()))
+    fit.fit(net, resumable(make_loader()))
     assert recovery.state_dict()["time"] == {"began": 1000.0, "counted": 120.0}
 
 
 def test_a_loader_that_does_not_resume_is_named_in_a_warning(tmp_path: Path):
     with pytest.warns(match="a resume will not be exact: .*DataLoader"):
-        trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(module(), loader())
+        make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), make_loader())
 
 
 def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):
-    stock = trainer()
-    stock.fit(module(), loader())
+    stock = make_trainer()
+    stock.fit(make_module(), make_loader())
     stock.save_checkpoint(tmp_path / "stock.ckpt")
     recovery = CheckpointRecovery(tmp_path / "ours", every_n_train_steps=100, keep_last=10)
-    fit = trainer(callbacks=[recovery], max_epochs=2)
+    fit = make_trainer(callbacks=[recovery], max_epochs=2)
     with pytest.warns(match="was not saved by CheckpointRecovery: .* this resume is not exact"):
-        fit.fit(module(), resumable(loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
+        fit.fit(make_module(), resumable(make_loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
     assert fit.global_step == 12
-    assert steps_in(tmp_path / "ours") == [6, 12]
+    assert checkpoint_steps(tmp_path / "ours") == [6, 12]
 
 
 def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
@@ -227,42 +238,42 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
     with pytest.raises(
         NotResumableError, match=r"would not load again, because of callbacks/\S*_Odd\S*/folder: pathlib"
     ):
-        fit_with(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
-    assert steps_in(tmp_path / "checkpoints") == []
+        fit_with_recovery(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
+    assert checkpoint_steps(tmp_path / "checkpoints") == []
 
 
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
     with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
-        fit_with(recovery, FaultInjector().torn_write(step=0))
+        fit_with_recovery(recovery, FaultInjector().torn_write(step=0))
     assert not list(tmp_path.glob("*step-1*"))
 
 
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:
-        fit_with(recovery, FaultInjector().nan(step=3))
-    said = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
-    assert [sentence[:7] for sentence in said] == ["step 4:"]
-    assert steps_in(tmp_path) == [2, 3]
+        fit_with_recovery(recovery, FaultInjector().nan(step=3))
+    finite_warnings = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
+    assert [sentence[:7] for sentence in finite_warnings] == ["step 4:"]
+    assert checkpoint_steps(tmp_path) == [2, 3]
 
 
 def test_what_was_not_finite_from_the_start_means_it(tmp_path: Path):
-    class _Odd(Plain):
+    class _Odd(RegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))  # type: ignore[attr-defined]
 
     for epochs in (1, 2):
         recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-        fit = trainer(callbacks=[recovery], max_epochs=epochs)
-        fit.fit(module(kind=_Odd), resumable(loader()), ckpt_path=recovery.latest_checkpoint())
-    assert steps_in(tmp_path) == [10, 12]
+        fit = make_trainer(callbacks=[recovery], max_epochs=epochs)
+        fit.fit(make_module(kind=_Odd), resumable(make_loader()), ckpt_path=recovery.latest_checkpoint())
+    assert checkpoint_steps(tmp_path) == [10, 12]
 
 
 def test_the_identity_is_in_the_manifests(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, identity="a hash"))
-    assert {each.identity for each in CheckpointRecovery(tmp_path).store.checkpoints()} == {"a hash"}
+    fit_with_recovery(CheckpointRecovery(tmp_path, identity="a hash"))
+    assert {checkpoint.identity for checkpoint in CheckpointRecovery(tmp_path).store.read_checkpoints()} == {"a hash"}
 
 
 def test_its_state_is_the_run_s_time_in_plain_numbers(tmp_path: Path):
@@ -274,11 +285,11 @@ def test_its_state_is_the_run_s_time_in_plain_numbers(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_an_uninitialized_parameter_is_refused_before_the_first_batch(tmp_path: Path):
-    class Lazy(Plain):
+    class Lazy(RegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.LazyLinear(1)  # type: ignore[assignment]
 
-    fitting = trainer(callbacks=[CheckpointRecovery(tmp_path)])
+    fitting = make_trainer(callbacks=[CheckpointRecovery(tmp_path)])
     with pytest.raises(NotResumableError, match=r"layer\.weight belongs to a lazy module and is uninitialized"):
-        fitting.fit(module(kind=Lazy), resumable(loader()))
+        fitting.fit(make_module(kind=Lazy), resumable(make_loader()))

@@ -14,26 +14,26 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from stormproof import DivergenceGuard
-from stormproof.divergence.detector import OVERFLOWS
+from stormproof.divergence.detector import MAX_OVERFLOWS
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.testing import FaultInjector
 from tests.stormproof.divergence.diverging_fits import (
+    IGNORE_WARNINGS,
     NAN,
-    QUIET,
     SPIKE,
     STEPS,
     Classifier,
-    States,
-    at,
-    data,
-    finite,
-    fit_with,
+    StateRecorder,
+    fit_with_guard,
+    is_finite,
+    make_loader,
+    spike_at,
 )
 from tests.support.cases import slow_except
-from tests.support.recovery_fits import steps_in
-from tests.support.small_fits import BOTH, Rows, module, trainer
+from tests.support.recovery_fits import checkpoint_steps
+from tests.support.small_fits import BOTH_PACKAGES, RowsLogger, make_module, make_trainer
 
-pytestmark = QUIET
+pytestmark = IGNORE_WARNINGS
 
 
 OPTIMIZERS = {
@@ -53,11 +53,11 @@ OPTIMIZERS = {
 )
 def test_an_anomalous_step_is_skipped_and_leaves_no_trace(name: str, factor: float, scaled: bool, tmp_path: Path):
     kind = type("Kind", (Classifier,), {"optimizer": staticmethod(OPTIMIZERS[name])})
-    guard, states = DivergenceGuard("skip"), States()
+    guard, states = DivergenceGuard("skip"), StateRecorder()
     options: dict[str, Any] = {}
     if scaled:
         options["plugins"] = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=8.0))
-    fit = fit_with(tmp_path, guard, at(50, factor=factor), states, kind=kind, **options)
+    fit = fit_with_guard(tmp_path, guard, spike_at(50, factor=factor), states, kind=kind, **options)
     assert repr(states.after[50]) == repr(states.after[49])
     assert repr(states.after[51]) != repr(states.after[49])
     assert fit.global_step == STEPS
@@ -65,64 +65,64 @@ def test_an_anomalous_step_is_skipped_and_leaves_no_trace(name: str, factor: flo
     assert guard.rollbacks == 0
 
 
-@BOTH
+@BOTH_PACKAGES
 @pytest.mark.parametrize("action", ["skip", "rollback"])
 def test_either_action_skips_what_it_can(action: Any, lightning: Any, tmp_path: Path):
     guard = DivergenceGuard(action)
-    fit = fit_with(tmp_path, guard, at(20), lightning=lightning)
+    fit = fit_with_guard(tmp_path, guard, spike_at(20), lightning=lightning)
     assert (guard.skipped, guard.rollbacks) == (1, 0)
-    assert finite(fit.lightning_module)
+    assert is_finite(fit.lightning_module)
 
 
 def test_all_batches_of_an_accumulated_step_go_together(tmp_path: Path):
-    guard, states = DivergenceGuard("skip"), States()
+    guard, states = DivergenceGuard("skip"), StateRecorder()
     faults = FaultInjector().spike(NAN, step=9)  # the first of the four batches of the tenth step
-    fit_with(tmp_path, guard, faults, states, accumulate_grad_batches=4)
+    fit_with_guard(tmp_path, guard, faults, states, accumulate_grad_batches=4)
     assert repr(states.after[10]) == repr(states.after[9])
     assert guard.skipped == 1
 
 
 def test_a_loss_is_judged_as_the_sum_over_an_accumulated_step(tmp_path: Path):
     guard = DivergenceGuard("skip")
-    fit_with(tmp_path, guard, FaultInjector(), accumulate_grad_batches=2)
+    fit_with_guard(tmp_path, guard, FaultInjector(), accumulate_grad_batches=2)
     (state,) = guard.state_dict()["detectors"].values()
     assert len(state["series"]["loss"]["values"]) == STEPS // 2
     assert state["series"]["loss"]["values"][0] == pytest.approx(math.log(2), rel=0.5)
 
 
 def test_stop_ends_the_training_before_the_anomalous_step(tmp_path: Path):
-    states = States()
+    states = StateRecorder()
     with pytest.raises(
         DivergedError, match=r"training diverges at step 42: the (loss|gradient norm) is nan: "
     ) as ended:
-        fit_with(tmp_path, DivergenceGuard("stop"), at(42), states)
+        fit_with_guard(tmp_path, DivergenceGuard("stop"), spike_at(42), states)
     assert ended.value.exit_code == 76
-    assert steps_in(tmp_path)[-1] == 40
+    assert checkpoint_steps(tmp_path)[-1] == 40
     assert max(states.after) == 41
 
 
 def test_consecutive_skipped_steps_give_one_warning(tmp_path: Path):
-    with pytest.warns(match="the step is skipped") as caught:
-        fit_with(tmp_path, DivergenceGuard("skip"), at(20, 30, 31))
-    messages = [str(warning.message) for warning in caught if "the step is skipped" in str(warning.message)]
+    with pytest.warns(match="the step is skipped") as warning_records:
+        fit_with_guard(tmp_path, DivergenceGuard("skip"), spike_at(20, 30, 31))
+    messages = [str(warning.message) for warning in warning_records if "the step is skipped" in str(warning.message)]
     assert [message.partition(":")[0] for message in messages] == ["step 20", "step 30"]
     assert messages[1].endswith("the step is skipped (2 of 5 times in 1000 steps)")
 
 
 def test_too_many_anomalies_ends_the_training(tmp_path: Path):
     with pytest.raises(DivergedError, match=r"step 30: .* is nan, time 3 within 1000 steps, where max_rollbacks is 2"):
-        fit_with(tmp_path, DivergenceGuard("skip", max_rollbacks=2), at(10, 20, 21, 22, 30))
+        fit_with_guard(tmp_path, DivergenceGuard("skip", max_rollbacks=2), spike_at(10, 20, 21, 22, 30))
 
 
 def test_one_now_and_then_does_not(tmp_path: Path):
     guard = DivergenceGuard("skip", max_rollbacks=2, rollback_window_steps=15)
-    assert fit_with(tmp_path, guard, at(10, 20, 30, 40, 50)).global_step == STEPS
+    assert fit_with_guard(tmp_path, guard, spike_at(10, 20, 30, 40, 50)).global_step == STEPS
     assert guard.skipped == 5
 
 
 def test_skipping_that_does_not_help_ends_the_training(tmp_path: Path):
     with pytest.raises(DivergedError, match=r"step 39: .* is nan, 10 steps in a row"):
-        fit_with(tmp_path, DivergenceGuard("skip"), at(*range(30, 60)))
+        fit_with_guard(tmp_path, DivergenceGuard("skip"), spike_at(*range(30, 60)))
 
 
 @pytest.mark.slow
@@ -137,24 +137,24 @@ def test_hooks_and_clipping_see_the_gradient_before_it_is_skipped(options: Any, 
 
     if scaler is False:  # there, and of no effect
         options = {**options, "plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", enabled=False))}
-    guard, states = DivergenceGuard("skip"), States()
-    fit_with(tmp_path, guard, at(50), states, kind=Looks, **options)
+    guard, states = DivergenceGuard("skip"), StateRecorder()
+    fit_with_guard(tmp_path, guard, spike_at(50), states, kind=Looks, **options)
     assert guard.skipped == 1
     assert repr(states.after[50]) == repr(states.after[49])
 
 
 def test_spikes_that_pass_do_not_count_and_what_is_not_finite_does(tmp_path: Path):
     guard = DivergenceGuard(max_rollbacks=1)
-    fit = fit_with(tmp_path, guard, at(40, 44, 48, 52, factor=SPIKE))
+    fit = fit_with_guard(tmp_path, guard, spike_at(40, 44, 48, 52, factor=SPIKE))
     assert (guard.skipped, guard.rollbacks, fit.global_step) == (4, 0, STEPS)
 
 
 def test_another_model_begins_with_nothing_remembered():
     guard = DivergenceGuard("skip")
-    fit = trainer(callbacks=[at(20), guard])
-    fit.fit(module(kind=Classifier), data())
+    fit = make_trainer(callbacks=[spike_at(20), guard])
+    fit.fit(make_module(kind=Classifier), make_loader())
     fit.fit_loop.max_epochs = 2
-    fit.fit(module(kind=Classifier), data())
+    fit.fit(make_module(kind=Classifier), make_loader())
     assert guard.skipped == 0
 
 
@@ -162,13 +162,13 @@ def test_another_model_begins_with_nothing_remembered():
 def test_lbfgs_is_left_alone(tmp_path: Path):
     kind = type("Kind", (Classifier,), {"optimizer": staticmethod(torch.optim.LBFGS)})
     with pytest.warns(match="DivergenceGuard leaves LBFGS alone"):
-        fit_with(tmp_path, DivergenceGuard(), FaultInjector(), kind=kind)
+        fit_with_guard(tmp_path, DivergenceGuard(), FaultInjector(), kind=kind)
 
 
 def test_overflows_that_a_scaler_copes_with_are_no_anomaly(tmp_path: Path):
     guard = DivergenceGuard("stop")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
-    fit = fit_with(tmp_path, guard, FaultInjector(), plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    fit = fit_with_guard(tmp_path, guard, FaultInjector(), plugins=MixedPrecision("16-mixed", "cpu", scaler))
     assert fit.global_step == STEPS
     assert scaler.get_scale() < 2.0**25
     assert guard.skipped == 0
@@ -176,21 +176,21 @@ def test_overflows_that_a_scaler_copes_with_are_no_anomaly(tmp_path: Path):
 
 def test_a_scaler_that_refuses_step_after_step_copes_no_longer(tmp_path: Path):
     scaler = torch.amp.GradScaler("cpu")
-    with pytest.raises(DivergedError, match=f"diverges at step {10 + OVERFLOWS}: "):
-        fit_with(
+    with pytest.raises(DivergedError, match=f"diverges at step {10 + MAX_OVERFLOWS}: "):
+        fit_with_guard(
             tmp_path,
             DivergenceGuard("stop"),
-            at(*range(11, 60)),
+            spike_at(*range(11, 60)),
             plugins=MixedPrecision("16-mixed", "cpu", scaler),
         )
 
 
 def test_what_it_did_is_logged(tmp_path: Path):
-    rows = Rows()
-    fit_with(tmp_path, DivergenceGuard(), at(20, 43, 44, 45), logger=rows)
-    told = [(step, row) for step, row in rows.rows if "divergence/skipped_steps" in row]
-    assert [step for step, _ in told] == [19, 42, 43, 44]
-    assert told[-1][1] == {
+    rows = RowsLogger()
+    fit_with_guard(tmp_path, DivergenceGuard(), spike_at(20, 43, 44, 45), logger=rows)
+    logged_rows = [(step, row) for step, row in rows.rows if "divergence/skipped_steps" in row]
+    assert [step for step, _ in logged_rows] == [19, 42, 43, 44]
+    assert logged_rows[-1][1] == {
         "divergence/skipped_steps": 4.0, "divergence/rollbacks": 1.0, "divergence/lr_factor": 1.0, "epoch": 0.0,
     }  # fmt: skip
 
@@ -215,8 +215,8 @@ class TwoOptimizers(Classifier):
 
 @pytest.mark.slow
 def test_in_manual_optimization_the_step_of_one_optimizer_is_skipped(tmp_path: Path):
-    guard, states = DivergenceGuard("skip"), States()
-    fit_with(tmp_path, guard, at(41), states, kind=TwoOptimizers)
+    guard, states = DivergenceGuard("skip"), StateRecorder()
+    fit_with_guard(tmp_path, guard, spike_at(41), states, kind=TwoOptimizers)
     assert guard.skipped == 1
     assert torch.equal(states.after[42][0]["other.weight"], states.after[40][0]["other.weight"])
     assert not torch.equal(states.after[42][0]["net.3.bias"], states.after[40][0]["net.3.bias"])
@@ -224,20 +224,20 @@ def test_in_manual_optimization_the_step_of_one_optimizer_is_skipped(tmp_path: P
 
 def test_where_nothing_can_be_seen_it_says_so(tmp_path: Path):
     with pytest.warns(match="DivergenceGuard sees nothing here"):
-        fit_with(tmp_path, DivergenceGuard(every_n_steps=10), FaultInjector(), kind=TwoOptimizers)
+        fit_with_guard(tmp_path, DivergenceGuard(every_n_steps=10), FaultInjector(), kind=TwoOptimizers)
 
 
 def test_going_back_takes_a_recovery_and_skipping_does_not():
     with pytest.raises(NotResumableError, match="DivergenceGuard goes back to what a CheckpointRecovery saved"):
-        trainer(callbacks=[DivergenceGuard()]).fit(module(kind=Classifier), data())
+        make_trainer(callbacks=[DivergenceGuard()]).fit(make_module(kind=Classifier), make_loader())
     guard = DivergenceGuard("skip")
-    trainer(callbacks=[at(20), guard]).fit(module(kind=Classifier), data())
+    make_trainer(callbacks=[spike_at(20), guard]).fit(make_module(kind=Classifier), make_loader())
     assert guard.skipped == 1
 
 
 def test_rollback_warns_if_too_few_checkpoints_are_kept(tmp_path: Path):
     with pytest.warns(match="give CheckpointRecovery keep_last=4, or save less often"):
-        fit_with(tmp_path, DivergenceGuard(), FaultInjector(), every=3)
+        fit_with_guard(tmp_path, DivergenceGuard(), FaultInjector(), every=3)
 
 
 def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():
@@ -246,15 +246,15 @@ def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():
             return super().optimizer_state(optimizer)
 
     with pytest.raises(NotResumableError, match="whose norm all ranks know, and FSDPStrategy does not give it"):
-        trainer(callbacks=[DivergenceGuard("skip")], strategy=FSDPStrategy(torch.device("cpu"))).fit(
-            module(kind=Classifier), data()
+        make_trainer(callbacks=[DivergenceGuard("skip")], strategy=FSDPStrategy(torch.device("cpu"))).fit(
+            make_module(kind=Classifier), make_loader()
         )
 
 
 def test_a_new_training_begins_with_nothing_remembered():
     guard = DivergenceGuard("skip")
     for _ in range(2):
-        trainer(callbacks=[at(20), guard]).fit(module(kind=Classifier), data())
+        make_trainer(callbacks=[spike_at(20), guard]).fit(make_module(kind=Classifier), make_loader())
         assert guard.skipped == 1
 
 

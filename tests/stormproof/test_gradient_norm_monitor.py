@@ -11,42 +11,49 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from stormproof import CheckpointRecovery, GradientNormMonitor, resumable
-from tests.support.small_fits import LIGHTNINGS_OWN, Plain, Rows, loader, module, trainer
+from tests.support.small_fits import (
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    RowsLogger,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*")]
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*")]
 
 
-def fit(monitor: GradientNormMonitor, kind: type = Plain, count: int = 48, **options: Any) -> Any:
+def fit(monitor: GradientNormMonitor, kind: type = RegressionModule, count: int = 48, **options: Any) -> Any:
     """24 steps of two samples, by default."""
-    running = trainer(callbacks=[monitor], **options)
-    running.fit(module(kind=kind), loader(count))
-    return running
+    pl_trainer = make_trainer(callbacks=[monitor], **options)
+    pl_trainer.fit(make_module(kind=kind), make_loader(count))
+    return pl_trainer
 
 
 def half(**scaler: Any) -> Any:
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", **scaler))
 
 
-class Fused(Plain):
+class Fused(RegressionModule):
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), fused=True)  # type: ignore[attr-defined]
 
 
-class Sometimes(Plain):
+class Sometimes(RegressionModule):
     """Skips every second batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return None if batch_idx % 2 else super().training_step(batch, batch_idx)
 
 
-class ByClosure(Plain):
+class ByClosure(RegressionModule):
     """An optimizer that asks for the gradient several times a step."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)  # type: ignore[attr-defined]
 
 
-class Freezing(Plain):
+class Freezing(RegressionModule):
     """A layer that gets its last gradient in the first epoch."""
 
     def __init__(self) -> None:
@@ -60,7 +67,7 @@ class Freezing(Plain):
         return super().training_step(self.body(batch), batch_idx)
 
 
-class Adversaries(Plain):
+class Adversaries(RegressionModule):
     """Two optimizers in manual optimization, the second of which steps at every third batch."""
 
     def __init__(self) -> None:
@@ -79,7 +86,7 @@ class Adversaries(Plain):
         return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (self.layer, self.other)]
 
 
-class Thawing(Plain):
+class Thawing(RegressionModule):
     """A layer that gets its first gradient in the second epoch."""
 
     def __init__(self) -> None:
@@ -97,15 +104,15 @@ def test_the_first_step_and_every_tenth_are_measured():
     monitor = GradientNormMonitor()
     fit(monitor, max_epochs=2)
     assert [record.step for record in monitor.history] == [1, 10, 20, 30, 40]
-    assert monitor.last.keys() == {"total", "layer"}
+    assert monitor.last_norms.keys() == {"total", "layer"}
 
 
 def test_the_total_is_that_of_the_layers():
     monitor = GradientNormMonitor(every_n_steps=5)
     fit(monitor, Adversaries)
-    layers = {layer: norm for layer, norm in monitor.last.items() if layer != "total"}
+    layers = {layer: norm for layer, norm in monitor.last_norms.items() if layer != "total"}
     assert layers.keys() == {"layer", "other"}
-    assert monitor.last["total"] == pytest.approx(math.hypot(*layers.values()))
+    assert monitor.last_norms["total"] == pytest.approx(math.hypot(*layers.values()))
 
 
 def test_the_history_is_bounded_and_the_first_norm_is_kept():
@@ -114,7 +121,7 @@ def test_the_history_is_bounded_and_the_first_norm_is_kept():
     fit(short)
     assert short.history == long.history[-3:]
     assert len(long.history) == 24
-    assert short.measured().first == long.history[0].norms
+    assert short.table_entries().first_norms == long.history[0].norms
 
 
 def test_each_optimizer_is_measured_at_every_nth_of_its_own_steps():
@@ -141,16 +148,19 @@ def test_a_layer_is_measured_from_its_first_gradient_on():
     fit(monitor, Thawing, max_epochs=2)
     assert monitor.history[23].norms.keys() == {"layer"}
     assert monitor.history[24].norms.keys() == {"layer", "body"}
-    assert monitor.measured().first["body"] == monitor.history[24].norms["body"]
+    assert monitor.table_entries().first_norms["body"] == monitor.history[24].norms["body"]
 
 
 def test_a_layer_without_a_gradient_is_not_part_of_the_last_step():
-    rows, monitor = Rows(), GradientNormMonitor()
+    rows, monitor = RowsLogger(), GradientNormMonitor()
     fit(monitor, Freezing, max_epochs=2, logger=rows, log_every_n_steps=10)
-    assert monitor.last == {"total": pytest.approx(monitor.history[-1].norms["layer"]), **monitor.history[-1].norms}
+    assert monitor.last_norms == {
+        "total": pytest.approx(monitor.history[-1].norms["layer"]),
+        **monitor.history[-1].norms,
+    }
     logged = [row["gradients/norm"] for _, row in rows.rows if "gradients/norm" in row]
     assert logged == pytest.approx([record.total for record in monitor.history[1:]])
-    assert monitor.measured().last.keys() == {"layer", "body"}
+    assert monitor.table_entries().last_norms.keys() == {"layer", "body"}
 
 
 class Fails(pl.Callback):
@@ -166,20 +176,20 @@ class Weights(pl.Callback):
     """Remembers the weights before and after each step."""
 
     def __init__(self) -> None:
-        self.seen: list[torch.Tensor] = []
+        self.recorded: list[torch.Tensor] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.seen.append(nn.utils.parameters_to_vector(pl_module.parameters()).detach().clone())
+        self.recorded.append(nn.utils.parameters_to_vector(pl_module.parameters()).detach().clone())
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.on_train_batch_start(trainer, pl_module, None, 0)
 
 
-@pytest.mark.parametrize("kind", [Plain, Fused, ByClosure])
+@pytest.mark.parametrize("kind", [RegressionModule, Fused, ByClosure])
 def test_the_update_ratio_is_that_of_the_weights(kind: type):
     monitor, weights = GradientNormMonitor(every_n_steps=1), Weights()
-    trainer(callbacks=[monitor, weights]).fit(module(kind=kind), loader())
-    before, after = weights.seen[:-1], weights.seen[1:]
+    make_trainer(callbacks=[monitor, weights]).fit(make_module(kind=kind), make_loader())
+    before, after = weights.recorded[:-1], weights.recorded[1:]
     true = [float((b.double() - a.double()).norm() / a.double().norm()) for a, b in zip(before, after, strict=True)]
     ratios = [record.updates["total"] for record in monitor.history]
     assert [ratio and ratio.value for ratio in ratios] == pytest.approx(true, rel=1e-6)
@@ -191,7 +201,7 @@ def test_the_update_ratio_is_that_of_the_weights(kind: type):
     ("clip", "algorithm", "share"), [(1e-6, "norm", 1.0), (1e6, "norm", 0.0), (1e-6, "value", 1.0)]
 )
 def test_the_share_of_clipped_steps_is_logged(clip: float, algorithm: str, share: float):
-    rows = Rows()
+    rows = RowsLogger()
     fit(
         GradientNormMonitor(),
         gradient_clip_val=clip,
@@ -203,21 +213,21 @@ def test_the_share_of_clipped_steps_is_logged(clip: float, algorithm: str, share
 
 
 def test_where_nothing_clips_there_is_no_such_share():
-    rows = Rows()
+    rows = RowsLogger()
     monitor = GradientNormMonitor()
     fit(monitor, logger=rows, log_every_n_steps=10)
     assert monitor.history[0].clipped is None
-    assert not rows.steps_of("gradients/clipped_fraction")
-    assert not rows.steps_of("gradients/skipped_fraction")
+    assert not rows.logged_steps("gradients/clipped_fraction")
+    assert not rows.logged_steps("gradients/skipped_fraction")
 
 
-@pytest.mark.parametrize("kind", [Plain, Fused])
+@pytest.mark.parametrize("kind", [RegressionModule, Fused])
 def test_steps_that_the_scaler_skips_are_counted(kind: type):
     """From 2^26 the scale is halved until the gradient is finite."""
-    rows, monitor, weights = Rows(), GradientNormMonitor(every_n_steps=1), Weights()
+    rows, monitor, weights = RowsLogger(), GradientNormMonitor(every_n_steps=1), Weights()
     options = {"plugins": half(init_scale=2.0**26, growth_interval=1000), "logger": rows, "log_every_n_steps": 24}
-    trainer(callbacks=[monitor, weights], **options).fit(module(kind=kind), loader(48))
-    moved = [not torch.equal(a, b) for a, b in zip(weights.seen, weights.seen[1:], strict=False)]
+    make_trainer(callbacks=[monitor, weights], **options).fit(make_module(kind=kind), make_loader(48))
+    moved = [not torch.equal(a, b) for a, b in zip(weights.recorded, weights.recorded[1:], strict=False)]
     assert [not record.skipped for record in monitor.history] == moved
     assert 0 < sum(moved) < 24
     share = 1 - sum(moved) / 24
@@ -231,11 +241,11 @@ def test_a_step_without_a_gradient_is_skipped_and_its_norms_are_those_before():
     monitor = GradientNormMonitor(every_n_steps=1)
     fit(monitor, Sometimes)
     assert [record.skipped for record in monitor.history] == [False, True] * 12
-    assert monitor.last["layer"] == monitor.history[-2].norms["layer"]
+    assert monitor.last_norms["layer"] == monitor.history[-2].norms["layer"]
 
 
 def test_only_logging_steps_log_and_under_the_names_of_the_table():
-    rows = Rows()
+    rows = RowsLogger()
     monitor = GradientNormMonitor(every_n_steps=5)
     fit(monitor, logger=rows, log_every_n_steps=10)
     logged = [(step, row) for step, row in rows.rows if "gradients/norm" in row]
@@ -251,17 +261,17 @@ def test_only_logging_steps_log_and_under_the_names_of_the_table():
 
 
 def test_without_a_new_measurement_nothing_is_logged():
-    rows = Rows()
+    rows = RowsLogger()
     fit(GradientNormMonitor(every_n_steps=20), logger=rows, log_every_n_steps=4)
-    assert rows.steps_of("gradients/norm") == [3, 19]
+    assert rows.logged_steps("gradients/norm") == [3, 19]
 
 
 def test_it_goes_on_after_a_resume_as_if_nothing_had_been(tmp_path: Path):
     def attempt(folder: str, fails_at: int | None) -> GradientNormMonitor:
         monitor = GradientNormMonitor(every_n_steps=3)
         recovery = CheckpointRecovery(tmp_path / folder, every_n_train_steps=5)
-        running = trainer(callbacks=[monitor, recovery, Fails(fails_at)])
-        running.fit(module(), resumable(loader(48)), ckpt_path=recovery.latest_checkpoint())
+        pl_trainer = make_trainer(callbacks=[monitor, recovery, Fails(fails_at)])
+        pl_trainer.fit(make_module(), resumable(make_loader(48)), ckpt_path=recovery.latest_checkpoint())
         return monitor
 
     with pytest.raises(RuntimeError, match="at step 13"):
@@ -273,28 +283,28 @@ def test_it_goes_on_after_a_resume_as_if_nothing_had_been(tmp_path: Path):
 
 @pytest.mark.parametrize("fails_at", [None, 3])
 def test_it_leaves_no_hook_behind(fails_at: int | None):
-    running = trainer(callbacks=[GradientNormMonitor(), Fails(fails_at)])
+    pl_trainer = make_trainer(callbacks=[GradientNormMonitor(), Fails(fails_at)])
     with pytest.raises(RuntimeError, match="at step 3") if fails_at else nullcontext():
-        running.fit(module(), loader())
-    assert "clip_gradients" not in vars(running.precision_plugin)
-    assert not running.optimizers[0]._optimizer_step_post_hooks
+        pl_trainer.fit(make_module(), make_loader())
+    assert "clip_gradients" not in vars(pl_trainer.precision_plugin)
+    assert not pl_trainer.optimizers[0]._optimizer_step_post_hooks
 
 
 def test_another_training_begins_anew_and_one_that_goes_on_does_not():
     monitor = GradientNormMonitor(every_n_steps=1)
     fit(monitor, Adversaries)
     running = fit(monitor)
-    assert monitor.last.keys() == {"total", "layer"}
+    assert monitor.last_norms.keys() == {"total", "layer"}
     assert [record.step for record in monitor.history] == list(range(1, 25))
     running.fit_loop.max_epochs = 2
-    running.fit(running.lightning_module, loader(48))
+    running.fit(running.lightning_module, make_loader(48))
     assert [record.step for record in monitor.history] == list(range(1, 49))
 
 
 def test_layers_whose_norms_are_large_together_have_a_total():
     """The square of each is within single precision, and that of the total is not."""
 
-    class Large(Plain):
+    class Large(RegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.other = nn.Linear(2, 1)
@@ -309,11 +319,11 @@ def test_layers_whose_norms_are_large_together_have_a_total():
     fit(monitor, Large, count=2)
     norms = monitor.history[0].norms
     assert sum(norm**2 for norm in norms.values()) > torch.finfo(torch.float32).max
-    assert monitor.last["total"] == pytest.approx(math.hypot(*norms.values()))
+    assert monitor.last_norms["total"] == pytest.approx(math.hypot(*norms.values()))
 
 
 def test_a_training_of_which_nothing_was_measured_says_so():
-    class Alone(Plain):
+    class Alone(RegressionModule):
         """Steps an optimizer of its own."""
 
         def __init__(self) -> None:

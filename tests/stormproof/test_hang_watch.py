@@ -13,13 +13,13 @@ import pytorch_lightning as pl
 
 from stormproof import HangWatch, hang_watch
 from stormproof.hang.debugger import is_debugged
-from stormproof.long_waits import long_wait, waits_for
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, loader, module, trainer
+from stormproof.long_waits import get_current_wait, long_wait
+from tests.support.small_fits import BOTH_PACKAGES, LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-def watching() -> list[threading.Thread]:
+def is_watching() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "hang-watch"]
 
 
@@ -28,19 +28,19 @@ class Look(pl.Callback):
         self.threads: list[threading.Thread] = []
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.threads += watching()
+        self.threads += is_watching()
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_it_watches_while_a_trainer_runs_and_not_in_between(lightning: Any):
     look = type("Looks", (Look, lightning.Callback), {})()
-    running = trainer(lightning, callbacks=[HangWatch(), look])
+    running = make_trainer(lightning, callbacks=[HangWatch(), look])
     for fits in (1, 2):
         running.fit_loop.max_epochs = fits
-        running.fit(module(lightning), loader())
+        running.fit(make_module(lightning), make_loader())
         assert len(set(look.threads)) == fits
         assert all(thread.daemon for thread in look.threads)
-        assert not watching()
+        assert not is_watching()
 
 
 def test_it_watches_no_longer_after_an_error():
@@ -51,9 +51,9 @@ def test_it_watches_no_longer_after_an_error():
 
     fails = Fails()
     with pytest.raises(ValueError, match="mine"):
-        trainer(callbacks=[fails, HangWatch()]).fit(module(), loader())
+        make_trainer(callbacks=[fails, HangWatch()]).fit(make_module(), make_loader())
     assert fails.threads
-    assert not watching()
+    assert not is_watching()
 
 
 def test_a_trainer_whose_callbacks_fail_in_the_end_is_not_watched_either():
@@ -69,9 +69,9 @@ def test_a_trainer_whose_callbacks_fail_in_the_end_is_not_watched_either():
 
     fails = Fails()
     with pytest.raises(ValueError, match="mine again"):
-        trainer(callbacks=[fails, HangWatch(timeout_seconds=1.0)]).fit(module(), loader())
+        make_trainer(callbacks=[fails, HangWatch(timeout_seconds=1.0)]).fit(make_module(), make_loader())
     fails.threads[0].join(10)
-    assert not watching()
+    assert not is_watching()
 
 
 def test_an_error_that_comes_while_the_process_is_being_ended_goes_no_further(monkeypatch: pytest.MonkeyPatch):
@@ -81,19 +81,19 @@ def test_an_error_that_comes_while_the_process_is_being_ended_goes_no_further(mo
 
     class Fails(pl.Callback):
         def on_train_batch_end(self, *args: Any) -> None:
-            assert watch._watch is not None
-            watch._watch._leaves = True
+            assert watch._watchdog is not None
+            watch._watchdog._is_exiting = True
             monkeypatch.setattr(hang_watch, "time", SimpleNamespace(sleep=waited.append, monotonic=time.monotonic))
             raise ValueError("connection closed by peer")
 
     with pytest.raises(ValueError, match="connection closed"):
-        trainer(callbacks=[Fails(), watch]).fit(module(), loader())
+        make_trainer(callbacks=[Fails(), watch]).fit(make_module(), make_loader())
     assert waited == [2 * hang_watch.REPORT_SECONDS]
 
 
 def test_a_fast_dev_run_is_not_watched():
     look = Look()
-    trainer(callbacks=[HangWatch(), look], fast_dev_run=True).fit(module(), loader())
+    make_trainer(callbacks=[HangWatch(), look], fast_dev_run=True).fit(make_module(), make_loader())
     assert not look.threads
 
 
@@ -108,22 +108,22 @@ def test_every_hook_of_every_stage_is_progress():
     hooks = {name for name in vars(pl.Callback) if name.startswith("on_")} - told_otherwise
     assert {name for name in hooks if getattr(HangWatch, name) is getattr(pl.Callback, name)} == set()
     watch = HangWatch()
-    for done, name in enumerate(sorted(hooks)):
-        assert watch.progress == done
+    for result, name in enumerate(sorted(hooks)):
+        assert watch.progress == result
         getattr(watch, name)(None, None)
 
 
 def test_waits_may_lie_in_one_another_and_end_with_an_error():
     def fails() -> None:
         with long_wait("two"):
-            assert waits_for() == "two"
+            assert get_current_wait() == "two"
             raise ValueError("mine")
 
     with long_wait("one"):
         with pytest.raises(ValueError, match="mine"):
             fails()
-        assert waits_for() == "one"
-    assert waits_for() is None
+        assert get_current_wait() == "one"
+    assert get_current_wait() is None
 
 
 def test_a_traced_frame_and_one_of_a_debugger_are_debugged():

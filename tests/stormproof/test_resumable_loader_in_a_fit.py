@@ -84,10 +84,12 @@ class Saves(pl.Callback):
 def fit(way: str, kind: str, ckpt_path: Path | None = None, **options: Any) -> list[Any]:
     loader = train_loader(kind)
     module = OwnLoader(loader) if way == "train_dataloader()" else Module()
-    given = {"handed to fit": {"train_dataloaders": loader}, "a DataModule": {"datamodule": Data(loader)}}.get(way, {})
+    fit_arguments = {"handed to fit": {"train_dataloaders": loader}, "a DataModule": {"datamodule": Data(loader)}}.get(
+        way, {}
+    )
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", **{**quiet, **options})
-    trainer.fit(module, **given, ckpt_path=ckpt_path)
+    trainer.fit(module, **fit_arguments, ckpt_path=ckpt_path)
     return module.batches
 
 
@@ -114,7 +116,7 @@ def test_what_is_saved_between_two_batches_begins_with_the_second(kind: str, lim
             loader = trainer.train_dataloader
 
             def look() -> None:
-                state = loader.state_dict(internals.batches_ahead(trainer))
+                state = loader.state_dict(internals.count_prefetched_batches(trainer))
                 states.append((len(pl_module.batches), state))
 
             self.stop = internals.call_between_batches(trainer, look)

@@ -13,25 +13,33 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from stormproof import resumable
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError
-from tests.stormproof.data.loader_kinds import Drawing, Noisy, Pairs
+from tests.stormproof.data.loader_kinds import NoisyDataset, ShufflingSampler, UnevenBatchSampler
 from tests.support.ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow
 
 EPOCHS, SAMPLES = 2, 11
 KINDS: dict[str, Callable[..., Any]] = {
-    "sequential": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, **options), seed=1),
-    "shuffle": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, shuffle=True, **options), seed=1),
-    "drop_last": lambda **options: resumable(DataLoader(Noisy(), batch_size=4, drop_last=True, **options), seed=1),
-    "no batches": lambda **options: resumable(DataLoader(Noisy(), batch_size=None, **options), seed=1),
-    "sampler": lambda **options: resumable(
-        DataLoader(Noisy(), batch_size=2, sampler=Drawing(random.Random(2)), **options), seed=1
+    "sequential": lambda **options: resumable(DataLoader(NoisyDataset(), batch_size=2, **options), seed=1),
+    "shuffle": lambda **options: resumable(DataLoader(NoisyDataset(), batch_size=2, shuffle=True, **options), seed=1),
+    "drop_last": lambda **options: resumable(
+        DataLoader(NoisyDataset(), batch_size=4, drop_last=True, **options), seed=1
     ),
-    "batch sampler": lambda **options: resumable(DataLoader(Noisy(), batch_sampler=Pairs(), **options), seed=1),
-    "not padded": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, **options), seed=1, padded=False),
-    "not divided": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, **options), seed=1, distributed=False),
+    "no batches": lambda **options: resumable(DataLoader(NoisyDataset(), batch_size=None, **options), seed=1),
+    "sampler": lambda **options: resumable(
+        DataLoader(NoisyDataset(), batch_size=2, sampler=ShufflingSampler(random.Random(2)), **options), seed=1
+    ),
+    "batch sampler": lambda **options: resumable(
+        DataLoader(NoisyDataset(), batch_sampler=UnevenBatchSampler(), **options), seed=1
+    ),
+    "not padded": lambda **options: resumable(
+        DataLoader(NoisyDataset(), batch_size=2, **options), seed=1, padded=False
+    ),
+    "not divided": lambda **options: resumable(
+        DataLoader(NoisyDataset(), batch_size=2, **options), seed=1, distributed=False
+    ),
 }
 
 
@@ -68,13 +76,13 @@ def _on_two_ranks(folder: Path) -> None:
         fresh = KINDS["shuffle"](num_workers=1)
         fresh.load_state_dict(state)
         resumed.append(list(fresh))
-    own = DistributedSampler(Noisy(), shuffle=False, num_replicas=2, rank=rank)
-    given = resumable(DataLoader(Noisy(), batch_size=2, sampler=own), seed=1)
+    user_sampler = DistributedSampler(NoisyDataset(), shuffle=False, num_replicas=2, rank=rank)
+    resumable_loader = resumable(DataLoader(NoisyDataset(), batch_size=2, sampler=user_sampler), seed=1)
     record = {
         "played": played,
         "resumed": resumed,
         "lengths": {kind: len(loader) for kind, loader in loaders.items()},
-        "own": [list(given) for _ in range(EPOCHS)],
+        "own": [list(resumable_loader) for _ in range(EPOCHS)],
         "state": module.states[0],
     }
     torch.save(record, folder / f"rank{rank}.pt")
@@ -125,7 +133,7 @@ def test_a_batch_samplers_batches_are_dealt_out_whole(ranks: list[dict[str, Any]
 
 def test_the_part_of_each_is_the_one_that_torchs_distributed_sampler_gives(ranks: list[dict[str, Any]]):
     for number, rank in enumerate(ranks):
-        expected = list(DistributedSampler(Noisy(), num_replicas=2, rank=number, shuffle=False))
+        expected = list(DistributedSampler(NoisyDataset(), num_replicas=2, rank=number, shuffle=False))
         for played in (rank["played"]["sequential"], rank["own"]):
             assert [[int(sample[0]) for sample in samples(epoch)] for epoch in played] == [expected] * EPOCHS
         assert (
@@ -159,13 +167,13 @@ def test_one_process_goes_on_where_two_had_come(ranks: list[dict[str, Any]]):
     alone.load_state_dict(ranks[0]["state"])
     assert samples(list(alone)) == whole[4:]
     assert samples(list(alone)) != whole  # the next epoch has an order of its own
-    by_four = resumable(DataLoader(Noisy(), batch_size=4, shuffle=True), seed=1)
+    by_four = resumable(DataLoader(NoisyDataset(), batch_size=4, shuffle=True), seed=1)
     by_four.load_state_dict(ranks[0]["state"])
     assert samples(list(by_four)) == whole[4:]
 
 
 def test_samples_that_are_no_whole_batches_of_this_job_are_a_sentence(ranks: list[dict[str, Any]]):
-    by_three = resumable(DataLoader(Noisy(), batch_size=3, shuffle=True), seed=1)
+    by_three = resumable(DataLoader(NoisyDataset(), batch_size=3, shuffle=True), seed=1)
     by_three.load_state_dict(ranks[0]["state"])
     with pytest.raises(
         NotResumableError, match="had given 4 samples to 2 ranks, which are no whole batches of 3 for 1"
@@ -174,5 +182,5 @@ def test_samples_that_are_no_whole_batches_of_this_job_are_a_sentence(ranks: lis
 
 
 if __name__ == "__main__":
-    part_before_exit()
+    destroy_gloo_before_exit()
     _on_two_ranks(Path(sys.argv[1]))

@@ -9,14 +9,14 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from stormproof import resumable
 from stormproof.data.shard import Replica
 from stormproof.errors import NotResumableError
-from stormproof.resumable_loader import REMEMBERED
+from stormproof.resumable_loader import MAX_REWIND_BATCHES
 
 
 def loader(samples: int = 20, **options: Any) -> Any:
     return resumable(DataLoader(range(samples), **{"batch_size": 2, **options}), seed=1)  # type: ignore[arg-type]
 
 
-def left_at(batches: int, **options: Any) -> dict[str, Any]:
+def stop_after(batches: int, **options: Any) -> dict[str, Any]:
     left = loader(**options)
     for _, _ in zip(range(batches), left, strict=False):
         pass
@@ -41,7 +41,7 @@ def test_a_state_loaded_in_the_midst_of_a_pass():
     busy = loader()
     batches = iter(busy)
     next(batches)
-    busy.load_state_dict(left_at(4))
+    busy.load_state_dict(stop_after(4))
     with pytest.raises(RuntimeError, match="or a state was loaded, after 1 batches"):
         next(batches)
     assert next(iter(busy)).tolist() == [8, 9]
@@ -56,7 +56,7 @@ CHANGED = {
 @pytest.mark.parametrize(("options", "words"), CHANGED.values(), ids=CHANGED.keys())
 def test_other_data_or_batches(options: dict[str, Any], words: str):
     with pytest.raises(NotResumableError, match=words):
-        loader(**options).load_state_dict(left_at(1))
+        loader(**options).load_state_dict(stop_after(1))
 
 
 def test_a_stream_in_another_number_of_workers():
@@ -94,7 +94,7 @@ def test_going_back_further_than_it_remembers(batches: int):
     left = loader()
     for _, _ in zip(range(batches), left, strict=False):
         pass
-    possible = min(batches, REMEMBERED)
+    possible = min(batches, MAX_REWIND_BATCHES)
     left.state_dict(possible)
     with pytest.raises(ValueError, match=rf"ahead is {possible + 1}; this loader can go back by {possible} batches"):
         left.state_dict(possible + 1)
@@ -103,7 +103,7 @@ def test_going_back_further_than_it_remembers(batches: int):
 def test_going_back_to_before_a_state_was_loaded():
     left = loader()
     next(iter(left))
-    left.load_state_dict(left_at(4))
+    left.load_state_dict(stop_after(4))
     with pytest.raises(ValueError, match="ahead is 1; this loader can go back by 0 batches"):
         left.state_dict(1)
 

@@ -9,9 +9,9 @@ import pytest
 
 from stormproof import GradientNormMonitor, resumable, standard_output
 from stormproof.standard_output import pipe_is_broken, print_text
-from tests.support.small_fits import LIGHTNINGS_OWN, loader, module, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +73,9 @@ def test_a_broken_pipe_is_reported(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_table_that_cannot_be_printed_does_not_end_a_fit():
-    fit = trainer(callbacks=[GradientNormMonitor()])
+    fit = make_trainer(callbacks=[GradientNormMonitor()])
     with _full():
-        fit.fit(module(), resumable(loader()))
+        fit.fit(make_module(), resumable(make_loader()))
     assert fit.state.status == "finished"
 
 

@@ -14,12 +14,18 @@ import torch
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, fault_points
 from stormproof.errors import DamagedError
-from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, tear
+from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, truncate_file
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
-from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
+from tests.support.small_fits import (
+    LIGHTNING_WARNING_FILTERS,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 class _InjectedError(RuntimeError):
@@ -46,9 +52,9 @@ class _Recorder(FaultInjector):
 def _fit(folder: Path, faults: FaultInjector, **options: Any) -> Any:
     """Two epochs of three steps, a checkpoint a step, a validation an epoch."""
     recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=1)
-    rich = module(kind=Validated)
-    fit = trainer(callbacks=[recovery, faults], max_epochs=2, **options)
-    fit.fit(rich, resumable(loader(6)), loader(2), ckpt_path=recovery.latest_checkpoint())
+    rich = make_module(kind=ValidatedRegressionModule)
+    fit = make_trainer(callbacks=[recovery, faults], max_epochs=2, **options)
+    fit.fit(rich, resumable(make_loader(6)), make_loader(2), ckpt_path=recovery.latest_checkpoint())
     return rich
 
 
@@ -128,16 +134,16 @@ def test_nothing_is_watched_any_more_after_the_fit(tmp_path: Path):
 
 
 def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: Path):
-    seen: list[bool] = []
+    finite_flags: list[bool] = []
 
     class _Looks(FaultInjector):
         def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
             super().on_train_batch_start(*args, **kwargs)
-            seen.append(bool(self.trainer.lightning_module.layer.weight.isnan().any()))
+            finite_flags.append(bool(self.trainer.lightning_module.layer.weight.isnan().any()))
 
     with pytest.warns(match="state_dict/layer.weight is not finite"):
         _fit(tmp_path, _Looks().nan(step=3))
-    assert seen == [False] * 4 + [True] * 2
+    assert finite_flags == [False] * 4 + [True] * 2
 
 
 @pytest.mark.filterwarnings("ignore:Skipping checkpoint")
@@ -155,11 +161,11 @@ def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
 def test_a_torn_file_has_lost_its_end(tmp_path: Path):
     file = tmp_path / "x"
     file.write_bytes(bytes(range(100)))
-    tear(file)
+    truncate_file(file)
     assert file.read_bytes() == bytes(range(50))
-    tear(file, keep=0.1)
+    truncate_file(file, kept_fraction=0.1)
     assert file.read_bytes() == bytes(range(5))
-    tear(file, keep=0)
+    truncate_file(file, kept_fraction=0)
     assert file.read_bytes() == b""
 
 
@@ -230,16 +236,19 @@ def test_the_file_that_is_damaged_is_the_one_written_last(tmp_path: Path):
 def test_a_spike_multiplies_the_numbers_of_one_batch(factor: float, tmp_path: Path):
     batches: list[torch.Tensor] = []
 
-    class Sees(Validated):
+    class Sees(ValidatedRegressionModule):
         def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             batches.append(batch.clone())
             return super().training_step(batch, batch_idx)
 
-    fit = trainer(callbacks=[FaultInjector().spike(factor, step=2)])
-    fit.fit(module(kind=Sees), resumable(loader(6)), loader(2))
-    plain = list(loader(6))
+    fit = make_trainer(callbacks=[FaultInjector().spike(factor, step=2)])
+    fit.fit(make_module(kind=Sees), resumable(make_loader(6)), make_loader(2))
+    plain = list(make_loader(6))
     expected = [*plain[:2], plain[2] * factor]
-    assert all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(batches, expected, strict=True))
+    assert all(
+        torch.equal(actual.nan_to_num(), expected_batch.nan_to_num())
+        for actual, expected_batch in zip(batches, expected, strict=True)
+    )
 
 
 def test_faults_may_be_ordered_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch):

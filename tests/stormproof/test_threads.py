@@ -15,12 +15,18 @@ from tqdm import TMonitor
 import stormproof
 from stormproof import CheckpointRecovery, HangWatch, hang_watch
 from stormproof.checkpoint import Lease, Store, async_writer
-from stormproof.distributed.gloo_shutdown import part_before_exit
-from stormproof.hang.process_activity import Work
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
+from stormproof.hang.process_activity import ProcessActivity
 from tests.stormproof.test_callback_contract import ARGUMENTS, EXPORTED
-from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
+from tests.support.small_fits import (
+    LIGHTNING_WARNING_FILTERS,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:DivergenceGuard trusts a checkpoint.*")]
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:DivergenceGuard trusts a checkpoint.*")]
 
 
 class Fails(pl.Callback):
@@ -45,7 +51,7 @@ class Busy(pl.Callback):
 
 
 def data() -> Any:
-    return stormproof.resumable(loader())
+    return stormproof.resumable(make_loader())
 
 
 def all_callbacks(folder: Path) -> list[pl.Callback]:
@@ -55,45 +61,47 @@ def all_callbacks(folder: Path) -> list[pl.Callback]:
 
 @pytest.fixture(autouse=True)
 def _no_new_thread() -> Iterator[None]:
-    part_before_exit()  # whose thread stays on Python 3.12.0 and 3.12.1
+    destroy_gloo_before_exit()  # whose thread stays on Python 3.12.0 and 3.12.1
     before = set(threading.enumerate())
     yield
-    others = {thread for thread in threading.enumerate() if isinstance(thread, TMonitor)}  # of lr_find's progress bar
-    assert set(threading.enumerate()) - others == before - others
+    monitor_threads = {
+        thread for thread in threading.enumerate() if isinstance(thread, TMonitor)
+    }  # of lr_find's progress bar
+    assert set(threading.enumerate()) - monitor_threads == before - monitor_threads
 
 
 def test_after_a_fit_and_a_validation(tmp_path: Path):
     before, busy = set(threading.enumerate()), Busy()
-    running = trainer(callbacks=[*all_callbacks(tmp_path), busy])
-    running.fit(module(kind=Validated), data(), data())
+    pl_trainer = make_trainer(callbacks=[*all_callbacks(tmp_path), busy])
+    pl_trainer.fit(make_module(kind=ValidatedRegressionModule), data(), data())
     assert {"hang-watch", "lease-heartbeat"} <= busy.names
     assert set(threading.enumerate()) == before
-    running.validate(module(kind=Validated), data(), verbose=False)
+    pl_trainer.validate(make_module(kind=ValidatedRegressionModule), data(), verbose=False)
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()], ids=["an error", "Ctrl-C"])
 def test_after_an_interrupted_fit(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("signal.signal", lambda *args: None)  # Lightning ignores SIGINT from then on
-    running = trainer(callbacks=[*all_callbacks(tmp_path), Fails(error)])
+    pl_trainer = make_trainer(callbacks=[*all_callbacks(tmp_path), Fails(error)])
     with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else ValueError):
-        running.fit(module(), data())
+        pl_trainer.fit(make_module(), data())
 
 
 def test_after_an_error_before_the_first_batch(tmp_path: Path):
-    fails = module()
+    fails = make_module()
 
     def train_dataloader() -> None:
         raise ValueError("mine")
 
     fails.train_dataloader = train_dataloader
     with pytest.raises(ValueError, match="mine"):
-        trainer(callbacks=all_callbacks(tmp_path)).fit(fails)
+        make_trainer(callbacks=all_callbacks(tmp_path)).fit(fails)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # of the checkpoint of the finder
 def test_after_a_learning_rate_finder_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)  # for the finder's checkpoint
-    fails = module()
+    fails = make_module()
     fails.lr = 0.1
 
     def training_step(*args: Any) -> None:
@@ -101,20 +109,22 @@ def test_after_a_learning_rate_finder_that_raises(tmp_path: Path, monkeypatch: p
 
     fails.training_step = training_step
     with pytest.raises(ValueError, match="mine"):
-        Tuner(trainer(callbacks=all_callbacks(tmp_path))).lr_find(fails, data())
-    trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(module(), data())  # the folder is free
+        Tuner(make_trainer(callbacks=all_callbacks(tmp_path))).lr_find(fails, data())
+    make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), data())  # the folder is free
 
 
 @pytest.mark.parametrize(
-    ("owner", "method"), [(Store, "retain"), (Lease, "release"), (Work, "seconds")], ids=["write", "release", "watch"]
+    ("owner", "method"),
+    [(Store, "retain"), (Lease, "release"), (ProcessActivity, "seconds")],
+    ids=["write", "release", "watch"],
 )
 def test_a_thread_that_waits_for_storage_keeps_no_trainer(
     owner: type, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     patience = {
-        Store: (async_writer, "HANGING_SECONDS"),
-        Lease: (async_writer, "RELEASE_SECONDS"),
-        Work: (hang_watch, "JOIN_SECONDS"),
+        Store: (async_writer, "HANG_TIMEOUT_SECONDS"),
+        Lease: (async_writer, "RELEASE_TIMEOUT_SECONDS"),
+        ProcessActivity: (hang_watch, "JOIN_SECONDS"),
     }
     monkeypatch.setattr(*patience[owner], 0.05)
     before, hangs, gate = set(threading.enumerate()), threading.Event(), threading.Event()
@@ -135,7 +145,7 @@ def test_a_thread_that_waits_for_storage_keeps_no_trainer(
 
     callbacks = [CheckpointRecovery(tmp_path, every_n_train_steps=2), HangWatch(timeout_seconds=1.0), Stops()]
     with pytest.raises(ValueError, match="mine"):
-        trainer(callbacks=callbacks).fit(module(), data())
+        make_trainer(callbacks=callbacks).fit(make_module(), data())
     assert hangs.is_set()
     left = set(threading.enumerate()) - before
     assert left

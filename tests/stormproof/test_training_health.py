@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.observers.observer import EARLY, Examiner
+from stormproof.health.observers.observer import EARLY_STEPS, TrainingObserver
 from tests.support.cases import slow_except
 
 pytestmark = [
@@ -53,9 +53,9 @@ class Classifier(pl.LightningModule):
 def loader(
     change: Callable[[torch.Tensor, torch.Tensor], Any] = lambda x, y: (x, y), count: int = 640, shuffle: bool = True
 ) -> Any:
-    chance = torch.Generator().manual_seed(1)
-    inputs = torch.randn(count, 8, generator=chance)
-    pair = change(inputs, (inputs @ torch.randn(8, 4, generator=chance)).argmax(1))
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 8, generator=generator)
+    pair = change(inputs, (inputs @ torch.randn(8, 4, generator=generator)).argmax(1))
     return DataLoader(TensorDataset(*pair), batch_size=16, shuffle=shuffle, generator=torch.Generator().manual_seed(2))
 
 
@@ -65,19 +65,19 @@ def fit(module: Any, train: Any, *callbacks: pl.Callback, **trainer: Any) -> pl.
         "max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
         "enable_progress_bar": False, "enable_model_summary": False,
     }  # fmt: skip
-    running = pl.Trainer(**{**arguments, **trainer}, callbacks=list(callbacks))
-    running.fit(module, train, loader(count=96, shuffle=False))
-    return running
+    pl_trainer = pl.Trainer(**{**arguments, **trainer}, callbacks=list(callbacks))
+    pl_trainer.fit(module, train, loader(count=96, shuffle=False))
+    return pl_trainer
 
 
-def found(module: Any, train: Any = None, **trainer: Any) -> list[Problem]:
+def find_problems(module: Any, train: Any = None, **trainer: Any) -> list[Problem]:
     health = TrainingHealth()
     fit(module, loader() if train is None else train, health, **trainer)
     return [finding.problem for finding in health.findings]
 
 
 def test_a_healthy_training_is_not_talked_about(capsys: pytest.CaptureFixture[str]):
-    assert found(Classifier()) == []
+    assert find_problems(Classifier()) == []
     assert capsys.readouterr().out == ""
 
 
@@ -96,16 +96,18 @@ def test_what_callbacks_take_between_two_batches_is_no_waiting_for_data():
     slow = Slow(inputs, (inputs[:, 0] > 0).long())
     fit(Classifier(), DataLoader(slow, batch_size=16), health, Busy())
     assert Problem.DATA_STARVATION not in [finding.problem for finding in health.findings]
-    other = TrainingHealth()
-    fit(Classifier(), DataLoader(slow, batch_size=16), other)  # the same waits, and less besides
-    assert Problem.DATA_STARVATION in [finding.problem for finding in other.findings]
+    second_health = TrainingHealth()
+    fit(Classifier(), DataLoader(slow, batch_size=16), second_health)  # the same waits, and less besides
+    assert Problem.DATA_STARVATION in [finding.problem for finding in second_health.findings]
 
 
 def test_what_is_found_is_told_once(capsys: pytest.CaptureFixture[str]):
     fit(Classifier(rate=0.0), loader(), TrainingHealth())
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above")
+    output_lines = capsys.readouterr().out.splitlines()
+    assert len(output_lines) == 1
+    assert output_lines[0].startswith(
+        "critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above"
+    )
 
 
 def test_other_advice_can_be_given():
@@ -118,8 +120,8 @@ def test_it_changes_no_bit():
     with_it, without = Classifier(), Classifier()
     fit(with_it, loader(), TrainingHealth())
     fit(without, loader())
-    state, other = with_it.state_dict(), without.state_dict()
-    assert all(torch.equal(state[name], other[name]) for name in state)
+    state, expected_state = with_it.state_dict(), without.state_dict()
+    assert all(torch.equal(state[name], expected_state[name]) for name in state)
     assert set(vars(with_it)) == set(vars(without))  # no method is left changed
 
 
@@ -145,11 +147,11 @@ def test_a_rate_that_is_far_too_high_explains_what_follows():
 
 def test_shuffled_targets_are_unrelated_to_the_inputs():
     shuffled = loader(lambda x, y: (x, y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]))
-    assert found(Classifier(rate=1e-3), shuffled) == [Problem.TARGETS_UNRELATED_TO_INPUTS]
+    assert find_problems(Classifier(rate=1e-3), shuffled) == [Problem.TARGETS_UNRELATED_TO_INPUTS]
 
 
 def test_one_class_is_a_degenerate_target():
-    assert found(Classifier(), loader(lambda x, y: (x, torch.zeros_like(y))))[0] == Problem.DEGENERATE_TARGETS
+    assert find_problems(Classifier(), loader(lambda x, y: (x, torch.zeros_like(y))))[0] == Problem.DEGENERATE_TARGETS
 
 
 def test_a_nan_in_the_data_is_told_from_one_of_the_network():
@@ -157,7 +159,7 @@ def test_a_nan_in_the_data_is_told_from_one_of_the_network():
         inputs[100, 3] = torch.nan
         return inputs, target
 
-    assert found(Classifier(), loader(break_one))[0] == Problem.NON_FINITE_DATA
+    assert find_problems(Classifier(), loader(break_one))[0] == Problem.NON_FINITE_DATA
 
 
 def test_the_function_and_layer_of_a_nan_are_named():
@@ -188,7 +190,7 @@ def test_an_unused_head_may_be_meant_so():
     module.later = nn.Linear(3, 3)
     health = TrainingHealth()
     fit(module, loader(), health)
-    assert [(each.problem, each.severity, each.where) for each in health.findings] == [
+    assert [(finding.problem, finding.severity, finding.where) for finding in health.findings] == [
         (Problem.NO_GRADIENT, Severity.INFO, "later")
     ]
 
@@ -198,7 +200,7 @@ def test_a_frozen_part_may_be_meant_so():
     module.network[0].requires_grad_(False)
     health = TrainingHealth()
     fit(module, loader(), health)
-    assert [(each.problem, each.severity, each.where) for each in health.findings] == [
+    assert [(finding.problem, finding.severity, finding.where) for finding in health.findings] == [
         (Problem.NO_GRADIENT, Severity.INFO, "network.0")
     ]
 
@@ -208,14 +210,14 @@ def test_a_column_against_a_row_is_stretched():
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return (self.network(batch[0])[:, :1] - batch[1].float()).square().mean()
 
-    assert found(Regression())[0] == Problem.SHAPES_BROADCAST
+    assert find_problems(Regression())[0] == Problem.BROADCAST_MISMATCH
 
 
 def test_monitors_that_are_there_are_used():
     norms, dead = GradientNormMonitor(table=False), DeadNeuronDetector(table=False)
-    running = fit(Classifier(), loader(), TrainingHealth(), norms, dead)
+    pl_trainer = fit(Classifier(), loader(), TrainingHealth(), norms, dead)
     monitors = (GradientNormMonitor, DeadNeuronDetector)
-    assert [type(each) for each in running.callbacks if isinstance(each, monitors)] == [
+    assert [type(callback) for callback in pl_trainer.callbacks if isinstance(callback, monitors)] == [
         GradientNormMonitor, DeadNeuronDetector,
     ]  # fmt: skip
 
@@ -228,8 +230,8 @@ def test_findings_are_lines_of_a_file(tmp_path: Path):
 
 def test_it_goes_on_from_a_checkpoint_with_what_it_knew(tmp_path: Path):
     first, second = TrainingHealth(), TrainingHealth()
-    running = fit(Classifier(rate=0.0), loader(), first, max_epochs=1)
-    running.save_checkpoint(tmp_path / "x.ckpt")
+    pl_trainer = fit(Classifier(rate=0.0), loader(), first, max_epochs=1)
+    pl_trainer.save_checkpoint(tmp_path / "x.ckpt")
     resumed = pl.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[second],
@@ -258,10 +260,10 @@ def test_a_loss_of_ones_own_with_a_best_constant_is_compared_with_it():
     class Told(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             preds = self.network(batch[0])
-            return {"loss": own(preds, batch[1]), "preds": preds, "target": batch[1]}
+            return {"loss": module(preds, batch[1]), "preds": preds, "target": batch[1]}
 
-    own = Own()
-    health = TrainingHealth(loss=own)
+    module = Own()
+    health = TrainingHealth(loss=module)
     fit(Told(rate=1e-5), loader(), health)
     assert any(problem in str(health.findings[0]) for problem in ("no better", "too low"))
 
@@ -287,7 +289,7 @@ def test_a_loss_that_is_written_out_is_known_too(way: str):
     def shuffle(inputs: torch.Tensor, target: torch.Tensor) -> Any:
         return inputs, target[torch.randperm(len(target), generator=torch.Generator().manual_seed(5))]
 
-    assert found(WrittenOut(), loader(shuffle), max_epochs=3)[0] == Problem.TARGETS_UNRELATED_TO_INPUTS
+    assert find_problems(WrittenOut(), loader(shuffle), max_epochs=3)[0] == Problem.TARGETS_UNRELATED_TO_INPUTS
 
 
 def test_a_loss_that_nothing_gives_is_left_out_with_a_word(caplog: pytest.LogCaptureFixture):
@@ -296,8 +298,8 @@ def test_a_loss_that_nothing_gives_is_left_out_with_a_word(caplog: pytest.LogCap
             return (F.one_hot(batch[1], 4) - self.network(batch[0])).square().mean().sqrt()
 
     with caplog.at_level("INFO"):
-        assert found(Own()) == []
-    assert sum("no loss that it knows gives" in each.message for each in caplog.records) == 1
+        assert find_problems(Own()) == []
+    assert sum("no loss that it knows gives" in record.message for record in caplog.records) == 1
 
 
 def test_of_two_losses_each_is_looked_at():
@@ -313,7 +315,9 @@ def test_of_two_losses_each_is_looked_at():
 
     health = TrainingHealth()
     fit(Two(), loader(), health)
-    assert [(each.problem, each.where) for each in health.findings] == [(Problem.LOSS_INPUT_MISMATCH, "second")]
+    assert [(finding.problem, finding.where) for finding in health.findings] == [
+        (Problem.LOSS_INPUT_MISMATCH, "second")
+    ]
 
 
 def test_a_loss_that_is_not_the_one_of_the_step_is_left_out_with_a_word():
@@ -328,7 +332,7 @@ def test_a_validation_that_returns_something_else_is_no_trouble():
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
             return {"preds": self.network(batch[0]).argmax(1), "target": batch[1]}  # classes, not logits
 
-    assert found(Told()) == []
+    assert find_problems(Told()) == []
 
 
 def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.MonkeyPatch):
@@ -337,7 +341,7 @@ def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.
         return inputs, target
 
     times: list[int] = []
-    find = training_health.find
+    find = training_health.apply_rules
     monkeypatch.setattr(training_health, "find", lambda record: times.append(record.step) or find(record))
     fit(Classifier(), loader(break_one), TrainingHealth())
     assert len(times) < 30  # of 80 steps
@@ -346,14 +350,18 @@ def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.
 @pytest.mark.slow
 def test_no_prediction_is_kept_between_two_steps():
     def of_its_shape() -> list[torch.Tensor]:
-        return [each for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == (16, 4)]
+        return [
+            candidate
+            for candidate in gc.get_objects()
+            if type(candidate) is torch.Tensor and candidate.shape == (16, 4)
+        ]
 
     class Counts(pl.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            alive.append(len([each for each in of_its_shape() if id(each) not in before]))
+            alive.append(len([tensor for tensor in of_its_shape() if id(tensor) not in before]))
 
     before = {
-        id(each): each for each in of_its_shape()
+        id(tensor): tensor for tensor in of_its_shape()
     }  # other tests' may not be collected yet; held: no id comes again
     alive: list[int] = []
     fit(Classifier(), loader(), Counts(), TrainingHealth(), max_epochs=1)
@@ -371,7 +379,7 @@ def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():
 
     health = TrainingHealth(validation_metric="score")
     fit(Opaque(), loader(), health, max_epochs=4)
-    assert [each.problem for each in health.findings] == [Problem.OVERFITTING]
+    assert [finding.problem for finding in health.findings] == [Problem.OVERFITTING]
 
 
 @pytest.mark.slow
@@ -384,7 +392,7 @@ def test_a_compiled_loss_is_no_trouble():
             return compiled(self.network(batch[0]), batch[1])
 
     torch.compiler.reset()
-    assert found(Compiled()) == []
+    assert find_problems(Compiled()) == []
 
 
 def test_a_guard_that_watches_it_ends_a_useless_training():
@@ -426,7 +434,9 @@ def test_a_step_that_never_steps_is_told():
 
     health = TrainingHealth()
     fit(Forgets(), loader(count=1200), health)
-    assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.CRITICAL)]
+    assert [(finding.problem, finding.severity) for finding in health.findings] == [
+        (Problem.NO_GRADIENT, Severity.CRITICAL)
+    ]
 
 
 class Raw(Classifier):
@@ -446,17 +456,19 @@ class Raw(Classifier):
 @pytest.mark.slow
 def test_steps_that_lightning_does_not_count_are_steps():
     health = TrainingHealth()
-    running = fit(Raw(), loader(count=1200), health)
-    assert running.global_step == 0
+    pl_trainer = fit(Raw(), loader(count=1200), health)
+    assert pl_trainer.global_step == 0
     assert health.findings == []
 
 
 def test_where_lightning_counts_no_steps_batches_make_the_looks_rarer(monkeypatch: pytest.MonkeyPatch):
     looked = []
-    begin = Examiner._begin_look
-    monkeypatch.setattr(Examiner, "_begin_look", lambda self: (looked.append(self.record.batches), begin(self)))
+    begin = TrainingObserver._begin_trace
+    monkeypatch.setattr(
+        TrainingObserver, "_begin_trace", lambda self: (looked.append(self.record.batches), begin(self))
+    )
     fit(Raw(), loader(), TrainingHealth())
-    assert looked == [step for step in sorted(EARLY) if step < 80]
+    assert looked == [step for step in sorted(EARLY_STEPS) if step < 80]
 
 
 def test_a_backward_pass_that_goes_past_lightning_is_no_trouble():
@@ -471,7 +483,7 @@ def test_a_backward_pass_that_goes_past_lightning_is_no_trouble():
             F.cross_entropy(self.network(batch[0]), batch[1]).backward()
             optimizer.step()
 
-    assert found(Plain()) == []
+    assert find_problems(Plain()) == []
 
 
 def test_lazy_layers_are_waited_for():
@@ -481,7 +493,7 @@ def test_lazy_layers_are_waited_for():
             self.network = nn.Sequential(nn.LazyLinear(32), nn.ReLU(), nn.LazyLinear(4))
 
     with warnings.catch_warnings(action="ignore"):
-        assert found(Lazy()) == [Problem.LEARNING_RATE_ZERO]
+        assert find_problems(Lazy()) == [Problem.LEARNING_RATE_ZERO]
 
 
 def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.MonkeyPatch):
@@ -496,7 +508,7 @@ def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.Mon
 
 FAILING = {
     "a rule": ("stormproof.training_health", "find"),
-    "what follows the step": ("stormproof.health.observers.step_trace.CloserLook", "_take_layer"),
+    "what follows the step": ("stormproof.health.observers.step_trace.StepTrace", "_take_layer"),
     "a look": ("stormproof.health.observers.baselines", "facts_of"),
 }
 
@@ -513,9 +525,12 @@ def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pyte
     monkeypatch.setattr(".".join(FAILING[part]), fail)
     diagnosed = Classifier()
     with pytest.warns(UserWarning, match="TrainingHealth failed with ZeroDivisionError: of its own .*training goes on"):
-        running = fit(diagnosed, loader(), TrainingHealth())
-    assert running.global_step == 80
-    assert all(torch.equal(one, two) for one, two in zip(bare.parameters(), diagnosed.parameters(), strict=True))
+        pl_trainer = fit(diagnosed, loader(), TrainingHealth())
+    assert pl_trainer.global_step == 80
+    assert all(
+        torch.equal(parameter, expected_parameter)
+        for parameter, expected_parameter in zip(bare.parameters(), diagnosed.parameters(), strict=True)
+    )
 
 
 def test_it_refuses_a_cadence_below_one():

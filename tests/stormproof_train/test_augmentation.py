@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from stormproof_train.augmentation import InTurn, crop_flip, cutmix, erasing, mixup, resized_crop, signal, unchanged
+from stormproof_train.augmentation import (
+    Compose,
+    crop_flip,
+    cutmix,
+    erasing,
+    mixup,
+    no_augmentation,
+    resized_crop,
+    signal,
+)
 
 IMAGE, SEQUENCE = (3, 8, 6), (2, 20)
 LABELS = torch.tensor([0, 1, 2, 3] * 4)
@@ -34,8 +43,8 @@ def test_a_flip_mirrors_left_to_right():
     assert torch.equal(crop_flip(IMAGE, padding=0, flip=1.0)(images, LABELS)[0], images.flip(3))
     half = crop_flip(IMAGE, padding=0)(images, LABELS)[0]
     mirrored = [torch.equal(after, before.flip(2)) for before, after in zip(images, half, strict=True)]
-    kept = [torch.equal(after, before) for before, after in zip(images, half, strict=True)]
-    assert sum(mirrored) + sum(kept) == 16
+    is_same = [torch.equal(after, before) for before, after in zip(images, half, strict=True)]
+    assert sum(mirrored) + sum(is_same) == 16
     assert 0 < sum(mirrored) < 16
 
 
@@ -101,18 +110,18 @@ def test_cutmix_puts_in_a_rectangle_and_mixes_classes_by_its_area():
     inputs, labels = _images(), torch.arange(16)
     for _ in range(20):
         mixed, target = cutmix(IMAGE, num_classes=16)(inputs, labels)
-        kept = (mixed == inputs).all(dim=1).float().mean(dim=(1, 2))
+        kept_fraction = (mixed == inputs).all(dim=1).float().mean(dim=(1, 2))
         shares = target.gather(1, labels.unsqueeze(1)).squeeze(1)
-        torch.testing.assert_close(kept, shares)
+        torch.testing.assert_close(kept_fraction, shares)
 
 
 def test_augmentations_follow_one_another():
     images, labels = _images(), torch.arange(16)
-    both = InTurn({"first": crop_flip(IMAGE, padding=0, flip=1.0), "second": mixup(num_classes=16, alpha=1.0)})
+    both = Compose({"first": crop_flip(IMAGE, padding=0, flip=1.0), "second": mixup(num_classes=16, alpha=1.0)})
     mixed, target = both(images, labels)
     torch.testing.assert_close(mixed, (target @ images.flip(3).flatten(1)).reshape(images.shape))
-    assert torch.equal(InTurn({})(images, labels)[0], images)
-    assert torch.equal(unchanged(images, labels)[1], labels)
+    assert torch.equal(Compose({})(images, labels)[0], images)
+    assert torch.equal(no_augmentation(images, labels)[1], labels)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +140,9 @@ def test_what_is_drawn_comes_from_torchs_generator_alone(make: Callable[[], Any]
     torch.manual_seed(3)
     first = augmentation(images, LABELS)
     torch.manual_seed(3)
-    again = augmentation(images, LABELS)
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
+    repeated = augmentation(images, LABELS)
+    assert torch.equal(first[0], repeated[0])
+    assert torch.equal(first[1], repeated[1])
     assert not torch.equal(augmentation(images, LABELS)[0], first[0])
 
 

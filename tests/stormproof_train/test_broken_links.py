@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.broken_links import broken_link
+from stormproof_train.broken_links import describe_broken_link
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.image_folder import ImageFolder
@@ -15,11 +15,11 @@ from stormproof_train.run.folder import RunFolder
 
 
 def _begin(path: Path) -> None:
-    RunFolder(path, "mine").begin(RunSpec({}, "", "mine"), "auto")
+    RunFolder(path, "mine").begin_attempt(RunSpec({}, "", "mine"), "auto")
 
 
 def _begin_here(path: Path) -> None:
-    RunFolder(path.parent, path.name).begin(RunSpec({}, "", "mine"), "auto")
+    RunFolder(path.parent, path.name).begin_attempt(RunSpec({}, "", "mine"), "auto")
 
 
 USES: dict[str, Callable[[Path], Any]] = {
@@ -41,9 +41,9 @@ def test_a_link_that_leads_nowhere_is_named(
     use: Callable[[Path], Any], below: str, target: str, message: str, tmp_path: Path
 ):
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         use(tmp_path / "link" / below)
-    assert f"{tmp_path / 'link'} is {message}" in str(caught.value)
+    assert f"{tmp_path / 'link'} is {message}" in str(excinfo.value)
     assert [file.name for file in tmp_path.iterdir()] == ["link"]
 
 
@@ -52,4 +52,4 @@ def test_other_paths_have_no_broken_link(tmp_path: Path):
     (tmp_path / "file").touch()
     (tmp_path / "through a file").symlink_to(tmp_path / "file" / "below")  # which the error itself explains
     for path in ("good", "good/new", "missing", "file/below", "through a file"):
-        assert broken_link(tmp_path / path) is None
+        assert describe_broken_link(tmp_path / path) is None

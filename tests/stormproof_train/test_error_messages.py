@@ -12,14 +12,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.error_messages import sentence_for
+from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
 
 
 def _caught(action: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (the sentence is what is tested)
+    with pytest.raises(Exception) as excinfo:  # noqa: PT011 (the sentence is what is tested)
         action()
-    return caught.value
+    return excinfo.value
 
 
 def _because(cause: Exception) -> Exception:
@@ -113,12 +113,12 @@ ERRORS = {
 
 @pytest.mark.parametrize(("error", "sentence", "code"), ERRORS.values(), ids=ERRORS.keys())
 def test_an_error_is_one_sentence_and_a_code(error: Exception, sentence: str, code: int):
-    assert sentence_for(error) == (sentence, code)
+    assert describe_error(error) == (sentence, code)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE])
 def test_what_only_the_disk_can_say_has_the_code_of_storage(number: int):
-    assert sentence_for(OSError(number, "x"))[1] is ExitCode.STORAGE
+    assert describe_error(OSError(number, "x"))[1] is ExitCode.STORAGE
 
 
 CONFIGS = {
@@ -155,7 +155,7 @@ CONFIGS = {
 def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: str):
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", words))
-    sentence, code = sentence_for(error)
+    sentence, code = describe_error(error)
     assert sentence.startswith(beginning)
     assert "\n" not in sentence
     assert code is ExitCode.USER_MISTAKE
@@ -163,15 +163,15 @@ def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: st
 
 def test_a_launcher_that_is_not_installed_is_told_with_its_extra():
     error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
-    told = "hydra/launcher=submitit_slurm is not installed: pip install -e '.[slurm]'"
-    assert sentence_for(error) == (told, ExitCode.USER_MISTAKE)
+    message = "hydra/launcher=submitit_slurm is not installed: pip install -e '.[slurm]'"
+    assert describe_error(error) == (message, ExitCode.USER_MISTAKE)
 
 
 def test_ranks_that_slurm_has_not_started_are_the_users_mistake(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_NAME": "train", "NNODES": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     error = _caught(lambda: SLURMEnvironment().validate_settings(num_devices=1, num_nodes=1))
-    sentence, code = sentence_for(error)
+    sentence, code = describe_error(error)
     assert sentence.startswith("trainer: You set `devices=1` in Lightning, but the number of tasks per node")
     assert code is ExitCode.USER_MISTAKE
 
@@ -179,7 +179,7 @@ def test_ranks_that_slurm_has_not_started_are_the_users_mistake(monkeypatch: pyt
 def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
     file = tmp_path / "broken.yaml"
     file.write_text("# An activation.\n_target_: torch.nn.ELU: 3\n")
-    sentence, code = sentence_for(_caught(lambda: OmegaConf.load(file)))
+    sentence, code = describe_error(_caught(lambda: OmegaConf.load(file)))
     assert sentence.startswith(f"{file}, line 2 cannot be read as YAML: mapping values are not allowed ")
     assert code is ExitCode.USER_MISTAKE
 
@@ -187,12 +187,12 @@ def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
 def test_what_is_to_be_quoted_is_shown_in_its_quotes():
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
-    assert sentence_for(error)[0].endswith(""", "data.separator=';'\"""")
+    assert describe_error(error)[0].endswith(""", "data.separator=';'\"""")
 
 
 def test_an_interpolation_of_nothing_is_the_users_mistake():
-    config = OmegaConf.create({"name": "${no_such_key}"})
-    sentence, code = sentence_for(_caught(lambda: OmegaConf.to_container(config, resolve=True)))
-    assert "no_such_key" in sentence
+    config = OmegaConf.create({"name": "${unknown_key_message}"})
+    sentence, code = describe_error(_caught(lambda: OmegaConf.to_container(config, resolve=True)))
+    assert "unknown_key_message" in sentence
     assert "\n" not in sentence
     assert code is ExitCode.USER_MISTAKE

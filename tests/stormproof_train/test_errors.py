@@ -1,7 +1,7 @@
 import pytest
 from torch._utils import ExceptionWrapper
 
-from stormproof_train.errors import ExitCode, RunError, StopError, StorageError, UserError, nearest
+from stormproof_train.errors import ExitCode, RunError, StopError, StorageError, UserError, rank_by_similarity
 
 
 def test_the_exit_codes_are_those_that_shells_and_schedulers_know():
@@ -39,9 +39,9 @@ def test_an_error_is_its_sentence_and_its_code(error: RunError, code: int):
 def test_a_loader_workers_error_is_its_sentence_without_the_traceback():
     error = UserError("data: no: good")
     from_a_worker = ExceptionWrapper((UserError, error, None), where="in DataLoader worker process 0")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         from_a_worker.reraise()
-    assert str(caught.value) == "data: no: good"
+    assert str(excinfo.value) == "data: no: good"
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_a_loader_workers_error_is_its_sentence_without_the_traceback():
     ids=["misspelt", "capitals", "right", "like none: by the alphabet", "nothing known"],
 )
 def test_the_nearest_name_comes_first_and_none_is_lost(word: str, known: list[str], expected: list[str]):
-    assert nearest(word, known) == expected
+    assert rank_by_similarity(word, known) == expected

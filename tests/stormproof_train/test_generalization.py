@@ -15,22 +15,22 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.generalization import GeneralizationGap
 from stormproof_train.models import MLP
 from tests.support.foreign_data import Foreign
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
-pytestmark = QUIET
+pytestmark = IGNORE_LIGHTNING_WARNINGS
 
 
 def fitted(folder: Path, data: Any, spec: DataSpec, callbacks: bool = True, **options: Any) -> Any:
     torch.manual_seed(0)
     network = MLP(spec.input_shape, spec.num_outputs, nn.Tanh, width=16, depth=1, dropout=0.5)
-    task = task_of(
+    task = make_task(
         spec,
         network=network,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         augmentation=lambda inputs, target: (inputs + 10 * torch.randn_like(inputs), target),
     )
     measures = [GeneralizationGap(data)] if callbacks else []
-    trainer, recorder = trainer_in(folder, callbacks=measures, max_epochs=2, **options)
+    trainer, recorder = make_trainer(folder, callbacks=measures, max_epochs=2, **options)
     trainer.fit(task, datamodule=data)
     return task, recorder
 
@@ -43,7 +43,7 @@ def evenly(data: Any, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_training_samples_are_measured_as_validation_is(tmp_path: Path):
     data = Digits(seed=0)
-    task, logged = fitted(tmp_path, data, data.read())
+    task, logged = fitted(tmp_path, data, data.load_spec())
     inputs, target = evenly(data, 270)
     with torch.no_grad():
         outputs = task.network.eval()(inputs)
@@ -59,20 +59,20 @@ def test_training_samples_are_measured_as_validation_is(tmp_path: Path):
 
 def test_a_validation_after_training_is_measured_too(tmp_path: Path):
     data = Digits(seed=0)
-    task = task_of(data.read(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    trainer, logged = trainer_in(tmp_path, callbacks=[GeneralizationGap(data)], max_epochs=2, max_steps=25)
+    task = make_task(data.load_spec(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    trainer, logged = make_trainer(tmp_path, callbacks=[GeneralizationGap(data)], max_epochs=2, max_steps=25)
     trainer.fit(task, datamodule=data)
     trainer.validate(task, datamodule=data, verbose=False)
     assert [step for step, _ in logged.rows["generalization/gap"]] == [19, 25]
     inputs, target = evenly(data, 270)
     with torch.no_grad():
         loss = F.cross_entropy(task.network.eval()(inputs), target).item()
-    assert logged.last("generalization/train_loss") == pytest.approx(loss, rel=1e-5)
+    assert logged.last_value("generalization/train_loss") == pytest.approx(loss, rel=1e-5)
 
 
 def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: Path):
     data = Diabetes(seed=0)
-    _, logged = fitted(tmp_path, data, data.read())
+    _, logged = fitted(tmp_path, data, data.load_spec())
     apart = logged.last("val/rmse") - logged.last("generalization/train_rmse")
     assert logged.last("generalization/gap") == pytest.approx(apart, rel=1e-6)
 
@@ -81,7 +81,7 @@ def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: P
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_bit_of_the_training_changes(tmp_path: Path, workers: int):
     with_it, without = (
-        fitted(tmp_path, data, data.read(), callbacks=callbacks)[0].state_dict()
+        fitted(tmp_path, data, data.load_spec(), callbacks=callbacks)[0].state_dict()
         for data, callbacks in ((Digits(seed=0, num_workers=workers), True), (Digits(seed=0), False))
     )
     assert all(torch.equal(with_it[name], without[name]) for name in without)
@@ -89,7 +89,7 @@ def test_no_bit_of_the_training_changes(tmp_path: Path, workers: int):
 
 def test_it_looks_at_as_many_samples_as_validation_does_spread_over_all(tmp_path: Path):
     data = Digits(seed=0)
-    task, logged = fitted(tmp_path, data, data.read(), limit_val_batches=2)
+    task, logged = fitted(tmp_path, data, data.load_spec(), limit_val_batches=2)
     inputs, target = evenly(data, 2 * data.batch_size)
     with torch.no_grad():
         expected = F.cross_entropy(task.network.eval()(inputs), target).item()
@@ -97,9 +97,9 @@ def test_it_looks_at_as_many_samples_as_validation_does_spread_over_all(tmp_path
 
 
 def test_it_looks_at_a_thousand_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(generalization, "MOST_SAMPLES", 100)
+    monkeypatch.setattr(generalization, "MAX_SAMPLES", 100)
     data = Digits(seed=0)
-    task, logged = fitted(tmp_path, data, data.read())
+    task, logged = fitted(tmp_path, data, data.load_spec())
     inputs, target = evenly(data, 100)
     with torch.no_grad():
         expected = F.cross_entropy(task.network.eval()(inputs), target).item()
@@ -108,7 +108,7 @@ def test_it_looks_at_a_thousand_at_most(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_where_both_splits_are_one_nothing_is_said(tmp_path: Path):
     data = Digits(seed=0)
-    _, logged = fitted(tmp_path, data, data.read(), overfit_batches=2)
+    _, logged = fitted(tmp_path, data, data.load_spec(), overfit_batches=2)
     assert "val/loss" in logged.rows
     assert "generalization/gap" not in logged.rows
 
@@ -123,12 +123,14 @@ def test_what_a_network_draws_in_evaluation_is_drawn_as_without_it(tmp_path: Pat
     losses = []
     for callbacks in (True, False):
         data = Digits(seed=0)
-        spec = data.read()
+        spec = data.load_spec()
         torch.manual_seed(0)
         network = DrawsAlways(nn.Flatten(), nn.Linear(64, 10))
         optimizer = partial(torch.optim.SGD, lr=0.1)
-        task = task_of(spec, network=network, optimizer=optimizer)
-        trainer, recorder = trainer_in(tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data)] if callbacks else [])
+        task = make_task(spec, network=network, optimizer=optimizer)
+        trainer, recorder = make_trainer(
+            tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data)] if callbacks else []
+        )
         trainer.fit(task, datamodule=data)
         losses.append(recorder.rows["val/loss"])
     assert losses[0] == losses[1]
@@ -137,13 +139,13 @@ def test_what_a_network_draws_in_evaluation_is_drawn_as_without_it(tmp_path: Pat
 @pytest.mark.filterwarnings("ignore:.*WeightAveraging doesn't support sharding")
 def test_averaged_weights_are_measured_where_they_are_validated(tmp_path: Path):
     data = Digits(seed=0)
-    spec = data.read()
+    spec = data.load_spec()
     torch.manual_seed(0)
-    task = task_of(spec, optimizer=partial(torch.optim.SGD, lr=0.1))
-    trainer, recorder = trainer_in(tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data), EMA(decay=0.99999)])
+    task = make_task(spec, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer, recorder = make_trainer(tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data), EMA(decay=0.99999)])
     trainer.fit(task, datamodule=data)
-    assert recorder.last("val/accuracy") < 0.3 < recorder.last("train/accuracy")
-    assert recorder.last("generalization/train_accuracy") < 0.3
+    assert recorder.last_value("val/accuracy") < 0.3 < recorder.last_value("train/accuracy")
+    assert recorder.last_value("generalization/train_accuracy") < 0.3
 
 
 def test_of_foreign_data_nothing_is_said(tmp_path: Path):

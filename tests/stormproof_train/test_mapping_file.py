@@ -33,6 +33,6 @@ def test_a_few_aliases_are_accepted(tmp_path: Path):
 def test_a_folder_of_configs_with_such_aliases_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(BOMB)
-    for words in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)], ["seed=1", f"-cd={tmp_path}"]):
-        assert main.main(words) == 2
+    for overrides in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)], ["seed=1", f"-cd={tmp_path}"]):
+        assert main.main(overrides) == 2
         assert "mine.yaml: its YAML aliases expand to more than 1,000,000 values" in capsys.readouterr().err

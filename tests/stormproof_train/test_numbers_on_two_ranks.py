@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from stormproof.distributed.gloo_shutdown import part_before_exit
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
 from tests.support.ranks import run_on_two_ranks
-from tests.support.some_losses import COUNTS, build
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.some_losses import CLASS_COUNTS, build_loss
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +30,11 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "torch's, weighted": ("", {}),
     "regression": ("mse", {}),
 }
-CLASSES = DataSpec((4,), 3, 3, class_counts=COUNTS)
+CLASSES = DataSpec((4,), 3, 3, class_counts=CLASS_COUNTS)
 NUMBERS = DataSpec((4,), None, 2)
 
 
-class Random(InMemory):
+class Random(InMemoryDataModule):
     """As many samples as are asked for."""
 
     def __init__(self, samples: int, spec: DataSpec, drop_last: bool = False) -> None:
@@ -66,7 +66,7 @@ class Normalized(nn.Module):
         return self.network(self.normalization(inputs))
 
 
-class Seen(pl.Callback):
+class SampleRecorder(pl.Callback):
     """The training samples of each epoch on this rank, each by its first number."""
 
     def __init__(self) -> None:
@@ -77,26 +77,40 @@ class Seen(pl.Callback):
 
 
 def _numbers(folder: Path, ranks: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, (word, arguments) in LOSSES.items():
         spec = NUMBERS if name == "regression" else CLASSES
-        loss = build(word, **arguments) if word else nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.1]))
+        loss = build_loss(word, **arguments) if word else nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 0.1]))
         for size in SIZES if name in {"plain", "regression"} else SIZES[-2:]:
             torch.manual_seed(0)
-            task = task_of(spec, network=Normalized(spec.num_outputs), loss=loss)
-            seen, strategy = Seen(), "ddp" if ranks > 1 else "auto"
-            options: Any = {"devices": ranks, "strategy": strategy, "callbacks": [seen], "inference_mode": False}
-            trainer, recorder = trainer_in(folder, **options)  # metrics cannot be trained with after an inference mode
+            task = make_task(spec, network=Normalized(spec.num_outputs), loss=loss)
+            sample_recorder, strategy = SampleRecorder(), "ddp" if ranks > 1 else "auto"
+            options: Any = {
+                "devices": ranks,
+                "strategy": strategy,
+                "callbacks": [sample_recorder],
+                "inference_mode": False,
+            }
+            trainer, recorder = make_trainer(
+                folder, **options
+            )  # metrics cannot be trained with after an inference mode
             data = Random(size, spec)
             trainer.validate(task, datamodule=data, verbose=False)
             trainer.test(task, datamodule=data, verbose=False)
             logged = {key: [value for _, value in rows] for key, rows in recorder.rows.items()}
-            told = task.tested.predictions() if trainer.is_global_zero else None
+            predictions = task.test_predictions.predictions() if trainer.is_global_zero else None
             trainer.fit(task, datamodule=data)
-            found[f"{name}, {size}"] = {"logged": logged, "seen": seen.samples, "steps": trainer.global_step}
-            if told is not None:
-                found[f"{name}, {size}"] |= {"outputs": told.outputs.tolist(), "target": told.target.tolist()}
-    return found
+            results[f"{name}, {size}"] = {
+                "logged": logged,
+                "seen": sample_recorder.samples,
+                "steps": trainer.global_step,
+            }
+            if predictions is not None:
+                results[f"{name}, {size}"] |= {
+                    "outputs": predictions.outputs.tolist(),
+                    "target": predictions.target.tolist(),
+                }
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +125,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 @pytest.mark.parametrize("case", [f"{name}, {size}" for name in ("plain", "regression") for size in SIZES])
 def test_validation_and_test_say_what_one_process_says(alone: dict[str, Any], ranks: list[dict[str, Any]], case: str):
     for rank in ranks:
@@ -123,18 +137,18 @@ def test_validation_and_test_say_what_one_process_says(alone: dict[str, Any], ra
             assert logged[name] == (values if exact else pytest.approx(values, rel=1e-6, abs=1e-6)), name
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 @pytest.mark.parametrize("case", [f"{name}, {size}" for name in ("plain", "regression") for size in SIZES])
 def test_the_predictions_of_two_ranks_are_those_of_one_in_the_same_order(
     alone: dict[str, Any], ranks: list[dict[str, Any]], case: str
 ):
     assert "target" not in ranks[1][case]
     assert ranks[0][case]["target"] == alone[case]["target"]
-    for one, other in zip(ranks[0][case]["outputs"], alone[case]["outputs"], strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
+    for actual, expected in zip(ranks[0][case]["outputs"], alone[case]["outputs"], strict=True):
+        assert actual == pytest.approx(expected, abs=1e-6)
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 @pytest.mark.parametrize("name", ["weighted", "weighted focal", "torch's, weighted"])
 def test_a_loss_with_weights_is_that_of_all_samples_together(
     alone: dict[str, Any], ranks: list[dict[str, Any]], name: str
@@ -146,7 +160,7 @@ def test_a_loss_with_weights_is_that_of_all_samples_together(
             assert rank[f"{name}, {size}"]["logged"]["val/loss"] == pytest.approx(values, rel=1e-6)
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 def test_an_epoch_trains_on_each_sample_once_in_as_many_steps(alone: dict[str, Any], ranks: list[dict[str, Any]]):
     case = "plain, 23"
     together = ranks[0][case]["seen"] + ranks[1][case]["seen"]
@@ -156,10 +170,10 @@ def test_an_epoch_trains_on_each_sample_once_in_as_many_steps(alone: dict[str, A
 
 
 def _on_two_ranks(folder: Path) -> None:
-    found = _numbers(folder, ranks=2)
-    (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
+    results = _numbers(folder, ranks=2)
+    (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    part_before_exit()
+    destroy_gloo_before_exit()
     _on_two_ranks(Path(sys.argv[1]))

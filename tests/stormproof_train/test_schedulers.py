@@ -62,10 +62,10 @@ def test_a_schedule_goes_on_from_its_state(interrupted_at: int):
     scheduler = warmup_cosine(optimizer, 20, warmup_fraction=0.25)
     _learning_rates(optimizer, scheduler, interrupted_at)
     resumed = _optimizer(0.3)
-    again = warmup_cosine(resumed, 20, warmup_fraction=0.25)
+    restored = warmup_cosine(resumed, 20, warmup_fraction=0.25)
     resumed.load_state_dict(optimizer.state_dict())
-    again.load_state_dict(scheduler.state_dict())
-    (rates,) = _learning_rates(resumed, again, 20 - interrupted_at)
+    restored.load_state_dict(scheduler.state_dict())
+    (rates,) = _learning_rates(resumed, restored, 20 - interrupted_at)
     assert rates == pytest.approx([0.3 * _factor(t, 20, 5, 0.0) for t in range(interrupted_at, 20)], abs=1e-12)
 
 

@@ -14,23 +14,23 @@ from torch.utils.data import DataLoader, TensorDataset
 from stormproof_train import losses
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
-from stormproof_train.data.in_memory import InMemory
+from stormproof_train.data.in_memory import InMemoryDataModule
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.losses import facts_of
+from stormproof_train.losses import loss_properties
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
-pytestmark = QUIET
+pytestmark = IGNORE_LIGHTNING_WARNINGS
 
 
-def _whole(loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+def _concatenate_batches(loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = zip(*loader, strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
 
 def _predictions(task: Task, loader: DataLoader) -> tuple[torch.Tensor, np.ndarray]:
-    inputs, targets = _whole(loader)
+    inputs, targets = _concatenate_batches(loader)
     with torch.no_grad():
         return task(inputs), targets.numpy()
 
@@ -41,13 +41,13 @@ def _predictions(task: Task, loader: DataLoader) -> tuple[torch.Tensor, np.ndarr
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_classification_metrics_are_scikit_learns(split: str, tmp_path: Path):
     data = Digits(batch_size=100)
-    task = task_of(data.spec)
-    trainer, _ = trainer_in(tmp_path)
-    ours = (trainer.validate if split == "val" else trainer.test)(task, datamodule=data, verbose=False)[0]
+    task = make_task(data.spec)
+    trainer, _ = make_trainer(tmp_path)
+    metrics = (trainer.validate if split == "val" else trainer.test)(task, datamodule=data, verbose=False)[0]
     logits, labels = _predictions(task, data.val_dataloader() if split == "val" else data.test_dataloader())
     chosen = logits.argmax(dim=1).numpy()
     assert len(labels) % 100 != 0  # the last batch is a smaller one
-    assert ours == {
+    assert metrics == {
         f"{split}/loss": pytest.approx(float(nn.functional.cross_entropy(logits, torch.as_tensor(labels))), rel=1e-5),
         f"{split}/accuracy": pytest.approx(accuracy_score(labels, chosen), rel=1e-6),
         f"{split}/f1": pytest.approx(f1_score(labels, chosen, average="macro", zero_division=0), rel=1e-5),
@@ -56,18 +56,18 @@ def test_classification_metrics_are_scikit_learns(split: str, tmp_path: Path):
 
 def test_regression_metrics_are_scikit_learns_in_the_targets_own_unit(tmp_path: Path):
     data = Diabetes(batch_size=32)
-    task = task_of(data.spec)
-    trainer, _ = trainer_in(tmp_path)
-    ours = trainer.test(task, datamodule=data, verbose=False)[0]
+    task = make_task(data.spec)
+    trainer, _ = make_trainer(tmp_path)
+    metrics = trainer.test(task, datamodule=data, verbose=False)[0]
     outputs, target = _predictions(task, data.test_dataloader())
     predicted = outputs.numpy()
-    assert ours == {
+    assert metrics == {
         "test/loss": pytest.approx(mean_squared_error(target, predicted) / data.spec.target_std**2, rel=1e-5),
         "test/rmse": pytest.approx(math.sqrt(mean_squared_error(target, predicted)), rel=1e-5),
         "test/mae": pytest.approx(mean_absolute_error(target, predicted), rel=1e-5),
         "test/r2": pytest.approx(r2_score(target, predicted), rel=1e-4, abs=1e-5),
     }
-    assert 40 < ours["test/rmse"] < 200  # of targets from 25 to 346
+    assert 40 < metrics["test/rmse"] < 200  # of targets from 25 to 346
 
 
 def test_a_network_that_says_zero_predicts_the_mean_of_the_training_targets(tmp_path: Path):
@@ -75,13 +75,15 @@ def test_a_network_that_says_zero_predicts_the_mean_of_the_training_targets(tmp_
     network = nn.Linear(10, 1)
     nn.init.zeros_(network.weight)
     nn.init.zeros_(network.bias)
-    task = task_of(data.spec, network=network)
+    task = make_task(data.spec, network=network)
     assert task(torch.randn(3, 10)).flatten().tolist() == pytest.approx([data.spec.target_mean] * 3)
-    trainer, recorder = trainer_in(tmp_path)
+    trainer, recorder = make_trainer(tmp_path)
     trainer.fit(task, datamodule=data)
-    _, targets = _whole(data.train_dataloader())
-    assert recorder.last("train/rmse") == pytest.approx(float((targets - data.spec.target_mean).square().mean().sqrt()))
-    assert recorder.last("train/epoch_loss") == pytest.approx(1.0, abs=0.01)  # the targets' own variance
+    _, targets = _concatenate_batches(data.train_dataloader())
+    assert recorder.last_value("train/rmse") == pytest.approx(
+        float((targets - data.spec.target_mean).square().mean().sqrt())
+    )
+    assert recorder.last_value("train/epoch_loss") == pytest.approx(1.0, abs=0.01)  # the targets' own variance
 
 
 PREDICTIONS = {  # of a network that says zero, in the target's own unit
@@ -95,10 +97,12 @@ PREDICTIONS = {  # of a network that says zero, in the target's own unit
 @pytest.mark.parametrize(("loss", "expected"), PREDICTIONS.values(), ids=PREDICTIONS.keys())
 def test_a_prediction_is_in_the_targets_own_unit_whatever_the_loss(loss: Any, expected: float):
     spec = DataSpec((4,), None, 3, target_mean=10.0, target_std=2.0, target_min=1.0)
-    network = nn.Linear(4, 3 * facts_of(loss).outputs_per_target)
+    network = nn.Linear(4, 3 * loss_properties(loss).outputs_per_target)
     nn.init.zeros_(network.weight)
     nn.init.zeros_(network.bias)
-    assert task_of(spec, network=network, loss=loss)(torch.randn(5, 4)).tolist() == [[pytest.approx(expected)] * 3] * 5
+    assert (
+        make_task(spec, network=network, loss=loss)(torch.randn(5, 4)).tolist() == [[pytest.approx(expected)] * 3] * 5
+    )
 
 
 SCALED = {
@@ -111,21 +115,21 @@ SCALED = {
 @pytest.mark.parametrize(("loss", "expected"), SCALED.values(), ids=SCALED.keys())
 def test_targets_are_scaled_as_the_loss_wants_them(loss: Any, expected: list[list[float]]):
     spec = DataSpec((4,), None, 1, target_mean=10.0, target_std=2.0, target_min=1.0)
-    network = nn.Linear(4, facts_of(loss).outputs_per_target)
-    task = task_of(spec, network=network, loss=loss)
+    network = nn.Linear(4, loss_properties(loss).outputs_per_target)
+    task = make_task(spec, network=network, loss=loss)
     inputs, target = torch.randn(2, 4), torch.tensor([1.0, 10.0])
-    told = task._step((inputs, target), task.val_loss, task.val_metrics)
-    assert told["loss"] == loss(network(inputs), torch.tensor(expected))
-    assert torch.equal(told["preds"], network(inputs))
-    assert torch.equal(told["target"], torch.tensor(expected))
+    scaled_loss = task._compute_step((inputs, target), task.val_loss, task.val_metrics)
+    assert scaled_loss["loss"] == loss(network(inputs), torch.tensor(expected))
+    assert torch.equal(scaled_loss["preds"], network(inputs))
+    assert torch.equal(scaled_loss["target"], torch.tensor(expected))
     predicted, target = task(inputs).detach(), target.unsqueeze(1)
     assert float(task.val_metrics.compute()["mae"]) == pytest.approx(float((predicted - target).abs().mean()))
 
 
 def test_the_headline_is_a_metric_of_itstask_of():
     for spec in (Digits.spec, Diabetes.spec):
-        assert HEADLINE[spec.task].name in task_of(spec).train_metrics
-        assert HEADLINE[spec.task].name in task_of(spec).val_metrics
+        assert HEADLINE[spec.task].name in make_task(spec).train_metrics
+        assert HEADLINE[spec.task].name in make_task(spec).val_metrics
     assert HEADLINE["classification"].higher_is_better
     assert not HEADLINE["regression"].higher_is_better
 
@@ -136,14 +140,14 @@ def test_the_headline_is_a_metric_of_itstask_of():
 @pytest.mark.parametrize(("drop_last", "samples"), [(False, 1257), (True, 1200)])
 def test_the_mean_loss_of_an_epoch_weights_each_sample_alike(drop_last: bool, samples: int, tmp_path: Path):
     data = Digits(batch_size=400, drop_last=drop_last)  # 400, 400, 400 and 57; the weights stand still
-    task = task_of(data.spec)
-    trainer, recorder = trainer_in(tmp_path)
+    task = make_task(data.spec)
+    trainer, recorder = make_trainer(tmp_path)
     trainer.fit(task, datamodule=data)
     inputs, labels = (torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True))  # the same first pass
     assert len(labels) == samples
     with torch.no_grad():
         losses = nn.functional.cross_entropy(task(inputs), labels, reduction="none")
-    assert recorder.last("train/epoch_loss") == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert recorder.last_value("train/epoch_loss") == pytest.approx(float(losses.mean()), rel=1e-5)
     assert len(recorder.rows["train/epoch_loss"]) == 1
     batches = [value for _, value in recorder.rows["train/loss"]]
     assert batches == pytest.approx([float(part.mean()) for part in losses.split(400)], rel=1e-5)
@@ -151,8 +155,8 @@ def test_the_mean_loss_of_an_epoch_weights_each_sample_alike(drop_last: bool, sa
 
 def test_each_epoch_is_reported_alone(tmp_path: Path):
     data = Digits(batch_size=300)
-    task = task_of(data.spec, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
-    trainer, recorder = trainer_in(tmp_path, max_epochs=2)
+    task = make_task(data.spec, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    trainer, recorder = make_trainer(tmp_path, max_epochs=2)
     trainer.fit(task, datamodule=data)
     losses = [value for _, value in recorder.rows["train/loss"]]
     assert len(losses) == 10
@@ -168,16 +172,16 @@ def test_each_epoch_is_reported_alone(tmp_path: Path):
 
 def test_only_logging_steps_are_logged(tmp_path: Path):
     data = Digits(batch_size=100)
-    trainer, recorder = trainer_in(tmp_path, log_every_n_steps=5)
-    trainer.fit(task_of(data.spec), datamodule=data)
+    trainer, recorder = make_trainer(tmp_path, log_every_n_steps=5)
+    trainer.fit(make_task(data.spec), datamodule=data)
     assert [step + 1 for step, _ in recorder.rows["train/loss"]] == [5, 10]
     assert [step + 1 for step, _ in recorder.rows["optimizer/lr"]] == [5, 10]
 
 
 def test_a_loss_that_is_no_number_is_not_left_out_of_the_mean():
-    task = task_of(Digits.spec, loss=lambda output, target: output.sum() * float("nan"))
-    task._step((torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)), task.val_loss, task.val_metrics)
-    task._step((torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)), task.val_loss, task.val_metrics)
+    task = make_task(Digits.spec, loss=lambda output, target: output.sum() * float("nan"))
+    task._compute_step((torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)), task.val_loss, task.val_metrics)
+    task._compute_step((torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)), task.val_loss, task.val_metrics)
     assert math.isnan(task.val_loss.compute())
 
 
@@ -186,10 +190,10 @@ def test_targets_without_a_column_are_trained_like_those_with_one(tmp_path: Path
     spec = DataSpec((10,), None, 1)  # what a foreign module with such targets gets
     losses = []
     for target in (targets, targets.unsqueeze(1)):
-        trainer, recorder = trainer_in(tmp_path)
+        trainer, recorder = make_trainer(tmp_path)
         loader = DataLoader(TensorDataset(inputs, target), batch_size=4)
-        trainer.fit(task_of(spec), loader, loader)
-        losses.append(recorder.last("train/epoch_loss"))
+        trainer.fit(make_task(spec), loader, loader)
+        losses.append(recorder.last_value("train/epoch_loss"))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -201,18 +205,18 @@ def test_targets_without_a_column_are_trained_like_those_with_one(tmp_path: Path
     [(Digits(batch_size=64), "accuracy", lambda value: value > 0.9), (Diabetes(), "r2", lambda value: value > 0.3)],
     ids=["digits", "diabetes"],
 )
-def test_it_learns(data: InMemory, metric: str, better: Callable[[float], bool], tmp_path: Path):
-    task = task_of(data.spec, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
-    trainer, recorder = trainer_in(tmp_path, max_epochs=5, log_every_n_steps=0)
+def test_it_learns(data: InMemoryDataModule, metric: str, better: Callable[[float], bool], tmp_path: Path):
+    task = make_task(data.spec, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
+    trainer, recorder = make_trainer(tmp_path, max_epochs=5, log_every_n_steps=0)
     trainer.fit(task, datamodule=data)
-    assert better(recorder.last(f"val/{metric}"))
+    assert better(recorder.last_value(f"val/{metric}"))
 
 
 def test_two_runs_of_a_seed_end_with_the_same_bits(tmp_path: Path):
     weights = []
     for _ in range(2):
-        task = task_of(Digits.spec, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-        trainer, _ = trainer_in(tmp_path, deterministic=True)
+        task = make_task(Digits.spec, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        trainer, _ = make_trainer(tmp_path, deterministic=True)
         trainer.fit(task, datamodule=Digits(batch_size=200))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in task.parameters()]))
     assert torch.equal(*weights)
@@ -235,7 +239,7 @@ def test_predictions_of_large_numbers_keep_their_digits(precision: str):
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int64], ids=str)
 def test_labels_may_be_integers_of_any_kind(kind: torch.dtype):
-    task = task_of(DataSpec((4,), num_classes=3, num_outputs=3))
+    task = make_task(DataSpec((4,), num_classes=3, num_outputs=3))
     inputs, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
     for mean, step in ((task.val_loss, task.validation_step), (task.test_loss, task.test_step)):
         step((inputs, labels.to(kind)), 0)

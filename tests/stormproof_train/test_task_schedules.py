@@ -15,25 +15,25 @@ from stormproof_train.data.digits import Digits
 from stormproof_train.errors import UserError
 from stormproof_train.models import MLP
 from stormproof_train.schedulers import none, warmup_cosine
-from stormproof_train.task import length_comes_from_the_run
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from stormproof_train.task import takes_run_length
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
-pytestmark = QUIET
+pytestmark = IGNORE_LIGHTNING_WARNINGS
 
 
 def test_only_what_is_to_be_trained_is_given_to_the_optimizer(tmp_path: Path):
     network = MLP((1, 8, 8), 10, nn.ReLU, width=4, depth=1)
     network[1].requires_grad_(False)
-    given: list[Any] = []
+    received: list[Any] = []
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        given.extend(parameters)
+        received.extend(parameters)
         return torch.optim.SGD(parameters, lr=0.1)
 
     frozen = network[1].weight.clone()
-    trainer, _ = trainer_in(tmp_path)
-    trainer.fit(task_of(Digits.spec, network=network, optimizer=optimizer), datamodule=Digits(batch_size=600))
-    assert [id(parameter) for parameter in given] == [id(parameter) for parameter in network[3].parameters()]
+    trainer, _ = make_trainer(tmp_path)
+    trainer.fit(make_task(Digits.spec, network=network, optimizer=optimizer), datamodule=Digits(batch_size=600))
+    assert [id(parameter) for parameter in received] == [id(parameter) for parameter in network[3].parameters()]
     assert torch.equal(network[1].weight, frozen)
 
 
@@ -54,7 +54,7 @@ LENGTHS = {
 def test_a_schedule_counts_steps_when_the_run_gives_its_length(
     scheduler: Callable[..., Any], given: dict[str, Any], expected: bool
 ):
-    assert length_comes_from_the_run(scheduler, given) is expected
+    assert takes_run_length(scheduler, given) is expected
 
 
 def _sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -63,8 +63,8 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 
 def _rates(folder: Path, scheduler: Callable[..., Any], counts_steps: bool, **options: Any) -> list[float]:
     """The logged learning rate of each of the 3 epochs x 4 optimizer steps."""
-    trainer, recorder = trainer_in(folder, max_epochs=3, **options)
-    task = task_of(Digits.spec, optimizer=_sgd, scheduler=scheduler, counts_steps=counts_steps)
+    trainer, recorder = make_trainer(folder, max_epochs=3, **options)
+    task = make_task(Digits.spec, optimizer=_sgd, scheduler=scheduler, counts_steps=counts_steps)
     trainer.fit(task, datamodule=Digits(batch_size=400))
     return [value for _, value in recorder.rows["optimizer/lr"]]
 
@@ -109,7 +109,7 @@ def test_no_schedule_is_a_constant_rate(tmp_path: Path):
 
 
 def test_a_schedule_over_a_run_without_an_end_is_a_sentence():
-    task: Any = task_of(Digits.spec, scheduler=lambda optimizer, T_max, **_: None, counts_steps=True)  # noqa: N803
+    task: Any = make_task(Digits.spec, scheduler=lambda optimizer, T_max, **_: None, counts_steps=True)  # noqa: N803
     task._trainer = SimpleNamespace(estimated_stepping_batches=float("inf"))
     with pytest.raises(UserError, match=r"max_epochs|max_steps"):
         task.configure_optimizers()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
+DRILL_STRIDE = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
 """Stride of the drills: sweeps run every n-th step or trial."""
 
 
@@ -25,7 +25,7 @@ def mark_cases(cases: Iterable[Any], not_drill: Iterable[Any], default: Iterable
     cases, not_drill = list(cases), list(not_drill)
     default = not_drill if default is None else list(default)
     assert all(case in cases for case in [*not_drill, *default]), (not_drill, default)
-    return [_parameter(case, *_marks(case in not_drill, case in default)) for case in cases]
+    return [_to_param(case, *_suite_marks(case in not_drill, case in default)) for case in cases]
 
 
 def slow_except(cases: Iterable[Any], default: Iterable[Any]) -> list[Any]:
@@ -34,21 +34,25 @@ def slow_except(cases: Iterable[Any], default: Iterable[Any]) -> list[Any]:
     return mark_cases(cases, cases, default)
 
 
-def _marks(is_not_drill: bool, is_default: bool) -> list[pytest.MarkDecorator]:
+def _suite_marks(is_not_drill: bool, is_default: bool) -> list[pytest.MarkDecorator]:
     if is_not_drill:
         return [] if is_default else [pytest.mark.slow]
     return [pytest.mark.drill]
 
 
-def _parameter(case: Any, *marks: pytest.MarkDecorator) -> Any:
+def _to_param(case: Any, *marks: pytest.MarkDecorator) -> Any:
     return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks)
 
 
-def one_factor_at_a_time(rows: Iterable[Any], columns: Iterable[Any], row: Any, column: Any) -> list[tuple[Any, Any]]:
+def vary_one_factor(rows: Iterable[Any], columns: Iterable[Any], row: Any, column: Any) -> list[tuple[Any, Any]]:
     """Returns all pairs that contain ``row`` or ``column``: varies one factor at a time instead of testing all pairs.
 
     Example:
-        >>> one_factor_at_a_time("abc", "xy", "a", "y")
+        >>> vary_one_factor("abc", "xy", "a", "y")
         [('a', 'x'), ('a', 'y'), ('b', 'y'), ('c', 'y')]
     """
-    return [(r, c) for r, c in product(rows, columns) if r == row or c == column]
+    return [
+        (row_value, column_value)
+        for row_value, column_value in product(rows, columns)
+        if row_value == row or column_value == column
+    ]

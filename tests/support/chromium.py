@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 
 @contextmanager
-def started() -> Iterator[Browser]:
+def launch_chromium() -> Iterator[Browser]:
     """Chromium without a window."""
     path = shutil.which("chromium")
     assert path, "there is no chromium: apt-get install chromium"
@@ -19,14 +19,14 @@ def started() -> Iterator[Browser]:
         browser.close()
 
 
-def opened(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
+def open_page(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
     """The page, drawn, and what the browser complains of."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
-    complaints: list[str] = []
+    console_errors: list[str] = []
     page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
+        "console", lambda message: console_errors.append(message.text) if message.type in {"error", "warning"} else None
     )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("pageerror", lambda error: console_errors.append(str(error)))
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")
-    return page, complaints
+    return page, console_errors

@@ -10,21 +10,21 @@ from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.plan import Plan, read_plan
 
 
-def words_of(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """The choices of a group that ship."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-activation_words = functools.partial(words_of, "activation")
+list_activations = functools.partial(list_choices, "activation")
 REPRESENTATIVES = ("relu", "prelu", "crelu", "maxout", "softmax", "swiglu")
 """One activation of each kind: elementwise, with a parameter, widening, narrowing, mixing features, gated."""
 
 
 @functools.cache
-def composed(*overrides: str) -> Plan:
+def compose_plan(*overrides: str) -> Plan:
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         return read_plan(hydra.compose("config", [*overrides]))
 
 
-def configured_activation(word: str, *overrides: str) -> Activation:
-    return activation_factory(composed(f"activation={word}", *overrides).activation.factory())
+def build_activation(name: str, *overrides: str) -> Activation:
+    return activation_factory(compose_plan(f"activation={name}", *overrides).activation.factory())

@@ -7,28 +7,32 @@ from typing import Any
 import torch
 
 
-def differences(one: Any, other: Any, where: str = "") -> list[str]:
+def find_differences(first: Any, second: Any, path: str = "") -> list[str]:
     """Names every place at which two nested values are not the same; a NaN is the same as a NaN.
 
     Example:
-        >>> differences({"weights": [torch.ones(2), 3.0]}, {"weights": [torch.ones(2), 4.0]})
+        >>> find_differences({"weights": [torch.ones(2), 3.0]}, {"weights": [torch.ones(2), 4.0]})
         ['/weights/1: 3.0, 4.0']
     """
-    if type(one) is not type(other):
-        return [f"{where}: {type(one).__name__}, {type(other).__name__}"]
-    if isinstance(one, torch.Tensor):
-        return [] if _same_bits(one, other) else [f"{where}: {one.tolist()}, {other.tolist()}"]
-    if isinstance(one, list | tuple):
-        return differences(dict(enumerate(one)), dict(enumerate(other)), where)
-    if isinstance(one, dict):
-        missing = one.keys() ^ other.keys()
-        only = [f"{where}: only one has {sorted(map(str, missing))}"] if missing else []
-        both = [key for key in one if key in other]
-        return only + [found for key in both for found in differences(one[key], other[key], f"{where}/{key}")]
-    return [] if one == other or (one != one and other != other) else [f"{where}: {one}, {other}"]  # noqa: PLR0124
+    if type(first) is not type(second):
+        return [f"{path}: {type(first).__name__}, {type(second).__name__}"]
+    if isinstance(first, torch.Tensor):
+        return [] if _is_bitwise_equal(first, second) else [f"{path}: {first.tolist()}, {second.tolist()}"]
+    if isinstance(first, list | tuple):
+        return find_differences(dict(enumerate(first)), dict(enumerate(second)), path)
+    if isinstance(first, dict):
+        missing = first.keys() ^ second.keys()
+        key_differences = [f"{path}: only one has {sorted(map(str, missing))}"] if missing else []
+        common_keys = [key for key in first if key in second]
+        return key_differences + [
+            difference
+            for key in common_keys
+            for difference in find_differences(first[key], second[key], f"{path}/{key}")
+        ]
+    return [] if first == second or (first != first and second != second) else [f"{path}: {first}, {second}"]  # noqa: PLR0124
 
 
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
+def _is_bitwise_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
         return False
-    return torch.equal(*(each.contiguous().flatten().view(torch.uint8) for each in (one, other)))
+    return torch.equal(*(tensor.contiguous().flatten().view(torch.uint8) for tensor in (first, second)))

@@ -24,23 +24,23 @@ import torch
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof.testing import FaultInjector
-from tests.support.difference import differences
+from tests.support.difference import find_differences
 from tests.support.training import Cell, train
 
-FOREVER, GRACE = 120.0, 20.0  # seconds
+TIMEOUT_SECONDS, GRACE_SECONDS = 120.0, 20.0  # seconds
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended: the result of rank 0, or None where it was killed."""
 
-    killed: bool
+    was_killed: bool
     exit_codes: tuple[int, ...]
     results: list[dict[str, Any]] | None
     output: str
 
 
-def attempt(
+def run_attempt(
     cell: Cell,
     folder: Path,
     faults: Callable[[], Any] | None = None,
@@ -58,20 +58,20 @@ def attempt(
         function: trains.
         options: further arguments of it.
     """
-    with ranks(cell, folder, faults, function, **options) as pids:
-        killed, codes = _wait_or_kill(pids, kill_after)
-    done = all(code == 0 for code in codes)
+    with fork_ranks(cell, folder, faults, function, **options) as pids:
+        was_killed, exit_codes = _wait_or_kill(pids, kill_after)
+    succeeded = all(code == 0 for code in exit_codes)
     results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
     return Outcome(
-        killed,
-        tuple(codes),
-        [torch.load(file, weights_only=False) for file in results] if done else None,
-        said(cell, folder),
+        was_killed,
+        tuple(exit_codes),
+        [torch.load(file, weights_only=False) for file in results] if succeeded else None,
+        read_output(cell, folder),
     )
 
 
 @contextmanager
-def ranks(
+def fork_ranks(
     cell: Cell,
     folder: Path,
     faults: Callable[[], Any] | None = None,
@@ -96,57 +96,60 @@ def ranks(
             if pid == 0:
                 tempfile.tempdir = scratch
                 output = folder / f"output{rank}.txt"
-                _child(rank, cell, folder, port, faults, function, results[rank], output, options)
+                _run_rank(rank, cell, folder, port, faults, function, results[rank], output, options)
             pids.append(pid)
         try:
             yield pids
         finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
-            _kill(pids)
+            _kill_process_groups(pids)
 
 
-def said(cell: Cell, folder: Path) -> str:
+def read_output(cell: Cell, folder: Path) -> str:
     """What all ranks printed."""
     outputs = [folder / f"output{rank}.txt" for rank in range(cell.ranks)]
     return "".join(file.read_text(errors="replace") for file in outputs if file.exists())
 
 
 @cache
-def uninterrupted(cell: Cell) -> Outcome:
+def train_uninterrupted(cell: Cell) -> Outcome:
     """How a cell ends that nobody kills; trained once."""
     with TemporaryDirectory() as folder:
-        done = attempt(cell, Path(folder))
-    assert done.results is not None, done.output
-    return done
+        outcome = run_attempt(cell, Path(folder))
+    assert outcome.results is not None, outcome.output
+    return outcome
 
 
-def kill_in_turn(cell: Cell, folder: Path, aims: Iterable[tuple[str, int]], **options: Any) -> Outcome:
-    """Kills a training at each of ``aims``, attempt after attempt, and lets the last one end.
+def kill_repeatedly(cell: Cell, folder: Path, kill_points: Iterable[tuple[str, int]], **options: Any) -> Outcome:
+    """Kills a training at each of ``kill_points``, attempt after attempt, and lets the last one end.
 
     Args:
         cell: what to train.
         folder: of the run.
-        aims: a phase and a step each, in the order in which a training comes by them; the ranks stop there in turn.
+        kill_points: a phase and a step each, in the order in which a training comes by them; the ranks stop there in
+            turn.
         options: further arguments of ``train``.
     """
-    for number, (phase, step) in enumerate(aims):
-        killed = attempt(cell, folder, partial(FaultInjector().stop, phase, step, number % cell.ranks), **options)
-        assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
-    return attempt(cell, folder, **options)
+    for number, (phase, step) in enumerate(kill_points):
+        outcome = run_attempt(cell, folder, partial(FaultInjector().stop, phase, step, number % cell.ranks), **options)
+        assert outcome.was_killed, f"nothing was killed at {phase!r} of step {step}: {outcome.output}"
+    return run_attempt(cell, folder, **options)
 
 
-def assert_same(one: Outcome, other: Outcome) -> None:
+def assert_bitwise_equal(first: Outcome, second: Outcome) -> None:
     """Both finished, with the same bits on every rank."""
-    assert one.results is not None, one.output
-    assert other.results is not None, other.output
-    for rank, pair in enumerate(zip(one.results, other.results, strict=True)):
-        found = differences(*({key: result[key] for key in result if key != "recovery"} for result in pair))
-        assert not found, f"rank {rank}: {found[:5]}"
+    assert first.results is not None, first.output
+    assert second.results is not None, second.output
+    for rank, pair in enumerate(zip(first.results, second.results, strict=True)):
+        difference_messages = find_differences(
+            *({key: result[key] for key in result if key != "recovery"} for result in pair)
+        )
+        assert not difference_messages, f"rank {rank}: {difference_messages[:5]}"
 
 
-def _child(
+def _run_rank(
     rank: int, cell: Cell, folder: Path, port: int, faults: Any, function: Any, result: Path, output: Path, options: Any
 ) -> None:
-    code = 1
+    exit_code = 1
     try:
         os.setsid()  # loader workers go with it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -155,27 +158,27 @@ def _child(
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
         warnings.resetwarnings()  # pytest makes errors of them, or keeps them to itself
-        warnings.showwarning = _say
+        warnings.showwarning = _print_warning
         if cell.ranks > 1:
             os.environ.update(
                 LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(cell.ranks), MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=str(port),
             )  # fmt: skip
-        done = function(cell, folder, extra=[faults()] if faults else None, **options)
-        torch.save(done, result)
-        code = 0
+        return_value = function(cell, folder, extra=[faults()] if faults else None, **options)
+        torch.save(return_value, result)
+        exit_code = 0
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        exit_code = error.code if isinstance(error.code, int) else 1
     except BaseException as error:  # noqa: BLE001 (a child must not return into its parent's stack)
         traceback.print_exc()
-        code = getattr(error, "exit_code", 1)
+        exit_code = getattr(error, "exit_code", 1)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(exit_code)
 
 
-def _say(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     print(f"{category.__name__}: {message}", file=sys.stderr)  # noqa: T201
 
 
@@ -184,28 +187,28 @@ def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list
 
     One that has left with an error gives them time to do so too.
     """
-    codes: dict[int, int] = {}
-    killed = False
-    end = time.monotonic() + (FOREVER if kill_after is None else kill_after)
-    while len(codes) < len(pids):
-        for pid in set(pids) - set(codes):
-            seen, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-            if seen and not os.WIFSTOPPED(status):
-                codes[pid] = os.waitstatus_to_exitcode(status)
-            stands = bool(seen) and os.WIFSTOPPED(status)
-            if stands or codes.get(pid, 0) < 0:
-                killed = True
-                _kill(set(pids) - set(codes))
-            elif codes.get(pid, 0) > 0:
-                end = min(end, time.monotonic() + GRACE)
-        if time.monotonic() > end:
-            killed = True
-            _kill(set(pids) - set(codes))
+    exit_codes: dict[int, int] = {}
+    was_killed = False
+    deadline = time.monotonic() + (TIMEOUT_SECONDS if kill_after is None else kill_after)
+    while len(exit_codes) < len(pids):
+        for pid in set(pids) - set(exit_codes):
+            waited_pid, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if waited_pid and not os.WIFSTOPPED(status):
+                exit_codes[pid] = os.waitstatus_to_exitcode(status)
+            is_stopped = bool(waited_pid) and os.WIFSTOPPED(status)
+            if is_stopped or exit_codes.get(pid, 0) < 0:
+                was_killed = True
+                _kill_process_groups(set(pids) - set(exit_codes))
+            elif exit_codes.get(pid, 0) > 0:
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if time.monotonic() > deadline:
+            was_killed = True
+            _kill_process_groups(set(pids) - set(exit_codes))
         time.sleep(0.002)
-    return killed, [codes[pid] for pid in pids]
+    return was_killed, [exit_codes[pid] for pid in pids]
 
 
-def _kill(pids: Iterable[int]) -> None:
+def _kill_process_groups(pids: Iterable[int]) -> None:
     for pid in pids:
         try:
             os.killpg(pid, signal.SIGKILL)

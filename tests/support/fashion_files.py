@@ -6,23 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILE_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def idx(array: np.ndarray) -> bytes:
+def encode_idx(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def pack(folder: Path, labels: np.ndarray) -> dict[str, np.ndarray]:
+def write_dataset(folder: Path, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Training images with these labels and twenty test images, brighter ones, packed as Debian packs them."""
     generator = np.random.default_rng(0)
     arrays = {
-        NAMES[0]: generator.integers(0, 200, (len(labels), 28, 28), dtype=np.uint8),
-        NAMES[1]: labels.astype(np.uint8),
-        NAMES[2]: generator.integers(200, 256, (20, 28, 28), dtype=np.uint8),
-        NAMES[3]: (np.arange(20) % 10).astype(np.uint8),
+        FILE_NAMES[0]: generator.integers(0, 200, (len(labels), 28, 28), dtype=np.uint8),
+        FILE_NAMES[1]: labels.astype(np.uint8),
+        FILE_NAMES[2]: generator.integers(200, 256, (20, 28, 28), dtype=np.uint8),
+        FILE_NAMES[3]: (np.arange(20) % 10).astype(np.uint8),
     }
     folder.mkdir()
     for name, array in arrays.items():
-        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(encode_idx(array)))
     return arrays

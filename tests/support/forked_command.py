@@ -25,22 +25,22 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 """What the fixture ``command`` is: takes words, and ``env`` by name."""
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([
+FORKSERVER_CONTEXT = multiprocessing.get_context("forkserver")
+FORKSERVER_CONTEXT.set_forkserver_preload([
     "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb",
     "stormproof_train.cli.search", __name__,
 ])  # fmt: skip
 
 
-def prepare() -> None:
+def start_fork_server() -> None:
     """Starts the process that commands are forked from. Its imports take seconds and run in the background."""
     forkserver.ensure_running()
 
 
 @cache
-def wait_until_prepared() -> None:
+def wait_for_fork_server() -> None:
     """Returns once the process that commands are forked from has imported everything."""
-    process = FORKS.Process(target=_do_nothing)
+    process = FORKSERVER_CONTEXT.Process(target=_do_nothing)
     process.start()
     process.join()
 
@@ -48,7 +48,7 @@ def wait_until_prepared() -> None:
 def _do_nothing() -> None: ...
 
 
-def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     """As ``subprocess.run`` with ``capture_output`` and ``text``.
 
     Raises:
@@ -56,25 +56,27 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = start(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+        process = start(arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
         process.join(timeout)
         if process.is_alive():
             assert process.pid is not None
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
-            raise subprocess.TimeoutExpired(words, timeout)
+            raise subprocess.TimeoutExpired(arguments, timeout)
         assert process.exitcode is not None
-        return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
+        return subprocess.CompletedProcess(arguments, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def start(words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
+def start(arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
     """A command that runs, in a session of its own: its process number is that of its group."""
-    process = FORKS.Process(target=run_script, args=(TRAIN, words, cwd, dict(env), stdout, stderr))
+    process = FORKSERVER_CONTEXT.Process(target=run_script, args=(TRAIN, arguments, cwd, dict(env), stdout, stderr))
     process.start()
     return process
 
 
-def run_script(script: Path, words: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> None:
+def run_script(
+    script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path
+) -> None:
     """Turns this process, forked from the fork server, into ``python <script> <words>`` in a session of its own."""
     from wandb.sdk.data_types._private import MEDIA_TMP
 
@@ -84,12 +86,12 @@ def run_script(script: Path, words: list[str], cwd: Path, env: Mapping[str, str]
     os.environ.clear()
     os.environ.update(env)
     for descriptor, path in ((1, stdout), (2, stderr)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+        file_descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file_descriptor, descriptor)
+        os.close(file_descriptor)
     tempfile.tempdir = None  # asked anew, of this environment
     Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # of all commands: one that ends takes it along
-    sys.argv = [str(script), *words]
+    sys.argv = [str(script), *arguments]
     try:
         runpy.run_path(str(script), run_name="__main__")
     finally:

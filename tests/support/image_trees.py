@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 
-def draw(folder: Path, count: int, brightness: int, size: tuple[int, int] = (12, 10), seed: int = 0) -> None:
+def write_images(folder: Path, count: int, brightness: int, size: tuple[int, int] = (12, 10), seed: int = 0) -> None:
     """``count`` images of noise about a brightness, red twice as strong as blue."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -16,8 +16,8 @@ def draw(folder: Path, count: int, brightness: int, size: tuple[int, int] = (12,
         Image.fromarray(pixels).save(folder / f"{number:03}.png")
 
 
-def pets(folder: Path, count: int = 20) -> Path:
+def write_pets(folder: Path, count: int = 20) -> Path:
     """Cats, dogs and owls, each of another brightness."""
     for index, name in enumerate(("cat", "dog", "owl")):
-        draw(folder / name, count, 60 + 60 * index, seed=index)
+        write_images(folder / name, count, 60 + 60 * index, seed=index)
     return folder

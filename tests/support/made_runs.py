@@ -28,7 +28,7 @@ Row = tuple[int, int, str, float]
 """Attempt, step, name, value; the time is a hundredth of a second a step."""
 
 
-def make_run(
+def write_run(
     folder: Path,
     *,
     rows: Iterable[Row] = (),
@@ -42,30 +42,30 @@ def make_run(
 ) -> Path:
     """Makes a run's folder, named as the run."""
     folder.mkdir(parents=True)
-    told = [
+    attempt_records = [
         {
             "number": number, "host": "here", "ranks": 1, "accumulated": 1, "start": "2026-01-01T00:00:00.000+00:00",
             "end": "2026-01-01T00:01:00.000+00:00", "reason": None, "code": 0, **attempt,
         }
         for number, attempt in enumerate(attempts, start=1)
     ]  # fmt: skip
-    record = {"name": folder.name, "id": "0", "identity": "0", "status": status, "attempts": told}
+    record = {"name": folder.name, "id": "0", "identity": "0", "status": status, "attempts": attempt_records}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings)))
     lines = [f"{attempt},{step},0,{START + step / 100:.3f},{name},{value!r}" for attempt, step, name, value in rows]
     (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
-    (folder / "findings.jsonl").write_text("".join(json.dumps(each.as_dict()) + "\n" for each in findings))
+    (folder / "findings.jsonl").write_text("".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
     if predictions is not None:
         predictions.save(folder / "predictions.npz")
         (folder / "evaluation.json").write_text(json.dumps(evaluate(predictions)))
     if status == "finished":
         scores = {"accuracy": 0.9, "loss": 0.3} if test is None else test
         untested = {} if tested else {"test": {}, "intervals": {}}
-        (folder / "summary.json").write_text(json.dumps(summary_of(folder.name, scores) | untested))
+        (folder / "summary.json").write_text(json.dumps(make_summary(folder.name, scores) | untested))
     return folder
 
 
-def summary_of(name: str, test: Mapping[str, float]) -> dict[str, Any]:
+def make_summary(name: str, test: Mapping[str, float]) -> dict[str, Any]:
     headline = next(iter(test))
     return {
         "name": name, "test": test, "validation": test, "intervals": {headline: [0.8, 0.95]}, "headline": headline,
@@ -74,18 +74,18 @@ def summary_of(name: str, test: Mapping[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def training(
-    steps: int, layers: Sequence[str] = ("network.1", "network.3"), attempt: int = 1, first: int = 0
+def training_rows(
+    steps: int, layers: Sequence[str] = ("network.1", "network.3"), attempt: int = 1, first_step: int = 0
 ) -> list[Row]:
     """What a training logs at every tenth step, and of a validation at every fiftieth."""
     rows: list[Row] = []
-    for step in range(first + 9, first + steps, 10):
+    for step in range(first_step + 9, first_step + steps, 10):
         loss = 2 * math.exp(-step / 100) + 0.1 * math.sin(step)
         rows += [
             (attempt, step, "train/loss", loss), (attempt, step, "optimizer/lr", 1e-3),
             (attempt, step, "time/batch_seconds", 0.008), (attempt, step, "time/data_wait_fraction", 0.25),
             (attempt, step, "gradients/norm", 1 + loss),
-            *((attempt, step, f"gradients/norm/{layer}", (place + 1) * loss) for place, layer in enumerate(layers)),
+            *((attempt, step, f"gradients/norm/{layer}", (index + 1) * loss) for index, layer in enumerate(layers)),
         ]  # fmt: skip
         if step % 50 == 49:
             rows += [
@@ -95,9 +95,9 @@ def training(
     return rows
 
 
-def predictions(samples: int = 60, classes: int = 3) -> Predictions:
+def make_predictions(samples: int = 60, classes: int = 3) -> Predictions:
     """Probabilities of which most are right."""
-    drawn = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     target = np.arange(samples) % classes
-    scores = drawn.random((samples, classes)) + 2 * np.eye(classes)[target] * (drawn.random((samples, 1)) > 0.1)
+    scores = generator.random((samples, classes)) + 2 * np.eye(classes)[target] * (generator.random((samples, 1)) > 0.1)
     return Predictions("probabilities", scores / scores.sum(1, keepdims=True), target)

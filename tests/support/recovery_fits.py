@@ -7,10 +7,10 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof import CheckpointRecovery, resumable
-from tests.support.small_fits import Plain, Validated, loader, module, trainer
+from tests.support.small_fits import RegressionModule, ValidatedRegressionModule, make_loader, make_module, make_trainer
 
 
-class Clock:
+class FakeClock:
     """The clock that the callback looks at; the test moves it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-class Each(pl.Callback):
+class BatchEndCallback(pl.Callback):
     """Calls ``function(global_step)`` at the end of each batch."""
 
     def __init__(self, function: Any) -> None:
@@ -36,13 +36,19 @@ class Each(pl.Callback):
         self.function(trainer.global_step)
 
 
-def steps_in(folder: Path) -> list[int]:
-    return [checkpoint.step for checkpoint in CheckpointRecovery(folder).store.checkpoints()]
+def checkpoint_steps(folder: Path) -> list[int]:
+    return [checkpoint.step for checkpoint in CheckpointRecovery(folder).store.read_checkpoints()]
 
 
-def fit_with(recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> Any:
+def fit_with_recovery(
+    recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: Any = pl, **options: Any
+) -> Any:
     """Six steps an epoch; resumed where the folder has something."""
-    fit = trainer(lightning, callbacks=[*callbacks, recovery], **options)
-    kind, val = (Validated, [loader(2)]) if options.get("val_check_interval") else (Plain, [])
-    fit.fit(module(lightning, kind), resumable(loader()), *val, ckpt_path=recovery.latest_checkpoint())
+    fit = make_trainer(lightning, callbacks=[*callbacks, recovery], **options)
+    kind, val_loaders = (
+        (ValidatedRegressionModule, [make_loader(2)]) if options.get("val_check_interval") else (RegressionModule, [])
+    )
+    fit.fit(
+        make_module(lightning, kind), resumable(make_loader()), *val_loaders, ckpt_path=recovery.latest_checkpoint()
+    )
     return fit

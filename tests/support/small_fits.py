@@ -11,31 +11,33 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-LIGHTNINGS_OWN = [
+LIGHTNING_WARNING_FILTERS = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # on newer torch
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
     pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable.*"),
 ]
-OTHER = importlib.import_module("lightning.pytorch")  # people's other name for the same library
-BOTH = pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+LIGHTNING_PYTORCH = importlib.import_module("lightning.pytorch")  # people's other name for the same library
+BOTH_PACKAGES = pytest.mark.parametrize(
+    "lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"]
+)
 
 
-class Numbers(Dataset[torch.Tensor]):
-    """``count`` samples of two numbers; tells ``seen`` which were fetched."""
+class IndexDataset(Dataset[torch.Tensor]):
+    """``count`` samples of two numbers; tells ``on_fetch`` which were fetched."""
 
-    def __init__(self, count: int = 12, seen: Callable[[int], Any] = lambda _: None) -> None:
-        self.count, self.seen = count, seen
+    def __init__(self, count: int = 12, on_fetch: Callable[[int], Any] = lambda _: None) -> None:
+        self.count, self.on_fetch = count, on_fetch
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        self.seen(index)
+        self.on_fetch(index)
         return torch.tensor([index / self.count, 1.0])
 
 
-class Stream(IterableDataset[torch.Tensor]):
+class IndexStream(IterableDataset[torch.Tensor]):
     """The same samples, of which nobody knows how many there are."""
 
     def __init__(self, count: int = 12) -> None:
@@ -45,12 +47,12 @@ class Stream(IterableDataset[torch.Tensor]):
         return iter([torch.tensor([index / self.count, 1.0]) for index in range(self.count)])
 
 
-def loader(count: int = 12, **options: Any) -> DataLoader[torch.Tensor]:
+def make_loader(count: int = 12, **options: Any) -> DataLoader[torch.Tensor]:
     """Two samples a batch: 6 batches."""
-    return DataLoader(Numbers(count), **{"batch_size": 2, **options})
+    return DataLoader(IndexDataset(count), **{"batch_size": 2, **options})
 
 
-class Plain:
+class RegressionModule:
     """A regression to zero; mixed into either Lightning's module."""
 
     def __init__(self) -> None:
@@ -65,19 +67,19 @@ class Plain:
         return torch.optim.SGD(self.parameters(), lr=0.1)  # type: ignore[attr-defined]
 
 
-class Validated(Plain):
+class ValidatedRegressionModule(RegressionModule):
     """The same, with a validation loss."""
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         self.log("val/loss", self.layer(batch).square().mean())  # type: ignore[attr-defined]
 
 
-def module(lightning: Any = pl, kind: type = Plain) -> Any:
+def make_module(lightning: Any = pl, kind: type = RegressionModule) -> Any:
     """A module of ``kind`` for a trainer of ``lightning``."""
     return type(kind.__name__, (kind, lightning.LightningModule), {})()
 
 
-class Rows(Logger):
+class RowsLogger(Logger):
     """A logger that keeps what it is given, with the step."""
 
     name, version = "rows", 0
@@ -91,11 +93,11 @@ class Rows(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def steps_of(self, name: str) -> list[int | None]:
+    def logged_steps(self, name: str) -> list[int | None]:
         return [step for step, metrics in self.rows if name in metrics]
 
 
-def trainer(lightning: Any = pl, **options: Any) -> Any:
+def make_trainer(lightning: Any = pl, **options: Any) -> Any:
     """A quiet trainer of one epoch on the CPU."""
     defaults = {
         "max_epochs": 1,

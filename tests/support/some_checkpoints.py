@@ -9,36 +9,36 @@ from typing import Any, BinaryIO
 import torch
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store
-from stormproof.checkpoint.manifest import LogMark, encode
+from stormproof.checkpoint.manifest import LogPrefix, encode_manifest
 
 
-def state(step: int) -> dict[str, Any]:
+def make_state(step: int) -> dict[str, Any]:
     """What Lightning would save, of a network of 40 numbers, another at each step."""
     weight = torch.arange(40, dtype=torch.float32) + step
     return {"state_dict": {"weight": weight}, "global_step": step, "epoch": step // 100}
 
 
-def saving(step: int) -> Callable[[BinaryIO], object]:
-    return lambda file: torch.save(state(step), file)
+def state_writer(step: int) -> Callable[[BinaryIO], object]:
+    return lambda file: torch.save(make_state(step), file)
 
 
-def commit(
+def commit_checkpoint(
     store: Store, step: int, *, attempt: int = 1, fence: Callable[[], object] | None = None, **fields: Any
 ) -> Checkpoint:
     info = CommitInfo(step=step, **{"epoch": step // 100, "world_size": 1, **fields})
-    return store.commit(saving(step), info, attempt=attempt, fence=fence)
+    return store.commit(state_writer(step), info, attempt=attempt, fence=fence)
 
 
-def filled(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
+def make_store(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
     """A folder with one attempt and a checkpoint at each of ``steps``."""
     store = Store(folder)
     store.begin_attempt(store.resolve())
     for step in steps:
-        commit(store, step)
+        commit_checkpoint(store, step)
     return store
 
 
-def described(folder: Path, sequence: int, step: int = 10, **fields: Any) -> Checkpoint:
+def make_checkpoint(folder: Path, sequence: int, step: int = 10, **fields: Any) -> Checkpoint:
     """A checkpoint as its manifest describes it, without a file."""
     defaults = {
         "epoch": 0, "world_size": 1, "attempt": 1, "sha256": "0" * 64, "bytes": 1, "score": None, "identity": None,
@@ -48,23 +48,25 @@ def described(folder: Path, sequence: int, step: int = 10, **fields: Any) -> Che
     return Checkpoint(path=path, sequence=sequence, step=step, **{**defaults, **fields})
 
 
-def forged(checkpoint: Checkpoint, **fields: Any) -> bytes:
+def forge_manifest(checkpoint: Checkpoint, **fields: Any) -> bytes:
     """A manifest that says something else, with a hash that is right: what a forger would write."""
-    said = json.loads(encode(checkpoint, LogMark.of(b""))) | fields | {"manifest_sha256": "0" * 64}
-    zeroed = json.dumps(said, indent=1).encode() + b"\n"
-    return zeroed.replace(b'"manifest_sha256": "' + b"0" * 64, b'"manifest_sha256": "' + _digits(zeroed))
+    manifest = (
+        json.loads(encode_manifest(checkpoint, LogPrefix.from_content(b""))) | fields | {"manifest_sha256": "0" * 64}
+    )
+    encoded = json.dumps(manifest, indent=1).encode() + b"\n"
+    return encoded.replace(b'"manifest_sha256": "' + b"0" * 64, b'"manifest_sha256": "' + _sha256(encoded))
 
 
-def _digits(content: bytes) -> bytes:
+def _sha256(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def flip(path: Path, offset: int | None = None) -> None:
+def flip_bit(path: Path, offset: int | None = None) -> None:
     """Flips a bit of a file, of its middle byte by default."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if offset is None else offset] ^= 1
     path.write_bytes(content)
 
 
-def files(folder: Path) -> set[str]:
+def file_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}

@@ -5,30 +5,30 @@ import torch
 from torch.utils.data import DataLoader
 
 from stormproof_train.data.in_memory import Split
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.split_data import SplitDataModule
 
 
-def whole(loader: DataLoader) -> Split:
+def concatenate_batches(loader: DataLoader) -> Split:
     inputs, targets = zip(*loader, strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
 
-def splits_of(data: SplitData) -> dict[str, Split]:
+def load_splits(data: SplitDataModule) -> dict[str, Split]:
     data.setup("fit")
     data.setup("test")
     return {
-        "train": whole(data.train_dataloader()),
-        "validation": whole(data.val_dataloader()),
-        "test": whole(data.test_dataloader()),
+        "train": concatenate_batches(data.train_dataloader()),
+        "validation": concatenate_batches(data.val_dataloader()),
+        "test": concatenate_batches(data.test_dataloader()),
     }
 
 
-def sorted_rows(split: Split) -> np.ndarray:
+def sort_rows(split: Split) -> np.ndarray:
     """The samples as rows, in an order of their own: the loader's does not matter."""
     rows = np.concatenate([part.reshape(len(part), -1).double().numpy() for part in split], axis=1)
     return rows[np.lexsort(rows.T)]
 
 
-def rows_of(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+def to_sorted_rows(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     rows = np.concatenate([features.reshape(len(features), -1), target.reshape(len(target), -1)], axis=1)
     return rows[np.lexsort(rows.T)]

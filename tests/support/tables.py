@@ -6,14 +6,14 @@ from typing import Any
 from stormproof_train.data.csv import CSV
 
 
-def table(folder: Path, text: str, **arguments: Any) -> CSV:
+def make_csv(folder: Path, text: str, **arguments: Any) -> CSV:
     """The data of a table whose target is ``y``, unless the arguments say otherwise."""
     file = folder / "table.csv"
     file.write_text(text)
     return CSV(str(file), **{"target": "y", **arguments})
 
 
-def people(rows: int = 60) -> str:
+def people_csv(rows: int = 60) -> str:
     """Two classes in turn, numbers with gaps, text with gaps."""
     lines = ["age,city,height,y"]
     for row in range(rows):

@@ -13,14 +13,14 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
 from stormproof_train.task import Task
 
-QUIET = pytest.mark.filterwarnings(
+IGNORE_LIGHTNING_WARNINGS = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",
     "ignore:.*does not have many workers.*",
     "ignore:.*number of training batches.*smaller than the logging interval.*",
 )
 
 
-class Recorder(Logger):
+class RecordingLogger(Logger):
     """Keeps every logged value with its step."""
 
     name, version = "recorder", 0
@@ -36,11 +36,11 @@ class Recorder(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def last(self, name: str) -> float:
+    def last_value(self, name: str) -> float:
         return self.rows[name][-1][1]
 
 
-def task_of(spec: DataSpec, **changed: Any) -> Task:
+def make_task(spec: DataSpec, **overrides: Any) -> Task:
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "network": MLP(spec.input_shape, spec.num_outputs, nn.Tanh, width=16, depth=1),
@@ -49,11 +49,11 @@ def task_of(spec: DataSpec, **changed: Any) -> Task:
         "scheduler": lambda **offered: None,
         "counts_steps": False,
     }
-    return Task(spec=spec, **{**arguments, **changed})
+    return Task(spec=spec, **{**arguments, **overrides})
 
 
-def trainer_in(folder: Path, **options: Any) -> tuple[pl.Trainer, Recorder]:
-    recorder = Recorder()
+def make_trainer(folder: Path, **options: Any) -> tuple[pl.Trainer, RecordingLogger]:
+    recorder = RecordingLogger()
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 1,

@@ -20,9 +20,9 @@ FAILURES = {
 def test_a_failed_rank_is_an_error_and_ends_the_other(statement: str, message: str, tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(f"{WAIT}print('before the end', file=sys.stderr)\n{statement}\n")
-    with pytest.raises(Exception, match=message) as caught:
+    with pytest.raises(Exception, match=message) as excinfo:
         run_on_two_ranks(str(script))
-    assert any("before the end" in note for note in caught.value.__notes__)
+    assert any("before the end" in note for note in excinfo.value.__notes__)
 
 
 def test_a_rank_that_does_not_finish_is_killed(tmp_path: Path):

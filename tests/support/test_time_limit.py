@@ -12,7 +12,7 @@ from tests.support.forked_command import ROOT
 
 
 @contextmanager
-def _five_seconds(file: Path) -> Iterator[None]:
+def _fake_clock(file: Path) -> Iterator[None]:
     """Time goes from 100 to 105 s. Leaves the clock to the hook that measures this test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_limit, "PRESSURE", file)
@@ -26,14 +26,14 @@ def _write(file: Path, seconds: float) -> None:
 
 def test_time_in_which_a_process_waits_for_a_cpu_does_not_count(tmp_path: Path):
     _write(tmp_path / "cpu", 7.0)
-    with _five_seconds(tmp_path / "cpu"):
+    with _fake_clock(tmp_path / "cpu"):
         stopwatch = time_limit.Stopwatch()
         _write(tmp_path / "cpu", 9.0)
         assert stopwatch.seconds() == pytest.approx(3.0)
 
 
 def test_where_the_kernel_reports_no_pressure_wall_time_counts(tmp_path: Path):
-    with _five_seconds(tmp_path / "missing"):
+    with _fake_clock(tmp_path / "missing"):
         assert time_limit.Stopwatch().seconds() == 5.0
 
 
@@ -45,14 +45,14 @@ def _pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_default_test_above_the_limit_fails_and_is_named():
     test = "tests/stormproof/checkpoint/test_schedule.py::test_steps_alone_need_no_clock"
-    done = _pytest(test)
-    assert done.returncode == 1, done.stdout
-    assert f"{test} took " in done.stdout
-    assert "shorten it or mark it `slow`." in done.stdout
+    result = _pytest(test)
+    assert result.returncode == 1, result.stdout
+    assert f"{test} took " in result.stdout
+    assert "shorten it or mark it `slow`." in result.stdout
 
 
 @pytest.mark.slow
 def test_a_slow_test_may_take_longer():
-    done = _pytest("-m", "slow", "tests/stormproof/data/test_iterable_source.py")
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
+    result = _pytest("-m", "slow", "tests/stormproof/data/test_iterable_source.py")
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout

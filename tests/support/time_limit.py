@@ -24,13 +24,13 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._pressure = cpu_pressure()
+        self._start = time.monotonic()
+        self._start_pressure = cpu_pressure()
 
     def seconds(self) -> float:
         """Returns the seconds since construction."""
-        wall = time.monotonic() - self._started
-        return max(0.0, wall - (cpu_pressure() - self._pressure))
+        wall = time.monotonic() - self._start
+        return max(0.0, wall - (cpu_pressure() - self._start_pressure))
 
 
 def cpu_pressure() -> float:
@@ -45,10 +45,10 @@ def cpu_pressure() -> float:
 @cache
 def slowness() -> float:
     """Returns how many times slower than the reference this machine is. At least 1."""
-    return max(1.0, min(_loop() for _ in range(10)) / REFERENCE)
+    return max(1.0, min(_time_loop() for _ in range(10)) / REFERENCE)
 
 
-def _loop() -> float:
+def _time_loop() -> float:
     started, total = time.perf_counter(), 0
     for number in range(200_000):
         total += number * number

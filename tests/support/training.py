@@ -30,10 +30,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, StepTimer, resumable
-from stormproof.distributed.dtensor import own_part
+from stormproof.distributed.dtensor import to_local
 
-BATCH = 4
-IN_STEP = {"async_save": False}
+BATCH_SIZE = 4
+SYNC_SAVE = {"async_save": False}
 """For the recovery, where a test must know what is committed when a process is killed."""
 
 
@@ -47,20 +47,20 @@ class Cell:
     ranks: int = 1
     ema: bool = False
     precision: str = "32-true"
-    manual: bool = False
-    every: int = 1
+    manual_optimization: bool = False
+    every_n_train_steps: int = 1
     resumable_validation: bool = False
-    knows_its_length: bool = False
-    accumulation: bool = False  # by the epoch
-    thaws: bool = False  # the first half of the network, in the second epoch
-    beside: bool = False  # a shorter loader, which ends before the epoch
+    uses_total_steps: bool = False
+    has_accumulation_schedule: bool = False  # by the epoch
+    unfreezes_layers: bool = False  # the first half of the network, in the second epoch
+    has_second_loader: bool = False  # a shorter loader, which ends before the epoch
     sharded: bool = False
     samples: int = 60
     epochs: int = 3
 
     @property
     def steps_per_epoch(self) -> int:
-        batches = -(-self.samples // (BATCH * self.ranks))
+        batches = -(-self.samples // (BATCH_SIZE * self.ranks))
         return -(-batches // self.accumulate)
 
     @property
@@ -73,7 +73,7 @@ class Cell:
         return self.epochs * self.steps_per_epoch
 
 
-class Noisy(Dataset):
+class NoisyDataset(Dataset):
     """Samples that are augmented by all three generators; each knows its number."""
 
     def __init__(self, count: int, noise: float = 0.1) -> None:
@@ -89,13 +89,13 @@ class Noisy(Dataset):
         return self.inputs[index] + self.noise * noise, self.targets[index], index
 
 
-class Everything(pl.LightningModule):
+class StatefulModule(pl.LightningModule):
     """Dropout, batch norm, two optimizers' worth of schedules, running means of every kind, and metrics."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
-        self.automatic_optimization = not cell.manual
+        self.automatic_optimization = not cell.manual_optimization
         self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
         self.accuracy = MulticlassAccuracy(3)
         self.collection = MetricCollection({"f1": MulticlassF1Score(3), "top": MulticlassAccuracy(3, average="micro")})
@@ -115,14 +115,14 @@ class Everything(pl.LightningModule):
         return inputs + noise, targets, index
 
     def on_train_epoch_start(self) -> None:
-        if self.cell.thaws and self.current_epoch < 2:
+        if self.cell.unfreezes_layers and self.current_epoch < 2:
             self.net[:2].requires_grad_(self.current_epoch == 1).train(self.current_epoch == 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         inputs, targets, _ = batch
         logits = self.net(inputs + 0.01 * torch.randn_like(inputs))
         loss = nn.functional.cross_entropy(logits, targets)
-        if self.cell.manual:
+        if self.cell.manual_optimization:
             optimizer = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(loss)
@@ -149,11 +149,11 @@ class Everything(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
-        if self.cell.manual:
+        if self.cell.manual_optimization:
             return optimizer
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
         on_train = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.9)
-        length = int(self.trainer.estimated_stepping_batches) if self.cell.knows_its_length else 1000
+        length = int(self.trainer.estimated_stepping_batches) if self.cell.uses_total_steps else 1000
         by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, _Warmup(length))
         return [optimizer], [
             {"scheduler": by_step, "interval": "step"},
@@ -184,10 +184,10 @@ class Journal(pl.Callback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self.entries.append(["validation", trainer.global_step, _floats(trainer.callback_metrics)])
+            self.entries.append(["validation", trainer.global_step, _to_floats(trainer.callback_metrics)])
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.entries.append(["epoch", trainer.current_epoch, _floats(trainer.callback_metrics)])
+        self.entries.append(["epoch", trainer.current_epoch, _to_floats(trainer.callback_metrics)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"entries": list(self.entries)}
@@ -196,7 +196,7 @@ class Journal(pl.Callback):
         self.entries = list(state_dict["entries"])
 
 
-class Rows(pl.loggers.Logger):
+class JsonLinesLogger(pl.loggers.Logger):
     """A logger that appends its rows to a file: a run's rows are those of all its attempts."""
 
     name, version = "rows", 0
@@ -223,26 +223,26 @@ class Rows(pl.loggers.Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
 
-def _own(value: Any) -> Any:
-    return own_part(value) if isinstance(value, torch.Tensor) else value
+def _local_shard(value: Any) -> Any:
+    return to_local(value) if isinstance(value, torch.Tensor) else value
 
 
-def _lists(state: dict[str, Any]) -> dict[str, Any]:
+def _tuples_to_lists(state: dict[str, Any]) -> dict[str, Any]:
     """Torch makes lists of an optimizer's tuples where it spreads a state over the ranks."""
     groups = [{key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
               for group in state["param_groups"]]  # fmt: skip
     return {**state, "param_groups": groups}
 
 
-def _floats(metrics: Any) -> dict[str, float]:
+def _to_floats(metrics: Any) -> dict[str, float]:
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
-def _relative(state: Any, folder: str) -> Any:
+def _strip_folder(state: Any, folder: str) -> Any:
     """A state without the folder in its paths, and without what Lightning saves but neither loads nor reads."""
     if isinstance(state, dict):
         pairs = [(key, value) for key, value in state.items() if key != "current_score"]
-        return {_relative(key, folder): _relative(value, folder) for key, value in pairs}
+        return {_strip_folder(key, folder): _strip_folder(value, folder) for key, value in pairs}
     return state.replace(folder, "") if isinstance(state, str) else state
 
 
@@ -274,12 +274,12 @@ def train(
         arrange: orders the callbacks, the last of which is the recovery, or leaves some out.
     """
     pl.seed_everything(7, verbose=False)
-    model = module or Everything(cell)
+    model = module or StatefulModule(cell)
     train_loader, val_loader = _loaders(cell)
-    options = {"every_n_train_steps": cell.every, "monitor": "val/loss", **(recovery or {})}
+    options = {"every_n_train_steps": cell.every_n_train_steps, "monitor": "val/loss", **(recovery or {})}
     recover = CheckpointRecovery(folder / "checkpoints", **options)
-    journal, rows = Journal(), Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
-    best = ModelCheckpoint(
+    journal, rows = Journal(), JsonLinesLogger(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
+    model_checkpoint = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
     monitors = [GradientNormMonitor(every_n_steps=3, table=False), DeadNeuronDetector(every_n_steps=3, table=False)]
@@ -288,10 +288,10 @@ def train(
         journal,
         *monitors,
         EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}),
-        best,
+        model_checkpoint,
     ]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
-    callbacks += [GradientAccumulationScheduler({0: 1, 1: 3, 2: 2})] if cell.accumulation else []
+    callbacks += [GradientAccumulationScheduler({0: 1, 1: 3, 2: 2})] if cell.has_accumulation_schedule else []
     settings: dict[str, Any] = {
         "max_epochs": cell.epochs,
         "logger": rows,
@@ -306,19 +306,19 @@ def train(
         "enable_model_summary": False,
     }
     fit = pl.Trainer(callbacks=arrange([*callbacks, *(extra or []), recover]), **{**settings, **(trainer or {})})
-    found = recover.latest_checkpoint(start_over)
-    fit.fit(model, train_loader, val_loader, ckpt_path=found if resume else None)
+    resume_checkpoint = recover.latest_checkpoint(start_over)
+    fit.fit(model, train_loader, val_loader, ckpt_path=resume_checkpoint if resume else None)
     return {
-        "weights": tree_map(_own, model.state_dict()),
-        "optimizer": _lists(tree_map(_own, fit.optimizers[0].state_dict())),
+        "weights": tree_map(_local_shard, model.state_dict()),
+        "optimizer": _tuples_to_lists(tree_map(_local_shard, fit.optimizers[0].state_dict())),
         "schedulers": [config.scheduler.state_dict() for config in fit.lr_scheduler_configs],
         "journal": journal.entries,
         "callbacks": {
-            type(callback).__name__: _relative(callback.state_dict(), str(folder))
+            type(callback).__name__: _strip_folder(callback.state_dict(), str(folder))
             for callback in callbacks
             if not isinstance(callback, StepTimer)
         },
-        "metrics": _floats(fit.callback_metrics),
+        "metrics": _to_floats(fit.callback_metrics),
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
         "scaler": getattr(fit.precision_plugin, "state_dict", dict)(),
         "step": fit.global_step,
@@ -341,10 +341,10 @@ def _precision(cell: Cell) -> dict[str, Any]:
 
 
 def _loaders(cell: Cell) -> tuple[Any, Any]:
-    options = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
-    training: Any = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **options))
-    if cell.beside:
-        short = resumable(DataLoader(Noisy(cell.samples // 2), shuffle=True, **options), seed=8)
+    options = {"batch_size": BATCH_SIZE, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
+    training: Any = resumable(DataLoader(NoisyDataset(cell.samples), shuffle=True, **options))
+    if cell.has_second_loader:
+        short = resumable(DataLoader(NoisyDataset(cell.samples // 2), shuffle=True, **options), seed=8)
         training = CombinedLoader({"long": training, "short": short}, "max_size")
-    validation = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **options)
+    validation = DataLoader(NoisyDataset(12, noise=0.1 if cell.resumable_validation else 0.0), **options)
     return training, resumable(validation) if cell.resumable_validation else validation

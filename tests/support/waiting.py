@@ -12,8 +12,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     Raises:
         TimeoutError: If the condition is still false after ``seconds``.
     """
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"Condition not met within {seconds:g} s.")
         time.sleep(0.005)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ENTITY = "someone"
-KEY = "0123456789abcdef0123456789abcdef01234567"
+API_KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
@@ -30,17 +30,17 @@ class Run:
     name: str
     project: str
     inserts: int = 0
-    said: dict[str, Any] = field(default_factory=dict)  # the latest of each variable that came with it
+    variables: dict[str, Any] = field(default_factory=dict)  # the latest of each variable that came with it
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    lines: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the history, by their place in it
+    history_lines: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the history, by their place in it
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """The rows, in their order."""
-        return [self.lines[place] for place in sorted(self.lines)]
+        return [self.history_lines[offset] for offset in sorted(self.history_lines)]
 
     def values(self, name: str) -> dict[int, Any]:
         """Of each step that has it, a metric's value."""
@@ -77,8 +77,8 @@ class WandbServer:
         self.alerts: list[dict[str, Any]] = []
         self.artifacts: list[Artifact] = []
         self.views: list[dict[str, Any]] = []
-        self.unknown: list[str] = []
-        self.received: list[bytes] = []
+        self.unknown_operations: list[str] = []
+        self.requests: list[bytes] = []
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
         self._http.daemon_threads = True
@@ -88,7 +88,7 @@ class WandbServer:
     @property
     def environ(self) -> dict[str, str]:
         """What makes a process log to this server."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -101,21 +101,21 @@ class WandbServer:
         self._http.server_close()
         self._thread.join()
 
-    def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def respond(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The data of a GraphQL response."""
         method = getattr(self, f"_{operation}", None)
         if method is None:
-            self.unknown.append(operation)
+            self.unknown_operations.append(operation)
             return {}
         return method(variables)
 
-    def stream(self, name: str, content: dict[str, Any]) -> None:
+    def append_stream(self, name: str, content: dict[str, Any]) -> None:
         """Takes a piece of a run's rows, summary and output."""
         run = self.runs[name]
         for file, chunk in content.get("files", {}).items():
             if file == "wandb-history.jsonl":
-                for place, line in enumerate(chunk["content"], start=chunk["offset"]):
-                    run.lines[place] = json.loads(line)
+                for offset, line in enumerate(chunk["content"], start=chunk["offset"]):
+                    run.history_lines[offset] = json.loads(line)
             elif file == "wandb-summary.json":
                 run.summary = json.loads(chunk["content"][-1])
         if content.get("complete"):
@@ -132,9 +132,9 @@ class WandbServer:
             self._artifact(number).files[name] = content
 
     def _artifact(self, number: str) -> Artifact:
-        return next(each for each in self.artifacts if each.id == number)
+        return next(artifact for artifact in self.artifacts if artifact.id == number)
 
-    def _Viewer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _Viewer(self, variables: dict[str, Any]) -> dict[str, Any]:
         teams = {"edges": [{"node": {"name": ENTITY}}]}
         return {"viewer": {
             "id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "email": "someone@example.org", "name": ENTITY,
@@ -143,105 +143,113 @@ class WandbServer:
 
     _GetDefaultEntity = _Viewer
 
-    def _ServerFeaturesQuery(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _ServerFeaturesQuery(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
-    def _RunResumeStatus(self, asked: dict[str, Any]) -> dict[str, Any]:
-        run = self.runs.get(asked["name"])
-        project = {"id": "UHJvamVjdDox", "name": asked["project"], "entity": {"id": "RW50aXR5OjE=", "name": ENTITY}}
-        return {"model": {**project, "bucket": None if run is None else self._stored(run)}}
+    def _RunResumeStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(variables["name"])
+        project = {"id": "UHJvamVjdDox", "name": variables["project"], "entity": {"id": "RW50aXR5OjE=", "name": ENTITY}}
+        return {"model": {**project, "bucket": None if run is None else self._run_bucket(run)}}
 
-    def _stored(self, run: Run) -> dict[str, Any]:
+    def _run_bucket(self, run: Run) -> dict[str, Any]:
         tail = [json.dumps(row) for row in run.history[-1:]]
         return {
-            "id": run.name, "name": run.name, "displayName": run.said.get("displayName"), "notes": None,
+            "id": run.name, "name": run.name, "displayName": run.variables.get("displayName"), "notes": None,
             "config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "logLineCount": 0,
-            "historyLineCount": len(run.lines), "eventsLineCount": 0, "historyTail": json.dumps(tail),
-            "eventsTail": "[]", "tags": run.said.get("tags") or [], "wandbConfig": json.dumps({"t": 1}),
+            "historyLineCount": len(run.history_lines), "eventsLineCount": 0, "historyTail": json.dumps(tail),
+            "eventsTail": "[]", "tags": run.variables.get("tags") or [], "wandbConfig": json.dumps({"t": 1}),
         }  # fmt: skip
 
-    def _UpsertBucket(self, asked: dict[str, Any]) -> dict[str, Any]:
-        name = asked.get("name") or asked.get("id")
+    def _UpsertBucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables.get("name") or variables.get("id")
         assert name is not None
         inserted = name not in self.runs
-        run = self.runs.setdefault(name, Run(name, asked.get("project") or ""))
+        run = self.runs.setdefault(name, Run(name, variables.get("project") or ""))
         run.inserts += inserted
-        run.said |= {key: value for key, value in asked.items() if value is not None}
-        run.config = json.loads(asked["config"]) if asked.get("config") else run.config
+        run.variables |= {key: value for key, value in variables.items() if value is not None}
+        run.config = json.loads(variables["config"]) if variables.get("config") else run.config
         project = {"id": "UHJvamVjdDox", "name": run.project, "entity": {"id": "RW50aXR5OjE=", "name": ENTITY}}
         bucket = {
-            "id": name, "name": name, "displayName": run.said.get("displayName") or name, "description": None,
+            "id": name, "name": name, "displayName": run.variables.get("displayName") or name, "description": None,
             "config": json.dumps(run.config), "sweepName": None, "project": project,
-            "historyLineCount": len(run.lines),
+            "historyLineCount": len(run.history_lines),
         }  # fmt: skip
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
-    def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
-        run = asked["run"]
-        files = [{"name": name, "uploadUrl": f"{self.url}/upload/run/{run}/{name}"} for name in asked["files"]]
+    def _CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = variables["run"]
+        files = [{"name": name, "uploadUrl": f"{self.url}/upload/run/{run}/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
 
-    def _MarkRunFilesUploaded(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _MarkRunFilesUploaded(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"markRunFilesUploaded": {"success": True}}
 
-    def _NotifyScriptableRunAlert(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.alerts.append(asked)
+    def _NotifyScriptableRunAlert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.alerts.append(variables)
         return {"notifyScriptableRunAlert": {"success": True}}
 
-    def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
-        given = asked["input"]
+    def _CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        artifact_input = variables["input"]
         number = base64.b64encode(f"Artifact:{len(self.artifacts)}".encode()).decode().rstrip("=")
-        collection = given["artifactCollectionName" if "artifactCollectionName" in given else "artifactCollectionNames"]
+        collection = artifact_input[
+            "artifactCollectionName" if "artifactCollectionName" in artifact_input else "artifactCollectionNames"
+        ]
         collection = collection if isinstance(collection, str) else collection[0]
-        self.artifacts.append(Artifact(number, given["artifactTypeName"], collection))
+        self.artifacts.append(Artifact(number, artifact_input["artifactTypeName"], collection))
         return {"createArtifact": {"artifact": {
             "id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None},
         }}}  # fmt: skip
 
-    def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
-        number = asked["artifactID"]
+    def _CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["artifactID"]
         file = {"id": number, "uploadUrl": f"{self.url}/upload/manifest/{number}/manifest.json", "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
 
-    def _UpdateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
-        number = asked["artifactManifestID"]
+    def _UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["artifactManifestID"]
         file = {"id": number, "uploadUrl": f"{self.url}/upload/manifest/{number}/manifest.json", "uploadHeaders": []}
         return {"updateArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
 
-    def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
-        given = asked["input"]
+    def _CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        artifact_input = variables["input"]
         nodes = [
             {
-                "storagePath": f"stored/{each['artifactID']}/{each['name']}", "uploadHeaders": [],
-                "uploadUrl": f"{self.url}/upload/artifact/{each['artifactID']}/{each['name']}",
-                "uploadMultipartUrls": None, "artifact": {"id": each["artifactID"]},
+                "storagePath": f"stored/{file['artifactID']}/{file['name']}", "uploadHeaders": [],
+                "uploadUrl": f"{self.url}/upload/artifact/{file['artifactID']}/{file['name']}",
+                "uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]},
             }
-            for each in given["artifactFiles"]
+            for file in artifact_input["artifactFiles"]
         ]  # fmt: skip
         return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
 
-    def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self._artifact(asked["artifactID"]).committed = True
-        return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "0" * 32}}}
+    def _CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self._artifact(variables["artifactID"]).committed = True
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "0" * 32}}}
 
-    def _ArtifactType(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _ArtifactType(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"artifact": None}}
 
-    def _OrganizationCoreWeaveOrganizationID(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _OrganizationCoreWeaveOrganizationID(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"entity": {"organization": None}}
 
-    def _ArtifactByID(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"artifact": self._described(self._artifact(asked["id"]))}
+    def _ArtifactByID(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"artifact": self._artifact_node(self._artifact(variables["id"]))}
 
-    def _ProjectArtifacts(self, asked: dict[str, Any]) -> dict[str, Any]:
-        found = [each for each in self.artifacts if each.collection == asked["collection"] and not each.deleted]
-        edges = [{"version": f"v{place}", "node": self._described(each)} for place, each in enumerate(found)]
+    def _ProjectArtifacts(self, variables: dict[str, Any]) -> dict[str, Any]:
+        versions = [
+            artifact
+            for artifact in self.artifacts
+            if artifact.collection == variables["collection"] and not artifact.deleted
+        ]
+        edges = [
+            {"version": f"v{index}", "node": self._artifact_node(artifact)} for index, artifact in enumerate(versions)
+        ]
         page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
-        artifacts = {"totalCount": len(found), "pageInfo": page, "edges": edges}
+        artifacts = {"totalCount": len(versions), "pageInfo": page, "edges": edges}
         collection = {"__typename": "ArtifactSequence", "artifacts": artifacts}
         return {"project": {"artifactType": {"artifactCollection": collection}}}
 
-    def _described(self, artifact: Artifact) -> dict[str, Any]:
+    def _artifact_node(self, artifact: Artifact) -> dict[str, Any]:
         project = {"id": "UHJvamVjdDox", "internalId": "UHJvamVjdDox", "name": "p", "entity": {"name": ENTITY}}
         sequence = {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project}
         return {
@@ -252,23 +260,23 @@ class WandbServer:
             "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
         }  # fmt: skip
 
-    def _UseArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"useArtifact": {"artifact": {"id": asked["input"]["artifactID"]}}}
+    def _UseArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"useArtifact": {"artifact": {"id": variables["input"]["artifactID"]}}}
 
-    def _DeleteArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
-        number = asked["input"]["artifactID"]
+    def _DeleteArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["input"]["artifactID"]
         self._artifact(number).deleted = True
         return {"result": {"artifact": {"id": number}}}
 
-    def _XXHashDigestsEnabled(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _XXHashDigestsEnabled(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"entity": {"xxhashDigestsEnabled": False}}
 
-    def _FetchArtifactDigestAlgorithm(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _FetchArtifactDigestAlgorithm(self, variables: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"artifactType": None}}
 
-    def _UpsertView2(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.views.append(asked)
-        return {"upsertView": {"view": {"id": "Vmlldzox", "name": asked["name"]}, "inserted": True}}
+    def _UpsertView2(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(variables)
+        return {"upsertView": {"view": {"id": "Vmlldzox", "name": variables["name"]}, "inserted": True}}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -287,18 +295,18 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._read()
         if self.path.endswith("/file_stream"):
             with self.server_of.lock:
-                self.server_of.stream(self.path.split("/")[-2], json.loads(body))
+                self.server_of.append_stream(self.path.split("/")[-2], json.loads(body))
             self._send({"limits": {}})
             return
         if self.path.startswith("/sdk/otel/"):  # how often which of the client's functions were called
             self._send({})
             return
-        asked = json.loads(body)
-        operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+        request = json.loads(body)
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
         assert operation is not None
         with self.server_of.lock:
-            answer = self.server_of.answer(operation.group(1), asked.get("variables") or {})
-        self._send({"data": answer})
+            response = self.server_of.respond(operation.group(1), request.get("variables") or {})
+        self._send({"data": response})
 
     def do_PUT(self) -> None:
         body = self._read()
@@ -308,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self) -> bytes:
         body = (
-            self._chunks()
+            self._read_chunks()
             if "chunked" in self.headers.get("Transfer-Encoding", "")
             else self.rfile.read(int(self.headers.get("Content-Length") or 0))
         )
@@ -316,10 +324,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = b"\n".join(
             f"{name}: {value}".encode() for name, value in self.headers.items() if name.lower() != "authorization"
         )  # the key goes where it belongs
-        self.server_of.received.append(b"\n".join([self.requestline.encode(), headers, body]))
+        self.server_of.requests.append(b"\n".join([self.requestline.encode(), headers, body]))
         return body
 
-    def _chunks(self) -> bytes:
+    def _read_chunks(self) -> bytes:
         chunks = []
         while size := int(self.rfile.readline(), 16):
             chunks.append(self.rfile.read(size))

@@ -40,8 +40,10 @@ class Result(pl.Callback):
             if isinstance(value, torch.Tensor):
                 digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         Result.weights, Result.steps = digest.hexdigest()[:12], trainer.global_step
-        health = next((each for each in trainer.callbacks if isinstance(each, stormproof.TrainingHealth)), None)
-        Result.findings = [f"{each}" for each in health.findings] if health else None
+        health = next(
+            (callback for callback in trainer.callbacks if isinstance(callback, stormproof.TrainingHealth)), None
+        )
+        Result.findings = [f"{callback}" for callback in health.findings] if health else None
 
 
 def callbacks(mode: str, folder: str, kill: int | None) -> list[Any]:
@@ -78,10 +80,12 @@ def main() -> None:
     torch.set_num_threads(1)
     pl.seed_everything(1, verbose=False)
     recipe = import_module(f"tests.third_party.recipes.{options.recipe}")
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as warning_records:
         warnings.simplefilter("always")
         recipe.train([*callbacks(options.mode, options.folder, options.kill), Result()])
-    inexact = sorted({str(each.message) for each in caught if "resume will not be exact" in str(each.message)})
+    inexact = sorted(
+        {str(warning.message) for warning in warning_records if "resume will not be exact" in str(warning.message)}
+    )
     result = {"weights": Result.weights, "steps": Result.steps, "findings": Result.findings, "inexact": inexact}
     first, last = Result.losses[:20], Result.losses[-20:]
     print(json.dumps({**result, "loss": [sum(first) / max(1, len(first)), sum(last) / max(1, len(last))]}))

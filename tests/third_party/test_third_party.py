@@ -59,10 +59,12 @@ def environment(recipe: str, folder: Path) -> Path:
     return python
 
 
-@pytest.fixture(scope="module", params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in RECIPES])
+@pytest.fixture(
+    scope="module", params=[pytest.param(recipe, marks=pytest.mark.xdist_group(recipe)) for recipe in RECIPES]
+)
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    kept = os.environ.get("STORMPROOF_THIRD_PARTY")
-    folder = Path(kept) if kept else tmp_path_factory.getbasetemp() / "environments"
+    environments_folder = os.environ.get("STORMPROOF_THIRD_PARTY")
+    folder = Path(environments_folder) if environments_folder else tmp_path_factory.getbasetemp() / "environments"
     return Package(request.param, environment(request.param, folder), tmp_path_factory.mktemp(request.param))
 
 
@@ -79,18 +81,18 @@ def test_all_callbacks_change_no_bit_of_the_weights(package: Package, monitored:
 
 def test_healthy_training_has_no_findings(package: Package, monitored: dict[str, Any]):
     assert monitored["findings"] is not None
-    problems = [each for each in monitored["findings"] if not each.startswith("info")]
+    problems = [finding for finding in monitored["findings"] if not finding.startswith("info")]
     if package.recipe in STARVED:
-        problems = [each for each in problems if "data starvation" not in each]
+        problems = [finding for finding in problems if "data starvation" not in finding]
     assert not problems
 
 
 def test_a_killed_run_resumes_exactly_or_the_user_is_warned(package: Package):
-    whole = package.train("resumable", "whole")
+    uninterrupted = package.train("resumable", "whole")
     assert package.start("resumable", "killed", f"--kill={KILLED_AFTER}").returncode == -9
     resumed = package.train("resumable", "killed")
     if package.recipe in INEXACT:
         assert any(INEXACT[package.recipe] in warning for warning in resumed["inexact"])
     else:
         assert not resumed["inexact"]
-        assert (resumed["weights"], resumed["steps"]) == (whole["weights"], whole["steps"])
+        assert (resumed["weights"], resumed["steps"]) == (uninterrupted["weights"], uninterrupted["steps"])

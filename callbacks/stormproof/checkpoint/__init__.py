@@ -1,10 +1,10 @@
 """Writes, verifies, finds and deletes checkpoints."""
 
 from stormproof.checkpoint.atomic import atomic_write
-from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
+from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, notify_observers, observe_fault_points
 from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.resolution import Bad, Resolution
+from stormproof.checkpoint.resolution import BadCheckpoint, Resolution
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.store import Attempt, Store
 
@@ -12,7 +12,7 @@ __all__ = [
     "COMMIT_POINTS",
     "PRUNING_POINTS",
     "Attempt",
-    "Bad",
+    "BadCheckpoint",
     "Checkpoint",
     "CommitInfo",
     "Lease",
@@ -20,6 +20,6 @@ __all__ = [
     "Retention",
     "Store",
     "atomic_write",
-    "observe",
-    "reached",
+    "notify_observers",
+    "observe_fault_points",
 ]

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.atomic import make_folder
-from stormproof.checkpoint.file_names import parse
+from stormproof.checkpoint.file_names import parse_file_name
 from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.store import Store
-from stormproof.checkpoint.verification import load_problem
+from stormproof.checkpoint.verification import find_load_problem
 from stormproof.errors import NotResumableError
 
 
-def adopt(source: Path, into: Path | None = None) -> Checkpoint:
+def adopt(source: Path, folder: Path | None = None) -> Checkpoint:
     """Commits a copy of the stock Lightning checkpoint at ``source``; the file itself stays as it is.
 
     The copy becomes the newest checkpoint of the folder, from which the next start goes on. It holds neither the random
@@ -26,7 +26,7 @@ def adopt(source: Path, into: Path | None = None) -> Checkpoint:
 
     Args:
         source: a ``.ckpt`` file.
-        into: the folder of checkpoints, made if it is not there; by default the one that ``source`` is in.
+        folder: the folder of checkpoints, made if it is not there; by default the one that ``source`` is in.
 
     Raises:
         NotResumableError: if the file is no Lightning checkpoint, or must not be resumed from.
@@ -42,10 +42,10 @@ def adopt(source: Path, into: Path | None = None) -> Checkpoint:
     """
     if not source.is_file():
         raise NotResumableError(f"{source} is no file: adopt takes one .ckpt file of Lightning")
-    if parse(source.name) and source.with_suffix(".json").exists():
+    if parse_file_name(source.name) and source.with_suffix(".json").exists():
         raise NotResumableError(f"{source} has a manifest beside it: it is a checkpoint of ours already")
-    step, epoch = _step_and_epoch(source)
-    store = Store(into or source.parent)
+    step, epoch = _read_step_and_epoch(source)
+    store = Store(folder or source.parent)
     make_folder(store.folder)
     lease = Lease(store.folder)
     try:
@@ -60,32 +60,33 @@ def adopt(source: Path, into: Path | None = None) -> Checkpoint:
         lease.release()
 
 
-def _step_and_epoch(source: Path) -> tuple[int, int]:
-    problem = load_problem(source)
+def _read_step_and_epoch(source: Path) -> tuple[int, int]:
+    problem = find_load_problem(source)
     if problem is not None:
         raise NotResumableError(f"{source} is not adopted: {problem}")
     import torch  # noqa: PLC0415 (it takes a second)
 
-    from stormproof.checkpoint.finite_check import not_finite  # noqa: PLC0415 (it needs torch)
+    from stormproof.checkpoint.finite_check import check_non_finite  # noqa: PLC0415 (it needs torch)
 
     checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
-    missing = _missing(checkpoint)
-    if missing:
-        raise NotResumableError(f"{source} is no Lightning checkpoint: it has no {missing}")
+    missing_key = _find_missing_key(checkpoint)
+    if missing_key:
+        raise NotResumableError(f"{source} is no Lightning checkpoint: it has no {missing_key}")
     try:
-        broken = not_finite(checkpoint)
+        non_finite_names = check_non_finite(checkpoint)
     except (KeyError, TypeError, AttributeError) as error:
         raise NotResumableError(
             f"{source} is no Lightning checkpoint: its optimizer states are not as Lightning's"
         ) from error
-    if broken:
+    if non_finite_names:
         raise NotResumableError(
-            f"{source} is not adopted: {broken[0]} is not finite ({len(broken)} such tensors); take one from before"
+            f"{source} is not adopted: {non_finite_names[0]} is not finite ({len(non_finite_names)} such tensors); "
+            f"take one from before"
         )
     return checkpoint["global_step"], checkpoint["epoch"]
 
 
-def _missing(checkpoint: Any) -> str | None:
+def _find_missing_key(checkpoint: Any) -> str | None:
     """The first thing that a Lightning checkpoint has and this has not."""
     if not isinstance(checkpoint, Mapping):
         return "keys"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) -> Generator[BinaryIO, None, None]:
+def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = None) -> Generator[BinaryIO, None, None]:
     """Opens a file for writing that appears at ``path`` only when the block ends without an error.
 
     The bytes go to a temporary name in the same folder (a rename is atomic only within one file system), are
@@ -21,7 +21,7 @@ def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) ->
 
     Args:
         path: the file to write, in a folder that exists.
-        at: called with "written", "synced" and "renamed" when that is done. If it raises at one of the first two,
+        on_stage: called with "written", "synced" and "renamed" when that is done. If it raises at one of the first two,
             the file does not appear.
 
     Yields:
@@ -39,20 +39,20 @@ def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) ->
         b'whole'
     """
     path = Path(path)
-    tell = at or _nobody
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    notify = on_stage or _ignore_stage
+    temporary_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with temporary_path.open("xb") as file:
             yield file
             file.flush()
-            tell("written")
+            notify("written")
             os.fsync(file.fileno())
-        tell("synced")
-        temporary.replace(path)
+        notify("synced")
+        temporary_path.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
         raise
-    tell("renamed")
+    notify("renamed")
     fsync_folder(path.parent)
 
 
@@ -80,5 +80,5 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _nobody(point: str) -> None:
+def _ignore_stage(stage: str) -> None:
     pass

@@ -16,13 +16,13 @@ from typing import Any
 
 from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.file_names import is_stem
-from stormproof.checkpoint.manifest import LogMark
+from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
 
 Event = Mapping[str, Any]
 """One line: its ``event`` is committed, deleted, quarantined, lost or attempt; all but the last name a checkpoint."""
 
-_SUM = b', "sum": "'
+_CHECKSUM_KEY = b', "sum": "'
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Log:
+class CommitLog:
     """What a log's bytes say.
 
     Attributes:
@@ -47,31 +47,31 @@ class Log:
 
     content: bytes
     events: Sequence[Event]
-    damage: Sequence[Damage]
-    torn: int
-    sound: int
+    damages: Sequence[Damage]
+    torn_bytes: int
+    intact_bytes: int
 
-    def names(self, *kinds: str) -> set[str]:
+    def checkpoint_names(self, *event_types: str) -> set[str]:
         """The checkpoints with a line of one of these kinds."""
-        return {event["name"] for event in self.events if event["event"] in kinds}
+        return {event["name"] for event in self.events if event["event"] in event_types}
 
-    def damage_since(self, mark: LogMark | None) -> list[str]:
+    def find_problems_since(self, log_prefix: LogPrefix | None) -> list[str]:
         """What is damaged, in words.
 
         Args:
-            mark: what the newest manifest says of the log as it was then; None if there is no manifest.
+            log_prefix: what the newest manifest says of the log as it was then; None if there is no manifest.
         """
-        if mark is None:
-            return [damage.problem for damage in self.damage]
-        if mark.fits(self.content):  # up to there it is as it was at that commit, crashes before it included
-            return [damage.problem for damage in self.damage if damage.offset >= mark.bytes]
-        problems = [damage.problem for damage in self.damage]
-        if len(self.content) < mark.bytes:
-            return [f"it has {len(self.content)} bytes and had {mark.bytes} at the newest commit", *problems]
-        return [f"its first {mark.bytes} bytes are not those of the newest commit", *problems]
+        if log_prefix is None:
+            return [damage.problem for damage in self.damages]
+        if log_prefix.matches(self.content):  # up to there it is as it was at that commit, crashes before it included
+            return [damage.problem for damage in self.damages if damage.offset >= log_prefix.bytes]
+        problems = [damage.problem for damage in self.damages]
+        if len(self.content) < log_prefix.bytes:
+            return [f"it has {len(self.content)} bytes and had {log_prefix.bytes} at the newest commit", *problems]
+        return [f"its first {log_prefix.bytes} bytes are not those of the newest commit", *problems]
 
 
-def read_log(path: Path) -> Log:
+def read_log(path: Path) -> CommitLog:
     """Reads a log; one that is not there is empty."""
     try:
         return parse_log(retry_read(path.read_bytes))
@@ -79,52 +79,52 @@ def read_log(path: Path) -> Log:
         return parse_log(b"")
 
 
-def parse_log(content: bytes) -> Log:
+def parse_log(content: bytes) -> CommitLog:
     """Reads a log's bytes.
 
     Example:
-        >>> log = parse_log(lines_for(parse_log(b""), [{"event": "committed", "name": "000001-step-5"}]))
-        >>> log.names("committed"), log.damage, log.torn
+        >>> log = parse_log(format_lines(parse_log(b""), [{"event": "committed", "name": "000001-step-5"}]))
+        >>> log.checkpoint_names("committed"), log.damages, log.torn_bytes
         ({'000001-step-5'}, [], 0)
     """
     events: list[Event] = []
-    damage: list[Damage] = []
-    broken: list[Damage] = []  # the lines just before, which crashes may have cut off
+    damages: list[Damage] = []
+    broken_lines: list[Damage] = []  # the lines just before, which crashes may have cut off
     offset = 0
     lines = content.split(b"\n")
-    tail = lines.pop()
+    last_line = lines.pop()
     for line in lines:
         event = _parse_line(line)
         if event is None:
-            broken.append(Damage(offset, f"the line at byte {offset} was changed after it was written"))
+            broken_lines.append(Damage(offset, f"the line at byte {offset} was changed after it was written"))
         else:
-            if broken and event.get("torn") != offset - broken[0].offset:
-                damage += broken
-            broken = []
+            if broken_lines and event.get("torn") != offset - broken_lines[0].offset:
+                damages += broken_lines
+            broken_lines = []
             if event["n"] != (events[-1]["n"] + 1 if events else 1):
-                damage.append(Damage(offset, f"lines are missing before byte {offset}"))
+                damages.append(Damage(offset, f"lines are missing before byte {offset}"))
             events.append(event)
         offset += len(line) + 1
-    damage += broken
-    last = _parse_line(tail)
-    if last is not None:  # whole but for its line end
-        events.append(last)
-    return Log(content, events, damage, len(tail), broken[0].offset if broken else offset)
+    damages += broken_lines
+    last_event = _parse_line(last_line)
+    if last_event is not None:  # whole but for its line end
+        events.append(last_event)
+    return CommitLog(content, events, damages, len(last_line), broken_lines[0].offset if broken_lines else offset)
 
 
-def lines_for(log: Log, events: Sequence[Event]) -> bytes:
+def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
     """What to append to ``log`` so that it holds ``events`` too, on lines of their own.
 
     A line that a crash cut off stays; the line after it says how many bytes before it are broken.
     """
-    number = log.events[-1]["n"] if log.events else 0
-    cut_off = log.torn and _parse_line(log.content[-log.torn :]) is None
-    lines = [b"\n" if log.torn else b""]
-    for position, event in enumerate(events):
-        torn = {"torn": len(log.content) + 1 - log.sound} if cut_off and position == 0 else {}
-        fields = {"n": number + 1 + position, **event, **torn}
+    last_number = log.events[-1]["n"] if log.events else 0
+    has_torn_line = log.torn_bytes and _parse_line(log.content[-log.torn_bytes :]) is None
+    lines = [b"\n" if log.torn_bytes else b""]
+    for index, event in enumerate(events):
+        torn_field = {"torn": len(log.content) + 1 - log.intact_bytes} if has_torn_line and index == 0 else {}
+        fields = {"n": last_number + 1 + index, **event, **torn_field}
         body = json.dumps(fields).encode().removesuffix(b"}")
-        lines.append(body + _SUM + _sum(body) + b'"}\n')
+        lines.append(body + _CHECKSUM_KEY + _compute_checksum(body) + b'"}\n')
     return b"".join(lines)
 
 
@@ -136,22 +136,22 @@ def append(path: Path, events: Sequence[Event]) -> None:
     """
     log = read_log(path)
     with path.open("ab", buffering=0) as file:
-        remaining = memoryview(lines_for(log, events))
-        while remaining:
-            remaining = remaining[file.write(remaining) :]
+        unwritten_bytes = memoryview(format_lines(log, events))
+        while unwritten_bytes:
+            unwritten_bytes = unwritten_bytes[file.write(unwritten_bytes) :]
         os.fsync(file.fileno())
     if not log.content:
         fsync_folder(path.parent)
 
 
-def _sum(body: bytes) -> bytes:
+def _compute_checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:16].encode()
 
 
 def _parse_line(line: bytes) -> Event | None:
     """The event that a line holds; None if it is not whole."""
-    body, found, checksum = line.rpartition(_SUM)
-    if not found or checksum != _sum(body) + b'"}':
+    body, separator, checksum = line.rpartition(_CHECKSUM_KEY)
+    if not separator or checksum != _compute_checksum(body) + b'"}':
         return None
     try:
         event = json.loads(body + b"}")
@@ -161,7 +161,9 @@ def _parse_line(line: bytes) -> Event | None:
         return None
     if event["event"] != "attempt":
         return event if is_stem(event.get("name")) else None
-    numbers = all(type(event.get(key)) is int for key in ("number", "step"))
-    removed = event.get("removed")
-    names = isinstance(removed, list) and all(isinstance(name, str) and len(name) < 200 for name in removed)
-    return event if numbers and names and isinstance(event.get("time"), float | int) else None
+    has_numbers = all(type(event.get(key)) is int for key in ("number", "step"))
+    removed_names = event.get("removed")
+    has_names = isinstance(removed_names, list) and all(
+        isinstance(name, str) and len(name) < 200 for name in removed_names
+    )
+    return event if has_numbers and has_names and isinstance(event.get("time"), float | int) else None

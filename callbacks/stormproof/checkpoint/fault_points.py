@@ -24,14 +24,14 @@ PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
 _OBSERVERS: list[Callable[[str], object]] = []
 
 
-def reached(point: str) -> None:
+def notify_observers(point: str) -> None:
     """Tells the observers, if there are any, that the store is at ``point``."""
     for observer in tuple(_OBSERVERS):
         observer(point)
 
 
 @contextmanager
-def observe(observer: Callable[[str], object]) -> Generator[None, None, None]:
+def observe_fault_points(observer: Callable[[str], object]) -> Generator[None, None, None]:
     """Calls ``observer`` with the name of each point that is reached while the block runs, in any thread.
 
     The observer runs where the point is: what it raises, the commit raises.
@@ -41,9 +41,9 @@ def observe(observer: Callable[[str], object]) -> Generator[None, None, None]:
 
     Example:
         >>> seen = []
-        >>> with observe(seen.append):
-        ...     reached("commit begins")
-        >>> reached("pruned")
+        >>> with observe_fault_points(seen.append):
+        ...     notify_observers("commit begins")
+        >>> notify_observers("pruned")
         >>> seen
         ['commit begins']
     """

@@ -8,60 +8,60 @@ from __future__ import annotations
 
 import re
 
-_STEM = r"([0-9]{6,})-step-(0|[1-9][0-9]*)"
-_FILE = re.compile(rf"({_STEM})\.(ckpt|json)")
-_TEMPORARY = re.compile(rf"\.{_STEM}\.(ckpt|json)\.[0-9a-f]{{8}}\.tmp")
+_STEM_PATTERN = r"([0-9]{6,})-step-(0|[1-9][0-9]*)"
+_FILE_PATTERN = re.compile(rf"({_STEM_PATTERN})\.(ckpt|json)")
+_TEMPORARY_PATTERN = re.compile(rf"\.{_STEM_PATTERN}\.(ckpt|json)\.[0-9a-f]{{8}}\.tmp")
 
-LOG = "commits.log"
-QUARANTINE = "quarantine"
+LOG_FILE_NAME = "commits.log"
+QUARANTINE_FOLDER_NAME = "quarantine"
 
 
-def stem_of(sequence: int, step: int) -> str:
+def format_stem(sequence: int, step: int) -> str:
     """The name of a commit, without ``.ckpt`` or ``.json``.
 
     Example:
-        >>> stem_of(sequence=12, step=600)
+        >>> format_stem(sequence=12, step=600)
         '000012-step-600'
     """
     return f"{sequence:06d}-step-{step}"
 
 
-def parse(file: str) -> tuple[str, int, int] | None:
+def parse_file_name(file: str) -> tuple[str, int, int] | None:
     """The stem, sequence and step of a checkpoint's or manifest's file name; None for any other name.
 
     Example:
-        >>> parse("000012-step-600.json")
+        >>> parse_file_name("000012-step-600.json")
         ('000012-step-600', 12, 600)
-        >>> parse("last.ckpt")
+        >>> parse_file_name("last.ckpt")
     """
-    match = _FILE.fullmatch(file)
-    if match is None or stem_of(int(match[2]), int(match[3])) != match[1]:
+    match = _FILE_PATTERN.fullmatch(file)
+    if match is None or format_stem(int(match[2]), int(match[3])) != match[1]:
         return None
     return match[1], int(match[2]), int(match[3])
 
 
 def is_stem(name: object) -> bool:
-    """Whether ``name`` is one that :func:`stem_of` gives."""
+    """Whether ``name`` is one that :func:`format_stem` gives."""
     # no file system takes a name of 200 characters and more; int() does not take thousands of digits
-    return isinstance(name, str) and len(name) < 200 and parse(f"{name}.ckpt") is not None
+    return isinstance(name, str) and len(name) < 200 and parse_file_name(f"{name}.ckpt") is not None
 
 
-def sequence_in(file: str) -> int:
+def parse_sequence(file: str) -> int:
     """The number of the commit that ``file`` belongs to, temporary names included; 0 if it belongs to none.
 
     Example:
-        >>> sequence_in(".000012-step-600.ckpt.0123abcd.tmp")
+        >>> parse_sequence(".000012-step-600.ckpt.0123abcd.tmp")
         12
-        >>> sequence_in("last.ckpt")
+        >>> parse_sequence("last.ckpt")
         0
     """
-    match = _TEMPORARY.fullmatch(file)
+    match = _TEMPORARY_PATTERN.fullmatch(file)
     if match is not None:
         return int(match[1])
-    parsed = parse(file)
+    parsed = parse_file_name(file)
     return parsed[1] if parsed else 0
 
 
 def is_temporary(file: str) -> bool:
     """Whether ``file`` is the temporary name of a checkpoint or manifest of ours."""
-    return _TEMPORARY.fullmatch(file) is not None
+    return _TEMPORARY_PATTERN.fullmatch(file) is not None

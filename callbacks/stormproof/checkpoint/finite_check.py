@@ -9,7 +9,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 
-def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
+def check_non_finite(checkpoint: Mapping[str, Any]) -> list[str]:
     """Names the weights, buffers and optimizer states that hold a NaN or an infinity.
 
     Args:
@@ -20,36 +20,37 @@ def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
         ``optimizer_states/<optimizer>/<parameter>/<name>``.
 
     Example:
-        >>> not_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
+        >>> find_non_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
         ['state_dict/weight']
     """
-    return [name for name, tensor in _tensors(checkpoint) if not _is_finite(tensor)]
+    return [name for name, tensor in _named_tensors(checkpoint) if not _is_finite(tensor)]
 
 
-class Finite:
+class FiniteCheck:
     """Tells a checkpoint that went bad from one whose infinities mean something: they were there from the start."""
 
     def __init__(self) -> None:
-        self._odd: set[str] = set()
-        self._told = False
+        self._baseline_names: set[str] = set()
+        self._has_warned = False
 
-    def learn(self, checkpoint: Mapping[str, Any]) -> None:
+    def set_baseline(self, checkpoint: Mapping[str, Any]) -> None:
         """What is not finite in ``checkpoint`` means it."""
-        self._odd = set(not_finite(checkpoint))
+        self._baseline_names = set(check_non_finite(checkpoint))
 
-    def has_broken(self, checkpoint: Mapping[str, Any]) -> bool:
+    def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether anything else is not finite; says so the first time."""
-        broken = [name for name in not_finite(checkpoint) if name not in self._odd]
-        if broken and not self._told:
-            self._told = True
+        new_names = [name for name in check_non_finite(checkpoint) if name not in self._baseline_names]
+        if new_names and not self._has_warned:
+            self._has_warned = True
             rank_zero_warn(
-                f"step {checkpoint['global_step']}: {broken[0]} is not finite ({len(broken)} such tensors): nothing is "
+                f"step {checkpoint['global_step']}: {new_names[0]} is not finite ({len(new_names)} such tensors): "
+                f"nothing is "
                 "committed while that is so, and the last good checkpoint is kept"
             )
-        return bool(broken)
+        return bool(new_names)
 
 
-def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     for key in ("state_dict", "current_model_state"):  # the second is Lightning's, where the first is an average
         for name, value in checkpoint.get(key, {}).items():
             if isinstance(value, torch.Tensor):
@@ -74,5 +75,5 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     if tensor.element_size() == 1:  # 8-bit numbers, for which torch has no aminmax
         tensor = tensor.float()
     # a NaN is both the smallest and the largest; one pass, and no mask in memory: 30 times as fast as isfinite().all()
-    smallest, largest = torch.aminmax(tensor)
-    return bool(torch.isfinite(smallest) & torch.isfinite(largest))
+    minimum, maximum = torch.aminmax(tensor)
+    return bool(torch.isfinite(minimum) & torch.isfinite(maximum))

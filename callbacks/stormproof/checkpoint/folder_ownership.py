@@ -9,14 +9,14 @@ from pathlib import Path
 
 from stormproof.checkpoint import Lease, Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
-from stormproof.checkpoint.progress_file import Reached, ReachedFile, read_reached
-from stormproof.distributed.collectives import everyone
+from stormproof.checkpoint.progress_file import Progress, ProgressFile, read_progress
+from stormproof.distributed.collectives import all_gather
 from stormproof.errors import RanksDisagreeError
 
-REACHED = "reached"
+PROGRESS_FILE_NAME = "reached"
 
 
-class Hold:
+class FolderOwnership:
     """Owns the folder, numbers the attempt, and writes down how far it came.
 
     Args:
@@ -38,8 +38,8 @@ class Hold:
         self._lease = Lease(store.folder)
         try:
             self.attempt = store.begin_attempt(resolution)
-            self.before: Reached | None = read_reached(store.folder / REACHED)
-            self._reached = ReachedFile(store.folder / REACHED)
+            self.previous_progress: Progress | None = read_progress(store.folder / PROGRESS_FILE_NAME)
+            self._progress_file = ProgressFile(store.folder / PROGRESS_FILE_NAME)
         except BaseException:
             self._lease.release()
             raise
@@ -49,12 +49,12 @@ class Hold:
         """Raises FolderLostError if another attempt took the folder over."""
         self._lease.check()
 
-    def reached(self, step: int) -> None:
+    def record_progress(self, step: int) -> None:
         """Writes down that ``step`` optimizer steps are done, if storage lets it: it is for the report of a restart."""
         with suppress(OSError):
-            self._reached.write(step)
+            self._progress_file.write(step)
 
-    def cost(self, step: int, now: float) -> dict[str, float]:
+    def compute_recovery_metrics(self, step: int, now: float) -> dict[str, float]:
         """What the interruption before this attempt cost, by the names under which it is logged.
 
         Args:
@@ -63,56 +63,57 @@ class Hold:
         """
         return {
             "recovery/restarts": self.attempt - 1,
-            "recovery/lost_steps": max(0, self.before.step - step) if self.before else 0,
-            "recovery/seconds": now - self.before.time if self.before else 0.0,
+            "recovery/lost_steps": max(0, self.previous_progress.step - step) if self.previous_progress else 0,
+            "recovery/seconds": now - self.previous_progress.time if self.previous_progress else 0.0,
         }
 
     def release(self) -> None:
         """Gives the folder back, if storage lets it: else its lease ends with this process."""
         with suppress(OSError, LeaseError):
-            self._reached.close()
+            self._progress_file.close()
         with suppress(OSError, LeaseError):
             self._lease.release()
 
 
-def agree_on_folder(folder: Path, token: str, patience: float = 30.0) -> None:
+def verify_shared_folder(folder: Path, token: str, timeout_seconds: float = 30.0) -> None:
     """Makes sure that all ranks look at the folder that rank 0 holds.
 
     Args:
         folder: this rank's folder of checkpoints.
         token: of rank 0's hold.
-        patience: seconds to wait for a network file system to show what another host has just written.
+        timeout_seconds: seconds to wait for a network file system to show what another host has just written.
 
     Raises:
         RanksDisagreeError: on every rank, if one of them looks elsewhere.
     """
-    seen = sees_hold(folder, token, patience)
-    folders = everyone(None if seen else str(folder.absolute()))
-    blind = [f"rank {rank}: {other}" for rank, other in enumerate(folders) if other is not None]
-    if blind:
+    is_visible = sees_owner(folder, token, timeout_seconds)
+    folders = all_gather(None if is_visible else str(folder.absolute()))
+    mismatches = [f"rank {rank}: {rank_folder}" for rank, rank_folder in enumerate(folders) if rank_folder is not None]
+    if mismatches:
         raise RanksDisagreeError(
-            f"{'; '.join(blind[:3])} is not the folder that rank 0 writes to: checkpoints must lie where all ranks see "
+            f"{'; '.join(mismatches[:3])} is not the folder that rank 0 writes to: checkpoints must lie where all "
+            f"ranks see "
             "them"
         )
 
 
-def sees_hold(folder: Path, token: str, patience: float = 30.0) -> bool:
+def sees_owner(folder: Path, token: str, timeout_seconds: float = 30.0) -> bool:
     """Whether ``folder``, seen from here, is the one that the hold with ``token`` owns.
 
     Args:
         folder: of checkpoints.
         token: of a hold on some folder, perhaps taken on another host.
-        patience: seconds to wait for a network file system to show what another host has just written.
+        timeout_seconds: seconds to wait for a network file system to show what another host has just written.
     """
-    end = time.monotonic() + patience
-    while not _is_held_by(folder, token):
-        if time.monotonic() > end:
+    deadline = time.monotonic() + timeout_seconds
+    while not _is_owned_by(folder, token):
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
     return True
 
 
-def _is_held_by(folder: Path, token: str) -> bool:
+def _is_owned_by(folder: Path, token: str) -> bool:
     try:
         return json.loads((folder / "lease.json").read_bytes()).get("token") == token
     except (OSError, ValueError):  # not there yet, not whole yet, or storage fails

@@ -15,7 +15,7 @@ class HashingFile(io.RawIOBase):
 
     Args:
         file: where the bytes go.
-        begun: called once the first bytes are written.
+        on_first_write: called once the first bytes are written.
 
     Attributes:
         length: bytes written so far.
@@ -28,10 +28,10 @@ class HashingFile(io.RawIOBase):
         (3, 3, 'ba7816bf')
     """
 
-    def __init__(self, file: BinaryIO, begun: Callable[[], object] | None = None) -> None:
+    def __init__(self, file: BinaryIO, on_first_write: Callable[[], object] | None = None) -> None:
         super().__init__()
         self._file = file
-        self._begun = begun
+        self._on_first_write = on_first_write
         self._hash = hashlib.sha256()
         self.length = 0
         self.failure: OSError | None = None
@@ -56,8 +56,8 @@ class HashingFile(io.RawIOBase):
             raise
         self._hash.update(view)
         self.length += len(view)
-        if self._begun is not None and self.length:
+        if self._on_first_write is not None and self.length:
             self._file.flush()
-            begun, self._begun = self._begun, None
-            begun()
+            on_first_write, self._on_first_write = self._on_first_write, None
+            on_first_write()
         return len(view)

@@ -12,7 +12,7 @@ import torch
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
-class HostCopy:
+class HostStager:
     """Copies a tree of tensors and plain values, so that the original may go on changing.
 
     Whole storages are copied, each once, as ``torch.save`` writes them: tensors that share one share its copy, and a
@@ -21,9 +21,9 @@ class HostCopy:
     pinned, for which torch takes up to twice the memory, and nothing more is put on the GPU.
 
     Example:
-        >>> copies = HostCopy()
+        >>> copies = HostStager()
         >>> weight = torch.zeros(2)
-        >>> copied = copies.take({"state_dict": {"weight": weight}, "step": 1})
+        >>> copied = copies.stage({"state_dict": {"weight": weight}, "step": 1})
         >>> _ = weight.fill_(1.0)
         >>> copied
         {'state_dict': {'weight': tensor([0., 0.])}, 'step': 1}
@@ -33,73 +33,79 @@ class HostCopy:
         self._buffers: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def take(self, tree: Any) -> Any:
+    def stage(self, tree: Any) -> Any:
         """A copy of ``tree``, which holds until the next call.
 
         Args:
             tree: dictionaries, lists and tuples of tensors and plain values; anything else in it is deep-copied. NumPy
                 scalars become Python numbers, which ``torch.load(weights_only=True)`` accepts.
         """
-        walk = _Walk(self._buffers)
-        copied = walk.copy_of(tree)
-        for device in walk.devices:  # so far the copies only stand in a queue
+        copier = _TreeCopier(self._buffers)
+        copied_tree = copier.copy_value(tree)
+        for device in copier.devices:  # so far the copies only stand in a queue
             torch.cuda.synchronize(device)
-        self._buffers = walk.used
-        return copied
+        self._buffers = copier.used_buffers
+        return copied_tree
 
 
-class _Walk:
+class _TreeCopier:
     """Through one tree, with the buffers of the one before."""
 
     def __init__(self, buffers: list[torch.Tensor]) -> None:
-        self._free: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
+        self._free_buffers: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
         for buffer in buffers:
-            self._free[buffer.numel(), buffer.is_pinned()].append(buffer)
-        self._copied: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
-        self.used: list[torch.Tensor] = []
+            self._free_buffers[buffer.numel(), buffer.is_pinned()].append(buffer)
+        self._copied_storages: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
+        self.used_buffers: list[torch.Tensor] = []
         self.devices: set[torch.device] = set()
 
-    def copy_of(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is torch.Tensor or kind is torch.nn.Parameter:
-            return self._tensor(value)
-        if kind is dict:
-            return {key: self.copy_of(item) for key, item in value.items()}
-        if kind is OrderedDict:
-            ordered = OrderedDict((key, self.copy_of(item)) for key, item in value.items())
-            vars(ordered).update(self.copy_of(vars(value)))  # a state_dict has its versions there
-            return ordered
-        if kind is list or kind is tuple:
-            return kind(self.copy_of(item) for item in value)
+    def copy_value(self, value: Any) -> Any:
+        value_type = type(value)
+        if value_type is torch.Tensor or value_type is torch.nn.Parameter:
+            return self._copy_tensor(value)
+        if value_type is dict:
+            return {key: self.copy_value(item) for key, item in value.items()}
+        if value_type is OrderedDict:
+            ordered_dict = OrderedDict((key, self.copy_value(item)) for key, item in value.items())
+            vars(ordered_dict).update(self.copy_value(vars(value)))  # a state_dict has its versions there
+            return ordered_dict
+        if value_type is list or value_type is tuple:
+            return value_type(self.copy_value(item) for item in value)
         if isinstance(value, np.generic):
             return value.item()
         return value if isinstance(value, _IMMUTABLE) else copy.deepcopy(value)
 
-    def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        plain = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-        if not plain:
+    def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        is_plain_strided = tensor.layout is torch.strided and not (
+            tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+        )
+        if not is_plain_strided:
             return tensor.detach().clone().cpu()
-        copied = torch.empty(0, dtype=tensor.dtype, device="cpu")  # whatever the default device is
-        copied.set_(self._storage(tensor), tensor.storage_offset(), tensor.size(), tensor.stride())
+        copied_tensor = torch.empty(0, dtype=tensor.dtype, device="cpu")  # whatever the default device is
+        copied_tensor.set_(self._copy_storage(tensor), tensor.storage_offset(), tensor.size(), tensor.stride())
         if type(tensor) is torch.nn.Parameter:
-            return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
-        return copied.requires_grad_(tensor.requires_grad)
+            return torch.nn.Parameter(copied_tensor, requires_grad=tensor.requires_grad)
+        return copied_tensor.requires_grad_(tensor.requires_grad)
 
-    def _storage(self, tensor: torch.Tensor) -> torch.UntypedStorage:
+    def _copy_storage(self, tensor: torch.Tensor) -> torch.UntypedStorage:
         storage = tensor.untyped_storage()
         key = (storage.device, storage.data_ptr(), storage.nbytes())
-        if key not in self._copied:
-            buffer = self._buffer(storage.nbytes(), pinned=storage.device.type == "cuda")
+        if key not in self._copied_storages:
+            buffer = self._allocate_buffer(storage.nbytes(), pin_memory=storage.device.type == "cuda")
             source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]  # torch's stubs know no storage by itself
-            on_gpu = storage.device.type == "cuda"
-            buffer.copy_(source, non_blocking=on_gpu)
-            if on_gpu:
+            is_on_gpu = storage.device.type == "cuda"
+            buffer.copy_(source, non_blocking=is_on_gpu)
+            if is_on_gpu:
                 self.devices.add(storage.device)
-            self._copied[key] = buffer.untyped_storage()
-        return self._copied[key]
+            self._copied_storages[key] = buffer.untyped_storage()
+        return self._copied_storages[key]
 
-    def _buffer(self, size: int, *, pinned: bool) -> torch.Tensor:
-        free = self._free[size, pinned]
-        buffer = free.pop() if free else torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
-        self.used.append(buffer)
+    def _allocate_buffer(self, size: int, *, pin_memory: bool) -> torch.Tensor:
+        free_buffers = self._free_buffers[size, pin_memory]
+        buffer = (
+            free_buffers.pop()
+            if free_buffers
+            else torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pin_memory)
+        )
+        self.used_buffers.append(buffer)
         return buffer

@@ -21,7 +21,7 @@ from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """On another host nobody can ask the process itself; six missed heartbeats mean that it is gone."""
-PARTING_SECONDS = 10.0
+HEARTBEAT_JOIN_SECONDS = 10.0
 """How long a release waits for a heartbeat that is under way."""
 
 
@@ -44,13 +44,13 @@ class Owner:
     start_ticks: int | None = None  # start time in clock ticks since boot (Linux only), unaffected by clock changes
 
     @classmethod
-    def this_process(cls) -> Owner:
+    def from_this_process(cls) -> Owner:
         """This process, with a fresh token."""
-        pid, started = os.getpid(), psutil.Process().create_time()
+        pid, start_time = os.getpid(), psutil.Process().create_time()
         token = secrets.token_hex(8)
-        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, started, token, _start_ticks(pid))
+        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, start_time, token, _start_ticks(pid))
 
-    def runs_here(self) -> bool | None:
+    def is_running(self) -> bool | None:
         """Returns whether the process is running, or None if only its own machine can determine this.
 
         Another boot id may mean that this machine was restarted, or that another machine has the same name, for example
@@ -61,10 +61,10 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             # a killed process that nobody has waited for is still listed, as a zombie
-            alive = process.status() != psutil.STATUS_ZOMBIE
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
             if self.start_ticks is not None:
-                return alive and _start_ticks(self.pid) == self.start_ticks
-            return alive and abs(process.create_time() - self.started) < 2  # the clock may have been set meanwhile
+                return is_alive and _start_ticks(self.pid) == self.start_ticks
+            return is_alive and abs(process.create_time() - self.started) < 2  # the clock may have been set meanwhile
         except psutil.NoSuchProcess:
             return False
 
@@ -95,11 +95,11 @@ class Lease:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lease.json"
-        self.owner = Owner.this_process()
+        self.owner = Owner.from_this_process()
         try:
             with filelock.FileLock(folder / ".lease.lock", timeout=10):
-                holder = _read(self.path)
-                if holder is not None and _holds(self.path, holder):
+                holder = _read_owner(self.path)
+                if holder is not None and _is_lease_valid(self.path, holder):
                     raise FolderTakenError(
                         f"{folder} is in use by process {holder.pid} on {holder.host}: stop it, wait for it, or use "
                         "another folder"
@@ -110,9 +110,9 @@ class Lease:
             raise LeaseError(
                 f"the folder {folder} cannot be locked: {error}; use one where files can be locked"
             ) from error
-        self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
-        self._heart.start()
+        self._stop_event = threading.Event()
+        self._heartbeat_thread = threading.Thread(target=self._run_heartbeat, name="lease-heartbeat", daemon=True)
+        self._heartbeat_thread.start()
 
     def check(self) -> None:
         """Asks before anything is committed whether this attempt still owns the folder.
@@ -121,18 +121,18 @@ class Lease:
             FolderLostError: if another attempt took over, as after a suspension longer than the heartbeat allows.
             FileNotFoundError: if the folder is gone: it may come back, as a file system that was unmounted does.
         """
-        holder = _read(self.path)
+        holder = _read_owner(self.path)
         if holder is None and not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
         if holder is None or holder.token != self.owner.token:
-            who = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
-            raise FolderLostError(f"{self.path.parent} now belongs to {who}; this attempt writes no more to it")
+            new_owner = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
+            raise FolderLostError(f"{self.path.parent} now belongs to {new_owner}; this attempt writes no more to it")
 
     def release(self) -> None:
         """Gives the folder back, if it is still this attempt's."""
-        self._stop.set()
-        self._heart.join(timeout=PARTING_SECONDS)  # it may hang where storage does
-        holder = _read(self.path)
+        self._stop_event.set()
+        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # it may hang where storage does
+        holder = _read_owner(self.path)
         if holder is not None and holder.token == self.owner.token:
             self.path.unlink(missing_ok=True)
 
@@ -140,22 +140,22 @@ class Lease:
     def is_held(folder: Path) -> bool:
         """Whether an attempt that still lives holds the folder's lease."""
         path = folder / "lease.json"
-        holder = _read(path)
-        return holder is not None and _holds(path, holder)
+        holder = _read_owner(path)
+        return holder is not None and _is_lease_valid(path, holder)
 
     @staticmethod
-    def owner_of(folder: Path) -> Owner | None:
+    def read_owner(folder: Path) -> Owner | None:
         """Who the folder's lease names, alive or not; None if there is no lease.
 
         Raises:
             LeaseError: if it is not readable.
         """
-        return _read(folder / "lease.json")
+        return _read_owner(folder / "lease.json")
 
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+    def _run_heartbeat(self) -> None:
+        while not self._stop_event.wait(HEARTBEAT_SECONDS):
             try:
-                holder = _read(self.path)
+                holder = _read_owner(self.path)
                 if holder is not None and holder.token != self.owner.token:
                     return  # taken over: another's lease is not ours to renew
                 os.utime(self.path)
@@ -163,21 +163,21 @@ class Lease:
                 continue
 
 
-def _read(path: Path) -> Owner | None:
+def _read_owner(path: Path) -> Owner | None:
     try:
         content = json.loads(retry_read(path.read_bytes))
-        known = {field.name for field in fields(Owner)}  # a later release may write more
-        return Owner(**{name: value for name, value in content.items() if name in known})
+        field_names = {field.name for field in fields(Owner)}  # a later release may write more
+        return Owner(**{name: value for name, value in content.items() if name in field_names})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
         raise LeaseError(f"{path} is no lease of ours ({error}); remove it if no other process writes there") from error
 
 
-def _holds(path: Path, holder: Owner) -> bool:
-    runs = holder.runs_here()
-    if runs is not None:
-        return runs
+def _is_lease_valid(path: Path, holder: Owner) -> bool:
+    is_running = holder.is_running()
+    if is_running is not None:
+        return is_running
     probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is now, by the file server's clock
     probe.touch()
     try:
@@ -190,8 +190,8 @@ def _holds(path: Path, holder: Owner) -> bool:
 
 
 def _pid_namespace() -> str:
-    linux = Path("/proc/self/ns/pid")
-    return str(linux.readlink()) if linux.exists() else ""
+    namespace_path = Path("/proc/self/ns/pid")
+    return str(namespace_path.readlink()) if namespace_path.exists() else ""
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -205,5 +205,5 @@ def _start_ticks(pid: int) -> int | None:
 
 def _boot_id() -> str:
     """Tells one start of this machine from the next."""
-    linux = Path("/proc/sys/kernel/random/boot_id")
-    return linux.read_text().strip() if linux.exists() else str(round(psutil.boot_time()))
+    boot_id_path = Path("/proc/sys/kernel/random/boot_id")
+    return boot_id_path.read_text().strip() if boot_id_path.exists() else str(round(psutil.boot_time()))

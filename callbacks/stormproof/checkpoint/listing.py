@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.file_names import LOG
+from stormproof.checkpoint.commit_log import CommitLog, read_log
+from stormproof.checkpoint.file_names import LOG_FILE_NAME
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.quarantine import quarantined
-from stormproof.checkpoint.resolution import Bad, is_foreign, list_files, names_in, read_manifests, without_manifest
-from stormproof.checkpoint.verification import misfit
+from stormproof.checkpoint.quarantine import list_quarantined_files
+from stormproof.checkpoint.resolution import (
+    BadCheckpoint,
+    extract_names,
+    find_without_manifest,
+    is_foreign,
+    list_files,
+    read_manifests,
+)
+from stormproof.checkpoint.verification import find_size_problem
 
 
 @dataclass(frozen=True)
@@ -26,33 +33,37 @@ class Listing:
     """
 
     checkpoints: Sequence[Checkpoint]
-    bad: Sequence[Bad]
-    quarantined: Sequence[Bad]
-    foreign: Sequence[str]
+    bad_checkpoints: Sequence[BadCheckpoint]
+    quarantined_checkpoints: Sequence[BadCheckpoint]
+    foreign_files: Sequence[str]
 
 
-def glance(folder: Path) -> Listing:
+def list_folder(folder: Path) -> Listing:
     """Lists ``folder``; one that is not there is empty.
 
     Raises:
         OSError: if the folder cannot be read.
     """
     files = list_files(folder)
-    names, log = names_in(files), read_log(folder / LOG)
-    found = read_manifests(folder, [name for name in names if f"{name}.json" in files])
-    bad = found.bad | {each.name: problem for each in found.whole if (problem := misfit(each)) is not None}
-    unfinished = [name for name in names if f"{name}.json" not in files]
-    bad |= dict.fromkeys(without_manifest(folder, unfinished, log), "its manifest is gone")
+    names, log = extract_names(files), read_log(folder / LOG_FILE_NAME)
+    folder_manifests = read_manifests(folder, [name for name in names if f"{name}.json" in files])
+    bad_reasons = folder_manifests.bad_reasons | {
+        checkpoint.name: problem
+        for checkpoint in folder_manifests.checkpoints
+        if (problem := find_size_problem(checkpoint)) is not None
+    }
+    unfinished_names = [name for name in names if f"{name}.json" not in files]
+    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is gone")
     return Listing(
-        [each for each in found.whole if each.name not in bad],
-        [Bad(name, bad[name]) for name in names if name in bad],
-        _quarantined(folder, log),
+        [checkpoint for checkpoint in folder_manifests.checkpoints if checkpoint.name not in bad_reasons],
+        [BadCheckpoint(name, bad_reasons[name]) for name in names if name in bad_reasons],
+        _list_quarantined(folder, log),
         sorted(file for file in files if is_foreign(file)),
     )
 
 
-def _quarantined(folder: Path, log: Log) -> list[Bad]:
+def _list_quarantined(folder: Path, log: CommitLog) -> list[BadCheckpoint]:
     events = [event for event in log.events if event["event"] == "quarantined"]
     reasons = {event["name"]: str(event.get("reason", "")) for event in events}
-    names = {file.partition(".")[0] for file in quarantined(folder)}
-    return [Bad(name, reasons.get(name, "")) for name in sorted(names)]
+    names = {file.partition(".")[0] for file in list_quarantined_files(folder)}
+    return [BadCheckpoint(name, reasons.get(name, "")) for name in sorted(names)]

@@ -14,39 +14,43 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.errors import NotResumableError
 from stormproof.lightning.layer_names import join_names
 
-HYPERPARAMETERS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
+HYPERPARAMETER_KEYS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""
-PLAIN = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
-LONGEST_REPR = 1000
+PLAIN_TYPES = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
+MAX_REPR_LENGTH = 1000
 """Maximum number of characters of a ``repr`` in a checkpoint."""
 
 
-def refused(checkpoint: Any, where: str = "") -> list[str]:
+def find_refused_values(checkpoint: Any, path: str = "") -> list[str]:
     """Names what ``torch.load(weights_only=True)``, the only way Lightning resumes by default, would not take.
 
     Tensors are left out: what matters is the type of everything else, and a type can be tried without a file. NumPy
-    scalars are accepted, because :class:`~stormproof.checkpoint.host_staging.HostCopy` makes Python numbers of them.
+    scalars are accepted, because :class:`~stormproof.checkpoint.host_staging.HostStager` makes Python numbers of them.
 
     Args:
         checkpoint: what is to be saved.
-        where: the name of ``checkpoint`` itself.
+        path: the name of ``checkpoint`` itself.
 
     Returns:
         One ``<key>/<key>: <type>`` for each value of a type that is refused.
 
     Example:
         >>> from fractions import Fraction
-        >>> refused({"step": 1, "hyper_parameters": {"width": 8, "model": Fraction(1, 2)}})
+        >>> find_refused_values({"step": 1, "hyper_parameters": {"width": 8, "model": Fraction(1, 2)}})
         ['hyper_parameters/model: fractions.Fraction']
     """
-    if _loads(_without_tensors(checkpoint)):
+    if _is_loadable(_remove_tensors(checkpoint)):
         return []
-    inside = [found for key, value in _children(checkpoint) for found in refused(value, f"{where}/{key}".lstrip("/"))]
-    kind = type(checkpoint)
-    return inside or [f"{where}: {kind.__module__}.{kind.__qualname__}"]
+    refused_children = [
+        name
+        for key, value in _named_children(checkpoint)
+        for name in find_refused_values(value, f"{path}/{key}".lstrip("/"))
+    ]
+    value_type = type(checkpoint)
+    return refused_children or [f"{path}: {value_type.__module__}.{value_type.__qualname__}"]
 
 
-class LoadableCheckpoints:
+class LoadableConverter:
     """Makes every checkpoint of a run loadable with ``torch.load(weights_only=True)``, Lightning's default.
 
     Hyperparameters that torch refuses are left out, because ``fit`` does not read them. Other refused entries come from
@@ -56,8 +60,8 @@ class LoadableCheckpoints:
     """
 
     def __init__(self) -> None:
-        self._left_out: dict[str, str] = {}
-        self._named: set[str] = set()
+        self._left_out_reprs: dict[str, str] = {}
+        self._warned_names: set[str] = set()
         self._state_is_loadable = False
 
     def convert(self, checkpoint: Mapping[str, Any], state_keys: Collection[str]) -> dict[str, Any]:
@@ -72,55 +76,61 @@ class LoadableCheckpoints:
         """
         state = {key: value for key, value in checkpoint.items() if key in state_keys}
         if not self._state_is_loadable:
-            _refuse_state(state)
+            _check_state_is_loadable(state)
             self._state_is_loadable = True
-        kept, pickled, names = dict(checkpoint), {}, []
-        added: dict[str, str] = {}  # by hooks
+        loadable_checkpoint, pickled_values, names = dict(checkpoint), {}, []
+        added_reprs: dict[str, str] = {}  # by hooks
         for key, value in checkpoint.items():
             if key in state:
                 continue
-            if key in HYPERPARAMETERS:
-                names += self._leave_out(kept, key)
-            elif not _is_plain(value) and not _loads(_without_tensors(value)):
-                added[key] = _repr(value)
-                del kept[key]
-                data = _pickled(value)
+            if key in HYPERPARAMETER_KEYS:
+                names += self._leave_out_hyperparameters(loadable_checkpoint, key)
+            elif not _is_plain(value) and not _is_loadable(_remove_tensors(value)):
+                added_reprs[key] = _truncate_repr(value)
+                del loadable_checkpoint[key]
+                data = _pickle(value)
                 if data is not None:
-                    pickled[key] = data
-                names.append(f"{key} ({_kind(value)}{', which cannot be pickled' if data is None else ''})")
-        if self._left_out or added:
-            left_out = {**self._left_out, **added}
-            kept["stormproof"] = {**checkpoint["stormproof"], "left_out": left_out, "pickled": pickled}
-        self._warn(names)
-        return kept
+                    pickled_values[key] = data
+                names.append(f"{key} ({_type_name(value)}{', which cannot be pickled' if data is None else ''})")
+        if self._left_out_reprs or added_reprs:
+            left_out_reprs = {**self._left_out_reprs, **added_reprs}
+            loadable_checkpoint["stormproof"] = {
+                **checkpoint["stormproof"],
+                "left_out": left_out_reprs,
+                "pickled": pickled_values,
+            }
+        self._warn_once(names)
+        return loadable_checkpoint
 
-    def _leave_out(self, kept: dict[str, Any], key: str) -> list[str]:
+    def _leave_out_hyperparameters(self, loadable_checkpoint: dict[str, Any], key: str) -> list[str]:
         """Removes refused hyperparameters from ``kept[key]``. Removes the key if its value is not a plain dict."""
-        value = kept[key]
+        value = loadable_checkpoint[key]
         if type(value) is not dict:
-            if _is_plain(value) or _loads(value):
+            if _is_plain(value) or _is_loadable(value):
                 return []
-            del kept[key]
+            del loadable_checkpoint[key]
             if isinstance(value, type):  # class of the OmegaConf container that is left out, too
                 return []
-            self._left_out[key] = _repr(value)
-            return [f"{key} ({_kind(value)})"]
+            self._left_out_reprs[key] = _truncate_repr(value)
+            return [f"{key} ({_type_name(value)})"]
         names = []
         for name, hyperparameter in value.items():
             path = f"{key}/{name}"
-            if path in self._left_out or not _is_loadable_hyperparameter(hyperparameter):
-                names.append(f"{path} ({_kind(hyperparameter)})")
-                self._left_out[path] = _repr(hyperparameter)
-        kept[key] = {name: each for name, each in value.items() if f"{key}/{name}" not in self._left_out}
+            if path in self._left_out_reprs or not _is_loadable_hyperparameter(hyperparameter):
+                names.append(f"{path} ({_type_name(hyperparameter)})")
+                self._left_out_reprs[path] = _truncate_repr(hyperparameter)
+        loadable_checkpoint[key] = {
+            name: item for name, item in value.items() if f"{key}/{name}" not in self._left_out_reprs
+        }
         return names
 
-    def _warn(self, names: Sequence[str]) -> None:
-        new = [name for name in names if name not in self._named]
-        if not new:
+    def _warn_once(self, names: Sequence[str]) -> None:
+        new_names = [name for name in names if name not in self._warned_names]
+        if not new_names:
             return
-        self._named.update(new)
+        self._warned_names.update(new_names)
         rank_zero_warn(
-            f"Checkpoints do not contain {', '.join(new)}, because torch.load(weights_only=True) refuses them. "
+            f"Checkpoints do not contain {', '.join(new_names)}, because torch.load(weights_only=True) refuses them. "
             "Pass hyperparameters to load_from_checkpoint(). fit(..., weights_only=False) restores other entries, "
             "except those that cannot be pickled."
         )
@@ -133,24 +143,25 @@ def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> No
         checkpoint: Loaded checkpoint. Changed in place.
         weights_only: Argument of ``Trainer.fit``. Entries are unpickled, which can execute code, only if False.
     """
-    pickled = checkpoint.get("stormproof", {}).get("pickled", {})
-    if not pickled:
+    pickled_values = checkpoint.get("stormproof", {}).get("pickled", {})
+    if not pickled_values:
         return
     if weights_only is not False:
         rank_zero_warn(
-            f"Pickled entries of this checkpoint were not restored: {', '.join(pickled)}. If on_load_checkpoint needs "
+            f"Pickled entries of this checkpoint were not restored: {', '.join(pickled_values)}. If "
+            f"on_load_checkpoint needs "
             "them and you trust the file, pass weights_only=False to fit (with resume=True: to CheckpointRecovery)."
         )
         return
-    for key, data in pickled.items():
+    for key, data in pickled_values.items():
         checkpoint[key] = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=False)
 
 
-def _refuse_state(state: Mapping[str, Any]) -> None:
-    found = refused(state)
-    if found:
+def _check_state_is_loadable(state: Mapping[str, Any]) -> None:
+    names = find_refused_values(state)
+    if names:
         raise NotResumableError(
-            f"a checkpoint of this run would not load again, because of {join_names(found)}: a state may hold tensors "
+            f"a checkpoint of this run would not load again, because of {join_names(names)}: a state may hold tensors "
             "and plain Python values only; convert the value in state_dict()"
         )
 
@@ -158,20 +169,20 @@ def _refuse_state(state: Mapping[str, Any]) -> None:
 def _is_loadable_hyperparameter(value: Any) -> bool:
     if isinstance(value, torch.nn.Module):  # a trial would copy all weights into memory
         return False
-    return _is_plain(value) or _loads(_without_tensors(value))
+    return _is_plain(value) or _is_loadable(_remove_tensors(value))
 
 
 def _is_plain(value: Any) -> bool:
     """Returns whether torch certainly loads a value. If False, only a trial shows it."""
-    kind = type(value)
-    if kind in {dict, OrderedDict}:
+    value_type = type(value)
+    if value_type in {dict, OrderedDict}:
         return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
-    if kind in {list, tuple, set}:
+    if value_type in {list, tuple, set}:
         return all(map(_is_plain, value))
-    return kind in PLAIN
+    return value_type in PLAIN_TYPES
 
 
-def _pickled(value: Any) -> torch.Tensor | None:
+def _pickle(value: Any) -> torch.Tensor | None:
     """Returns a value as a tensor of bytes, or None if it cannot be pickled."""
     buffer = io.BytesIO()
     try:
@@ -181,37 +192,37 @@ def _pickled(value: Any) -> torch.Tensor | None:
     return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
 
-def _kind(value: Any) -> str:
-    kind = value if isinstance(value, type) else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _type_name(value: Any) -> str:
+    value_type = value if isinstance(value, type) else type(value)
+    return f"{value_type.__module__}.{value_type.__qualname__}"
 
 
-def _repr(value: Any) -> str:
+def _truncate_repr(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 (classes of users raise what they like)
-        return f"<{_kind(value)}>"
-    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
+        return f"<{_type_name(value)}>"
+    return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}…"
 
 
-def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+def _named_children(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, list | tuple):
         yield from enumerate(value)
 
 
-def _without_tensors(value: Any) -> Any:
+def _remove_tensors(value: Any) -> Any:
     if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter):
         return None
     if type(value) in {dict, OrderedDict}:  # a state_dict is the latter
-        return {key: _without_tensors(item) for key, item in value.items()}
+        return {key: _remove_tensors(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
-        return type(value)(_without_tensors(item) for item in value)
+        return type(value)(_remove_tensors(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _loads(value: Any) -> bool:
+def _is_loadable(value: Any) -> bool:
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stormproof.checkpoint.file_names import stem_of
+from stormproof.checkpoint.file_names import format_stem
 
-_ZEROS = "0" * 64
-_BEFORE = b'"manifest_sha256": "'
-_AFTER = b'"\n}\n'
-_LARGEST = 1_000_000  # bytes; ours take about 1,000
+_ZERO_DIGEST = "0" * 64
+_DIGEST_PREFIX = b'"manifest_sha256": "'
+_DIGEST_SUFFIX = b'"\n}\n'
+_MAX_BYTES = 1_000_000  # bytes; ours take about 1,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,39 +73,41 @@ class Checkpoint(CommitInfo):
         return self.path.stem
 
     @property
-    def manifest(self) -> Path:
+    def manifest_path(self) -> Path:
         """The manifest's file."""
         return self.path.with_suffix(".json")
 
 
 @dataclass(frozen=True)
-class LogMark:
+class LogPrefix:
     """How long the log of commits was, and its hash, just before a commit: so that damage to it is found."""
 
     bytes: int
     sha256: str
 
     @classmethod
-    def of(cls, log: bytes) -> LogMark:
+    def from_content(cls, content: bytes) -> LogPrefix:
         """The mark of a log with this content."""
-        return cls(len(log), hashlib.sha256(log).hexdigest())
+        return cls(len(content), hashlib.sha256(content).hexdigest())
 
-    def fits(self, log: bytes) -> bool:
-        """Whether ``log`` begins as it was."""
-        return len(log) >= self.bytes and hashlib.sha256(log[: self.bytes]).hexdigest() == self.sha256
+    def matches(self, content: bytes) -> bool:
+        """Whether ``content`` begins as it was."""
+        return len(content) >= self.bytes and hashlib.sha256(content[: self.bytes]).hexdigest() == self.sha256
 
 
-def encode(checkpoint: Checkpoint, log: LogMark) -> bytes:
+def encode_manifest(checkpoint: Checkpoint, log_prefix: LogPrefix) -> bytes:
     """The manifest's bytes: JSON whose last field is the SHA-256 of all of them, with that field's digits zeroed."""
     fields = {"format": 1, "file": checkpoint.path.name}
-    fields |= {name: getattr(checkpoint, name) for name in _TYPES}
-    fields |= {"log_bytes": log.bytes, "log_sha256": log.sha256, "manifest_sha256": _ZEROS}
-    zeroed = json.dumps(fields, indent=1, allow_nan=False).encode() + b"\n"
-    return zeroed.replace(_ZEROS.encode() + _AFTER, hashlib.sha256(zeroed).hexdigest().encode() + _AFTER)
+    fields |= {name: getattr(checkpoint, name) for name in _FIELD_TYPES}
+    fields |= {"log_bytes": log_prefix.bytes, "log_sha256": log_prefix.sha256, "manifest_sha256": _ZERO_DIGEST}
+    zeroed_content = json.dumps(fields, indent=1, allow_nan=False).encode() + b"\n"
+    return zeroed_content.replace(
+        _ZERO_DIGEST.encode() + _DIGEST_SUFFIX, hashlib.sha256(zeroed_content).hexdigest().encode() + _DIGEST_SUFFIX
+    )
 
 
-def decode(content: bytes, path: Path) -> tuple[Checkpoint, LogMark]:
-    """Reads a manifest that :func:`encode` wrote.
+def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
+    """Reads a manifest that :func:`encode_manifest` wrote.
 
     Args:
         content: the manifest's bytes.
@@ -114,21 +116,21 @@ def decode(content: bytes, path: Path) -> tuple[Checkpoint, LogMark]:
     Raises:
         ValueError: with the reason, if one byte of it is not as it was written, or it is another file's.
     """
-    fields = _protected(content)
+    fields = _parse_verified_fields(content)
     if fields.get("format") != 1:
         raise ValueError("its manifest has a format that this version does not know")
     if fields.get("file") != path.name:
         raise ValueError(f"its manifest is that of another file, {fields.get('file')!r:.60}")
-    for name, types in {**_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
-        if not _is_one_of(fields.get(name), types):
+    for name, types in {**_FIELD_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
+        if not _has_type(fields.get(name), types):
             raise ValueError(f"its manifest's field {name} is not what it should be")
-    checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _TYPES})
-    if stem_of(checkpoint.sequence, checkpoint.step) != path.stem:
+    checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _FIELD_TYPES})
+    if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest says another sequence or step than its name")
-    return checkpoint, LogMark(fields["log_bytes"], fields["log_sha256"])
+    return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
-_TYPES: Mapping[str, tuple[type | None, ...]] = {
+_FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
     "sequence": (int,),
     "step": (int,),
     "epoch": (int,),
@@ -147,16 +149,16 @@ _TYPES: Mapping[str, tuple[type | None, ...]] = {
 }
 
 
-def _protected(content: bytes) -> dict[str, Any]:
+def _parse_verified_fields(content: bytes) -> dict[str, Any]:
     """The fields of a manifest whose own hash is right."""
-    digits = slice(len(content) - len(_AFTER) - 64, len(content) - len(_AFTER))
-    if len(content) > _LARGEST or not content[: max(digits.start, 0)].endswith(_BEFORE):
+    digest_slice = slice(len(content) - len(_DIGEST_SUFFIX) - 64, len(content) - len(_DIGEST_SUFFIX))
+    if len(content) > _MAX_BYTES or not content[: max(digest_slice.start, 0)].endswith(_DIGEST_PREFIX):
         raise ValueError("its manifest is no manifest of ours, or torn")
-    zeroed = content[: digits.start] + _ZEROS.encode() + content[digits.stop :]
-    if hashlib.sha256(zeroed).hexdigest().encode() != content[digits]:
+    zeroed_content = content[: digest_slice.start] + _ZERO_DIGEST.encode() + content[digest_slice.stop :]
+    if hashlib.sha256(zeroed_content).hexdigest().encode() != content[digest_slice]:
         raise ValueError("its manifest was changed after it was written")
     try:
-        fields = json.loads(zeroed)
+        fields = json.loads(zeroed_content)
     except (ValueError, RecursionError) as error:
         raise ValueError("its manifest is not JSON") from error
     if not isinstance(fields, dict):
@@ -164,7 +166,7 @@ def _protected(content: bytes) -> dict[str, Any]:
     return fields
 
 
-def _is_one_of(value: object, types: tuple[type | None, ...]) -> bool:
+def _has_type(value: object, types: tuple[type | None, ...]) -> bool:
     if value is None:
         return None in types
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from stormproof.errors import NotResumableError
 
 
-class Monitored:
+class MonitoredMetric:
     """The value of a logged metric, as long as it is that of the weights as they are.
 
     Args:
@@ -16,19 +16,19 @@ class Monitored:
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self._step: int | None = None  # of the last validation: at another step the weights are others
+        self._validated_step: int | None = None  # of the last validation: at another step the weights are others
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """There has been no validation yet."""
-        self._step = None
+        self._validated_step = None
 
-    def validated(self, trainer: pl.Trainer) -> None:
+    def record_validation(self, trainer: pl.Trainer) -> None:
         """A validation has ended; the sanity check before training is none."""
-        self._step = None if trainer.sanity_checking else trainer.global_step
+        self._validated_step = None if trainer.sanity_checking else trainer.global_step
 
     def is_fresh(self, trainer: pl.Trainer) -> bool:
         """Whether the last validation was of the weights as they are."""
-        return self.name is not None and self._step == trainer.global_step
+        return self.name is not None and self._validated_step == trainer.global_step
 
     def value(self, trainer: pl.Trainer) -> float | None:
         """The metric, if it is fresh.
@@ -38,7 +38,7 @@ class Monitored:
         """
         if not self.is_fresh(trainer):
             return None
-        logged = trainer.callback_metrics
-        if self.name not in logged:
-            raise NotResumableError(f"monitor={self.name} is not logged; there is: {', '.join(sorted(logged))}")
-        return float(logged[self.name])
+        metrics = trainer.callback_metrics
+        if self.name not in metrics:
+            raise NotResumableError(f"monitor={self.name} is not logged; there is: {', '.join(sorted(metrics))}")
+        return float(metrics[self.name])

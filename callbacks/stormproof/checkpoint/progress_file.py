@@ -14,14 +14,14 @@ MAX_CLOCK_SKEW_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
-class Reached:
+class Progress:
     """The last step that was begun to be counted, and when (seconds since the epoch)."""
 
     step: int
     time: float
 
 
-class ReachedFile:
+class ProgressFile:
     """A file of 16 bytes that is overwritten at every step.
 
     One ``pwrite`` of about a microsecond; a killed process leaves it in the page cache, which is all that it is for.
@@ -42,7 +42,7 @@ class ReachedFile:
         os.close(self._descriptor)
 
 
-def read_reached(path: Path) -> Reached | None:
+def read_progress(path: Path) -> Progress | None:
     """Returns what an earlier attempt wrote to ``path``. None if it is missing, incomplete or implausible.
 
     The file is not flushed to the disk, so that a power cut may leave zeros.
@@ -53,5 +53,5 @@ def read_reached(path: Path) -> Reached | None:
         return None
     if len(content) != _LAYOUT.size:
         return None
-    reached = Reached(*_LAYOUT.unpack(content))
-    return reached if reached.step >= 0 and 0 < reached.time < time.time() + MAX_CLOCK_SKEW_SECONDS else None
+    progress = Progress(*_LAYOUT.unpack(content))
+    return progress if progress.step >= 0 and 0 < progress.time < time.time() + MAX_CLOCK_SKEW_SECONDS else None

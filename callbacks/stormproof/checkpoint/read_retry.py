@@ -22,11 +22,11 @@ def retry_read(read: Callable[[], T]) -> T:
         >>> retry_read(lambda: 1)
         1
     """
-    for seconds in READ_RETRY_DELAYS:
+    for delay in READ_RETRY_DELAYS:
         try:
             return read()
         except FileNotFoundError:
             raise
         except OSError:
-            time.sleep(seconds)
+            time.sleep(delay)
     return read()

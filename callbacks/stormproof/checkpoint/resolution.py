@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.file_names import LOG, is_temporary, parse, sequence_in
-from stormproof.checkpoint.manifest import Checkpoint, LogMark
+from stormproof.checkpoint.commit_log import CommitLog, read_log
+from stormproof.checkpoint.file_names import LOG_FILE_NAME, is_temporary, parse_file_name, parse_sequence
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
-from stormproof.checkpoint.verification import damage_of, read_failure, read_manifest
+from stormproof.checkpoint.verification import describe_read_error, find_damage, read_manifest
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadCheckpoint:
     """A committed checkpoint that must not be resumed from.
 
     Attributes:
@@ -48,24 +48,28 @@ class Resolution:
         seen: what was looked at; equal as long as nobody commits to or deletes from the folder.
     """
 
-    chosen: Checkpoint | None
-    older: Sequence[Checkpoint] = ()
-    bad: Sequence[Bad] = ()
-    lost: Sequence[str] = ()
-    leftovers: Sequence[str] = ()
-    foreign: Sequence[str] = ()
-    log_damage: Sequence[str] = ()
-    log_torn: bool = False
-    seen: object = field(default=None, repr=False)
+    chosen_checkpoint: Checkpoint | None
+    older_checkpoints: Sequence[Checkpoint] = ()
+    bad_checkpoints: Sequence[BadCheckpoint] = ()
+    lost_names: Sequence[str] = ()
+    leftover_files: Sequence[str] = ()
+    foreign_files: Sequence[str] = ()
+    log_problems: Sequence[str] = ()
+    is_log_torn: bool = False
+    fingerprint: object = field(default=None, repr=False)
 
     @property
-    def skipped(self) -> list[Bad]:
+    def skipped_checkpoints(self) -> list[BadCheckpoint]:
         """Bad checkpoints that are newer than the chosen one."""
-        chosen = 0 if self.chosen is None else self.chosen.sequence
-        return [bad for bad in self.bad if sequence_in(f"{bad.name}.ckpt") > chosen]
+        chosen_sequence = 0 if self.chosen_checkpoint is None else self.chosen_checkpoint.sequence
+        return [
+            bad_checkpoint
+            for bad_checkpoint in self.bad_checkpoints
+            if parse_sequence(f"{bad_checkpoint.name}.ckpt") > chosen_sequence
+        ]
 
 
-def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
+def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
     """Classifies everything in ``folder`` and finds the newest good checkpoint; read-only.
 
     Files are listed before the log is read: in the folder of a run that goes on, what is deleted in between is then
@@ -73,141 +77,161 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
 
     Args:
         folder: a folder of checkpoints; one that is not there is empty.
-        thorough: verify the content of every checkpoint, not only down to the newest good one.
+        verify_all: verify the content of every checkpoint, not only down to the newest good one.
 
     Raises:
         OSError: if the folder cannot be read.
     """
     files = list_files(folder)
-    ordered = names_in(files)
-    found = read_manifests(folder, [name for name in ordered if f"{name}.json" in files])
-    good = _verify(found, thorough)
-    log = read_log(folder / LOG)
-    bad = {name: reason for name, reason in found.bad.items() if name not in log.names("deleted")}
-    unfinished = [name for name in ordered if f"{name}.json" not in files]
-    bad |= dict.fromkeys(without_manifest(folder, unfinished, log), "its manifest is gone")
-    lost = _lost(folder, log)
-    if bad or lost:  # a run that goes on here may have deleted them meanwhile; it says so before it does
-        now = read_log(folder / LOG)
-        bad = {name: reason for name, reason in bad.items() if name not in now.names("deleted")}
-        lost = [name for name in lost if name not in now.names("deleted", "quarantined")]
-    remains = {*unfinished, *found.bad} - set(bad) - _committed_since(folder, unfinished)
-    marks = [found.marks[checkpoint.name] for checkpoint in found.whole]
+    names = extract_names(files)
+    folder_manifests = read_manifests(folder, [name for name in names if f"{name}.json" in files])
+    good_checkpoints = _verify_checkpoints(folder_manifests, verify_all)
+    log = read_log(folder / LOG_FILE_NAME)
+    bad_reasons = {
+        name: reason
+        for name, reason in folder_manifests.bad_reasons.items()
+        if name not in log.checkpoint_names("deleted")
+    }
+    unfinished_names = [name for name in names if f"{name}.json" not in files]
+    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is gone")
+    lost_names = _find_lost(folder, log)
+    if bad_reasons or lost_names:  # a run that goes on here may have deleted them meanwhile; it says so before it does
+        current_log = read_log(folder / LOG_FILE_NAME)
+        bad_reasons = {
+            name: reason for name, reason in bad_reasons.items() if name not in current_log.checkpoint_names("deleted")
+        }
+        lost_names = [name for name in lost_names if name not in current_log.checkpoint_names("deleted", "quarantined")]
+    leftover_names = (
+        {*unfinished_names, *folder_manifests.bad_reasons}
+        - set(bad_reasons)
+        - _find_newly_committed(folder, unfinished_names)
+    )
+    log_prefixes = [folder_manifests.log_prefixes[checkpoint.name] for checkpoint in folder_manifests.checkpoints]
     return Resolution(
-        chosen=good[0] if good else None,
-        older=good[1:],
-        bad=[Bad(name, bad[name], name in found.unreadable) for name in ordered if name in bad],
-        lost=lost,
-        leftovers=sorted(file for file in files if is_temporary(file) or _stem(file) in remains),
-        foreign=sorted(file for file in files if is_foreign(file)),
-        log_damage=log.damage_since(marks[0] if marks else None),
-        log_torn=log.torn > 0,
-        seen=_seen(files, log),
+        chosen_checkpoint=good_checkpoints[0] if good_checkpoints else None,
+        older_checkpoints=good_checkpoints[1:],
+        bad_checkpoints=[
+            BadCheckpoint(name, bad_reasons[name], name in folder_manifests.unreadable_names)
+            for name in names
+            if name in bad_reasons
+        ],
+        lost_names=lost_names,
+        leftover_files=sorted(file for file in files if is_temporary(file) or _parse_stem(file) in leftover_names),
+        foreign_files=sorted(file for file in files if is_foreign(file)),
+        log_problems=log.find_problems_since(log_prefixes[0] if log_prefixes else None),
+        is_log_torn=log.torn_bytes > 0,
+        fingerprint=_fingerprint_files(files, log),
     )
 
 
 @dataclass
-class Found:
+class FolderManifests:
     """The manifests of a folder, newest first."""
 
-    whole: list[Checkpoint] = field(default_factory=list)
-    marks: dict[str, LogMark] = field(default_factory=dict)
-    bad: dict[str, str] = field(default_factory=dict)
-    unreadable: set[str] = field(default_factory=set)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    log_prefixes: dict[str, LogPrefix] = field(default_factory=dict)
+    bad_reasons: dict[str, str] = field(default_factory=dict)
+    unreadable_names: set[str] = field(default_factory=set)
 
 
-def manifests(folder: Path) -> list[Checkpoint]:
+def read_checkpoints(folder: Path) -> list[Checkpoint]:
     """The checkpoints of ``folder`` whose manifests are whole, oldest first; their content is not read."""
-    names = [parsed[0] for file in list_files(folder) if file.endswith(".json") and (parsed := parse(file))]
-    return sorted(read_manifests(folder, names).whole, key=lambda checkpoint: checkpoint.sequence)
+    names = [
+        parsed_name[0]
+        for file in list_files(folder)
+        if file.endswith(".json") and (parsed_name := parse_file_name(file))
+    ]
+    return sorted(read_manifests(folder, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
 
 
 def list_files(folder: Path) -> set[str]:
     """The names in ``folder``; but a folder that is called like a checkpoint is none, and in nobody's way."""
     try:
-        return retry_read(lambda: {path.name for path in folder.iterdir() if not _is_folder_like_a_checkpoint(path)})
+        return retry_read(
+            lambda: {path.name for path in folder.iterdir() if not _is_folder_named_like_checkpoint(path)}
+        )
     except FileNotFoundError:
         return set()
 
 
-def _is_folder_like_a_checkpoint(path: Path) -> bool:
-    like_one = sequence_in(path.name) or path.suffix == ".ckpt"
-    return bool(like_one) and path.is_dir() and not path.is_symlink()
+def _is_folder_named_like_checkpoint(path: Path) -> bool:
+    has_checkpoint_name = parse_sequence(path.name) or path.suffix == ".ckpt"
+    return bool(has_checkpoint_name) and path.is_dir() and not path.is_symlink()
 
 
-def read_manifests(folder: Path, names: Sequence[str]) -> Found:
+def read_manifests(folder: Path, names: Sequence[str]) -> FolderManifests:
     """Reads the manifests of these checkpoints."""
-    found = Found()
+    folder_manifests = FolderManifests()
     for name in names:
         try:
-            checkpoint, mark = retry_read(partial(read_manifest, folder / f"{name}.ckpt"))
+            checkpoint, log_prefix = retry_read(partial(read_manifest, folder / f"{name}.ckpt"))
         except ValueError as error:
-            found.bad[name] = str(error)
+            folder_manifests.bad_reasons[name] = str(error)
         except OSError as error:
-            found.bad[name] = f"its manifest cannot be read: {error.strerror}"
+            folder_manifests.bad_reasons[name] = f"its manifest cannot be read: {error.strerror}"
             if not isinstance(error, FileNotFoundError):
-                found.unreadable.add(name)
+                folder_manifests.unreadable_names.add(name)
         else:
-            found.whole.append(checkpoint)
-            found.marks[name] = mark
-    return found
+            folder_manifests.checkpoints.append(checkpoint)
+            folder_manifests.log_prefixes[name] = log_prefix
+    return folder_manifests
 
 
-def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
+def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
     """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
-    good: list[Checkpoint] = []
-    verify = damage_of if thorough else verify_once_per_node
-    for checkpoint in found.whole:
+    good_checkpoints: list[Checkpoint] = []
+    verify = find_damage if verify_all else verify_once_per_node
+    for checkpoint in folder_manifests.checkpoints:
         try:
-            problem = None if good and not thorough else verify(checkpoint)
+            problem = None if good_checkpoints and not verify_all else verify(checkpoint)
         except OSError as error:
-            problem = read_failure(error)
-            found.unreadable.add(checkpoint.name)
+            problem = describe_read_error(error)
+            folder_manifests.unreadable_names.add(checkpoint.name)
         if problem is None:
-            good.append(checkpoint)
+            good_checkpoints.append(checkpoint)
         else:
-            found.bad[checkpoint.name] = problem
-    return good
+            folder_manifests.bad_reasons[checkpoint.name] = problem
+    return good_checkpoints
 
 
-def what_is_there(folder: Path) -> object:
-    """What :attr:`Resolution.seen` would be now."""
-    return _seen(list_files(folder), read_log(folder / LOG))
+def fingerprint_folder(folder: Path) -> object:
+    """What :attr:`Resolution.fingerprint` would be now."""
+    return _fingerprint_files(list_files(folder), read_log(folder / LOG_FILE_NAME))
 
 
-def _seen(files: set[str], log: Log) -> object:
-    return frozenset(file for file in files if sequence_in(file)), LogMark.of(log.content)
+def _fingerprint_files(files: set[str], log: CommitLog) -> object:
+    return frozenset(file for file in files if parse_sequence(file)), LogPrefix.from_content(log.content)
 
 
-def names_in(files: set[str]) -> list[str]:
+def extract_names(files: set[str]) -> list[str]:
     """The names of checkpoints, without ending, the newest first."""
-    parsed = {parsed[:2] for parsed in map(parse, files) if parsed}
+    parsed = {parsed[:2] for parsed in map(parse_file_name, files) if parsed}
     return [name for name, _ in sorted(parsed, key=lambda pair: pair[1], reverse=True)]
 
 
-def _stem(file: str) -> str | None:
-    parsed = parse(file)
+def _parse_stem(file: str) -> str | None:
+    parsed = parse_file_name(file)
     return parsed[0] if parsed else None
 
 
 def is_foreign(file: str) -> bool:
     """Whether it is a checkpoint's name, and not one of ours."""
-    return file.endswith(".ckpt") and not file.startswith(".") and parse(file) is None
+    return file.endswith(".ckpt") and not file.startswith(".") and parse_file_name(file) is None
 
 
-def _committed_since(folder: Path, unfinished: Sequence[str]) -> set[str]:
+def _find_newly_committed(folder: Path, unfinished_names: Sequence[str]) -> set[str]:
     """Those whose manifest came while the folder was being looked at: a run goes on there."""
-    return {name for name in unfinished if os.path.lexists(folder / f"{name}.json")}
+    return {name for name in unfinished_names if os.path.lexists(folder / f"{name}.json")}
 
 
-def without_manifest(folder: Path, unfinished: Sequence[str], log: Log) -> set[str]:
-    """Those of ``unfinished`` that the log says were committed."""
-    committed = log.names("committed", "quarantined") - log.names("deleted")
-    return (committed & set(unfinished)) - _committed_since(folder, unfinished)
+def find_without_manifest(folder: Path, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
+    """Those of ``unfinished_names`` that the log says were committed."""
+    committed_names = log.checkpoint_names("committed", "quarantined") - log.checkpoint_names("deleted")
+    return (committed_names & set(unfinished_names)) - _find_newly_committed(folder, unfinished_names)
 
 
-def _lost(folder: Path, log: Log) -> list[str]:
+def _find_lost(folder: Path, log: CommitLog) -> list[str]:
     """What was committed and is gone without a word; asked after the log was read, which may be ahead of the list."""
-    silent = log.names("committed") - log.names("deleted", "quarantined", "lost")
-    files = {name: (folder / f"{name}.ckpt", folder / f"{name}.json") for name in silent}
+    unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
+    files = {name: (folder / f"{name}.ckpt", folder / f"{name}.json") for name in unexplained_names}
     return sorted(name for name, paths in files.items() if not any(map(os.path.lexists, paths)))

@@ -41,50 +41,68 @@ class Retention:
         if self.keep_every_n_train_steps is not None and self.keep_every_n_train_steps < 1:
             raise ValueError(f"keep_every_n_train_steps={self.keep_every_n_train_steps}: it counts steps, from 1")
 
-    def ranked(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    def sort_by_score(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Those of ``checkpoints`` that are finite and have a score, the best first; of equal ones the newer."""
         sign = 1 if self.mode == "min" else -1
-        scored = [(sign * each.score, -each.sequence, each) for each in checkpoints if each.score is not None]
-        return [each for *_, each in sorted(scored, key=lambda item: item[:2]) if each.finite]
+        scored_checkpoints = [
+            (sign * checkpoint.score, -checkpoint.sequence, checkpoint)
+            for checkpoint in checkpoints
+            if checkpoint.score is not None
+        ]
+        return [
+            checkpoint for *_, checkpoint in sorted(scored_checkpoints, key=lambda item: item[:2]) if checkpoint.finite
+        ]
 
     def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether a new checkpoint with this score would be among the best; one that is NaN never is."""
-        ranked = self.ranked(checkpoints)[: self.save_top_k]
-        last = ranked[-1].score if ranked and len(ranked) == self.save_top_k else None
-        if last is None or isnan(score):
+        best_checkpoints = self.sort_by_score(checkpoints)[: self.save_top_k]
+        worst_score = (
+            best_checkpoints[-1].score if best_checkpoints and len(best_checkpoints) == self.save_top_k else None
+        )
+        if worst_score is None or isnan(score):
             return self.save_top_k > 0 and not isnan(score)
-        return score < last if self.mode == "min" else score > last
+        return score < worst_score if self.mode == "min" else score > worst_score
 
 
-def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention, keep_last: int | None = None) -> list[Checkpoint]:
-    """The checkpoints that ``policy`` does not keep, oldest first; never the newest finite one.
+def select_for_deletion(
+    checkpoints: Sequence[Checkpoint], retention: Retention, keep_last: int | None = None
+) -> list[Checkpoint]:
+    """The checkpoints that ``retention`` does not keep, oldest first; never the newest finite one.
 
     Args:
         checkpoints: all of a folder, in any order.
-        policy: what to keep.
+        retention: what to keep.
         keep_last: how many of the newest, in the place of the policy's: at least 1, where there is no room for more.
     """
-    keep_last = keep_last or policy.keep_last
-    ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.sequence)
-    finite = [checkpoint for checkpoint in ordered if checkpoint.finite]
-    last = finite[-keep_last:]
-    if len(last) < keep_last:
+    keep_last = keep_last or retention.keep_last
+    sorted_checkpoints = sorted(checkpoints, key=lambda checkpoint: checkpoint.sequence)
+    finite_checkpoints = [checkpoint for checkpoint in sorted_checkpoints if checkpoint.finite]
+    newest_checkpoints = finite_checkpoints[-keep_last:]
+    if len(newest_checkpoints) < keep_last:
         return []
-    kept = {
+    kept_sequences = {
         checkpoint.sequence
-        for checkpoint in [*last, *policy.ranked(finite)[: policy.save_top_k], *_every_n(finite, policy)]
+        for checkpoint in [
+            *newest_checkpoints,
+            *retention.sort_by_score(finite_checkpoints)[: retention.save_top_k],
+            *_select_every_n(finite_checkpoints, retention),
+        ]
     }
-    since = last[0].sequence
-    return [checkpoint for checkpoint in ordered if checkpoint.sequence < since and checkpoint.sequence not in kept]
+    min_protected_sequence = newest_checkpoints[0].sequence
+    return [
+        checkpoint
+        for checkpoint in sorted_checkpoints
+        if checkpoint.sequence < min_protected_sequence and checkpoint.sequence not in kept_sequences
+    ]
 
 
-def _every_n(finite: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
+def _select_every_n(finite_checkpoints: Sequence[Checkpoint], retention: Retention) -> list[Checkpoint]:
     """The first of each span of n steps; of two at one step, from before and after going back, the newer."""
-    if policy.keep_every_n_train_steps is None:
+    if retention.keep_every_n_train_steps is None:
         return []
-    first: dict[int, Checkpoint] = {}
-    for checkpoint in finite:
-        span = checkpoint.step // policy.keep_every_n_train_steps
-        if span > 0 and (span not in first or checkpoint.step <= first[span].step):
-            first[span] = checkpoint
-    return list(first.values())
+    first_by_span: dict[int, Checkpoint] = {}
+    for checkpoint in finite_checkpoints:
+        span_index = checkpoint.step // retention.keep_every_n_train_steps
+        if span_index > 0 and (span_index not in first_by_span or checkpoint.step <= first_by_span[span_index].step):
+            first_by_span[span_index] = checkpoint
+    return list(first_by_span.values())

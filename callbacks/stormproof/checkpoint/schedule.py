@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
-DEFAULT_MINUTES = 5.0
+DEFAULT_INTERVAL_MINUTES = 5.0
 
 
 class SaveSchedule:
@@ -35,7 +35,7 @@ class SaveSchedule:
 
     Example:
         >>> schedule = SaveSchedule(every_n_train_steps=50)
-        >>> schedule.done(step=49, now=0.0)
+        >>> schedule.record_save(step=49, now=0.0)
         >>> schedule.is_due_by_step(50), schedule.is_due_by_clock(1e6)
         (True, False)
     """
@@ -48,12 +48,12 @@ class SaveSchedule:
         max_overhead: float | None = None,
         mean_hours_between_failures: float | None = None,
     ) -> None:
-        for name, span in (
+        for name, interval in (
             ("every_n_train_steps", every_n_train_steps),
             ("keep_every_n_train_steps", keep_every_n_train_steps),
         ):
-            if span is not None and span < 1:
-                raise ValueError(f"{name} is {span}; it must be at least 1")
+            if interval is not None and interval < 1:
+                raise ValueError(f"{name} is {interval}; it must be at least 1")
         if train_time_interval is not None and not train_time_interval > 0:
             raise ValueError(f"train_time_interval is {train_time_interval}; it must be above 0")
         if max_overhead is not None and not 0 < max_overhead < 1:
@@ -67,25 +67,29 @@ class SaveSchedule:
                 "max_overhead finds the interval, so every_n_train_steps and train_time_interval must be left out"
             )
         if max_overhead is None and every_n_train_steps is None and train_time_interval is None:
-            train_time_interval = DEFAULT_MINUTES
+            train_time_interval = DEFAULT_INTERVAL_MINUTES
         self._max_overhead = max_overhead
-        self._between_failures = None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
+        self._mean_seconds_between_failures = (
+            None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
+        )
         self.every_n_train_steps = every_n_train_steps
-        self._spans = [span for span in (every_n_train_steps, keep_every_n_train_steps) if span is not None]
-        self._seconds = None if train_time_interval is None else 60 * train_time_interval
-        self._last: tuple[int, float] | None = None
+        self._step_intervals = [
+            interval for interval in (every_n_train_steps, keep_every_n_train_steps) if interval is not None
+        ]
+        self._interval_seconds = None if train_time_interval is None else 60 * train_time_interval
+        self._last_save: tuple[int, float] | None = None
 
     @property
-    def begun(self) -> bool:
+    def has_saved(self) -> bool:
         """Whether anything has been saved yet."""
-        return self._last is not None
+        return self._last_save is not None
 
     @property
-    def last_step(self) -> int | None:
+    def last_saved_step(self) -> int | None:
         """The step at which it was saved last; None before the first."""
-        return None if self._last is None else self._last[0]
+        return None if self._last_save is None else self._last_save[0]
 
-    def done(self, step: int, now: float, stall: float = 0.0) -> None:
+    def record_save(self, step: int, now: float, stall: float = 0.0) -> None:
         """It was saved, or tried.
 
         Args:
@@ -93,39 +97,41 @@ class SaveSchedule:
             now: seconds of a clock that never goes back.
             stall: seconds for which the training stood still.
         """
-        self._last = (step, now)
+        self._last_save = (step, now)
         if self._max_overhead is not None:
-            self._seconds = max(stall / self._max_overhead, best_interval(stall, self._between_failures))
+            self._interval_seconds = max(
+                stall / self._max_overhead, compute_optimal_interval(stall, self._mean_seconds_between_failures)
+            )
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Forgets the last time."""
-        self._last = None
+        self._last_save = None
 
     def is_due_by_step(self, step: int) -> bool:
         """Whether a multiple has been reached since."""
-        assert self._last is not None
-        return any(step // span > self._last[0] // span for span in self._spans)
+        assert self._last_save is not None
+        return any(step // interval > self._last_save[0] // interval for interval in self._step_intervals)
 
     def is_due_by_clock(self, now: float) -> bool:
         """Whether the minutes are over."""
-        assert self._last is not None
-        return self._seconds is not None and now - self._last[1] >= self._seconds
+        assert self._last_save is not None
+        return self._interval_seconds is not None and now - self._last_save[1] >= self._interval_seconds
 
 
-def best_interval(stall: float, between_failures: float | None) -> float:
+def compute_optimal_interval(stall: float, mean_seconds_between_failures: float | None) -> float:
     """The seconds from one checkpoint to the next that lose the least time, by Daly; 0 if failures are not known.
 
     Args:
         stall: seconds for which the training stands still at each, at least 0.
-        between_failures: the mean time between failures in seconds, above 0, or None.
+        mean_seconds_between_failures: the mean time between failures in seconds, above 0, or None.
 
     Example:
-        >>> round(best_interval(stall=10.0, between_failures=24 * 3600))
+        >>> round(compute_optimal_interval(stall=10.0, between_failures=24 * 3600))
         1308
     """
-    if between_failures is None:
+    if mean_seconds_between_failures is None:
         return 0.0
-    part = stall / (2 * between_failures)
-    if part >= 1:
-        return between_failures
-    return sqrt(2 * stall * between_failures) * (1 + sqrt(part) / 3 + part / 9) - stall
+    ratio = stall / (2 * mean_seconds_between_failures)
+    if ratio >= 1:
+        return mean_seconds_between_failures
+    return sqrt(2 * stall * mean_seconds_between_failures) * (1 + sqrt(ratio) / 3 + ratio / 9) - stall

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.verification import damage_of
+from stormproof.checkpoint.verification import find_damage
 from stormproof.distributed.rank import is_launched
 
 MAX_AGE_SECONDS = 300.0
@@ -25,7 +25,7 @@ MIN_BYTES_PER_SECOND = 50e6
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`damage_of`, but only one rank per node reads the file.
+    """Returns the same as :func:`find_damage`, but only one rank per node reads the file.
 
     The other ranks wait for at most 1 minute and 1 s per 50 MB, then verify for themselves. If the checkpoint is good,
     they rely on a marker file in a private folder for temporary files. A marker is valid for 5 minutes, and only while
@@ -43,24 +43,24 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     with ExitStack() as stack:
         try:
             marker = stack.enter_context(_open_marker(checkpoint.path))
-            before = _identity(checkpoint)
+            identity = _compute_identity(checkpoint)
             if is_launched():
-                _lock(marker, MAX_WAIT_SECONDS + checkpoint.bytes / MIN_BYTES_PER_SECOND)
-                if _is_valid(marker, before):
+                _lock_marker(marker, MAX_WAIT_SECONDS + checkpoint.bytes / MIN_BYTES_PER_SECOND)
+                if _is_valid(marker, identity):
                     return None
         except OSError:
-            return damage_of(checkpoint)
-        problem = damage_of(checkpoint)
+            return find_damage(checkpoint)
+        problem = find_damage(checkpoint)
         if problem is None:
-            _write(marker, before)
+            _write_marker(marker, identity)
         return problem
 
 
 def _open_marker(path: Path) -> IO[bytes]:
     folder = Path(tempfile.gettempdir(), f"stormproof-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    about = os.lstat(folder)
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+    folder_stat = os.lstat(folder)
+    if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.getuid() or folder_stat.st_mode & 0o022:
         raise PermissionError(f"{folder} can be written by other users")
     _remove_old_markers(folder)
     name = hashlib.sha256(f"{socket.gethostname()}\n{path.resolve()}".encode()).hexdigest()
@@ -74,7 +74,7 @@ def _remove_old_markers(folder: Path) -> None:
                 marker.unlink()
 
 
-def _lock(marker: IO[bytes], seconds: float) -> None:
+def _lock_marker(marker: IO[bytes], seconds: float) -> None:
     """Waits until no other process verifies. Raises BlockingIOError if one takes too long, such as a suspended one."""
     deadline = time.monotonic() + seconds
     while True:
@@ -86,23 +86,29 @@ def _lock(marker: IO[bytes], seconds: float) -> None:
             time.sleep(0.05)
 
 
-def _identity(checkpoint: Checkpoint) -> list[object]:
-    about = os.lstat(checkpoint.path)
-    file = [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
-    return [checkpoint.sha256, checkpoint.bytes, checkpoint.finite, *file]
+def _compute_identity(checkpoint: Checkpoint) -> list[object]:
+    file_stat = os.lstat(checkpoint.path)
+    file_identity = [
+        file_stat.st_dev,
+        file_stat.st_ino,
+        file_stat.st_size,
+        file_stat.st_mtime_ns,
+        file_stat.st_ctime_ns,
+    ]
+    return [checkpoint.sha256, checkpoint.bytes, checkpoint.finite, *file_identity]
 
 
 def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:
     marker.seek(0)
     try:
-        verified = json.loads(marker.read())
+        verified_identity = json.loads(marker.read())
     except (ValueError, RecursionError):
         return False
     age = time.time() - os.fstat(marker.fileno()).st_mtime
-    return verified == identity and 0 <= age < MAX_AGE_SECONDS
+    return verified_identity == identity and 0 <= age < MAX_AGE_SECONDS
 
 
-def _write(marker: IO[bytes], identity: list[object]) -> None:
+def _write_marker(marker: IO[bytes], identity: list[object]) -> None:
     with suppress(OSError):  # without a marker, the next rank verifies for itself
         marker.truncate(0)
         marker.write(json.dumps(identity).encode())

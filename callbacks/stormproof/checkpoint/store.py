@@ -13,18 +13,18 @@ from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
-from stormproof.checkpoint.fault_points import reached
-from stormproof.checkpoint.file_names import LOG, sequence_in, stem_of
+from stormproof.checkpoint.fault_points import notify_observers
+from stormproof.checkpoint.file_names import LOG_FILE_NAME, format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import HashingFile
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogMark, encode
-from stormproof.checkpoint.quarantine import move_aside
-from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
-from stormproof.checkpoint.retention import Retention, to_delete
-from stormproof.checkpoint.verification import damage_of, problem_with
-from stormproof.checkpoint.versions import versions
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, encode_manifest
+from stormproof.checkpoint.quarantine import move_to_quarantine
+from stormproof.checkpoint.resolution import Resolution, fingerprint_folder, read_checkpoints, resolve
+from stormproof.checkpoint.retention import Retention, select_for_deletion
+from stormproof.checkpoint.verification import find_damage, find_problem
+from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
 
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 Fence = Callable[[], object]
 """Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
 
@@ -41,8 +41,8 @@ class Attempt:
 class Store:
     """Commits checkpoints to a folder, finds the newest good one, and deletes what is no longer kept.
 
-    Anybody may read. Only one process may call :meth:`begin_attempt`, :meth:`commit` and :meth:`retain`: the rank that
-    holds the folder's lease.
+    Anybody may read. Only one process may call :meth:`begin_attempt`, :meth:`commit` and :meth:`apply_retention`: the
+    rank that holds the folder's lease.
 
     Args:
         folder: the folder of checkpoints; it need not be there yet.
@@ -53,13 +53,13 @@ class Store:
     Example:
         >>> import tempfile, torch
         >>> store = Store(tempfile.mkdtemp())
-        >>> store.latest() is None
+        >>> store.latest_checkpoint() is None
         True
         >>> attempt = store.begin_attempt(store.resolve())
         >>> def save(file):
         ...     torch.save({"weight": torch.ones(2)}, file)
         >>> _ = store.commit(save, CommitInfo(step=10, epoch=0, world_size=1), attempt=attempt)
-        >>> store.latest().path.name
+        >>> store.latest_checkpoint().path.name
         '000001-step-10.ckpt'
     """
 
@@ -70,15 +70,15 @@ class Store:
             )
         self.folder = Path(folder)
 
-    def resolve(self, *, thorough: bool = False) -> Resolution:
+    def resolve(self, *, verify_all: bool = False) -> Resolution:
         """Finds the newest good checkpoint and classifies all else; changes nothing.
 
         Args:
-            thorough: verify the content of every checkpoint, not only down to the newest good one.
+            verify_all: verify the content of every checkpoint, not only down to the newest good one.
         """
-        return resolve(self.folder, thorough=thorough)
+        return resolve(self.folder, verify_all=verify_all)
 
-    def latest(self, *, start_over: bool = False) -> Checkpoint | None:
+    def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
         """The newest good checkpoint, verified; None on a first start.
 
         Args:
@@ -88,39 +88,47 @@ class Store:
             NoGoodCheckpointError: if there are checkpoints and none is good.
             StorageError: If no checkpoint is good and at least one cannot be read.
         """
-        return self.choose(self.resolve(), start_over=start_over)
+        return self.choose_checkpoint(self.resolve(), start_over=start_over)
 
-    def choose(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
-        """As :meth:`latest`, from a resolution that is at hand.
+    def choose_checkpoint(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
+        """As :meth:`latest_checkpoint`, from a resolution that is at hand.
 
         Raises:
             NoGoodCheckpointError: if there are checkpoints and none is good.
             StorageError: If no checkpoint is good and at least one cannot be read.
         """
-        unreadable = [f"{bad.name}: {bad.reason}" for bad in resolution.bad if bad.is_unreadable]
-        if resolution.chosen is None and unreadable and not start_over:
+        unreadable_reasons = [
+            f"{bad_checkpoint.name}: {bad_checkpoint.reason}"
+            for bad_checkpoint in resolution.bad_checkpoints
+            if bad_checkpoint.is_unreadable
+        ]
+        if resolution.chosen_checkpoint is None and unreadable_reasons and not start_over:
             raise StorageError(
-                f"{self.folder} has no good checkpoint, and {len(unreadable)} cannot be read ({unreadable[0]}): start "
+                f"{self.folder} has no good checkpoint, and {len(unreadable_reasons)} cannot be read "
+                f"({unreadable_reasons[0]}): start "
                 "again when the storage is available"
             )
-        gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
-        if resolution.chosen is None and gone and not start_over:
+        bad_reasons = [
+            f"{bad_checkpoint.name}: {bad_checkpoint.reason}" for bad_checkpoint in resolution.bad_checkpoints
+        ] + [f"{name}: lost" for name in resolution.lost_names]
+        if resolution.chosen_checkpoint is None and bad_reasons and not start_over:
             raise NoGoodCheckpointError(
-                f"{self.folder} has no good checkpoint ({'; '.join(gone[:3])}{'; …' if len(gone) > 3 else ''})"
+                f"{self.folder} has no good checkpoint "
+                f"({'; '.join(bad_reasons[:3])}{'; …' if len(bad_reasons) > 3 else ''})"
             )
-        return resolution.chosen
+        return resolution.chosen_checkpoint
 
-    def checkpoints(self) -> list[Checkpoint]:
+    def read_checkpoints(self) -> list[Checkpoint]:
         """All checkpoints whose manifest is whole, oldest first; their content is not read."""
-        return manifests(self.folder)
+        return read_checkpoints(self.folder)
 
-    def attempts(self) -> list[Attempt]:
+    def read_attempts(self) -> list[Attempt]:
         """The starts of the run, as the log knows them."""
-        return [Attempt(event["number"], event["step"], event["time"]) for event in self._events("attempt")]
+        return [Attempt(event["number"], event["step"], event["time"]) for event in self._read_events("attempt")]
 
     def verify(self, checkpoint: Checkpoint) -> str | None:
         """Why the checkpoint must not be resumed from; None if it is good."""
-        return problem_with(checkpoint)
+        return find_problem(checkpoint)
 
     def read_back(self, checkpoint: Checkpoint) -> None:
         """Loads again what was just committed.
@@ -129,7 +137,7 @@ class Store:
             DamagedError: if it is not what was written.
             OSError: If it cannot be read.
         """
-        problem = damage_of(checkpoint)
+        problem = find_damage(checkpoint)
         if problem is not None:
             raise DamagedError(f"{checkpoint.path} was just committed and is bad: {problem}; nothing older was deleted")
 
@@ -150,22 +158,35 @@ class Store:
             RanksDisagreeError: if somebody committed here since ``resolution`` was made.
         """
         make_folder(self.folder)
-        if resolution.seen != what_is_there(self.folder):
+        if resolution.fingerprint != fingerprint_folder(self.folder):
             raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
-        damaged = [bad for bad in resolution.bad if not bad.is_unreadable]
-        known = {event["name"] for event in self._events("committed")}
-        behind = [checkpoint.name for checkpoint in self.checkpoints() if checkpoint.name not in known]
-        number = 1 + max([0, *(a.number for a in self.attempts()), *(c.attempt for c in self.checkpoints())])
-        begun = resolution.chosen.step if step is None and resolution.chosen else step or 0
-        self._append(
-            *({"event": "committed", "name": name} for name in behind),
-            *({"event": "lost", "name": name} for name in resolution.lost),
-            *({"event": "quarantined", "name": bad.name, "reason": bad.reason} for bad in damaged),
-            {"event": "attempt", "number": number, "step": begun, "removed": list(resolution.leftovers)},
+        damaged_checkpoints = [
+            bad_checkpoint for bad_checkpoint in resolution.bad_checkpoints if not bad_checkpoint.is_unreadable
+        ]
+        logged_names = {event["name"] for event in self._read_events("committed")}
+        unlogged_names = [
+            checkpoint.name for checkpoint in self.read_checkpoints() if checkpoint.name not in logged_names
+        ]
+        number = 1 + max(
+            [
+                0,
+                *(attempt.number for attempt in self.read_attempts()),
+                *(committed_checkpoint.attempt for committed_checkpoint in self.read_checkpoints()),
+            ]
         )
-        for bad in damaged:
-            move_aside(self.folder, bad.name)
-        for name in resolution.leftovers:
+        start_step = resolution.chosen_checkpoint.step if step is None and resolution.chosen_checkpoint else step or 0
+        self._append(
+            *({"event": "committed", "name": name} for name in unlogged_names),
+            *({"event": "lost", "name": name} for name in resolution.lost_names),
+            *(
+                {"event": "quarantined", "name": bad_checkpoint.name, "reason": bad_checkpoint.reason}
+                for bad_checkpoint in damaged_checkpoints
+            ),
+            {"event": "attempt", "number": number, "step": start_step, "removed": list(resolution.leftover_files)},
+        )
+        for bad_checkpoint in damaged_checkpoints:
+            move_to_quarantine(self.folder, bad_checkpoint.name)
+        for name in resolution.leftover_files:
             (self.folder / name).unlink(missing_ok=True)
         fsync_folder(self.folder)
         return number
@@ -193,13 +214,15 @@ class Store:
         Raises:
             OSError: if the folder cannot be written or the disk is full.
         """
-        reached("commit begins")
+        notify_observers("commit begins")
         sequence = self._next_sequence()
-        path = self.folder / f"{stem_of(sequence, info.step)}.ckpt"
-        manifest = path.with_suffix(".json")
-        passed: set[str] = set()
+        path = self.folder / f"{format_stem(sequence, info.step)}.ckpt"
+        manifest_path = path.with_suffix(".json")
+        completed_stages: set[str] = set()
         try:
-            sha256, length = self._write(path, write, _at("checkpoint", fence, passed))
+            sha256, length = self._write_checkpoint(
+                path, write, _make_stage_callback("checkpoint", fence, completed_stages)
+            )
             score = None if info.score is None or not isfinite(info.score) else float(info.score)
             checkpoint = Checkpoint(
                 **vars(replace(info, score=score)),
@@ -208,25 +231,25 @@ class Store:
                 attempt=attempt,
                 sha256=sha256,
                 bytes=length,
-                versions=versions(),
+                versions=collect_versions(),
                 time=time.time(),
             )
-            log = LogMark.of(commit_log.read_log(self.folder / LOG).content)
-            with atomic_write(manifest, _at("manifest", fence, passed)) as file:
-                file.write(encode(checkpoint, log))
+            log_prefix = LogPrefix.from_content(commit_log.read_log(self.folder / LOG_FILE_NAME).content)
+            with atomic_write(manifest_path, _make_stage_callback("manifest", fence, completed_stages)) as file:
+                file.write(encode_manifest(checkpoint, log_prefix))
         except BaseException:
             # a file under this name that we did not put there is that of an attempt which took the folder over
-            if "checkpoint renamed" in passed and "manifest renamed" not in passed:
+            if "checkpoint renamed" in completed_stages and "manifest renamed" not in completed_stages:
                 path.unlink(missing_ok=True)
             raise
         try:
             self._append({"event": "committed", "name": checkpoint.name})
         except OSError:  # it is committed all the same, and the next attempt writes the line
             return checkpoint
-        reached("log appended")
+        notify_observers("log appended")
         return checkpoint
 
-    def set_aside(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
+    def quarantine(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
         """Moves checkpoints to ``quarantine/``: good ones, which nothing is to go on from.
 
         Args:
@@ -236,16 +259,18 @@ class Store:
         """
         if fence is not None:
             fence()
-        self._append(*({"event": "quarantined", "name": each.name, "reason": reason} for each in checkpoints))
-        for each in checkpoints:
-            move_aside(self.folder, each.name)
+        self._append(
+            *({"event": "quarantined", "name": checkpoint.name, "reason": reason} for checkpoint in checkpoints)
+        )
+        for checkpoint in checkpoints:
+            move_to_quarantine(self.folder, checkpoint.name)
         fsync_folder(self.folder)
 
-    def retain(self, policy: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
-        """Deletes what ``policy`` does not keep, once the newest checkpoint is read back and good.
+    def apply_retention(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+        """Deletes what ``retention`` does not keep, once the newest checkpoint is read back and good.
 
         Args:
-            policy: what to keep.
+            retention: what to keep.
             fence: called before anything is deleted; what it raises leaves all as it is.
 
         Returns:
@@ -254,14 +279,14 @@ class Store:
         Raises:
             DamagedError: if the newest is not what was written; nothing is deleted then.
         """
-        return self._delete(to_delete(self.checkpoints(), policy), fence)
+        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence)
 
-    def make_room(self, policy: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
-        """Deletes, on a full disk, what :meth:`retain` would, and of the last ones all but the newest that is good.
+    def free_disk_space(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+        """Deletes checkpoints on a full disk: as :meth:`apply_retention`, and of the last all but the newest good one.
 
         Args:
-            policy: what to keep else.
-            fence: as of :meth:`retain`.
+            retention: what to keep else.
+            fence: as of :meth:`apply_retention`.
 
         Returns:
             What was deleted, oldest first.
@@ -269,72 +294,78 @@ class Store:
         Raises:
             DamagedError: if the newest is not what was written; nothing is deleted then.
         """
-        return self._delete(to_delete(self.checkpoints(), policy, keep_last=1), fence)
+        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention, keep_last=1), fence)
 
-    def _delete(self, doomed: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
-        newest = next((checkpoint for checkpoint in reversed(self.checkpoints()) if checkpoint.finite), None)
-        if not doomed or newest is None:  # None if the manifests have become unreadable
+    def _delete_checkpoints(self, checkpoints: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
+        newest_finite = next(
+            (checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None
+        )
+        if not checkpoints or newest_finite is None:  # None if the manifests have become unreadable
             return []
-        self.read_back(newest)
+        self.read_back(newest_finite)
         if fence is not None:
             fence()
-        self._log_deletion(doomed)
-        reached("pruning")
-        for checkpoint in doomed:
+        self._log_deletion(checkpoints)
+        notify_observers("pruning")
+        for checkpoint in checkpoints:
             self._unlink(checkpoint)
         fsync_folder(self.folder)
-        reached("pruned")
-        return list(doomed)
+        notify_observers("pruned")
+        return list(checkpoints)
 
-    def _log_deletion(self, doomed: Sequence[Checkpoint]) -> None:
+    def _log_deletion(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Logs deletions before they happen. If the disk is full, deletes one checkpoint to make room for the log."""
-        events = [{"event": "deleted", "name": checkpoint.name} for checkpoint in doomed]
+        events = [{"event": "deleted", "name": checkpoint.name} for checkpoint in checkpoints]
         try:
             self._append(*events)
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            self._unlink(doomed[0])
+            self._unlink(checkpoints[0])
             self._append(*events)
 
     def _unlink(self, checkpoint: Checkpoint) -> None:
-        checkpoint.manifest.unlink(missing_ok=True)
-        reached("manifest pruned")
+        checkpoint.manifest_path.unlink(missing_ok=True)
+        notify_observers("manifest pruned")
         checkpoint.path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, write: Callable[[BinaryIO], object], at: Callable[[str], None]) -> tuple[str, int]:
-        with atomic_write(path, at) as file:
-            hashing = HashingFile(file, lambda: reached("checkpoint half written"))
+    def _write_checkpoint(
+        self, path: Path, write: Callable[[BinaryIO], object], on_stage: Callable[[str], None]
+    ) -> tuple[str, int]:
+        with atomic_write(path, on_stage) as file:
+            hashing_file = HashingFile(file, lambda: notify_observers("checkpoint half written"))
             try:
-                write(cast("BinaryIO", hashing))
+                write(cast("BinaryIO", hashing_file))
             except Exception:
-                if hashing.failure is not None:
-                    raise hashing.failure from None
+                if hashing_file.failure is not None:
+                    raise hashing_file.failure from None
                 raise
-            return hashing.sha256, hashing.length
+            return hashing_file.sha256, hashing_file.length
 
     def _next_sequence(self) -> int:
         """One more than any that was ever used here: names are not used twice."""
         names = [path.name for path in self.folder.iterdir()]
-        for event in self._events("committed", "deleted", "quarantined", "lost", "attempt"):
+        for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
-        return 1 + max(map(sequence_in, names), default=0)
+        return 1 + max(map(parse_sequence, names), default=0)
 
-    def _events(self, *kinds: str) -> list[Mapping[str, Any]]:
-        return [event for event in commit_log.read_log(self.folder / LOG).events if event["event"] in kinds]
+    def _read_events(self, *event_types: str) -> list[Mapping[str, Any]]:
+        return [
+            event for event in commit_log.read_log(self.folder / LOG_FILE_NAME).events if event["event"] in event_types
+        ]
 
     def _append(self, *events: Mapping[str, Any]) -> None:
         if events:
-            commit_log.append(self.folder / LOG, [{**event, "time": time.time()} for event in events])
+            commit_log.append(self.folder / LOG_FILE_NAME, [{**event, "time": time.time()} for event in events])
 
 
-def _at(file: str, fence: Fence | None, passed: set[str]) -> Callable[[str], None]:
-    """Notes and reports each stage of writing ``file``, and asks the fence just before its rename."""
+def _make_stage_callback(label: str, fence: Fence | None, completed_stages: set[str]) -> Callable[[str], None]:
+    """Notes and reports each stage of writing ``label``, and asks the fence just before its rename."""
 
-    def at(stage: str) -> None:
-        passed.add(f"{file} {stage}")
-        reached(f"{file} {stage}")
+    def on_stage(stage: str) -> None:
+        completed_stages.add(f"{label} {stage}")
+        notify_observers(f"{label} {stage}")
         if stage == "synced" and fence is not None:
             fence()
 
-    return at
+    return on_stage

@@ -11,12 +11,12 @@ PACKAGES = ("torch", "pytorch-lightning", "stormproof")
 
 
 @cache
-def versions() -> Mapping[str, str]:
+def collect_versions() -> Mapping[str, str]:
     """The versions of Python and of these packages; ``unknown`` of one that runs from a folder, not installed."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+    return {"python": platform.python_version(), **{package: _find_version(package) for package in PACKAGES}}
 
 
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

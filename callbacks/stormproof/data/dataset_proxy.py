@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 
-class StandIn:
-    """Reads and sets the attributes of ``wrapped``, but for those it sets itself by :meth:`_keep`.
+class DatasetProxy:
+    """Reads and sets the attributes of ``wrapped``, but for those it sets itself by :meth:`_set_own_attribute`.
 
     So ``get_worker_info().dataset``, in a ``worker_init_fn``, may be used as if it were the user's data set.
 
     Example:
         >>> from types import SimpleNamespace
         >>> dataset = SimpleNamespace(files=3)
-        >>> StandIn(dataset).files = 4
-        >>> dataset.files, StandIn(dataset).files
+        >>> DatasetProxy(dataset).files = 4
+        >>> dataset.files, DatasetProxy(dataset).files
         (4, 4)
     """
 
     def __init__(self, wrapped: Any) -> None:
-        self._keep("wrapped", wrapped)
+        self._set_own_attribute("wrapped", wrapped)
 
-    def _keep(self, name: str, value: Any) -> None:
+    def _set_own_attribute(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:

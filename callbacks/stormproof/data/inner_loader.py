@@ -8,17 +8,22 @@ import torch
 from torch.utils.data import DataLoader
 
 
-def rebuilt(loader: DataLoader[Any], dataset: Any, generator: torch.Generator | None, **order: Any) -> DataLoader[Any]:
+def rebuild_loader(
+    loader: DataLoader[Any], dataset: Any, generator: torch.Generator | None, **sampling_arguments: Any
+) -> DataLoader[Any]:
     """A DataLoader with the workers, the collating and the pinning of ``loader``, over another data set and order.
 
     Args:
         loader: whose settings to take over.
         dataset: what the new one fetches from.
         generator: where the seeds of its workers come from; None: the process' own.
-        order: the arguments that say what to fetch: ``batch_sampler``, or ``sampler`` and ``batch_size``, …
+        sampling_arguments: the arguments that say what to fetch: ``batch_sampler``, or ``sampler`` and ``batch_size``,
+            …
     """
     if loader.pin_memory_device:
-        order["pin_memory_device"] = loader.pin_memory_device  # deprecated: torch warns where it is given at all
+        sampling_arguments["pin_memory_device"] = (
+            loader.pin_memory_device
+        )  # deprecated: torch warns where it is given at all
     return DataLoader(
         dataset,
         num_workers=loader.num_workers,
@@ -31,5 +36,5 @@ def rebuilt(loader: DataLoader[Any], dataset: Any, generator: torch.Generator | 
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
         in_order=loader.in_order,
-        **order,
+        **sampling_arguments,
     )

@@ -9,12 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from stormproof.data.batch_order import BatchOrder
-from stormproof.data.inner_loader import rebuilt
-from stormproof.data.rng import State, Untouched
-from stormproof.data.sample_seeds import Picked, SeededSamples, draws_random_numbers
+from stormproof.data.inner_loader import rebuild_loader
+from stormproof.data.rng import ForkedRng, State
+from stormproof.data.sample_seeds import SeededIndices, SeededSamples, draws_random_numbers
 
 
-class MapStyle:
+class MapSource:
     """The passes of a map-style ``loader``: each is a function of (seed, epoch) and the state of its samplers.
 
     Args:
@@ -25,13 +25,19 @@ class MapStyle:
 
     def __init__(self, loader: DataLoader[Any], distributed: bool, padded: bool = True) -> None:
         self._order = BatchOrder(loader, distributed, padded)
-        self._remaining = _Remaining(self._order)
-        self._base = torch.Generator()
-        draws = draws_random_numbers(loader)
-        self._untouched = draws and loader.num_workers == 0
-        in_batches = loader.batch_sampler is not None
-        order = {"batch_sampler": self._remaining} if in_batches else {"sampler": self._remaining, "batch_size": None}
-        self.inner = rebuilt(loader, SeededSamples(loader.dataset, draws), self._base, **order)
+        self._remaining_batches = _RemainingBatches(self._order)
+        self._base_generator = torch.Generator()
+        is_random = draws_random_numbers(loader)
+        self._preserves_rng = is_random and loader.num_workers == 0
+        has_batch_sampler = loader.batch_sampler is not None
+        sampling_arguments = (
+            {"batch_sampler": self._remaining_batches}
+            if has_batch_sampler
+            else {"sampler": self._remaining_batches, "batch_size": None}
+        )
+        self.inner_loader = rebuild_loader(
+            loader, SeededSamples(loader.dataset, is_random), self._base_generator, **sampling_arguments
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -40,46 +46,46 @@ class MapStyle:
         """How many processes share a pass."""
         return self._order.world_size()
 
-    def start(self) -> State:
+    def capture_start_state(self) -> State:
         """What the samplers remember."""
-        return self._order.start()
+        return self._order.capture_start_state()
 
     def position(self) -> None:
         """Nothing: the count of batches says where a pass is."""
 
-    def restore(self, start: State, position: State | None) -> None:
+    def restore(self, start_state: State, position: State | None) -> None:
         """Puts the samplers into the state of a pass' start."""
-        self._order.restore(start)
+        self._order.restore(start_state)
 
-    def open(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
+    def iterate(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
         """The batches of a pass without its first ``skip``; the process' generators are left alone."""
-        self._base.manual_seed(seed % 2**64)  # what a user's worker_init_fn draws is the same in every pass
-        self._remaining.begin(seed, epoch, skip)
-        batches = iter(self.inner)
-        return _untouched(batches) if self._untouched else batches
+        self._base_generator.manual_seed(seed % 2**64)  # what a user's worker_init_fn draws is the same in every pass
+        self._remaining_batches.begin_epoch(seed, epoch, skip)
+        batches = iter(self.inner_loader)
+        return _iterate_preserving_rng(batches) if self._preserves_rng else batches
 
-    def settle(self, seed: int, epoch: int, start: State, taken: int | None) -> None:
-        """Leaves the samplers as a pass leaves them of which ``taken`` batches were taken; None: all."""
-        self._order.settle(seed, epoch, start, taken)
+    def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
+        """Leaves the samplers as a pass leaves them of which ``batches_taken`` batches were taken; None: all."""
+        self._order.finish_epoch(seed, epoch, start_state, batches_taken)
 
 
-class _Remaining:
+class _RemainingBatches:
     """What the inner loader takes for its sampler: the rest of the pass that was begun last."""
 
     def __init__(self, order: BatchOrder) -> None:
         self._order = order
-        self._pass = (0, 0, 0)
+        self._epoch_arguments = (0, 0, 0)
 
-    def begin(self, seed: int, epoch: int, skip: int) -> None:
-        self._pass = (seed, epoch, skip)
+    def begin_epoch(self, seed: int, epoch: int, skip: int) -> None:
+        self._epoch_arguments = (seed, epoch, skip)
 
-    def __iter__(self) -> Iterator[Picked]:
-        return self._order.batches(*self._pass)
+    def __iter__(self) -> Iterator[SeededIndices]:
+        return self._order.iterate(*self._epoch_arguments)
 
 
-def _untouched(batches: Iterator[Any]) -> Iterator[Any]:
+def _iterate_preserving_rng(batches: Iterator[Any]) -> Iterator[Any]:
     while True:
-        with Untouched():
+        with ForkedRng():
             try:
                 batch = next(batches)
             except StopIteration:

@@ -16,49 +16,51 @@ from torch.utils.data import DataLoader, Sampler
 MAX_OBJECTS = 10_000
 MAX_ITEMS = 100
 """Maximum number of items searched per container."""
-_LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.Tensor)
-_LOADERS = (DataLoader, Sampler)
+_LEAF_TYPES = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.Tensor)
+_LOADER_TYPES = (DataLoader, Sampler)
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
-def find_owned(
-    roots: Mapping[str, Any], wanted: Callable[[Any], bool], should_descend: Callable[[Any], bool] = lambda _: True
+def find_owned_objects(
+    roots: Mapping[str, Any], is_match: Callable[[Any], bool], should_descend: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[tuple[str, Any]]:
-    """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``wanted``, once.
+    """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``is_match``, once.
 
     Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
     first. Excludes loaders and samplers. Stops after ``MAX_OBJECTS`` objects.
 
     Args:
         roots: Objects by name.
-        wanted: Whether to yield an object.
+        is_match: Whether to yield an object.
         should_descend: Whether to search the parts of an object.
 
     Example:
-        >>> [path for path, _ in find_owned({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
+        >>> [path for path, _ in find_owned_objects({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
         ["x['jitter'][1]"]
     """
-    seen: set[int] = set()
-    waiting = deque(roots.items())
-    while waiting and len(seen) < MAX_OBJECTS:
-        path, owner = waiting.popleft()
-        if id(owner) in seen:
+    visited_ids: set[int] = set()
+    queue = deque(roots.items())
+    while queue and len(visited_ids) < MAX_OBJECTS:
+        path, owner = queue.popleft()
+        if id(owner) in visited_ids:
             continue
         try:
-            is_wanted, is_leaf = wanted(owner), isinstance(owner, _LEAVES)
+            is_matching, is_leaf = is_match(owner), isinstance(owner, _LEAF_TYPES)
             parts = (
-                [] if is_leaf or isinstance(owner, _LOADERS) or not should_descend(owner) else list(_parts(path, owner))
+                []
+                if is_leaf or isinstance(owner, _LOADER_TYPES) or not should_descend(owner)
+                else list(_iterate_parts(path, owner))
             )
         except Exception:  # noqa: BLE001, S112 (attribute access may raise anything, such as a dead weakref proxy)
             continue
-        if is_wanted:
+        if is_matching:
             yield path, owner
         if not is_leaf:
-            seen.add(id(owner))
-            waiting.extend(parts)
+            visited_ids.add(id(owner))
+            queue.extend(parts)
 
 
-def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
+def _iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(owner, dict):
         yield from ((f"{path}[{key!r}]", value) for key, value in islice(owner.items(), MAX_ITEMS))
     elif isinstance(owner, list | tuple | deque):
@@ -77,13 +79,13 @@ def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}.{name}", child) for name, child in owner.named_children())
         yield from ((f"{path}.{name}", value) for name, value in vars(owner).items() if name not in _MODULE_INTERNALS)
     else:
-        slots = [name for kind in type(owner).__mro__ for name in _slots(kind)]
+        slots = [name for cls in type(owner).__mro__ for name in _list_slots(cls)]
         yield from ((f"{path}.{name}", getattr(owner, name)) for name in slots if hasattr(owner, name))
         yield from ((f"{path}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items())
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = kind.__dict__.get("__slots__", ())
-    if kind.__module__ == "builtins":
+def _list_slots(owner_class: type) -> tuple[str, ...]:
+    slots = owner_class.__dict__.get("__slots__", ())
+    if owner_class.__module__ == "builtins":
         return ()
     return (slots,) if isinstance(slots, str) else tuple(slots)

@@ -9,28 +9,28 @@ from stormproof.data.source import Position
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Epoch:
     """One ``for`` loop over the loader; ``after`` is where the one before it was left."""
 
-    epoch: int
-    start: State
+    index: int
+    start_state: State
     length: int | None
-    after: Place | None = None
+    previous_cursor: Cursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedPosition:
+class SavedPosition:
     """A position that was loaded."""
 
     state: State
 
-    def plain(self, again: int) -> State:
-        """The same, to ask for ``again`` batches more."""
-        return {**self.state, "again": self.state["again"] + again}
+    def to_state(self, num_refetched: int) -> State:
+        """The same, to ask for ``num_refetched`` batches more."""
+        return {**self.state, "again": self.state["again"] + num_refetched}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cursor:
     """A place in a pass: ``batches`` of it were handed out; ``ended`` once there was no more.
 
     Attributes:
@@ -39,13 +39,13 @@ class Place:
             source says at the end of a pass, or when the next has hardly begun, need not tell how that one goes on.
     """
 
-    of: Pass
-    batches: int
-    here: Position | None = None
-    before: Position | None = None
-    ended: bool = False
+    epoch: Epoch
+    batches_yielded: int
+    position: Position | None = None
+    previous_position: Position | None = None
+    is_exhausted: bool = False
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the pass is over."""
-        return self.ended or self.batches == self.of.length
+        return self.is_exhausted or self.batches_yielded == self.epoch.length

@@ -28,9 +28,9 @@ def capture() -> State:
         >>> before == (random.random(), torch.rand(1))
         True
     """
-    state: State = {"python": _plain(random.getstate()), "torch": torch.default_generator.get_state()}
+    state: State = {"python": _to_plain(random.getstate()), "torch": torch.default_generator.get_state()}
     if "numpy" in sys.modules:
-        state["numpy"] = _plain(sys.modules["numpy"].random.get_state(legacy=False))
+        state["numpy"] = _to_plain(sys.modules["numpy"].random.get_state(legacy=False))
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -46,26 +46,26 @@ def restore(state: State) -> None:
         RuntimeError: if it holds the states of more GPUs than torch sees.
     """
     if "python" in state:
-        random.setstate(_python_state(state["python"]))
+        random.setstate(_to_python_state(state["python"]))
     if "torch" in state:
         torch.default_generator.set_state(state["torch"])
     if "numpy" in state:
-        importlib.import_module("numpy").random.set_state(_rebuilt(state["numpy"]))
+        importlib.import_module("numpy").random.set_state(_from_plain(state["numpy"]))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def mixed(*key: int) -> bytes:
+def hash_key(*key: int) -> bytes:
     """16 bytes that depend on every bit of every number of ``key``, and on their order.
 
     Example:
-        >>> mixed(1, 23) == mixed(12, 3)
+        >>> hash_key(1, 23) == hash_key(12, 3)
         False
     """
     return blake2b(repr(key).encode(), digest_size=16).digest()
 
 
-def seed(*key: int) -> None:
+def seed_process(*key: int) -> None:
     """Seeds Python, NumPy (if imported) and torch on the CPU by a hash of ``key``; 9 µs with all three.
 
     Each gets other bits of the hash: NumPy and torch draw the same numbers from the same seed. A GPU is not touched.
@@ -74,88 +74,88 @@ def seed(*key: int) -> None:
         key: whole numbers of any size, such as (seed, epoch, position).
 
     Example:
-        >>> seed(0, 1, 2)
+        >>> seed_process(0, 1, 2)
         >>> one = torch.rand(1)
-        >>> seed(0, 1, 2)
+        >>> seed_process(0, 1, 2)
         >>> one == torch.rand(1)
         tensor([True])
     """
-    digest = mixed(*key)
+    digest = hash_key(*key)
     random.seed(int.from_bytes(digest, "little"))
     torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little"))
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(int.from_bytes(digest[8:12], "little"))
 
 
-class Untouched:
+class ForkedRng:
     """Inside ``with Untouched():`` the process may seed and draw; outside it is as if nothing had been.
 
     Example:
         >>> state = capture()
-        >>> with Untouched():
-        ...     seed(1)
+        >>> with ForkedRng():
+        ...     seed_process(1)
         >>> capture()["python"] == state["python"]
         True
     """
 
     def __enter__(self) -> None:
-        self._outside = _Raw()
+        self._process_state = _RngState()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._outside.put()
+        self._process_state.restore()
 
 
-class Isolated:
+class RandomStream:
     """A random stream of its own: inside ``with stream:`` the process draws from it, outside as if nothing had been.
 
     Args:
         key: seeds the stream where it begins.
 
     Example:
-        >>> stream = Isolated(0, 7)
+        >>> stream = RandomStream(0, 7)
         >>> with stream:
         ...     first = random.random()
         >>> with stream:
         ...     second = random.random()
-        >>> with Isolated(0, 7):
+        >>> with RandomStream(0, 7):
         ...     [first, second] == [random.random(), random.random()]
         True
     """
 
     def __init__(self, *key: int) -> None:
         self._key = key
-        self._inside: _Raw | None = None
-        self._outside: _Raw | None = None
+        self._stream_state: _RngState | None = None
+        self._process_state: _RngState | None = None
 
     def __enter__(self) -> None:
-        self._outside = _Raw()
-        if self._inside is None:
-            seed(*self._key)
+        self._process_state = _RngState()
+        if self._stream_state is None:
+            seed_process(*self._key)
         else:
-            self._inside.put()
+            self._stream_state.restore()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._outside is not None
-        self._inside = _Raw()
-        self._outside.put()
-        self._outside = None
+        assert self._process_state is not None
+        self._stream_state = _RngState()
+        self._process_state.restore()
+        self._process_state = None
 
     def state_dict(self) -> State:
         """Where the stream stands, as plain values and tensors."""
-        inside = None if self._inside is None else self._inside.plain()
-        return {"key": list(self._key), "inside": inside}
+        stream_state = None if self._stream_state is None else self._stream_state.to_plain()
+        return {"key": list(self._key), "inside": stream_state}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on from where :meth:`state_dict` was taken."""
         self._key = tuple(state["key"])
-        self._inside = None if state["inside"] is None else _Raw.of(state["inside"])
+        self._stream_state = None if state["inside"] is None else _RngState.from_plain(state["inside"])
 
 
-class _Raw:
+class _RngState:
     """The states as their owners give them: for use within the process, without the cost of plain values."""
 
     def __init__(self) -> None:
@@ -164,41 +164,41 @@ class _Raw:
         self._numpy: Any = None
         if "numpy" in sys.modules:
             self._numpy = sys.modules["numpy"].random.get_state(legacy=False)
-            words = self._numpy["state"]
-            if "key" in words:
-                words["key"] = words["key"].tolist()  # setting a list takes 3 us, an array 77 us
+            numpy_state = self._numpy["state"]
+            if "key" in numpy_state:
+                numpy_state["key"] = numpy_state["key"].tolist()  # setting a list takes 3 us, an array 77 us
 
-    def put(self) -> None:
+    def restore(self) -> None:
         random.setstate(self._python)
         torch.default_generator.set_state(self._torch)
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
 
-    def plain(self) -> State:
-        return {"python": _plain(self._python), "torch": self._torch, "numpy": _plain(self._numpy)}
+    def to_plain(self) -> State:
+        return {"python": _to_plain(self._python), "torch": self._torch, "numpy": _to_plain(self._numpy)}
 
     @classmethod
-    def of(cls, state: State) -> _Raw:
-        raw = cls()
-        raw._python = _python_state(state["python"])
-        raw._torch = state["torch"]
-        raw._numpy = None if state["numpy"] is None else _rebuilt(state["numpy"])
-        return raw
+    def from_plain(cls, state: State) -> _RngState:
+        rng_state = cls()
+        rng_state._python = _to_python_state(state["python"])
+        rng_state._torch = state["torch"]
+        rng_state._numpy = None if state["numpy"] is None else _from_plain(state["numpy"])
+        return rng_state
 
 
-def generators_of(owner: object) -> dict[str, Any]:
+def find_attribute_generators(owner: object) -> dict[str, Any]:
     """The generators that ``owner`` keeps in attributes of its own, by name: torch's, NumPy's or Python's.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> generators_of(SimpleNamespace(rng=random.Random(3), size=2)).keys()
+        >>> find_attribute_generators(SimpleNamespace(rng=random.Random(3), size=2)).keys()
         dict_keys(['rng'])
     """
     return {name: value for name, value in getattr(owner, "__dict__", {}).items() if is_generator(value)}
 
 
 def capture_generators(owner: object) -> State:
-    """The states of ``generators_of(owner)`` by name, as plain values and tensors.
+    """The states of ``find_attribute_generators(owner)`` by name, as plain values and tensors.
 
     Example:
         >>> from types import SimpleNamespace
@@ -209,7 +209,7 @@ def capture_generators(owner: object) -> State:
         >>> before == owner.rng.random()
         True
     """
-    return {name: state_of(generator) for name, generator in generators_of(owner).items()}
+    return {name: get_state(generator) for name, generator in find_attribute_generators(owner).items()}
 
 
 def restore_generators(owner: object, state: State) -> None:
@@ -218,9 +218,9 @@ def restore_generators(owner: object, state: State) -> None:
     Raises:
         KeyError: if ``owner`` has no generator of a name in ``state``.
     """
-    found = generators_of(owner)
+    generators = find_attribute_generators(owner)
     for name, value in state.items():
-        set_state(found[name], value)
+        set_state(generators[name], value)
 
 
 def is_generator(value: object) -> bool:
@@ -229,53 +229,53 @@ def is_generator(value: object) -> bool:
         return not isinstance(value, random.SystemRandom)
     if "numpy" not in sys.modules:
         return False
-    source = sys.modules["numpy"].random
-    return isinstance(value, source.Generator | source.RandomState | source.BitGenerator)
+    numpy_random = sys.modules["numpy"].random
+    return isinstance(value, numpy_random.Generator | numpy_random.RandomState | numpy_random.BitGenerator)
 
 
-def state_of(generator: Any) -> Any:
+def get_state(generator: Any) -> Any:
     """Returns the state of one generator, as plain values and tensors."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
-        return _plain(generator.getstate())
+        return _to_plain(generator.getstate())
     if hasattr(generator, "get_state"):  # numpy.random.RandomState, which keeps half a pair of normals besides
-        return _plain(generator.get_state(legacy=False))
-    return _plain(getattr(generator, "bit_generator", generator).state)
+        return _to_plain(generator.get_state(legacy=False))
+    return _to_plain(getattr(generator, "bit_generator", generator).state)
 
 
 def set_state(generator: Any, state: Any) -> None:
-    """Sets one generator to a state from :func:`state_of`, in place."""
+    """Sets one generator to a state from :func:`get_state`, in place."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
-        generator.setstate(_python_state(state))
+        generator.setstate(_to_python_state(state))
     elif hasattr(generator, "set_state"):
-        generator.set_state(_rebuilt(state))
+        generator.set_state(_from_plain(state))
     else:
-        getattr(generator, "bit_generator", generator).state = _rebuilt(state)
+        getattr(generator, "bit_generator", generator).state = _from_plain(state)
 
 
-def _python_state(plain: list[Any]) -> tuple[Any, ...]:
-    version, words, gauss = plain
+def _to_python_state(plain_state: list[Any]) -> tuple[Any, ...]:
+    version, words, gauss = plain_state
     return version, tuple(words), gauss
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """The same without tuples, arrays and NumPy's numbers: an array becomes its type's name and its numbers."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if hasattr(value, "dtype"):
         return {"dtype": value.dtype.name, "numbers": value.tolist()} if value.ndim else value.item()
     return value
 
 
-def _rebuilt(value: Any) -> Any:
-    """What :func:`_plain` made plain, for NumPy."""
+def _from_plain(value: Any) -> Any:
+    """What :func:`_to_plain` made plain, for NumPy."""
     if isinstance(value, dict) and value.keys() == {"dtype", "numbers"}:
         return importlib.import_module("numpy").array(value["numbers"], dtype=value["dtype"])
     if isinstance(value, dict):
-        return {key: _rebuilt(item) for key, item in value.items()}
+        return {key: _from_plain(item) for key, item in value.items()}
     return value

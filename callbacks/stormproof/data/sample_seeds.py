@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate, default_convert
 
-from stormproof.data.dataset_proxy import StandIn
-from stormproof.data.rng import seed
+from stormproof.data.dataset_proxy import DatasetProxy
+from stormproof.data.rng import seed_process
 
 
-class Picked(NamedTuple):
+class SeededIndices(NamedTuple):
     """What one batch consists of: sample ``i`` of it is the ``first + i * stride``-th of the pass over all ranks."""
 
-    key: tuple[int, int]
-    first: int
+    seed_key: tuple[int, int]
+    first_position: int
     stride: int
     indices: Any
 
 
-class SeededSamples(StandIn, Dataset[Any]):
+class SeededSamples(DatasetProxy, Dataset[Any]):
     """A map-style data set whose every sample draws from generators seeded by (seed, epoch, position in the pass).
 
     So a sample's augmentation is the same in whichever worker, and after whichever restart, it is made. A data set
@@ -27,31 +27,31 @@ class SeededSamples(StandIn, Dataset[Any]):
 
     Args:
         wrapped: the user's data set.
-        draws: whether it may draw random numbers.
+        is_random: whether it may draw random numbers.
     """
 
-    def __init__(self, wrapped: Any, draws: bool) -> None:
+    def __init__(self, wrapped: Any, is_random: bool) -> None:
         super().__init__(wrapped)
-        self._keep("_draws", draws)
-        self._keep("_whole_batches", callable(getattr(wrapped, "__getitems__", None)))
+        self._set_own_attribute("_draws", is_random)
+        self._set_own_attribute("_whole_batches", callable(getattr(wrapped, "__getitems__", None)))
 
-    def __getitem__(self, picked: Picked) -> Any:
+    def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """One sample, for a loader without batches."""
         if self._draws:
-            seed(*picked.key, picked.first)
-        return self.wrapped[picked.indices]
+            seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
+        return self.wrapped[seeded_indices.indices]
 
-    def __getitems__(self, picked: Picked) -> Any:
+    def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """All samples of a batch."""
         if self._whole_batches:
             if self._draws:
-                seed(*picked.key, picked.first)
-            return self.wrapped.__getitems__(picked.indices)
+                seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
+            return self.wrapped.__getitems__(seeded_indices.indices)
         if not self._draws:
-            return [self.wrapped[index] for index in picked.indices]
+            return [self.wrapped[index] for index in seeded_indices.indices]
         samples = []
-        for position, index in enumerate(picked.indices):
-            seed(*picked.key, picked.first + position * picked.stride)
+        for position, index in enumerate(seeded_indices.indices):
+            seed_process(*seeded_indices.seed_key, seeded_indices.first_position + position * seeded_indices.stride)
             samples.append(self.wrapped[index])
         return samples
 
@@ -75,5 +75,5 @@ def draws_random_numbers(loader: DataLoader[Any]) -> bool:
     dataset: Any = loader.dataset
     while type(dataset) is Subset:
         dataset = dataset.dataset
-    plain = type(dataset) is TensorDataset and loader.collate_fn in {default_collate, default_convert}
-    return bool(getattr(dataset, "draws_random_numbers", not plain))
+    is_deterministic = type(dataset) is TensorDataset and loader.collate_fn in {default_collate, default_convert}
+    return bool(getattr(dataset, "draws_random_numbers", not is_deterministic))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stormproof.data.rng import State, capture_generators, generators_of, restore_generators
+from stormproof.data.rng import State, capture_generators, find_attribute_generators, restore_generators
 from stormproof.data.shard import Replica
 
-SCALARS = (int, float, bool, str, type(None))
+SCALAR_TYPES = (int, float, bool, str, type(None))
 
 
 class SamplerState:
@@ -28,29 +28,33 @@ class SamplerState:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         roots = {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler}
-        self.samplers: dict[str, Any] = dict(_found(roots, set()))
-        self._initial = {name: deepcopy(self._values(sampler)) for name, sampler in self.samplers.items()}
+        self.samplers: dict[str, Any] = dict(_find_samplers(roots, set()))
+        self._initial_values = {
+            name: deepcopy(self._collect_values(sampler)) for name, sampler in self.samplers.items()
+        }
 
     @property
-    def remember(self) -> bool:
+    def has_state(self) -> bool:
         """Whether a pass may leave a trace in them; torch's own leave none but in their generators."""
-        return not all(map(_is_torchs, self.samplers.values())) or bool(self.capture())
+        return not all(map(_is_torch_sampler, self.samplers.values())) or bool(self.capture())
 
     def capture(self) -> State:
         """Their state, as plain values and tensors; empty if they remember nothing."""
         states = {name: self._capture(name, sampler) for name, sampler in self.samplers.items()}
-        states["loader"] = {"generators": _generator_states(self._loader)}
-        states = {name: {kind: part for kind, part in state.items() if part} for name, state in states.items()}
+        states["loader"] = {"generators": _capture_generator_states(self._loader)}
+        states = {
+            name: {part_name: part for part_name, part in state.items() if part} for name, state in states.items()
+        }
         return {name: state for name, state in states.items() if state}
 
     def restore(self, state: State) -> None:
         """Puts them into ``state``."""
         for name, sampler in self.samplers.items():
-            wanted = {**self._initial[name], **state.get(name, {}).get("values", {})}
+            restored_values = {**self._initial_values[name], **state.get(name, {}).get("values", {})}
             attributes = getattr(sampler, "__dict__", {})
-            for later in self._values(sampler).keys() - wanted:
-                del attributes[later]
-            attributes.update(deepcopy(wanted))
+            for added_name in self._collect_values(sampler).keys() - restored_values:
+                del attributes[added_name]
+            attributes.update(deepcopy(restored_values))
         for name, parts in state.items():
             owner: Any = self._loader if name == "loader" else self.samplers[name]
             restore_generators(owner, parts.get("generators", {}))
@@ -66,25 +70,29 @@ class SamplerState:
     def replica(self) -> Replica | None:
         """The part of the order that one of them takes by itself; None if none does."""
         for sampler in self.samplers.values():
-            rank, count = getattr(sampler, "rank", None), getattr(sampler, "num_replicas", None)
-            if isinstance(rank, int) and isinstance(count, int):
-                return Replica(rank, count)
+            rank, num_replicas = getattr(sampler, "rank", None), getattr(sampler, "num_replicas", None)
+            if isinstance(rank, int) and isinstance(num_replicas, int):
+                return Replica(rank, num_replicas)
         return None
 
     def _capture(self, name: str, sampler: Any) -> State:
         if is_stateful(sampler):
             return {"state_dict": deepcopy(sampler.state_dict())}  # it may be what the sampler goes on with
-        now, initial = self._values(sampler), self._initial[name]
-        changed = {key: value for key, value in now.items() if key not in initial or not _equal(initial[key], value)}
-        return {"generators": _generator_states(sampler), "values": deepcopy(changed)}
+        current_values, initial_values = self._collect_values(sampler), self._initial_values[name]
+        changed_values = {
+            key: value
+            for key, value in current_values.items()
+            if key not in initial_values or not _is_equal(initial_values[key], value)
+        }
+        return {"generators": _capture_generator_states(sampler), "values": deepcopy(changed_values)}
 
-    def _values(self, sampler: object) -> dict[str, Any]:
+    def _collect_values(self, sampler: object) -> dict[str, Any]:
         """The attributes that are plain values; a list that is the data set itself is none of the sampler's."""
         attributes = getattr(sampler, "__dict__", {})
-        if _is_torchs(sampler):  # its lists of indices and its weights can be long, and it changes none of them
-            return {key: each for key, each in attributes.items() if type(each) in SCALARS}
+        if _is_torch_sampler(sampler):  # its lists of indices and its weights can be long, and it changes none of them
+            return {key: value for key, value in attributes.items() if type(value) in SCALAR_TYPES}
         dataset = self._loader.dataset
-        return {key: each for key, each in attributes.items() if each is not dataset and _is_plain(each)}
+        return {key: value for key, value in attributes.items() if value is not dataset and _is_plain(value)}
 
 
 def is_stateful(owner: object) -> bool:
@@ -92,11 +100,11 @@ def is_stateful(owner: object) -> bool:
     return callable(getattr(owner, "state_dict", None)) and callable(getattr(owner, "load_state_dict", None))
 
 
-def _generator_states(owner: object) -> State:
-    return capture_generators(owner) if generators_of(owner) else {}
+def _capture_generator_states(owner: object) -> State:
+    return capture_generators(owner) if find_attribute_generators(owner) else {}
 
 
-def _is_torchs(sampler: object) -> bool:
+def _is_torch_sampler(sampler: object) -> bool:
     return type(sampler).__module__.startswith("torch.")
 
 
@@ -106,31 +114,31 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value))
     if type(value) is dict:
         return all(map(_is_plain, (*value.keys(), *value.values())))
-    return type(value) in {*SCALARS, torch.Tensor}
+    return type(value) in {*SCALAR_TYPES, torch.Tensor}
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if type(one) is not type(other):
+def _is_equal(first: Any, second: Any) -> bool:
+    if type(first) is not type(second):
         return False
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
-    return one == other
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_is_equal, first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_is_equal(value, second[key]) for key, value in first.items())
+    return first == second
 
 
-def _found(owners: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """The samplers among ``owners`` and in their attributes, each once, by its path."""
-    for path, owner in owners.items():
-        if owner is None or id(owner) in seen or type(owner) in {list, tuple, range, torch.Tensor}:
+def _find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterator[tuple[str, Any]]:
+    """The samplers among ``candidates`` and in their attributes, each once, by its path."""
+    for path, owner in candidates.items():
+        if owner is None or id(owner) in visited_ids or type(owner) in {list, tuple, range, torch.Tensor}:
             continue
-        seen.add(id(owner))
+        visited_ids.add(id(owner))
         yield path, owner
-        inner = {
+        inner_candidates = {
             f"{path}.{name}": value
             for name, value in getattr(owner, "__dict__", {}).items()
             if isinstance(value, Sampler) or name in {"sampler", "batch_sampler"}
         }
-        yield from _found(inner, seen)
+        yield from _find_samplers(inner_candidates, visited_ids)

@@ -14,13 +14,13 @@ class Replica(NamedTuple):
     world_size: int
 
 
-def replica() -> Replica:
+def current_replica() -> Replica:
     """This process among those of torch's process group; alone while there is none.
 
     It is asked at the beginning of each pass: a loader may be built before the process group is.
 
     Example:
-        >>> replica()
+        >>> current_replica()
         Replica(rank=0, world_size=1)
     """
     if distributed.is_available() and distributed.is_initialized():

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
-from stormproof.data.inner_loader import rebuilt
-from stormproof.data.iterable_source import IterableStyle, SeededStream
-from stormproof.data.map_source import MapStyle
+from stormproof.data.inner_loader import rebuild_loader
+from stormproof.data.iterable_source import IterableSource, SeededIterableDataset
+from stormproof.data.map_source import MapSource
 from stormproof.data.rng import State
 from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import is_stateful
@@ -19,8 +19,8 @@ from stormproof.data.sampler_state import is_stateful
 class Position(Protocol):
     """Where a pass is, as far as the count of its batches does not say."""
 
-    def plain(self, again: int) -> State:
-        """The same as plain values and tensors, for a resume that begins by asking for ``again`` batches again."""
+    def to_state(self, num_refetched: int) -> State:
+        """Returns plain values and tensors, for a resume that first fetches ``num_refetched`` batches again."""
         ...
 
 
@@ -31,14 +31,14 @@ class Source(Protocol):
         inner: the loader that does the work.
     """
 
-    inner: Any
+    inner_loader: Any
 
     def __len__(self) -> int: ...
     def world_size(self) -> int:
         """How many processes share a pass."""
         ...
 
-    def start(self) -> State:
+    def capture_start_state(self) -> State:
         """What a pass finds when it begins."""
         ...
 
@@ -46,20 +46,20 @@ class Source(Protocol):
         """Where the pass is; None if the count of its batches says it all."""
         ...
 
-    def restore(self, start: State, position: State | None) -> None:
-        """Goes back to what :meth:`start` and :meth:`position` gave."""
+    def restore(self, start_state: State, position: State | None) -> None:
+        """Goes back to what :meth:`capture_start_state` and :meth:`position` gave."""
         ...
 
-    def open(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
+    def iterate(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
         """The batches of a pass without its first ``skip``."""
         ...
 
-    def settle(self, seed: int, epoch: int, start: State, taken: int | None) -> None:
-        """Leaves all as a pass leaves it whose first ``taken`` batches were taken; None: all of them."""
+    def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
+        """Leaves all as a pass leaves it whose first ``batches_taken`` batches were taken; None: all of them."""
         ...
 
 
-def source_of(loader: Any, distributed: bool, padded: bool = True) -> Source:
+def make_source(loader: Any, distributed: bool, padded: bool = True) -> Source:
     """The passes of ``loader``.
 
     Args:
@@ -72,36 +72,42 @@ def source_of(loader: Any, distributed: bool, padded: bool = True) -> Source:
         ValueError: if it cannot be divided without ``padded``.
 
     Example:
-        >>> type(source_of(DataLoader([1, 2]), distributed=True)).__name__
-        'MapStyle'
+        >>> type(make_source(DataLoader([1, 2]), distributed=True)).__name__
+        'MapSource'
     """
     if is_stateful(loader):
-        return IterableStyle(partial(_itself, loader), loader, isolated=True)
+        return IterableSource(partial(_return_loader, loader), loader, isolate_rng=True)
     if not isinstance(loader, DataLoader):
         raise TypeError(
             f"resumable() takes a torch DataLoader, or a loader that has state_dict and load_state_dict; "
             f"a {type(loader).__name__} is neither"
         )
-    if iterates_its_own_way(loader):
-        return IterableStyle(partial(_itself, loader), None, isolated=True)
+    if has_custom_iteration(loader):
+        return IterableSource(partial(_return_loader, loader), None, isolate_rng=True)
     if isinstance(loader.dataset, IterableDataset):
-        in_process = loader.num_workers == 0
-        stateful = loader.dataset if in_process and is_stateful(loader.dataset) else None
-        return IterableStyle(partial(_seeded, loader), stateful, isolated=in_process and draws_random_numbers(loader))
-    return MapStyle(loader, distributed, padded)
+        is_in_process = loader.num_workers == 0
+        state_owner = loader.dataset if is_in_process and is_stateful(loader.dataset) else None
+        return IterableSource(
+            partial(_make_seeded_loader, loader),
+            state_owner,
+            isolate_rng=is_in_process and draws_random_numbers(loader),
+        )
+    return MapSource(loader, distributed, padded)
 
 
-def iterates_its_own_way(loader: DataLoader[Any]) -> bool:
+def has_custom_iteration(loader: DataLoader[Any]) -> bool:
     """Whether its class, or a pipe of torch's for a data set, decides how it is iterated."""
-    kind = type(loader)
-    changed = kind.__iter__ is not DataLoader.__iter__ or kind._get_iterator is not DataLoader._get_iterator  # noqa: SLF001
-    return changed or isinstance(loader.dataset, IterDataPipe)
+    loader_type = type(loader)
+    is_overridden = loader_type.__iter__ is not DataLoader.__iter__ or (
+        loader_type._get_iterator is not DataLoader._get_iterator  # noqa: SLF001
+    )
+    return is_overridden or isinstance(loader.dataset, IterDataPipe)
 
 
-def _itself(loader: Any) -> Any:
+def _return_loader(loader: Any) -> Any:
     return loader
 
 
-def _seeded(loader: DataLoader[Any]) -> DataLoader[Any]:
-    stream = SeededStream(loader.dataset)
-    return rebuilt(loader, stream, None, batch_size=loader.batch_size, drop_last=loader.drop_last)
+def _make_seeded_loader(loader: DataLoader[Any]) -> DataLoader[Any]:
+    dataset = SeededIterableDataset(loader.dataset)
+    return rebuild_loader(loader, dataset, None, batch_size=loader.batch_size, drop_last=loader.drop_last)

@@ -13,7 +13,7 @@ from stormproof.errors import RanksDisagreeError, StormproofError
 
 T = TypeVar("T")
 
-AGREEMENT_STEPS = 10
+SYNC_EVERY_N_STEPS = 10
 """How often the ranks tell each other what they do not share anyway: a collective of its own on every step would cost
 more than it tells."""
 
@@ -23,21 +23,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def share(value: T) -> T:
+def broadcast(value: T) -> T:
     """Rank 0's ``value``, on every rank.
 
     Args:
         value: a picklable object; what other ranks pass is ignored.
 
     Example:
-        >>> share(600)
+        >>> broadcast(600)
         600
     """
     if world_size() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    objects = [value]
+    dist.broadcast_object_list(objects, src=0)
+    return objects[0]
 
 
 def gather(value: T) -> list[T] | None:
@@ -49,30 +49,30 @@ def gather(value: T) -> list[T] | None:
     """
     if world_size() == 1:
         return [value]
-    box: list[Any] | None = [None] * world_size() if dist.get_rank() == 0 else None
+    payloads: list[Any] | None = [None] * world_size() if dist.get_rank() == 0 else None
     content = io.BytesIO()
     torch.save(value, content)  # unlike pickle, it supports tensors of every dtype, such as float8 and uint16
-    dist.gather_object(content.getvalue(), box, dst=0)
-    if box is None:
+    dist.gather_object(content.getvalue(), payloads, dst=0)
+    if payloads is None:
         return None
-    return [torch.load(io.BytesIO(received), map_location="cpu", weights_only=False) for received in box]
+    return [torch.load(io.BytesIO(payload), map_location="cpu", weights_only=False) for payload in payloads]
 
 
-def everyone(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every rank's ``value`` by rank, on every rank.
 
     Example:
-        >>> everyone("folder")
+        >>> all_gather("folder")
         ['folder']
     """
     if world_size() == 1:
         return [value]
-    box: list[Any] = [None] * world_size()
-    dist.all_gather_object(box, value)
-    return box
+    gathered_values: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered_values, value)
+    return gathered_values
 
 
-def largest(values: Sequence[float], device: torch.device) -> list[float]:
+def all_reduce_max(values: Sequence[float], device: torch.device) -> list[float]:
     """The largest of what the ranks pass, entry by entry, on every rank; much cheaper than a Python object.
 
     Args:
@@ -80,24 +80,24 @@ def largest(values: Sequence[float], device: torch.device) -> list[float]:
         device: the one that the ranks talk from: a GPU with NCCL.
 
     Example:
-        >>> largest([3.0, -1.0], torch.device("cpu"))
+        >>> all_reduce_max([3.0, -1.0], torch.device("cpu"))
         [3.0, -1.0]
     """
     if world_size() == 1:
         return list(values)
-    box = torch.tensor(values, dtype=torch.float32, device=device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return box.tolist()
+    tensor = torch.tensor(values, dtype=torch.float32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.tolist()
 
 
-def side_by_side(values: torch.Tensor) -> torch.Tensor:
+def all_gather_rows(values: torch.Tensor) -> torch.Tensor:
     """What the ranks pass, as (ranks, n), on every rank; much cheaper than Python objects.
 
     Args:
         values: this rank's, (n,), on the device that the ranks talk from; as many on each.
 
     Example:
-        >>> side_by_side(torch.tensor([3.0, -1.0]))
+        >>> all_gather_rows(torch.tensor([3.0, -1.0]))
         tensor([[ 3., -1.]])
     """
     if world_size() == 1:
@@ -107,45 +107,45 @@ def side_by_side(values: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def on_rank_zero(function: Callable[[], T]) -> T:
+def run_on_rank_zero(function: Callable[[], T]) -> T:
     """What ``function`` returns on rank 0, on every rank; an error there is an error on all.
 
     Raises:
         StormproofError: on the other ranks, with what rank 0 raised in words.
 
     Example:
-        >>> on_rank_zero(lambda: 600)
+        >>> run_on_rank_zero(lambda: 600)
         600
     """
     if world_size() == 1:
         return function()
     if dist.get_rank() != 0:
-        value, failure = share(cast("Any", None))
+        value, failure = broadcast(cast("Any", None))
         if failure is not None:
-            sentence, exit_code = failure
-            error = StormproofError(sentence)
+            message, exit_code = failure
+            error = StormproofError(message)
             error.exit_code = exit_code
             raise error
         return value
     try:
         value = function()
     except Exception as error:
-        share((None, (f"rank 0: {error}", getattr(error, "exit_code", 1))))
+        broadcast((None, (f"rank 0: {error}", getattr(error, "exit_code", 1))))
         raise
-    share((value, None))
+    broadcast((value, None))
     return value
 
 
-def agree(what: str, mine: str | None) -> None:
-    """Stops all ranks together if they do not say the same of ``what``.
+def assert_equal(name: str, value: str | None) -> None:
+    """Stops all ranks together if they do not say the same of ``name``.
 
     Raises:
         RanksDisagreeError: on every rank, with what each said.
 
     Example:
-        >>> agree("the newest checkpoint", "000012-step-600")
+        >>> assert_equal("the newest checkpoint", "000012-step-600")
     """
-    said = everyone(mine)
-    if any(other != said[0] for other in said):
-        listed = "; ".join(f"rank {rank}: {each or 'none'}" for rank, each in enumerate(said))
-        raise RanksDisagreeError(f"the ranks do not agree on {what} ({listed}): start all of them again")
+    values = all_gather(value)
+    if any(gathered_value != values[0] for gathered_value in values):
+        description = "; ".join(f"rank {rank}: {rank_value or 'none'}" for rank, rank_value in enumerate(values))
+        raise RanksDisagreeError(f"the ranks do not agree on {name} ({description}): start all of them again")

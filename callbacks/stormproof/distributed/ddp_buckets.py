@@ -36,7 +36,7 @@ def capture_order(model: object) -> list[int] | None:
         Indices of the parameters that DDP reduces. None before the first backward pass, with fewer than three ranks, or
         if DDP does not rebuild its buckets, for example with ``find_unused_parameters=True``.
     """
-    if not isinstance(model, DistributedDataParallel) or world_size() < 3 or order_problem(model):
+    if not isinstance(model, DistributedDataParallel) or world_size() < 3 or find_order_problem(model):
         return None
     assert model.logger is not None
     model.reducer._rebuild_buckets()  # as the next forward pass does
@@ -54,7 +54,7 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
         model: Model of the strategy, before its first backward pass.
         order: From :func:`capture_order`.
     """
-    if not isinstance(model, DistributedDataParallel) or not order or order_problem(model):
+    if not isinstance(model, DistributedDataParallel) or not order or find_order_problem(model):
         return
     parameters, _ = model._build_params_for_reducer()
     if sorted(order) != list(range(len(parameters))):
@@ -81,13 +81,13 @@ def syncs_buffers(model: object) -> bool | None:
     return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
 
 
-def restore_sync(model: object, syncs: bool | None) -> None:
+def restore_buffer_sync(model: object, is_syncing: bool | None) -> None:
     """Restores the value from :func:`syncs_buffers`."""
-    if isinstance(model, DistributedDataParallel) and syncs is not None:
-        model.require_forward_param_sync = syncs
+    if isinstance(model, DistributedDataParallel) and is_syncing is not None:
+        model.require_forward_param_sync = is_syncing
 
 
-def order_problem(model: object) -> str | None:
+def find_order_problem(model: object) -> str | None:
     """Returns why the summation order cannot be restored and how to fix it, or None.
 
     Args:
@@ -96,17 +96,17 @@ def order_problem(model: object) -> str | None:
     if not isinstance(model, DistributedDataParallel) or world_size() < 3:
         return None
     parameters, is_sparse = model._build_params_for_reducer()
-    different = "sums gradients in a different order after a restart"
+    consequence = "sums gradients in a different order after a restart"
     problems = {
-        f"DDP with static_graph=True {different}: set static_graph=False": getattr(model, "static_graph", False),
+        f"DDP with static_graph=True {consequence}: set static_graph=False": getattr(model, "static_graph", False),
         "the state of DDP's communication hook is not saved: use a stateless hook": any(
             state is not None for _, state in model._comm_hooks
         ),
-        f"DDP with sparse gradients {different}: set sparse=False": any(is_sparse),
-        f"DDP with post-accumulate hooks {different}: remove the hooks": any(  # a hook may run the optimizer step
+        f"DDP with sparse gradients {consequence}: set sparse=False": any(is_sparse),
+        f"DDP with post-accumulate hooks {consequence}: remove the hooks": any(  # a hook may run the optimizer step
             parameter._post_accumulate_grad_hooks for parameter in parameters
         ),
-        f"DDP with delay_all_reduce_named_params {different}: remove it": (
+        f"DDP with delay_all_reduce_named_params {consequence}: remove it": (
             model._delay_all_reduce_all_params or bool(model._delay_all_reduce_params)
         ),
     }

@@ -8,21 +8,26 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-Rows = list[tuple[list[int], torch.Tensor]]
+ShardRows = list[tuple[list[int], torch.Tensor]]
 """Of some tensors, by their numbers, (parts, tensors, values): a row for each part of each."""
 
 
-def own_part(tensor: torch.Tensor) -> torch.Tensor:
+def to_local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of ``tensor`` that this rank holds; the tensor itself where it is not spread."""
     if not isinstance(tensor, DTensor):
         return tensor
     if any(placement.is_partial() for placement in tensor.placements):
-        tensor = tensor.redistribute(placements=[Replicate() if p.is_partial() else p for p in tensor.placements])
+        tensor = tensor.redistribute(
+            placements=[
+                Replicate() if source_placement.is_partial() else source_placement
+                for source_placement in tensor.placements
+            ]
+        )
     return tensor.to_local()
 
 
-def all_parts(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Rows:
-    """The rows of all parts of some tensors, from those of each rank's :func:`own_part`.
+def gather_shards(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> ShardRows:
+    """The rows of all parts of some tensors, from those of each rank's :func:`to_local`.
 
     Nothing is communicated where no tensor is a ``DTensor``; else all ranks call it together, and there is one
     collective for each way in which tensors are spread.
@@ -33,24 +38,24 @@ def all_parts(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Rows:
     """
     if not any(isinstance(tensor, DTensor) for tensor in tensors):
         return [([*range(len(tensors))], rows[None])]
-    ways = defaultdict(list)
-    for number, tensor in enumerate(tensors):
-        ways[(tensor.device_mesh, tuple(tensor.placements)) if isinstance(tensor, DTensor) else None].append(number)
+    groups = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        groups[(tensor.device_mesh, tuple(tensor.placements)) if isinstance(tensor, DTensor) else None].append(index)
     return [
-        (members, _gathered(rows if len(ways) == 1 else rows[members], tensors[members[0]]))
-        for members in ways.values()
+        (indices, _gather_rows(rows if len(groups) == 1 else rows[indices], tensors[indices[0]]))
+        for indices in groups.values()
     ]
 
 
-def each_part(rows: Rows) -> Iterator[tuple[int, list[float]]]:
+def iterate_shards(rows: ShardRows) -> Iterator[tuple[int, list[float]]]:
     """The number of a tensor and a row of it, part by part; waits for the device."""
-    for members, parts in rows:
-        for part in parts.tolist():
-            yield from zip(members, part, strict=True)
+    for indices, shards in rows:
+        for shard in shards.tolist():
+            yield from zip(indices, shard, strict=True)
 
 
-def _gathered(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    if not isinstance(like, DTensor):
+def _gather_rows(rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    if not isinstance(reference, DTensor):
         return rows[None]
-    placements = [Shard(0) if placement.is_shard() else Replicate() for placement in like.placements]
-    return DTensor.from_local(rows[None].contiguous(), like.device_mesh, placements, run_check=False).full_tensor()
+    placements = [Shard(0) if placement.is_shard() else Replicate() for placement in reference.placements]
+    return DTensor.from_local(rows[None].contiguous(), reference.device_mesh, placements, run_check=False).full_tensor()

@@ -9,7 +9,7 @@ from functools import cache
 
 from stormproof.distributed.collectives import world_size
 
-ARRIVAL_SECONDS = 0.01
+THREAD_WAIT_SECONDS = 0.01
 """In which threads that carried what the ranks told each other last get at Python's lock, if they are on the way."""
 
 
@@ -28,5 +28,5 @@ def make_forks_safe() -> None:
 
 def _wait_for_threads() -> None:
     if world_size() > 1:
-        time.sleep(ARRIVAL_SECONDS)
+        time.sleep(THREAD_WAIT_SECONDS)
         sys._current_frames()  # noqa: SLF001 (its documented name; it takes the same lock, and so waits for who has it)

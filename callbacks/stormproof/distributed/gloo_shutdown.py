@@ -9,13 +9,13 @@ import threading
 
 from torch import distributed
 
-PARTING_SECONDS = 5.0
+SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """As long as a rank waits at most for collectives that no other rank may ever join."""
-STARTS_NO_THREADS_AT_EXIT = sys.version_info[:3] in {(3, 12, 0), (3, 12, 1)}
+CANNOT_START_THREADS_AT_EXIT = sys.version_info[:3] in {(3, 12, 0), (3, 12, 1)}
 
 
 @functools.cache
-def part_before_exit() -> None:
+def destroy_gloo_before_exit() -> None:
     """Has this process destroy its gloo group when its main thread has ended; called once or often.
 
     Threads of gloo may still hold tensors of the last collective. If these go while the interpreter does, the process
@@ -27,24 +27,26 @@ def part_before_exit() -> None:
     ``threading._register_atexit`` is private; ``concurrent.futures`` uses it too. Python 3.12.0 and 3.12.1 cannot start
     threads at that moment either. There the thread starts now and waits.
     """
-    leaves = threading.Event()
-    thread = threading.Thread(target=_leave, args=(leaves,), daemon=True, name="stormproof parting")
-    if STARTS_NO_THREADS_AT_EXIT:
+    shutdown_event = threading.Event()
+    thread = threading.Thread(
+        target=_destroy_process_group, args=(shutdown_event,), daemon=True, name="stormproof parting"
+    )
+    if CANNOT_START_THREADS_AT_EXIT:
         thread.start()
     # typeshed omits this private function
-    threading._register_atexit(_part, os.getpid(), thread, leaves)  # type: ignore[attr-defined]  # noqa: SLF001
+    threading._register_atexit(_shut_down, os.getpid(), thread, shutdown_event)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _part(process: int, thread: threading.Thread, leaves: threading.Event) -> None:
-    if os.getpid() != process:  # a forked loader worker, for which the group is not its own
+def _shut_down(pid: int, thread: threading.Thread, shutdown_event: threading.Event) -> None:
+    if os.getpid() != pid:  # a forked loader worker, for which the group is not its own
         return
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
-        leaves.set()
+        shutdown_event.set()
         if thread.ident is None:
             thread.start()
-        thread.join(PARTING_SECONDS)
+        thread.join(SHUTDOWN_TIMEOUT_SECONDS)
 
 
-def _leave(leaves: threading.Event) -> None:
-    leaves.wait()
+def _destroy_process_group(shutdown_event: threading.Event) -> None:
+    shutdown_event.wait()
     distributed.destroy_process_group()

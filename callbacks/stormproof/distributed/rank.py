@@ -53,19 +53,19 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
     return "RANK" in environ or "LOCAL_RANK" in environ or is_in_slurm_step(environ)
 
 
-def follows_lightnings_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
+def is_started_by_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a further rank that rank 0 itself started, by Lightning's launcher.
 
     Rank 0 ends such a process, and is killed by that launcher if the process ends by itself with an error.
 
     Example:
-        >>> follows_lightnings_rank_zero({"LOCAL_RANK": "1"})
+        >>> is_started_by_rank_zero({"LOCAL_RANK": "1"})
         True
-        >>> follows_lightnings_rank_zero({"LOCAL_RANK": "1", "RANK": "1"})
+        >>> is_started_by_rank_zero({"LOCAL_RANK": "1", "RANK": "1"})
         False
     """
-    others = "RANK" in environ or is_in_slurm_step(environ)
-    return not others and int(environ.get("LOCAL_RANK", "0")) > 0
+    has_external_launcher = "RANK" in environ or is_in_slurm_step(environ)
+    return not has_external_launcher and int(environ.get("LOCAL_RANK", "0")) > 0
 
 
 def is_rank_zero() -> bool:

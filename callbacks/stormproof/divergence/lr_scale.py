@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 
-class LoweredRate:
+class LearningRateScale:
     """Multiplies the learning rates of optimizers by ``factor``, within their steps alone.
 
     A scheduler sets a rate from the step it is at, or from the rate as it was: either way it never sees the factor, and
@@ -22,7 +22,7 @@ class LoweredRate:
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = torch.optim.SGD([weight], lr=1.0)
-        >>> lowered = LoweredRate()
+        >>> lowered = LearningRateScale()
         >>> lowered.factor = 0.25
         >>> undo = lowered.attach([optimizer])
         >>> weight.grad = torch.ones(1)
@@ -36,28 +36,28 @@ class LoweredRate:
 
     def attach(self, optimizers: Iterable[Optimizer]) -> list[Callable[[], None]]:
         """From here on, acts on them; returns what ends that."""
-        ends: list[Callable[[], None]] = []
+        restorers: list[Callable[[], None]] = []
         for optimizer in optimizers:
-            rates: list[Any] = []
-            ends.append(optimizer.register_step_pre_hook(self._lower(rates)).remove)
-            ends.append(optimizer.register_step_post_hook(_put_back(rates)).remove)
-            ends.append(partial(_put_back(rates), optimizer))  # of a step that an error has ended
-        return ends
+            saved_rates: list[Any] = []
+            restorers.append(optimizer.register_step_pre_hook(self._scale_hook(saved_rates)).remove)
+            restorers.append(optimizer.register_step_post_hook(_restore_hook(saved_rates)).remove)
+            restorers.append(partial(_restore_hook(saved_rates), optimizer))  # of a step that an error has ended
+        return restorers
 
-    def _lower(self, rates: list[Any]) -> Callable[..., None]:
-        def lower(optimizer: Optimizer, *_: Any) -> None:
-            rates[:] = [group["lr"] for group in optimizer.param_groups]
+    def _scale_hook(self, saved_rates: list[Any]) -> Callable[..., None]:
+        def scale(optimizer: Optimizer, *_: Any) -> None:
+            saved_rates[:] = [group["lr"] for group in optimizer.param_groups]
             if self.factor != 1.0:
                 for group in optimizer.param_groups:
                     group["lr"] = group["lr"] * self.factor
 
-        return lower
+        return scale
 
 
-def _put_back(rates: list[Any]) -> Callable[..., None]:
-    def put_back(optimizer: Optimizer, *_: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+def _restore_hook(saved_rates: list[Any]) -> Callable[..., None]:
+    def restore(optimizer: Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, saved_rates, strict=False):
             group["lr"] = rate
-        rates.clear()
+        saved_rates.clear()
 
-    return put_back
+    return restore

@@ -12,8 +12,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.retention import to_delete
-from stormproof.distributed.collectives import agree, everyone, on_rank_zero
+from stormproof.checkpoint.retention import select_for_deletion
+from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.resume import model_state, snapshot
 
@@ -21,14 +21,14 @@ MARGIN_STEPS = 10
 """Healthy steps that must follow a checkpoint before it is trusted. Divergence starts before it is detected."""
 
 
-def go_back(
+def roll_back(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     store: Store,
     writer: CheckpointWriter | None,
     callbacks: Iterable[pl.Callback],
-    since: int,
-    proven: Collection[int],
+    since_step: int,
+    trusted_steps: Collection[int],
 ) -> dict[str, Any]:
     """Restores the newest trusted checkpoint, or the oldest one if none is trusted. All ranks must call this together.
 
@@ -40,8 +40,8 @@ def go_back(
         store: Store of the checkpoints.
         writer: Writer of the checkpoints on rank 0, None on other ranks.
         callbacks: Callbacks whose state is restored.
-        since: First step at which training diverged.
-        proven: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
+        since_step: First step at which training diverged.
+        trusted_steps: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
 
     Returns:
         Lightning checkpoint that was restored, with the states of this rank.
@@ -51,64 +51,87 @@ def go_back(
         StorageError: On every rank, with exit code 74, if a rank cannot read it.
         RanksDisagreeError: On every rank, if the ranks read different checkpoints.
     """
-    path = on_rank_zero(lambda: _prepare(store, writer, since, proven))
+    path = run_on_rank_zero(lambda: _select_checkpoint(store, writer, since_step, trusted_steps))
     if path is None:
         raise DivergedError(
-            f"training diverges since step {since}, and there is no good checkpoint to go back to in {store.folder}"
+            f"training diverges since step {since_step}, and there is no good checkpoint to go back to in "
+            f"{store.folder}"
         )
-    checkpoint = _read(path)
-    set_back(trainer, module, checkpoint, callbacks)
+    checkpoint = _load_checkpoint(path)
+    restore_state(trainer, module, checkpoint, callbacks)
     return checkpoint
 
 
-def by_trust(kept: Sequence[Checkpoint], since: int, proven: Collection[int]) -> list[Checkpoint]:
+def order_by_trust(
+    checkpoints: Sequence[Checkpoint], since_step: int, trusted_steps: Collection[int]
+) -> list[Checkpoint]:
     """Returns checkpoints in the order of a rollback: trusted ones newest first, then others oldest first.
 
     Args:
-        kept: Checkpoints, oldest first.
-        since: First step at which training diverged.
-        proven: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
+        checkpoints: Checkpoints, oldest first.
+        since_step: First step at which training diverged.
+        trusted_steps: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
     """
-    own = [each for each in kept if each.finite and not each.adopted]  # others lack the states that a rollback restores
-    trusted = [each for each in own if each.step in proven or each.step <= since - MARGIN_STEPS]
-    return [*reversed(trusted), *(each for each in own if each not in trusted)]
+    restorable_checkpoints = [
+        checkpoint for checkpoint in checkpoints if checkpoint.finite and not checkpoint.adopted
+    ]  # others lack the states that a rollback restores
+    trusted_checkpoints = [
+        checkpoint
+        for checkpoint in restorable_checkpoints
+        if checkpoint.step in trusted_steps or checkpoint.step <= since_step - MARGIN_STEPS
+    ]
+    return [
+        *reversed(trusted_checkpoints),
+        *(checkpoint for checkpoint in restorable_checkpoints if checkpoint not in trusted_checkpoints),
+    ]
 
 
-def _prepare(store: Store, writer: CheckpointWriter | None, since: int, proven: Collection[int]) -> str | None:
+def _select_checkpoint(
+    store: Store, writer: CheckpointWriter | None, since_step: int, trusted_steps: Collection[int]
+) -> str | None:
     """Returns the path of the checkpoint to restore, verified, and quarantines later ones. Runs on rank 0."""
     assert writer is not None
-    writer.is_free()  # waits for a write in progress
-    writer.look()  # reports a failed write
-    found = store.checkpoints()
-    gone = {each.name for each in to_delete(found, writer.retention)}  # may still exist if an attempt was killed
-    kept = [each for each in found if each.name not in gone]
-    good = next((each for each in by_trust(kept, since, proven) if store.verify(each) is None), None)
-    if good is None:
+    writer.wait_until_free()  # waits for a write in progress
+    writer.check_last_write()  # reports a failed write
+    checkpoints = store.read_checkpoints()
+    expired_names = {
+        checkpoint.name for checkpoint in select_for_deletion(checkpoints, writer.retention)
+    }  # may still exist if an attempt was killed
+    retained_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.name not in expired_names]
+    selected = next(
+        (
+            checkpoint
+            for checkpoint in order_by_trust(retained_checkpoints, since_step, trusted_steps)
+            if store.verify(checkpoint) is None
+        ),
+        None,
+    )
+    if selected is None:
         return None
-    newer = [each for each in found if each.sequence > good.sequence]
+    later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected.sequence]
     try:
-        store.set_aside(newer, f"training diverged at step {since}", fence=writer.hold.fence)
+        store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
         rank_zero_warn(f"what was saved on the way into the divergence could not be set aside: {error}")
-    return str(good.path)
+    return str(selected.path)
 
 
-def _read(path: str) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _load_checkpoint(path: str) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = {}
     failure = None
     try:
-        content = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
+        checkpoint = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
         failure = f"{path}: {error}"
-    failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
-    if failed:
-        raise StorageError(f"rank {failed[0][0]} cannot go back to a checkpoint: {failed[0][1]}")
-    agree("the checkpoint to go back to", str(content[snapshot.KEY]["id"]))
-    return content
+    failures = [(rank, message) for rank, message in enumerate(all_gather(failure)) if message]
+    if failures:
+        raise StorageError(f"rank {failures[0][0]} cannot go back to a checkpoint: {failures[0][1]}")
+    assert_equal("the checkpoint to go back to", str(checkpoint[snapshot.KEY]["id"]))
+    return checkpoint
 
 
 @torch.no_grad()
-def set_back(
+def restore_state(
     trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any], callbacks: Iterable[pl.Callback]
 ) -> None:
     """Restores weights and optimizer states during training.
@@ -124,18 +147,18 @@ def set_back(
         checkpoint: Checkpoint of CheckpointRecovery. Modified in place: this rank's states replace those of rank 0.
         callbacks: Callbacks whose ``on_load_checkpoint`` is called.
     """
-    here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-    snapshot.restore_entries(checkpoint, *here[:2])
-    part = snapshot.own_part(checkpoint, *here)
+    rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+    snapshot.restore_entries(checkpoint, *rank_arguments[:2])
+    rank_state = snapshot.for_rank(checkpoint, *rank_arguments)
     module.on_load_checkpoint(checkpoint)
-    model_state.set_back(trainer, module, checkpoint, part.snapshot.ranks[0].parameters)
-    model_state.forget_steps(trainer, part.snapshot.shared.untouched)
+    model_state.restore_model(trainer, module, checkpoint, rank_state.snapshot.ranks[0].parameters)
+    model_state.clear_optimizer_states(trainer, rank_state.snapshot.shared.untouched)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in callbacks:
         callback.on_load_checkpoint(trainer, module, checkpoint)
-    snapshot.restore_tensors(trainer, module, part)
+    snapshot.restore_tensors(trainer, module, rank_state)
     precision = trainer.precision_plugin
-    saved = checkpoint.get(type(precision).__qualname__)
-    if saved is not None:
-        precision.load_state_dict(saved)
+    precision_state = checkpoint.get(type(precision).__qualname__)
+    if precision_state is not None:
+        precision.load_state_dict(precision_state)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-GAUSSIAN = 1.4826
+MAD_TO_STD = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation: 1 / 0.6745."""
-IN_A_ROW, BEYOND = 5, 1.5
+CONSECUTIVE_HIGHS, HIGH_FACTOR = 5, 1.5
 """So many values, each greater than so many times all of the window, are no chance, and no slow rise."""
 
 
@@ -53,7 +53,7 @@ class SpikeDetector:
         >>> detector = SpikeDetector(window=8, warm_up=4)
         >>> for value in (1.0, 1.1, 0.9, 1.0, 1.05, 0.95):
         ...     detector.add(value)
-        >>> detector.spike(2.0), detector.spike(1000.0)
+        >>> detector.detect(2.0), detector.detect(1000.0)
         (None, 1.0)
     """
 
@@ -71,66 +71,68 @@ class SpikeDetector:
         self.spike_sigma, self.factor, self.floor = spike_sigma, factor, floor
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        self._above: list[float] = []  # the last ones, if they are beyond all of the window, which lacks them
-        self._start: float | None = None  # the median of the first
-        self._blind = False
+        self._consecutive_highs: list[
+            float
+        ] = []  # the last ones, if they are beyond all of the window, which lacks them
+        self._initial_median: float | None = None  # the median of the first
+        self._is_disabled = False
 
-    def spike(self, value: float, *, again: bool = False) -> float | None:
+    def detect(self, value: float, *, after_spike: bool = False) -> float | None:
         """The median that ``value``, finite, is a spike against; None if it is none.
 
         Args:
             value: the next one.
-            again: whether the one before was a spike: then half the deviations are enough.
+            after_spike: whether the one before was a spike: then half the deviations are enough.
         """
-        if not self._is_far_out(value):
+        if not self._is_outlier(value):
             return None
-        middle = _middle(self._sorted)
-        stays = len(self._above) >= IN_A_ROW - 1 and value > BEYOND * self._sorted[-1]
-        spread = GAUSSIAN * median(abs(math.log(each / middle)) for each in self._sorted)
-        jumps = math.log(value / middle) > self.spike_sigma * spread * (0.5 if again else 1.0)
-        return middle if stays or jumps else None
+        baseline = _sorted_median(self._sorted)
+        is_sustained = len(self._consecutive_highs) >= CONSECUTIVE_HIGHS - 1 and value > HIGH_FACTOR * self._sorted[-1]
+        spread = MAD_TO_STD * median(abs(math.log(sample / baseline)) for sample in self._sorted)
+        is_jump = math.log(value / baseline) > self.spike_sigma * spread * (0.5 if after_spike else 1.0)
+        return baseline if is_sustained or is_jump else None
 
     def add(self, value: float) -> None:
         """Takes a value, finite and no spike, into the window."""
-        if self._blind or value <= 0:
-            self._blind = True
-        elif self._is_far_out(value) and value > BEYOND * self._sorted[-1]:
-            self._above.append(value)
+        if self._is_disabled or value <= 0:
+            self._is_disabled = True
+        elif self._is_outlier(value) and value > HIGH_FACTOR * self._sorted[-1]:
+            self._consecutive_highs.append(value)
         else:
-            for each in (*self._above, value):
-                self._take_in(each)
-            self._above = []
+            for sample in (*self._consecutive_highs, value):
+                self._append(sample)
+            self._consecutive_highs = []
 
-    def _is_far_out(self, value: float) -> bool:
-        if self._start is None or self._blind or value <= self.floor * self._start:
+    def _is_outlier(self, value: float) -> bool:
+        if self._initial_median is None or self._is_disabled or value <= self.floor * self._initial_median:
             return False
-        return value > self.factor * _middle(self._sorted)
+        return value > self.factor * _sorted_median(self._sorted)
 
-    def _take_in(self, value: float) -> None:
+    def _append(self, value: float) -> None:
         self._values.append(value)
         insort(self._sorted, value)
         if len(self._values) > self.window:
             del self._sorted[bisect_left(self._sorted, self._values.popleft())]
-        if self._start is None and len(self._values) == self.warm_up:
-            self._start = _middle(self._sorted)
+        if self._initial_median is None and len(self._values) == self.warm_up:
+            self._initial_median = _sorted_median(self._sorted)
 
     def state_dict(self) -> dict[str, Any]:
         """Its window, as plain values."""
         return {
             "values": list(self._values),
-            "above": list(self._above),
-            "start": self._start,
-            "blind": self._blind,
+            "above": list(self._consecutive_highs),
+            "start": self._initial_median,
+            "blind": self._is_disabled,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state``."""
         self._values = deque(state["values"])
         self._sorted = sorted(self._values)
-        self._above = list(state["above"])
-        self._start, self._blind = state["start"], state["blind"]
+        self._consecutive_highs = list(state["above"])
+        self._initial_median, self._is_disabled = state["start"], state["blind"]
 
 
-def _middle(ordered: list[float]) -> float:
+def _sorted_median(ordered: list[float]) -> float:
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stormproof.distributed.collectives import share
+from stormproof.distributed.collectives import broadcast
 from stormproof.errors import DivergedError
 from stormproof.finding import Finding, Problem, Severity
 
@@ -28,6 +28,6 @@ def stop_on_critical(findings: Iterable[Finding]) -> None:
         for finding in findings
         if finding.severity == Severity.CRITICAL and finding.problem not in HANDLED_BY_GUARD
     ]
-    message = share(str(critical[0]) if critical else None)
+    message = broadcast(str(critical[0]) if critical else None)
     if message is not None:
         raise DivergedError(f"TrainingHealth found what makes this training useless: {message}")

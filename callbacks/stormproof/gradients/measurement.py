@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from stormproof.distributed.dtensor import Rows, all_parts, each_part
-from stormproof.gradients.norms import largest_entry, own_norms
-from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_of, ratio_of
-from stormproof.lightning.layer_names import layers_of
+from stormproof.distributed.dtensor import ShardRows, gather_shards, iterate_shards
+from stormproof.gradients.norms import largest_entry, local_norms
+from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_from_row, ratio_from_moments
+from stormproof.lightning.layer_names import get_layer_names
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class MeasuredParameters:
 
     def __init__(self, module: torch.nn.Module, parameters: list[torch.Tensor]) -> None:
         self.parameters = parameters
-        self.owners = layers_of(module, parameters)
+        self.parameter_layers = get_layer_names(module, parameters)
         self.sampler = WeightSampler(parameters) if parameters else None
 
     def gradients(self) -> list[torch.Tensor]:
@@ -72,77 +72,82 @@ class MeasuredParameters:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
 
-class Measuring:
+class PendingMeasurement:
     """A measurement whose numbers are still on the device: nothing here waits for it, but :meth:`read`.
 
     Args:
         step: the optimizer steps that will be done with it.
         optimizer: the number of its optimizer.
-        plan: the parameters.
+        parameters: the parameters.
         scaler: of the gradient; None where there is none.
         scaled: whether the gradient is still multiplied by its scale.
     """
 
-    def __init__(self, step: int, optimizer: int, plan: MeasuredParameters, scaler: Any, *, scaled: bool) -> None:
+    def __init__(self, step: int, optimizer: int, parameters: MeasuredParameters, scaler: Any, *, scaled: bool) -> None:
         self.step, self.optimizer = step, optimizer
-        self._plan = plan
+        self._parameters = parameters
         self._scaler = scaler
-        self._norms: Rows = []
-        self._updates: Rows = []
+        self._norms: ShardRows = []
+        self._updates: ShardRows = []
         self._scale: torch.Tensor | None = None
-        self._limit: float | None = None
-        self._largest: torch.Tensor | None = None  # where that is what is limited
-        if plan.sampler is not None:
-            gradients = plan.gradients()
-            self._norms = all_parts(own_norms(gradients)[:, None], gradients)
-            self._before = plan.sampler.take()
+        self._clip_limit: float | None = None
+        self._largest_entry: torch.Tensor | None = None  # where that is what is limited
+        if parameters.sampler is not None:
+            gradients = parameters.gradients()
+            self._norms = gather_shards(local_norms(gradients)[:, None], gradients)
+            self._weights_before = parameters.sampler.sample()
             if scaler is not None and scaled:
-                self._scale = scaler.scale(self._before.new_ones(()))  # get_scale() would wait for the device
+                self._scale = scaler.scale(self._weights_before.new_ones(()))  # get_scale() would wait for the device
 
     @property
     def layers(self) -> list[str]:
         """The layers that had a gradient."""
-        return list(dict.fromkeys(self._plan.owners))
+        return list(dict.fromkeys(self._parameters.parameter_layers))
 
-    def clip(self, clip_val: float, by_value: bool) -> None:
+    def record_clipping(self, clip_val: float, by_value: bool) -> None:
         """Notes what the gradient as it is, before it is unscaled, is about to be clipped to."""
-        self._limit = clip_val
-        if by_value and self._plan.sampler is not None:
-            self._largest = largest_entry(self._plan.gradients())
+        self._clip_limit = clip_val
+        if by_value and self._parameters.sampler is not None:
+            self._largest_entry = largest_entry(self._parameters.gradients())
 
-    def stepped(self) -> None:
+    def record_step(self) -> None:
         """The optimizer has stepped: compares the weights with what they were."""
-        sampler = self._plan.sampler
+        sampler = self._parameters.sampler
         if sampler is not None:
-            self._updates = all_parts(sampler.rows(self._before, sampler.take()), self._plan.parameters)
+            self._updates = gather_shards(
+                sampler.gram_rows(self._weights_before, sampler.sample()), self._parameters.parameters
+            )
 
     def read(self) -> GradientMeasurement:
         """The measurement as plain numbers; waits for the device."""
-        as_is = self._norms_by_layer()
+        raw_norms = self._norms_by_layer()
         scale = 1.0 if self._scale is None else float(self._scale)
-        norms = {layer: norm / scale for layer, norm in as_is.items()}
+        norms = {layer: norm / scale for layer, norm in raw_norms.items()}
         # a fused optimizer is asked to step, and does not
-        refused = self._scaler is not None and not all(map(math.isfinite, norms.values()))
-        updates = {} if refused else self._update_ratios()
+        is_step_skipped = self._scaler is not None and not all(map(math.isfinite, norms.values()))
+        updates = {} if is_step_skipped else self._update_ratios()
         clipped = None
-        if self._limit is not None and norms:
-            size = math.hypot(*as_is.values()) if self._largest is None else float(self._largest)
-            clipped = size > self._limit
+        if self._clip_limit is not None and norms:
+            size = math.hypot(*raw_norms.values()) if self._largest_entry is None else float(self._largest_entry)
+            clipped = size > self._clip_limit
         return GradientMeasurement(self.step, self.optimizer, norms, updates, clipped, skipped=not updates)
 
     def _norms_by_layer(self) -> dict[str, float]:
         squares = dict.fromkeys(self.layers, 0.0)
-        for number, (norm,) in each_part(self._norms):
-            squares[self._plan.owners[number]] += norm * norm
+        for index, (norm,) in iterate_shards(self._norms):
+            squares[self._parameters.parameter_layers[index]] += norm * norm
         return {layer: math.sqrt(square) for layer, square in squares.items()}
 
     def _update_ratios(self) -> dict[str, UpdateRatio | None]:
         """By layer and, as ``total``, of all; empty unless the optimizer has stepped."""
         total, sums = [0.0] * 5, {layer: [0.0] * 5 for layer in self.layers}
-        for number, row in each_part(self._updates):
-            moments = moments_of(row)
-            for each in (total, sums[self._plan.owners[number]]):
-                each[:] = map(operator.add, each, moments)
+        for index, row in iterate_shards(self._updates):
+            moments = moments_from_row(row)
+            for accumulator in (total, sums[self._parameters.parameter_layers[index]]):
+                accumulator[:] = map(operator.add, accumulator, moments)
         if not self._updates:
             return {}
-        return {"total": ratio_of(total), **{layer: ratio_of(each) for layer, each in sums.items()}}
+        return {
+            "total": ratio_from_moments(total),
+            **{layer: ratio_from_moments(accumulator) for layer, accumulator in sums.items()},
+        }

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from stormproof.distributed.dtensor import all_parts, own_part
+from stormproof.distributed.dtensor import gather_shards, to_local
 
 # One kernel for all tensors, as torch's own clip_grad_norm_ has it: 300 tensors would be 300 kernels on a GPU.
-_norms: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
+_foreach_norm: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
 
 
-def own_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def local_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     r"""The 2-norm :math:`(\sum_j |g_j|^2)^{1/2}` of each gradient, or of this rank's part of it.
 
     No copy, no synchronization with the device. Half precision is added up in float32, whose range is the limit: a
@@ -25,12 +25,12 @@ def own_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         (n,), on the first one's device.
 
     Example:
-        >>> own_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
+        >>> local_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
         tensor([5., 2.])
     """
-    parts = [gradient if _is_plain(gradient) else _dense(own_part(gradient)) for gradient in gradients]
-    wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
-    norms = _norms(parts, 2, dtype=wide)
+    parts = [gradient if _is_dense_real(gradient) else _to_dense_real(to_local(gradient)) for gradient in gradients]
+    dtype = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
+    norms = _foreach_norm(parts, 2, dtype=dtype)
     device = norms[0].device
     return torch.stack([norm if norm.device == device else norm.to(device) for norm in norms])
 
@@ -42,7 +42,7 @@ def total_norm(gradients: Sequence[torch.Tensor]) -> float:
         >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
         5.0
     """
-    parts = all_parts(own_norms(gradients)[:, None], gradients)
+    parts = gather_shards(local_norms(gradients)[:, None], gradients)
     return float(torch.linalg.vector_norm(torch.cat([norms.flatten() for _, norms in parts])))
 
 
@@ -53,16 +53,16 @@ def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         >>> largest_entry([torch.tensor([3.0, -4.0]), torch.ones(2)])
         tensor(4.)
     """
-    parts = [own_part(gradient) for gradient in gradients]
-    norms = _norms([part if part.numel() else part.new_zeros(1) for part in parts], float("inf"))
-    own = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
-    return torch.cat([largest.flatten() for _, largest in all_parts(own[:, None], gradients)]).amax()
+    parts = [to_local(gradient) for gradient in gradients]
+    norms = _foreach_norm([part if part.numel() else part.new_zeros(1) for part in parts], float("inf"))
+    local_maxima = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+    return torch.cat([largest.flatten() for _, largest in gather_shards(local_maxima[:, None], gradients)]).amax()
 
 
-def _is_plain(gradient: torch.Tensor) -> bool:
+def _is_dense_real(gradient: torch.Tensor) -> bool:
     return type(gradient) is torch.Tensor and gradient.layout is torch.strided and not gradient.is_complex()
 
 
-def _dense(gradient: torch.Tensor) -> torch.Tensor:
+def _to_dense_real(gradient: torch.Tensor) -> torch.Tensor:
     gradient = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stormproof.distributed.dtensor import own_part
-from stormproof.units.accumulation_dtype import exact_dtype
+from stormproof.distributed.dtensor import to_local
+from stormproof.units.accumulation_dtype import accumulation_dtype
 
-ENTRIES = 256
+SAMPLED_ENTRIES = 256
 """Entries sampled of each tensor, seldom a few more; a tensor of up to so many is taken whole."""
 
 
@@ -43,72 +43,78 @@ class WeightSampler:
     Example:
         >>> weight = torch.ones(3, 3)
         >>> sampler = WeightSampler([weight])
-        >>> before = sampler.take()
+        >>> before = sampler.sample()
         >>> _ = weight.mul_(1.01)
-        >>> (row,) = sampler.rows(before, sampler.take()).tolist()
-        >>> round(ratio_of(moments_of(row)).value, 4)
+        >>> (row,) = sampler.gram_rows(before, sampler.sample()).tolist()
+        >>> round(ratio_from_moments(moments_from_row(row)).value, 4)
         0.01
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self._weights = weights
-        self._addresses: list[int] = []
-        self._views: list[torch.Tensor] = []
-        parts = [_flat(weight) for weight in weights]
+        self._data_pointers: list[int] = []
+        self._sampled_views: list[torch.Tensor] = []
+        parts = [_flatten_in_memory_order(weight) for weight in weights]
         self._device = device = parts[0].device
-        self._places = [_lattice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
-        taken = [part[place].numel() for part, place in zip(parts, self._places, strict=True)]
-        self._where = _where(taken).to(device)
+        self._slices = [_lattice_slice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        sample_sizes = [part[sample_slice].numel() for part, sample_slice in zip(parts, self._slices, strict=True)]
+        self._positions = _gather_positions(sample_sizes).to(device)
         self._constants = torch.tensor([0.0, 1.0], device=device)
-        self._of = torch.tensor([[part.numel()] for part in parts], device=device, dtype=exact_dtype(device))
+        self._entry_counts = torch.tensor(
+            [[part.numel()] for part in parts], device=device, dtype=accumulation_dtype(device)
+        )
 
-    def take(self) -> torch.Tensor:
+    def sample(self) -> torch.Tensor:
         """The sampled entries as they are now: one copy of some 256 numbers a tensor."""
-        addresses = [own_part(weight).data_ptr() for weight in self._weights]
-        if addresses != self._addresses:  # somebody has put others in their place
-            parts = [_flat(weight) for weight in self._weights]
-            self._views = [part[place] for part, place in zip(parts, self._places, strict=True)]
-            self._addresses = addresses
-        together = all(view.device == self._device for view in self._views)
-        entries = torch.cat(self._views if together else [view.to(self._device) for view in self._views])
+        data_pointers = [to_local(weight).data_ptr() for weight in self._weights]
+        if data_pointers != self._data_pointers:  # somebody has put others in their place
+            parts = [_flatten_in_memory_order(weight) for weight in self._weights]
+            self._sampled_views = [part[sample_slice] for part, sample_slice in zip(parts, self._slices, strict=True)]
+            self._data_pointers = data_pointers
+        is_single_device = all(view.device == self._device for view in self._sampled_views)
+        entries = torch.cat(
+            self._sampled_views if is_single_device else [view.to(self._device) for view in self._sampled_views]
+        )
         return entries.float() if entries.dtype in {torch.float16, torch.bfloat16} else entries
 
-    def rows(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        r"""What :func:`moments_of` needs of each tensor, from the entries before and after an update.
+    def gram_rows(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        r"""What :func:`moments_from_row` needs of each tensor, from the entries before and after an update.
 
         Returns:
             (n, 10): the Gram matrix of the sampled :math:`x`, :math:`y` and 1, row by row, and :math:`N_t`.
         """
         entries = torch.cat([after - before, before, self._constants])
-        x_y_1 = entries.take(self._where).to(exact_dtype(self._device)).square_()  # (n, 3, most), with zeros behind
-        return torch.cat([(x_y_1 @ x_y_1.mT).flatten(1), self._of], 1)
+        x_y_1 = (
+            entries.take(self._positions).to(accumulation_dtype(self._device)).square_()
+        )  # (n, 3, most), with zeros behind
+        return torch.cat([(x_y_1 @ x_y_1.mT).flatten(1), self._entry_counts], 1)
 
 
-def moments_of(row: Sequence[float]) -> tuple[float, ...]:
+def moments_from_row(row: Sequence[float]) -> tuple[float, ...]:
     """Of a tensor, the estimated sums of x and y, the variances of both estimates and their covariance.
 
     They add up: over the parts of a tensor, over the tensors of a layer, and over all layers.
 
     Args:
-        row: one of :meth:`WeightSampler.rows`.
+        row: one of :meth:`WeightSampler.gram_rows`.
 
     Example:
-        >>> moments_of([5.0, 5.0, 3.0, 5.0, 10.0, 6.0, 3.0, 6.0, 4.0, 8.0])
+        >>> moments_from_row([5.0, 5.0, 3.0, 5.0, 10.0, 6.0, 3.0, 6.0, 4.0, 8.0])
         (6.0, 12.0, 7.333333333333333, 2.6666666666666665, 1.3333333333333333)
     """
-    xx, xy, x, _, yy, y, _, _, taken, of = row
-    if taken == 0:
+    xx, xy, x, _, yy, y, _, _, sample_size, entry_count = row
+    if sample_size == 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0
-    scale = (1 - taken / of) * of * of / taken / max(taken - 1, 1)
-    spread = (xx - x * x / taken, yy - y * y / taken, xy - x * y / taken)
-    return of / taken * x, of / taken * y, *(scale * each for each in spread)
+    scale = (1 - sample_size / entry_count) * entry_count * entry_count / sample_size / max(sample_size - 1, 1)
+    scatter = (xx - x * x / sample_size, yy - y * y / sample_size, xy - x * y / sample_size)
+    return entry_count / sample_size * x, entry_count / sample_size * y, *(scale * term for term in scatter)
 
 
-def ratio_of(moments: Sequence[float]) -> UpdateRatio | None:
+def ratio_from_moments(moments: Sequence[float]) -> UpdateRatio | None:
     """The ratio behind five moments, or None where all weights are zero.
 
     Example:
-        >>> ratio_of([0.04, 4.0, 0.0, 0.0, 0.0])
+        >>> ratio_from_moments([0.04, 4.0, 0.0, 0.0, 0.0])
         UpdateRatio(value=0.1, half_width=0.0)
     """
     sum_x, sum_y, var_x, var_y, covariance = moments
@@ -120,28 +126,28 @@ def ratio_of(moments: Sequence[float]) -> UpdateRatio | None:
     return UpdateRatio(value, 1.96 * math.sqrt(variance) / (2 * value) if value else 0.0)
 
 
-def _flat(weight: torch.Tensor) -> torch.Tensor:
+def _flatten_in_memory_order(weight: torch.Tensor) -> torch.Tensor:
     """All entries in the order of the memory: a view, unless the tensor overlaps itself or has gaps."""
-    part = own_part(weight.detach())
+    part = to_local(weight.detach())
     part = torch.view_as_real(part) if part.is_complex() else part
     return part.permute(sorted(range(part.ndim), key=lambda dimension: -part.stride(dimension))).reshape(-1)
 
 
-def _lattice(entries: int, shape: Sequence[int]) -> slice:
-    step = max(entries // ENTRIES, 1)
+def _lattice_slice(entries: int, shape: Sequence[int]) -> slice:
+    step = max(entries // SAMPLED_ENTRIES, 1)
     while any(math.gcd(step, size) > 1 for size in shape):
         step -= 1
     return slice(step // 2, entries, step)
 
 
-def _where(taken: Sequence[int]) -> torch.Tensor:
+def _gather_positions(sample_sizes: Sequence[int]) -> torch.Tensor:
     """(n, 3, most): where each tensor's updates, weights and ones lie in all updates, all weights, a zero and a one."""
-    total, most = sum(taken), max(taken)
-    where = torch.full((len(taken), 3, most), 2 * total)
-    begin = 0
-    for row, size in zip(where, taken, strict=True):
-        row[0, :size] = torch.arange(begin, begin + size)
+    total, max_size = sum(sample_sizes), max(sample_sizes)
+    positions = torch.full((len(sample_sizes), 3, max_size), 2 * total)
+    start = 0
+    for row, size in zip(positions, sample_sizes, strict=True):
+        row[0, :size] = torch.arange(start, start + size)
         row[1, :size] = row[0, :size] + total
         row[2, :size] = 2 * total + 1
-        begin += size
-    return where
+        start += size
+    return positions

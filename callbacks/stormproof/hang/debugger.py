@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
-DEBUGGERS = {"bdb", "pdb", "ipdb", "pudb", "pydevd", "_pydevd_bundle", "debugpy"}
+DEBUGGER_MODULES = {"bdb", "pdb", "ipdb", "pudb", "pydevd", "_pydevd_bundle", "debugpy"}
 
 
 def is_debugged(frame: FrameType | None) -> bool:
@@ -23,7 +23,7 @@ def is_debugged(frame: FrameType | None) -> bool:
         return True
     while frame is not None:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if frame.f_trace is not None or module in DEBUGGERS:
+        if frame.f_trace is not None or module in DEBUGGER_MODULES:
             return True
         frame = frame.f_back
     return False

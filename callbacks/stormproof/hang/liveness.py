@@ -6,11 +6,11 @@ import shutil
 import time
 from pathlib import Path
 
-UNHEARD = 5
+STORAGE_ERROR_FACTOR = 5
 """As many times as long a rank waits that cannot even ask, as where the disk is full: the others may well be alive."""
 
 
-class RollCall:
+class LivenessPoll:
     """Asks all ranks whether one of them is alive. Without a collective: those are what hangs.
 
     A rank that stands still calls, at every look. A rank that does not answers each call that it sees. Once nobody has
@@ -28,47 +28,49 @@ class RollCall:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> one, other = RollCall(folder, 0, patience=5.0), RollCall(folder, 1, patience=5.0)
-        >>> one.is_over(10.0, stands=True), other.is_over(10.0, stands=False), one.is_over(15.0, stands=True)
+        >>> one, other = LivenessPoll(folder, 0, patience=5.0), LivenessPoll(folder, 1, patience=5.0)
+        >>> one.timed_out(10.0, stands=True), other.timed_out(10.0, stands=False), one.timed_out(15.0, stands=True)
         (False, False, False)
-        >>> other.is_over(16.0, stands=True), one.is_over(20.0, stands=True)
+        >>> other.timed_out(16.0, stands=True), one.timed_out(20.0, stands=True)
         (False, True)
-        >>> one.conclude()
-        >>> other.is_over(20.0, stands=True)
+        >>> one.declare_hang()
+        >>> other.timed_out(20.0, stands=True)
         True
     """
 
     def __init__(self, folder: Path, rank: int, patience: float) -> None:
         self._folder, self._rank, self._patience = folder, rank, patience
-        self._call, self._alive, self._over = (_Notice(folder / name) for name in ("call", "alive", "over"))
-        self._unanswered: float | None = None  # since when; None while this rank does not call
+        self._request_notice, self._reply_notice, self._hang_notice = (
+            _Notice(folder / name) for name in ("call", "alive", "over")
+        )
+        self._unanswered_since: float | None = None  # since when; None while this rank does not call
 
-    def is_over(self, now: float, *, stands: bool) -> bool:
+    def timed_out(self, now: float, *, is_stalled: bool) -> bool:
         """Whether all ranks hang or are gone.
 
         Args:
             now: in seconds, by any clock.
-            stands: whether this rank stands still, and so has to call.
+            is_stalled: whether this rank stands still, and so has to call.
         """
-        if self._over.is_news():
+        if self._hang_notice.has_changed():
             return True
-        if not stands:
-            self._unanswered = None
-            if self._call.is_news():
-                self._alive.post(self._rank)
+        if not is_stalled:
+            self._unanswered_since = None
+            if self._request_notice.has_changed():
+                self._reply_notice.post(self._rank)
             return False
-        asked = self._call.post(self._rank)
-        if self._unanswered is None or self._alive.is_news():
-            self._unanswered = now
-        return now - self._unanswered >= (self._patience if asked else UNHEARD * self._patience)
+        is_posted = self._request_notice.post(self._rank)
+        if self._unanswered_since is None or self._reply_notice.has_changed():
+            self._unanswered_since = now
+        return now - self._unanswered_since >= (self._patience if is_posted else STORAGE_ERROR_FACTOR * self._patience)
 
     def clear(self) -> None:
         """Takes the notices away, at the end."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def conclude(self) -> None:
+    def declare_hang(self) -> None:
         """Tells the others that it is over."""
-        self._over.post(self._rank)
+        self._hang_notice.post(self._rank)
 
 
 class _Notice:
@@ -76,15 +78,15 @@ class _Notice:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = self._read()
+        self._last_text = self._read()
 
-    def is_news(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether somebody else has posted it since the last time."""
-        read = self._read()
-        news = read not in {"", self._known}  # empty while it is being written
-        if news:
-            self._known = read
-        return news
+        text = self._read()
+        changed = text not in {"", self._last_text}  # empty while it is being written
+        if changed:
+            self._last_text = text
+        return changed
 
     def post(self, rank: int) -> bool:
         """Whether that was possible."""
@@ -94,7 +96,7 @@ class _Notice:
             self._path.write_text(text)
         except OSError:
             return False
-        self._known = text
+        self._last_text = text
         return True
 
     def _read(self) -> str:

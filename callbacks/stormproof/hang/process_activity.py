@@ -11,13 +11,13 @@ import psutil
 import torch
 
 from stormproof.hang.received_bytes import ReceivedBytes
-from stormproof.hang.thread_frames import frames
+from stormproof.hang.thread_frames import current_frames
 
 BYTES_PER_SECOND = 2_000_000
 """So many bytes read from storage, written or received count as a second of work: slow storage is work, too."""
 
 
-class Work:
+class ProcessActivity:
     """Adds up the seconds of CPU time, and the bytes, of this process and its descendants.
 
     Loader workers, compilers and programs that a hook starts are descendants; other ranks are not counted, and neither
@@ -25,75 +25,90 @@ class Work:
     that trains stays at one place of one function takes no part in that but by the bytes that it moves.
 
     Args:
-        trains: the identifier of the thread that trains, as of ``threading.get_ident``.
-        ranks: the process numbers of the ranks that this process started.
+        training_thread: the identifier of the thread that trains, as of ``threading.get_ident``.
+        rank_pids: the process numbers of the ranks that this process started.
 
     Example:
         >>> import threading
-        >>> work = Work(threading.get_ident())
+        >>> work = ProcessActivity(threading.get_ident())
         >>> before = work.seconds()
         >>> sum(range(1_000_000)) > 0 and work.seconds() >= before
         True
     """
 
-    def __init__(self, trains: int, ranks: Collection[int] = ()) -> None:
-        self._trains, self._ranks = trains, frozenset(ranks)
+    def __init__(self, training_thread: int, rank_pids: Collection[int] = ()) -> None:
+        self._training_thread, self._rank_pids = training_thread, frozenset(rank_pids)
         self._process = psutil.Process()
-        self._place: tuple[int, int] | None = None
-        self._received = ReceivedBytes()
-        self._own, self._bytes, self._others = self._own_seconds(), *self._io_bytes_and_descendant_work()
-        self._total = 0.0
+        self._code_location: tuple[int, int] | None = None
+        self._received_bytes = ReceivedBytes()
+        self._cpu_seconds, self._io_bytes, self._descendant_seconds = (
+            self._process_cpu_seconds(),
+            *self._measure_io_and_descendants(),
+        )
+        self._total_seconds = 0.0
 
     def seconds(self) -> float:
         """All since the first time, in a number that never falls."""
-        own, place = self._own_seconds(), self._place_of_training()
-        moved, others = self._io_bytes_and_descendant_work()
-        spins = torch.cuda.is_initialized() and place == self._place
-        self._total += 0.0 if spins else max(0.0, own - self._own)
-        self._total += max(0, moved - self._bytes) / BYTES_PER_SECOND + max(0.0, others - self._others)
-        self._own, self._bytes, self._others, self._place = own, moved, others, place
-        return self._total
+        cpu_seconds, code_location = self._process_cpu_seconds(), self._training_code_location()
+        io_bytes, descendant_seconds = self._measure_io_and_descendants()
+        is_spinning = torch.cuda.is_initialized() and code_location == self._code_location
+        self._total_seconds += 0.0 if is_spinning else max(0.0, cpu_seconds - self._cpu_seconds)
+        self._total_seconds += max(0, io_bytes - self._io_bytes) / BYTES_PER_SECOND + max(
+            0.0, descendant_seconds - self._descendant_seconds
+        )
+        self._cpu_seconds, self._io_bytes, self._descendant_seconds, self._code_location = (
+            cpu_seconds,
+            io_bytes,
+            descendant_seconds,
+            code_location,
+        )
+        return self._total_seconds
 
-    def _own_seconds(self) -> float:
+    def _process_cpu_seconds(self) -> float:
         """Of CPU time: of this process but for this thread, and its descendants that have ended."""
-        ended = os.times()
-        return time.process_time() - time.thread_time() + ended.children_user + ended.children_system
+        cpu_times = os.times()
+        return time.process_time() - time.thread_time() + cpu_times.children_user + cpu_times.children_system
 
-    def _io_bytes_and_descendant_work(self) -> tuple[int, float]:
+    def _measure_io_and_descendants(self) -> tuple[int, float]:
         """Returns the bytes read and written here and received by TCP anywhere, and the seconds of descendants."""
-        processes, total = list(descendants(self._process, self._ranks)), 0.0
+        processes, descendant_seconds = list(descendants(self._process, self._rank_pids)), 0.0
         for process in processes:
             with suppress(psutil.Error):  # it has ended meanwhile
-                cpu = process.cpu_times()
-                total += cpu.user + cpu.system + getattr(cpu, "children_user", 0) + getattr(cpu, "children_system", 0)
-                total += _bytes_of(process) / BYTES_PER_SECOND
-        received = self._received.update([self._process.pid, *(process.pid for process in processes)])
-        return _bytes_of(self._process) + received, total
+                cpu_times = process.cpu_times()
+                descendant_seconds += (
+                    cpu_times.user
+                    + cpu_times.system
+                    + getattr(cpu_times, "children_user", 0)
+                    + getattr(cpu_times, "children_system", 0)
+                )
+                descendant_seconds += _transferred_bytes(process) / BYTES_PER_SECOND
+        received_bytes = self._received_bytes.update([self._process.pid, *(process.pid for process in processes)])
+        return _transferred_bytes(self._process) + received_bytes, descendant_seconds
 
-    def _place_of_training(self) -> tuple[int, int] | None:
-        frame = frames().get(self._trains)
+    def _training_code_location(self) -> tuple[int, int] | None:
+        frame = current_frames().get(self._training_thread)
         return None if frame is None else (id(frame), frame.f_lasti)
 
 
-def descendants(process: psutil.Process, without: Collection[int] = ()) -> Iterator[psutil.Process]:
-    """All processes that ``process`` and its children started, but for those ``without`` and what these started."""
-    left_out = set(without)
+def descendants(process: psutil.Process, exclude: Collection[int] = ()) -> Iterator[psutil.Process]:
+    """All processes that ``process`` and its children started, but for those ``exclude`` and what these started."""
+    excluded_pids = set(exclude)
     with suppress(psutil.Error):
-        for each in process.children(recursive=True):  # parents come before their children
-            if each.pid in left_out or _parent_of(each) in left_out:
-                left_out.add(each.pid)
+        for child in process.children(recursive=True):  # parents come before their children
+            if child.pid in excluded_pids or _parent_pid(child) in excluded_pids:
+                excluded_pids.add(child.pid)
             else:
-                yield each
+                yield child
 
 
-def _parent_of(process: psutil.Process) -> int | None:
+def _parent_pid(process: psutil.Process) -> int | None:
     try:
         return process.ppid()
     except psutil.Error:
         return None
 
 
-def _bytes_of(process: psutil.Process) -> int:
+def _transferred_bytes(process: psutil.Process) -> int:
     """Read from storage, and written anywhere; 0 where the system does not tell."""
     counters = getattr(process, "io_counters", None)
     if counters is None:

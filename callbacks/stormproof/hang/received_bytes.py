@@ -33,8 +33,8 @@ class ReceivedBytes:
     """
 
     def __init__(self) -> None:
-        self._by_socket = dict(_bytes_of_sockets())
-        self._total = 0
+        self._bytes_by_inode = dict(_read_tcp_sockets())
+        self._total_bytes = 0
 
     def update(self, pids: Iterable[int]) -> int:
         """Returns the bytes that these processes received so far. Never decreases.
@@ -42,14 +42,14 @@ class ReceivedBytes:
         Args:
             pids: Process IDs.
         """
-        now = dict(_bytes_of_sockets())
-        for inode in {inode for pid in pids for inode in _sockets_of(pid)} & now.keys():
-            self._total += max(0, now[inode] - self._by_socket.get(inode, 0))
-        self._by_socket = now
-        return self._total
+        bytes_by_inode = dict(_read_tcp_sockets())
+        for inode in {inode for pid in pids for inode in _socket_inodes(pid)} & bytes_by_inode.keys():
+            self._total_bytes += max(0, bytes_by_inode[inode] - self._bytes_by_inode.get(inode, 0))
+        self._bytes_by_inode = bytes_by_inode
+        return self._total_bytes
 
 
-def _sockets_of(pid: int) -> Iterator[int]:
+def _socket_inodes(pid: int) -> Iterator[int]:
     """Yields the inodes of the sockets of a process."""
     with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -59,36 +59,36 @@ def _sockets_of(pid: int) -> Iterator[int]:
                     yield int(target[len("socket:[") : -1])
 
 
-def _bytes_of_sockets() -> Iterator[tuple[int, int]]:
+def _read_tcp_sockets() -> Iterator[tuple[int, int]]:
     """Yields inode and received bytes of each TCP socket."""
     if sys.platform != "linux":
         return
     with suppress(OSError):  # a sandbox may not let us ask
         for family in (socket.AF_INET, socket.AF_INET6):
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as link:
-                link.settimeout(1.0)
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
+                netlink.settimeout(1.0)
                 request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0xFFFFFFFF)
                 size = _HEADER.size + len(request)
-                link.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0) + request)
-                yield from _answers(link)
+                netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0) + request)
+                yield from _read_replies(netlink)
 
 
-def _answers(link: socket.socket) -> Iterator[tuple[int, int]]:
+def _read_replies(netlink: socket.socket) -> Iterator[tuple[int, int]]:
     while True:
-        content = memoryview(link.recv(_BUFFER_BYTES))
-        while content:
-            size, kind, *_ = _HEADER.unpack_from(content)
-            if kind != _SOCK_DIAG_BY_FAMILY:
+        buffer = memoryview(netlink.recv(_BUFFER_BYTES))
+        while buffer:
+            size, message_type, *_ = _HEADER.unpack_from(buffer)
+            if message_type != _SOCK_DIAG_BY_FAMILY:
                 return  # done, or an error
-            yield from _parse(content[_HEADER.size : size])
-            content = content[(size + 3) & ~3 :]
+            yield from _parse_message(buffer[_HEADER.size : size])
+            buffer = buffer[(size + 3) & ~3 :]
 
 
-def _parse(message: memoryview) -> Iterator[tuple[int, int]]:
+def _parse_message(message: memoryview) -> Iterator[tuple[int, int]]:
     inode = _MESSAGE.unpack_from(message)[-1]
     attributes = message[_MESSAGE.size :]
     while len(attributes) >= _ATTRIBUTE.size:
-        size, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _INET_DIAG_INFO and size >= _ATTRIBUTE.size + _BYTES_RECEIVED.size:
+        size, attribute_type = _ATTRIBUTE.unpack_from(attributes)
+        if attribute_type == _INET_DIAG_INFO and size >= _ATTRIBUTE.size + _BYTES_RECEIVED.size:
             yield inode, _BYTES_RECEIVED.unpack_from(attributes, _ATTRIBUTE.size)[0]
         attributes = attributes[max((size + 3) & ~3, _ATTRIBUTE.size) :]

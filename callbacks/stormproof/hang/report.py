@@ -19,23 +19,23 @@ from torch import _C
 
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.hang.process_activity import descendants
-from stormproof.hang.thread_frames import frames
+from stormproof.hang.thread_frames import current_frames
 
-OWN_THREADS = "hang-"
+REPORTING_THREAD_PREFIX = "hang-"
 """How the names of the threads begin that tell of the others."""
-SHOWN_COLLECTIVES = 5
-RECORDER_SECONDS = 2.0
+MAX_COLLECTIVES = 5
+FLIGHT_RECORDER_TIMEOUT = 2.0
 """As long as the flight recorder is waited for: it asks the GPU, which may be what hangs."""
-_KINDS = {  # by the files that a stack passes
+_WAIT_KINDS = {  # by the files that a stack passes
     "torch/distributed/": "in a collective",
     "torch/nn/parallel/distributed": "in a collective",
     "torch/autograd/": "in backward",  # where gradients are reduced over the ranks
     "torch/utils/data/": "waiting for the data loader",
 }
-_WAITING = ("/threading.py", "/queue.py", "/selectors.py", "/multiprocessing/", "/concurrent/futures/")
+_WAIT_PRIMITIVES = ("/threading.py", "/queue.py", "/selectors.py", "/multiprocessing/", "/concurrent/futures/")
 
 
-def where_it_stands(stack: list[FrameSummary], collective: str | None = None) -> str:
+def describe_wait(stack: list[FrameSummary], collective: str | None = None) -> str:
     """Where a thread waits, in a few words: of what kind the wait is, and the innermost line that is not Python's own.
 
     Args:
@@ -43,7 +43,7 @@ def where_it_stands(stack: list[FrameSummary], collective: str | None = None) ->
         collective: one that has not completed; None where there is none.
 
     Example:
-        >>> where_it_stands([
+        >>> describe_wait([
         ...     FrameSummary("mine.py", 3, "main"),
         ...     FrameSummary("site-packages/torch/utils/data/dataloader.py", 1327, "_try_get_data"),
         ...     FrameSummary("lib/python3.11/queue.py", 180, "get"),
@@ -52,29 +52,32 @@ def where_it_stands(stack: list[FrameSummary], collective: str | None = None) ->
     """
     if not stack:
         return "the thread that trains has ended"
-    inwards = [(frame.filename.replace("\\", "/"), frame) for frame in reversed(stack)]
-    kinds = (kind for name, _ in inwards for part, kind in _KINDS.items() if part in name)
-    name, frame = next((each for each in inwards if not any(part in each[0] for part in _WAITING)), inwards[0])
-    place = f"in {frame.name} ({'/'.join(name.split('/')[-5:])}:{frame.lineno})"
-    waits = [] if collective is None else [f"with {collective} not completed"]
-    return ", ".join([*list(kinds)[:1], place, *waits])
+    file_frames = [(frame.filename.replace("\\", "/"), frame) for frame in reversed(stack)]
+    wait_kinds = (kind for name, _ in file_frames for part, kind in _WAIT_KINDS.items() if part in name)
+    name, frame = next(
+        (file_frame for file_frame in file_frames if not any(part in file_frame[0] for part in _WAIT_PRIMITIVES)),
+        file_frames[0],
+    )
+    location = f"in {frame.name} ({'/'.join(name.split('/')[-5:])}:{frame.lineno})"
+    collective_notes = [] if collective is None else [f"with {collective} not completed"]
+    return ", ".join([*list(wait_kinds)[:1], location, *collective_notes])
 
 
-def stack_of(thread: int) -> list[FrameSummary]:
+def thread_stack(thread: int) -> list[FrameSummary]:
     """The stack of a thread, by ``threading.get_ident``, outermost frame first; empty where it has ended."""
-    frame = frames().get(thread)
+    frame = current_frames().get(thread)
     return [] if frame is None else list(traceback.extract_stack(frame))
 
 
-def report(trains: int, collectives: list[dict[str, Any]] | None) -> str:
+def format_report(training_thread: int, collectives: list[dict[str, Any]] | None) -> str:
     """All that can be told of this process now.
 
     Args:
-        trains: the identifier of the thread that trains.
+        training_thread: the identifier of the thread that trains.
         collectives: as :func:`last_collectives` gives them.
     """
     process = f"process {os.getpid()} on {socket.gethostname()}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
-    parts = [process, _threads(trains), _told(collectives), _children()]
+    parts = [process, _format_threads(training_thread), _format_collectives(collectives), _format_children()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -83,43 +86,46 @@ def last_collectives() -> list[dict[str, Any]] | None:
 
     It keeps them in a ring of its own, for NCCL and, in newer releases, for gloo.
     """
-    answers: list[list[dict[str, Any]]] = []
-    asked = BackgroundJob(lambda: answers.append(_recorded()), "hang-flight-recorder")
-    if wait([asked], RECORDER_SECONDS).not_done or not answers:
+    results: list[list[dict[str, Any]]] = []
+    job = BackgroundJob(lambda: results.append(_dump_flight_recorder()), "hang-flight-recorder")
+    if wait([job], FLIGHT_RECORDER_TIMEOUT).not_done or not results:
         return None
-    return answers[0]
+    return results[0]
 
 
-def pending(collectives: list[dict[str, Any]] | None) -> str | None:
+def pending_collective(collectives: list[dict[str, Any]] | None) -> str | None:
     """The name of the oldest collective that has not completed; None where there is none.
 
     Example:
-        >>> pending([{"profiling_name": "gloo:barrier", "state": "scheduled", "retired": False}])
+        >>> pending_collective([{"profiling_name": "gloo:barrier", "state": "scheduled", "retired": False}])
         'gloo:barrier'
     """
-    return next((each["profiling_name"] for each in collectives or [] if not _has_completed(each)), None)
+    return next(
+        (collective["profiling_name"] for collective in collectives or [] if not _is_completed(collective)), None
+    )
 
 
-def _has_completed(collective: dict[str, Any]) -> bool:
+def _is_completed(collective: dict[str, Any]) -> bool:
     return collective["state"] == "completed" or collective["retired"]
 
 
-def _told(collectives: list[dict[str, Any]] | None) -> str:
+def _format_collectives(collectives: list[dict[str, Any]] | None) -> str:
     if collectives is None:
         return "the last collectives are not known: torch's flight recorder does not answer"
     if not collectives:
         return ""
     now = time.time_ns()
     lines = [
-        f"  {each['profiling_name']}, number {each['collective_seq_id']} of group {each['process_group'][-1]}, "
-        f"of sizes {each['input_sizes']}: begun {(now - each['time_created_ns']) / 1e9:.0f} s ago, "
-        f"{'completed' if _has_completed(each) else 'NOT completed'}"
-        for each in reversed(collectives[-SHOWN_COLLECTIVES:])
+        f"  {collective['profiling_name']}, number {collective['collective_seq_id']} of group "
+        f"{collective['process_group'][-1]}, "
+        f"of sizes {collective['input_sizes']}: begun {(now - collective['time_created_ns']) / 1e9:.0f} s ago, "
+        f"{'completed' if _is_completed(collective) else 'NOT completed'}"
+        for collective in reversed(collectives[-MAX_COLLECTIVES:])
     ]
     return "\n".join(["the last collectives, the newest first:", *lines])
 
 
-def _recorded() -> list[dict[str, Any]]:
+def _dump_flight_recorder() -> list[dict[str, Any]]:
     distributed = getattr(_C, "_distributed_c10d", None)  # some builds of torch have none
     for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):  # the first is there where torch has NCCL
         dump: Callable[[bool, bool], bytes] | None = getattr(distributed, name, None)
@@ -129,20 +135,25 @@ def _recorded() -> list[dict[str, Any]]:
     return []
 
 
-def _threads(trains: int) -> str:
+def _format_threads(training_thread: int) -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    ours = {ident for ident, name in names.items() if name.startswith(OWN_THREADS)}
-    others = sorted(set(frames()) - ours - {trains})
-    parts = [f"the thread that trains ({names.get(trains, trains)}), innermost call last:\n{_formatted(trains)}"]
-    parts += [f"thread {names.get(each, each)}:\n{_formatted(each)}" for each in others]
+    reporting_threads = {ident for ident, name in names.items() if name.startswith(REPORTING_THREAD_PREFIX)}
+    other_threads = sorted(set(current_frames()) - reporting_threads - {training_thread})
+    parts = [
+        (
+            f"the thread that trains ({names.get(training_thread, training_thread)}), innermost call last:\n"
+            f"{_format_stack(training_thread)}"
+        )
+    ]
+    parts += [f"thread {names.get(thread_id, thread_id)}:\n{_format_stack(thread_id)}" for thread_id in other_threads]
     return "\n".join(parts).rstrip()
 
 
-def _formatted(thread: int) -> str:
-    return "".join(traceback.format_list(stack_of(thread)))
+def _format_stack(thread: int) -> str:
+    return "".join(traceback.format_list(thread_stack(thread)))
 
 
-def _children() -> str:
+def _format_children() -> str:
     lines = list(_child_lines())
     return "\n".join(["child processes:", *lines]) if lines else ""
 
@@ -151,8 +162,9 @@ def _child_lines() -> Iterator[str]:
     for process in descendants(psutil.Process()):
         try:
             cpu = process.cpu_times()
-            waits = Path(f"/proc/{process.pid}/wchan")
-            place = f", in the kernel's {waits.read_text()}" if waits.exists() else ""
-            yield f"  {process.pid} {process.name()}: {process.status()}{place}, {cpu.user + cpu.system:.1f} s of CPU"
+            wchan = Path(f"/proc/{process.pid}/wchan")
+            location = f", in the kernel's {wchan.read_text()}" if wchan.exists() else ""
+            cpu_seconds = cpu.user + cpu.system
+            yield f"  {process.pid} {process.name()}: {process.status()}{location}, {cpu_seconds:.1f} s of CPU"
         except (psutil.Error, OSError):  # it has ended meanwhile
             continue

@@ -29,9 +29,9 @@ class StandstillDetector:
 
     Example:
         >>> detector = StandstillDetector(window=2.0)
-        >>> [detector.look(float(t), progress=7, work=lambda: 0.0) for t in range(5)]
+        >>> [detector.update(float(t), progress=7, work=lambda: 0.0) for t in range(5)]
         [0.0, 0.0, 0.0, 2.0, 3.0]
-        >>> detector.look(5.0, progress=8, work=lambda: 0.0)
+        >>> detector.update(5.0, progress=8, work=lambda: 0.0)
         0.0
     """
 
@@ -40,12 +40,12 @@ class StandstillDetector:
             raise ValueError(f"window is {window} s; it must be above 0")
         if not share > 0:
             raise ValueError(f"share is {share}; it must be above 0")
-        self._window, self._share = window, share
+        self._window, self._working_share = window, share
         self._progress: int | None = None
-        self._since: float | None = None  # when it began to stand still; None while it does not
-        self._looks: deque[tuple[float, float]] = deque()  # time and work, since the last progress: of one window
+        self._stalled_since: float | None = None  # when it began to stand still; None while it does not
+        self._samples: deque[tuple[float, float]] = deque()  # time and work, since the last progress: of one window
 
-    def look(self, time: float, progress: int, work: Callable[[], float]) -> float:
+    def update(self, time: float, progress: int, work: Callable[[], float]) -> float:
         """The seconds for which it has stood still at ``time``; 0 where it does not.
 
         Args:
@@ -55,23 +55,23 @@ class StandstillDetector:
         """
         if progress != self._progress:
             self._progress = progress
-            self.restart()
+            self.reset()
             return 0.0
-        self._looks.append((time, work()))
-        while len(self._looks) > 2 and self._looks[1][0] <= time - self._window:
-            self._looks.popleft()
-        began, before = self._looks[0]
-        seconds = time - began
+        self._samples.append((time, work()))
+        while len(self._samples) > 2 and self._samples[1][0] <= time - self._window:
+            self._samples.popleft()
+        window_start, work_before = self._samples[0]
+        seconds = time - window_start
         if seconds < self._window:
             return 0.0
-        if self._looks[-1][1] - before >= self._share * seconds:
-            self._since = None
+        if self._samples[-1][1] - work_before >= self._working_share * seconds:
+            self._stalled_since = None
             return 0.0
-        if self._since is None:
-            self._since = began
-        return time - self._since
+        if self._stalled_since is None:
+            self._stalled_since = window_start
+        return time - self._stalled_since
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Forgets what it saw: now there is progress, or somebody knows why there is none."""
-        self._since = None
-        self._looks.clear()
+        self._stalled_since = None
+        self._samples.clear()

@@ -6,6 +6,6 @@ import sys
 from types import FrameType
 
 
-def frames() -> dict[int, FrameType]:
+def current_frames() -> dict[int, FrameType]:
     """The innermost frame of each thread that runs Python, by ``threading.get_ident``."""
     return sys._current_frames()  # noqa: SLF001 (its documented name)

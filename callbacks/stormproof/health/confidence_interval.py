@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
     r"""The mean and its standard error; NaN where a value is not finite.
 
     The error is :math:`\sqrt{\sum (x_i - \bar x)^2 / ((n - 1) n)}`.
@@ -16,11 +16,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         values: two at least.
 
     Example:
-        >>> interval([1.0, 3.0])
+        >>> mean_and_standard_error([1.0, 3.0])
         (2.0, 1.0)
     """
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     mean, count = fmean(values), len(values)
-    spread = math.fsum((value - mean) ** 2 for value in values)  # statistics.stdev is exact, and ten times as slow
-    return mean, math.sqrt(spread / (count - 1) / count)
+    squared_deviations = math.fsum(
+        (value - mean) ** 2 for value in values
+    )  # statistics.stdev is exact, and ten times as slow
+    return mean, math.sqrt(squared_deviations / (count - 1) / count)

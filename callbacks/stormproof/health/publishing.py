@@ -19,24 +19,24 @@ def print_finding(finding: Finding) -> None:
     print_text(f"{finding}\n")
 
 
-def append_to(file: Path, finding: Finding) -> None:
+def append_finding(path: Path, finding: Finding) -> None:
     """One line of a file; it begins a new one where a kill cut the last one off."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab+") as stream:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         if size:
             stream.seek(size - 1)
-        torn = size > 0 and stream.read(1) != b"\n"
-        stream.write(b"\n" * torn + json.dumps(finding.as_dict()).encode() + b"\n")
+        is_truncated = size > 0 and stream.read(1) != b"\n"
+        stream.write(b"\n" * is_truncated + json.dumps(finding.as_dict()).encode() + b"\n")
 
 
-ALERTS = {Severity.WARNING: "WARN", Severity.CRITICAL: "ERROR"}
+ALERT_LEVELS = {Severity.WARNING: "WARN", Severity.CRITICAL: "ERROR"}
 """What W&B calls the severities of which it sends alerts."""
 
 
-def alert(loggers: Iterable[Any], finding: Finding) -> None:
+def send_alert(loggers: Iterable[Any], finding: Finding) -> None:
     """An alert of the W&B run, which sends one a minute of a problem at most; none for what may be meant so."""
-    level = ALERTS.get(finding.severity)
+    level = ALERT_LEVELS.get(finding.severity)
     for logger in filter(_is_wandb, loggers) if level else ():
         logger.experiment.alert(title=str(finding.problem), text=str(finding), level=level)
 
@@ -45,15 +45,15 @@ def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:
     """All findings as the table ``findings`` of the W&B run; none where there are none."""
     rows = [
         [
-            str(each.severity), str(each.problem), each.where, each.since_step, each.step,
-            ", ".join(f"{name} {value}" for name, value in each.evidence.items()), each.advice,
-            ", ".join(each.consequences),
+            str(finding.severity), str(finding.problem), finding.where, finding.since_step, finding.step,
+            ", ".join(f"{name} {value}" for name, value in finding.evidence.items()), finding.advice,
+            ", ".join(finding.consequences),
         ]
-        for each in findings
+        for finding in findings
     ]  # fmt: skip
     for logger in filter(_is_wandb, loggers) if rows else ():
         logger.log_table("findings", columns=COLUMNS, data=rows)
 
 
 def _is_wandb(logger: Any) -> bool:
-    return any(kind.__name__ == "WandbLogger" for kind in type(logger).__mro__)
+    return any(base_class.__name__ == "WandbLogger" for base_class in type(logger).__mro__)

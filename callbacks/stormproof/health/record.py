@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from stormproof.gradients.measurement import GradientMeasurement
-from stormproof.health.confidence_interval import interval
-from stormproof.health.observers.rank_compute_time import OwnTimes
-from stormproof.health.observers.step_trace import ActivationCall, InputFacts, LayerCall, Stretched
+from stormproof.health.confidence_interval import mean_and_standard_error
+from stormproof.health.observers.rank_compute_time import RankComputeTimes
+from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, InputFacts, LayerCall
 from stormproof.units.unit_activity import UnitActivity
 
-LARGE, SMALL, UNEVEN = 10.0, 1e-3, 300.0
+LARGE_INPUT, SMALL_INPUT, MAX_SCALE_RATIO = 10.0, 1e-3, 300.0
 """Sizes of inputs for which no usual initialization is made; a ratio of two features' scales that is too large."""
-COLLAPSED = 0.05
+COLLAPSED_NORM_SHARE = 0.05
 """The share of a layer's first norm below which its weights have gone."""
 
 
@@ -40,7 +40,7 @@ class PredictionFacts:
     """
 
     loss: str
-    takes: str
+    loss_input: str
     made_by: str
     layer: str
     outputs: int
@@ -51,7 +51,7 @@ class PredictionFacts:
     spread: float | None
     target_low: float
     target_high: float
-    unreachable: float
+    unreachable_share: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Comparison:
     step: int
     epoch: int
     loss: float
-    constant: float | None
-    permuted: float | None
+    constant_loss: float | None
+    permuted_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Probe:
     """A batch that was looked at closely, after ``step`` optimizer steps."""
 
     step: int
-    layers: tuple[LayerCall, ...] = ()
-    activations: tuple[ActivationCall, ...] = ()
-    stretched: tuple[Stretched, ...] = ()
+    layer_calls: tuple[LayerCall, ...] = ()
+    activation_calls: tuple[ActivationCall, ...] = ()
+    broadcast_mismatches: tuple[BroadcastMismatch, ...] = ()
     predictions: tuple[PredictionFacts, ...] = ()
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """A parameter group.
 
     Attributes:
@@ -93,19 +93,19 @@ class Group:
     optimizer: int
     name: str
     lr: float
-    first_lr: float
-    most_lr: float
+    initial_lr: float
+    max_lr: float
     base_lr: float
     zero_since: int | None
 
     @property
     def is_rising(self) -> bool:
         """Whether it warms up."""
-        return self.lr >= self.most_lr > self.first_lr
+        return self.lr >= self.max_lr > self.initial_lr
 
 
 @dataclass(frozen=True)
-class Broken:
+class NonFiniteOrigin:
     """The first number that is not finite.
 
     Attributes:
@@ -117,14 +117,14 @@ class Broken:
     """
 
     step: int
-    batch: int
+    batch_idx: int
     tensor: str
     layer: str
     in_data: bool
 
 
 @dataclass(frozen=True)
-class Validated:
+class ValidationPass:
     """A pass over the validation data.
 
     Attributes:
@@ -138,27 +138,29 @@ class Validated:
     step: int
     losses: tuple[float, ...]
     loss: float
-    training: float | None
+    training_loss: float | None
     samples: int | None = None
 
     @property
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """The standard error of the mean."""
-        return interval(self.losses)[1] if len(self.losses) > 1 else 0.0
+        return mean_and_standard_error(self.losses)[1] if len(self.losses) > 1 else 0.0
 
-    def is_above(self, other: Validated, *, lasts: bool = False) -> bool:
+    def is_above(self, other: ValidationPass, *, is_sustained: bool = False) -> bool:
         """Whether its losses are greater than those of a pass over the same batches, beyond noise.
 
         Args:
             other: the other one.
-            lasts: whether more than this pass tells so, so that less of it is enough.
+            is_sustained: whether more than this pass tells so, so that less of it is enough.
         """
         if not self.losses:
             return self.loss > other.loss
         if len(self.losses) == len(other.losses) > 3:
-            mean, error = interval([one - two for one, two in zip(self.losses, other.losses, strict=True)])
-            return mean > (3 if lasts or len(self.losses) > 9 else 5) * error
-        return self.loss > other.loss + 3 * math.hypot(self.error, other.error)
+            mean, error = mean_and_standard_error(
+                [own_loss - other_loss for own_loss, other_loss in zip(self.losses, other.losses, strict=True)]
+            )
+            return mean > (3 if is_sustained or len(self.losses) > 9 else 5) * error
+        return self.loss > other.loss + 3 * math.hypot(self.standard_error, other.standard_error)
 
 
 @dataclass
@@ -211,61 +213,66 @@ class Record:
 
     step: int = 0
     epoch: int = 0
-    planned: int | None = None
+    planned_steps: int | None = None
     batches: int = 0
-    accumulates: int = 1
-    backwards: int = 0
-    stepped: bool = False
-    one_loss: bool = True
-    skipping: bool = False
-    first: list[float] = field(default_factory=list)
-    recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=512))
+    accumulate_grad_batches: int = 1
+    backward_batches: int = 0
+    observed_optimizer_step: bool = False
+    has_single_loss: bool = True
+    uses_grad_scaler: bool = False
+    first_losses: list[float] = field(default_factory=list)
+    recent_losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=512))
     probes: list[Probe] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     gradients: list[GradientMeasurement] = field(default_factory=list)
-    weights: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
-    in_order: list[str] = field(default_factory=list)
-    inputs: InputFacts | None = None
-    groups: list[Group] = field(default_factory=list)
-    unowned: dict[str, int] = field(default_factory=dict)
-    stale: int = 0
-    hidden: int = 0
-    twice: list[str] = field(default_factory=list)
-    has_gradient: set[str] = field(default_factory=set)
-    gradient_since: int = 0
-    cut: dict[str, str] = field(default_factory=dict)
-    without_gradient: int = 0
-    unused: list[str] = field(default_factory=list)
-    frozen: list[str] = field(default_factory=list)
-    kept: dict[int, tuple[int, int]] = field(default_factory=dict)
-    same_targets: int | None = 0
-    related: bool | None = None
-    places: dict[str, UnitActivity] = field(default_factory=dict)
-    lagging: dict[str, UnitActivity] | None = None
-    broken: Broken | None = None
-    validations: list[Validated] = field(default_factory=list)
-    waits: list[tuple[float, float]] = field(default_factory=list)
-    loader: str = "DataLoader"
-    workers: int | None = 0
-    own_times: OwnTimes | None = None
-    replicas_differ: float = 0.0
+    weight_stats: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    layer_order: list[str] = field(default_factory=list)
+    input_facts: InputFacts | None = None
+    groups: list[ParameterGroup] = field(default_factory=list)
+    unoptimized_entries: dict[str, int] = field(default_factory=dict)
+    foreign_parameters: int = 0
+    unregistered_entries: int = 0
+    duplicated_layers: list[str] = field(default_factory=list)
+    layers_with_gradient: set[str] = field(default_factory=set)
+    first_gradient_step: int = 0
+    detached_layers: dict[str, str] = field(default_factory=dict)
+    steps_without_gradient: int = 0
+    unused_layers: list[str] = field(default_factory=list)
+    frozen_layers: list[str] = field(default_factory=list)
+    retained_gradients: dict[int, tuple[int, int]] = field(default_factory=dict)
+    constant_target_samples: int | None = 0
+    targets_depend_on_inputs: bool | None = None
+    unit_activity: dict[str, UnitActivity] = field(default_factory=dict)
+    lagging_units: dict[str, UnitActivity] | None = None
+    non_finite_origin: NonFiniteOrigin | None = None
+    validations: list[ValidationPass] = field(default_factory=list)
+    batch_waits: list[tuple[float, float]] = field(default_factory=list)
+    loader_name: str = "DataLoader"
+    num_workers: int | None = 0
+    rank_times: RankComputeTimes | None = None
+    replica_difference: float = 0.0
 
     @property
     def has_stepped(self) -> bool:
         """Whether an optimizer has taken a step, be it one that Lightning does not count."""
-        return self.stepped or self.step > 0
+        return self.observed_optimizer_step or self.step > 0
 
     @property
-    def inputs_are_bad(self) -> bool:
+    def has_badly_scaled_inputs(self) -> bool:
         """Whether the first layer takes numbers of a size, an offset or scales that no norm evens out."""
-        facts = self.inputs
-        if facts is None or facts.normalized:
+        facts = self.input_facts
+        if facts is None or facts.is_normalized:
             return False
-        uneven = facts.largest_scale > LARGE and facts.largest_scale > UNEVEN * facts.smallest_scale
-        return facts.rms > LARGE or facts.rms < SMALL or abs(facts.mean) > LARGE * facts.largest_scale > 0 or uneven
+        is_uneven = facts.largest_scale > LARGE_INPUT and facts.largest_scale > MAX_SCALE_RATIO * facts.smallest_scale
+        return (
+            facts.rms > LARGE_INPUT
+            or facts.rms < SMALL_INPUT
+            or abs(facts.mean) > LARGE_INPUT * facts.largest_scale > 0
+            or is_uneven
+        )
 
     @property
-    def loss_calls(self) -> list[list[PredictionFacts]]:
+    def facts_by_loss(self) -> list[list[PredictionFacts]]:
         """What each loss was called with in the batches that were looked at, by its name and the layer before it."""
         calls: dict[tuple[str, str], list[PredictionFacts]] = {}
         for probe in self.probes:
@@ -274,38 +281,44 @@ class Record:
         return list(calls.values())
 
     @property
-    def classifies(self) -> bool:
+    def is_classification(self) -> bool:
         """Whether the loss takes logits, or logarithms of probabilities."""
-        return any(facts.takes in {"logits", "log-probabilities"} for each in self.probes for facts in each.predictions)
+        return any(
+            facts.loss_input in {"logits", "log-probabilities"} for probe in self.probes for facts in probe.predictions
+        )
 
     @property
     def weight_norms(self) -> dict[int, dict[str, float]]:
         """Each layer's norm, by the steps that were done."""
-        return {step: {layer: norm for layer, (norm, _) in layers.items()} for step, layers in self.weights.items()}
+        return {
+            step: {layer: norm for layer, (norm, _) in layers.items()} for step, layers in self.weight_stats.items()
+        }
 
     def has_collapsed(self, layer: str | None) -> bool:
         """Whether a layer's weights have shrunk to next to nothing."""
-        norms = [layers[layer][0] for layers in self.weights.values() if layer in layers]
-        return len(norms) > 1 and norms[-1] < COLLAPSED * norms[0]
+        norms = [layers[layer][0] for layers in self.weight_stats.values() if layer in layers]
+        return len(norms) > 1 and norms[-1] < COLLAPSED_NORM_SHARE * norms[0]
 
-    def learned_more_than(self, share: float) -> bool:
+    def loss_fell_by(self, share: float) -> bool:
         """Whether the loss has fallen by more than this share of what it was."""
-        recent = [loss for _, loss in self.recent if math.isfinite(loss)][-10:]
-        return len(self.first) >= 5 and bool(recent) and fmean(recent) < (1 - share) * fmean(self.first[:5])
+        recent = [loss for _, loss in self.recent_losses if math.isfinite(loss)][-10:]
+        return (
+            len(self.first_losses) >= 5 and bool(recent) and fmean(recent) < (1 - share) * fmean(self.first_losses[:5])
+        )
 
-    def keep_weights(self, step: int, weights: dict[str, tuple[float, float]], most: int) -> None:
-        """Takes the weights at the beginning of a step; of more than ``most``, those after the first four go."""
-        self.weights[step] = weights
-        for old in list(self.weights)[4:-most]:
-            del self.weights[old]
+    def add_weights(self, step: int, weights: dict[str, tuple[float, float]], max_count: int) -> None:
+        """Takes the weights at the beginning of a step; of more than ``max_count``, those after the first four go."""
+        self.weight_stats[step] = weights
+        for old_step in list(self.weight_stats)[4:-max_count]:
+            del self.weight_stats[old_step]
 
-    def keep_validation(self, validated: Validated, most: int) -> None:
-        """Takes a pass; of more than ``most`` the best stays, and the last ones."""
-        passes = [*self.validations, validated]
-        best = min(passes, key=lambda each: each.loss)
-        self.validations = [each for each in passes[:-most] if each is best] + passes[-most:]
+    def add_validation(self, validation: ValidationPass, max_count: int) -> None:
+        """Takes a pass; of more than ``max_count`` the best stays, and the last ones."""
+        passes = [*self.validations, validation]
+        best = min(passes, key=lambda candidate: candidate.loss)
+        self.validations = [candidate for candidate in passes[:-max_count] if candidate is best] + passes[-max_count:]
 
-    def keep_probe(self, probe: Probe, most: int) -> None:
+    def add_probe(self, probe: Probe, max_count: int) -> None:
         """Takes a close look, likewise."""
         self.probes.append(probe)
-        del self.probes[4:-most]
+        del self.probes[4:-max_count]

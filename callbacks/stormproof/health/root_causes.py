@@ -23,34 +23,34 @@ from stormproof.health.rules import (
 )
 
 RULES: tuple[Callable[[Record], Iterator[Finding]], ...] = (
-    non_finite.find_non_finite,
-    data.find_degenerate_targets,
-    outputs.find_stretched_shapes,
-    outputs.find_loss_input_mismatch,
-    outputs.find_unreachable_targets,
-    optimizers.find_zero_learning_rate,
-    optimizers.find_not_in_optimizer,
-    optimizers.find_in_two_optimizers,
-    autograd_graph.find_no_gradient,
-    autograd_graph.find_kept_gradients,
-    data.find_replicas_that_differ,
-    data.find_badly_scaled_input,
-    optimizers.find_too_high_a_learning_rate,
-    gradient_flow.find_exploding,
-    dead_units.find_lagging_statistics,
-    dead_units.find_dead_units,
-    dead_units.find_saturated_units,
-    gradient_flow.find_vanishing,
-    optimizers.find_too_low_a_learning_rate,
-    optimizers.find_unchanged_weights,
-    outputs.find_output_that_ignores_input,
-    progress.find_unrelated_targets,
-    progress.find_no_better_than_constant,
-    overfitting.find_overfitting,
-    loss_spike.find_spike,
-    plateau.find_plateau,
-    data.find_starvation,
-    stragglers.find_slow_rank,
+    non_finite.check_non_finite,
+    data.check_degenerate_targets,
+    outputs.check_broadcast_mismatch,
+    outputs.check_loss_input_mismatch,
+    outputs.check_unreachable_targets,
+    optimizers.check_zero_learning_rate,
+    optimizers.check_not_in_optimizer,
+    optimizers.check_in_two_optimizers,
+    autograd_graph.check_no_gradient,
+    autograd_graph.check_zero_grad,
+    data.check_replicas,
+    data.check_input_scale,
+    optimizers.check_high_learning_rate,
+    gradient_flow.check_exploding_gradients,
+    dead_units.check_batch_norm_statistics,
+    dead_units.check_dead_units,
+    dead_units.check_saturated_units,
+    gradient_flow.check_vanishing_gradients,
+    optimizers.check_low_learning_rate,
+    optimizers.check_unchanged_weights,
+    outputs.check_constant_output,
+    progress.check_unrelated_targets,
+    progress.check_no_better_than_constant,
+    overfitting.check_overfitting,
+    loss_spike.check_loss_spike,
+    plateau.check_plateau,
+    data.check_data_starvation,
+    stragglers.check_slow_rank,
 )
 """From causes to symptoms."""
 
@@ -61,8 +61,8 @@ SYMPTOMS = frozenset({
 })  # fmt: skip
 """What any cause that comes before it may have brought about."""
 ORDER = {problem: number for number, problem in enumerate((
-    _P.NON_FINITE_DATA, _P.DEGENERATE_TARGETS, _P.SHAPES_BROADCAST, _P.LOSS_INPUT_MISMATCH,
-    _P.HEAD_CANNOT_REACH_TARGETS, _P.LEARNING_RATE_ZERO, _P.NOT_IN_OPTIMIZER, _P.IN_TWO_OPTIMIZERS, _P.NO_GRADIENT,
+    _P.NON_FINITE_DATA, _P.DEGENERATE_TARGETS, _P.BROADCAST_MISMATCH, _P.LOSS_INPUT_MISMATCH,
+    _P.UNREACHABLE_TARGETS, _P.LEARNING_RATE_ZERO, _P.NOT_IN_OPTIMIZER, _P.IN_TWO_OPTIMIZERS, _P.NO_GRADIENT,
     _P.GRADIENTS_NOT_CLEARED, _P.REPLICAS_DIVERGED, _P.INPUT_BADLY_SCALED, _P.LEARNING_RATE_TOO_HIGH,
     _P.EXPLODING_GRADIENTS, _P.NON_FINITE, _P.BATCH_NORM_STATISTICS_LAG, _P.DEAD_UNITS, _P.SATURATED_UNITS,
     _P.VANISHING_GRADIENTS, _P.LEARNING_RATE_TOO_LOW, _P.LOSS_SPIKE, _P.WEIGHTS_UNCHANGED, _P.OUTPUT_IGNORES_INPUT,
@@ -74,7 +74,7 @@ EXPLAINS: dict[Problem, frozenset[Problem]] = {
     **dict.fromkeys(ORDER, SYMPTOMS),
     **dict.fromkeys(
         (_P.NON_FINITE_DATA, _P.INPUT_BADLY_SCALED, _P.LEARNING_RATE_TOO_HIGH, _P.GRADIENTS_NOT_CLEARED,
-         _P.EXPLODING_GRADIENTS, _P.SHAPES_BROADCAST, _P.LOSS_INPUT_MISMATCH, _P.HEAD_CANNOT_REACH_TARGETS,
+         _P.EXPLODING_GRADIENTS, _P.BROADCAST_MISMATCH, _P.LOSS_INPUT_MISMATCH, _P.UNREACHABLE_TARGETS,
          _P.DEGENERATE_TARGETS),
         SYMPTOMS | {_P.NON_FINITE, _P.EXPLODING_GRADIENTS, _P.LEARNING_RATE_TOO_HIGH, _P.LEARNING_RATE_TOO_LOW,
                     _P.INPUT_BADLY_SCALED},
@@ -94,31 +94,33 @@ EXPLAINS: dict[Problem, frozenset[Problem]] = {
 }  # fmt: skip
 
 
-def find(record: Record) -> list[Finding]:
+def apply_rules(record: Record) -> list[Finding]:
     """All that the rules find."""
     return [finding for rule in RULES for finding in rule(record)]
 
 
-def root_causes(findings: Iterable[Finding]) -> list[Finding]:
+def find_root_causes(findings: Iterable[Finding]) -> list[Finding]:
     """One finding a cause, each with what it explains; causes come first, what may be meant so last."""
-    ordered = sorted(findings, key=lambda each: (each.severity == Severity.INFO, ORDER[each.problem]))
+    ordered = sorted(findings, key=lambda candidate: (candidate.severity == Severity.INFO, ORDER[candidate.problem]))
     roots: list[Finding] = []
     for finding in ordered:
-        cause = next((number for number, each in enumerate(roots) if _explains(each, finding)), None)
-        if cause is None:
+        root_index = next((index for index, candidate in enumerate(roots) if _explains(candidate, finding)), None)
+        if root_index is None:
             roots.append(finding)
         else:
-            explained = dict.fromkeys((*roots[cause].consequences, _named(finding), *finding.consequences))
-            roots[cause] = replace(roots[cause], consequences=tuple(explained))
+            consequences = dict.fromkeys(
+                (*roots[root_index].consequences, _finding_name(finding), *finding.consequences)
+            )
+            roots[root_index] = replace(roots[root_index], consequences=tuple(consequences))
     return roots
 
 
-def _explains(cause: Finding, other: Finding) -> bool:
-    if Severity.INFO in (cause.severity, other.severity):
+def _explains(cause: Finding, symptom: Finding) -> bool:
+    if Severity.INFO in (cause.severity, symptom.severity):
         return False
-    later = ORDER[cause.problem] < ORDER[other.problem]
-    return cause.problem == other.problem or (later and other.problem in EXPLAINS[cause.problem])
+    cause_comes_first = ORDER[cause.problem] < ORDER[symptom.problem]
+    return cause.problem == symptom.problem or (cause_comes_first and symptom.problem in EXPLAINS[cause.problem])
 
 
-def _named(finding: Finding) -> str:
+def _finding_name(finding: Finding) -> str:
     return f"{finding.problem} in {finding.where}" if finding.where else str(finding.problem)

@@ -49,10 +49,10 @@ def call_after_loading(
         Function that undoes this.
     """
 
-    def loaded(checkpoint: dict[str, Any], _path: Any, weights_only: bool | None = None) -> None:
+    def on_loaded(checkpoint: dict[str, Any], _path: Any, weights_only: bool | None = None) -> None:
         function(checkpoint, weights_only)
 
-    return call_after(trainer.strategy, "load_checkpoint", loaded)
+    return call_after(trainer.strategy, "load_checkpoint", on_loaded)
 
 
 def ensure_double_precision(trainer: pl.Trainer) -> None:
@@ -60,11 +60,13 @@ def ensure_double_precision(trainer: pl.Trainer) -> None:
 
     Lightning loads weights before it converts the module, so they would be rounded to float32.
     """
-    if "DoublePrecision" in {kind.__name__ for kind in type(trainer.precision_plugin).__mro__}:
+    if "DoublePrecision" in {cls.__name__ for cls in type(trainer.precision_plugin).__mro__}:
         trainer.lightning_module.double()
 
 
-def load_safely(trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
+def patch_checkpoint_loading(
+    trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[], None]], None]
+) -> Callable[[], None]:
     """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True`` and retry failed reads.
 
     An explicit ``fit(weights_only=…)`` takes precedence. Without this patch, torch unpickles checkpoints if the
@@ -79,11 +81,11 @@ def load_safely(trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[],
         Function that undoes this.
     """
     connector = trainer._checkpoint_connector
-    start = connector.resume_start
+    original_resume_start = connector.resume_start
 
     def read(path: Any, weights_only: bool) -> None:
         try:
-            start(path, weights_only)
+            original_resume_start(path, weights_only)
         except FileNotFoundError as error:
             Path(path).stat()
             raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
@@ -92,7 +94,7 @@ def load_safely(trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[],
         if checkpoint_path and Path(checkpoint_path).parent.resolve() == folder.resolve():
             retry(lambda: read(checkpoint_path, True if weights_only is None else weights_only))
         else:
-            start(checkpoint_path, weights_only)
+            original_resume_start(checkpoint_path, weights_only)
 
     return replace(connector, "resume_start", resume_start)
 
@@ -102,8 +104,8 @@ def averaged_models(trainer: pl.Trainer) -> list[torch.nn.Module]:
 
     Lightning saves their ``state_dict``, which omits the non-persistent buffers.
     """
-    found = [getattr(callback, "_average_model", None) for callback in callbacks(trainer)]
-    return [model for model in found if isinstance(model, torch.nn.Module)]
+    models = [getattr(callback, "_average_model", None) for callback in callbacks(trainer)]
+    return [model for model in models if isinstance(model, torch.nn.Module)]
 
 
 def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
@@ -129,27 +131,27 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
         Function that undoes this.
     """
     connector = trainer._checkpoint_connector
-    start = connector.resume_start
+    original_resume_start = connector.resume_start
 
     def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
         if checkpoint_path:
-            start(checkpoint_path, *args, **kwargs)
+            original_resume_start(checkpoint_path, *args, **kwargs)
         else:
-            start(path, weights_only)
+            original_resume_start(path, weights_only)
 
     return replace(connector, "resume_start", resume_start)
 
 
 def call_between_batches(
-    trainer: pl.Trainer, function: Callable[[], None], *, last: bool = False
+    trainer: pl.Trainer, function: Callable[[], None], *, run_last: bool = False
 ) -> Callable[[], None]:
     """Has ``function`` called before each training batch is fetched, and returns what ends that.
 
     Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
     begun, not even its fetching and its transfer to the device. What was asked for last is called first, unless it is
-    to be the ``last``, right before the fetching.
+    to be the ``run_last``, right before the fetching.
     """
-    return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, last=last)
+    return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, run_last=run_last)
 
 
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
@@ -157,16 +159,16 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
 
     Lightning hands each to the strategy. What it would do to it afterwards, give the workers its seeds, is done first.
     """
-    seed_workers = module_of(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
+    seed_workers = import_submodule(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
 
-    def call_both(processed: object, *_: Any) -> None:
-        seed_workers(processed, trainer.global_rank)
-        function(processed)
+    def seed_and_call(loader: object, *_: Any) -> None:
+        seed_workers(loader, trainer.global_rank)
+        function(loader)
 
-    return call_after(trainer.strategy, "process_dataloader", call_both)
+    return call_after(trainer.strategy, "process_dataloader", seed_and_call)
 
 
-def change_training_loaders(trainer: pl.Trainer, change: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
+def change_training_loaders(trainer: pl.Trainer, transform: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
     """Replaces the training loaders by ``change(loaders)`` whenever Lightning requests them, before it uses them.
 
     ``overfit_batches`` is applied first, because Lightning can apply it to torch's DataLoader only.
@@ -175,20 +177,22 @@ def change_training_loaders(trainer: pl.Trainer, change: Callable[[list[Any]], l
         Function that undoes this.
     """
     source: Any = trainer.fit_loop._data_source
-    request = source.dataloader
-    combined_loader = module_of(trainer, "utilities.combined_loader").CombinedLoader
-    stage = module_of(trainer, "trainer.states").RunningStage.TRAINING
+    request_loaders = source.dataloader
+    combined_loader = import_submodule(trainer, "utilities.combined_loader").CombinedLoader
+    stage = import_submodule(trainer, "trainer.states").RunningStage.TRAINING
 
-    def request_changed() -> Any:
-        loaders = request()
-        own = isinstance(loaders, combined_loader)
-        combined = copy.copy(loaders) if own else combined_loader(loaders, "max_size_cycle")
+    def request_transformed_loaders() -> Any:
+        loaders = request_loaders()
+        is_combined = isinstance(loaders, combined_loader)
+        combined = copy.copy(loaders) if is_combined else combined_loader(loaders, "max_size_cycle")
         if trainer.overfit_batches > 0:  # type: ignore[attr-defined]  # set by the data connector
-            module_of(trainer, "trainer.connectors.data_connector")._resolve_overfit_batches(combined, mode=stage)
-        combined.flattened = change(combined.flattened)
+            import_submodule(trainer, "trainer.connectors.data_connector")._resolve_overfit_batches(
+                combined, mode=stage
+            )
+        combined.flattened = transform(combined.flattened)
         return combined
 
-    return replace(source, "dataloader", request_changed)
+    return replace(source, "dataloader", request_transformed_loaders)
 
 
 def uses_distributed_sampler(trainer: pl.Trainer) -> bool:
@@ -208,34 +212,34 @@ def gathers_checkpoints(trainer: pl.Trainer) -> bool:
     Lightning's by default spreads them over the devices of a node, each of which then has the same data.
     """
     strategy: Any = trainer.strategy
-    if "ModelParallelStrategy" not in {kind.__name__ for kind in type(strategy).__mro__}:
+    if "ModelParallelStrategy" not in {cls.__name__ for cls in type(strategy).__mro__}:
         return False
     mesh = strategy._device_mesh
     shares_data = strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
     return shares_data and not strategy._save_distributed_checkpoint
 
 
-def ranks_started_by(trainer: pl.Trainer) -> list[int]:
+def list_launched_rank_pids(trainer: pl.Trainer) -> list[int]:
     """The process numbers of the further ranks that this process started, by Lightning's own launcher."""
     return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]
 
 
-def leave_signals_alone(trainer: pl.Trainer) -> Callable[[], None]:
+def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
     """Keeps Lightning from answering signals, until what is returned is called.
 
     Its handlers save, or talk to the other ranks, inside of the handler, wherever the program is. Nor does rank 0 tell
     the others before each batch whether a signal came: none comes that Lightning would answer.
     """
-    stops = [
-        replace(trainer._signal_connector, "register_signal_handlers", _nothing),
-        replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", _nothing),
+    undo_functions = [
+        replace(trainer._signal_connector, "register_signal_handlers", _do_nothing),
+        replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", _do_nothing),
     ]
 
-    def stop() -> None:
-        for each in stops:
-            each()
+    def undo_all() -> None:
+        for undo in undo_functions:
+            undo()
 
-    return stop
+    return undo_all
 
 
 def call_before_clipping(
@@ -248,16 +252,14 @@ def call_before_clipping(
     ``on_before_optimizer_step``.
     """
 
-    def clips(optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm") -> None:
+    def on_clip(optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm") -> None:
         if clip_val > 0:
             function(optimizer, clip_val, gradient_clip_algorithm == "value")
 
-    return call_before(trainer.precision_plugin, "clip_gradients", clips)
+    return call_before(trainer.precision_plugin, "clip_gradients", on_clip)
 
 
-def call_before_the_update(
-    trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]
-) -> Callable[[], None]:
+def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]:
     """Has ``function(optimizer)`` called once all hooks are done that look at its gradients, and they are clipped.
 
     Next comes the update, in automatic and manual optimization. Returns what ends that.
@@ -265,19 +267,19 @@ def call_before_the_update(
     return call_after(trainer.precision_plugin, "_after_closure", lambda *arguments: function(arguments[-1]))
 
 
-def step_fetches_itself(trainer: pl.Trainer) -> bool:
+def fetches_in_training_step(trainer: pl.Trainer) -> bool:
     """Whether ``training_step`` takes an iterator and fetches its batches: between two of them is inside of it."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
 
 
-def batches_ahead(trainer: pl.Trainer) -> int:
+def count_prefetched_batches(trainer: pl.Trainer) -> int:
     """Batches that were fetched and are not trained on yet, between two batches."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return fetcher.fetched - trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
-def loops_state(trainer: pl.Trainer) -> dict[str, Any]:
+def capture_loops(trainer: pl.Trainer) -> dict[str, Any]:
     """The progress of the fit loop and all its children, between two batches."""
     fit_loop = trainer.fit_loop
     progress = fit_loop.state_dict()
@@ -295,11 +297,11 @@ def restore_loops(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     fit_loop.load_state_dict(state["progress"])
     fit_loop._last_train_dl_reload_epoch = state["train_reload_epoch"]
     fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = state["val_reload_epoch"]
-    for loop in _with_children(fit_loop):
+    for loop in _iterate_loops(fit_loop):
         loop.on_iteration_done()  # what Lightning itself calls after the first iteration
 
 
-def give_progress(checkpoint: dict[str, Any]) -> None:
+def adjust_progress(checkpoint: dict[str, Any]) -> None:
     """Changes a checkpoint taken between two batches so that a plain ``Trainer.fit`` goes on there.
 
     Lightning knows checkpoints that were saved inside a batch: it adds one to the step that its loggers see, and where
@@ -313,19 +315,19 @@ def give_progress(checkpoint: dict[str, Any]) -> None:
     fit_loop["epoch_loop.batch_progress"]["total"]["ready"] += 1
 
 
-def rescale_batches(fit_loop: dict[str, Any], factor: Fraction) -> None:
+def rescale_batch_counts(fit_loop: dict[str, Any], factor: Fraction) -> None:
     """Changes the counts of batches in the fit loop's progress to those where a step has ``factor`` times as many."""
     progress = fit_loop["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
         counts.update({name: int(count * factor) for name, count in counts.items()})
 
 
-def give_loaders(checkpoint: dict[str, Any], states: list[Any]) -> None:
+def set_loader_states(checkpoint: dict[str, Any], states: list[Any]) -> None:
     """Sets the states that Lightning hands to the training loaders that have one, in its order."""
     checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = states
 
 
-def hand_loaders_their_states(trainer: pl.Trainer) -> None:
+def load_pending_loader_states(trainer: pl.Trainer) -> None:
     """At the start of the training, hands the training loaders those states that Lightning has kept to itself.
 
     It does so where the checkpoint is that of an epoch's end, and where somebody asked for
@@ -340,7 +342,7 @@ def hand_loaders_their_states(trainer: pl.Trainer) -> None:
         iter(loop._data_fetcher)
 
 
-def combining_mode(trainer: pl.Trainer) -> str:
+def get_combining_mode(trainer: pl.Trainer) -> str:
     """How batches of several training loaders are combined, in the words of ``CombinedLoader``."""
     loader = trainer.fit_loop._combined_loader
     assert loader is not None
@@ -355,20 +357,20 @@ def prepare_validation(trainer: pl.Trainer) -> None:
     trainer.state.stage = stage
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _with_children(loop: Any) -> Iterator[Any]:
+def _iterate_loops(loop: Any) -> Iterator[Any]:
     yield loop
     base = next(cls for cls in type(loop).__mro__ if cls.__name__ == "_Loop")
     for child in vars(loop).values():
         if isinstance(child, base):
-            yield from _with_children(child)
+            yield from _iterate_loops(child)
 
 
-def module_of(trainer: pl.Trainer, name: str) -> Any:
+def import_submodule(trainer: pl.Trainer, name: str) -> Any:
     """A module of the Lightning that the trainer is of, which must be given classes of its own."""
     package = type(trainer.fit_loop).__module__.rpartition(".loops")[0]  # pytorch_lightning or lightning.pytorch
-    full = f"{package}.{name}"
-    return sys.modules.get(full) or import_module(full)
+    full_name = f"{package}.{name}"
+    return sys.modules.get(full_name) or import_module(full_name)

@@ -12,34 +12,36 @@ _MAX_NAMES = 3
 """Number of names that :func:`join_names` lists."""
 
 
-def plain_name(name: str) -> str:
+def strip_wrappers(name: str) -> str:
     """The name that a module or parameter would have without wrappers.
 
     Example:
-        >>> plain_name("network._orig_mod.2.weight")
+        >>> strip_wrappers("network._orig_mod.2.weight")
         'network.2.weight'
     """
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def layer_of(parameter: str) -> str:
+def get_layer_name(parameter: str) -> str:
     """The layer that owns a parameter; one that the root owns stands for itself.
 
     Example:
-        >>> layer_of("network._orig_mod.2.weight"), layer_of("class_token")
+        >>> get_layer_name("network._orig_mod.2.weight"), get_layer_name("class_token")
         ('network.2', 'class_token')
     """
-    owner, _, own = plain_name(parameter).rpartition(".")
-    return owner or own
+    owner, _, parameter_name = strip_wrappers(parameter).rpartition(".")
+    return owner or parameter_name
 
 
-def layers_of(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> list[str]:
+def get_layer_names(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> list[str]:
     """The layer of each of ``parameters``; a parameter that two layers share is the first one's.
 
     What ``module`` does not name, as an optimizer may hold, is called ``unnamed``.
     """
-    owners: dict[torch.Tensor, str] = {parameter: layer_of(name) for name, parameter in module.named_parameters()}
-    return [owners.get(parameter, "unnamed") for parameter in parameters]
+    layer_names: dict[torch.Tensor, str] = {
+        parameter: get_layer_name(name) for name, parameter in module.named_parameters()
+    }
+    return [layer_names.get(parameter, "unnamed") for parameter in parameters]
 
 
 def join_names(names: Iterable[str]) -> str:
@@ -49,6 +51,6 @@ def join_names(names: Iterable[str]) -> str:
         >>> join_names(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
     """
-    listed = list(names)
-    more = len(listed) - _MAX_NAMES
-    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    name_list = list(names)
+    num_omitted = len(name_list) - _MAX_NAMES
+    return ", ".join(name_list[:_MAX_NAMES]) + (f" and {num_omitted} more" if num_omitted > 0 else "")

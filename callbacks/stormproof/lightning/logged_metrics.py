@@ -12,28 +12,29 @@ from torchmetrics import Metric
 
 from stormproof.lightning import internals
 
-_RESULT = "trainer.connectors.logger_connector.result"
+_RESULT_MODULE = "trainer.connectors.logger_connector.result"
 
-_META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+_METADATA_FIELDS = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 _REDUCTIONS = {
     f"{function.__module__}.{function.__name__}": function
     for function in (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
 }
 """All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
-_LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+_METRIC_ATTRIBUTES = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
-def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
+def capture_logged(trainer: pl.Trainer) -> dict[str, Any]:
     """The metrics logged last, and the means of the epoch still being added up."""
     connector = trainer._logger_connector
-    results = _results(trainer)
-    grouped = [key for key, result in results.items() if result.meta.sync.group is not None]
+    results = _get_results(trainer)
+    grouped_keys = [key for key, result in results.items() if result.meta.sync.group is not None]
     return {
-        "metrics": {name: dict(getattr(connector, name)) for name in _LOGGED},
+        "metrics": {name: dict(getattr(connector, name)) for name in _METRIC_ATTRIBUTES},
         "first_loop_iter": connector._first_loop_iter,
         "current_fx": connector._current_fx,
-        "results": {key: _result_state(result) for key, result in results.items() if key not in grouped},
-        "grouped": grouped,  # a group of processes cannot be saved, and Lightning refuses a value that is without its
+        "results": {key: _capture_result(result) for key, result in results.items() if key not in grouped_keys},
+        # a group of processes cannot be saved, and Lightning refuses a value that is without its
+        "grouped": grouped_keys,
     }
 
 
@@ -47,10 +48,10 @@ def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
         )
     connector = trainer._logger_connector
     device = trainer.strategy.root_device
-    results = _results(trainer)
+    results = _get_results(trainer)
     results.clear()
-    for key, saved in state["results"].items():
-        results[key] = _result(trainer, saved, device)
+    for key, result_state in state["results"].items():
+        results[key] = _restore_result(trainer, result_state, device)
     connector._first_loop_iter = state["first_loop_iter"]
     connector._current_fx = state["current_fx"]
 
@@ -59,17 +60,19 @@ def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Sets the metrics logged last to those in ``state``, and leaves the means being added up alone."""
     device = trainer.strategy.root_device
     for name, metrics in state["metrics"].items():
-        setattr(trainer._logger_connector, name, {key: _moved(value, device) for key, value in metrics.items()})
+        setattr(
+            trainer._logger_connector, name, {key: _move_to_device(value, device) for key, value in metrics.items()}
+        )
 
 
-def _results(trainer: pl.Trainer) -> Any:
+def _get_results(trainer: pl.Trainer) -> Any:
     return trainer.fit_loop.epoch_loop._results
 
 
-def _result_state(result: Any) -> dict[str, Any]:
+def _capture_result(result: Any) -> dict[str, Any]:
     meta = result.meta
     state = {
-        "meta": {name: getattr(meta, name) for name in (*_META, "dataloader_idx", "metric_attribute")},
+        "meta": {name: getattr(meta, name) for name in (*_METADATA_FIELDS, "dataloader_idx", "metric_attribute")},
         "reduce": f"{meta.reduce_fx.__module__}.{meta.reduce_fx.__name__}",
         "sync": {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
         "has_reset": result.has_reset,
@@ -83,28 +86,30 @@ def _result_state(result: Any) -> dict[str, Any]:
     return state
 
 
-def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
-    library = internals.module_of(trainer, _RESULT)
-    meta = library._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
+def _restore_result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
+    result_module = internals.import_submodule(trainer, _RESULT_MODULE)
+    meta = result_module._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
     sync = state["sync"]
-    meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])
+    meta.sync = result_module._Sync(
+        _should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"]
+    )
     attribute = meta.metric_attribute
-    result = library._ResultMetric(meta, attribute is None)
+    result = result_module._ResultMetric(meta, attribute is None)
     if attribute is None:
         if state.get("is_double"):
             result._defaults["value"] = result._defaults["value"].double()
-        result.value = _moved(state["value"], device)
+        result.value = _move_to_device(state["value"], device)
         if state["cumulated_batch_size"] is not None:
-            result.cumulated_batch_size = _moved(state["cumulated_batch_size"], device)
+            result.cumulated_batch_size = _move_to_device(state["cumulated_batch_size"], device)
         result._update_count = state["update_count"]
     else:
         metric = dict(trainer.lightning_module.named_modules())[attribute]
         assert isinstance(metric, Metric)
         result.value = metric
-    result._forward_cache = _moved(state["forward_cache"], device)
+    result._forward_cache = _move_to_device(state["forward_cache"], device)
     result.has_reset = state["has_reset"]
     return result
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _move_to_device(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value

@@ -17,16 +17,16 @@ def is_logging_step(trainer: pl.Trainer, steps_done: int) -> bool:
         trainer: the running trainer; ``log_every_n_steps=0`` means never.
         steps_done: optimizer steps completed once this batch ends, at least 1.
     """
-    return passed_logging_step(trainer, steps_done - 1, steps_done)
+    return has_passed_logging_step(trainer, steps_done - 1, steps_done)
 
 
-def passed_logging_step(trainer: pl.Trainer, before: int, now: int) -> bool:
-    """Whether a batch that brought the optimizer steps from ``before`` to ``now`` completed such a step.
+def has_passed_logging_step(trainer: pl.Trainer, previous_step: int, current_step: int) -> bool:
+    """Returns whether a logging step lies after ``previous_step``, up to and including ``current_step``.
 
-    An accumulated batch completes none, one with several optimizers completes several.
+    A batch under gradient accumulation may complete no optimizer step, one with several optimizers completes several.
     """
-    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
-    return every > 0 and now // every > before // every
+    interval: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
+    return interval > 0 and current_step // interval > previous_step // interval
 
 
 def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:

@@ -29,20 +29,20 @@ class Replacement:
         return copy.deepcopy(self._method, memo)
 
 
-class _Extension(Replacement):
+class _HookedMethod(Replacement):
     """Calls functions before or after the method."""
 
-    def __init__(self, method: Callable[..., Any], own: Callable[..., Any] | None) -> None:
-        super().__init__(method, self._all)
-        self.own = own
-        self.before: list[Callable[..., None]] = []
-        self.after: list[Callable[..., None]] = []
+    def __init__(self, method: Callable[..., Any], instance_attribute: Callable[..., Any] | None) -> None:
+        super().__init__(method, self._call_with_functions)
+        self.instance_attribute = instance_attribute
+        self.functions_before: list[Callable[..., None]] = []
+        self.functions_after: list[Callable[..., None]] = []
 
-    def _all(self, *args: Any, **kwargs: Any) -> Any:
-        for function in tuple(self.before):
+    def _call_with_functions(self, *args: Any, **kwargs: Any) -> Any:
+        for function in tuple(self.functions_before):
             function(*args, **kwargs)
         result = self._method(*args, **kwargs)
-        for function in tuple(self.after):
+        for function in tuple(self.functions_after):
             function(result, *args, **kwargs)
         return result
 
@@ -65,22 +65,24 @@ def replace(owner: object, name: str, call: Callable[..., Any]) -> Callable[[], 
         >>> dog.speak()
         'woof'
     """
-    own, replacement = vars(owner).get(name), Replacement(getattr(owner, name), call)
+    instance_attribute, replacement = vars(owner).get(name), Replacement(getattr(owner, name), call)
     object.__setattr__(owner, name, replacement)
-    return functools.partial(_restore, owner, name, replacement, own)
+    return functools.partial(_restore_method, owner, name, replacement, instance_attribute)
 
 
-def call_before(owner: object, name: str, function: Callable[..., None], *, last: bool = False) -> Callable[[], None]:
+def call_before(
+    owner: object, name: str, function: Callable[..., None], *, run_last: bool = False
+) -> Callable[[], None]:
     """Calls ``function`` before each call of the method ``name`` of ``owner``, with the same arguments.
 
-    Functions run in reverse order of registration; ``last`` runs right before the method.
+    Functions run in reverse order of registration; ``run_last`` runs right before the method.
 
     Returns:
         Function that undoes this.
     """
-    extension = _extension(owner, name)
-    extension.before.insert(len(extension.before) if last else 0, function)
-    return functools.partial(_remove, owner, name, extension, extension.before, function)
+    hooked_method = _hook_method(owner, name)
+    hooked_method.functions_before.insert(len(hooked_method.functions_before) if run_last else 0, function)
+    return functools.partial(_remove_function, owner, name, hooked_method, hooked_method.functions_before, function)
 
 
 def call_after(owner: object, name: str, function: Callable[..., None]) -> Callable[[], None]:
@@ -89,32 +91,38 @@ def call_after(owner: object, name: str, function: Callable[..., None]) -> Calla
     Returns:
         Function that undoes this.
     """
-    extension = _extension(owner, name)
-    extension.after.append(function)
-    return functools.partial(_remove, owner, name, extension, extension.after, function)
+    hooked_method = _hook_method(owner, name)
+    hooked_method.functions_after.append(function)
+    return functools.partial(_remove_function, owner, name, hooked_method, hooked_method.functions_after, function)
 
 
-def _extension(owner: object, name: str) -> _Extension:
+def _hook_method(owner: object, name: str) -> _HookedMethod:
     method = getattr(owner, name)
-    if not isinstance(method, _Extension):
-        method = _Extension(method, vars(owner).get(name))
+    if not isinstance(method, _HookedMethod):
+        method = _HookedMethod(method, vars(owner).get(name))
         object.__setattr__(owner, name, method)
     return method
 
 
-def _remove(
-    owner: object, name: str, extension: _Extension, functions: list[Callable[..., None]], function: Callable[..., None]
+def _remove_function(
+    owner: object,
+    name: str,
+    hooked_method: _HookedMethod,
+    functions: list[Callable[..., None]],
+    function: Callable[..., None],
 ) -> None:
     functions.remove(function)
-    if not (extension.before or extension.after):
-        _restore(owner, name, extension, extension.own)
+    if not (hooked_method.functions_before or hooked_method.functions_after):
+        _restore_method(owner, name, hooked_method, hooked_method.instance_attribute)
 
 
-def _restore(owner: object, name: str, replacement: Replacement, own: Callable[..., Any] | None) -> None:
-    """Restores the attribute unless it was replaced again. ``own`` is the instance attribute or None."""
+def _restore_method(
+    owner: object, name: str, replacement: Replacement, instance_attribute: Callable[..., Any] | None
+) -> None:
+    """Restores the attribute unless it was replaced again. ``instance_attribute`` is the instance attribute or None."""
     if vars(owner).get(name) is not replacement:
         return
-    if own is None:
+    if instance_attribute is None:
         object.__delattr__(owner, name)
     else:
-        object.__setattr__(owner, name, own)
+        object.__setattr__(owner, name, instance_attribute)

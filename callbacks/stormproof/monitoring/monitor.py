@@ -17,11 +17,11 @@ from stormproof.units.unit_activity import UnitActivity
 
 
 @dataclass(frozen=True)
-class Measured:
+class TableEntries:
     """What a callback has for the table: each layer's first and last gradient norm, the units of each place."""
 
-    first: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
+    first_norms: dict[str, float] = field(default_factory=dict)
+    last_norms: dict[str, float] = field(default_factory=dict)
     activity: dict[str, UnitActivity] = field(default_factory=dict)
 
 
@@ -36,7 +36,7 @@ class Monitor(InactiveCopies, Callback, ABC):
         self.table = table
 
     @abstractmethod
-    def measured(self) -> Measured:
+    def table_entries(self) -> TableEntries:
         """What it has for the table."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -45,8 +45,8 @@ class Monitor(InactiveCopies, Callback, ABC):
         monitors = [callback for callback in callbacks if isinstance(callback, Monitor) and callback.table]
         if not is_rank_zero() or not monitors or monitors[-1] is not self:
             return
-        parts = [monitor.measured() for monitor in monitors]
-        first = {layer: norm for part in parts for layer, norm in part.first.items()}
-        last = {layer: norm for part in parts for layer, norm in part.last.items()}
-        activity = {place: known for part in parts for place, known in part.activity.items()}
-        print_text("".join(f"{line}\n" for line in monitoring_table(first, last, activity)))
+        tables = [monitor.table_entries() for monitor in monitors]
+        first_norms = {layer: norm for entries in tables for layer, norm in entries.first_norms.items()}
+        last_norms = {layer: norm for entries in tables for layer, norm in entries.last_norms.items()}
+        activity = {name: unit_activity for entries in tables for name, unit_activity in entries.activity.items()}
+        print_text("".join(f"{line}\n" for line in monitoring_table(first_norms, last_norms, activity)))

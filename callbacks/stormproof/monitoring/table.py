@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stormproof.units.unit_activity import UnitActivity
 
-ROWS = 20
+MAX_ROWS = 20
 """Rows shown: of more, those with the largest share of dead units, then those with the smallest last gradient."""
 
 COLUMNS = ("layer", "units of", "units", "dead", "first at step", "gradient norm")
@@ -18,35 +18,44 @@ class _Row:
     """A layer with weights, and a place whose units it makes."""
 
     layer: str | None
-    place: str | None
+    activation: str | None
     activity: UnitActivity | None
-    first: float | None
-    last: float | None
+    first_norm: float | None
+    last_norm: float | None
 
     @property
-    def interest(self) -> tuple[float, float]:
+    def sort_key(self) -> tuple[float, float]:
         """The smaller, the more there is to see."""
-        known = self.activity
-        dead = known.dead / known.units if known and known.inputs >= known.inputs_needed else 0.0
-        return -dead, float("inf") if self.last is None else self.last
+        activity = self.activity
+        dead_share = activity.dead / activity.units if activity and activity.inputs >= activity.inputs_needed else 0.0
+        return -dead_share, float("inf") if self.last_norm is None else self.last_norm
 
     def cells(self) -> tuple[str, ...]:
-        gradient = "" if self.last is None else f"{self.first:.3g} → {self.last:.3g}"
-        known = self.activity
-        if known is None:
-            return self.layer or "", "", "", "", "", gradient
-        since = "" if known.since_step is None or known.inputs < known.inputs_needed else _since(known)
-        return self.layer or "", self.place or "", f"{known.units:,}", _dead(known), since, gradient
+        gradient_norms = "" if self.last_norm is None else f"{self.first_norm:.3g} → {self.last_norm:.3g}"
+        activity = self.activity
+        if activity is None:
+            return self.layer or "", "", "", "", "", gradient_norms
+        first_step = (
+            "" if activity.since_step is None or activity.inputs < activity.inputs_needed else _format_since(activity)
+        )
+        return (
+            self.layer or "",
+            self.activation or "",
+            f"{activity.units:,}",
+            _format_dead(activity),
+            first_step,
+            gradient_norms,
+        )
 
 
 def monitoring_table(
-    first: Mapping[str, float], last: Mapping[str, float], activity: Mapping[str, UnitActivity]
+    first_norms: Mapping[str, float], last_norms: Mapping[str, float], activity: Mapping[str, UnitActivity]
 ) -> list[str]:
     r"""The lines of a table: a row for each layer with weights, and for each place whose units are watched.
 
     Args:
-        first: each layer's first gradient norm.
-        last: each layer's last one.
+        first_norms: each layer's first gradient norm.
+        last_norms: each layer's last one.
         activity: what is known of the units, by place; a place stands beside the layer that makes its units.
 
     Returns:
@@ -58,40 +67,44 @@ def monitoring_table(
         net.0  0.5 → 0.125
         net.2  0.25 → 0.25
     """
-    places: dict[str | None, list[str | None]] = {layer: [] for layer in last}
-    for place, known in activity.items():
-        places.setdefault(known.layer, []).append(place)
+    activations_by_layer: dict[str | None, list[str | None]] = {layer: [] for layer in last_norms}
+    for activation, unit_activity in activity.items():
+        activations_by_layer.setdefault(unit_activity.layer, []).append(activation)
     rows = [
-        _Row(layer, place, activity.get(place or ""), first.get(layer or ""), last.get(layer or ""))
-        for layer, of_layer in places.items()
-        for place in of_layer or [None]
+        _Row(
+            layer, activation, activity.get(activation or ""), first_norms.get(layer or ""), last_norms.get(layer or "")
+        )
+        for layer, activations in activations_by_layer.items()
+        for activation in activations or [None]
     ]
     if not rows:
         return []
-    shown = {id(row) for row in sorted(rows, key=lambda row: row.interest)[:ROWS]}
-    cells = [COLUMNS, *(row.cells() for row in rows if id(row) in shown)]
+    shown_ids = {id(row) for row in sorted(rows, key=lambda row: row.sort_key)[:MAX_ROWS]}
+    cells = [COLUMNS, *(row.cells() for row in rows if id(row) in shown_ids)]
     columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in zip(*columns, strict=True)
     ]
-    return [*lines, f"… and {len(rows) - ROWS} more"] if len(rows) > ROWS else lines
+    return [*lines, f"… and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else lines
 
 
-def _dead(known: UnitActivity) -> str:
-    if not known.dead:
-        return "none" if known.exact else f"none in {known.inputs:,} inputs"
-    if known.inputs < known.inputs_needed:
-        return f"too few inputs ({known.inputs:,} of {known.inputs_needed})"
-    kinds = ", ".join(f"{count:,} {kind}" if len(known.kinds) > 1 else kind for kind, count in known.kinds.items())
-    percent = 100 * known.dead // known.units  # 100% are all
-    share = f"{known.dead:,} ({percent or '<1'}%) {kinds}"
-    born = f", {known.born:,} from the start" if 0 < known.born < known.dead else ""
-    trend = "" if known.trend == "stable" else f", {known.trend}"
-    bound = "" if known.bound is None else f" in {known.inputs:,} inputs"
-    return f"{share}{bound}{born}{trend}"
+def _format_dead(activity: UnitActivity) -> str:
+    if not activity.dead:
+        return "none" if activity.exact else f"none in {activity.inputs:,} inputs"
+    if activity.inputs < activity.inputs_needed:
+        return f"too few inputs ({activity.inputs:,} of {activity.inputs_needed})"
+    kinds = ", ".join(
+        f"{count:,} {kind}" if len(activity.kinds) > 1 else kind for kind, count in activity.kinds.items()
+    )
+    percent = 100 * activity.dead // activity.units  # 100% are all
+    share = f"{activity.dead:,} ({percent or '<1'}%) {kinds}"
+    dead_from_start = f", {activity.born:,} from the start" if 0 < activity.born < activity.dead else ""
+    trend = "" if activity.trend == "stable" else f", {activity.trend}"
+    bound = "" if activity.bound is None else f" in {activity.inputs:,} inputs"
+    return f"{share}{bound}{dead_from_start}{trend}"
 
 
-def _since(known: UnitActivity) -> str:
-    return "start" if known.since_step == 0 else f"{known.since_step:,}"
+def _format_since(activity: UnitActivity) -> str:
+    return "start" if activity.since_step == 0 else f"{activity.since_step:,}"

@@ -10,20 +10,20 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof.distributed.collectives import share, world_size
-from stormproof.resume.tensor_digest import tensor_digest
+from stormproof.distributed.collectives import broadcast, world_size
+from stormproof.resume.tensor_digest import digest_tensor
 
 Tensors = dict[str, torch.Tensor]
 
 
-def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
+def capture_buffers(module: nn.Module, saved_names: Collection[str], *, is_rank_zero: bool) -> Tensors:
     """Returns the buffers that the checkpoint needs in addition to the ``state_dict``. All ranks call it together.
 
     Args:
         module: Module to search.
-        saved: Names in the ``state_dict``, on rank 0.
-        first: Whether this is rank 0, which returns the buffers that are not in ``saved``. Other ranks return the
-            buffers that differ from rank 0's. Each rank validates with its own running statistics.
+        saved_names: Names in the ``state_dict``, on rank 0.
+        is_rank_zero: Whether this is rank 0, which returns the buffers that are not in ``saved_names``. Other ranks
+            return the buffers that differ from rank 0's. Each rank validates with its own running statistics.
 
     Example:
         >>> module = torch.nn.Module()
@@ -31,10 +31,10 @@ def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -
         >>> capture_buffers(module, module.state_dict(), first=True)
         {'mean': tensor([0.])}
     """
-    return _own(dict(module.named_buffers()), saved, first=first)
+    return _select_rank_tensors(dict(module.named_buffers()), saved_names, is_rank_zero=is_rank_zero)
 
 
-def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
+def capture_gradients(module: pl.LightningModule, *, is_rank_zero: bool) -> Tensors:
     """Returns the gradients that the next steps may use. All ranks call it together.
 
     Lightning sets gradients to None before each backward pass, unless the module uses manual optimization or overrides
@@ -42,16 +42,18 @@ def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
 
     Args:
         module: LightningModule, between two batches.
-        first: Whether this is rank 0. Other ranks return the gradients that differ from those of rank 0.
+        is_rank_zero: Whether this is rank 0. Other ranks return the gradients that differ from those of rank 0.
     """
     if not _keeps_gradients(module):
         return {}
     gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-    return _own({name: _local(gradient) for name, gradient in gradients.items()}, (), first=first)
+    return _select_rank_tensors(
+        {name: _to_local(gradient) for name, gradient in gradients.items()}, (), is_rank_zero=is_rank_zero
+    )
 
 
 def capture_unsaved_parameters(
-    optimizers: Iterable[torch.optim.Optimizer], checkpoint: Mapping[str, Any], *, first: bool
+    optimizers: Iterable[torch.optim.Optimizer], checkpoint: Mapping[str, Any], *, is_rank_zero: bool
 ) -> Tensors:
     """Returns the optimized parameters that are not in the checkpoint. All ranks call it together.
 
@@ -60,16 +62,16 @@ def capture_unsaved_parameters(
     Args:
         optimizers: Optimizers of the trainer.
         checkpoint: Checkpoint of this rank.
-        first: Whether this is rank 0. Other ranks return the parameters that differ from rank 0's.
+        is_rank_zero: Whether this is rank 0. Other ranks return the parameters that differ from rank 0's.
     """
     states = [checkpoint.get(key, {}) for key in ("state_dict", "current_model_state")]  # the latter if averaged
-    saved = {tensor.data_ptr() for state in states for tensor in _dense(state.values())}
-    unsaved = {
+    saved_addresses = {tensor.data_ptr() for state in states for tensor in _strided_tensors(state.values())}
+    unsaved_parameters = {
         name: parameter.detach()
-        for name, parameter in _optimized(optimizers)
-        if parameter.numel() and parameter.data_ptr() not in saved
+        for name, parameter in _named_optimized_parameters(optimizers)
+        if parameter.numel() and parameter.data_ptr() not in saved_addresses
     }
-    return _own(unsaved, (), first=first)
+    return _select_rank_tensors(unsaved_parameters, (), is_rank_zero=is_rank_zero)
 
 
 @torch.no_grad()
@@ -77,44 +79,50 @@ def restore_unsaved_parameters(
     optimizers: Iterable[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]
 ) -> None:
     """Restores the parameters of :func:`capture_unsaved_parameters`."""
-    for name, parameter in _optimized(optimizers):
+    for name, parameter in _named_optimized_parameters(optimizers):
         if name in tensors:
             parameter.copy_(tensors[name])
 
 
-def _optimized(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
-    for number, optimizer in enumerate(optimizers):
-        for group_number, group in enumerate(optimizer.param_groups):
-            for index, parameter in enumerate(group["params"]):
-                yield f"{number}/{group_number}/{index}", parameter
+def _named_optimized_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
+    for optimizer_index, optimizer in enumerate(optimizers):
+        for group_index, group in enumerate(optimizer.param_groups):
+            for parameter_index, parameter in enumerate(group["params"]):
+                yield f"{optimizer_index}/{group_index}/{parameter_index}", parameter
 
 
-def _dense(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+def _strided_tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     return (value for value in values if isinstance(value, torch.Tensor) and value.layout == torch.strided)
 
 
 @torch.no_grad()
 def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
     """Sets buffers, in place where the shape is the same, and registers missing ones."""
-    modules, lost = dict(module.named_modules()), []
+    modules, missing_names = dict(module.named_modules()), []
     for name, value in buffers.items():
-        path, _, leaf = name.rpartition(".")
+        path, _, buffer_name = name.rpartition(".")
         owner = modules.get(path)
         if owner is None:
-            lost.append(name)
+            missing_names.append(name)
             continue
-        current = getattr(owner, leaf, None)
-        if current is not None and _fits(current, value):
-            current.copy_(value)
+        current_buffer = getattr(owner, buffer_name, None)
+        if current_buffer is not None and _is_copyable(current_buffer, value):
+            current_buffer.copy_(value)
             continue
-        place = current if current is not None else next(iter((*module.parameters(), *module.buffers(), value)))
-        moved = value.to(place.device, copy=True)
-        if hasattr(owner, leaf):
-            setattr(owner, leaf, moved)
+        reference_tensor = (
+            current_buffer
+            if current_buffer is not None
+            else next(iter((*module.parameters(), *module.buffers(), value)))
+        )
+        device_value = value.to(reference_tensor.device, copy=True)
+        if hasattr(owner, buffer_name):
+            setattr(owner, buffer_name, device_value)
         else:
-            owner.register_buffer(leaf, moved, persistent=False)
-    if lost:
-        rank_zero_warn(f"the checkpoint contains buffers of modules that do not exist in this run: {', '.join(lost)}")
+            owner.register_buffer(buffer_name, device_value, persistent=False)
+    if missing_names:
+        rank_zero_warn(
+            f"the checkpoint contains buffers of modules that do not exist in this run: {', '.join(missing_names)}"
+        )
 
 
 def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
@@ -123,30 +131,32 @@ def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) 
         parameter.grad = None
         if name in gradients:
             gradient = torch.zeros_like(parameter, requires_grad=False)
-            _local(gradient).copy_(gradients[name])
+            _to_local(gradient).copy_(gradients[name])
             parameter.grad = gradient
 
 
-def _own(tensors: Tensors, saved: Collection[str], *, first: bool) -> Tensors:
+def _select_rank_tensors(tensors: Tensors, saved_names: Collection[str], *, is_rank_zero: bool) -> Tensors:
     if world_size() > 1:
-        digests = {name: tensor_digest(tensor) for name, tensor in tensors.items()}
-        of_first = share(digests)
-        if not first:
-            return {name: tensor for name, tensor in tensors.items() if of_first.get(name) != digests[name]}
-    return {name: tensor for name, tensor in tensors.items() if name not in saved}
+        digests = {name: digest_tensor(tensor) for name, tensor in tensors.items()}
+        rank_zero_digests = broadcast(digests)
+        if not is_rank_zero:
+            return {name: tensor for name, tensor in tensors.items() if rank_zero_digests.get(name) != digests[name]}
+    return {name: tensor for name, tensor in tensors.items() if name not in saved_names}
 
 
 def _keeps_gradients(module: pl.LightningModule) -> bool:
-    defining = next(kind for kind in type(module).__mro__ if "optimizer_zero_grad" in vars(kind))
-    overrides = defining.__name__ != "LightningModule" or "optimizer_zero_grad" in vars(module)
-    own = any(type(each).zero_grad is not torch.optim.Optimizer.zero_grad for each in module.trainer.optimizers)
-    return not module.automatic_optimization or overrides or own
+    defining_class = next(cls for cls in type(module).__mro__ if "optimizer_zero_grad" in vars(cls))
+    overrides_zero_grad = defining_class.__name__ != "LightningModule" or "optimizer_zero_grad" in vars(module)
+    has_custom_optimizer = any(
+        type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad for optimizer in module.trainer.optimizers
+    )
+    return not module.automatic_optimization or overrides_zero_grad or has_custom_optimizer
 
 
-def _fits(current: torch.Tensor, value: torch.Tensor) -> bool:
-    return not current.is_inference() and (current.shape, current.dtype) == (value.shape, value.dtype)
+def _is_copyable(buffer: torch.Tensor, value: torch.Tensor) -> bool:
+    return not buffer.is_inference() and (buffer.shape, buffer.dtype) == (value.shape, value.dtype)
 
 
-def _local(tensor: Any) -> torch.Tensor:
+def _to_local(tensor: Any) -> torch.Tensor:
     """Returns this rank's part of a parameter that FSDP2 shards."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from torch import nn
 
-Frozen = Mapping[str, Sequence[str]]
+FrozenState = Mapping[str, Sequence[str]]
 KEYS = ("without_gradient", "evaluating", "not_tracking")
 
 
-def capture(module: nn.Module) -> Frozen:
+def capture(module: nn.Module) -> FrozenState:
     """The parameters without a gradient, and the modules that evaluate, or keep no running statistics, by name.
 
     Example:
@@ -22,19 +22,19 @@ def capture(module: nn.Module) -> Frozen:
     """
     modules = dict(module.named_modules())
     names = (
-        [name for name, each in module.named_parameters() if not each.requires_grad],
-        [name for name, each in modules.items() if not each.training],
-        [name for name, each in modules.items() if not getattr(each, "track_running_stats", True)],
+        [name for name, member in module.named_parameters() if not member.requires_grad],
+        [name for name, member in modules.items() if not member.training],
+        [name for name, member in modules.items() if not getattr(member, "track_running_stats", True)],
     )
     return dict(zip(KEYS, names, strict=True))
 
 
-def restore(module: nn.Module, frozen: Frozen) -> None:
-    """Freezes what ``frozen`` names, and nothing else."""
-    without_gradient, evaluating, not_tracking = (set(frozen[key]) for key in KEYS)
+def restore(module: nn.Module, state: FrozenState) -> None:
+    """Freezes what ``state`` names, and nothing else."""
+    frozen_parameters, eval_modules, non_tracking_modules = (set(state[key]) for key in KEYS)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad = name not in without_gradient
-    for name, each in module.named_modules():
-        each.training = name not in evaluating
-        if hasattr(each, "track_running_stats"):
-            cast("Any", each).track_running_stats = name not in not_tracking
+        parameter.requires_grad = name not in frozen_parameters
+    for name, submodule in module.named_modules():
+        submodule.training = name not in eval_modules
+        if hasattr(submodule, "track_running_stats"):
+            cast("Any", submodule).track_running_stats = name not in non_tracking_modules

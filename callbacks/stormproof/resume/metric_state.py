@@ -13,17 +13,17 @@ from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_mean, di
 from torchmetrics.wrappers import MetricTracker
 
 Modules = Mapping[str, torch.nn.Module]
-_NONE: Modules = MappingProxyType({})
-_BESIDE = ("min_val", "max_val", "_num_vals_seen")
+_NO_MODULES: Modules = MappingProxyType({})
+_UNDECLARED_STATES = ("min_val", "max_val", "_num_vals_seen")
 """What MinMaxMetric and Running keep beside the states that they declare."""
 
 
-def capture(module: torch.nn.Module, others: Modules = _NONE) -> dict[str, Any]:
+def capture(module: torch.nn.Module, extra_modules: Modules = _NO_MODULES) -> dict[str, Any]:
     """Returns the state of every metric, by name.
 
     Args:
         module: Module whose submodules include metrics.
-        others: Further such modules by path, for example of plain lists and of callbacks.
+        extra_modules: Further such modules by path, for example of plain lists and of callbacks.
 
     Example:
         >>> from torchmetrics import MeanMetric
@@ -35,46 +35,49 @@ def capture(module: torch.nn.Module, others: Modules = _NONE) -> dict[str, Any]:
         >>> fresh["mean"].compute()
         tensor(1.5000)
     """
-    for collection in _named(module, others).values():
+    for collection in _named_modules(module, extra_modules).values():
         if isinstance(collection, MetricCollection):
             collection.values(copy_state=True)  # torchmetrics 1.3 had what is shared in one of them until asked
     return {
-        "tracked": {name: tracker.n_steps for name, tracker in _trackers(module, others).items()},
+        "tracked": {name: tracker.n_steps for name, tracker in _find_trackers(module, extra_modules).items()},
         "metrics": {
             name: {
-                "state": {key: _copy(value) for key, value in _state(metric).items()},
+                "state": {key: _copy_value(value) for key, value in _collect_state(metric).items()},
                 "update_count": metric.update_count,
                 "forward_cache": metric._forward_cache,
             }
-            for name, metric in _metrics(module, others).items()
+            for name, metric in _find_metrics(module, extra_modules).items()
         },
     }
 
 
-def restore(module: torch.nn.Module, state: Mapping[str, Any], others: Modules = _NONE) -> None:
+def restore(module: torch.nn.Module, state: Mapping[str, Any], extra_modules: Modules = _NO_MODULES) -> None:
     """Sets every metric to its state. Leaves a metric without a saved state unchanged.
 
     Warns about saved metrics that do not exist in this run.
     """
-    trackers = _trackers(module, others)
+    trackers = _find_trackers(module, extra_modules)
     for name in state["tracked"].keys() & trackers:
         while trackers[name].n_steps < state["tracked"][name]:  # each step is a metric more
             trackers[name].increment()
-    metrics = _metrics(module, others)
-    lost = sorted(state["metrics"].keys() - metrics)
-    if lost:
-        rank_zero_warn(f"the checkpoint contains metrics that do not exist in this run: {', '.join(lost)}")
+    metrics = _find_metrics(module, extra_modules)
+    missing_names = sorted(state["metrics"].keys() - metrics)
+    if missing_names:
+        rank_zero_warn(f"the checkpoint contains metrics that do not exist in this run: {', '.join(missing_names)}")
     for name in state["metrics"].keys() & metrics:
-        metric, saved = metrics[name], state["metrics"][name]
-        for key, value in saved["state"].items():
-            setattr(metric, key, _moved(value, metric.device))
-        metric._update_count = saved["update_count"]
+        metric, saved_state = metrics[name], state["metrics"][name]
+        for key, value in saved_state["state"].items():
+            setattr(metric, key, _move_to_device(value, metric.device))
+        metric._update_count = saved_state["update_count"]
         metric._computed = None
-        metric._forward_cache = _moved(saved["forward_cache"], metric.device)
+        metric._forward_cache = _move_to_device(saved_state["forward_cache"], metric.device)
 
 
-def merged(
-    module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first: bool, others: Modules = _NONE
+def merge(
+    module: torch.nn.Module,
+    rank_states: Sequence[Mapping[str, Any]],
+    is_rank_zero: bool,
+    extra_modules: Modules = _NO_MODULES,
 ) -> dict[str, Any]:
     """What the ranks of a job had together, as the state of one of another number of ranks.
 
@@ -83,48 +86,49 @@ def merged(
 
     Args:
         module: has the same metrics.
-        everyone: the states of all ranks, each from :func:`capture`.
-        first: whether it is for rank 0.
-        others: as for :func:`capture`.
+        rank_states: the states of all ranks, each from :func:`capture`.
+        is_rank_zero: whether it is for rank 0.
+        extra_modules: as for :func:`capture`.
     """
-    found: dict[str, Any] = {}
-    anew = []
-    for name, metric in _metrics(module, others).items():
-        states = [each["metrics"][name] for each in everyone if name in each["metrics"]]
+    merged_states: dict[str, Any] = {}
+    reset_names = []
+    for name, metric in _find_metrics(module, extra_modules).items():
+        states = [entry["metrics"][name] for entry in rank_states if name in entry["metrics"]]
         if not states:
             continue
-        if any(reduction not in _TOGETHER for reduction in metric._reductions.values()):
-            anew += [name] if max(each["update_count"] for each in states) else []
-            state = {key: _copy(value) for key, value in metric._defaults.items()}
-            found[name] = {**states[0], "state": state, "update_count": 0}
+        if any(reduction not in _MERGE_FUNCTIONS for reduction in metric._reductions.values()):
+            reset_names += [name] if max(entry["update_count"] for entry in states) else []
+            state = {key: _copy_value(value) for key, value in metric._defaults.items()}
+            merged_states[name] = {**states[0], "state": state, "update_count": 0}
             continue
-        values = {key: [each["state"][key] for each in states] for key in metric._defaults}
-        together = {key: _merged(metric, key, each, first) for key, each in values.items()}
-        beside = {key: value for key, value in states[0]["state"].items() if key not in together}
-        found[name] = {**states[0], "state": {**beside, **together}}
-    if anew:
+        values = {key: [entry["state"][key] for entry in states] for key in metric._defaults}
+        merged_values = {key: _merge_values(metric, key, entry, is_rank_zero) for key, entry in values.items()}
+        undeclared_values = {key: value for key, value in states[0]["state"].items() if key not in merged_values}
+        merged_states[name] = {**states[0], "state": {**undeclared_values, **merged_values}}
+    if reset_names:
         rank_zero_warn(
-            f"{', '.join(anew)} cannot be put together from another number of ranks, and counts only what follows"
+            f"{', '.join(reset_names)} cannot be put together from another number of ranks, and counts only what "
+            f"follows"
         )
-    return {"tracked": everyone[0]["tracked"], "metrics": found}
+    return {"tracked": rank_states[0]["tracked"], "metrics": merged_states}
 
 
-def _merged(metric: Metric, key: str, values: Sequence[Any], first: bool) -> Any:
-    together, goes_to_all = _TOGETHER[metric._reductions[key]]
-    if not (first or goes_to_all):
-        return _copy(metric._defaults[key])
-    return together(values)
+def _merge_values(metric: Metric, key: str, values: Sequence[Any], is_rank_zero: bool) -> Any:
+    merge_function, is_for_all_ranks = _MERGE_FUNCTIONS[metric._reductions[key]]
+    if not (is_rank_zero or is_for_all_ranks):
+        return _copy_value(metric._defaults[key])
+    return merge_function(values)
 
 
-def _concatenated(values: Sequence[Any]) -> Any:
+def _concatenate(values: Sequence[Any]) -> Any:
     if isinstance(values[0], list):
         return [item for value in values for item in value]
     return torch.cat(list(values))
 
 
-_TOGETHER: dict[Any, tuple[Callable[[Sequence[Any]], Any], bool]] = {
+_MERGE_FUNCTIONS: dict[Any, tuple[Callable[[Sequence[Any]], Any], bool]] = {
     dim_zero_sum: (lambda values: torch.stack(list(values)).sum(0), False),
-    dim_zero_cat: (_concatenated, False),
+    dim_zero_cat: (_concatenate, False),
     dim_zero_mean: (lambda values: torch.stack(list(values)).mean(0), True),
     dim_zero_max: (lambda values: torch.stack(list(values)).amax(0), True),
     dim_zero_min: (lambda values: torch.stack(list(values)).amin(0), True),
@@ -132,33 +136,35 @@ _TOGETHER: dict[Any, tuple[Callable[[Sequence[Any]], Any], bool]] = {
 """How the ranks' values are put together, by torchmetrics' name for it, and whether all ranks get the whole."""
 
 
-def _state(metric: Metric) -> Mapping[str, Any]:
-    return {**metric.metric_state, **{key: value for key, value in vars(metric).items() if key in _BESIDE}}
+def _collect_state(metric: Metric) -> Mapping[str, Any]:
+    return {**metric.metric_state, **{key: value for key, value in vars(metric).items() if key in _UNDECLARED_STATES}}
 
 
-def _copy(value: Any) -> Any:
+def _copy_value(value: Any) -> Any:
     """So that it stays as it is: tensors are added to in their place, lists only get longer."""
     if isinstance(value, list):
         return list(value)
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _move_to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
-        return [_moved(item, device) for item in value]
+        return [_move_to_device(item, device) for item in value]
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def _metrics(module: torch.nn.Module, others: Modules) -> dict[str, Metric]:
-    return {name: child for name, child in _named(module, others).items() if isinstance(child, Metric)}
+def _find_metrics(module: torch.nn.Module, extra_modules: Modules) -> dict[str, Metric]:
+    return {name: child for name, child in _named_modules(module, extra_modules).items() if isinstance(child, Metric)}
 
 
-def _trackers(module: torch.nn.Module, others: Modules) -> dict[str, MetricTracker]:
-    return {name: child for name, child in _named(module, others).items() if isinstance(child, MetricTracker)}
+def _find_trackers(module: torch.nn.Module, extra_modules: Modules) -> dict[str, MetricTracker]:
+    return {
+        name: child for name, child in _named_modules(module, extra_modules).items() if isinstance(child, MetricTracker)
+    }
 
 
-def _named(module: torch.nn.Module, others: Modules) -> dict[str, torch.nn.Module]:
-    named = dict(module.named_modules())
-    for path, other in others.items():
-        named |= other.named_modules(prefix=path)
-    return named
+def _named_modules(module: torch.nn.Module, extra_modules: Modules) -> dict[str, torch.nn.Module]:
+    modules = dict(module.named_modules())
+    for path, extra_module in extra_modules.items():
+        modules |= extra_module.named_modules(prefix=path)
+    return modules

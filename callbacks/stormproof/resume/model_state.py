@@ -20,15 +20,15 @@ from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 
 
-def without_a_step(trainer: pl.Trainer) -> list[int]:
+def find_unstepped_optimizers(trainer: pl.Trainer) -> list[int]:
     """The numbers of the optimizers that took no step yet, or keep no state."""
-    return [number for number, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
+    return [index for index, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
 
 
-def forget_steps(trainer: pl.Trainer, numbers: Iterable[int]) -> None:
+def clear_optimizer_states(trainer: pl.Trainer, optimizer_indices: Iterable[int]) -> None:
     """Makes these optimizers as they were before their first step."""
-    for number in numbers:
-        trainer.optimizers[number].state.clear()
+    for index in optimizer_indices:
+        trainer.optimizers[index].state.clear()
 
 
 def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
@@ -43,19 +43,21 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     """
     if not internals.gathers_checkpoints(trainer):
         return internals.dump_checkpoint(trainer)
-    untouched = without_a_step(trainer)
-    _refuse_unloadable(trainer, module, untouched)
-    held = [parameter for number in untouched for parameter in _parameters(trainer.optimizers[number])]
-    gradients = [parameter.grad for parameter in held]
-    for parameter in held:  # where there are some, torch makes no state
+    unstepped_indices = find_unstepped_optimizers(trainer)
+    _check_loadable(trainer, module, unstepped_indices)
+    parameters = [
+        parameter for index in unstepped_indices for parameter in _optimizer_parameters(trainer.optimizers[index])
+    ]
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:  # where there are some, torch makes no state
         parameter.grad = None
     checkpoint = internals.dump_checkpoint(trainer)
-    for number in untouched:
-        if not trainer.optimizers[number].state:
-            kind = type(trainer.optimizers[number]).__name__
-            raise _refusal(trainer, f"{kind} keeps no state: give it momentum")
-    forget_steps(trainer, untouched)
-    for parameter, gradient in zip(held, gradients, strict=True):
+    for index in unstepped_indices:
+        if not trainer.optimizers[index].state:
+            optimizer_name = type(trainer.optimizers[index]).__name__
+            raise _make_error(trainer, f"{optimizer_name} keeps no state: give it momentum")
+    clear_optimizer_states(trainer, unstepped_indices)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     return checkpoint
 
@@ -76,45 +78,63 @@ class StateDtypes:
     state: dict[int, dict[str, Any]]
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any], types: Collection[torch.dtype]) -> StateDtypes:
+    def from_optimizer_state(
+        cls, optimizer_state: Mapping[str, Any], weight_dtypes: Collection[torch.dtype]
+    ) -> StateDtypes:
         """Collects the tensors of one saved optimizer.
 
         Args:
-            saved: Entry of ``optimizer_states``.
-            types: Floating-point dtypes of the saved weights. If there are several, all tensors are collected.
+            optimizer_state: Entry of ``optimizer_states``.
+            weight_dtypes: Floating-point dtypes of the saved weights. If there are several, all tensors are collected.
         """
-        groups = [group["params"] for group in saved.get("param_groups", [])]
-        state = {number: _of_other_dtypes(values, types) for number, values in saved.get("state", {}).items()}
+        groups = [group["params"] for group in optimizer_state.get("param_groups", [])]
+        state = {
+            index: _select_other_dtypes(values, weight_dtypes)
+            for index, values in optimizer_state.get("state", {}).items()
+        }
         return cls(groups, state)
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Replaces converted tensors with the saved ones."""
         # ``groups`` is empty if configure_optimizers returned None
-        for group, numbers in zip(optimizer.param_groups, self.groups, strict=False):
-            for parameter, number in zip(group["params"], numbers, strict=True):
-                _undo_conversion(optimizer.state.get(parameter, {}), self.state.get(number, {}))
+        for group, indices in zip(optimizer.param_groups, self.groups, strict=False):
+            for parameter, index in zip(group["params"], indices, strict=True):
+                _undo_conversion(optimizer.state.get(parameter, {}), self.state.get(index, {}))
 
 
-def _of_other_dtypes(value: Any, types: Collection[torch.dtype]) -> Any:
+def _select_other_dtypes(value: Any, weight_dtypes: Collection[torch.dtype]) -> Any:
     if isinstance(value, dict):
-        return {name: _of_other_dtypes(item, types) for name, item in value.items()}
+        return {name: _select_other_dtypes(item, weight_dtypes) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_of_other_dtypes(item, types) for item in value]
-    is_kept = isinstance(value, torch.Tensor) and (value.numel() == 1 or {value.dtype} != {*types})
+        return [_select_other_dtypes(item, weight_dtypes) for item in value]
+    is_kept = isinstance(value, torch.Tensor) and (value.numel() == 1 or {value.dtype} != {*weight_dtypes})
     return value if is_kept else None
 
 
-def _undo_conversion(current: Any, saved: Any) -> Any:
-    if isinstance(current, torch.Tensor) and isinstance(saved, torch.Tensor) and current.dtype != saved.dtype:
-        return saved.to(current.device, copy=True)
-    if isinstance(current, dict) and isinstance(saved, dict):
-        current.update({name: _undo_conversion(current[name], saved[name]) for name in current.keys() & saved.keys()})
-    elif type(current) in {list, tuple} and isinstance(saved, list) and len(current) == len(saved):
-        return type(current)(map(_undo_conversion, current, saved))
-    return current
+def _undo_conversion(current_value: Any, saved_value: Any) -> Any:
+    if (
+        isinstance(current_value, torch.Tensor)
+        and isinstance(saved_value, torch.Tensor)
+        and current_value.dtype != saved_value.dtype
+    ):
+        return saved_value.to(current_value.device, copy=True)
+    if isinstance(current_value, dict) and isinstance(saved_value, dict):
+        current_value.update(
+            {
+                name: _undo_conversion(current_value[name], saved_value[name])
+                for name in current_value.keys() & saved_value.keys()
+            }
+        )
+    elif (
+        type(current_value) in {list, tuple}
+        and isinstance(saved_value, list)
+        and len(current_value) == len(saved_value)
+    ):
+        return type(current_value)(map(_undo_conversion, current_value, saved_value))
+    return current_value
 
 
-def state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, torch.Tensor]) -> list[StateDtypes]:
+def collect_state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, torch.Tensor]) -> list[StateDtypes]:
     """Returns :class:`StateDtypes` of each optimizer in a checkpoint.
 
     Args:
@@ -123,11 +143,14 @@ def state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, torch.Tens
     """
     values = (*checkpoint["state_dict"].values(), *unsaved.values())
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    return [StateDtypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
+    weight_dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return [
+        StateDtypes.from_optimizer_state(optimizer_state, weight_dtypes)
+        for optimizer_state in checkpoint["optimizer_states"]
+    ]
 
 
-def set_back(
+def restore_model(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     checkpoint: Mapping[str, Any],
@@ -145,43 +168,47 @@ def set_back(
     """
     if not internals.gathers_checkpoints(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
-        for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.get("state", {})})
-        for optimizer, types in zip(trainer.optimizers, state_dtypes(checkpoint, unsaved), strict=True):
-            types.restore(optimizer)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state.get("state", {})})
+        for optimizer, dtypes in zip(trainer.optimizers, collect_state_dtypes(checkpoint, unsaved), strict=True):
+            dtypes.restore(optimizer)
         return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
     set_model_state_dict(module, checkpoint["state_dict"], options=options)
-    for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        current = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        named = FullyShardedDataParallel.rekey_optim_state_dict(saved, OptimStateKeyType.PARAM_NAME, module)
-        set_optimizer_state_dict(module, optimizer, named, options=options)
-        for group, kept in zip(optimizer.param_groups, current, strict=True):
-            group.update(kept)
+    for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        current_groups = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        named_state = FullyShardedDataParallel.rekey_optim_state_dict(
+            optimizer_state, OptimStateKeyType.PARAM_NAME, module
+        )
+        set_optimizer_state_dict(module, optimizer, named_state, options=options)
+        for group, hyperparameters in zip(optimizer.param_groups, current_groups, strict=True):
+            group.update(hyperparameters)
 
 
-def _refuse_unloadable(trainer: pl.Trainer, module: pl.LightningModule, untouched: Collection[int]) -> None:
+def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule, unstepped_indices: Collection[int]) -> None:
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
-    compiled = next((name for name in names.values() if "_orig_mod" in name), None)
-    if compiled is not None:
-        raise _refusal(trainer, f"torch.compile has renamed {compiled}: compile in place, network.compile()")
-    for number, optimizer in enumerate(trainer.optimizers):
+    compiled_name = next((name for name in names.values() if "_orig_mod" in name), None)
+    if compiled_name is not None:
+        raise _make_error(trainer, f"torch.compile has renamed {compiled_name}: compile in place, network.compile()")
+    for index, optimizer in enumerate(trainer.optimizers):
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise _refusal(trainer, "LBFGS cannot take a step by itself: choose another optimizer")
-        for parameter in _parameters(optimizer):
+            raise _make_error(trainer, "LBFGS cannot take a step by itself: choose another optimizer")
+        for parameter in _optimizer_parameters(optimizer):
             name = names.get(parameter, "a parameter of nobody")
             if not parameter.requires_grad:
-                raise _refusal(trainer, f"{name} is frozen: leave it out of the optimizer, or train it")
-            if number not in untouched and parameter not in optimizer.state:
-                raise _refusal(trainer, f"{name} has had no gradient: leave it out of the optimizer, or use it")
+                raise _make_error(trainer, f"{name} is frozen: leave it out of the optimizer, or train it")
+            if index not in unstepped_indices and parameter not in optimizer.state:
+                raise _make_error(trainer, f"{name} has had no gradient: leave it out of the optimizer, or use it")
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _refusal(trainer: pl.Trainer, reason: str) -> NotResumableError:
+def _make_error(trainer: pl.Trainer, reason: str) -> NotResumableError:
     return NotResumableError(
         f"{type(trainer.strategy).__name__} would not load a checkpoint of this training again, because {reason}; or "
         "use DDPStrategy"

@@ -11,9 +11,9 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof.checkpoint.loadable import refused
-from stormproof.distributed.collectives import share, world_size
-from stormproof.resume.tensor_digest import tensor_digest
+from stormproof.checkpoint.loadable import find_refused_values
+from stormproof.distributed.collectives import broadcast, world_size
+from stormproof.resume.tensor_digest import digest_tensor
 
 Entry = tuple[Sequence[Any], Any]
 _LIGHTNING_KEYS = {
@@ -24,7 +24,9 @@ _LIGHTNING_KEYS = {
 _INCOMPARABLE = "incomparable"
 
 
-def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> tuple[list[Entry], list[str]]:
+def capture_entries(
+    checkpoint: Mapping[str, Any], module: nn.Module, *, is_rank_zero: bool
+) -> tuple[list[Entry], list[str]]:
     """Returns the entries of a checkpoint that differ from rank 0's. All ranks call it together.
 
     For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole. If a dict
@@ -35,7 +37,7 @@ def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: 
         checkpoint: Checkpoint of this rank.
         module: LightningModule. Skips tensors that have the name and shape of a parameter, because averages of
             parameters are equal on all ranks, and its buffers, which are captured separately.
-        first: Whether this is rank 0.
+        is_rank_zero: Whether this is rank 0.
 
     Returns:
         ``(keys, value)`` for each entry that differs; and the names of entries that are not stored, because they cannot
@@ -43,16 +45,20 @@ def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: 
     """
     if world_size() == 1:
         return [], []
-    ours = _Digests(module).of({key: value for key, value in checkpoint.items() if key not in _LIGHTNING_KEYS})
-    of_first = share(ours if first else None)
-    stored: list[Entry] = []
-    unsaved = []
-    for keys, value, digest in [] if first else _differing(checkpoint, ours, of_first or {}, ()):
-        if digest == _INCOMPARABLE or refused([keys, value]):
-            unsaved.append("/".join(map(str, keys)))
+    digests = _DigestComputer(module).compute(
+        {key: value for key, value in checkpoint.items() if key not in _LIGHTNING_KEYS}
+    )
+    rank_zero_digests = broadcast(digests if is_rank_zero else None)
+    entries: list[Entry] = []
+    unsaved_names = []
+    for keys, value, digest in (
+        [] if is_rank_zero else _find_differing(checkpoint, digests, rank_zero_digests or {}, ())
+    ):
+        if digest == _INCOMPARABLE or find_refused_values([keys, value]):
+            unsaved_names.append("/".join(map(str, keys)))
         else:
-            stored.append((keys, value))
-    return stored, unsaved
+            entries.append((keys, value))
+    return entries, unsaved_names
 
 
 def warn_about_unsaved(names_by_rank: Sequence[Sequence[str]]) -> None:
@@ -71,49 +77,49 @@ def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> Non
     Skips an entry if the dict that contained it is not in the checkpoint, for example because it was stored pickled.
     """
     for keys, value in entries:
-        place: Any = checkpoint
+        container: Any = checkpoint
         for key in keys[:-1]:
-            place = place.get(key) if isinstance(place, dict) else None
-        if isinstance(place, dict):
-            place[keys[-1]] = value
+            container = container.get(key) if isinstance(container, dict) else None
+        if isinstance(container, dict):
+            container[keys[-1]] = value
 
 
-def _differing(
-    value: Mapping[Any, Any], ours: Mapping[Any, Any], of_first: Mapping[Any, Any], keys: tuple[Any, ...]
+def _find_differing(
+    value: Mapping[Any, Any], digests: Mapping[Any, Any], rank_zero_digests: Mapping[Any, Any], keys: tuple[Any, ...]
 ) -> Iterator[tuple[list[Any], Any, Any]]:
     """Yields keys, value and digest of the entries that differ or cannot be compared."""
-    for key, digest in ours.items():
-        other = of_first.get(key)
-        if isinstance(digest, dict) and isinstance(other, dict) and digest.keys() == other.keys():
-            yield from _differing(value[key], digest, other, (*keys, key))
-        elif digest != other or digest == _INCOMPARABLE:
+    for key, digest in digests.items():
+        rank_zero_digest = rank_zero_digests.get(key)
+        if isinstance(digest, dict) and isinstance(rank_zero_digest, dict) and digest.keys() == rank_zero_digest.keys():
+            yield from _find_differing(value[key], digest, rank_zero_digest, (*keys, key))
+        elif digest != rank_zero_digest or digest == _INCOMPARABLE:
             yield [*keys, key], value[key], digest
 
 
-class _Digests:
+class _DigestComputer:
     """Computes digests of values: a dict for a dict, otherwise a string."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
-        self._buffers = {buffer.data_ptr() for buffer in module.buffers() if buffer.layout == torch.strided}
+        self._parameter_shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        self._buffer_addresses = {buffer.data_ptr() for buffer in module.buffers() if buffer.layout == torch.strided}
 
-    def of(self, value: Any, name: Any = None) -> Any:
+    def compute(self, value: Any, name: Any = None) -> Any:
         try:
-            return self._of(value, name)
+            return self._compute(value, name)
         except Exception:  # noqa: BLE001 (a user's object may raise any exception, a container may contain itself)
             return _INCOMPARABLE
 
-    def _of(self, value: Any, name: Any) -> Any:
+    def _compute(self, value: Any, name: Any) -> Any:
         if isinstance(value, dict) and {*map(type, value)} <= {str, int, float, bool}:
-            return {key: self.of(item, key) for key, item in value.items()}
+            return {key: self.compute(item, key) for key, item in value.items()}
         if isinstance(value, torch.Tensor):
-            return "skipped" if self._is_skipped(value, name) else tensor_digest(value)
+            return "skipped" if self._is_skipped(value, name) else digest_tensor(value)
         if isinstance(value, list | tuple) and any(
             isinstance(item, torch.Tensor | list | tuple | dict) for item in value
         ):
-            return repr([self._of(item, None) for item in value])
+            return repr([self._compute(item, None) for item in value])
         return blake2b(pickle.dumps(value), digest_size=16).hexdigest()
 
     def _is_skipped(self, tensor: torch.Tensor, name: Any) -> bool:
-        is_average = isinstance(name, str) and tensor.shape == self._shapes.get(name)
-        return is_average or (tensor.layout == torch.strided and tensor.data_ptr() in self._buffers)
+        is_average = isinstance(name, str) and tensor.shape == self._parameter_shapes.get(name)
+        return is_average or (tensor.layout == torch.strided and tensor.data_ptr() in self._buffer_addresses)

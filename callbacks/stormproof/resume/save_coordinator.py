@@ -10,23 +10,23 @@ import pytorch_lightning as pl
 
 from stormproof.checkpoint import CommitInfo, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
-from stormproof.checkpoint.monitored_metric import Monitored
+from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.schedule import SaveSchedule
-from stormproof.distributed.collectives import AGREEMENT_STEPS, on_rank_zero
+from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 
-class Saving(InactiveCopies):
+class SaveCoordinator(InactiveCopies):
     """Saves what :mod:`stormproof.resume.snapshot` takes, where it is due. All ranks call every method together.
 
     Args:
         store: where checkpoints go.
         schedule: how often.
         retention: what is kept.
-        monitored: the metric by which one is among the best.
+        monitored_metric: the metric by which one is among the best.
         identity: of the run, for the manifests.
 
     Attributes:
@@ -35,12 +35,22 @@ class Saving(InactiveCopies):
     """
 
     def __init__(
-        self, store: Store, schedule: SaveSchedule, retention: Retention, monitored: Monitored, identity: str | None
+        self,
+        store: Store,
+        schedule: SaveSchedule,
+        retention: Retention,
+        monitored_metric: MonitoredMetric,
+        identity: str | None,
     ) -> None:
-        self._store, self._schedule, self._retention, self._monitored = store, schedule, retention, monitored
+        self._store, self._schedule, self._retention, self._monitored_metric = (
+            store,
+            schedule,
+            retention,
+            monitored_metric,
+        )
         self._identity = identity
         self.writer: CheckpointWriter | None = None
-        self.unsaved = UnsavedAttributes()
+        self.unsaved_attributes = UnsavedAttributes()
 
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Whether to save now, between two batches that a step lies between.
@@ -49,38 +59,46 @@ class Saving(InactiveCopies):
             StormproofError: on every rank, if the last write ended by what is no fault of storage, or, with exit code
                 74, if nothing could be saved for too long.
         """
-        step, by_clock = trainer.global_step, False
-        if trainer.world_size == 1 or step % AGREEMENT_STEPS == 0:
-            by_clock = on_rank_zero(self._is_due_by_clock)
-        due = by_clock or self._schedule.is_due_by_step(step)
-        fresh = self._monitored.is_fresh(trainer)
-        if not (due or fresh):
+        step, is_due_by_clock = trainer.global_step, False
+        if trainer.world_size == 1 or step % SYNC_EVERY_N_STEPS == 0:
+            is_due_by_clock = run_on_rank_zero(self._is_due_by_clock)
+        is_scheduled = is_due_by_clock or self._schedule.is_due_by_step(step)
+        has_fresh_metric = self._monitored_metric.is_fresh(trainer)
+        if not (is_scheduled or has_fresh_metric):
             return False
-        return on_rank_zero(lambda: (due or self._is_among_best(trainer)) and self._on_zero().is_free())
+        return run_on_rank_zero(
+            lambda: (is_scheduled or self._is_among_best(trainer)) and self._require_writer().wait_until_free()
+        )
 
     def save(
-        self, trainer: pl.Trainer, module: pl.LightningModule, begun: float, *, validated: bool, ended: bool = False
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        stall_start: float,
+        *,
+        has_validated: bool,
+        has_ended: bool = False,
     ) -> float:
         """Takes the state and hands it over; at the end of the training it is committed when this returns.
 
         Args:
             trainer: between two batches, or at the end of the training.
             module: what it trains.
-            begun: since when training stands still, by ``time.monotonic``.
-            validated: whether the validation loaders have been iterated in this run.
-            ended: whether the training is over.
+            stall_start: since when training stands still, by ``time.monotonic``.
+            has_validated: whether the validation loaders have been iterated in this run.
+            has_ended: whether the training is over.
 
         Returns:
             The seconds for which training stood still, by rank 0's clock.
         """
-        checkpoint = snapshot.take(trainer, module, validated=validated, ended=ended)
+        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
         if trainer.is_global_zero:
-            self.unsaved.check(trainer, checkpoint)
-        stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
-        self._schedule.done(trainer.global_step, time.monotonic(), stall)
+            self.unsaved_attributes.check(trainer, checkpoint)
+        stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))
+        self._schedule.record_save(trainer.global_step, time.monotonic(), stall)
         return stall
 
-    def settle(self) -> int | None:
+    def wait_until_committed(self) -> int | None:
         """Waits until what is being written is committed.
 
         Returns:
@@ -91,41 +109,41 @@ class Saving(InactiveCopies):
         """
 
         def finish() -> int | None:
-            self._on_zero().finish()
-            return self._on_zero().committed
+            self._require_writer().finish()
+            return self._require_writer().committed_step
 
-        return on_rank_zero(finish)
+        return run_on_rank_zero(finish)
 
     def _inactive(self) -> dict[str, Any]:
         return {"writer": None}
 
-    def _on_zero(self) -> CheckpointWriter:
+    def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None
         return self.writer
 
     def _is_due_by_clock(self) -> bool:
         """Tells, and raises, what became of the last one."""
-        writer = self._on_zero()
-        writer.look()
-        return self._schedule.is_due_by_clock(time.monotonic()) or writer.wants_another
+        writer = self._require_writer()
+        writer.check_last_write()
+        return self._schedule.is_due_by_clock(time.monotonic()) or writer.should_retry
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
-        score = self._monitored.value(trainer)
+        score = self._monitored_metric.value(trainer)
         try:
-            return score is not None and self._retention.would_keep(score, self._store.checkpoints())
+            return score is not None and self._retention.would_keep(score, self._store.read_checkpoints())
         except OSError:  # the writer will meet it, and tell
             return True
 
-    def _hand_over(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer, begun: float, ended: bool) -> float:
-        writer = self._on_zero()
+    def _submit(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer, stall_start: float, has_ended: bool) -> float:
+        writer = self._require_writer()
         info = CommitInfo(
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,
-            score=self._monitored.value(trainer),
+            score=self._monitored_metric.value(trainer),
             identity=self._identity,
         )
-        writer.hand_over(checkpoint, {*internals.state_keys(trainer), snapshot.KEY}, info)
-        if ended:
+        writer.submit(checkpoint, {*internals.state_keys(trainer), snapshot.KEY}, info)
+        if has_ended:
             writer.finish()
-        return time.monotonic() - begun
+        return time.monotonic() - stall_start

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from stormproof.data.rng import State as RngState
 from stormproof.resume.extra_tensors import Tensors
-from stormproof.resume.frozen_modules import Frozen
+from stormproof.resume.frozen_modules import FrozenState
 from stormproof.resume.rank_entries import Entry
 
 FORMAT = 1
@@ -80,7 +80,7 @@ class RankState(_State):
 
     rng: RngState
     metrics: dict[str, Any]
-    frozen: Frozen
+    frozen: FrozenState
     train_loaders: Sequence[Any]
     val_loaders: Sequence[Any]
     logged: dict[str, Any]

@@ -12,7 +12,7 @@ from stormproof.lightning import internals
 
 def capture(trainer: pl.Trainer) -> list[dict[str, Any]] | None:
     """Returns the hyperparameters of the optimizer. None without StochasticWeightAveraging, or before it starts."""
-    if not any(callback.n_averaged is not None for callback in _averaging(trainer)):
+    if not any(callback.n_averaged is not None for callback in _find_swa_callbacks(trainer)):
         return None
     return [_without_parameters(group) for group in trainer.optimizers[0].param_groups]
 
@@ -31,20 +31,22 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, hyperparameters: li
     """
     if hyperparameters is None:
         return
-    for callback in _averaging(trainer):
-        in_last_epoch = trainer.current_epoch == callback.swa_end + 1
-        prepared = hasattr(callback, "_accumulate_grad_batches") if in_last_epoch else callback.n_averaged is not None
-        if not prepared:
+    for callback in _find_swa_callbacks(trainer):
+        is_last_epoch = trainer.current_epoch == callback.swa_end + 1
+        is_prepared = (
+            hasattr(callback, "_accumulate_grad_batches") if is_last_epoch else callback.n_averaged is not None
+        )
+        if not is_prepared:
             callback.on_train_epoch_start(trainer, module)
-    for group, saved in zip(trainer.optimizers[0].param_groups, hyperparameters, strict=True):
-        group.update(saved)
+    for group, saved_group in zip(trainer.optimizers[0].param_groups, hyperparameters, strict=True):
+        group.update(saved_group)
 
 
 def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def _averaging(trainer: pl.Trainer) -> list[Any]:
+def _find_swa_callbacks(trainer: pl.Trainer) -> list[Any]:
     callbacks = internals.callbacks(trainer)
     name = "StochasticWeightAveraging"  # of either package
-    return [callback for callback in callbacks if name in {kind.__name__ for kind in type(callback).__mro__}]
+    return [callback for callback in callbacks if name in {cls.__name__ for cls in type(callback).__mro__}]

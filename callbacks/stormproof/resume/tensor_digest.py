@@ -7,26 +7,26 @@ from hashlib import blake2b
 import torch
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
+def digest_tensor(tensor: torch.Tensor) -> str:
     """Returns a digest of shape, dtype and content.
 
     Args:
         tensor: Dense or sparse, on any device. A tensor on a GPU is copied to the host.
 
     Example:
-        >>> tensor_digest(torch.zeros(2)) == tensor_digest(torch.zeros(2))
+        >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2))
         True
-        >>> tensor_digest(torch.zeros(2)) == tensor_digest(torch.zeros(2, 1))
+        >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2, 1))
         False
     """
     digest = blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode(), digest_size=16)
-    for part in _dense_parts(tensor.detach()):
+    for part in _list_dense_parts(tensor.detach()):
         content = part.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
         digest.update(content.numpy().data)
     return digest.hexdigest()
 
 
-def _dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+def _list_dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if tensor.layout == torch.strided:
         return [tensor]
     tensor = tensor.to_sparse_coo().coalesce()

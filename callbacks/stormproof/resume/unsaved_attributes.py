@@ -23,15 +23,15 @@ from torchmetrics import Metric
 
 from stormproof.lightning import internals
 from stormproof.resume import owned_state
-from stormproof.resume.tensor_digest import tensor_digest
+from stormproof.resume.tensor_digest import digest_tensor
 
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module or callback: names of attributes that training does not depend on."""
-_ITEMS, _ELEMENTS, _PARTS, _NAMED = 1000, 100_000, 2000, 5
+_MAX_ITEMS, _MAX_ELEMENTS, _MAX_PARTS, _MAX_NAMES = 1000, 100_000, 2000, 5
 """Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
-_OTHER = "other"
+_INCOMPARABLE = "other"
 """Fingerprint of what is neither a number nor a tensor nor a container."""
-_SMALL = 300
+_MAX_LIST_ELEMENTS = 300
 """Arrays and tensors with at most so many elements equal a list with the same elements."""
 
 
@@ -46,14 +46,14 @@ class UnsavedAttributes:
     """
 
     def __init__(self) -> None:
-        self._first: dict[str, Any] | None = None  # fingerprints of attributes by path
-        self._first_saved: _Saved | None = None  # entries of the first checkpoint
-        self._reported: set[str] = set()
+        self._first_fingerprints: dict[str, Any] | None = None  # fingerprints of attributes by path
+        self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
+        self._reported_paths: set[str] = set()
 
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
-        if self._first is None and trainer.is_global_zero:
-            self._first = {path: _fingerprint(value) for path, _, value in _attributes(trainer)}
+        if self._first_fingerprints is None and trainer.is_global_zero:
+            self._first_fingerprints = {path: _fingerprint(value) for path, _, value in _named_attributes(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint``.
@@ -62,93 +62,119 @@ class UnsavedAttributes:
             trainer: Trainer in ``fit``.
             checkpoint: Checkpoint taken at the current step. The first call may use the step of the first snapshot.
         """
-        if self._first is None:
+        if self._first_fingerprints is None:
             return
-        if self._first_saved is None:
-            self._first_saved = _Saved(trainer, checkpoint)
+        if self._first_entries is None:
+            self._first_entries = _SavedEntries(trainer, checkpoint)
         candidates = []
-        for path, owner, value in _attributes(trainer):
-            now, first = _fingerprint(value), self._first.get(path)
-            if path not in self._reported and now != first and _has_comparable_part(now):
-                candidates.append((path, owner, now, first))
+        for path, owner, value in _named_attributes(trainer):
+            fingerprint, first_fingerprint = _fingerprint(value), self._first_fingerprints.get(path)
+            if (
+                path not in self._reported_paths
+                and fingerprint != first_fingerprint
+                and _has_comparable_part(fingerprint)
+            ):
+                candidates.append((path, owner, fingerprint, first_fingerprint))
         if not candidates:
             return
-        saved = _Saved(trainer, checkpoint)
-        first_saved = self._first_saved
-        changed = [path for path, owner, now, first in candidates if not saved.contains(owner, now, first, first_saved)]
-        self._reported.update(changed)
-        if changed:
-            named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if changed[_NAMED:] else "")
+        saved_entries = _SavedEntries(trainer, checkpoint)
+        first_entries = self._first_entries
+        changed_paths = [
+            path
+            for path, owner, fingerprint, first_fingerprint in candidates
+            if not saved_entries.contains(owner, fingerprint, first_fingerprint, first_entries)
+        ]
+        self._reported_paths.update(changed_paths)
+        if changed_paths:
+            listed_paths = ", ".join(changed_paths[:_MAX_NAMES]) + (
+                f" and {len(changed_paths) - _MAX_NAMES} more" if changed_paths[_MAX_NAMES:] else ""
+            )
             rank_zero_warn(
-                f"These attributes change during training but are not in the checkpoint: {named}. A resume may not be "
+                f"These attributes change during training but are not in the checkpoint: {listed_paths}. A resume may "
+                f"not be "
                 "exact. If training depends on them, register buffers or save them in on_save_checkpoint or "
                 f"state_dict. Otherwise list them in the class attribute {EXEMPT_ATTRIBUTE}."
             )
 
 
-class _Saved:
+class _SavedEntries:
     """The parts of a checkpoint in which an owner can save attributes: its own state, and entries that users add."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         lightning_keys = {*internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
         self.step = trainer.global_step
-        users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
+        user_entries = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         states = checkpoint["callbacks"]
-        extra = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        self._parts = {key: dict(_parts(state, "own")) for key, state in {**states, "": extra}.items()}
-        self._user_entries = dict(_parts(users, "user"))
+        extra_states = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
+        self._entries_by_owner = {
+            key: dict(_fingerprint_parts(state, "own")) for key, state in {**states, "": extra_states}.items()
+        }
+        self._user_entries = dict(_fingerprint_parts(user_entries, "user"))
 
-    def contains(self, owner: Any, now: Any, first: Any, first_saved: _Saved) -> bool:
+    def contains(self, owner: Any, fingerprint: Any, first_fingerprint: Any, first_entries: _SavedEntries) -> bool:
         """Returns whether the checkpoint contains the attribute.
 
-        Some entry must equal ``now``, and the same entry must equal ``first`` in the first checkpoint.
+        Some entry must equal ``fingerprint``, and the same entry must equal ``first_fingerprint`` in the first
+        checkpoint.
 
         Args:
             owner: Module or callback.
-            now: Fingerprint of its attribute.
-            first: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
-            first_saved: Entries of the first checkpoint.
+            fingerprint: Fingerprint of its attribute.
+            first_fingerprint: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
+            first_entries: Entries of the first checkpoint.
         """
         key = getattr(owner, "state_key", "")
-        parts, first_parts = ({**saved._user_entries, **saved._parts.get(key, {})} for saved in (self, first_saved))
-        places = [place for place, part in parts.items() if part == now]
-        if first_saved.step == 0 and first is not None:
-            places = [place for place in places if first_parts.get(place, first) == first]
-        return bool(places)
+        current_parts, first_parts = (
+            {**saved_entries._user_entries, **saved_entries._entries_by_owner.get(key, {})}
+            for saved_entries in (self, first_entries)
+        )
+        paths = [path for path, part in current_parts.items() if part == fingerprint]
+        if first_entries.step == 0 and first_fingerprint is not None:
+            paths = [path for path in paths if first_parts.get(path, first_fingerprint) == first_fingerprint]
+        return bool(paths)
 
 
-def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
+def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, owner and value of the attributes to compare."""
     module = trainer.lightning_module
-    optimized = [
-        each for optimizer in trainer.optimizers for group in optimizer.param_groups for each in group["params"]
+    optimized_parameters = [
+        parameter
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     ]
-    registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers(), *optimized)} - {None}
-    for path, owner in _owners(trainer, module):
-        exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_names_of_libraries(owner)}
+    registered_addresses = {
+        _get_data_address(tensor) for tensor in (*module.parameters(), *module.buffers(), *optimized_parameters)
+    } - {None}
+    for path, owner in _named_owners(trainer, module):
+        exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_find_library_attributes(owner)}
         is_torch_module = type(owner).__module__.startswith("torch.")
         for name, value in vars(owner).items():
             if is_torch_module and (name.startswith("_") or not isinstance(value, int | float)):
                 continue
-            is_registered = isinstance(value, torch.Tensor) and _address(value) in registered
+            is_registered = isinstance(value, torch.Tensor) and _get_data_address(value) in registered_addresses
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
-    owners = owned_state.owners(trainer)
-    for name, modules in owned_state.find_modules_of_owners(trainer).items():
+    owners = owned_state.find_owners(trainer)
+    for name, modules in owned_state.find_modules_by_owner(trainer).items():
         owner = owners[name]
-        for path, other in modules.items():
+        for path, submodule in modules.items():
             exempt = _is_exempt(owner, path[len(name) + 1 :])
-            if not exempt and not _is_metric(other) and not _derives_from_lightning_callback(owner):
-                tensors = (*other.named_parameters(path), *other.named_buffers(path))
-                others = [(name, tensor.detach()) for name, tensor in tensors if _address(tensor) not in registered]
-                yield from ((name, owner, tensor) for name, tensor in others)
+            if not exempt and not _is_metric(submodule) and not _derives_from_lightning_callback(owner):
+                tensors = (*submodule.named_parameters(path), *submodule.named_buffers(path))
+                unregistered_tensors = [
+                    (name, tensor.detach())
+                    for name, tensor in tensors
+                    if _get_data_address(tensor) not in registered_addresses
+                ]
+                yield from ((name, owner, tensor) for name, tensor in unregistered_tensors)
 
 
-def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
+def _named_owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
     for path, child in module.named_modules(prefix="module"):
         if not _is_metric(child):
             yield path, child
-    for name, owner in owned_state.owners(trainer).items():
+    for name, owner in owned_state.find_owners(trainer).items():
         if hasattr(owner, "state_key") and not _derives_from_lightning_callback(owner):
             yield name, owner
 
@@ -168,44 +194,44 @@ def _is_metric(module: nn.Module) -> bool:
 
 def _derives_from_lightning_callback(owner: Any) -> bool:
     """Returns whether it derives from one of Lightning's callbacks, which keeps attributes of its own."""
-    kinds = [kind for kind in type(owner).__mro__ if kind.__module__.startswith(("pytorch_lightning.", "lightning."))]
-    return hasattr(owner, "state_key") and [kind.__name__ for kind in kinds] != ["Callback"]
+    classes = [cls for cls in type(owner).__mro__ if cls.__module__.startswith(("pytorch_lightning.", "lightning."))]
+    return hasattr(owner, "state_key") and [cls.__name__ for cls in classes] != ["Callback"]
 
 
-def _names_of_libraries(owner: Any) -> set[str]:
+def _find_library_attributes(owner: Any) -> set[str]:
     """Returns the names of the attributes that torch and Lightning set."""
     if not isinstance(owner, nn.Module):
         return set()
-    return _names_of(next((kind for kind in type(owner).__mro__ if kind.__name__ == "LightningModule"), nn.Module))
+    return _list_attributes(next((cls for cls in type(owner).__mro__ if cls.__name__ == "LightningModule"), nn.Module))
 
 
 @functools.cache
-def _names_of(base: Any) -> set[str]:
-    return {*vars(base()), "_metric_attributes", "_param_requires_grad_state"}
+def _list_attributes(base_class: Any) -> set[str]:
+    return {*vars(base_class()), "_metric_attributes", "_param_requires_grad_state"}
 
 
-def _parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
+def _fingerprint_parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
     """Yields the fingerprints of a saved value and its parts, by path, breadth first."""
-    waiting = deque([(root, value)])
-    for _ in range(_PARTS):
-        if not waiting:
+    queue = deque([(root, value)])
+    for _ in range(_MAX_PARTS):
+        if not queue:
             return
-        path, part = waiting.popleft()
+        path, part = queue.popleft()
         yield path, _fingerprint(part, is_saved=True)
         if isinstance(part, dict | list | tuple):
             items = part.items() if isinstance(part, dict) else enumerate(part)
-            waiting.extend((f"{path}/{key}", item) for key, item in islice(items, _PARTS))
+            queue.extend((f"{path}/{key}", item) for key, item in islice(items, _MAX_PARTS))
 
 
 @dataclass(frozen=True, eq=False)
-class _Large:
+class _LargeTensorFingerprint:
     """Fingerprint of a large tensor: digest of some elements; address and version counter, None for a saved copy."""
 
     content: str
     version: tuple[int, int] | None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Large):
+        if not isinstance(other, _LargeTensorFingerprint):
             return self.content == other
         if self.version and other.version and self.version[0] == other.version[0]:
             return self.version == other.version
@@ -218,82 +244,84 @@ class _Large:
 def _fingerprint(value: Any, *, is_saved: bool = False) -> Any:
     """Returns a value that differs if a number, tensor, array or container of them differs."""
     try:
-        return _fingerprint_of(value, [_ITEMS], is_saved)
+        return _compute_fingerprint(value, [_MAX_ITEMS], is_saved)
     except Exception:  # noqa: BLE001 (a user's container may raise any exception)
-        return _OTHER
+        return _INCOMPARABLE
 
 
-def _fingerprint_of(value: Any, left: list[int], is_saved: bool) -> Any:
-    """``left`` is the number of items that may still be compared."""
+def _compute_fingerprint(value: Any, remaining_items: list[int], is_saved: bool) -> Any:
+    """``remaining_items`` is the number of items that may still be compared."""
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
-        return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
+        return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
     if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
-        return _fingerprint_of_scalar(value)
+        return _fingerprint_scalar(value)
     if isinstance(value, nn.Parameter):
-        return _OTHER  # one that an optimizer changes is in the checkpoint
+        return _INCOMPARABLE  # one that an optimizer changes is in the checkpoint
     if isinstance(value, torch.Tensor):
-        return _fingerprint_of_tensor(value, is_saved)
-    value = _in_order(value) if isinstance(value, set | frozenset) else value
+        return _fingerprint_tensor(value, is_saved)
+    value = _sort_items(value) if isinstance(value, set | frozenset) else value
     if not isinstance(value, dict | list | tuple | deque | array.array):
-        return _OTHER
+        return _INCOMPARABLE
     parts = []
     for item in value.items() if isinstance(value, dict) else value:
-        if left[0] <= 0:
+        if remaining_items[0] <= 0:
             break
-        left[0] -= 1
-        parts.append(_fingerprint_of(item, left, is_saved))
-    last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
-    return len(value), *parts, *(_fingerprint_of(item, [0], is_saved) for item in last)
+        remaining_items[0] -= 1
+        parts.append(_compute_fingerprint(item, remaining_items, is_saved))
+    last_items = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
+    return len(value), *parts, *(_compute_fingerprint(item, [0], is_saved) for item in last_items)
 
 
-def _in_order(values: Collection[Any]) -> list[Any]:
+def _sort_items(values: Collection[Any]) -> list[Any]:
     try:
         return sorted(values)
     except TypeError:
         return sorted(values, key=repr)
 
 
-def _fingerprint_of_scalar(value: Any) -> str:
+def _fingerprint_scalar(value: Any) -> str:
     """Is the same for equal numbers of different types."""
     return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
 
 
-def _fingerprint_of_array(values: Any) -> Any:
+def _fingerprint_array(values: Any) -> Any:
     """Equals the fingerprint of a tensor, list or number with the same content."""
     if values.ndim == 0:
-        return _fingerprint_of(values.item(), [0], False)
-    if values.size <= _SMALL:
-        return _fingerprint_of(values.tolist(), [_ITEMS], False)
+        return _compute_fingerprint(values.item(), [0], False)
+    if values.size <= _MAX_LIST_ELEMENTS:
+        return _compute_fingerprint(values.tolist(), [_MAX_ITEMS], False)
     flat = values.reshape(-1)
-    return _digest_of(values.shape, values.dtype.name, flat[:_ELEMENTS], flat[-_ITEMS:])
+    return _compute_digest(values.shape, values.dtype.name, flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
 
 
-def _fingerprint_of_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
+def _fingerprint_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
     if tensor.is_meta or hasattr(tensor, "to_local"):
-        return _OTHER
+        return _INCOMPARABLE
     if tensor.layout != torch.strided:
-        return tensor_digest(tensor)
+        return digest_tensor(tensor)
     if tensor.ndim == 0:
-        return _fingerprint_of(tensor.item(), [0], is_saved)
-    if tensor.numel() <= _SMALL:
-        return _fingerprint_of(tensor.tolist(), [_ITEMS], is_saved)
+        return _compute_fingerprint(tensor.item(), [0], is_saved)
+    if tensor.numel() <= _MAX_LIST_ELEMENTS:
+        return _compute_fingerprint(tensor.tolist(), [_MAX_ITEMS], is_saved)
     flat = tensor.detach().flatten()
-    host = [part.cpu().resolve_conj().resolve_neg().contiguous() for part in (flat[:_ELEMENTS], flat[-_ITEMS:])]
-    content = [part.view(torch.uint8).numpy() for part in host]
-    digest = _digest_of(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *content)
-    if tensor.numel() <= _ELEMENTS:
+    host_parts = [
+        part.cpu().resolve_conj().resolve_neg().contiguous() for part in (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
+    ]
+    arrays = [part.view(torch.uint8).numpy() for part in host_parts]
+    digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *arrays)
+    if tensor.numel() <= _MAX_ELEMENTS:
         return digest
-    return _Large(digest, None if is_saved else (tensor.data_ptr(), tensor._version))
+    return _LargeTensorFingerprint(digest, None if is_saved else (tensor.data_ptr(), tensor._version))
 
 
-def _digest_of(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
+def _compute_digest(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
     digest = blake2b(f"{dtype} {shape}".encode(), digest_size=16)
-    for part in arrays:
-        digest.update(part.tobytes())
+    for values in arrays:
+        digest.update(values.tobytes())
     return digest.hexdigest()
 
 
-def _address(tensor: torch.Tensor) -> int | None:
+def _get_data_address(tensor: torch.Tensor) -> int | None:
     """Returns the address of the tensor's data, or None if it has no storage (for example, a sparse tensor)."""
     try:
         return tensor.data_ptr() or None
@@ -305,4 +333,4 @@ def _has_comparable_part(fingerprint: Any) -> bool:
     """Returns whether any part is a number, a tensor or an array."""
     if isinstance(fingerprint, tuple) and fingerprint and isinstance(fingerprint[0], int):
         return len(fingerprint) == 1 or any(map(_has_comparable_part, fingerprint[1:]))
-    return fingerprint != _OTHER
+    return fingerprint != _INCOMPARABLE

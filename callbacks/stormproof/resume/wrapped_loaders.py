@@ -23,12 +23,12 @@ def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
     Returns:
         Function that undoes this.
     """
-    distributed = internals.uses_distributed_sampler(trainer)
+    is_distributed = internals.uses_distributed_sampler(trainer)
 
     def wrap(loaders: list[Any]) -> list[Any]:
         base_seed = default_seed() + trainer.current_epoch * len(loaders)
         return [
-            resumable(loader, base_seed + index, distributed)
+            resumable(loader, base_seed + index, is_distributed)
             if isinstance(loader, DataLoader) or is_stateful(loader)
             else loader
             for index, loader in enumerate(loaders)

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from stormproof.signals.listener import ASKING
+from stormproof.signals.listener import TERMINATION_SIGNALS
 
-OTHERS = set(ASKING) - {signal.SIGTERM}
+IGNORED_SIGNALS = set(TERMINATION_SIGNALS) - {signal.SIGTERM}
 
 
-class Deaf:
+class IgnoreSignals:
     """A ``worker_init_fn`` that has the worker ignore signals that ask to end, but for its own process' SIGTERM.
 
     A scheduler or a terminal signals the whole process group. A worker that dies of it takes the training along; one
@@ -28,28 +28,32 @@ class Deaf:
     starts begins with SIGTERM blocked: end it with SIGKILL.
 
     Args:
-        then: the worker's own ``worker_init_fn``; None for none.
+        worker_init_fn: the worker's own ``worker_init_fn``; None for none.
     """
 
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
+    def __init__(self, worker_init_fn: Callable[[int], None] | None) -> None:
+        self.worker_init_fn = worker_init_fn
 
-    def __call__(self, worker: int) -> None:
+    def __call__(self, worker_id: int) -> None:
         """Runs in the worker, first of all."""
-        for each in OTHERS:
-            signal.signal(each, _ignore)  # a handler, and not SIG_IGN, which programs that it starts would inherit
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, OTHERS)
-        parent = multiprocessing.parent_process()
-        if parent is not None and _has_one_thread():
+        for signal_number in IGNORED_SIGNALS:
+            signal.signal(
+                signal_number, _ignore_signal
+            )  # a handler, and not SIG_IGN, which programs that it starts would inherit
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+        parent_process = multiprocessing.parent_process()
+        if parent_process is not None and _has_one_thread():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that the new thread alone takes it
-            threading.Thread(target=_listen, args=(parent.pid,), name="signals", daemon=True).start()
+            threading.Thread(
+                target=_exit_on_parent_sigterm, args=(parent_process.pid,), name="signals", daemon=True
+            ).start()
         else:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        if self.then is not None:
-            self.then(worker)
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker_id)
 
 
-def deafen(loader: Any) -> Callable[[], None]:
+def mask_worker_signals(loader: Any) -> Callable[[], None]:
     """Has the workers that ``loader`` starts from now on be deaf; returns what undoes that for later ones.
 
     Args:
@@ -57,39 +61,47 @@ def deafen(loader: Any) -> Callable[[], None]:
             no workers that we know of.
     """
     loaders = getattr(loader, "loaders_with_workers", [loader])  # a ResumableLoader has them
-    before = [(each, each.worker_init_fn) for each in loaders if hasattr(each, "worker_init_fn")]
-    contexts = [(each, each.multiprocessing_context) for each in loaders if _forks(each)]
-    for each, own in before:
-        each.worker_init_fn = own if isinstance(own, Deaf) else Deaf(own)
-    for each, _ in contexts:
-        each.multiprocessing_context = _BornDeaf()
+    worker_init_fns = [
+        (worker_loader, worker_loader.worker_init_fn)
+        for worker_loader in loaders
+        if hasattr(worker_loader, "worker_init_fn")
+    ]
+    contexts = [
+        (worker_loader, worker_loader.multiprocessing_context)
+        for worker_loader in loaders
+        if _starts_workers_by_fork(worker_loader)
+    ]
+    for worker_loader, original in worker_init_fns:
+        worker_loader.worker_init_fn = original if isinstance(original, IgnoreSignals) else IgnoreSignals(original)
+    for worker_loader, _ in contexts:
+        worker_loader.multiprocessing_context = _MaskedForkContext()
 
     def undo() -> None:
-        for each, own in before:
-            each.worker_init_fn = own
-        for each, own in contexts:
-            each.multiprocessing_context = own
+        for worker_loader, original in worker_init_fns:
+            worker_loader.worker_init_fn = original
+        for worker_loader, original in contexts:
+            worker_loader.multiprocessing_context = original
 
     return undo
 
 
-class _ForkedDeaf(ForkProcess):
-    """A worker that hears nothing until :class:`Deaf` is called there: a signal in between would kill it."""
+class _MaskedForkProcess(ForkProcess):
+    """A worker that hears nothing until :class:`IgnoreSignals` is called there: a signal in between would kill it."""
 
     def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+        previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
         try:
             super().start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
-class _BornDeaf(ForkContext):
-    Process = _ForkedDeaf
+class _MaskedForkContext(ForkContext):
+    Process = _MaskedForkProcess
 
 
-def _forks(loader: Any) -> bool:
-    """Whether it starts its workers by a fork; others learn of the signals only in :class:`Deaf`."""
+def _starts_workers_by_fork(loader: Any) -> bool:
+    """Whether it starts its workers by a fork; others learn of the signals only in :class:`IgnoreSignals`."""
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return False
     context = loader.multiprocessing_context or multiprocessing.get_context()
@@ -101,11 +113,11 @@ def _has_one_thread() -> bool:
     return tasks.is_dir() and len(list(tasks.iterdir())) == 1
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
+def _ignore_signal(signal_number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _listen(parent: int | None) -> None:
+def _exit_on_parent_sigterm(parent_pid: int | None) -> None:
     while True:
-        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent_pid:
             os._exit(0)

@@ -5,6 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def exact_dtype(device: torch.device) -> torch.dtype:
+def accumulation_dtype(device: torch.device) -> torch.dtype:
     """float64; on MPS, which has none, float32."""
     return torch.float32 if device.type == "mps" else torch.float64

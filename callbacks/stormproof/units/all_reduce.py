@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 
 from stormproof.distributed.collectives import world_size
-from stormproof.units.accumulation_dtype import exact_dtype
-from stormproof.units.running_min_max import Extremes
+from stormproof.units.accumulation_dtype import accumulation_dtype
+from stormproof.units.running_min_max import RunningExtremes
 
 
 @dataclass(frozen=True)
-class Tally:
+class ReducedCounts:
     """What was seen of the units of one place in a pass.
 
     Attributes:
@@ -24,47 +24,52 @@ class Tally:
         shares: how many shares.
     """
 
-    extremes: Extremes | None
+    extremes: RunningExtremes | None
     alive_at: torch.Tensor
-    nonzero: float
-    shares: int
+    nonzero_sum: float
+    nonzero_batches: int
 
 
-def over_ranks(places: Sequence[Tally], device: torch.device) -> list[Tally]:
+def all_reduce_counts(local_counts: Sequence[ReducedCounts], device: torch.device) -> list[ReducedCounts]:
     """Merges what each rank saw, place by place; on the CPU. All ranks call it together with the same places.
 
     A unit of which any rank saw a NaN has infinite extremes: it is not finite, and not dead.
 
     Args:
-        places: of this rank.
+        local_counts: of this rank.
         device: on which ranks communicate.
     """
-    if not places:
+    if not local_counts:
         return []
-    exact = exact_dtype(device)
-    sizes = [len(place.alive_at) for place in places]
-    signed = torch.cat([_signed(place, device, exact) for place in places])
-    alive_at = torch.cat([place.alive_at.to(device) for place in places])
-    inputs = [0 if place.extremes is None else place.extremes.inputs for place in places]
-    counted = [(count, place.nonzero, place.shares) for count, place in zip(inputs, places, strict=True)]
-    sums = torch.tensor(counted, dtype=exact, device=device)
+    dtype = accumulation_dtype(device)
+    sizes = [len(unit_counts.alive_at) for unit_counts in local_counts]
+    signed = torch.cat([_signed_extremes(unit_counts, device, dtype) for unit_counts in local_counts])
+    alive_at = torch.cat([unit_counts.alive_at.to(device) for unit_counts in local_counts])
+    inputs = [0 if unit_counts.extremes is None else unit_counts.extremes.inputs for unit_counts in local_counts]
+    sum_rows = [
+        (count, unit_counts.nonzero_sum, unit_counts.nonzero_batches)
+        for count, unit_counts in zip(inputs, local_counts, strict=True)
+    ]
+    sums = torch.tensor(sum_rows, dtype=dtype, device=device)
     if world_size() > 1:
         dist.all_reduce(signed, dist.ReduceOp.MAX)
         dist.all_reduce(alive_at, dist.ReduceOp.MAX)
         dist.all_reduce(sums, dist.ReduceOp.SUM)
     parts = (signed.cpu().split([2 * size for size in sizes]), alive_at.cpu().split(sizes), sums.tolist())
-    return [_merged(*part) for part in zip(*parts, strict=True)]
+    return [_merge(*part) for part in zip(*parts, strict=True)]
 
 
-def _merged(signed: torch.Tensor, alive_at: torch.Tensor, sums: Sequence[float]) -> Tally:
+def _merge(signed: torch.Tensor, alive_at: torch.Tensor, sums: Sequence[float]) -> ReducedCounts:
     negative, high = signed.chunk(2)
-    inputs, nonzero, shares = sums
-    return Tally(Extremes(-negative, high, int(inputs)) if inputs else None, alive_at, nonzero, int(shares))
+    inputs, nonzero_sum, nonzero_batches = sums
+    return ReducedCounts(
+        RunningExtremes(-negative, high, int(inputs)) if inputs else None, alive_at, nonzero_sum, int(nonzero_batches)
+    )
 
 
-def _signed(place: Tally, device: torch.device, exact: torch.dtype) -> torch.Tensor:
+def _signed_extremes(counts: ReducedCounts, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The negative minimum and the maximum, so that the larger of two ranks' is that of both."""
-    if place.extremes is None:
-        return torch.full((2 * len(place.alive_at),), -torch.inf, device=device, dtype=exact)
-    both = torch.cat([-place.extremes.low, place.extremes.high]).to(device, exact)
-    return both.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    if counts.extremes is None:
+        return torch.full((2 * len(counts.alive_at),), -torch.inf, device=device, dtype=dtype)
+    extremes = torch.cat([-counts.extremes.low, counts.extremes.high]).to(device, dtype)
+    return extremes.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)

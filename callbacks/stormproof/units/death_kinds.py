@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["zero", "saturated low", "saturated high", "constant", "never wins"]
+DeadUnitKind = Literal["zero", "saturated low", "saturated high", "constant", "never wins"]
 
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "sigmoid": (0.0, 1.0),
@@ -30,7 +30,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
 }
 
 
-def bounds(function: str, module: nn.Module) -> tuple[float | None, float | None]:
+def saturation_bounds(function: str, module: nn.Module) -> tuple[float | None, float | None]:
     """The values towards which an activation saturates on either side; None where it does not, or rests at 0.
 
     Args:
@@ -38,7 +38,7 @@ def bounds(function: str, module: nn.Module) -> tuple[float | None, float | None
         module: the module that is or applies it; its ``alpha`` or ``min_val`` and ``max_val`` count.
 
     Example:
-        >>> bounds("elu", nn.ELU(alpha=0.5)), bounds("relu", nn.ReLU())
+        >>> saturation_bounds("elu", nn.ELU(alpha=0.5)), saturation_bounds("relu", nn.ReLU())
         ((-0.5, None), (None, None))
     """
     if function in {"elu", "celu"}:
@@ -48,28 +48,28 @@ def bounds(function: str, module: nn.Module) -> tuple[float | None, float | None
     return _BOUNDS.get(function, (None, None))
 
 
-def kinds(values: Sequence[float], limits: tuple[float | None, float | None]) -> dict[Kind, int]:
+def count_kinds(values: Sequence[float], limits: tuple[float | None, float | None]) -> dict[DeadUnitKind, int]:
     """How many dead units there are of each kind.
 
     Args:
         values: the one value of each dead unit.
-        limits: what :func:`bounds` gave.
+        limits: what :func:`saturation_bounds` gave.
 
     Example:
-        >>> kinds([1.0, 1.0, 0.0, 0.3], bounds("sigmoid", nn.Sigmoid()))
+        >>> count_kinds([1.0, 1.0, 0.0, 0.3], saturation_bounds("sigmoid", nn.Sigmoid()))
         {'saturated high': 2, 'saturated low': 1, 'constant': 1}
     """
     low, high = limits
-    return dict(Counter(_kind(value, low, high) for value in values))
+    return dict(Counter(_classify(value, low, high) for value in values))
 
 
-def _kind(value: float, low: float | None, high: float | None) -> Kind:
-    if _is(value, low):
+def _classify(value: float, low: float | None, high: float | None) -> DeadUnitKind:
+    if _is_close(value, low):
         return "saturated low"
-    if _is(value, high):
+    if _is_close(value, high):
         return "saturated high"
     return "zero" if value == 0 else "constant"
 
 
-def _is(value: float, bound: float | None) -> bool:
+def _is_close(value: float, bound: float | None) -> bool:
     return bound is not None and abs(value - bound) <= 1e-6 * abs(bound)  # single precision rounds it

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from stormproof.units.callers_line import call_at_callers_line
-from stormproof.units.unit_axis import shape_of
+from stormproof.units.unit_axis import weight_shape
 
 _ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",
@@ -23,12 +23,12 @@ _ACTIVATIONS = frozenset({
 _RESHAPE = frozenset({"flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"})
 _PERMUTE = frozenset({"permute", "transpose", "movedim"})
 _REDUCE = frozenset({"mean", "amax"})
-_HIDING = frozenset({
+_VALUE_CHANGING = frozenset({
     "pad", "amax", "max_pool1d", "max_pool2d", "max_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
 })  # fmt: skip
 """Behind these a unit that never leaves a value may leave it, or the reverse, unless that value is a ReLU's 0."""
-_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | _HIDING | frozenset({
+_UNIT_PRESERVING = _RESHAPE | _PERMUTE | _REDUCE | _VALUE_CHANGING | frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "batch_norm",
     "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "mul", "div", "square",
     "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -36,7 +36,7 @@ _PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | _HIDING | frozenset({
 })  # fmt: skip
 """Behind these a unit is constant where it was, and no new unit is made; a product is a gate."""
 
-Place = tuple[str, str | None]
+ActivationKey = tuple[str, str | None]
 """A watched module or consuming layer, and the layer before it."""
 
 Positions = torch.Tensor | None
@@ -44,7 +44,7 @@ Positions = torch.Tensor | None
 
 
 @dataclass(eq=False)
-class Call:
+class TracedCall:
     """One call of a layer or of an activation.
 
     Attributes:
@@ -59,15 +59,15 @@ class Call:
 
     layer: str | None
     function: str | None = None
-    source: Call | None = None
-    watched: str | None = None
-    turn: int = 0
-    uses: int = 0
+    source: TracedCall | None = None
+    watched_module: str | None = None
+    preceding_layer_calls: int = 0
+    untracked_uses: int = 0
     consumers: dict[str, Positions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Flow:
+class UnitLayout:
     """What a tensor holds.
 
     Attributes:
@@ -78,7 +78,7 @@ class Flow:
         zero_only: whether it tells no more of a unit than whether that is always 0.
     """
 
-    call: Call
+    call: TracedCall
     dimension: int
     count: int
     units: torch.Tensor | None = None
@@ -89,177 +89,190 @@ class Flow:
         return None if self.units is None else self.units.argsort(stable=True).view(self.count, -1)
 
 
-class Flows(TorchFunctionMode):
+class FunctionalTrace(TorchFunctionMode):
     """Follows what layers and activations put out, while one batch passes the network, to whatever takes it.
 
     Args:
-        before: called with an activation's name and the shape of its output; gives the layer before it and the
+        resolve_source: called with an activation's name and the shape of its output; gives the layer before it and the
             dimension that counts its units, None where there is none.
 
     Attributes:
         aside: whether it is not the network that calls functions now.
     """
 
-    def __init__(self, before: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:
+    def __init__(self, resolve_source: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:
         super().__init__()
-        self.aside = False
-        self._before = before
-        self._flows = WeakTensorKeyDictionary()
-        self._activations: list[Call] = []
-        self._layers: defaultdict[str, list[Call]] = defaultdict(list)
-        self._fed: defaultdict[str, list[Call | None]] = defaultdict(list)
+        self.is_paused = False
+        self._resolve_source = resolve_source
+        self._layouts = WeakTensorKeyDictionary()
+        self._activation_calls: list[TracedCall] = []
+        self._layer_calls: defaultdict[str, list[TracedCall]] = defaultdict(list)
+        self._input_calls: defaultdict[str, list[TracedCall | None]] = defaultdict(list)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls ``func`` and notes what its output holds."""
         kwargs = kwargs or {}
-        if self.aside:
+        if self.is_paused:
             return call_at_callers_line(func, args, kwargs)
-        tensors = _tensors((*args, *kwargs.values()))
-        taken = [(flow, shape_of(tensor)) for tensor in tensors if (flow := self.of(tensor)) is not None]
+        tensors = _iter_tensors((*args, *kwargs.values()))
+        input_layouts = [
+            (layout, weight_shape(tensor)) for tensor in tensors if (layout := self.layout_of(tensor)) is not None
+        ]
         output = call_at_callers_line(func, args, kwargs)
-        if not any(True for _ in _tensors((output,))):
+        if not any(True for _ in _iter_tensors((output,))):
             return output
         name = getattr(func, "__name__", "").strip("_")
-        flow = None
-        if name in _PASS_ON and taken and isinstance(output, torch.Tensor) and output.numel():
-            flow = _passed_on(name, func, taken, args, kwargs, output)
-        if flow is None:
-            for each, _ in taken:
-                each.call.uses += 1
-            real = isinstance(output, torch.Tensor) and output.is_floating_point()
-            if name in _ACTIVATIONS and real and output.ndim >= 2:
-                flow = self._activation(name, output, taken[0][0] if taken else None)
-        self._note(output, flow)
+        layout = None
+        if name in _UNIT_PRESERVING and input_layouts and isinstance(output, torch.Tensor) and output.numel():
+            layout = _propagate_layout(name, func, input_layouts, args, kwargs, output)
+        if layout is None:
+            for input_layout, _ in input_layouts:
+                input_layout.call.untracked_uses += 1
+            is_real = isinstance(output, torch.Tensor) and output.is_floating_point()
+            if name in _ACTIVATIONS and is_real and output.ndim >= 2:
+                layout = self._trace_activation(name, output, input_layouts[0][0] if input_layouts else None)
+        self._set_layout(output, layout)
         return output
 
-    def of(self, tensor: Any) -> Flow | None:
+    def layout_of(self, tensor: Any) -> UnitLayout | None:
         """What ``tensor`` holds; None if it is not known."""
-        return self._flows.get(tensor) if isinstance(tensor, torch.Tensor) else None
+        return self._layouts.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
-    def layer(self, name: str, inputs: Any, output: Any, axis: int | None) -> Flow | None:
+    def record_layer(self, name: str, inputs: Any, output: Any, axis: int | None) -> UnitLayout | None:
         """Notes that a layer made ``output`` from ``inputs``, along the units of ``axis``; returns what it took."""
-        taken = self.of(inputs)
-        self._fed[name].append(taken.call if taken else None)
-        call = Call(name)
-        self._layers[name].append(call)
-        self._note(output, None if axis is None else Flow(call, axis, shape_of(output)[axis]))
-        return taken
+        input_layout = self.layout_of(inputs)
+        self._input_calls[name].append(input_layout.call if input_layout else None)
+        call = TracedCall(name)
+        self._layer_calls[name].append(call)
+        self._set_layout(output, None if axis is None else UnitLayout(call, axis, weight_shape(output)[axis]))
+        return input_layout
 
-    def activation(self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int) -> Call:
+    def record_activation(
+        self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int
+    ) -> TracedCall:
         """Notes that ``output`` is that of the watched module ``name``; what function it applies may be known."""
-        known = self.of(output)
-        call = known.call if known and known.call.function and known.call.watched is None else None
+        layout = self.layout_of(output)
+        call = layout.call if layout and layout.call.function and layout.call.watched_module is None else None
         if call is None:
-            if known is not None:
-                known.call.uses += 1
-            call = Call(layer, function)
-            self._activations.append(call)
-        call.watched = name
-        self._note(output, Flow(call, axis, shape_of(output)[axis]))
+            if layout is not None:
+                layout.call.untracked_uses += 1
+            call = TracedCall(layer, function)
+            self._activation_calls.append(call)
+        call.watched_module = name
+        self._set_layout(output, UnitLayout(call, axis, weight_shape(output)[axis]))
         return call
 
-    def lost(self) -> list[str]:
+    def unconsumed_activations(self) -> list[str]:
         """Activations of a layer's output, applied as functions, of which no other layer was found that takes them.
 
         What comes behind the last layer is no unit that another one takes: it is not among them.
         """
-        calls = [call for call in self._activations if call.watched is None and call.source is not None]
+        calls = [call for call in self._activation_calls if call.watched_module is None and call.source is not None]
         return [
-            f"{call.function} behind {call.layer}" for call in calls if not call.consumers and call.turn < self._turn
+            f"{call.function} behind {call.layer}"
+            for call in calls
+            if not call.consumers and call.preceding_layer_calls < self._layer_call_count
         ]
 
-    def chains(self) -> dict[Place, Mapping[str, Positions] | None]:
+    def consumers(self) -> dict[ActivationKey, Mapping[str, Positions] | None]:
         """By place, the layers that take its units; None if not all that makes and takes them is known."""
-        places: defaultdict[Place, list[Call]] = defaultdict(list)
-        for call in self._activations:
-            name = call.watched or next(iter(call.consumers), None)  # of several layers that take it, the first
+        calls_by_key: defaultdict[ActivationKey, list[TracedCall]] = defaultdict(list)
+        for call in self._activation_calls:
+            name = call.watched_module or next(iter(call.consumers), None)  # of several layers that take it, the first
             if name is not None:
-                places[name, call.layer].append(call)
-        return {place: self._consumers(place[1], calls) for place, calls in places.items()}
+                calls_by_key[name, call.layer].append(call)
+        return {key: self._resolve_consumers(key[1], calls) for key, calls in calls_by_key.items()}
 
-    def _consumers(self, layer: str | None, calls: Sequence[Call]) -> Mapping[str, Positions] | None:
+    def _resolve_consumers(self, layer: str | None, calls: Sequence[TracedCall]) -> Mapping[str, Positions] | None:
         consumers = {name: positions for call in calls for name, positions in call.consumers.items()}
-        made = self._layers[layer] if layer is not None else []
+        layer_calls = self._layer_calls[layer] if layer is not None else []
         sources = [call.source for call in calls]
-        known = bool(consumers) and len(made) == len(calls)
-        known = known and all(source is not None and source in made and source.uses == 1 for source in sources)
-        known = known and not any(call.uses for call in calls)
-        known = known and all(call in calls for name in consumers for call in self._fed[name])
-        return consumers if known else None
+        is_complete = bool(consumers) and len(layer_calls) == len(calls)
+        is_complete = is_complete and all(
+            source is not None and source in layer_calls and source.untracked_uses == 1 for source in sources
+        )
+        is_complete = is_complete and not any(call.untracked_uses for call in calls)
+        is_complete = is_complete and all(call in calls for name in consumers for call in self._input_calls[name])
+        return consumers if is_complete else None
 
-    def _activation(self, name: str, output: torch.Tensor, source: Flow | None) -> Flow | None:
-        shape = shape_of(output)
+    def _trace_activation(self, name: str, output: torch.Tensor, source: UnitLayout | None) -> UnitLayout | None:
+        shape = weight_shape(output)
         if source is not None and source.units is None and source.call.function is None:
             layer, axis = source.call.layer, source.dimension
         else:
-            found = self._before(name, shape)
-            if found is None:
+            resolved = self._resolve_source(name, shape)
+            if resolved is None:
                 return None
-            layer, axis = found
-        call = Call(layer, name, source.call if source else None, turn=self._turn)
-        self._activations.append(call)
-        return Flow(call, axis, shape[axis])
+            layer, axis = resolved
+        call = TracedCall(layer, name, source.call if source else None, preceding_layer_calls=self._layer_call_count)
+        self._activation_calls.append(call)
+        return UnitLayout(call, axis, shape[axis])
 
     @property
-    def _turn(self) -> int:
-        return sum(map(len, self._layers.values()))
+    def _layer_call_count(self) -> int:
+        return sum(map(len, self._layer_calls.values()))
 
-    def _note(self, output: Any, flow: Flow | None) -> None:
-        if flow is not None:
-            self._flows[output] = flow
+    def _set_layout(self, output: Any, layout: UnitLayout | None) -> None:
+        if layout is not None:
+            self._layouts[output] = layout
         elif isinstance(output, torch.Tensor):
-            self._flows.pop(output, None)  # changed in place, it is something else
+            self._layouts.pop(output, None)  # changed in place, it is something else
 
 
-def _passed_on(
-    name: str, func: Any, taken: Sequence[tuple[Flow, torch.Size]], args: Any, kwargs: Any, output: torch.Tensor
-) -> Flow | None:
+def _propagate_layout(
+    name: str,
+    func: Any,
+    input_layouts: Sequence[tuple[UnitLayout, torch.Size]],
+    args: Any,
+    kwargs: Any,
+    output: torch.Tensor,
+) -> UnitLayout | None:
     """What the output of a function holds that makes no new units."""
-    flow, shape = next((each for each in taken if each[0].call.function), taken[0])
-    moved = _moved(name, func, flow, shape, args, kwargs, output)
-    if moved is None:
+    layout, shape = next((candidate for candidate in input_layouts if candidate[0].call.function), input_layouts[0])
+    output_layout = _locate_units(name, func, layout, shape, args, kwargs, output)
+    if output_layout is None:
         return None
-    if name in _HIDING and flow.call.function and flow.call.watched is None:
-        if flow.call.function != "relu":
+    if name in _VALUE_CHANGING and layout.call.function and layout.call.watched_module is None:
+        if layout.call.function != "relu":
             return None
-        moved = replace(moved, zero_only=True)
-    for each, _ in taken:
-        each.call.uses += each is not flow
-    if name == "batch_norm" and flow.call.function:
-        flow.call.uses += 1  # it moves zero
-    return moved
+        output_layout = replace(output_layout, zero_only=True)
+    for candidate, _ in input_layouts:
+        candidate.call.untracked_uses += candidate is not layout
+    if name == "batch_norm" and layout.call.function:
+        layout.call.untracked_uses += 1  # it moves zero
+    return output_layout
 
 
-def _moved(
-    name: str, func: Any, flow: Flow, shape: torch.Size, args: Any, kwargs: Any, output: torch.Tensor
-) -> Flow | None:
+def _locate_units(
+    name: str, func: Any, layout: UnitLayout, shape: torch.Size, args: Any, kwargs: Any, output: torch.Tensor
+) -> UnitLayout | None:
     """Where the units lie in ``output``; None if along none of its dimensions."""
     if name not in _RESHAPE | _PERMUTE | _REDUCE:
-        kept = output.ndim == len(shape) and shape_of(output)[flow.dimension] == shape[flow.dimension]
-        return flow if kept else None
+        is_unchanged = output.ndim == len(shape) and weight_shape(output)[layout.dimension] == shape[layout.dimension]
+        return layout if is_unchanged else None
     if output.is_nested:
         return None
-    every = torch.arange(flow.count)
-    marks = every if flow.units is None else flow.units
-    marks = marks.view(-1, *(1,) * (-1 - flow.dimension)).expand(shape)
+    unit_indices = torch.arange(layout.count)
+    unit_markers = unit_indices if layout.units is None else layout.units
+    unit_markers = unit_markers.view(-1, *(1,) * (-1 - layout.dimension)).expand(shape)
     if name in _RESHAPE:
-        marks = marks.reshape(output.shape)
+        unit_markers = unit_markers.reshape(output.shape)
     elif name in _PERMUTE:
-        marks = func(marks, *args[1:], **kwargs)
+        unit_markers = func(unit_markers, *args[1:], **kwargs)
     else:
-        marks = marks.amax(*args[1:], **{key: kwargs[key] for key in ("dim", "keepdim") if key in kwargs})
-    for dimension in range(-1, -marks.ndim, -1):  # the first counts the samples
-        rows = marks.movedim(dimension, -1)
+        unit_markers = unit_markers.amax(*args[1:], **{key: kwargs[key] for key in ("dim", "keepdim") if key in kwargs})
+    for dimension in range(-1, -unit_markers.ndim, -1):  # the first counts the samples
+        rows = unit_markers.movedim(dimension, -1)
         row = rows[(0,) * (rows.ndim - 1)]
-        alike = not any(rows.stride()[:-1]) or bool((rows == row).all())
-        if alike and len(set(row.bincount(minlength=flow.count).tolist())) == 1:
-            return replace(flow, dimension=dimension, units=None if torch.equal(row, every) else row.clone())
+        rows_are_equal = not any(rows.stride()[:-1]) or bool((rows == row).all())
+        if rows_are_equal and len(set(row.bincount(minlength=layout.count).tolist())) == 1:
+            return replace(layout, dimension=dimension, units=None if torch.equal(row, unit_indices) else row.clone())
     return None
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def _iter_tensors(values: Any) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from (each for each in value if isinstance(each, torch.Tensor))
+            yield from (item for item in value if isinstance(item, torch.Tensor))

@@ -14,45 +14,45 @@ from typing import Any
 import torch
 from torch import nn
 
-from stormproof.lightning.layer_names import plain_name
-from stormproof.units.functional_trace import Flow, Flows, Place, Positions
+from stormproof.lightning.layer_names import strip_wrappers
+from stormproof.units.functional_trace import ActivationKey, FunctionalTrace, Positions, UnitLayout
 from stormproof.units.module_kinds import (
     BATCH_NORMS,
     RECURRENT,
-    flattened,
+    count_samples,
+    flatten_nested,
     is_activation,
     is_compiled,
     is_layer,
     is_watched,
-    passes_on,
-    samples_of,
-    tensor_of,
+    makes_no_units,
+    output_tensor,
 )
-from stormproof.units.pieces import Pieces, wins
-from stormproof.units.running_min_max import extremes
-from stormproof.units.unit_axis import shape_of, unit_axis, unit_dimension, units_of
-from stormproof.units.watch_point import Feed, Seen, Watch
+from stormproof.units.pieces import MaxoutPieces, winning_pieces
+from stormproof.units.running_min_max import compute_extremes
+from stormproof.units.unit_axis import output_units, unit_axis, unit_dimension, weight_shape
+from stormproof.units.watch_point import ActivationInput, BatchExtremes, WatchPoint
 
 SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
 
 
-class Hook:
+class UncopiedHook:
     """A hook that a copy of the network, and one that is written to a file, leaves behind."""
 
-    def __init__(self, look: Callable[..., None]) -> None:
-        self._look = look
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """Looks at what a module puts out."""
-        self._look(module, arguments, output)
+        self._function(module, arguments, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Becomes a function of the standard library that takes anything and does nothing."""
         return getattr, (nullcontext(), "__exit__")
 
 
-class Watches:
+class ActivationHooks:
     """All watched places of a network.
 
     Args:
@@ -72,249 +72,303 @@ class Watches:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.active = self.looks = False
-        self.counting_zeros = False
-        self.sizing = False
-        self.outputs: dict[str, Watch] = {}
-        self.inputs: dict[str, Watch] = {}
-        self.norms: dict[str, nn.Module] = {}
-        self.chains: dict[Place, Mapping[str, Positions] | None] = {}
-        self.lost: list[str] = []
-        self.looked = False
-        self._layer: str | None = None
-        self._norm: str | None = None
-        self._units: tuple[int, int] | None = None
-        self._stages: set[str] = set()  # that have been traced
-        self._trace = ExitStack()
-        self._tracing: Flows | None = None
+        self.active = self.records_batch = False
+        self.counts_zeros = False
+        self.records_magnitudes = False
+        self.output_points: dict[str, WatchPoint] = {}
+        self.input_points: dict[str, WatchPoint] = {}
+        self.batch_norms: dict[str, nn.Module] = {}
+        self.consumers: dict[ActivationKey, Mapping[str, Positions] | None] = {}
+        self.unconsumed_activations: list[str] = []
+        self.has_recorded = False
+        self._last_layer: str | None = None
+        self._last_norm: str | None = None
+        self._last_units: tuple[int, int] | None = None
+        self._traced_stages: set[str] = set()  # that have been traced
+        self._trace_context = ExitStack()
+        self._functional_trace: FunctionalTrace | None = None
         self._handles: list[Any] = []
-        modules = [(plain_name(name), module) for name, module in network.named_modules() if name]
-        self.compiled = any(is_compiled(module) for module in network.modules())
+        modules = [(strip_wrappers(name), module) for name, module in network.named_modules() if name]
+        self.is_compiled = any(is_compiled(module) for module in network.modules())
         for name, module in modules:
             if isinstance(module, torch.jit.ScriptModule) or ".parametrizations." in name:
                 continue
             if is_watched(module):
-                watch = self.outputs[name] = Watch(name, module, type(module).__name__.lower())
-                self._handles.append(module.register_forward_hook(Hook(self._output_hook(watch))))
+                watch_point = self.output_points[name] = WatchPoint(name, module, type(module).__name__.lower())
+                self._handles.append(module.register_forward_hook(UncopiedHook(self._output_hook(watch_point))))
             elif is_layer(module):
-                watch = self.inputs[name] = Watch(name, module)
-                self._handles.append(module.register_forward_hook(Hook(self._layer_hook(watch))))
+                watch_point = self.input_points[name] = WatchPoint(name, module)
+                self._handles.append(module.register_forward_hook(UncopiedHook(self._layer_hook(watch_point))))
             elif isinstance(module, BATCH_NORMS):
-                self.norms[name] = module
-                self._handles.append(module.register_forward_hook(Hook(self._norm_hook(name))))
+                self.batch_norms[name] = module
+                self._handles.append(module.register_forward_hook(UncopiedHook(self._norm_hook(name))))
 
-    def __iter__(self) -> Iterator[Watch]:
+    def __iter__(self) -> Iterator[WatchPoint]:
         """All places that are watched."""
-        yield from self.outputs.values()
-        yield from (watch for watch in self.inputs.values() if watch.feeds)
+        yield from self.output_points.values()
+        yield from (watch_point for watch_point in self.input_points.values() if watch_point.activation_inputs)
 
-    def named(self, name: str) -> Watch:
+    def get(self, name: str) -> WatchPoint:
         """The place called ``name``."""
-        return self.outputs.get(name) or self.inputs[name]
+        return self.output_points.get(name) or self.input_points[name]
 
     def has(self, name: str) -> bool:
         """Whether there is such a place."""
-        return name in self.outputs or name in self.inputs
+        return name in self.output_points or name in self.input_points
 
-    def begin(
-        self, stage: str, *, counts: bool, counting_zeros: bool = False, sizing: bool = False, traceable: bool = True
+    def begin_batch(
+        self,
+        stage: str,
+        *,
+        records_extremes: bool,
+        counts_zeros: bool = False,
+        records_magnitudes: bool = False,
+        is_traceable: bool = True,
     ) -> None:
         """Looks at the batch that begins, if it counts or is the first of its stage, which is traced.
 
         Args:
             stage: what the network is called for.
-            counts: whether what passes is wanted.
-            counting_zeros: whether the share of zeros is.
-            sizing: whether the mean absolute outputs are, even if nothing else.
-            traceable: whether it may be run eagerly, under a mode of torch's functions.
+            records_extremes: whether what passes is wanted.
+            counts_zeros: whether the share of zeros is.
+            records_magnitudes: whether the mean absolute outputs are, even if nothing else.
+            is_traceable: whether it may be run eagerly, under a mode of torch's functions.
         """
-        traces = traceable and stage not in self._stages
-        self.looks = self.active = counts or sizing or traces
-        if traces:
-            self._stages.add(stage)
-            self._trace.enter_context(self._tracing_batch())
-        if self.looks:
-            self.looked = True
-            self.counting_zeros, self.sizing = counting_zeros, sizing
-            self._layer, self._units, self._norm = None, None, None
-            for watch in (*self.outputs.values(), *self.inputs.values()):
-                watch.seen, watch.turn = {}, 0
+        is_traced = is_traceable and stage not in self._traced_stages
+        self.records_batch = self.active = records_extremes or records_magnitudes or is_traced
+        if is_traced:
+            self._traced_stages.add(stage)
+            self._trace_context.enter_context(self._trace_batch())
+        if self.records_batch:
+            self.has_recorded = True
+            self.counts_zeros, self.records_magnitudes = counts_zeros, records_magnitudes
+            self._last_layer, self._last_units, self._last_norm = None, None, None
+            for watch_point in (*self.output_points.values(), *self.input_points.values()):
+                watch_point.extremes_by_source, watch_point.call_index = {}, 0
 
-    def end(self) -> None:
+    def end_batch(self) -> None:
         """The batch has passed."""
-        self._trace.close()
-        self.active = self.looks = False
+        self._trace_context.close()
+        self.active = self.records_batch = False
 
-    def look_anew(self) -> None:
+    def reset_coverage(self) -> None:
         """Forgets what has been seen: in the batches that are traced a compiled network is not, and calls its hooks."""
-        self.looked = False
-        for watch in self:
-            watch.called = False
+        self.has_recorded = False
+        for watch_point in self:
+            watch_point.was_called = False
 
-    def unseen(self) -> list[str]:
+    def uncalled_names(self) -> list[str]:
         """Places that were looked at and not seen, of those that every forward pass should call."""
-        known = [watch for watch in self if watch.feeds or is_activation(watch.module)]
-        return [watch.name for watch in known if not watch.called] if self.looked else []
+        expected_points = [
+            watch_point for watch_point in self if watch_point.activation_inputs or is_activation(watch_point.module)
+        ]
+        return (
+            [watch_point.name for watch_point in expected_points if not watch_point.was_called]
+            if self.has_recorded
+            else []
+        )
 
-    def unclear(self) -> list[str]:
+    def ambiguous_names(self) -> list[str]:
         """Places of which it cannot be told which dimension counts the units, and functions that nobody takes."""
-        return [*(watch.name for watch in self.outputs.values() if watch.unclear), *self.lost]
+        return [
+            *(watch_point.name for watch_point in self.output_points.values() if watch_point.is_ambiguous),
+            *self.unconsumed_activations,
+        ]
 
     def remove(self) -> None:
         """Takes the hooks away, in the middle of a batch too."""
-        self.end()
+        self.end_batch()
         for handle in self._handles:
             handle.remove()
 
-    def collect(self) -> Iterator[tuple[Watch, str | None, Seen]]:
+    def pop_batch(self) -> Iterator[tuple[WatchPoint, str | None, BatchExtremes]]:
         """What the batch that has passed left, place by place; forgets it."""
-        for watch in self:
-            seen, watch.seen = watch.seen, {}
-            watch.called |= bool(seen)  # also a layer that takes a functional activation
-            yield from ((watch, before, each) for before, each in seen.items())
+        for watch_point in self:
+            extremes_by_source, watch_point.extremes_by_source = watch_point.extremes_by_source, {}
+            watch_point.was_called |= bool(extremes_by_source)  # also a layer that takes a functional activation
+            yield from (
+                (watch_point, source_layer, batch_extremes)
+                for source_layer, batch_extremes in extremes_by_source.items()
+            )
 
-    def forget(self) -> None:
+    def discard_batch(self) -> None:
         """Drops what the batch that has passed left."""
-        for _ in self.collect():
+        for _ in self.pop_batch():
             pass
 
     @contextmanager
-    def _tracing_batch(self) -> Iterator[None]:
+    def _trace_batch(self) -> Iterator[None]:
         """While a batch passes in this context, functional activations are found, and who consumes what."""
-        compiled = "torch._dynamo" in sys.modules  # else nothing can be
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), Flows(self._before) as flows:
-            self._tracing = flows
+        uses_dynamo = "torch._dynamo" in sys.modules  # else nothing can be
+        with (
+            torch.compiler.set_stance("force_eager") if uses_dynamo else nullcontext(),
+            FunctionalTrace(self._resolve_source) as functional_trace,
+        ):
+            self._functional_trace = functional_trace
             yield
-        self._tracing = None
-        self.lost = list(dict.fromkeys([*self.lost, *flows.lost()]))
-        for place, consumers in flows.chains().items():
-            before = self.chains.get(place, consumers)
-            self.chains[place] = None if before is None or consumers is None else {**before, **consumers}
+        self._functional_trace = None
+        self.unconsumed_activations = list(
+            dict.fromkeys([*self.unconsumed_activations, *functional_trace.unconsumed_activations()])
+        )
+        for key, consumers in functional_trace.consumers().items():
+            previous = self.consumers.get(key, consumers)
+            self.consumers[key] = None if previous is None or consumers is None else {**previous, **consumers}
 
-    def _before(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
-        axis = unit_axis(shape, self._units, gated=function == "glu")
-        return None if self._layer is None or axis is None else (self._layer, axis)
+    def _resolve_source(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
+        axis = unit_axis(shape, self._last_units, gated=function == "glu")
+        return None if self._last_layer is None or axis is None else (self._last_layer, axis)
 
-    def _place(self, watch: Watch, output: Any, tensor: torch.Tensor) -> tuple[str | None, int | None]:
+    def _locate_units(
+        self, watch_point: WatchPoint, output: Any, tensor: torch.Tensor
+    ) -> tuple[str | None, int | None]:
         """The layer whose output a watched module takes, and the dimension that counts the units."""
-        flow = self._tracing.of(output) if self._tracing is not None else None
-        if flow is not None and flow.units is None and flow.call.watched is None and flow.call.source is not None:
-            watch.origins[self._layer] = flow.call.layer, flow.dimension
-        if self._layer in watch.origins:
-            return watch.origins[self._layer]
-        return self._layer, self._axis(watch.module, shape_of(tensor))
+        layout = self._functional_trace.layout_of(output) if self._functional_trace is not None else None
+        if (
+            layout is not None
+            and layout.units is None
+            and layout.call.watched_module is None
+            and layout.call.source is not None
+        ):
+            watch_point.traced_sources[self._last_layer] = layout.call.layer, layout.dimension
+        if self._last_layer in watch_point.traced_sources:
+            return watch_point.traced_sources[self._last_layer]
+        return self._last_layer, self._unit_axis(watch_point.module, weight_shape(tensor))
 
-    def _axis(self, module: nn.Module, shape: torch.Size) -> int | None:
+    def _unit_axis(self, module: nn.Module, shape: torch.Size) -> int | None:
         """The dimension of a watched module's output that counts the units."""
         if isinstance(module, RECURRENT):
             return -1
-        pieces = next((child for child in module.children() if isinstance(child, Pieces)), None)
-        if pieces is not None:  # the one before the pieces, once these are gone
-            return pieces.dim - 1 - len(shape) if pieces.dim >= 0 else pieces.dim
-        return unit_axis(shape, self._units, gated=isinstance(module, nn.GLU))
+        maxout_pieces = next((child for child in module.children() if isinstance(child, MaxoutPieces)), None)
+        if maxout_pieces is not None:  # the one before the pieces, once these are gone
+            return maxout_pieces.dim - 1 - len(shape) if maxout_pieces.dim >= 0 else maxout_pieces.dim
+        return unit_axis(shape, self._last_units, gated=isinstance(module, nn.GLU))
 
-    def _output_hook(self, watch: Watch) -> Callable[..., None]:
-        def look(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active or module is not watch.module:  # a copy of the network has copies of its hooks
+    def _output_hook(self, watch_point: WatchPoint) -> Callable[..., None]:
+        def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
+            if not self.active or module is not watch_point.module:  # a copy of the network has copies of its hooks
                 return
-            watch.called = True
-            tensor = tensor_of(output)
-            if tensor is None or tensor.ndim < 2 or passes_on(module, arguments, output):
+            watch_point.was_called = True
+            tensor = output_tensor(output)
+            if tensor is None or tensor.ndim < 2 or makes_no_units(module, arguments, output):
                 return
-            if self._layer is None and not is_activation(module):  # it prepares the data
+            if self._last_layer is None and not is_activation(module):  # it prepares the data
                 return
-            if isinstance(module, Pieces):
-                self._see(watch, self._layer, wins(flattened(tensor.detach()), module.dim), -1, tensor.size(0))
+            if isinstance(module, MaxoutPieces):
+                self._record(
+                    watch_point,
+                    self._last_layer,
+                    winning_pieces(flatten_nested(tensor.detach()), module.dim),
+                    -1,
+                    tensor.size(0),
+                )
                 return
             if isinstance(module, RECURRENT):  # it makes units, too
-                self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
-            before, axis = self._place(watch, output, tensor)
+                self._last_layer, self._last_units, self._last_norm = watch_point.name, (-1, tensor.shape[-1]), None
+            source_layer, axis = self._locate_units(watch_point, output, tensor)
             if axis is None:
-                watch.unclear = True
+                watch_point.is_ambiguous = True
                 return
-            self._see(watch, before, tensor, axis, samples_of(module, output, tensor))
-            if self._tracing is not None and tensor is output:
-                call = self._tracing.activation(watch.name, watch.function, before, tensor, axis)
+            self._record(watch_point, source_layer, tensor, axis, count_samples(module, output, tensor))
+            if self._functional_trace is not None and tensor is output:
+                call = self._functional_trace.record_activation(
+                    watch_point.name, watch_point.function, source_layer, tensor, axis
+                )
                 if not is_activation(module) and call.function is not None:
-                    watch.function = call.function
+                    watch_point.function = call.function
 
-        return look
+        return record_output
 
-    def _layer_hook(self, watch: Watch) -> Callable[..., None]:
-        def look(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active or module is not watch.module:
+    def _layer_hook(self, watch_point: WatchPoint) -> Callable[..., None]:
+        def record_input(module: nn.Module, arguments: Any, output: Any) -> None:
+            if not self.active or module is not watch_point.module:
                 return
-            units = units_of(module)
-            if self._tracing is not None and arguments:
+            units = output_units(module)
+            if self._functional_trace is not None and arguments:
                 axis = None if units is None or not isinstance(output, torch.Tensor) else units[0]
-                self._find(watch, arguments[0], self._tracing.layer(watch.name, arguments[0], output, axis))
-            feed = watch.feed
-            if feed is not None and arguments and arguments[0].is_floating_point():
+                self._trace_input(
+                    watch_point,
+                    arguments[0],
+                    self._functional_trace.record_layer(watch_point.name, arguments[0], output, axis),
+                )
+            activation_input = watch_point.current_input
+            if activation_input is not None and arguments and arguments[0].is_floating_point():
                 inputs = arguments[0]
-                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed)
-            if watch.feeds or self._tracing is not None:
-                watch.turn += 1
-            self._layer, self._units, self._norm = watch.name, units, None
+                self._record(
+                    watch_point,
+                    activation_input.before,
+                    inputs,
+                    activation_input.dimension,
+                    inputs.size(0),
+                    activation_input,
+                )
+            if watch_point.activation_inputs or self._functional_trace is not None:
+                watch_point.call_index += 1
+            self._last_layer, self._last_units, self._last_norm = watch_point.name, units, None
 
-        return look
+        return record_input
 
     def _norm_hook(self, name: str) -> Callable[..., None]:
-        def look(module: nn.Module, *_: Any) -> None:
-            if self.active and module is self.norms[name]:
-                self._norm = name
+        def record_norm(module: nn.Module, *_: Any) -> None:
+            if self.active and module is self.batch_norms[name]:
+                self._last_norm = name
 
-        return look
+        return record_norm
 
-    def _find(self, consumer: Watch, inputs: torch.Tensor, taken: Flow | None) -> None:
+    def _trace_input(self, consumer: WatchPoint, inputs: torch.Tensor, input_layout: UnitLayout | None) -> None:
         """Notes what the input of a layer was, in the batch that is traced."""
-        function = None if taken is None else taken.call.function
-        if taken is None or function is None:
-            consumer.mixed = True
+        function = None if input_layout is None else input_layout.call.function
+        if input_layout is None or function is None:
+            consumer.has_other_inputs = True
             return
-        call, positions, first = taken.call, taken.positions(), consumer.feeds.get(0)
-        if call.watched is None and next(iter(call.consumers), consumer.name) == consumer.name:
-            consumer.mixed |= first is not None and first.before != call.layer
+        call, positions, first_input = input_layout.call, input_layout.positions(), consumer.activation_inputs.get(0)
+        if call.watched_module is None and next(iter(call.consumers), consumer.name) == consumer.name:
+            consumer.has_other_inputs |= first_input is not None and first_input.before != call.layer
             consumer.function = function
-            here = None if positions is None else positions.to(inputs.device)
-            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here, taken.zero_only)
-        if taken.dimension == unit_dimension(consumer.module):
-            call.uses -= 1
+            device_positions = None if positions is None else positions.to(inputs.device)
+            consumer.activation_inputs[consumer.call_index] = ActivationInput(
+                call.layer, input_layout.dimension, device_positions, input_layout.zero_only
+            )
+        if input_layout.dimension == unit_dimension(consumer.module):
+            call.untracked_uses -= 1
             call.consumers[consumer.name] = positions
-        elif call.watched is None:
+        elif call.watched_module is None:
             call.consumers.setdefault(consumer.name, positions)
 
-    def _see(
+    def _record(
         self,
-        watch: Watch,
-        before: str | None,
+        watch_point: WatchPoint,
+        source_layer: str | None,
         tensor: torch.Tensor,
         axis: int,
         samples: int,
-        feed: Feed | None = None,
+        activation_input: ActivationInput | None = None,
     ) -> None:
         if not tensor.numel():  # nothing has come by
             return
-        if self._tracing is not None:
-            self._tracing.aside = True
-        tensor = flattened(tensor.detach())
-        low, high = extremes(tensor, axis)
-        if watch.has_pieces or (feed is not None and feed.zero_only):
+        if self._functional_trace is not None:
+            self._functional_trace.is_paused = True
+        tensor = flatten_nested(tensor.detach())
+        low, high = compute_extremes(tensor, axis)
+        if watch_point.has_pieces or (activation_input is not None and activation_input.zero_only):
             low = torch.zeros_like(low)  # a piece that always wins is not dead
-        positions = None if feed is None else feed.positions
+        positions = None if activation_input is None else activation_input.positions
         if positions is not None:
             low, high = low[positions].amin(1), high[positions].amax(1)
-        seen = Seen(low, high, samples)
-        if self.counting_zeros:
-            seen.nonzero = tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)
-        if self.sizing:
-            sizes = tensor.abs().movedim(axis, -1).flatten(0, -2).mean(0)
-            seen.sizes = sizes if positions is None else sizes[positions].mean(1)
-            watch.norms[before] = self._norm
-        known = watch.seen.get(before)
-        if known is not None:
-            seen.low, seen.high = torch.minimum(low, known.low), torch.maximum(high, known.high)
-            if seen.sizes is not None and known.sizes is not None:
-                seen.sizes = seen.sizes + known.sizes
-        watch.seen[before] = seen
-        if self._tracing is not None:
-            self._tracing.aside = False
+        batch_extremes = BatchExtremes(low, high, samples)
+        if self.counts_zeros:
+            batch_extremes.nonzero_share = tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)
+        if self.records_magnitudes:
+            magnitudes = tensor.abs().movedim(axis, -1).flatten(0, -2).mean(0)
+            batch_extremes.magnitudes = magnitudes if positions is None else magnitudes[positions].mean(1)
+            watch_point.batch_norms[source_layer] = self._last_norm
+        previous = watch_point.extremes_by_source.get(source_layer)
+        if previous is not None:
+            batch_extremes.low, batch_extremes.high = (
+                torch.minimum(low, previous.low),
+                torch.maximum(high, previous.high),
+            )
+            if batch_extremes.magnitudes is not None and previous.magnitudes is not None:
+                batch_extremes.magnitudes = batch_extremes.magnitudes + previous.magnitudes
+        watch_point.extremes_by_source[source_layer] = batch_extremes
+        if self._functional_trace is not None:
+            self._functional_trace.is_paused = False

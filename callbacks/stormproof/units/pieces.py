@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class Pieces(nn.Module):
+class MaxoutPieces(nn.Module):
     r"""Passes on the candidates among which a module takes the largest, so that a detector can watch them.
 
     A Maxout unit is :math:`\max_j z_j` over k affine pieces (Goodfellow et al. 2013). A piece that never attains the
@@ -21,7 +21,7 @@ class Pieces(nn.Module):
         ...     def __init__(self, pieces: int) -> None:
         ...         super().__init__()
         ...         self.count = pieces
-        ...         self.pieces = Pieces()
+        ...         self.pieces = MaxoutPieces()
         ...
         ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
         ...         return self.pieces(x.unflatten(-1, (-1, self.count))).amax(-1)
@@ -38,14 +38,14 @@ class Pieces(nn.Module):
         return candidates
 
 
-def wins(candidates: torch.Tensor, dim: int) -> torch.Tensor:
+def winning_pieces(candidates: torch.Tensor, dim: int) -> torch.Tensor:
     r"""Where a piece attains the maximum of its unit, as 0 or 1; (\*, units x pieces) with the samples in front.
 
     Example:
-        >>> wins(torch.tensor([[[1.0, 2.0], [4.0, 3.0]]]), dim=-1)
+        >>> winning_pieces(torch.tensor([[[1.0, 2.0], [4.0, 3.0]]]), dim=-1)
         tensor([[0., 1., 1., 0.]])
     """
     dim %= candidates.ndim
-    largest = candidates.amax(dim, keepdim=True)
-    won = ((candidates == largest) | largest.isnan()).to(torch.float32)  # a unit that is not finite is not dead
-    return won.movedim((dim - 1, dim), (-2, -1)).flatten(-2)
+    maximum = candidates.amax(dim, keepdim=True)
+    is_winner = ((candidates == maximum) | maximum.isnan()).to(torch.float32)  # a unit that is not finite is not dead
+    return is_winner.movedim((dim - 1, dim), (-2, -1)).flatten(-2)

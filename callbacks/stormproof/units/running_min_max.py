@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stormproof.units.accumulation_dtype import exact_dtype
+from stormproof.units.accumulation_dtype import accumulation_dtype
 
 
-def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The minimum and maximum of each unit over all samples and positions.
 
     Args:
@@ -20,7 +20,7 @@ def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tens
         two tensors (units,); NaN where the unit's outputs hold one.
 
     Example:
-        >>> extremes(torch.tensor([[0.0, 1.0], [0.0, 3.0]]), axis=1)
+        >>> compute_extremes(torch.tensor([[0.0, 1.0], [0.0, 3.0]]), axis=1)
         (tensor([0., 1.]), tensor([0., 3.]))
     """
     axis %= outputs.ndim
@@ -33,7 +33,7 @@ def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tens
 
 
 @dataclass
-class Extremes:
+class RunningExtremes:
     """The running minimum and maximum of each unit over the inputs seen: two numbers a unit.
 
     They do not depend on the order, nor on inputs that come twice, and merge over ranks exactly.
@@ -48,30 +48,30 @@ class Extremes:
     high: torch.Tensor
     inputs: int
 
-    def to(self, device: torch.device) -> Extremes:
+    def to(self, device: torch.device) -> RunningExtremes:
         """The same on ``device``."""
         if self.low.device == device:
             return self
-        low, high = (each.to(exact_dtype(device)).to(device) for each in (self.low, self.high))
-        return Extremes(low, high, self.inputs)
+        low, high = (bound.to(accumulation_dtype(device)).to(device) for bound in (self.low, self.high))
+        return RunningExtremes(low, high, self.inputs)
 
-    def merge(self, other: Extremes) -> Extremes:
+    def merge(self, other: RunningExtremes) -> RunningExtremes:
         """Of the inputs of both.
 
         Example:
-            >>> one = Extremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4)
-            >>> one.merge(Extremes(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.5]), 2))
+            >>> one = RunningExtremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4)
+            >>> one.merge(RunningExtremes(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.5]), 2))
             Extremes(low=tensor([0.0000, 0.5000]), high=tensor([0., 2.]), inputs=6)
         """
-        return Extremes(
+        return RunningExtremes(
             torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.inputs + other.inputs
         )
 
-    def dead(self) -> torch.Tensor:
+    def is_dead(self) -> torch.Tensor:
         """(units,) bool: the output never left one value, without any tolerance; never where a NaN was seen.
 
         Example:
-            >>> Extremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4).dead()
+            >>> RunningExtremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4).is_dead()
             tensor([ True, False])
         """
         return self.low == self.high

@@ -8,45 +8,55 @@ from typing import Any
 import torch
 
 from stormproof.units.functional_trace import Positions
-from stormproof.units.hooks import Watches
-from stormproof.units.watch_point import Feed
+from stormproof.units.hooks import ActivationHooks
+from stormproof.units.watch_point import ActivationInput
 
 
-def found(watches: Watches) -> dict[str, Any]:
+def state_dict(hooks: ActivationHooks) -> dict[str, Any]:
     """What has been found."""
-    feeds = [
-        [watch.name, watch.function, watch.mixed, turn, {**vars(feed), "positions": _plain(feed.positions)}]
-        for watch in watches.inputs.values()
-        for turn, feed in watch.feeds.items()
+    input_rows = [
+        [
+            watch_point.name,
+            watch_point.function,
+            watch_point.has_other_inputs,
+            call_index,
+            {**vars(activation_input), "positions": _to_lists(activation_input.positions)},
+        ]
+        for watch_point in hooks.input_points.values()
+        for call_index, activation_input in watch_point.activation_inputs.items()
     ]
-    chains = [
-        [*place, consumers and {name: _plain(positions) for name, positions in consumers.items()}]
-        for place, consumers in watches.chains.items()
+    consumer_rows = [
+        [*key, consumers and {name: _to_lists(positions) for name, positions in consumers.items()}]
+        for key, consumers in hooks.consumers.items()
     ]
-    origins = [
-        [watch.name, last, before, dimension]
-        for watch in watches.outputs.values()
-        for last, (before, dimension) in watch.origins.items()
+    origin_rows = [
+        [watch_point.name, last_layer, source_layer, dimension]
+        for watch_point in hooks.output_points.values()
+        for last_layer, (source_layer, dimension) in watch_point.traced_sources.items()
     ]
-    return {"feeds": feeds, "chains": chains, "origins": origins}
+    return {"feeds": input_rows, "chains": consumer_rows, "origins": origin_rows}
 
 
-def know(watches: Watches, state: Mapping[str, Any]) -> None:
-    """Has ``watches`` know what :func:`found` gave, of the same network."""
-    for name, last, before, dimension in state["origins"]:
-        if name in watches.outputs:
-            watches.outputs[name].origins[last] = before, dimension
-    for name, function, mixed, turn, feed in state["feeds"]:
-        if name in watches.inputs:
-            watches.inputs[name].function, watches.inputs[name].mixed = function, mixed
-            watches.inputs[name].feeds[turn] = Feed(**{**feed, "positions": _positions(feed["positions"])})
-    for name, before, consumers in state["chains"]:
-        watches.chains[name, before] = consumers and {each: _positions(lie) for each, lie in consumers.items()}
+def load_state_dict(hooks: ActivationHooks, state: Mapping[str, Any]) -> None:
+    """Has ``hooks`` know what :func:`state_dict` gave, of the same network."""
+    for name, last_layer, source_layer, dimension in state["origins"]:
+        if name in hooks.output_points:
+            hooks.output_points[name].traced_sources[last_layer] = source_layer, dimension
+    for name, function, mixed, call_index, input_state in state["feeds"]:
+        if name in hooks.input_points:
+            hooks.input_points[name].function, hooks.input_points[name].has_other_inputs = function, mixed
+            hooks.input_points[name].activation_inputs[call_index] = ActivationInput(
+                **{**input_state, "positions": _to_tensor(input_state["positions"])}
+            )
+    for name, source_layer, consumers in state["chains"]:
+        hooks.consumers[name, source_layer] = consumers and {
+            layer: _to_tensor(positions) for layer, positions in consumers.items()
+        }
 
 
-def _plain(positions: Positions) -> list[list[int]] | None:
+def _to_lists(positions: Positions) -> list[list[int]] | None:
     return None if positions is None else positions.tolist()
 
 
-def _positions(plain: list[list[int]] | None) -> Positions:
-    return None if plain is None else torch.tensor(plain)
+def _to_tensor(lists: list[list[int]] | None) -> Positions:
+    return None if lists is None else torch.tensor(lists)

@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 import torch
 
-from stormproof.units.all_reduce import Tally
-from stormproof.units.death_kinds import Kind
-from stormproof.units.running_min_max import Extremes
+from stormproof.units.all_reduce import ReducedCounts
+from stormproof.units.death_kinds import DeadUnitKind
+from stormproof.units.running_min_max import RunningExtremes
 
-INPUTS, FEW = 200, 30
+MIN_INPUTS, MIN_INPUTS_ALL_DEAD = 200, 30
 """Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are
 enough if no unit of a layer fires or if the output is the same for all inputs."""
-HISTORY = 64
+MAX_PASSES = 64
 """Passes whose counts are remembered."""
 
-Pass = Literal["training", "validation"]
+PassName = Literal["training", "validation"]
 Trend = Literal["rising", "stable", "falling"]
 
 
@@ -47,7 +47,7 @@ class UnitActivity:
     layer: str | None
     units: int
     dead: int
-    kinds: dict[Kind, int]
+    kinds: dict[DeadUnitKind, int]
     inputs: int
     exact: bool
     bound: float | None
@@ -62,7 +62,7 @@ class UnitActivity:
         """Minimum number of inputs to report dead units: ``FEW`` if all are dead, 0 if none is, else ``INPUTS``."""
         if not self.dead:
             return 0
-        return FEW if self.dead == self.units else INPUTS
+        return MIN_INPUTS_ALL_DEAD if self.dead == self.units else MIN_INPUTS
 
 
 class UnitRecord:
@@ -70,126 +70,141 @@ class UnitRecord:
 
     Args:
         units: how many there are.
-        begin: the step at which they began to be watched.
+        begin_step: the step at which they began to be watched.
         device: where what is added up is kept.
     """
 
-    def __init__(self, units: int, begin: int, device: torch.device) -> None:
+    def __init__(self, units: int, begin_step: int, device: torch.device) -> None:
         self.units = units
         self.activity: UnitActivity | None = None
-        self.dead: torch.Tensor | None = None  # of the last validation pass
-        self._alive_at = torch.full((units,), begin - 1, device=device)  # the step of each one's last sign of life
-        self._passes: dict[Pass, Extremes | None] = {"training": None, "validation": None}
-        self._nonzero: Any = 0.0  # a sum of shares, on the device
-        self._shares = 0
-        self._counts: deque[tuple[int, int]] = deque(maxlen=HISTORY)
-        self._latest: torch.Tensor | None = None  # the values of the last batch, if it was one input
+        self.dead_units: torch.Tensor | None = None  # of the last validation pass
+        self._alive_at = torch.full((units,), begin_step - 1, device=device)  # the step of each one's last sign of life
+        self._passes: dict[PassName, RunningExtremes | None] = {"training": None, "validation": None}
+        self._nonzero_sum: Any = 0.0  # a sum of shares, on the device
+        self._nonzero_batches = 0
+        self._dead_counts: deque[tuple[int, int]] = deque(maxlen=MAX_PASSES)
+        self._last_batch_values: torch.Tensor | None = None  # the values of the last batch, if it was one input
 
     @property
-    def counts(self) -> list[tuple[int, int]]:
+    def dead_counts(self) -> list[tuple[int, int]]:
         """The step of each of the last passes, and how many units were dead."""
-        return list(self._counts)
+        return list(self._dead_counts)
 
-    def start(self, of: Pass) -> None:
+    def start_pass(self, run_stage: PassName) -> None:
         """Begins a new pass."""
-        self._passes[of] = None
-        if of == "training":
-            self._nonzero, self._shares = 0.0, 0
+        self._passes[run_stage] = None
+        if run_stage == "training":
+            self._nonzero_sum, self._nonzero_batches = 0.0, 0
 
-    def add(self, batch: Extremes, nonzero: torch.Tensor | None, step: int, to: Pass | None) -> None:
+    def add(
+        self, batch_extremes: RunningExtremes, nonzero_share: torch.Tensor | None, step: int, run_stage: PassName | None
+    ) -> None:
         """Adds what a batch left at the weights after ``step`` steps; of no pass, it is signs of life alone."""
-        device = batch.low.device
-        moved = batch.high > batch.low
-        if batch.inputs == 1:  # a batch of one shows nothing but beside the one before
-            moved |= False if self._latest is None else batch.low != self._latest.to(batch.low)
-            self._latest = batch.low
-        self._alive_at = torch.where(moved, step, self._alive_at.to(device))
-        if to is None:
+        device = batch_extremes.low.device
+        is_active = batch_extremes.high > batch_extremes.low
+        if batch_extremes.inputs == 1:  # a batch of one shows nothing but beside the one before
+            is_active |= (
+                False
+                if self._last_batch_values is None
+                else batch_extremes.low != self._last_batch_values.to(batch_extremes.low)
+            )
+            self._last_batch_values = batch_extremes.low
+        self._alive_at = torch.where(is_active, step, self._alive_at.to(device))
+        if run_stage is None:
             return
-        before = self._passes[to]
-        self._passes[to] = batch if before is None else before.to(device).merge(batch)
-        if nonzero is not None:
-            self._nonzero, self._shares = self._nonzero + nonzero, self._shares + 1
+        pass_extremes = self._passes[run_stage]
+        self._passes[run_stage] = (
+            batch_extremes if pass_extremes is None else pass_extremes.to(device).merge(batch_extremes)
+        )
+        if nonzero_share is not None:
+            self._nonzero_sum, self._nonzero_batches = self._nonzero_sum + nonzero_share, self._nonzero_batches + 1
 
-    def tally(self, of: Pass) -> Tally:
+    def local_counts(self, run_stage: PassName) -> ReducedCounts:
         """What this rank saw."""
-        return Tally(self._passes[of], self._alive_at, float(self._nonzero), self._shares)
+        return ReducedCounts(self._passes[run_stage], self._alive_at, float(self._nonzero_sum), self._nonzero_batches)
 
-    def so_far(self, layer: str | None, step: int) -> UnitActivity | None:
+    def running_activity(self, layer: str | None, step: int) -> UnitActivity | None:
         """What the running epoch's sample shows on this rank, but in which way units are dead; None before a batch."""
         extremes = self._passes["training"]
         if extremes is None:
             return None
-        dead = extremes.dead()
-        last = self._alive_at.to(dead.device)[dead]
-        count = len(last)
+        dead = extremes.is_dead()
+        last_alive = self._alive_at.to(dead.device)[dead]
+        dead_count = len(last_alive)
         return UnitActivity(
             layer=layer,
             units=self.units,
-            dead=count,
+            dead=dead_count,
             kinds={},
             inputs=extremes.inputs,
             exact=False,
             bound=min(3 / extremes.inputs, 1.0),
-            since_step=int(last.min()) + 1 if count else None,
-            born=int((last < 0).sum()),
-            trend=self._trend(count),
+            since_step=int(last_alive.min()) + 1 if dead_count else None,
+            born=int((last_alive < 0).sum()),
+            trend=self._trend(dead_count),
             sparsity=None,
             step=step,
         )
 
-    def miss(self) -> None:
+    def discard_exact(self) -> None:
         """A validation pass did not come by here: what one before found is of other weights."""
-        self.dead = None
+        self.dead_units = None
         if self.activity is not None and self.activity.exact:
             self.activity = None
 
-    def conclude(
-        self, of: Pass, tally: Tally, step: int, layer: str | None, kinds: dict[Kind, int], *, from_begin: bool
+    def finish_pass(
+        self,
+        run_stage: PassName,
+        counts: ReducedCounts,
+        step: int,
+        layer: str | None,
+        kinds: dict[DeadUnitKind, int],
+        *,
+        watched_from_begin: bool,
     ) -> None:
         """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass.
 
         Args:
-            of: the pass.
-            tally: of all ranks.
+            run_stage: the pass.
+            counts: of all ranks.
             step: the optimizer steps that are done.
             layer: the one before.
             kinds: in which way how many are dead.
-            from_begin: whether the training has been watched, so that it can be told since when they are dead.
+            watched_from_begin: whether the training has been watched, so that it can be told since when they are dead.
         """
-        extremes = tally.extremes
+        extremes = counts.extremes
         assert extremes is not None
-        sparsity = 1 - tally.nonzero / tally.shares if tally.shares else None
-        if of == "training" and self.activity is not None and self.activity.exact:
+        sparsity = 1 - counts.nonzero_sum / counts.nonzero_batches if counts.nonzero_batches else None
+        if run_stage == "training" and self.activity is not None and self.activity.exact:
             self.activity = replace(self.activity, sparsity=sparsity)
             return
-        dead, alive_at = extremes.dead(), tally.alive_at
-        if of == "validation":
-            self.dead = dead
+        dead, alive_at = extremes.is_dead(), counts.alive_at
+        if run_stage == "validation":
+            self.dead_units = dead
             alive_at = torch.where(dead, alive_at, step)
         self._alive_at = alive_at
-        count, last = int(dead.sum()), alive_at[dead]
-        trend = self._trend(count)
-        self._counts.append((step, count))
+        dead_count, last_alive = int(dead.sum()), alive_at[dead]
+        trend = self._trend(dead_count)
+        self._dead_counts.append((step, dead_count))
         self.activity = UnitActivity(
             layer=layer,
             units=self.units,
-            dead=count,
+            dead=dead_count,
             kinds=kinds,
             inputs=extremes.inputs,
-            exact=of == "validation",
-            bound=None if of == "validation" else min(3 / extremes.inputs, 1.0),
-            since_step=int(last.min()) + 1 if count and from_begin else None,
-            born=int((last < 0).sum()) if from_begin else 0,
+            exact=run_stage == "validation",
+            bound=None if run_stage == "validation" else min(3 / extremes.inputs, 1.0),
+            since_step=int(last_alive.min()) + 1 if dead_count and watched_from_begin else None,
+            born=int((last_alive < 0).sum()) if watched_from_begin else 0,
             trend=trend,
             sparsity=sparsity,
             step=step,
         )
 
-    def _trend(self, count: int) -> Trend:
-        """Whether ``count`` dead ones are more or fewer than in the pass before."""
-        before = self._counts[-1][1] if self._counts else count
-        return "stable" if count == before else "rising" if count > before else "falling"
+    def _trend(self, dead_count: int) -> Trend:
+        """Whether ``dead_count`` dead ones are more or fewer than in the pass before."""
+        previous_count = self._dead_counts[-1][1] if self._dead_counts else dead_count
+        return "stable" if dead_count == previous_count else "rising" if dead_count > previous_count else "falling"
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -197,11 +212,11 @@ class UnitRecord:
         return {
             "alive_at": self._alive_at.tolist(),
             "training": training and [training.low.tolist(), training.high.tolist(), training.inputs],
-            "nonzero": [float(self._nonzero), self._shares],
-            "counts": [list(each) for each in self._counts],
+            "nonzero": [float(self._nonzero_sum), self._nonzero_batches],
+            "counts": [list(dead_count) for dead_count in self._dead_counts],
             "activity": self.activity and asdict(self.activity),
-            "dead": None if self.dead is None else self.dead.nonzero().flatten().tolist(),
-            "latest": None if self._latest is None else self._latest.tolist(),
+            "dead": None if self.dead_units is None else self.dead_units.nonzero().flatten().tolist(),
+            "latest": None if self._last_batch_values is None else self._last_batch_values.tolist(),
         }
 
     @classmethod
@@ -212,15 +227,15 @@ class UnitRecord:
         if state["training"] is not None:
             low, high, inputs = state["training"]
             exact = torch.float64  # whatever it was: to compare, nothing is lost
-            record._passes["training"] = Extremes(
+            record._passes["training"] = RunningExtremes(
                 torch.tensor(low, dtype=exact), torch.tensor(high, dtype=exact), inputs
             )
-        record._nonzero, record._shares = state["nonzero"]
-        record._counts.extend((step, dead) for step, dead in state["counts"])
+        record._nonzero_sum, record._nonzero_batches = state["nonzero"]
+        record._dead_counts.extend((step, dead) for step, dead in state["counts"])
         record.activity = state["activity"] and UnitActivity(**state["activity"])
         if state["dead"] is not None:
-            record.dead = torch.zeros(record.units, dtype=torch.bool)
-            record.dead[state["dead"]] = True
+            record.dead_units = torch.zeros(record.units, dtype=torch.bool)
+            record.dead_units[state["dead"]] = True
         if state["latest"] is not None:
-            record._latest = torch.tensor(state["latest"], dtype=torch.float64)
+            record._last_batch_values = torch.tensor(state["latest"], dtype=torch.float64)
         return record

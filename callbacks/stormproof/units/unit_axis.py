@@ -13,11 +13,11 @@ def unit_dimension(consumer: nn.Module) -> int:
     return -1 - len(consumer.kernel_size) if isinstance(consumer, Convolution) else -1
 
 
-def units_of(layer: nn.Module) -> tuple[int, int] | None:
+def output_units(layer: nn.Module) -> tuple[int, int] | None:
     """The dimension of a layer's output that counts its units, from the end, and how many they are; None if unknown.
 
     Example:
-        >>> units_of(nn.Linear(4, 8)), units_of(nn.Conv2d(3, 16, 3)), units_of(nn.Flatten())
+        >>> output_units(nn.Linear(4, 8)), output_units(nn.Conv2d(3, 16, 3)), output_units(nn.Flatten())
         ((-1, 8), (-3, 16), None)
     """
     if isinstance(layer, Convolution):
@@ -29,14 +29,14 @@ def units_of(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def shape_of(tensor: torch.Tensor) -> torch.Size:
+def weight_shape(tensor: torch.Tensor) -> torch.Size:
     """The shape of a tensor; sequences of several lengths, as a TransformerEncoder nests them, have the length 0."""
     if not tensor.is_nested:
         return tensor.shape
     return torch.Size([tensor.size(0), *[0] * (tensor.ndim - 2), tensor.size(-1)])
 
 
-def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool = False) -> int | None:
+def unit_axis(shape: torch.Size, layer_units: tuple[int, int] | None, *, gated: bool = False) -> int | None:
     """Which dimension of an activation's output counts the units of the layer before it; None if none can be told.
 
     It is where that layer had them if their number is still the same there; else where that number is found among the
@@ -45,15 +45,15 @@ def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool =
 
     Args:
         shape: of the activation's output, at least 2 dimensions.
-        layer: what :func:`units_of` said of the layer before it.
+        layer_units: what :func:`output_units` said of the layer before it.
         gated: whether one half of the layer's units is the gate of the other.
 
     Example:
         >>> unit_axis(torch.Size([4, 16, 10]), (-2, 16)), unit_axis(torch.Size([4, 10, 16]), (-2, 16))
         (-2, -1)
     """
-    if layer is not None:
-        dimension, units = layer
+    if layer_units is not None:
+        dimension, units = layer_units
         for candidate in (dimension, -1, 1 - len(shape)):
             if -candidate <= len(shape) and shape[candidate] == (units // 2 if gated else units):
                 return candidate

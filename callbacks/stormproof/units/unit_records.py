@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.distributed.collectives import everyone
-from stormproof.units.all_reduce import over_ranks
-from stormproof.units.death_kinds import Kind, bounds, kinds
-from stormproof.units.functional_trace import Place
-from stormproof.units.hooks import Watches
-from stormproof.units.running_min_max import Extremes
-from stormproof.units.unit_activity import Pass, UnitRecord
+from stormproof.distributed.collectives import all_gather
+from stormproof.units.all_reduce import all_reduce_counts
+from stormproof.units.death_kinds import DeadUnitKind, count_kinds, saturation_bounds
+from stormproof.units.functional_trace import ActivationKey
+from stormproof.units.hooks import ActivationHooks
+from stormproof.units.running_min_max import RunningExtremes
+from stormproof.units.unit_activity import PassName, UnitRecord
 
 
-class Census:
+class UnitRecords:
     """Counts the living and the dead of a network.
 
     Attributes:
@@ -26,117 +26,127 @@ class Census:
     """
 
     def __init__(self) -> None:
-        self.records: dict[Place, UnitRecord] = {}
-        self.begin: int | None = None
-        self._sizes: dict[Place, int] = {}  # of those that this process has seen
-        self._refused: set[Place] = set()  # the number of whose units changes: it is not units that are counted
-        self._told: set[Place] = set()
+        self.records: dict[ActivationKey, UnitRecord] = {}
+        self.begin_step: int | None = None
+        self._unit_counts: dict[ActivationKey, int] = {}  # of those that this process has seen
+        self._inconsistent_keys: set[ActivationKey] = (
+            set()
+        )  # the number of whose units changes: it is not units that are counted
+        self._warned_keys: set[ActivationKey] = set()
 
-    def names(self) -> dict[str, Place]:
+    def keys_by_name(self) -> dict[str, ActivationKey]:
         """The places by name: the module's, with the layer before it where the module is called behind several."""
         calls = Counter(module for module, _ in self.records)
         return {
-            module if calls[module] == 1 else f"{module}@{before}": (module, before) for module, before in self.records
+            module if calls[module] == 1 else f"{module}@{source_layer}": (module, source_layer)
+            for module, source_layer in self.records
         }
 
-    def named(self) -> dict[str, UnitRecord]:
+    def records_by_name(self) -> dict[str, UnitRecord]:
         """The records by name."""
-        return {name: self.records[place] for name, place in self.names().items()}
+        return {name: self.records[key] for name, key in self.keys_by_name().items()}
 
-    def keep(self, watches: Watches) -> None:
+    def remove_missing(self, hooks: ActivationHooks) -> None:
         """Forgets the places that a network does not have."""
-        self.records = {place: record for place, record in self.records.items() if watches.has(place[0])}
+        self.records = {key: record for key, record in self.records.items() if hooks.has(key[0])}
 
-    def start(self, of: Pass) -> None:
+    def start_pass(self, run_stage: PassName) -> None:
         """Begins a new pass."""
         for record in self.records.values():
-            record.start(of)
+            record.start_pass(run_stage)
 
-    def add(self, watches: Watches, step: int, to: Pass | None, inputs: int | None) -> None:
+    def add(self, hooks: ActivationHooks, step: int, run_stage: PassName | None, batch_size: int | None) -> None:
         """Adds what a batch left, at the weights after ``step`` steps; of no pass, it counts as signs of life alone.
 
         Args:
-            watches: the network's.
+            hooks: the network's.
             step: the optimizer steps that were done.
-            to: the pass.
-            inputs: samples in the batch, None if unknown; of a place whose first dimension is larger, as where that
+            run_stage: the pass.
+            batch_size: samples in the batch, None if unknown; of a place whose first dimension is larger, as where that
                 counts the steps of sequences, no more inputs than these are counted.
         """
-        for watch, before, seen in watches.collect():
-            place, units = (watch.name, before), len(seen.low)
-            if self._sizes.setdefault(place, units) != units:
-                self._refused.add(place)
-            if place in self._refused:
+        for watch_point, source_layer, batch_extremes in hooks.pop_batch():
+            key, units = (watch_point.name, source_layer), len(batch_extremes.low)
+            if self._unit_counts.setdefault(key, units) != units:
+                self._inconsistent_keys.add(key)
+            if key in self._inconsistent_keys:
                 continue
-            low, high = seen.low, seen.high
-            if watches.compiled:  # it may use their memory again
+            low, high = batch_extremes.low, batch_extremes.high
+            if hooks.is_compiled:  # it may use their memory again
                 low, high = low.clone(), high.clone()
-            samples = seen.samples if inputs is None else min(seen.samples, inputs)
-            self._record(place, units, low.device).add(Extremes(low, high, samples), seen.nonzero, step, to)
+            samples = batch_extremes.samples if batch_size is None else min(batch_extremes.samples, batch_size)
+            self._get_or_create(key, units, low.device).add(
+                RunningExtremes(low, high, samples), batch_extremes.nonzero_share, step, run_stage
+            )
 
-    def conclude(self, of: Pass, step: int, watches: Watches, device: torch.device) -> dict[str, Extremes]:
+    def finish_pass(
+        self, run_stage: PassName, step: int, hooks: ActivationHooks, device: torch.device
+    ) -> dict[str, RunningExtremes]:
         """What a pass showed over all ranks, which call this together; it becomes each record's ``activity``.
 
         Args:
-            of: the pass.
+            run_stage: the pass.
             step: the optimizer steps that are done.
-            watches: the network's.
+            hooks: the network's.
             device: on which ranks communicate.
 
         Returns:
             the merged extremes by name, of the places that were seen.
         """
-        self._meet(device)
-        tallies = over_ranks([record.tally(of) for record in self.records.values()], device)
-        found = {}
-        for (name, place), tally in zip(self.names().items(), tallies, strict=True):
-            record, extremes = self.records[place], tally.extremes
+        self._sync_keys(device)
+        reduced_counts = all_reduce_counts([record.local_counts(run_stage) for record in self.records.values()], device)
+        extremes_by_name = {}
+        for (name, key), counts in zip(self.keys_by_name().items(), reduced_counts, strict=True):
+            record, extremes = self.records[key], counts.extremes
             if extremes is not None:
-                found[name] = extremes
-                kinds_found = _kinds(extremes, watches, place[0])
-                record.conclude(of, tally, step, place[1], kinds_found, from_begin=self.begin is not None)
-            elif of == "validation":
-                record.miss()
-        return found
+                extremes_by_name[name] = extremes
+                dead_kinds = _count_dead_kinds(extremes, hooks, key[0])
+                record.finish_pass(
+                    run_stage, counts, step, key[1], dead_kinds, watched_from_begin=self.begin_step is not None
+                )
+            elif run_stage == "validation":
+                record.discard_exact()
+        return extremes_by_name
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        places = [
-            {"module": place[0], "before": place[1], **self.records[place].state_dict()} for place in self.records
-        ]
-        return {"begin": self.begin, "places": places}
+        record_states = [{"module": key[0], "before": key[1], **self.records[key].state_dict()} for key in self.records]
+        return {"begin": self.begin_step, "places": record_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from ``state``."""
-        self.begin = state["begin"]
-        self.records = {(each["module"], each["before"]): UnitRecord.from_state(each) for each in state["places"]}
+        self.begin_step = state["begin"]
+        self.records = {
+            (record_state["module"], record_state["before"]): UnitRecord.from_state(record_state)
+            for record_state in state["places"]
+        }
 
-    def _record(self, place: Place, units: int, device: torch.device) -> UnitRecord:
-        known = self.records.get(place)
-        if known is None or known.units != units:
-            known = self.records[place] = UnitRecord(units, self.begin or 0, device)
-        return known
+    def _get_or_create(self, key: ActivationKey, units: int, device: torch.device) -> UnitRecord:
+        record = self.records.get(key)
+        if record is None or record.units != units:
+            record = self.records[key] = UnitRecord(units, self.begin_step or 0, device)
+        return record
 
-    def _meet(self, device: torch.device) -> None:
+    def _sync_keys(self, device: torch.device) -> None:
         """Brings all ranks to the same places: what a network calls may depend on the data."""
-        said = everyone(([(place, record.units) for place, record in self.records.items()], self._refused))
-        units: dict[Place, int] = {}
-        for places, refused in said:
-            self._refused |= refused
-            self._refused |= {place for place, count in places if units.setdefault(place, count) != count}
-        for place in sorted(self._refused - self._told):
+        gathered = all_gather(([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys))
+        units: dict[ActivationKey, int] = {}
+        for key_counts, inconsistent_keys in gathered:
+            self._inconsistent_keys |= inconsistent_keys
+            self._inconsistent_keys |= {key for key, count in key_counts if units.setdefault(key, count) != count}
+        for key in sorted(self._inconsistent_keys - self._warned_keys):
             rank_zero_warn(
-                f"{place[0]}: the dimension that was taken to count its units changes its size from batch to batch: "
+                f"{key[0]}: the dimension that was taken to count its units changes its size from batch to batch: "
                 "nothing is known of them"
             )
-        self._told |= self._refused
-        kept = [place for place in units if place not in self._refused]
-        self.records = {place: self._record(place, units[place], device) for place in kept}
+        self._warned_keys |= self._inconsistent_keys
+        consistent_keys = [key for key in units if key not in self._inconsistent_keys]
+        self.records = {key: self._get_or_create(key, units[key], device) for key in consistent_keys}
 
 
-def _kinds(extremes: Extremes, watches: Watches, module: str) -> dict[Kind, int]:
-    values = extremes.low[extremes.dead()].tolist()
-    watch = watches.named(module)
-    if watch.has_pieces:
+def _count_dead_kinds(extremes: RunningExtremes, hooks: ActivationHooks, module: str) -> dict[DeadUnitKind, int]:
+    values = extremes.low[extremes.is_dead()].tolist()
+    watch_point = hooks.get(module)
+    if watch_point.has_pieces:
         return {"never wins": len(values)} if values else {}
-    return kinds(values, bounds(watch.function, watch.module))
+    return count_kinds(values, saturation_bounds(watch_point.function, watch_point.module))

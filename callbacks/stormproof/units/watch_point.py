@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from stormproof.units.functional_trace import Positions
-from stormproof.units.pieces import Pieces
+from stormproof.units.pieces import MaxoutPieces
 
 
 @dataclass
-class Seen:
+class BatchExtremes:
     """What a batch left at one place.
 
     Attributes:
@@ -26,12 +26,12 @@ class Seen:
     low: torch.Tensor
     high: torch.Tensor
     samples: int
-    nonzero: torch.Tensor | None = None
-    sizes: torch.Tensor | None = None
+    nonzero_share: torch.Tensor | None = None
+    magnitudes: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Feed:
+class ActivationInput:
     """A functional activation that a layer takes.
 
     Attributes:
@@ -48,7 +48,7 @@ class Feed:
 
 
 @dataclass
-class Watch:
+class WatchPoint:
     """One place: the output of a module, or the input of a layer that consumes a functional activation.
 
     Attributes:
@@ -70,21 +70,23 @@ class Watch:
     name: str
     module: nn.Module
     function: str = ""
-    seen: dict[str | None, Seen] = field(default_factory=dict)
-    origins: dict[str | None, tuple[str | None, int]] = field(default_factory=dict)
-    norms: dict[str | None, str | None] = field(default_factory=dict)
-    feeds: dict[int, Feed] = field(default_factory=dict)
-    mixed: bool = False
-    turn: int = 0
-    called: bool = False
-    unclear: bool = False
+    extremes_by_source: dict[str | None, BatchExtremes] = field(default_factory=dict)
+    traced_sources: dict[str | None, tuple[str | None, int]] = field(default_factory=dict)
+    batch_norms: dict[str | None, str | None] = field(default_factory=dict)
+    activation_inputs: dict[int, ActivationInput] = field(default_factory=dict)
+    has_other_inputs: bool = False
+    call_index: int = 0
+    was_called: bool = False
+    is_ambiguous: bool = False
 
     @property
-    def feed(self) -> Feed | None:
+    def current_input(self) -> ActivationInput | None:
         """What it takes in the call that comes now: if that is always the same, also in calls more than were traced."""
-        return self.feeds.get(self.turn, None if self.mixed else self.feeds.get(0))
+        return self.activation_inputs.get(
+            self.call_index, None if self.has_other_inputs else self.activation_inputs.get(0)
+        )
 
     @property
     def has_pieces(self) -> bool:
         """Whether it is pieces that are watched, and not units."""
-        return isinstance(self.module, Pieces)
+        return isinstance(self.module, MaxoutPieces)

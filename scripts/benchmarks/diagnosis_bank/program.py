@@ -20,7 +20,7 @@ Domain = Literal["dense", "convolutional", "sequence", "regression"]
 
 
 @dataclass(frozen=True)
-class Fit:
+class TrainingSetup:
     """All that a program gives.
 
     Attributes:
@@ -53,7 +53,7 @@ class Outcome:
     validation: list[float]
     before: dict[str, torch.Tensor]
     after: pl.LightningModule
-    fit: Fit
+    fit: TrainingSetup
     error: Exception | None
 
     def mean_loss(self, last: int = 10) -> float:
@@ -82,9 +82,9 @@ class Program:
 
     name: str
     domain: Domain
-    build: Callable[[int, bool], Fit]
+    build: Callable[[int, bool], TrainingSetup]
     problems: frozenset[Problem]
-    struck: Callable[[Outcome], bool]
+    took_effect: Callable[[Outcome], bool]
     source: str
 
 
@@ -94,7 +94,7 @@ class Supervised(pl.LightningModule):
     Args:
         network: maps inputs to predictions.
         loss: maps (predictions, target) to a scalar.
-        tells: whether the training step returns predictions and targets beside the loss.
+        return_dict: whether the training step returns predictions and targets beside the loss.
         optimizer: given the parameters.
     """
 
@@ -102,13 +102,13 @@ class Supervised(pl.LightningModule):
         self,
         network: nn.Module,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        tells: bool,
+        return_dict: bool,
         optimizer: Callable[[Any], Any],
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
-        self.tells = tells
+        self.return_dict = return_dict
         self.optimizer = optimizer
 
     def forward(self, inputs: Any) -> Any:
@@ -118,20 +118,20 @@ class Supervised(pl.LightningModule):
         inputs, target = batch
         preds = self(inputs)
         loss = self.loss(preds, target)
-        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": target} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
         preds = self(inputs)
         loss = self.loss(preds, target)
         self.log("val_loss", loss)
-        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": target} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return self.optimizer(self.parameters())
 
 
-class _TakeDown(pl.Callback):
+class _LossRecorder(pl.Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.validation: list[float] = []
@@ -146,12 +146,12 @@ class _TakeDown(pl.Callback):
             self.validation.append(float(trainer.callback_metrics["val_loss"]))
 
 
-def run(program: Program, seed: int, tells: bool, callbacks: tuple[pl.Callback, ...] = ()) -> Outcome:
+def run_program(program: Program, seed: int, return_dict: bool, callbacks: tuple[pl.Callback, ...] = ()) -> Outcome:
     """Trains a program with ``callbacks``, and says what happened."""
     pl.seed_everything(seed, verbose=False)
-    fit = program.build(seed, tells)
+    fit = program.build(seed, return_dict)
     before = copy.deepcopy(fit.module.state_dict())
-    taken = _TakeDown()
+    loss_recorder = _LossRecorder()
     error: Exception | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -166,10 +166,10 @@ def run(program: Program, seed: int, tells: bool, callbacks: tuple[pl.Callback, 
                 "enable_model_summary": False,
                 **fit.trainer,
             },
-            callbacks=[*callbacks, taken],
+            callbacks=[*callbacks, loss_recorder],
         )
         try:
             trainer.fit(fit.module, fit.train, fit.validation)
         except Exception as raised:  # noqa: BLE001 (whatever a faulty program brings about is what happened)
             error = raised
-    return Outcome(taken.losses, taken.validation, before, fit.module, fit, error)
+    return Outcome(loss_recorder.losses, loss_recorder.validation, before, fit.module, fit, error)

@@ -8,7 +8,7 @@ stub ``__init__.pyi``, which ``scripts/generate.py`` writes.
 """
 
 from stormproof_train.activations.factory import Activation, Elementwise, activation_factory
-from stormproof_train.activations.features import features_for
+from stormproof_train.activations.features import infer_feature_counts
 from stormproof_train.activations.gated import bilinear, geglu, reglu, swiglu
 from stormproof_train.activations.rectified import crelu, squared_relu
 from stormproof_train.activations.swap import swap_activations
@@ -24,7 +24,7 @@ __all__ = [  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll] (chec
     "activation_factory",
     "bilinear",
     "crelu",
-    "features_for",
+    "infer_feature_counts",
     "geglu",
     "reglu",
     "squared_relu",

@@ -1,7 +1,7 @@
 from typing import Any
 
 from stormproof_train.activations.factory import Activation, Elementwise, activation_factory
-from stormproof_train.activations.features import features_for
+from stormproof_train.activations.features import infer_feature_counts
 from stormproof_train.activations.gated import bilinear, geglu, reglu, swiglu
 from stormproof_train.activations.maxout import Maxout
 from stormproof_train.activations.rectified import crelu, squared_relu
@@ -17,8 +17,8 @@ __all__ = [
     "activation_factory",
     "bilinear",
     "crelu",
-    "features_for",
     "geglu",
+    "infer_feature_counts",
     "reglu",
     "snake",
     "squared_relu",

@@ -41,7 +41,7 @@ def activation_factory(build: Callable[[], Callable[[torch.Tensor], torch.Tensor
     """A factory of modules from a factory of modules or functions."""
 
     def make() -> nn.Module:
-        made = build()
-        return made if isinstance(made, nn.Module) else Elementwise(made)
+        activation = build()
+        return activation if isinstance(activation, nn.Module) else Elementwise(activation)
 
     return make

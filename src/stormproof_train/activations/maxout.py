@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stormproof import Pieces
+from stormproof import MaxoutPieces
 
 
 class Maxout(nn.Module):
@@ -33,13 +33,13 @@ class Maxout(nn.Module):
         super().__init__()
         if pieces < 2:
             raise ValueError(f"pieces is {pieces}; the largest of fewer than 2 features is no function of its own")
-        self.pieces = Pieces(dim=2)
-        self.count = pieces
+        self.pieces = MaxoutPieces(dim=2)
+        self.num_pieces = pieces
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, units x pieces, …) to (N, units, …)."""
-        return self.pieces(x.unflatten(1, (-1, self.count))).amax(dim=2)
+        return self.pieces(x.unflatten(1, (-1, self.num_pieces))).amax(dim=2)
 
     def extra_repr(self) -> str:
         """The number of pieces."""
-        return f"pieces={self.count}"
+        return f"pieces={self.num_pieces}"

@@ -11,14 +11,14 @@ from torch.nn.modules import activation as torchs
 from torchvision.ops import SqueezeExcitation
 
 from stormproof_train.activations.factory import Activation, Elementwise
-from stormproof_train.activations.features import features_after
+from stormproof_train.activations.features import infer_output_features
 from stormproof_train.activations.maxout import Maxout
 from stormproof_train.errors import UserError
 
-_NO_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax)
+_EXCLUDED_TYPES = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax)
 """They stand among torch's activations, and are attention, or make probabilities of outputs."""
 
-_SOME_WIDTH = 720_720
+_PROBE_WIDTH = 720_720
 """Can be divided by each number up to 16: by the pieces of a Maxout."""
 
 
@@ -49,57 +49,63 @@ def swap_activations(network: nn.Module, activation: Activation) -> int:
         >>> network[1]
         ELU(alpha=1.0)
     """
-    gates = {each.scale_activation for each in network.modules() if isinstance(each, SqueezeExcitation)}
-    places = [
+    gates = {block.scale_activation for block in network.modules() if isinstance(block, SqueezeExcitation)}
+    activations_by_name = [
         (name, module)
         for name, module in network.named_modules(remove_duplicate=False)
         if name and _is_activation(module) and module not in gates
     ]
-    if not places:
+    if not activations_by_name:
         raise UserError(
             f"activation: {type(network).__name__} has no module that is an activation; what its forward applies as a "
             "function cannot be replaced"
         )
-    _refuse_another_width(network, activation, dict(places))
-    beside = _parameters_beside(network)
-    new: dict[nn.Module, nn.Module] = {}
-    for name, module in places:
-        if module not in new:
-            like = beside.get(module)
-            made = activation().train(module.training)
-            new[module] = made if like is None else made.to(device=like.device, dtype=like.dtype)
-        network.set_submodule(name, new[module])
+    _check_width(network, activation, dict(activations_by_name))
+    reference_parameters = _find_reference_parameters(network)
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, module in activations_by_name:
+        if module not in replacements:
+            reference = reference_parameters.get(module)
+            replacement = activation().train(module.training)
+            replacements[module] = (
+                replacement if reference is None else replacement.to(device=reference.device, dtype=reference.dtype)
+            )
+        network.set_submodule(name, replacements[module])
     for layer in network.modules():
         if isinstance(layer, nn.TransformerEncoderLayer):
             layer.activation_relu_or_gelu = 0  # in evaluation it would compute the one that it was built with
-    return len(new)
+    return len(replacements)
 
 
-def _refuse_another_width(network: nn.Module, activation: Activation, replaced: Mapping[str, nn.Module]) -> None:
+def _check_width(network: nn.Module, activation: Activation, replaced_modules: Mapping[str, nn.Module]) -> None:
     """The layers behind an activation are made for as many features as it gives; of None nothing is known."""
-    after = features_after(activation, _SOME_WIDTH)
-    for name, module in replaced.items():
-        before = features_after(functools.partial(copy.deepcopy, module), _SOME_WIDTH)
-        wanted = _SOME_WIDTH if before is None else before
-        if after not in {None, wanted}:
+    new_features = infer_output_features(activation, _PROBE_WIDTH)
+    for name, module in replaced_modules.items():
+        current_features = infer_output_features(functools.partial(copy.deepcopy, module), _PROBE_WIDTH)
+        expected_features = _PROBE_WIDTH if current_features is None else current_features
+        if new_features not in {None, expected_features}:
             raise UserError(
-                f"activation: it gives {after} features for {_SOME_WIDTH}, and the layers of {type(network).__name__} "
-                f"are made for {wanted}, as {name} ({type(module).__name__}) gives them: choose one that gives as many"
+                f"activation: it gives {new_features} features for {_PROBE_WIDTH}, and the layers of "
+                f"{type(network).__name__} "
+                f"are made for {expected_features}, as {name} ({type(module).__name__}) gives them: choose one that "
+                f"gives as many"
             )
 
 
-def _parameters_beside(network: nn.Module) -> dict[nn.Module, nn.Parameter]:
+def _find_reference_parameters(network: nn.Module) -> dict[nn.Module, nn.Parameter]:
     """For each module the parameter that stands last before it, or else the network's first: what it works with."""
-    last = next((each for each in network.parameters() if each.is_floating_point()), None)
-    beside = {}
+    reference = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
+    references = {}
     for module in network.modules():
-        last = next((each for each in module.parameters(recurse=False) if each.is_floating_point()), last)
-        if last is not None:
-            beside[module] = last
-    return beside
+        reference = next(
+            (parameter for parameter in module.parameters(recurse=False) if parameter.is_floating_point()), reference
+        )
+        if reference is not None:
+            references[module] = reference
+    return references
 
 
 def _is_activation(module: nn.Module) -> bool:
     return isinstance(module, Elementwise | Maxout) or (
-        type(module).__module__ == torchs.__name__ and not isinstance(module, _NO_ACTIVATIONS)
+        type(module).__module__ == torchs.__name__ and not isinstance(module, _EXCLUDED_TYPES)
     )

@@ -8,62 +8,62 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stormproof.signals.listener import ASKING
-from stormproof_train.compression.arguments import read_words
-from stormproof_train.compression.artifact_builder import Workshop
-from stormproof_train.compression.budget import read_budget, refuse_unreachable
-from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told
-from stormproof_train.compression.driver import Driver
-from stormproof_train.compression.fine_tuning import steps_of
+from stormproof.signals.listener import TERMINATION_SIGNALS
+from stormproof_train.compression.arguments import parse_arguments
+from stormproof_train.compression.artifact_builder import ArtifactBuilder
+from stormproof_train.compression.budget import check_budget_is_measurable, read_budget
+from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, describe_int8_support
+from stormproof_train.compression.driver import CompressionLoop
+from stormproof_train.compression.fine_tuning import count_steps
 from stormproof_train.compression.folder import CompressionFolder
-from stormproof_train.compression.original import read_original
-from stormproof_train.compression.results import Answer
+from stormproof_train.compression.original import load_original
+from stormproof_train.compression.results import CompressionResult
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.summary import tell
+from stormproof_train.compression.summary import print_summary
 from stormproof_train.config.conf_dir import conf_dir
-from stormproof_train.console import say
-from stormproof_train.counted import counted
+from stormproof_train.console import print_line
+from stormproof_train.counted import pluralize
 from stormproof_train.errors import ExitCode, StopError, UserError
-from stormproof_train.launcher import launched
-from stormproof_train.lightning_output import quiet_lightning
+from stormproof_train.launcher import detect_launcher
+from stormproof_train.lightning_output import suppress_lightning_output
 
 
-class _ToldToEnd(BaseException):
+class _SignalReceived(BaseException):
     """No Exception: what exports, quantizes or measures would take it for a failure of its own."""
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Ends with a sentence where this process is told to end; nothing is lost that was there.
 
     Raises:
         StopError: at the end of the block.
     """
 
-    def stop(number: int, _: object) -> None:
-        raise _ToldToEnd(signal.Signals(number).name)
+    def stop(signum: int, _: object) -> None:
+        raise _SignalReceived(signal.Signals(signum).name)
 
-    before = {each: signal.signal(each, stop) for each in ASKING}
+    previous_handlers = {signum: signal.signal(signum, stop) for signum in TERMINATION_SIGNALS}
     try:
         yield
-    except _ToldToEnd as told:
-        raise StopError(f"stopped by {told}; the same command goes on", ExitCode.START_AGAIN) from None
+    except _SignalReceived as error:
+        raise StopError(f"stopped by {error}; the same command goes on", ExitCode.START_AGAIN) from None
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)
 
 
-def _say_if_int8_gains_little(settings: Settings) -> None:
-    has = cpu_has_vnni()
-    if settings.allows("int8") and not has:
-        say(f"of this processor: {int8_told(has)}; methods= leaves int8 out")
+def _warn_if_int8_is_slow(settings: Settings) -> None:
+    has_vnni = cpu_has_vnni()
+    if settings.allows("int8") and not has_vnni:
+        print_line(f"of this processor: {describe_int8_support(has_vnni)}; methods= leaves int8 out")
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Compresses as the words say, and prints what came of it.
 
     Args:
-        words: after ``compress``.
+        argv: after ``compress``.
 
     Returns:
         The exit code.
@@ -71,33 +71,33 @@ def run(words: Sequence[str]) -> int:
     Raises:
         RunError: with the sentence for the user.
     """
-    if math.prod(launched().values()) > 1:
+    if math.prod(detect_launcher().values()) > 1:
         raise UserError("a compression starts the ranks of its fine-tuning runs itself: leave torchrun or srun out")
-    asked = read_words(words)
-    settings = asked.settings
-    quiet_lightning()
-    original = read_original(Path(settings.run), conf_dir(), asked.of_the_runs)
+    args = parse_arguments(argv)
+    settings = args.settings
+    suppress_lightning_output()
+    original = load_original(Path(settings.run), conf_dir(), args.run_overrides)
     folder = CompressionFolder(settings, original)
-    with folder.held(), stopped_by_signals():
-        say(f"compression {folder.path} of {original.trained.checkpoint}")
-        _say_if_int8_gains_little(settings)
-        workshop = Workshop(original, folder.artifacts, settings)
-        first = workshop.artifact(workshop.original)
-        budget = read_budget(settings.budget, original.headline, first.value.value)
+    with folder.acquire(), stop_on_signals():
+        print_line(f"compression {folder.path} of {original.trained_weights.checkpoint}")
+        _warn_if_int8_is_slow(settings)
+        artifact_builder = ArtifactBuilder(original, folder.artifacts_dir, settings)
+        original_artifact = artifact_builder.build(artifact_builder.original_candidate)
+        budget = read_budget(settings.budget, original.headline, original_artifact.value.value)
         if original.spec.num_classes:
-            refuse_unreachable(budget, len(workshop.validation))
+            check_budget_is_measurable(budget, len(artifact_builder.validation))
         if settings.allows("prune") or settings.allows("factor"):
-            steps = steps_of(original, settings.training)
-            say(
-                f"each smaller network is trained on for {counted(steps, 'step')}; the run itself took "
+            steps = count_steps(original, settings.training)
+            print_line(
+                f"each smaller network is trained on for {pluralize(steps, 'step')}; the run itself took "
                 f"{original.steps:,}"
             )
-        driver = Driver(original, settings, folder, workshop, budget)
-        driver.work()
-        answer = Answer(original, settings, folder, workshop, budget, driver)
-        numbers = answer.write()
-    tell(numbers)
-    say(f"report: {folder.path / 'report.html'}")
+        compression_loop = CompressionLoop(original, settings, folder, artifact_builder, budget)
+        compression_loop.run()
+        result = CompressionResult(original, settings, folder, artifact_builder, budget, compression_loop)
+        numbers = result.write()
+    print_summary(numbers)
+    print_line(f"report: {folder.path / 'report.html'}")
     if numbers["best"] is None:
-        raise UserError(f"nothing is recommended; all that was made is in {folder.artifacts}")
+        raise UserError(f"nothing is recommended; all that was made is in {folder.artifacts_dir}")
     return ExitCode.FINISHED

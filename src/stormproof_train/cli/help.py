@@ -9,9 +9,9 @@ import hydra
 from omegaconf import DictConfig
 
 from stormproof_train.cli.registry import SUBCOMMANDS
-from stormproof_train.config.choices import choices_of, config_dir, shown
+from stormproof_train.config.choices import find_config_dir, format_override, list_options
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.plan import SETTINGS, Plan, read_plan
+from stormproof_train.config.plan import SETTING_HELP, Plan, read_plan
 
 USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/.
 
@@ -26,16 +26,16 @@ USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/
 
 An installed package has the command stormproof-train in the place of python train.py."""
 
-SEARCH = "search"
+SEARCH_GROUP = "search"
 """A folder of choices that are the command ``search``'s, and no run's."""
 
 
-def print_help(conf: Path, words: Sequence[str]) -> None:
-    """Prints the help for the choices made in ``words``."""
-    extra = config_dir(words)
-    folders = [conf, *([extra] if extra else [])]
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    searchpath = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+def print_help(conf: Path, argv: Sequence[str]) -> None:
+    """Prints the help for the choices made in ``argv``."""
+    extra_dir = find_config_dir(argv)
+    folders = [conf, *([extra_dir] if extra_dir else [])]
+    overrides = [arg for arg in argv if "=" in arg and not arg.startswith("-")]
+    searchpath = [f"hydra.searchpath=[file://{extra_dir.absolute()}]"] if extra_dir else []
     with hydra.initialize_config_dir(str(conf), **VERSION_BASE):
         cfg = hydra.compose("config", [*overrides, *searchpath])
     print(USAGE)
@@ -44,18 +44,18 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
         print(f"  {f'python train.py {name} --help':<36}{subcommand.summary}")
     print("\nChoices")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
-    for group in sorted(groups - {SEARCH}):
-        for name, line in choices_of(folders, group):
-            print(f"  {f'{group}={name}':<36}{line}")
+    for group in sorted(groups - {SEARCH_GROUP}):
+        for name, description in list_options(folders, group):
+            print(f"  {f'{group}={name}':<36}{description}")
     _print_arguments(read_plan(cfg, complete=False), cfg)
 
 
 def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     print("\nSettings")
-    for name, line in SETTINGS.items():
-        print(f"  {f'{name}={shown(cfg[name])}':<36}{line}")
+    for name, description in SETTING_HELP.items():
+        print(f"  {f'{name}={format_override(cfg[name])}':<36}{description}")
     spec = getattr(plan.data.function, "spec", None)
-    losses = [plan.loss_for(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
+    losses = [plan.bind_loss(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
     targets = [
         plan.data,
         *plan.augmentation.values(),
@@ -68,8 +68,8 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     ]
     for target in [*targets, *plan.callbacks.values(), plan.logger, plan.trainer]:
         arguments = target.arguments()
-        print(f"\n{target.where}: {arguments.pop('_target_')}")
-        for name in target.missing():
-            print(f"  {target.where}.{name}=  (has to be given)")
+        print(f"\n{target.config_key}: {arguments.pop('_target_')}")
+        for name in target.missing_arguments():
+            print(f"  {target.config_key}.{name}=  (has to be given)")
         for name, value in arguments.items():
-            print(f"  {target.where}.{name}={shown(value)}")
+            print(f"  {target.config_key}.{name}={format_override(value)}")

@@ -16,53 +16,53 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from stormproof.distributed.rank import follows_lightnings_rank_zero, global_rank
+from stormproof.distributed.rank import global_rank, is_started_by_rank_zero
 from stormproof.errors import PreemptedExit
-from stormproof.signals.listener import ASKING
+from stormproof.signals.listener import TERMINATION_SIGNALS
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
-from stormproof_train.config.overrides import overridden
-from stormproof_train.config.urls import refuse_urls
+from stormproof_train.config.overrides import describe_overridden
+from stormproof_train.config.urls import check_urls
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
-from stormproof_train.install_command import install
+from stormproof_train.install_command import install_command
 from stormproof_train.run import torchrun_agent
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: the words after the command's name; ``sys.argv`` by default.
+        argv: the words after the command's name; ``sys.argv`` by default.
 
     Returns:
         The exit code, as the README lists them.
     """
     _make_streams_robust()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    torchrun_agent.end_with_it()
-    if follows_lightnings_rank_zero():
+    args = list(sys.argv[1:] if argv is None else argv)
+    torchrun_agent.terminate_with_agent()
+    if is_started_by_rank_zero():
         # Ctrl-C reaches every process of a terminal. Rank 0 writes down why the run ended and takes the others along;
         # if one of them went first, Lightning would kill rank 0 before it could.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 had blocked it: see run/sigint_mask.py
-    debug = "debug=true" in (word.lower() for word in words)
+    debug = "debug=true" in (arg.lower() for arg in args)
     try:
-        code = _dispatch(words)
+        code = _dispatch(args)
         return ExitCode.BROKEN_PIPE if pipe_is_broken() else code
     except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
     except PreemptedExit:  # a further rank
-        _hear_no_more()
+        _ignore_signals()
         raise
     except RunError as error:
         if isinstance(error, PreemptedError):
-            _hear_no_more()
+            _ignore_signals()
         if debug:
             traceback.print_exc()
-        return _end(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _end("stopped by Ctrl-C", ExitCode.INTERRUPTED)
+        return _print_error("stopped by Ctrl-C", ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
         return _exit_with_error(error, debug)
 
@@ -77,13 +77,13 @@ def _make_streams_robust() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _dispatch(words: list[str]) -> int:
-    name, words = _split(words)
+def _dispatch(argv: list[str]) -> int:
+    name, argv = _split_command(argv)
     subcommand = SUBCOMMANDS[name]
-    refuse_urls(words)
+    check_urls(argv)
     if subcommand.takes_settings:
-        _warn_of_repeated(words)
-    if "--version" in words:
+        _warn_about_repeated_arguments(argv)
+    if "--version" in argv:
         print(version("stormproof"))
         return ExitCode.FINISHED
     if "train" in subcommand.packages:
@@ -92,41 +92,41 @@ def _dispatch(words: list[str]) -> int:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     if name != DEFAULT:
-        words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
-    if {"--help", "-h"} & set(words):
-        import_module(subcommand.help_module or subcommand.module).print_help(words)
+        argv = [arg for arg in argv if not arg.lower().startswith("debug=")]  # main looks at it
+    if {"--help", "-h"} & set(argv):
+        import_module(subcommand.help_module or subcommand.module).print_help(argv)
         return ExitCode.FINISHED
     for extra in subcommand.packages:
         _require(name, extra)
-    return import_module(subcommand.module).run(words)
+    return import_module(subcommand.module).run(argv)
 
 
-def _warn_of_repeated(words: Sequence[str]) -> None:
+def _warn_about_repeated_arguments(argv: Sequence[str]) -> None:
     if not global_rank():
-        for warning in overridden(words):
+        for warning in describe_overridden(argv):
             print_text(f"warning: {warning}\n")
 
 
-def _split(words: list[str]) -> tuple[str, list[str]]:
+def _split_command(argv: list[str]) -> tuple[str, list[str]]:
     """The command, and the words after it."""
-    if not words or words[0].startswith(("-", "~")) or "=" in words[0]:
-        return DEFAULT, words
-    if words[0] not in SUBCOMMANDS:
-        raise UserError(f"there is no command {words[0]}; there is: {', '.join(SUBCOMMANDS)}")
-    return words[0], words[1:]
+    if not argv or argv[0].startswith(("-", "~")) or "=" in argv[0]:
+        return DEFAULT, argv
+    if argv[0] not in SUBCOMMANDS:
+        raise UserError(f"there is no command {argv[0]}; there is: {', '.join(SUBCOMMANDS)}")
+    return argv[0], argv[1:]
 
 
-def _hear_no_more() -> None:
+def _ignore_signals() -> None:
     """Leaves with the code that it has: told again, Python would die of the signal in the second that its end takes."""
-    for each in ASKING:
-        signal.signal(each, signal.SIG_IGN)
+    for signum in TERMINATION_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _require(name: str, extra: str) -> None:
     for package in SUBCOMMANDS[name].packages[extra]:
         if find_spec(package) is None:
             purpose = "training" if extra == "train" else name
-            raise UserError(f"{purpose} needs {package}, which is not installed: {install(extra)}")
+            raise UserError(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")
 
 
 def _require_hydra_for_this_python() -> None:
@@ -136,12 +136,12 @@ def _require_hydra_for_this_python() -> None:
 
 
 def _exit_with_error(error: Exception, debug: bool) -> ExitCode:
-    from stormproof_train.error_messages import is_killed_worker, sentence_for  # noqa: PLC0415 (they need Hydra)
+    from stormproof_train.error_messages import describe_error, is_killed_worker  # noqa: PLC0415 (they need Hydra)
 
-    sentence, code = sentence_for(error)
+    message, code = describe_error(error)
     if debug or code is ExitCode.FAILED:
         traceback.print_exception(error)
-    _end(sentence, code)
+    _print_error(message, code)
     if is_killed_worker(error):
         _exit_at_once(code)
     return code
@@ -161,12 +161,12 @@ def _exit_at_once(code: ExitCode) -> NoReturn:
     os._exit(code)
 
 
-def _end(sentence: str, code: ExitCode) -> ExitCode:
+def _print_error(message: str, code: ExitCode) -> ExitCode:
     rank = global_rank()
     print_text("")
-    print_error(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}\n")
+    print_error(f"stormproof{f' (rank {rank})' if rank else ''}: {message}\n")
     if code in {ExitCode.DIVERGED, ExitCode.CRASH_LOOP} and not rank:
-        torchrun_agent.stop_it()
+        torchrun_agent.terminate_agent()
     return code
 
 

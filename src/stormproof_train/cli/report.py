@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.report.comparison import of_runs
-from stormproof_train.report.kit.json_numbers import plain
-from stormproof_train.report.kit.page import html
-from stormproof_train.report.numbers import of_run
+from stormproof_train.report.comparison import compare_runs
+from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.report.kit.page import render_html
+from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import one_run_page
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
-from stormproof_train.report.write import FILE, write
+from stormproof_train.report.write import REPORT_FILE, write_output
 
-FILE_OF_SEVERAL = "runs.html"
+RUNS_REPORT_FILE = "runs.html"
 
 
 def run(words: Sequence[str]) -> int:
@@ -35,18 +35,18 @@ def run(words: Sequence[str]) -> int:
         UserError: if a word is wrong, a folder is no run's, or nothing can be written there.
     """
     asked = _parser().parse_args(list(words))
-    runs = [read_run(folder) for folder in _of_runs(asked.folders)]
+    runs = [read_run(folder) for folder in _select_run_folders(asked.folders)]
     try:
-        numbers = of_run(runs[0]) if len(runs) == 1 else of_runs(runs)
+        numbers = collect_run_numbers(runs[0]) if len(runs) == 1 else compare_runs(runs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         folders = ", ".join(str(run.path) for run in runs)
         raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
     if asked.json:
-        write(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n", asked.output)
+        write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", asked.output)
         return ExitCode.FINISHED
-    output = asked.output or (runs[0].path / FILE if len(runs) == 1 else Path(FILE_OF_SEVERAL))
-    write(html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
-    say(f"report: {output}")
+    output = asked.output or (runs[0].path / REPORT_FILE if len(runs) == 1 else Path(RUNS_REPORT_FILE))
+    write_output(render_html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
+    print_line(f"report: {output}")
     return ExitCode.FINISHED
 
 
@@ -55,29 +55,34 @@ def print_help(_: Sequence[str]) -> None:
     _parser().print_help()
 
 
-def _of_runs(folders: Sequence[Path]) -> list[Path]:
+def _select_run_folders(folders: Sequence[Path]) -> list[Path]:
     """Each once; of several, as of ``runs/*``, without the folder of sweeps."""
-    each = list({folder.resolve(): folder for folder in folders}.values())
-    for folder in each:
+    unique_folders = list({folder.resolve(): folder for folder in folders}.values())
+    for folder in unique_folders:
         if (folder / "search.json").exists():
-            raise UserError(f"{folder} is a search: its page is {folder / FILE}, its trials {folder / 'trials'}/*")
-    return [folder for folder in each if folder.name != "sweeps" or (folder / "run.json").exists()] or each
+            raise UserError(
+                f"{folder} is a search: its page is {folder / REPORT_FILE}, its trials {folder / 'trials'}/*"
+            )
+    return [
+        folder for folder in unique_folders if folder.name != "sweeps" or (folder / "run.json").exists()
+    ] or unique_folders
 
 
-class _Parser(argparse.ArgumentParser):
+class _ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"report: {message}; {' '.join(self.format_usage().split())}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _ArgumentParser(
         prog="stormproof-train report",
         description="Writes one HTML page on a run, or on several beside each other; to look at it takes no network.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="runs/NAME", help="a run's folder, finished or not")
     parser.add_argument("--json", action="store_true", help="prints the numbers of the page instead")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE",
-        help=f"where it goes; by default {FILE} in the run's folder, or {FILE_OF_SEVERAL} here where there are several",
+        "--output", type=Path, metavar="REPORT_FILE",
+        help=f"where it goes; by default {REPORT_FILE} in the run's folder, or {RUNS_REPORT_FILE} here where there "
+        f"are several",
     )  # fmt: skip
     return parser

@@ -7,9 +7,9 @@ import inspect
 import re
 from collections.abc import Sequence
 
-from stormproof_train.config.choices import choices_of, config_dir, shown
+from stormproof_train.config.choices import find_config_dir, format_override, list_options
 from stormproof_train.config.conf_dir import conf_dir
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 from stormproof_train.search.settings import Settings
 
 USAGE = """Searches for the best settings, and keeps everything in searches/<name>/.
@@ -24,28 +24,28 @@ where that choice has it. The same command goes on after whatever stopped it; a 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)$", re.MULTILINE)
 
 
-def print_help(words: Sequence[str]) -> None:
+def print_help(argv: Sequence[str]) -> None:
     """Prints the help of the command ``search``.
 
     Args:
-        words: of the command, for ``--config-dir``.
+        argv: of the command, for ``--config-dir``.
     """
-    extra = config_dir(words)
-    say(USAGE)
-    say("\nSearches")
-    for name, line in choices_of([conf_dir(), *([extra] if extra else [])], "search"):
-        say(f"  {f'search={name}':<36}{line}")
-    say("\nSettings")
+    extra_dir = find_config_dir(argv)
+    print_line(USAGE)
+    print_line("\nSearches")
+    for name, description in list_options([conf_dir(), *([extra_dir] if extra_dir else [])], "search"):
+        print_line(f"  {f'search={name}':<36}{description}")
+    print_line("\nSettings")
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for name, line in described().items():
-        say(f"  {f'search.{name}={_shown(defaults[name])}':<36}{line}")
+    for name, description in describe_settings().items():
+        print_line(f"  {f'search.{name}={_format_default(defaults[name])}':<36}{description}")
 
 
-def described() -> dict[str, str]:
+def describe_settings() -> dict[str, str]:
     """Each setting of a search with what :class:`Settings` says of it."""
-    found = _ATTRIBUTE.findall(inspect.getdoc(Settings) or "")
-    return {name: re.sub(r"\s+", " ", text).replace("``", "").removesuffix(".") for name, text in found}
+    matches = _ATTRIBUTE.findall(inspect.getdoc(Settings) or "")
+    return {name: re.sub(r"\s+", " ", text).replace("``", "").removesuffix(".") for name, text in matches}
 
 
-def _shown(value: object) -> str:
-    return shown(list(value) if isinstance(value, tuple) else value)
+def _format_default(value: object) -> str:
+    return format_override(list(value) if isinstance(value, tuple) else value)

@@ -20,18 +20,18 @@ from omegaconf import DictConfig
 
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.signals.listener import ASKING
-from stormproof_train.config.redaction import without_secret
-from stormproof_train.console import print_table, say, shown
-from stormproof_train.error_messages import sentence_for
+from stormproof.signals.listener import TERMINATION_SIGNALS
+from stormproof_train.config.redaction import redact_override
+from stormproof_train.console import format_value, print_line, print_table
+from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
-from stormproof_train.launcher import launched
-from stormproof_train.run.subprocess_run import run_again
+from stormproof_train.launcher import detect_launcher
+from stormproof_train.run.subprocess_run import run_subprocess
 
-_WITH_A_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+_FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 """Hydra's flags whose value is the next word."""
 
-RESULT = "result.json"
+RESULT_FILE = "result.json"
 """What a job leaves in its folder of the sweep, in whatever process or on whatever machine it ran."""
 
 
@@ -41,60 +41,66 @@ def run_job(cfg: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's, with all words, secret ones too
-    overrides = [without_secret(override.removeprefix("++")) for override in hydra.overrides.task]
-    say(f"#{hydra.job.num}: {' '.join(overrides)}")
+    overrides = [redact_override(override.removeprefix("++")) for override in hydra.overrides.task]
+    print_line(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
-        _refuse_to_tune(cfg)
-        several = _has_ranks_to_start(cfg)
-        if several:
-            searched = [each for each in hydra.overrides.hydra if each.startswith("hydra.searchpath")]
-            run_again([*_flags(sys.argv[1:]), *searched, *hydra.overrides.task])
-        with preemption_told_to_the_launcher():
-            result["summary"] = run(cfg, trains=not several)
-        say(f"#{hydra.job.num}: {_scores(result['summary'])}")
+        _check_not_tuning(cfg)
+        has_ranks = _has_ranks_to_start(cfg)
+        if has_ranks:
+            searchpath_overrides = [
+                hydra_override
+                for hydra_override in hydra.overrides.hydra
+                if hydra_override.startswith("hydra.searchpath")
+            ]
+            run_subprocess([*_config_flags(sys.argv[1:]), *searchpath_overrides, *hydra.overrides.task])
+        with forward_preemption_to_launcher():
+            result["summary"] = run(cfg, trains=not has_ranks)
+        print_line(f"#{hydra.job.num}: {_format_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
-        say(f"#{hydra.job.num}: {error}")
-        say("the same command goes on with this job and those after it")
+        print_line(f"#{hydra.job.num}: {error}")
+        print_line("the same command goes on with this job and those after it")
         raise SystemExit(error.exit_code) from error
     except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
-        result["sentence"], result["code"] = sentence_for(error)
+        result["sentence"], result["code"] = describe_error(error)
         if result["code"] == ExitCode.FAILED or cfg.get("debug"):
             traceback.print_exc()
-        say(f"#{hydra.job.num} failed: {result['sentence']}")
+        print_line(f"#{hydra.job.num} failed: {result['sentence']}")
     if is_rank_zero():
-        with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
+        with atomic_write(Path(hydra.runtime.output_dir) / RESULT_FILE) as file:
             file.write(json.dumps(result).encode())
 
 
-def _refuse_to_tune(cfg: DictConfig) -> None:
+def _check_not_tuning(cfg: DictConfig) -> None:
     if cfg.tune:
         raise UserError(f"tune={cfg.tune} measures for one run, and this is a sweep: leave -m out")
 
 
-def _flags(words: Sequence[str]) -> list[str]:
+def _config_flags(argv: Sequence[str]) -> list[str]:
     """Which configs the sweep was told to look for: the flags among its words, but the one that makes it a sweep."""
     return [
-        word
-        for before, word in pairwise(["", *words])
-        if before in _WITH_A_VALUE or (word.startswith("-") and word not in {"-m", "--multirun"})
+        arg
+        for previous_arg, arg in pairwise(["", *argv])
+        if previous_arg in _FLAGS_WITH_VALUE or (arg.startswith("-") and arg not in {"-m", "--multirun"})
     ]
 
 
 @contextmanager
-def preemption_told_to_the_launcher() -> Iterator[None]:
+def forward_preemption_to_launcher() -> Iterator[None]:
     """Once a run has saved and left, calls the handler that its launcher had set for the signal.
 
     That of submitit puts the job back into SLURM's queue and ends the process. It would have done so when the signal
     came, in the middle of a step and on rank 0 alone.
     """
-    handlers = {each: signal.getsignal(each) for each in ASKING if each != signal.SIGINT}  # Python itself has one
+    handlers = {
+        signum: signal.getsignal(signum) for signum in TERMINATION_SIGNALS if signum != signal.SIGINT
+    }  # Python itself has one
     try:
         yield
     except PreemptedError as error:
         handler = handlers.get(error.signal)
         if callable(handler):
-            say(str(error))
+            print_line(str(error))
             handler(error.signal, None)
         raise
 
@@ -108,7 +114,7 @@ class SweepTable(Callback):
         Raises:
             SystemExit: with the first failed job's exit code.
         """
-        files = sorted(Path(config.hydra.sweep.dir).glob(f"*/{RESULT}"), key=lambda file: int(file.parent.name))
+        files = sorted(Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}"), key=lambda file: int(file.parent.name))
         results = [json.loads(file.read_text()) for file in files]
         print_results(results)
         codes = [result["code"] for result in results if result["code"]]
@@ -118,34 +124,47 @@ class SweepTable(Callback):
 
 def print_results(results: list[dict[str, Any]]) -> None:
     """Prints one row a job, the best on validation first, the failed ones last; a table for each metric that ranks."""
-    common = set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
-    failed = [result for result in results if result["summary"] is None]
+    common_overrides = (
+        set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
+    )
+    failed_results = [result for result in results if result["summary"] is None]
     headlines = sorted({result["summary"]["headline"] for result in results if result["summary"]})
     for headline in headlines or [""]:  # none: all have failed
-        measured = [result for result in results if result["summary"] and result["summary"]["headline"] == headline]
-        of_these = [*sorted(measured, key=_rank), *(failed if headline == (headlines or [""])[-1] else [])]
+        scored_results = [
+            result for result in results if result["summary"] and result["summary"]["headline"] == headline
+        ]
+        table_results = [
+            *sorted(scored_results, key=_sort_key),
+            *(failed_results if headline == (headlines or [""])[-1] else []),
+        ]
         columns = ("", f"validation {headline}", f"test {headline}", "seconds", "run")
-        title = f"{len(of_these)} run{'s' * (len(of_these) != 1)}, best on validation first"
-        print_table(title, columns, [_row(result, common) for result in of_these])
+        title = f"{len(table_results)} run{'s' * (len(table_results) != 1)}, best on validation first"
+        print_table(title, columns, [_result_row(result, common_overrides) for result in table_results])
 
 
-def _row(result: dict[str, Any], common: set[str]) -> tuple[str, ...]:
-    varied = " ".join(override for override in result["overrides"] if override not in common)
+def _result_row(result: dict[str, Any], common_overrides: set[str]) -> tuple[str, ...]:
+    swept_overrides = " ".join(override for override in result["overrides"] if override not in common_overrides)
     summary = result["summary"]
     if summary is None:
-        return varied, "failed", "", "", result["sentence"]
+        return swept_overrides, "failed", "", "", result["sentence"]
     name = summary["headline"]
-    test = shown(summary["test"][name]) if summary["test"] else ""
-    return varied, shown(summary["validation"][name]), test, f"{summary['seconds']:.1f}", summary["name"]
+    test_score = format_value(summary["test"][name]) if summary["test"] else ""
+    return (
+        swept_overrides,
+        format_value(summary["validation"][name]),
+        test_score,
+        f"{summary['seconds']:.1f}",
+        summary["name"],
+    )
 
 
-def _scores(summary: dict[str, Any]) -> str:
+def _format_scores(summary: dict[str, Any]) -> str:
     name = summary["headline"]
-    tested = f"{shown(summary['test'][name])} on test" if summary["test"] else "not tested"
-    return f"{name} {shown(summary['validation'][name])} on validation, {tested}"
+    test_text = f"{format_value(summary['test'][name])} on test" if summary["test"] else "not tested"
+    return f"{name} {format_value(summary['validation'][name])} on validation, {test_text}"
 
 
-def _rank(result: dict[str, Any]) -> tuple[bool, float]:
+def _sort_key(result: dict[str, Any]) -> tuple[bool, float]:
     summary = result["summary"]
     value = summary["validation"][summary["headline"]]
     if math.isnan(value):
@@ -163,7 +182,7 @@ def _has_ranks_to_start(cfg: DictConfig) -> bool:
     """
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return False
-    if math.prod(launched().values()) > 1:
+    if math.prod(detect_launcher().values()) > 1:
         raise UserError("a sweep is started once, and starts the ranks of its jobs: leave torchrun or srun out")
     trainer = cfg.get("trainer") or {}
     return trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1

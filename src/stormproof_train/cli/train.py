@@ -12,11 +12,11 @@ from typing import Any
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.overrides import (
-    plain,
-    refuse_dashes,
-    refuse_null,
-    refuse_several,
-    requeued_as_often_as_needed,
+    add_requeue_limit,
+    check_dashes,
+    check_null_groups,
+    check_option_lists,
+    normalize_overrides,
 )
 from stormproof_train.errors import ExitCode
 
@@ -48,10 +48,10 @@ def print_help(words: Sequence[str]) -> None:
 
 
 def _checked(words: Sequence[str]) -> list[str]:
-    refuse_several(words, _groups())
-    refuse_null(words, _groups())
-    refuse_dashes(words, _settings())
-    return plain(requeued_as_often_as_needed(words))
+    check_option_lists(words, _groups())
+    check_null_groups(words, _groups())
+    check_dashes(words, _settings())
+    return normalize_overrides(add_requeue_limit(words))
 
 
 def _hydra(words: list[str]) -> int:
@@ -86,7 +86,7 @@ def _hydra(words: list[str]) -> int:
 
     _check_config_folders(words)
     if {"-m", "--multirun"} & set(words):
-        from stormproof_train.cli.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
+        from stormproof_train.cli.sweep_words import check_sweep  # noqa: PLC0415 (after _require_train_extra: it needs Hydra)
 
         check_sweep(words)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
@@ -101,7 +101,7 @@ def _hydra(words: list[str]) -> int:
 
 def _check_config_folders(words: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
-    from stormproof_train.mapping_file import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
+    from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after _require_train_extra: it needs yaml)
 
     for name, following in pairwise([*words, ""]):
         option, _, value = name.partition("=")
@@ -109,7 +109,7 @@ def _check_config_folders(words: list[str]) -> None:
             folder = Path(value or following)
             for files in (folder.glob("*.yaml"), *((folder / group).rglob("*.yaml") for group in _groups())):
                 for file in files:
-                    refuse_expanding(file)
+                    check_alias_expansion(file)
 
 
 def _groups() -> set[str]:
@@ -118,6 +118,6 @@ def _groups() -> set[str]:
 
 def _settings() -> set[str]:
     """Returns the groups, and the settings of no group."""
-    import yaml  # noqa: PLC0415 (after _require_extra)
+    import yaml  # noqa: PLC0415 (after _require_train_extra)
 
     return _groups() | yaml.safe_load((conf_dir() / "config.yaml").read_bytes()).keys()

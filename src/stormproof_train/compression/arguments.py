@@ -10,17 +10,17 @@ from typing import Any, get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from stormproof_train.compression.settings import Settings, Targeted
-from stormproof_train.config.plan import KEYS, LENGTHS
+from stormproof_train.compression.settings import Settings, TargetName
+from stormproof_train.config.plan import CONFIG_KEYS, LENGTH_KEYS
 from stormproof_train.config.signature_binding import bind
-from stormproof_train.errors import UserError, nearest
+from stormproof_train.errors import UserError, rank_by_similarity
 
-_PATH = f"{Settings.__module__}.{Settings.__name__}"
-_OWN = tuple(inspect.signature(Settings).parameters)
+_SETTINGS_PATH = f"{Settings.__module__}.{Settings.__name__}"
+_SETTING_NAMES = tuple(inspect.signature(Settings).parameters)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Arguments:
     """What a command asks for.
 
     Attributes:
@@ -29,45 +29,50 @@ class Asked:
     """
 
     settings: Settings
-    of_the_runs: Sequence[str]
+    run_overrides: Sequence[str]
 
 
-def read_words(words: Sequence[str]) -> Asked:
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """Reads the words after ``compress``.
 
     Args:
-        words: settings (``run=runs/mine``, ``budget=1pp``), and overrides of the fine-tuning runs (``optimizer.lr=…``).
+        arguments: settings (``run=runs/mine``, ``budget=1pp``), and overrides of the fine-tuning runs
+            (``optimizer.lr=…``).
 
     Raises:
         UserError: if one of them is wrong, or there is no run.
     """
-    own, others = OmegaConf.create(), []
-    for word in words:
-        key, sign, _ = word.partition("=")
+    settings_config, run_overrides = OmegaConf.create(), []
+    for argument in arguments:
+        key, sign, _ = argument.partition("=")
         group = key.lstrip("+").partition(".")[0]
         if not sign:
-            raise UserError(f"{word} says nothing to compress: write {'=…, '.join(_OWN[:4])}=… (--help lists all)")
-        if group in _OWN:
-            override = OverridesParser.create().parse_override(word)
+            raise UserError(
+                f"{argument} says nothing to compress: write {'=…, '.join(_SETTING_NAMES[:4])}=… (--help lists all)"
+            )
+        if group in _SETTING_NAMES:
+            override = OverridesParser.create().parse_override(argument)
             if override.is_sweep_override() or override.is_delete():
-                raise UserError(f"{word}: one value is wanted, or a list: {key}=[…]")
-            OmegaConf.update(own, key.lstrip("+"), override.value(), force_add=True)
-        elif key.lstrip("+") in LENGTHS:
-            raise UserError(f"{word}: training=0.5 sets the length of a fine-tuning, in lengths of the run")
-        elif group in KEYS:
-            others.append(word)
+                raise UserError(f"{argument}: one value is wanted, or a list: {key}=[…]")
+            OmegaConf.update(settings_config, key.lstrip("+"), override.value(), force_add=True)
+        elif key.lstrip("+") in LENGTH_KEYS:
+            raise UserError(f"{argument}: training=0.5 sets the length of a fine-tuning, in lengths of the run")
+        elif group in CONFIG_KEYS:
+            run_overrides.append(argument)
         else:
-            close = nearest(group, [*_OWN, *KEYS])[0]
-            raise UserError(f"{key}= is nothing that a compression takes; did you mean {close}?")
-    return Asked(_settings(OmegaConf.to_container(own)), others)
+            suggestion = rank_by_similarity(group, [*_SETTING_NAMES, *CONFIG_KEYS])[0]
+            raise UserError(f"{key}= is nothing that a compression takes; did you mean {suggestion}?")
+    return Arguments(_build_settings(OmegaConf.to_container(settings_config)), run_overrides)
 
 
-def _settings(given: Any) -> Settings:
-    if not given.get("run"):
+def _build_settings(values: Any) -> Settings:
+    if not values.get("run"):
         raise UserError("compress needs run=…: a run's folder, or a checkpoint of a run")
-    if isinstance(given.get("methods"), str):
-        given["methods"] = [given["methods"]]
-    for key in given.get("target") or {}:
-        if key not in get_args(Targeted):
-            raise UserError(f"target.{key}= is no target; did you mean target.{nearest(key, get_args(Targeted))[0]}?")
-    return bind({"_target_": _PATH, **given}, "compress").build()
+    if isinstance(values.get("methods"), str):
+        values["methods"] = [values["methods"]]
+    for key in values.get("target") or {}:
+        if key not in get_args(TargetName):
+            raise UserError(
+                f"target.{key}= is no target; did you mean target.{rank_by_similarity(key, get_args(TargetName))[0]}?"
+            )
+    return bind({"_target_": _SETTINGS_PATH, **values}, "compress").build()

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.intervals import Interval
-from stormproof_train.initialization.checkpoint import digest_of
+from stormproof_train.initialization.checkpoint import compute_digest
 from stormproof_train.mapping_file import read_mapping
 
 Quantization = Literal["none", "int8", "weights_int8"]
-MEASURED = "measured.json"
-MODEL, WEIGHTS = "model.onnx", "model.ckpt"
+MEASUREMENTS_FILE = "measured.json"
+MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.ckpt"
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ class Artifact:
 
     def save(self, folder: Path) -> None:
         """Writes it beside the artifact, whole or not at all."""
-        with atomic_write(folder / MEASURED) as file:
+        with atomic_write(folder / MEASUREMENTS_FILE) as file:
             file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @classmethod
-    def kept(cls, folder: Path) -> Artifact | None:
+    def load(cls, folder: Path) -> Artifact | None:
         """What :meth:`save` wrote there, if it did, and all files are still what was measured."""
         try:
-            content = read_mapping(folder / MEASURED, tuple(cls.__dataclass_fields__))
-            if content is None or content["digests"] != digests(folder, content["digests"]):
+            content = read_mapping(folder / MEASUREMENTS_FILE, tuple(cls.__dataclass_fields__))
+            if content is None or content["digests"] != compute_digests(folder, content["digests"]):
                 return None
-            known: dict[str, Any] = dict(content)
+            fields: dict[str, Any] = dict(content)
             for name in ("value", "lost"):
-                known[name] = Interval(**known[name])
-            known["speedup"] = {batch: Interval(**each) for batch, each in known["speedup"].items()}
-            return cls(**known)
+                fields[name] = Interval(**fields[name])
+            fields["speedup"] = {batch: Interval(**speedup) for batch, speedup in fields["speedup"].items()}
+            return cls(**fields)
         except (UserError, TypeError, AttributeError):  # what is damaged can be made again
             return None
 
@@ -87,6 +87,6 @@ class Artifact:
         return low is not None and low > 1
 
 
-def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def compute_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """By name the SHA-256 of those of these files that are there."""
-    return {name: digest_of(folder / name) for name in names if (folder / name).is_file()}
+    return {name: compute_digest(folder / name) for name in names if (folder / name).is_file()}

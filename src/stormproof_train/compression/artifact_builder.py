@@ -15,38 +15,45 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.artifact import MEASURED, MODEL, WEIGHTS, Artifact, Quantization, digests
-from stormproof_train.compression.budget import lost
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import difference, export
+from stormproof_train.compression.artifact import (
+    MEASUREMENTS_FILE,
+    MODEL_FILE,
+    WEIGHTS_FILE,
+    Artifact,
+    Quantization,
+    compute_digests,
+)
+from stormproof_train.compression.budget import estimate_degradation
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx, max_difference
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
-from stormproof_train.compression.deployment.isolated_process import Alone, Latency
+from stormproof_train.compression.deployment.isolated_process import IsolatedProcess, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.compression.original import Original
-from stormproof_train.compression.samples import Samples, samples_of
+from stormproof_train.compression.samples import Samples, load_samples
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.speed import speedup
-from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.speed import estimate_speedup
+from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import Structure
-from stormproof_train.config.redaction import without_secrets
-from stormproof_train.console import say, shown
+from stormproof_train.config.redaction import redact_settings
+from stormproof_train.console import format_value, print_line
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.comparison import are_of_the_same_samples
+from stormproof_train.evaluation.comparison import have_same_samples
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.predict.facts import Facts
-from stormproof_train.task import CLASSES, SCALE
+from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.task import CLASSES_KEY, SCALE_KEY
 
 Latencies = Mapping[int, Latency]
 """By the size of the batch."""
 
-CALIBRATION = 512
+CALIBRATION_SAMPLES = 512
 """Training samples by which the range of activations is found."""
-ROUNDS = 7
+TIMING_ROUNDS = 7
 """How often an artifact and the original are timed, in turn; the first of a round is now one, now the other."""
-COMPARED = 64
+COMPARED_SAMPLES = 64
 """Samples by which an artifact and its network in PyTorch are compared."""
 ORIGINAL = "original"
 VALIDATION, TEST = "validation", "test"
@@ -70,7 +77,7 @@ class Candidate:
     method: str
 
 
-class Workshop:
+class ArtifactBuilder:
     """Makes and measures artifacts.
 
     Args:
@@ -81,166 +88,187 @@ class Workshop:
 
     def __init__(self, original: Original, artifacts: Path, settings: Settings) -> None:
         self._original, self._folder, self._settings = original, artifacts, settings
-        self._outputs = 0 if original.spec.num_classes else original.spec.num_outputs
-        self.validation = samples_of(original.data, "validation", self._outputs, settings.samples)
-        self.calibration = samples_of(original.data, "train", self._outputs, CALIBRATION)
+        self._num_outputs = 0 if original.spec.num_classes else original.spec.num_outputs
+        self.validation = load_samples(original.data, "validation", self._num_outputs, settings.samples)
+        self.calibration = load_samples(original.data, "train", self._num_outputs, CALIBRATION_SAMPLES)
 
     @property
-    def original(self) -> Candidate:
+    def original_candidate(self) -> Candidate:
         """The network that all others come from."""
         return Candidate(ORIGINAL, self._original.task.network, Structure(), "as it was trained")
 
-    def artifact(self, of: Candidate, quantization: Quantization = "none") -> Artifact:
+    def build(self, candidate: Candidate, quantization: Quantization = "none") -> Artifact:
         """Makes one, and measures it in fresh processes, unless that has been done.
 
         Args:
-            of: the network; the first artifact is the original, and of each network the first one is not quantized.
+            candidate: the network; the first artifact is the original, and of each network the first one is not
+                quantized.
             quantization: how it is stored.
 
         Raises:
             UserError: if there is no way to it.
         """
-        name = of.name if quantization == "none" else f"{of.name}-{quantization.replace('_', '-')}"
-        folder = self.folder(name)
-        kept = Artifact.kept(folder)
-        if kept is not None:
-            return kept
-        if (folder / MEASURED).exists():
-            say(f"{name}: what is in {folder} is not what was measured, and is made again")
+        name = candidate.name if quantization == "none" else f"{candidate.name}-{quantization.replace('_', '-')}"
+        folder = self.artifact_dir(name)
+        stored_artifact = Artifact.load(folder)
+        if stored_artifact is not None:
+            return stored_artifact
+        if (folder / MEASUREMENTS_FILE).exists():
+            print_line(f"{name}: what is in {folder} is not what was measured, and is made again")
         folder.mkdir(exist_ok=True)
         (folder / f"{TEST}.npz").unlink(missing_ok=True)  # of another file, perhaps
-        self._write(of, quantization, folder)
-        found = self._measured(name, of, quantization, folder)
-        found.save(folder)
-        say(f"{name}: {self._original.headline.name} {shown(found.value.value)}, {found.bytes / 1000:,.1f} kB")
-        return found
+        self._write_files(candidate, quantization, folder)
+        artifact = self._measure(name, candidate, quantization, folder)
+        artifact.save(folder)
+        print_line(
+            f"{name}: {self._original.headline.name} {format_value(artifact.value.value)}, "
+            f"{artifact.bytes / 1000:,.1f} kB"
+        )
+        return artifact
 
-    def folder(self, name: str) -> Path:
+    def artifact_dir(self, name: str) -> Path:
         """An artifact's own."""
         return self._folder / name
 
-    def predictions(self, name: str, split: str = VALIDATION) -> Predictions:
+    def load_predictions(self, name: str, split: str = VALIDATION) -> Predictions:
         """What an artifact has said of a split."""
-        return Predictions.load(self.folder(name) / f"{split}.npz")
+        return Predictions.load(self.artifact_dir(name) / f"{split}.npz")
 
-    def test(self, name: str) -> None:
+    def predict_test_split(self, name: str) -> None:
         """Lets an artifact predict the test split, unless it has, and that can be read."""
         try:
-            self.predictions(name, TEST)
+            self.load_predictions(name, TEST)
         except UserError:
-            with self._alone(name, self.test_samples) as process:
-                self._keep(process.predict(), self.test_samples, name, TEST)
+            with self._start_process(name, self.test_samples) as process:
+                self._save_predictions(process.predict(), self.test_samples, name, TEST)
 
     @functools.cached_property
     def test_samples(self) -> Samples:
         """Of the test split, which is read when it is first wanted."""
-        return samples_of(self._original.data, "test", self._outputs, self._settings.samples)
+        return load_samples(self._original.data, "test", self._num_outputs, self._settings.samples)
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> ArtifactMetadata:
         """What each artifact says of itself."""
         original = self._original
-        classes = original.task.classes or [str(each) for each in range(original.spec.num_classes or 0)]
-        return Facts(
-            kind=original.task.tested.kind,
+        classes = original.task.classes or [str(index) for index in range(original.spec.num_classes or 0)]
+        return ArtifactMetadata(
+            kind=original.task.test_predictions.kind,
             classes=classes,
             input_shape=list(original.spec.input_shape),
-            run=original.trained.run.name,
-            target=original.plan.data.given.get("target"),
+            run=original.trained_weights.run.name,
+            target=original.plan.data.kwargs.get("target"),
             preparation=getattr(original.data, "preparation", None),
         )
 
-    def _write(self, of: Candidate, quantization: Quantization, folder: Path) -> None:
+    def _write_files(self, candidate: Candidate, quantization: Quantization, folder: Path) -> None:
         """The file, and the weights that it was made of with all that rebuilds their network."""
         if quantization == "none":
-            export(self._deployed(of), torch.from_numpy(self.calibration.inputs), folder / MODEL, self.facts)
+            export_onnx(
+                self._deployed_model(candidate),
+                torch.from_numpy(self.calibration.inputs),
+                folder / MODEL_FILE,
+                self.facts,
+            )
         elif quantization == "int8":
-            overflows = not cpu_has_vnni() and platform.machine().lower() in {"x86_64", "amd64"}
-            source = self.folder(of.name) / MODEL
-            quantize_static(source, folder / MODEL, self.calibration.inputs, reduce_range=overflows)
+            needs_reduced_range = not cpu_has_vnni() and platform.machine().lower() in {"x86_64", "amd64"}
+            source = self.artifact_dir(candidate.name) / MODEL_FILE
+            quantize_static(source, folder / MODEL_FILE, self.calibration.inputs, reduce_range=needs_reduced_range)
         else:
-            quantize_weights(self.folder(of.name) / MODEL, folder / MODEL)
-        config = without_secrets({group: self._original.config[group] for group in ("model", "activation")})
-        content = {
-            "state_dict": of.network.state_dict(),
+            quantize_weights(self.artifact_dir(candidate.name) / MODEL_FILE, folder / MODEL_FILE)
+        config = redact_settings({group: self._original.config[group] for group in ("model", "activation")})
+        checkpoint = {
+            "state_dict": candidate.network.state_dict(),
             "network": {
                 "model": config["model"], "activation": config["activation"],
-                "shapes": {name: list(shape) for name, shape in of.structure.shapes.items()},
-                "ranks": dict(of.structure.ranks), "input_shape": list(self._original.spec.input_shape),
+                "shapes": {name: list(shape) for name, shape in candidate.structure.shapes.items()},
+                "ranks": dict(candidate.structure.ranks), "input_shape": list(self._original.spec.input_shape),
                 "num_outputs": self._original.num_outputs, "num_classes": self._original.spec.num_classes,
             },
-            SCALE: dict(zip(("shift", "scale"), self._original.task.shift_and_scale, strict=True)),
-            CLASSES: self._original.task.classes,
+            SCALE_KEY: dict(zip(("shift", "scale"), self._original.task.shift_and_scale, strict=True)),
+            CLASSES_KEY: self._original.task.classes,
         }  # fmt: skip
-        with atomic_write(folder / WEIGHTS) as file:
-            torch.save(content, file)
+        with atomic_write(folder / WEIGHTS_FILE) as file:
+            torch.save(checkpoint, file)
 
-    def _measured(self, name: str, of: Candidate, quantization: Quantization, folder: Path) -> Artifact:
-        with self._alone(name, self.validation) as process:
-            own, originals = self._timed_in_turn(process, name)
-            self._keep(process.predict(), self.validation, name, VALIDATION)
-        said, before = self.predictions(name), self.predictions(ORIGINAL)
-        if not are_of_the_same_samples(before, said):
+    def _measure(self, name: str, candidate: Candidate, quantization: Quantization, folder: Path) -> Artifact:
+        with self._start_process(name, self.validation) as process:
+            artifact_latencies, original_latencies = self._time_alternately(process, name)
+            self._save_predictions(process.predict(), self.validation, name, VALIDATION)
+        predictions, original_predictions = self.load_predictions(name), self.load_predictions(ORIGINAL)
+        if not have_same_samples(original_predictions, predictions):
             raise UserError(
-                f"the validation samples are not those that {self.folder(ORIGINAL)} was measured on: compress into "
+                f"the validation samples are not those that {self.artifact_dir(ORIGINAL)} was measured on: compress "
+                f"into "
                 "another folder (name=…)"
             )
-        evaluation = evaluate(said)
+        evaluation = evaluate(predictions)
         headline = None if evaluation is None else evaluation["headline"][self._original.headline.name]
-        inputs = torch.from_numpy(self.validation.inputs[:COMPARED])
+        inputs = torch.from_numpy(self.validation.inputs[:COMPARED_SAMPLES])
         return Artifact(
             name=name,
-            network=of.name,
+            network=candidate.name,
             quantization=quantization,
-            method=of.method if quantization == "none" else f"{of.method}, {_SAID[quantization]}",
-            parameters=sum(each.numel() for each in of.network.parameters()),
-            macs=macs(of.network, inputs),
+            method=candidate.method
+            if quantization == "none"
+            else f"{candidate.method}, {_QUANTIZATION_DESCRIPTIONS[quantization]}",
+            parameters=sum(item.numel() for item in candidate.network.parameters()),
+            macs=count_macs(candidate.network, inputs),
             bytes=process.bytes,
             value=Interval(**headline) if headline else Interval(float("nan"), None, None),
-            lost=lost(before, said) if name != ORIGINAL else Interval(0.0, 0.0, 0.0),
+            lost=estimate_degradation(original_predictions, predictions)
+            if name != ORIGINAL
+            else Interval(0.0, 0.0, 0.0),
             calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
-            difference=difference(folder / MODEL, self._deployed(of), inputs),
+            difference=max_difference(folder / MODEL_FILE, self._deployed_model(candidate), inputs),
             latency={  # of the rounds' geometric means the ratio is the speedup
-                str(batch): {
-                    "median": geometric_mean([each[batch].median for each in own]),
-                    "p95": geometric_mean([each[batch].p95 for each in own]),
-                    "original": geometric_mean([each[batch].median for each in originals]),
+                str(batch_size): {
+                    "median": geometric_mean([item[batch_size].median for item in artifact_latencies]),
+                    "p95": geometric_mean([item[batch_size].p95 for item in artifact_latencies]),
+                    "original": geometric_mean([item[batch_size].median for item in original_latencies]),
                 }
-                for batch in own[0]
+                for batch_size in artifact_latencies[0]
             },
             speedup={
-                str(batch): speedup(*([each[batch].median for each in times] for times in (originals, own)))
-                for batch in own[0]
+                str(batch_size): estimate_speedup(
+                    *(
+                        [item[batch_size].median for item in rounds]
+                        for rounds in (original_latencies, artifact_latencies)
+                    )
+                )
+                for batch_size in artifact_latencies[0]
             },
-            memory=process.memory - process.memory_without,
+            memory=process.memory - process.baseline_memory,
             load_seconds=process.load_seconds,
-            digests=digests(folder, (MODEL, WEIGHTS, f"{VALIDATION}.npz")),
+            digests=compute_digests(folder, (MODEL_FILE, WEIGHTS_FILE, f"{VALIDATION}.npz")),
         )
 
-    def _timed_in_turn(self, process: Alone, name: str) -> tuple[list[Latencies], list[Latencies]]:
+    def _time_alternately(self, process: IsolatedProcess, name: str) -> tuple[list[Latencies], list[Latencies]]:
         """An artifact and the original, in each round."""
-        own: list[Latencies] = []
+        artifact_latencies: list[Latencies] = []
         seconds = self._settings.timing
         if name == ORIGINAL:
-            own = [process.time(seconds) for _ in range(ROUNDS)]
-            return own, own
-        originals: list[Latencies] = []
-        with self._alone(ORIGINAL, self.validation, most=1) as other:
-            for number in range(ROUNDS):
-                turns = [(own, process), (originals, other)]
-                for found, each in turns[:: 1 if number % 2 else -1]:
-                    found.append(each.time(seconds))
-        return own, originals
+            artifact_latencies = [process.measure_latencies(seconds) for _ in range(TIMING_ROUNDS)]
+            return artifact_latencies, artifact_latencies
+        original_latencies: list[Latencies] = []
+        with self._start_process(ORIGINAL, self.validation, max_samples=1) as original_process:
+            for round_index in range(TIMING_ROUNDS):
+                timings = [(artifact_latencies, process), (original_latencies, original_process)]
+                for latencies, timed_process in timings[:: 1 if round_index % 2 else -1]:
+                    latencies.append(timed_process.measure_latencies(seconds))
+        return artifact_latencies, original_latencies
 
-    def _alone(self, name: str, samples: Samples, most: int | None = None) -> Alone:
-        return Alone(self.folder(name) / MODEL, samples.inputs[:most], self._settings.threads)
+    def _start_process(self, name: str, samples: Samples, max_samples: int | None = None) -> IsolatedProcess:
+        return IsolatedProcess(
+            self.artifact_dir(name) / MODEL_FILE, samples.inputs[:max_samples], self._settings.threads
+        )
 
-    def _keep(self, outputs: NDArray[Any], samples: Samples, name: str, split: str) -> None:
-        said = Predictions(self._original.task.tested.kind, outputs, samples.target, samples.told_apart)
-        said.save(self.folder(name) / f"{split}.npz")
+    def _save_predictions(self, outputs: NDArray[Any], samples: Samples, name: str, split: str) -> None:
+        predictions = Predictions(self._original.task.test_predictions.kind, outputs, samples.target, samples.checksums)
+        predictions.save(self.artifact_dir(name) / f"{split}.npz")
 
-    def _deployed(self, of: Candidate) -> Deployed:
-        return Deployed.of(self._original.task, of.network)
+    def _deployed_model(self, candidate: Candidate) -> DeployedModel:
+        return DeployedModel.from_task(self._original.task, candidate.network)
 
 
-_SAID = {"int8": "layers in int8 where that gains time", "weights_int8": "weights in int8"}
+_QUANTIZATION_DESCRIPTIONS = {"int8": "layers in int8 where that gains time", "weights_int8": "weights in int8"}

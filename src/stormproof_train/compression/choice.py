@@ -6,54 +6,64 @@ from collections.abc import Mapping, Sequence
 
 from stormproof_train.compression.artifact import Artifact
 from stormproof_train.compression.budget import Budget
-from stormproof_train.compression.settings import Minimized, Targeted
+from stormproof_train.compression.settings import CostName, TargetName
 from stormproof_train.evaluation.intervals import Interval
 
 
-def cost(artifact: Artifact, minimize: Minimized) -> float:
+def cost(artifact: Artifact, minimize: CostName) -> float:
     """What is to be small; of the time what it is at the worse end of its interval, in times of the original's."""
-    return {"latency": 1 / _surely(artifact), "size": artifact.bytes, "macs": artifact.macs}[minimize]
+    return {"latency": 1 / _guaranteed_speedup(artifact), "size": artifact.bytes, "macs": artifact.macs}[minimize]
 
 
-def reaches(artifact: Artifact, original: Artifact, target: Mapping[Targeted, float]) -> bool:
+def reaches_target(artifact: Artifact, original: Artifact, target: Mapping[TargetName, float]) -> bool:
     """Whether it is as fast, for sure, and as small and cheap as was wanted."""
-    gained = gains(artifact, original)
-    return all(gained[name] >= wanted for name, wanted in target.items())
+    achieved_gains = guaranteed_gains(artifact, original)
+    return all(achieved_gains[name] >= required for name, required in target.items())
 
 
-def gains(artifact: Artifact, original: Artifact) -> dict[Targeted, float]:
+def guaranteed_gains(artifact: Artifact, original: Artifact) -> dict[TargetName, float]:
     """How many times faster, at the worse end of the interval, smaller and cheaper than the original."""
     return {
-        "speedup": _surely(artifact),
+        "speedup": _guaranteed_speedup(artifact),
         "size": original.bytes / artifact.bytes,
         "macs": original.macs / artifact.macs,
     }
 
 
-def remarks(artifact: Artifact, original: Artifact) -> list[str]:
+def list_remarks(artifact: Artifact, original: Artifact) -> list[str]:
     """What is to be said against it, beside what it has lost."""
     if artifact.name == original.name:
         return []
-    told = [] if artifact.is_faster else ["not faster"]
-    return told if artifact.bytes < original.bytes else [*told, "not smaller"]
+    notes = [] if artifact.is_faster else ["not faster"]
+    return notes if artifact.bytes < original.bytes else [*notes, "not smaller"]
 
 
-def beaten_by(artifact: Artifact, others: Sequence[Artifact]) -> str | None:
+def find_dominating(artifact: Artifact, candidates: Sequence[Artifact]) -> str | None:
     """The name of one that is nowhere worse and somewhere better: in what it lost, size, MACs and speed.
 
     Two are as fast as each other where the intervals of their speeds meet.
     """
-    own, speed = _of(artifact), artifact.speedup["1"]
-    for other in others:
-        its, its_speed = _of(other), other.speedup["1"]
-        slower, faster = _is_below(its_speed, speed), _is_below(speed, its_speed)
-        if not slower and all(one <= two for one, two in zip(its, own, strict=True)) and (faster or its != own):
-            return other.name
+    costs, speed = _costs(artifact), artifact.speedup["1"]
+    for candidate in candidates:
+        candidate_costs, candidate_speed = _costs(candidate), candidate.speedup["1"]
+        is_slower, is_faster = (
+            _is_significantly_below(candidate_speed, speed),
+            _is_significantly_below(speed, candidate_speed),
+        )
+        if (
+            not is_slower
+            and all(
+                candidate_cost <= artifact_cost
+                for candidate_cost, artifact_cost in zip(candidate_costs, costs, strict=True)
+            )
+            and (is_faster or candidate_costs != costs)
+        ):
+            return candidate.name
     return None
 
 
-def best(
-    artifacts: Sequence[Artifact], budget: Budget, target: Mapping[Targeted, float], minimize: Minimized
+def select_best(
+    artifacts: Sequence[Artifact], budget: Budget, target: Mapping[TargetName, float], minimize: CostName
 ) -> Artifact | None:
     """The cheapest within the budget that reaches the target, or, where only that is given, the one that lost least.
 
@@ -68,36 +78,42 @@ def best(
     Returns:
         None where there is none; one that is not less in what is to be small than the original is none.
     """
-    original, *others = artifacts
-    fit = [
-        each
-        for each in others
-        if budget.holds(each.lost) and reaches(each, original, target) and _gains(each, original, minimize)
+    original, *candidates = artifacts
+    eligible_artifacts = [
+        artifact
+        for artifact in candidates
+        if budget.allows(artifact.lost)
+        and reaches_target(artifact, original, target)
+        and _improves(artifact, original, minimize)
     ]
-    if not fit:
+    if not eligible_artifacts:
         return None
     if not budget.told:
-        return min(fit, key=lambda each: (each.lost.value, cost(each, minimize)))
-    least = min(fit, key=lambda each: (cost(each, minimize), each.lost.value))
+        return min(eligible_artifacts, key=lambda artifact: (artifact.lost.value, cost(artifact, minimize)))
+    cheapest = min(eligible_artifacts, key=lambda artifact: (cost(artifact, minimize), artifact.lost.value))
     if minimize != "latency":
-        return least
-    as_fast = [each for each in fit if not _is_below(each.speedup["1"], least.speedup["1"])]
-    return min(as_fast, key=lambda each: (*_of(each), cost(each, minimize)))
+        return cheapest
+    fastest_artifacts = [
+        artifact
+        for artifact in eligible_artifacts
+        if not _is_significantly_below(artifact.speedup["1"], cheapest.speedup["1"])
+    ]
+    return min(fastest_artifacts, key=lambda artifact: (*_costs(artifact), cost(artifact, minimize)))
 
 
-def _gains(artifact: Artifact, original: Artifact, minimize: Minimized) -> bool:
+def _improves(artifact: Artifact, original: Artifact, minimize: CostName) -> bool:
     return artifact.is_faster if minimize == "latency" else cost(artifact, minimize) < cost(original, minimize)
 
 
-def _of(artifact: Artifact) -> tuple[float, ...]:
+def _costs(artifact: Artifact) -> tuple[float, ...]:
     return artifact.lost.value, artifact.bytes, artifact.macs
 
 
-def _is_below(one: Interval, other: Interval) -> bool:
+def _is_significantly_below(first: Interval, second: Interval) -> bool:
     """For sure: their intervals do not meet."""
-    return (one.value if one.high is None else one.high) < (other.value if other.low is None else other.low)
+    return (first.value if first.high is None else first.high) < (second.value if second.low is None else second.low)
 
 
-def _surely(artifact: Artifact) -> float:
+def _guaranteed_speedup(artifact: Artifact) -> float:
     speed = artifact.speedup["1"]
     return speed.value if speed.low is None else speed.low

@@ -13,31 +13,31 @@ from torch import nn
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import Artifact, Quantization
-from stormproof_train.compression.artifact_builder import ORIGINAL, Candidate, Workshop
+from stormproof_train.compression.artifact_builder import ORIGINAL, ArtifactBuilder, Candidate
 from stormproof_train.compression.budget import Budget
-from stormproof_train.compression.choice import reaches
-from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
+from stormproof_train.compression.choice import reaches_target
+from stormproof_train.compression.fine_tuning import FineTuning, count_steps, run_fine_tuning
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import Original
-from stormproof_train.compression.schedule import climb
+from stormproof_train.compression.schedule import search_compression_ratio
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.structure.factoring import factor, ranks_for
-from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.pruning import Pruning
+from stormproof_train.compression.structure.factoring import choose_ranks, factor
+from stormproof_train.compression.structure.macs import count_macs
+from stormproof_train.compression.structure.pruning import UnitPruner
 from stormproof_train.compression.structure.rebuild import Structure
-from stormproof_train.compression.structure.shapes import shapes_of
-from stormproof_train.compression.teacher import can_teach
+from stormproof_train.compression.structure.shapes import changed_shapes
+from stormproof_train.compression.teacher import supports_distillation
 from stormproof_train.errors import ExitCode, UserError, first_line
-from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
-from stormproof_train.losses import facts_of
-from stormproof_train.run.subprocess_run import OwnProcessError
+from stormproof_train.initialization.checkpoint import extract_network_weights, read_checkpoint
+from stormproof_train.losses import loss_properties
+from stormproof_train.run.subprocess_run import ChildRunError
 
-ENOUGH = 0.5
+MIN_DENSE_SHARE = 0.5
 """Of the weights, from which share on dense layers are worth being factored by themselves."""
 
 
 @dataclass(frozen=True)
-class Step:
+class CompressionStep:
     """A network that was made smaller and trained on.
 
     Attributes:
@@ -53,14 +53,14 @@ class Step:
     became: str
 
 
-class Driver:
+class CompressionLoop:
     """Tries what the settings allow.
 
     Args:
         original: what is compressed.
         settings: of the compression.
         folder: of it.
-        workshop: makes the artifacts.
+        builder: makes the artifacts.
         budget: what may be lost.
 
     Attributes:
@@ -70,141 +70,157 @@ class Driver:
     """
 
     def __init__(
-        self, original: Original, settings: Settings, folder: CompressionFolder, workshop: Workshop, budget: Budget
+        self,
+        original: Original,
+        settings: Settings,
+        folder: CompressionFolder,
+        builder: ArtifactBuilder,
+        budget: Budget,
     ) -> None:
         self._original, self._settings, self._folder = original, settings, folder
-        self._workshop, self._budget = workshop, budget
-        self._inputs = torch.from_numpy(workshop.calibration.inputs)
-        self._can_teach = can_teach(original.task.loss, original.spec.num_classes)
+        self._builder, self._budget = builder, budget
+        self._inputs = torch.from_numpy(builder.calibration.inputs)
+        self._supports_distillation = supports_distillation(original.task.loss, original.spec.num_classes)
         self.artifacts: list[Artifact] = []
-        self.steps: list[Step] = []
-        self.skipped: list[str] = []
+        self.steps: list[CompressionStep] = []
+        self.skipped_messages: list[str] = []
 
-    def work(self) -> None:
+    def run(self) -> None:
         """Makes all artifacts.
 
         Raises:
             RunError: if a fine-tuning did not finish, or nothing of this network can be made an artifact.
         """
-        first = self._workshop.original
-        if self._settings.methods is not None and self._settings.allows("distill") and not self._can_teach:
-            name = facts_of(self._original.task.loss).name
-            self.skipped.append(f"distill: {name} takes no teacher's word for a target")
-        self._make(first)
-        best = first
+        original = self._builder.original_candidate
+        if self._settings.methods is not None and self._settings.allows("distill") and not self._supports_distillation:
+            loss_name = loss_properties(self._original.task.loss).name
+            self.skipped_messages.append(f"distill: {loss_name} takes no teacher's word for a target")
+        self._build_artifacts(original)
+        smallest_candidate = original
         if self._settings.allows("prune"):
-            best = self._smaller_and_smaller("prune", first)
-        if self._settings.allows("factor") and (self._settings.methods is not None or _is_dense(first.network)):
-            self._smaller_and_smaller("factor", first)
-            if best is not first and self._settings.methods is not None:
-                self._smaller_and_smaller("factor", best)
+            smallest_candidate = self._compress_progressively("prune", original)
+        if self._settings.allows("factor") and (
+            self._settings.methods is not None or _is_mostly_dense(original.network)
+        ):
+            self._compress_progressively("factor", original)
+            if smallest_candidate is not original and self._settings.methods is not None:
+                self._compress_progressively("factor", smallest_candidate)
 
-    def _smaller_and_smaller(self, method: str, first: Candidate) -> Candidate:
+    def _compress_progressively(self, method: str, base: Candidate) -> Candidate:
         """Goes on from a network, and gives the smallest that kept to the budget."""
-        good = {1.0: first}
+        accepted_candidates = {1.0: base}
 
-        def goes_on(times: float) -> bool:
+        def try_ratio(ratio: float) -> bool:
             # factors of a layer that was factored mean nothing
-            before = good[max(each for each in good if each < times)] if method == "prune" else first
-            candidate = self._candidate(method, before, first, times)
+            previous = (
+                accepted_candidates[max(item for item in accepted_candidates if item < ratio)]
+                if method == "prune"
+                else base
+            )
+            candidate = self._build_candidate(method, previous, base, ratio)
             if candidate is None:
                 return False
-            made = self._make(candidate)
-            if not self._budget.holds(made[0].lost):
+            artifacts = self._build_artifacts(candidate)
+            if not self._budget.allows(artifacts[0].lost):
                 self.steps[-1] = dataclasses.replace(self.steps[-1], became="too much lost")
                 return False
-            good[times] = candidate
+            accepted_candidates[ratio] = candidate
             target = self._settings.target
-            return not target or not any(reaches(each, self.artifacts[0], target) for each in made)
+            return not target or not any(reaches_target(item, self.artifacts[0], target) for item in artifacts)
 
-        climb(goes_on)
-        return good[max(good)]
+        search_compression_ratio(try_ratio)
+        return accepted_candidates[max(accepted_candidates)]
 
-    def _candidate(self, method: str, before: Candidate, first: Candidate, times: float) -> Candidate | None:
+    def _build_candidate(self, method: str, previous: Candidate, base: Candidate, ratio: float) -> Candidate | None:
         """A network so many times smaller than the first, from one that was good; None where there is none."""
-        word = {"prune": "pruned", "factor": "factored"}[method]
-        name = f"{word}-{times:g}x" if first.name == ORIGINAL else f"{first.name}-{word}-{times:g}x"
-        start = self._folder.starts / f"{name}.ckpt"
+        label = {"prune": "pruned", "factor": "factored"}[method]
+        name = f"{label}-{ratio:g}x" if base.name == ORIGINAL else f"{base.name}-{label}-{ratio:g}x"
+        start_checkpoint = self._folder.starts_dir / f"{name}.ckpt"
         try:
-            structure = self._begun(start, method, before, math.floor(macs(first.network, self._inputs) / times))
+            structure = self._prepare_structure(
+                start_checkpoint, method, previous, math.floor(count_macs(base.network, self._inputs) / ratio)
+            )
         except (UserError, ValueError) as error:
-            self._skip(f"{name}: {first_line(error)}")
+            self._add_skipped(f"{name}: {first_line(error)}")
             return None
-        asked = FineTuning(
+        fine_tuning = FineTuning(
             name,
-            self._folder.runs,
+            self._folder.runs_dir,
             self._folder.path.name,
-            start,
+            start_checkpoint,
             structure,
-            steps_of(self._original, self._settings.training),
-            taught=self._settings.allows("distill") and self._can_teach,
+            count_steps(self._original, self._settings.training),
+            uses_teacher=self._settings.allows("distill") and self._supports_distillation,
         )
-        weights = self._trained_on(asked, times)
+        weights = self._fine_tune(fine_tuning, ratio)
         if weights is None:
             return None
-        told = f"{word} to at least {times:g} times fewer multiply-accumulates, fine-tuned for {asked.steps:,} steps"
-        told += " with the original as teacher" if asked.taught else ""
-        told = told if first.name == ORIGINAL else f"{first.method}; {told}"
-        return Candidate(name, self._original.network(structure, weights), structure, told)
+        description = (
+            f"{label} to at least {ratio:g} times fewer multiply-accumulates, "
+            f"fine-tuned for {fine_tuning.steps:,} steps"
+        )
+        description += " with the original as teacher" if fine_tuning.uses_teacher else ""
+        description = description if base.name == ORIGINAL else f"{base.method}; {description}"
+        return Candidate(name, self._original.build_network(structure, weights), structure, description)
 
-    def _begun(self, start: Path, method: str, before: Candidate, most: int) -> Structure:
+    def _prepare_structure(self, start_checkpoint: Path, method: str, previous: Candidate, max_macs: int) -> Structure:
         """Makes a network smaller and keeps it, unless that has been done; how it is built."""
-        if not start.exists():
-            network, structure = self._made_smaller(method, before, most)
-            with atomic_write(start) as file:
+        if not start_checkpoint.exists():
+            network, structure = self._shrink(method, previous, max_macs)
+            with atomic_write(start_checkpoint) as file:
                 torch.save({"state_dict": network.state_dict(), "structure": dataclasses.asdict(structure)}, file)
-        return Structure(**read_checkpoint(start)["structure"])
+        return Structure(**read_checkpoint(start_checkpoint)["structure"])
 
-    def _skip(self, sentence: str) -> None:
+    def _add_skipped(self, sentence: str) -> None:
         """Once for each network: smaller still is no news."""
-        if not any(each.partition("-")[0] == sentence.partition("-")[0] for each in self.skipped):
-            self.skipped.append(sentence)
+        if not any(message.partition("-")[0] == sentence.partition("-")[0] for message in self.skipped_messages):
+            self.skipped_messages.append(sentence)
 
-    def _trained_on(self, asked: FineTuning, times: float) -> Mapping[str, torch.Tensor] | None:
+    def _fine_tune(self, fine_tuning: FineTuning, ratio: float) -> Mapping[str, torch.Tensor] | None:
         """The weights that a fine-tuning came to; None where it diverged."""
-        log, became = self._folder.logs / f"{asked.name}.log", ""
+        log, outcome = self._folder.logs_dir / f"{fine_tuning.name}.log", ""
         try:
-            checkpoint = fine_tuned(asked, self._original, self._folder.configs, log)
-            return weights_of(read_checkpoint(checkpoint))
-        except OwnProcessError as error:
+            checkpoint = run_fine_tuning(fine_tuning, self._original, self._folder.configs_dir, log)
+            return extract_network_weights(read_checkpoint(checkpoint))
+        except ChildRunError as error:
             if error.exit_code is not ExitCode.DIVERGED:
                 raise
-            became = f"failed: {error}"
+            outcome = f"failed: {error}"
             return None
         finally:
-            self.steps.append(Step(asked.name, times, asked.steps, became))
+            self.steps.append(CompressionStep(fine_tuning.name, ratio, fine_tuning.steps, outcome))
 
-    def _made_smaller(self, method: str, before: Candidate, most: int) -> tuple[nn.Module, Structure]:
+    def _shrink(self, method: str, previous: Candidate, max_macs: int) -> tuple[nn.Module, Structure]:
         if method == "prune":
-            network = Pruning(before.network, self._inputs, self._settings.block).to(most)
-            fresh = self._original.network(Structure(), self._original.task.network.state_dict())
-            return network, Structure(shapes_of(network, fresh))
-        ranks = ranks_for(before.network, self._inputs, most)
-        network = self._original.network(before.structure, before.network.state_dict())
+            network = UnitPruner(previous.network, self._inputs, self._settings.block).prune_to(max_macs)
+            original_network = self._original.build_network(Structure(), self._original.task.network.state_dict())
+            return network, Structure(changed_shapes(network, original_network))
+        ranks = choose_ranks(previous.network, self._inputs, max_macs)
+        network = self._original.build_network(previous.structure, previous.network.state_dict())
         factor(network, ranks, self._inputs)
-        return network, Structure(before.structure.shapes, ranks)
+        return network, Structure(previous.structure.shapes, ranks)
 
-    def _make(self, candidate: Candidate) -> list[Artifact]:
+    def _build_artifacts(self, candidate: Candidate) -> list[Artifact]:
         """The artifacts of a network, that in float32 first."""
-        made = [self._workshop.artifact(candidate)]
+        artifacts = [self._builder.build(candidate)]
         quantizations: list[Quantization] = ["int8"] if self._settings.allows("int8") else []
-        transforms = self._settings.methods is not None or _has_layer_norm(candidate.network)
-        if self._settings.allows("weights_int8") and transforms:
+        is_transformer = self._settings.methods is not None or _has_layer_norm(candidate.network)
+        if self._settings.allows("weights_int8") and is_transformer:
             quantizations.append("weights_int8")
         for quantization in quantizations:
             try:
-                made.append(self._workshop.artifact(candidate, quantization))
+                artifacts.append(self._builder.build(candidate, quantization))
             except UserError as error:
-                self.skipped.append(str(error))
-        self.artifacts += made
-        return made
+                self.skipped_messages.append(str(error))
+        self.artifacts += artifacts
+        return artifacts
 
 
-def _is_dense(network: nn.Module) -> bool:
-    weights = sum(each.numel() for each in network.parameters())
-    dense = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.Linear))
-    return dense > ENOUGH * weights
+def _is_mostly_dense(network: nn.Module) -> bool:
+    num_weights = sum(item.numel() for item in network.parameters())
+    num_dense_weights = sum(item.weight.numel() for item in network.modules() if isinstance(item, nn.Linear))
+    return num_dense_weights > MIN_DENSE_SHARE * num_weights
 
 
 def _has_layer_norm(network: nn.Module) -> bool:
-    return any(isinstance(each, nn.LayerNorm) for each in network.modules())
+    return any(isinstance(module, nn.LayerNorm) for module in network.modules())

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof_train.compression.literal_yaml import literal_yaml
+from stormproof_train.compression.literal_yaml import dump_literal_yaml
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.structure.rebuild import Structure
-from stormproof_train.config.redaction import without_secrets
-from stormproof_train.console import say
-from stormproof_train.counted import counted
-from stormproof_train.initialization.checkpoint import digest_of
+from stormproof_train.config.redaction import redact_settings
+from stormproof_train.console import print_line
+from stormproof_train.counted import pluralize
+from stormproof_train.initialization.checkpoint import compute_digest
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.run.subprocess_run import run_again
-from stormproof_train.run.trained_weights import SMALLER, TEACHER, find
+from stormproof_train.run.subprocess_run import run_subprocess
+from stormproof_train.run.trained_weights import SMALLER_TARGET, TEACHER_TARGET, resolve_weights
 
-_OF_HYDRA = {
+_HYDRA_CONFIG = {
     "defaults": ["_self_", {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}],
     "hydra": {"run": {"dir": "."}, "output_subdir": None},
 }
@@ -42,64 +42,64 @@ class FineTuning:
     """
 
     name: str
-    runs: Path
+    runs_dir: Path
     group: str
-    start: Path
+    start_checkpoint: Path
     structure: Structure
     steps: int
-    taught: bool
+    uses_teacher: bool
 
 
-def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
+def build_config(fine_tuning: FineTuning, original: Original) -> dict[str, Any]:
     """The config of the run, plain values.
 
     Args:
-        asked: what is to be trained on.
+        fine_tuning: what is to be trained on.
         original: the network that it came from.
     """
     config = dict(original.config)
-    own_network = config["model"]
-    if original.plan.logger.has("group") and config["logger"].get("group") is None:
-        config["logger"] = {**config["logger"], "group": asked.group}
+    network_config = config["model"]
+    if original.plan.logger.accepts("group") and config["logger"].get("group") is None:
+        config["logger"] = {**config["logger"], "group": fine_tuning.group}
     config |= {
-        "name": asked.name,
-        "runs_dir": str(asked.runs),
+        "name": fine_tuning.name,
+        "runs_dir": str(fine_tuning.runs_dir),
         "test": False,
         "max_restarts_without_progress": None,  # a kill of the compression is none of its own
         "model": {
-            "_target_": SMALLER,
-            "network": own_network,
-            "shapes": {name: list(shape) for name, shape in asked.structure.shapes.items()},
-            "ranks": dict(asked.structure.ranks),
+            "_target_": SMALLER_TARGET,
+            "network": network_config,
+            "shapes": {name: list(shape) for name, shape in fine_tuning.structure.shapes.items()},
+            "ranks": dict(fine_tuning.structure.ranks),
         },
         "initialization": {
             "_target_": "stormproof_train.initialization.from_checkpoint",
-            "path": str(asked.start),
-            "sha256": digest_of(asked.start),
+            "path": str(fine_tuning.start_checkpoint),
+            "sha256": compute_digest(fine_tuning.start_checkpoint),
         },
-        "trainer": {**config["trainer"], "max_steps": asked.steps, "max_epochs": -1},
+        "trainer": {**config["trainer"], "max_steps": fine_tuning.steps, "max_epochs": -1},
     }
-    if asked.taught:
-        checkpoint = original.trained.checkpoint
+    if fine_tuning.uses_teacher:
+        checkpoint = original.trained_weights.checkpoint
         config["augmentation"] = {
             **config["augmentation"],
             "teacher": {
-                "_target_": TEACHER,
-                "network": own_network,
+                "_target_": TEACHER_TARGET,
+                "network": network_config,
                 "path": str(checkpoint),
-                "sha256": digest_of(checkpoint),
+                "sha256": compute_digest(checkpoint),
             },
         }
     return config
 
 
-def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) -> Path:
+def run_fine_tuning(fine_tuning: FineTuning, original: Original, configs_dir: Path, log: Path) -> Path:
     """Trains on, where that has not been done, by the command that anyone could type.
 
     Args:
-        asked: what is to be trained on.
+        fine_tuning: what is to be trained on.
         original: the network that it came from.
-        configs: the folder for its config.
+        configs_dir: the folder for its config.
         log: what it prints.
 
     Returns:
@@ -108,20 +108,28 @@ def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) 
     Raises:
         RunError: what the run ended with, if it did not finish.
     """
-    run = RunFolder(asked.runs, asked.name)
-    if run.finished() is None:
-        with atomic_write(configs / f"{asked.name}.yaml") as file:
-            config = without_secrets(config_of(asked, original))
-            file.write(literal_yaml(_OF_HYDRA | config).encode())
-        _wait_until_free(run.path)
-        say(f"{asked.name}: fine-tuning for {counted(asked.steps, 'step')} ({log})")
-        run_again(
-            ["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name, *original.secrets], log
+    run_folder = RunFolder(fine_tuning.runs_dir, fine_tuning.name)
+    if run_folder.read_summary() is None:
+        with atomic_write(configs_dir / f"{fine_tuning.name}.yaml") as file:
+            config = redact_settings(build_config(fine_tuning, original))
+            file.write(dump_literal_yaml(_HYDRA_CONFIG | config).encode())
+        _wait_until_free(run_folder.path)
+        print_line(f"{fine_tuning.name}: fine-tuning for {pluralize(fine_tuning.steps, 'step')} ({log})")
+        run_subprocess(
+            [
+                "train",
+                "--config-dir",
+                str(configs_dir.absolute()),
+                "--config-name",
+                fine_tuning.name,
+                *original.secret_overrides,
+            ],
+            log,
         )
-    return find(run.path).checkpoint
+    return resolve_weights(run_folder.path).checkpoint
 
 
-def steps_of(original: Original, training: float) -> int:
+def count_steps(original: Original, training: float) -> int:
     """Of a fine-tuning.
 
     Args:
@@ -134,6 +142,6 @@ def steps_of(original: Original, training: float) -> int:
 def _wait_until_free(folder: Path) -> None:
     """A run that outlived a killed compression goes on to its end."""
     if Lease.is_held(folder):
-        say(f"{folder} is still training: waiting for it")
+        print_line(f"{folder} is still training: waiting for it")
     while Lease.is_held(folder):
         time.sleep(0.2)

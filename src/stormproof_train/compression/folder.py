@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof_train.broken_links import reason
+from stormproof_train.broken_links import describe_path_error
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.settings import Settings
-from stormproof_train.config.identity import flat, result_settings
-from stormproof_train.config.plan import FINGERPRINT
-from stormproof_train.config.redaction import without_secrets
+from stormproof_train.config.identity import flatten, result_settings
+from stormproof_train.config.plan import FINGERPRINT_KEY
+from stormproof_train.config.redaction import redact_settings
 from stormproof_train.errors import STORAGE_FAULTS, UserError
-from stormproof_train.initialization.checkpoint import digest_of
+from stormproof_train.initialization.checkpoint import compute_digest
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.folder import RunFolder
 
-FILE = "compress.json"
+COMPRESSION_FILE = "compress.json"
 
 
 class CompressionFolder:
@@ -32,19 +32,19 @@ class CompressionFolder:
     """
 
     def __init__(self, settings: Settings, original: Original) -> None:
-        run = original.trained.run
+        run = original.trained_weights.run
         self.path = RunFolder(Path(settings.folder), settings.name or run.name).path
-        self.starts, self.configs, self.logs, self.runs, self.artifacts = (
+        self.starts_dir, self.configs_dir, self.logs_dir, self.runs_dir, self.artifacts_dir = (
             self.path / name for name in ("starts", "fine_tuning", "logs", "runs", "artifacts")
         )
-        fine_tuning = result_settings(without_secrets(original.plan.settings(None)))
-        self._told = {
-            "checkpoint": digest_of(original.trained.checkpoint), "compress": settings.of_the_result(),
-            "runs": {key: value for key, value in fine_tuning.items() if key != f"data.{FINGERPRINT}"},
+        run_settings = result_settings(redact_settings(original.plan.settings(None)))
+        self._definition = {
+            "checkpoint": compute_digest(original.trained_weights.checkpoint), "compress": settings.result_settings(),
+            "runs": {key: value for key, value in run_settings.items() if key != f"data.{FINGERPRINT_KEY}"},
         }  # fmt: skip
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[None]:
         """Makes it, or makes sure that it is this compression's; nobody else works in it meanwhile.
 
         Raises:
@@ -52,47 +52,60 @@ class CompressionFolder:
             FolderTakenError: if somebody works in it.
         """
         try:
-            for folder in (self.path, self.starts, self.configs, self.logs, self.runs, self.artifacts):
+            for folder in (
+                self.path,
+                self.starts_dir,
+                self.configs_dir,
+                self.logs_dir,
+                self.runs_dir,
+                self.artifacts_dir,
+            ):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"folder={self.path.parent}: no folder can be made there: {reason(self.path, error)}"
+                f"folder={self.path.parent}: no folder can be made there: {describe_path_error(self.path, error)}"
             ) from error
         lease = Lease(self.path)
         try:
-            self._begin()
+            self._check_definition()
             yield
         finally:
             lease.release()
 
-    def _begin(self) -> None:
-        told = json.loads(json.dumps(self._told))
-        before = read_mapping(self.path / FILE, tuple(told), "delete that folder, or give another name (name=…)")
-        if before is not None:
-            before["compress"], told["compress"] = (
-                _filled(one, other["compress"])
-                for one, other in ((before["compress"], told), (told["compress"], before))
+    def _check_definition(self) -> None:
+        definition = json.loads(json.dumps(self._definition))
+        stored = read_mapping(
+            self.path / COMPRESSION_FILE, tuple(definition), "delete that folder, or give another name (name=…)"
+        )
+        if stored is not None:
+            stored["compress"], definition["compress"] = (
+                _fill_unset(settings, counterpart["compress"])
+                for settings, counterpart in ((stored["compress"], definition), (definition["compress"], stored))
             )
-            if before != told:
+            if stored != definition:
                 raise UserError(
-                    f"the artifacts in {self.path} are others: {'; '.join(_differences(before, told))}. Give these "
+                    f"the artifacts in {self.path} are others: {'; '.join(_format_differences(stored, definition))}. "
+                    f"Give these "
                     "another name (name=…), or delete that folder"
                 )
-        with atomic_write(self.path / FILE) as file:
-            file.write(f"{json.dumps(told, indent=1)}\n".encode())
+        with atomic_write(self.path / COMPRESSION_FILE) as file:
+            file.write(f"{json.dumps(definition, indent=1)}\n".encode())
 
 
-def _filled(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+def _fill_unset(settings: Mapping[str, Any], fallback: Mapping[str, Any]) -> dict[str, Any]:
     """With those of others where they have had no part in anything yet."""
-    return {key: others.get(key) if value is None else value for key, value in settings.items()}
+    return {key: fallback.get(key) if value is None else value for key, value in settings.items()}
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    if before["checkpoint"] != now["checkpoint"]:
+def _format_differences(old_definition: Mapping[str, Any], new_definition: Mapping[str, Any]) -> list[str]:
+    if old_definition["checkpoint"] != new_definition["checkpoint"]:
         return ["they were made of other weights"]
-    old, new = (dict(flat({**told.pop("runs"), **told.pop("compress")})) for told in (dict(before), dict(now)))
+    old, new = (
+        dict(flatten({**definition.pop("runs"), **definition.pop("compress")}))
+        for definition in (dict(old_definition), dict(new_definition))
+    )
     return [
         f"{key}: {old.get(key, '(not set)')} -> {new.get(key, '(not set)')}"
         for key in sorted(old.keys() | new.keys())

@@ -9,31 +9,33 @@ from typing import Any
 import yaml
 
 
-def literal_yaml(config: Mapping[str, Any]) -> str:
+def dump_literal_yaml(config: Mapping[str, Any]) -> str:
     r"""Writes plain values so that none is taken for an interpolation, and no text for a number.
 
     Args:
         config: plain values.
 
     Example:
-        >>> print(literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")
+        >>> print(dump_literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")
         "path": "\\${oc.env:HOME}"
         "lr": 0.5
         "name": "1e3"
     """
-    return yaml.dump(_escaped(config), Dumper=_Quoting, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(_escape(config), Dumper=_QuotingDumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-class _Quoting(yaml.SafeDumper):
+class _QuotingDumper(yaml.SafeDumper):
     """Quotes all text: of ``1e3`` without quotes one reader makes a number, another does not."""
 
 
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+_QuotingDumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
 
 
-def _escaped(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
-        return {key: _escaped(item) for key, item in value.items()}
-    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value

@@ -14,22 +14,22 @@ from torch import nn
 from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.build_task import build_task
-from stormproof_train.compression.structure.rebuild import Structure, smaller
+from stormproof_train.compression.structure.rebuild import Structure, apply_structure
 from stormproof_train.config.identity import differences
 from stormproof_train.config.plan import Plan, read_plan
-from stormproof_train.config.redaction import without_secret, without_secrets
-from stormproof_train.console import say
-from stormproof_train.data.content_sketch import refuse_other_files
-from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
+from stormproof_train.config.redaction import redact_override, redact_settings
+from stormproof_train.console import print_line
+from stormproof_train.data.content_sketch import check_files_unchanged
+from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
-from stormproof_train.losses import facts_of
+from stormproof_train.losses import loss_properties
 from stormproof_train.metrics import HEADLINE, Headline
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.run.trained_weights import Trained, config_to_train_on, find
+from stormproof_train.run.trained_weights import TrainedWeights, compose_training_config, resolve_weights
 from stormproof_train.task import Task
 
-_UNTOUCHED = {"_target_": "stormproof_train.initialization.torch_default"}
+_DEFAULT_INITIALIZATION = {"_target_": "stormproof_train.initialization.torch_default"}
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Original:
         secrets: words of the command line that are written nowhere.
     """
 
-    trained: Trained
+    trained_weights: TrainedWeights
     config: Mapping[str, Any]
     plan: Plan
     data: pl.LightningDataModule
     spec: DataSpec
     task: Task
     steps: int
-    tested: bool
-    secrets: Sequence[str] = ()
+    reads_test_split: bool
+    secret_overrides: Sequence[str] = ()
 
     @property
     def headline(self) -> Headline:
@@ -66,9 +66,9 @@ class Original:
     @property
     def num_outputs(self) -> int:
         """Of its network."""
-        return self.spec.num_outputs * facts_of(self.task.loss).outputs_per_target
+        return self.spec.num_outputs * loss_properties(self.task.loss).outputs_per_target
 
-    def network(self, structure: Structure, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    def build_network(self, structure: Structure, weights: Mapping[str, torch.Tensor]) -> nn.Module:
         """A network of that structure with these weights, in evaluation mode."""
         network = self.plan.model.build(
             input_shape=self.spec.input_shape,
@@ -76,62 +76,76 @@ class Original:
             num_classes=self.spec.num_classes,
             activation=activation_factory(self.plan.activation.factory()),
         )
-        network = smaller(network, structure.shapes, structure.ranks)
+        network = apply_structure(network, structure.shapes, structure.ranks)
         network.load_state_dict(dict(weights))
         return network.eval()
 
 
-def read_original(path: Path, conf: Path, words: Sequence[str]) -> Original:
+def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> Original:
     """Finds a run, and builds what it has trained.
 
     Args:
         path: of the run's folder, or one of its checkpoints.
         conf: the folder of the application's configs.
-        words: overrides of how a fine-tuning run is trained.
+        overrides: overrides of how a fine-tuning run is trained.
 
     Raises:
         UserError: if there is none, or its data have changed.
     """
-    trained = find(path)
-    config = config_to_train_on(trained.run, conf, words)
+    trained_weights = resolve_weights(path)
+    config = compose_training_config(trained_weights.run, conf, overrides)
     plan = read_plan(config)
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
-    folder = RunFolder(trained.run.parent, trained.run.name)
+    folder = RunFolder(trained_weights.run.parent, trained_weights.run.name)
     if Lease.is_held(folder.path):
         raise UserError(f"{folder.path} is still training: wait for its end, or stop it")
-    if folder.finished() is None:
-        say(f"warning: the run {folder.path} has not finished; what is compressed is {trained.checkpoint.name}")
-    _refuse_other_data(folder, plan, fingerprint_of(data))
-    refuse_other_files(folder.path, data)
-    _tell_of_callbacks(folder, plan)
-    content = read_checkpoint(trained.checkpoint)
-    spec = spec_of(data)
-    untouched = read_plan({**config, "initialization": _UNTOUCHED, "augmentation": {}})
-    task = build_task(untouched, data, spec, plan.loss_for(spec.task))
-    task.on_load_checkpoint(content)
-    task.load_state_dict(content["state_dict"])
-    steps = int((folder.finished() or {"steps": content["global_step"]})["steps"])
-    secrets = [word for word in words if without_secret(word) != word]
+    if folder.read_summary() is None:
+        print_line(
+            f"warning: the run {folder.path} has not finished; what is compressed is {trained_weights.checkpoint.name}"
+        )
+    _check_same_data(folder, plan, get_fingerprint(data))
+    check_files_unchanged(folder.path, data)
+    _warn_missing_callbacks(folder, plan)
+    checkpoint = read_checkpoint(trained_weights.checkpoint)
+    spec = infer_spec(data)
+    default_plan = read_plan({**config, "initialization": _DEFAULT_INITIALIZATION, "augmentation": {}})
+    task = build_task(default_plan, data, spec, plan.bind_loss(spec.task))
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    steps = int((folder.read_summary() or {"steps": checkpoint["global_step"]})["steps"])
+    secret_overrides = [override for override in overrides if redact_override(override) != override]
     return Original(
-        trained, config, plan, data, task.spec, task.eval(), steps, bool(folder.settings().get("test", True)), secrets
+        trained_weights,
+        config,
+        plan,
+        data,
+        task.spec,
+        task.eval(),
+        steps,
+        bool(folder.read_settings().get("test", True)),
+        secret_overrides,
     )
 
 
-def _refuse_other_data(folder: RunFolder, plan: Plan, fingerprint: str | None) -> None:
+def _check_same_data(folder: RunFolder, plan: Plan, fingerprint: str | None) -> None:
     """They may lie elsewhere, and be the same."""
-    before, now = folder.settings(), without_secrets(plan.settings(None, fingerprint))
-    changed = [each for each in differences(before, now) if each.startswith("data.")]
-    if changed:
+    old_settings, new_settings = folder.read_settings(), redact_settings(plan.settings(None, fingerprint))
+    data_differences = [
+        difference for difference in differences(old_settings, new_settings) if difference.startswith("data.")
+    ]
+    if data_differences:
         raise UserError(
-            f"the data are not those that {folder.path} was trained on ({'; '.join(changed)}): put the old ones back"
+            f"the data are not those that {folder.path} was trained on ({'; '.join(data_differences)}): put the old "
+            f"ones back"
         )
 
 
-def _tell_of_callbacks(folder: RunFolder, plan: Plan) -> None:
-    own = [str(each.get("_target_")) for each in folder.settings()["callbacks"].values()]
-    missing = sorted(set(own) - {target.path for target in plan.callbacks.values()})
-    if missing:
-        say(
-            f"fine-tuning is without {', '.join(missing)} of the run: callbacks=… gives it others than the default ones"
+def _warn_missing_callbacks(folder: RunFolder, plan: Plan) -> None:
+    callback_paths = [str(callback.get("_target_")) for callback in folder.read_settings()["callbacks"].values()]
+    missing_paths = sorted(set(callback_paths) - {target.path for target in plan.callbacks.values()})
+    if missing_paths:
+        print_line(
+            f"fine-tuning is without {', '.join(missing_paths)} of the run: callbacks=… gives it others than the "
+            f"default ones"
         )

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from stormproof_train.activations import activation_factory
-from stormproof_train.compression.structure.rebuild import smaller
+from stormproof_train.compression.structure.rebuild import apply_structure
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
-from stormproof_train.run.trained_weights import refuse_unknown, shipped
+from stormproof_train.run.trained_weights import check_targets, shipped_targets
 
-_OFFERED = ("input_shape", "num_outputs", "num_classes")
+_INJECTED_ARGUMENTS = ("input_shape", "num_outputs", "num_classes")
 
 
 def load_network(path: str | Path, allowed: Collection[str] = ()) -> nn.Module:
@@ -29,16 +29,18 @@ def load_network(path: str | Path, allowed: Collection[str] = ()) -> nn.Module:
     Raises:
         UserError: if there is none, it is of something else, or it names what is not allowed.
     """
-    content = read_checkpoint(Path(path))
-    told: Any = content.get("network")
-    if not isinstance(told, Mapping):
+    checkpoint = read_checkpoint(Path(path))
+    network_config: Any = checkpoint.get("network")
+    if not isinstance(network_config, Mapping):
         raise UserError(f"{path} is no model.ckpt of a compression: it does not say what network its weights are of")
-    ours = shipped(conf_dir())
+    own_targets = shipped_targets(conf_dir())
     for group in ("model", "activation"):
-        refuse_unknown(told[group], group, ours[group] | set(allowed), Path(path), "give allowed=[…] its path")
-    activation = activation_factory(bind(told["activation"], "activation", tensors=1).factory())
-    offered = {name: told[name] for name in _OFFERED} | {"activation": activation}
-    network = bind(told["model"], "model", frozenset(offered)).build(**offered)
-    network = smaller(network, told["shapes"], told["ranks"])
-    network.load_state_dict(content["state_dict"])
+        check_targets(
+            network_config[group], group, own_targets[group] | set(allowed), Path(path), "give allowed=[…] its path"
+        )
+    activation = activation_factory(bind(network_config["activation"], "activation", num_tensor_args=1).factory())
+    arguments = {name: network_config[name] for name in _INJECTED_ARGUMENTS} | {"activation": activation}
+    network = bind(network_config["model"], "model", frozenset(arguments)).build(**arguments)
+    network = apply_structure(network, network_config["shapes"], network_config["ranks"])
+    network.load_state_dict(checkpoint["state_dict"])
     return network.eval()

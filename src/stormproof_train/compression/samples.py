@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.collected import samples_in, told_apart
+from stormproof_train.evaluation.collected import count_samples, hash_samples
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Samples:
 
     inputs: NDArray[Any]
     target: NDArray[Any]
-    told_apart: NDArray[Any]
+    checksums: NDArray[Any]
     available: int | None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
 
-def samples_of(
-    data: pl.LightningDataModule, split: Literal["train", "validation", "test"], num_outputs: int, most: int
+def load_samples(
+    data: pl.LightningDataModule, split: Literal["train", "validation", "test"], num_outputs: int, max_samples: int
 ) -> Samples:
     """Samples of a split, evenly picked where it has more than are wanted.
 
@@ -45,53 +45,59 @@ def samples_of(
             of another one it is what its loader gives first.
         split: which.
         num_outputs: of a regression; 0 for classes.
-        most: how many at most.
+        max_samples: how many at most.
 
     Raises:
         UserError: if there is none.
     """
     data.prepare_data()
     data.setup("test" if split == "test" else "fit")
-    loader = _loader(data, split, most)
-    available = samples_in(loader)
-    inputs, target = _picked(loader, most, None if split == "train" else available)
+    loader = _build_loader(data, split, max_samples)
+    available = count_samples(loader)
+    inputs, target = _collect_samples(loader, max_samples, None if split == "train" else available)
     if not len(inputs):
         raise UserError(f"data: the {split} loader of {type(data).__name__} has no batch")
     if num_outputs:
         target = target.reshape(-1, num_outputs).float()
     elif target.is_floating_point():
         target = target.argmax(dim=1)  # probabilities of the classes
-    known = told_apart(inputs)
-    return Samples((inputs.float() if inputs.is_floating_point() else inputs).numpy(), target.numpy(), known, available)
+    checksums = hash_samples(inputs)
+    return Samples(
+        (inputs.float() if inputs.is_floating_point() else inputs).numpy(), target.numpy(), checksums, available
+    )
 
 
-def _loader(data: pl.LightningDataModule, split: str, most: int) -> Iterable[Any]:
+def _build_loader(data: pl.LightningDataModule, split: str, max_samples: int) -> Iterable[Any]:
     if split == "test":
         return data.test_dataloader()
     if split == "validation":
         return data.val_dataloader()
-    if isinstance(data, SplitData):
-        return data.evenly_picked(most, batches=most)
+    if isinstance(data, SplitDataModule):
+        return data.evenly_spaced_loader(max_samples, max_batches=max_samples)
     return data.train_dataloader()
 
 
-def _picked(loader: Iterable[Any], most: int, length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _collect_samples(loader: Iterable[Any], max_samples: int, length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Evenly picked of so many samples, in which the classes may come one after the other; else the first ones."""
-    wanted = torch.linspace(0, length - 1, most).long() if length is not None and length > most else None
+    picked_indices = (
+        torch.linspace(0, length - 1, max_samples).long() if length is not None and length > max_samples else None
+    )
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    seen = kept = 0
+    num_read = num_collected = 0
     with torch.random.fork_rng(devices=[]):
         for batch in loader:
-            inputs, target = (part.detach().cpu() for part in batch)
-            if wanted is not None:
-                here = wanted[(wanted >= seen) & (wanted < seen + len(inputs))] - seen
-                seen += len(inputs)
-                inputs, target = inputs[here], target[here]
+            inputs, target = (tensor.detach().cpu() for tensor in batch)
+            if picked_indices is not None:
+                batch_indices = (
+                    picked_indices[(picked_indices >= num_read) & (picked_indices < num_read + len(inputs))] - num_read
+                )
+                num_read += len(inputs)
+                inputs, target = inputs[batch_indices], target[batch_indices]
             parts.append((inputs, target))
-            kept += len(inputs)
-            if kept >= most:
+            num_collected += len(inputs)
+            if num_collected >= max_samples:
                 break
     if not parts:
         return torch.empty(0), torch.empty(0)
-    inputs, target = (torch.cat(each)[:most] for each in zip(*parts, strict=True))
+    inputs, target = (torch.cat(tensors)[:max_samples] for tensors in zip(*parts, strict=True))
     return inputs, target

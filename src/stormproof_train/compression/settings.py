@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from stormproof_train.compression.budget import read_amount
-from stormproof_train.compression.schedule import MOST
+from stormproof_train.compression.schedule import MAX_RATIO
 from stormproof_train.compression.structure.cuts import BLOCK
 
-Minimized = Literal["latency", "size", "macs"]
+CostName = Literal["latency", "size", "macs"]
 """What is to be small: seconds of one sample, bytes on disk, multiply-accumulates of one sample."""
 Method = Literal["prune", "factor", "distill", "int8", "weights_int8"]
-Targeted = Literal["speedup", "size", "macs"]
+TargetName = Literal["speedup", "size", "macs"]
 
 
-BLOCKS = "pruned in blocks of (minimize)"
+BLOCK_KEY = "pruned in blocks of (minimize)"
 
 
 class Settings:
@@ -48,8 +48,8 @@ class Settings:
         self,
         run: str,
         budget: str | float | None = None,
-        target: Mapping[Targeted, float] | None = None,
-        minimize: Minimized = "latency",
+        target: Mapping[TargetName, float] | None = None,
+        minimize: CostName = "latency",
         methods: Sequence[Method] | None = None,
         training: float = 0.5,
         threads: int = 1,
@@ -60,7 +60,7 @@ class Settings:
         folder: str = "compressed",
     ) -> None:
         self.run, self.budget, self.target = run, budget, dict(target or {})
-        self.minimize: Minimized = minimize
+        self.minimize: CostName = minimize
         self.methods = methods
         self.training, self.threads, self.timing, self.samples = training, threads, timing, samples
         self.test, self.name, self.folder = test, name, folder
@@ -73,13 +73,13 @@ class Settings:
             raise ValueError(f"training={training} should be above 0, in lengths of the run")
         if timing < 0:
             raise ValueError(f"timing={timing} should be at least 0 seconds")
-        for key, wanted in (("threads", threads), ("samples", samples)):
-            if wanted < 1:
-                raise ValueError(f"{key}={wanted} should be a whole number from 1")
-        for key, times in self.target.items():
-            if not 1 < times <= MOST:
+        for key, value in (("threads", threads), ("samples", samples)):
+            if value < 1:
+                raise ValueError(f"{key}={value} should be a whole number from 1")
+        for key, factor in self.target.items():
+            if not 1 < factor <= MAX_RATIO:
                 raise ValueError(
-                    f"target.{key}={times} should be above 1, and at most {MOST:g}: further nothing is tried"
+                    f"target.{key}={factor} should be above 1, and at most {MAX_RATIO:g}: further nothing is tried"
                 )
 
     def allows(self, method: Method) -> bool:
@@ -91,7 +91,7 @@ class Settings:
         """Channels that are computed at once, of which a layer is left with whole blocks where time counts."""
         return BLOCK if self.minimize == "latency" else 1
 
-    def of_the_result(self) -> dict[str, object]:
+    def result_settings(self) -> dict[str, object]:
         """What makes other artifacts of the same names; how many there are, and which is the best, does not.
 
         What has no part in any artifact is None.
@@ -100,6 +100,6 @@ class Settings:
         return {
             "distill": self.allows("distill") if is_trained else None,
             "training": self.training if is_trained else None,
-            BLOCKS: self.block if self.allows("prune") else None,
+            BLOCK_KEY: self.block if self.allows("prune") else None,
             "threads": self.threads, "timing": self.timing, "samples": self.samples,
         }  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import Artifact, Compression, read_compression
-from stormproof_train.compression.report.marks import look_of
-from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
+from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo, read_compression
+from stormproof_train.compression.report.marks import mark_of
+from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 from stormproof_train.compression.report.verdict import sentences
-from stormproof_train.console import print_table, say, shown
+from stormproof_train.console import format_value, print_line, print_table
 
-_MARKED = {"best", "beyond", "beaten"}
+_SHOWN_MARKS = {"best", "beyond", "beaten"}
 """The looks whose names a line has room for."""
 _MEANINGS = {
     "beyond": "the worse end of what it lost is beyond the budget",
@@ -19,7 +19,7 @@ _MEANINGS = {
 }
 
 
-def tell(numbers: Mapping[str, Any]) -> None:
+def print_summary(numbers: Mapping[str, Any]) -> None:
     """Prints what a compression has come to: the table, and the sentences that head its page.
 
     Args:
@@ -27,30 +27,31 @@ def tell(numbers: Mapping[str, Any]) -> None:
     """
     compression = read_compression(numbers)
     metric = compression.metric
-    is_tested = any(each.test is not None for each in compression.smaller)
+    is_tested = any(artifact.test is not None for artifact in compression.compressed_artifacts)
     head = (
         "artifact", f"{'test' if is_tested else 'validation'}\n{metric.name}",
-        f"{metric.lost_title} \non validation, 95%", "size", "MACs",
-        *(f"ms for\n{batch}" for batch in compression.batches),
-        *(f"faster\nfor {batch}" for batch in compression.batches[:1]), "",
+        f"{metric.degradation_title} \non validation, 95%", "size", "MACs",
+        *(f"ms for\n{batch_size}" for batch_size in compression.batch_sizes),
+        *(f"faster\nfor {batch_size}" for batch_size in compression.batch_sizes[:1]), "",
     )  # fmt: skip
-    rows = [_row(each, compression, is_tested=is_tested) for each in compression.artifacts]
+    rows = [_row(artifact, compression, is_tested=is_tested) for artifact in compression.artifacts]
     print_table(f"{numbers['name']}: what came of compressing {numbers['run']}", head, rows)
     marks = {row[-1] for row in rows}
     for mark, meaning in _MEANINGS.items():
         if mark in marks:
-            say(f"{mark}: {meaning}")
+            print_line(f"{mark}: {meaning}")
     for sentence in sentences(numbers, compression):
-        say(sentence)
+        print_line(sentence)
     for sentence in numbers["skipped"]:
-        say(f"not done: {sentence}")
+        print_line(f"not done: {sentence}")
 
 
-def _row(artifact: Artifact, compression: Compression, *, is_tested: bool) -> list[str]:
-    value, look = artifact.test if is_tested else artifact.validation, look_of(artifact, compression)
+def _row(artifact: ArtifactInfo, compression: CompressionInfo, *, is_tested: bool) -> list[str]:
+    value, mark = artifact.test if is_tested else artifact.validation, mark_of(artifact, compression)
     return [
-        artifact.name, "" if value is None else shown(value.value), compression.metric.lost_cell(artifact.lost),
-        prefixed(artifact.bytes, "B"), prefixed(artifact.macs),
-        *(milliseconds(artifact.median(batch)) for batch in compression.batches),
-        ratio(compression.gain(artifact, "speedup")), look if look in _MARKED else "",
+        artifact.name, "" if value is None else format_value(value.value),
+        compression.metric.format_degradation_interval(artifact.degradation),
+        format_count(artifact.bytes, "B"), format_count(artifact.macs),
+        *(format_milliseconds(artifact.median_latency(batch_size)) for batch_size in compression.batch_sizes),
+        format_ratio(compression.gain(artifact, "speedup")), mark if mark in _SHOWN_MARKS else "",
     ]  # fmt: skip

@@ -8,25 +8,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from stormproof_train.config.signature_binding import hands_on
+from stormproof_train.config.signature_binding import forwards_arguments
 from stormproof_train.errors import UserError
-from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
-from stormproof_train.losses import Loss, facts_of
-from stormproof_train.task import SCALE
+from stormproof_train.initialization.checkpoint import extract_network_weights, read_checkpoint
+from stormproof_train.losses import Loss, loss_properties
+from stormproof_train.task import SCALE_KEY
 
 
-def can_teach(loss: Loss, num_classes: int | None) -> bool:
+def supports_distillation(loss: Loss, num_classes: int | None) -> bool:
     """Whether what a network says can stand in the place of a target, where it was trained by this loss.
 
     Args:
         loss: of classes, one whose outputs are logits of probabilities; of numbers, one that takes an output for each.
         num_classes: of the data; None for regression.
     """
-    facts = facts_of(loss)
+    facts = loss_properties(loss)
     return facts.softmax if num_classes else facts.outputs_per_target == 1
 
 
-@hands_on("network")
+@forwards_arguments("network")
 class Teacher:
     r"""Mixes the targets of a batch with what a trained network says of it: an augmentation, the last of them.
 
@@ -64,17 +64,17 @@ class Teacher:
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}; it must be above 0, and at most 1")
-        if not can_teach(loss, num_classes):
-            raise UserError(f"augmentation: {facts_of(loss).name} takes no teacher's word for a target")
-        content = read_checkpoint(Path(path), sha256)
+        if not supports_distillation(loss, num_classes):
+            raise UserError(f"augmentation: {loss_properties(loss).name} takes no teacher's word for a target")
+        checkpoint = read_checkpoint(Path(path), sha256)
         try:
-            network.load_state_dict(weights_of(content))
+            network.load_state_dict(extract_network_weights(checkpoint))
         except RuntimeError as error:
             raise UserError(f"augmentation: {path} is of another network than the teacher's") from error
         self._network = network.eval().requires_grad_(requires_grad=False)
-        self._predict = facts_of(loss).prediction
-        scale = content.get(SCALE, {"shift": 0.0, "scale": 1.0})
-        self._shift, self._scale = scale["shift"], scale["scale"]
+        self._predict = loss_properties(loss).prediction
+        target_scale = checkpoint.get(SCALE_KEY, {"shift": 0.0, "scale": 1.0})
+        self._shift, self._scale = target_scale["shift"], target_scale["scale"]
         self._num_classes, self.share = num_classes, share
 
     @torch.no_grad()
@@ -86,9 +86,9 @@ class Teacher:
         outputs = self._network(inputs.to(weight.dtype) if inputs.is_floating_point() else inputs)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self._num_classes:
-            told = outputs.softmax(dim=1)
-            given = target if target.is_floating_point() else F.one_hot(target, self._num_classes)
+            teacher_target = outputs.softmax(dim=1)
+            true_target = target if target.is_floating_point() else F.one_hot(target, self._num_classes)
         else:
-            told = self._predict(outputs) * self._scale + self._shift
-            given = target.reshape(told.shape)
-        return inputs, torch.lerp(given.to(told.dtype), told, self.share)
+            teacher_target = self._predict(outputs) * self._scale + self._shift
+            true_target = target.reshape(teacher_target.shape)
+        return inputs, torch.lerp(true_target.to(teacher_target.dtype), teacher_target, self.share)

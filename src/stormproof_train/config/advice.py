@@ -10,39 +10,39 @@ from stormproof.finding import Finding, Problem
 from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
-FLAT = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
+SATURATING_ACTIVATIONS = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 """Activations that are flat on both sides."""
 
 
-def overrides_for(plan: Plan) -> Callable[[Finding], str | None]:
+def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
     """The overrides to try against each problem, true in this configuration; None where there is none to type.
 
     Args:
         plan: of the run.
     """
 
-    def overrides(finding: Finding) -> str | None:
-        words = _OVERRIDES.get(finding.problem)
-        typed = None if words is None else words(plan)
-        return None if typed is None else f"try {typed}"
+    def advise(finding: Finding) -> str | None:
+        suggest = _OVERRIDES_BY_PROBLEM.get(finding.problem)
+        override = None if suggest is None else suggest(plan)
+        return None if override is None else f"try {override}"
 
-    return overrides
-
-
-def _lower_rate(plan: Plan) -> str:
-    return f"optimizer.lr={_rate(plan) / 10:g}"
+    return advise
 
 
-def _higher_rate(plan: Plan) -> str:
-    return f"optimizer.lr={_rate(plan) * 10:g}"
+def _decrease_learning_rate(plan: Plan) -> str:
+    return f"optimizer.lr={_learning_rate(plan) / 10:g}"
 
 
-def _some_rate(plan: Plan) -> str:
-    return "optimizer.lr=0.001" if _rate(plan) == 0 else "scheduler=none"
+def _increase_learning_rate(plan: Plan) -> str:
+    return f"optimizer.lr={_learning_rate(plan) * 10:g}"
 
 
-def _living_units(plan: Plan) -> str:
-    return "activation=leaky_relu" if _can_die(plan) else _lower_rate(plan)
+def _set_learning_rate(plan: Plan) -> str:
+    return "optimizer.lr=0.001" if _learning_rate(plan) == 0 else "scheduler=none"
+
+
+def _prevent_dead_units(plan: Plan) -> str:
+    return "activation=leaky_relu" if _can_die(plan) else _decrease_learning_rate(plan)
 
 
 def _can_die(plan: Plan) -> bool:
@@ -57,47 +57,47 @@ def _can_die(plan: Plan) -> bool:
     return below.shape == inputs.shape and bool((below == below[0, 0]).all() and (above != above[0, 0]).any())
 
 
-def _passing_gradient(plan: Plan) -> str:
-    words = ["activation=elu"] if plan.activation.path.endswith(FLAT) else []
+def _prevent_vanishing_gradients(plan: Plan) -> str:
+    overrides = ["activation=elu"] if plan.activation.path.endswith(SATURATING_ACTIVATIONS) else []
     if not plan.initialization.path.endswith(".auto"):
-        words.append("initialization=auto")
-    if words:
-        return " ".join(words)
-    return "model.norm=batch" if "norm" in plan.model.arguments() else _lower_rate(plan)
+        overrides.append("initialization=auto")
+    if overrides:
+        return " ".join(overrides)
+    return "model.norm=batch" if "norm" in plan.model.arguments() else _decrease_learning_rate(plan)
 
 
-def _smaller_gradient(plan: Plan) -> str:
+def _limit_gradients(plan: Plan) -> str:
     if not plan.initialization.path.endswith(".auto"):
         return "initialization=auto"
-    clips = plan.trainer.given.get("gradient_clip_val")
-    return _lower_rate(plan) if clips else "trainer.gradient_clip_val=1.0"
+    clip_value = plan.trainer.kwargs.get("gradient_clip_val")
+    return _decrease_learning_rate(plan) if clip_value else "trainer.gradient_clip_val=1.0"
 
 
-def _regularized(plan: Plan) -> str | None:
-    stops = any(each.path.endswith(".EarlyStopping") for each in plan.callbacks.values())
-    drops = plan.model.arguments().get("dropout")
-    more = "" if drops is None or drops >= 0.5 else f"model.dropout={0.5 if drops else 0.3}"
-    return " ".join(filter(None, ["" if stops else "callbacks=early_stopping", more])) or None
+def _regularize(plan: Plan) -> str | None:
+    has_early_stopping = any(callback.path.endswith(".EarlyStopping") for callback in plan.callbacks.values())
+    dropout = plan.model.arguments().get("dropout")
+    dropout_override = "" if dropout is None or dropout >= 0.5 else f"model.dropout={0.5 if dropout else 0.3}"
+    return " ".join(filter(None, ["" if has_early_stopping else "callbacks=early_stopping", dropout_override])) or None
 
 
-def _fed(plan: Plan) -> str | None:
-    workers = plan.data.arguments().get("num_workers")
-    return None if workers is None else f"data.num_workers={max(2 * workers, 2)}"
+def _add_loader_workers(plan: Plan) -> str | None:
+    num_workers = plan.data.arguments().get("num_workers")
+    return None if num_workers is None else f"data.num_workers={max(2 * num_workers, 2)}"
 
 
-def _rate(plan: Plan) -> float:
+def _learning_rate(plan: Plan) -> float:
     return float(plan.optimizer.arguments().get("lr") or 0.0)
 
 
-_OVERRIDES: dict[Problem, Callable[[Plan], str | None]] = {
-    Problem.LEARNING_RATE_TOO_HIGH: _lower_rate,
-    Problem.LEARNING_RATE_TOO_LOW: _higher_rate,
-    Problem.LEARNING_RATE_ZERO: _some_rate,
-    Problem.DEAD_UNITS: _living_units,
-    Problem.SATURATED_UNITS: _passing_gradient,
-    Problem.VANISHING_GRADIENTS: _passing_gradient,
-    Problem.EXPLODING_GRADIENTS: _smaller_gradient,
-    Problem.LOSS_SPIKE: _smaller_gradient,
-    Problem.OVERFITTING: _regularized,
-    Problem.DATA_STARVATION: _fed,
+_OVERRIDES_BY_PROBLEM: dict[Problem, Callable[[Plan], str | None]] = {
+    Problem.LEARNING_RATE_TOO_HIGH: _decrease_learning_rate,
+    Problem.LEARNING_RATE_TOO_LOW: _increase_learning_rate,
+    Problem.LEARNING_RATE_ZERO: _set_learning_rate,
+    Problem.DEAD_UNITS: _prevent_dead_units,
+    Problem.SATURATED_UNITS: _prevent_vanishing_gradients,
+    Problem.VANISHING_GRADIENTS: _prevent_vanishing_gradients,
+    Problem.EXPLODING_GRADIENTS: _limit_gradients,
+    Problem.LOSS_SPIKE: _limit_gradients,
+    Problem.OVERFITTING: _regularize,
+    Problem.DATA_STARVATION: _add_loader_workers,
 }

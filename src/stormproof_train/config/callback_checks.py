@@ -36,15 +36,17 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
     _check_directions(callbacks)
     _check_order(callbacks)
     strategy = trainer.get("strategy")
-    spread = isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded")
+    is_sharded = isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded")
     for callback in callbacks:
-        if spread and (_is(callback, WeightAveraging) or _is(callback, StochasticWeightAveraging)):
+        if is_sharded and (
+            _builds_subclass(callback, WeightAveraging) or _builds_subclass(callback, StochasticWeightAveraging)
+        ):
             raise UserError(
-                f"{callback.where} averages weights that each rank has whole, and trainer=fsdp spreads them"
+                f"{callback.config_key} averages weights that each rank has whole, and trainer=fsdp spreads them"
             )
-        if _is(callback, StochasticWeightAveraging):
+        if _builds_subclass(callback, StochasticWeightAveraging):
             _check_length(callback, trainer)
-            _check_others(callback, callbacks)
+            _check_conflicts(callback, callbacks)
 
 
 def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
@@ -59,37 +61,39 @@ def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
     """
     if not all(callback.path.startswith(OWN_PACKAGES) for callback in callbacks):
         return
-    logged = [f"val/{name}" for name in (*evaluation_metrics(spec), "loss")]
-    monitored = {f"{callback.where}.monitor": callback.arguments().get("monitor") for callback in callbacks}
-    for metric in dict.fromkeys(monitored.values()):
-        if isinstance(metric, str) and metric.startswith("val/") and metric not in logged:
-            where = " and ".join(name for name, each in monitored.items() if each == metric)
-            raise UserError(f"{where}={metric} is not logged; there is: {', '.join(logged)}")
+    logged_metrics = [f"val/{name}" for name in (*evaluation_metrics(spec), "loss")]
+    monitors = {f"{callback.config_key}.monitor": callback.arguments().get("monitor") for callback in callbacks}
+    for metric in dict.fromkeys(monitors.values()):
+        if isinstance(metric, str) and metric.startswith("val/") and metric not in logged_metrics:
+            keys = " and ".join(name for name, monitor in monitors.items() if monitor == metric)
+            raise UserError(f"{keys}={metric} is not logged; there is: {', '.join(logged_metrics)}")
 
 
 def _check_directions(callbacks: Sequence[Target]) -> None:
-    wrong, cure = [], []
+    messages, fixes = [], []
     for callback in callbacks:
         arguments = callback.arguments()
         metric, mode = arguments.get("monitor"), arguments.get("mode")
-        higher = higher_is_better(str(metric))
-        if higher is not None and mode == ("min" if higher else "max"):
-            wrong.append(
-                f"{callback.where}.mode={mode} takes {metric} for the better, the {'lower' if higher else 'higher'}"
+        is_higher_better = higher_is_better(str(metric))
+        if is_higher_better is not None and mode == ("min" if is_higher_better else "max"):
+            messages.append(
+                f"{callback.config_key}.mode={mode} takes {metric} for the better, the "
+                f"{'lower' if is_higher_better else 'higher'}"
             )
-            cure.append(f"{callback.where}.mode={'max' if higher else 'min'}")
-    if wrong:
-        raise UserError(f"{wrong[0]} it is: set {' '.join(cure)}")
+            fixes.append(f"{callback.config_key}.mode={'max' if is_higher_better else 'min'}")
+    if messages:
+        raise UserError(f"{messages[0]} it is: set {' '.join(fixes)}")
 
 
 def _check_order(callbacks: Sequence[Target]) -> None:
     """Lightning calls them in turn; one that averages sets the raw weights back when its own turn comes."""
-    averaging = None
+    averaging_callback = None
     for callback in callbacks:
-        averaging = callback if _is(callback, WeightAveraging) else averaging
-        if averaging is not None and _is(callback, GeneralizationGap):
+        averaging_callback = callback if _builds_subclass(callback, WeightAveraging) else averaging_callback
+        if averaging_callback is not None and _builds_subclass(callback, GeneralizationGap):
             raise UserError(
-                f"{callback.where} measures the validated weights, and has to come before {averaging.where}"
+                f"{callback.config_key} measures the validated weights, and has to come before "
+                f"{averaging_callback.config_key}"
             )
 
 
@@ -97,31 +101,37 @@ def _check_length(swa: Target, trainer: Mapping[str, Any]) -> None:
     """Lightning averages the weights with which epochs begin, from the one before ``swa_epoch_start`` on."""
     if trainer.get("max_steps", -1) != -1:
         raise UserError(
-            f"{swa.where}: it counts epochs, and trainer.max_steps may end the run before it has averaged: set "
+            f"{swa.config_key}: it counts epochs, and trainer.max_steps may end the run before it has averaged: set "
             "trainer.max_epochs alone"
         )
     start, epochs = swa.arguments()["swa_epoch_start"], trainer.get("max_epochs")
     length = epochs if isinstance(epochs, int) and epochs > 0 else math.inf
-    first = int(start * length) if isinstance(start, float) and length < math.inf else start
-    if first > length:
-        raise UserError(f"{swa.where}.swa_epoch_start={start} is behind the last of {length} epochs: set a smaller one")
-    if first < 2:
+    first_epoch = int(start * length) if isinstance(start, float) and length < math.inf else start
+    if first_epoch > length:
         raise UserError(
-            f"{swa.where}: it averages the weights with which epochs begin, and with trainer.max_epochs={epochs} and "
+            f"{swa.config_key}.swa_epoch_start={start} is behind the last of {length} epochs: set a smaller one"
+        )
+    if first_epoch < 2:
+        raise UserError(
+            f"{swa.config_key}: it averages the weights with which epochs begin, and with trainer.max_epochs={epochs} "
+            f"and "
             f"swa_epoch_start={start} the untrained ones are among them: set more epochs, or a later start"
         )
 
 
-def _check_others(swa: Target, callbacks: Sequence[Target]) -> None:
-    for other in callbacks:
-        if _is(other, WeightAveraging):
-            raise UserError(f"{swa.where} and {other.where} both set the weights that are tested: choose one of them")
-        if other.arguments().get("monitor") is not None:
+def _check_conflicts(swa: Target, callbacks: Sequence[Target]) -> None:
+    for callback in callbacks:
+        if _builds_subclass(callback, WeightAveraging):
             raise UserError(
-                f"{swa.where} averages weights up to the end, and with {other.where}.monitor those of an earlier epoch "
+                f"{swa.config_key} and {callback.config_key} both set the weights that are tested: choose one of them"
+            )
+        if callback.arguments().get("monitor") is not None:
+            raise UserError(
+                f"{swa.config_key} averages weights up to the end, and with {callback.config_key}.monitor those of an "
+                f"earlier epoch "
                 "are tested: choose one of them"
             )
 
 
-def _is(callback: Target, kind: type[Callback]) -> bool:
-    return inspect.isclass(callback.function) and issubclass(callback.function, kind)
+def _builds_subclass(callback: Target, callback_class: type[Callback]) -> bool:
+    return inspect.isclass(callback.function) and issubclass(callback.function, callback_class)

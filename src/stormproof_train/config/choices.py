@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 
-def choices_of(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
+def list_options(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
     """Returns the options of a config group and the first comment line of their files.
 
     Args:
@@ -28,9 +28,9 @@ def _first_comment(file: Path) -> str:
     return next((line for line in comments if not line.startswith("@package")), "")
 
 
-def config_dir(words: Sequence[str]) -> Path | None:
+def find_config_dir(argv: Sequence[str]) -> Path | None:
     """Returns the folder after ``--config-dir``, or None if the option is missing."""
-    for flag, value in pairwise([*words, ""]):
+    for flag, value in pairwise([*argv, ""]):
         if flag in {"--config-dir", "-cd"}:
             return Path(value)
         if flag.startswith("--config-dir="):
@@ -38,6 +38,6 @@ def config_dir(words: Sequence[str]) -> Path | None:
     return None
 
 
-def shown(value: object) -> str:
+def format_override(value: object) -> str:
     """Formats a value for a command-line override."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.config.redaction import stands_for_a_secret, without_secrets
+from stormproof_train.config.redaction import is_placeholder, redact_settings
 
 # Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
-_WITHOUT_EFFECT = (
+_IGNORED_KEYS = (
     "name", "runs_dir", "resume", "max_restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
     "callbacks",  # a leaf where there are none at all
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 
 # The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
-_WITHOUT_EFFECT_OF_OURS = {
+_IGNORED_KEYS_BY_TARGET = {
     "stormproof_train.data.*": (
         "data.num_workers", "data.verify", "data.root", "data.packaged", "data.download",
         "data.path", "data.path.*", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
@@ -35,33 +35,33 @@ _WITHOUT_EFFECT_OF_OURS = {
 }  # fmt: skip
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of a nested mapping with its dotted key.
 
     Example:
-        >>> dict(flat({"seed": 1, "model": {"width": 8}}))
+        >>> dict(flatten({"seed": 1, "model": {"width": 8}}))
         {'seed': 1, 'model.width': 8}
     """
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The effective arguments that change a run's result, by dotted key."""
-    leaves = dict(flat(settings))
+    leaves = dict(flatten(settings))
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 and lr=1.0 are one
         for key, value in leaves.items()
-        if not _matches(key, _WITHOUT_EFFECT)
-        and not _has_no_effect_in_ours(key, leaves)
-        and not stands_for_a_secret(value)  # a key that was changed opens the same door
+        if not _matches(key, _IGNORED_KEYS)
+        and not _is_ignored_for_target(key, leaves)
+        and not is_placeholder(value)  # a key that was changed opens the same door
     }
 
 
-def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
+def _is_ignored_for_target(key: str, leaves: Mapping[str, Any]) -> bool:
     part, _, argument = key.rpartition(".")
     target = str(leaves.get(f"{part}._target_", ""))
     if target == "stormproof.CheckpointRecovery":  # it decides at most which weights are tested
@@ -71,7 +71,9 @@ def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
     if argument == "path" and leaves.get(f"{part}.sha256") is not None and target.startswith("stormproof_train."):
         return True  # what is there counts
     targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may be built itself
-    return any(fnmatch.filter(targets, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items())
+    return any(
+        fnmatch.filter(targets, pattern) and _matches(key, keys) for pattern, keys in _IGNORED_KEYS_BY_TARGET.items()
+    )
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:
@@ -105,18 +107,19 @@ class RunSpec:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> RunSpec:
         """Returns the spec of a run with these settings, from ``Plan.settings``."""
-        plain = without_secrets(settings)
+        plain = redact_settings(settings)
         parts = [str(plain[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
         own_identity = identity(plain)
         return cls(plain, own_identity, settings["name"] or "-".join([*parts, own_identity]))
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changes the result and differs, as ``key: before -> now``."""
-    old, new = result_settings(before), result_settings(now)
+    previous_settings, current_settings = result_settings(previous), result_settings(current)
     absent = "(not set)"
     return [
-        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
-        for key in sorted(old.keys() | new.keys())
-        if json.dumps(old.get(key, absent)) != json.dumps(new.get(key, absent))  # in Python, True == 1
+        f"{key}: {previous_settings.get(key, absent)} -> {current_settings.get(key, absent)}"
+        for key in sorted(previous_settings.keys() | current_settings.keys())
+        if json.dumps(previous_settings.get(key, absent))
+        != json.dumps(current_settings.get(key, absent))  # in Python, True == 1
     ]

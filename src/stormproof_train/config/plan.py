@@ -13,35 +13,35 @@ from omegaconf import DictConfig, OmegaConf
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.callback_checks import check_callbacks
 from stormproof_train.config.signature_binding import Target, bind
-from stormproof_train.config.trainer_processes import as_launched
-from stormproof_train.config.urls import refuse_url
+from stormproof_train.config.trainer_processes import match_launcher
+from stormproof_train.config.urls import check_url
 from stormproof_train.errors import UserError
-from stormproof_train.losses import DEFAULT
+from stormproof_train.losses import DEFAULT_LOSSES
 
 Resume = Literal["auto", "must", "never"]
-Tuned = Literal["lr", "batch_size"]
+TuneTarget = Literal["lr", "batch_size"]
 """What can be found before a run is begun."""
 
-RECOVERY = "stormproof.CheckpointRecovery"
-FINGERPRINT = "fingerprint"
+RECOVERY_TARGET = "stormproof.CheckpointRecovery"
+FINGERPRINT_KEY = "fingerprint"
 """Beside the data's arguments in a run's settings: what its files held."""
 
-_MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
-_INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
-_AUGMENTATION = frozenset({"input_shape", "num_classes", "loss"})
-_LOSS = frozenset({"class_counts"})
-_LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
-_OPTIMIZER = frozenset({"params"})
-_SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
-_TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
-_SET_ELSEWHERE = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
+_MODEL_ARGS = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
+_INITIALIZATION_ARGS = frozenset({"network", "activation", "input_shape", "inputs"})
+_AUGMENTATION_ARGS = frozenset({"input_shape", "num_classes", "loss"})
+_LOSS_ARGS = frozenset({"class_counts"})
+_LOGGER_ARGS = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
+_OPTIMIZER_ARGS = frozenset({"params"})
+_SCHEDULER_ARGS = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
+_TRAINER_ARGS = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
+_SETTING_BY_TRAINER_ARG = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
 """Arguments of the Trainer that the run gives it, and the setting that decides each."""
-_SEED = frozenset({"seed"})
+_DATA_ARGS = frozenset({"seed"})
 
-LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
+LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
 """What sets the length of a run."""
 
-SETTINGS = {
+SETTING_HELP = {
     "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
     "runs_dir": "the folder of all runs",
     "seed": "fixes the split, the initial weights, the order of the data, all that is random",
@@ -65,7 +65,7 @@ class Plan:
     resume: Resume
     max_restarts_without_progress: int | None
     test: bool
-    tune: Tuned | None
+    tune: TuneTarget | None
     report: bool
     debug: bool
     data: Target
@@ -80,9 +80,9 @@ class Plan:
     logger: Target
     trainer: Target
 
-    def loss_for(self, task: str) -> Target:
+    def bind_loss(self, task: str) -> Target:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
-        return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", _LOSS, tensors=2)
+        return bind({"_target_": DEFAULT_LOSSES.get(task), **self.loss}, "loss", _LOSS_ARGS, num_tensor_args=2)
 
     def settings(self, loss: Target | None, fingerprint: str | None = None) -> dict[str, Any]:
         """Every effective argument, defaults of signatures included, as plain values.
@@ -91,7 +91,7 @@ class Plan:
             loss: the loss of the run; None where the data have not been asked: then as it was chosen.
             fingerprint: of what the data's files hold, where the arguments do not fix it.
         """
-        content = {} if fingerprint is None else {FINGERPRINT: fingerprint}
+        fingerprint_entry = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
         return {
             "name": self.name,
             "runs_dir": self.runs_dir,
@@ -101,10 +101,10 @@ class Plan:
             "test": self.test,
             "report": self.report,
             "debug": self.debug,
-            "data": self.data.arguments() | content,
+            "data": self.data.arguments() | fingerprint_entry,
             "augmentation": {  # their order counts
-                str(place): {"name": name, **part.arguments()}
-                for place, (name, part) in enumerate(self.augmentation.items(), start=1)
+                str(position): {"name": name, **augmentation_target.arguments()}
+                for position, (name, augmentation_target) in enumerate(self.augmentation.items(), start=1)
             },
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
@@ -139,7 +139,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         if not isinstance(entry, Mapping):
             raise UserError(f"{group}={entry} should be a choice, or have a _target_")
     name = config["name"]
-    trainer = bind(config.get("trainer"), "trainer", _TRAINER)
+    trainer = bind(config.get("trainer"), "trainer", _TRAINER_ARGS)
     plan = Plan(
         name=None if name is None else str(name),
         runs_dir=config["runs_dir"],
@@ -150,25 +150,25 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         tune=config["tune"],
         report=config["report"],
         debug=config["debug"],
-        data=bind(config.get("data"), "data", _SEED, complete=complete),
+        data=bind(config.get("data"), "data", _DATA_ARGS, complete=complete),
         augmentation={
-            key: bind(entry, f"augmentation.{key}", _AUGMENTATION, tensors=2)
+            key: bind(entry, f"augmentation.{key}", _AUGMENTATION_ARGS, num_tensor_args=2)
             for key, entry in augmentation.items()
             if entry is not None
         },
-        model=bind(config.get("model"), "model", _MODEL),
-        activation=bind(config.get("activation"), "activation", tensors=1),
-        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION, complete=complete),
+        model=bind(config.get("model"), "model", _MODEL_ARGS),
+        activation=bind(config.get("activation"), "activation", num_tensor_args=1),
+        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION_ARGS, complete=complete),
         loss=loss,
-        optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
-        scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
+        optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER_ARGS),
+        scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER_ARGS),
         callbacks={
             key: bind(entry, f"callbacks.{key}", CALLBACK_ARGUMENTS)
             for key, entry in callbacks.items()
             if entry is not None
         },
-        logger=bind(config.get("logger"), "logger", _LOGGER),
-        trainer=as_launched(trainer) if complete else trainer,
+        logger=bind(config.get("logger"), "logger", _LOGGER_ARGS),
+        trainer=match_launcher(trainer) if complete else trainer,
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
     return plan
@@ -176,12 +176,12 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
 
 def _check_settings(config: Mapping[str, Any]) -> None:
     for key in config:
-        if key not in KEYS:
-            raise UserError(no_such_key(key))
+        if key not in CONFIG_KEYS:
+            raise UserError(unknown_key_message(key))
     if config["resume"] not in get_args(Resume):
         raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
-    if config["tune"] not in (None, *get_args(Tuned)):
-        raise UserError(f"tune={config['tune']} should be one of {', '.join(get_args(Tuned))}, or null")
+    if config["tune"] not in (None, *get_args(TuneTarget)):
+        raise UserError(f"tune={config['tune']} should be one of {', '.join(get_args(TuneTarget))}, or null")
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
@@ -195,32 +195,32 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             raise UserError(f"{switch}={config[switch]} should be true or false")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
         raise UserError(f"runs_dir={config['runs_dir']} should be a folder")
-    refuse_url("runs_dir", config["runs_dir"])
+    check_url("runs_dir", config["runs_dir"])
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     """Refuses what Lightning accepts without a message and nobody can mean, and what the run sets itself."""
-    for name, instead in _SET_ELSEWHERE.items():
+    for name, setting in _SETTING_BY_TRAINER_ARG.items():
         if name in trainer:
-            raise UserError(f"trainer.{name} is set by the run: set {instead} instead")
+            raise UserError(f"trainer.{name} is set by the run: set {setting} instead")
     for length in ("max_epochs", "max_steps"):
         if trainer.get(length) == 0:
             raise UserError(f"trainer.{length}=0 trains nothing: set it above 0")
-    accumulated = trainer.get("accumulate_grad_batches")
-    if isinstance(accumulated, int) and accumulated < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={accumulated} should be at least 1")
+    accumulate_grad_batches = trainer.get("accumulate_grad_batches")
+    if isinstance(accumulate_grad_batches, int) and accumulate_grad_batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={accumulate_grad_batches} should be at least 1")
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")
 
 
-KEYS = tuple(field.name for field in dataclasses.fields(Plan))
+CONFIG_KEYS = tuple(field.name for field in dataclasses.fields(Plan))
 """All that a config may hold at its top level."""
 
 
-def no_such_key(key: str) -> str:
-    """The sentence for a key that is none of :data:`KEYS`."""
-    known = [*KEYS, "experiment"]
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there is: {', '.join(known)}"
+def unknown_key_message(key: str) -> str:
+    """The sentence for a key that is none of :data:`CONFIG_KEYS`."""
+    valid_keys = [*CONFIG_KEYS, "experiment"]
+    suggestions = difflib.get_close_matches(key, valid_keys, n=1)
+    hint = f"did you mean {suggestions[0]}?" if suggestions else f"there is: {', '.join(valid_keys)}"
     return f"there is no setting or choice {key}; {hint} (--help lists all)"

@@ -16,7 +16,7 @@ import torch
 import typeguard
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from stormproof_train.errors import UserError, first_line, nearest
+from stormproof_train.errors import UserError, first_line, rank_by_similarity
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -34,74 +34,74 @@ class Target:
         applied: whether it is itself the function of tensors that is wanted, rather than something that builds one.
     """
 
-    where: str
+    config_key: str
     path: str
     function: Callable[..., Any]
-    given: Mapping[str, Any]
-    offered: frozenset[str]
-    applied: bool = False
+    kwargs: Mapping[str, Any]
+    injectable: frozenset[str]
+    is_function: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Every effective argument that a config could set: what was given, and the signature's defaults."""
         defaults = {
-            name: _plain(parameter.default)
-            for name, parameter in _parameters(self.function).items()
-            if parameter.default is not parameter.empty and name not in self.offered
+            name: _to_plain_value(parameter.default)
+            for name, parameter in _keyword_parameters(self.function).items()
+            if parameter.default is not parameter.empty and name not in self.injectable
         }
-        return {"_target_": self.path, **defaults, **_plain(self.given)}
+        return {"_target_": self.path, **defaults, **_to_plain_value(self.kwargs)}
 
-    def missing(self) -> list[str]:
+    def missing_arguments(self) -> list[str]:
         """The arguments without a default that neither the config nor the run gives."""
         return [
             name
-            for name, parameter in _parameters(self.function).items()
-            if parameter.default is parameter.empty and name not in self.given and name not in self.offered
+            for name, parameter in _keyword_parameters(self.function).items()
+            if parameter.default is parameter.empty and name not in self.kwargs and name not in self.injectable
         ]
 
-    def has(self, name: str) -> bool:
+    def accepts(self, name: str) -> bool:
         """Whether a config can set an argument of this name."""
-        settable = name in _parameters(self.function) and name not in self.offered
-        return settable or _takes_anything(self.function)
+        settable = name in _keyword_parameters(self.function) and name not in self.injectable
+        return settable or _accepts_any_keyword(self.function)
 
-    def takes(self, name: str) -> bool:
+    def uses_injected(self, name: str) -> bool:
         """Whether what the run offers under this name is used."""
-        return name in self.offered and name not in self.given
+        return name in self.injectable and name not in self.kwargs
 
-    def build(self, **offered: Any) -> Any:
-        """Calls it, with those of ``offered`` that it takes and the config does not set.
+    def build(self, **injected: Any) -> Any:
+        """Calls it, with those of ``injected`` that it takes and the config does not set.
 
-        What the config gives it to build is built first. It gets nothing of ``offered``, unless the callable
-        :func:`hands_on` that.
+        What the config gives it to build is built first. It gets nothing of ``injected``, unless the callable
+        :func:`forwards_arguments` that.
 
         Raises:
             UserError: if it refuses a value.
         """
-        taken = {name: value for name, value in offered.items() if self.takes(name)}
-        handed_on = getattr(self.function, _HANDED_ON, ())
+        injected_kwargs = {name: value for name, value in injected.items() if self.uses_injected(name)}
+        forwarded_names = getattr(self.function, _FORWARDED_ATTRIBUTE, ())
         arguments = {
-            name: _instantiate(value, f"{self.where}.{name}", offered if name in handed_on else {})
-            for name, value in self.given.items()
+            name: _instantiate(value, f"{self.config_key}.{name}", injected if name in forwarded_names else {})
+            for name, value in self.kwargs.items()
         }
-        if self.applied:
-            return functools.partial(self.function, **arguments, **taken)
+        if self.is_function:
+            return functools.partial(self.function, **arguments, **injected_kwargs)
         try:
-            return self.function(**arguments, **taken)
+            return self.function(**arguments, **injected_kwargs)
         except (ValueError, TypeError, AssertionError, MisconfigurationException) as error:
-            raise UserError(f"{self.where}: {first_line(error)} (raised by {self.path})") from error
+            raise UserError(f"{self.config_key}: {first_line(error)} (raised by {self.path})") from error
 
-    def factory(self, **offered: Any) -> Callable[[], Any]:
+    def factory(self, **injected: Any) -> Callable[[], Any]:
         """Something that builds a new one at each call."""
-        return functools.partial(self.build, **offered)
+        return functools.partial(self.build, **injected)
 
 
-_HANDED_ON = "handed_on"
+_FORWARDED_ATTRIBUTE = "handed_on"
 
 
-def hands_on(*names: str) -> Callable[[_F], _F]:
+def forwards_arguments(*names: str) -> Callable[[_F], _F]:
     """Marks a callable whose arguments of these names are built with what the run offers, as it would be itself.
 
     Example:
-        >>> @hands_on("network")
+        >>> @forwards_arguments("network")
         ... def frozen(network: torch.nn.Module) -> torch.nn.Module:
         ...     return network.requires_grad_(requires_grad=False)
         >>> frozen.handed_on
@@ -109,7 +109,7 @@ def hands_on(*names: str) -> Callable[[_F], _F]:
     """
 
     def mark(function: _F) -> _F:
-        setattr(function, _HANDED_ON, names)
+        setattr(function, _FORWARDED_ATTRIBUTE, names)
         return function
 
     return mark
@@ -117,18 +117,19 @@ def hands_on(*names: str) -> Callable[[_F], _F]:
 
 def bind(
     entry: Mapping[str, Any] | None,
-    where: str,
-    offered: frozenset[str] = frozenset(),
-    tensors: int = 0,
+    config_key: str,
+    injectable: frozenset[str] = frozenset(),
+    num_tensor_args: int = 0,
     complete: bool = True,
 ) -> Target:
     """Binds a config entry, ``{"_target_": import path, argument: value, …}``, to the signature it names.
 
     Args:
         entry: plain values (no interpolations).
-        where: its key in the config.
-        offered: arguments that the run itself can give.
-        tensors: where a plain function of so many tensors will do as well as a class (``torch.tanh``), their number.
+        config_key: its key in the config.
+        injectable: arguments that the run itself can give.
+        num_tensor_args: where a plain function of so many tensors will do as well as a class (``torch.tanh``), their
+            number.
         complete: whether every argument without a default has to be given.
 
     Raises:
@@ -136,57 +137,64 @@ def bind(
     """
     if not isinstance(entry, Mapping) or "_target_" not in entry:
         raise UserError(
-            f"{where} has no _target_, so there is nothing to build: choose one ({where}=…) or set {where}._target_"
+            f"{config_key} has no _target_, so there is nothing to build: choose one ({config_key}=…) or set "
+            f"{config_key}._target_"
         )
     path = str(entry["_target_"])
-    function = _locate(path, where)
-    given = {str(name): value for name, value in entry.items() if name != "_target_"}
-    parameters = _parameters(function)
-    given = {name: _check(value, name, where, path, function) for name, value in given.items()}
-    target = Target(where, path, function, given, offered & parameters.keys())
-    missing = target.missing()
-    applied = tensors > 0 and not inspect.isclass(function) and len(missing) == (tensors if parameters else 0)
-    if missing and not applied and complete:
-        raise UserError(f"{where}: {path} needs the argument {missing[0]}: set {where}.{missing[0]}=…")
-    return dataclasses.replace(target, applied=applied)
+    function = _import_target(path, config_key)
+    kwargs = {str(name): value for name, value in entry.items() if name != "_target_"}
+    parameters = _keyword_parameters(function)
+    kwargs = {name: _check_value(value, name, config_key, path, function) for name, value in kwargs.items()}
+    target = Target(config_key, path, function, kwargs, injectable & parameters.keys())
+    missing = target.missing_arguments()
+    is_function = (
+        num_tensor_args > 0 and not inspect.isclass(function) and len(missing) == (num_tensor_args if parameters else 0)
+    )
+    if missing and not is_function and complete:
+        raise UserError(f"{config_key}: {path} needs the argument {missing[0]}: set {config_key}.{missing[0]}=…")
+    return dataclasses.replace(target, is_function=is_function)
 
 
-def _locate(path: str, where: str) -> Callable[..., Any]:
+def _import_target(path: str, config_key: str) -> Callable[..., Any]:
     parts = path.split(".")
     for split in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:split])
         try:
-            found: Any = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
             raise UserError(
-                f"{where}._target_={path} needs the package {error.name}, which is not installed"
+                f"{config_key}._target_={path} needs the package {error.name}, which is not installed"
             ) from error
         for depth, name in enumerate(parts[split:], start=split):
-            if not hasattr(found, name):
-                holder = ".".join(parts[:depth])
-                names = [word for word in vars(found) if not word.startswith("_")] if hasattr(found, "__dict__") else []
-                raise UserError(f"{where}._target_={path}: {holder} has no {name}{_did_you_mean(name, names)}")
-            found = getattr(found, name)
-        if not callable(found):
-            raise UserError(f"{where}._target_={path} is a {type(found).__name__}, not something to call")
-        return found
+            if not hasattr(target, name):
+                parent = ".".join(parts[:depth])
+                names = (
+                    [attribute for attribute in vars(target) if not attribute.startswith("_")]
+                    if hasattr(target, "__dict__")
+                    else []
+                )
+                raise UserError(f"{config_key}._target_={path}: {parent} has no {name}{_suggestion(name, names)}")
+            target = getattr(target, name)
+        if not callable(target):
+            raise UserError(f"{config_key}._target_={path} is a {type(target).__name__}, not something to call")
+        return target
     raise UserError(
-        f"{where}._target_={path}: there is no module {parts[0]}; write package.module.Name, importable from here"
+        f"{config_key}._target_={path}: there is no module {parts[0]}; write package.module.Name, importable from here"
     )
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # some builtins have none
         return {}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named}
+    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in keyword_kinds}
 
 
-def _takes_anything(function: Callable[..., Any]) -> bool:
+def _accepts_any_keyword(function: Callable[..., Any]) -> bool:
     if inspect.isclass(function) and function.__init__ is torch.nn.Module.__init__:
         return False  # it has the signature of all, and refuses whatever comes
     try:
@@ -196,16 +204,18 @@ def _takes_anything(function: Callable[..., Any]) -> bool:
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _check(value: Any, name: str, where: str, path: str, function: Callable[..., Any]) -> Any:
-    parameters = _parameters(function)
+def _check_value(value: Any, name: str, config_key: str, path: str, function: Callable[..., Any]) -> Any:
+    parameters = _keyword_parameters(function)
     if name not in parameters:
-        if _takes_anything(function):
+        if _accepts_any_keyword(function):
             return value
         names = list(parameters)
-        taken = f"it takes {', '.join(names) or 'none'}"
-        raise UserError(f"{where}.{name}: {path} has no argument {name}{_did_you_mean(name, names)} ({taken})")
-    hint = _hints(function).get(name, Any)
-    if hint is Any or _holds_target(value) or (isinstance(value, list) and any(map(_holds_target, value))):
+        accepted_names = f"it takes {', '.join(names) or 'none'}"
+        raise UserError(
+            f"{config_key}.{name}: {path} has no argument {name}{_suggestion(name, names)} ({accepted_names})"
+        )
+    hint = _type_hints(function).get(name, Any)
+    if hint is Any or _has_target(value) or (isinstance(value, list) and any(map(_has_target, value))):
         return value
     alternatives = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
     # YAML has no tuples; and True is an int to Python, not to whoever wrote it
@@ -213,21 +223,21 @@ def _check(value: Any, name: str, where: str, path: str, function: Callable[...,
     if isinstance(value, bool) and not {bool, object, Any} & set(alternatives):
         candidates = []
     for candidate in candidates:
-        if _is_a(candidate, hint):
+        if _matches_hint(candidate, hint):
             return candidate
-    raise UserError(f"{where}.{name}={value!r} should be {_hint_name(hint)} ({path})")
+    raise UserError(f"{config_key}.{name}={value!r} should be {_describe_hint(hint)} ({path})")
 
 
-def _is_a(value: Any, hint: Any) -> bool:
-    every = typeguard.CollectionCheckStrategy.ALL_ITEMS
+def _matches_hint(value: Any, hint: Any) -> bool:
+    all_items = typeguard.CollectionCheckStrategy.ALL_ITEMS
     try:
-        typeguard.check_type(value, hint, collection_check_strategy=every)
+        typeguard.check_type(value, hint, collection_check_strategy=all_items)
     except typeguard.TypeCheckError:
         return False
     return True
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
     owner = function.__init__ if inspect.isclass(function) else function
     try:
         return typing.get_type_hints(owner)
@@ -235,58 +245,60 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _hint_name(hint: Any) -> str:
+def _describe_hint(hint: Any) -> str:
     """A type in words.
 
     Example:
-        >>> _hint_name(typing.Literal["balanced"] | Sequence[float] | None)
+        >>> _describe_hint(typing.Literal["balanced"] | Sequence[float] | None)
         "'balanced', a list of float, or null"
     """
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    origin, hint_args = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is types.NoneType:
         return "null"
     if origin in {typing.Union, types.UnionType}:
-        return _either([_hint_name(part) for part in parts])
+        return _join_alternatives([_describe_hint(hint_arg) for hint_arg in hint_args])
     if origin is typing.Literal:
-        return _either([repr(part) for part in parts])
-    if origin is tuple and ... not in parts:
-        return f"a list of {', '.join(map(_hint_name, parts))}"
+        return _join_alternatives([repr(hint_arg) for hint_arg in hint_args])
+    if origin is tuple and ... not in hint_args:
+        return f"a list of {', '.join(map(_describe_hint, hint_args))}"
     if inspect.isclass(origin) and issubclass(origin, Sequence):
-        return f"a list of {_hint_name(parts[0])}"
-    return hint.__name__ if inspect.isclass(hint) and not parts else str(hint).replace("typing.", "")
+        return f"a list of {_describe_hint(hint_args[0])}"
+    return hint.__name__ if inspect.isclass(hint) and not hint_args else str(hint).replace("typing.", "")
 
 
-def _either(words: list[str]) -> str:
-    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, or {words[-1]}"
+def _join_alternatives(alternatives: list[str]) -> str:
+    return (
+        " or ".join(alternatives) if len(alternatives) < 3 else f"{', '.join(alternatives[:-1])}, or {alternatives[-1]}"
+    )
 
 
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = [name for name in nearest(word, known)[:1] if name]
-    return f"; did you mean {close[0]}?" if close else ""
+def _suggestion(text: str, candidates: list[str]) -> str:
+    suggestions = [name for name in rank_by_similarity(text, candidates)[:1] if name]
+    return f"; did you mean {suggestions[0]}?" if suggestions else ""
 
 
-def _holds_target(value: Any) -> bool:
+def _has_target(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def _instantiate(value: Any, where: str, offered: Mapping[str, Any]) -> Any:
-    if _holds_target(value):
-        return bind(value, where, frozenset(offered)).build(**offered)
+def _instantiate(value: Any, config_key: str, injected: Mapping[str, Any]) -> Any:
+    if _has_target(value):
+        return bind(value, config_key, frozenset(injected)).build(**injected)
     if isinstance(value, Mapping):
-        return {key: _instantiate(item, f"{where}.{key}", offered) for key, item in value.items()}
+        return {key: _instantiate(item, f"{config_key}.{key}", injected) for key, item in value.items()}
     if isinstance(value, list):
-        return [_instantiate(item, f"{where}[{index}]", offered) for index, item in enumerate(value)]
+        return [_instantiate(item, f"{config_key}[{index}]", injected) for index, item in enumerate(value)]
     return value
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_value(value: Any) -> Any:
     """As YAML and JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain_value(item) for item in value]
     # By name, never by repr: that may hold a memory address, and the run's identity is made of this.
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    owner = value if hasattr(value, "__qualname__") else type(value)
+    return f"{owner.__module__}.{owner.__qualname__}"

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from stormproof_train.config.signature_binding import Target
 from stormproof_train.errors import UserError
-from stormproof_train.launcher import launched
+from stormproof_train.launcher import detect_launcher
 
 
-def as_launched(trainer: Target, environ: Mapping[str, str] = os.environ) -> Target:
+def match_launcher(trainer: Target, environ: Mapping[str, str] = os.environ) -> Target:
     """Returns the Trainer with the launcher's number of processes, if its ``devices`` are ``auto``.
 
     Args:
@@ -21,18 +21,19 @@ def as_launched(trainer: Target, environ: Mapping[str, str] = os.environ) -> Tar
     Raises:
         UserError: If ``devices`` or ``num_nodes`` differ from the launcher's.
     """
-    started = launched(environ)
-    devices, nodes = trainer.given.get("devices", 1), trainer.given.get("num_nodes", 1)
-    if not started:
+    launcher_counts = detect_launcher(environ)
+    devices, nodes = trainer.kwargs.get("devices", 1), trainer.kwargs.get("num_nodes", 1)
+    if not launcher_counts:
         return trainer
     if devices == "auto":
-        return replace(trainer, given={**trainer.given, **started})
+        return replace(trainer, kwargs={**trainer.kwargs, **launcher_counts})
     count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
     if not count:  # all, or a list as text: Lightning parses it
         return trainer
-    if (count, nodes) != (started["devices"], started["num_nodes"]):
+    if (count, nodes) != (launcher_counts["devices"], launcher_counts["num_nodes"]):
         raise UserError(
-            f"the launcher started {started['devices']} on each of {started['num_nodes']} nodes, and the Trainer is "
+            f"the launcher started {launcher_counts['devices']} on each of {launcher_counts['num_nodes']} nodes, and "
+            f"the Trainer is "
             f"for trainer.devices={devices} and trainer.num_nodes={nodes}: trainer=ddp takes the launcher's numbers"
         )
     return trainer

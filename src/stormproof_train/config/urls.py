@@ -8,29 +8,29 @@ from collections.abc import Iterable
 from stormproof_train.errors import UserError
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-PATHS = frozenset({
+PATH_SETTINGS = frozenset({
     "runs_dir", "search.folder", "folder", "run", "checkpoint", "against", "input", "output", "data.path", "data.root",
     "data.packaged", "data.validation_path", "data.test_path", "initialization.path",
 })  # fmt: skip
 """Settings of all commands that are paths."""
 
 
-def refuse_urls(words: Iterable[str]) -> None:
+def check_urls(argv: Iterable[str]) -> None:
     """Raises UserError if a word sets a path to a URL.
 
     Example:
-        >>> refuse_urls(["runs_dir=runs", "search.storage=postgresql://host/database"])
-        >>> refuse_urls(["runs_dir=s3://bucket/runs"])
+        >>> check_urls(["runs_dir=runs", "search.storage=postgresql://host/database"])
+        >>> check_urls(["runs_dir=s3://bucket/runs"])
         Traceback (most recent call last):
         stormproof_train.errors.UserError: runs_dir=s3://bucket/runs is a URL; only local or mounted paths are supported
     """
-    for word in words:
-        name, _, value = word.lstrip("+").partition("=")
-        if name in PATHS:
-            refuse_url(name, value.strip("'\""))
+    for arg in argv:
+        name, _, value = arg.lstrip("+").partition("=")
+        if name in PATH_SETTINGS:
+            check_url(name, value.strip("'\""))
 
 
-def refuse_url(name: str, value: object) -> None:
+def check_url(name: str, value: object) -> None:
     """Raises UserError if a value is a URL.
 
     Args:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof_train.counted import counted
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.counted import pluralize
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
 
 
-def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, tests: bool) -> None:
+def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, runs_test: bool) -> None:
     """Refuses what Lightning refuses in ``setup_data``, after the run folder and the logger were created.
 
     Checks user-defined data modules only on one rank, because Lightning divides their batches among the ranks.
@@ -22,7 +22,7 @@ def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, tests:
     Args:
         trainer: Trainer with the limits of the run.
         data: Data module, set up for training.
-        tests: Whether the run reads the test split.
+        runs_test: Whether the run reads the test split.
 
     Raises:
         UserError: If a fraction of the batches is less than one batch, if ``val_check_interval`` exceeds the training
@@ -33,38 +33,42 @@ def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, tests:
         raise UserError(
             "trainer.val_check_interval=0 is no interval: set a number of batches, or a fraction of an epoch"
         )
-    fractions = [part for part in ("train", "val", "test") if _is_fraction(getattr(trainer, f"limit_{part}_batches"))]
-    if not isinstance(data, SplitData) and (trainer.world_size > 1 or not (fractions or interval != 1.0)):
+    fractions = [
+        stage for stage in ("train", "val", "test") if _is_fraction(getattr(trainer, f"limit_{stage}_batches"))
+    ]
+    if not isinstance(data, SplitDataModule) and (trainer.world_size > 1 or not (fractions or interval != 1.0)):
         return
-    with _attached(data, trainer):
-        (training,) = _counted(trainer, data, "train", data.train_dataloader())
-        _counted(trainer, data, "val", data.val_dataloader())
-        if tests and "test" in fractions and isinstance(data, SplitData):
+    with _attach_trainer(data, trainer):
+        (num_training_batches,) = _batches_per_epoch(trainer, data, "train", data.train_dataloader())
+        _batches_per_epoch(trainer, data, "val", data.val_dataloader())
+        if runs_test and "test" in fractions and isinstance(data, SplitDataModule):
             data.setup("test")
-            _counted(trainer, data, "test", data.test_dataloader())
+            _batches_per_epoch(trainer, data, "test", data.test_dataloader())
     if not isinstance(interval, int):
-        if _is_fraction(interval) and training == math.inf:
-            raise UserError(_of_unknown_length("trainer.val_check_interval", interval, "training"))
-    elif interval > training and trainer.check_val_every_n_epoch is not None:
+        if _is_fraction(interval) and num_training_batches == math.inf:
+            raise UserError(_unknown_length_message("trainer.val_check_interval", interval, "training"))
+    elif interval > num_training_batches and trainer.check_val_every_n_epoch is not None:
         raise UserError(
-            f"trainer.val_check_interval={interval} is more than the {counted(int(training), 'training batch')} of an "
-            f"epoch: set trainer.val_check_interval={training} or less, or trainer.check_val_every_n_epoch=null to "
+            f"trainer.val_check_interval={interval} is more than the "
+            f"{pluralize(int(num_training_batches), 'training batch')} of an "
+            f"epoch: set trainer.val_check_interval={num_training_batches} or less, or "
+            f"trainer.check_val_every_n_epoch=null to "
             "count the batches of all epochs"
         )
 
 
-def _counted(trainer: pl.Trainer, data: pl.LightningDataModule, part: str, loaders: Any) -> list[float]:
+def _batches_per_epoch(trainer: pl.Trainer, data: pl.LightningDataModule, stage: str, loaders: Any) -> list[float]:
     """Returns the batches of an epoch on a rank, for each loader. Infinite if a loader has no length."""
-    overfits = part != "test" and getattr(trainer, "overfit_batches", 0)
-    name = "trainer.overfit_batches" if overfits else f"trainer.limit_{part}_batches"
-    split = {"train": "training", "val": "validation", "test": "test"}[part]
-    drops_last = part == "train" and getattr(data, "drop_last", False)
-    several = isinstance(loaders, list | tuple) and part != "train"
-    lengths = [_length(each, trainer.world_size, drops_last) for each in (loaders if several else [loaders])]
-    return [limited(length, getattr(trainer, f"limit_{part}_batches"), name, split) for length in lengths]
+    overfit_batches = stage != "test" and getattr(trainer, "overfit_batches", 0)
+    name = "trainer.overfit_batches" if overfit_batches else f"trainer.limit_{stage}_batches"
+    split = {"train": "training", "val": "validation", "test": "test"}[stage]
+    drop_last = stage == "train" and getattr(data, "drop_last", False)
+    is_multiple = isinstance(loaders, list | tuple) and stage != "train"
+    lengths = [_length(loader, trainer.world_size, drop_last) for loader in (loaders if is_multiple else [loaders])]
+    return [apply_limit(length, getattr(trainer, f"limit_{stage}_batches"), name, split) for length in lengths]
 
 
-def limited(length: float, limit: float, name: str, split: str) -> float:
+def apply_limit(length: float, limit: float, name: str, split: str) -> float:
     """Returns how many of ``length`` batches a limit leaves.
 
     Args:
@@ -77,7 +81,7 @@ def limited(length: float, limit: float, name: str, split: str) -> float:
         UserError: If less than one batch is left, or if the number of batches is unknown.
 
     Example:
-        >>> limited(20, 0.5, "trainer.limit_train_batches", "training")
+        >>> apply_limit(20, 0.5, "trainer.limit_train_batches", "training")
         10
     """
     if isinstance(limit, int):
@@ -85,10 +89,10 @@ def limited(length: float, limit: float, name: str, split: str) -> float:
     if not _is_fraction(limit) or length == 0:
         return length
     if length == math.inf:
-        raise UserError(_of_unknown_length(name, limit, split))
+        raise UserError(_unknown_length_message(name, limit, split))
     if length * limit < 1:
         raise UserError(
-            f"{name}={limit} of {counted(int(length), f'{split} batch')} is less than one batch: increase the "
+            f"{name}={limit} of {pluralize(int(length), f'{split} batch')} is less than one batch: increase the "
             "fraction, or set a number of batches (int)"
         )
     return int(length * limit)
@@ -98,24 +102,24 @@ def _is_fraction(limit: Any) -> bool:
     return isinstance(limit, float) and limit != 1.0
 
 
-def _of_unknown_length(name: str, limit: float, split: str) -> str:
+def _unknown_length_message(name: str, limit: float, split: str) -> str:
     return f"{name}={limit} is a fraction, but the {split} loader has no length: set a number of batches (int)"
 
 
-def _length(loader: Any, ranks: int, drops_last: bool) -> float:
+def _length(loader: Any, world_size: int, drop_last: bool) -> float:
     """Returns the number of batches on one rank. Without a process group, a loader counts those of all ranks."""
     try:
         length = len(loader)
     except (TypeError, NotImplementedError):
         return math.inf
-    if ranks == 1:
+    if world_size == 1:
         return length
     # without a sample for each rank in the last step, `resumable` gives batches of one a second sample
-    return length // ranks if drops_last or loader.batch_size == 1 else math.ceil(length / ranks)
+    return length // world_size if drop_last or loader.batch_size == 1 else math.ceil(length / world_size)
 
 
 @contextmanager
-def _attached(data: pl.LightningDataModule, trainer: pl.Trainer) -> Iterator[None]:
+def _attach_trainer(data: pl.LightningDataModule, trainer: pl.Trainer) -> Iterator[None]:
     """Attaches the trainer, so that the data module computes the batch size of a rank."""
     data.trainer = trainer
     try:

@@ -14,13 +14,13 @@ from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 from stormproof_train.mapping_file import read_mapping
 
-FILES, BYTES = 64, 2**16
+MAX_FILES, BYTES_PER_FILE = 64, 2**16
 """Files of a sketch, and bytes that are read of each."""
-NAME = "files.json"
+SKETCH_FILE = "files.json"
 
 
 @runtime_checkable
-class Sketched(Protocol):
+class HasSketch(Protocol):
     """A data module whose files may be replaced."""
 
     def sketch(self) -> list[int]:
@@ -30,26 +30,28 @@ class Sketched(Protocol):
 
 def content_sketch(files: Sequence[str]) -> list[int]:
     """Returns checksums of the beginning of up to 64 evenly spaced files, 0 for files that cannot be read."""
-    picked = [files[index * len(files) // min(FILES, len(files))] for index in range(min(FILES, len(files)))]
-    return [_checksum(Path(file)) for file in picked]
+    sampled_files = [
+        files[index * len(files) // min(MAX_FILES, len(files))] for index in range(min(MAX_FILES, len(files)))
+    ]
+    return [_checksum(Path(file)) for file in sampled_files]
 
 
 def _checksum(file: Path) -> int:
     try:
-        with file.open("rb") as opened:
-            return zlib.crc32(opened.read(BYTES))
+        with file.open("rb") as stream:
+            return zlib.crc32(stream.read(BYTES_PER_FILE))
     except OSError:
         return 0
 
 
 def save_sketch(run: Path, data: pl.LightningDataModule) -> None:
     """Saves the sketch of the files that a run begins with, if its data module has one."""
-    if isinstance(data, Sketched):
-        with atomic_write(run / NAME) as file:
+    if isinstance(data, HasSketch):
+        with atomic_write(run / SKETCH_FILE) as file:
             file.write(json.dumps({"sketch": data.sketch()}).encode())
 
 
-def refuse_other_files(run: Path, data: pl.LightningDataModule) -> None:
+def check_files_unchanged(run: Path, data: pl.LightningDataModule) -> None:
     """Refuses data whose files have the names of a run's files, but other content. Up to half may have been repaired.
 
     Args:
@@ -59,12 +61,16 @@ def refuse_other_files(run: Path, data: pl.LightningDataModule) -> None:
     Raises:
         UserError: If more than half of the files in the sketch differ.
     """
-    if not isinstance(data, Sketched) or (stored := read_mapping(run / NAME, ("sketch",), "remove it")) is None:
+    if (
+        not isinstance(data, HasSketch)
+        or (saved_record := read_mapping(run / SKETCH_FILE, ("sketch",), "remove it")) is None
+    ):
         return
     sketch = data.sketch()
-    changed = sum(now != before for now, before in zip(sketch, stored["sketch"], strict=True))
-    if 2 * changed > len(sketch):
+    num_changed = sum(current != previous for current, previous in zip(sketch, saved_record["sketch"], strict=True))
+    if 2 * num_changed > len(sketch):
         raise UserError(
-            f"the run {run} used other images of the same names ({changed} of {len(sketch)} compared files differ): "
+            f"the run {run} used other images of the same names ({num_changed} of {len(sketch)} compared files "
+            f"differ): "
             "put the old ones back, or start a new run with name=…"
         )

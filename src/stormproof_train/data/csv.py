@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof_train.data.columns import categorical_names, feature_names, task_of, typed
-from stormproof_train.data.csv_checks import column_warnings, repeated_rows
+from stormproof_train.data.columns import convert_columns, infer_task, select_categorical, select_features
+from stormproof_train.data.csv_checks import column_warnings, repeated_row_share
 from stormproof_train.data.csv_file import CSVFile
-from stormproof_train.data.csv_inputs import Inputs
-from stormproof_train.data.csv_target import class_targets, number_targets, refuse_missing_targets
-from stormproof_train.data.in_memory import InMemory, Split
-from stormproof_train.data.spec import DataSpec, with_targets
+from stormproof_train.data.csv_inputs import TableEncoder
+from stormproof_train.data.csv_target import check_targets_present, encode_class_targets, parse_numeric_targets
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
+from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.splits import three_way_split
 from stormproof_train.errors import UserError
 
-MANY = 0.05
+WARNING_SHARE = 0.05
 """Share of a split's rows with a value of a category that training never saw, above which a warning tells."""
 
 
-class CSV(InMemory):
+class CSV(InMemoryDataModule):
     r"""A table in a text file: one row a sample, one column the target, the others features.
 
     Numbers are scaled to mean 0 and standard deviation 1; a missing one becomes the median, and a further input tells
@@ -69,7 +69,7 @@ class CSV(InMemory):
         >>> rows = [f"{size},{'red' if size % 3 else ''},{'big' if size > 9 else 'small'}" for size in range(20)]
         >>> _ = Path("things.csv").write_text("\n".join(["size,colour,kind", *rows]))
         >>> data = CSV("things.csv", target="kind")
-        >>> data.classes, data.inputs
+        >>> data.classes, data.input_names
         (['big', 'small'], ['size', 'colour=', 'colour=red'])
     """
 
@@ -99,23 +99,23 @@ class CSV(InMemory):
             for name, file in paths.items()
             if file is not None
         }
-        self._written = {"separator": separator, "encoding": encoding, "decimal": decimal}
+        self._csv_format = {"separator": separator, "encoding": encoding, "decimal": decimal}
         digests = "".join(f"{name} {file.digest}\n" for name, file in files.items())
-        self._own = files.keys() - {"path"}
+        self._own_file_keys = files.keys() - {"path"}
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
 
         table = files["path"]
-        columns = feature_names(table, target, features)
+        columns = select_features(table, target, features)
         for file in files.values():
-            file.refuse_missing([target], "data.target")
-            file.refuse_missing(columns, "data.features")
-            refuse_missing_targets(file, target)
+            file.check_columns([target], "data.target")
+            file.check_columns(columns, "data.features")
+            check_targets_present(file, target)
 
         self.classes: list[str] = []
-        if (task or task_of(table.column(target))) == "classification":
-            self.classes, self._targets = class_targets(files, target)
+        if (task or infer_task(table.column(target))) == "classification":
+            self.classes, self._targets = encode_class_targets(files, target)
         else:
-            self._targets = number_targets(files, target)
+            self._targets = parse_numeric_targets(files, target)
         self._rows = three_way_split(
             len(table.cells),
             None if validation_path else validation_fraction,
@@ -123,69 +123,71 @@ class CSV(InMemory):
             seed,
             self._targets["path"].numpy() if self.classes else None,
         )
-        categories = categorical_names(table, columns, categorical)
+        categories = select_categorical(table, columns, categorical)
         numbers = [name for name in columns if name not in categories]
-        self._features = {name: typed(file, numbers, categories) for name, file in files.items()}
-        self._inputs = Inputs(self._features["path"].iloc[self._rows[0]], numbers, categories)
-        self.inputs = self._inputs.names
+        self._features = {name: convert_columns(file, numbers, categories) for name, file in files.items()}
+        self._encoder = TableEncoder(self._features["path"].iloc[self._rows[0]], numbers, categories)
+        self.input_names = self._encoder.names
         for split, held_out in zip(("validation", "test"), self._rows[1:], strict=True):
-            rows = self._features_of(f"{split}_path", held_out)
-            self._warn_of_unseen(split, files.get(f"{split}_path", table), rows)
-            self._warn_of_repeated(split, files.get(f"{split}_path", table), rows, held_out)
-        for sentence in column_warnings(table, columns, categories, target):
-            rank_zero_warn(sentence)
-        self.spec = self._spec(f"{table.where}: the target {target!r}")
+            rows = self._split_features(f"{split}_path", held_out)
+            self._warn_unseen_values(split, files.get(f"{split}_path", table), rows)
+            self._warn_repeated_rows(split, files.get(f"{split}_path", table), rows, held_out)
+        for message in column_warnings(table, columns, categories, target):
+            rank_zero_warn(message)
+        self.spec = self._make_spec(f"{table.location}: the target {target!r}")
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split."""
-        return self._part("path", self._rows[0]), self._part("validation_path", self._rows[1])
+        return self._load_split("path", self._rows[0]), self._load_split("validation_path", self._rows[1])
 
     def load_test(self) -> Split:
         """The test split."""
-        return self._part("test_path", self._rows[2])
+        return self._load_split("test_path", self._rows[2])
 
     @property
     def preparation(self) -> dict[str, Any]:
         """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
-        return {"kind": "table", **self._written, **self._inputs.preparation}
+        return {"kind": "table", **self._csv_format, **self._encoder.preparation}
 
-    def _part(self, name: str, held_out: np.ndarray) -> Split:
+    def _load_split(self, name: str, held_out: np.ndarray) -> Split:
         """The whole of a split's own file, else what is held out for it."""
-        targets = self._targets[name] if name in self._own else self._targets["path"][held_out]
-        return self._inputs.of(self._features_of(name, held_out)), targets
+        targets = self._targets[name] if name in self._own_file_keys else self._targets["path"][held_out]
+        return self._encoder.transform(self._split_features(name, held_out)), targets
 
-    def _features_of(self, name: str, held_out: np.ndarray) -> pd.DataFrame:
-        return self._features[name] if name in self._own else self._features["path"].iloc[held_out]
+    def _split_features(self, name: str, held_out: np.ndarray) -> pd.DataFrame:
+        return self._features[name] if name in self._own_file_keys else self._features["path"].iloc[held_out]
 
-    def _warn_of_unseen(self, split: str, table: CSVFile, features: pd.DataFrame) -> None:
-        for name, unseen in self._inputs.unseen(features).items():
-            if unseen.sum() > 1 and unseen.mean() > MANY:
-                row = features.index[unseen.argmax()]
+    def _warn_unseen_values(self, split: str, table: CSVFile, features: pd.DataFrame) -> None:
+        for name, is_unseen in self._encoder.find_unseen(features).items():
+            if is_unseen.sum() > 1 and is_unseen.mean() > WARNING_SHARE:
+                row = features.index[is_unseen.argmax()]
                 rank_zero_warn(
-                    f"{table.where}: {unseen.mean():.0%} of the {split} rows have a value of {name!r} that no training "
-                    f"row has (line {table.line(row)}: {features.loc[row, name]!r}), and the network gets none of it"
+                    f"{table.location}: {is_unseen.mean():.0%} of the {split} rows have a value of {name!r} that no "
+                    f"training "
+                    f"row has (line {table.line_number(row)}: {features.loc[row, name]!r}), and the network gets none "
+                    f"of it"
                 )
 
-    def _warn_of_repeated(self, split: str, table: CSVFile, features: pd.DataFrame, held_out: np.ndarray) -> None:
-        train, own = self._targets["path"][self._rows[0]], f"{split}_path"
-        targets = self._targets[own] if own in self._own else self._targets["path"][held_out]
-        repeated = repeated_rows(
+    def _warn_repeated_rows(self, split: str, table: CSVFile, features: pd.DataFrame, held_out: np.ndarray) -> None:
+        train, file_key = self._targets["path"][self._rows[0]], f"{split}_path"
+        targets = self._targets[file_key] if file_key in self._own_file_keys else self._targets["path"][held_out]
+        share = repeated_row_share(
             self._features["path"].iloc[self._rows[0]].assign(**{"": train.flatten().numpy()}),
             features.assign(**{"": targets.flatten().numpy()}),
         )
-        if repeated > MANY:
+        if share > WARNING_SHARE:
             rank_zero_warn(
-                f"{table.where}: {repeated:.0%} of the {split} rows also occur in the training split, which inflates "
+                f"{table.location}: {share:.0%} of the {split} rows also occur in the training split, which inflates "
                 f"the {split} metrics: remove duplicates"
             )
 
-    def _spec(self, told: str) -> DataSpec:
-        shape = (len(self.inputs),)
+    def _make_spec(self, description: str) -> DataSpec:
+        shape = (len(self.input_names),)
         if self.classes:
             return DataSpec(shape, num_classes=len(self.classes), num_outputs=len(self.classes))
         train = self._targets["path"][self._rows[0]]
         if len(train.unique()) == 1:
             raise UserError(
-                f"{told} is {train[0].item():g} in all {len(train)} training rows; there is nothing to learn"
+                f"{description} is {train[0].item():g} in all {len(train)} training rows; there is nothing to learn"
             )
-        return with_targets(DataSpec(shape, None, num_outputs=1), train)
+        return add_target_statistics(DataSpec(shape, None, num_outputs=1), train)

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from stormproof_train.data.columns import FEW, categories_of, numbers_in
+from stormproof_train.data.columns import MAX_INTEGER_CLASSES, parse_categories, parse_numbers
 from stormproof_train.data.csv_file import CSVFile
 
-IDENTIFIER = re.compile(r"(?i:(?:^|[\s_-])(?:id|nr|no|number|index)$)|[a-z]I[Dd]$")
+IDENTIFIER_NAME = re.compile(r"(?i:(?:^|[\s_-])(?:id|nr|no|number|index)$)|[a-z]I[Dd]$")
 """Names of columns that number the rows."""
 DECIMAL_COMMA = r"[+-]?\d*,\d+"
-MOST = 0.9
+MIN_DECIMAL_COMMA_SHARE = 0.9
 """Minimum share of a column's cells with a decimal comma."""
-OCCURS = "\0occurs"
+MERGE_COLUMN = "\0occurs"
 """Name that no column has."""
 
 
@@ -29,25 +29,26 @@ def column_warnings(table: CSVFile, features: Sequence[str], categories: Sequenc
         categories: Those of them that are categories.
         target: Column to predict.
     """
-    leave_out = "exclude it with data.features=[…]"
-    values = categories_of(table.column(target))
+    fix = "exclude it with data.features=[…]"
+    values = parse_categories(table.column(target))
     for name in features:
         column = table.column(name)
-        if categories_of(column).equals(values):
-            yield f"{table.where}: the column {name!r} equals the target {target!r} in all rows: {leave_out}"
+        if parse_categories(column).equals(values):
+            yield f"{table.location}: the column {name!r} equals the target {target!r} in all rows: {fix}"
         elif name in categories:
             cells = column.dropna()
-            if len(cells) and cells.str.fullmatch(DECIMAL_COMMA).mean() > MOST:
+            if len(cells) and cells.str.fullmatch(DECIMAL_COMMA).mean() > MIN_DECIMAL_COMMA_SHARE:
                 yield (
-                    f"{table.where}: the column {name!r} contains numbers such as {cells.iloc[0]!r} that are read as "
+                    f"{table.location}: the column {name!r} contains numbers such as {cells.iloc[0]!r} that are read "
+                    f"as "
                     """categories: set "data.decimal=','\""""
                 )
-        elif len(features) > 1 and _numbers_rows(name, column):  # the only feature cannot be excluded
-            what = "has a different whole number in each row, like an ID"
-            yield f"{table.where}: the column {name!r} {what}: {leave_out}"
+        elif len(features) > 1 and _is_row_number(name, column):  # the only feature cannot be excluded
+            description = "has a different whole number in each row, like an ID"
+            yield f"{table.location}: the column {name!r} {description}: {fix}"
 
 
-def repeated_rows(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
+def repeated_row_share(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
     """Returns the share of held-out rows that also occur in the training split.
 
     Returns 0 for tables whose rows may repeat by chance: no column has fractions, more than 20 values, and at least
@@ -59,23 +60,23 @@ def repeated_rows(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
 
     Example:
         >>> train = pd.DataFrame({"x": np.arange(30) + 0.5})
-        >>> repeated_rows(train, pd.DataFrame({"x": [2.5, 2.5, 100.0, 200.0]}))
+        >>> repeated_row_share(train, pd.DataFrame({"x": [2.5, 2.5, 100.0, 200.0]}))
         0.5
     """
-    different = train.drop_duplicates()
-    numbers = different.select_dtypes("number")
+    distinct_rows = train.drop_duplicates()
+    numbers = distinct_rows.select_dtypes("number")
     values = numbers.loc[:, (numbers % 1 > 0).any()].nunique()
-    if not len(held_out) or not ((values > FEW) & (2 * values >= len(different))).any():
+    if not len(held_out) or not ((values > MAX_INTEGER_CLASSES) & (2 * values >= len(distinct_rows))).any():
         return 0.0
-    known = held_out.merge(different, how="left", indicator=OCCURS)[OCCURS] == "both"
-    return float(np.mean(known))
+    is_repeated = held_out.merge(distinct_rows, how="left", indicator=MERGE_COLUMN)[MERGE_COLUMN] == "both"
+    return float(np.mean(is_repeated))
 
 
-def _numbers_rows(name: str, column: pd.Series) -> bool:
-    numbers = numbers_in(column)
-    if numbers is None or numbers.isna().any() or len(numbers) <= FEW or (numbers % 1).any():
+def _is_row_number(name: str, column: pd.Series) -> bool:
+    numbers = parse_numbers(column)
+    if numbers is None or numbers.isna().any() or len(numbers) <= MAX_INTEGER_CLASSES or (numbers % 1).any():
         return False
     if numbers.nunique() < len(numbers):
         return False
-    consecutive = numbers.max() - numbers.min() == len(numbers) - 1
-    return bool(consecutive or IDENTIFIER.search(name))
+    is_consecutive = numbers.max() - numbers.min() == len(numbers) - 1
+    return bool(is_consecutive or IDENTIFIER_NAME.search(name))

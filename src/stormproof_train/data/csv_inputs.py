@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 
-class Inputs:
+class TableEncoder:
     """Turns the features of a table into numbers, as the training rows fix it.
 
     A number :math:`x` becomes :math:`(x - m) / s` with their mean and standard deviation; a missing one is their median
@@ -31,10 +31,10 @@ class Inputs:
 
     Example:
         >>> things = pd.DataFrame({"size": [1.0, 3.0], "colour": ["red", "blue"]})
-        >>> inputs = Inputs(things, ["size"], ["colour"])
+        >>> inputs = TableEncoder(things, ["size"], ["colour"])
         >>> inputs.names
         ['size', 'colour=blue', 'colour=red']
-        >>> inputs.of(things)
+        >>> inputs.transform(things)
         tensor([[-1.,  0.,  1.],
                 [ 1.,  1.,  0.]])
     """
@@ -50,17 +50,17 @@ class Inputs:
         )
         self._transformer.fit(train)
         self._numeric, self._categorical = list(numeric), list(categorical)
-        self.names = self._names(numeric, categorical)
+        self.names = self._input_names(numeric, categorical)
 
-    def of(self, features: pd.DataFrame) -> torch.Tensor:
+    def transform(self, features: pd.DataFrame) -> torch.Tensor:
         """The inputs (rows, inputs) of rows with the same columns."""
         return torch.from_numpy(np.asarray(self._transformer.transform(features))).float()
 
-    def unseen(self, features: pd.DataFrame) -> dict[str, np.ndarray]:
+    def find_unseen(self, features: pd.DataFrame) -> dict[str, np.ndarray]:
         """By the name of each category, whether a row (rows,) has a value of it that no training row has."""
         return {
-            name: ~features[name].isin(list(known)).to_numpy()
-            for name, known in zip(self._categorical, self._values(), strict=True)
+            name: ~features[name].isin(list(values)).to_numpy()
+            for name, values in zip(self._categorical, self._category_values(), strict=True)
         }
 
     @property
@@ -73,24 +73,26 @@ class Inputs:
                 {"mean": float(mean), "scale": float(scale)}
                 for mean, scale in zip(scaler.mean_, scaler.scale_, strict=True)
             ]
-            known = zip(self._numeric, imputer.statistics_, scales, strict=False)
-            numbers = [{"column": name, "median": float(median), **scale} for name, median, scale in known]
-            gaps = zip(imputer.indicator_.features_, scales[len(numbers) :], strict=True)
-            missing = [{"column": self._numeric[column], **scale} for column, scale in gaps]
+            columns = zip(self._numeric, imputer.statistics_, scales, strict=False)
+            numbers = [{"column": name, "median": float(median), **scale} for name, median, scale in columns]
+            indicators = zip(imputer.indicator_.features_, scales[len(numbers) :], strict=True)
+            missing = [{"column": self._numeric[column], **scale} for column, scale in indicators]
         categories = [
             {"column": name, "values": [str(value) for value in values]}
-            for name, values in zip(self._categorical, self._values(), strict=True)
+            for name, values in zip(self._categorical, self._category_values(), strict=True)
         ]
         return {"numbers": numbers, "missing": missing, "categories": categories}
 
-    def _values(self) -> list[np.ndarray]:
+    def _category_values(self) -> list[np.ndarray]:
         return self._transformer.named_transformers_["categories"].categories_ if self._categorical else []
 
-    def _names(self, numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:
+    def _input_names(self, numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:
         names = list(numeric)
         if numeric:
             indicator = self._transformer.named_transformers_["numbers"][0].indicator_
             names += [f"missing:{numeric[column]}" for column in indicator.features_]
         return names + [
-            f"{name}={value}" for name, known in zip(categorical, self._values(), strict=True) for value in known
+            f"{name}={value}"
+            for name, values in zip(categorical, self._category_values(), strict=True)
+            for value in values
         ]

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from sklearn.datasets import load_diabetes
 
-from stormproof_train.data.in_memory import InMemory, Split
-from stormproof_train.data.spec import DataSpec, with_targets
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
+from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.splits import three_way_split
 
 
-class Diabetes(InMemory):
+class Diabetes(InMemoryDataModule):
     """442 patients, 10 features; the target is disease progression after one year, 25 to 346; needs no network.
 
     Every feature is scaled to mean 0 and standard deviation 1 over the training split. Targets stay in their own
@@ -53,28 +53,28 @@ class Diabetes(InMemory):
         self._targets = torch.from_numpy(target).float().unsqueeze(1)
         rows = three_way_split(len(target), validation_fraction, test_fraction, seed)
         self._train_rows, self._validation_rows, self._test_rows = rows
-        self.spec = with_targets(self.spec, self._targets[self._train_rows])
+        self.spec = add_target_statistics(self.spec, self._targets[self._train_rows])
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split."""
-        return self._rows(self._train_rows), self._rows(self._validation_rows)
+        return self._make_split(self._train_rows), self._make_split(self._validation_rows)
 
     def load_test(self) -> Split:
         """The test split."""
-        return self._rows(self._test_rows)
+        return self._make_split(self._test_rows)
 
     @property
     def preparation(self) -> dict[str, Any]:
         """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
         train = self._features[self._train_rows]
-        told = zip(self._names, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
+        statistics = zip(self._names, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
         numbers = [
             {"column": name, "median": median.item(), "mean": mean.item(), "scale": std.item()}
-            for name, median, mean, std in told
+            for name, median, mean, std in statistics
         ]
-        written = {"separator": ",", "encoding": "utf-8", "decimal": "."}
-        return {"kind": "table", **written, "numbers": numbers, "missing": [], "categories": []}
+        csv_format = {"separator": ",", "encoding": "utf-8", "decimal": "."}
+        return {"kind": "table", **csv_format, "numbers": numbers, "missing": [], "categories": []}
 
-    def _rows(self, rows: np.ndarray) -> Split:
+    def _make_split(self, rows: np.ndarray) -> Split:
         train = self._features[self._train_rows]
         return (self._features[rows] - train.mean(dim=0)) / train.std(dim=0), self._targets[rows]

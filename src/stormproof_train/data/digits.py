@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import three_way_split
 
 
-class Digits(InMemory):
+class Digits(InMemoryDataModule):
     """1,797 scans of handwritten digits, (1, 8, 8) with 17 grey levels, 10 classes; needs no network.
 
     Pixels are scaled to mean 0 and standard deviation 1 over the training split.
@@ -54,23 +54,23 @@ class Digits(InMemory):
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split."""
-        return self._rows(self._train_rows), self._rows(self._validation_rows)
+        return self._make_split(self._train_rows), self._make_split(self._validation_rows)
 
     def load_test(self) -> Split:
         """The test split."""
-        return self._rows(self._test_rows)
+        return self._make_split(self._test_rows)
 
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
-        mean, std = (float(each) for each in self._scale)
+        mean, std = (float(value) for value in self._mean_std)
         return {"kind": "image", "channels": 1, "size": [8, 8], "white": 16.0, "mean": [mean], "std": [std]}
 
     @functools.cached_property
-    def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mean_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         train = self._images[self._train_rows]
         return train.mean(), train.std()
 
-    def _rows(self, rows: np.ndarray) -> Split:
-        mean, std = self._scale
+    def _make_split(self, rows: np.ndarray) -> Split:
+        mean, std = self._mean_std
         return (self._images[rows] - mean) / std, torch.from_numpy(self._labels[rows]).long()

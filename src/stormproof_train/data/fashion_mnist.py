@@ -14,13 +14,13 @@ from filelock import FileLock
 from torchvision import datasets
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
 
 
-class FashionMNIST(InMemory):
+class FashionMNIST(InMemoryDataModule):
     """70,000 images of clothing, (1, 28, 28) with 256 grey levels, 10 classes; 10,000 of them the authors' test split.
 
     Looks in ``root`` for what torchvision stores there; then in ``packaged`` for the four files as their authors pack
@@ -68,7 +68,7 @@ class FashionMNIST(InMemory):
 
     def prepare_data(self) -> None:
         """Puts the files into ``root`` if they are not there; several processes do it in turn."""
-        if self._present():
+        if self._has_files():
             return
         if (self.packaged / "train-images-idx3-ubyte.gz").exists():
             _unpack(self.packaged, self.root / "FashionMNIST" / "raw")
@@ -84,21 +84,23 @@ class FashionMNIST(InMemory):
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split, of the authors' 60,000 training images."""
         images, labels = self._images_and_labels
-        kept, held_out = self._split
-        return self._scaled(images[kept], labels[kept]), self._scaled(images[held_out], labels[held_out])
+        train_indices, validation_indices = self._split_indices
+        return self._normalize(images[train_indices], labels[train_indices]), self._normalize(
+            images[validation_indices], labels[validation_indices]
+        )
 
     def load_test(self) -> Split:
         """The authors' test split."""
         test = datasets.FashionMNIST(str(self.root), train=False)
-        return self._scaled(test.data, test.targets)
+        return self._normalize(test.data, test.targets)
 
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file, light on dark, becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
-        mean, std = self._scale
+        mean, std = self._mean_std
         return {"kind": "image", "channels": 1, "size": [28, 28], "white": 255.0, "mean": [mean], "std": [std]}
 
-    def _present(self) -> bool:
+    def _has_files(self) -> bool:
         raw = self.root / "FashionMNIST" / "raw"
         return all((raw / Path(name).stem).exists() for name, _ in datasets.FashionMNIST.resources)
 
@@ -108,19 +110,19 @@ class FashionMNIST(InMemory):
         return train.data, train.targets
 
     @functools.cached_property
-    def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _split_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
         _, labels = self._images_and_labels
-        kept, held_out = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
-        return torch.from_numpy(kept), torch.from_numpy(held_out)
+        train_indices, validation_indices = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
+        return torch.from_numpy(train_indices), torch.from_numpy(validation_indices)
 
     @functools.cached_property
-    def _scale(self) -> tuple[float, float]:
+    def _mean_std(self) -> tuple[float, float]:
         images, _ = self._images_and_labels
-        train = images[self._split[0]].float()
+        train = images[self._split_indices[0]].float()
         return float(train.mean()), float(train.std())
 
-    def _scaled(self, images: torch.Tensor, labels: torch.Tensor) -> Split:
-        mean, std = self._scale
+    def _normalize(self, images: torch.Tensor, labels: torch.Tensor) -> Split:
+        mean, std = self._mean_std
         return ((images.float() - mean) / std).unsqueeze(1), labels
 
 
@@ -139,5 +141,5 @@ def _unpack(source: Path, raw: Path) -> None:
     raw.mkdir(parents=True, exist_ok=True)
     for url, _ in datasets.FashionMNIST.resources:
         name = Path(url).name
-        with gzip.open(source / name) as packed, atomic_write(raw / Path(name).stem) as file:
-            shutil.copyfileobj(packed, file)
+        with gzip.open(source / name) as archive, atomic_write(raw / Path(name).stem) as file:
+            shutil.copyfileobj(archive, file)

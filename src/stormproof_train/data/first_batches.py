@@ -7,10 +7,10 @@ import math
 import pytorch_lightning as pl
 import torch
 
-from stormproof_train.data.spec import DataSpec, batch_of, first_batch
+from stormproof_train.data.spec import DataSpec, fetch_batch, fetch_first_batch
 from stormproof_train.errors import UserError
 
-LARGEST = 1e15
+MAX_TARGET = 1e15
 """Size that a number to predict may have: float32 has to hold sums of its squares."""
 
 
@@ -20,21 +20,21 @@ def check_first_batches(data: pl.LightningDataModule, spec: DataSpec) -> torch.d
     Raises:
         UserError: if one is not there, or not as the spec says, or holds what no network learns from.
     """
-    inputs, target = first_batch(data)
+    inputs, target = fetch_first_batch(data)
     check_samples(f"data: in the first training batch of {type(data).__name__}", inputs, target, spec)
     loader = data.val_dataloader()
     if isinstance(loader, list | tuple) and loader:  # Lightning takes several, and one like this
         loader = loader[0]
-    validated = batch_of(data, loader, "validation")
-    check_samples(f"data: in the first validation batch of {type(data).__name__}", *validated, spec)
+    validation_batch = fetch_batch(data, loader, "validation")
+    check_samples(f"data: in the first validation batch of {type(data).__name__}", *validation_batch, spec)
     return inputs.dtype
 
 
-def check_samples(where: str, inputs: torch.Tensor, target: torch.Tensor, spec: DataSpec) -> None:
+def check_samples(location: str, inputs: torch.Tensor, target: torch.Tensor, spec: DataSpec) -> None:
     r"""Looks at samples that a loss will be given.
 
     Args:
-        where: they are, for the message.
+        location: they are, for the message.
         inputs: (N, \*input_shape).
         target: (N,) class indices or (N, classes) class probabilities, or N x outputs numbers.
         spec: what they should be.
@@ -50,54 +50,57 @@ def check_samples(where: str, inputs: torch.Tensor, target: torch.Tensor, spec: 
     """
     if tuple(inputs.shape[1:]) != tuple(spec.input_shape):
         raise UserError(
-            f"{where} a sample's inputs are {tuple(inputs.shape[1:])}, and they should be {spec.input_shape}"
+            f"{location} a sample's inputs are {tuple(inputs.shape[1:])}, and they should be {spec.input_shape}"
         )
     if target.shape[:1] != inputs.shape[:1]:
         raise UserError(
-            f"{where} the inputs are {tuple(inputs.shape)} and the targets {tuple(target.shape)}: both begin with the "
+            f"{location} the inputs are {tuple(inputs.shape)} and the targets {tuple(target.shape)}: both begin with "
+            f"the "
             "samples (N, …), one of each"
         )
-    for part, values in (("inputs", inputs), ("targets", target)):
-        wrong = values[~values.isfinite()]
-        if len(wrong):
+    for name, values in (("inputs", inputs), ("targets", target)):
+        non_finite = values[~values.isfinite()]
+        if len(non_finite):
             raise UserError(
-                f"{where} {len(wrong):,} of the {values.numel():,} numbers of the {part} are {wrong[0].item()} or the "
+                f"{location} {len(non_finite):,} of the {values.numel():,} numbers of the {name} are "
+                f"{non_finite[0].item()} or the "
                 "like, and nothing can be learnt from that: fill them in, or leave such samples out"
             )
     if not spec.num_classes:
-        _check_numbers(where, target, spec)
+        _check_numbers(location, target, spec)
     elif target.is_floating_point():
-        _check_probabilities(where, target, spec.num_classes)
+        _check_probabilities(location, target, spec.num_classes)
     else:
-        _check_labels(where, target, spec.num_classes)
+        _check_labels(location, target, spec.num_classes)
 
 
-def _check_numbers(where: str, target: torch.Tensor, spec: DataSpec) -> None:
+def _check_numbers(location: str, target: torch.Tensor, spec: DataSpec) -> None:
     outputs = math.prod(target.shape[1:])
     if outputs != spec.num_outputs:
-        raise UserError(f"{where} a sample's target has {outputs} numbers, and it should have {spec.num_outputs}")
+        raise UserError(f"{location} a sample's target has {outputs} numbers, and it should have {spec.num_outputs}")
     largest = target.abs().max().item()
-    if largest > LARGEST:
-        raise UserError(f"{where} a target is {largest:.3g} in size, and {LARGEST:.0e} is the most: divide them")
+    if largest > MAX_TARGET:
+        raise UserError(f"{location} a target is {largest:.3g} in size, and {MAX_TARGET:.0e} is the most: divide them")
 
 
-def _check_probabilities(where: str, target: torch.Tensor, classes: int) -> None:
-    if target.shape[1:] != (classes,):
+def _check_probabilities(location: str, target: torch.Tensor, num_classes: int) -> None:
+    if target.shape[1:] != (num_classes,):
         raise UserError(
-            f"{where} the targets are {tuple(target.shape)} of {target.dtype}: {classes} classes have labels (N,) of "
-            f"whole numbers (target.long()) or probabilities (N, {classes}), and a regression has no num_classes"
+            f"{location} the targets are {tuple(target.shape)} of {target.dtype}: {num_classes} classes have labels "
+            f"(N,) of "
+            f"whole numbers (target.long()) or probabilities (N, {num_classes}), and a regression has no num_classes"
         )
     if target.min() < 0 or target.max() > 1:
-        raise UserError(f"{where} the targets are no probabilities: they should be from 0 to 1")
+        raise UserError(f"{location} the targets are no probabilities: they should be from 0 to 1")
 
 
-def _check_labels(where: str, target: torch.Tensor, classes: int) -> None:
+def _check_labels(location: str, target: torch.Tensor, num_classes: int) -> None:
     if target.ndim != 1:
-        way_out = "target.argmax(dim=1)" if target.shape[1:] == (classes,) else "target.squeeze(1)"
-        raise UserError(f"{where} the class labels are {tuple(target.shape)}, and they should be (N,): {way_out}")
+        fix = "target.argmax(dim=1)" if target.shape[1:] == (num_classes,) else "target.squeeze(1)"
+        raise UserError(f"{location} the class labels are {tuple(target.shape)}, and they should be (N,): {fix}")
     lowest, highest = int(target.min()), int(target.max())
-    if lowest < 0 or highest >= classes:
+    if lowest < 0 or highest >= num_classes:
         raise UserError(
-            f"{where} the class labels go from {lowest} to {highest}, and those of {classes} classes from 0 to "
-            f"{classes - 1}"
+            f"{location} the class labels go from {lowest} to {highest}, and those of {num_classes} classes from 0 to "
+            f"{num_classes - 1}"
         )

@@ -11,14 +11,14 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from stormproof_train.data.image_reading import opened
+from stormproof_train.data.image_reading import open_image
 from stormproof_train.errors import UserError
 
 Sample = tuple[str, int]
 """(file, index of its class)."""
 
 
-class Images(Dataset):
+class ImageDataset(Dataset):
     """Pairs of an image (channels, size, size) and the index of its class, read when they are asked for.
 
     The shorter side of an image is resized to ``size`` and the middle cut out; its values are in [0, 1], from which
@@ -59,10 +59,10 @@ class Images(Dataset):
             UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
         """
         file, label = self._samples[index]
-        return self._transform(opened(file, self._mode, "data")).as_subclass(torch.Tensor), label
+        return self._transform(open_image(file, self._mode, "data")).as_subclass(torch.Tensor), label
 
 
-def refuse_broken_images(files: Sequence[str]) -> None:
+def check_images(files: Sequence[str]) -> None:
     """Reads images to their end, in threads: Pillow decodes without Python's global lock.
 
     Args:
@@ -71,16 +71,16 @@ def refuse_broken_images(files: Sequence[str]) -> None:
     Raises:
         UserError: If an image cannot be read. Names the first one, and counts the others.
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        problems = [problem for problem in threads.map(_problem, files) if problem is not None]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+        problems = [problem for problem in executor.map(_find_problem, files) if problem is not None]
     if problems:
-        others = f" (and {len(problems) - 1} other images)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{others}")
+        others_text = f" (and {len(problems) - 1} other images)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{others_text}")
 
 
-def _problem(file: str) -> str | None:
+def _find_problem(file: str) -> str | None:
     try:
-        opened(file, "L", "data").close()
+        open_image(file, "L", "data").close()
     except UserError as error:
         return str(error)
     return None

@@ -10,22 +10,28 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.distributed.collectives import on_rank_zero
+from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
-from stormproof_train.data.class_sizes import refuse_small_classes
+from stormproof_train.data.class_sizes import check_class_sizes
 from stormproof_train.data.content_sketch import content_sketch
-from stormproof_train.data.image_file import Images, refuse_broken_images
-from stormproof_train.data.image_folders import classes_in, file_sizes, fingerprint, samples_in, split_folders
-from stormproof_train.data.spec import DataSpec, with_targets
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.image_file import ImageDataset, check_images
+from stormproof_train.data.image_folders import (
+    compute_fingerprint,
+    find_split_folders,
+    list_classes,
+    list_samples,
+    read_file_sizes,
+)
+from stormproof_train.data.spec import DataSpec, add_target_statistics
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.data.splits import three_way_split
-from stormproof_train.launcher import launched
+from stormproof_train.launcher import detect_launcher
 
-MEASURED = 1_000
+MAX_STATISTICS_IMAGES = 1_000
 """Images of the training split, evenly picked, whose mean and standard deviation scale all."""
 
 
-class ImageFolder(SplitData):
+class ImageFolder(SplitDataModule):
     """Images in folders, each folder a class, read from the disk when a batch wants them.
 
     ``path`` holds the classes, or ``train/`` with the classes in it and beside it ``val/`` (or ``validation/``) and
@@ -77,40 +83,40 @@ class ImageFolder(SplitData):
         if image_size < 1:
             raise ValueError(f"image_size is {image_size} pixels; it must be at least 1")
         root = Path(path).expanduser()
-        folders = split_folders(root)
-        self.classes = classes_in(folders["train"])
-        samples = {split: samples_in(folder, classes_in(folder), self.classes) for split, folder in folders.items()}
-        self.fingerprint = fingerprint(root, samples)
-        self._file_sizes = torch.tensor(file_sizes(samples))
+        folders = find_split_folders(root)
+        self.classes = list_classes(folders["train"])
+        samples = {split: list_samples(folder, list_classes(folder), self.classes) for split, folder in folders.items()}
+        self.fingerprint = compute_fingerprint(root, samples)
+        self._file_sizes = torch.tensor(read_file_sizes(samples))
         self._files = [file for split in sorted(samples) for file, _ in samples[split]]
-        self._first_file_sizes = self._file_sizes  # when the run began
+        self._initial_file_sizes = self._file_sizes  # when the run began
         labels = np.array([label for _, label in samples["train"]])
-        refuse_small_classes(str(folders["train"]), self.classes, labels, parts=4 - len(folders))
-        kept, validation, test = three_way_split(
+        check_class_sizes(str(folders["train"]), self.classes, labels, num_splits=4 - len(folders))
+        train, validation, test = three_way_split(
             len(labels),
             None if "validation" in folders else validation_fraction,
             None if "test" in folders else test_fraction,
             seed,
             labels,
         )
-        pool = samples["train"]
+        train_samples = samples["train"]
         self._samples = {
-            "validation": [pool[row] for row in validation],
-            "test": [pool[row] for row in test],
+            "validation": [train_samples[row] for row in validation],
+            "test": [train_samples[row] for row in test],
             **samples,
-            "train": [pool[row] for row in kept],
+            "train": [train_samples[row] for row in train],
         }
         self._verifies_all = verify == "all"
-        self._size = image_size
+        self._image_size = image_size
         self._channels: Literal[1, 3] = channels
         spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
-        self.spec = with_targets(spec, torch.tensor([label for _, label in self._samples["train"]]))
+        self.spec = add_target_statistics(spec, torch.tensor([label for _, label in self._samples["train"]]))
 
-    def load(self) -> tuple[Images, Images]:
+    def load(self) -> tuple[ImageDataset, ImageDataset]:
         """The training and the validation split, once images are verified."""
-        if not launched() and is_rank_zero():
+        if not detect_launcher() and is_rank_zero():
             self._verify()
-        return self._scaled("train"), self._scaled("validation")
+        return self._make_dataset("train"), self._make_dataset("validation")
 
     def setup(self, stage: str) -> None:
         """Reads what the stage needs, once.
@@ -118,61 +124,62 @@ class ImageFolder(SplitData):
         Ranks that torchrun or srun started verify images here, where they have a process group to share an error.
         """
         super().setup(stage)
-        if stage == "fit" and launched() and self.trainer is not None:
-            on_rank_zero(self._verify)
+        if stage == "fit" and detect_launcher() and self.trainer is not None:
+            run_on_rank_zero(self._verify)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the file sizes with which the run began."""
-        return {"fingerprint": self.fingerprint, "file_sizes": self._first_file_sizes}
+        return {"fingerprint": self.fingerprint, "read_file_sizes": self._initial_file_sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warns if files of the same data set have changed since the run began."""
         if state_dict["fingerprint"] != self.fingerprint:
             return
-        first = state_dict["file_sizes"]
-        changed = int((self._file_sizes != first).sum())
-        if changed and not torch.equal(first, self._first_file_sizes):  # else it has warned
+        initial_sizes = state_dict["read_file_sizes"]
+        num_changed = int((self._file_sizes != initial_sizes).sum())
+        if num_changed and not torch.equal(initial_sizes, self._initial_file_sizes):  # else it has warned
             rank_zero_warn(
-                f"{changed:,} of {len(first):,} images have changed in size since the run began. The resumed run is "
+                f"{num_changed:,} of {len(initial_sizes):,} images have changed in size since the run began. The "
+                f"resumed run is "
                 "not exact."
             )
-        self._first_file_sizes = first
+        self._initial_file_sizes = initial_sizes
 
     def sketch(self) -> list[int]:
         """Returns checksums of some images, from which other images of the same names are recognized."""
         return content_sketch(self._files)
 
-    def load_test(self) -> Images:
+    def load_test(self) -> ImageDataset:
         """The test split."""
-        return self._scaled("test")
+        return self._make_dataset("test")
 
     @property
     def preparation(self) -> dict[str, Any]:
         """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
-        mean, std = self._scale
-        size = [self._size, self._size]
+        mean, std = self._mean_std
+        size = [self._image_size, self._image_size]
         return {"kind": "image", "channels": self._channels, "size": size, "white": 1.0, "mean": mean, "std": std}
 
     def _verify(self) -> None:
         splits = ("train", "validation", "test") if self._verifies_all else ("validation", "test")
-        refuse_broken_images([file for split in splits for file, _ in self._samples[split]])
+        check_images([file for split in splits for file, _ in self._samples[split]])
 
-    def _scaled(self, split: str) -> Images:
-        mean, std = self._scale
-        return Images(self._samples[split], self._size, self._channels, mean, std)
+    def _make_dataset(self, split: str) -> ImageDataset:
+        mean, std = self._mean_std
+        return ImageDataset(self._samples[split], self._image_size, self._channels, mean, std)
 
     @functools.cached_property
-    def _scale(self) -> tuple[list[float], list[float]]:
+    def _mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, in [0, 1]; a channel of one value is left at its size."""
         train = self._samples["train"]
-        picked = np.linspace(0, len(train) - 1, min(len(train), MEASURED)).astype(int)
-        images = Images([train[row] for row in picked], self._size, self._channels)
-        first, second = torch.zeros(2, self._channels, dtype=torch.float64)
+        rows = np.linspace(0, len(train) - 1, min(len(train), MAX_STATISTICS_IMAGES)).astype(int)
+        images = ImageDataset([train[row] for row in rows], self._image_size, self._channels)
+        mean_sum, square_sum = torch.zeros(2, self._channels, dtype=torch.float64)
         for index in range(len(images)):
             values = images[index][0].double()
-            first += values.mean(dim=(1, 2))
-            second += values.square().mean(dim=(1, 2))
-        mean = first / len(images)
-        variance = second / len(images) - mean.square()
+            mean_sum += values.mean(dim=(1, 2))
+            square_sum += values.square().mean(dim=(1, 2))
+        mean = mean_sum / len(images)
+        variance = square_sum / len(images) - mean.square()
         std = torch.where(variance > 1e-12, variance.clamp(min=0).sqrt(), 1.0)
         return mean.tolist(), std.tolist()

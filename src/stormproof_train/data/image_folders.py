@@ -11,15 +11,15 @@ from pathlib import Path
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from stormproof_train.broken_links import broken_link
+from stormproof_train.broken_links import describe_broken_link
 from stormproof_train.data.image_file import Sample
 from stormproof_train.errors import UserError
 
-_IMAGES = (*IMG_EXTENSIONS, ".jfif", ".gif")
+_IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".gif")
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
-def split_folders(path: Path) -> dict[str, Path]:
+def find_split_folders(path: Path) -> dict[str, Path]:
     """The folder of each split: those in ``path`` where it has a ``train`` of folders, else ``path`` for all.
 
     A split is known in capitals too. Folders that are hidden, as in all that follows, are left out.
@@ -28,13 +28,13 @@ def split_folders(path: Path) -> dict[str, Path]:
         UserError: if ``path`` is no folder, or has beside ``train`` a folder that is no split, or a split twice.
     """
     if not path.is_dir():
-        below = "" if path.is_absolute() else f" (from {Path.cwd()})"
-        link = broken_link(path)
-        because = f": {link}" if link else ""
-        raise UserError(f"data.path={path} {'is no folder' if path.exists() else 'is not there'}{below}{because}")
-    names = _folders_in(path)
+        base_hint = "" if path.is_absolute() else f" (from {Path.cwd()})"
+        link = describe_broken_link(path)
+        reason = f": {link}" if link else ""
+        raise UserError(f"data.path={path} {'is no folder' if path.exists() else 'is not there'}{base_hint}{reason}")
+    names = _list_folders(path)
     train = next((name for name in names if name.lower() == "train"), None)
-    if train is None or not _folders_in(path / train):
+    if train is None or not _list_folders(path / train):
         return {"train": path}
     folders: dict[str, Path] = {}
     for name in names:
@@ -42,7 +42,7 @@ def split_folders(path: Path) -> dict[str, Path]:
         if split is None:
             raise UserError(
                 f"data.path={path} has the split {train}/, and {name}/ beside it, which is none of "
-                f"{', '.join(f'{known}/' for known in _SPLITS)}: rename it, or move it away"
+                f"{', '.join(f'{split_name}/' for split_name in _SPLITS)}: rename it, or move it away"
             )
         if split in folders:
             raise UserError(f"data.path={path} has both {folders[split].name}/ and {name}/: leave one of them")
@@ -50,19 +50,19 @@ def split_folders(path: Path) -> dict[str, Path]:
     return folders
 
 
-def classes_in(folder: Path) -> list[str]:
+def list_classes(folder: Path) -> list[str]:
     """The classes of a split, sorted: its folders.
 
     Raises:
         UserError: if there is none.
     """
-    names = _folders_in(folder)
+    names = _list_folders(folder)
     if not names:
         raise UserError(f"{folder} has no folders: put the images of each class into one of the class's name")
     return names
 
 
-def samples_in(folder: Path, classes: Sequence[str], known: Sequence[str]) -> list[Sample]:
+def list_samples(folder: Path, classes: Sequence[str], train_classes: Sequence[str]) -> list[Sample]:
     """The images of a split and the indices of their classes, in the order of their names.
 
     Other files are left out, with a warning.
@@ -70,34 +70,36 @@ def samples_in(folder: Path, classes: Sequence[str], known: Sequence[str]) -> li
     Args:
         folder: the split.
         classes: those that it has.
-        known: those of the training split, whose indices count.
+        train_classes: those of the training split, whose indices count.
 
     Raises:
         UserError: if a class is none of the known ones, holds only folders, or has no image.
     """
     for name in classes:
-        if name not in known:
-            raise UserError(f"{folder / name}: the class {name!r} is none of the training split's: {', '.join(known)}")
+        if name not in train_classes:
+            raise UserError(
+                f"{folder / name}: the class {name!r} is none of the training split's: {', '.join(train_classes)}"
+            )
     samples: list[Sample] = []
-    others: Counter[str] = Counter()
-    for index, name in enumerate(known):
+    ignored_suffixes: Counter[str] = Counter()
+    for index, name in enumerate(train_classes):
         if name in classes:
-            files = _files_of_class(folder / name)
+            files = _list_class_files(folder / name)
             images = [file for file in files if _is_image(file)]
             if not images:
                 raise UserError(
-                    f"{folder / name} has no images ({', '.join(_IMAGES)}): put some there, or take it away"
+                    f"{folder / name} has no images ({', '.join(_IMAGE_SUFFIXES)}): put some there, or take it away"
                 )
             samples += [(file, index) for file in images]
-            others.update(Path(file).suffix for file in files if not _is_image(file))
-    if others:
-        kinds = ", ".join(suffix or "no ending" for suffix in sorted(others))
-        files = "1 file is" if others.total() == 1 else f"{others.total()} files are"
-        rank_zero_warn(f"{folder}: {files} left out, which are no images by their names ({kinds})")
+            ignored_suffixes.update(Path(file).suffix for file in files if not _is_image(file))
+    if ignored_suffixes:
+        suffixes = ", ".join(suffix or "no ending" for suffix in sorted(ignored_suffixes))
+        files = "1 file is" if ignored_suffixes.total() == 1 else f"{ignored_suffixes.total()} files are"
+        rank_zero_warn(f"{folder}: {files} left out, which are no images by their names ({suffixes})")
     return samples
 
 
-def fingerprint(path: Path, samples: Mapping[str, Iterable[Sample]]) -> str:
+def compute_fingerprint(path: Path, samples: Mapping[str, Iterable[Sample]]) -> str:
     """Returns 16 hex digits of the SHA-256 of the paths of the images below ``path``.
 
     The paths determine splits and classes. The content of the files does not count, so that a repaired image does not
@@ -110,16 +112,16 @@ def fingerprint(path: Path, samples: Mapping[str, Iterable[Sample]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_sizes(samples: Mapping[str, Iterable[Sample]]) -> list[int]:
-    """Returns the sizes of the images in bytes, in the order in which :func:`fingerprint` counts them.
+def read_file_sizes(samples: Mapping[str, Iterable[Sample]]) -> list[int]:
+    """Returns the sizes of the images in bytes, in the order in which :func:`compute_fingerprint` counts them.
 
     Raises:
         UserError: If an image is a link to nothing.
     """
-    return [_size(file) for split in sorted(samples) for file, _ in samples[split]]
+    return [_read_file_size(file) for split in sorted(samples) for file, _ in samples[split]]
 
 
-def _size(file: str) -> int:
+def _read_file_size(file: str) -> int:
     try:
         return Path(file).stat().st_size
     except OSError as error:
@@ -127,42 +129,47 @@ def _size(file: str) -> int:
         raise UserError(f"data: the image {file}{link} cannot be read ({error.strerror}): take it out") from error
 
 
-def _folders_in(folder: Path) -> list[str]:
+def _list_folders(folder: Path) -> list[str]:
     entries = [entry for entry in folder.iterdir() if not _is_hidden(entry.name)]
     for entry in entries:
         if entry.is_symlink() and not entry.exists() and not _is_image(entry.name):
-            raise UserError(f"{broken_link(entry) or f'{entry} is a broken link'}: remove or repair it")
+            raise UserError(f"{describe_broken_link(entry) or f'{entry} is a broken link'}: remove or repair it")
     return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def _files_of_class(folder: Path) -> list[str]:
+def _list_class_files(folder: Path) -> list[str]:
     """The files of a class, those in folders of it and behind links too, in the order of their names."""
-    inner = _folders_in(folder)
-    if inner and not any(_is_image(entry.name) for entry in folder.iterdir()):
+    subfolders = _list_folders(folder)
+    if subfolders and not any(_is_image(entry.name) for entry in folder.iterdir()):
         raise UserError(
-            f"{folder} would be a class, and holds only folders ({', '.join(inner[:3])}{' …' if inner[3:] else ''}): "
+            f"{folder} would be a class, and holds only folders "
+            f"({', '.join(subfolders[:3])}{' …' if subfolders[3:] else ''}): "
             "put the images of each class right into its folder, and the classes of a split into train/, val/ or test/"
         )
-    found: list[tuple[str, list[str]]] = []
-    seen = {folder.resolve()}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place).resolve()
-        real = {(Path(place) / name).resolve(): name for name in sorted(folders) if not _is_hidden(name)}
+    listings: list[tuple[str, list[str]]] = []
+    visited = {folder.resolve()}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real_root = Path(root).resolve()
+        real_paths = {(Path(root) / name).resolve(): name for name in sorted(folders) if not _is_hidden(name)}
         # a link may lead back to where one comes from
-        new = {to: name for to, name in real.items() if to not in seen and not here.is_relative_to(to)}
-        folders[:] = new.values()
-        seen.update(new)
-        found.append((place, files))
+        new_folders = {
+            target: name
+            for target, name in real_paths.items()
+            if target not in visited and not real_root.is_relative_to(target)
+        }
+        folders[:] = new_folders.values()
+        visited.update(new_folders)
+        listings.append((root, files))
     return [
-        os.path.join(place, name)  # noqa: PTH118 (of many files)
-        for place, files in sorted(found)
+        os.path.join(root, name)  # noqa: PTH118 (of many files)
+        for root, files in sorted(listings)
         for name in sorted(files)
         if not _is_hidden(name)
     ]
 
 
 def _is_image(file: str) -> bool:
-    return file.lower().endswith(_IMAGES) and not _is_hidden(os.path.basename(file))  # noqa: PTH119 (of many files)
+    return file.lower().endswith(_IMAGE_SUFFIXES) and not _is_hidden(os.path.basename(file))  # noqa: PTH119 (of many files)
 
 
 def _is_hidden(name: str) -> bool:

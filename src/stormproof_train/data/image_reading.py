@@ -9,13 +9,13 @@ from PIL import Image
 from stormproof_train.errors import UserError
 
 
-def opened(file: str | Path, mode: str, where: str) -> Image.Image:
+def open_image(file: str | Path, mode: str, location: str) -> Image.Image:
     """The image in a file, read to its end.
 
     Args:
         file: the image.
         mode: Pillow's name of what it is converted to: ``RGB``, or ``L`` for grey.
-        where: it is named, for messages.
+        location: it is named, for messages.
 
     Raises:
         UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
@@ -23,7 +23,7 @@ def opened(file: str | Path, mode: str, where: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
-                raise UserError(f"{where}: the image {file} has more than 8 bits a channel; convert it to 8")
+                raise UserError(f"{location}: the image {file} has more than 8 bits a channel; convert it to 8")
             return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: the image {file} cannot be read ({error}): repair or remove it") from error
+        raise UserError(f"{location}: the image {file} cannot be read ({error}): repair or remove it") from error

@@ -9,14 +9,14 @@ import torch
 from torch.utils.data import Dataset
 
 from stormproof_train.data.first_batches import check_samples
-from stormproof_train.data.spec import with_targets
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.spec import add_target_statistics
+from stormproof_train.data.split_data import SplitDataModule
 
 Split = tuple[torch.Tensor, torch.Tensor]
 """(inputs (N, …), targets (N,) class indices or (N, outputs))."""
 
 
-class Tensors(Dataset):
+class BatchedTensorDataset(Dataset):
     """Pairs of inputs and targets, fetched a batch at a time.
 
     torch's loader hands all indices of a batch to ``__getitems__`` where there is one; with one indexing operation
@@ -38,21 +38,21 @@ class Tensors(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Split:
         """A whole batch: (inputs, targets)."""
-        chosen = torch.as_tensor(indices)
-        return self.inputs[chosen], self.targets[chosen]
+        index = torch.as_tensor(indices)
+        return self.inputs[index], self.targets[index]
 
 
-def _as_is(batch: Any) -> Any:
+def _identity_collate(batch: Any) -> Any:
     return batch
 
 
-class InMemory(SplitData):
+class InMemoryDataModule(SplitDataModule):
     """A data module whose splits are whole tensors; no loader process is as fast as none.
 
-    The arguments are those of :class:`SplitData`.
+    The arguments are those of :class:`SplitDataModule`.
     """
 
-    collate = staticmethod(_as_is)
+    collate = staticmethod(_identity_collate)
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split, scaled by statistics of the training split alone."""
@@ -68,13 +68,13 @@ class InMemory(SplitData):
         Raises:
             UserError: if what is trained and validated on is not as the spec says, or not finite.
         """
-        unread = self._train is None
+        is_unread = self._train is None
         super().setup(stage)
-        if unread and self._train is not None:
+        if is_unread and self._train is not None:
             for split, (inputs, targets) in {"training": self._train, "validation": self._validation}.items():
                 check_samples(f"data: in the {split} split of {type(self).__name__}", inputs, targets, self.spec)
-            self.spec = with_targets(self.spec, self._train[1])
+            self.spec = add_target_statistics(self.spec, self._train[1])
 
-    def samples(self, split: Split) -> Tensors:
+    def build_dataset(self, split: Split) -> BatchedTensorDataset:
         """The tensors, a batch at a time."""
-        return Tensors(*split)
+        return BatchedTensorDataset(*split)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
-from stormproof_train.install_command import install
+from stormproof_train.install_command import install_command
 
 
-class MNIST1D(InMemory):
+class MNIST1D(InMemoryDataModule):
     """5,000 made-up signals of 40 numbers, (1, 40), 10 classes; 1,000 of them the authors' test split; no network.
 
     Each is a drawn digit in one dimension, padded, shifted, scaled, sheared and noisy. The package ``mnist1d`` (extra
@@ -57,19 +57,24 @@ class MNIST1D(InMemory):
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction is {validation_fraction}; it must be between 0 and 1")
         if find_spec("mnist1d") is None:
-            raise UserError(f"data=mnist1d needs the package mnist1d, which is not installed: {install('mnist1d')}")
+            raise UserError(
+                f"data=mnist1d needs the package mnist1d, which is not installed: {install_command('mnist1d')}"
+            )
         self.validation_fraction = validation_fraction
         self.fingerprint = version("mnist1d")  # it makes the data
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split, of the authors' 4,000 training samples."""
-        signals, labels = _parts()["train"]
-        kept, held_out = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
-        return (signals[kept], labels[kept]), (signals[held_out], labels[held_out])
+        signals, labels = _make_splits()["train"]
+        train_indices, validation_indices = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
+        return (signals[train_indices], labels[train_indices]), (
+            signals[validation_indices],
+            labels[validation_indices],
+        )
 
     def load_test(self) -> Split:
         """The authors' test split."""
-        return _parts()["test"]
+        return _make_splits()["test"]
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -78,19 +83,19 @@ class MNIST1D(InMemory):
 
 
 @functools.cache
-def _parts() -> dict[str, Split]:
+def _make_splits() -> dict[str, Split]:
     """Made once a process: a sweep's runs share it."""
     from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415 (it imports matplotlib)
 
     # it seeds the process' generators, which are not its own
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        made = make_dataset(get_dataset_args())
+        arrays = make_dataset(get_dataset_args())
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-    return {"train": _tensors(made["x"], made["y"]), "test": _tensors(made["x_test"], made["y_test"])}
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+    return {"train": _to_tensors(arrays["x"], arrays["y"]), "test": _to_tensors(arrays["x_test"], arrays["y_test"])}
 
 
-def _tensors(signals: np.ndarray, labels: np.ndarray) -> Split:
+def _to_tensors(signals: np.ndarray, labels: np.ndarray) -> Split:
     return torch.from_numpy(signals).float().unsqueeze(1), torch.from_numpy(labels).long()

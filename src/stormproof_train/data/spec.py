@@ -41,7 +41,7 @@ class DataSpec:
         return "classification" if self.num_classes else "regression"
 
 
-def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
+def add_target_statistics(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
     """The spec with what the training targets tell: samples of each class; or mean, standard deviation and smallest.
 
     Args:
@@ -50,7 +50,7 @@ def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
             tell nothing.
 
     Example:
-        >>> with_targets(DataSpec((2,), num_classes=3, num_outputs=3), torch.tensor([2, 0, 2])).class_counts
+        >>> add_target_statistics(DataSpec((2,), num_classes=3, num_outputs=3), torch.tensor([2, 0, 2])).class_counts
         (1, 0, 2)
     """
     if spec.num_classes and targets.is_floating_point():
@@ -62,7 +62,7 @@ def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
     return dataclasses.replace(spec, target_mean=mean, target_std=std, target_min=smallest)
 
 
-def spec_of(data: pl.LightningDataModule) -> DataSpec:
+def infer_spec(data: pl.LightningDataModule) -> DataSpec:
     """The data module's own ``spec`` where it has one, else one read off its first training batch.
 
     A foreign data module must yield (input, target) pairs. Integer targets mean classification; the number of classes
@@ -81,7 +81,7 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     spec = getattr(data, "spec", None)
     if isinstance(spec, DataSpec):
         return spec
-    inputs, target = first_batch(data)
+    inputs, target = fetch_first_batch(data)
     input_shape = tuple(inputs.shape[1:])
     classes = getattr(getattr(data.train_dataloader(), "dataset", None), "classes", None)
     num_classes = getattr(data, "num_classes", None) or (len(classes) if classes is not None else None)
@@ -96,7 +96,7 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     return DataSpec(input_shape, int(num_classes), int(num_classes), class_counts=class_counts)
 
 
-def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tensor]:
+def fetch_first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tensor]:
     """A training batch, (inputs, target), before there is a Trainer; torch's generator stays as it is.
 
     Raises:
@@ -104,10 +104,10 @@ def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tenso
     """
     data.prepare_data()
     data.setup("fit")
-    return batch_of(data, data.train_dataloader(), "training")
+    return fetch_batch(data, data.train_dataloader(), "training")
 
 
-def batch_of(data: pl.LightningDataModule, loader: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def fetch_batch(data: pl.LightningDataModule, loader: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The first batch, (inputs, target), of one of the module's loaders; torch's generator stays as it is.
 
     Raises:
@@ -125,11 +125,11 @@ def batch_of(data: pl.LightningDataModule, loader: Any, split: str) -> tuple[tor
     return batch[0], batch[1]
 
 
-def fingerprint_of(data: pl.LightningDataModule) -> str | None:
+def get_fingerprint(data: pl.LightningDataModule) -> str | None:
     """What the data module says of its files' content by a string ``fingerprint``; None where it says nothing.
 
     Example:
-        >>> fingerprint_of(pl.LightningDataModule()) is None
+        >>> get_fingerprint(pl.LightningDataModule()) is None
         True
     """
     fingerprint = getattr(data, "fingerprint", None)

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
-from stormproof_train.counted import counted
+from stormproof_train.counted import pluralize
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 
 SplitName = Literal["train", "validation", "test"]
 
 
-class SplitData(pl.LightningDataModule):
+class SplitDataModule(pl.LightningDataModule):
     """A data module that says in :meth:`load` and :meth:`load_test` what its splits are.
 
     Args:
@@ -38,7 +38,7 @@ class SplitData(pl.LightningDataModule):
 
     spec: DataSpec
     collate: Callable[[Any], Any] | None = None
-    tested: SplitName = "test"
+    test_split_name: SplitName = "test"
 
     def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:
         super().__init__()
@@ -62,19 +62,19 @@ class SplitData(pl.LightningDataModule):
         """The test split, scaled in the same way; read once, when testing begins."""
         raise NotImplementedError
 
-    def samples(self, split: Any) -> Dataset:
+    def build_dataset(self, split: Any) -> Dataset:
         """What a loader fetches the samples of a split from."""
         return split
 
     def setup(self, stage: str) -> None:
         """Reads what the stage needs, once."""
-        if stage == "test" and self.tested == "test":
+        if stage == "test" and self.test_split_name == "test":
             if self._test is None:
                 self._test = self.load_test()
         elif self._train is None:
             self._train, self._validation = self.load()
 
-    def read(self) -> DataSpec:
+    def load_spec(self) -> DataSpec:
         """Reads the training split, without a trainer; then the spec is complete."""
         self.prepare_data()
         self.setup("fit")
@@ -82,60 +82,65 @@ class SplitData(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
-        samples: Any = self.samples(self._train)
-        self.check_batch_size(parts=self.batch_size // self._micro_batch_size())
-        return self._loader("training", samples, shuffle=True, drop_last=self.drop_last)
+        samples: Any = self.build_dataset(self._train)
+        self.check_batch_size(batches_per_step=self.batch_size // self._micro_batch_size())
+        return self._make_loader("training", samples, shuffle=True, drop_last=self.drop_last)
 
-    def check_batch_size(self, parts: int) -> None:
+    def check_batch_size(self, batches_per_step: int) -> None:
         """Raises UserError if the batch of a rank exceeds the training split. Call :meth:`setup` first.
 
         Args:
-            parts: Batches that make an optimizer step, over all ranks.
+            batches_per_step: Batches that make an optimizer step, over all ranks.
         """
-        samples: Any = self.samples(self._train)
-        if self.batch_size // parts > len(samples):
+        samples: Any = self.build_dataset(self._train)
+        if self.batch_size // batches_per_step > len(samples):
             raise UserError(
                 f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples: set "
-                f"data.batch_size={len(samples) * parts} or less"
+                f"data.batch_size={len(samples) * batches_per_step} or less"
             )
 
     def val_dataloader(self) -> ResumableLoader:
         """The validation split, in order."""
-        return self._loader("validation", self.samples(self._validation))
+        return self._make_loader("validation", self.build_dataset(self._validation))
 
     def test_dataloader(self) -> ResumableLoader:
         """The split that is tested, in order."""
-        return self._loader(self.tested, self.samples(self.split(self.tested)))
+        return self._make_loader(self.test_split_name, self.build_dataset(self.get_split(self.test_split_name)))
 
-    def split(self, name: SplitName) -> Any:
+    def get_split(self, name: SplitName) -> Any:
         """Returns a split as :meth:`load` or :meth:`load_test` gave it, or None before :meth:`setup` has read it."""
         return {"train": self._train, "validation": self._validation, "test": self._test}[name]
 
     @property
-    def validation_samples(self) -> int:
+    def num_validation_samples(self) -> int:
         """How many samples there are to validate."""
-        samples: Any = self.samples(self._validation)
+        samples: Any = self.build_dataset(self._validation)
         return len(samples)
 
-    def evenly_picked(self, most: int, batches: int) -> ResumableLoader:
+    def evenly_spaced_loader(self, max_samples: int, max_batches: int) -> ResumableLoader:
         """Training samples in order, spread evenly over the split: of all ranks equally many.
 
         Args:
-            most: samples of all ranks.
-            batches: of each rank, at most.
+            max_samples: samples of all ranks.
+            max_batches: of each rank, at most.
         """
-        training: Any = self.samples(self._train)
-        ranks = self.trainer.world_size if self.trainer is not None else 1
-        samples = min(most, len(training), batches * self._micro_batch_size() * ranks) // ranks * ranks
-        picked = np.linspace(0, len(training) - 1, samples).astype(int).tolist()
-        return self._loader("training", Subset(training, picked))
+        dataset: Any = self.build_dataset(self._train)
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        num_samples = (
+            min(max_samples, len(dataset), max_batches * self._micro_batch_size() * world_size)
+            // world_size
+            * world_size
+        )
+        indices = np.linspace(0, len(dataset) - 1, num_samples).astype(int).tolist()
+        return self._make_loader("training", Subset(dataset, indices))
 
-    def _loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
+    def _make_loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
         """Each sample once a pass, however many ranks share it."""
-        ranks = self.trainer.world_size if self.trainer is not None else 1
-        if len(samples) < ranks:
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        if len(samples) < world_size:
             raise UserError(
-                f"data: {ranks} ranks cannot share {counted(len(samples), f'{split} sample')}: take fewer, or more data"
+                f"data: {world_size} ranks cannot share {pluralize(len(samples), f'{split} sample')}: take fewer, or "
+                f"more data"
             )
         loader = DataLoader(
             samples,
@@ -154,10 +159,11 @@ class SplitData(pl.LightningDataModule):
     def _micro_batch_size(self) -> int:
         if self.trainer is None:
             return self.batch_size
-        ranks, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
-        if self.batch_size % (ranks * accumulated):
+        world_size, accumulate_grad_batches = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        if self.batch_size % (world_size * accumulate_grad_batches):
             raise UserError(
-                f"data.batch_size={self.batch_size} is the batch of the whole job: {counted(ranks, 'rank')} x "
-                f"{counted(accumulated, 'accumulated batch')} (trainer.accumulate_grad_batches) cannot share it equally"
+                f"data.batch_size={self.batch_size} is the batch of the whole job: {pluralize(world_size, 'rank')} x "
+                f"{pluralize(accumulate_grad_batches, 'accumulated batch')} (trainer.accumulate_grad_batches) cannot "
+                f"share it equally"
             )
-        return self.batch_size // (ranks * accumulated)
+        return self.batch_size // (world_size * accumulate_grad_batches)

@@ -23,14 +23,16 @@ def hold_out(
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction of {fraction} cannot be held out; it must be between 0 and 1")
     size = max(1, round(count * fraction))
-    fewest = 1 if classes is None else len(np.unique(classes))
-    if min(size, count - size) < fewest:
+    min_size = 1 if classes is None else len(np.unique(classes))
+    if min(size, count - size) < min_size:
         raise ValueError(
             f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}; each part needs at "
-            f"least {fewest}{'' if classes is None else ', one of each class'}"
+            f"least {min_size}{'' if classes is None else ', one of each class'}"
         )
-    kept, held_out = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=classes)
-    return np.sort(kept), np.sort(held_out)
+    remaining_indices, held_out_indices = train_test_split(
+        np.arange(count), test_size=size, random_state=seed, stratify=classes
+    )
+    return np.sort(remaining_indices), np.sort(held_out_indices)
 
 
 def three_way_split(
@@ -60,11 +62,13 @@ def three_way_split(
         )
     if count < 1 + len(fractions):
         raise ValueError(f"{count} samples cannot be divided into {1 + len(fractions)} splits")
-    rest, test, validation = np.arange(count), np.arange(0), np.arange(0)
+    train, test, validation = np.arange(count), np.arange(0), np.arange(0)
     if test_fraction is not None:
-        rest, test = hold_out(count, test_fraction, seed, classes)
+        train, test = hold_out(count, test_fraction, seed, classes)
     if validation_fraction is not None:
-        share = max(1, round(count * validation_fraction)) / len(rest)
-        kept, held_out = hold_out(len(rest), share, seed, None if classes is None else classes[rest])
-        rest, validation = rest[kept], rest[held_out]
-    return rest, validation, test
+        fraction_of_rest = max(1, round(count * validation_fraction)) / len(train)
+        train_indices, held_out_indices = hold_out(
+            len(train), fraction_of_rest, seed, None if classes is None else classes[train]
+        )
+        train, validation = train[train_indices], train[held_out_indices]
+    return train, validation, test

@@ -12,11 +12,11 @@ from sklearn import metrics
 from stormproof_train.evaluation.intervals import Statistic
 from stormproof_train.evaluation.predictions import Predictions
 
-BINS = 15
+NUM_BINS = 15
 
 
 @dataclass(frozen=True)
-class OfClass:
+class ClassMetrics:
     """One class against all others; ``precision`` is 0 where it was never predicted, ``recall`` where it never came.
 
     ``roc_auc`` and ``average_precision`` are None where it never came, or nothing else did.
@@ -31,7 +31,7 @@ class OfClass:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """The samples whose most probable class has a probability in (low, high]."""
 
     low: float
@@ -51,91 +51,93 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
-    target, said, classes = predictions.target, predictions.classes, predictions.outputs.shape[1]
-    right = (said == target).astype(np.float64)
+    target, predicted_classes, num_classes = predictions.target, predictions.classes, predictions.outputs.shape[1]
+    is_correct = (predicted_classes == target).astype(np.float64)
 
-    def f1(drawn: NDArray[Any]) -> NDArray[Any]:
-        both = _counted(target[drawn], classes, right[drawn])
-        twice = _counted(target[drawn], classes) + _counted(said[drawn], classes)
-        each = 2 * both / np.maximum(twice, 1)
-        return each.sum(-1) / (twice > 0).sum(-1)
+    def f1(indices: NDArray[Any]) -> NDArray[Any]:
+        true_positives = _count_values(target[indices], num_classes, is_correct[indices])
+        denominators = _count_values(target[indices], num_classes) + _count_values(
+            predicted_classes[indices], num_classes
+        )
+        class_f1 = 2 * true_positives / np.maximum(denominators, 1)
+        return class_f1.sum(-1) / (denominators > 0).sum(-1)
 
-    found: dict[str, Statistic] = {"accuracy": lambda drawn: right[drawn].mean(-1), "f1": f1}
+    statistics: dict[str, Statistic] = {"accuracy": lambda indices: is_correct[indices].mean(-1), "f1": f1}
     if predictions.kind == "scores":
-        return found
+        return statistics
     probabilities = predictions.outputs.astype(np.float64)
-    of_target = probabilities[np.arange(len(target)), target]
-    squared = (probabilities**2).sum(1) - 2 * of_target + 1
-    unlikely = -np.log(np.maximum(of_target, np.finfo(np.float32).smallest_subnormal))
-    return found | {
-        "brier": lambda drawn: squared[drawn].mean(-1),
-        "negative_log_likelihood": lambda drawn: unlikely[drawn].mean(-1),
+    target_probabilities = probabilities[np.arange(len(target)), target]
+    brier_scores = (probabilities**2).sum(1) - 2 * target_probabilities + 1
+    log_losses = -np.log(np.maximum(target_probabilities, np.finfo(np.float32).smallest_subnormal))
+    return statistics | {
+        "brier": lambda indices: brier_scores[indices].mean(-1),
+        "negative_log_likelihood": lambda indices: log_losses[indices].mean(-1),
     }
 
 
-def of_classes(predictions: Predictions) -> list[OfClass]:
+def class_metrics(predictions: Predictions) -> list[ClassMetrics]:
     """Each class against all others, by scikit-learn."""
-    target, classes = predictions.target, predictions.outputs.shape[1]
+    target, num_classes = predictions.target, predictions.outputs.shape[1]
     scores: Any = metrics.precision_recall_fscore_support(  # whose types are those of averages
         target,
         predictions.classes,
-        labels=range(classes),
+        labels=range(num_classes),
         zero_division=0,  # pyright: ignore[reportArgumentType]
     )
-    found = []
-    for number, (precision, recall, f1, samples) in enumerate(zip(*scores, strict=True)):
-        score, truth = predictions.outputs[:, number], target == number
-        ranked = 0 < truth.sum() < len(truth)
-        found.append(
-            OfClass(
+    results = []
+    for class_index, (precision, recall, f1, samples) in enumerate(zip(*scores, strict=True)):
+        score, is_class = predictions.outputs[:, class_index], target == class_index
+        has_both = 0 < is_class.sum() < len(is_class)
+        results.append(
+            ClassMetrics(
                 int(samples), float(precision), float(recall), float(f1),
-                float(metrics.roc_auc_score(truth, score)) if ranked else None,
-                float(metrics.average_precision_score(truth, score)) if ranked else None,
+                float(metrics.roc_auc_score(is_class, score)) if has_both else None,
+                float(metrics.average_precision_score(is_class, score)) if has_both else None,
             )
         )  # fmt: skip
-    return found
+    return results
 
 
-def confusion(predictions: Predictions) -> list[list[int]]:
+def confusion_matrix(predictions: Predictions) -> list[list[int]]:
     """How many samples of each class, a row, were taken for each class, a column."""
     classes = range(predictions.outputs.shape[1])
     return metrics.confusion_matrix(predictions.target, predictions.classes, labels=classes).tolist()
 
 
-def reliability(predictions: Predictions) -> list[Bin]:
+def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
     """How often those are right that are so sure, in 15 bins; empty ones are left out.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
     """
     confidence = predictions.outputs.max(1).astype(np.float64)
-    right, place = predictions.classes == predictions.target, _bin_of(confidence)
+    is_correct, bin_indices = predictions.classes == predictions.target, _bin_indices(confidence)
     return [
-        Bin(
-            number / BINS, (number + 1) / BINS, int((place == number).sum()),
-            float(confidence[place == number].mean()), float(right[place == number].mean()),
+        ReliabilityBin(
+            bin_index / NUM_BINS, (bin_index + 1) / NUM_BINS, int((bin_indices == bin_index).sum()),
+            float(confidence[bin_indices == bin_index].mean()), float(is_correct[bin_indices == bin_index].mean()),
         )
-        for number in np.unique(place).tolist()
+        for bin_index in np.unique(bin_indices).tolist()
     ]  # fmt: skip
 
 
-def calibration_error(bins: list[Bin]) -> float:
+def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
     r"""The expected calibration error, :math:`\sum_b \frac{n_b}{n} |\text{accuracy}_b - \text{confidence}_b|`.
 
     It is never too small: chance alone makes bins differ. An interval by drawing samples again would not hold it.
     """
-    return sum(each.samples * abs(each.accuracy - each.confidence) for each in bins) / sum(
-        each.samples for each in bins
-    )
+    return sum(
+        reliability_bin.samples * abs(reliability_bin.accuracy - reliability_bin.confidence) for reliability_bin in bins
+    ) / sum(reliability_bin.samples for reliability_bin in bins)
 
 
-def _bin_of(confidence: NDArray[Any]) -> NDArray[Any]:
-    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+def _bin_indices(confidence: NDArray[Any]) -> NDArray[Any]:
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
-def _counted(numbers: NDArray[Any], kinds: int, weights: NDArray[Any] | None = None) -> NDArray[Any]:
-    """How often each number from 0 to ``kinds`` - 1 comes in each row of (…, n), or its weights: (…, kinds)."""
+def _count_values(numbers: NDArray[Any], num_values: int, weights: NDArray[Any] | None = None) -> NDArray[Any]:
+    """How often each number from 0 to ``num_values`` - 1 comes in each row of (…, n), or its weights: (…, kinds)."""
     rows = numbers.reshape(-1, numbers.shape[-1])
-    apart = (rows + kinds * np.arange(len(rows))[:, None]).ravel()
-    counts = np.bincount(apart, None if weights is None else weights.ravel(), minlength=kinds * len(rows))
-    return counts.reshape(*numbers.shape[:-1], kinds)
+    offset_numbers = (rows + num_values * np.arange(len(rows))[:, None]).ravel()
+    counts = np.bincount(offset_numbers, None if weights is None else weights.ravel(), minlength=num_values * len(rows))
+    return counts.reshape(*numbers.shape[:-1], num_values)

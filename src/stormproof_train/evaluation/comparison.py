@@ -11,7 +11,7 @@ from scipy import stats
 
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation import classification, regression
-from stormproof_train.evaluation.intervals import bootstrapped
+from stormproof_train.evaluation.intervals import bootstrap_interval
 from stormproof_train.evaluation.predictions import Predictions
 
 
@@ -40,16 +40,20 @@ def compare(first: Predictions, second: Predictions, names: Collection[str] | No
     Raises:
         UserError: if they are not of the same samples.
     """
-    _check(first, second)
-    kind = classification if first.is_classification else regression
-    one, other = kind.headline(first), kind.headline(second)
+    _check_same_samples(first, second)
+    task_module = classification if first.is_classification else regression
+    first_headline, second_headline = task_module.headline(first), task_module.headline(second)
     differences = {
-        name: asdict(bootstrapped(lambda drawn, name=name: one[name](drawn) - other[name](drawn), len(first)))
-        for name in one
-        if name in other and (names is None or name in names)
+        name: asdict(
+            bootstrap_interval(
+                lambda indices, name=name: first_headline[name](indices) - second_headline[name](indices), len(first)
+            )
+        )
+        for name in first_headline
+        if name in second_headline and (names is None or name in names)
     }
-    found: dict[str, Any] = {"samples": len(first), "differences": differences}
-    return found | ({"mcnemar": asdict(mcnemar(first, second))} if first.is_classification else {})
+    result: dict[str, Any] = {"samples": len(first), "differences": differences}
+    return result | ({"mcnemar": asdict(mcnemar(first, second))} if first.is_classification else {})
 
 
 def mcnemar(first: Predictions, second: Predictions) -> McNemar:
@@ -58,23 +62,25 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
     References:
         McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
     """
-    one, other = (each.classes == each.target for each in (first, second))
-    alone = int((one & ~other).sum()), int((other & ~one).sum())
-    p_value = stats.binomtest(alone[0], sum(alone), 0.5).pvalue if sum(alone) else 1.0
-    return McNemar(*alone, float(p_value))
+    first_correct, second_correct = (predictions.classes == predictions.target for predictions in (first, second))
+    discordant_counts = int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())
+    p_value = (
+        stats.binomtest(discordant_counts[0], sum(discordant_counts), 0.5).pvalue if sum(discordant_counts) else 1.0
+    )
+    return McNemar(*discordant_counts, float(p_value))
 
 
-def are_of_the_same_samples(first: Predictions, second: Predictions) -> bool:
+def have_same_samples(first: Predictions, second: Predictions) -> bool:
     """Whether they are, in the same order; targets alone do not tell, for two splits may have the same."""
     if first.samples is None or second.samples is None or first.is_classification != second.is_classification:
         return False
     return np.array_equal(first.samples, second.samples) and np.array_equal(first.target, second.target)
 
 
-def _check(first: Predictions, second: Predictions) -> None:
+def _check_same_samples(first: Predictions, second: Predictions) -> None:
     if first.samples is None or second.samples is None:
         raise UserError("of one of the two nobody wrote down which samples it was tested on: they cannot be compared")
-    if not are_of_the_same_samples(first, second):
+    if not have_same_samples(first, second):
         raise UserError(
             f"the two were tested on other samples ({len(first)} and {len(second)}): compare runs of the same data, "
             "split by the same seed, scaled alike, in the same precision"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.console import shown
+from stormproof_train.console import format_value
 
-NAMES = {"accuracy": "accuracy", "r2": "R²"}
+METRIC_NAMES = {"accuracy": "accuracy", "r2": "R²"}
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,21 @@ def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
         evaluation: Content of an ``evaluation.json``.
     """
     sentences = []
-    constant = against_constant(evaluation)
+    constant = compare_with_constant(evaluation)
     if constant is not None:
-        what = "the most common class" if constant.metric == "accuracy" else "the mean of the test targets"
-        how = {True: "better than", False: "no better than", None: "not clearly better than"}[constant.better]
+        baseline = "the most common class" if constant.metric == "accuracy" else "the mean of the test targets"
+        relation = {True: "better than", False: "no better than", None: "not clearly better than"}[constant.better]
         sentences.append(
-            f"The network is {how} always predicting {what} ({NAMES[constant.metric]} {shown(constant.value)})."
+            f"The network is {relation} always predicting {baseline} ({METRIC_NAMES[constant.metric]} "
+            f"{format_value(constant.value)})."
         )
-    linear = against_linear(evaluation)
+    linear = compare_with_linear(evaluation)
     if linear is not None:
-        sentences.append(_of_linear(linear, evaluation["baselines"]["linear"]))
+        sentences.append(_linear_sentence(linear, evaluation["baselines"]["linear"]))
     return sentences
 
 
-def against_constant(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
+def compare_with_constant(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
     """Compares with the constant that is best for the test split: its most common class, or the mean of its targets.
 
     Args:
@@ -59,11 +60,11 @@ def against_constant(evaluation: Mapping[str, Any]) -> BaselineComparison | None
     interval = evaluation["headline"].get(name)
     if interval is None or interval["low"] is None:
         return None
-    value = _share_of_the_most_common(evaluation["confusion"]) if name == "accuracy" else 0.0
-    return BaselineComparison(name, value, _verdict(better=interval["low"] > value, worse=interval["high"] <= value))
+    value = _most_common_share(evaluation["confusion"]) if name == "accuracy" else 0.0
+    return BaselineComparison(name, value, _decide(better=interval["low"] > value, worse=interval["high"] <= value))
 
 
-def against_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
+def compare_with_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
     """Compares with the linear model by the interval of the difference on the same test samples.
 
     Args:
@@ -78,31 +79,34 @@ def against_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
     metric, low, high = (linear["difference"][key] for key in ("metric", "low", "high"))
     if evaluation["headline"][metric]["low"] is None:  # R² of a single sample, or of equal targets
         return None
-    better = None if low is None else _verdict(better=low > 0, worse=high < 0)
+    better = None if low is None else _decide(better=low > 0, worse=high < 0)
     return BaselineComparison(metric, linear["headline"][metric], better)
 
 
-def _verdict(*, better: bool, worse: bool) -> bool | None:
+def _decide(*, better: bool, worse: bool) -> bool | None:
     if better:
         return True
     return False if worse else None
 
 
-def _share_of_the_most_common(confusion: list[list[int]]) -> float:
+def _most_common_share(confusion: list[list[int]]) -> float:
     samples = [sum(row) for row in confusion]
     return max(samples) / sum(samples)
 
 
-def _of_linear(compared: BaselineComparison, linear: Mapping[str, Any]) -> str:
-    how = {True: "better than", False: "worse than", None: "not clearly better or worse than"}[compared.better]
-    rows, all_rows = linear["rows"], linear["training_rows"]
-    fitted = f"{all_rows:,}" if rows == all_rows else f"{rows:,} of {all_rows:,}"
+def _linear_sentence(comparison: BaselineComparison, linear: Mapping[str, Any]) -> str:
+    relation = {True: "better than", False: "worse than", None: "not clearly better or worse than"}[comparison.better]
+    num_rows, num_training_rows = linear["rows"], linear["training_rows"]
+    row_counts = f"{num_training_rows:,}" if num_rows == num_training_rows else f"{num_rows:,} of {num_training_rows:,}"
     difference = linear["difference"]
-    ends = (
-        "" if difference["low"] is None else f", 95% interval {shown(difference['low'])} to {shown(difference['high'])}"
+    interval_text = (
+        ""
+        if difference["low"] is None
+        else f", 95% interval {format_value(difference['low'])} to {format_value(difference['high'])}"
     )
     return (
-        f"The network is {how} {linear['model']} fitted on {fitted} training rows "
-        f"({NAMES[compared.metric]} {shown(compared.value)}; difference {shown(difference['value'])}{ends}, "
+        f"The network is {relation} {linear['model']} fitted on {row_counts} training rows "
+        f"({METRIC_NAMES[comparison.metric]} {format_value(comparison.value)}; difference "
+        f"{format_value(difference['value'])}{interval_text}, "
         f"{difference['samples']:,} test samples)."
     )

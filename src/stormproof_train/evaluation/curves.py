@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from stormproof_train.evaluation.predictions import Predictions
 
-POINTS = 200
+MAX_POINTS = 200
 """Of a curve, at most: what a page can show."""
 
 
@@ -25,12 +25,12 @@ class Curve:
         y: the true positive rate, or the precision.
     """
 
-    of_class: int
+    class_index: int
     x: list[float]
     y: list[float]
 
 
-def roc(predictions: Predictions) -> list[Curve]:
+def roc_curves(predictions: Predictions) -> list[Curve]:
     """True against false positives of each class that came, and not alone.
 
     Args:
@@ -38,41 +38,43 @@ def roc(predictions: Predictions) -> list[Curve]:
 
     Example:
         >>> said = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-        >>> roc(Predictions("probabilities", said, np.array([0, 1, 1])))[0]
+        >>> roc_curves(Predictions("probabilities", said, np.array([0, 1, 1])))[0]
         Curve(of_class=0, x=[0.0, 0.0, 1.0], y=[0.0, 1.0, 1.0])
     """
     return [
-        Curve(number, *_thinned(*metrics.roc_curve(truth, score)[:2]))
-        for number, truth, score in _one_against_others(predictions)
+        Curve(class_index, *_thin_points(*metrics.roc_curve(is_class, score)[:2]))
+        for class_index, is_class, score in _one_vs_rest(predictions)
     ]
 
 
-def precision_recall(predictions: Predictions) -> list[Curve]:
+def precision_recall_curves(predictions: Predictions) -> list[Curve]:
     """Precision against recall of each class that came, and not alone.
 
     Args:
         predictions: of classes.
     """
-    found = []
-    for number, truth, score in _one_against_others(predictions):
-        precision, recall, _ = metrics.precision_recall_curve(truth, score, drop_intermediate=True)
-        found.append(Curve(number, *_thinned(recall, precision)))
-    return found
+    curves = []
+    for class_index, is_class, score in _one_vs_rest(predictions):
+        precision, recall, _ = metrics.precision_recall_curve(is_class, score, drop_intermediate=True)
+        curves.append(Curve(class_index, *_thin_points(recall, precision)))
+    return curves
 
 
-def _one_against_others(predictions: Predictions) -> list[tuple[int, NDArray[Any], NDArray[Any]]]:
+def _one_vs_rest(predictions: Predictions) -> list[tuple[int, NDArray[Any], NDArray[Any]]]:
     target = predictions.target
     return [
-        (number, target == number, predictions.outputs[:, number])
-        for number in np.unique(target).tolist()
-        if (target == number).sum() < len(target)
+        (class_index, target == class_index, predictions.outputs[:, class_index])
+        for class_index in np.unique(target).tolist()
+        if (target == class_index).sum() < len(target)
     ]
 
 
-def _thinned(x: NDArray[Any], y: NDArray[Any]) -> tuple[list[float], list[float]]:
+def _thin_points(x: NDArray[Any], y: NDArray[Any]) -> tuple[list[float], list[float]]:
     """Points that lie on the curve, its ends among them, as many of the way along it between any two of them."""
-    if len(x) > POINTS:
-        along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS)).clip(max=len(x) - 1))
-        x, y = x[kept], y[kept]
+    if len(x) > MAX_POINTS:
+        arc_lengths = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+        indices = np.unique(
+            np.searchsorted(arc_lengths, np.linspace(0, arc_lengths[-1], MAX_POINTS)).clip(max=len(x) - 1)
+        )
+        x, y = x[indices], y[indices]
     return x.tolist(), y.tolist()

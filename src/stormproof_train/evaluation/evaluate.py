@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stormproof_train.evaluation import classification, regression
-from stormproof_train.evaluation.intervals import bootstrapped, of_share
+from stormproof_train.evaluation.intervals import bootstrap_interval, share_interval
 from stormproof_train.evaluation.predictions import Predictions
 
 
@@ -25,25 +25,25 @@ def evaluate(predictions: Predictions) -> dict[str, Any] | None:
     """
     if not (np.isfinite(predictions.outputs).all() and np.isfinite(predictions.target).all()):
         return None
-    kind = classification if predictions.is_classification else regression
+    task_module = classification if predictions.is_classification else regression
     headline = {
-        name: asdict(bootstrapped(statistic, len(predictions)))
-        for name, statistic in kind.headline(predictions).items()
+        name: asdict(bootstrap_interval(statistic, len(predictions)))
+        for name, statistic in task_module.headline(predictions).items()
     }
-    found: dict[str, Any] = {"samples": len(predictions), "headline": headline}
+    evaluation: dict[str, Any] = {"samples": len(predictions), "headline": headline}
     if not predictions.is_classification:
-        return found | {"residuals": [asdict(each) for each in regression.residuals(predictions)]}
+        return evaluation | {"residuals": [asdict(entry) for entry in regression.summarize_residuals(predictions)]}
     if headline["accuracy"]["low"] is None:  # all right, or all wrong
-        right = int((predictions.classes == predictions.target).sum())
-        headline["accuracy"] = asdict(of_share(right, len(predictions)))
-    found |= {
-        "classes": [asdict(each) for each in classification.of_classes(predictions)],
-        "confusion": classification.confusion(predictions),
+        num_correct = int((predictions.classes == predictions.target).sum())
+        headline["accuracy"] = asdict(share_interval(num_correct, len(predictions)))
+    evaluation |= {
+        "classes": [asdict(entry) for entry in classification.class_metrics(predictions)],
+        "confusion": classification.confusion_matrix(predictions),
     }
     if predictions.kind == "scores":
-        return found
-    bins = classification.reliability(predictions)
-    return found | {
-        "reliability": [asdict(each) for each in bins],
-        "calibration_error": classification.calibration_error(bins),
+        return evaluation
+    bins = classification.reliability_bins(predictions)
+    return evaluation | {
+        "reliability": [asdict(entry) for entry in bins],
+        "calibration_error": classification.expected_calibration_error(bins),
     }

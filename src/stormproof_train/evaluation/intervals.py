@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-RESAMPLES = 2000
-MOST_CORRECTED = 10_000
+NUM_RESAMPLES = 2000
+MAX_BCA_SAMPLES = 10_000
 """Samples up to which an interval is bias-corrected and accelerated: that work grows with their square."""
-AT_ONCE = 4_000_000
+MAX_BATCH_ENTRIES = 4_000_000
 """Entries of a table of drawn samples that is held in memory."""
 
 Statistic = Callable[[NDArray[Any]], NDArray[Any]]
@@ -30,47 +30,47 @@ class Interval:
     high: float | None
 
 
-def bootstrapped(statistic: Statistic, samples: int, seed: int = 0) -> Interval:
+def bootstrap_interval(statistic: Statistic, num_samples: int, seed: int = 0) -> Interval:
     """The value of a statistic over all samples, and its bootstrap interval: BCa's; of over 10,000, the percentiles'.
 
     Args:
         statistic: of sample numbers.
-        samples: how many there are, at least 1.
+        num_samples: how many there are, at least 1.
         seed: of what is drawn.
 
     Example:
         >>> right = np.array([True] * 90 + [False] * 10)
-        >>> bootstrapped(lambda drawn: right[drawn].mean(-1), 100)
+        >>> bootstrap_interval(lambda drawn: right[drawn].mean(-1), 100)
         Interval(value=0.9, low=0.83, high=0.95)
 
     References:
         Efron, Better Bootstrap Confidence Intervals, 1987.
     """
-    numbers = np.arange(samples)
-    value = float(statistic(numbers))
-    if samples < 2:
+    indices = np.arange(num_samples)
+    value = float(statistic(indices))
+    if num_samples < 2:
         return Interval(value, None, None)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # what is degenerate has no ends
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (numbers,),
-            lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1)),
-            n_resamples=RESAMPLES,
-            batch=max(1, AT_ONCE // samples),
+        confidence_interval = stats.bootstrap(
+            (indices,),
+            lambda resamples, axis: statistic(np.moveaxis(resamples, axis, -1)),
+            n_resamples=NUM_RESAMPLES,
+            batch=max(1, MAX_BATCH_ENTRIES // num_samples),
             vectorized=True,
-            method="BCa" if samples <= MOST_CORRECTED else "percentile",
+            method="BCa" if num_samples <= MAX_BCA_SAMPLES else "percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    low, high = float(found.low), float(found.high)
+    low, high = float(confidence_interval.low), float(confidence_interval.high)
     return Interval(value, low, high) if np.isfinite([low, high]).all() else Interval(value, None, None)
 
 
-def of_share(right: int, samples: int) -> Interval:
+def share_interval(num_correct: int, num_samples: int) -> Interval:
     """A share with the interval of Clopper and Pearson, which has ends where all samples are alike, too.
 
     Example:
-        >>> round(of_share(10, 10).low, 3)
+        >>> round(share_interval(10, 10).low, 3)
         0.692
     """
-    ends = stats.binomtest(right, samples).proportion_ci(0.95, "exact")
-    return Interval(right / samples, float(ends.low), float(ends.high))
+    bounds = stats.binomtest(num_correct, num_samples).proportion_ci(0.95, "exact")
+    return Interval(num_correct / num_samples, float(bounds.low), float(bounds.high))

@@ -10,24 +10,24 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.console import say
-from stormproof_train.evaluation.baselines import with_baselines
-from stormproof_train.evaluation.collected import Collected
+from stormproof_train.console import print_line
+from stormproof_train.evaluation.baselines import add_baselines
+from stormproof_train.evaluation.collected import PredictionStore
 from stormproof_train.evaluation.evaluate import evaluate
 
 
-def keep(
-    tested: Collected,
+def save_test_results(
+    store: PredictionStore,
     folder: Path,
-    of: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     data: pl.LightningDataModule | None = None,
 ) -> dict[str, Any] | None:
     """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
 
     Args:
-        tested: the pass over the split; rank 0's.
+        store: the pass over the split; rank 0's.
         folder: of the run, or of one evaluation.
-        of: what was evaluated, where the folder does not say it.
+        metadata: what was evaluated, where the folder does not say it.
         data: Data module of the test split. If it is a table, the network is compared with baselines. None compares
             with no baselines.
 
@@ -35,36 +35,39 @@ def keep(
         The evaluation, as :func:`evaluate` gives it; None where there is none.
     """
     try:
-        predictions = tested.predictions()
+        predictions = store.predictions()
     except ValueError as error:
-        say(f"warning: no predictions are kept, and no intervals: {error}")
+        print_line(f"warning: no predictions are kept, and no intervals: {error}")
         return None
     predictions.save(folder / "predictions.npz")
     try:
         evaluation = evaluate(predictions)
         if evaluation is not None and data is not None:
-            evaluation = with_baselines(evaluation, predictions, data)
-        content = None if evaluation is None else json.dumps({**(of or {}), **evaluation}, allow_nan=False)
+            evaluation = add_baselines(evaluation, predictions, data)
+        content = None if evaluation is None else json.dumps({**(metadata or {}), **evaluation}, allow_nan=False)
     except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
-        say(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
+        print_line(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
         return None
     if evaluation is None or content is None:
-        say("warning: the predictions or the targets are not all finite: no evaluation")
+        print_line("warning: the predictions or the targets are not all finite: no evaluation")
         return None
     with atomic_write(folder / "evaluation.json") as file:
         file.write(f"{content}\n".encode())
     return evaluation
 
 
-def intervals(evaluation: Mapping[str, Any]) -> dict[str, list[float]]:
+def extract_intervals(evaluation: Mapping[str, Any]) -> dict[str, list[float]]:
     """The ends of the 95% intervals of those headline numbers that have one, by name."""
-    ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
-    return {name: each for name, each in ends.items() if None not in each}
+    bounds_by_name = {name: [metric["low"], metric["high"]] for name, metric in evaluation["headline"].items()}
+    return {name: bounds for name, bounds in bounds_by_name.items() if None not in bounds}
 
 
-def baselines(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def extract_baselines(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Returns the metrics of the linear model, by its name, and of the ``constant``; empty if there are none."""
-    found = evaluation.get("baselines")
-    if found is None:
+    baseline_metrics = evaluation.get("baselines")
+    if baseline_metrics is None:
         return {}
-    return {found["linear"]["model"]: found["linear"]["headline"], "constant": found["constant"]["headline"]}
+    return {
+        baseline_metrics["linear"]["model"]: baseline_metrics["linear"]["headline"],
+        "constant": baseline_metrics["constant"]["headline"],
+    }

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 
-BROKEN = zipfile.BadZipFile, zlib.error
-Kind = Literal["probabilities", "scores", "values"]
+ZIP_ERRORS = zipfile.BadZipFile, zlib.error
+OutputKind = Literal["probabilities", "scores", "values"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Predictions:
         array([0, 1])
     """
 
-    kind: Kind
+    kind: OutputKind
     outputs: NDArray[Any]
     target: NDArray[Any]
     samples: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
+        if self.kind not in get_args(OutputKind):
             raise ValueError(f"there are no predictions of kind {self.kind}")
         expected = self.outputs.shape[:1] if self.is_classification else self.outputs.shape
         if self.outputs.ndim != 2 or not len(self.outputs) or self.target.shape != expected:
@@ -69,9 +69,11 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Writes all of it as an ``.npz``, whole or not at all."""
-        known: dict[str, Any] = {} if self.samples is None else {"samples": self.samples}
+        optional_arrays: dict[str, Any] = {} if self.samples is None else {"samples": self.samples}
         with atomic_write(path) as file:
-            np.savez_compressed(file, kind=np.array(self.kind), outputs=self.outputs, target=self.target, **known)
+            np.savez_compressed(
+                file, kind=np.array(self.kind), outputs=self.outputs, target=self.target, **optional_arrays
+            )
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -82,7 +84,7 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                kind, samples = cast("Kind", str(arrays["kind"])), arrays.get("samples")
+                kind, samples = cast("OutputKind", str(arrays["kind"])), arrays.get("samples")
                 return cls(kind, arrays["outputs"], arrays["target"], samples)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *BROKEN) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *ZIP_ERRORS) as error:
             raise UserError(f"{path} holds no predictions of ours, or is damaged: evaluate again") from error

@@ -15,7 +15,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
-class Residuals:
+class ResidualSummary:
     """What is left of one output, target minus prediction.
 
     Attributes:
@@ -36,34 +36,36 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
     :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, the mean over the outputs, 0 of one that never changes.
     """
     target = predictions.target.astype(np.float64)
-    away = target - predictions.outputs
-    squared, absolute = (away**2).mean(1), np.abs(away).mean(1)
+    errors = target - predictions.outputs
+    mean_squared_errors, mean_absolute_errors = (errors**2).mean(1), np.abs(errors).mean(1)
 
-    centred = target - target.mean(0)
-    left, around = away**2, centred**2
+    centered_target = target - target.mean(0)
+    squared_errors, squared_deviations = errors**2, centered_target**2
 
-    def r2(drawn: NDArray[Any]) -> NDArray[Any]:
-        squares = sum_of(around, drawn)
-        spread = squares - sum_of(centred, drawn) ** 2 / drawn.shape[-1]
-        none = spread <= 1e-12 * np.maximum(squares, np.finfo(np.float64).tiny)
-        return np.where(none, 0.0, 1 - sum_of(left, drawn) / np.where(none, 1.0, spread)).mean(-1)
+    def r2(indices: NDArray[Any]) -> NDArray[Any]:
+        square_sums = sum_samples(squared_deviations, indices)
+        variations = square_sums - sum_samples(centered_target, indices) ** 2 / indices.shape[-1]
+        is_constant = variations <= 1e-12 * np.maximum(square_sums, np.finfo(np.float64).tiny)
+        return np.where(
+            is_constant, 0.0, 1 - sum_samples(squared_errors, indices) / np.where(is_constant, 1.0, variations)
+        ).mean(-1)
 
     return {
-        "rmse": lambda drawn: np.sqrt(squared[drawn].mean(-1)),
-        "mae": lambda drawn: absolute[drawn].mean(-1),
+        "rmse": lambda indices: np.sqrt(mean_squared_errors[indices].mean(-1)),
+        "mae": lambda indices: mean_absolute_errors[indices].mean(-1),
         "r2": r2,
     }
 
 
-def sum_of(values: NDArray[Any], drawn: NDArray[Any]) -> NDArray[Any]:
+def sum_samples(values: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
     """Of (samples, outputs), the sums over the drawn samples: (…, outputs)."""
-    return np.stack([column[drawn].sum(-1) for column in values.T], axis=-1)
+    return np.stack([column[indices].sum(-1) for column in values.T], axis=-1)
 
 
-def residuals(predictions: Predictions) -> list[Residuals]:
+def summarize_residuals(predictions: Predictions) -> list[ResidualSummary]:
     """What is left of each output."""
-    found = []
-    for left in (predictions.target.astype(np.float64) - predictions.outputs).T:
-        spread = float(left.std(ddof=1)) if len(left) > 1 else None
-        found.append(Residuals(float(left.mean()), spread, np.quantile(left, QUANTILES).tolist()))
-    return found
+    summaries = []
+    for errors in (predictions.target.astype(np.float64) - predictions.outputs).T:
+        spread = float(errors.std(ddof=1)) if len(errors) > 1 else None
+        summaries.append(ResidualSummary(float(errors.mean()), spread, np.quantile(errors, QUANTILES).tolist()))
+    return summaries

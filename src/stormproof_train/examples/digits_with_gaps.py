@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from stormproof_train.data.digits import Digits
-from stormproof_train.data.in_memory import Split, Tensors
+from stormproof_train.data.in_memory import BatchedTensorDataset, Split
 
-EVERY, ROW = 100, 3
+GAP_INTERVAL, GAP_ROW = 100, 3
 """One scan of so many lacks this row of pixels."""
 
 
@@ -30,12 +30,12 @@ class DigitsWithGaps(Digits):
         super().__init__(batch_size, seed=seed)
         self.fill_gaps = fill_gaps
 
-    def samples(self, split: Split) -> Tensors:
+    def build_dataset(self, split: Split) -> BatchedTensorDataset:
         """The tensors, a batch at a time, with the gaps."""
-        return _WithGaps(split, 0.0 if self.fill_gaps else math.nan)
+        return _GappedDataset(split, 0.0 if self.fill_gaps else math.nan)
 
 
-class _WithGaps(Tensors):
+class _GappedDataset(BatchedTensorDataset):
     def __init__(self, split: Split, gap: float) -> None:
         super().__init__(*split)
         self._gap = gap
@@ -46,6 +46,6 @@ class _WithGaps(Tensors):
 
     def __getitems__(self, indices: Sequence[int]) -> Split:
         inputs, targets = super().__getitems__(indices)
-        lacking = [place for place, index in enumerate(indices) if index % EVERY == EVERY - 1]
-        inputs[lacking, :, ROW] = self._gap  # a copy: the split stays whole
+        gap_positions = [position for position, index in enumerate(indices) if index % GAP_INTERVAL == GAP_INTERVAL - 1]
+        inputs[gap_positions, :, GAP_ROW] = self._gap  # a copy: the split stays whole
         return inputs, targets

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from stormproof_train.activations import Activation
-from stormproof_train.initialization.gains import gains
+from stormproof_train.initialization.gains import compute_gains
 from stormproof_train.initialization.layers import draw_normal
 
 
@@ -51,5 +51,5 @@ def auto(network: nn.Module, activation: Activation | None, input_shape: Sequenc
     """
     if activation is None:
         return
-    for layer, gain in gains(network, activation, input_shape).items():
+    for layer, gain in compute_gains(network, activation, input_shape).items():
         draw_normal(layer, gain**2)

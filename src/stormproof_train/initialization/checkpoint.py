@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stormproof.checkpoint.verification import load_problem
+from stormproof.checkpoint.verification import find_load_problem
 from stormproof_train.errors import UserError, first_line
 
-NETWORK = "network."
+NETWORK_PREFIX = "network."
 """Before the names of a network's own weights in a checkpoint of a run."""
 
 
@@ -37,18 +37,18 @@ def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) ->
         >>> bool((other.weight == trained.weight).all())
         True
     """
-    weights = weights_of(read_checkpoint(Path(path), sha256))
+    weights = extract_network_weights(read_checkpoint(Path(path), sha256))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[1:2] or [first_line(error)]
+        mismatch_lines = str(error).strip().splitlines()[1:2] or [first_line(error)]
         raise UserError(
             f"{path} holds the weights of another network than {type(network).__name__} as it is here: "
-            f"{reason[0].strip()}"
+            f"{mismatch_lines[0].strip()}"
         ) from error
 
 
-def digest_of(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -66,10 +66,10 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
-    problem = load_problem(path)
+    problem = find_load_problem(path)
     if problem is not None:
         raise UserError(f"{path} is damaged, or no checkpoint: {problem}")
-    if sha256 is not None and digest_of(path) != sha256:
+    if sha256 is not None and compute_digest(path) != sha256:
         raise UserError(f"{path} is another file than it was: its content does not have the SHA-256 {sha256}")
     content: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
@@ -77,12 +77,14 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
     return dict(content)
 
 
-def weights_of(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def extract_network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The network's weights, by their names in it.
 
     Args:
         content: of a checkpoint of a run, or a network's ``state_dict`` itself.
     """
     state: Mapping[str, Any] = content.get("state_dict", content)
-    of_a_task = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
-    return of_a_task or dict(state)
+    task_weights = {
+        name.removeprefix(NETWORK_PREFIX): value for name, value in state.items() if name.startswith(NETWORK_PREFIX)
+    }
+    return task_weights or dict(state)

@@ -14,15 +14,15 @@ from torch import nn
 
 from stormproof_train.activations import Activation
 from stormproof_train.errors import UserError, first_line
-from stormproof_train.initialization.gains import kind_of
+from stormproof_train.initialization.gains import activation_class
 from stormproof_train.initialization.layers import draw_normal
 from stormproof_train.initialization.mean_square import is_elementwise
 from stormproof_train.initialization.quadrature import normal_grid
-from stormproof_train.initialization.wiring import wiring_of
+from stormproof_train.initialization.wiring import trace_layer_inputs
 
 BIAS_VARIANCES = (0.05, 0.2, 1.0, 0.0)
 """Tried in turn: the smooth kin of ReLU are stable with large ones only, ReLU itself with none."""
-SOUGHT = torch.logspace(-4, 3, 36, dtype=torch.float64).tolist()
+MEAN_SQUARE_GRID = torch.logspace(-4, 3, 36, dtype=torch.float64).tolist()
 """Mean squares of a signal between which the fixed point is sought."""
 
 
@@ -84,18 +84,21 @@ def edge_of_chaos(
         raise ValueError(f"bias_variance is {bias_variance}; it must be at least 0")
     if activation is None:
         raise UserError("initialization: edge_of_chaos is for an activation, and this model takes none")
-    wiring = wiring_of(network, kind_of(activation), input_shape)
-    edges = {source: edge_of(source, wiring.input_shapes[source], bias_variance) for source in wiring.input_shapes}
+    layer_inputs = trace_layer_inputs(network, activation_class(activation), input_shape)
+    edges = {
+        source: find_edge(source, layer_inputs.input_shapes[source], bias_variance)
+        for source in layer_inputs.input_shapes
+    }
     if not edges:
         raise UserError("initialization: edge_of_chaos is for an activation, and a pass through this model meets none")
-    anywhere = next(iter(edges.values()))
-    for layer, sources in wiring.fed_by.items():
+    default_edge = next(iter(edges.values()))
+    for layer, sources in layer_inputs.activations_by_layer.items():
         edge = edges[sources[0]] if sources else None
-        variance = edge.weight_variance if edge else anywhere.mean_square - anywhere.bias_variance
-        draw_normal(layer, variance, (edge or anywhere).bias_variance)
+        variance = edge.weight_variance if edge else default_edge.mean_square - default_edge.bias_variance
+        draw_normal(layer, variance, (edge or default_edge).bias_variance)
 
 
-def edge_of(activation: nn.Module, shape: Sequence[int] = (8,), bias_variance: float | None = None) -> Edge:
+def find_edge(activation: nn.Module, shape: Sequence[int] = (8,), bias_variance: float | None = None) -> Edge:
     """The stable point of an activation's edge.
 
     Args:
@@ -107,45 +110,55 @@ def edge_of(activation: nn.Module, shape: Sequence[int] = (8,), bias_variance: f
         UserError: if there is none.
 
     Example:
-        >>> edge = edge_of(nn.Tanh(), bias_variance=0.05)
+        >>> edge = find_edge(nn.Tanh(), bias_variance=0.05)
         >>> round(edge.weight_variance, 3), round(edge.mean_square, 3)
         (1.761, 0.57)
     """
     name = type(activation).__name__ if list(activation.children()) else str(activation)
-    tried = BIAS_VARIANCES if bias_variance is None else (bias_variance,)
+    bias_variances = BIAS_VARIANCES if bias_variance is None else (bias_variance,)
     try:
         phi = copy.deepcopy(activation).double().eval()
         if not is_elementwise(phi, shape):
             raise UserError(
                 f"initialization: edge_of_chaos is for elementwise activations, and {name} is none: choose auto or lsuv"
             )
-        passed_on = [_passed_on(phi, shape, q) for q in SOUGHT]
-        found = next((edge for each in tried if (edge := _stable_edge(phi, shape, each, passed_on))), None)
+        mapped_mean_squares = [_map_mean_square(phi, shape, q) for q in MEAN_SQUARE_GRID]
+        stable_edge = next(
+            (
+                edge
+                for candidate in bias_variances
+                if (edge := _stable_edge(phi, shape, candidate, mapped_mean_squares))
+            ),
+            None,
+        )
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"initialization: {name} cannot be measured in float64 ({first_line(error)}): set initialization=torch"
         ) from error
-    if found is None:
-        told = ", ".join(f"{each:g}" for each in tried)
-        others = "" if bias_variance is None else "leave initialization.bias_variance out, or "
+    if stable_edge is None:
+        variances_text = ", ".join(f"{candidate:g}" for candidate in bias_variances)
+        fix = "" if bias_variance is None else "leave initialization.bias_variance out, or "
         raise UserError(
-            f"initialization: {name} has no stable edge of chaos with a bias variance of {told}: {others}choose auto "
+            f"initialization: {name} has no stable edge of chaos with a bias variance of {variances_text}: "
+            f"{fix}choose auto "
             "or lsuv"
         )
-    return found
+    return stable_edge
 
 
-def _stable_edge(phi: nn.Module, shape: Sequence[int], bias_variance: float, passed_on: Sequence[float]) -> Edge | None:
-    """``passed_on``: at each of the mean squares sought, what :func:`_passed_on` gives."""
+def _stable_edge(
+    phi: nn.Module, shape: Sequence[int], bias_variance: float, mapped_mean_squares: Sequence[float]
+) -> Edge | None:
+    """``mapped_mean_squares``: at each of the mean squares sought, what :func:`_map_mean_square` gives."""
 
     def drift(q: float) -> float:
-        return _passed_on(phi, shape, q) + bias_variance - q
+        return _map_mean_square(phi, shape, q) + bias_variance - q
 
-    drifts = [passed + bias_variance - q for q, passed in zip(SOUGHT, passed_on, strict=True)]
-    if all(abs(each) < 1e-6 * q for each, q in zip(drifts, SOUGHT, strict=True)):
+    drifts = [mapped + bias_variance - q for q, mapped in zip(MEAN_SQUARE_GRID, mapped_mean_squares, strict=True)]
+    if all(abs(difference) < 1e-6 * q for difference, q in zip(drifts, MEAN_SQUARE_GRID, strict=True)):
         return Edge(_weight_variance(phi, shape, 1.0), bias_variance, 1.0)  # at any q: it has no scale
-    for (low, one), (high, other) in itertools.pairwise(zip(SOUGHT, drifts, strict=True)):
-        if one * other < 0:
+    for (low, low_drift), (high, high_drift) in itertools.pairwise(zip(MEAN_SQUARE_GRID, drifts, strict=True)):
+        if low_drift * high_drift < 0:
             q: float = brentq(drift, low, high, xtol=1e-10)  # pyright: ignore[reportAssignmentType] (full_output)
             weight_variance = _weight_variance(phi, shape, q)
             slope = weight_variance * (_mean_square(phi, shape, 1.01 * q) - _mean_square(phi, shape, 0.99 * q))
@@ -154,7 +167,7 @@ def _stable_edge(phi: nn.Module, shape: Sequence[int], bias_variance: float, pas
     return None
 
 
-def _passed_on(phi: nn.Module, shape: Sequence[int], q: float) -> float:
+def _map_mean_square(phi: nn.Module, shape: Sequence[int], q: float) -> float:
     """What is left of a mean square behind a layer without biases, whose weights keep differences as they are."""
     return _mean_square(phi, shape, q) * _weight_variance(phi, shape, q)
 

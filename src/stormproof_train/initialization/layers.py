@@ -15,12 +15,12 @@ def layers_with_weights(network: nn.Module) -> Iterator[tuple[Layer, nn.Paramete
     """Those whose weights are to be trained, and not computed from others as weight norm does, with them."""
     for module in network.modules():
         if isinstance(module, Layer):
-            weight = weight_of(module)
+            weight = trainable_weight(module)
             if weight is not None:
                 yield module, weight
 
 
-def weight_of(layer: Layer) -> nn.Parameter | None:
+def trainable_weight(layer: Layer) -> nn.Parameter | None:
     """A layer's own trainable weight."""
     weight = dict(layer.named_parameters(recurse=False)).get("weight")
     return weight if weight is not None and weight.requires_grad else None
@@ -39,7 +39,7 @@ def fan_out(layer: Layer) -> int:
 
 def draw_normal(layer: Layer, weight_variance: float, bias_variance: float = 0.0) -> None:
     """Draws a layer's weights with a variance of so much over the fan-in, and its biases; what is frozen stays."""
-    weight = weight_of(layer)
+    weight = trainable_weight(layer)
     if weight is not None:
         nn.init.normal_(weight, std=math.sqrt(weight_variance / fan_in(layer)))
         draw_bias(layer, bias_variance)

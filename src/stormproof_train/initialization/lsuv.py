@@ -47,23 +47,24 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
         )
     orthogonal(network, None, inputs.shape[1:])
     names = {module: name for name, module in network.named_modules()}
-    waiting: dict[nn.Module, nn.Parameter] = dict(layers_with_weights(network))
+    unscaled_weights: dict[nn.Module, nn.Parameter] = dict(layers_with_weights(network))
 
     def scale(layer: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor | None:
-        weight = waiting.pop(layer, None)
+        weight = unscaled_weights.pop(layer, None)
         if weight is None:
             return None
         deviation = output.std()
         if not 0 < deviation < torch.inf:
-            where = names[layer] or type(layer).__name__
+            layer_name = names[layer] or type(layer).__name__
             raise UserError(
-                f"initialization: the outputs of {where} have the standard deviation {deviation.item():.3g} on the "
+                f"initialization: the outputs of {layer_name} have the standard deviation {deviation.item():.3g} on "
+                f"the "
                 "first batch, and lsuv divides by it: choose another activation, or initialization=auto"
             )
         weight.div_(deviation)
         return output / deviation
 
     with ExitStack() as hooks, dry_run(network), torch.no_grad():
-        for layer in waiting:
+        for layer in unscaled_weights:
             hooks.enter_context(layer.register_forward_hook(scale))
         network(inputs)

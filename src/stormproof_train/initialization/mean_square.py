@@ -12,11 +12,11 @@ from torch import nn
 from stormproof_train.errors import UserError, first_line
 from stormproof_train.initialization.quadrature import normal_grid
 
-DRAWN = 2**20
+MIN_BATCH_ELEMENTS = 2**20
 """Elements at least of the batch on which an activation is measured that is not elementwise: good to about 0.3%."""
-TRIED = 2**10
+MIN_PROBE_ELEMENTS = 2**10
 """Elements at least of the batches that tell whether it is."""
-FEWEST = 4
+MIN_SAMPLES = 4
 """Samples of a batch at least, however large one is."""
 
 
@@ -48,15 +48,16 @@ def mean_square(activation: nn.Module, shape: Sequence[int] = (8,)) -> float:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             phi = copy.deepcopy(activation).double().eval()
-            value = _over_a_grid(phi, shape) if is_elementwise(phi, shape) else _over_a_batch(phi, shape)
+            value = _integrate_on_grid(phi, shape) if is_elementwise(phi, shape) else _estimate_on_batch(phi, shape)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"initialization: {_name(activation)} cannot be measured in float64 ({first_line(error)}): set "
+            f"initialization: {_describe(activation)} cannot be measured in float64 ({first_line(error)}): set "
             "initialization=torch"
         ) from error
     if not math.isfinite(value) or value <= 0:
         raise UserError(
-            f"initialization: the mean square of {_name(activation)} over standard normal input is {value}, and auto "
+            f"initialization: the mean square of {_describe(activation)} over standard normal input is {value}, and "
+            f"auto "
             "scales weights by its inverse root: choose another activation, or initialization=torch"
         )
     return value
@@ -76,30 +77,30 @@ def is_elementwise(activation: nn.Module, shape: Sequence[int]) -> bool:
         (True, False)
     """
     generator = torch.Generator().manual_seed(0)
-    before, after = (_normal_batch(TRIED, shape, generator) for _ in range(2))
-    some = before.numel() // 2
-    here, there = (torch.randperm(before.numel(), generator=generator)[:some] for _ in range(2))
-    after.view(-1)[there] = before.view(-1)[here]
-    one, other = activation(before), activation(after)
-    if one.shape != before.shape:
+    original, permuted = (_normal_batch(MIN_PROBE_ELEMENTS, shape, generator) for _ in range(2))
+    num_moved = original.numel() // 2
+    source, destination = (torch.randperm(original.numel(), generator=generator)[:num_moved] for _ in range(2))
+    permuted.view(-1)[destination] = original.view(-1)[source]
+    original_output, permuted_output = activation(original), activation(permuted)
+    if original_output.shape != original.shape:
         return False
-    return torch.allclose(one.reshape(-1)[here], other.reshape(-1)[there], rtol=1e-5)
+    return torch.allclose(original_output.reshape(-1)[source], permuted_output.reshape(-1)[destination], rtol=1e-5)
 
 
-def _over_a_grid(phi: nn.Module, shape: Sequence[int]) -> float:
+def _integrate_on_grid(phi: nn.Module, shape: Sequence[int]) -> float:
     z, weights = normal_grid(shape)
     return float((weights * phi(z).square()).sum())
 
 
-def _over_a_batch(phi: nn.Module, shape: Sequence[int]) -> float:
-    z = _normal_batch(DRAWN, shape, torch.Generator().manual_seed(0))
+def _estimate_on_batch(phi: nn.Module, shape: Sequence[int]) -> float:
+    z = _normal_batch(MIN_BATCH_ELEMENTS, shape, torch.Generator().manual_seed(0))
     return float(phi(z).square().mean())
 
 
 def _normal_batch(elements: int, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    samples = max(FEWEST, math.ceil(elements / math.prod(shape)))
+    samples = max(MIN_SAMPLES, math.ceil(elements / math.prod(shape)))
     return torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
 
 
-def _name(activation: nn.Module) -> str:
+def _describe(activation: nn.Module) -> str:
     return " ".join(str(activation).split())

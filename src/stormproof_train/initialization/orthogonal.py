@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from stormproof_train.activations import Activation
-from stormproof_train.initialization.gains import gains
+from stormproof_train.initialization.gains import compute_gains
 from stormproof_train.initialization.layers import draw_bias, fan_in, layers_with_weights
 
 
@@ -46,9 +46,9 @@ def orthogonal(
     """
     if gain is not None and not gain > 0:
         raise ValueError(f"gain is {gain}; it must be above 0")
-    measured = gains(network, activation, input_shape) if activation is not None and gain is None else {}
+    layer_gains = compute_gains(network, activation, input_shape) if activation is not None and gain is None else {}
     for layer, weight in layers_with_weights(network):
         rows, columns = len(weight), fan_in(layer)
-        norm = measured.get(layer, 1.0) if gain is None else gain
+        norm = layer_gains.get(layer, 1.0) if gain is None else gain
         nn.init.orthogonal_(weight, gain=norm * max(1.0, rows / columns) ** 0.5)
         draw_bias(layer)

@@ -16,18 +16,18 @@ from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.signals.listener import children_born_deaf
-from stormproof_train.console import say
+from stormproof.signals.listener import signals_blocked_in_children
+from stormproof_train.console import print_line
 from stormproof_train.errors import UserError
-from stormproof_train.install_command import install
-from stormproof_train.run.git_state import git_state
+from stormproof_train.install_command import install_command
+from stormproof_train.run.git_state import read_git_state
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """W&B's own server, as older and as newer clients call it."""
-ONLINE_SECONDS = 20.0
+INIT_TIMEOUT_SECONDS = 20.0
 """How long W&B may take to answer before the run goes on without it."""
-LAST_SECONDS = 300.0
+FINISH_TIMEOUT_SECONDS = 300.0
 """How long a run that has ended waits for W&B to take the rest."""
 
 
@@ -46,7 +46,7 @@ def tensorboard_logger(folder: Path, resume_step: int = 0) -> Logger:
         UserError: if TensorBoard is not installed.
     """
     if find_spec("tensorboard") is None:
-        raise UserError(f"logger=tensorboard needs TensorBoard: {install('tensorboard')}")
+        raise UserError(f"logger=tensorboard needs TensorBoard: {install_command('tensorboard')}")
     from pytorch_lightning.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return TensorBoardLogger(save_dir=folder, name="", version="tensorboard", purge_step=resume_step or None)
@@ -96,17 +96,17 @@ def wandb_logger(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which has no setting, and is read when wandb is imported
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
 
-    from stormproof_train.loggers.wandb_history import WandbHistory, last_step_kept  # noqa: PLC0415 (they need wandb)
+    from stormproof_train.loggers.wandb_history import WandbHistory, last_offline_step  # noqa: PLC0415 (they need wandb)
 
-    chosen = _resolve(mode)
+    resolved_mode = _resolve_mode(mode)
     if not is_rank_zero():
         return WandbHistory(None)  # Lightning lets it speak on rank 0 alone
-    kept = -1 if run_id is None else last_step_kept(folder, run_id)
-    state = git_state()
-    code = {} if state is None else {"git": asdict(state)}
+    offline_step = -1 if run_id is None else last_offline_step(folder, run_id)
+    state = read_git_state()
+    git_config = {} if state is None else {"git": asdict(state)}
 
     def start(mode: Any) -> wandb.Run:
-        with children_born_deaf():
+        with signals_blocked_in_children():
             wandb.setup(wandb.Settings(silent=True))  # starts its service, which ends when this process does
         return wandb.init(
             id=run_id,
@@ -119,12 +119,12 @@ def wandb_logger(
             job_type=job_type,
             tags=list(tags),
             mode=mode,
-            config={**settings, **code},
+            config={**settings, **git_config},
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                init_timeout=ONLINE_SECONDS,
-                finish_timeout=LAST_SECONDS,
+                init_timeout=INIT_TIMEOUT_SECONDS,
+                finish_timeout=FINISH_TIMEOUT_SECONDS,
                 finish_timeout_raises=True,
                 git_commit=state and state.commit,
                 # not the words of the command, nor the repository's address and what is not committed in it
@@ -135,48 +135,48 @@ def wandb_logger(
             ),
         )
 
-    why = "" if has_api_key() else " (no API key)"
+    reason = "" if has_api_key() else " (no API key)"
     try:
-        run = start(chosen)
+        run = start(resolved_mode)
     except wandb.Error as error:
-        if chosen != "online":
+        if resolved_mode != "online":
             raise
         if mode != "auto":
             raise UserError(f"logger.mode={mode}: {error}; logger.mode=offline trains without the server") from error
-        why, chosen = " (the server does not answer, or refuses the key)", "offline"
+        reason, resolved_mode = " (the server does not answer, or refuses the key)", "offline"
         wandb.teardown()  # its service still holds the run that could not start, by the same id
-        run = start(chosen)
-    if chosen == "offline":
+        run = start(resolved_mode)
+    if resolved_mode == "offline":
         files = Path(run.dir).parent
-        say(
-            f"W&B: offline{why}; to upload the run: wandb sync {_files(folder, files)}; to look at it: "
+        print_line(
+            f"W&B: offline{reason}; to upload the run: wandb sync {_sync_target(folder, files)}; to look at it: "
             f"wandb leet run {files}"
         )
     elif run.url:
-        say(f"W&B: {run.url}")
-    logger = WandbHistory(run, kept if chosen == "offline" else run.starting_step - 1, checkpoints)
-    logger.send_what_is_missing(folder / "metrics.csv", resume_step)
+        print_line(f"W&B: {run.url}")
+    logger = WandbHistory(run, offline_step if resolved_mode == "offline" else run.starting_step - 1, checkpoints)
+    logger.send_missing_rows(folder / "metrics.csv", resume_step)
     return logger
 
 
-def _files(folder: Path, latest: Path) -> str:
+def _sync_target(folder: Path, latest: Path) -> str:
     """What to give to ``wandb sync``: each attempt leaves a folder, and all of them are one run."""
-    earlier = len(list(folder.glob("wandb/offline-run-*"))) > 1
-    return f"{latest.parent}/offline-run-*" if earlier else str(latest)
+    has_earlier = len(list(folder.glob("wandb/offline-run-*"))) > 1
+    return f"{latest.parent}/offline-run-*" if has_earlier else str(latest)
 
 
-def _resolve(mode: str) -> str:
-    chosen = mode
+def _resolve_mode(mode: str) -> str:
+    resolved_mode = mode
     if mode == "auto":
-        chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
-    if chosen not in get_args(Mode):
-        raise UserError(f"WANDB_MODE={chosen} should be one of {', '.join(get_args(Mode))}")
-    if chosen == "online" and not has_api_key():
+        resolved_mode = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
+    if resolved_mode not in get_args(Mode):
+        raise UserError(f"WANDB_MODE={resolved_mode} should be one of {', '.join(get_args(Mode))}")
+    if resolved_mode == "online" and not has_api_key():
         raise UserError(
             "logger: W&B is to be online (logger.mode or WANDB_MODE says so) and has no API key: set WANDB_API_KEY, "
             "run wandb login, or set logger.mode=offline"
         )
-    return chosen
+    return resolved_mode
 
 
 def close_loggers(
@@ -199,27 +199,30 @@ def close_loggers(
 
     from stormproof_train.loggers.wandb_history import (  # noqa: PLC0415 (it needs wandb)
         WandbHistory,
-        service_may_be_gone,
+        tolerate_service_failure,
     )
 
     for logger in loggers:
         if isinstance(logger, WandbHistory):
-            logger.end(recovery, folder)
+            logger.upload_results(recovery, folder)
     if wandb.run is not None:
         files = Path(wandb.run.dir).parent
         try:
-            with service_may_be_gone():
+            with tolerate_service_failure():
                 wandb.finish(exit_code=int(failed))
         except TimeoutError:
-            say(f"warning: W&B has not taken all of the run in {LAST_SECONDS:.0f} s; to upload it: wandb sync {files}")
+            print_line(
+                f"warning: W&B has not taken all of the run in {FINISH_TIMEOUT_SECONDS:.0f} s; to upload it: wandb "
+                f"sync {files}"
+            )
 
 
 def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether W&B would find an API key without asking: in the environment, or in the netrc file for its host."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    own = environ.get("WANDB_BASE_URL")
-    hosts = (urlparse(own).netloc,) if own else CLOUD_HOSTS
+    base_url = environ.get("WANDB_BASE_URL")
+    hosts = (urlparse(base_url).netloc,) if base_url else CLOUD_HOSTS
     file = Path(environ.get("NETRC", "~/.netrc")).expanduser()
     try:
         return any(host in netrc.netrc(file).hosts for host in hosts)

@@ -14,18 +14,18 @@ UPLOAD_SECONDS = 1800
 """How long a run that has ended waits for W&B to take the files of a version."""
 
 
-def best_first(recovery: CheckpointRecovery) -> list[Checkpoint]:
+def sort_best_first(recovery: CheckpointRecovery) -> list[Checkpoint]:
     """The committed checkpoints of a run: by its monitored metric where there is one, else the newest first.
 
     Args:
         recovery: of the run.
     """
-    committed = [each for each in recovery.store.checkpoints() if each.finite]
-    ranked = recovery.retention.ranked(committed) if recovery.monitored.name else []
-    return ranked or committed[::-1]
+    candidates = [checkpoint for checkpoint in recovery.store.read_checkpoints() if checkpoint.finite]
+    ranked_checkpoints = recovery.retention.sort_by_score(candidates) if recovery.monitored_metric.name else []
+    return ranked_checkpoints or candidates[::-1]
 
 
-def keep_only(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
+def upload_checkpoints(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
     """Uploads checkpoints with their manifests as a version of ``checkpoints-<id of the run>``, and deletes the others.
 
     Args:
@@ -34,11 +34,13 @@ def keep_only(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
     """
     if not checkpoints:
         return
-    described = [{"step": each.step, "epoch": each.epoch, "score": each.score} for each in checkpoints]
+    checkpoint_metadata = [
+        {"step": checkpoint.step, "epoch": checkpoint.epoch, "score": checkpoint.score} for checkpoint in checkpoints
+    ]
     name = f"checkpoints-{run.id}"
-    artifact = wandb.Artifact(name, "model", metadata={"best_first": described})
-    for each in checkpoints:
-        for file in (each.path, each.manifest):
+    artifact = wandb.Artifact(name, "model", metadata={"sort_best_first": checkpoint_metadata})
+    for checkpoint in checkpoints:
+        for file in (checkpoint.path, checkpoint.manifest_path):
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=["latest", "best"])
     if run.offline or run.disabled:

@@ -5,8 +5,8 @@ A class is exported if its module has the same name: ``LogCosh`` in ``log_cosh.p
 """
 
 from stormproof_train.losses.constant_prediction import best_constant
-from stormproof_train.losses.contract import Facts, Loss, facts_of
-from stormproof_train.losses.fit import DEFAULT, check_fit, check_task
+from stormproof_train.losses.contract import Loss, LossProperties, loss_properties
+from stormproof_train.losses.fit import DEFAULT_LOSSES, check_fit, check_task
 from stormproof_train.module_exports import module_exports
 
 LOSSES = module_exports(__name__, __path__, internal={"quantiles", "softmax_loss"})
@@ -14,12 +14,12 @@ LOSSES = module_exports(__name__, __path__, internal={"quantiles", "softmax_loss
 globals().update(LOSSES)
 
 __all__ = [  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll] (checkers read the stub)
-    "DEFAULT",
-    "Facts",
+    "DEFAULT_LOSSES",
+    "LossProperties",
     "Loss",
     "best_constant",
     "check_fit",
     "check_task",
-    "facts_of",
+    "loss_properties",
     *sorted(LOSSES),
 ]

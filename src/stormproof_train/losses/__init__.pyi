@@ -6,9 +6,9 @@ from stormproof_train.losses.brier import Brier
 from stormproof_train.losses.cauchy import Cauchy
 from stormproof_train.losses.class_balanced import ClassBalanced
 from stormproof_train.losses.constant_prediction import best_constant
-from stormproof_train.losses.contract import Facts, Loss, facts_of
+from stormproof_train.losses.contract import Loss, LossProperties, loss_properties
 from stormproof_train.losses.cross_entropy import CrossEntropy
-from stormproof_train.losses.fit import DEFAULT, check_fit, check_task
+from stormproof_train.losses.fit import DEFAULT_LOSSES, check_fit, check_task
 from stormproof_train.losses.focal import Focal
 from stormproof_train.losses.gamma import Gamma
 from stormproof_train.losses.gaussian_nll import GaussianNLL
@@ -30,7 +30,7 @@ LOSSES: dict[str, Any]
 
 __all__ = [
     "BCE",
-    "DEFAULT",
+    "DEFAULT_LOSSES",
     "MAE",
     "MSE",
     "Asymmetric",
@@ -38,7 +38,6 @@ __all__ = [
     "Cauchy",
     "ClassBalanced",
     "CrossEntropy",
-    "Facts",
     "Focal",
     "Gamma",
     "GaussianNLL",
@@ -47,6 +46,7 @@ __all__ = [
     "LogCosh",
     "LogitAdjustment",
     "Loss",
+    "LossProperties",
     "MultiMargin",
     "Pinball",
     "Poisson",
@@ -57,5 +57,5 @@ __all__ = [
     "best_constant",
     "check_fit",
     "check_task",
-    "facts_of",
+    "loss_properties",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stormproof_train.losses.bounds import at_least, share
+from stormproof_train.losses.bounds import check_at_least, check_fraction
 from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
 
 
@@ -37,16 +37,16 @@ class Asymmetric(SoftmaxLoss):
 
     def __init__(self, gamma_positive: float = 0.0, gamma_negative: float = 4.0, label_smoothing: float = 0.1) -> None:
         super().__init__()
-        at_least(0, gamma_positive=gamma_positive, gamma_negative=gamma_negative)
-        share(label_smoothing=label_smoothing)
+        check_at_least(0, gamma_positive=gamma_positive, gamma_negative=gamma_negative)
+        check_fraction(label_smoothing=label_smoothing)
         self.gamma_positive = gamma_positive
         self.gamma_negative = gamma_negative
         self.label_smoothing = label_smoothing
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The loss for each label."""
-        spread = self.label_smoothing / log_p.shape[1]
-        as_label = -log_p * power_of_complement(log_p, self.gamma_positive)
-        as_other = -log_p * (self.gamma_negative * log_p).exp()
-        others = as_other.sum(dim=1, keepdim=True) - as_other
-        return (1 - self.label_smoothing + spread) * as_label + spread * others
+        smoothing = self.label_smoothing / log_p.shape[1]
+        label_losses = -log_p * power_of_complement(log_p, self.gamma_positive)
+        negative_losses = -log_p * (self.gamma_negative * log_p).exp()
+        other_losses = negative_losses.sum(dim=1, keepdim=True) - negative_losses
+        return (1 - self.label_smoothing + smoothing) * label_losses + smoothing * other_losses

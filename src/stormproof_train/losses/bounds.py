@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 
 
-def at_least(bound: float, **numbers: float) -> None:
+def check_at_least(bound: float, **numbers: float) -> None:
     """Refuses numbers that are not finite, or below a bound.
 
     Raises:
         ValueError: with the name of the first one.
 
     Example:
-        >>> at_least(0, gamma=float("nan"))
+        >>> check_at_least(0, gamma=float("nan"))
         Traceback (most recent call last):
         ValueError: gamma is nan; it must be at least 0
     """
     for name, number in numbers.items():
         if not bound <= number < math.inf:
-            raise ValueError(f"{name} is {number}; it must be {_finite(number)}at least {bound}")
+            raise ValueError(f"{name} is {number}; it must be {_finite_prefix(number)}at least {bound}")
 
 
-def above(bound: float, **numbers: float) -> None:
+def check_above(bound: float, **numbers: float) -> None:
     """Refuses numbers that are not finite, or not above a bound.
 
     Raises:
@@ -29,10 +29,10 @@ def above(bound: float, **numbers: float) -> None:
     """
     for name, number in numbers.items():
         if not bound < number < math.inf:
-            raise ValueError(f"{name} is {number}; it must be {_finite(number)}above {bound}")
+            raise ValueError(f"{name} is {number}; it must be {_finite_prefix(number)}above {bound}")
 
 
-def share(**numbers: float) -> None:
+def check_fraction(**numbers: float) -> None:
     """Refuses numbers outside of [0, 1].
 
     Raises:
@@ -43,5 +43,5 @@ def share(**numbers: float) -> None:
             raise ValueError(f"{name} is {number}; it must be in [0, 1]")
 
 
-def _finite(number: float) -> str:
+def _finite_prefix(number: float) -> str:
     return "finite, and " if number == math.inf else ""

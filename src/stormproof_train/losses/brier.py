@@ -34,11 +34,11 @@ class Brier(ClassificationLoss):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of (N, classes) logits."""
         probabilities = logits.softmax(dim=1)
-        wanted = class_probabilities(target, logits.shape[1]).to(probabilities.dtype)
-        return F.mse_loss(probabilities, wanted, reduction="sum") / len(target)
+        target_probabilities = class_probabilities(target, logits.shape[1]).to(probabilities.dtype)
+        return F.mse_loss(probabilities, target_probabilities, reduction="sum") / len(target)
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The variance of the labels' probabilities, summed over classes."""
         shares = class_shares(target)
-        own = target.double().square().sum(dim=1).mean() if target.is_floating_point() else 1.0
-        return float(own - shares.square().sum())
+        mean_squared_probability = target.double().square().sum(dim=1).mean() if target.is_floating_point() else 1.0
+        return float(mean_squared_probability - shares.square().sum())

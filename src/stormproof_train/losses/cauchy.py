@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stormproof_train.losses.bounds import above
+from stormproof_train.losses.bounds import check_above
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -33,7 +33,7 @@ class Cauchy(RegressionLoss):
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        above(0, scale=scale)
+        check_above(0, scale=scale)
         self.scale = scale
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

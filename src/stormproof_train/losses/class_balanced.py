@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stormproof_train.losses.class_weights import known_counts
+from stormproof_train.losses.class_weights import check_class_counts
 from stormproof_train.losses.cross_entropy import CrossEntropy
 
 
@@ -35,6 +35,6 @@ class ClassBalanced(CrossEntropy):
     def __init__(self, beta: float = 0.999, class_counts: Sequence[int] | None = None) -> None:
         if not 0 <= beta < 1:
             raise ValueError(f"beta is {beta}; it must be in [0, 1)")
-        worth = 1 - beta ** known_counts(class_counts).double()
-        weights = 1 / worth
+        effective_counts = 1 - beta ** check_class_counts(class_counts).double()
+        weights = 1 / effective_counts
         super().__init__(class_weights=(weights / weights.mean()).tolist())

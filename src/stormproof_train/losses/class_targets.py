@@ -32,16 +32,16 @@ def class_shares(target: torch.Tensor, num_classes: int | None = None) -> torch.
     return torch.bincount(target, minlength=num_classes or 0).double() / len(target)
 
 
-def mean_over_labels(by_label: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def mean_over_labels(loss_per_label: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     r"""The mean over samples of a loss known for every label, :math:`\frac{1}{N} \sum_{i,c} t_{ic} L_{ic}`.
 
     Args:
-        by_label: (N, classes), what each sample would cost if it had each label.
+        loss_per_label: (N, classes), what each sample would cost if it had each label.
         target: (N,) class indices or (N, classes) class probabilities.
     """
     if target.is_floating_point():
-        return (by_label * target).sum(dim=1).mean()
-    return by_label.gather(1, target.unsqueeze(1)).mean()
+        return (loss_per_label * target).sum(dim=1).mean()
+    return loss_per_label.gather(1, target.unsqueeze(1)).mean()
 
 
 def total_weight(weight: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor | int:

@@ -11,34 +11,34 @@ ClassWeights = Literal["balanced"] | Sequence[float] | None
 """``balanced``, a number for each class, or None for no weights."""
 
 
-def weights_of(chosen: ClassWeights, class_counts: Sequence[int] | None) -> torch.Tensor | None:
+def resolve_class_weights(class_weights: ClassWeights, class_counts: Sequence[int] | None) -> torch.Tensor | None:
     """The weights (classes,) that were chosen; None for none.
 
     ``balanced`` is N / (classes x count): each class then counts alike, and the mean weight of a sample is 1.
 
     Args:
-        chosen: ``balanced``, a number above 0 for each class, or None.
+        class_weights: ``balanced``, a number above 0 for each class, or None.
         class_counts: the training samples of each class.
 
     Raises:
         ValueError: if a weight is not above 0, or ``balanced`` lacks a class's samples.
 
     Example:
-        >>> weights_of("balanced", (30, 10))
+        >>> resolve_class_weights("balanced", (30, 10))
         tensor([0.6667, 2.0000])
     """
-    if chosen is None:
+    if class_weights is None:
         return None
-    if chosen == "balanced":
-        counts = known_counts(class_counts)
+    if class_weights == "balanced":
+        counts = check_class_counts(class_counts)
         return counts.sum() / (len(counts) * counts)
-    weights = torch.tensor([float(weight) for weight in chosen])
+    weights = torch.tensor([float(weight) for weight in class_weights])
     if not ((weights > 0) & weights.isfinite()).all():  # a batch of a class that weighs nothing would have no mean
-        raise ValueError(f"class_weights is {list(chosen)}; weights must be finite, and above 0")
+        raise ValueError(f"class_weights is {list(class_weights)}; weights must be finite, and above 0")
     return weights
 
 
-def known_counts(class_counts: Sequence[int] | None) -> torch.Tensor:
+def check_class_counts(class_counts: Sequence[int] | None) -> torch.Tensor:
     """The training samples of each class, (classes,) of at least 1.
 
     Raises:

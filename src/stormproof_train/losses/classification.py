@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stormproof_train.losses.class_targets import class_shares
-from stormproof_train.losses.constant_search import lowest
+from stormproof_train.losses.constant_search import minimize_constant
 from stormproof_train.losses.contract import TaskName
 
 
@@ -33,10 +33,10 @@ class ClassificationLoss(nn.Module):
                 of them, or of the loss; where a class above it exists, give probabilities.
         """
         shares = class_shares(target, self.num_classes)
-        return lowest(self, shares.unsqueeze(0), starts_for(shares))
+        return minimize_constant(self, shares.unsqueeze(0), initial_logits(shares))
 
 
-def starts_for(shares: torch.Tensor) -> torch.Tensor:
+def initial_logits(shares: torch.Tensor) -> torch.Tensor:
     """Logits (2, classes) to search from: all alike, and those whose softmax are the shares."""
-    own = shares.clamp(min=1e-12).log()
-    return torch.stack([torch.zeros_like(own), own])
+    log_shares = shares.clamp(min=1e-12).log()
+    return torch.stack([torch.zeros_like(log_shares), log_shares])

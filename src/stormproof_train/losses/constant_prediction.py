@@ -6,8 +6,8 @@ import torch
 
 from stormproof_train.losses import classification, regression
 from stormproof_train.losses.class_targets import class_shares
-from stormproof_train.losses.constant_search import lowest
-from stormproof_train.losses.contract import Loss, facts_of
+from stormproof_train.losses.constant_search import minimize_constant
+from stormproof_train.losses.contract import Loss, loss_properties
 
 
 def best_constant(loss: Loss, target: torch.Tensor) -> float:
@@ -25,12 +25,12 @@ def best_constant(loss: Loss, target: torch.Tensor) -> float:
         >>> round(best_constant(torch.nn.CrossEntropyLoss(), target), 4)  # the entropy of 3/4 and 1/4, in nats
         0.5623
     """
-    own = getattr(loss, "best_constant", None)
-    if own is not None:
-        return own(target)
-    facts = facts_of(loss)
-    if facts.task == "classification" or not target.is_floating_point():
-        starts = classification.starts_for(class_shares(target))
+    closed_form = getattr(loss, "best_constant", None)
+    if closed_form is not None:
+        return closed_form(target)
+    properties = loss_properties(loss)
+    if properties.task == "classification" or not target.is_floating_point():
+        initial_points = classification.initial_logits(class_shares(target))
     else:
-        starts = regression.starts_for(target.double()).repeat(1, facts.outputs_per_target)
-    return lowest(loss, target, starts)
+        initial_points = regression.initial_outputs(target.double()).repeat(1, properties.outputs_per_target)
+    return minimize_constant(loss, target, initial_points)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 
-def lowest(
+def minimize_constant(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     target: torch.Tensor,
-    starts: torch.Tensor,
-    refined: int = 4,
+    initial_points: torch.Tensor,
+    num_refined: int = 4,
 ) -> float:
     """The lowest value of a loss found among outputs that are the same for all samples.
 
@@ -24,39 +24,39 @@ def lowest(
     Args:
         loss: maps (outputs (N, D), target) to a scalar; stays as it is.
         target: (N,) indices or (N, …) numbers.
-        starts: (S, D) in float64.
-        refined: how many of the starts are gone on from, at least 1.
+        initial_points: (S, D) in float64.
+        num_refined: how many of the starts are gone on from, at least 1.
 
     Example:
         >>> target = torch.tensor([[0.0], [0.0], [4.0]])
-        >>> round(lowest(nn.HuberLoss(), target, torch.zeros(1, 1, dtype=torch.float64)), 4)
+        >>> round(minimize_constant(nn.HuberLoss(), target, torch.zeros(1, 1, dtype=torch.float64)), 4)
         1.0833
     """
-    exact = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
-    known = target.double() if target.is_floating_point() else target
+    double_loss = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
+    double_target = target.double() if target.is_floating_point() else target
 
-    def value(constant: torch.Tensor) -> torch.Tensor:
-        return exact(constant.expand(len(known), -1), known)
+    def objective(constant: torch.Tensor) -> torch.Tensor:
+        return double_loss(constant.expand(len(double_target), -1), double_target)
 
     with torch.no_grad():
-        values = torch.stack([value(start) for start in starts]).nan_to_num(nan=torch.inf)
-    return min(_descend(value, starts[index]) for index in values.argsort()[:refined])
+        values = torch.stack([objective(initial_point) for initial_point in initial_points]).nan_to_num(nan=torch.inf)
+    return min(_run_lbfgs(objective, initial_points[index]) for index in values.argsort()[:num_refined])
 
 
-def _descend(value: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> float:
-    constant = start.clone().requires_grad_()
+def _run_lbfgs(objective: Callable[[torch.Tensor], torch.Tensor], initial_point: torch.Tensor) -> float:
+    constant = initial_point.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [constant], max_iter=1000, tolerance_grad=1e-10, tolerance_change=1e-13, line_search_fn="strong_wolfe"
     )
-    seen: list[float] = []
+    losses: list[float] = []
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = value(constant)
+        loss = objective(constant)
         loss.backward()
-        seen.append(loss.item())
+        losses.append(loss.item())
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return min(each for each in seen if each == each)  # noqa: PLR0124 (not NaN)
+    return min(loss_value for loss_value in losses if loss_value == loss_value)  # noqa: PLR0124 (not NaN)

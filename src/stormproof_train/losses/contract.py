@@ -2,7 +2,8 @@
 
 ``outputs`` are the network's, (N, classes) logits or (N, outputs x outputs_per_target) numbers. ``target`` is (N,)
 class indices or (N, classes) class probabilities, or (N, outputs) numbers, scaled as the loss wants them. The value is
-a scalar. Any such callable will do; what it does not say of itself is taken to be what :class:`Facts` calls usual.
+a scalar. Any such callable will do; what it does not say of itself is taken to be what :class:`LossProperties` calls
+usual.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _REGRESSION_FUNCTIONS = (F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.l1_loss, 
 
 
 @dataclass(frozen=True)
-class Facts:
+class LossProperties:
     """What the run has to know of a loss; a loss says it by attributes of these names.
 
     Attributes:
@@ -72,28 +73,30 @@ class Facts:
         return spec.target_mean, spec.target_std
 
 
-def facts_of(loss: Loss) -> Facts:
+def loss_properties(loss: Loss) -> LossProperties:
     """Reads the facts off a loss: ours, torch's, or a user's.
 
     Example:
-        >>> facts = facts_of(nn.L1Loss())
+        >>> facts = loss_properties(nn.L1Loss())
         >>> facts.name, facts.task, facts.outputs_per_target
         ('L1Loss', 'regression', 1)
     """
-    told = loss.func if isinstance(loss, functools.partial) else loss
-    return Facts(
-        name=getattr(told, "__name__", type(told).__name__),
-        task=getattr(told, "task", None) or _torchs_task(told),
-        outputs_per_target=getattr(told, "outputs_per_target", 1),
-        prediction=getattr(told, "prediction", _as_it_is),
-        scaling=getattr(told, "scaling", "standardized"),
-        domain=getattr(told, "domain", "of any size"),
-        normalizer=getattr(told, "normalizer", None) or _torchs_normalizer(told),
-        softmax=getattr(told, "softmax", isinstance(told, nn.CrossEntropyLoss) or told is F.cross_entropy),
+    loss_function = loss.func if isinstance(loss, functools.partial) else loss
+    return LossProperties(
+        name=getattr(loss_function, "__name__", type(loss_function).__name__),
+        task=getattr(loss_function, "task", None) or _infer_torch_task(loss_function),
+        outputs_per_target=getattr(loss_function, "outputs_per_target", 1),
+        prediction=getattr(loss_function, "prediction", _identity),
+        scaling=getattr(loss_function, "scaling", "standardized"),
+        domain=getattr(loss_function, "domain", "of any size"),
+        normalizer=getattr(loss_function, "normalizer", None) or _make_torch_normalizer(loss_function),
+        softmax=getattr(
+            loss_function, "softmax", isinstance(loss_function, nn.CrossEntropyLoss) or loss_function is F.cross_entropy
+        ),
     )
 
 
-def _torchs_task(loss: object) -> TaskName | None:
+def _infer_torch_task(loss: object) -> TaskName | None:
     if isinstance(loss, _CLASSIFICATION) or loss in _CLASSIFICATION_FUNCTIONS:
         return "classification"
     if isinstance(loss, _REGRESSION) or loss in _REGRESSION_FUNCTIONS:
@@ -101,7 +104,7 @@ def _torchs_task(loss: object) -> TaskName | None:
     return None
 
 
-def _torchs_normalizer(loss: object) -> Callable[[torch.Tensor], torch.Tensor | int]:
+def _make_torch_normalizer(loss: object) -> Callable[[torch.Tensor], torch.Tensor | int]:
     """What torch divides by: the weights of classes, where the target is their indices."""
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return len
@@ -109,5 +112,5 @@ def _torchs_normalizer(loss: object) -> Callable[[torch.Tensor], torch.Tensor | 
     return lambda target: total_weight(None if target.is_floating_point() else weight, target)
 
 
-def _as_it_is(outputs: torch.Tensor) -> torch.Tensor:
+def _identity(outputs: torch.Tensor) -> torch.Tensor:
     return outputs

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stormproof_train.losses.bounds import share
+from stormproof_train.losses.bounds import check_fraction
 from stormproof_train.losses.class_targets import class_shares, total_weight
-from stormproof_train.losses.class_weights import ClassWeights, weights_of
+from stormproof_train.losses.class_weights import ClassWeights, resolve_class_weights
 from stormproof_train.losses.classification import ClassificationLoss
 
 
@@ -45,8 +45,8 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         label_smoothing: float = 0.0,
         class_counts: Sequence[int] | None = None,
     ) -> None:
-        share(label_smoothing=label_smoothing)
-        weight = weights_of(class_weights, class_counts)
+        check_fraction(label_smoothing=label_smoothing)
+        weight = resolve_class_weights(class_weights, class_counts)
         super().__init__(weight=weight, label_smoothing=label_smoothing)
         self.num_classes = None if weight is None else len(weight)
 
@@ -64,9 +64,9 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
     def best_constant(self, target: torch.Tensor) -> float:
         """The entropy of the classes' shares, weighted and smoothed as the loss does."""
         shares = class_shares(target, self.num_classes)
-        cost = (1 - self.label_smoothing) * shares + self.label_smoothing / len(shares)
+        class_costs = (1 - self.label_smoothing) * shares + self.label_smoothing / len(shares)
         if self.weight is not None:
             weight = self.weight.to(shares)
-            cost = cost * weight / (shares @ weight)
-        total = cost.sum()
-        return float(torch.special.entr(cost / total).sum() * total)
+            class_costs = class_costs * weight / (shares @ weight)
+        total = class_costs.sum()
+        return float(torch.special.entr(class_costs / total).sum() * total)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from stormproof_train.losses.bounds import at_least
+from stormproof_train.losses.bounds import check_at_least
 from stormproof_train.losses.class_targets import total_weight
-from stormproof_train.losses.class_weights import ClassWeights, weights_of
+from stormproof_train.losses.class_weights import ClassWeights, resolve_class_weights
 from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
 
 
@@ -45,12 +45,12 @@ class Focal(SoftmaxLoss):
         class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        at_least(0, gamma=gamma)
+        check_at_least(0, gamma=gamma)
         self.gamma = gamma
-        self.register_buffer("weight", weights_of(class_weights, class_counts))
+        self.register_buffer("weight", resolve_class_weights(class_weights, class_counts))
         self.num_classes = None if self.weight is None else len(self.weight)
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The weighted loss for each label."""
         loss = -log_p * power_of_complement(log_p, self.gamma)
         return loss if self.weight is None else loss * self.weight

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from stormproof_train.losses.bounds import above
+from stormproof_train.losses.bounds import check_above
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -39,7 +39,7 @@ class GaussianNLL(RegressionLoss):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        above(0, eps=eps)
+        check_above(0, eps=eps)
         self.eps = eps
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -54,6 +54,6 @@ class GaussianNLL(RegressionLoss):
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The loss of each output's mean and variance."""
-        true = target.double().var(dim=0, correction=0)
-        told = true.clamp(min=self.eps)
-        return float(0.5 * (told.log() + true / told).mean())
+        variance = target.double().var(dim=0, correction=0)
+        clamped_variance = variance.clamp(min=self.eps)
+        return float(0.5 * (clamped_variance.log() + variance / clamped_variance).mean())

@@ -37,7 +37,7 @@ class GeneralizedCrossEntropy(SoftmaxLoss):
             raise ValueError(f"q is {q}; it must be in (0, 1]")
         self.q = q
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The loss for each label."""
         return -torch.expm1(self.q * log_p) / self.q
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from stormproof_train.losses.bounds import above
+from stormproof_train.losses.bounds import check_above
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -24,5 +24,5 @@ class Huber(RegressionLoss, nn.HuberLoss):
     """
 
     def __init__(self, delta: float = 1.0) -> None:
-        above(0, delta=delta)
+        check_above(0, delta=delta)
         super().__init__(delta=delta)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof_train.losses.bounds import at_least
+from stormproof_train.losses.bounds import check_at_least
 from stormproof_train.losses.class_targets import class_shares
-from stormproof_train.losses.class_weights import known_counts
+from stormproof_train.losses.class_weights import check_class_counts
 from stormproof_train.losses.classification import ClassificationLoss
 
 
@@ -42,8 +42,8 @@ class LogitAdjustment(ClassificationLoss):
 
     def __init__(self, tau: float = 1.0, class_counts: Sequence[int] | None = None) -> None:
         super().__init__()
-        at_least(0, tau=tau)
-        counts = known_counts(class_counts)
+        check_at_least(0, tau=tau)
+        counts = check_class_counts(class_counts)
         self.tau = tau
         self.num_classes = len(counts)
         self.register_buffer("log_prior", (counts / counts.sum()).log())

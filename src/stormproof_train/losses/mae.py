@@ -22,5 +22,5 @@ class MAE(RegressionLoss, nn.L1Loss):
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The mean distance to the median."""
-        known = target.double()
-        return float((known - quantiles(known, [0.5])).abs().mean())
+        double_target = target.double()
+        return float((double_target - quantiles(double_target, [0.5])).abs().mean())

@@ -44,5 +44,5 @@ class Pinball(RegressionLoss):
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The loss of the quantile itself."""
-        known = target.double()
-        return float(self.forward(quantiles(known, [self.quantile]), known))
+        double_target = target.double()
+        return float(self.forward(quantiles(double_target, [self.quantile]), double_target))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stormproof_train.losses.bounds import at_least
+from stormproof_train.losses.bounds import check_at_least
 from stormproof_train.losses.softmax_loss import SoftmaxLoss
 
 
@@ -32,9 +32,9 @@ class Poly1(SoftmaxLoss):
 
     def __init__(self, epsilon: float = 1.0) -> None:
         super().__init__()
-        at_least(-1, epsilon=epsilon)
+        check_at_least(-1, epsilon=epsilon)
         self.epsilon = epsilon
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The loss for each label."""
         return -log_p - self.epsilon * torch.expm1(log_p)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from stormproof_train.losses.constant_search import lowest
+from stormproof_train.losses.constant_search import minimize_constant
 from stormproof_train.losses.contract import TaskName
 from stormproof_train.losses.quantiles import quantiles
 
@@ -28,9 +28,9 @@ class RegressionLoss(nn.Module):
             target: (N, outputs), scaled as the loss sees it.
         """
         columns = target.double().split(1, dim=1)
-        return statistics.fmean(lowest(self, column, starts_for(column)) for column in columns)
+        return statistics.fmean(minimize_constant(self, column, initial_outputs(column)) for column in columns)
 
 
-def starts_for(target: torch.Tensor) -> torch.Tensor:
+def initial_outputs(target: torch.Tensor) -> torch.Tensor:
     """Outputs (S, outputs) to search from: the mean, and quantiles of (N, outputs) targets, among them the median."""
     return torch.cat([target.mean(dim=0, keepdim=True), quantiles(target, torch.linspace(0, 1, 65).tolist())])

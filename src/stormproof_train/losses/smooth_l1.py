@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from stormproof_train.losses.bounds import at_least
+from stormproof_train.losses.bounds import check_at_least
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -26,5 +26,5 @@ class SmoothL1(RegressionLoss, nn.SmoothL1Loss):
     """
 
     def __init__(self, beta: float = 1.0) -> None:
-        at_least(0, beta=beta)
+        check_at_least(0, beta=beta)
         super().__init__(beta=beta)

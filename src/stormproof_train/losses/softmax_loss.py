@@ -12,20 +12,20 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class SoftmaxLoss(ClassificationLoss):
-    """The mean over samples of :meth:`by_label`; with class probabilities, of each sample's mean over its labels.
+    """The mean over samples of :meth:`loss_per_label`; with class probabilities, of each sample's mean over its labels.
 
     The log-probabilities are at hand and not the probabilities, since those round to 0 where logits are 100 apart.
     """
 
     softmax: ClassVar[bool] = True
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """What each sample costs if it has each label, (N, classes), from the softmax's logarithm (N, classes)."""
         raise NotImplementedError
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of (N, classes) logits."""
-        return mean_over_labels(self.by_label(F.log_softmax(logits, dim=1)), target)
+        return mean_over_labels(self.loss_per_label(F.log_softmax(logits, dim=1)), target)
 
 
 def power_of_complement(log_p: torch.Tensor, power: float) -> torch.Tensor:

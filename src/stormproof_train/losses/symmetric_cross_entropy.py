@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from stormproof_train.losses.bounds import at_least
+from stormproof_train.losses.bounds import check_at_least
 from stormproof_train.losses.softmax_loss import SoftmaxLoss
 
 
@@ -37,7 +37,7 @@ class SymmetricCrossEntropy(SoftmaxLoss):
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0, log_of_zero: float = -4.0) -> None:
         super().__init__()
-        at_least(0, alpha=alpha, beta=beta)
+        check_at_least(0, alpha=alpha, beta=beta)
         if alpha + beta == 0:
             raise ValueError(f"alpha is {alpha} and beta {beta}; one of them must be above 0")
         if not -math.inf < log_of_zero < 0:
@@ -46,6 +46,6 @@ class SymmetricCrossEntropy(SoftmaxLoss):
         self.beta = beta
         self.log_of_zero = log_of_zero
 
-    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+    def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The loss for each label."""
         return -self.alpha * log_p + self.beta * self.log_of_zero * torch.expm1(log_p)

@@ -45,8 +45,8 @@ class Tweedie(RegressionLoss):
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of (N, outputs) logarithms of the mean."""
-        of_target = target * ((1 - self.power) * outputs).exp() / (self.power - 1)
-        return (of_target + ((2 - self.power) * outputs).exp() / (2 - self.power)).mean()
+        target_term = target * ((1 - self.power) * outputs).exp() / (self.power - 1)
+        return (target_term + ((2 - self.power) * outputs).exp() / (2 - self.power)).mean()
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
         """The mean."""

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from stormproof_train.activations import Activation, features_for
-from stormproof_train.models.convolution import check_positions, convolution, max_pool, norm_of
+from stormproof_train.activations import Activation, infer_feature_counts
+from stormproof_train.models.convolution import check_input_shape, make_conv, make_max_pool, make_norm
 from stormproof_train.models.widths import hidden_widths
 
 
@@ -51,23 +51,23 @@ class CNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        doubled = [width * 2**block for block in range(depth)] if widths is None else widths
-        channels_of_block = hidden_widths(width, depth, doubled, dropout)
-        if not channels_of_block:
+        default_widths = [width * 2**block for block in range(depth)] if widths is None else widths
+        block_channels = hidden_widths(width, depth, default_widths, dropout)
+        if not block_channels:
             raise ValueError("a CNN needs a depth of at least 1 block")
-        positions = check_positions("a CNN", input_shape, halvings=len(channels_of_block) - 1)
+        spatial_dims = check_input_shape("a CNN", input_shape, halvings=len(block_channels) - 1)
         channels = input_shape[0]
         blocks: list[nn.Module] = []
-        for index, out in enumerate(channels_of_block):
-            before, after = features_for(activation, out, positions)
+        for index, block_width in enumerate(block_channels):
+            conv_channels, out_channels = infer_feature_counts(activation, block_width, spatial_dims)
             if index > 0:
-                blocks.append(max_pool(positions))
-            for incoming in (channels, after):
-                blocks.append(convolution(positions, incoming, before, kernel_size=3, padding=1))
+                blocks.append(make_max_pool(spatial_dims))
+            for in_channels in (channels, out_channels):
+                blocks.append(make_conv(spatial_dims, in_channels, conv_channels, kernel_size=3, padding=1))
                 if norm != "none":
-                    blocks.append(norm_of(norm, positions, before))
+                    blocks.append(make_norm(norm, spatial_dims, conv_channels))
                 blocks.append(activation())
-            channels = after
+            channels = out_channels
         self.features = nn.Sequential(*blocks)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_outputs))
 

@@ -12,7 +12,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
-def check_positions(name: str, input_shape: Sequence[int], halvings: int) -> int:
+def check_input_shape(name: str, input_shape: Sequence[int], halvings: int) -> int:
     """The number of dimensions behind the channels.
 
     Args:
@@ -23,8 +23,8 @@ def check_positions(name: str, input_shape: Sequence[int], halvings: int) -> int
     Raises:
         ValueError: if there are none or more than three, or one is too short.
     """
-    positions = len(input_shape) - 1
-    if not 1 <= positions <= len(_CONVOLUTIONS):
+    spatial_dims = len(input_shape) - 1
+    if not 1 <= spatial_dims <= len(_CONVOLUTIONS):
         raise ValueError(
             f"{name} needs images (channels, height, width), sequences (channels, length) or volumes, not samples of "
             f"shape {tuple(input_shape)}"
@@ -32,22 +32,22 @@ def check_positions(name: str, input_shape: Sequence[int], halvings: int) -> int
     if min(input_shape[1:]) < 2**halvings:
         size = "x".join(map(str, input_shape[1:]))
         raise ValueError(f"samples of size {size} are too small for {name} that halves them {halvings} times")
-    return positions
+    return spatial_dims
 
 
-def convolution(positions: int, incoming: int, outgoing: int, **arguments: Any) -> nn.Module:
-    """A convolution over so many dimensions; ``arguments`` are those of torch's."""
-    return _CONVOLUTIONS[positions - 1](incoming, outgoing, **arguments)
+def make_conv(spatial_dims: int, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
+    """A convolution over so many dimensions; ``kwargs`` are those of torch's."""
+    return _CONVOLUTIONS[spatial_dims - 1](in_channels, out_channels, **kwargs)
 
 
-def max_pool(positions: int) -> nn.Module:
+def make_max_pool(spatial_dims: int) -> nn.Module:
     """Halves each dimension."""
-    return _MAX_POOLS[positions - 1](2)
+    return _MAX_POOLS[spatial_dims - 1](2)
 
 
-def norm_of(kind: Literal["batch", "group"], positions: int, channels: int) -> nn.Module:
+def make_norm(kind: Literal["batch", "group"], spatial_dims: int, channels: int) -> nn.Module:
     """A norm of channels: over the batch, or over groups of about 8 channels of a sample."""
     if kind == "batch":
-        return _BATCH_NORMS[positions - 1](channels)
+        return _BATCH_NORMS[spatial_dims - 1](channels)
     groups = next(groups for groups in range(max(1, channels // 8), 0, -1) if channels % groups == 0)
     return nn.GroupNorm(groups, channels)

@@ -21,11 +21,11 @@ def dry_run(network: nn.Module) -> Iterator[None]:
         >>> network.training
         True
     """
-    training = {module: module.training for module in network.modules()}
+    training_modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        for module, mode in training.items():
+        for module, mode in training_modes.items():
             module.training = mode

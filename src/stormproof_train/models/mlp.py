@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from stormproof_train.activations import Activation, features_for
+from stormproof_train.activations import Activation, infer_feature_counts
 from stormproof_train.models.widths import hidden_widths
 
 
@@ -48,12 +48,12 @@ class MLP(nn.Sequential):
         features = math.prod(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for units in hidden_widths(width, depth, widths, dropout):
-            before, after = features_for(activation, units)
-            layers.append(nn.Linear(features, before))
+            linear_features, activation_features = infer_feature_counts(activation, units)
+            layers.append(nn.Linear(features, linear_features))
             if norm != "none":
-                layers.append(nn.BatchNorm1d(before) if norm == "batch" else nn.LayerNorm(before))
+                layers.append(nn.BatchNorm1d(linear_features) if norm == "batch" else nn.LayerNorm(linear_features))
             layers.append(activation())
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
-            features = after
+            features = activation_features
         super().__init__(*layers, nn.Linear(features, num_outputs))

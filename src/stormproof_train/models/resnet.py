@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from stormproof_train.activations import Activation, features_for
-from stormproof_train.models.convolution import check_positions, convolution, norm_of
+from stormproof_train.activations import Activation, infer_feature_counts
+from stormproof_train.models.convolution import check_input_shape, make_conv, make_norm
 from stormproof_train.models.widths import hidden_widths
 
 
@@ -65,14 +65,14 @@ class ResNet(nn.Module):
             raise ValueError(f"depth is {depth} blocks and widths are {stages}; a ResNet needs at least 1 of each")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
-        positions = check_positions("a ResNet", input_shape, halvings=len(stages) - 1)
-        before, channels = features_for(activation, stages[0], positions)
-        stem = convolution(positions, input_shape[0], before, kernel_size=3, padding=1, bias=False)
-        blocks: list[nn.Module] = [stem, norm_of(norm, positions, before), activation()]
+        spatial_dims = check_input_shape("a ResNet", input_shape, halvings=len(stages) - 1)
+        conv_channels, channels = infer_feature_counts(activation, stages[0], spatial_dims)
+        stem = make_conv(spatial_dims, input_shape[0], conv_channels, kernel_size=3, padding=1, bias=False)
+        blocks: list[nn.Module] = [stem, make_norm(norm, spatial_dims, conv_channels), activation()]
         strides = [2 if stage > 0 and block == 0 else 1 for stage in range(len(stages)) for block in range(depth)]
         for index, stride in enumerate(strides):
-            skipped = drop_path * (index + 1) / len(strides)
-            block = _Block(positions, channels, stages[index // depth], stride, activation, norm, skipped)
+            block_drop_path = drop_path * (index + 1) / len(strides)
+            block = _Block(spatial_dims, channels, stages[index // depth], stride, activation, norm, block_drop_path)
             blocks.append(block)
             channels = block.channels
         self.features = nn.Sequential(*blocks)
@@ -86,8 +86,8 @@ class ResNet(nn.Module):
 class _Block(nn.Module):
     def __init__(
         self,
-        positions: int,
-        incoming: int,
+        spatial_dims: int,
+        in_channels: int,
         width: int,
         stride: int,
         activation: Activation,
@@ -95,17 +95,23 @@ class _Block(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        before, self.channels = features_for(activation, width, positions)
+        conv_channels, self.channels = infer_feature_counts(activation, width, spatial_dims)
 
-        def normed(incoming: int, kernel_size: int, stride: int) -> list[nn.Module]:
-            arguments = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2, "bias": False}
-            return [convolution(positions, incoming, before, **arguments), norm_of(norm, positions, before)]
+        def conv_norm(incoming: int, kernel_size: int, stride: int) -> list[nn.Module]:
+            conv_args = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2, "bias": False}
+            return [
+                make_conv(spatial_dims, incoming, conv_channels, **conv_args),
+                make_norm(norm, spatial_dims, conv_channels),
+            ]
 
         self.residual = nn.Sequential(
-            *normed(incoming, 3, stride), activation(), *normed(self.channels, 3, 1), StochasticDepth(drop_path, "row")
+            *conv_norm(in_channels, 3, stride),
+            activation(),
+            *conv_norm(self.channels, 3, 1),
+            StochasticDepth(drop_path, "row"),
         )
-        same = incoming == before and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(*normed(incoming, 1, stride))
+        keeps_shape = in_channels == conv_channels and stride == 1
+        self.shortcut = nn.Identity() if keeps_shape else nn.Sequential(*conv_norm(in_channels, 1, stride))
         self.activation = activation()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,9 @@ from torch import nn
 from torchvision import models
 
 from stormproof_train.activations import Activation, swap_activations
-from stormproof_train.errors import nearest
+from stormproof_train.errors import rank_by_similarity
 
-COLOURS = 3
+RGB_CHANNELS = 3
 
 
 class TorchvisionModel(nn.Module):
@@ -39,15 +39,15 @@ class TorchvisionModel(nn.Module):
         self, input_shape: Sequence[int], num_outputs: int, activation: Activation, name: str = "resnet18"
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or input_shape[0] not in {1, COLOURS}:
+        if len(input_shape) != 3 or input_shape[0] not in {1, RGB_CHANNELS}:
             raise ValueError(f"{name} needs images of 1 or 3 channels, not samples of shape {tuple(input_shape)}")
-        known = models.list_models(module=models)
-        if name not in known:  # detectors and the like load weights of their own, and give no (N, outputs)
-            close = ", ".join(nearest(name, known)[:5])
-            raise ValueError(f"torchvision has no classifier {name}; there is: {close} …")
+        classifiers = models.list_models(module=models)
+        if name not in classifiers:  # detectors and the like load weights of their own, and give no (N, outputs)
+            suggestions = ", ".join(rank_by_similarity(name, classifiers)[:5])
+            raise ValueError(f"torchvision has no classifier {name}; there is: {suggestions} …")
         self.model = models.get_model(name, weights=None, num_classes=num_outputs)
         swap_activations(self.model, activation)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images (N, 1 or 3, height, width) to outputs (N, num_outputs)."""
-        return self.model(images.expand(-1, COLOURS, -1, -1))
+        return self.model(images.expand(-1, RGB_CHANNELS, -1, -1))

@@ -10,11 +10,11 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from stormproof_train.activations import Activation, features_for
-from stormproof_train.models.convolution import check_positions, convolution
+from stormproof_train.activations import Activation, infer_feature_counts
+from stormproof_train.models.convolution import check_input_shape, make_conv
 from stormproof_train.models.widths import hidden_widths
 
-MOST_TOKENS = 64
+MAX_TOKENS = 64
 """Attention costs the square of their number."""
 
 
@@ -75,14 +75,14 @@ class Transformer(nn.Module):
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
         shape = (1, *input_shape) if len(input_shape) == 1 else tuple(input_shape)
-        positions = check_positions("a Transformer", shape, halvings=0)
+        spatial_dims = check_input_shape("a Transformer", shape, halvings=0)
         side = _smallest_patch(shape[1:]) if patch_size is None else patch_size
         tokens = _count_patches(shape[1:], side)
         if tokens is None:
             size = "x".join(map(str, shape[1:]))
             raise ValueError(f"patches of side {side} do not divide samples of size {size}: set patch_size")
         self._shape = shape
-        self.embedding = convolution(positions, shape[0], width, kernel_size=side, stride=side)
+        self.embedding = make_conv(spatial_dims, shape[0], width, kernel_size=side, stride=side)
         self.position = nn.Parameter(torch.randn(tokens, width))  # as large as `auto` makes the embedding of a patch
         self.blocks = nn.Sequential(
             *(
@@ -136,10 +136,10 @@ class _Attention(nn.Module):
 class _FeedForward(nn.Module):
     def __init__(self, width: int, expansion: int, activation: Activation) -> None:
         super().__init__()
-        before, after = features_for(activation, expansion * width)
-        self.wide = nn.Linear(width, before)
+        linear_features, activation_features = infer_feature_counts(activation, expansion * width)
+        self.wide = nn.Linear(width, linear_features)
         self.activation = activation()
-        self.narrow = nn.Linear(after, width)
+        self.narrow = nn.Linear(activation_features, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, tokens, width) to its shape; the activation gets its features as dimension 1."""
@@ -150,9 +150,9 @@ class _FeedForward(nn.Module):
 def _smallest_patch(sides: Sequence[int]) -> int:
     """The smallest side that leaves 2 to 64 patches; else the longest that leaves more than one."""
     counts = {side: _count_patches(sides, side) or 0 for side in range(1, min(sides) + 1)}
-    several = [side for side, count in counts.items() if count > 1]
-    few = (side for side in several if counts[side] <= MOST_TOKENS)
-    return next(few, several[-1] if several else 1)
+    multi_patch_sides = [side for side, count in counts.items() if count > 1]
+    small_counts = (side for side in multi_patch_sides if counts[side] <= MAX_TOKENS)
+    return next(small_counts, multi_patch_sides[-1] if multi_patch_sides else 1)
 
 
 def _count_patches(sides: Sequence[int], side: int) -> int | None:

@@ -17,9 +17,9 @@ def hidden_widths(width: int, depth: int, widths: Sequence[int] | None, dropout:
     """
     if depth < 0:
         raise ValueError(f"depth is {depth} layers; it must be at least 0")
-    chosen = list(widths) if widths is not None else [width] * depth
-    if any(units < 1 for units in chosen):
-        raise ValueError(f"widths are {chosen}; each layer needs at least 1")
+    layer_widths = list(widths) if widths is not None else [width] * depth
+    if any(units < 1 for units in layer_widths):
+        raise ValueError(f"widths are {layer_widths}; each layer needs at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
-    return chosen
+    return layer_widths

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError, first_line
 
-ENDINGS = (".npy", ".npz")
-NAMES = ("inputs", "input")
+SUFFIXES = (".npy", ".npz")
+ARRAY_NAMES = ("inputs", "input")
 """Of the array among several of an ``.npz``."""
 
 
@@ -32,7 +32,7 @@ def read_array(path: Path) -> NDArray[Any]:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else _chosen(path, loaded)
+        array = loaded if isinstance(loaded, np.ndarray) else _select_array(path, loaded)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         message = first_line(error)
         if "pickle" in message and "Object arrays" not in message:  # NumPy advises to load it unsafely
@@ -46,10 +46,14 @@ def read_array(path: Path) -> NDArray[Any]:
     return array
 
 
-def _chosen(path: Path, arrays: Any) -> NDArray[Any]:
+def _select_array(path: Path, arrays: Any) -> NDArray[Any]:
     with arrays:
-        name = arrays.files[0] if len(arrays.files) == 1 else next((each for each in NAMES if each in arrays), None)
+        name = (
+            arrays.files[0]
+            if len(arrays.files) == 1
+            else next((candidate for candidate in ARRAY_NAMES if candidate in arrays), None)
+        )
         if name is None:
-            there = f"the arrays {', '.join(arrays.files)}" if arrays.files else "no array"
-            raise UserError(f"input={path} has {there}: call one inputs")
+            contents = f"the arrays {', '.join(arrays.files)}" if arrays.files else "no array"
+            raise UserError(f"input={path} has {contents}: call one inputs")
         return arrays[name]

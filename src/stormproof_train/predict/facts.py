@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-Kind = Literal["probabilities", "scores", "values"]
+OutputKind = Literal["probabilities", "scores", "values"]
 
-KEY = "stormproof"
+METADATA_KEY = "stormproof"
 """Of an ONNX file's metadata, where the facts are, as JSON."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class ArtifactMetadata:
     r"""Plain values about an artifact.
 
     Attributes:
@@ -27,33 +27,33 @@ class Facts:
         preparation: how a file becomes the network's input, as the data module says it; None where it says nothing.
 
     Example:
-        >>> facts = Facts("values", [], [10], "small_mouse", "price")
-        >>> Facts.read(facts.written()) == facts
+        >>> facts = ArtifactMetadata("values", [], [10], "small_mouse", "price")
+        >>> ArtifactMetadata.from_json(facts.to_json()) == facts
         True
     """
 
-    kind: Kind
+    kind: OutputKind
     classes: list[str]
     input_shape: list[int]
     run: str
     target: str | None = None
     preparation: Mapping[str, Any] | None = None
 
-    def written(self) -> str:
+    def to_json(self) -> str:
         """All of it as JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
     @classmethod
-    def read(cls, text: str) -> Facts:
-        """What :meth:`written` gave.
+    def from_json(cls, text: str) -> ArtifactMetadata:
+        """What :meth:`to_json` gave.
 
         Raises:
             ValueError: if it is none of it.
         """
         try:
-            told = cls(**json.loads(text))
+            metadata = cls(**json.loads(text))
         except TypeError as error:
             raise ValueError("what it says of itself is not what this application writes") from error
-        if told.kind not in get_args(Kind):
-            raise ValueError(f"there are no predictions of kind {told.kind}")
-        return cast("Facts", told)
+        if metadata.kind not in get_args(OutputKind):
+            raise ValueError(f"there are no predictions of kind {metadata.kind}")
+        return cast("ArtifactMetadata", metadata)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stormproof_train.data.image_reading import opened
+from stormproof_train.data.image_reading import open_image
 from stormproof_train.errors import UserError
 
-ENDINGS = (
+SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif",
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ class ImagePreparation:
     Example:
         >>> Image.new("L", (4, 2), 255).save("white.png")
         >>> preparation = ImagePreparation(channels=1, size=(1, 1), white=1.0, mean=(0.5,), std=(0.25,))
-        >>> preparation.of(Path("white.png")).tolist()
+        >>> preparation.load(Path("white.png")).tolist()
         [[[2.0]]]
     """
 
@@ -47,30 +47,32 @@ class ImagePreparation:
     std: tuple[float, ...]
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Self:
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Off the plain values of a data module's ``preparation``.
 
         Raises:
             KeyError: if one is not there.
         """
-        height, width = told["size"]
-        return cls(told["channels"], (height, width), told["white"], tuple(told["mean"]), tuple(told["std"]))
+        height, width = settings["size"]
+        return cls(
+            settings["channels"], (height, width), settings["white"], tuple(settings["mean"]), tuple(settings["std"])
+        )
 
-    def of(self, file: Path) -> NDArray[np.float32]:
+    def load(self, file: Path) -> NDArray[np.float32]:
         """The input (channels, height, width) that a file holds.
 
         Raises:
             UserError: if it holds no image, a broken one, or one of more than 8 bits a channel.
         """
         pixels = np.asarray(
-            _middle(opened(file, "RGB" if self.channels == 3 else "L", "input"), *self.size), np.float32
+            _resize_and_crop(open_image(file, "RGB" if self.channels == 3 else "L", "input"), *self.size), np.float32
         )
-        by_channel = pixels.reshape(*self.size, self.channels).transpose(2, 0, 1) * np.float32(self.white / 255)
-        mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std))
-        return (by_channel - mean) / std
+        scaled_pixels = pixels.reshape(*self.size, self.channels).transpose(2, 0, 1) * np.float32(self.white / 255)
+        mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        return (scaled_pixels - mean) / std
 
 
-def image_files(path: Path) -> list[Path]:
+def list_images(path: Path) -> list[Path]:
     """The file itself; or the images below a folder, in the order of their names, without what is hidden.
 
     Raises:
@@ -78,25 +80,25 @@ def image_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = sorted(
-        each
-        for each in path.rglob("*")
-        if each.suffix.lower() in ENDINGS
-        and each.is_file()
-        and not any(part.startswith(".") for part in each.relative_to(path).parts)
+    images = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
-    if not found:
-        raise UserError(f"input={path} has no images ({', '.join(ENDINGS)})")
-    return found
+    if not images:
+        raise UserError(f"input={path} has no images ({', '.join(SUFFIXES)})")
+    return images
 
 
-def _middle(image: Image.Image, height: int, width: int) -> Image.Image:
+def _resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     """In torchvision's whole numbers: a resized side is rounded down, half a pixel of a margin to the even side."""
     if image.width * height <= image.height * width:
-        resized = width, image.height * width // image.width
+        resized_size = width, image.height * width // image.width
     else:
-        resized = image.width * height // image.height, height
-    if image.size != resized:
-        image = image.resize(resized, Image.Resampling.BILINEAR)
+        resized_size = image.width * height // image.height, height
+    if image.size != resized_size:
+        image = image.resize(resized_size, Image.Resampling.BILINEAR)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

@@ -9,14 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stormproof_train.console import shown
-from stormproof_train.predict.facts import Facts
+from stormproof_train.console import format_value
+from stormproof_train.predict.facts import ArtifactMetadata
 
-_OF_A_CLASS = {"probabilities": "probability", "scores": "score"}
+_SCORE_NAMES = {"probabilities": "probability", "scores": "score"}
 
 
 @dataclass(frozen=True)
-class Predicted:
+class NamedPredictions:
     """Predictions of some samples.
 
     Attributes:
@@ -30,7 +30,7 @@ class Predicted:
     outputs: NDArray[Any]
 
 
-def as_csv(facts: Facts, predicted: Predicted) -> str:
+def to_csv(metadata: ArtifactMetadata, predictions: NamedPredictions) -> str:
     """A row a sample: its name, the predicted class and the probability or score of each; or its values.
 
     Numbers have the nine digits that tell each float32 from all others.
@@ -38,42 +38,47 @@ def as_csv(facts: Facts, predicted: Predicted) -> str:
     Example:
         >>> import numpy as np
         >>> facts = Facts("probabilities", ["cat", "dog"], [2], "small_mouse")
-        >>> print(as_csv(facts, Predicted("file", ["a.png"], np.array([[0.25, 0.75]]))), end="")
+        >>> print(to_csv(facts, NamedPredictions("file", ["a.png"], np.array([[0.25, 0.75]]))), end="")
         file,predicted,probability of cat,probability of dog
         a.png,dog,0.25,0.75
     """
-    count = predicted.outputs.shape[1]
+    count = predictions.outputs.shape[1]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if facts.kind == "values":
-        writer.writerow([predicted.unit, *_value_names(facts, count)])
+    if metadata.kind == "values":
+        writer.writerow([predictions.unit, *_value_names(metadata, count)])
     else:
-        named = (f"{_OF_A_CLASS[facts.kind]} of {name}" for name in _class_names(facts, count))
-        writer.writerow([predicted.unit, "predicted", *named])
-    for name, outputs in zip(predicted.names, predicted.outputs, strict=True):
+        score_columns = (f"{_SCORE_NAMES[metadata.kind]} of {name}" for name in _class_names(metadata, count))
+        writer.writerow([predictions.unit, "predicted", *score_columns])
+    for name, outputs in zip(predictions.names, predictions.outputs, strict=True):
         numbers = [f"{value:.9g}" for value in outputs]
-        writer.writerow([name, *([] if facts.kind == "values" else [_class(facts, outputs)]), *numbers])
+        writer.writerow([name, *([] if metadata.kind == "values" else [_predicted_class(metadata, outputs)]), *numbers])
     return text.getvalue()
 
 
-def in_short(facts: Facts, predicted: Predicted, most: int) -> tuple[list[str], list[list[str]]]:
+def preview_table(
+    metadata: ArtifactMetadata, predictions: NamedPredictions, max_rows: int
+) -> tuple[list[str], list[list[str]]]:
     """The columns and the first rows of a table: the predicted class with its probability or score; or the values."""
-    first = list(zip(predicted.names, predicted.outputs, strict=True))[:most]
-    if facts.kind == "values":
-        columns = [predicted.unit, *_value_names(facts, predicted.outputs.shape[1])]
-        return columns, [[name, *(shown(float(value)) for value in outputs)] for name, outputs in first]
-    columns = [predicted.unit, "predicted", _OF_A_CLASS[facts.kind]]
-    return columns, [[name, _class(facts, outputs), shown(float(outputs.max()))] for name, outputs in first]
+    preview_rows = list(zip(predictions.names, predictions.outputs, strict=True))[:max_rows]
+    if metadata.kind == "values":
+        columns = [predictions.unit, *_value_names(metadata, predictions.outputs.shape[1])]
+        return columns, [[name, *(format_value(float(value)) for value in outputs)] for name, outputs in preview_rows]
+    columns = [predictions.unit, "predicted", _SCORE_NAMES[metadata.kind]]
+    return columns, [
+        [name, _predicted_class(metadata, outputs), format_value(float(outputs.max()))]
+        for name, outputs in preview_rows
+    ]
 
 
-def _class(facts: Facts, outputs: NDArray[Any]) -> str:
-    return _class_names(facts, len(outputs))[outputs.argmax()]
+def _predicted_class(metadata: ArtifactMetadata, outputs: NDArray[Any]) -> str:
+    return _class_names(metadata, len(outputs))[outputs.argmax()]
 
 
-def _class_names(facts: Facts, count: int) -> list[str]:
-    return facts.classes or [str(index) for index in range(count)]
+def _class_names(metadata: ArtifactMetadata, count: int) -> list[str]:
+    return metadata.classes or [str(index) for index in range(count)]
 
 
-def _value_names(facts: Facts, count: int) -> list[str]:
-    name = facts.target or "value"
+def _value_names(metadata: ArtifactMetadata, count: int) -> list[str]:
+    name = metadata.target or "value"
     return [name] if count == 1 else [f"{name} {number}" for number in range(1, count + 1)]

@@ -15,8 +15,8 @@ from stormproof_train.predict import arrays, images
 from stormproof_train.predict.images import ImagePreparation
 from stormproof_train.predict.table import TablePreparation
 
-TABLES = {".csv", ".tsv", ".txt", ".xlsx"}
-PART = 256
+TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".xlsx"}
+CHUNK_SIZE = 256
 """Samples that are in memory together, where they are read one by one."""
 
 
@@ -49,37 +49,37 @@ def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[
         UserError: if there is nothing that can be read so.
     """
     if not path.exists():
-        below = "" if path.is_absolute() else f" (from {Path.cwd()})"
-        raise UserError(f"input={path} is not there{below}")
+        base_hint = "" if path.is_absolute() else f" (from {Path.cwd()})"
+        raise UserError(f"input={path} is not there{base_hint}")
     kind = (preparation or {}).get("kind")
-    if path.suffix.lower() in arrays.ENDINGS:
-        yield from _of_array(path)
+    if path.suffix.lower() in arrays.SUFFIXES:
+        yield from _read_array_samples(path)
     elif preparation is not None and kind == "image":
-        if path.suffix.lower() in TABLES:
+        if path.suffix.lower() in TABLE_SUFFIXES:
             raise UserError(f"input={path}: this network takes images, or a folder of them")
-        yield from _of_images(path, ImagePreparation.read(preparation))
+        yield from _read_image_samples(path, ImagePreparation.from_dict(preparation))
     elif preparation is not None and kind == "table":
         if path.is_dir():
             raise UserError(f"input={path}: this network takes a .csv file, and no folder")
-        inputs, warnings = TablePreparation(preparation).of(path)
-        yield Samples("row", _numbered(0, len(inputs)), inputs, tuple(warnings))
+        inputs, warnings = TablePreparation(preparation).transform(path)
+        yield Samples("row", _row_names(0, len(inputs)), inputs, tuple(warnings))
     else:
         raise UserError(f"input={path}: this network takes arrays, as its data give them: an .npy or .npz file")
 
 
-def _of_array(path: Path) -> Iterator[Samples]:
+def _read_array_samples(path: Path) -> Iterator[Samples]:
     inputs = arrays.read_array(path)
-    for first in range(0, len(inputs), PART):
-        part = inputs[first : first + PART]
-        yield Samples("row", _numbered(first, len(part)), part)
+    for start in range(0, len(inputs), CHUNK_SIZE):
+        chunk = inputs[start : start + CHUNK_SIZE]
+        yield Samples("row", _row_names(start, len(chunk)), chunk)
 
 
-def _of_images(path: Path, preparation: ImagePreparation) -> Iterator[Samples]:
-    files = images.image_files(path)
-    for first in range(0, len(files), PART):
-        part = files[first : first + PART]
-        yield Samples("file", [str(file) for file in part], np.stack([preparation.of(file) for file in part]))
+def _read_image_samples(path: Path, preparation: ImagePreparation) -> Iterator[Samples]:
+    files = images.list_images(path)
+    for start in range(0, len(files), CHUNK_SIZE):
+        chunk = files[start : start + CHUNK_SIZE]
+        yield Samples("file", [str(file) for file in chunk], np.stack([preparation.load(file) for file in chunk]))
 
 
-def _numbered(first: int, count: int) -> list[str]:
-    return [str(number) for number in range(first + 1, first + count + 1)]
+def _row_names(start: int, count: int) -> list[str]:
+    return [str(number) for number in range(start + 1, start + count + 1)]

@@ -10,7 +10,7 @@ from typing import Any
 from stormproof_train.report.logged import Series
 
 
-def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list[dict[str, Any]]:
+def summarize_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list[dict[str, Any]]:
     """Each attempt of a ``run.json``, as plain values.
 
     Args:
@@ -24,30 +24,30 @@ def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list
         attempt before until training went on. None if unknown.
     """
     attempts: Sequence[Mapping[str, Any]] = record["attempts"]
-    told = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")
-    back = _by_attempt(logged.get("recovery/seconds"))
+    keys = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")
+    resume_seconds = _values_by_attempt(logged.get("recovery/seconds"))
     return [
         {
-            **{key: attempt.get(key) for key in told},
+            **{key: attempt.get(key) for key in keys},
             "skipped": attempt.get("skipped", {}),
-            "seconds": _seconds(attempt.get("start"), attempt.get("end")),
-            "steps_done_again": _again(before, attempt),
-            "seconds_until_back": back.get(attempt["number"]) if before else None,
+            "seconds": _elapsed_seconds(attempt.get("start"), attempt.get("end")),
+            "steps_done_again": _repeated_steps(previous, attempt),
+            "seconds_until_back": resume_seconds.get(attempt["number"]) if previous else None,
         }
-        for before, attempt in pairwise([{}, *attempts])
+        for previous, attempt in pairwise([{}, *attempts])
     ]
 
 
-def _again(before: Mapping[str, Any], attempt: Mapping[str, Any]) -> int | None:
-    reached, begins = before.get("last_step"), attempt.get("first_step")
-    return None if reached is None or begins is None else max(0, reached - begins)
+def _repeated_steps(previous: Mapping[str, Any], attempt: Mapping[str, Any]) -> int | None:
+    last_step, first_step = previous.get("last_step"), attempt.get("first_step")
+    return None if last_step is None or first_step is None else max(0, last_step - first_step)
 
 
-def _seconds(start: str | None, end: str | None) -> float | None:
+def _elapsed_seconds(start: str | None, end: str | None) -> float | None:
     if start is None or end is None:
         return None
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-def _by_attempt(series: Series | None) -> dict[int, float]:
+def _values_by_attempt(series: Series | None) -> dict[int, float]:
     return {} if series is None else dict(zip(series.attempts.tolist(), series.values.tolist(), strict=True))

@@ -11,22 +11,22 @@ import numpy as np
 from scipy import stats
 
 from stormproof_train.config.identity import result_settings
-from stormproof_train.evaluation.comparison import are_of_the_same_samples, compare
+from stormproof_train.evaluation.comparison import compare, have_same_samples
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.report.attempts import of_attempts
-from stormproof_train.report.curves import are_curves, buckets_for, curve
+from stormproof_train.report.attempts import summarize_attempts
+from stormproof_train.report.curves import buckets_per_curve, curve_names, summarize_curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
-from stormproof_train.run.findings_file import standing
+from stormproof_train.run.findings_file import active_findings
 
-MOST_COMPARED = 28
+MAX_PAIRS = 28
 """Maximum number of pairs of runs to compare: all pairs of 8 runs. A comparison takes up to two seconds."""
-_Tested = tuple[str, Predictions, str]  # label, what the test has shown, headline metric
-FEWEST_SEEDS = 3
+_TestedRun = tuple[str, Predictions, str]  # label, what the test has shown, headline metric
+MIN_SEEDS = 3
 """Minimum number of runs for an interval over seeds. With two, the interval is 13 times as wide as their difference."""
 
 
-def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
+def compare_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
     """All that a page says of several runs, as plain values.
 
     Args:
@@ -36,16 +36,16 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``last_step`` of all; ``settings``, those that differ and change the result, by dotted key a value for each run;
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
-        labels, ``settings`` that distinguish the group from other runs, and what :func:`over_seeds` says; ``paired``,
-        for each of the first ``MOST_COMPARED`` pairs of runs with the same test samples their labels (``runs``) and the
-        result of :func:`stormproof_train.evaluation.comparison.compare` for the headline metric; ``pairs``, the number
-        of all such pairs.
+        labels, ``settings`` that distinguish the group from other runs, and what :func:`summarize_seeds` says;
+        ``paired``, for each of the first ``MOST_COMPARED`` pairs of runs with the same test samples their labels
+        (``runs``) and the result of :func:`stormproof_train.evaluation.comparison.compare` for the headline metric;
+        ``pairs``, the number of all such pairs.
     """
-    labels = _labels(runs)
-    settings = differing([run.settings for run in runs])
-    pairs = _pairs(runs, labels)
-    curves = [[name for name in are_curves(run.logged) if name.startswith(("train/", "val/"))] for run in runs]
-    buckets = buckets_for(sum(map(len, curves)))
+    labels = _run_labels(runs)
+    settings = find_differing_settings([run.settings for run in runs])
+    pairs = _pair_runs(runs, labels)
+    curves = [[metric for metric in curve_names(run.logged) if metric.startswith(("train/", "val/"))] for run in runs]
+    buckets = buckets_per_curve(sum(map(len, curves)))
     return {
         "last_step": max(map(last_step, runs)),
         "settings": settings,
@@ -56,42 +56,42 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
                 "status": "gone" if run.is_gone else run.record["status"],
                 "verdict": verdict(run),
                 "summary": run.summary,
-                "findings": [each.as_dict() for each in standing(run.findings)],
-                "attempts": of_attempts(run.record, run.logged),
-                "curves": {name: curve(run.logged[name], buckets) for name in names},
+                "findings": [finding.as_dict() for finding in active_findings(run.findings)],
+                "attempts": summarize_attempts(run.record, run.logged),
+                "curves": {metric: summarize_curve(run.logged[metric], buckets) for metric in names},
             }
             for run, label, names in zip(runs, labels, curves, strict=True)
         ],
         "seeds": [
             {
-                "runs": [labels[place] for place in group],
+                "runs": [labels[index] for index in group],
                 "settings": {key: column[group[0]] for key, column in settings.items() if key != "seed"},
-                **over_seeds([runs[place] for place in group]),
+                **summarize_seeds([runs[index] for index in group]),
             }
-            for group in _but_for_the_seed(runs)
+            for group in _group_by_settings(runs)
         ],
         "paired": [
-            {"runs": [one, other], **compare(first, second, {name})}
-            for (one, first, name), (other, second, _) in pairs[:MOST_COMPARED]
+            {"runs": [first_label, second_label], **compare(first, second, {metric})}
+            for (first_label, first, metric), (second_label, second, _) in pairs[:MAX_PAIRS]
         ],
         "pairs": len(pairs),
     }
 
 
-def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The settings that change the result and are not the same in all runs.
 
     Example:
-        >>> differing([{"seed": 1, "model": {"width": 8}}, {"seed": 2, "model": {"width": 8}}])
+        >>> find_differing_settings([{"seed": 1, "model": {"width": 8}}, {"seed": 2, "model": {"width": 8}}])
         {'seed': [1, 2]}
     """
-    leaves = [result_settings(each) for each in settings]
-    keys = dict.fromkeys(key for each in leaves for key in each)
-    columns = {key: [each.get(key, "(not set)") for each in leaves] for key in keys}
+    leaves = [result_settings(run_settings) for run_settings in settings]
+    keys = dict.fromkeys(key for run_settings in leaves for key in run_settings)
+    columns = {key: [run_settings.get(key, "(not set)") for run_settings in leaves] for key in keys}
     return {key: column for key, column in columns.items() if len({json.dumps(value) for value in column}) > 1}
 
 
-def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
+def summarize_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
     r"""The means of finished runs that differ in their seed alone, with 95% intervals.
 
     With n runs of mean m and standard deviation s an interval is :math:`m \pm t_{0.975, n - 1} s / \sqrt n`. It is of
@@ -108,42 +108,48 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
         Student, The probable error of a mean, 1908.
     """
     summaries = [run.summary for run in runs if run.summary is not None]
-    found: dict[str, Any] = {"count": len(summaries)}
+    result: dict[str, Any] = {"count": len(summaries)}
     for split in ("test", "validation"):
-        common = [name for name in summaries[0][split] if all(name in each[split] for each in summaries)]
-        found[split] = {name: _mean([each[split][name] for each in summaries]) for name in common}
-    return found
+        common_metrics = [name for name in summaries[0][split] if all(name in summary[split] for summary in summaries)]
+        result[split] = {
+            name: _mean_interval([summary[split][name] for summary in summaries]) for name in common_metrics
+        }
+    return result
 
 
-def _pairs(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[tuple[_Tested, _Tested]]:
+def _pair_runs(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[tuple[_TestedRun, _TestedRun]]:
     """Returns all pairs of finished runs that were tested on the same samples."""
-    tested = [
+    tested_runs = [
         (label, run.predictions, run.summary["headline"])
         for run, label in zip(runs, labels, strict=True)
         if run.summary is not None and run.predictions is not None
     ]
-    return [(one, other) for one, other in combinations(tested, 2) if are_of_the_same_samples(one[1], other[1])]
+    return [(first, second) for first, second in combinations(tested_runs, 2) if have_same_samples(first[1], second[1])]
 
 
-def _mean(values: list[float]) -> dict[str, float | None]:
+def _mean_interval(values: list[float]) -> dict[str, float | None]:
     mean = float(np.mean(values))
-    if not np.isfinite(mean) or len(values) < FEWEST_SEEDS:
+    if not np.isfinite(mean) or len(values) < MIN_SEEDS:
         return {"mean": mean, "low": None, "high": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    half_width = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return {"mean": mean, "low": mean - half_width, "high": mean + half_width}
 
 
-def _but_for_the_seed(runs: Sequence[RunFiles]) -> list[list[int]]:
+def _group_by_settings(runs: Sequence[RunFiles]) -> list[list[int]]:
     """The places of finished runs that differ in their seed alone: of each seed the first, where there are several."""
     groups: dict[str, dict[Any, int]] = {}
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         if run.summary is not None and run.settings:
-            same = {key: value for key, value in result_settings(run.settings).items() if key != "seed"}
-            groups.setdefault(json.dumps(same, sort_keys=True), {}).setdefault(run.settings.get("seed"), place)
-    return [list(places.values()) for places in groups.values() if len(places) > 1]
+            settings_without_seed = {
+                key: value for key, value in result_settings(run.settings).items() if key != "seed"
+            }
+            groups.setdefault(json.dumps(settings_without_seed, sort_keys=True), {}).setdefault(
+                run.settings.get("seed"), index
+            )
+    return [list(indices_by_seed.values()) for indices_by_seed in groups.values() if len(indices_by_seed) > 1]
 
 
-def _labels(runs: Sequence[RunFiles]) -> list[str]:
+def _run_labels(runs: Sequence[RunFiles]) -> list[str]:
     """The runs' names; where two are the same, their folders."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]

@@ -12,15 +12,15 @@ from hydra.core.global_hydra import GlobalHydra
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import flat
+from stormproof_train.config.identity import flatten
 from stormproof_train.config.plan import read_plan
-from stormproof_train.losses import DEFAULT
+from stormproof_train.losses import DEFAULT_LOSSES
 
 GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "logger", "trainer")
 """Those of which a run has one choice."""
 
 
-def changed(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_changed_settings(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The choices that are not the default ones, and the arguments that differ from those of the same choices.
 
     A choice is known by what it builds. What builds something else than any shipped choice, and a callback that is not
@@ -32,48 +32,50 @@ def changed(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     Returns:
         Of each its ``key``, its ``value``, and its ``default``, which is missing where there is none.
     """
-    choices = {group: _choices(group) for group in GROUPS}
-    targets = {group: _target(settings, group) for group in GROUPS}
-    shipped = {group: choices[group][target] for group, target in targets.items() if target in choices[group]}
-    usual = _usual_choices()
-    if targets["loss"] in DEFAULT.values() and "loss" in shipped:  # chosen or not: it is what the data decide
-        usual["loss"] = shipped["loss"]
-    found: list[dict[str, Any]] = [
-        {"key": group, "value": choice, "default": usual[group]}
-        for group, choice in shipped.items()
-        if choice != usual[group]
+    choices = {group: _choices_by_target(group) for group in GROUPS}
+    targets = {group: _target_path(settings, group) for group in GROUPS}
+    shipped_choices = {group: choices[group][target] for group, target in targets.items() if target in choices[group]}
+    default_choices = _default_choices()
+    if (
+        targets["loss"] in DEFAULT_LOSSES.values() and "loss" in shipped_choices
+    ):  # chosen or not: it is what the data decide
+        default_choices["loss"] = shipped_choices["loss"]
+    changes: list[dict[str, Any]] = [
+        {"key": group, "value": choice, "default": default_choices[group]}
+        for group, choice in shipped_choices.items()
+        if choice != default_choices[group]
     ]
-    defaults = _arguments(shipped)
-    for key, value in flat(settings):
+    defaults = _default_arguments(shipped_choices)
+    for key, value in flatten(settings):
         if key not in defaults:
-            found.append({"key": key, "value": value})
+            changes.append({"key": key, "value": value})
         elif value != defaults[key]:
-            found.append({"key": key, "value": value, "default": defaults[key]})
-    return found
+            changes.append({"key": key, "value": value, "default": defaults[key]})
+    return changes
 
 
-def _arguments(choices: Mapping[str, str]) -> dict[str, Any]:
+def _default_arguments(choices: Mapping[str, str]) -> dict[str, Any]:
     """Every effective argument of the command whose words are these choices."""
-    words = [f"{group}={choice}" for group, choice in choices.items()]
-    initialized = GlobalHydra.instance().is_initialized()  # at the end of a run
-    with nullcontext() if initialized else hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        plan = read_plan(hydra.compose("config", words), complete=False)
+    overrides = [f"{group}={choice}" for group, choice in choices.items()]
+    is_initialized = GlobalHydra.instance().is_initialized()  # at the end of a run
+    with nullcontext() if is_initialized else hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
+        plan = read_plan(hydra.compose("config", overrides), complete=False)
     spec = getattr(plan.data.function, "spec", None)
-    return dict(flat(plan.settings(plan.loss_for(spec.task if spec else "classification"))))
+    return dict(flatten(plan.settings(plan.bind_loss(spec.task if spec else "classification"))))
 
 
-def _usual_choices() -> dict[str, str | None]:
+def _default_choices() -> dict[str, str | None]:
     defaults = yaml.safe_load((conf_dir() / "config.yaml").read_bytes())["defaults"]
     return {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
 
 
-def _choices(group: str) -> dict[str, str]:
+def _choices_by_target(group: str) -> dict[str, str]:
     """The shipped choices of a group by what they build; of several that build the same, the one that says least."""
     entries = {file.stem: yaml.safe_load(file.read_bytes()) or {} for file in (conf_dir() / group).glob("*.yaml")}
     by_length = sorted(entries.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     return {entry["_target_"]: name for name, entry in by_length if "_target_" in entry}
 
 
-def _target(settings: Mapping[str, Any], group: str) -> str:
-    chosen = settings.get(group)
-    return str(chosen.get("_target_", "")) if isinstance(chosen, Mapping) else ""
+def _target_path(settings: Mapping[str, Any], group: str) -> str:
+    entry = settings.get(group)
+    return str(entry.get("_target_", "")) if isinstance(entry, Mapping) else ""

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from stormproof_train.evaluation.curves import Curve, precision_recall, roc
+from stormproof_train.evaluation.curves import Curve, precision_recall_curves, roc_curves
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.json_numbers import round_for_json
 
-MOST_CURVES = 10
-MOST_POINTS = 1000
+MAX_CURVES = 10
+MAX_POINTS = 1000
 """Of an output's residuals, from samples spread evenly over the split."""
-MOST_OUTPUTS = 8
+MAX_OUTPUTS = 8
 
 
-def with_drawings(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
+def add_plot_data(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
     """An ``evaluation.json`` with what is drawn of its predictions, where they are all finite.
 
     Of classes these are the ROC and precision-recall curves; of more than ten classes, of those ten whose average
@@ -26,29 +26,32 @@ def with_drawings(evaluation: Mapping[str, Any], predictions: Predictions | None
     if predictions is None or not np.isfinite(predictions.outputs).all():
         return dict(evaluation)
     if not predictions.is_classification:
-        return {**evaluation, "residuals_by_prediction": _residuals(predictions)}
-    precision = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
-    hardest = sorted((value, number) for number, value in precision.items() if value is not None)[:MOST_CURVES]
-    shown = {number for _, number in hardest}
+        return {**evaluation, "residuals_by_prediction": _residual_data(predictions)}
+    precision = {class_index: metrics["average_precision"] for class_index, metrics in enumerate(evaluation["classes"])}
+    hardest_classes = sorted((value, class_index) for class_index, value in precision.items() if value is not None)[
+        :MAX_CURVES
+    ]
+    shown_classes = {class_index for _, class_index in hardest_classes}
     return {
         **evaluation,
-        "roc": _of(roc(predictions), shown),
-        "precision_recall": _of(precision_recall(predictions), shown),
+        "roc": _curve_data(roc_curves(predictions), shown_classes),
+        "precision_recall_curves": _curve_data(precision_recall_curves(predictions), shown_classes),
     }
 
 
-def _of(curves: list[Curve], shown: set[int]) -> list[dict[str, Any]]:
+def _curve_data(curves: list[Curve], shown_classes: set[int]) -> list[dict[str, Any]]:
     return [
-        {"of_class": curve.of_class, "x": rounded(curve.x), "y": rounded(curve.y)}
+        {"of_class": curve.class_index, "x": round_for_json(curve.x), "y": round_for_json(curve.y)}
         for curve in curves
-        if curve.of_class in shown
+        if curve.class_index in shown_classes
     ]
 
 
-def _residuals(predictions: Predictions) -> list[dict[str, Any]]:
-    each = -(-len(predictions) // MOST_POINTS)
-    said = predictions.outputs[::each, :MOST_OUTPUTS].astype(np.float64)
-    left = predictions.target[::each, :MOST_OUTPUTS] - said
+def _residual_data(predictions: Predictions) -> list[dict[str, Any]]:
+    stride = -(-len(predictions) // MAX_POINTS)
+    outputs = predictions.outputs[::stride, :MAX_OUTPUTS].astype(np.float64)
+    residuals = predictions.target[::stride, :MAX_OUTPUTS] - outputs
     return [
-        {"x": rounded(one.tolist()), "y": rounded(other.tolist())} for one, other in zip(said.T, left.T, strict=True)
+        {"x": round_for_json(output_column.tolist()), "y": round_for_json(residual_column.tolist())}
+        for output_column, residual_column in zip(outputs.T, residuals.T, strict=True)
     ]

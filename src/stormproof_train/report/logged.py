@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
-from stormproof_train.run.metrics_file import COLUMNS, whole_lines
+from stormproof_train.run.metrics_file import COLUMNS, read_complete_lines
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ def read_logged(path: Path) -> dict[str, Series]:
         UserError: if it is no such file.
     """
     try:
-        frame = _rows(whole_lines(path))
+        frame = _read_frame(read_complete_lines(path))
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
-    return _by_name(frame)
+    return _split_by_name(frame)
 
 
-def _rows(content: bytes) -> Any:
+def _read_frame(content: bytes) -> Any:
     """The whole rows with a step, as a frame (of ``Any``: the stubs of pandas know no columns)."""
     heading = (",".join(COLUMNS) + "\n").encode()  # that of the file may be cut short or damaged
-    kinds: Any = {"attempt": "int64", "name": "str"} | dict.fromkeys(("step", "epoch", "time", "value"), "float64")
+    dtypes: Any = {"attempt": "int64", "name": "str"} | dict.fromkeys(("step", "epoch", "time", "value"), "float64")
     frame = pd.read_csv(
         io.BytesIO(heading + (content if content[:1].isdigit() else content.partition(b"\n")[2])),
-        dtype=kinds,
+        dtype=dtypes,
         keep_default_na=False,  # a metric may be called NA
         na_values={"step": [""], "epoch": [""], "value": ["nan"]},
         on_bad_lines="skip",  # too many fields: a row that was cut short, and ended by the next attempt
@@ -71,14 +71,14 @@ def _rows(content: bytes) -> Any:
     return frame[frame["step"].notna()]
 
 
-def _by_name(frame: Any) -> dict[str, Series]:
-    places, names = pd.factorize(frame["name"])  # numbered as they first come
+def _split_by_name(frame: Any) -> dict[str, Series]:
+    name_codes, names = pd.factorize(frame["name"])  # numbered as they first come
     steps, attempts = frame["step"].to_numpy().astype(np.int64), frame["attempt"].to_numpy()
-    order = np.lexsort((attempts, steps, places))
+    order = np.lexsort((attempts, steps, name_codes))
     is_last = np.ones(len(order), dtype=bool)  # of its name and step
-    is_last[:-1] = (np.diff(places[order]) != 0) | (np.diff(steps[order]) != 0)
-    kept = order[is_last]
-    ends = np.searchsorted(places[kept], np.arange(1, len(names)))
+    is_last[:-1] = (np.diff(name_codes[order]) != 0) | (np.diff(steps[order]) != 0)
+    last_indices = order[is_last]
+    ends = np.searchsorted(name_codes[last_indices], np.arange(1, len(names)))
     columns = (steps, frame["value"].to_numpy(), attempts, frame["time"].to_numpy())
-    parts = zip(*(np.split(column[kept], ends) for column in columns), strict=True)
+    parts = zip(*(np.split(column[last_indices], ends) for column in columns), strict=True)
     return {str(name): Series(*arrays) for name, arrays in zip(names, parts, strict=False)}

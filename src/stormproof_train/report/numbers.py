@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from stormproof_train.config.identity import flat
-from stormproof_train.report.attempts import of_attempts
-from stormproof_train.report.curves import LAYERS, are_curves, buckets_for, curve
-from stormproof_train.report.defaults import changed
-from stormproof_train.report.evaluation import with_drawings
-from stormproof_train.report.layers import of_layers
+from stormproof_train.config.identity import flatten
+from stormproof_train.report.attempts import summarize_attempts
+from stormproof_train.report.curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
+from stormproof_train.report.defaults import find_changed_settings
+from stormproof_train.report.evaluation import add_plot_data
+from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.run_files import RunFiles
-from stormproof_train.report.times import of_steps
+from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import last_step, verdict
-from stormproof_train.run.findings_file import standing
+from stormproof_train.run.findings_file import active_findings
 
 
-def of_run(run: RunFiles) -> dict[str, Any]:
+def collect_run_numbers(run: RunFiles) -> dict[str, Any]:
     """All that a page says of a run, as plain values.
 
     Args:
@@ -28,10 +28,10 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         None; ``attempts``; ``evaluation`` or None; ``settings``, by dotted key; ``changed``, those that differ from the
         default.
     """
-    names = are_curves(run.logged)
-    stands = standing(run.findings)
-    batches = {each["number"]: each.get("accumulated") or 1 for each in run.record["attempts"]}
-    groups = {group: of_layers(run.logged, group) for group in LAYERS}
+    names = curve_names(run.logged)
+    active = active_findings(run.findings)
+    batches_per_step = {entry["number"]: entry.get("accumulated") or 1 for entry in run.record["attempts"]}
+    groups = {group: compute_layer_cells(run.logged, group) for group in LAYER_GROUPS}
     return {
         "name": run.name,
         "folder": str(run.path),
@@ -39,12 +39,12 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "last_step": last_step(run),
         "verdict": verdict(run),
         "summary": run.summary,
-        "curves": {name: curve(run.logged[name], buckets_for(len(names))) for name in names},
-        "findings": [{**each.as_dict(), "stands": each in stands} for each in run.findings],
-        "layers": {group: found for group, found in groups.items() if found is not None},
-        "time": of_steps(run.logged, batches),
-        "attempts": of_attempts(run.record, run.logged),
-        "evaluation": None if run.evaluation is None else with_drawings(run.evaluation, run.predictions),
-        "settings": dict(flat(run.settings)),
-        "changed": changed(run.settings) if run.settings else [],
+        "curves": {name: summarize_curve(run.logged[name], buckets_per_curve(len(names))) for name in names},
+        "findings": [{**entry.as_dict(), "stands": entry in active} for entry in run.findings],
+        "layers": {group: cells for group, cells in groups.items() if cells is not None},
+        "time": step_times(run.logged, batches_per_step),
+        "attempts": summarize_attempts(run.record, run.logged),
+        "evaluation": None if run.evaluation is None else add_plot_data(run.evaluation, run.predictions),
+        "settings": dict(flatten(run.settings)),
+        "changed": find_changed_settings(run.settings) if run.settings else [],
     }

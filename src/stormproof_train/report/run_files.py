@@ -15,7 +15,7 @@ from stormproof_train.mapping_file import read_mapping
 from stormproof_train.report.logged import Series, read_logged
 from stormproof_train.run.findings_file import read_findings
 
-_SUMMARY = ("headline", "test", "validation", "parameters", "steps", "seconds")
+_SUMMARY_KEYS = ("headline", "test", "validation", "parameters", "steps", "seconds")
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,20 @@ def read_run(path: Path) -> RunFiles:
     Raises:
         UserError: if it is no run's folder, or a file in it is damaged.
     """
-    record = _record(path)
+    record = _read_record(path)
     is_gone = record is not None and record["status"] == "running" and _is_gone(path)
     if is_gone:
-        record = _record(path)  # it may have ended in between
+        record = _read_record(path)  # it may have ended in between
     if record is None:
-        what = "is no folder of a run: it has no run.json" if path.is_dir() else "is not there"
-        raise UserError(f"{path} {what}; give the folder of a run, such as runs/<name>")
-    finished = record["status"] == "finished"
+        problem = "is no folder of a run: it has no run.json" if path.is_dir() else "is not there"
+        raise UserError(f"{path} {problem}; give the folder of a run, such as runs/<name>")
+    is_finished = record["status"] == "finished"
     predictions = path / "predictions.npz"
     return RunFiles(
         path=path,
         record=record,
         is_gone=is_gone and record["status"] == "running",
-        summary=read_mapping(path / "summary.json", _SUMMARY) if finished else None,
+        summary=read_mapping(path / "summary.json", _SUMMARY_KEYS) if is_finished else None,
         settings=read_mapping(path / "config.yaml") or {},
         logged=read_logged(path / "metrics.csv"),
         lacks_metrics=not (path / "metrics.csv").exists(),
@@ -81,7 +81,7 @@ def read_run(path: Path) -> RunFiles:
     )
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Path) -> dict[str, Any] | None:
     return read_mapping(path / "run.json", ("status", "attempts"))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.console import shown
+from stormproof_train.console import format_value
 from stormproof_train.report.kit.chart import Chart, Line, Table
 from stormproof_train.report.kit.line_chart import line_chart
 from stormproof_train.report.kit.section import Page, Section
-from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
+from stormproof_train.report.tables import attempts_table, drop_empty, findings_table, format_setting, metric_names
 
 INTERVAL_AND_TEST_DISAGREE = (
     "For at least one pair, the interval and McNemar's test disagree. Trust McNemar's test: it is exact. A bootstrap "
@@ -21,7 +21,7 @@ def several_runs_page(numbers: Mapping[str, Any]) -> Page:
     """The page of several runs.
 
     Args:
-        numbers: as :func:`stormproof_train.report.comparison.of_runs` gives them.
+        numbers: as :func:`stormproof_train.report.comparison.compare_runs` gives them.
     """
     runs = numbers["runs"]
     labels = [run["label"] for run in runs]
@@ -30,29 +30,31 @@ def several_runs_page(numbers: Mapping[str, Any]) -> Page:
         tone="",
         sentences=[],
         sections=[
-            _settings(numbers["settings"], labels),
-            _results(runs, numbers["seeds"], numbers["paired"], numbers["pairs"]),
-            Section("Curves", charts=_curves(runs, numbers["last_step"])),
-            *(_run(run) for run in runs),
+            _settings_section(numbers["settings"], labels),
+            _results_section(runs, numbers["seeds"], numbers["paired"], numbers["pairs"]),
+            Section("Curves", charts=_metric_charts(runs, numbers["last_step"])),
+            *(_run_section(run) for run in runs),
         ],
         runs=[Line(label, number) for number, label in enumerate(labels)],
     )
 
 
-def _settings(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> Section:
+def _settings_section(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> Section:
     if not settings:
         return Section("What differs", ["Nothing that changes the result differs between these runs."])
-    rows = [(label, *(in_yaml(column[place]) for column in settings.values())) for place, label in enumerate(labels)]
+    rows = [
+        (label, *(format_setting(column[index]) for column in settings.values())) for index, label in enumerate(labels)
+    ]
     return Section("What differs", tables=[("", Table(("run", *settings), rows))])
 
 
-def _results(
+def _results_section(
     runs: Sequence[Mapping[str, Any]],
     seeds: Sequence[Mapping[str, Any]],
     paired: Sequence[Mapping[str, Any]],
-    all_pairs: int,
+    num_pairs: int,
 ) -> Section:
-    metrics = metrics_of(run["summary"] for run in runs if run["summary"])
+    metrics = metric_names(run["summary"] for run in runs if run["summary"])
     head = (
         "run",
         "status",
@@ -60,16 +62,16 @@ def _results(
         "steps",
         "seconds",
     )
-    ends = any(run["summary"] and run["summary"].get("intervals") for run in runs)
-    title = f"Each run{', with 95% intervals over the test samples' * ends}"
-    tables = [(title, compact(Table(head, [_row(run, metrics) for run in runs])))]
+    has_intervals = any(run["summary"] and run["summary"].get("intervals") for run in runs)
+    title = f"Each run{', with 95% intervals over the test samples' * has_intervals}"
+    tables = [(title, drop_empty(Table(head, [_run_row(run, metrics) for run in runs])))]
     if seeds:
-        tables.append(("Over seeds: mean, and 95% t interval for three or more seeds", _over_seeds(seeds, metrics)))
+        tables.append(("Over seeds: mean, and 95% t interval for three or more seeds", _seeds_table(seeds, metrics)))
     for name in dict.fromkeys(name for pair in paired for name in pair["differences"]):
         pairs = [pair for pair in paired if name in pair["differences"]]
-        first = f" (the first {len(paired)} of {all_pairs} pairs)" if len(paired) < all_pairs else ""
-        title = f"On the same test samples, with 95% intervals of a paired bootstrap{first}"
-        tables.append((title, _differences(pairs, name)))
+        subset_note = f" (the first {len(paired)} of {num_pairs} pairs)" if len(paired) < num_pairs else ""
+        title = f"On the same test samples, with 95% intervals of a paired bootstrap{subset_note}"
+        tables.append((title, _differences_table(pairs, name)))
     return Section("Results", [INTERVAL_AND_TEST_DISAGREE] if any(map(_disagree, paired)) else [], tables)
 
 
@@ -82,74 +84,81 @@ def _disagree(pair: Mapping[str, Any]) -> bool:
     return excludes_zero != (pair["mcnemar"]["p_value"] < 0.05)
 
 
-def _row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
+def _run_row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
     summary = run["summary"]
     if summary is None:
         return run["label"], run["status"], *("" for _ in range(2 * len(metrics) + 2))
     intervals = summary.get("intervals", {})
-    numbers = []
+    metric_cells = []
     for name in metrics:
-        ends = f" ({' to '.join(map(shown, intervals[name]))})" if name in intervals else ""
-        numbers += [_shown(summary["test"].get(name)) + ends, _shown(summary["validation"].get(name))]
-    return run["label"], run["status"], *numbers, f"{summary['steps']:,}", f"{summary['seconds']:,.1f}"
+        interval_text = f" ({' to '.join(map(format_value, intervals[name]))})" if name in intervals else ""
+        metric_cells += [
+            _format_optional(summary["test"].get(name)) + interval_text,
+            _format_optional(summary["validation"].get(name)),
+        ]
+    return run["label"], run["status"], *metric_cells, f"{summary['steps']:,}", f"{summary['seconds']:,.1f}"
 
 
-def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Table:
+def _seeds_table(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Table:
     head = ("settings", "n", *(f"{split} {name}" for name in metrics for split in ("test", "validation")))
     rows = [
         (
-            _named(group), str(group["count"]),
-            *(_interval(group[split].get(name)) for name in metrics for split in ("test", "validation")),
+            _group_label(group), str(group["count"]),
+            *(_format_mean(group[split].get(name)) for name in metrics for split in ("test", "validation")),
         )
         for group in seeds
     ]  # fmt: skip
-    return compact(Table(head, rows))
+    return drop_empty(Table(head, rows))
 
 
-def _named(group: Mapping[str, Any]) -> str:
+def _group_label(group: Mapping[str, Any]) -> str:
     """Returns the settings of a group, or the labels of its runs if no setting distinguishes it."""
-    return ", ".join(f"{key}={in_yaml(value)}" for key, value in group["settings"].items()) or ", ".join(group["runs"])
+    return ", ".join(f"{key}={format_setting(value)}" for key, value in group["settings"].items()) or ", ".join(
+        group["runs"]
+    )
 
 
-def _differences(paired: Sequence[Mapping[str, Any]], name: str) -> Table:
+def _differences_table(paired: Sequence[Mapping[str, Any]], name: str) -> Table:
     head = ["", "samples", f"difference of {name}", *(("right alone", "McNemar's p") if "mcnemar" in paired[0] else ())]
-    return Table(head, [_difference(pair, name) for pair in paired])
+    return Table(head, [_difference_row(pair, name) for pair in paired])
 
 
-def _difference(pair: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    row = (" minus ".join(pair["runs"]), f"{pair['samples']:,}", _with_ends(pair["differences"][name]))
+def _difference_row(pair: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    row = (" minus ".join(pair["runs"]), f"{pair['samples']:,}", _format_interval(pair["differences"][name]))
     test = pair.get("mcnemar")
     if test is None:
         return row
     return *row, f"{test['first_alone']:,} : {test['second_alone']:,}", f"{test['p_value']:.2g}"
 
 
-def _curves(runs: Sequence[Mapping[str, Any]], last: int) -> list[Chart]:
+def _metric_charts(runs: Sequence[Mapping[str, Any]], last_step: int) -> list[Chart]:
     names = dict.fromkeys(name for run in runs for name in run["curves"])
     order = sorted(names, key=lambda name: (name.rpartition("/")[2] not in {"loss", "accuracy", "rmse"}, name))
     labels = [run["label"] for run in runs]
     return [
         line_chart(
-            name, {run["label"]: run["curves"][name] for run in runs if name in run["curves"]}, last, order=labels
+            name, {run["label"]: run["curves"][name] for run in runs if name in run["curves"]}, last_step, order=labels
         )
         for name in order
     ]
 
 
-def _run(run: Mapping[str, Any]) -> Section:
+def _run_section(run: Mapping[str, Any]) -> Section:
     tables = [("", findings_table(run["findings"]))] if run["findings"] else []
     folded = [("Attempts", attempts_table(run["attempts"]))] if run["attempts"] else []
     return Section(run["label"], run["verdict"]["sentences"], tables, folded=folded)
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else shown(value)
+def _format_optional(value: float | None) -> str:
+    return "" if value is None else format_value(value)
 
 
-def _interval(mean: Mapping[str, float | None] | None) -> str:
-    return "" if mean is None else _with_ends({**mean, "value": mean["mean"]})
+def _format_mean(mean: Mapping[str, float | None] | None) -> str:
+    return "" if mean is None else _format_interval({**mean, "value": mean["mean"]})
 
 
-def _with_ends(number: Mapping[str, float | None]) -> str:
+def _format_interval(number: Mapping[str, float | None]) -> str:
     low, high = number["low"], number["high"]
-    return _shown(number["value"]) + ("" if low is None or high is None else f" ({shown(low)} to {shown(high)})")
+    return _format_optional(number["value"]) + (
+        "" if low is None or high is None else f" ({format_value(low)} to {format_value(high)})"
+    )

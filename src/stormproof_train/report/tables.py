@@ -5,45 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stormproof_train.console import but_empty_columns, shown
+from stormproof_train.console import drop_empty_columns, format_value
 from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.kit.chart import Table
 
 
-def metrics_of(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+def metric_names(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names of all that was tested or validated, each once."""
-    return list(dict.fromkeys(name for each in summaries for name in [*each["test"], *each["validation"]]))
+    return list(dict.fromkeys(name for summary in summaries for name in [*summary["test"], *summary["validation"]]))
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     """Findings as plain values."""
-    return compact(Table(
+    return drop_empty(Table(
         ("severity", "what", "since step", "told at step", "evidence", "what to try", "explains"),
         [
             (
-                each["severity"],
-                each["problem"].replace("_", " ") + (f" in {each['where']}" if each["where"] else ""),
-                f"{each['since_step']:,}", f"{each['step']:,}",
-                ", ".join(f"{name.replace('_', ' ')} {_evidence(value)}" for name, value in each["evidence"].items()),
-                each["advice"], ", ".join(each["consequences"]),
+                finding["severity"],
+                finding["problem"].replace("_", " ") + (f" in {finding['where']}" if finding["where"] else ""),
+                f"{finding['since_step']:,}", f"{finding['step']:,}",
+                ", ".join(f"{name.replace('_', ' ')} "
+                f"{_format_evidence(value)}" for name, value in finding["evidence"].items()),
+                finding["advice"], ", ".join(finding["consequences"]),
             )
-            for each in findings
+            for finding in findings
         ],
     ))  # fmt: skip
 
 
 def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
-    """Attempts as :func:`stormproof_train.report.attempts.of_attempts` gives them."""
+    """Attempts as :func:`stormproof_train.report.attempts.summarize_attempts` gives them."""
     head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "done again", "back after", "how it ended")
-    return compact(Table(
+    return drop_empty(Table(
         head,
         [
             (
-                str(each["number"]), str(each["start"] or "")[:19].replace("T", " "), _seconds(each["seconds"]),
-                str(each["host"] or ""), _known(each["ranks"]), _steps(each), _known(each["steps_done_again"]),
-                _seconds(each["seconds_until_back"]), _end(each),
+                str(attempt["number"]), str(attempt["start"] or "")[:19].replace("T", " "
+                ""), _format_seconds(attempt["seconds"]),
+                str(attempt["host"] or ""), _format_count(attempt["ranks"]), _format_steps(attempt),
+                _format_count(attempt["steps_done_again"]),
+                _format_seconds(attempt["seconds_until_back"]), _format_end(attempt),
             )
-            for each in attempts
+            for attempt in attempts
         ],
     ))  # fmt: skip
 
@@ -52,8 +55,12 @@ def classes_table(classes: Sequence[Mapping[str, Any]], class_names: Sequence[st
     """The classes of an ``evaluation.json``."""
     names = ("precision", "recall", "f1", "roc_auc", "average_precision")
     rows = [
-        (called, f"{each['samples']:,}", *("" if each[name] is None else shown(each[name]) for name in names))
-        for called, each in zip(class_names, classes, strict=True)
+        (
+            class_name,
+            f"{metrics['samples']:,}",
+            *("" if metrics[name] is None else format_value(metrics[name]) for name in names),
+        )
+        for class_name, metrics in zip(class_names, classes, strict=True)
     ]
     return Table(("class", "samples", *(name.replace("_", " ") for name in names)), rows)
 
@@ -64,53 +71,58 @@ def residuals_table(residuals: Sequence[Mapping[str, Any]]) -> Table:
         ("output", "bias", "spread", *(f"{quantile:.0%}" for quantile in QUANTILES)),
         [
             (
-                str(number), shown(each["bias"]), "" if each["spread"] is None else shown(each["spread"]),
-                *map(shown, each["quantiles"]),
+                str(number), format_value(summary["bias"]),
+                "" if summary["spread"] is None else format_value(summary["spread"]),
+                *map(format_value, summary["quantiles"]),
             )
-            for number, each in enumerate(residuals)
+            for number, summary in enumerate(residuals)
         ],
     )  # fmt: skip
 
 
 def settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
     """Settings with their value, and their default where there is one."""
-    if any("default" in each for each in settings):
+    if any("default" in setting for setting in settings):
         rows = [
-            (each["key"], in_yaml(each["value"]), in_yaml(each["default"]) if "default" in each else "(none)")
-            for each in settings
+            (
+                setting["key"],
+                format_setting(setting["value"]),
+                format_setting(setting["default"]) if "default" in setting else "(none)",
+            )
+            for setting in settings
         ]
         return Table(("setting", "value", "default"), rows)
-    return Table(("setting", "value"), [(each["key"], in_yaml(each["value"])) for each in settings])
+    return Table(("setting", "value"), [(setting["key"], format_setting(setting["value"])) for setting in settings])
 
 
-def compact(table: Table) -> Table:
+def drop_empty(table: Table) -> Table:
     """The same without the columns in which no row says anything."""
-    return Table(*but_empty_columns(table.head, table.rows))
+    return Table(*drop_empty_columns(table.head, table.rows))
 
 
-def in_yaml(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting as a user types it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _evidence(value: Any) -> str:
+def _format_evidence(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _known(value: int | None) -> str:
+def _format_count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _seconds(value: float | None) -> str:
+def _format_seconds(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}"
 
 
-def _steps(attempt: Mapping[str, Any]) -> str:
+def _format_steps(attempt: Mapping[str, Any]) -> str:
     first, last = attempt["first_step"], attempt["last_step"]
     return "" if first is None else f"{first:,} to {'?' if last is None else f'{last:,}'}"
 
 
-def _end(attempt: Mapping[str, Any]) -> str:
+def _format_end(attempt: Mapping[str, Any]) -> str:
     if attempt["end"] is None:
         return "not yet, as far as it says"
     reason, code = attempt["reason"], attempt["code"]

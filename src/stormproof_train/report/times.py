@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.logged import Series
 
 PARTS = ("data", "compute", "checkpoint", "other")
-BUCKETS = 100
+MAX_BUCKETS = 100
 
 
-def of_steps(logged: Mapping[str, Series], batches: Mapping[int, int]) -> dict[str, Any] | None:
+def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> dict[str, Any] | None:
     r"""Seconds a step, in four parts, over windows from one logging step to the next of the same attempt.
 
     A window lasts T seconds and has n steps of b batches each. A batch takes t seconds, a share w of which it waits for
@@ -31,33 +31,44 @@ def of_steps(logged: Mapping[str, Series], batches: Mapping[int, int]) -> dict[s
         part the means of its windows; ``mean``, by part that of all. None where no two logging steps of an attempt were
         timed.
     """
-    timed, waited = logged.get("time/batch_seconds"), logged.get("time/data_wait_fraction")
-    if timed is None or waited is None or not np.array_equal(timed.steps, waited.steps):
+    batch_seconds, wait_fractions = logged.get("time/batch_seconds"), logged.get("time/data_wait_fraction")
+    if batch_seconds is None or wait_fractions is None or not np.array_equal(batch_seconds.steps, wait_fractions.steps):
         return None
-    windows = np.flatnonzero(np.diff(timed.attempts) == 0) + 1
+    windows = np.flatnonzero(np.diff(batch_seconds.attempts) == 0) + 1
     if not len(windows):
         return None
-    before = windows - 1
-    counts = (timed.steps[windows] - timed.steps[before]).astype(np.float64)
-    batch = timed.values[windows] * counts * [batches.get(number) or 1 for number in timed.attempts[windows].tolist()]
-    wait = waited.values[windows]
-    stalls = _stalls(logged.get("checkpoint/stall_seconds"), timed.steps, windows)
-    wall = timed.times[windows] - timed.times[before]
-    parts = np.stack([batch * wait, batch * (1 - wait), stalls, np.maximum(0, wall - batch - stalls)])
-    starts = np.unique(np.arange(BUCKETS) * len(windows) // BUCKETS)
-    seconds = np.add.reduceat(parts, starts, axis=1) / np.add.reduceat(counts, starts)
+    previous = windows - 1
+    step_counts = (batch_seconds.steps[windows] - batch_seconds.steps[previous]).astype(np.float64)
+    batch_time = (
+        batch_seconds.values[windows]
+        * step_counts
+        * [batches.get(number) or 1 for number in batch_seconds.attempts[windows].tolist()]
+    )
+    wait_share = wait_fractions.values[windows]
+    stalls = _stall_seconds(logged.get("checkpoint/stall_seconds"), batch_seconds.steps, windows)
+    wall_seconds = batch_seconds.times[windows] - batch_seconds.times[previous]
+    parts = np.stack(
+        [
+            batch_time * wait_share,
+            batch_time * (1 - wait_share),
+            stalls,
+            np.maximum(0, wall_seconds - batch_time - stalls),
+        ]
+    )
+    starts = np.unique(np.arange(MAX_BUCKETS) * len(windows) // MAX_BUCKETS)
+    seconds = np.add.reduceat(parts, starts, axis=1) / np.add.reduceat(step_counts, starts)
     return {
-        "starts": timed.steps[before][starts].tolist(),
-        "ends": timed.steps[windows][[*(starts[1:] - 1), len(windows) - 1]].tolist(),
-        "seconds": {name: rounded(values) for name, values in zip(PARTS, seconds, strict=True)},
-        "mean": dict(zip(PARTS, rounded(parts.sum(1) / counts.sum()), strict=True)),
+        "starts": batch_seconds.steps[previous][starts].tolist(),
+        "ends": batch_seconds.steps[windows][[*(starts[1:] - 1), len(windows) - 1]].tolist(),
+        "seconds": {name: round_for_json(values) for name, values in zip(PARTS, seconds, strict=True)},
+        "mean": dict(zip(PARTS, round_for_json(parts.sum(1) / step_counts.sum()), strict=True)),
     }
 
 
-def _stalls(series: Series | None, steps: NDArray[Any], windows: NDArray[Any]) -> NDArray[Any]:
+def _stall_seconds(series: Series | None, steps: NDArray[Any], windows: NDArray[Any]) -> NDArray[Any]:
     """Of each window, how long training stood still in it."""
     if series is None:
         return np.zeros(len(windows))
-    place = np.searchsorted(steps, series.steps)
-    inside = place < len(steps)
-    return np.bincount(place[inside], series.values[inside], minlength=len(steps))[windows]
+    indices = np.searchsorted(steps, series.steps)
+    is_inside = indices < len(steps)
+    return np.bincount(indices[is_inside], series.values[is_inside], minlength=len(steps))[windows]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from stormproof.finding import Finding, Severity
-from stormproof_train.console import shown
-from stormproof_train.counted import counted
-from stormproof_train.evaluation.conclusions import against_constant, against_linear, conclusions
+from stormproof_train.console import format_value
+from stormproof_train.counted import pluralize
+from stormproof_train.evaluation.conclusions import compare_with_constant, compare_with_linear, conclusions
 from stormproof_train.metrics import HEADLINE, higher_is_better
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
-from stormproof_train.run.findings_file import standing
+from stormproof_train.run.findings_file import active_findings
 
-GOES_ON = "the same command goes on"
+RESUME_TEXT = "the same command goes on"
 """What a run says itself, mostly, when it is told to end."""
 
 
@@ -27,34 +27,41 @@ def verdict(run: RunFiles) -> dict[str, Any]:
         ``tone``: ``good``, ``doubtful`` or ``bad``, or ``open`` where it has not ended for good; ``sentences``: how it
         ended, what of the findings stands, whether it is better than a constant and a linear model.
     """
-    stands = standing(run.findings)
-    compared = [] if run.evaluation is None else conclusions(run.evaluation)
-    lost = ["metrics.csv is missing, so there are no curves."] if run.lacks_metrics and last_step(run) else []
-    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), *lost, *compared]
-    broken = _not_finite(run.summary)
-    if broken:
-        sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(broken)}.")
-    return {"tone": _tone(run, stands), "sentences": sentences}
+    active = active_findings(run.findings)
+    comparisons = [] if run.evaluation is None else conclusions(run.evaluation)
+    missing_sentences = (
+        ["metrics.csv is missing, so there are no curves."] if run.lacks_metrics and last_step(run) else []
+    )
+    sentences = [
+        _status_sentence(run),
+        _findings_sentence(active, _has_training_health(run.settings)),
+        *missing_sentences,
+        *comparisons,
+    ]
+    non_finite = _non_finite_metrics(run.summary)
+    if non_finite:
+        sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(non_finite)}.")
+    return {"tone": _tone(run, active), "sentences": sentences}
 
 
-def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
-    critical = any(each.severity == Severity.CRITICAL for each in stands)
-    if run.record["status"] == "failed" or critical or _not_finite(run.summary):
+def _tone(run: RunFiles, active: Sequence[Finding]) -> str:
+    has_critical = any(finding.severity == Severity.CRITICAL for finding in active)
+    if run.record["status"] == "failed" or has_critical or _non_finite_metrics(run.summary):
         return "bad"
     if run.record["status"] != "finished":
         return "open"
-    return "doubtful" if stands or _is_doubtful(run.evaluation) else "good"
+    return "doubtful" if active or _is_doubtful(run.evaluation) else "good"
 
 
 def _is_doubtful(evaluation: Mapping[str, Any] | None) -> bool:
     """Returns whether the network is not clearly better than a constant, or worse than a linear model."""
     if evaluation is None:
         return False
-    constant, linear = against_constant(evaluation), against_linear(evaluation)
+    constant, linear = compare_with_constant(evaluation), compare_with_linear(evaluation)
     return (constant is not None and not constant.better) or (linear is not None and linear.better is False)
 
 
-def _not_finite(summary: Mapping[str, Any] | None) -> list[str]:
+def _non_finite_metrics(summary: Mapping[str, Any] | None) -> list[str]:
     """The numbers of a summary that are not."""
     return [
         f"{split} {name}"
@@ -66,69 +73,74 @@ def _not_finite(summary: Mapping[str, Any] | None) -> list[str]:
 
 def last_step(run: RunFiles) -> int:
     """As far as a run is known to have come: by its attempts, or by what it logged."""
-    told = [attempt.get("last_step") or 0 for attempt in run.record["attempts"]]
-    logged = [int(series.steps[-1]) for series in run.logged.values()]
-    return max([0, *told, *logged])
+    attempt_steps = [attempt.get("last_step") or 0 for attempt in run.record["attempts"]]
+    logged_steps = [int(series.steps[-1]) for series in run.logged.values()]
+    return max([0, *attempt_steps, *logged_steps])
 
 
-def _ending(run: RunFiles) -> str:
+def _status_sentence(run: RunFiles) -> str:
     if run.summary is not None:
-        return _finished(run.summary, run.logged)
+        return _finished_sentence(run.summary, run.logged)
     step = last_step(run)
-    reason = next((f": {each['reason']}" for each in run.record["attempts"][-1:] if each.get("reason")), "")
-    goes_on = "" if GOES_ON in reason else ". The same command goes on"
-    how = {
-        "preempted": f"It was told to end at step {step:,}{reason}{goes_on}",
+    reason = next((f": {attempt['reason']}" for attempt in run.record["attempts"][-1:] if attempt.get("reason")), "")
+    resume_sentence = "" if RESUME_TEXT in reason else ". The same command goes on"
+    sentence = {
+        "preempted": f"It was told to end at step {step:,}{reason}{resume_sentence}",
         "failed": f"It failed at step {step:,}{reason}",
         "finished": f"It finished at step {step:,}, and its summary.json is missing",
         "running": f"It runs, and is at step {step:,}",
     }.get(run.record["status"], f"Its status is {run.record['status']}, at step {step:,}")
     if run.is_gone:
-        how = f"Its process is gone, without a word, at step {step:,}. The same command goes on"
-    return f"{how}{_so_far(run.logged)}."
+        sentence = f"Its process is gone, without a word, at step {step:,}. The same command goes on"
+    return f"{sentence}{_progress_clause(run.logged)}."
 
 
-def _finished(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
-    name, steps = summary["headline"], counted(summary["steps"], "step")
-    validation = f"{shown(summary['validation'][name])} on validation{_at_best(name, logged)}"
+def _finished_sentence(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
+    name, steps = summary["headline"], pluralize(summary["steps"], "step")
+    validation = f"{format_value(summary['validation'][name])} on validation{_best_clause(name, logged)}"
     if not summary["test"]:
         return f"It finished after {steps}: {name} {validation}. It has left its test split unread."
     interval = summary.get("intervals", {}).get(name)
-    ends = f" (95% interval {shown(interval[0])} to {shown(interval[1])})" if interval else ""
-    test = f"{shown(summary['test'][name])} on the test split{ends}"
+    interval_text = f" (95% interval {format_value(interval[0])} to {format_value(interval[1])})" if interval else ""
+    test = f"{format_value(summary['test'][name])} on the test split{interval_text}"
     return f"It finished after {steps}: {name} {test}, {validation}."
 
 
-def _so_far(logged: Mapping[str, Series]) -> str:
-    name = next((each.name for each in HEADLINE.values() if f"val/{each.name}" in logged), None)
+def _progress_clause(logged: Mapping[str, Series]) -> str:
+    name = next((headline.name for headline in HEADLINE.values() if f"val/{headline.name}" in logged), None)
     if name is None:
         return ""
-    last = shown(float(logged[f"val/{name}"].values[-1]))
-    return f"; {name} was {last} on validation{_at_best(name, logged)}"
+    last = format_value(float(logged[f"val/{name}"].values[-1]))
+    return f"; {name} was {last} on validation{_best_clause(name, logged)}"
 
 
-def _at_best(name: str, logged: Mapping[str, Series]) -> str:
+def _best_clause(name: str, logged: Mapping[str, Series]) -> str:
     """The best value of a metric on validation; nothing where that is the last one."""
-    series, higher = logged.get(f"val/{name}"), higher_is_better(f"val/{name}")
-    if series is None or higher is None:
+    series, is_higher_better = logged.get(f"val/{name}"), higher_is_better(f"val/{name}")
+    if series is None or is_higher_better is None:
         return ""
-    worst = -np.inf if higher else np.inf
+    worst = -np.inf if is_higher_better else np.inf
     values = np.where(np.isfinite(series.values), series.values, worst)
-    place = int(values.argmax() if higher else values.argmin())
-    if values[place] in {values[-1], worst}:
+    best_index = int(values.argmax() if is_higher_better else values.argmin())
+    if values[best_index] in {values[-1], worst}:
         return ""
-    return f", where its best was {shown(float(values[place]))} at step {int(series.steps[place]):,}"
+    return f", where its best was {format_value(float(values[best_index]))} at step {int(series.steps[best_index]):,}"
 
 
-def _found(stands: Sequence[Finding], is_watched: bool) -> str:
-    if stands:
-        told = "; ".join(f"{each.title} ({each.severity})" for each in stands)
-        return f"Found in training: {told}."
-    return "Nothing was found to be wrong in training." if is_watched else "Nobody looked for what may be wrong in it."
+def _findings_sentence(active: Sequence[Finding], has_training_health: bool) -> str:
+    if active:
+        titles = "; ".join(f"{finding.title} ({finding.severity})" for finding in active)
+        return f"Found in training: {titles}."
+    return (
+        "Nothing was found to be wrong in training."
+        if has_training_health
+        else "Nobody looked for what may be wrong in it."
+    )
 
 
-def _is_watched(settings: Mapping[str, Any]) -> bool:
+def _has_training_health(settings: Mapping[str, Any]) -> bool:
     callbacks = settings.get("callbacks")
     return isinstance(callbacks, Mapping) and any(
-        isinstance(each, Mapping) and each.get("_target_") == "stormproof.TrainingHealth" for each in callbacks.values()
+        isinstance(callback, Mapping) and callback.get("_target_") == "stormproof.TrainingHealth"
+        for callback in callbacks.values()
     )

@@ -6,30 +6,33 @@ import sys
 from pathlib import Path
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 from stormproof_train.errors import UserError
-from stormproof_train.report.kit.page import html
-from stormproof_train.report.numbers import of_run
+from stormproof_train.report.kit.page import render_html
+from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import one_run_page
 from stormproof_train.report.run_files import read_run
 
-FILE = "report.html"
-OF_A_RUN = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
+REPORT_FILE = "report.html"
+RUN_FILES = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
 
 
-def report_at_the_end(folder: Path) -> None:
+def write_report(folder: Path) -> None:
     """Writes ``report.html`` to the folder of a run. A failure only warns, because the run is finished.
 
     Args:
         folder: Folder of the run.
     """
     try:
-        write(html(one_run_page(of_run(read_run(folder)))), folder / FILE)
+        write_output(render_html(one_run_page(collect_run_numbers(read_run(folder)))), folder / REPORT_FILE)
     except Exception as error:  # noqa: BLE001 (a finished run must not fail because of its report)
-        say(f"warning: {folder / FILE} could not be written: {error}; stormproof-train report {folder} tries again")
+        print_line(
+            f"warning: {folder / REPORT_FILE} could not be written: {error}; stormproof-train report {folder} tries "
+            f"again"
+        )
 
 
-def write(text: str, output: Path | None) -> None:
+def write_output(text: str, output: Path | None) -> None:
     """Writes text to a file, or to standard output if ``output`` is None.
 
     Raises:
@@ -40,7 +43,7 @@ def write(text: str, output: Path | None) -> None:
         return
     if output.exists() and output.suffix not in {".html", ".json"} and output.is_file():
         raise UserError(f"{output} is there, and no page of ours: give another --output")
-    if output.name in OF_A_RUN and (output.parent / "run.json").exists():
+    if output.name in RUN_FILES and (output.parent / "run.json").exists():
         raise UserError(f"{output} is a file of a run: give another --output")
     try:
         with atomic_write(output) as file:

@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from stormproof_train.counted import counted
+from stormproof_train.counted import pluralize
 from stormproof_train.errors import UserError
 
 
-def accumulation(given: int, ranks: int, first: tuple[int, int] | None, batch_size: int | None) -> int:
+def compute_accumulation(
+    configured: int, world_size: int, initial_sharding: tuple[int, int] | None, batch_size: int | None
+) -> int:
     """The batches of a step on each rank, where a run goes on with another number of ranks.
 
     The batch of the whole job stays. Fewer ranks take more batches for a step, so that no forward pass has more samples
     than it had at first: as many fit into memory.
 
     Args:
-        given: as the config has it.
-        ranks: of this job.
-        first: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
+        configured: as the config has it.
+        world_size: of this job.
+        initial_sharding: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
         batch_size: samples of a step, over all ranks; None where nobody says.
 
     Example:
-        >>> accumulation(given=1, ranks=2, first=(8, 1), batch_size=64)
+        >>> compute_accumulation(given=1, ranks=2, first=(8, 1), batch_size=64)
         4
-        >>> accumulation(given=1, ranks=16, first=(8, 1), batch_size=64)
+        >>> compute_accumulation(given=1, ranks=16, first=(8, 1), batch_size=64)
         1
     """
-    if first is None or first[0] == ranks:
-        return given
-    parts = first[0] * first[1]
-    if batch_size is None or batch_size % ranks:
-        return given if parts % ranks else parts // ranks
-    most = batch_size // parts
-    each = batch_size // ranks
-    return next(count for count in range(1, each + 1) if each % count == 0 and each // count <= most)
+    if initial_sharding is None or initial_sharding[0] == world_size:
+        return configured
+    initial_parts = initial_sharding[0] * initial_sharding[1]
+    if batch_size is None or batch_size % world_size:
+        return configured if initial_parts % world_size else initial_parts // world_size
+    max_samples = batch_size // initial_parts
+    samples_per_rank = batch_size // world_size
+    return next(
+        count
+        for count in range(1, samples_per_rank + 1)
+        if samples_per_rank % count == 0 and samples_per_rank // count <= max_samples
+    )
 
 
-def share_steps(trainer: pl.Trainer, first: tuple[int, int] | None, batch_size: int | None) -> None:
+def adjust_accumulation(trainer: pl.Trainer, initial_sharding: tuple[int, int] | None, batch_size: int | None) -> None:
     """Sets how many batches a step has, and with it what the Trainer counts in batches.
 
     Args:
         trainer: as it was built.
-        first: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
+        initial_sharding: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
         batch_size: samples of a step, over all ranks; None where nobody says.
 
     Raises:
@@ -50,36 +56,38 @@ def share_steps(trainer: pl.Trainer, first: tuple[int, int] | None, batch_size: 
     callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
     if any(hasattr(callback, "get_accumulate_grad_batches") for callback in callbacks):
         return  # it decides
-    given = trainer.accumulate_grad_batches
-    accumulated = accumulation(given, trainer.world_size, first, batch_size)
-    trainer.accumulate_grad_batches = accumulated
+    configured = trainer.accumulate_grad_batches
+    accumulate_grad_batches = compute_accumulation(configured, trainer.world_size, initial_sharding, batch_size)
+    trainer.accumulate_grad_batches = accumulate_grad_batches
     for name in ("limit_train_batches", "val_check_interval"):
         limit = getattr(trainer, name)
-        if isinstance(limit, int) and accumulated != given:
-            batches, over = divmod(limit * accumulated, given)
-            if over:
+        if isinstance(limit, int) and accumulate_grad_batches != configured:
+            batches, remainder = divmod(limit * accumulate_grad_batches, configured)
+            if remainder:
                 raise UserError(
-                    f"trainer.{name}={limit}, in batches of {given} a step, is no whole number of batches for "
-                    f"{trainer.world_size} ranks, which take {accumulated} a step: start as many ranks as before"
+                    f"trainer.{name}={limit}, in batches of {configured} a step, is no whole number of batches for "
+                    f"{trainer.world_size} ranks, which take {accumulate_grad_batches} a step: start as many ranks as "
+                    f"before"
                 )
             setattr(trainer, name, batches)
 
 
-def shares_of(trainer: pl.Trainer, batch_size: int | None) -> str:
+def describe_batch_sharding(trainer: pl.Trainer, batch_size: int | None) -> str:
     """How a job's ranks share its work, once its training begins.
 
     Args:
         trainer: at its first batch.
         batch_size: samples of an optimizer step, over all ranks; None where nobody says.
     """
-    ranks, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    parts = f"{counted(ranks, 'rank')} x {counted(accumulated, 'batch')} a step"
+    world_size, accumulate_grad_batches = trainer.world_size, trainer.accumulate_grad_batches
+    parts = f"{pluralize(world_size, 'rank')} x {pluralize(accumulate_grad_batches, 'batch')} a step"
     if batch_size is not None:
-        parts += f" x {counted(batch_size // (ranks * accumulated), 'sample')} = {batch_size}"
+        parts += f" x {pluralize(batch_size // (world_size * accumulate_grad_batches), 'sample')} = {batch_size}"
     batches = trainer.num_training_batches
     if batches == float("inf"):
         return f"{parts}; the learning rate is as given, not scaled"
-    steps, all_steps = -(-int(batches) // accumulated), trainer.estimated_stepping_batches
+    steps, total_steps = -(-int(batches) // accumulate_grad_batches), trainer.estimated_stepping_batches
     return (
-        f"{parts}; {counted(steps, 'step')} an epoch, {all_steps:,} in all; the learning rate is as given, not scaled"
+        f"{parts}; {pluralize(steps, 'step')} an epoch, {total_steps:,} in all; the learning rate is as "
+        f"given, not scaled"
     )

@@ -22,7 +22,7 @@ def read_findings(path: Path) -> list[Finding]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): put a copy back, or remove it") from error
-    found: dict[tuple[str, bool], Finding] = {}
+    findings_by_key: dict[tuple[str, bool], Finding] = {}
     for number, line in enumerate(lines, start=1):
         try:
             finding = Finding.from_dict(json.loads(line))
@@ -31,17 +31,21 @@ def read_findings(path: Path) -> list[Finding]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number} is no finding of ours: {error!r}") from error
         key = finding.problem, finding.severity == Severity.INFO
-        found.pop(key, None)  # it takes its place behind the others again
-        found[key] = finding
-    return list(found.values())
+        findings_by_key.pop(key, None)  # it takes its place behind the others again
+        findings_by_key[key] = finding
+    return list(findings_by_key.values())
 
 
-def standing(findings: Sequence[Finding]) -> list[Finding]:
+def active_findings(findings: Sequence[Finding]) -> list[Finding]:
     """The mistakes among them, but for those that another explains, and those that were taken back.
 
     A finding is taken back by a later one of the same problem that says until which step it was so.
     """
-    explained = {consequence.partition(" ")[0] for each in findings for consequence in each.consequences}
-    last = {each.problem: each for each in findings}
-    passed = {problem for problem, each in last.items() if "until_step" in each.evidence}
-    return [each for each in findings if each.severity != Severity.INFO and each.problem not in {*explained, *passed}]
+    explained_problems = {consequence.partition(" ")[0] for finding in findings for consequence in finding.consequences}
+    latest_findings = {finding.problem: finding for finding in findings}
+    resolved_problems = {problem for problem, finding in latest_findings.items() if "until_step" in finding.evidence}
+    return [
+        finding
+        for finding in findings
+        if finding.severity != Severity.INFO and finding.problem not in {*explained_problems, *resolved_problems}
+    ]

@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof.checkpoint.folder_ownership import REACHED
-from stormproof.checkpoint.progress_file import read_reached
-from stormproof_train.broken_links import reason
+from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
+from stormproof.checkpoint.progress_file import read_progress
+from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import RunSpec, differences
 from stormproof_train.config.plan import Resume
-from stormproof_train.config.redaction import without_secrets_in_text
+from stormproof_train.config.redaction import redact_text
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.mapping_file import read_mapping
 
@@ -29,15 +29,25 @@ _JOB_IDS = (
     "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX",
 )  # fmt: skip
 
-ANEW = "put a copy back, or train under another name (name=…)"
+RESTORE_FIX = "put a copy back, or train under another name (name=…)"
 # what is read from a finished run's summary
-_SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")
+_SUMMARY_KEYS = (
+    "name",
+    "test",
+    "validation",
+    "headline",
+    "higher_is_better",
+    "parameters",
+    "steps",
+    "attempts",
+    "seconds",
+)
 
 
 class RunFolder:
     """``<runs_dir>/<name>/``: config.yaml, run.json, metrics.csv, checkpoints/, summary.json, the logger's files.
 
-    Reading is every rank's; :meth:`begin` and what follows it are rank 0's alone.
+    Reading is every rank's; :meth:`begin_attempt` and what follows it are rank 0's alone.
 
     Args:
         runs_dir: the folder of all runs.
@@ -45,8 +55,8 @@ class RunFolder:
     """
 
     def __init__(self, runs_dir: Path, name: str) -> None:
-        usable = name not in {"", "sweeps"} and not name.startswith(".") and not set(name) & set("/\\\0")
-        if not usable or len(os.fsencode(name)) > 200:
+        is_valid_name = name not in {"", "sweeps"} and not name.startswith(".") and not set(name) & set("/\\\0")
+        if not is_valid_name or len(os.fsencode(name)) > 200:
             raise UserError(f"name={name!r} cannot be a folder's name: use letters, digits, - and _")
         self.name = name
         self.path = runs_dir / name
@@ -71,32 +81,32 @@ class RunFolder:
     @property
     def has_trained(self) -> bool:
         """Whether an earlier attempt began to train, so that there is something to lose."""
-        record = self.record()
+        record = self.read_record()
         return record is not None and any(map(_has_trained, record["attempts"]))
 
     @property
-    def seconds_before(self) -> float:
+    def previous_seconds(self) -> float:
         """How long the earlier attempts took."""
         spans = [(attempt["start"], attempt["end"]) for attempt in self._record["attempts"][:-1]]
-        return sum((_time(end) - _time(start)).total_seconds() for start, end in spans if end is not None)
+        return sum((_parse_time(end) - _parse_time(start)).total_seconds() for start, end in spans if end is not None)
 
-    def record(self) -> dict[str, Any] | None:
+    def read_record(self) -> dict[str, Any] | None:
         """``run.json``, or None where no attempt has begun yet."""
-        return read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), ANEW)
+        return read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), RESTORE_FIX)
 
-    def finished(self) -> dict[str, Any] | None:
+    def read_summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
-        record = self.record()
+        record = self.read_record()
         if record is None or record["status"] != "finished":
             return None
-        summary = read_mapping(self.path / "summary.json", _SUMMARY, ANEW)
+        summary = read_mapping(self.path / "summary.json", _SUMMARY_KEYS, RESTORE_FIX)
         if summary is None:
             raise UserError(
                 f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
             )
         return summary
 
-    def refuse_unless_startable(self, spec: RunSpec, resume: Resume) -> None:
+    def check_startable(self, spec: RunSpec, resume: Resume) -> None:
         """Says why this run cannot be started here, if it cannot.
 
         Args:
@@ -106,31 +116,31 @@ class RunFolder:
         Raises:
             UserError: another run's folder, or one that ``resume`` excludes.
         """
-        record = self.record()
+        record = self.read_record()
         if record is None:
-            if self.path.exists() and any(self.path.iterdir()) and not self._is_only_ours():
+            if self.path.exists() and any(self.path.iterdir()) and not self._has_only_own_files():
                 raise UserError(f"{self.path} is there and is no run of ours: give this one another name (name=…)")
             if resume == "must":
                 raise UserError(f"resume=must, and there is no run {self.path} to go on with")
             return
-        unfinished = record["status"] != "finished" and not self._is_running()
-        if unfinished and not self.has_trained and resume != "must":
+        is_unfinished = record["status"] != "finished" and not self._is_running()
+        if is_unfinished and not self.has_trained and resume != "must":
             return  # nothing to lose, whatever the mistake was that ended it
         if record["identity"] != spec.identity:
-            changed = differences(self.settings(), spec.settings)
-            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
+            changes = differences(self.read_settings(), spec.settings)
+            changes_text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+            raise UserError(f"the run {self.path} is another one: {changes_text}. Give this one another name (name=…)")
         if resume == "never":
             raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
 
-    def begin(self, spec: RunSpec, resume: Resume) -> None:
+    def begin_attempt(self, spec: RunSpec, resume: Resume) -> None:
         """Takes the folder and writes down a new attempt, and how far the one before came if it could not say.
 
         Raises:
             UserError: if the folder cannot be made, or the run cannot be started.
             FolderTakenError: if another attempt owns it.
         """
-        self.refuse_unless_startable(spec, resume)
+        self.check_startable(spec, resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -138,7 +148,8 @@ class RunFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"runs_dir={self.path.parent}: the run's folder cannot be made there: {reason(self.path, error)}"
+                f"runs_dir={self.path.parent}: the run's folder cannot be made there: "
+                f"{describe_path_error(self.path, error)}"
             ) from error
         self._lease = Lease(self.path)
         try:
@@ -149,16 +160,16 @@ class RunFolder:
 
     def _write_attempt(self, spec: RunSpec, resume: Resume) -> None:
         # again: an attempt may have ended between the first check and the lease
-        self.refuse_unless_startable(spec, resume)
-        if self.finished() is not None:
+        self.check_startable(spec, resume)
+        if self.read_summary() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
-        self._record = self.record() or {"name": self.name, "id": secrets.token_hex(4), "attempts": []}
+        self._record = self.read_record() or {"name": self.name, "id": secrets.token_hex(4), "attempts": []}
         if self._record["attempts"]:
-            self._complete(self._record["attempts"][-1])
+            self._complete_attempt(self._record["attempts"][-1])
         self._record["identity"] = spec.identity
-        _write(self.path / "config.yaml", yaml.safe_dump(dict(spec.settings), sort_keys=False))
+        _write_file(self.path / "config.yaml", yaml.safe_dump(dict(spec.settings), sort_keys=False))
         self._record["status"] = "running"
         self._record["attempts"].append(
             {
@@ -168,7 +179,7 @@ class RunFolder:
                 "ranks": None,
                 "accumulated": None,
                 "jobs": {key: os.environ[key] for key in _JOB_IDS if key in os.environ},
-                "start": _now(),
+                "start": _format_time(),
                 "end": None,
                 "first_step": None,
                 "last_step": None,
@@ -178,23 +189,25 @@ class RunFolder:
         )
         self._commit_record()
 
-    def _complete(self, attempt: dict[str, Any]) -> None:
+    def _complete_attempt(self, attempt: dict[str, Any]) -> None:
         """Fills in what an attempt that was killed could not write: as far as it came, and when that was."""
         if attempt["end"] is None:
-            found = read_reached(self.checkpoints / REACHED)
-            attempt.update(self._reported_hang(_time(attempt["start"])) or {"reason": "it was killed"})
-            attempt["end"] = attempt["start"] if found is None else _now(found.time)
-            if found is not None and attempt["first_step"] is not None:
-                attempt["last_step"] = found.step
+            progress = read_progress(self.checkpoints / PROGRESS_FILE_NAME)
+            attempt.update(self._read_hang_report(_parse_time(attempt["start"])) or {"reason": "it was killed"})
+            attempt["end"] = attempt["start"] if progress is None else _format_time(progress.time)
+            if progress is not None and attempt["first_step"] is not None:
+                attempt["last_step"] = progress.step
 
     @property
-    def shared_by(self) -> tuple[int, int] | None:
+    def initial_sharding(self) -> tuple[int, int] | None:
         """The ranks of the first attempt that began to train, and the batches of a step on each; None before any."""
-        record = self.record()
-        began = [attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")]
-        return (began[0]["ranks"], began[0]["accumulated"]) if began else None
+        record = self.read_record()
+        trained_attempts = [
+            attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")
+        ]
+        return (trained_attempts[0]["ranks"], trained_attempts[0]["accumulated"]) if trained_attempts else None
 
-    def _reported_hang(self, since: datetime) -> dict[str, Any] | None:
+    def _read_hang_report(self, since: datetime) -> dict[str, Any] | None:
         """What another rank wrote of an attempt whose rank 0 was stopped; None where none did."""
         for report in sorted(self.path.glob("hang-rank*.txt")):
             if report.stat().st_mtime > since.timestamp():
@@ -202,46 +215,52 @@ class RunFolder:
                 return {"reason": reason, "code": int(ExitCode.HANG)}
         return None
 
-    def training_begins(
-        self, step: int, ranks: int, accumulated: int, skipped: Mapping[str, str] = MappingProxyType({})
+    def record_training_start(
+        self,
+        step: int,
+        world_size: int,
+        accumulate_grad_batches: int,
+        skip_reasons: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Writes down that from here on there is something to lose.
 
         Args:
             step: at which it begins.
-            ranks: that share the work.
-            accumulated: batches of a step on each of them.
-            skipped: Reasons why newer checkpoints were skipped, by name.
+            world_size: that share the work.
+            accumulate_grad_batches: batches of a step on each of them.
+            skip_reasons: Reasons why newer checkpoints were skipped, by name.
         """
-        about = {"skipped": dict(skipped)} if skipped else {}
-        self._record["attempts"][-1].update(first_step=step, ranks=ranks, accumulated=accumulated, **about)
+        skipped_entry = {"skipped": dict(skip_reasons)} if skip_reasons else {}
+        self._record["attempts"][-1].update(
+            first_step=step, ranks=world_size, accumulated=accumulate_grad_batches, **skipped_entry
+        )
         self._commit_record()
 
-    def finish(self, summary: Mapping[str, Any], last_step: int) -> None:
+    def record_finish(self, summary: Mapping[str, Any], last_step: int) -> None:
         """Writes the summary, then that the run is finished, and gives the folder back."""
         assert self._lease is not None
         self._lease.check()
-        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self._end("finished", last_step, None, ExitCode.FINISHED)
+        _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
 
-    def fail(self, reason: str, code: ExitCode, last_step: int | None) -> None:
+    def record_failure(self, reason: str, code: ExitCode, last_step: int | None) -> None:
         """Writes down why the attempt ended, and gives the folder back."""
-        self._end("failed", last_step, reason, code)
+        self._end_attempt("failed", last_step, reason, code)
 
-    def preempt(self, reason: str, code: ExitCode, last_step: int | None) -> None:
+    def record_preemption(self, reason: str, code: ExitCode, last_step: int | None) -> None:
         """Writes down that the attempt was told to end and can go on, and gives the folder back."""
-        self._end("preempted", last_step, reason, code)
+        self._end_attempt("preempted", last_step, reason, code)
 
-    def hang(self, reason: str, last_step: int) -> None:
+    def record_hang(self, reason: str, last_step: int) -> None:
         """Writes down that the attempt hangs and is about to be ended, and gives the folder back."""
-        self._end("failed", last_step, reason, ExitCode.HANG)
+        self._end_attempt("failed", last_step, reason, ExitCode.HANG)
 
-    def _end(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
+    def _end_attempt(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
-        told = None if reason is None else without_secrets_in_text(reason)
-        attempt.update(end=_now(), reason=told, code=int(code), preempted=status == "preempted")
+        redacted_reason = None if reason is None else redact_text(reason)
+        attempt.update(end=_format_time(), reason=redacted_reason, code=int(code), preempted=status == "preempted")
         if attempt["first_step"] is not None:
             attempt["last_step"] = last_step
         try:
@@ -252,25 +271,25 @@ class RunFolder:
     def _commit_record(self) -> None:
         assert self._lease is not None
         self._lease.check()
-        _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+        _write_file(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
-    def settings(self) -> dict[str, Any]:
+    def read_settings(self) -> dict[str, Any]:
         """``config.yaml``.
 
         Raises:
             UserError: if it cannot be read.
         """
         path = self.path / "config.yaml"
-        content = read_mapping(path, way_out=ANEW)
+        content = read_mapping(path, fix=RESTORE_FIX)
         if content is None:
-            raise UserError(f"{path}, which says what run this is, is gone: {ANEW}")
+            raise UserError(f"{path}, which says what run this is, is gone: {RESTORE_FIX}")
         return content
 
     def _is_running(self) -> bool:
         """Whether another attempt seems to own the folder; taking the lease will tell for sure."""
         return self._lease is None and Lease.is_held(self.path)
 
-    def _is_only_ours(self) -> bool:
+    def _has_only_own_files(self) -> bool:
         """An attempt that was killed before run.json was there leaves these."""
         return all(
             entry.name in {"lease.json", "config.yaml", "checkpoints"} or entry.name.startswith(".")
@@ -283,16 +302,16 @@ def _has_trained(attempt: Mapping[str, Any]) -> bool:
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def _now(seconds: float | None = None) -> str:
+def _format_time(seconds: float | None = None) -> str:
     """That moment (seconds since the epoch), or this one, as run.json has it."""
     moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds")
 
 
-def _time(written: str) -> datetime:
-    return datetime.fromisoformat(written)
+def _parse_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

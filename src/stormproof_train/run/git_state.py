@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 
-SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 """How long git may look, as on a slow network file system."""
-_DIRTY = "-dirty"
+_DIRTY_SUFFIX = "-dirty"
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class GitState:
     dirty: bool
 
 
-def git_state() -> GitState | None:
+def read_git_state() -> GitState | None:
     """That of the repository around the working directory; None where there is none, no commit, or no git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={_DIRTY}"]
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={_DIRTY_SUFFIX}"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True).stdout.strip()
+        description = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return GitState(told.removesuffix(_DIRTY), told.endswith(_DIRTY))
+    return GitState(description.removesuffix(_DIRTY_SUFFIX), description.endswith(_DIRTY_SUFFIX))

@@ -18,10 +18,10 @@ from pytorch_lightning.loggers import Logger
 
 from stormproof_train.errors import STORAGE_FAULTS
 
-MOST_WAITING = 16 * 2**20
+MAX_PENDING_BYTES = 16 * 2**20
 """Bytes of rows that may wait for storage."""
 COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
-_HEADING = (",".join(COLUMNS) + "\n").encode()
+_HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 class MetricsFile(Logger):
@@ -46,8 +46,8 @@ class MetricsFile(Logger):
         self.path = path
         self.attempt = attempt
         self._file: io.FileIO | None = None
-        self._waiting = b""  # what is not in the file yet; it may begin in the middle of a row
-        self._told = False
+        self._pending = b""  # what is not in the file yet; it may begin in the middle of a row
+        self._has_warned = False
 
     @property
     def name(self) -> str:
@@ -71,14 +71,14 @@ class MetricsFile(Logger):
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        self._waiting += text.getvalue().encode()
+        self._pending += text.getvalue().encode()
         try:
             self._write()
         except OSError as error:
-            if error.errno not in STORAGE_FAULTS or len(self._waiting) > MOST_WAITING:
+            if error.errno not in STORAGE_FAULTS or len(self._pending) > MAX_PENDING_BYTES:
                 raise
-            if not self._told:
-                self._told = True
+            if not self._has_warned:
+                self._has_warned = True
                 rank_zero_warn(f"{self.path}: {STORAGE_FAULTS[error.errno]}; its rows wait until they can be written")
 
     @rank_zero_only
@@ -90,7 +90,7 @@ class MetricsFile(Logger):
         """Closes the file; Lightning says this after each of fit, validate and test, and may log again."""
         with suppress(OSError):
             self._write()
-        if self._file is not None and not self._waiting:  # else it may end in the middle of a row
+        if self._file is not None and not self._pending:  # else it may end in the middle of a row
             self._file.close()
             self._file = None
 
@@ -100,17 +100,17 @@ class MetricsFile(Logger):
             rank_zero_warn(f"{self.path} was deleted during the run. A new file is started, and earlier rows are lost")
             self._file.close()
             self._file = None
-        if self._waiting and self._file is None:
+        if self._pending and self._file is None:
             self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
-            self._waiting = self._heading(self._file.tell()) + self._waiting
-        while self._waiting and self._file is not None:
-            self._waiting = self._waiting[self._file.write(self._waiting) :]
-            self._told = False
+            self._pending = self._header_or_row_end(self._file.tell()) + self._pending
+        while self._pending and self._file is not None:
+            self._pending = self._pending[self._file.write(self._pending) :]
+            self._has_warned = False
 
-    def _heading(self, size: int) -> bytes:
+    def _header_or_row_end(self, size: int) -> bytes:
         """What comes before the first row: the header, or the end of a row that a kill cut short."""
         if size == 0:
-            return _HEADING
+            return _HEADER
         with self.path.open("rb") as file:
             file.seek(-1, io.SEEK_END)
             # more fields than a row has, so that no half number is ever taken for a whole one
@@ -136,14 +136,14 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         ValueError: If a row is damaged, except by a power cut.
     """
-    text = whole_lines(path).decode(errors="replace")
+    text = read_complete_lines(path).decode(errors="replace")
     for row in csv.reader(io.StringIO(text, newline="")):
         if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[1]:
             attempt, step, epoch, _, name, value = row
             yield Row(int(attempt), int(step), int(epoch) if epoch else None, name, float(value))
 
 
-def whole_lines(path: Path) -> bytes:
+def read_complete_lines(path: Path) -> bytes:
     """Returns the lines of a ``metrics.csv``. Excludes a last line that is cut short.
 
     After a power cut, some file systems have zeros in the place of the last rows. Lines with zeros are excluded, with a
@@ -154,12 +154,14 @@ def whole_lines(path: Path) -> bytes:
     """
     content = path.read_bytes()
     lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-    whole = [line for line in lines if b"\0" not in line]
-    if not whole and content and not _HEADING.startswith(content):
+    complete_lines = [line for line in lines if b"\0" not in line]
+    if not complete_lines and content and not _HEADER.startswith(content):
         raise ValueError("it contains no complete row")
-    if len(whole) < len(lines):
-        rank_zero_warn(f"{path}: ignored rows with zero bytes, probably from a power cut: {len(lines) - len(whole)}")
-    return b"".join(whole)
+    if len(complete_lines) < len(lines):
+        rank_zero_warn(
+            f"{path}: ignored rows with zero bytes, probably from a power cut: {len(lines) - len(complete_lines)}"
+        )
+    return b"".join(complete_lines)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

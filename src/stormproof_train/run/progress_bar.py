@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from tqdm import tqdm
 
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 
 MIN_SECONDS_BETWEEN_LINES = 10.0
 """Minimum time between two lines at epoch ends."""
@@ -18,7 +18,7 @@ MAX_SECONDS_WITHOUT_LINE = 60.0
 """Time after which a line is printed within an epoch."""
 
 
-class Progress(Callback):
+class RunProgressBar(Callback):
     """One bar from the first step to the last: loss, validation metric, epoch, time left.
 
     The loss is read off the device only when the bar is drawn anew, ten times a second at the most.
@@ -54,13 +54,13 @@ class Progress(Callback):
         """Moves the bar to the step reached."""
         if self._bar is None or not self._bar.update(trainer.global_step - self._bar.n):
             return
-        shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
+        postfix: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
         if isinstance(outputs, dict) and "loss" in outputs:
-            shown["loss"] = _loss_of_a_batch(trainer, outputs["loss"])
+            postfix["loss"] = _format_batch_loss(trainer, outputs["loss"])
         value = trainer.callback_metrics.get(f"val/{self.metric}")
         if value is not None:
-            shown[self.metric] = f"{float(value):.4f}"
-        self._bar.set_postfix(shown, refresh=False)
+            postfix[self.metric] = f"{float(value):.4f}"
+        self._bar.set_postfix(postfix, refresh=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clears the bar."""
@@ -117,16 +117,16 @@ class ProgressLines(Callback):
         parts = [f"epoch {trainer.current_epoch + 1}{f'/{epochs}' if epochs else ''}"]
         parts.append(f"step {step:,}{f'/{int(total):,}' if total != float('inf') else ''}")
         if self._loss is not None:
-            parts.append(f"loss {_loss_of_a_batch(trainer, self._loss)}")
+            parts.append(f"loss {_format_batch_loss(trainer, self._loss)}")
         value = trainer.callback_metrics.get(f"val/{self.metric}")
         if value is not None:
             parts.append(f"val/{self.metric} {float(value):.4f}")
         if total != float("inf") and step > self._first_step:
-            left = (total - step) * (now - self._started) / (step - self._first_step)
-            parts.append(f"{timedelta(seconds=round(left))} left")
-        say(", ".join(parts))
+            seconds_left = (total - step) * (now - self._started) / (step - self._first_step)
+            parts.append(f"{timedelta(seconds=round(seconds_left))} left")
+        print_line(", ".join(parts))
 
 
-def _loss_of_a_batch(trainer: pl.Trainer, loss: Any) -> str:
+def _format_batch_loss(trainer: pl.Trainer, loss: Any) -> str:
     """Returns a loss as text. Lightning divides it by the number of accumulated batches."""
     return f"{float(loss) * trainer.accumulate_grad_batches:.4f}"

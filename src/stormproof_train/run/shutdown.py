@@ -12,14 +12,14 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stormproof import CheckpointRecovery, Preemption
-from stormproof.distributed.rank import follows_lightnings_rank_zero, is_rank_zero
+from stormproof.distributed.rank import is_rank_zero, is_started_by_rank_zero
 from stormproof.errors import PreemptedExit
-from stormproof.signals.listener import Listener
-from stormproof_train.errors import ExitCode, LeaveExit, LeftError, PreemptedError, StopError
-from stormproof_train.run.resume import last_words
+from stormproof.signals.listener import SignalListener
+from stormproof_train.errors import ExitCode, LeaveError, LeaveExit, PreemptedError, StopError
+from stormproof_train.run.resume import describe_resume
 
 
-class Stops:
+class ShutdownHandler:
     """Listens where no callback does: between the stages of a run, and while what was stopped is closed.
 
     Args:
@@ -28,27 +28,27 @@ class Stops:
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self._listener = Listener(impatient=not follows_lightnings_rank_zero())
-        self._wanted = any(isinstance(callback, Preemption) for callback in callbacks)
+        self._listener = SignalListener(raise_on_second_sigint=not is_started_by_rank_zero())
+        self._is_enabled = any(isinstance(callback, Preemption) for callback in callbacks)
 
-    def between_stages(self) -> None:
+    def check(self) -> None:
         """Leaves if the process was told to end since the first time; listens from then on.
 
         Raises:
             PreemptedExit: if it was.
         """
-        if self._wanted:
+        if self._is_enabled:
             self._listener.listen()
-        if self._listener.received is not None:
-            raise PreemptedExit(self._listener.received.name, leads=is_rank_zero())
+        if self._listener.received_signal is not None:
+            raise PreemptedExit(self._listener.received_signal.name, is_rank_zero=is_rank_zero())
 
-    def end(self, error: BaseException | None = None) -> None:
+    def stop_listening(self, error: BaseException | None = None) -> None:
         """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""
-        if not isinstance(error, PreemptedError | LeftError | PreemptedExit):
+        if not isinstance(error, PreemptedError | LeaveError | PreemptedExit):
             self._listener.stop()
 
     @contextmanager
-    def told(self, trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
+    def translate(self, trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
         """Gives the ways in which a training exits when it is stopped a sentence and a code of their own."""
         try:
             yield
@@ -57,14 +57,16 @@ class Stops:
             if not is_rank_zero():
                 raise
             if isinstance(error, LeaveExit):
-                raise LeftError(f"{error.reason} (step {trainer.global_step}; {last_words(recovery)})") from error
-            what = "Ctrl-C" if error.signal == "SIGINT" else error.signal
-            sentence = f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}"
-            raise PreemptedError(sentence, signal.Signals[error.signal]) from error
+                raise LeaveError(f"{error.reason} (step {trainer.global_step}; {describe_resume(recovery)})") from error
+            source = "Ctrl-C" if error.signal == "SIGINT" else error.signal
+            message = f"stopped by {source} at step {trainer.global_step}; {describe_resume(recovery)}"
+            raise PreemptedError(message, signal.Signals[error.signal]) from error
         except SystemExit as error:  # Ctrl-C becomes status 1, and SIGTERM, an exception of this kind too, status 0
-            terminated = isinstance(error, SIGTERMException)
-            if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:
+            is_sigterm = isinstance(error, SIGTERMException)
+            if not is_sigterm and trainer.state.status is not TrainerStatus.INTERRUPTED:
                 raise
-            what = "SIGTERM" if terminated else "Ctrl-C"
-            code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
-            raise StopError(f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}", code) from error
+            source = "SIGTERM" if is_sigterm else "Ctrl-C"
+            code = ExitCode.TERMINATED if is_sigterm else ExitCode.INTERRUPTED
+            raise StopError(
+                f"stopped by {source} at step {trainer.global_step}; {describe_resume(recovery)}", code
+            ) from error

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 
 
 @contextmanager
-def held_while_ranks_start(trainer: pl.Trainer) -> Iterator[None]:
+def block_sigint_during_launch(trainer: pl.Trainer) -> Iterator[None]:
     """Holds Ctrl-C back until all ranks have met, so that the processes started meanwhile are born deaf to it.
 
     A blocked signal is inherited by a new process and waits for whoever lifts the block: here once the ranks have met,
@@ -24,19 +24,19 @@ def held_while_ranks_start(trainer: pl.Trainer) -> Iterator[None]:
     if trainer.world_size == 1:
         yield
         return
-    trainer.callbacks.append(_LiftTheBlock())  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
+    trainer.callbacks.append(_UnblockSigint())  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        _lift()
+        _unblock_sigint()
 
 
-class _LiftTheBlock(Callback):
+class _UnblockSigint(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The first hook after the ranks have met."""
-        _lift()
+        _unblock_sigint()
 
 
-def _lift() -> None:
+def _unblock_sigint() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -9,59 +9,59 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from stormproof.signals.listener import ASKING
+from stormproof.signals.listener import TERMINATION_SIGNALS
 from stormproof_train.errors import ExitCode, RunError, StopError
 
-_STOPPED = {ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
+_STOPPED_CODES = {ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
 
 
-class OwnProcessError(RunError):
+class ChildRunError(RunError):
     """It ended with an error, which it has told itself.
 
     Args:
         code: its exit code.
-        told: what it said; empty where everybody has read that.
+        message: what it said; empty where everybody has read that.
     """
 
-    def __init__(self, code: int, told: str = "") -> None:
-        super().__init__(told or f"its process ended with code {code}, and has said why")
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message or f"its process ended with code {code}, and has said why")
         self.exit_code = ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
 
 
-def run_again(words: Sequence[str], log: Path | None = None) -> None:
+def run_subprocess(argv: Sequence[str], log: Path | None = None) -> None:
     """Runs this command with other words, and waits for it; a signal that asks this process to end goes on to that one.
 
     Args:
-        words: after the command's name.
+        argv: after the command's name.
         log: where what it prints is added; None: where this process prints.
 
     Raises:
         StopError: if it was stopped.
-        OwnProcessError: if it failed.
+        ChildRunError: if it failed.
     """
     with (
         nullcontext() if log is None else log.open("ab") as output,
-        subprocess.Popen([sys.executable, sys.argv[0], *words], stdout=output, stderr=output) as process,
+        subprocess.Popen([sys.executable, sys.argv[0], *argv], stdout=output, stderr=output) as process,
     ):
-        passed_on: list[int] = []
+        forwarded_signals: list[int] = []
 
-        def pass_on(number: int, _: object) -> None:
-            passed_on.append(number)
-            process.send_signal(number)
+        def forward_signal(signum: int, _: object) -> None:
+            forwarded_signals.append(signum)
+            process.send_signal(signum)
 
-        before = {each: signal.signal(each, pass_on) for each in ASKING}
+        previous_handlers = {signum: signal.signal(signum, forward_signal) for signum in TERMINATION_SIGNALS}
         try:
             code = process.wait()
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-    if -code in passed_on:  # while it was starting, and nothing there was to save
+            for signum, handler in previous_handlers.items():
+                signal.signal(signum, handler)
+    if -code in forwarded_signals:  # while it was starting, and nothing there was to save
         code = ExitCode.START_AGAIN
-    if code in _STOPPED:
-        told = "its process was stopped, and has said where" if log is None else "stopped; the same command goes on"
-        raise StopError(told, ExitCode(code))
+    if code in _STOPPED_CODES:
+        message = "its process was stopped, and has said where" if log is None else "stopped; the same command goes on"
+        raise StopError(message, ExitCode(code))
     if code:
-        raise OwnProcessError(code, "" if log is None else f"{_last_line(log) or f'code {code}'} (all it said: {log})")
+        raise ChildRunError(code, "" if log is None else f"{_last_line(log) or f'code {code}'} (all it said: {log})")
 
 
 def _last_line(log: Path) -> str:

@@ -7,28 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormproof_train.console import print_table, result_table, say
-from stormproof_train.counted import counted
-from stormproof_train.run.findings_file import read_findings, standing
+from stormproof_train.console import print_line, print_table, result_table
+from stormproof_train.counted import pluralize
+from stormproof_train.run.findings_file import active_findings, read_findings
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints metrics, warnings and output paths of a finished run."""
     test = summary["test"]
     print_table(str(summary["name"]), *result_table(summary))
-    for sentence in summary.get("conclusions", []):
-        say(sentence)
-    size, steps = counted(summary["parameters"], "parameter"), counted(summary["steps"], "step")
-    say(f"{size}, {steps}, {summary['seconds']:.1f} s")
+    for conclusion in summary.get("conclusions", []):
+        print_line(conclusion)
+    parameters_text, steps_text = pluralize(summary["parameters"], "parameter"), pluralize(summary["steps"], "step")
+    print_line(f"{parameters_text}, {steps_text}, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):
-        broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
-        if broken:
-            say(f"warning: {split} {', '.join(broken)} not finite: the run diverged; try a lower optimizer.lr")
+        non_finite = [name for name, value in summary[split].items() if not math.isfinite(value)]
+        if non_finite:
+            print_line(
+                f"warning: {split} {', '.join(non_finite)} not finite: the run diverged; try a lower optimizer.lr"
+            )
     if not test:
-        say(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
-    found = list(dict.fromkeys(each.title for each in standing(read_findings(folder / "findings.jsonl"))))
-    if found:
-        say(f"warning: found in training: {', '.join(found)}; see findings.jsonl there")
-    say(f"run folder: {folder}")
+        print_line(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
+    titles = list(dict.fromkeys(finding.title for finding in active_findings(read_findings(folder / "findings.jsonl"))))
+    if titles:
+        print_line(f"warning: found in training: {', '.join(titles)}; see findings.jsonl there")
+    print_line(f"run folder: {folder}")
     if (folder / "report.html").exists():
-        say(f"report: {folder / 'report.html'}")
+        print_line(f"report: {folder / 'report.html'}")

@@ -13,7 +13,7 @@ PR_SET_PDEATHSIG = 1
 """Of ``prctl(2)``: the signal that a process gets when the one that started it dies."""
 
 
-def end_with_it(environ: Mapping[str, str] = os.environ) -> None:
+def terminate_with_agent(environ: Mapping[str, str] = os.environ) -> None:
     """Has Linux tell this process to end, by SIGTERM, when the torchrun that started it dies.
 
     Going on without it, the process would keep the folder from the attempt that is started in its place, and nobody
@@ -26,7 +26,7 @@ def end_with_it(environ: Mapping[str, str] = os.environ) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def stop_it() -> None:
+def terminate_agent() -> None:
     """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -34,5 +34,5 @@ def stop_it() -> None:
 
     with suppress(psutil.Error):
         agent = psutil.Process().parent()
-        if agent is not None and any("torchrun" in word or "torch.distributed" in word for word in agent.cmdline()):
+        if agent is not None and any("torchrun" in arg or "torch.distributed" in arg for arg in agent.cmdline()):
             agent.terminate()

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.trials import Record
+from stormproof_train.search.trials import TrialRecord
 
 
-def is_feasible(record: Record, settings: Settings) -> bool:
+def is_feasible(record: TrialRecord, settings: Settings) -> bool:
     """Whether a complete trial keeps to all constraints."""
-    measured = record.notes.get("measured", {})
-    return all(each.name in measured and each.violation(measured) <= 0 for each in settings.all_constraints)
+    measurements = record.notes.get("measured", {})
+    return all(
+        constraint.name in measurements and constraint.violation(measurements) <= 0
+        for constraint in settings.all_constraints
+    )
 
 
-def best(records: Sequence[Record], settings: Settings, front: Collection[int]) -> Record | None:
+def select_winner(records: Sequence[TrialRecord], settings: Settings, front: Collection[int]) -> TrialRecord | None:
     """The winner; None where no trial has come to its end and keeps to the constraints.
 
     Args:
@@ -23,10 +26,12 @@ def best(records: Sequence[Record], settings: Settings, front: Collection[int]) 
         front: of several objectives, the trials that no other one beats in all: the winner is the one of them that is
             best by the first objective.
     """
-    complete = [each for each in records if each.state == "complete" and is_feasible(each, settings)]
+    complete_records = [record for record in records if record.state == "complete" and is_feasible(record, settings)]
     if len(settings.all_objectives) > 1:
-        complete = [each for each in complete if each.number in front]
+        complete_records = [record for record in complete_records if record.number in front]
     objective = settings.all_objectives[0]
     return min(
-        complete, key=lambda each: (objective.as_loss((each.values or [float("nan")])[0]), each.number), default=None
+        complete_records,
+        key=lambda record: (objective.as_loss((record.values or [float("nan")])[0]), record.number),
+        default=None,
     )

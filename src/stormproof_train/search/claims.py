@@ -19,27 +19,27 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: dict[str, Lease] = {}
+        self._leases: dict[str, Lease] = {}
 
-    def take(self, job: str) -> bool:
+    def acquire(self, job: str) -> bool:
         """Claims a job for this process; False where another one that still lives has it."""
         path = self._folder / job
         if Lease.is_held(path):  # to look takes no lock, and idle workers look every second
             return False
         path.mkdir(parents=True, exist_ok=True)
         with suppress(FolderTakenError):
-            self._held[job] = Lease(path)
+            self._leases[job] = Lease(path)
             return True
         return False
 
-    def give_back(self, job: str) -> None:
+    def release(self, job: str) -> None:
         """Lets another worker have it."""
-        self._held.pop(job).release()
+        self._leases.pop(job).release()
 
-    def holds(self, job: str) -> bool:
+    def owns(self, job: str) -> bool:
         """Whether this process still has a claim that it took: one that was suspended for long may have lost it."""
         try:
-            self._held[job].check()
+            self._leases[job].check()
         except FolderLostError:
             return False
         except FileNotFoundError as error:
@@ -48,9 +48,9 @@ class Claims:
 
     def hosts(self) -> set[str]:
         """The machines that have worked here, or do."""
-        owners = [Lease.owner_of(folder) for folder in self._folder.iterdir() if folder.is_dir()]
+        owners = [Lease.read_owner(folder) for folder in self._folder.iterdir() if folder.is_dir()]
         return {owner.host for owner in owners if owner is not None}
 
-    def is_taken(self, job: str) -> bool:
+    def is_claimed(self, job: str) -> bool:
         """Whether a worker that lives has it."""
         return Lease.is_held(self._folder / job)

@@ -9,54 +9,54 @@ import pytorch_lightning as pl
 
 from stormproof_train.build_task import build_task
 from stormproof_train.config.plan import Plan
-from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.data.spec import DataSpec, infer_spec
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics
-from stormproof_train.search.arguments import Asked, Composer
+from stormproof_train.search.arguments import Arguments, Composer
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space
 
 
-def check(asked: Asked, composer: Composer) -> None:
+def check_space(arguments: Arguments, composer: Composer) -> None:
     """Builds what a run would train, for each value of a choice and both ends of each interval.
 
     Args:
-        asked: what is to be searched.
+        arguments: what is to be searched.
         composer: of the configs.
 
     Raises:
         UserError: what a run with that value would say.
     """
-    default = composer.plan(asked.fixed)
-    _refuse_endless(default, asked.settings)
-    data, spec = _built(default)
-    known = {f"val/{name}" for name in (*evaluation_metrics(spec), "loss")}
-    for name in asked.settings.told_metrics:
-        if name not in known:
-            raise UserError(f"validation measures {', '.join(sorted(known))} of these data, and not {name}")
-    for parameter in asked.space.parameters:
-        under = _chosen_above(parameter, asked.space)
-        for value in _tried(parameter):
-            word = f"{parameter.key}={value}"
+    default = composer.compose_plan(arguments.fixed_overrides)
+    _check_finite_length(default, arguments.settings)
+    data, spec = _build(default)
+    metric_names = {f"val/{name}" for name in (*evaluation_metrics(spec), "loss")}
+    for name in arguments.settings.validation_metrics:
+        if name not in metric_names:
+            raise UserError(f"validation measures {', '.join(sorted(metric_names))} of these data, and not {name}")
+    for parameter in arguments.space.parameters:
+        condition_overrides = _condition_overrides(parameter, arguments.space)
+        for value in _values_to_try(parameter):
+            override = f"{parameter.key}={value}"
             try:
-                plan = composer.plan([*asked.fixed, *under, word])
+                plan = composer.compose_plan([*arguments.fixed_overrides, *condition_overrides, override])
                 if plan.data == default.data:
-                    build_task(plan, data, spec, plan.loss_for(spec.task))
+                    build_task(plan, data, spec, plan.bind_loss(spec.task))
                 else:
-                    _built(plan)
+                    _build(plan)
             except UserError as error:
-                whole = "; write int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
-                raise UserError(f"{word} cannot be searched: {error}{whole}") from error
+                hint = "; write int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
+                raise UserError(f"{override} cannot be searched: {error}{hint}") from error
 
 
-def _built(plan: Plan) -> tuple[pl.LightningDataModule, DataSpec]:
+def _build(plan: Plan) -> tuple[pl.LightningDataModule, DataSpec]:
     data = plan.data.build(seed=plan.seed)
-    spec = spec_of(data)
-    build_task(plan, data, spec, plan.loss_for(spec.task))
+    spec = infer_spec(data)
+    build_task(plan, data, spec, plan.bind_loss(spec.task))
     return data, spec
 
 
-def _refuse_endless(plan: Plan, settings: Settings) -> None:
+def _check_finite_length(plan: Plan, settings: Settings) -> None:
     trainer: Mapping[str, Any] = plan.trainer.arguments()
     if settings.effective_pruner != "none" and trainer["max_epochs"] == -1 and trainer["max_steps"] == -1:
         raise UserError(
@@ -65,13 +65,15 @@ def _refuse_endless(plan: Plan, settings: Settings) -> None:
         )
 
 
-def _chosen_above(parameter: Parameter, space: Space) -> list[str]:
+def _condition_overrides(parameter: Parameter, space: Space) -> list[str]:
     """The choice under which a parameter is tried, where the choice is searched too."""
     group = parameter.key.partition(".")[0]
-    choices = next((each.values() for each in space.parameters if each.key == group != parameter.key), None)
+    choices = next(
+        (candidate.values() for candidate in space.parameters if candidate.key == group != parameter.key), None
+    )
     return [f"{group}={min(parameter.only_with.get(group, choices))}"] if choices else []
 
 
-def _tried(parameter: Parameter) -> list[Any]:
-    known = parameter.as_dict()
-    return known["choices"] or [known["low"], known["high"]]
+def _values_to_try(parameter: Parameter) -> list[Any]:
+    fields = parameter.as_dict()
+    return fields["choices"] or [fields["low"], fields["high"]]

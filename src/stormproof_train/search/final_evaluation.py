@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stormproof_train.config.identity import flat
+from stormproof_train.config.identity import flatten
 from stormproof_train.config.plan import Plan
-from stormproof_train.config.redaction import without_secret
-from stormproof_train.console import say
+from stormproof_train.config.redaction import redact_override
+from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StorageError
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.pruner import GO_ON
-from stormproof_train.search.runner import Ended, Runner
+from stormproof_train.search.pruner import CONTINUE
+from stormproof_train.search.runner import Runner, RunOutcome
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space import words_of
-from stormproof_train.search.trial_command import TrialWords
-from stormproof_train.search.trials import Record, Trials
+from stormproof_train.search.space import format_overrides
+from stormproof_train.search.trial_command import TrialCommand
+from stormproof_train.search.trials import TrialRecord, TrialStore
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True)
-class Again:
+class FinalRun:
     """A run of the end.
 
     Attributes:
@@ -37,120 +37,135 @@ class Again:
         params: those of the winner; none of the default.
     """
 
-    who: str
+    label: str
     seed: int
     params: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         """Of its folder, and in the storage."""
-        return f"{self.who}-seed-{self.seed}"
+        return f"{self.label}-seed-{self.seed}"
 
 
-class Final:
+class FinalEvaluation:
     """What is done once, after the last trial.
 
     Args:
         settings: of the search.
         trials: all.
         folder: of the search.
-        words: makes those of a run.
+        command: makes those of a run.
         runner: runs them.
         claims: of all workers.
-        plan_of: of a run's words.
+        compose_plan: of a run's words.
         seed: of the trials.
     """
 
     def __init__(
         self,
         settings: Settings,
-        trials: Trials,
+        trials: TrialStore,
         folder: SearchFolder,
-        words: TrialWords,
+        command: TrialCommand,
         runner: Runner,
         claims: Claims,
-        plan_of: Callable[[list[str]], Plan],
+        compose_plan: Callable[[list[str]], Plan],
         seed: int,
     ) -> None:
-        self._settings, self._trials, self._folder, self._words = settings, trials, folder, words
-        self._runner, self._claims, self._plan_of, self._seed = runner, claims, plan_of, seed
+        self._settings, self._trials, self._folder, self._command = settings, trials, folder, command
+        self._runner, self._claims, self._compose_plan, self._seed = runner, claims, compose_plan, seed
 
-    def runs(self, winner: Record) -> list[Again]:
+    def list_runs(self, winner: TrialRecord) -> list[FinalRun]:
         """The runs on fresh seeds, in pairs."""
-        seeds = [self._seed + each for each in range(1, self._settings.final_seeds + 1)]
+        seeds = [self._seed + offset for offset in range(1, self._settings.final_seeds + 1)]
         return [
-            Again(who, seed, params)
+            FinalRun(label, seed, params)
             for seed in seeds
-            for who, params in ((_name(winner), winner.params), (DEFAULT, {}))
+            for label, params in ((_trial_name(winner), winner.params), (DEFAULT, {}))
         ]
 
-    def results(self, winner: Record) -> dict[str, Any]:
+    def collect_results(self, winner: TrialRecord) -> dict[str, Any]:
         """By name of each run what came of it, where that is known; that of the test by ``test``."""
-        names = [each.name for each in self.runs(winner)]
-        found = {name: self._trials.shared(f"final/{name}") for name in names}
-        found["test"] = self._trials.shared(f"test/{_name(winner)}")
-        return {name: each for name, each in found.items() if each is not None}
+        names = [item.name for item in self.list_runs(winner)]
+        results = {name: self._trials.get_shared(f"final/{name}") for name in names}
+        results["test"] = self._trials.get_shared(f"test/{_trial_name(winner)}")
+        return {name: item for name, item in results.items() if item is not None}
 
-    def work(self, winner: Record) -> None:
+    def evaluate(self, winner: TrialRecord) -> None:
         """Does what other workers have not taken, and waits for them."""
         jobs: list[tuple[str, str, Callable[[], Any]]] = [
-            (each.name, f"final/{each.name}", functools.partial(self._run, each)) for each in self.runs(winner)
+            (final_run.name, f"final/{final_run.name}", functools.partial(self._train, final_run))
+            for final_run in self.list_runs(winner)
         ]
-        jobs.append(("test", f"test/{_name(winner)}", functools.partial(self._test, winner)))
-        while open_jobs := [job for job in jobs if self._trials.shared(job[1]) is None]:
-            if not any(self._does(*job) for job in open_jobs):
-                self._runner.rest(1.0)
+        jobs.append(("test", f"test/{_trial_name(winner)}", functools.partial(self._test, winner)))
+        while pending_jobs := [job for job in jobs if self._trials.get_shared(job[1]) is None]:
+            if not any(self._try_job(*job) for job in pending_jobs):
+                self._runner.wait(1.0)
 
-    def _does(self, name: str, key: str, job: Callable[[], Any]) -> bool:
-        if not self._claims.take(name):
+    def _try_job(self, name: str, key: str, job: Callable[[], Any]) -> bool:
+        if not self._claims.acquire(name):
             return False
         try:
-            if self._trials.shared(key) is None:  # another worker may have done it just now
-                self._trials.share(key, job())
+            if self._trials.get_shared(key) is None:  # another worker may have done it just now
+                self._trials.set_shared(key, job())
         finally:
-            self._claims.give_back(name)
+            self._claims.release(name)
         return True
 
-    def _run(self, again: Again) -> dict[str, Any]:
-        folder = self._folder.final / again.name
-        words = [*self._words.of(again.params, folder), f"seed={again.seed}", *self._words.asking(self._runner.address)]
-        ended = self._ended(again.name, words, folder)
-        summary = RunFolder(folder.parent, folder.name).finished() if ended.code == ExitCode.FINISHED else None
-        say(f"{again.name}: {'done' if summary else ended.why}")
-        return {"validation": summary and summary["validation"], "reason": None if summary else ended.why}
+    def _train(self, final_run: FinalRun) -> dict[str, Any]:
+        folder = self._folder.final_dir / final_run.name
+        command = [
+            *self._command.build(final_run.params, folder),
+            f"seed={final_run.seed}",
+            *self._command.reporting_overrides(self._runner.address),
+        ]
+        outcome = self._run_to_end(final_run.name, command, folder)
+        summary = (
+            RunFolder(folder.parent, folder.name).read_summary() if outcome.exit_code == ExitCode.FINISHED else None
+        )
+        print_line(f"{final_run.name}: {'done' if summary else outcome.reason}")
+        return {"validation": summary and summary["validation"], "reason": None if summary else outcome.reason}
 
-    def _test(self, winner: Record) -> dict[str, Any]:
-        run = self._folder.trials / _name(winner)
-        output = self._folder.path / "test" / _name(winner)
-        words = ["evaluate", f"checkpoint={run}", f"output={output}", *self._repeated(winner)]
-        ended = self._ended("test", words, output)
-        evaluation = read_mapping(output / "evaluation.json") if ended.code == ExitCode.FINISHED else None
+    def _test(self, winner: TrialRecord) -> dict[str, Any]:
+        run_folder = self._folder.trials_dir / _trial_name(winner)
+        output = self._folder.path / "test" / _trial_name(winner)
+        command = ["evaluate", f"checkpoint={run_folder}", f"output={output}", *self._evaluation_overrides(winner)]
+        outcome = self._run_to_end("test", command, output)
+        evaluation = read_mapping(output / "evaluation.json") if outcome.exit_code == ExitCode.FINISHED else None
         if evaluation is None:
-            return {"headline": None, "reason": ended.why}
+            return {"headline": None, "reason": outcome.reason}
         return {"headline": evaluation["headline"], "reason": None}
 
-    def _ended(self, job: str, words: list[str], folder: Path) -> Ended:
+    def _run_to_end(self, job: str, command: list[str], folder: Path) -> RunOutcome:
         """What became of a run that nobody ends early."""
-        ended = self._runner.run(job, words, folder, lambda _: GO_ON)
-        if ended.code == ExitCode.STORAGE:
-            raise StorageError(f"{job} could not go on: {ended.why}")
-        return ended
+        outcome = self._runner.run(job, command, folder, lambda _: CONTINUE)
+        if outcome.exit_code == ExitCode.STORAGE:
+            raise StorageError(f"{job} could not go on: {outcome.reason}")
+        return outcome
 
-    def _repeated(self, winner: Record) -> list[str]:
+    def _evaluation_overrides(self, winner: TrialRecord) -> list[str]:
         """What an evaluation has to be told again: what may be built of a user's own, what was secret, the device."""
-        plan = self._plan_of([*self._words.fixed, *words_of(winner.params)])
+        plan = self._compose_plan([*self._command.fixed_overrides, *format_overrides(winner.params)])
         arguments = {"data": plan.data.arguments(), "model": plan.model.arguments(), "loss": dict(plan.loss)}
         arguments["activation"] = plan.activation.arguments()
         targets = [
             f"{group}._target_={value}"
             for group, settings in arguments.items()
-            for key, value in flat(settings)
+            for key, value in flatten(settings)
             if key.rpartition(".")[2] == "_target_"
         ]
-        own = [word.lstrip("+") for word in self._words.fixed]
-        secret = [word for word in own if without_secret(word) != word and word.partition(".")[0] in arguments]
-        return [*targets, *secret, *(word for word in own if word.startswith(("trainer=", "trainer.accelerator=")))]
+        fixed_overrides = [override.lstrip("+") for override in self._command.fixed_overrides]
+        secret_overrides = [
+            override
+            for override in fixed_overrides
+            if redact_override(override) != override and override.partition(".")[0] in arguments
+        ]
+        return [
+            *targets,
+            *secret_overrides,
+            *(override for override in fixed_overrides if override.startswith(("trainer=", "trainer.accelerator="))),
+        ]
 
 
-def _name(winner: Record) -> str:
+def _trial_name(winner: TrialRecord) -> str:
     return f"trial-{winner.number:04d}"

@@ -12,15 +12,15 @@ from typing import Any
 import filelock
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.broken_links import reason
+from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import result_settings
 from stormproof_train.config.plan import Plan
-from stormproof_train.config.redaction import without_secrets, without_secrets_in_text
+from stormproof_train.config.redaction import redact_settings, redact_text
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.search.arguments import Asked
+from stormproof_train.search.arguments import Arguments
 
-FILE = "search.json"
+SEARCH_FILE = "search.json"
 LOCK_SECONDS = 300.0
 """How long a worker waits for another one that is asking for a trial."""
 
@@ -29,71 +29,78 @@ class SearchFolder:
     """``<folder>/<name>/``: search.json, study.db, trials/, logs/, final/, claims/, answer.json, report.html.
 
     Args:
-        asked: what is searched.
+        arguments: what is searched.
         default: the plan of a run without anything searched.
     """
 
-    def __init__(self, asked: Asked, default: Plan) -> None:
-        self._told, self._storage = told(asked, default), asked.settings.storage
-        canonical = json.dumps(self._told, sort_keys=True, separators=(",", ":"))
+    def __init__(self, arguments: Arguments, default: Plan) -> None:
+        self._definition, self._storage = search_definition(arguments, default), arguments.settings.storage
+        canonical = json.dumps(self._definition, sort_keys=True, separators=(",", ":"))
         self.identity = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-        kinds = [target.path.rpartition(".")[2].lower() for target in (default.data, default.model)]
-        self.name = asked.settings.name or "-".join([*kinds, self.identity])
-        self.path = Path(asked.settings.folder) / self.name
-        self.trials, self.final, self.logs = self.path / "trials", self.path / "final", self.path / "logs"
-        self.claims = self.path / "claims"
+        class_names = [target.path.rpartition(".")[2].lower() for target in (default.data, default.model)]
+        self.name = arguments.settings.name or "-".join([*class_names, self.identity])
+        self.path = Path(arguments.settings.folder) / self.name
+        self.trials_dir, self.final_dir, self.logs_dir = self.path / "trials", self.path / "final", self.path / "logs"
+        self.claims_dir = self.path / "claims"
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether it has begun."""
-        return (self.path / FILE).exists()
+        return (self.path / SEARCH_FILE).exists()
 
-    def begin(self) -> None:
+    def create(self) -> None:
         """Makes it, or makes sure that it is this search's.
 
         Raises:
             UserError: if it is another's, or cannot be made.
         """
         try:
-            for folder in (self.path, self.trials, self.final, self.logs, self.claims):
+            for folder in (self.path, self.trials_dir, self.final_dir, self.logs_dir, self.claims_dir):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
                 f"search.folder={self.path.parent}: the search's folder cannot be made there: "
-                f"{reason(self.path, error)}"
+                f"{describe_path_error(self.path, error)}"
             ) from error
         with self.lock():
-            before = read_mapping(self.path / FILE, ("id", "identity", "storage", "told"))
-            differs = before is not None and self._is_another(before)
-            if before is None or (differs and not any(self.trials.iterdir())):  # nothing is lost that never began
+            stored = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "told"))
+            is_different = stored is not None and self._is_different(stored)
+            if stored is None or (
+                is_different and not any(self.trials_dir.iterdir())
+            ):  # nothing is lost that never began
                 content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
-                content |= {"storage": _place(self._storage), "told": self._told}
-                with atomic_write(self.path / FILE) as file:
+                content |= {"storage": _storage_location(self._storage), "told": self._definition}
+                with atomic_write(self.path / SEARCH_FILE) as file:
                     file.write(f"{json.dumps(content, indent=1)}\n".encode())
                 return
-        if before["identity"] != self.identity:
-            changed = "; ".join(_differences(before["told"], self._told))
+        if stored["identity"] != self.identity:
+            changed = "; ".join(_format_differences(stored["told"], self._definition))
             raise UserError(
                 f"the search {self.path} is another one: {changed}. Give this one another name (search.name=…)"
             )
-        if before["storage"] != _place(self._storage):
-            was, now = (place or "SQLite in its folder" for place in (before["storage"], _place(self._storage)))
-            raise UserError(f"the trials of {self.path} are in {was}, and not in {now}: set search.storage as before")
+        if stored["storage"] != _storage_location(self._storage):
+            old_location, new_location = (
+                location or "SQLite in its folder" for location in (stored["storage"], _storage_location(self._storage))
+            )
+            raise UserError(
+                f"the trials of {self.path} are in {old_location}, and not in {new_location}: set search.storage as "
+                f"before"
+            )
 
-    def _is_another(self, kept: Mapping[str, Any]) -> bool:
-        return kept["identity"] != self.identity or kept["storage"] != _place(self._storage)
+    def _is_different(self, stored: Mapping[str, Any]) -> bool:
+        return stored["identity"] != self.identity or stored["storage"] != _storage_location(self._storage)
 
     @property
-    def study(self) -> str:
+    def study_name(self) -> str:
         """The name of the study, which no other folder's search has, even where several share a storage."""
-        kept = read_mapping(self.path / FILE, ("id",))
-        assert kept is not None
-        return f"{self.name}-{kept['id']}"
+        stored = read_mapping(self.path / SEARCH_FILE, ("id",))
+        assert stored is not None
+        return f"{self.name}-{stored['id']}"
 
     @property
-    def storage(self) -> str:
+    def storage_url(self) -> str:
         """The URL of the storage."""
         return self._storage or f"sqlite:///{(self.path / 'study.db').absolute()}"
 
@@ -101,45 +108,50 @@ class SearchFolder:
         """Held while somebody asks for a trial, or decides on one; it ends with its process."""
         return filelock.FileLock(self.path / ".lock", timeout=LOCK_SECONDS)
 
-    def log(self, job: str) -> Path:
+    def log_path(self, job: str) -> Path:
         """Where what a run prints is kept."""
-        return self.logs / f"{job}.log"
+        return self.logs_dir / f"{job}.log"
 
 
-def told(asked: Asked, default: Plan) -> dict[str, Any]:
+def search_definition(arguments: Arguments, default: Plan) -> dict[str, Any]:
     """What makes another search of it: the settings of a run that change its result, the space, and how it is searched.
 
     Args:
-        asked: what is searched.
+        arguments: what is searched.
         default: the plan of a run without anything searched.
     """
-    space = {parameter.key: parameter.as_dict() for parameter in asked.space.parameters}
-    whole = {"run": result_settings(without_secrets(default.settings(None))), "space": space}
-    return json.loads(json.dumps(whole | {"search": asked.settings.of_the_result()}))
+    space = {parameter.key: parameter.as_dict() for parameter in arguments.space.parameters}
+    definition = {"run": result_settings(redact_settings(default.settings(None))), "space": space}
+    return json.loads(json.dumps(definition | {"search": arguments.settings.result_settings()}))
 
 
-def _place(storage: str | None) -> str | None:
+def _storage_location(storage: str | None) -> str | None:
     """Where a storage is, whoever uses it."""
     if storage is None:
         return None
     kind, _, rest = storage.partition("://")
-    return f"{kind}://{without_secrets_in_text(rest.rpartition('@')[2])}"
+    return f"{kind}://{redact_text(rest.rpartition('@')[2])}"
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _format_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs, as ``key: before -> now``."""
-    found = []
-    for part, prefix, absent in (("run", "", "(not set)"), ("search", "search.", ""), ("space", "", "(not searched)")):
-        one, other = before.get(part, {}), now[part]
-        found += [
-            f"{prefix}{key}: {_shown(one.get(key, absent))} -> {_shown(other.get(key, absent))}"
-            for key in sorted(one.keys() | other.keys())
-            if one.get(key) != other.get(key)
+    differences = []
+    for section, prefix, placeholder in (
+        ("run", "", "(not set)"),
+        ("search", "search.", ""),
+        ("space", "", "(not searched)"),
+    ):
+        old_section, new_section = old.get(section, {}), new[section]
+        differences += [
+            f"{prefix}{key}: {_format_value(old_section.get(key, placeholder))} -> "
+            f"{_format_value(new_section.get(key, placeholder))}"
+            for key in sorted(old_section.keys() | new_section.keys())
+            if old_section.get(key) != new_section.get(key)
         ]
-    return found
+    return differences
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping) and "kind" in value:
         return ",".join(value["choices"]) if value["choices"] else f"{value['low']:g} to {value['high']:g}"
     return str(value)

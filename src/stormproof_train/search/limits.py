@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.trials import Record
+from stormproof_train.search.trials import TrialRecord
 
 Limits = Mapping[str, float | None]
-NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
+LIMIT_NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
 
 
-def raised(before: Limits | None, settings: Settings, trials: int) -> dict[str, float | None]:
+def raise_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
     """The limits from now on: what one worker is told of more counts for all of them, or they would end each other's.
 
     Args:
-        before: those so far; None at the start.
+        current: those so far; None at the start.
         settings: of a worker.
-        trials: as many as it is for, where it is told no number.
+        default_trials: as many as it is for, where it is told no number.
 
     Example:
-        >>> raised({"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None}, Settings(max_hours=1), 50)
-        {'trials': 50, 'max_steps': None, 'max_hours': 2.0, 'max_gpu_hours': None}
+        >>> raise_limits({"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None},
+        Settings(max_hours=1), 50) {'trials': 50, 'max_steps': None, 'max_hours': 2.0, 'max_gpu_hours': None}
     """
-    told: dict[str, float | None] = {name: getattr(settings, name) for name in NAMES}
-    told["trials"] = settings.trials or trials
-    return told if before is None else {name: _larger(before[name], told[name]) for name in NAMES}
+    requested_limits: dict[str, float | None] = {name: getattr(settings, name) for name in LIMIT_NAMES}
+    requested_limits["trials"] = settings.trials or default_trials
+    return (
+        requested_limits
+        if current is None
+        else {name: _max_limit(current[name], requested_limits[name]) for name in LIMIT_NAMES}
+    )
 
 
-def used_up(limits: Limits, records: Sequence[Record], hours: float) -> str | None:
+def describe_exhausted_limit(limits: Limits, records: Sequence[TrialRecord], hours: float) -> str | None:
     """Which budget is used up, in words; None as long as none is.
 
     Args:
@@ -36,14 +40,14 @@ def used_up(limits: Limits, records: Sequence[Record], hours: float) -> str | No
         records: all trials.
         hours: since the search began.
     """
-    used = {
-        "max_steps": sum(each.notes.get("steps", 0) for each in records),
+    usage = {
+        "max_steps": sum(record.notes.get("steps", 0) for record in records),
         "max_hours": hours,
-        "max_gpu_hours": sum(each.notes.get("gpu_seconds", 0.0) for each in records) / 3600,
+        "max_gpu_hours": sum(record.notes.get("gpu_seconds", 0.0) for record in records) / 3600,
     }
-    over = (name for name, spent in used.items() if (limit := limits[name]) is not None and spent >= limit)
-    return next((f"search.{name}={limits[name]:.12g} is used up" for name in over), None)
+    exceeded_names = (name for name, amount in usage.items() if (limit := limits[name]) is not None and amount >= limit)
+    return next((f"search.{name}={limits[name]:.12g} is used up" for name in exceeded_names), None)
 
 
-def _larger(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else max(one, other)
+def _max_limit(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else max(first, second)

@@ -10,9 +10,9 @@ from typing import Self
 
 import torch
 
-from stormproof_train.console import say
+from stormproof_train.console import print_line
 
-HELPS = "STORMPROOF_SEARCH_HELPS"
+HELPER_VARIABLE = "STORMPROOF_SEARCH_HELPS"
 """Set for those that another worker has started: it speaks for them in the end."""
 
 
@@ -22,60 +22,68 @@ class LocalWorkers:
     Each is a process that runs the same command; one whose first worker is gone goes on.
 
     Args:
-        words: after the command ``search``.
-        workers: in all.
+        arguments: after the command ``search``.
+        num_workers: in all.
     """
 
-    def __init__(self, words: Sequence[str], workers: int) -> None:
-        self._words, self._workers = words, workers
-        self._others: list[subprocess.Popen[bytes]] = []
+    def __init__(self, arguments: Sequence[str], num_workers: int) -> None:
+        self._arguments, self._num_workers = arguments, num_workers
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         """Starts them."""
-        if self._workers > 1:
-            shares = [share(place, self._workers) for place in range(self._workers)]
-            command = [sys.executable, "-m", "stormproof_train", "search", *self._words, "search.workers=1"]
-            for each in shares[1:]:
-                self._others.append(subprocess.Popen(command, env={**os.environ, **each, HELPS: "1"}))
-            os.environ.update(shares[0])
+        if self._num_workers > 1:
+            environments = [worker_environment(index, self._num_workers) for index in range(self._num_workers)]
+            command = [sys.executable, "-m", "stormproof_train", "search", *self._arguments, "search.workers=1"]
+            for environment in environments[1:]:
+                self._processes.append(
+                    subprocess.Popen(command, env={**os.environ, **environment, HELPER_VARIABLE: "1"})
+                )
+            os.environ.update(environments[0])
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, error_type: object, *error: object) -> None:
         """Waits for them; where this one ends early, tells them to end."""
-        if kind is not None:
-            for each in self._others:
-                each.terminate()
-        codes = [each.wait() for each in self._others]
-        if kind is None and any(codes):
-            code = next(filter(None, codes))
-            say(f"warning: a worker of this machine ended with code {code}; the others did its work")
+        if error_type is not None:
+            for process in self._processes:
+                process.terminate()
+        exit_codes = [process.wait() for process in self._processes]
+        if error_type is None and any(exit_codes):
+            exit_code = next(filter(None, exit_codes))
+            print_line(f"warning: a worker of this machine ended with code {exit_code}; the others did its work")
 
 
-def share(place: int, workers: int, environ: Mapping[str, str] = os.environ, gpus: int | None = None) -> dict[str, str]:
+def worker_environment(
+    worker_index: int, num_workers: int, environ: Mapping[str, str] = os.environ, num_gpus: int | None = None
+) -> dict[str, str]:
     """The part of this machine that a worker has: as many cores as any, and the GPUs in turn.
 
     Args:
-        place: of the worker, from 0.
-        workers: in all.
+        worker_index: of the worker, from 0.
+        num_workers: in all.
         environ: what is set already stays.
-        gpus: of this machine; None to count them.
+        num_gpus: of this machine; None to count them.
 
     Returns:
         Variables of the environment.
 
     Example:
-        >>> share(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, gpus=3)
+        >>> worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, gpus=3)
         {'CUDA_VISIBLE_DEVICES': '3'}
-        >>> share(2, 4, {"OMP_NUM_THREADS": "1"}, gpus=2)
+        >>> worker_environment(2, 4, {"OMP_NUM_THREADS": "1"}, gpus=2)
         {'CUDA_VISIBLE_DEVICES': '0'}
     """
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     if "OMP_NUM_THREADS" not in environ:
-        found["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // workers))
-    count = torch.cuda.device_count() if gpus is None else gpus
-    if count:
-        visible = environ["CUDA_VISIBLE_DEVICES"].split(",") if "CUDA_VISIBLE_DEVICES" in environ else None
-        names = visible or [str(each) for each in range(count)]
-        mine = names[place::workers] if workers <= len(names) else [names[place % len(names)]]
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-    return found
+        variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
+    gpu_count = torch.cuda.device_count() if num_gpus is None else num_gpus
+    if gpu_count:
+        visible_gpus = environ["CUDA_VISIBLE_DEVICES"].split(",") if "CUDA_VISIBLE_DEVICES" in environ else None
+        gpu_names = visible_gpus or [str(gpu_index) for gpu_index in range(gpu_count)]
+        worker_gpus = (
+            gpu_names[worker_index::num_workers]
+            if num_workers <= len(gpu_names)
+            else [gpu_names[worker_index % len(gpu_names)]]
+        )
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(worker_gpus)
+    return variables

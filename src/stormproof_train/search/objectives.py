@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stormproof_train.metrics import higher_is_better
 
-SIZES = {"parameters": "parameters of the network", "latency": "seconds for one sample, on this machine"}
+COST_METRICS = {"parameters": "parameters of the network", "latency": "seconds for one sample, on this machine"}
 """What is known of a trial before it is trained."""
 _CONSTRAINT = re.compile(r"\s*([\w/]+)\s*(<=|>=)\s*([-+\d.eE_]+)\s*")
 
@@ -21,15 +21,15 @@ class Objective:
     name: str
     higher_is_better: bool
 
-    def of(self, measured: Mapping[str, float]) -> float:
+    def get_value(self, measurements: Mapping[str, float]) -> float:
         """Its value among what was measured of a trial.
 
         Raises:
             ValueError: if it is none of that.
         """
-        if self.name not in measured:
-            raise ValueError(f"{self.name} is not among what was measured ({', '.join(sorted(measured))})")
-        return measured[self.name]
+        if self.name not in measurements:
+            raise ValueError(f"{self.name} is not among what was measured ({', '.join(sorted(measurements))})")
+        return measurements[self.name]
 
     def as_loss(self, value: float) -> float:
         """The same number, lower for the better; what is not finite is the worst."""
@@ -42,18 +42,18 @@ class Constraint:
     """A bound on a number of a trial."""
 
     name: str
-    sign: str
+    operator: str
     bound: float
 
-    def violation(self, measured: Mapping[str, float]) -> float:
+    def violation(self, measurements: Mapping[str, float]) -> float:
         """By how much it is missed, above 0; 0 or less where it holds."""
-        value = measured[self.name]
+        value = measurements[self.name]
         if not math.isfinite(value):
             return math.inf
-        return value - self.bound if self.sign == "<=" else self.bound - value
+        return value - self.bound if self.operator == "<=" else self.bound - value
 
     def __str__(self) -> str:
-        return f"{self.name}{self.sign}{self.bound:g}"
+        return f"{self.name}{self.operator}{self.bound:g}"
 
 
 def read_objective(name: str) -> Objective:
@@ -66,15 +66,15 @@ def read_objective(name: str) -> Objective:
         >>> read_objective("val/accuracy")
         Objective(name='val/accuracy', higher_is_better=True)
     """
-    if name in SIZES:
+    if name in COST_METRICS:
         return Objective(name, higher_is_better=False)
-    higher = higher_is_better(name)
-    if higher is None or not name.startswith("val/"):
+    is_higher_better = higher_is_better(name)
+    if is_higher_better is None or not name.startswith("val/"):
         raise ValueError(
             f"objectives={name}: a search looks at what validation measures (val/loss, val/accuracy, val/f1, val/rmse, "
-            f"val/mae, val/r2), or {', '.join(SIZES)}"
+            f"val/mae, val/r2), or {', '.join(COST_METRICS)}"
         )
-    return Objective(name, higher)
+    return Objective(name, is_higher_better)
 
 
 def read_constraint(text: str) -> Constraint:
@@ -92,9 +92,9 @@ def read_constraint(text: str) -> Constraint:
         raise ValueError(
             f"constraints={text} cannot be read: write parameters<=100000, latency<=0.01 or val/accuracy>=0.9"
         )
-    name, sign, bound = match.groups()
+    name, operator, bound = match.groups()
     read_objective(name)
     try:
-        return Constraint(name, sign, float(bound))
+        return Constraint(name, operator, float(bound))
     except ValueError as error:
         raise ValueError(f"constraints={text}: {bound} is no number") from error

@@ -18,7 +18,7 @@ PAUSED = "paused"
 """The attribute of a trial that says so."""
 
 
-class PausedAsPruned(BaseStorage):
+class PausedTrialsStorage(BaseStorage):
     """A storage in which what waits at a rung looks as if it had been pruned there.
 
     Optuna knows trials that run and trials that have ended. One that waits may go on, so it must not have ended; but a
@@ -28,115 +28,115 @@ class PausedAsPruned(BaseStorage):
 
     Args:
         storage: where all is.
-        patience: seconds for which it is asked again.
+        retry_seconds: seconds for which it is asked again.
     """
 
-    def __init__(self, storage: BaseStorage, patience: float = 180.0) -> None:
+    def __init__(self, storage: BaseStorage, retry_seconds: float = 180.0) -> None:
         self._storage = storage
-        self._patience = patience
+        self._retry_seconds = retry_seconds
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """All trials, or those in some states."""
-        trials = [_seen(each) for each in self._ask(self._storage.get_all_trials, study_id, deepcopy)]
-        return trials if states is None else [each for each in trials if each.state in states]
+        trials = [_as_pruned(trial) for trial in self._retry(self._storage.get_all_trials, study_id, deepcopy)]
+        return trials if states is None else [trial for trial in trials if trial.state in states]
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """As the storage does."""
-        return self._ask(self._storage.create_new_study, directions, study_name)
+        return self._retry(self._storage.create_new_study, directions, study_name)
 
     def delete_study(self, study_id: int) -> None:
         """As the storage does."""
-        self._ask(self._storage.delete_study, study_id)
+        self._retry(self._storage.delete_study, study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_study_user_attr, study_id, key, value)
+        self._retry(self._storage.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_study_system_attr, study_id, key, value)
+        self._retry(self._storage.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """As the storage does."""
-        return self._ask(self._storage.get_study_id_from_name, study_name)
+        return self._retry(self._storage.get_study_id_from_name, study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """As the storage does."""
-        return self._ask(self._storage.get_study_name_from_id, study_id)
+        return self._retry(self._storage.get_study_name_from_id, study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """As the storage does."""
-        return self._ask(self._storage.get_study_directions, study_id)
+        return self._retry(self._storage.get_study_directions, study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """As the storage does."""
-        return self._ask(self._storage.get_study_user_attrs, study_id)
+        return self._retry(self._storage.get_study_user_attrs, study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As the storage does."""
-        return self._ask(self._storage.get_study_system_attrs, study_id)
+        return self._retry(self._storage.get_study_system_attrs, study_id)
 
     def get_all_studies(self) -> list[Any]:
         """As the storage does."""
-        return self._ask(self._storage.get_all_studies)
+        return self._retry(self._storage.get_all_studies)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """As the storage does."""
-        return self._ask(self._storage.create_new_trial, study_id, template_trial)
+        return self._retry(self._storage.create_new_trial, study_id, template_trial)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_trial_param, trial_id, param_name, param_value_internal, distribution)
+        self._retry(self._storage.set_trial_param, trial_id, param_name, param_value_internal, distribution)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """As the storage does."""
-        return self._ask(self._storage.get_trial_id_from_study_id_trial_number, study_id, trial_number)
+        return self._retry(self._storage.get_trial_id_from_study_id_trial_number, study_id, trial_number)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As the storage does."""
-        return self._ask(self._storage.set_trial_state_values, trial_id, state, values)
+        return self._retry(self._storage.set_trial_state_values, trial_id, state, values)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_trial_intermediate_value, trial_id, step, intermediate_value)
+        self._retry(self._storage.set_trial_intermediate_value, trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_trial_user_attr, trial_id, key, value)
+        self._retry(self._storage.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._ask(self._storage.set_trial_system_attr, trial_id, key, value)
+        self._retry(self._storage.set_trial_system_attr, trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As the storage does."""
-        return self._ask(self._storage.get_trial, trial_id)
+        return self._retry(self._storage.get_trial, trial_id)
 
     def remove_session(self) -> None:
         """As the storage does."""
-        self._ask(self._storage.remove_session)
+        self._retry(self._storage.remove_session)
 
-    def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
-        end, pause = time.monotonic() + self._patience, 1.0
+    def _retry(self, function: Callable[..., T], *arguments: Any) -> T:
+        deadline, delay = time.monotonic() + self._retry_seconds, 1.0
         while True:
             try:
                 return function(*arguments)
             except StorageInternalError:
-                if time.monotonic() + pause > end:
+                if time.monotonic() + delay > deadline:
                     raise
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+            time.sleep(delay)
+            delay = min(2 * delay, 10.0)
 
 
-def _seen(trial: FrozenTrial) -> FrozenTrial:
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
     if trial.state != TrialState.RUNNING or not trial.user_attrs.get(PAUSED):
         return trial
-    seen = copy.copy(trial)
-    seen.state = TrialState.PRUNED
+    pruned_trial = copy.copy(trial)
+    pruned_trial.state = TrialState.PRUNED
     if trial.last_step is not None:
-        seen.value = trial.intermediate_values[trial.last_step]
-    return seen
+        pruned_trial.value = trial.intermediate_values[trial.last_step]
+    return pruned_trial

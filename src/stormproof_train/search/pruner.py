@@ -10,27 +10,27 @@ from datetime import datetime
 from typing import Any
 
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.limits import used_up
-from stormproof_train.search.rungs import Rungs, Standing, fractions_of
+from stormproof_train.search.limits import describe_exhausted_limit
+from stormproof_train.search.rungs import Rungs, TrialStatus, rung_fractions
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.trials import PAUSED, Record, Trials, standing
+from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore, trial_status
 from stormproof_train.search.worker_socket import Answer
 
-GO_ON: Answer = {"verdict": "go on", "reason": ""}
-SECONDS_BETWEEN = 5.0
+CONTINUE: Answer = {"verdict": "go on", "reason": ""}
+MIN_INTERVAL_SECONDS = 5.0
 """A value that decides nothing is written down at most so often."""
 
 
 @dataclass
-class _Course:
+class _RunProgress:
     """The run of a trial that is under way: its length, the share of it at which it is looked at, and when it was."""
 
     length: float
     next_rung: float
-    written: float = -math.inf
+    last_write: float = -math.inf
 
 
-class Judge:
+class TrialPruner:
     """Decides on trials, by what all of them have come to.
 
     Args:
@@ -39,16 +39,16 @@ class Judge:
         folder: of the search.
     """
 
-    def __init__(self, settings: Settings, trials: Trials, folder: SearchFolder) -> None:
+    def __init__(self, settings: Settings, trials: TrialStore, folder: SearchFolder) -> None:
         self._settings, self._trials, self._folder = settings, trials, folder
         self._objective = settings.all_objectives[0]
-        pruner = settings.effective_pruner
-        halves = pruner in {"asha", "hyperband"}
-        fractions = fractions_of(settings.rungs, settings.reduction) if halves else []
-        brackets = len(fractions) + 1 if pruner == "hyperband" else 1
+        pruner_name = settings.effective_pruner
+        uses_halving = pruner_name in {"asha", "hyperband"}
+        fractions = rung_fractions(settings.rungs, settings.reduction) if uses_halving else []
+        brackets = len(fractions) + 1 if pruner_name == "hyperband" else 1
         self.rungs = Rungs(fractions, settings.reduction, brackets)
-        self._compares_always = pruner == "median"
-        self._courses: dict[int, _Course] = {}
+        self._uses_median = pruner_name == "median"
+        self._progress: dict[int, _RunProgress] = {}
 
     def answer(self, number: int, message: Mapping[str, Any]) -> Answer:
         """Whether a run goes on, pauses or ends, and why.
@@ -58,80 +58,91 @@ class Judge:
             message: what it tells.
         """
         if message["kind"] == "begin":
-            return self._begun(number, message)
-        return self._validated(number, message)
+            return self._answer_begin(number, message)
+        return self._answer_validation(number, message)
 
-    def standings(self, records: Sequence[Record]) -> list[Standing]:
+    def trial_statuses(self, records: Sequence[TrialRecord]) -> list[TrialStatus]:
         """Trials as the rungs see them; one that failed says nothing about the others' losses."""
-        return [standing(each, self._objective.as_loss) for each in records if each.state not in {"waiting", "failed"}]
+        return [
+            trial_status(record, self._objective.as_loss)
+            for record in records
+            if record.state not in {"waiting", "failed"}
+        ]
 
-    def spent(self, records: Sequence[Record]) -> str | None:
+    def exhausted_limit(self, records: Sequence[TrialRecord]) -> str | None:
         """Which budget is used up, in words; None as long as none is."""
-        hours = (time.time() - (self._trials.shared("began") or time.time())) / 3600
-        return used_up(self._trials.shared("limits"), records, hours)
+        hours = (time.time() - (self._trials.get_shared("began") or time.time())) / 3600
+        return describe_exhausted_limit(self._trials.get_shared("limits"), records, hours)
 
-    def _begun(self, number: int, message: Mapping[str, Any]) -> Answer:
+    def _answer_begin(self, number: int, message: Mapping[str, Any]) -> Answer:
         length = float(message["length"])
         record = self._trials.record(number)
-        measured = record.notes.get("measured", {}) | message["sizes"]
+        measurements = record.notes.get("measured", {}) | message["sizes"]
         self._trials.note(
             number,
-            measured=measured,
+            measured=measurements,
             length=length if math.isfinite(length) else None,
             samples=message["samples"],
             gpus=message["gpus"],
         )
-        self._courses[number] = _Course(length, self._next_rung(standing(record, self._objective.as_loss)))
-        missed = [each for each in self._settings.all_constraints if each.name in message["sizes"]]
-        missed = [each for each in missed if each.violation(measured) > 0]
-        if missed:
-            return self._pruned(number, f"{missed[0]} does not hold: it is {measured[missed[0].name]:,.6g}")
-        pruner = self._settings.effective_pruner
-        if pruner != "none" and not math.isfinite(length):
-            return self._pruned(number, f"search.pruner={pruner} wants a run with an end: set trainer.max_epochs")
-        return GO_ON
+        self._progress[number] = _RunProgress(length, self._next_rung(trial_status(record, self._objective.as_loss)))
+        violated_constraints = [
+            constraint for constraint in self._settings.all_constraints if constraint.name in message["sizes"]
+        ]
+        violated_constraints = [
+            constraint for constraint in violated_constraints if constraint.violation(measurements) > 0
+        ]
+        if violated_constraints:
+            return self._prune(
+                number,
+                f"{violated_constraints[0]} does not hold: it is {measurements[violated_constraints[0].name]:,.6g}",
+            )
+        pruner_name = self._settings.effective_pruner
+        if pruner_name != "none" and not math.isfinite(length):
+            return self._prune(number, f"search.pruner={pruner_name} wants a run with an end: set trainer.max_epochs")
+        return CONTINUE
 
-    def _validated(self, number: int, message: Mapping[str, Any]) -> Answer:
+    def _answer_validation(self, number: int, message: Mapping[str, Any]) -> Answer:
         if message["critical"]:
             self._trials.note(number, steps=message["step"])
-            return self._pruned(number, f"critical: {', '.join(message['critical'])}")
-        course = self._courses[number]
-        fraction = min(message["step"] / course.length, 1.0)
-        comes = course.next_rung <= fraction < 1
-        if not comes and not self._compares_always and time.monotonic() - course.written < SECONDS_BETWEEN:
-            return GO_ON
-        course.written = time.monotonic()
+            return self._prune(number, f"critical: {', '.join(message['critical'])}")
+        progress = self._progress[number]
+        fraction = min(message["step"] / progress.length, 1.0)
+        reaches_rung = progress.next_rung <= fraction < 1
+        if not reaches_rung and not self._uses_median and time.monotonic() - progress.last_write < MIN_INTERVAL_SECONDS:
+            return CONTINUE
+        progress.last_write = time.monotonic()
         self._trials.note(number, steps=message["step"])
         if self._objective.name in message["values"] and len(self._settings.all_objectives) == 1:
             self._trials.report(number, fraction, message["values"][self._objective.name])
-        budget = self.spent(self._trials.all())
-        if budget is not None and fraction < 1:
-            return self._paused(number, budget)
-        if comes:
-            return self._at_rung(number, course)
-        if self._compares_always and self._trials.is_behind_the_median(number):
-            return self._pruned(number, f"behind the median at {fraction:.0%} of its length")
-        return GO_ON
+        exhausted_limit = self.exhausted_limit(self._trials.records())
+        if exhausted_limit is not None and fraction < 1:
+            return self._pause(number, exhausted_limit)
+        if reaches_rung:
+            return self._decide_at_rung(number, progress)
+        if self._uses_median and self._trials.is_worse_than_median(number):
+            return self._prune(number, f"behind the median at {fraction:.0%} of its length")
+        return CONTINUE
 
-    def _at_rung(self, number: int, course: _Course) -> Answer:
+    def _decide_at_rung(self, number: int, progress: _RunProgress) -> Answer:
         with self._folder.lock():
-            records = self._trials.all()
-            passed, waits = self.rungs.climb(self.standings(records), number)
-            self._trials.note(number, passed=passed)
-            if waits:
-                return self._paused(number, f"paused at rung {passed + 1} of {len(self.rungs.fractions)}")
-        course.next_rung = self._next_rung(Standing(number, passed=passed))
-        return GO_ON
+            records = self._trials.records()
+            rungs_passed, must_wait = self.rungs.advance(self.trial_statuses(records), number)
+            self._trials.note(number, passed=rungs_passed)
+            if must_wait:
+                return self._pause(number, f"paused at rung {rungs_passed + 1} of {len(self.rungs.fractions)}")
+        progress.next_rung = self._next_rung(TrialStatus(number, rungs_passed=rungs_passed))
+        return CONTINUE
 
-    def _next_rung(self, trial: Standing) -> float:
-        passed = max(trial.passed, self.rungs.first(trial.number))
-        return self.rungs.fractions[passed] if passed < len(self.rungs.fractions) else math.inf
+    def _next_rung(self, status: TrialStatus) -> float:
+        rungs_passed = max(status.rungs_passed, self.rungs.first_rung(status.number))
+        return self.rungs.fractions[rungs_passed] if rungs_passed < len(self.rungs.fractions) else math.inf
 
-    def _paused(self, number: int, reason: str) -> Answer:
-        now = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
-        self._trials.note(number, **{PAUSED: True, "reason": reason, "paused_at": now})
+    def _pause(self, number: int, reason: str) -> Answer:
+        timestamp = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
+        self._trials.note(number, **{PAUSED: True, "reason": reason, "paused_at": timestamp})
         return {"verdict": "pause", "reason": reason}
 
-    def _pruned(self, number: int, reason: str) -> Answer:
+    def _prune(self, number: int, reason: str) -> Answer:
         self._trials.note(number, reason=reason)  # it has ended once its run has
         return {"verdict": "prune", "reason": reason}

@@ -13,10 +13,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from stormproof_train.search.rungs import Standing
+from stormproof_train.search.rungs import TrialStatus
 
 
-def expected_smallest(values: Sequence[float], draws: float) -> float:
+def expected_minimum(values: Sequence[float], draws: float) -> float:
     """The smallest of so many draws from ``values``, on average.
 
     Args:
@@ -24,39 +24,52 @@ def expected_smallest(values: Sequence[float], draws: float) -> float:
         draws: above 0; a part of one counts as a part of its effect.
 
     Example:
-        >>> expected_smallest([1.0, 2.0], draws=1)
+        >>> expected_minimum([1.0, 2.0], draws=1)
         1.5
-        >>> expected_smallest([1.0, 2.0], draws=2)
+        >>> expected_minimum([1.0, 2.0], draws=2)
         1.25
     """
     count = len(values)
-    at_least = [(1 - place / count) ** draws for place in range(count + 1)]  # the chance that all are beyond so many
-    return sum(value * (at_least[place] - at_least[place + 1]) for place, value in enumerate(sorted(values)))
+    tail_probabilities = [
+        (1 - index / count) ** draws for index in range(count + 1)
+    ]  # the chance that all are beyond so many
+    return sum(
+        value * (tail_probabilities[index] - tail_probabilities[index + 1])
+        for index, value in enumerate(sorted(values))
+    )
 
 
-def as_if_trained(trials: Sequence[Standing]) -> list[float]:
+def extrapolate_final_losses(statuses: Sequence[TrialStatus]) -> list[float]:
     """The losses that trials would have come to at their end; inf where not finite.
 
     One that was stopped counts as if its loss had still fallen as those of the complete ones did from there, on median:
     by a factor where all losses are positive, else by a difference.
 
     Args:
-        trials: none without a loss.
+        statuses: none without a loss.
     """
-    complete = [each for each in trials if each.completed]
-    positive = all(loss > 0 for each in trials for loss in each.losses.values())
-    return [each.last_loss if each.completed else _expected_end(each, complete, by_factor=positive) for each in trials]
+    complete_statuses = [status for status in statuses if status.is_complete]
+    is_positive = all(loss > 0 for status in statuses for loss in status.losses.values())
+    return [
+        status.last_loss
+        if status.is_complete
+        else _extrapolate_final_loss(status, complete_statuses, by_factor=is_positive)
+        for status in statuses
+    ]
 
 
-def _expected_end(trial: Standing, complete: Sequence[Standing], *, by_factor: bool) -> float:
-    place = max(trial.losses)
+def _extrapolate_final_loss(status: TrialStatus, complete_statuses: Sequence[TrialStatus], *, by_factor: bool) -> float:
+    last_fraction = max(status.losses)
     pairs = [
-        (each.losses[min(fraction for fraction in each.losses if fraction >= place)], each.last_loss)
-        for each in complete
-        if max(each.losses) >= place
+        (
+            complete_status.losses[min(fraction for fraction in complete_status.losses if fraction >= last_fraction)],
+            complete_status.last_loss,
+        )
+        for complete_status in complete_statuses
+        if max(complete_status.losses) >= last_fraction
     ]
     if not pairs:
-        return trial.last_loss
+        return status.last_loss
     if by_factor:
-        return trial.last_loss * min(statistics.median(end / there for there, end in pairs), 1.0)
-    return trial.last_loss + min(statistics.median(end - there for there, end in pairs), 0.0)
+        return status.last_loss * min(statistics.median(final_loss / loss for loss, final_loss in pairs), 1.0)
+    return status.last_loss + min(statistics.median(final_loss - loss for loss, final_loss in pairs), 0.0)

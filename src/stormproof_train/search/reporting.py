@@ -13,15 +13,15 @@ from pytorch_lightning import Callback
 
 from stormproof import TrainingHealth
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.distributed.collectives import on_rank_zero
+from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
 from stormproof.lightning.find_callback import find_callback
 from stormproof_train.errors import LeaveExit, UserError
-from stormproof_train.search.worker_socket import RunsEnd
+from stormproof_train.search.worker_socket import WorkerClient
 from stormproof_train.task import Task
 
-PASSES, WARM_UP = 30, 5
+PASSES, MAX_WARM_UP_SHARE = 30, 5
 """Passes over one sample whose median is the latency, and those before them."""
 
 
@@ -39,105 +39,114 @@ class ReportToSearch(Callback):
 
     def __init__(self, address: str, metrics: Sequence[str], latency: bool = False) -> None:
         self.address, self.metrics, self.latency = address, list(metrics), latency
-        self._line: RunsEnd | None = None
+        self._client: WorkerClient | None = None
         self._recovery: CheckpointRecovery | None = None
-        self._pausing: str | None = None
-        self._undo: Callable[[], None] | None = None
+        self._pause_reason: str | None = None
+        self._unregister: Callable[[], None] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how long and how large the run is."""
         assert isinstance(pl_module, Task)
-        self._pausing = None
+        self._pause_reason = None
         self._recovery = find_callback(trainer, CheckpointRecovery)
         if self._recovery is not None:
-            self._undo = self._recovery.call_at_steps(self._at_step)
+            self._unregister = self._recovery.call_at_steps(self._pause_at_step)
         length = trainer.estimated_stepping_batches
-        sizes: dict[str, float] = {"parameters": sum(each.numel() for each in pl_module.network.parameters())}
+        sizes: dict[str, float] = {"parameters": sum(parameter.numel() for parameter in pl_module.network.parameters())}
         if self.latency:  # on all ranks: they may share the layers
-            sizes["latency"] = latency(pl_module)
-        on_gpus = trainer.strategy.root_device.type == "cuda"
-        about = {"length": length, "sizes": sizes, "samples": _samples(trainer), "gpus": on_gpus * trainer.world_size}
-        self._ask(trainer, {"kind": "begin", **about})
+            sizes["latency"] = measure_latency(pl_module)
+        is_on_gpu = trainer.strategy.root_device.type == "cuda"
+        payload = {
+            "length": length,
+            "sizes": sizes,
+            "samples": _count_samples(trainer),
+            "gpus": is_on_gpu * trainer.world_size,
+        }
+        self._report(trainer, {"kind": "begin", **payload})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what validation measured, and what is critical."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        measured = {name: trainer.callback_metrics.get(name) for name in self.metrics}
-        missing = [name for name, value in measured.items() if value is None]
-        if missing:
+        metrics = {name: trainer.callback_metrics.get(name) for name in self.metrics}
+        missing_names = [name for name, value in metrics.items() if value is None]
+        if missing_names:
             raise UserError(
-                f"search.objectives: validation does not log {missing[0]}; it logs "
+                f"search.objectives: validation does not log {missing_names[0]}; it logs "
                 f"{', '.join(sorted(name for name in trainer.callback_metrics if name.startswith('val/')))}"
             )
-        values = {name: float(value) for name, value in measured.items() if value is not None}
-        self._ask(trainer, {"kind": "validated", "values": values, "critical": _critical(trainer)})
+        values = {name: float(value) for name, value in metrics.items() if value is not None}
+        self._report(trainer, {"kind": "validated", "values": values, "critical": _critical_findings(trainer)})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Ends the line, once training has ended."""
         if stage == "fit":
-            self._hang_up()
+            self._disconnect()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Ends the line."""
-        self._hang_up()
+        self._disconnect()
 
-    def _ask(self, trainer: pl.Trainer, message: dict[str, Any]) -> None:
+    def _report(self, trainer: pl.Trainer, message: dict[str, Any]) -> None:
         message |= {"step": trainer.global_step}
-        answer = on_rank_zero(lambda: self._connected().ask(message))
+        answer = run_on_rank_zero(lambda: self._connect().ask(message))
         if answer["verdict"] == "prune":
             raise LeaveExit(answer["reason"], leads=is_rank_zero())
         if answer["verdict"] == "pause":
-            self._pausing = answer["reason"]
+            self._pause_reason = answer["reason"]
 
-    def _at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self._pausing is not None:
+    def _pause_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._pause_reason is not None:
             assert self._recovery is not None
             self._recovery.commit(trainer, module)
-            raise LeaveExit(self._pausing, leads=is_rank_zero())
+            raise LeaveExit(self._pause_reason, leads=is_rank_zero())
 
-    def _connected(self) -> RunsEnd:
-        if self._line is None:
+    def _connect(self) -> WorkerClient:
+        if self._client is None:
             try:
-                self._line = RunsEnd(self.address)
+                self._client = WorkerClient(self.address)
             except OSError as error:
                 raise UserError(
                     "this is a trial of a search that is not there: start the search again, or leave "
                     "callbacks.search out"
                 ) from error
-        return self._line
+        return self._client
 
-    def _hang_up(self) -> None:
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+    def _disconnect(self) -> None:
+        if self._unregister is not None:
+            self._unregister()
+            self._unregister = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
 
-def latency(task: Task) -> float:
+def measure_latency(task: Task) -> float:
     """Seconds for one sample of zeros, on the device the network is on: the median of some passes in evaluation."""
-    dtype = next((each.dtype for each in task.network.parameters() if each.is_floating_point()), torch.float32)
+    dtype = next(
+        (parameter.dtype for parameter in task.network.parameters() if parameter.is_floating_point()), torch.float32
+    )
     sample = torch.zeros(1, *task.spec.input_shape, device=task.device, dtype=dtype)
     was_training = task.network.training
     task.network.eval()
     try:
         with torch.inference_mode():
-            return statistics.median([_timed(task.network, sample) for _ in range(WARM_UP + PASSES)][WARM_UP:])
+            return statistics.median(
+                [_time_pass(task.network, sample) for _ in range(MAX_WARM_UP_SHARE + PASSES)][MAX_WARM_UP_SHARE:]
+            )
     finally:
         task.network.train(was_training)
 
 
-def _timed(network: torch.nn.Module, sample: torch.Tensor) -> float:
-    begun = time.perf_counter()
+def _time_pass(network: torch.nn.Module, sample: torch.Tensor) -> float:
+    start = time.perf_counter()
     network(sample)
     if sample.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def _samples(trainer: pl.Trainer) -> dict[str, int] | None:
+def _count_samples(trainer: pl.Trainer) -> dict[str, int] | None:
     """Of the two splits that a seed may draw anew; None where the loaders do not tell."""
     try:
         training: Any = trainer.train_dataloader
@@ -147,7 +156,9 @@ def _samples(trainer: pl.Trainer) -> dict[str, int] | None:
         return None
 
 
-def _critical(trainer: pl.Trainer) -> list[str]:
+def _critical_findings(trainer: pl.Trainer) -> list[str]:
     callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
-    found = [each for callback in callbacks if isinstance(callback, TrainingHealth) for each in callback.findings]
-    return [each.title for each in found if each.severity is Severity.CRITICAL]
+    findings = [
+        finding for callback in callbacks if isinstance(callback, TrainingHealth) for finding in callback.findings
+    ]
+    return [finding.title for finding in findings if finding.severity is Severity.CRITICAL]

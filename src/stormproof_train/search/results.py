@@ -7,25 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stormproof_train.config.redaction import without_secret
-from stormproof_train.search.best import best, is_feasible
-from stormproof_train.search.final_evaluation import Final
+from stormproof_train.config.redaction import redact_override
+from stormproof_train.search.best import is_feasible, select_winner
+from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.pruner import Judge
-from stormproof_train.search.random_search import as_if_trained, expected_smallest
-from stormproof_train.search.rungs import Standing
-from stormproof_train.search.samplers import drawn_at_random
-from stormproof_train.search.seed_comparison import compared
+from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.random_search import expected_minimum, extrapolate_final_losses
+from stormproof_train.search.rungs import TrialStatus
+from stormproof_train.search.samplers import count_random_trials
+from stormproof_train.search.seed_comparison import compare_with_default
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space import Space, words_of
-from stormproof_train.search.trials import Record, Trials, standing
+from stormproof_train.search.space import Space, format_overrides
+from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
 
-FEWEST_DRAWN = 10
+MIN_RANDOM_TRIALS = 10
 """Minimum number of random trials for an estimate of random search."""
 
 
-def numbers_of(
-    name: str, settings: Settings, space: Space, trials: Trials, judge: Judge, final: Final, fixed: Sequence[str]
+def collect_numbers(
+    name: str,
+    settings: Settings,
+    space: Space,
+    trials: TrialStore,
+    pruner: TrialPruner,
+    final_evaluation: FinalEvaluation,
+    fixed_overrides: Sequence[str],
 ) -> dict[str, Any]:
     """The numbers of a search.
 
@@ -34,65 +40,71 @@ def numbers_of(
         settings: of the search.
         space: what is searched.
         trials: all.
-        judge: knows the rungs.
-        final: knows the runs at the end.
-        fixed: words of every trial.
+        pruner: knows the rungs.
+        final_evaluation: knows the runs at the end.
+        fixed_overrides: words of every trial.
     """
-    records = [each for each in trials.all() if each.state != "waiting" and not each.is_copy]
-    front = trials.front() if len(settings.all_objectives) > 1 else []
-    winner = best(records, settings, front)
-    results = final.results(winner) if winner else {}
-    tested = results.get("test")
-    wanted = len(final.runs(winner)) + 1 if winner else 0  # the fresh seeds, and the test
-    is_over = not any(each.state == "running" for each in records) and len(results) == wanted
-    words = [without_secret(word.lstrip("+")) for word in fixed]
+    records = [item for item in trials.records() if item.state != "waiting" and not item.is_duplicate]
+    front = trials.pareto_front() if len(settings.all_objectives) > 1 else []
+    winner = select_winner(records, settings, front)
+    final_results = final_evaluation.collect_results(winner) if winner else {}
+    test_result = final_results.get("test")
+    num_expected = len(final_evaluation.list_runs(winner)) + 1 if winner else 0  # the fresh seeds, and the test
+    is_finished = not any(item.state == "running" for item in records) and len(final_results) == num_expected
+    overrides = [redact_override(override.lstrip("+")) for override in fixed_overrides]
     return {
         "name": name,
-        "finished": is_over,
+        "finished": is_finished,
         "objectives": [
-            {"name": each.name, "higher_is_better": each.higher_is_better} for each in settings.all_objectives
+            {"name": item.name, "higher_is_better": item.higher_is_better} for item in settings.all_objectives
         ],
-        "constraints": [str(each) for each in settings.all_constraints],
+        "constraints": [str(item) for item in settings.all_constraints],
         "sampler": settings.sampler,
         "pruner": settings.effective_pruner,
-        "rungs": list(judge.rungs.fractions),
-        "space": [each.as_dict() for each in space.parameters],
-        "trials": [_trial(each, settings, is_over=is_over) for each in records],
+        "rungs": list(pruner.rungs.fractions),
+        "space": [item.as_dict() for item in space.parameters],
+        "trials": [_describe_trial(item, settings, is_finished=is_finished) for item in records],
         "best": winner and winner.number,
-        "front": [each.number for each in records if each.number in front and is_feasible(each, settings)],
+        "front": [item.number for item in records if item.number in front and is_feasible(item, settings)],
         "importances": trials.importances(),
-        "random": random_search_result(records, settings),
-        "final": winner and _compared(settings, final, winner, results),
-        "test": tested and tested["headline"],
-        "tested": tested and (tested["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
-        "also_tested": [each for each in trials.tested() if winner is None or each != winner.number],
-        "words": {"winner": [*words, *(words_of(winner.params) if winner else [])], "default": words},
+        "random": estimate_random_search(records, settings),
+        "final": winner and _compare_winner(settings, final_evaluation, winner, final_results),
+        "test": test_result and test_result["headline"],
+        "tested": test_result and (test_result["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
+        "also_tested": [item for item in trials.tested_trial_numbers() if winner is None or item != winner.number],
+        "words": {"winner": [*overrides, *(format_overrides(winner.params) if winner else [])], "default": overrides},
         "totals": {
-            "steps": sum(each.notes.get("steps", 0) for each in records),
-            "seconds": sum(each.notes.get("seconds", 0.0) for each in records),
-            "gpu_hours": sum(each.notes.get("gpu_seconds", 0.0) for each in records) / 3600,
+            "steps": sum(item.notes.get("steps", 0) for item in records),
+            "seconds": sum(item.notes.get("seconds", 0.0) for item in records),
+            "gpu_hours": sum(item.notes.get("gpu_seconds", 0.0) for item in records) / 3600,
         },
     }
 
 
-def _compared(settings: Settings, final: Final, winner: Record, results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _compare_winner(
+    settings: Settings, final_evaluation: FinalEvaluation, winner: TrialRecord, results: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """The winner against the default; None without fresh seeds."""
-    measured = (each for each in settings.all_objectives if each.name.startswith("val/"))
-    objective = next(measured, Objective("val/loss", higher_is_better=False))
+    validation_objectives = (candidate for candidate in settings.all_objectives if candidate.name.startswith("val/"))
+    objective = next(validation_objectives, Objective("val/loss", higher_is_better=False))
     samples = winner.notes.get("samples")
-    return compared(final.runs(winner), results, objective, samples) if settings.final_seeds else None
+    return (
+        compare_with_default(final_evaluation.list_runs(winner), results, objective, samples)
+        if settings.final_seeds
+        else None
+    )
 
 
-def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, Any]:
+def _describe_trial(record: TrialRecord, settings: Settings, *, is_finished: bool) -> dict[str, Any]:
     notes = record.notes
     # What waits at a rung when all is over goes on only if the search is given more.
-    stopped = is_over and record.state == "paused"
-    reason = str(notes.get("reason")).replace("paused", "stopped") if stopped else notes.get("reason")
+    is_stopped = is_finished and record.state == "paused"
+    reason = str(notes.get("reason")).replace("paused", "stopped") if is_stopped else notes.get("reason")
     length = notes.get("length") or 0
     curve = [[fraction, round(fraction * length), value] for fraction, value in sorted(record.curve.items())]
     return {
         "number": record.number,
-        "state": "pruned" if stopped else record.state,
+        "state": "pruned" if is_stopped else record.state,
         "params": dict(record.params),
         "values": None if record.values is None else list(record.values),
         "feasible": is_feasible(record, settings),
@@ -106,43 +118,45 @@ def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, An
     }
 
 
-def random_search_result(records: Sequence[Record], settings: Settings) -> dict[str, Any] | None:
+def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -> dict[str, Any] | None:
     """Estimates the result of random search with the same number of steps.
 
     Returns None for random search without early stopping, several objectives, or fewer than 10 random trials.
     """
-    (objective, *more) = settings.all_objectives
-    if more:
+    (objective, *further_objectives) = settings.all_objectives
+    if further_objectives:
         return None
-    known = [_whole(each, objective) for each in records if each.values is not None or each.curve]
-    complete = [each for each in records if each.state == "complete" and each.notes.get("steps")]
-    first = drawn_at_random(settings)
-    drawn = {each.number for each in records[:first]}
-    pool = [each for each in known if each.number in drawn]
-    learned = first is not None and len(records) > first
-    stopped = any(each.state == "pruned" for each in records)
-    if not complete or len(pool) < FEWEST_DRAWN or not (learned or stopped):
+    statuses = [_final_status(item, objective) for item in records if item.values is not None or item.curve]
+    complete_records = [item for item in records if item.state == "complete" and item.notes.get("steps")]
+    num_random = count_random_trials(settings)
+    random_numbers = {item.number for item in records[:num_random]}
+    pool = [item for item in statuses if item.number in random_numbers]
+    is_model_based = num_random is not None and len(records) > num_random
+    has_pruned_trials = any(item.state == "pruned" for item in records)
+    if not complete_records or len(pool) < MIN_RANDOM_TRIALS or not (is_model_based or has_pruned_trials):
         return None
-    expected = as_if_trained(known)
-    losses = [loss for each, loss in zip(known, expected, strict=True) if each.number in drawn]
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    if not finite:
+    final_losses = extrapolate_final_losses(statuses)
+    losses = [loss for item, loss in zip(statuses, final_losses, strict=True) if item.number in random_numbers]
+    finite_losses = [loss for loss in losses if math.isfinite(loss)]
+    if not finite_losses:
         return None
-    steps = sum(each.notes.get("steps", 0) for each in records)
-    runs = steps / (sum(each.notes["steps"] for each in complete) / len(complete))
+    steps = sum(item.notes.get("steps", 0) for item in records)
+    runs = steps / (sum(item.notes["steps"] for item in complete_records) / len(complete_records))
     # a run that ends in nothing finite is the worst that there is; more draws than trials would tell of these alone
-    smallest = expected_smallest([*finite, *[max(finite)] * (len(losses) - len(finite))], min(runs, len(losses)))
+    expected_loss = expected_minimum(
+        [*finite_losses, *[max(finite_losses)] * (len(losses) - len(finite_losses))], min(runs, len(losses))
+    )
     return {
         "steps": steps,
         "runs": runs,
-        "expected": -smallest if objective.higher_is_better else smallest,
+        "expected": -expected_loss if objective.higher_is_better else expected_loss,
         "pool": len(pool),
-        "stopped_early": sum(not each.completed for each in pool),
+        "stopped_early": sum(not item.is_complete for item in pool),
     }
 
 
-def _whole(record: Record, objective: Objective) -> Standing:
+def _final_status(record: TrialRecord, objective: Objective) -> TrialStatus:
     """A trial with what it came to at its end."""
-    trial = standing(record, objective.as_loss)
-    end = {1.0: objective.as_loss(record.values[0])} if record.values else {}
-    return replace(trial, losses={**trial.losses, **end})
+    status = trial_status(record, objective.as_loss)
+    final_losses = {1.0: objective.as_loss(record.values[0])} if record.values else {}
+    return replace(status, losses={**status.losses, **final_losses})

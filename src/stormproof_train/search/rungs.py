@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialStatus:
     """How a trial stands.
 
     Attributes:
@@ -32,10 +32,10 @@ class Standing:
 
     number: int
     losses: Mapping[float, float] = field(default_factory=dict)
-    passed: int = 0
-    paused: bool = False
-    completed: bool = False
-    ended: bool = False
+    rungs_passed: int = 0
+    is_paused: bool = False
+    is_complete: bool = False
+    has_ended: bool = False
 
     @property
     def last_loss(self) -> float:
@@ -49,100 +49,120 @@ class Rungs:
     Args:
         fractions: of a run's length, rising, each above 0 and below 1.
         reduction: one in so many goes on, at least 2.
-        brackets: groups of trials that are compared among themselves; the k-th begins at the k-th rung, so that in the
-            last ones a slow starter is not judged early. 1: all are compared, from the first rung.
+        num_brackets: groups of trials that are compared among themselves; the k-th begins at the k-th rung, so that in
+            the last ones a slow starter is not judged early. 1: all are compared, from the first rung.
 
     Example:
         >>> rungs = Rungs([1 / 9, 1 / 3], reduction=3)
-        >>> waiting = [Standing(n, {1 / 9: loss}, paused=True) for n, loss in enumerate([0.3, 0.1, 0.2])]
-        >>> rungs.promotable(waiting)
+        >>> waiting = [TrialStatus(n, {1 / 9: loss}, paused=True) for n, loss in enumerate([0.3, 0.1, 0.2])]
+        >>> rungs.find_promotable(waiting)
         [1]
     """
 
-    def __init__(self, fractions: Sequence[float], reduction: int, brackets: int = 1) -> None:
+    def __init__(self, fractions: Sequence[float], reduction: int, num_brackets: int = 1) -> None:
         self.fractions = tuple(fractions)
         self.reduction = reduction
         # As much work for each: a bracket that stops fewer early has fewer trials (Hyperband, algorithm 1).
         levels = len(self.fractions) + 1
-        sizes = [math.ceil(levels / (levels - each) * reduction ** (levels - 1 - each)) for each in range(brackets)]
-        self._turns = _spread(sizes)
+        sizes = [
+            math.ceil(levels / (levels - bracket) * reduction ** (levels - 1 - bracket))
+            for bracket in range(num_brackets)
+        ]
+        self._bracket_cycle = _interleave(sizes)
 
-    def first(self, number: int) -> int:
+    def first_rung(self, number: int) -> int:
         """The first rung at which a trial is looked at; the number of rungs for one that is never stopped."""
-        return self._turns[number % len(self._turns)]
+        return self._bracket_cycle[number % len(self._bracket_cycle)]
 
-    def climb(self, trials: Sequence[Standing], number: int, *, closed: bool = False) -> tuple[int, bool]:
+    def advance(
+        self, statuses: Sequence[TrialStatus], number: int, *, promote_at_least_one: bool = False
+    ) -> tuple[int, bool]:
         """How far a trial is let pass, and whether it has to wait there.
 
         Args:
-            trials: all.
+            statuses: all.
             number: of the trial.
-            closed: as in :meth:`promotable`.
+            promote_at_least_one: as in :meth:`find_promotable`.
 
         Returns:
             The number of rungs it has passed, and whether it has come to the next one and is not among its best.
         """
-        (trial,) = (each for each in trials if each.number == number)
-        return self._climb(trial, lambda rung, bracket: self._leaders(trials, rung, bracket, closed=closed))
+        (status,) = (candidate for candidate in statuses if candidate.number == number)
+        return self._advance(
+            status,
+            lambda rung, bracket: self._find_leaders(
+                statuses, rung, bracket, promote_at_least_one=promote_at_least_one
+            ),
+        )
 
-    def promotable(self, trials: Sequence[Standing], *, closed: bool = False) -> list[int]:
+    def find_promotable(self, statuses: Sequence[TrialStatus], *, promote_at_least_one: bool = False) -> list[int]:
         """The waiting trials that may go on, those that are furthest first, of these the best.
 
         Args:
-            trials: all.
-            closed: whether no trial will come to any rung any more unless one of these goes on: then the best of a rung
-                does however few there are, so that one comes to its end.
+            statuses: all.
+            promote_at_least_one: whether no trial will come to any rung any more unless one of these goes on: then the
+                best of a rung does however few there are, so that one comes to its end.
         """
-        leaders = functools.cache(lambda rung, bracket: self._leaders(trials, rung, bracket, closed=closed))
-        waiting = [each for each in trials if each.paused and not each.ended]
-        climbed = [(*self._climb(each, leaders), each.last_loss, each.number) for each in waiting]
-        furthest = sorted((-passed, loss, number) for passed, waits, loss, number in climbed if not waits)
-        return [number for _, _, number in furthest]
-
-    def loss_at(self, trial: Standing, rung: int) -> float | None:
-        """A trial's loss at the first validation at or after a rung; None if it has not come there."""
-        there = [fraction for fraction in trial.losses if fraction >= self.fractions[rung]]
-        if there:
-            return trial.losses[min(there)]
-        return trial.losses[max(trial.losses)] if trial.completed and trial.losses else None
-
-    def _climb(self, trial: Standing, leaders: Callable[[int, int], Collection[int]]) -> tuple[int, bool]:
-        bracket = self.first(trial.number)
-        passed = max(trial.passed, bracket)
-        while passed < len(self.fractions) and self.loss_at(trial, passed) is not None:
-            if trial.number not in leaders(passed, bracket):
-                return passed, True
-            passed += 1
-        return passed, False
-
-    def _rank(self, trial: Standing, loss: float) -> float:
-        """Its loss; of one that was given up for another reason than its loss, the worst."""
-        return math.inf if trial.ended and not (trial.completed or trial.paused) else loss
-
-    def _leaders(self, trials: Sequence[Standing], rung: int, bracket: int, *, closed: bool) -> set[int]:
-        of_it = [each for each in trials if self.first(each.number) == bracket]
-        come = [
-            (self._rank(each, loss), each.number) for each in of_it if (loss := self.loss_at(each, rung)) is not None
+        leaders_at = functools.cache(
+            lambda rung, bracket: self._find_leaders(statuses, rung, bracket, promote_at_least_one=promote_at_least_one)
+        )
+        waiting_statuses = [status for status in statuses if status.is_paused and not status.has_ended]
+        advances = [
+            (*self._advance(status, leaders_at), status.last_loss, status.number) for status in waiting_statuses
         ]
-        quota = max(len(come) // self.reduction, int(closed))
-        return {number for loss, number in sorted(come)[:quota] if loss < math.inf}
+        promotions = sorted(
+            (-rungs_passed, loss, number) for rungs_passed, must_wait, loss, number in advances if not must_wait
+        )
+        return [number for _, _, number in promotions]
+
+    def loss_at(self, status: TrialStatus, rung: int) -> float | None:
+        """A trial's loss at the first validation at or after a rung; None if it has not come there."""
+        fractions = [fraction for fraction in status.losses if fraction >= self.fractions[rung]]
+        if fractions:
+            return status.losses[min(fractions)]
+        return status.losses[max(status.losses)] if status.is_complete and status.losses else None
+
+    def _advance(self, status: TrialStatus, leaders_at: Callable[[int, int], Collection[int]]) -> tuple[int, bool]:
+        bracket = self.first_rung(status.number)
+        rungs_passed = max(status.rungs_passed, bracket)
+        while rungs_passed < len(self.fractions) and self.loss_at(status, rungs_passed) is not None:
+            if status.number not in leaders_at(rungs_passed, bracket):
+                return rungs_passed, True
+            rungs_passed += 1
+        return rungs_passed, False
+
+    def _effective_loss(self, status: TrialStatus, loss: float) -> float:
+        """Its loss; of one that was given up for another reason than its loss, the worst."""
+        return math.inf if status.has_ended and not (status.is_complete or status.is_paused) else loss
+
+    def _find_leaders(
+        self, statuses: Sequence[TrialStatus], rung: int, bracket: int, *, promote_at_least_one: bool
+    ) -> set[int]:
+        bracket_statuses = [status for status in statuses if self.first_rung(status.number) == bracket]
+        arrivals = [
+            (self._effective_loss(status, loss), status.number)
+            for status in bracket_statuses
+            if (loss := self.loss_at(status, rung)) is not None
+        ]
+        quota = max(len(arrivals) // self.reduction, int(promote_at_least_one))
+        return {number for loss, number in sorted(arrivals)[:quota] if loss < math.inf}
 
 
-def fractions_of(rungs: int, reduction: int) -> list[float]:
+def rung_fractions(num_rungs: int, reduction: int) -> list[float]:
     """Shares of a run's length, each ``reduction`` times the one before, the last 1 / ``reduction``.
 
     Example:
-        >>> fractions_of(2, 4)
+        >>> rung_fractions(2, 4)
         [0.0625, 0.25]
     """
-    return [float(reduction) ** -(rungs - each) for each in range(rungs)]
+    return [float(reduction) ** -(num_rungs - rung) for rung in range(num_rungs)]
 
 
-def _spread(sizes: Sequence[int]) -> list[int]:
+def _interleave(sizes: Sequence[int]) -> list[int]:
     """Each number as often as its size says, evenly mixed: the one that is furthest behind its share comes next."""
-    turns: list[int] = []
+    schedule: list[int] = []
     total = sum(sizes)
-    for place in range(1, total + 1):
-        behind = [size * place / total - turns.count(each) for each, size in enumerate(sizes)]
-        turns.append(behind.index(max(behind)))
-    return turns
+    for position in range(1, total + 1):
+        deficits = [size * position / total - schedule.count(index) for index, size in enumerate(sizes)]
+        schedule.append(deficits.index(max(deficits)))
+    return schedule

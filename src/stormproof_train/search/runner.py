@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from stormproof.checkpoint import Lease
-from stormproof.signals.listener import Listener
-from stormproof_train.console import say
+from stormproof.signals.listener import SignalListener
+from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.trial_process import TrialProcess, starts_again
-from stormproof_train.search.worker_socket import Answer, WorkersEnd
+from stormproof_train.search.trial_process import TrialProcess, is_restartable
+from stormproof_train.search.worker_socket import Answer, WorkerServer
 
-FUTILE = 4
+MAX_FUTILE_ATTEMPTS = 4
 """A run that ends so often in a row without having come further has failed."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunOutcome:
     """What became of a run.
 
     Attributes:
@@ -31,20 +31,20 @@ class Ended:
         answer: that it was to pause or to leave, if it was.
     """
 
-    code: int
-    sentence: str
+    exit_code: int
+    message: str
     answer: Answer | None = None
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """The sentence, or what there is in its place."""
-        if self.sentence:
-            return self.sentence
-        if self.code < 0:
-            number = signal.Signals(-self.code)
-            memory = ", as when memory runs out" if number == signal.SIGKILL else ""
-            return f"its process was killed by {number.name}{memory}"
-        return f"its process ended with code {self.code}, and said nothing"
+        if self.message:
+            return self.message
+        if self.exit_code < 0:
+            signal_number = signal.Signals(-self.exit_code)
+            hint = ", as when memory runs out" if signal_number == signal.SIGKILL else ""
+            return f"its process was killed by {signal_number.name}{hint}"
+        return f"its process ended with code {self.exit_code}, and said nothing"
 
 
 class Runner:
@@ -52,13 +52,13 @@ class Runner:
 
     Args:
         folder: of the search.
-        several: whether a run has ranks to start.
+        is_distributed: whether a run has ranks to start.
     """
 
-    def __init__(self, folder: SearchFolder, *, several: bool) -> None:
-        self._folder, self._several = folder, several
-        self._listener = Listener()
-        self._line = WorkersEnd()
+    def __init__(self, folder: SearchFolder, *, is_distributed: bool) -> None:
+        self._folder, self._is_distributed = folder, is_distributed
+        self._listener = SignalListener()
+        self._server = WorkerServer()
 
     def __enter__(self) -> Self:
         """Listens for signals that ask this process to end."""
@@ -68,62 +68,64 @@ class Runner:
     def __exit__(self, *error: object) -> None:
         """Listens no more."""
         self._listener.stop()
-        self._line.close()
+        self._server.close()
 
     @property
     def address(self) -> str:
         """Where a run asks whether it goes on."""
-        return self._line.address
+        return self._server.address
 
-    def rest(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Waits, or leaves if this process was told to."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._leave_if_asked()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._exit_on_signal()
             time.sleep(0.05)
 
-    def run(self, job: str, words: Sequence[str], folder: Path, answer: Callable[[Mapping[str, Any]], Answer]) -> Ended:
+    def run(
+        self, job: str, command: Sequence[str], folder: Path, answer: Callable[[Mapping[str, Any]], Answer]
+    ) -> RunOutcome:
         """Runs a run.
 
         Args:
             job: its name, for the log.
-            words: its command.
+            command: its command.
             folder: of the run.
             answer: whether it goes on, when it asks.
 
         Raises:
             StopError: if this process is told to end; the run has saved and left then.
         """
-        began: list[int] = []
+        start_steps: list[int] = []
         while True:
             self._wait_until_free(folder)
             attempt = _Attempt(answer)
-            process = TrialProcess(words, self._folder.log(job), several=self._several)
-            self._line.serve(attempt.answer, lambda process=process: self._runs(process))
-            self._leave_if_asked()
-            if process.code != ExitCode.FINISHED and _is_held(folder):
+            process = TrialProcess(command, self._folder.log_path(job), is_distributed=self._is_distributed)
+            self._server.serve(attempt.answer, lambda process=process: self._is_running(process))
+            self._exit_on_signal()
+            if process.exit_code != ExitCode.FINISHED and _is_in_use(folder):
                 continue  # what an earlier worker has left behind was there first, and still saves
-            ended = Ended(process.code, process.last_sentence(), attempt.last)
-            began.append(attempt.began_at)
-            in_vain = len(began) >= FUTILE and began[-1] <= began[-FUTILE]
-            if not starts_again(ended.code) or ended.answer is not None or in_vain:
-                return ended
-            say(f"{job}: {ended.why}; it is started again")
+            outcome = RunOutcome(process.exit_code, process.last_message(), attempt.last_answer)
+            start_steps.append(attempt.start_step)
+            is_futile = len(start_steps) >= MAX_FUTILE_ATTEMPTS and start_steps[-1] <= start_steps[-MAX_FUTILE_ATTEMPTS]
+            if not is_restartable(outcome.exit_code) or outcome.answer is not None or is_futile:
+                return outcome
+            print_line(f"{job}: {outcome.reason}; it is started again")
 
-    def _runs(self, process: TrialProcess) -> bool:
-        if self._listener.received is not None:
-            process.pass_on(self._listener.received)
-        return process.runs()
+    def _is_running(self, process: TrialProcess) -> bool:
+        if self._listener.received_signal is not None:
+            process.forward_signal(self._listener.received_signal)
+        return process.is_running()
 
     def _wait_until_free(self, folder: Path) -> None:
         """A run whose worker is gone saves and leaves within some steps."""
-        while _is_held(folder):
-            self.rest(0.1)
+        while _is_in_use(folder):
+            self.wait(0.1)
 
-    def _leave_if_asked(self) -> None:
-        if self._listener.received is not None:
-            name = self._listener.received.name
-            raise StopError(f"stopped by {name}; the same command goes on", ExitCode.START_AGAIN)
+    def _exit_on_signal(self) -> None:
+        if self._listener.received_signal is not None:
+            signal_name = self._listener.received_signal.name
+            raise StopError(f"stopped by {signal_name}; the same command goes on", ExitCode.START_AGAIN)
 
 
 class _Attempt:
@@ -136,17 +138,17 @@ class _Attempt:
 
     def __init__(self, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
         self._answer = answer
-        self.began_at = 0
-        self.last: Answer | None = None
+        self.start_step = 0
+        self.last_answer: Answer | None = None
 
     def answer(self, message: Mapping[str, Any]) -> Answer:
         """The answer to a message."""
         if message["kind"] == "begin":
-            self.began_at = message["step"]
-        given = self._answer(message)
-        self.last = None if given["verdict"] == "go on" else given
-        return given
+            self.start_step = message["step"]
+        response = self._answer(message)
+        self.last_answer = None if response["verdict"] == "go on" else response
+        return response
 
 
-def _is_held(folder: Path) -> bool:
-    return any(Lease.is_held(each) for each in (folder, folder / "checkpoints"))
+def _is_in_use(folder: Path) -> bool:
+    return any(Lease.is_held(path) for path in (folder, folder / "checkpoints"))

@@ -15,7 +15,7 @@ from stormproof_train.errors import UserError, first_line
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space
 
-_SAMPLERS = {
+_SAMPLER_PATHS = {
     "tpe": "optuna.samplers.TPESampler",
     "gp": "optuna.samplers.GPSampler",
     "cmaes": "optuna.samplers.CmaEsSampler",
@@ -25,18 +25,18 @@ _SAMPLERS = {
     "random": "optuna.samplers.RandomSampler",
     "grid": "optuna.samplers.RandomSampler",  # its trials have their parameters already
 }
-_OURS = {  # what goes with trials that are stopped early, and with settings below a choice
+_DEFAULT_ARGUMENTS = {  # what goes with trials that are stopped early, and with settings below a choice
     "tpe": {"multivariate": True, "group": True},
     "cmaes": {"consider_pruned_trials": True, "warn_independent_sampling": False},
     "gp": {"warn_independent_sampling": False},
     "qmc": {"scramble": True, "warn_independent_sampling": False, "warn_asynchronous_seeding": False},
 }
-_AS_A_WHOLE = {"qmc", "cmaes"}
+_SHARED_SEED_SAMPLERS = {"qmc", "cmaes"}
 """Their draws belong together, so that all trials have one seed."""
-_OFFERED = frozenset({"seed", "independent_sampler"})
+_INJECTABLE_ARGUMENTS = frozenset({"seed", "independent_sampler"})
 
 
-def sampler(settings: Settings, number: int) -> BaseSampler:
+def create_sampler(settings: Settings, number: int) -> BaseSampler:
     """The sampler for one trial.
 
     It is a new one for each, seeded by the search's seed and the trial's number: whoever asks, and after whatever kill,
@@ -49,20 +49,22 @@ def sampler(settings: Settings, number: int) -> BaseSampler:
     Raises:
         UserError: if the sampler does not take an argument that it is given.
     """
-    own = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
-    given = {**_OURS.get(settings.sampler, {}), **(settings.sampler_arguments or {})}
-    target = bind({"_target_": _SAMPLERS[settings.sampler], **given}, "search.sampler_arguments", _OFFERED)
+    trial_seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    arguments = {**_DEFAULT_ARGUMENTS.get(settings.sampler, {}), **(settings.sampler_arguments or {})}
+    target = bind(
+        {"_target_": _SAMPLER_PATHS[settings.sampler], **arguments}, "search.sampler_arguments", _INJECTABLE_ARGUMENTS
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return target.build(
-            seed=settings.seed if settings.sampler in _AS_A_WHOLE else own,
-            independent_sampler=optuna.samplers.RandomSampler(own)
-            if settings.sampler in {*_AS_A_WHOLE, "gp"}
+            seed=settings.seed if settings.sampler in _SHARED_SEED_SAMPLERS else trial_seed,
+            independent_sampler=optuna.samplers.RandomSampler(trial_seed)
+            if settings.sampler in {*_SHARED_SEED_SAMPLERS, "gp"}
             else None,
         )
 
 
-def try_out(settings: Settings, space: Space) -> None:
+def check_sampler(settings: Settings, space: Space) -> None:
     """Proposes one trial in no search.
 
     Raises:
@@ -70,18 +72,18 @@ def try_out(settings: Settings, space: Space) -> None:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions: list[Any] = ["minimize"] * len(settings.all_objectives)
-    study = optuna.create_study(sampler=sampler(settings, 0), directions=directions)
+    study = optuna.create_study(sampler=create_sampler(settings, 0), directions=directions)
     try:
         space.suggest(study.ask())
     except (TypeError, ValueError) as error:
         raise UserError(f"search.sampler_arguments={settings.sampler_arguments}: {first_line(error)}") from error
 
 
-def drawn_at_random(settings: Settings) -> int | None:
+def count_random_trials(settings: Settings) -> int | None:
     """As many of the first trials were drawn whatever the others came to; None: all."""
     if settings.sampler in {"random", "qmc", "grid"}:
         return None
-    path = _SAMPLERS[settings.sampler].rpartition(".")[2]
-    parameters = inspect.signature(getattr(optuna.samplers, path)).parameters
-    name = next(each for each in ("n_startup_trials", "population_size") if each in parameters)
+    class_name = _SAMPLER_PATHS[settings.sampler].rpartition(".")[2]
+    parameters = inspect.signature(getattr(optuna.samplers, class_name)).parameters
+    name = next(candidate for candidate in ("n_startup_trials", "population_size") if candidate in parameters)
     return int((settings.sampler_arguments or {}).get(name, parameters[name].default))

@@ -11,8 +11,8 @@ from stormproof_train.search.objectives import Constraint, Objective, read_const
 
 SamplerName = Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"]
 PrunerName = Literal["asha", "hyperband", "median", "none"]
-TRIALS = 50
-_OF_WHOLE_RUNS = {"gp", "nsga2", "nsga3"}
+DEFAULT_TRIALS = 50
+_UNPRUNED_SAMPLERS = {"gp", "nsga2", "nsga3"}
 _NAME = re.compile(r"[\w][\w.+-]{0,99}")
 
 
@@ -65,7 +65,7 @@ class Settings:
         """Refuses what cannot be meant."""
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name} cannot be a folder's name: use letters, digits, - and _")
-        for name, least in (
+        for name, minimum in (
             ("trials", 1),
             ("reduction", 2),
             ("rungs", 1),
@@ -74,8 +74,8 @@ class Settings:
             ("workers", 1),
         ):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value < least):
-                raise ValueError(f"{name}={value} should be a whole number from {least}")
+            if value is not None and (isinstance(value, bool) or value < minimum):
+                raise ValueError(f"{name}={value} should be a whole number from {minimum}")
         for name in ("max_hours", "max_gpu_hours"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -85,7 +85,7 @@ class Settings:
         _ = self.all_constraints  # read once, so that a mistake shows here
         if not self.all_objectives:
             raise ValueError("objectives=[]: name one, as val/loss")
-        if self.sampler in _OF_WHOLE_RUNS and self.pruner in {"asha", "hyperband"}:
+        if self.sampler in _UNPRUNED_SAMPLERS and self.pruner in {"asha", "hyperband"}:
             raise ValueError(
                 f"sampler={self.sampler} learns from trials that came to their end, pruner={self.pruner} leaves few of "
                 "them: pruner=none or median, or sampler=tpe"
@@ -96,32 +96,32 @@ class Settings:
     @property
     def all_objectives(self) -> list[Objective]:
         """What is to be small, or large."""
-        return [read_objective(each) for each in _several(self.objectives)]
+        return [read_objective(name) for name in _as_list(self.objectives)]
 
     @property
     def all_constraints(self) -> list[Constraint]:
         """What a trial has to hold to be a winner."""
-        return [read_constraint(each) for each in _several(self.constraints)]
+        return [read_constraint(text) for text in _as_list(self.constraints)]
 
     @property
-    def told_metrics(self) -> list[str]:
+    def validation_metrics(self) -> list[str]:
         """What a run tells of each validation: the objective first."""
-        return [name for name in self._looked_at() if name.startswith("val/")]
+        return [name for name in self._metric_names() if name.startswith("val/")]
 
-    def looks_at(self, name: str) -> bool:
+    def uses_metric(self, name: str) -> bool:
         """Whether a number of a trial is an objective, or constrained."""
-        return name in self._looked_at()
+        return name in self._metric_names()
 
-    def _looked_at(self) -> list[str]:
-        return list(dict.fromkeys(each.name for each in (*self.all_objectives, *self.all_constraints)))
+    def _metric_names(self) -> list[str]:
+        return list(dict.fromkeys(criterion.name for criterion in (*self.all_objectives, *self.all_constraints)))
 
     @property
     def effective_pruner(self) -> PrunerName:
         """The one that is used."""
-        stops = len(self.all_objectives) == 1 and self.sampler not in _OF_WHOLE_RUNS
-        return self.pruner or ("asha" if stops else "none")
+        supports_pruning = len(self.all_objectives) == 1 and self.sampler not in _UNPRUNED_SAMPLERS
+        return self.pruner or ("asha" if supports_pruning else "none")
 
-    def of_the_result(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """What makes another search of it; how long it goes on, where and by how many does not."""
         return {
             "sampler": self.sampler,
@@ -129,11 +129,11 @@ class Settings:
             "pruner": self.effective_pruner,
             "reduction": self.reduction,
             "rungs": self.rungs,
-            "objectives": [each.name for each in self.all_objectives],
-            "constraints": [str(each) for each in self.all_constraints],
+            "objectives": [criterion.name for criterion in self.all_objectives],
+            "constraints": [str(criterion) for criterion in self.all_constraints],
             "seed": self.seed,
         }
 
 
-def _several(value: str | Sequence[str]) -> list[str]:
+def _as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from stormproof_train.errors import UserError
 
-MOST_COMBINATIONS = 100_000
+MAX_COMBINATIONS = 100_000
 """As many of a grid are listed."""
 
 
@@ -33,9 +33,9 @@ class Parameter:
     distribution: BaseDistribution
     only_with: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def exists(self, chosen: Mapping[str, Any]) -> bool:
+    def is_active(self, values: Mapping[str, Any]) -> bool:
         """Whether there is such a setting, given what has been chosen before it."""
-        return all(chosen.get(group) in choices for group, choices in self.only_with.items())
+        return all(values.get(group) in choices for group, choices in self.only_with.items())
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """Its value in a trial."""
@@ -57,20 +57,20 @@ class Parameter:
             case IntDistribution(low=low, high=high, log=False, step=step):
                 return list(range(low, high + 1, step))
             case FloatDistribution(low=low, high=high, step=float(step)):
-                return [low + place * step for place in range(round((high - low) / step) + 1)]
+                return [low + index * step for index in range(round((high - low) / step) + 1)]
             case _:
                 return None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
-        known = {"key": self.key, "kind": "choice", "log": False, "choices": None, "low": None, "high": None}
-        known["only_with"] = {group: sorted(choices) for group, choices in self.only_with.items()}
+        fields = {"key": self.key, "kind": "choice", "log": False, "choices": None, "low": None, "high": None}
+        fields["only_with"] = {group: sorted(choices) for group, choices in self.only_with.items()}
         if isinstance(self.distribution, CategoricalDistribution):
-            return known | {"choices": list(self.distribution.choices)}
+            return fields | {"choices": list(self.distribution.choices)}
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
         kind = "int" if isinstance(self.distribution, IntDistribution) else "float"
         bounds = {"low": self.distribution.low, "high": self.distribution.high}
-        return known | {"kind": kind, "log": self.distribution.log, "step": self.distribution.step, **bounds}
+        return fields | {"kind": kind, "log": self.distribution.log, "step": self.distribution.step, **bounds}
 
 
 class Space:
@@ -89,125 +89,127 @@ class Space:
                 "nothing is searched: give a setting several values, as activation=relu,elu or "
                 "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
             )
-        self.parameters = sorted(parameters, key=lambda each: (bool(each.only_with), "." in each.key))
+        self.parameters = sorted(parameters, key=lambda parameter: (bool(parameter.only_with), "." in parameter.key))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of a trial; those that exist."""
-        chosen: dict[str, Any] = {}
-        for each in self.parameters:
-            if each.exists(chosen):
-                chosen[each.key] = each.suggest(trial)
-        return chosen
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.is_active(values):
+                values[parameter.key] = parameter.suggest(trial)
+        return values
 
     def combinations(self) -> list[dict[str, Any]] | None:
         """All that there are; None where they are too many to list."""
-        values = {each.key: each.values() for each in self.parameters}
-        counted = {key: listed for key, listed in values.items() if listed is not None}
-        if len(counted) < len(values):
+        values_by_key = {parameter.key: parameter.values() for parameter in self.parameters}
+        countable_values = {key: choices for key, choices in values_by_key.items() if choices is not None}
+        if len(countable_values) < len(values_by_key):
             return None
-        if math.prod(map(len, counted.values())) > MOST_COMBINATIONS:
+        if math.prod(map(len, countable_values.values())) > MAX_COMBINATIONS:
             return None
-        return list(self._combined(counted))
+        return list(self._iterate_combinations(countable_values))
 
-    def _combined(self, values: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-        seen = set()
-        for combination in itertools.product(*(values[each.key] for each in self.parameters)):
-            chosen: dict[str, Any] = {}
-            for each, value in zip(self.parameters, combination, strict=True):
-                if each.exists(chosen):
-                    chosen[each.key] = value
-            if (key := tuple(chosen.items())) not in seen:
-                seen.add(key)
-                yield chosen
+    def _iterate_combinations(self, values: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+        yielded_keys = set()
+        for combination in itertools.product(*(values[parameter.key] for parameter in self.parameters)):
+            params: dict[str, Any] = {}
+            for parameter, value in zip(self.parameters, combination, strict=True):
+                if parameter.is_active(params):
+                    params[parameter.key] = value
+            if (key := tuple(params.items())) not in yielded_keys:
+                yielded_keys.add(key)
+                yield params
 
 
-def words_of(values: Mapping[str, Any]) -> list[str]:
+def format_overrides(values: Mapping[str, Any]) -> list[str]:
     """Values as overrides; a float in all its digits.
 
     Example:
-        >>> words_of({"activation": "elu", "optimizer.lr": 0.012})
+        >>> format_overrides({"activation": "elu", "optimizer.lr": 0.012})
         ['activation=elu', 'optimizer.lr=0.012']
     """
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def in_short(values: Mapping[str, Any]) -> str:
+def summarize_params(values: Mapping[str, Any]) -> str:
     """Values for a person.
 
     Example:
-        >>> in_short({"activation": "elu", "optimizer.lr": 0.0012345678})
+        >>> summarize_params({"activation": "elu", "optimizer.lr": 0.0012345678})
         'activation=elu optimizer.lr=0.001235'
     """
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
-    return " ".join(words_of(shown))
+    short_values = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    return " ".join(format_overrides(short_values))
 
 
-def parsed(word: str) -> Override:
+def parse_override(text: str) -> Override:
     """A word of the command line, read by Hydra."""
-    (override,) = OverridesParser.create().parse_overrides([word])
+    (override,) = OverridesParser.create().parse_overrides([text])
     return override
 
 
-def read_parameter(word: str, choices_of: Callable[[str], Collection[str]]) -> Parameter | None:
+def read_parameter(text: str, list_choices: Callable[[str], Collection[str]]) -> Parameter | None:
     """A word of the command line as a parameter; None where it has one value.
 
     Args:
-        word: in Hydra's grammar.
-        choices_of: the choices of a group, for ``glob``.
+        text: in Hydra's grammar.
+        list_choices: the choices of a group, for ``glob``.
 
     Raises:
         UserError: if it names values that cannot be searched.
     """
-    override = parsed(word)
+    override = parse_override(text)
     if not override.is_sweep_override():
         return None
     key = override.key_or_group.lstrip("+")
-    return Parameter(key, _distribution(override, key, choices_of))
+    return Parameter(key, _build_distribution(override, key, list_choices))
 
 
-def _distribution(override: Override, key: str, choices_of: Callable[[str], Collection[str]]) -> BaseDistribution:
+def _build_distribution(
+    override: Override, key: str, list_choices: Callable[[str], Collection[str]]
+) -> BaseDistribution:
     values: Any = override.value()
     tags = set(getattr(values, "tags", None) or ())
     if tags - {"log"}:
-        raise _unsearchable(override, f"there is no tag {min(tags - {'log'})}, only log")
+        raise _unsearchable_error(override, f"there is no tag {min(tags - {'log'})}, only log")
     log = "log" in tags
     match values:
         case ChoiceSweep():
-            return CategoricalDistribution(_distinct(list(map(str, override.sweep_string_iterator())), override))
+            return CategoricalDistribution(_unique_choices(list(map(str, override.sweep_string_iterator())), override))
         case Glob():
-            return CategoricalDistribution(_distinct(values.filter(sorted(choices_of(key))), override))
+            return CategoricalDistribution(_unique_choices(values.filter(sorted(list_choices(key))), override))
         case RangeSweep():
-            return _range(values, override, log=log)
+            return _build_range_distribution(values, override, log=log)
         case IntervalSweep(start=start, end=end) if start is not None and end is not None:
             if not start < end or (log and start <= 0):
-                raise _unsearchable(override, "an interval goes up, and with log it begins above 0")
+                raise _unsearchable_error(override, "an interval goes up, and with log it begins above 0")
             if isinstance(start, int) and isinstance(end, int):
                 return IntDistribution(start, end, log=log)
             return FloatDistribution(start, end, log=log)
         case _:
-            raise _unsearchable(override, "write a,b,c or choice, range, interval, glob")
+            raise _unsearchable_error(override, "write a,b,c or choice, range, interval, glob")
 
 
-def _range(values: RangeSweep, override: Override, *, log: bool) -> BaseDistribution:
-    listed = list(values.range())
-    if not listed:
-        raise _unsearchable(override, "that range is empty")
-    if len(listed) > 1 and listed[0] > listed[-1]:
-        listed.reverse()
-    whole = all(isinstance(each, int) for each in listed)
+def _build_range_distribution(values: RangeSweep, override: Override, *, log: bool) -> BaseDistribution:
+    numbers = list(values.range())
+    if not numbers:
+        raise _unsearchable_error(override, "that range is empty")
+    if len(numbers) > 1 and numbers[0] > numbers[-1]:
+        numbers.reverse()
+    is_integer = all(isinstance(number, int) for number in numbers)
     step = abs(values.step)
-    if log and (not whole or step != 1):
-        raise _unsearchable(override, "a range with steps has no logarithmic form: write tag(log,interval(…))")
-    if whole:
-        return IntDistribution(listed[0], listed[-1], log=log, step=int(step))
-    return FloatDistribution(float(listed[0]), float(listed[-1]), step=float(step))
+    if log and (not is_integer or step != 1):
+        raise _unsearchable_error(override, "a range with steps has no logarithmic form: write tag(log,interval(…))")
+    if is_integer:
+        return IntDistribution(numbers[0], numbers[-1], log=log, step=int(step))
+    return FloatDistribution(float(numbers[0]), float(numbers[-1]), step=float(step))
 
 
-def _distinct(choices: Sequence[str], override: Override) -> list[str]:
+def _unique_choices(choices: Sequence[str], override: Override) -> list[str]:
     if not choices:
-        raise _unsearchable(override, "nothing fits that pattern")
+        raise _unsearchable_error(override, "nothing fits that pattern")
     return list(dict.fromkeys(choices))
 
 
-def _unsearchable(override: Override, why: str) -> UserError:
-    return UserError(f"{override.input_line}: {why}")
+def _unsearchable_error(override: Override, reason: str) -> UserError:
+    return UserError(f"{override.input_line}: {reason}")

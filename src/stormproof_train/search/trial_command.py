@@ -7,53 +7,59 @@ from pathlib import Path
 from typing import Any
 
 from stormproof_train.config.plan import Plan
-from stormproof_train.search.arguments import Asked
-from stormproof_train.search.space import words_of
+from stormproof_train.search.arguments import Arguments
+from stormproof_train.search.space import format_overrides
 
 CALLBACK = "stormproof_train.search.reporting.ReportToSearch"
 
 
-class TrialWords:
+class TrialCommand:
     """Makes the words of runs.
 
     Args:
-        asked: what is searched.
+        arguments: what is searched.
         default: the plan of a run without anything searched.
-        search: the name of the search.
+        search_name: the name of the search.
 
     Attributes:
         fixed: those that all have, as the user wrote them.
     """
 
-    def __init__(self, asked: Asked, default: Plan, search: str) -> None:
-        self._asked = asked
-        self.fixed = asked.fixed
-        given = {word.lstrip("+").partition("=")[0] for word in asked.fixed}
-        wanted = {
+    def __init__(self, arguments: Arguments, default: Plan, search_name: str) -> None:
+        self._arguments = arguments
+        self.fixed_overrides = arguments.fixed_overrides
+        fixed_keys = {override.lstrip("+").partition("=")[0] for override in arguments.fixed_overrides}
+        defaults = {
             "report": "false",
             "max_restarts_without_progress": "null",  # a kill of its worker is none of its own; the worker counts those
-            "logger.group": _quoted(search),
+            "logger.group": _quote(search_name),
         }
         if "group" not in default.logger.arguments():
-            del wanted["logger.group"]
-        self._usual = [f"{key}={value}" for key, value in wanted.items() if key not in given]
+            del defaults["logger.group"]
+        self._default_overrides = [f"{key}={value}" for key, value in defaults.items() if key not in fixed_keys]
 
-    def of(self, params: Mapping[str, Any], folder: Path) -> list[str]:
+    def build(self, params: Mapping[str, Any], folder: Path) -> list[str]:
         """Those of a run with some parameters, in its folder."""
-        own = [f"name={folder.name}", f"runs_dir={_quoted(str(folder.parent.absolute()))}", "test=false"]
-        return [*self._asked.flags, *self._asked.fixed, *words_of(params), *self._usual, *own]
-
-    def asking(self, address: str) -> list[str]:
-        """Those by which a run asks whether it shall go on."""
-        settings = self._asked.settings
-        metrics = ",".join(settings.told_metrics)
-        latency = [f"callbacks.search.latency={str(settings.looks_at('latency')).lower()}"]
+        run_overrides = [f"name={folder.name}", f"runs_dir={_quote(str(folder.parent.absolute()))}", "test=false"]
         return [
-            f"callbacks.search._target_={CALLBACK}", f"callbacks.search.address={_quoted(address)}",
+            *self._arguments.flags,
+            *self._arguments.fixed_overrides,
+            *format_overrides(params),
+            *self._default_overrides,
+            *run_overrides,
+        ]
+
+    def reporting_overrides(self, address: str) -> list[str]:
+        """Those by which a run asks whether it shall go on."""
+        settings = self._arguments.settings
+        metrics = ",".join(settings.validation_metrics)
+        latency = [f"callbacks.search.latency={str(settings.uses_metric('latency')).lower()}"]
+        return [
+            f"callbacks.search._target_={CALLBACK}", f"callbacks.search.address={_quote(address)}",
             f"callbacks.search.metrics=[{metrics}]", *latency,
         ]  # fmt: skip
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

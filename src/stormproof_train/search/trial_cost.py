@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from stormproof_train.search.trials import Trials
+from stormproof_train.search.trials import TrialStore
 
-SECONDS_BETWEEN = 5.0
+MIN_INTERVAL_SECONDS = 5.0
 
 
-class Account:
+class TrialCost:
     """Counts the time of one attempt, so that a kill loses at most some seconds of it.
 
     Args:
@@ -17,17 +17,17 @@ class Account:
         number: of the trial.
     """
 
-    def __init__(self, trials: Trials, number: int) -> None:
+    def __init__(self, trials: TrialStore, number: int) -> None:
         self._trials, self._number = trials, number
-        self._since = time.monotonic()
+        self._last_update = time.monotonic()
 
-    def pass_on(self, *, at_once: bool = False) -> None:
+    def update(self, *, force: bool = False) -> None:
         """Writes down what has passed, if it is some seconds."""
         now = time.monotonic()
-        passed = now - self._since
-        if passed < SECONDS_BETWEEN and not at_once:
+        elapsed = now - self._last_update
+        if elapsed < MIN_INTERVAL_SECONDS and not force:
             return
         notes = self._trials.record(self._number).notes
-        gpu_seconds = notes.get("gpu_seconds", 0.0) + passed * notes.get("gpus", 0)
-        self._trials.note(self._number, seconds=notes.get("seconds", 0.0) + passed, gpu_seconds=gpu_seconds)
-        self._since = now
+        gpu_seconds = notes.get("gpu_seconds", 0.0) + elapsed * notes.get("gpus", 0)
+        self._trials.note(self._number, seconds=notes.get("seconds", 0.0) + elapsed, gpu_seconds=gpu_seconds)
+        self._last_update = now

@@ -16,24 +16,24 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from stormproof_train.errors import StorageError, UserError, first_line
-from stormproof_train.search.paused_as_pruned import PAUSED, PausedAsPruned
-from stormproof_train.search.rungs import Standing
-from stormproof_train.search.samplers import sampler
+from stormproof_train.search.paused_as_pruned import PAUSED, PausedTrialsStorage
+from stormproof_train.search.rungs import TrialStatus
+from stormproof_train.search.samplers import create_sampler
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space
 
-PLACES = 10_000
+STEP_RESOLUTION = 10_000
 """Optuna counts in whole numbers: a place in a run is a share of its length in as many parts."""
-_PATIENT = {
+_ENGINE_OPTIONS = {
     "sqlite": {"connect_args": {"timeout": 120}},  # seconds to wait for another worker's write
     "postgresql": {"pool_pre_ping": True},  # a server that was started again has dropped its connections
 }
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
-class Record:
+class TrialRecord:
     """A trial.
 
     Attributes:
@@ -62,17 +62,17 @@ class Record:
         return self.state in {"complete", "pruned", "failed"}
 
     @property
-    def is_copy(self) -> bool:
+    def is_duplicate(self) -> bool:
         """Whether it was proposed a second time, and so is no trial."""
         return "same_as" in self.notes
 
 
-class Trials:
+class TrialStore:
     """All trials of a search.
 
     Args:
         url: of the storage, for SQLAlchemy.
-        name: of the study in it.
+        study_name: of the study in it.
         settings: of the search.
         space: what is searched.
 
@@ -80,52 +80,54 @@ class Trials:
         UserError: if the storage cannot be used.
     """
 
-    def __init__(self, url: str, name: str, settings: Settings, space: Space) -> None:
+    def __init__(self, url: str, study_name: str, settings: Settings, space: Space) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._settings, self._space, self._name = settings, space, name
-        self._storage = _opened(url)
+        self._settings, self._space, self._study_name = settings, space, study_name
+        self._storage = _open_storage(url)
         directions: list[Any] = [
-            "maximize" if each.higher_is_better else "minimize" for each in settings.all_objectives
+            "maximize" if objective.higher_is_better else "minimize" for objective in settings.all_objectives
         ]
-        optuna.create_study(study_name=name, storage=self._storage, directions=directions, load_if_exists=True)
-        self._id = self._storage.get_study_id_from_name(name)
+        optuna.create_study(study_name=study_name, storage=self._storage, directions=directions, load_if_exists=True)
+        self._study_id = self._storage.get_study_id_from_name(study_name)
 
-    def all(self) -> list[Record]:
+    def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [_record(each) for each in self._storage.get_all_trials(self._id, deepcopy=False)]
+        return [_to_record(trial) for trial in self._storage.get_all_trials(self._study_id, deepcopy=False)]
 
     def enqueue(self, combination: Mapping[str, Any]) -> None:
         """Has the next trial that nobody has begun take these parameters."""
-        self._study_for(0).enqueue_trial(dict(combination))
+        self._load_study(0).enqueue_trial(dict(combination))
 
-    def ask(self) -> Record:
+    def ask(self) -> TrialRecord:
         """A new trial, its parameters proposed."""
-        number = sum(each.state != "waiting" for each in self.all())
-        with _quiet():
-            trial = self._study_for(number).ask()
+        number = sum(record.state != "waiting" for record in self.records())
+        with _suppress_experimental_warnings():
+            trial = self._load_study(number).ask()
             self._space.suggest(trial)
         self.note(trial.number, complete=True)
         return self.record(trial.number)
 
-    def completed_proposal(self, number: int) -> Record:
+    def complete_proposal(self, number: int) -> TrialRecord:
         """A trial whose worker may have been killed before all of its parameters were proposed."""
         if not self.record(number).notes.get("complete"):
-            with _quiet():
-                trial = optuna.Trial(self._study_for(number), self._trial_id(number))
-                self._draw_again(trial)
+            with _suppress_experimental_warnings():
+                trial = optuna.Trial(self._load_study(number), self._trial_id(number))
+                self._replay_draws(trial)
                 self._space.suggest(trial)
             self.note(number, complete=True)
         return self.record(number)
 
-    def record(self, number: int) -> Record:
+    def record(self, number: int) -> TrialRecord:
         """One of them."""
-        return _record(self._storage.get_trial(self._trial_id(number)))
+        return _to_record(self._storage.get_trial(self._trial_id(number)))
 
     def report(self, number: int, fraction: float, value: float) -> None:
         """Writes down the objective at a place of a run; the first value there counts."""
-        place = math.ceil(round(fraction * PLACES, 6))  # up, so that who comes to a rung of 1/27 is not seen before it
-        if place not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
-            self._storage.set_trial_intermediate_value(self._trial_id(number), place, value)
+        step = math.ceil(
+            round(fraction * STEP_RESOLUTION, 6)
+        )  # up, so that who comes to a rung of 1/27 is not seen before it
+        if step not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+            self._storage.set_trial_intermediate_value(self._trial_id(number), step, value)
 
     def note(self, number: int, **notes: Any) -> None:
         """Writes down plain values of a trial."""
@@ -137,81 +139,83 @@ class Trials:
         record = self.record(number)
         if record.has_ended:
             return
-        named = {name: each for each, name in _STATES.items()}[state]
-        study, measured = self._study_for(number), record.notes.get("measured", {})
-        with _quiet():
-            for each in self._settings.all_constraints:
-                if each.name in measured:
-                    optuna.Trial(study, self._trial_id(number)).set_constraint(str(each), each.violation(measured))
-            study.tell(number, values, named)
+        optuna_state = {name: item for item, name in _STATE_NAMES.items()}[state]
+        study, measured = self._load_study(number), record.notes.get("measured", {})
+        with _suppress_experimental_warnings():
+            for item in self._settings.all_constraints:
+                if item.name in measured:
+                    optuna.Trial(study, self._trial_id(number)).set_constraint(str(item), item.violation(measured))
+            study.tell(number, values, optuna_state)
 
-    def is_behind_the_median(self, number: int) -> bool:
+    def is_worse_than_median(self, number: int) -> bool:
         """Whether a trial's best value so far is worse than the median of the complete ones at the same place."""
-        study, pruner = self._study_for(number), optuna.pruners.MedianPruner()
+        study, pruner = self._load_study(number), optuna.pruners.MedianPruner()
         return bool(pruner.prune(study, self._storage.get_trial(self._trial_id(number))))
 
     def importances(self) -> list[dict[str, float]]:
         """By objective, the share of its variance that each parameter explains; empty with too few trials."""
-        study, found = self._study_for(0), []
-        for place in range(len(self._settings.all_objectives)):
+        study, importances = self._load_study(0), []
+        for objective_index in range(len(self._settings.all_objectives)):
             try:
-                with _quiet():
+                with _suppress_experimental_warnings():
                     shares = optuna.importance.get_param_importances(
                         study,
                         evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-                        target=lambda trial, place=place: trial.values[place],
+                        target=lambda trial, objective_index=objective_index: trial.values[objective_index],
                     )
             except (ValueError, RuntimeError):  # fewer than two complete trials, or all alike
                 shares = {}
-            found.append({name: float(share) for name, share in shares.items()})
-        return found
+            importances.append({name: float(share) for name, share in shares.items()})
+        return importances
 
-    def front(self) -> list[int]:
+    def pareto_front(self) -> list[int]:
         """The complete trials that no other one beats in every objective."""
-        return sorted(each.number for each in self._study_for(0).best_trials)
+        return sorted(trial.number for trial in self._load_study(0).best_trials)
 
-    def shared(self, key: str) -> Any:
-        """What :meth:`share` wrote; None before."""
-        return self._storage.get_study_user_attrs(self._id).get(key)
+    def get_shared(self, key: str) -> Any:
+        """What :meth:`set_shared` wrote; None before."""
+        return self._storage.get_study_user_attrs(self._study_id).get(key)
 
-    def tested(self) -> list[int]:
+    def tested_trial_numbers(self) -> list[int]:
         """The trials for which the test split has been read: more than one where a search was given more later."""
-        keys = self._storage.get_study_user_attrs(self._id)
+        keys = self._storage.get_study_user_attrs(self._study_id)
         return sorted(int(key.rpartition("-")[2]) for key in keys if key.startswith("test/"))
 
-    def share(self, key: str, value: Any) -> None:
+    def set_shared(self, key: str, value: Any) -> None:
         """Writes down a plain value for all workers."""
-        self._storage.set_study_user_attr(self._id, key, value)
+        self._storage.set_study_user_attr(self._study_id, key, value)
 
-    def _study_for(self, number: int) -> optuna.Study:
-        own = sampler(self._settings, number)
-        return optuna.load_study(study_name=self._name, storage=self._storage, sampler=own)
+    def _load_study(self, number: int) -> optuna.Study:
+        trial_sampler = create_sampler(self._settings, number)
+        return optuna.load_study(study_name=self._study_name, storage=self._storage, sampler=trial_sampler)
 
-    def _draw_again(self, trial: optuna.Trial) -> None:
+    def _replay_draws(self, trial: optuna.Trial) -> None:
         """Draws what is written down already once more, so that the sampler goes on where it stood."""
-        written = trial.distributions
-        for key in (each.key for each in self._space.parameters if each.key in written):
+        distributions = trial.distributions
+        for key in (parameter.key for parameter in self._space.parameters if parameter.key in distributions):
             if key not in trial.relative_params:
                 frozen = self._storage.get_trial(self._trial_id(trial.number))
-                trial.study.sampler.sample_independent(trial.study, frozen, key, written[key])
+                trial.study.sampler.sample_independent(trial.study, frozen, key, distributions[key])
 
     def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-def standing(record: Record, as_loss: Callable[[float], float]) -> Standing:
+def trial_status(record: TrialRecord, as_loss: Callable[[float], float]) -> TrialStatus:
     """A trial as the rungs see it."""
     losses = {fraction: as_loss(value) for fraction, value in record.curve.items()}
-    passed = record.notes.get("passed", 0)
-    completed = record.state == "complete"
-    paused = bool(record.notes.get(PAUSED))
-    return Standing(record.number, losses, passed, paused, completed, record.has_ended)
+    rungs_passed = record.notes.get("passed", 0)
+    is_complete = record.state == "complete"
+    is_paused = bool(record.notes.get(PAUSED))
+    return TrialStatus(record.number, losses, rungs_passed, is_paused, is_complete, record.has_ended)
 
 
-def _opened(url: str) -> BaseStorage:
-    kind = url.partition(":")[0].partition("+")[0]
+def _open_storage(url: str) -> BaseStorage:
+    dialect = url.partition(":")[0].partition("+")[0]
     try:
-        return PausedAsPruned(optuna.storages.get_storage(RDBStorage(url, engine_kwargs=_PATIENT.get(kind))))  # pyright: ignore[reportArgumentType]
+        return PausedTrialsStorage(
+            optuna.storages.get_storage(RDBStorage(url, engine_kwargs=_ENGINE_OPTIONS.get(dialect)))
+        )  # pyright: ignore[reportArgumentType]
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise UserError(
             f"search.storage cannot be used ({first_line(error)}): write sqlite:///FILE or "
@@ -220,22 +224,22 @@ def _opened(url: str) -> BaseStorage:
     except OperationalError as error:
         raise StorageError(f"search.storage does not answer: {first_line(error)}") from error
     except (SQLAlchemyError, RuntimeError) as error:  # no rights, or tables of another release of Optuna
-        what = url.removeprefix("sqlite:///") if kind == "sqlite" else "search.storage"
-        raise UserError(f"{what} cannot hold the trials of a search: {first_line(error)}") from error
+        subject = url.removeprefix("sqlite:///") if dialect == "sqlite" else "search.storage"
+        raise UserError(f"{subject} cannot hold the trials of a search: {first_line(error)}") from error
 
 
-def _record(trial: FrozenTrial) -> Record:
-    state: Any = _STATES.get(trial.state, "waiting" if trial.state == TrialState.WAITING else "running")
+def _to_record(trial: FrozenTrial) -> TrialRecord:
+    state: Any = _STATE_NAMES.get(trial.state, "waiting" if trial.state == TrialState.WAITING else "running")
     if trial.datetime_complete is None and state != "waiting":
         state = "paused" if trial.user_attrs.get(PAUSED) else "running"
-    curve = {place / PLACES: value for place, value in trial.intermediate_values.items()}
+    curve = {step / STEP_RESOLUTION: value for step, value in trial.intermediate_values.items()}
     values = trial.values if state == "complete" else None
-    moments = trial.datetime_start, trial.datetime_complete
-    return Record(trial.number, state, trial.params, values, curve, trial.user_attrs, *moments)
+    timestamps = trial.datetime_start, trial.datetime_complete
+    return TrialRecord(trial.number, state, trial.params, values, curve, trial.user_attrs, *timestamps)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_experimental_warnings() -> Iterator[None]:
     """Without what Optuna says of its own future."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

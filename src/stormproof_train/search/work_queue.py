@@ -9,9 +9,9 @@ from typing import Any
 
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.pruner import Judge
+from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.space import Space
-from stormproof_train.search.trials import PAUSED, Record, Trials
+from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore
 
 
 class WorkQueue:
@@ -21,116 +21,129 @@ class WorkQueue:
         space: what is searched.
         folder: of the search, whose lock makes looking and taking one act.
         trials: all.
-        judge: knows the rungs and the budgets.
+        pruner: knows the rungs and the budgets.
         claims: of all workers.
     """
 
-    def __init__(self, space: Space, folder: SearchFolder, trials: Trials, judge: Judge, claims: Claims) -> None:
-        self._folder, self._trials, self._judge, self._claims = folder, trials, judge, claims
+    def __init__(
+        self, space: Space, folder: SearchFolder, trials: TrialStore, pruner: TrialPruner, claims: Claims
+    ) -> None:
+        self._folder, self._trials, self._pruner, self._claims = folder, trials, pruner, claims
         self._combinations = space.combinations()
 
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether every trial has ended, or waits at a rung for nothing unless the search is given more."""
         with self._folder.lock():
-            records = self._trials.all()
-            if self._may_begin(records) or any(self._is_at_work(each) for each in records):
+            records = self._trials.records()
+            if self._can_begin(records) or any(self._has_worker(record) for record in records):
                 return False
-            return self._judge.spent(records) is not None or not self._promotable(records, closed=True)
+            return self._pruner.exhausted_limit(records) is not None or not self._find_promotable(
+                records, promote_at_least_one=True
+            )
 
-    def next(self) -> int | None:
+    def claim_next(self) -> int | None:
         """Claims a trial to work on; None where there is none for now."""
         with self._folder.lock():
-            records = self._trials.all()
-            interrupted = self._interrupted(records)
-            if interrupted is not None or self._judge.spent(records) is not None:
-                return interrupted
-            waiting = self._promoted(records, closed=False)
-            if waiting is not None:
-                return waiting
-            if self._may_begin(records):
-                return self._begin()
-            if any(each.state == "running" for each in records):
+            records = self._trials.records()
+            interrupted_number = self._claim_interrupted(records)
+            if interrupted_number is not None or self._pruner.exhausted_limit(records) is not None:
+                return interrupted_number
+            promoted_number = self._claim_promotable(records, promote_at_least_one=False)
+            if promoted_number is not None:
+                return promoted_number
+            if self._can_begin(records):
+                return self._begin_trial()
+            if any(record.state == "running" for record in records):
                 return None
-            return self._promoted(records, closed=True)
+            return self._claim_promotable(records, promote_at_least_one=True)
 
-    def holds(self, number: int) -> bool:
+    def owns(self, number: int) -> bool:
         """Whether a trial is still this worker's: one that was suspended for long may have lost it."""
-        return self._claims.holds(job(number))
+        return self._claims.owns(trial_name(number))
 
-    def give_back(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Ends work on a trial."""
-        self._claims.give_back(job(number))
+        self._claims.release(trial_name(number))
 
-    def _interrupted(self, records: Sequence[Record]) -> int | None:
+    def _claim_interrupted(self, records: Sequence[TrialRecord]) -> int | None:
         """One that runs, and whose worker is gone."""
-        for each in records:
-            if each.state == "running" and self._claims.take(job(each.number)):
-                proposed = self._trials.completed_proposal(each.number)
-                if not self._is_told_as_copy(proposed, records):
-                    return proposed.number
-                self.give_back(each.number)
+        for record in records:
+            if record.state == "running" and self._claims.acquire(trial_name(record.number)):
+                proposal = self._trials.complete_proposal(record.number)
+                if not self._reject_duplicate(proposal, records):
+                    return proposal.number
+                self.release(record.number)
         return None
 
-    def _promoted(self, records: Sequence[Record], *, closed: bool) -> int | None:
+    def _claim_promotable(self, records: Sequence[TrialRecord], *, promote_at_least_one: bool) -> int | None:
         """One that waits at a rung, and is let pass."""
-        for number in self._promotable(records, closed=closed):
-            if self._claims.take(job(number)):
-                passed, _ = self._judge.rungs.climb(self._judge.standings(records), number, closed=closed)
-                self._trials.note(number, passed=passed, **{PAUSED: False, "reason": None})
+        for number in self._find_promotable(records, promote_at_least_one=promote_at_least_one):
+            if self._claims.acquire(trial_name(number)):
+                rungs_passed, _ = self._pruner.rungs.advance(
+                    self._pruner.trial_statuses(records), number, promote_at_least_one=promote_at_least_one
+                )
+                self._trials.note(number, passed=rungs_passed, **{PAUSED: False, "reason": None})
                 return number
         return None
 
-    def _begin(self) -> int:
-        if self._trials.shared("began") is None:
-            self._trials.share("began", time.time())
-        records = self._trials.all()
-        proposed = self._trials.ask()
-        while self._is_told_as_copy(proposed, records):
-            self._trials.enqueue(self._untried(records, proposed.number))
-            proposed = self._trials.ask()
-        taken = self._claims.take(job(proposed.number))
-        assert taken, f"the claim of the new trial {proposed.number} is taken"
-        return proposed.number
+    def _begin_trial(self) -> int:
+        if self._trials.get_shared("began") is None:
+            self._trials.set_shared("began", time.time())
+        records = self._trials.records()
+        proposal = self._trials.ask()
+        while self._reject_duplicate(proposal, records):
+            self._trials.enqueue(self._draw_untried(records, proposal.number))
+            proposal = self._trials.ask()
+        is_acquired = self._claims.acquire(trial_name(proposal.number))
+        assert is_acquired, f"the claim of the new trial {proposal.number} is taken"
+        return proposal.number
 
-    def _is_told_as_copy(self, proposed: Record, records: Sequence[Record]) -> bool:
+    def _reject_duplicate(self, proposal: TrialRecord, records: Sequence[TrialRecord]) -> bool:
         """Whether a trial would be the run of an earlier one again, which tells nothing new; then it is none."""
-        same = next(
-            (each for each in records if each.params == proposed.params and each.number < proposed.number), None
+        original = next(
+            (record for record in records if record.params == proposal.params and record.number < proposal.number), None
         )
-        if same is not None:
-            self._trials.note(proposed.number, same_as=same.number)
-            self._trials.tell(proposed.number, "failed")
-        return same is not None
+        if original is not None:
+            self._trials.note(proposal.number, same_as=original.number)
+            self._trials.tell(proposal.number, "failed")
+        return original is not None
 
-    def _untried(self, records: Sequence[Record], number: int) -> Mapping[str, Any]:
+    def _draw_untried(self, records: Sequence[TrialRecord], number: int) -> Mapping[str, Any]:
         """In the place of a copy: any of those that nobody has proposed. There are copies in small spaces alone."""
         assert self._combinations is not None, "a copy in a space that has no end"
-        tried = _distinct(records)
-        left = [each for each in self._combinations if _key(each) not in tried]
-        return random.Random(number).choice(left)  # noqa: S311 (no secret; the same whoever draws)
+        tried_keys = _distinct_keys(records)
+        untried_params = [params for params in self._combinations if _params_key(params) not in tried_keys]
+        return random.Random(number).choice(untried_params)  # noqa: S311 (no secret; the same whoever draws)
 
-    def _promotable(self, records: Sequence[Record], *, closed: bool) -> list[int]:
-        return self._judge.rungs.promotable(self._judge.standings(records), closed=closed)
+    def _find_promotable(self, records: Sequence[TrialRecord], *, promote_at_least_one: bool) -> list[int]:
+        return self._pruner.rungs.find_promotable(
+            self._pruner.trial_statuses(records), promote_at_least_one=promote_at_least_one
+        )
 
-    def _is_at_work(self, record: Record) -> bool:
+    def _has_worker(self, record: TrialRecord) -> bool:
         """Whether a worker has it; one that waits at a rung, too, may still be saving."""
-        return record.state == "running" or (record.state == "paused" and self._claims.is_taken(job(record.number)))
+        return record.state == "running" or (
+            record.state == "paused" and self._claims.is_claimed(trial_name(record.number))
+        )
 
-    def _may_begin(self, records: Sequence[Record]) -> bool:
-        begun = [each for each in records if each.state != "waiting" and not each.is_copy]
-        if self._combinations is not None and len(_distinct(begun)) >= len(self._combinations):
+    def _can_begin(self, records: Sequence[TrialRecord]) -> bool:
+        begun_records = [record for record in records if record.state != "waiting" and not record.is_duplicate]
+        if self._combinations is not None and len(_distinct_keys(begun_records)) >= len(self._combinations):
             return False
-        return len(begun) < self._trials.shared("limits")["trials"] and self._judge.spent(records) is None
+        return (
+            len(begun_records) < self._trials.get_shared("limits")["trials"]
+            and self._pruner.exhausted_limit(records) is None
+        )
 
 
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _params_key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(params.items()))
 
 
-def _distinct(records: Sequence[Record]) -> set[tuple[tuple[str, Any], ...]]:
-    return {_key(each.params) for each in records}
+def _distinct_keys(records: Sequence[TrialRecord]) -> set[tuple[tuple[str, Any], ...]]:
+    return {_params_key(record.params) for record in records}
 
 
-def job(number: int) -> str:
+def trial_name(number: int) -> str:
     """The name of a trial: of its claim, its folder and its log."""
     return f"trial-{number:04d}"

@@ -7,23 +7,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stormproof_train.console import say, shown
+from stormproof_train.console import format_value, print_line
 from stormproof_train.errors import ExitCode, RunError, StorageError
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.pruner import Judge
-from stormproof_train.search.runner import Ended, Runner
+from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.runner import Runner, RunOutcome
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space import in_short
-from stormproof_train.search.trial_command import TrialWords
-from stormproof_train.search.trial_cost import Account
-from stormproof_train.search.trials import PAUSED, Record, Trials
-from stormproof_train.search.work_queue import WorkQueue, job
+from stormproof_train.search.space import summarize_params
+from stormproof_train.search.trial_command import TrialCommand
+from stormproof_train.search.trial_cost import TrialCost
+from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore
+from stormproof_train.search.work_queue import WorkQueue, trial_name
 from stormproof_train.search.worker_socket import Answer
 
-FAILURES = 10
+MAX_CONSECUTIVE_FAILURES = 10
 """So many in a row end the search."""
-TAKEN_OVER = "another worker has taken it over"
+TAKEN_OVER_REASON = "another worker has taken it over"
 WAIT_SECONDS = 1.0
 """Between two looks for work, where others have all of it."""
 
@@ -41,29 +41,29 @@ class Worker:
         settings: of the search.
         folder: of the search.
         trials: all.
-        words: makes those of a trial.
+        command: makes those of a trial.
         queue: says which trial is next.
-        judge: says whether a trial goes on.
+        pruner: says whether a trial goes on.
         runner: runs them.
-        ended: is called whenever work on a trial has ended.
+        on_trial_end: is called whenever work on a trial has ended.
     """
 
     def __init__(
         self,
         settings: Settings,
         folder: SearchFolder,
-        trials: Trials,
-        words: TrialWords,
+        trials: TrialStore,
+        command: TrialCommand,
         queue: WorkQueue,
-        judge: Judge,
+        pruner: TrialPruner,
         runner: Runner,
-        ended: Callable[[], None],
+        on_trial_end: Callable[[], None],
     ) -> None:
-        self._settings, self._folder, self._trials, self._words = settings, folder, trials, words
-        self._queue, self._judge, self._runner, self._ended = queue, judge, runner, ended
-        self._since = datetime.now()  # noqa: DTZ005 (as Optuna writes it down)
+        self._settings, self._folder, self._trials, self._command = settings, folder, trials, command
+        self._queue, self._pruner, self._runner, self._on_trial_end = queue, pruner, runner, on_trial_end
+        self._started_at = datetime.now()  # noqa: DTZ005 (as Optuna writes it down)
 
-    def work(self) -> None:
+    def run(self) -> None:
         """Works on trials until all have ended.
 
         Raises:
@@ -71,88 +71,101 @@ class Worker:
             TooManyFailuresError: if ten trials in a row failed.
             StorageError: if the disk fails a trial.
         """
-        while not self._queue.is_over():
-            number = self._queue.next()
+        while not self._queue.is_finished():
+            number = self._queue.claim_next()
             if number is None:
-                self._runner.rest(WAIT_SECONDS)
+                self._runner.wait(WAIT_SECONDS)
                 continue
             try:
-                self._work_on(number)
+                self._run_trial(number)
             finally:
-                self._queue.give_back(number)
-            self._ended()
+                self._queue.release(number)
+            self._on_trial_end()
 
-    def _work_on(self, number: int) -> None:
+    def _run_trial(self, number: int) -> None:
         record = self._trials.record(number)
-        folder = self._folder.trials / job(number)
-        words = [*self._words.of(record.params, folder), *self._words.asking(self._runner.address)]
-        account = Account(self._trials, number)
+        folder = self._folder.trials_dir / trial_name(number)
+        command = [
+            *self._command.build(record.params, folder),
+            *self._command.reporting_overrides(self._runner.address),
+        ]
+        cost = TrialCost(self._trials, number)
 
         def answer(message: Mapping[str, Any]) -> Answer:
-            if not self._queue.holds(number):
-                return {"verdict": "pause", "reason": TAKEN_OVER}
-            account.pass_on()
-            return self._judge.answer(number, message)
+            if not self._queue.owns(number):
+                return {"verdict": "pause", "reason": TAKEN_OVER_REASON}
+            cost.update()
+            return self._pruner.answer(number, message)
 
-        ended = self._runner.run(job(number), words, folder, answer)
-        if not self._queue.holds(number):
-            self._say(record, TAKEN_OVER)
+        outcome = self._runner.run(trial_name(number), command, folder, answer)
+        if not self._queue.owns(number):
+            self._log_trial(record, TAKEN_OVER_REASON)
             return
-        account.pass_on(at_once=True)
-        self._conclude(record, folder, ended)
+        cost.update(force=True)
+        self._record_outcome(record, folder, outcome)
 
-    def _conclude(self, record: Record, folder: Path, ended: Ended) -> None:
+    def _record_outcome(self, record: TrialRecord, folder: Path, outcome: RunOutcome) -> None:
         """Writes down what became of a trial, and says it."""
-        if ended.code == ExitCode.FINISHED:
-            summary = RunFolder(folder.parent, folder.name).finished()
+        if outcome.exit_code == ExitCode.FINISHED:
+            summary = RunFolder(folder.parent, folder.name).read_summary()
             assert summary is not None
-            self._complete(record, summary)
-        elif ended.code == ExitCode.STORAGE:
-            raise StorageError(f"trial {record.number} could not go on: {ended.why}")
-        elif ended.answer is not None:
-            if ended.answer["verdict"] == "prune":
+            self._complete_trial(record, summary)
+        elif outcome.exit_code == ExitCode.STORAGE:
+            raise StorageError(f"trial {record.number} could not go on: {outcome.reason}")
+        elif outcome.answer is not None:
+            if outcome.answer["verdict"] == "prune":
                 self._trials.tell(record.number, "pruned")
-            lost = "" if ended.code == ExitCode.START_AGAIN else f" (and {ended.why}: it goes on from before)"
-            self._say(record, f"{ended.answer['reason']}{lost}")
-        elif ended.code == ExitCode.DIVERGED:
-            self._end(record, "pruned", ended.why)
+            restart_note = (
+                "" if outcome.exit_code == ExitCode.START_AGAIN else f" (and {outcome.reason}: it goes on from before)"
+            )
+            self._log_trial(record, f"{outcome.answer['reason']}{restart_note}")
+        elif outcome.exit_code == ExitCode.DIVERGED:
+            self._end_trial(record, "pruned", outcome.reason)
         else:
-            self._end(record, "failed", ended.why)
-            self._leave_if_all_fail(ended.why)
+            self._end_trial(record, "failed", outcome.reason)
+            self._check_failures(outcome.reason)
 
-    def _leave_if_all_fail(self, why: str) -> None:
+    def _check_failures(self, reason: str) -> None:
         """Whoever starts the search again has mended something: what failed before does not count."""
-        ended = sorted((each for each in self._trials.all() if each.end is not None), key=lambda each: str(each.end))
-        last = [each for each in ended if each.end is not None and each.end >= self._since][-FAILURES:]
-        if len(last) == FAILURES and all(each.state == "failed" for each in last):
+        ended_records = sorted(
+            (record for record in self._trials.records() if record.end is not None), key=lambda record: str(record.end)
+        )
+        last_records = [
+            record for record in ended_records if record.end is not None and record.end >= self._started_at
+        ][-MAX_CONSECUTIVE_FAILURES:]
+        if len(last_records) == MAX_CONSECUTIVE_FAILURES and all(record.state == "failed" for record in last_records):
             raise TooManyFailuresError(
-                f"{FAILURES} trials in a row failed, the last one ({in_short(last[-1].params)}) by: {why}"
+                f"{MAX_CONSECUTIVE_FAILURES} trials in a row failed, the last one "
+                f"({summarize_params(last_records[-1].params)}) by: {reason}"
             )
 
-    def _complete(self, record: Record, summary: Mapping[str, Any]) -> None:
-        measured = self._trials.record(record.number).notes.get("measured", {})
-        measured |= {"parameters": summary["parameters"]}
-        measured |= {f"val/{name}": value for name, value in summary["validation"].items()}
-        self._trials.note(record.number, measured=measured, steps=summary["steps"], **{PAUSED: False, "reason": None})
-        values = [each.of(measured) for each in self._settings.all_objectives]
-        named = ", ".join(
-            f"{each.name} {shown(value)}" for each, value in zip(self._settings.all_objectives, values, strict=True)
+    def _complete_trial(self, record: TrialRecord, summary: Mapping[str, Any]) -> None:
+        measurements = self._trials.record(record.number).notes.get("measured", {})
+        measurements |= {"parameters": summary["parameters"]}
+        measurements |= {f"val/{name}": value for name, value in summary["validation"].items()}
+        self._trials.note(
+            record.number, measured=measurements, steps=summary["steps"], **{PAUSED: False, "reason": None}
+        )
+        values = [objective.get_value(measurements) for objective in self._settings.all_objectives]
+        values_text = ", ".join(
+            f"{objective.name} {format_value(value)}"
+            for objective, value in zip(self._settings.all_objectives, values, strict=True)
         )
         if any(
-            each.as_loss(value) == float("inf")
-            for each, value in zip(self._settings.all_objectives, values, strict=True)
+            objective.as_loss(value) == float("inf")
+            for objective, value in zip(self._settings.all_objectives, values, strict=True)
         ):
-            self._end(record, "pruned", f"{named}: not finite")
+            self._end_trial(record, "pruned", f"{values_text}: not finite")
             return
         if len(values) == 1:
             self._trials.report(record.number, 1.0, values[0])
         self._trials.tell(record.number, "complete", values)
-        self._say(record, f"{named} after {summary['steps']:,} steps")
+        self._log_trial(record, f"{values_text} after {summary['steps']:,} steps")
 
-    def _end(self, record: Record, state: Any, reason: str) -> None:
+    def _end_trial(self, record: TrialRecord, state: Any, reason: str) -> None:
         self._trials.note(record.number, reason=reason)
         self._trials.tell(record.number, state)
-        self._say(record, f"{state}: {reason}")
+        self._log_trial(record, f"{state}: {reason}")
 
-    def _say(self, record: Record, what: str) -> None:
-        say(f"trial {record.number} ({in_short(record.params)}): {what}")
+    def _log_trial(self, record: TrialRecord, message: str) -> None:
+        print_line(f"trial {record.number} ({summarize_params(record.params)}): {message}")

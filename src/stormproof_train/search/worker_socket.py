@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 Answer = dict[str, Any]
-LONGEST = 100
+MAX_PATH_BYTES = 100
 """Bytes of a socket's path; Linux takes 107, others less."""
 
 
-class WorkersEnd:
+class WorkerServer:
     """A worker's end, which waits for one run after the other.
 
     Attributes:
@@ -33,7 +33,7 @@ class WorkersEnd:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # none but this user may enter it
-        if len(os.fsencode(self._folder / "line")) > LONGEST:
+        if len(os.fsencode(self._folder / "line")) > MAX_PATH_BYTES:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="stormproof-", dir="/tmp"))
         self.address = str(self._folder / "line")
@@ -41,21 +41,21 @@ class WorkersEnd:
         self._listener.bind(self.address)
         self._listener.listen(1)
 
-    def serve(self, answer: Callable[[Mapping[str, Any]], Answer], runs: Callable[[], bool]) -> None:
+    def serve(self, answer: Callable[[Mapping[str, Any]], Answer], is_running: Callable[[], bool]) -> None:
         """Answers what a run asks until the run has ended.
 
         Args:
             answer: to a message.
-            runs: whether the run still runs.
+            is_running: whether the run still runs.
         """
         self._listener.settimeout(0.02)
-        while runs():
+        while is_running():
             try:
                 connection, _ = self._listener.accept()
             except TimeoutError:
                 continue
             with connection:
-                _answer_all(connection, answer, runs)
+                _answer_all(connection, answer, is_running)
 
     def close(self) -> None:
         """Ends the line."""
@@ -63,7 +63,7 @@ class WorkersEnd:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class RunsEnd:
+class WorkerClient:
     """A run's end. If the worker goes, the run is told to end as by SIGTERM: another worker will go on with it.
 
     Args:
@@ -81,8 +81,8 @@ class RunsEnd:
             self._socket.close()
             raise
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._closing = False
-        threading.Thread(target=self._listen, name="search line", daemon=True).start()
+        self._is_closing = False
+        threading.Thread(target=self._receive, name="search line", daemon=True).start()
 
     def ask(self, message: Mapping[str, Any]) -> Answer:
         """The worker's answer; where it is gone, that the run is to pause."""
@@ -94,12 +94,12 @@ class RunsEnd:
 
     def close(self) -> None:
         """Ends the line, and nothing else."""
-        self._closing = True
+        self._is_closing = True
         with suppress(OSError):  # the worker is gone
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         with self._socket.makefile("r") as lines:
             try:
                 for line in lines:
@@ -107,27 +107,27 @@ class RunsEnd:
             except (OSError, ValueError):  # cut off in a line
                 pass
         self._answers.put(None)
-        if not self._closing:
+        if not self._is_closing:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _answer_all(
-    connection: socket.socket, answer: Callable[[Mapping[str, Any]], Answer], runs: Callable[[], bool]
+    connection: socket.socket, answer: Callable[[Mapping[str, Any]], Answer], is_running: Callable[[], bool]
 ) -> None:
     connection.settimeout(0.02)
-    received = b""
+    buffer = b""
     while True:
         try:
-            part = connection.recv(65536)
+            chunk = connection.recv(65536)
         except TimeoutError:
-            if not runs():
+            if not is_running():
                 return
             continue
         except OSError:
             return
-        if not part:
+        if not chunk:
             return
-        received += part
-        *lines, received = received.split(b"\n")
+        buffer += chunk
+        *lines, buffer = buffer.split(b"\n")
         for line in lines:
             connection.sendall(f"{json.dumps(answer(json.loads(line)))}\n".encode())

@@ -13,11 +13,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof_train.config.plan import Plan, read_plan
-from stormproof_train.data.split_data import SplitData
-from stormproof_train.error_messages import sentence_for
+from stormproof_train.data.split_data import SplitDataModule
+from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, RunError, UserError
-from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.tuning.throughput import Throughput, throughputs
+from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.tuning.throughput import Throughput, measure_throughputs
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class BatchSize:
     """
 
     size: int
-    measured: Sequence[Throughput]
-    ended: str
+    measurements: Sequence[Throughput]
+    stop_reason: str
 
 
 def find_batch_size(
     plan: Plan, config: Mapping[str, Any], data: pl.LightningDataModule, smallest: int = 8, steps_an_epoch: int = 10
 ) -> BatchSize:
-    """Trains with twice the batch again and again, in a process of its own, and chooses by :func:`smallest_as_fast`.
+    """Trains with twice the batch again and again, in a process of its own, and chooses by :func:`choose_batch_size`.
 
     A process that the system ends for its memory, or that a GPU's memory does not hold, loses only the size that it
     was at. Lightning's ``scale_batch_size`` is not used: it looks for the largest batch that fits and for nothing else,
@@ -61,7 +61,7 @@ def find_batch_size(
         raise UserError(
             f"tune=batch_size: {plan.data.path} takes no argument batch_size: give it one, which its loaders use"
         )
-    if isinstance(data, SplitData):
+    if isinstance(data, SplitDataModule):
         data.batch_size = 1  # it refuses one of more samples than there are, which this is to tell
     data.prepare_data()
     data.setup("fit")
@@ -70,51 +70,51 @@ def find_batch_size(
     except (AttributeError, TypeError) as error:
         raise UserError(f"tune=batch_size: {plan.data.path} does not tell how many training samples it has") from error
     largest = samples // steps_an_epoch
-    sizes = sizes_to_try(smallest, largest, int(plan.trainer.given.get("accumulate_grad_batches", 1)))
+    sizes = candidate_sizes(smallest, largest, int(plan.trainer.kwargs.get("accumulate_grad_batches", 1)))
     if not sizes:
         raise UserError(
             f"tune=batch_size: {samples} training samples leave no batch from {smallest} on that has {steps_an_epoch} "
             "steps an epoch: set data.batch_size by hand"
         )
-    ended = f"an epoch of {samples:,} training samples keeps {steps_an_epoch} steps: no more than {largest:,}"
-    measured, reason = _measured_apart(config, sizes, samples)
-    return BatchSize(smallest_as_fast(measured).batch_size, measured, reason or ended)
+    default_reason = f"an epoch of {samples:,} training samples keeps {steps_an_epoch} steps: no more than {largest:,}"
+    measurements, reason = _measure_in_subprocess(config, sizes, samples)
+    return BatchSize(choose_batch_size(measurements).batch_size, measurements, reason or default_reason)
 
 
-def sizes_to_try(smallest: int, largest: int, accumulated: int) -> list[int]:
+def candidate_sizes(smallest: int, largest: int, accumulate_grad_batches: int) -> list[int]:
     """Powers of two times the batches that a step accumulates, so that these share it equally.
 
     Example:
-        >>> sizes_to_try(8, 100, accumulated=1), sizes_to_try(8, 100, accumulated=3)
+        >>> candidate_sizes(8, 100, accumulated=1), candidate_sizes(8, 100, accumulated=3)
         ([8, 16, 32, 64], [12, 24, 48, 96])
     """
-    doubled = (accumulated * 2**power for power in range(largest.bit_length()))
-    return [size for size in doubled if smallest <= size <= largest]
+    sizes = (accumulate_grad_batches * 2**power for power in range(largest.bit_length()))
+    return [size for size in sizes if smallest <= size <= largest]
 
 
-def smallest_as_fast(measured: Sequence[Throughput], gain: float = 0.1) -> Throughput:
+def choose_batch_size(measurements: Sequence[Throughput], gain: float = 0.1) -> Throughput:
     """The smallest batch than which no larger one takes over ``gain`` more samples in a second.
 
     Args:
-        measured: at least one, the smallest batch first.
+        measurements: at least one, the smallest batch first.
         gain: a share, above 0.
 
     Example:
         >>> told = [Throughput(8, 100.0, 0), Throughput(16, 190.0, 0), Throughput(32, 205.0, 0)]
-        >>> smallest_as_fast(told).batch_size
+        >>> choose_batch_size(told).batch_size
         16
     """
-    best = max(each.samples_per_second for each in measured)
-    return next(each for each in measured if best <= (1 + gain) * each.samples_per_second)
+    best = max(measurement.samples_per_second for measurement in measurements)
+    return next(measurement for measurement in measurements if best <= (1 + gain) * measurement.samples_per_second)
 
 
 @dataclass(frozen=True)
-class _Failed:
-    sentence: str
+class _Failure:
+    message: str
     code: ExitCode
 
 
-def _measured_apart(
+def _measure_in_subprocess(
     config: Mapping[str, Any], sizes: Sequence[int], samples: int
 ) -> tuple[list[Throughput], str | None]:
     """What a process of its own measured, and why it ended before the last size, if it did."""
@@ -123,38 +123,38 @@ def _measured_apart(
     process = context.Process(target=_measure, args=(dict(config), sizes, samples, sender))
     process.start()
     sender.close()
-    measured: list[Throughput] = []
+    measurements: list[Throughput] = []
     try:
         while True:
-            told = receiver.recv()
-            if isinstance(told, _Failed):
-                failure = UserError if told.code is ExitCode.USER_MISTAKE else RunError
-                raise failure(told.sentence)
-            if not isinstance(told, Throughput):
-                return measured, told
-            measured.append(told)
+            received = receiver.recv()
+            if isinstance(received, _Failure):
+                failure = UserError if received.code is ExitCode.USER_MISTAKE else RunError
+                raise failure(received.message)
+            if not isinstance(received, Throughput):
+                return measurements, received
+            measurements.append(received)
     except EOFError:
         process.join()
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if len(measured) == len(sizes):
-        return measured, None
-    ended = f"the system ended the process that tried {sizes[len(measured)]} (code {process.exitcode})"
-    if not measured:
-        raise RunError(f"tune=batch_size: {ended}, the smallest: it may need more memory than there is")
-    return measured, ended
+    if len(measurements) == len(sizes):
+        return measurements, None
+    reason = f"the system ended the process that tried {sizes[len(measurements)]} (code {process.exitcode})"
+    if not measurements:
+        raise RunError(f"tune=batch_size: {reason}, the smallest: it may need more memory than there is")
+    return measurements, reason
 
 
 def _measure(config: Mapping[str, Any], sizes: Sequence[int], samples: int, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the one that waits ends this one
     try:
-        quiet_lightning()
-        for told in throughputs(read_plan(config), sizes, samples):
-            sender.send(told)
+        suppress_lightning_output()
+        for measurement in measure_throughputs(read_plan(config), sizes, samples):
+            sender.send(measurement)
     except Exception as error:  # noqa: BLE001 (told by the process that waits)
-        sentence, code = sentence_for(error)
+        message, code = describe_error(error)
         if code is ExitCode.FAILED:
             traceback.print_exception(error)
-        sender.send(_Failed(sentence, code))
+        sender.send(_Failure(message, code))

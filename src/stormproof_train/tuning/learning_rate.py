@@ -19,14 +19,14 @@ from stormproof_train.build_task import build_task
 from stormproof_train.config.plan import Plan
 from stormproof_train.config.signature_binding import Target, bind
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss
 from stormproof_train.schedulers import none
-from stormproof_train.tuning.measuring_trainer import measuring_trainer
-from stormproof_train.tuning.range_test import Reading, agreed, read
+from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
+from stormproof_train.tuning.range_test import Reading, combine_readings, read_range_test
 
-CONSTANT = f"{none.__module__}.{none.__name__}"
+CONSTANT_SCHEDULE = f"{none.__module__}.{none.__name__}"
 """The schedule of the measurement: one of the run's own would set rates and momentum besides."""
 
 
@@ -75,16 +75,16 @@ def find_learning_rate(
     """
     if "lr" not in plan.optimizer.arguments():
         raise UserError(f"tune=lr: {plan.optimizer.path} takes no argument lr, and there is nothing to find")
-    plan = dataclasses.replace(plan, scheduler=bind({"_target_": CONSTANT}, "scheduler"))
-    if isinstance(data, SplitData):
-        data.read()  # the split is the run's; what is shuffled after it is each seed's
+    plan = dataclasses.replace(plan, scheduler=bind({"_target_": CONSTANT_SCHEDULE}, "scheduler"))
+    if isinstance(data, SplitDataModule):
+        data.load_spec()  # the split is the run's; what is shuffled after it is each seed's
     readings = {}
-    for seed in [(plan.seed + further) % 2**32 for further in range(seeds)]:
+    for seed in [(plan.seed + offset) % 2**32 for offset in range(seeds)]:
         pl.seed_everything(seed, workers=True, verbose=False)
-        if isinstance(data, SplitData):
+        if isinstance(data, SplitDataModule):
             data.seed = seed
-        readings[seed] = read(*_trained(plan, data, spec, loss, lowest, highest, steps))
-    rate = agreed(list(readings.values()))
+        readings[seed] = read_range_test(*_run_range_test(plan, data, spec, loss, lowest, highest, steps))
+    rate = combine_readings(list(readings.values()))
     if rate is None:
         raise UserError(
             f"tune=lr: with none of {seeds} first weights did any rate from {lowest:g} to {highest:g} lower the loss "
@@ -94,7 +94,7 @@ def find_learning_rate(
     return LearningRate(float(f"{rate:.2g}"), readings)
 
 
-def _trained(
+def _run_range_test(
     plan: Plan,
     data: pl.LightningDataModule,
     spec: DataSpec,
@@ -105,10 +105,10 @@ def _trained(
 ) -> tuple[list[float], list[float]]:
     """The learning rates of one training, and the mean loss of the batches at each."""
     task = build_task(plan, data, spec, loss)
-    recorded = _Recorded(task.loss, lambda: task.trainer.optimizers[0].param_groups[0]["lr"])
-    task.loss = recorded
+    recording_loss = _RecordingLoss(task.loss, lambda: task.trainer.optimizers[0].param_groups[0]["lr"])
+    task.loss = recording_loss
     with TemporaryDirectory() as folder:  # the finder puts a checkpoint there
-        tuner = Tuner(measuring_trainer(plan, folder))
+        tuner = Tuner(build_measuring_trainer(plan, folder))
         # Its bar cannot be turned off; a warning that goes with it comes again when the run is trained. It would stop
         # where a loss is above four times the lowest, which of a loss below 0 is at once.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -122,21 +122,21 @@ def _trained(
                 update_attr=False,
             )
     by_rate: dict[float, list[float]] = {}  # several batches at one, where a step accumulates them
-    for rate, value in recorded.pairs:
+    for rate, value in recording_loss.pairs:
         by_rate.setdefault(rate, []).append(value)
     return list(by_rate), [statistics.fmean(values) for values in by_rate.values()]
 
 
-class _Recorded(nn.Module):
+class _RecordingLoss(nn.Module):
     """A loss that takes down what it gives in training, and at which learning rate."""
 
-    def __init__(self, loss: Loss, rate: Callable[[], float]) -> None:
+    def __init__(self, loss: Loss, get_rate: Callable[[], float]) -> None:
         super().__init__()
         self.loss = loss
-        self.rate = rate
+        self.get_rate = get_rate
         self.pairs: list[tuple[float, float]] = []
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> Any:
         loss = self.loss(outputs, target)
-        self.pairs.append((float(self.rate()), loss.item()))
+        self.pairs.append((float(self.get_rate()), loss.item()))
         return loss

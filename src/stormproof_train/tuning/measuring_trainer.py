@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from stormproof_train.config.plan import Plan
 from stormproof_train.errors import UserError
 
-_WITHOUT_AN_END: dict[str, Any] = {
+_UNLIMITED_LENGTH: dict[str, Any] = {
     "max_epochs": -1,
     "max_steps": -1,
     "max_time": None,
@@ -20,29 +20,31 @@ _WITHOUT_AN_END: dict[str, Any] = {
     "min_steps": None,
     "fast_dev_run": False,
 }
-_WITHOUT_VALIDATION: dict[str, Any] = {
+_NO_VALIDATION: dict[str, Any] = {
     "limit_val_batches": 0,
     "num_sanity_val_steps": 0,
     "val_check_interval": 1.0,
     "check_val_every_n_epoch": 10**9,  # Lightning's learning-rate finder sets limit_val_batches
 }
-_WITHOUT_A_WORD: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "profiler": None}
+_NO_OUTPUT: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "profiler": None}
 
 
-def measuring_trainer(plan: Plan, folder: str, callbacks: Sequence[Callback] = (), **given: Any) -> pl.Trainer:
+def build_measuring_trainer(
+    plan: Plan, folder: str, callbacks: Sequence[Callback] = (), **overrides: Any
+) -> pl.Trainer:
     """Builds it: precision, clipping, accumulation and the device are the run's.
 
     Args:
         plan: the run's.
         folder: where Lightning may put files of its own.
         callbacks: all that it has.
-        given: arguments of the Trainer that are others than the run's.
+        overrides: arguments of the Trainer that are others than the run's.
 
     Raises:
         UserError: if it is for several ranks.
     """
-    arguments = {**plan.trainer.given, **_WITHOUT_AN_END, **_WITHOUT_VALIDATION, **_WITHOUT_A_WORD, **given}
-    trainer: pl.Trainer = dataclasses.replace(plan.trainer, given=arguments).build(
+    arguments = {**plan.trainer.kwargs, **_UNLIMITED_LENGTH, **_NO_VALIDATION, **_NO_OUTPUT, **overrides}
+    trainer: pl.Trainer = dataclasses.replace(plan.trainer, kwargs=arguments).build(
         logger=False, callbacks=list(callbacks), enable_checkpointing=False, default_root_dir=folder
     )
     if trainer.world_size > 1:

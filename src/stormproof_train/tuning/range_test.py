@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-SMOOTHED_OVER = 3.0
+SMOOTHING_SIGMA = 3.0
 """Standard deviation of the Gaussian that smooths the losses, in steps."""
 
-MARGIN = 10.0
+DIVERGENCE_MARGIN = 10.0
 """How far a rate stays below the one that diverged: a few steps at each rate show only what goes wrong at once."""
 
 
@@ -30,7 +30,7 @@ class Reading:
     diverged: float | None
 
 
-def read(rates: Sequence[float], losses: Sequence[float]) -> Reading:
+def read_range_test(rates: Sequence[float], losses: Sequence[float]) -> Reading:
     r"""Reads the loss as a function of the learning rate.
 
     The losses are smoothed by a Gaussian, which unlike a running mean shifts nothing. The suggestion is the first rate
@@ -46,41 +46,41 @@ def read(rates: Sequence[float], losses: Sequence[float]) -> Reading:
     Example:
         >>> rates = [10 ** (k / 10 - 6) for k in range(70)]
         >>> losses = [1 - 1 / (1 + (1e-3 / rate) ** 2) + (rate > 0.5) * 9 for rate in rates]
-        >>> told = read(rates, losses)
+        >>> told = read_range_test(rates, losses)
         >>> round(told.suggested, 3), round(told.diverged, 1)
         (0.001, 0.2)
 
     References:
         Smith, Cyclical Learning Rates for Training Neural Networks, 2017, section 3.3.
     """
-    finite = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
-    ended = rates[finite] if finite < len(rates) else None
-    quiet = len(rates) // 5
-    if finite < 2 * quiet:
-        return Reading(None, ended)
-    told = np.asarray(losses[:finite], dtype=float)
-    smooth = gaussian_filter1d(told, SMOOTHED_OVER, mode="nearest")
-    start, noise = float(np.mean(told[:quiet])), float(np.std(told[:quiet]))
-    lowest = int(np.argmin(smooth))
-    above = np.flatnonzero(smooth[lowest:] > start)
-    diverged = rates[lowest + int(above[0])] if len(above) else ended
-    if start - smooth[lowest] <= noise:
+    num_finite = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+    non_finite_rate = rates[num_finite] if num_finite < len(rates) else None
+    num_initial = len(rates) // 5
+    if num_finite < 2 * num_initial:
+        return Reading(None, non_finite_rate)
+    finite_losses = np.asarray(losses[:num_finite], dtype=float)
+    smooth = gaussian_filter1d(finite_losses, SMOOTHING_SIGMA, mode="nearest")
+    start, noise = float(np.mean(finite_losses[:num_initial])), float(np.std(finite_losses[:num_initial]))
+    lowest_index = int(np.argmin(smooth))
+    above_start = np.flatnonzero(smooth[lowest_index:] > start)
+    diverged = rates[lowest_index + int(above_start[0])] if len(above_start) else non_finite_rate
+    if start - smooth[lowest_index] <= noise:
         return Reading(None, diverged)
-    above_half = np.flatnonzero(smooth[:lowest] > (start + smooth[lowest]) / 2)
+    above_half = np.flatnonzero(smooth[:lowest_index] > (start + smooth[lowest_index]) / 2)
     return Reading(rates[int(above_half[-1]) + 1], diverged)
 
 
-def agreed(readings: Sequence[Reading]) -> float | None:
+def combine_readings(readings: Sequence[Reading]) -> float | None:
     """The geometric median of the suggestions, at most a tenth of the lowest rate that diverged; None without any.
 
     Example:
-        >>> agreed([Reading(0.01, 1.0), Reading(None, None), Reading(0.02, 0.5), Reading(0.04, None)])
+        >>> combine_readings([Reading(0.01, 1.0), Reading(None, None), Reading(0.02, 0.5), Reading(0.04, None)])
         0.02
-        >>> agreed([Reading(0.01, 0.05)])
+        >>> combine_readings([Reading(0.01, 0.05)])
         0.005
     """
-    suggested = [reading.suggested for reading in readings if reading.suggested is not None]
-    if not suggested:
+    suggestions = [reading.suggested for reading in readings if reading.suggested is not None]
+    if not suggestions:
         return None
-    caps = [reading.diverged / MARGIN for reading in readings if reading.diverged is not None]
-    return min([float(np.exp(np.median(np.log(suggested)))), *caps])
+    limits = [reading.diverged / DIVERGENCE_MARGIN for reading in readings if reading.diverged is not None]
+    return min([float(np.exp(np.median(np.log(suggestions)))), *limits])

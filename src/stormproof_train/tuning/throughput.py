@@ -18,10 +18,10 @@ from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_e
 
 from stormproof_train.build_task import build_task
 from stormproof_train.config.plan import Plan
-from stormproof_train.data.spec import spec_of
-from stormproof_train.tuning.measuring_trainer import measuring_trainer
+from stormproof_train.data.spec import infer_spec
+from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 
-WARM_UP = 3
+MAX_WARM_UP_SHARE = 3
 """Batches before the clock starts: the first ones choose kernels, start workers and get memory."""
 
 
@@ -40,8 +40,8 @@ class Throughput:
     memory: int
 
 
-def throughputs(
-    plan: Plan, sizes: Sequence[int], training_samples: int, seconds: float = 1.0, share_of_free: float = 0.5
+def measure_throughputs(
+    plan: Plan, sizes: Sequence[int], training_samples: int, seconds: float = 1.0, max_free_fraction: float = 0.5
 ) -> Iterator[Throughput | str]:
     """Trains with one batch size after the other; where it ends before the last, a sentence says why.
 
@@ -50,48 +50,49 @@ def throughputs(
         sizes: batch sizes, rising by at most a factor of 2.
         training_samples: of the data.
         seconds: how long each is timed, above 0.
-        share_of_free: of the memory that is free at first, how much may be taken, in (0, 1].
+        max_free_fraction: of the memory that is free at first, how much may be taken, in (0, 1].
     """
-    free, began = psutil.virtual_memory().available, _peak_of_process()
-    for place, size in enumerate(sizes):
+    free_memory, initial_peak = psutil.virtual_memory().available, _peak_process_memory()
+    for index, size in enumerate(sizes):
         try:
-            yield _throughput(plan, size, training_samples, seconds)
+            yield _measure_throughput(plan, size, training_samples, seconds)
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_oom_error(error)):
                 raise
             yield f"{size} does not fit into memory"
             return
-        taken = _peak_of_process() - began
-        if place + 1 < len(sizes) and 2 * taken > share_of_free * free:
+        memory_growth = _peak_process_memory() - initial_peak
+        if index + 1 < len(sizes) and 2 * memory_growth > max_free_fraction * free_memory:
             yield (
-                f"{sizes[place + 1]} might take {2 * taken / 2**30:.1f} GiB, more than {share_of_free:.0%} of the "
-                f"{free / 2**30:.1f} GiB that were free"
+                f"{sizes[index + 1]} might take {2 * memory_growth / 2**30:.1f} GiB, more than "
+                f"{max_free_fraction:.0%} of the "
+                f"{free_memory / 2**30:.1f} GiB that were free"
             )
             return
 
 
-def _throughput(plan: Plan, size: int, training_samples: int, seconds: float) -> Throughput:
+def _measure_throughput(plan: Plan, size: int, training_samples: int, seconds: float) -> Throughput:
     pl.seed_everything(plan.seed, workers=True, verbose=False)
-    given = {**plan.data.given, "batch_size": size}
-    data = dataclasses.replace(plan.data, given=given).build(seed=plan.seed)
-    spec = spec_of(data)
-    task = build_task(plan, data, spec, plan.loss_for(spec.task))
-    clock = _Clock(seconds)
+    kwargs = {**plan.data.kwargs, "batch_size": size}
+    data = dataclasses.replace(plan.data, kwargs=kwargs).build(seed=plan.seed)
+    spec = infer_spec(data)
+    task = build_task(plan, data, spec, plan.bind_loss(spec.task))
+    clock = _ThroughputTimer(seconds)
     with TemporaryDirectory() as folder:
-        accumulated = int(plan.trainer.given.get("accumulate_grad_batches", 1))
+        accumulate_grad_batches = int(plan.trainer.kwargs.get("accumulate_grad_batches", 1))
         # Whole batches only: a last one of other size tells of no size, and batch norm may refuse it.
-        batches = training_samples // size * accumulated
-        trainer = measuring_trainer(plan, folder, [clock], limit_train_batches=batches)
+        batches = training_samples // size * accumulate_grad_batches
+        trainer = build_measuring_trainer(plan, folder, [clock], limit_train_batches=batches)
         if trainer.strategy.root_device.type == "cuda":
             garbage_collection_cuda()
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         trainer.fit(task, datamodule=data)
-        on_gpu = trainer.strategy.root_device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated(trainer.strategy.root_device) if on_gpu else _peak_of_process()
+        is_cuda = trainer.strategy.root_device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(trainer.strategy.root_device) if is_cuda else _peak_process_memory()
     return Throughput(size, clock.samples / clock.elapsed, memory)
 
 
-class _Clock(Callback):
+class _ThroughputTimer(Callback):
     """Counts samples for some seconds, after a few batches to warm up, and ends the training then."""
 
     def __init__(self, seconds: float) -> None:
@@ -105,25 +106,25 @@ class _Clock(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
-        if self._batches < WARM_UP:
+        if self._batches < MAX_WARM_UP_SHARE:
             return
-        if self._batches == WARM_UP:
-            self._start = _now(pl_module.device)
+        if self._batches == MAX_WARM_UP_SHARE:
+            self._start = _synchronized_time(pl_module.device)
             return
         self.samples += len(batch[0])
         if time.perf_counter() - self._start >= self.seconds:
-            self.elapsed = _now(pl_module.device) - self._start
+            self.elapsed = _synchronized_time(pl_module.device) - self._start
             trainer.should_stop = True
 
 
-def _now(device: torch.device) -> float:
+def _synchronized_time(device: torch.device) -> float:
     """The time when the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _peak_of_process() -> int:
+def _peak_process_memory() -> int:
     """The most memory that this process has had so far, in bytes."""
-    told = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return told if sys.platform == "darwin" else told * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -20,7 +20,7 @@ from itertools import islice, product
 from math import prod
 from pathlib import Path
 
-Key = tuple[int, str]  # a folder, and a name in it
+NameKey = tuple[int, str]  # a folder, and a name in it
 Tree = dict[str, bytes | None]  # path: content; None for a folder
 
 
@@ -31,13 +31,13 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Name:
-    key: Key
+class NameChange:
+    key: NameKey
     node: int | None
 
 
 @dataclass(frozen=True)
-class Sync:
+class Fsync:
     node: int
 
 
@@ -45,11 +45,11 @@ class Sync:
 class Note:
     """Something that the program had come to, such as the end of a commit."""
 
-    what: str
+    event: str
     name: str
 
 
-Operation = Write | Name | Sync | Note
+Operation = Write | NameChange | Fsync | Note
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 
 
@@ -61,52 +61,52 @@ class Recorder:
         self._root = root
         self._nodes = {root.stat().st_ino: 0}
         self._count = 0
-        self._names: dict[Key, int] = {}
+        self._names: dict[NameKey, int] = {}
         self._contents: dict[int, bytes] = {}
         self.folders = {0}
 
-    def look(self) -> None:
+    def record_changes(self) -> None:
         """Writes down what changed since the last look."""
-        names: dict[Key, int] = {}
+        names: dict[NameKey, int] = {}
         self._scan(self._root, 0, names)
         for key in names.keys() | self._names.keys():
             if names.get(key) != self._names.get(key):
-                self.operations.append(Name(key, names.get(key)))
+                self.operations.append(NameChange(key, names.get(key)))
         self._names = names
-        there = {*names.values(), 0}
-        self._nodes = {inode: node for inode, node in self._nodes.items() if node in there}
+        live_nodes = {*names.values(), 0}
+        self._nodes = {inode: node for inode, node in self._nodes.items() if node in live_nodes}
 
-    def synced(self, descriptor: int) -> None:
+    def record_fsync(self, descriptor: int) -> None:
         """Writes down an fsync."""
-        self.look()
+        self.record_changes()
         node = self._nodes.get(os.fstat(descriptor).st_ino)
         if node is not None:
-            self.operations.append(Sync(node))
+            self.operations.append(Fsync(node))
 
-    def note(self, what: str, name: str) -> None:
-        self.look()
-        self.operations.append(Note(what, name))
+    def record_event(self, event: str, name: str) -> None:
+        self.record_changes()
+        self.operations.append(Note(event, name))
 
-    def all_on_disk(self) -> None:
+    def flush_all(self) -> None:
         """As after a long while: everything was written back."""
-        self.look()
-        self.operations += [Sync(node) for node in sorted({*self._names.values(), 0})]
+        self.record_changes()
+        self.operations += [Fsync(node) for node in sorted({*self._names.values(), 0})]
 
-    def _scan(self, folder: Path, node: int, names: dict[Key, int]) -> None:
+    def _scan(self, folder: Path, node: int, names: dict[NameKey, int]) -> None:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            known = self._nodes.get(entry.inode())
-            if known is None:
+            entry_node = self._nodes.get(entry.inode())
+            if entry_node is None:
                 self._count += 1
-                known = self._nodes[entry.inode()] = self._count
-            names[node, entry.name] = known
+                entry_node = self._nodes[entry.inode()] = self._count
+            names[node, entry.name] = entry_node
             if entry.is_dir():
-                self.folders.add(known)
-                self._scan(Path(entry.path), known, names)
+                self.folders.add(entry_node)
+                self._scan(Path(entry.path), entry_node, names)
             else:
                 content = Path(entry.path).read_bytes()
-                if content != self._contents.get(known, b""):
-                    self._contents[known] = content
-                    self.operations.append(Write(known, content))
+                if content != self._contents.get(entry_node, b""):
+                    self._contents[entry_node] = content
+                    self.operations.append(Write(entry_node, content))
 
 
 _ACTIVE: list[Recorder] = []
@@ -116,13 +116,13 @@ def _audit(event: str, _: object) -> None:
     if _ACTIVE and event in _OPERATIONS:
         recorder = _ACTIVE.pop()  # looking opens files too
         try:
-            recorder.look()
+            recorder.record_changes()
         finally:
             _ACTIVE.append(recorder)
 
 
 @contextmanager
-def recording(root: Path) -> Iterator[Recorder]:
+def record_operations(root: Path) -> Iterator[Recorder]:
     """Records what the block does to the files in ``root``."""
     if _audit not in _HOOKED:
         sys.addaudithook(_audit)  # it cannot be removed, and does nothing while nobody records
@@ -132,7 +132,7 @@ def recording(root: Path) -> Iterator[Recorder]:
 
     def watched(descriptor: int) -> None:
         _ACTIVE.clear()
-        recorder.synced(descriptor)
+        recorder.record_fsync(descriptor)
         _ACTIVE.append(recorder)
 
     os.fsync = watched
@@ -152,17 +152,17 @@ class Disk:
 
     def __init__(self, folders: set[int]) -> None:
         self._folders = folders
-        self._names: dict[Key, int | None] = {}
+        self._names: dict[NameKey, int | None] = {}
         self._contents: dict[int, bytes] = {}
-        self._new_names: dict[Key, list[int | None]] = {}
+        self._new_names: dict[NameKey, list[int | None]] = {}
         self._new_contents: dict[int, bytes] = {}
 
     def apply(self, operation: Operation) -> None:
         if isinstance(operation, Write):
             self._new_contents[operation.file] = operation.content
-        elif isinstance(operation, Name):
+        elif isinstance(operation, NameChange):
             self._new_names.setdefault(operation.key, []).append(operation.node)
-        elif isinstance(operation, Sync):
+        elif isinstance(operation, Fsync):
             self._sync(operation.node)
 
     def _sync(self, node: int) -> None:
@@ -174,19 +174,21 @@ class Disk:
     def states(self, most: int, seed: int) -> Iterator[Tree]:
         """The trees that a crash may leave now; if there are more than ``most``, that many of them at random."""
         names = {key: [self._names.get(key), *new] for key, new in self._new_names.items()}
-        contents = {file: list(torn(self._contents.get(file, b""), new)) for file, new in self._new_contents.items()}
+        contents = {
+            file: list(torn_writes(self._contents.get(file, b""), new)) for file, new in self._new_contents.items()
+        }
         choices = [list(dict.fromkeys(values)) for values in (*names.values(), *contents.values())]
         picks = product(*choices)
         if prod(map(len, choices)) > most:
-            dice = random.Random(seed)
-            picks = (tuple(dice.choice(values) for values in choices) for _ in range(most))
+            generator = random.Random(seed)
+            picks = (tuple(generator.choice(values) for values in choices) for _ in range(most))
         for pick in islice(picks, most):
             chosen_names = self._names | dict(zip(names, pick, strict=False))
             chosen_contents = self._contents | dict(zip(contents, pick[len(names) :], strict=True))
             yield dict(self._tree(0, "", chosen_names, chosen_contents))
 
     def _tree(
-        self, folder: int, path: str, names: dict[Key, int | None], contents: dict[int, bytes]
+        self, folder: int, path: str, names: dict[NameKey, int | None], contents: dict[int, bytes]
     ) -> Iterator[tuple[str, bytes | None]]:
         for (parent, name), node in names.items():
             if parent != folder or node is None:
@@ -198,19 +200,21 @@ class Disk:
                 yield f"{path}{name}", contents.get(node, b"")
 
 
-def torn(before: bytes, after: bytes) -> Iterator[bytes]:
+def torn_writes(before: bytes, after: bytes) -> Iterator[bytes]:
     """What a file may hold that was ``before`` when it was last synced, and was then written to be ``after``."""
-    kept = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), len(before))
-    rest = len(after) - kept
+    common_length = next(
+        (at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), len(before)
+    )
+    rest = len(after) - common_length
     yield before
     yield after
     for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.98):
-        length = kept + int(rest * share)
+        length = common_length + int(rest * share)
         yield after[:length]
         yield after[:length] + bytes(len(after) - length)
-        yield after[:kept] + bytes(length - kept) + after[length:]
+        yield after[:common_length] + bytes(length - common_length) + after[length:]
     yield after[:-1]
-    yield after[:kept] + bytes(rest)
+    yield after[:common_length] + bytes(rest)
 
 
 def crash_states(
@@ -219,19 +223,19 @@ def crash_states(
     """Each state after each operation, once: the notes before it, those after it, and the tree."""
     disk = Disk(folders)
     notes = [operation for operation in operations if isinstance(operation, Note)]
-    seen: set[object] = set()
+    visited: set[object] = set()
     passed = 0
     for moment, operation in enumerate(operations):
         disk.apply(operation)
         passed += isinstance(operation, Note)
         for tree in disk.states(most, seed=moment):
-            known = (passed, frozenset(tree.items()))
-            if known not in seen:
-                seen.add(known)
+            state_key = (passed, frozenset(tree.items()))
+            if state_key not in visited:
+                visited.add(state_key)
                 yield notes[:passed], notes[passed:], tree
 
 
-def lay_out(tree: Tree, root: Path) -> None:
+def write_tree(tree: Tree, root: Path) -> None:
     """Makes the files of a state."""
     root.mkdir()
     for path, content in tree.items():

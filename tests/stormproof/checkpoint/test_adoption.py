@@ -12,33 +12,33 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from stormproof.checkpoint import Lease, Store, lease
 from stormproof.checkpoint.adoption import adopt
 from stormproof.errors import FolderTakenError, NotResumableError
-from tests.support.some_checkpoints import commit, files, filled, state
+from tests.support.some_checkpoints import commit_checkpoint, file_names, make_state, make_store
 
 
-def _saved(path: Path, **changes: Any) -> Path:
-    torch.save({**state(600), "epoch": 3, **changes}, path)
+def _save_stock(path: Path, **changes: Any) -> Path:
+    torch.save({**make_state(600), "epoch": 3, **changes}, path)
     return path
 
 
 def test_a_stock_checkpoint_is_taken_over_as_the_newest_and_stays(tmp_path: Path):
-    store = filled(tmp_path)
-    source = _saved(tmp_path / "last.ckpt")
+    store = make_store(tmp_path)
+    source = _save_stock(tmp_path / "last.ckpt")
     content = source.read_bytes()
-    done = adopt(source)
-    assert (done.path.name, done.step, done.epoch) == ("000004-step-600.ckpt", 600, 3)
-    assert (done.adopted, done.attempt, done.world_size, done.finite) == (True, 0, 0, True)
-    assert source.read_bytes() == done.path.read_bytes() == content
-    found = store.resolve(thorough=True)
-    assert found.chosen == done
-    assert list(found.foreign) == ["last.ckpt"]
+    result = adopt(source)
+    assert (result.path.name, result.step, result.epoch) == ("000004-step-600.ckpt", 600, 3)
+    assert (result.adopted, result.attempt, result.world_size, result.finite) == (True, 0, 0, True)
+    assert source.read_bytes() == result.path.read_bytes() == content
+    resolution = store.resolve(verify_all=True)
+    assert resolution.chosen_checkpoint == result
+    assert list(resolution.foreign_files) == ["last.ckpt"]
     assert not Lease.is_held(tmp_path)
-    assert commit(store, 610).name == "000005-step-610"
+    assert commit_checkpoint(store, 610).name == "000005-step-610"
 
 
 def test_it_goes_into_another_folder_that_is_made(tmp_path: Path):
-    done = adopt(_saved(tmp_path / "last.ckpt"), tmp_path / "new" / "checkpoints")
-    assert Store(tmp_path / "new" / "checkpoints").latest() == done
-    assert files(tmp_path) == {"last.ckpt", "new"}
+    result = adopt(_save_stock(tmp_path / "last.ckpt"), tmp_path / "new" / "checkpoints")
+    assert Store(tmp_path / "new" / "checkpoints").latest_checkpoint() == result
+    assert file_names(tmp_path) == {"last.ckpt", "new"}
 
 
 class _Crafted:
@@ -50,73 +50,74 @@ class _Crafted:
 
 
 def _torn(path: Path) -> None:
-    _saved(path)
+    _save_stock(path)
     os.truncate(path, path.stat().st_size // 2)
 
 
-BAD = {
+BAD_CHECKPOINTS = {
     "nothing": (lambda path: None, "is no file"),
     "a folder": (Path.mkdir, "is no file"),
     "empty": (lambda path: path.write_bytes(b""), "no whole zip archive"),
     "torn": (_torn, "no whole zip archive"),
-    "another type": (lambda path: _saved(path, extra=Fraction(1, 2)), "it holds fractions.Fraction, which is code"),
-    "a crafted pickle": (lambda path: _saved(path, extra=_Crafted(path.parent / "made")), "mkdir, which is code"),
+    "another type": (lambda path: _save_stock(path, extra=Fraction(1, 2)),
+              "it holds fractions.Fraction, which is code"),
+    "a crafted pickle": (lambda path: _save_stock(path, extra=_Crafted(path.parent / "made")), "mkdir, which is code"),
     "a list": (lambda path: torch.save([1], path), "it has no keys"),
     "weights alone": (lambda path: torch.save({"weight": torch.ones(1)}, path), "it has no state_dict"),
     "no step": (lambda path: torch.save({"state_dict": {}, "epoch": 0}, path), "it has no global_step"),
-    "a step below 0": (lambda path: _saved(path, global_step=-1), "it has no global_step"),
-    "a step that is true": (lambda path: _saved(path, global_step=True), "it has no global_step"),
-    "no epoch": (lambda path: _saved(path, epoch=None), "it has no epoch"),
-    "other optimizers": (lambda path: _saved(path, optimizer_states=[{"a": 1}]), "optimizer states are not as"),
+    "a step below 0": (lambda path: _save_stock(path, global_step=-1), "it has no global_step"),
+    "a step that is true": (lambda path: _save_stock(path, global_step=True), "it has no global_step"),
+    "no epoch": (lambda path: _save_stock(path, epoch=None), "it has no epoch"),
+    "other optimizers": (lambda path: _save_stock(path, optimizer_states=[{"a": 1}]), "optimizer states are not as"),
     "not finite": (
-        lambda path: _saved(path, state_dict={"w": torch.tensor([float("nan")])}), "state_dict/w is not finite"
+        lambda path: _save_stock(path, state_dict={"w": torch.tensor([float("nan")])}), "state_dict/w is not finite"
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("make", "reason"), BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS.keys())
 def test_what_cannot_be_resumed_from_is_a_sentence_and_changes_nothing(make: Any, reason: str, tmp_path: Path):
     source = tmp_path / "source" / "file.ckpt"
     source.parent.mkdir()
     make(source)
-    before = files(source.parent)
+    before = file_names(source.parent)
     with pytest.raises(NotResumableError, match=reason) as error:
         adopt(source, tmp_path / "checkpoints")
     assert str(source) in str(error.value)
     assert "\n" not in str(error.value)
-    assert files(tmp_path) == {"source"}
-    assert files(source.parent) == before
+    assert file_names(tmp_path) == {"source"}
+    assert file_names(source.parent) == before
 
 
 def test_one_of_ours_needs_no_adoption(tmp_path: Path):
-    newest = filled(tmp_path).checkpoints()[-1]
+    newest = make_store(tmp_path).read_checkpoints()[-1]
     with pytest.raises(NotResumableError, match="has a manifest beside it"):
         adopt(newest.path)
 
 
 def test_one_of_ours_that_lost_its_manifest_is_taken_over_under_a_new_name(tmp_path: Path):
-    newest = filled(tmp_path / "old").checkpoints()[-1]
+    newest = make_store(tmp_path / "old").read_checkpoints()[-1]
     source = Path(shutil.copy(newest.path, tmp_path))
     assert adopt(source).path.name == "000004-step-30.ckpt"
     assert source.exists()
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    source = _saved(tmp_path / "last.ckpt")
-    held = Lease(tmp_path)
+    source = _save_stock(tmp_path / "last.ckpt")
+    folder_lease = Lease(tmp_path)
     try:
         with pytest.raises(FolderTakenError, match="is in use by process"):
             adopt(source)
     finally:
-        held.release()
+        folder_lease.release()
     assert not list(tmp_path.glob("*-step-*"))
-    monkeypatch.setattr(lease.Lease, "check", _lost)
+    monkeypatch.setattr(lease.Lease, "check", _print_loss)
     with pytest.raises(FolderTakenError, match="taken over meanwhile"):
         adopt(source)
     assert not list(tmp_path.glob("*-step-*"))
 
 
-def _lost(self: Lease) -> None:
+def _print_loss(self: Lease) -> None:
     raise FolderTakenError("taken over meanwhile")
 
 
@@ -131,8 +132,8 @@ def test_lightnings_own_file_is_adopted_and_lightning_goes_on_from_it(tmp_path: 
     first = trainer(3)
     first.fit(BoringModel())
     first.save_checkpoint(tmp_path / "last.ckpt")
-    done = adopt(tmp_path / "last.ckpt", tmp_path / "checkpoints")
-    assert (done.step, done.epoch) == (3, first.current_epoch)
+    result = adopt(tmp_path / "last.ckpt", tmp_path / "checkpoints")
+    assert (result.step, result.epoch) == (3, first.current_epoch)
     second = trainer(5)
-    second.fit(BoringModel(), ckpt_path=str(done.path))
+    second.fit(BoringModel(), ckpt_path=str(result.path))
     assert second.global_step == 5

@@ -14,42 +14,44 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, resumable
-from stormproof.checkpoint import Lease, Store, async_writer, observe
-from stormproof.checkpoint.progress_file import ReachedFile
+from stormproof.checkpoint import Lease, Store, async_writer, observe_fault_points
+from stormproof.checkpoint.progress_file import ProgressFile
 from stormproof.errors import FolderLostError, StorageError
 from stormproof.testing import FaultInjector
-from tests.support.recovery_fits import Each, steps_in
-from tests.support.small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
+from tests.support.recovery_fits import BatchEndCallback, checkpoint_steps
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-def full() -> OSError:
+def raise_disk_full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.ckpt")
 
 
 def fit(recovery: CheckpointRecovery, *callbacks: pl.Callback, steps: int = 6, **options: Any) -> Any:
     """Six steps an epoch; the weights in the end."""
     torch.manual_seed(0)
-    net = module()
-    running = trainer(callbacks=[*callbacks, recovery], max_steps=steps, max_epochs=-1, **options)
-    running.fit(net, resumable(loader(), seed=1), ckpt_path=recovery.latest_checkpoint())
+    net = make_module()
+    pl_trainer = make_trainer(callbacks=[*callbacks, recovery], max_steps=steps, max_epochs=-1, **options)
+    pl_trainer.fit(net, resumable(make_loader(), seed=1), ckpt_path=recovery.latest_checkpoint())
     return net.state_dict()
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def is_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def writing(recovery: CheckpointRecovery) -> int:
+def writer_thread(recovery: CheckpointRecovery) -> int:
     """The step of the checkpoint that is being written; 0 is the first."""
-    assert recovery.saving.writer is not None
-    return recovery.saving.writer.step or 0
+    assert recovery.save_coordinator.writer is not None
+    return recovery.save_coordinator.writer.submitted_step or 0
 
 
-def at(recovery: CheckpointRecovery, point: str, action: Callable[[int], object]) -> Any:
+def call_at_point(recovery: CheckpointRecovery, point: str, action: Callable[[int], object]) -> Any:
     """Calls ``action(step of the checkpoint)`` at a point of each commit but the first."""
-    return observe(lambda reached: action(writing(recovery)) if reached == point and writing(recovery) else None)
+    return observe_fault_points(
+        lambda reached: action(writer_thread(recovery)) if reached == point and writer_thread(recovery) else None
+    )
 
 
 @pytest.mark.slow
@@ -58,51 +60,55 @@ def test_training_goes_on_while_a_checkpoint_is_written(asynchronous: bool, tmp_
     """The write of step 3 ends once step 5 is done, which without it would never be."""
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3, async_save=asynchronous)
     five, waited = threading.Event(), []
-    with at(recovery, "checkpoint synced", lambda step: waited.append((step, five.wait(3))) if step == 3 else None):
-        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+    with call_at_point(
+        recovery, "checkpoint synced", lambda step: waited.append((step, five.wait(3))) if step == 3 else None
+    ):
+        fit(recovery, BatchEndCallback(lambda step: five.set() if step == 5 else None))
     assert waited == [(3, asynchronous)]
-    assert steps_in(tmp_path) == [3, 6]
+    assert checkpoint_steps(tmp_path) == [3, 6]
 
 
 def test_a_checkpoint_is_of_the_step_at_which_it_was_taken(tmp_path: Path):
     """And not of the steps that are done while it is written."""
     recovery = CheckpointRecovery(tmp_path / "one", every_n_train_steps=3, keep_last=9)
     five = threading.Event()
-    with at(recovery, "commit begins", lambda step: five.wait(30) if step == 3 else None):
-        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+    with call_at_point(recovery, "commit begins", lambda step: five.wait(30) if step == 3 else None):
+        fit(recovery, BatchEndCallback(lambda step: five.set() if step == 5 else None))
     fit(CheckpointRecovery(tmp_path / "other", every_n_train_steps=3, keep_last=9, async_save=False))
-    for one, other in zip(*(Store(tmp_path / each).checkpoints() for each in ("one", "other")), strict=True):
-        states = [torch.load(each.path, weights_only=True) for each in (one, other)]
-        assert equal(states[0]["state_dict"], states[1]["state_dict"])
-        assert states[0]["global_step"] == states[1]["global_step"] == one.step
+    for first, second in zip(*(Store(tmp_path / name).read_checkpoints() for name in ("one", "other")), strict=True):
+        states = [torch.load(name.path, weights_only=True) for name in (first, second)]
+        assert is_equal(states[0]["state_dict"], states[1]["state_dict"])
+        assert states[0]["global_step"] == states[1]["global_step"] == first.step
 
 
 def test_one_is_written_at_a_time_and_the_next_waits_for_it(tmp_path: Path):
     order: list[tuple[str, int]] = []
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=9)
     watched = {"commit begins", "log appended"}
-    with observe(lambda point: order.append((point, writing(recovery))) if point in watched else None):
+    with observe_fault_points(
+        lambda point: order.append((point, writer_thread(recovery))) if point in watched else None
+    ):
         fit(recovery)
     assert order == [(point, step) for step in range(7) for point in ("commit begins", "log appended")]
 
 
 def test_the_stall_is_logged_at_each_checkpoint(tmp_path: Path):
-    rows = Rows()
+    rows = RowsLogger()
     fit(CheckpointRecovery(tmp_path, every_n_train_steps=2), logger=rows, log_every_n_steps=1)
-    assert rows.steps_of("checkpoint/stall_seconds") == [0, 2, 4]  # that of the end is nobody's
+    assert rows.logged_steps("checkpoint/stall_seconds") == [0, 2, 4]  # that of the end is nobody's
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("point", ["commit begins", "checkpoint half written", "checkpoint synced", "manifest synced"])
 def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asynchronous: bool, tmp_path: Path):
-    told: list[int] = []
+    reported_steps: list[int] = []
     recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2, keep_last=9, async_save=asynchronous)
     failing = FaultInjector().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
     with pytest.warns(UserWarning, match="the checkpoint of step 2 was not saved: Permission denied; training goes on"):
-        weights = fit(recovery, failing, Each(told.append))
-    assert steps_in(tmp_path / "run") == [0, 4, 6]
+        weights = fit(recovery, failing, BatchEndCallback(reported_steps.append))
+    assert checkpoint_steps(tmp_path / "run") == [0, 4, 6]
     assert [file.name for file in (tmp_path / "run").glob("*.tmp")] == []
-    assert equal(weights, fit(CheckpointRecovery(tmp_path / "other")))
+    assert is_equal(weights, fit(CheckpointRecovery(tmp_path / "other")))
 
 
 def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
@@ -113,52 +119,59 @@ def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
         if step in fails:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-    with at(recovery, "commit begins", fail), pytest.warns(UserWarning, match="Permission denied") as said:
+    with (
+        call_at_point(recovery, "commit begins", fail),
+        pytest.warns(UserWarning, match="Permission denied") as warning_records,
+    ):
         fit(recovery)
-    steps = [str(each.message).split(" was not")[0] for each in said if "was not saved" in str(each.message)]
+    steps = [
+        str(warning.message).split(" was not")[0]
+        for warning in warning_records
+        if "was not saved" in str(warning.message)
+    ]
     assert steps == ["the checkpoint of step 2", "the checkpoint of step 5"]
 
 
 def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp_path: Path):
-    done: list[int] = []
+    finished_steps: list[int] = []
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="injected fault"):
-        fit(recovery, FaultInjector().fail(at="checkpoint synced", step=2), Each(done.append))
-    assert done[-1] <= 4
+        fit(recovery, FaultInjector().fail(at="checkpoint synced", step=2), BatchEndCallback(finished_steps.append))
+    assert finished_steps[-1] <= 4
     assert not Lease.is_held(tmp_path)
 
 
 def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path):
     """Of those that are kept in case the newest is damaged; what is kept for ever stays."""
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=3, keep_every_n_train_steps=2)
-    held: list[list[int]] = []
+    held_steps: list[list[int]] = []
 
     def take(step: int) -> None:
         if step == 5:
-            held.append(steps_in(tmp_path))
-            if len(held) == 1:
-                raise full()
+            held_steps.append(checkpoint_steps(tmp_path))
+            if len(held_steps) == 1:
+                raise raise_disk_full()
 
-    with at(recovery, "checkpoint synced", take):
+    with call_at_point(recovery, "checkpoint synced", take):
         fit(recovery)
-    assert held == [[2, 3, 4], [2, 4]]
-    assert steps_in(tmp_path) == [2, 4, 5, 6]
+    assert held_steps == [[2, 3, 4], [2, 4]]
+    assert checkpoint_steps(tmp_path) == [2, 4, 5, 6]
 
 
 def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
     with pytest.warns(UserWarning, match=r"was not saved: No space left on device \(x.ckpt\)"):
-        fit(recovery, FaultInjector().fail(full(), at="checkpoint synced", step=3))
-    assert steps_in(tmp_path) == [0, 6]
+        fit(recovery, FaultInjector().fail(raise_disk_full(), at="checkpoint synced", step=3))
+    assert checkpoint_steps(tmp_path) == [0, 6]
 
 
 @pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
-    faults = FaultInjector().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
+    faults = FaultInjector().bit_flip(at="pruned", step=3).fail(raise_disk_full(), at="checkpoint synced", step=4)
     with pytest.raises(Exception, match="was just committed and is bad: its content was changed"):
         fit(recovery, faults)
-    assert steps_in(tmp_path) == [2, 3]
+    assert checkpoint_steps(tmp_path) == [2, 3]
     assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-2.ckpt")
 
 
@@ -169,19 +182,19 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
         if step > 2:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-    done: list[int] = []
+    finished_steps: list[int] = []
     slow = FaultInjector()
     for step in range(4, 100):
         slow.slow(0.08, step=step)
     with (
-        at(recovery, "commit begins", fail),
+        call_at_point(recovery, "commit begins", fail),
         pytest.warns(UserWarning, match="was not saved"),
         pytest.raises(StorageError, match=r"training stops: nothing could be saved for 0 s; .* Permission denied"),
     ):
-        fit(recovery, slow, Each(done.append), steps=100)
+        fit(recovery, slow, BatchEndCallback(finished_steps.append), steps=100)
     assert StorageError("").exit_code == 74
-    assert done[-1] < 20
-    assert steps_in(tmp_path) == [1, 2]
+    assert finished_steps[-1] < 20
+    assert checkpoint_steps(tmp_path) == [1, 2]
 
 
 @pytest.fixture
@@ -198,11 +211,11 @@ def test_the_end_of_a_training_is_written_again_if_storage_fails(tmp_path: Path)
             raise failures.pop()
 
     with (
-        at(recovery, "checkpoint synced", fail),
+        call_at_point(recovery, "checkpoint synced", fail),
         pytest.warns(UserWarning, match=r"step 6 was not saved: .*Input/output error; trying again in 0\.01 s"),
     ):
         fit(recovery)
-    assert steps_in(tmp_path) == [4, 6]
+    assert checkpoint_steps(tmp_path) == [4, 6]
 
 
 @pytest.mark.usefixtures("short_delays")
@@ -215,14 +228,14 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
             raise PermissionError(errno.EACCES, "Permission denied")
 
     with (
-        at(recovery, "checkpoint synced", fail),
+        call_at_point(recovery, "checkpoint synced", fail),
         pytest.raises(StorageError, match=r"step 6 could not be saved: .*Permission denied"),
     ):
         fit(recovery)
-    assert steps_in(tmp_path) == [0, 4]
+    assert checkpoint_steps(tmp_path) == [0, 4]
     assert not Lease.is_held(tmp_path)
     resumed = fit(CheckpointRecovery(tmp_path, every_n_train_steps=4))
-    assert equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
+    assert is_equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
 
 
 def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -231,19 +244,19 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
 
     def reach(step: int) -> None:
         if step == 3:  # the write of step 2 hangs; earlier writes may be slow
-            monkeypatch.setattr(async_writer, "HANGING_SECONDS", 0.05)
+            monkeypatch.setattr(async_writer, "HANG_TIMEOUT_SECONDS", 0.05)
         if step == 9:
             nine.set()
 
     with (
-        at(recovery, "checkpoint synced", lambda step: nine.wait(30) if step == 2 else None),
+        call_at_point(recovery, "checkpoint synced", lambda step: nine.wait(30) if step == 2 else None),
         pytest.warns(UserWarning, match="the checkpoint of step 2 is still being written: storage is slow, or hangs"),
     ):
-        fit(recovery, Each(reach), steps=12)
-    found = steps_in(tmp_path)
-    assert found[:3] == [0, 1, 2]
-    assert found[-1] == 12
-    assert not {3, 4, 5, 6, 7, 8} & set(found)
+        fit(recovery, BatchEndCallback(reach), steps=12)
+    saved_steps = checkpoint_steps(tmp_path)
+    assert saved_steps[:3] == [0, 1, 2]
+    assert saved_steps[-1] == 12
+    assert not {3, 4, 5, 6, 7, 8} & set(saved_steps)
 
 
 def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waited_for(
@@ -254,29 +267,29 @@ def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waite
 
     def reach(step: int) -> None:
         if step == 2:  # its write will hang; the write of step 1 is complete
-            monkeypatch.setattr(async_writer, "HANGING_SECONDS", 0.05)
+            monkeypatch.setattr(async_writer, "HANG_TIMEOUT_SECONDS", 0.05)
         if step == 5:
             five.set()
 
     with (
-        at(recovery, "commit begins", lambda step: five.wait(30) if step == 2 else None),
+        call_at_point(recovery, "commit begins", lambda step: five.wait(30) if step == 2 else None),
         pytest.warns(UserWarning, match="storage is slow, or hangs"),
     ):
-        fit(recovery, Each(reach))
+        fit(recovery, BatchEndCallback(reach))
     fit(CheckpointRecovery(tmp_path / "other", every_n_train_steps=1, keep_last=9))
     both = [tmp_path / folder / "000003-step-2.ckpt" for folder in ("one", "other")]
-    assert equal(*(torch.load(file, weights_only=True)["state_dict"] for file in both))
+    assert is_equal(*(torch.load(file, weights_only=True)["state_dict"] for file in both))
 
 
 def test_what_is_committed_is_saved_whatever_becomes_of_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(self: Store, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Store, "retain", fail)
+    monkeypatch.setattr(Store, "apply_retention", fail)
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
     with pytest.warns(UserWarning, match="is saved, and what it makes superfluous could not be deleted"):
         fit(recovery)
-    assert steps_in(tmp_path) == [0, 3, 6]
+    assert checkpoint_steps(tmp_path) == [0, 3, 6]
 
 
 def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -285,32 +298,32 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, 
     failed: list[str] = []
 
     def fail(self: Store, *events: Any) -> None:
-        if events[0]["event"] == "committed" and writing(recovery) == 3:
+        if events[0]["event"] == "committed" and writer_thread(recovery) == 3:
             failed.append(events[0]["name"])
-            raise full()
+            raise raise_disk_full()
         append(self, *events)
 
     monkeypatch.setattr(Store, "_append", fail)
     fit(recovery)
     assert failed == ["000002-step-3"]
-    assert steps_in(tmp_path) == [0, 3, 6]
+    assert checkpoint_steps(tmp_path) == [0, 3, 6]
     assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-6.ckpt")
 
 
 def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(self: ReachedFile, step: int) -> None:
+    def fail(self: ProgressFile, step: int) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr(ReachedFile, "write", fail)
+    monkeypatch.setattr(ProgressFile, "write", fail)
     fit(CheckpointRecovery(tmp_path))
-    assert steps_in(tmp_path) == [0, 6]
+    assert checkpoint_steps(tmp_path) == [0, 6]
 
 
 @pytest.mark.usefixtures("short_delays")
 @pytest.mark.filterwarnings("ignore:.*trying again")
 def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2)
-    remove = Each(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)
+    remove = BatchEndCallback(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)
     with (
         pytest.warns(UserWarning, match="the checkpoint of step [24] was not saved: No such file or directory"),
         pytest.raises(StorageError, match="step 6 could not be saved"),
@@ -320,7 +333,7 @@ def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
 
 def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    lose = Each(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
+    lose = BatchEndCallback(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
     with pytest.raises(FolderLostError):
         fit(recovery, lose, steps=12)
 

@@ -150,14 +150,14 @@ except OSError as error:
 def test_a_file_that_may_grow_no_further_is_an_error_and_leaves_the_old_one(size: int, tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", LIGHT + FULL, str(path), str(size)],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout == "EFBIG\n"
+    assert result.stdout == "EFBIG\n"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

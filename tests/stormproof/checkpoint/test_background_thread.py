@@ -6,13 +6,13 @@ from stormproof.checkpoint.background_thread import BackgroundJob
 
 
 def test_the_program_goes_on_beside_a_job():
-    gate, done = threading.Event(), []
-    future = BackgroundJob(lambda: (gate.wait(), done.append(1)), "test")
+    gate, finished = threading.Event(), []
+    future = BackgroundJob(lambda: (gate.wait(), finished.append(1)), "test")
     assert not future.done()
-    assert done == []
+    assert finished == []
     gate.set()
     assert future.result(timeout=30) is None
-    assert done == [1]
+    assert finished == [1]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3)])
@@ -26,6 +26,6 @@ def test_what_a_job_raises_is_kept(error: BaseException):
 def test_a_process_that_ends_does_not_wait_for_a_job():
     gate = threading.Event()
     BackgroundJob(gate.wait, "a job that hangs")
-    (thread,) = [each for each in threading.enumerate() if each.name == "a job that hangs"]
+    (thread,) = [candidate for candidate in threading.enumerate() if candidate.name == "a job that hangs"]
     assert thread.daemon
     gate.set()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.commit_log import append, lines_for, parse_log, read_log
-from stormproof.checkpoint.manifest import LogMark
+from stormproof.checkpoint.commit_log import append, format_lines, parse_log, read_log
+from stormproof.checkpoint.manifest import LogPrefix
 
 EVENTS = [{"event": kind, "name": f"00000{n}-step-{n}"} for n, kind in enumerate(["committed", "deleted", "lost"], 1)]
 
@@ -15,7 +15,7 @@ EVENTS = [{"event": kind, "name": f"00000{n}-step-{n}"} for n, kind in enumerate
 def _log(*events: dict[str, object]) -> bytes:
     content = b""
     for event in events:
-        content += lines_for(parse_log(content), [event])
+        content += format_lines(parse_log(content), [event])
     return content
 
 
@@ -25,12 +25,12 @@ def _line(**fields: object) -> bytes:
     return body + b', "sum": "' + hashlib.sha256(body).hexdigest()[:16].encode() + b'"}\n'
 
 
-def _told(content: bytes) -> list[tuple[str, str]]:
+def _error_of(content: bytes) -> list[tuple[str, str]]:
     return [(event["event"], event["name"]) for event in parse_log(content).events]
 
 
-WHOLE = _log(*EVENTS)
-TOLD = [(event["event"], event["name"]) for event in EVENTS]
+COMPLETE_LOG = _log(*EVENTS)
+ERRORS = [(event["event"], event["name"]) for event in EVENTS]
 
 
 def test_what_was_appended_is_read(tmp_path: Path):
@@ -38,69 +38,71 @@ def test_what_was_appended_is_read(tmp_path: Path):
     append(tmp_path / "log", EVENTS[:1])
     append(tmp_path / "log", EVENTS[1:])
     log = read_log(tmp_path / "log")
-    assert _told(log.content) == TOLD
-    assert (log.damage, log.torn) == ([], 0)
-    assert log.names("committed", "lost") == {"000001-step-1", "000003-step-3"}
+    assert _error_of(log.content) == ERRORS
+    assert (log.damages, log.torn_bytes) == ([], 0)
+    assert log.checkpoint_names("committed", "lost") == {"000001-step-1", "000003-step-3"}
 
 
 def test_a_cut_anywhere_loses_only_what_is_behind_it_and_is_no_damage():
-    ends = [end for end in range(len(WHOLE) + 1) if WHOLE[:end].endswith(b"\n") or end == 0]
-    for length in range(len(WHOLE)):
-        log = parse_log(WHOLE[:length])
+    ends = [end for end in range(len(COMPLETE_LOG) + 1) if COMPLETE_LOG[:end].endswith(b"\n") or end == 0]
+    for length in range(len(COMPLETE_LOG)):
+        log = parse_log(COMPLETE_LOG[:length])
         whole = sum(end <= length + 1 for end in ends) - 1  # a line that lacks only its line end is whole
-        assert _told(log.content) == TOLD[:whole]
-        assert log.damage == []
-        assert (log.torn > 0) is (length not in ends)
+        assert _error_of(log.content) == ERRORS[:whole]
+        assert log.damages == []
+        assert (log.torn_bytes > 0) is (length not in ends)
 
 
 def test_the_log_goes_on_after_a_cut_anywhere_and_a_second_one():
-    for length in range(len(WHOLE)):
-        cut = WHOLE[:length]
-        once = cut + lines_for(parse_log(cut), EVENTS[2:])
+    for length in range(len(COMPLETE_LOG)):
+        cut = COMPLETE_LOG[:length]
+        once = cut + format_lines(parse_log(cut), EVENTS[2:])
         log = parse_log(once)
-        assert _told(once)[-1] == TOLD[2]
-        assert (log.damage, log.torn) == ([], 0)
+        assert _error_of(once)[-1] == ERRORS[2]
+        assert (log.damages, log.torn_bytes) == ([], 0)
         twice = once[:-30]
-        twice += lines_for(parse_log(twice), EVENTS[2:])
-        assert _told(twice)[-1] == TOLD[2]
-        assert parse_log(twice).damage == []
+        twice += format_lines(parse_log(twice), EVENTS[2:])
+        assert _error_of(twice)[-1] == ERRORS[2]
+        assert parse_log(twice).damages == []
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff\xfe", b'{"n": 4, "event"'], ids=["zeroes", "junk", "torn"])
 def test_the_log_goes_on_after_what_a_crash_left_at_its_end(tail: bytes):
-    log = parse_log(WHOLE + tail)
-    assert (log.damage, log.torn) == ([], len(tail))
-    longer = WHOLE + tail + lines_for(log, EVENTS[:1])
-    assert _told(longer) == [*TOLD, TOLD[0]]
-    assert parse_log(longer).damage == []
+    log = parse_log(COMPLETE_LOG + tail)
+    assert (log.damages, log.torn_bytes) == ([], len(tail))
+    longer = COMPLETE_LOG + tail + format_lines(log, EVENTS[:1])
+    assert _error_of(longer) == [*ERRORS, ERRORS[0]]
+    assert parse_log(longer).damages == []
 
 
 def test_every_byte_that_is_flipped_is_found_and_costs_at_most_its_lines():
-    mark = LogMark.of(WHOLE)
-    for offset in range(len(WHOLE)):
-        flipped = bytearray(WHOLE)
+    mark = LogPrefix.from_content(COMPLETE_LOG)
+    for offset in range(len(COMPLETE_LOG)):
+        flipped = bytearray(COMPLETE_LOG)
         flipped[offset] ^= 1
         log = parse_log(bytes(flipped))
-        assert set(_told(log.content)) <= set(TOLD)
+        assert set(_error_of(log.content)) <= set(ERRORS)
         assert len(log.events) >= len(EVENTS) - 2  # a flipped line end joins two lines
-        assert log.damage_since(mark)
-        assert log.damage or log.torn, offset
+        assert log.find_problems_since(mark)
+        assert log.damages or log.torn_bytes, offset
 
 
 def test_a_line_that_is_gone_is_found():
-    lines = WHOLE.splitlines(keepends=True)
-    assert parse_log(lines[0] + lines[2]).damage[0].problem.startswith("lines are missing")
-    assert parse_log(lines[1] + lines[2]).damage[0].problem.startswith("lines are missing")
+    lines = COMPLETE_LOG.splitlines(keepends=True)
+    assert parse_log(lines[0] + lines[2]).damages[0].problem.startswith("lines are missing")
+    assert parse_log(lines[1] + lines[2]).damages[0].problem.startswith("lines are missing")
 
 
 def test_what_the_newest_manifest_saw_is_judged_by_its_mark():
-    flipped = bytearray(WHOLE)
+    flipped = bytearray(COMPLETE_LOG)
     flipped[5] ^= 1
     log = parse_log(bytes(flipped))
-    assert log.damage_since(LogMark.of(bytes(flipped))) == []  # it was so at that commit already, and was told then
-    assert "not those of the newest commit" in log.damage_since(LogMark.of(WHOLE))[0]
-    assert "has 0 bytes and had" in parse_log(b"").damage_since(LogMark.of(WHOLE))[0]
-    assert log.damage_since(None) == [damage.problem for damage in log.damage]
+    assert (
+        log.find_problems_since(LogPrefix.from_content(bytes(flipped))) == []
+    )  # it was so at that commit already, and was told then
+    assert "not those of the newest commit" in log.find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
+    assert "has 0 bytes and had" in parse_log(b"").find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
+    assert log.find_problems_since(None) == [damage.problem for damage in log.damages]
 
 
 ATTEMPT = {"n": 1, "event": "attempt", "number": 1, "step": 0, "time": 1.0, "removed": []}
@@ -141,6 +143,6 @@ def test_a_line_is_on_the_disk_when_append_returns_and_the_new_file_too(
     append(path, EVENTS[:1])
     append(path, EVENTS[1:2])
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
-    one, two = _log(EVENTS[0]), _log(*EVENTS[:2])
-    assert synced == [(file, one), (folder, one), (file, two)]
-    assert commit_log.read_log(path).content == two
+    first_log, second_log = _log(EVENTS[0]), _log(*EVENTS[:2])
+    assert synced == [(file, first_log), (folder, first_log), (file, second_log)]
+    assert commit_log.read_log(path).content == second_log

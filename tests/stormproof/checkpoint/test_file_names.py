@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint.file_names import is_stem, is_temporary, parse, sequence_in, stem_of
-from tests.support.some_checkpoints import commit, described, files, filled, forged
+from stormproof.checkpoint.file_names import format_stem, is_stem, is_temporary, parse_file_name, parse_sequence
+from tests.support.some_checkpoints import commit_checkpoint, file_names, forge_manifest, make_checkpoint, make_store
 
 NAMES = [
     ("000001-step-0.ckpt", ("000001-step-0", 1, 0), 1, False),
@@ -32,15 +32,15 @@ NAMES = [
 
 @pytest.mark.parametrize(("file", "parsed", "sequence", "temporary"), NAMES)
 def test_a_name_is_ours_or_not(file: str, parsed: tuple[str, int, int] | None, sequence: int, temporary: bool):
-    assert parse(file) == parsed
-    assert sequence_in(file) == sequence
+    assert parse_file_name(file) == parsed
+    assert parse_sequence(file) == sequence
     assert is_temporary(file) is temporary
     assert is_stem(file.removesuffix(".ckpt").removesuffix(".json")) is (parsed is not None)
 
 
 @pytest.mark.parametrize(("sequence", "step"), [(1, 0), (999_999, 1), (1_000_000, 10**9)])
 def test_what_is_named_is_read(sequence: int, step: int):
-    assert parse(f"{stem_of(sequence, step)}.ckpt") == (stem_of(sequence, step), sequence, step)
+    assert parse_file_name(f"{format_stem(sequence, step)}.ckpt") == (format_stem(sequence, step), sequence, step)
 
 
 @pytest.mark.parametrize("name", [None, 1, b"000001-step-1", "0" * 199 + "1-step-1", "9" * 5000 + "-step-1"])
@@ -58,36 +58,36 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("said", ["../000009-step-90.ckpt", "absolute", "000009-step-90.ckpt"])
 def test_a_name_in_a_manifest_is_never_followed(said: str, outside: Path, tmp_path: Path):
-    store = filled(tmp_path / "checkpoints", [10])
-    last = described(store.folder, 2, 20)
-    last.manifest.write_bytes(forged(last, file=str(outside) if said == "absolute" else said))
-    found = store.resolve(thorough=True)
-    assert found.chosen is not None
-    assert found.chosen.step == 10
-    assert [bad.name for bad in found.bad] == ["000002-step-20"]
-    store.begin_attempt(found)
+    store = make_store(tmp_path / "checkpoints", [10])
+    last = make_checkpoint(store.folder, 2, 20)
+    last.manifest_path.write_bytes(forge_manifest(last, file=str(outside) if said == "absolute" else said))
+    resolution = store.resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 10
+    assert [bad.name for bad in resolution.bad_checkpoints] == ["000002-step-20"]
+    store.begin_attempt(resolution)
     assert outside.read_bytes() == b"somebody else's"
-    assert files(store.folder / "quarantine") == {"000002-step-20.json"}
+    assert file_names(store.folder / "quarantine") == {"000002-step-20.json"}
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
 def test_a_link_is_no_checkpoint_and_its_target_stays(suffix: str, tmp_path: Path):
-    store = filled(tmp_path / "checkpoints", [10, 20])
+    store = make_store(tmp_path / "checkpoints", [10, 20])
     file = store.folder / f"000002-step-20{suffix}"
     content = file.read_bytes()
     target = file.rename(tmp_path / f"elsewhere{suffix}")
     file.symlink_to(target)
-    found = store.resolve()
-    assert found.chosen is not None
-    assert found.chosen.step == 10
-    assert "no plain file" in found.bad[0].reason
-    store.begin_attempt(found)
+    resolution = store.resolve()
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 10
+    assert "no plain file" in resolution.bad_checkpoints[0].reason
+    store.begin_attempt(resolution)
     assert target.read_bytes() == content
     assert (store.folder / "quarantine" / file.name).is_symlink()
 
 
 def test_a_link_that_no_commit_finished_is_removed_and_not_its_target(outside: Path, tmp_path: Path):
-    store = filled(tmp_path / "checkpoints", [10])
+    store = make_store(tmp_path / "checkpoints", [10])
     (store.folder / outside.name).symlink_to(outside)
     store.begin_attempt(store.resolve())
     assert not os.path.lexists(store.folder / outside.name)
@@ -95,12 +95,12 @@ def test_a_link_that_no_commit_finished_is_removed_and_not_its_target(outside: P
 
 
 def test_a_folder_with_a_name_of_ours_is_in_nobodys_way(tmp_path: Path):
-    store = filled(tmp_path / "checkpoints", [10])
+    store = make_store(tmp_path / "checkpoints", [10])
     (store.folder / "000002-step-20.ckpt").mkdir()
     (store.folder / ".000003-step-30.ckpt.0123abcd.tmp").mkdir()
     store.begin_attempt(store.resolve())
-    commit(store, 40)
+    commit_checkpoint(store, 40)
     assert (store.folder / "000002-step-20.ckpt").is_dir()
-    found = store.resolve().chosen
-    assert found is not None
-    assert found.name == "000004-step-40"
+    resolution = store.resolve().chosen_checkpoint
+    assert resolution is not None
+    assert resolution.name == "000004-step-40"

@@ -6,38 +6,38 @@ import pytest
 import torch
 
 from stormproof.checkpoint import CommitInfo, Lease, Store
-from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder, sees_hold
+from stormproof.checkpoint.folder_ownership import FolderOwnership, sees_owner, verify_shared_folder
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
 
 @pytest.fixture
 def take(tmp_path: Path):
     """Takes the folder; what the test did not give back is given back at its end."""
-    held: list[Hold] = []
+    holds: list[FolderOwnership] = []
 
-    def take() -> Hold:
+    def take() -> FolderOwnership:
         store = Store(tmp_path / "checkpoints")
-        held.append(Hold(store, store.resolve()))
-        return held[-1]
+        holds.append(FolderOwnership(store, store.resolve()))
+        return holds[-1]
 
     yield take
-    for hold in held:
-        if sees_hold(tmp_path / "checkpoints", hold.token, patience=0):
+    for hold in holds:
+        if sees_owner(tmp_path / "checkpoints", hold.token, timeout_seconds=0):
             hold.release()
 
 
-Take = Callable[[], Hold]
+Take = Callable[[], FolderOwnership]
 
 
 def test_attempts_are_numbered_and_each_knows_how_far_the_one_before_came(take: Take):
     first = take()
-    assert (first.attempt, first.before) == (1, None)
-    first.reached(7)
+    assert (first.attempt, first.previous_progress) == (1, None)
+    first.record_progress(7)
     first.release()
     second = take()
     assert second.attempt == 2
-    assert second.before is not None
-    assert second.before.step == 7
+    assert second.previous_progress is not None
+    assert second.previous_progress.step == 7
     assert first.token != second.token
 
 
@@ -69,24 +69,24 @@ def test_the_one_that_was_taken_over_is_told_before_it_writes(take: Take, tmp_pa
 def test_a_folder_that_changed_since_it_was_resolved_is_not_taken_and_not_kept(tmp_path: Path):
     store = Store(tmp_path / "checkpoints")
     old = store.resolve()
-    hold = Hold(store, old)
+    hold = FolderOwnership(store, old)
     info = CommitInfo(step=1, epoch=0, world_size=1)
     store.commit(lambda file: torch.save({}, file), info, attempt=hold.attempt)
     hold.release()
     with pytest.raises(RanksDisagreeError, match="changed while this attempt began"):
-        Hold(store, old)
+        FolderOwnership(store, old)
     assert not Lease.is_held(store.folder)
 
 
 def test_the_held_folder_is_seen_by_its_token_and_another_is_not(take: Take, tmp_path: Path):
     hold = take()
     folder = tmp_path / "checkpoints"
-    assert sees_hold(folder, hold.token, patience=0)
-    assert not sees_hold(folder, "of another", patience=0)
-    assert not sees_hold(tmp_path / "elsewhere", hold.token, patience=0)
+    assert sees_owner(folder, hold.token, timeout_seconds=0)
+    assert not sees_owner(folder, "of another", timeout_seconds=0)
+    assert not sees_owner(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "lease.json").write_text("{half")
-    assert not sees_hold(tmp_path / "elsewhere", hold.token, patience=0)
+    assert not sees_owner(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
 
 
 def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -102,12 +102,12 @@ def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monke
             (late / "lease.json").write_bytes((tmp_path / "checkpoints" / "lease.json").read_bytes())
 
     monkeypatch.setattr("stormproof.checkpoint.folder_ownership.time.sleep", sleep)
-    assert sees_hold(late, hold.token)
+    assert sees_owner(late, hold.token)
     assert len(waited) == 3
 
 
 def test_a_rank_that_looks_elsewhere_is_named(take: Take, tmp_path: Path):
     hold = take()
-    agree_on_folder(tmp_path / "checkpoints", hold.token, patience=0)
+    verify_shared_folder(tmp_path / "checkpoints", hold.token, timeout_seconds=0)
     with pytest.raises(RanksDisagreeError, match=f"rank 0: {tmp_path}/elsewhere is not the folder that rank 0 writes"):
-        agree_on_folder(tmp_path / "elsewhere", hold.token, patience=0)
+        verify_shared_folder(tmp_path / "elsewhere", hold.token, timeout_seconds=0)

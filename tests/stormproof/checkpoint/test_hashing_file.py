@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint.hashing_file import HashingFile
-from tests.support.some_checkpoints import state
+from tests.support.some_checkpoints import make_state
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,12 @@ def test_what_is_written_is_passed_on_hashed_and_counted(pieces: list[bytes]):
 def test_what_torch_saves_is_hashed_to_the_last_byte():
     inner = io.BytesIO()
     file = HashingFile(inner)
-    torch.save(state(5), file)
+    torch.save(make_state(5), file)
     assert file.sha256 == hashlib.sha256(inner.getvalue()).hexdigest()
     inner.seek(0)
-    assert torch.equal(torch.load(inner, weights_only=True)["state_dict"]["weight"], state(5)["state_dict"]["weight"])
+    assert torch.equal(
+        torch.load(inner, weights_only=True)["state_dict"]["weight"], make_state(5)["state_dict"]["weight"]
+    )
 
 
 def test_no_byte_gets_past_the_hash():
@@ -43,13 +45,13 @@ def test_no_byte_gets_past_the_hash():
 def test_the_first_bytes_are_told_once_they_are_out():
     inner = io.BytesIO()
     buffered = io.BufferedWriter(inner)  # type: ignore[arg-type]
-    seen = []
-    file = HashingFile(buffered, lambda: seen.append(inner.getvalue()))
+    first_bytes = []
+    file = HashingFile(buffered, lambda: first_bytes.append(inner.getvalue()))
     file.write(b"")
-    assert seen == []
+    assert first_bytes == []
     file.write(b"abc")
     file.write(b"def")
-    assert seen == [b"abc"]
+    assert first_bytes == [b"abc"]
 
 
 class _Full(io.RawIOBase):

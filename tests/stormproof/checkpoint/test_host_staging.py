@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.checkpoint.host_staging import HostCopy
+from stormproof.checkpoint.host_staging import HostStager
 
 
-def saved(tree: Any) -> Any:
+def save_to_bytes(tree: Any) -> Any:
     file = io.BytesIO()
     torch.save(tree, file)
     length = file.tell()
@@ -21,12 +21,12 @@ def saved(tree: Any) -> Any:
     return torch.load(file, weights_only=True), length
 
 
-def held(copies: HostCopy) -> int:
+def staged_tensors(copies: HostStager) -> int:
     """Bytes of host memory."""
     return sum(buffer.numel() for buffer in copies._buffers)
 
 
-def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+def trained_module() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8))
     net[2].weight = net[0].weight  # tied
@@ -37,61 +37,61 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def test_what_changes_afterwards_does_not_change_the_copy():
-    net, optimizer = trained()
+    net, optimizer = trained_module()
     tree = {"state_dict": net.state_dict(), "optimizer_states": [optimizer.state_dict()], "step": 1}
-    expected, length = saved(tree)
-    copied = HostCopy().take(tree)
+    expected, length = save_to_bytes(tree)
+    copied = HostStager().stage(tree)
     for _ in range(3):
         net(torch.randn(4, 8)).sum().backward()
         optimizer.step()
     tree["step"] = 2
-    found, copied_length = saved(copied)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    actual, copied_length = save_to_bytes(copied)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     assert copied_length == length
 
 
 def test_containers_that_change_afterwards_do_not_change_the_copy():
     entries = [1, 2]
-    copied = HostCopy().take({"callbacks": {"journal": entries, "set": {3}, "pair": (entries, None)}})
+    copied = HostStager().stage({"callbacks": {"journal": entries, "set": {3}, "pair": (entries, None)}})
     entries.append(3)
     assert copied == {"callbacks": {"journal": [1, 2], "set": {3}, "pair": ([1, 2], None)}}
 
 
 def test_tensors_that_share_memory_share_it_in_the_copy():
-    whole = torch.arange(6.0)
-    copied = HostCopy().take([whole, whole[2:4], whole.view(2, 3).t()])
-    assert len({each.untyped_storage().data_ptr() for each in copied}) == 1
-    assert [each.tolist() for each in copied] == [whole.tolist(), [2.0, 3.0], whole.view(2, 3).t().tolist()]
+    base = torch.arange(6.0)
+    copied = HostStager().stage([base, base[2:4], base.view(2, 3).t()])
+    assert len({tensor.untyped_storage().data_ptr() for tensor in copied}) == 1
+    assert [tensor.tolist() for tensor in copied] == [base.tolist(), [2.0, 3.0], base.view(2, 3).t().tolist()]
     assert copied[2].stride() == (1, 3)
 
 
 def test_the_second_copy_takes_no_memory_of_its_own():
-    net, optimizer = trained()
-    copies = HostCopy()
-    first = copies.take(net.state_dict())
-    before = held(copies)
-    addresses = {each.data_ptr() for each in first.values()}
+    net, optimizer = trained_module()
+    copies = HostStager()
+    first = copies.stage(net.state_dict())
+    before = staged_tensors(copies)
+    addresses = {tensor.data_ptr() for tensor in first.values()}
     for _ in range(3):
         net(torch.randn(4, 8)).sum().backward()
         optimizer.step()
-        again = copies.take(net.state_dict())
-        assert held(copies) == before
-        assert {each.data_ptr() for each in again.values()} == addresses
-        torch.testing.assert_close(dict(again), dict(net.state_dict()), rtol=0, atol=0)
+        second = copies.stage(net.state_dict())
+        assert staged_tensors(copies) == before
+        assert {tensor.data_ptr() for tensor in second.values()} == addresses
+        torch.testing.assert_close(dict(second), dict(net.state_dict()), rtol=0, atol=0)
 
 
 def test_memory_of_what_is_gone_is_given_back():
-    copies = HostCopy()
-    copies.take([torch.zeros(100), torch.zeros(50)])
-    copies.take([torch.zeros(50)])
-    assert held(copies) == 200
+    copies = HostStager()
+    copies.stage([torch.zeros(100), torch.zeros(50)])
+    copies.stage([torch.zeros(50)])
+    assert staged_tensors(copies) == 200
 
 
 def test_the_default_device_is_of_no_matter():
     tree = [torch.ones(2), torch.zeros(3)]
     with torch.device("meta"):
-        copied = HostCopy().take(tree)
-    assert [each.tolist() for each in copied] == [[1.0, 1.0], [0.0, 0.0, 0.0]]
+        copied = HostStager().stage(tree)
+    assert [tensor.tolist() for tensor in copied] == [[1.0, 1.0], [0.0, 0.0, 0.0]]
 
 
 TREES = {
@@ -115,17 +115,17 @@ TREES = {
 @pytest.mark.parametrize("case", TREES)
 def test_a_copy_is_saved_as_the_original(case: str):
     tree = TREES[case]
-    copied = HostCopy().take(tree)
-    (found, length), (expected, expected_length) = saved(copied), saved(tree)
+    copied = HostStager().stage(tree)
+    (actual, length), (expected, expected_length) = save_to_bytes(copied), save_to_bytes(tree)
     assert type(copied) is type(tree)
     assert length == expected_length
     if isinstance(tree, torch.Tensor):
-        assert (found.dtype, found.stride() if case != "sparse" else 0) == (
+        assert (actual.dtype, actual.stride() if case != "sparse" else 0) == (
             expected.dtype,
             expected.stride() if case != "sparse" else 0,
         )
-        assert torch.equal(found.to_dense(), expected.to_dense())
+        assert torch.equal(actual.to_dense(), expected.to_dense())
     elif case == "numbers of every kind":
-        assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(found, expected, strict=True))
+        assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in zip(actual, expected, strict=True))
     else:
-        assert found == expected
+        assert actual == expected

@@ -50,19 +50,19 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def _write(folder: Path, owner: Owner, age: float = 0.0) -> None:
     path = folder / "lease.json"
     path.write_text(json.dumps(asdict(owner)))
-    then = time.time() - age
-    os.utime(path, (then, then))
+    timestamp = time.time() - age
+    os.utime(path, (timestamp, timestamp))
 
 
 def test_a_lease_is_a_file_that_names_its_owner_until_it_is_released(tmp_path: Path):
-    held = Lease(tmp_path)
+    owned_lease = Lease(tmp_path)
     try:
-        assert json.loads((tmp_path / "lease.json").read_text()) == asdict(held.owner)
-        assert held.owner.pid == os.getpid()
+        assert json.loads((tmp_path / "lease.json").read_text()) == asdict(owned_lease.owner)
+        assert owned_lease.owner.pid == os.getpid()
         assert Lease.is_held(tmp_path)
-        held.check()
+        owned_lease.check()
     finally:
-        held.release()
+        owned_lease.release()
     assert not (tmp_path / "lease.json").exists()
     assert not Lease.is_held(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
@@ -70,16 +70,16 @@ def test_a_lease_is_a_file_that_names_its_owner_until_it_is_released(tmp_path: P
 
 def test_a_living_process_keeps_its_lease_and_is_named(holder: subprocess.Popen[str], tmp_path: Path):
     before = (tmp_path / "lease.json").read_bytes()
-    _age(tmp_path, 10 * STALE_SECONDS)  # on its own host only the process counts, not its heartbeat
+    set_age(tmp_path, 10 * STALE_SECONDS)  # on its own host only the process counts, not its heartbeat
     with pytest.raises(FolderTakenError, match=rf"is in use by process {holder.pid} on "):
         Lease(tmp_path)
     assert (tmp_path / "lease.json").read_bytes() == before
     assert Lease.is_held(tmp_path)
 
 
-def _age(folder: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(folder / "lease.json", (then, then))
+def set_age(folder: Path, seconds: float) -> None:
+    timestamp = time.time() - seconds
+    os.utime(folder / "lease.json", (timestamp, timestamp))
 
 
 @pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
@@ -90,9 +90,9 @@ def test_a_killed_process_holds_nothing(waited_for: bool, holder: subprocess.Pop
     else:
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still listed
     assert not Lease.is_held(tmp_path)
-    held = Lease(tmp_path)
-    held.check()
-    held.release()
+    owned_lease = Lease(tmp_path)
+    owned_lease.check()
+    owned_lease.release()
 
 
 def test_a_process_that_ends_well_gives_the_folder_back(holder: subprocess.Popen[str], tmp_path: Path):
@@ -101,13 +101,13 @@ def test_a_process_that_ends_well_gives_the_folder_back(holder: subprocess.Popen
 
 
 def test_a_second_lease_in_the_same_process_is_refused(tmp_path: Path):
-    held = Lease(tmp_path)
+    owned_lease = Lease(tmp_path)
     try:
         with pytest.raises(FolderTakenError, match=f"process {os.getpid()} "):
             Lease(tmp_path)
-        held.check()
+        owned_lease.check()
     finally:
-        held.release()
+        owned_lease.release()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_second_lease_in_the_same_process_is_refused(tmp_path: Path):
     ],
 )
 def test_whether_an_owner_runs_is_known_on_its_own_host(change: dict[str, object], runs: bool | None):
-    assert replace(Owner.this_process(), **change).runs_here() is runs
+    assert replace(Owner.from_this_process(), **change).is_running() is runs
 
 
 @pytest.mark.parametrize(
@@ -143,49 +143,49 @@ def test_whether_an_owner_runs_is_known_on_its_own_host(change: dict[str, object
     ids=["0", "50", "70", "in the future"],
 )
 def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, holds: bool, tmp_path: Path):
-    elsewhere = replace(Owner.this_process(), host="elsewhere", pid=17)
+    elsewhere = replace(Owner.from_this_process(), host="elsewhere", pid=17)
     _write(tmp_path, elsewhere, age)
     assert Lease.is_held(tmp_path) is holds
     if holds:
         with pytest.raises(FolderTakenError, match="by process 17 on elsewhere: stop it"):
             Lease(tmp_path)
     else:
-        held = Lease(tmp_path)
-        held.check()
-        held.release()
+        owned_lease = Lease(tmp_path)
+        owned_lease.check()
+        owned_lease.release()
     assert not list(tmp_path.glob(".lease.*.tmp"))
 
 
 def test_a_living_process_on_a_machine_of_the_same_name_keeps_its_lease(tmp_path: Path):
-    _write(tmp_path, replace(Owner.this_process(), boot_id="another", pid=17))
+    _write(tmp_path, replace(Owner.from_this_process(), boot_id="another", pid=17))
     with pytest.raises(FolderTakenError, match="by process 17 on "):
         Lease(tmp_path)
 
 
 def test_fields_of_a_later_release_are_ignored(tmp_path: Path):
-    owner = Owner.this_process()
+    owner = Owner.from_this_process()
     (tmp_path / "lease.json").write_text(json.dumps({**asdict(owner), "since": 1}))
-    assert Lease.owner_of(tmp_path) == owner
+    assert Lease.read_owner(tmp_path) == owner
 
 
 def test_a_lease_that_was_taken_over_is_noticed_and_left_to_its_new_owner(tmp_path: Path):
-    held = Lease(tmp_path)
-    _write(tmp_path, replace(Owner.this_process(), host="elsewhere", pid=17))
+    owned_lease = Lease(tmp_path)
+    _write(tmp_path, replace(Owner.from_this_process(), host="elsewhere", pid=17))
     with pytest.raises(FolderLostError, match="now belongs to process 17 on elsewhere; this attempt writes no more"):
-        held.check()
-    held.release()
+        owned_lease.check()
+    owned_lease.release()
     assert json.loads((tmp_path / "lease.json").read_text())["pid"] == 17
 
 
 def test_a_lease_that_was_removed_is_noticed(tmp_path: Path):
-    held = Lease(tmp_path)
+    owned_lease = Lease(tmp_path)
     (tmp_path / "lease.json").unlink()
     with pytest.raises(FolderLostError, match="somebody who removed its lease"):
-        held.check()
-    held.release()
+        owned_lease.check()
+    owned_lease.release()
 
 
-class _Heart:
+class HeartbeatThread:
     """Counts the heartbeats as they are taken."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,41 +208,41 @@ class _Heart:
 
 
 def test_the_heartbeat_renews_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    heart = _Heart(monkeypatch)
-    held = Lease(tmp_path)
+    heart = HeartbeatThread(monkeypatch)
+    owned_lease = Lease(tmp_path)
     try:
-        _age(tmp_path, 1000)
+        set_age(tmp_path, 1000)
         heart.wait_for(2)  # the one that may have been under way, and a whole one
         assert time.time() - (tmp_path / "lease.json").stat().st_mtime < 500
     finally:
-        held.release()
+        owned_lease.release()
     assert "lease-heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_missed_heartbeat_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    heart = _Heart(monkeypatch)
-    held = Lease(tmp_path)
+    heart = HeartbeatThread(monkeypatch)
+    owned_lease = Lease(tmp_path)
     path = tmp_path / "lease.json"
     path.rename(tmp_path / "away")
     heart.wait_for(3)
     (tmp_path / "away").rename(path)
-    _age(tmp_path, 1000)
+    set_age(tmp_path, 1000)
     heart.wait_for(3)
     assert time.time() - path.stat().st_mtime < 500
-    held.release()
+    owned_lease.release()
 
 
 def test_a_heart_stops_beating_for_a_lease_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
-    held = Lease(tmp_path)
+    owned_lease = Lease(tmp_path)
     try:
-        _write(tmp_path, replace(Owner.this_process(), host="elsewhere", pid=17))
-        held._heart.join(0.2)  # a beat that was under way may still come
-        _age(tmp_path, 10 * STALE_SECONDS)
-        held._heart.join(0.3)  # some thirty beats
+        _write(tmp_path, replace(Owner.from_this_process(), host="elsewhere", pid=17))
+        owned_lease._heartbeat_thread.join(0.2)  # a beat that was under way may still come
+        set_age(tmp_path, 10 * STALE_SECONDS)
+        owned_lease._heartbeat_thread.join(0.3)  # some thirty beats
         assert not Lease.is_held(tmp_path)  # the new owner is dead, and nobody else may keep its lease warm
     finally:
-        held.release()
+        owned_lease.release()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"host": "a"}', '{"pid": 1, "colour": "red"}'])

@@ -3,56 +3,58 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stormproof.checkpoint.listing import Listing, glance
-from stormproof.checkpoint.resolution import Bad
-from tests.support.some_checkpoints import commit, filled, flip
+from stormproof.checkpoint.listing import Listing, list_folder
+from stormproof.checkpoint.resolution import BadCheckpoint
+from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_store
 
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path):
-    assert glance(tmp_path / "missing") == glance(tmp_path) == Listing([], [], [], [])
+    assert list_folder(tmp_path / "missing") == list_folder(tmp_path) == Listing([], [], [], [])
 
 
 def test_a_glance_sees_names_manifests_and_lengths(tmp_path: Path):
-    store = filled(tmp_path, [10, 20, 30, 40, 50])
-    flip(tmp_path / "000001-step-10.ckpt")
-    store.begin_attempt(store.resolve(thorough=True))
-    flip(tmp_path / "000002-step-20.json")
+    store = make_store(tmp_path, [10, 20, 30, 40, 50])
+    flip_bit(tmp_path / "000001-step-10.ckpt")
+    store.begin_attempt(store.resolve(verify_all=True))
+    flip_bit(tmp_path / "000002-step-20.json")
     os.truncate(tmp_path / "000003-step-30.ckpt", 100)
     (tmp_path / "000004-step-40.ckpt").unlink()
-    commit(store, 60, finite=False)
+    commit_checkpoint(store, 60, finite=False)
     (tmp_path / "last.ckpt").touch()
-    found = glance(tmp_path)
-    assert [each.name for each in found.checkpoints] == ["000006-step-60", "000005-step-50"]
+    listing = list_folder(tmp_path)
+    assert [checkpoint.name for checkpoint in listing.checkpoints] == ["000006-step-60", "000005-step-50"]
     size = (tmp_path / "000005-step-50.ckpt").stat().st_size
-    assert found.bad == [
-        Bad("000004-step-40", "its file is gone"),
-        Bad("000003-step-30", f"it has 100 bytes and was committed with {size}"),
-        Bad("000002-step-20", "its manifest was changed after it was written"),
+    assert listing.bad_checkpoints == [
+        BadCheckpoint("000004-step-40", "its file is gone"),
+        BadCheckpoint("000003-step-30", f"it has 100 bytes and was committed with {size}"),
+        BadCheckpoint("000002-step-20", "its manifest was changed after it was written"),
     ]
-    assert found.quarantined == [Bad("000001-step-10", "its content was changed after it was committed")]
-    assert found.foreign == ["last.ckpt"]
+    assert listing.quarantined_checkpoints == [
+        BadCheckpoint("000001-step-10", "its content was changed after it was committed")
+    ]
+    assert listing.foreign_files == ["last.ckpt"]
 
 
 def test_a_quarantine_that_the_log_does_not_know_is_listed_without_a_reason(tmp_path: Path):
     (tmp_path / "quarantine").mkdir()
     (tmp_path / "quarantine" / "000001-step-10.ckpt.1").touch()
-    assert glance(tmp_path).quarantined == [Bad("000001-step-10", "")]
+    assert list_folder(tmp_path).quarantined_checkpoints == [BadCheckpoint("000001-step-10", "")]
 
 
 def test_a_glance_needs_no_torch(tmp_path: Path):
-    filled(tmp_path)
+    make_store(tmp_path)
     code = (
         "import sys; from pathlib import Path; from stormproof.checkpoint.listing import glance\n"
         "print(len(glance(Path(sys.argv[1])).checkpoints), 'torch' in sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout == "3 False\n"
+    assert result.stdout == "3 False\n"
 
 
 def test_a_checkpoint_without_its_manifest_is_bad_and_a_folder_called_like_one_is_none(tmp_path: Path):
-    filled(tmp_path, [10])
+    make_store(tmp_path, [10])
     (tmp_path / "000001-step-10.json").unlink()
     (tmp_path / "old.ckpt").mkdir()
-    assert glance(tmp_path) == Listing([], [Bad("000001-step-10", "its manifest is gone")], [], [])
+    assert list_folder(tmp_path) == Listing([], [BadCheckpoint("000001-step-10", "its manifest is gone")], [], [])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof.checkpoint.loadable import refused
+from stormproof.checkpoint.loadable import find_refused_values
 
 
 @dataclass
@@ -67,7 +67,7 @@ def _loads(value: Any, path: Path) -> bool:
 @pytest.mark.parametrize("checkpoint", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_what_torch_loads_again_is_not_named(checkpoint: dict[str, Any], tmp_path: Path):
     assert _loads(checkpoint, tmp_path / "x.ckpt")
-    assert refused(checkpoint) == []
+    assert find_refused_values(checkpoint) == []
 
 
 @pytest.mark.parametrize(("checkpoint", "names"), REFUSED.values(), ids=REFUSED.keys())
@@ -75,13 +75,13 @@ def test_what_torch_would_refuse_is_named_with_its_key_and_type(
     checkpoint: dict[str, Any], names: list[str], tmp_path: Path
 ):
     assert not _loads(checkpoint, tmp_path / "x.ckpt")
-    assert refused(checkpoint) == names
+    assert find_refused_values(checkpoint) == names
 
 
 def test_a_type_that_the_user_has_allowed_is_not_named():
     with torch.serialization.safe_globals([_Options]):
-        assert refused({"a": _Options()}) == []
-    assert refused({"a": _Options()}) == ["a: tests.stormproof.checkpoint.test_loadable._Options"]
+        assert find_refused_values({"a": _Options()}) == []
+    assert find_refused_values({"a": _Options()}) == ["a: tests.stormproof.checkpoint.test_loadable._Options"]
 
 
 def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch):
@@ -95,6 +95,6 @@ def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "save", counting)
     weights = torch.nn.Linear(1000, 100).state_dict()  # 400 kB, in an OrderedDict
-    assert refused({"state_dict": weights, "a": Fraction(1)}) == ["a: fractions.Fraction"]
+    assert find_refused_values({"state_dict": weights, "a": Fraction(1)}) == ["a: fractions.Fraction"]
     assert written
     assert max(written) < 20_000

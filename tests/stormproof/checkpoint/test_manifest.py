@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode, encode
-from tests.support.some_checkpoints import described, forged
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest, encode_manifest
+from tests.support.some_checkpoints import forge_manifest, make_checkpoint
 
-LOG = LogMark.of(b"so far\n")
+LOG = LogPrefix.from_content(b"so far\n")
 
 
-def _rich(folder: Path) -> Checkpoint:
-    return described(
+def _full_checkpoint(folder: Path) -> Checkpoint:
+    return make_checkpoint(
         folder, 12, 600, epoch=3, world_size=2, attempt=4, sha256="ab" * 32, bytes=1234, score=0.25, identity="1f",
         run="mine", versions={"torch": "2.13"}, healthy=True, time=1.5,
     )  # fmt: skip
@@ -23,34 +23,36 @@ def _rich(folder: Path) -> Checkpoint:
     ids=["plain", "odd"],
 )
 def test_what_was_encoded_is_decoded(fields: dict[str, object], tmp_path: Path):
-    for checkpoint in (described(tmp_path, 1), _rich(tmp_path)):
-        wanted = dataclasses.replace(checkpoint, **fields)
-        assert decode(encode(wanted, LOG), wanted.path) == (wanted, LOG)
+    for checkpoint in (make_checkpoint(tmp_path, 1), _full_checkpoint(tmp_path)):
+        expected = dataclasses.replace(checkpoint, **fields)
+        assert decode_manifest(encode_manifest(expected, LOG), expected.path) == (expected, LOG)
 
 
 def test_a_manifest_at_another_place_describes_the_file_there(tmp_path: Path):
-    content = encode(_rich(tmp_path / "here"), LOG)
-    assert decode(content, _rich(tmp_path / "there").path)[0] == _rich(tmp_path / "there")
+    content = encode_manifest(_full_checkpoint(tmp_path / "here"), LOG)
+    assert decode_manifest(content, _full_checkpoint(tmp_path / "there").path)[0] == _full_checkpoint(
+        tmp_path / "there"
+    )
 
 
 def test_every_byte_that_is_flipped_is_found(tmp_path: Path):
-    checkpoint = _rich(tmp_path)
-    content = encode(checkpoint, LOG)
+    checkpoint = _full_checkpoint(tmp_path)
+    content = encode_manifest(checkpoint, LOG)
     for offset in range(len(content)):
         for mask in (0x01, 0x20, 0x80, 0xFF):
             flipped = bytearray(content)
             flipped[offset] ^= mask
             with pytest.raises(ValueError, match="its manifest"):
-                decode(bytes(flipped), checkpoint.path)
+                decode_manifest(bytes(flipped), checkpoint.path)
 
 
 def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
-    checkpoint = _rich(tmp_path)
-    content = encode(checkpoint, LOG)
+    checkpoint = _full_checkpoint(tmp_path)
+    content = encode_manifest(checkpoint, LOG)
     longer = [content + b"\n", content + b"\0", b" " + content, content * 2]
-    for other in [content[:length] for length in range(len(content))] + longer:
+    for corrupted in [content[:length] for length in range(len(content))] + longer:
         with pytest.raises(ValueError, match="its manifest"):
-            decode(other, checkpoint.path)
+            decode_manifest(corrupted, checkpoint.path)
 
 
 @pytest.mark.parametrize(
@@ -76,20 +78,20 @@ def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
     ],
 )
 def test_a_forged_manifest_with_the_right_hash_is_not_believed(fields: dict[str, object], reason: str, tmp_path: Path):
-    checkpoint = _rich(tmp_path)
-    assert decode(forged(checkpoint), checkpoint.path)[0] == checkpoint
+    checkpoint = _full_checkpoint(tmp_path)
+    assert decode_manifest(forge_manifest(checkpoint), checkpoint.path)[0] == checkpoint
     with pytest.raises(ValueError, match=reason):
-        decode(forged(checkpoint, **fields), checkpoint.path)
+        decode_manifest(forge_manifest(checkpoint, **fields), checkpoint.path)
 
 
 def test_a_manifest_of_a_megabyte_is_not_ours(tmp_path: Path):
-    checkpoint = dataclasses.replace(_rich(tmp_path), run="x" * 1_000_000)
+    checkpoint = dataclasses.replace(_full_checkpoint(tmp_path), run="x" * 1_000_000)
     with pytest.raises(ValueError, match="no manifest of ours"):
-        decode(encode(checkpoint, LOG), checkpoint.path)
+        decode_manifest(encode_manifest(checkpoint, LOG), checkpoint.path)
 
 
 @pytest.mark.parametrize(
     ("log", "fits"), [(b"so far\n", True), (b"so far\nand on\n", True), (b"so far", False), (b"So far\n", False)]
 )
 def test_a_mark_fits_a_log_that_only_grew(log: bytes, fits: bool):
-    assert LOG.fits(log) is fits
+    assert LOG.matches(log) is fits

@@ -15,11 +15,11 @@ from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Retention, Store, commit_log, read_retry
 from stormproof.divergence import rollback
 from stormproof.errors import StorageError
-from tests.support.recovery_fits import fit_with, steps_in
-from tests.support.small_fits import LIGHTNINGS_OWN
-from tests.support.some_checkpoints import commit, filled
+from tests.support.recovery_fits import checkpoint_steps, fit_with_recovery
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
+from tests.support.some_checkpoints import commit_checkpoint, make_store
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 Fails = Callable[..., AbstractContextManager[list[str]]]
 
 
@@ -55,7 +55,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
     "error", [OSError(errno.EIO, os.strerror(errno.EIO)), FileNotFoundError()], ids=["EIO", "gone"]
 )
 def test_a_failed_read_by_lightning_is_retried(error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     load, calls = torch_io.pl_load, []
 
     def fails_once(*args: Any, **kwargs: Any) -> Any:
@@ -65,67 +65,67 @@ def test_a_failed_read_by_lightning_is_retried(error: OSError, monkeypatch: pyte
         return load(*args, **kwargs)
 
     monkeypatch.setattr(torch_io, "pl_load", fails_once)
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
-    assert (len(calls), steps_in(tmp_path)) == (2, [10, 12])
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
+    assert (len(calls), checkpoint_steps(tmp_path)) == (2, [10, 12])
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
 @pytest.mark.parametrize("first", [1, 2, 3, 5, 8])
 def test_one_failed_read_changes_nothing_of_a_run(suffix: str, first: int, fails: Fails, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     with fails(suffix, first, first):
-        fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
-    assert steps_in(tmp_path) == [10, 12]
+        fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
+    assert checkpoint_steps(tmp_path) == [10, 12]
     assert not (tmp_path / "quarantine").exists()
 
 
 @pytest.mark.parametrize("suffix", ["-30.ckpt", "-30.json"])
 def test_the_newest_that_cannot_be_read_is_passed_over_and_stays(suffix: str, fails: Fails, tmp_path: Path):
-    store = filled(tmp_path)
+    store = make_store(tmp_path)
     with fails(suffix) as reads:
-        found = store.resolve()
+        resolution = store.resolve()
         assert len(reads) == 3
-        store.begin_attempt(found)
-    assert found.chosen is not None
-    assert found.chosen.step == 20
-    assert [(bad.name, bad.is_unreadable) for bad in found.bad] == [("000003-step-30", True)]
-    assert "cannot be read: Input/output error" in found.bad[0].reason
-    assert store.latest() == store.checkpoints()[-1]
-    assert commit(store, 21).name == "000004-step-21"
+        store.begin_attempt(resolution)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 20
+    assert [(bad.name, bad.is_unreadable) for bad in resolution.bad_checkpoints] == [("000003-step-30", True)]
+    assert "cannot be read: Input/output error" in resolution.bad_checkpoints[0].reason
+    assert store.latest_checkpoint() == store.read_checkpoints()[-1]
+    assert commit_checkpoint(store, 21).name == "000004-step-21"
 
 
 def test_a_start_is_refused_if_no_checkpoint_is_readable(fails: Fails, tmp_path: Path):
-    store = filled(tmp_path)
+    store = make_store(tmp_path)
     with (
         fails(".ckpt"),
         pytest.raises(StorageError, match=r"no good checkpoint, and 3 cannot be read .*storage is available"),
     ):
-        store.latest()
+        store.latest_checkpoint()
     with fails(".ckpt"):
-        assert store.latest(start_over=True) is None
-    assert store.latest() == store.checkpoints()[-1]
+        assert store.latest_checkpoint(start_over=True) is None
+    assert store.latest_checkpoint() == store.read_checkpoints()[-1]
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
 def test_nothing_is_deleted_if_the_newest_checkpoint_cannot_be_verified(suffix: str, fails: Fails, tmp_path: Path):
-    store = filled(tmp_path)
+    store = make_store(tmp_path)
     with fails(suffix):
         try:
-            assert store.retain(Retention(keep_last=2)) == []
+            assert store.apply_retention(Retention(keep_last=2)) == []
         except OSError as error:
             assert error.errno == errno.EIO  # noqa: PT017 (a folder without a manifest has nothing to delete)
-    assert steps_in(tmp_path) == [10, 20, 30]
+    assert checkpoint_steps(tmp_path) == [10, 20, 30]
 
 
 def test_storage_that_goes_away_between_two_lists_deletes_nothing(fails: Fails, tmp_path: Path):
-    store = filled(tmp_path)
+    store = make_store(tmp_path)
     with fails(".json", first=4):
-        assert store.retain(Retention(keep_last=2)) == []
-    assert steps_in(tmp_path) == [10, 20, 30]
+        assert store.apply_retention(Retention(keep_last=2)) == []
+    assert checkpoint_steps(tmp_path) == [10, 20, 30]
 
 
 def test_a_disk_without_room_for_the_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store, append = filled(tmp_path), commit_log.append
+    store, append = make_store(tmp_path), commit_log.append
 
     def fill(path: Path, events: Any) -> None:
         if (tmp_path / "000001-step-10.ckpt").exists():
@@ -133,14 +133,24 @@ def test_a_disk_without_room_for_the_log_is_freed(tmp_path: Path, monkeypatch: p
         append(path, events)
 
     monkeypatch.setattr(commit_log, "append", fill)
-    assert [checkpoint.step for checkpoint in store.make_room(Retention(keep_last=2))] == [10, 20]
-    found = Store(tmp_path).resolve()
-    assert found.chosen is not None
-    assert (found.chosen.step, list(found.lost), list(found.bad), found.log_damage) == (30, [], [], [])
+    assert [checkpoint.step for checkpoint in store.free_disk_space(Retention(keep_last=2))] == [10, 20]
+    resolution = Store(tmp_path).resolve()
+    assert resolution.chosen_checkpoint is not None
+    assert (
+        resolution.chosen_checkpoint.step,
+        list(resolution.lost_names),
+        list(resolution.bad_checkpoints),
+        resolution.log_problems,
+    ) == (
+        30,
+        [],
+        [],
+        [],
+    )
 
 
 def test_a_folder_that_cannot_be_listed_once_is_listed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store, listed, failures = filled(tmp_path), Path.iterdir, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+    store, listed, failures = make_store(tmp_path), Path.iterdir, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
 
     def fail_once(path: Path) -> Any:
         if failures:
@@ -148,7 +158,7 @@ def test_a_folder_that_cannot_be_listed_once_is_listed_again(tmp_path: Path, mon
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", fail_once)
-    assert [checkpoint.step for checkpoint in store.checkpoints()] == [10, 20, 30]
+    assert [checkpoint.step for checkpoint in store.read_checkpoints()] == [10, 20, 30]
 
 
 def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -162,4 +172,4 @@ def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pyte
         return load(*args, **options)
 
     monkeypatch.setattr(torch, "load", fail_once)
-    assert rollback._read(path)["stormproof"] == {"id": "abc"}
+    assert rollback._load_checkpoint(path)["stormproof"] == {"id": "abc"}

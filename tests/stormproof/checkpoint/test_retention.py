@@ -4,10 +4,10 @@ from typing import Literal
 
 import pytest
 
-from stormproof.checkpoint import PRUNING_POINTS, Retention, Store, observe
-from stormproof.checkpoint.retention import to_delete
+from stormproof.checkpoint import PRUNING_POINTS, Retention, Store, observe_fault_points
+from stormproof.checkpoint.retention import select_for_deletion
 from stormproof.errors import DamagedError, FolderLostError
-from tests.support.some_checkpoints import commit, described, filled, flip
+from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_checkpoint, make_store
 
 # Each checkpoint is (step, score); a step below 0 is one that is not finite.
 TABLE = {
@@ -41,11 +41,11 @@ TABLE = {
 @pytest.mark.parametrize(("given", "policy", "deleted"), TABLE.values(), ids=TABLE.keys())
 def test_what_is_deleted(given: Sequence[tuple[int, float | None]], policy: dict, deleted: list[int], tmp_path: Path):
     checkpoints = [
-        described(tmp_path, number, abs(step), score=score, finite=step >= 0)
+        make_checkpoint(tmp_path, number, abs(step), score=score, finite=step >= 0)
         for number, (step, score) in enumerate(given, 1)
     ]
     for order in (checkpoints, checkpoints[::-1]):
-        assert [each.sequence for each in to_delete(order, Retention(**policy))] == deleted
+        assert [checkpoint.sequence for checkpoint in select_for_deletion(order, Retention(**policy))] == deleted
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,12 @@ def test_what_is_deleted(given: Sequence[tuple[int, float | None]], policy: dict
 def test_whether_a_score_would_be_among_the_best(
     score: float, best: int, mode: Literal["min", "max"], kept: bool, tmp_path: Path
 ):
-    there = [described(tmp_path, 1, score=0.1), described(tmp_path, 2, score=0.2), described(tmp_path, 3)]
-    assert Retention(save_top_k=best, mode=mode).would_keep(score, there) is kept
+    existing = [
+        make_checkpoint(tmp_path, 1, score=0.1),
+        make_checkpoint(tmp_path, 2, score=0.2),
+        make_checkpoint(tmp_path, 3),
+    ]
+    assert Retention(save_top_k=best, mode=mode).would_keep(score, existing) is kept
 
 
 @pytest.mark.parametrize(
@@ -74,21 +78,21 @@ def test_a_policy_that_cannot_be_is_a_sentence(fields: dict, reason: str):
 
 
 def test_at_every_instant_there_is_a_good_checkpoint(tmp_path: Path):
-    store = filled(tmp_path, [10])
-    seen = []
+    store = make_store(tmp_path, [10])
+    snapshots = []
 
     def look(point: str) -> None:
-        seen.append(point)
-        assert store.latest() is not None
-        assert not store.resolve(thorough=True).bad
+        snapshots.append(point)
+        assert store.latest_checkpoint() is not None
+        assert not store.resolve(verify_all=True).bad_checkpoints
 
-    with observe(look):
+    with observe_fault_points(look):
         for step in range(20, 90, 10):
-            commit(store, step)
-            store.retain(Retention())
-    assert set(seen) >= set(PRUNING_POINTS)
-    assert [each.step for each in store.checkpoints()] == [70, 80]
-    assert store.resolve().leftovers == []
+            commit_checkpoint(store, step)
+            store.apply_retention(Retention())
+    assert set(snapshots) >= set(PRUNING_POINTS)
+    assert [checkpoint.step for checkpoint in store.read_checkpoints()] == [70, 80]
+    assert store.resolve().leftover_files == []
 
 
 class _KilledError(BaseException):
@@ -98,7 +102,7 @@ class _KilledError(BaseException):
 @pytest.mark.parametrize("point", PRUNING_POINTS)
 @pytest.mark.parametrize("which", [1, 2], ids=["first", "second"])
 def test_a_retention_that_ends_at_any_point_leaves_no_ruin(point: str, which: int, tmp_path: Path):
-    store = filled(tmp_path, [10, 20, 30, 40])
+    store = make_store(tmp_path, [10, 20, 30, 40])
     count = 0
 
     def kill(reached: str) -> None:
@@ -107,44 +111,48 @@ def test_a_retention_that_ends_at_any_point_leaves_no_ruin(point: str, which: in
         if reached == point and count == which:
             raise _KilledError
 
-    with observe(kill):
+    with observe_fault_points(kill):
         try:
-            store.retain(Retention())
+            store.apply_retention(Retention())
         except _KilledError:
             assert count == which
         else:
             assert (point, which) in {("pruning", 2), ("pruned", 2)}  # these come once
-    found = store.resolve(thorough=True)
-    assert found.chosen is not None
-    assert (found.chosen.step, list(found.bad), list(found.lost)) == (40, [], [])
-    store.begin_attempt(found)
-    store.retain(Retention())
-    assert [each.step for each in store.checkpoints()] == [30, 40]
+    resolution = store.resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert (resolution.chosen_checkpoint.step, list(resolution.bad_checkpoints), list(resolution.lost_names)) == (
+        40,
+        [],
+        [],
+    )
+    store.begin_attempt(resolution)
+    store.apply_retention(Retention())
+    assert [checkpoint.step for checkpoint in store.read_checkpoints()] == [30, 40]
     assert {path.name for path in tmp_path.glob("*.ckpt")} == {"000003-step-30.ckpt", "000004-step-40.ckpt"}
 
 
 def test_nothing_is_deleted_while_the_newest_is_bad(tmp_path: Path):
-    store = filled(tmp_path, [10, 20, 30])
-    flip(tmp_path / "000003-step-30.ckpt")
+    store = make_store(tmp_path, [10, 20, 30])
+    flip_bit(tmp_path / "000003-step-30.ckpt")
     with pytest.raises(DamagedError, match=r"000003-step-30\.ckpt was just committed and is bad: .* nothing older"):
-        store.retain(Retention())
+        store.apply_retention(Retention())
     assert len(list(tmp_path.glob("*.ckpt"))) == 3
 
 
 def test_a_fence_keeps_all_as_it_is(tmp_path: Path):
-    store = filled(tmp_path, [10, 20, 30])
+    store = make_store(tmp_path, [10, 20, 30])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def lost() -> None:
         raise FolderLostError("lost")
 
     with pytest.raises(FolderLostError):
-        store.retain(Retention(), fence=lost)
+        store.apply_retention(Retention(), fence=lost)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_was_deleted_is_said(tmp_path: Path):
-    store: Store = filled(tmp_path, [10, 20, 30, 40])
-    assert [each.step for each in store.retain(Retention())] == [10, 20]
-    assert store.retain(Retention()) == []
-    assert store.resolve().lost == []
+    store: Store = make_store(tmp_path, [10, 20, 30, 40])
+    assert [checkpoint.step for checkpoint in store.apply_retention(Retention())] == [10, 20]
+    assert store.apply_retention(Retention()) == []
+    assert store.resolve().lost_names == []

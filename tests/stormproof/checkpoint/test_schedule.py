@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from stormproof.checkpoint.schedule import SaveSchedule, best_interval
+from stormproof.checkpoint.schedule import SaveSchedule, compute_optimal_interval
 
 OUT_OF_RANGE = [
     ({"every_n_train_steps": 0}, "every_n_train_steps is 0"),
@@ -47,7 +47,7 @@ DUE = [
 @pytest.mark.parametrize(("rule", "last", "due", "not_due"), DUE)
 def test_it_is_due_at_the_first_step_at_or_after_each_multiple(rule: dict, last: int, due: list, not_due: list):
     schedule = SaveSchedule(**rule)
-    schedule.done(last, now=0.0)
+    schedule.record_save(last, now=0.0)
     assert [step for step in sorted(due + not_due) if schedule.is_due_by_step(step)] == sorted(due)
 
 
@@ -62,26 +62,26 @@ def test_it_is_due_at_the_first_step_at_or_after_each_multiple(rule: dict, last:
 )
 def test_it_is_due_once_the_minutes_are_over(rule: dict, seconds: float):
     schedule = SaveSchedule(**rule)
-    schedule.done(step=0, now=1000.0)
+    schedule.record_save(step=0, now=1000.0)
     assert not schedule.is_due_by_clock(1000.0 + seconds - 0.01)
     assert schedule.is_due_by_clock(1000.0 + seconds)
-    schedule.done(step=3, now=1000.0 + seconds)
+    schedule.record_save(step=3, now=1000.0 + seconds)
     assert not schedule.is_due_by_clock(1000.0 + seconds + 1)
 
 
 def test_steps_alone_need_no_clock():
     schedule = SaveSchedule(every_n_train_steps=50)
-    schedule.done(step=0, now=0.0)
+    schedule.record_save(step=0, now=0.0)
     assert not schedule.is_due_by_clock(1e9)
 
 
 def test_it_has_begun_with_the_first_save_and_not_after_a_restart():
     schedule = SaveSchedule(every_n_train_steps=50)
-    assert not schedule.begun
-    schedule.done(step=0, now=0.0)
-    assert schedule.begun
-    schedule.restart()
-    assert not schedule.begun
+    assert not schedule.has_saved
+    schedule.record_save(step=0, now=0.0)
+    assert schedule.has_saved
+    schedule.reset()
+    assert not schedule.has_saved
 
 
 @pytest.mark.parametrize(
@@ -89,27 +89,27 @@ def test_it_has_begun_with_the_first_save_and_not_after_a_restart():
     [
         ({"max_overhead": 0.01}, 0.5, 50.0),
         ({"max_overhead": 0.1}, 0.5, 5.0),
-        ({"max_overhead": 0.5, "mean_hours_between_failures": 24.0}, 10.0, best_interval(10.0, 86400.0)),
+        ({"max_overhead": 0.5, "mean_hours_between_failures": 24.0}, 10.0, compute_optimal_interval(10.0, 86400.0)),
         ({"max_overhead": 0.001, "mean_hours_between_failures": 24.0}, 10.0, 10000.0),
         ({"max_overhead": 0.01, "keep_every_n_train_steps": 100}, 0.5, 50.0),
     ],
 )
 def test_saving_takes_no_more_than_its_share_of_the_time(rule: dict, stall: float, seconds: float):
     schedule = SaveSchedule(**rule)
-    schedule.done(step=0, now=1000.0, stall=stall)
+    schedule.record_save(step=0, now=1000.0, stall=stall)
     assert not schedule.is_due_by_clock(1000.0 + seconds - 0.01)
     assert schedule.is_due_by_clock(1000.0 + seconds + 0.01)
 
 
 def test_the_interval_follows_the_last_stall():
     schedule = SaveSchedule(max_overhead=0.01)
-    schedule.done(step=0, now=0.0, stall=10.0)
+    schedule.record_save(step=0, now=0.0, stall=10.0)
     assert not schedule.is_due_by_clock(999.0)
-    schedule.done(step=1, now=1000.0, stall=0.1)
+    schedule.record_save(step=1, now=1000.0, stall=0.1)
     assert schedule.is_due_by_clock(1010.5)
 
 
-def lost(interval: float, stall: float, between_failures: float) -> float:
+def lost_fraction(interval: float, stall: float, between_failures: float) -> float:
     """Time over useful time where failures are a Poisson process and each costs what was done since the last save."""
     return between_failures / interval * math.expm1((interval + stall) / between_failures)
 
@@ -119,13 +119,15 @@ def lost(interval: float, stall: float, between_failures: float) -> float:
 )
 def test_the_best_interval_loses_the_least_time(stall: float, between_failures: float):
     """Against the exact cost of Daly's model, by search; his formula is within a few percent of its minimum."""
-    best = best_interval(stall, between_failures)
+    best = compute_optimal_interval(stall, between_failures)
     grid = [between_failures * 10 ** (exponent / 200) for exponent in range(-800, 200)]
-    least = min(grid, key=lambda interval: lost(interval, stall, between_failures))
+    least = min(grid, key=lambda interval: lost_fraction(interval, stall, between_failures))
     assert best == pytest.approx(least, rel=0.03)
-    assert lost(best, stall, between_failures) == pytest.approx(lost(least, stall, between_failures), rel=1e-3)
+    assert lost_fraction(best, stall, between_failures) == pytest.approx(
+        lost_fraction(least, stall, between_failures), rel=1e-3
+    )
 
 
 def test_where_saving_takes_longer_than_a_failure_takes_to_come_the_interval_is_the_mean_between_them():
-    assert best_interval(stall=100.0, between_failures=40.0) == 40.0
-    assert best_interval(stall=100.0, between_failures=None) == 0.0
+    assert compute_optimal_interval(stall=100.0, mean_seconds_between_failures=40.0) == 40.0
+    assert compute_optimal_interval(stall=100.0, mean_seconds_between_failures=None) == 0.0

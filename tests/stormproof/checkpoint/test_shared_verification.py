@@ -11,7 +11,7 @@ import pytest
 
 from stormproof.checkpoint import Checkpoint, Store, shared_verification
 from stormproof.checkpoint.shared_verification import verify_once_per_node
-from tests.support.some_checkpoints import filled, flip
+from tests.support.some_checkpoints import flip_bit, make_store
 
 
 @pytest.fixture
@@ -19,20 +19,20 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     monkeypatch.setenv("RANK", "0")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    return filled(tmp_path / "checkpoints", [10]).checkpoints()[0]
+    return make_store(tmp_path / "checkpoints", [10]).read_checkpoints()[0]
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the verified checkpoints."""
     verified: list[str] = []
-    real = shared_verification.damage_of
+    real = shared_verification.find_damage
 
     def counting(checkpoint: Checkpoint) -> str | None:
         verified.append(checkpoint.name)
         return real(checkpoint)
 
-    monkeypatch.setattr(shared_verification, "damage_of", counting)
+    monkeypatch.setattr(shared_verification, "find_damage", counting)
     return verified
 
 
@@ -47,7 +47,7 @@ def test_a_second_rank_reads_nothing(checkpoint: Checkpoint, reads: list[str]):
 
 def test_finding_the_newest_checkpoint_verifies_it_once(checkpoint: Checkpoint, reads: list[str]):
     store = Store(checkpoint.path.parent)
-    assert store.latest() == store.latest() == checkpoint
+    assert store.latest_checkpoint() == store.latest_checkpoint() == checkpoint
     assert len(reads) == 1
 
 
@@ -66,8 +66,8 @@ def test_a_rank_does_not_wait_forever_for_a_suspended_one(
 ):
     verify_once_per_node(checkpoint)
     monkeypatch.setattr(shared_verification, "MAX_WAIT_SECONDS", 0.0)
-    with markers(checkpoint)[0].open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with markers(checkpoint)[0].open("rb") as marker_file:
+        fcntl.flock(marker_file, fcntl.LOCK_EX)
         assert verify_once_per_node(checkpoint) is None
     assert len(reads) == 2
 
@@ -86,31 +86,31 @@ def test_a_rank_waits_for_the_one_that_is_verifying(checkpoint: Checkpoint, read
     verify_once_per_node(checkpoint)
     marker = markers(checkpoint)[0]
     verified = marker.read_bytes()
-    with marker.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        held.truncate()
+    with marker.open("r+b") as marker_file:
+        fcntl.flock(marker_file, fcntl.LOCK_EX)
+        marker_file.truncate()
         results: list[str | None] = []
-        other = threading.Thread(target=lambda: results.append(verify_once_per_node(checkpoint)))
-        other.start()
-        other.join(0.2)
-        assert other.is_alive()
-        held.write(verified)
-    other.join(10)
+        second_thread = threading.Thread(target=lambda: results.append(verify_once_per_node(checkpoint)))
+        second_thread.start()
+        second_thread.join(0.2)
+        assert second_thread.is_alive()
+        marker_file.write(verified)
+    second_thread.join(10)
     assert (results, len(reads)) == ([None], 1)
 
 
 def test_damage_after_the_verification_is_found_even_with_the_old_time(checkpoint: Checkpoint):
     assert verify_once_per_node(checkpoint) is None
     about = checkpoint.path.stat()
-    flip(checkpoint.path)
+    flip_bit(checkpoint.path)
     os.utime(checkpoint.path, ns=(about.st_atime_ns, about.st_mtime_ns))
     assert verify_once_per_node(checkpoint) == "its content was changed after it was committed"
 
 
 def test_every_rank_finds_damage(checkpoint: Checkpoint, reads: list[str]):
-    flip(checkpoint.path)
-    said = {verify_once_per_node(checkpoint) for _ in range(2)}
-    assert (said, len(reads)) == ({"its content was changed after it was committed"}, 2)
+    flip_bit(checkpoint.path)
+    messages = {verify_once_per_node(checkpoint) for _ in range(2)}
+    assert (messages, len(reads)) == ({"its content was changed after it was committed"}, 2)
 
 
 def test_a_missing_file_is_reported(checkpoint: Checkpoint):

@@ -19,11 +19,18 @@ from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
-from tests.support.recovery_fits import Each
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
+from tests.support.recovery_fits import BatchEndCallback
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
 pytestmark = [
-    *LIGHTNINGS_OWN,
+    *LIGHTNING_WARNING_FILTERS,
     pytest.mark.filterwarnings("ignore:Attribute .* is an instance of `nn.Module`"),
     pytest.mark.filterwarnings("ignore:Checkpoints do not contain"),
 ]
@@ -63,39 +70,39 @@ HYPERPARAMETERS = {
 }
 
 
-class _Configured(Plain):
+class _Configured(RegressionModule):
     def __init__(self, thing: Any = None, width: int = 8) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
 
 
 def _fit(net: Any, recovery: CheckpointRecovery, lightning: Any = pl, **options: Any) -> Any:
-    fit = trainer(lightning, callbacks=[recovery])
-    fit.fit(net, resumable(loader()), ckpt_path=recovery.latest_checkpoint(), **options)
+    fit = make_trainer(lightning, callbacks=[recovery])
+    fit.fit(net, resumable(make_loader()), ckpt_path=recovery.latest_checkpoint(), **options)
     return fit
 
 
-def _of(lightning: Any, kind: type, *arguments: Any) -> Any:
+def _module_of(lightning: Any, kind: type, *arguments: Any) -> Any:
     return type(kind.__name__, (kind, lightning.LightningModule), {})(*arguments)
 
 
-def _saved(recovery: CheckpointRecovery) -> list[dict[str, Any]]:
-    return [torch.load(each.path, weights_only=True) for each in recovery.store.checkpoints()]
+def _load_checkpoints(recovery: CheckpointRecovery) -> list[dict[str, Any]]:
+    return [torch.load(checkpoint.path, weights_only=True) for checkpoint in recovery.store.read_checkpoints()]
 
 
 @pytest.mark.parametrize("make", HYPERPARAMETERS.values(), ids=HYPERPARAMETERS.keys())
 def test_a_hyperparameter_that_torch_refuses_is_left_out_with_a_warning(make: Any, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2, keep_last=9)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as warning_records:
         warnings.simplefilter("always")
-        _fit(_of(pl, _Configured, make()), recovery)
-    messages = [str(each.message) for each in caught if "Checkpoints do not contain" in str(each.message)]
+        _fit(_module_of(pl, _Configured, make()), recovery)
+    messages = [str(entry.message) for entry in warning_records if "Checkpoints do not contain" in str(entry.message)]
     assert len(messages) == 1
     assert "hyper_parameters/thing (" in messages[0]
-    checkpoints = _saved(recovery)
-    assert [each["global_step"] for each in checkpoints] == [0, 2, 4, 6]
-    assert all(each["hyper_parameters"] == {"width": 8} for each in checkpoints)
-    assert all(list(each["stormproof"]["left_out"]) == ["hyper_parameters/thing"] for each in checkpoints)
+    checkpoints = _load_checkpoints(recovery)
+    assert [entry["global_step"] for entry in checkpoints] == [0, 2, 4, 6]
+    assert all(entry["hyper_parameters"] == {"width": 8} for entry in checkpoints)
+    assert all(list(entry["stormproof"]["left_out"]) == ["hyper_parameters/thing"] for entry in checkpoints)
 
 
 def test_a_run_with_such_a_hyperparameter_resumes_exactly(tmp_path: Path):
@@ -103,34 +110,36 @@ def test_a_run_with_such_a_hyperparameter_resumes_exactly(tmp_path: Path):
         if step == 4:
             raise RuntimeError("interrupted")
 
-    whole = _of(pl, _Configured, nn.ReLU)
+    whole = _module_of(pl, _Configured, nn.ReLU)
     _fit(whole, CheckpointRecovery(tmp_path / "whole", every_n_train_steps=1))
     recovery = CheckpointRecovery(tmp_path / "resumed", every_n_train_steps=1)
-    interrupted = trainer(callbacks=[Each(interrupt), recovery])
+    interrupted = make_trainer(callbacks=[BatchEndCallback(interrupt), recovery])
     with pytest.raises(RuntimeError, match="interrupted"):
-        interrupted.fit(_of(pl, _Configured, nn.ReLU), resumable(loader()))
-    resumed = _of(pl, _Configured, nn.ReLU)
+        interrupted.fit(_module_of(pl, _Configured, nn.ReLU), resumable(make_loader()))
+    resumed = _module_of(pl, _Configured, nn.ReLU)
     assert recovery.latest_checkpoint() is not None
     _fit(resumed, recovery)
     assert torch.equal(whole.layer.weight, resumed.layer.weight)
 
 
-class _OmegaConf(Plain):
+class _OmegaConf(RegressionModule):
     def __init__(self) -> None:
         super().__init__()
         self.save_hyperparameters(OmegaConf.create({"width": 8, "norm": {"kind": "batch"}}), logger=False)
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_an_omegaconf_config_is_left_out_as_a_whole(lightning: Any, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.warns(UserWarning, match=r"contain hyper_parameters \(omegaconf.dictconfig.DictConfig\), because"):
-        _fit(_of(lightning, _OmegaConf), recovery, lightning)
-    checkpoint = _saved(recovery)[-1]
+        _fit(_module_of(lightning, _OmegaConf), recovery, lightning)
+    checkpoint = _load_checkpoints(recovery)[-1]
     assert not {"hyper_parameters", "hparams_type"} & checkpoint.keys()
     left_out = {"hyper_parameters": "{'width': 8, 'norm': {'kind': 'batch'}}"}
     assert checkpoint["stormproof"]["left_out"] == left_out
-    assert type(_of(lightning, _OmegaConf)).load_from_checkpoint(recovery.latest_checkpoint()).layer.weight.shape == (
+    assert type(_module_of(lightning, _OmegaConf)).load_from_checkpoint(
+        recovery.latest_checkpoint()
+    ).layer.weight.shape == (
         1,
         2,
     )
@@ -138,10 +147,10 @@ def test_an_omegaconf_config_is_left_out_as_a_whole(lightning: Any, tmp_path: Pa
 
 def test_hyperparameters_that_torch_loads_stay(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path)
-    _fit(_of(pl, _Configured, {"a": [1, (2.0, "b")], "c": torch.ones(1), "d": torch.float32}), recovery)
-    thing = _saved(recovery)[-1]["hyper_parameters"]["thing"]
+    _fit(_module_of(pl, _Configured, {"a": [1, (2.0, "b")], "c": torch.ones(1), "d": torch.float32}), recovery)
+    thing = _load_checkpoints(recovery)[-1]["hyper_parameters"]["thing"]
     assert thing == {"a": [1, (2.0, "b")], "c": torch.ones(1), "d": torch.float32}
-    assert "left_out" not in _saved(recovery)[-1]["stormproof"]
+    assert "left_out" not in _load_checkpoints(recovery)[-1]["stormproof"]
 
 
 def test_numpy_numbers_become_python_numbers_in_hyperparameters_and_state(tmp_path: Path):
@@ -152,8 +161,8 @@ def test_numpy_numbers_become_python_numbers_in_hyperparameters_and_state(tmp_pa
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=6)
-    fit = _fit(_of(pl, Cosine, [np.int64(3), np.float32(0.5)], np.bool_(True)), recovery)
-    checkpoint = _saved(recovery)[-1]
+    fit = _fit(_module_of(pl, Cosine, [np.int64(3), np.float32(0.5)], np.bool_(True)), recovery)
+    checkpoint = _load_checkpoints(recovery)[-1]
     assert repr(checkpoint["hyper_parameters"]) == "{'thing': [3, 0.5], 'width': True}"
     rate = fit.optimizers[0].param_groups[0]["lr"]
     assert type(rate) is np.float64
@@ -168,15 +177,15 @@ def test_hyperparameters_of_a_data_module_are_left_out_too(tmp_path: Path):
             self.save_hyperparameters(logger=False)
 
         def train_dataloader(self) -> Any:
-            return resumable(loader())
+            return resumable(make_loader())
 
     recovery = CheckpointRecovery(tmp_path)
     with pytest.warns(UserWarning, match=r"contain datamodule_hyper_parameters/transform \(torch"):
-        trainer(callbacks=[recovery]).fit(module(), Data(nn.ReLU))
-    assert _saved(recovery)[-1]["datamodule_hyper_parameters"] == {}
+        make_trainer(callbacks=[recovery]).fit(make_module(), Data(nn.ReLU))
+    assert _load_checkpoints(recovery)[-1]["datamodule_hyper_parameters"] == {}
 
 
-class _Hooks(Plain):
+class _Hooks(RegressionModule):
     """Stores an object in each checkpoint and needs it to resume."""
 
     def __init__(self, extra: Any = Fraction(1, 2)) -> None:
@@ -190,17 +199,17 @@ class _Hooks(Plain):
         self.loaded = checkpoint["extra"]
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_what_a_hook_adds_is_stored_pickled_and_restored_on_request(lightning: Any, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.warns(UserWarning, match=r"contain extra \(fractions.Fraction\), because"):
-        _fit(_of(lightning, _Hooks), recovery, lightning)
-    checkpoint = _saved(recovery)[-1]
+        _fit(_module_of(lightning, _Hooks), recovery, lightning)
+    checkpoint = _load_checkpoints(recovery)[-1]
     assert "extra" not in checkpoint
     assert checkpoint["plain"] == {"a": 1}
     assert checkpoint["stormproof"]["left_out"] == {"extra": "Fraction(1, 2)"}
 
-    net = _of(lightning, _Hooks)
+    net = _module_of(lightning, _Hooks)
     with (
         pytest.warns(UserWarning, match="of this checkpoint were not restored: extra"),
         pytest.raises(KeyError),
@@ -215,7 +224,7 @@ def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             checkpoint["extra"] = Fraction(self.trainer.global_step)
 
-    recovery, net = CheckpointRecovery(tmp_path, every_n_train_steps=2), _of(pl, Counting)
+    recovery, net = CheckpointRecovery(tmp_path, every_n_train_steps=2), _module_of(pl, Counting)
     _fit(net, recovery)
     _fit(net, recovery, weights_only=False)
     assert net.loaded == Fraction(6)
@@ -224,10 +233,10 @@ def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
 @pytest.mark.parametrize("extra", [threading.Lock(), lambda: 1, _Unpicklable()], ids=["lock", "lambda", "rude"])
 def test_an_entry_that_cannot_be_pickled_is_left_out(extra: Any, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path)
-    _fit(_of(pl, _Hooks, extra), recovery)
-    ours = _saved(recovery)[-1]["stormproof"]
-    assert list(ours["left_out"]) == ["extra"]
-    assert ours["pickled"] == {}
+    _fit(_module_of(pl, _Hooks, extra), recovery)
+    our_entry = _load_checkpoints(recovery)[-1]["stormproof"]
+    assert list(our_entry["left_out"]) == ["extra"]
+    assert our_entry["pickled"] == {}
 
 
 def test_state_that_torch_refuses_still_stops_the_run(tmp_path: Path):
@@ -236,4 +245,4 @@ def test_state_that_torch_refuses_still_stops_the_run(tmp_path: Path):
             return {"count": Fraction(1)}
 
     with pytest.raises(NotResumableError, match=r"callbacks/\S*Stateful\S*/count: fractions.Fraction"):
-        trainer(callbacks=[Stateful(), CheckpointRecovery(tmp_path)]).fit(module(), resumable(loader()))
+        make_trainer(callbacks=[Stateful(), CheckpointRecovery(tmp_path)]).fit(make_module(), resumable(make_loader()))

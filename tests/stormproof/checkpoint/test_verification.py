@@ -11,22 +11,22 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
-from stormproof.checkpoint.verification import damage_of, load_problem, problem_with, read_manifest
-from tests.support.some_checkpoints import commit, filled, flip
+from stormproof.checkpoint.verification import find_damage, find_load_problem, find_problem, read_manifest
+from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return filled(tmp_path / "checkpoints", [10])
+    return make_store(tmp_path / "checkpoints", [10])
 
 
 @pytest.fixture
 def checkpoint(store: Store) -> Checkpoint:
-    return store.checkpoints()[0]
+    return store.read_checkpoints()[0]
 
 
 def test_a_checkpoint_as_it_was_committed_is_good(store: Store, checkpoint: Checkpoint):
-    assert problem_with(checkpoint) is None
+    assert find_problem(checkpoint) is None
     assert store.verify(checkpoint) is None
     assert read_manifest(checkpoint.path)[0] == checkpoint
 
@@ -34,17 +34,17 @@ def test_a_checkpoint_as_it_was_committed_is_good(store: Store, checkpoint: Chec
 def test_every_flipped_byte_is_found(checkpoint: Checkpoint):
     content = checkpoint.path.read_bytes()
     for offset in [*range(0, len(content), 37), len(content) - 1]:
-        flip(checkpoint.path, offset)
-        assert problem_with(checkpoint) == "its content was changed after it was committed"
-        flip(checkpoint.path, offset)
-    assert problem_with(checkpoint) is None
+        flip_bit(checkpoint.path, offset)
+        assert find_problem(checkpoint) == "its content was changed after it was committed"
+        flip_bit(checkpoint.path, offset)
+    assert find_problem(checkpoint) is None
 
 
-def _grown(path: Path) -> None:
+def _append_byte(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
-def _folder(path: Path) -> None:
+def _replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
@@ -54,9 +54,9 @@ def _folder(path: Path) -> None:
     [
         (lambda path: os.truncate(path, 100), "it has 100 bytes and was committed with "),
         (lambda path: os.truncate(path, 0), "it has 0 bytes and was committed with "),
-        (_grown, " bytes and was committed with "),
+        (_append_byte, " bytes and was committed with "),
         (Path.unlink, "its file is gone"),
-        (_folder, "it is no plain file"),
+        (_replace_by_folder, "it is no plain file"),
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "its content was changed"),
     ],
     ids=["cut", "emptied", "grown", "gone", "folder", "zeroes"],
@@ -65,7 +65,7 @@ def test_a_file_that_is_not_what_was_committed_is_told(
     damage: Callable[[Path], object], reason: str, checkpoint: Checkpoint
 ):
     damage(checkpoint.path)
-    assert reason in str(problem_with(checkpoint))
+    assert reason in str(find_problem(checkpoint))
 
 
 def test_an_error_of_the_disk_is_told(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
@@ -73,7 +73,7 @@ def test_an_error_of_the_disk_is_told(checkpoint: Checkpoint, monkeypatch: pytes
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("hashlib.file_digest", failing)
-    assert problem_with(checkpoint) == "it cannot be read: Input/output error"
+    assert find_problem(checkpoint) == "it cannot be read: Input/output error"
 
 
 class _Crafted:
@@ -87,23 +87,23 @@ class _Crafted:
 
 
 def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp_path: Path):
-    made = tmp_path / "made"
+    marker = tmp_path / "made"
     store.commit(
-        lambda file: torch.save({"state_dict": {}, "hook": _Crafted(made)}, file),
+        lambda file: torch.save({"state_dict": {}, "hook": _Crafted(marker)}, file),
         CommitInfo(step=20, epoch=0, world_size=1),
         attempt=1,
     )
-    found = store.resolve(thorough=True)
-    assert found.chosen is not None
-    assert found.chosen.step == 10
-    (bad,) = found.bad
+    resolution = store.resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 10
+    (bad,) = resolution.bad_checkpoints
     assert bad.reason == (
         "torch does not load it with weights_only=True: "
         f"it holds {os.mkdir.__module__}.mkdir, which is code and not data"
     )
-    assert not made.exists()
+    assert not marker.exists()
     torch.load(store.folder / "000002-step-20.ckpt", weights_only=False)
-    assert made.exists()  # it would have run
+    assert marker.exists()  # it would have run
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp
 def test_why_torch_does_not_load_a_file_is_one_line(content: Callable[[Path], object], reason: str, tmp_path: Path):
     path = tmp_path / "file.ckpt"
     content(path)
-    problem = load_problem(path)
+    problem = find_load_problem(path)
     assert problem is not None
     assert reason in problem
     assert "\n" not in problem
@@ -133,7 +133,7 @@ def test_a_warning_raised_as_an_error_is_not_reported_as_damage(
 
     monkeypatch.setattr(torch, "load", warn)
     with pytest.raises(UserWarning, match="slow"):
-        problem_with(checkpoint)
+        find_problem(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged
     monkeypatch.setattr(torch, "load", fail)
     monkeypatch.setattr(read_retry, "READ_RETRY_DELAYS", ())
     with pytest.raises(OSError, match=os.strerror(number)):
-        damage_of(checkpoint)
+        find_damage(checkpoint)
 
 
 @pytest.mark.slow
@@ -169,20 +169,20 @@ def test_too_little_address_space_is_not_damage(store: Store):
         "found = Store(sys.argv[1]).resolve(); bad = found.bad[0]\n"
         "print(found.chosen.step, bad.is_unreadable, bad.reason)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, check=True)
-    assert done.stdout == "10 True it cannot be read: Cannot allocate memory\n"
+    result = subprocess.run([sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, check=True)
+    assert result.stdout == "10 True it cannot be read: Cannot allocate memory\n"
 
 
 def test_what_is_not_finite_is_not_resumed_from(store: Store):
-    commit(store, 20, finite=False)
-    assert problem_with(store.checkpoints()[1]) == "it holds numbers that are not finite"
+    commit_checkpoint(store, 20, finite=False)
+    assert find_problem(store.read_checkpoints()[1]) == "it holds numbers that are not finite"
 
 
 def test_content_is_only_loaded_once_its_hash_is_right(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
     loads = []
     monkeypatch.setattr(torch, "load", lambda *_, **options: loads.append(options))
-    assert problem_with(checkpoint) is None
+    assert find_problem(checkpoint) is None
     assert [options["weights_only"] for options in loads] == [True]
-    flip(checkpoint.path)
-    assert problem_with(checkpoint) is not None
+    flip_bit(checkpoint.path)
+    assert find_problem(checkpoint) is not None
     assert len(loads) == 1

@@ -9,28 +9,28 @@ import torch
 
 from stormproof.checkpoint import Lease, Store
 from stormproof.cli import main
-from tests.support.some_checkpoints import commit, filled, flip, state
+from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_state, make_store
 
 
-def _run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """The exit code, what was said, and what was complained of."""
-    code = main.main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    code = main.main([str(word) for word in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return filled(tmp_path / "run" / "checkpoints")
+    return make_store(tmp_path / "run" / "checkpoints")
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["a folder of checkpoints", "a run folder"])
 def test_verify_names_each_checkpoint_and_where_a_start_goes_on(
     inside: bool, store: Store, capsys: pytest.CaptureFixture[str]
 ):
-    code, said, _ = _run(capsys, "verify", store.folder if inside else store.folder.parent)
+    code, captured, _ = _run(capsys, "verify", store.folder if inside else store.folder.parent)
     assert code == 0
-    assert said.splitlines() == [
+    assert captured.splitlines() == [
         "000003-step-30  good",
         "000002-step-20  good",
         "000001-step-10  good",
@@ -39,13 +39,13 @@ def test_verify_names_each_checkpoint_and_where_a_start_goes_on(
 
 
 def test_verify_names_each_bad_one_with_its_reason(store: Store, capsys: pytest.CaptureFixture[str]):
-    flip(store.folder / "000001-step-10.ckpt")
-    flip(store.folder / "000003-step-30.json")
+    flip_bit(store.folder / "000001-step-10.ckpt")
+    flip_bit(store.folder / "000003-step-30.json")
     for suffix in ("ckpt", "json"):
         (store.folder / f"000002-step-20.{suffix}").unlink()
-    code, said, _ = _run(capsys, "verify", store.folder)
+    code, captured, _ = _run(capsys, "verify", store.folder)
     assert code == 74
-    lines = said.splitlines()
+    lines = captured.splitlines()
     assert lines[:3] == [
         "000003-step-30  bad: its manifest was changed after it was written",
         "000002-step-20  lost: it was committed, and its files are gone",
@@ -55,12 +55,12 @@ def test_verify_names_each_bad_one_with_its_reason(store: Store, capsys: pytest.
 
 
 def test_verify_tells_of_a_damaged_log_and_of_what_is_foreign(store: Store, capsys: pytest.CaptureFixture[str]):
-    flip(store.folder / "commits.log", 3)
+    flip_bit(store.folder / "commits.log", 3)
     (store.folder / "last.ckpt").touch()
-    code, said, _ = _run(capsys, "verify", store.folder)
+    code, captured, _ = _run(capsys, "verify", store.folder)
     assert code == 74
-    assert re.search(r"^commits\.log +damaged: ", said, re.MULTILINE)
-    assert f"last.ckpt is not ours; to go on from it: stormproof adopt {store.folder / 'last.ckpt'}" in said
+    assert re.search(r"^commits\.log +damaged: ", captured, re.MULTILINE)
+    assert f"last.ckpt is not ours; to go on from it: stormproof adopt {store.folder / 'last.ckpt'}" in captured
 
 
 def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -73,21 +73,21 @@ def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path, capsys: pytest.Ca
 
 def test_verify_where_nothing_is_to_verify_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "last.ckpt").touch()
-    code, said, complaint = _run(capsys, "verify", tmp_path)
-    assert (code, said) == (2, "")
+    code, captured, complaint = _run(capsys, "verify", tmp_path)
+    assert (code, captured) == (2, "")
     assert complaint.startswith(f"stormproof: {tmp_path} holds no checkpoint. last.ckpt is not ours")
 
 
 def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[str]):
-    commit(store, 140, score=0.123456, attempt=2, finite=False)
-    flip(store.folder / "000001-step-10.ckpt")
-    store.begin_attempt(store.resolve(thorough=True))  # two are bad: a flipped one, and one that is not finite
-    commit(store, 150, score=1e-9, attempt=0, adopted=True)
-    flip(store.folder / "000002-step-20.json")
+    commit_checkpoint(store, 140, score=0.123456, attempt=2, finite=False)
+    flip_bit(store.folder / "000001-step-10.ckpt")
+    store.begin_attempt(store.resolve(verify_all=True))  # two are bad: a flipped one, and one that is not finite
+    commit_checkpoint(store, 150, score=1e-9, attempt=0, adopted=True)
+    flip_bit(store.folder / "000002-step-20.json")
     (store.folder / "last.ckpt").touch()
-    code, said, _ = _run(capsys, "list", store.folder)
+    code, captured, _ = _run(capsys, "list", store.folder)
     assert code == 0
-    lines = said.splitlines()
+    lines = captured.splitlines()
     assert lines[0].split() == ["checkpoint", "step", "epoch", "score", "size", "age", "attempt", "finite"]
     size = f"{(store.folder / '000005-step-150.ckpt').stat().st_size / 1000:.3g} kB"
     assert re.fullmatch(rf"000005-step-150 +150 +1 +1e-09 +{size} +\d+ s +- +yes", lines[1])
@@ -103,7 +103,7 @@ def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[st
 
 
 def test_list_shows_one_that_is_not_finite(store: Store, capsys: pytest.CaptureFixture[str]):
-    commit(store, 40, finite=False)
+    commit_checkpoint(store, 40, finite=False)
     assert re.search(r"^000004-step-40 .* no$", _run(capsys, "list", store.folder)[1], re.MULTILINE)
 
 
@@ -115,37 +115,37 @@ def test_list_of_an_empty_folder_says_so(tmp_path: Path, capsys: pytest.CaptureF
     ("count", "words"), [(0, "0 B"), (999, "999 B"), (1771, "1.77 kB"), (604_100_000, "604 MB"), (2.5e12, "2.5 TB")]
 )
 def test_a_size_is_three_digits(count: int, words: str):
-    assert main._size(count) == words
+    assert main._format_size(count) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-3, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (86400 * 30, "30 d")]
 )
 def test_an_age_is_one_unit(seconds: float, words: str):
-    assert main._age(seconds) == words
+    assert main._format_age(seconds) == words
 
 
 @pytest.mark.parametrize("run_folder", [True, False])
 def test_adopt_says_what_it_did(run_folder: bool, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = tmp_path / "last.ckpt"
-    torch.save(state(600), source)
+    torch.save(make_state(600), source)
     into = store.folder.parent if run_folder else store.folder
-    code, said, _ = _run(capsys, "adopt", source, "--into", into)
+    code, captured, _ = _run(capsys, "adopt", source, "--into", into)
     assert code == 0
-    assert said.splitlines()[0] == (
+    assert captured.splitlines()[0] == (
         f"adopted as {store.folder / '000004-step-600.ckpt'}: step 600, epoch 6; {source} stays as it is"
     )
-    assert "goes on from it and not from 000003-step-30" in said
-    latest = store.latest()
+    assert "goes on from it and not from 000003-step-30" in captured
+    latest = store.latest_checkpoint()
     assert latest is not None
     assert latest.adopted
 
 
 def test_adopt_goes_to_the_files_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    torch.save(state(600), tmp_path / "last.ckpt")
-    code, said, _ = _run(capsys, "adopt", tmp_path / "last.ckpt")
-    assert (code, Store(tmp_path).checkpoints()[0].step) == (0, 600)
-    assert "goes on from it; that" in said
+    torch.save(make_state(600), tmp_path / "last.ckpt")
+    code, captured, _ = _run(capsys, "adopt", tmp_path / "last.ckpt")
+    assert (code, Store(tmp_path).read_checkpoints()[0].step) == (0, 600)
+    assert "goes on from it; that" in captured
 
 
 MISTAKES = {
@@ -172,8 +172,8 @@ def test_a_mistake_is_one_sentence(
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    code, said, complained = _run(capsys, *words)
-    assert (code, said) == (2, "")
+    code, captured, complained = _run(capsys, *words)
+    assert (code, captured) == (2, "")
     assert complained.startswith("stormproof: ")
     assert complaint in complained
     assert complained.count("\n") == 1
@@ -181,12 +181,12 @@ def test_a_mistake_is_one_sentence(
 
 
 def test_a_folder_in_use_is_not_adopted_into(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    torch.save(state(600), tmp_path / "last.ckpt")
-    held = Lease(store.folder)
+    torch.save(make_state(600), tmp_path / "last.ckpt")
+    lease = Lease(store.folder)
     try:
         code, _, complaint = _run(capsys, "adopt", tmp_path / "last.ckpt", "--into", store.folder)
     finally:
-        held.release()
+        lease.release()
     assert code == 2
     assert f"is in use by process {os.getpid()}" in complaint
 
@@ -197,21 +197,21 @@ def test_an_error_of_the_disk_is_one_sentence_and_74(
     def failing(folder: Path) -> None:
         raise OSError(5, "Input/output error", str(folder))
 
-    monkeypatch.setattr("stormproof.checkpoint.listing.glance", failing)
+    monkeypatch.setattr("stormproof.checkpoint.listing.list_folder", failing)
     assert _run(capsys, "list", store.folder) == (74, "", f"stormproof: {store.folder}: Input/output error\n")
 
 
 def test_doctor_numbers_what_it_finds_in_the_width_of_the_terminal(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    flip(store.folder / "000003-step-30.ckpt")
+    flip_bit(store.folder / "000003-step-30.ckpt")
     (store.folder / "last.ckpt").touch()
     monkeypatch.setattr("stormproof.cli.doctor.file_system_risks", lambda folder: [])
     for width in (80, 120):
         monkeypatch.setenv("COLUMNS", str(width))
-        code, said, _ = _run(capsys, "doctor", store.folder.parent)
+        code, captured, _ = _run(capsys, "doctor", store.folder.parent)
         assert code == 1
-        lines = said.splitlines()
+        lines = captured.splitlines()
         assert lines[0] == "1. a checkpoint is damaged"
         assert lines[1].split() == ["where", str(store.folder / "000003-step-30.ckpt")]
         assert lines[2] == "   why   its content was changed after it was committed"
@@ -225,13 +225,13 @@ def test_doctor_without_a_folder_looks_at_the_installation(capsys: pytest.Captur
 
 
 def test_doctor_finds_the_address_of_an_object_store(capsys: pytest.CaptureFixture[str]):
-    code, said, _ = _run(capsys, "doctor", "s3://bucket/run")
+    code, captured, _ = _run(capsys, "doctor", "s3://bucket/run")
     assert code == 1
-    assert said.startswith("1. the address of an object store\n   where s3://bucket/run\n")
+    assert captured.startswith("1. the address of an object store\n   where s3://bucket/run\n")
 
 
-def _process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("stormproof")), *map(str, words)]
+def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("stormproof")), *map(str, arguments)]
     return subprocess.run(command, check=False, **{"capture_output": True, "text": True, "timeout": 60, **options})
 
 
@@ -239,7 +239,7 @@ def _process(*words: object, **options: object) -> subprocess.CompletedProcess[s
 def test_the_command_is_installed_and_its_exit_code_is_that_of_the_process(store: Store):
     good = _process("verify", store.folder)
     assert (good.returncode, good.stderr) == (0, "")
-    flip(store.folder / "000002-step-20.ckpt")
+    flip_bit(store.folder / "000002-step-20.ckpt")
     assert _process("verify", store.folder).returncode == 74
     mistake = _process("verify", "missing", cwd=store.folder)
     assert (mistake.returncode, mistake.stdout) == (2, "")
@@ -252,18 +252,18 @@ def test_list_imports_neither_torch_nor_lightning(store: Store):
         "import sys; from stormproof.cli.main import main; main(['list', sys.argv[1]])\n"
         "print([name for name in ('torch', 'pytorch_lightning', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert "000003-step-30" in done.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "000003-step-30" in result.stdout
 
 
 def test_a_reader_that_leaves_is_no_error(store: Store):
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = _process("list", store.folder, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+        result = _process("list", store.folder, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
     finally:
         os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (result.returncode, result.stderr) == (141, "")

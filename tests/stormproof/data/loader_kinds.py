@@ -20,16 +20,16 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-SAMPLES, BATCH = 11, 4
-Make = Callable[..., Any]
+SAMPLES, BATCH_SIZE = 11, 4
+LoaderFactory = Callable[..., Any]
 
 
-def noise() -> list[float]:
+def draw_noise() -> list[float]:
     """An odd number of normals each: a generator that keeps the other half of a pair must keep it."""
     return [random.gauss(0, 1), np.random.randn(), torch.randn(()).item()]
 
 
-class Noisy(Dataset):
+class NoisyDataset(Dataset):
     def __init__(self, samples: int = SAMPLES) -> None:
         self.samples = samples
 
@@ -37,16 +37,16 @@ class Noisy(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.tensor([float(index), *noise()], dtype=torch.float64)
+        return torch.tensor([float(index), *draw_noise()], dtype=torch.float64)
 
 
-class NoisyBatches(Noisy):
+class NoisyBatches(NoisyDataset):
     def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
-        shift = sum(noise())
+        shift = sum(draw_noise())
         return [torch.tensor([float(index), shift], dtype=torch.float64) for index in indices]
 
 
-class Drawing(Sampler):
+class ShufflingSampler(Sampler):
     """Draws from a generator of its own."""
 
     def __init__(self, rng: Any) -> None:
@@ -61,7 +61,7 @@ class Drawing(Sampler):
         return iter(order)
 
 
-class Counting(Sampler):
+class PassCountingSampler(Sampler):
     """Begins where a number among its attributes says, which is there from the first pass on only."""
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Counting(Sampler):
         self.finished = True
 
 
-class Keeping:
+class MutableBatchSampler:
     """Batches of a list, a tensor and a dictionary that each pass changes; it is no ``Sampler`` of torch."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Keeping:
         self.seen["last"] = pair
 
 
-class Telling(Sampler):
+class StatefulSampler(Sampler):
     """Has a ``state_dict``, which is the very list that it goes on with."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Telling(Sampler):
         self.order = list(state["order"])
 
 
-class Pairs(Sampler):
+class UnevenBatchSampler(Sampler):
     """Batches of the user's own, of one and of three indices, in an order of their own."""
 
     def __init__(self) -> None:
@@ -132,50 +132,54 @@ class Pairs(Sampler):
             yield order[start:end]
 
 
-def of(dataset: Any = None, **order: Any) -> Make:
+def loader_factory(dataset: Any = None, **order: Any) -> LoaderFactory:
     """A DataLoader over ``Noisy``; where an argument is a function, it is called for each loader."""
 
     def make(**options: Any) -> DataLoader:
-        given = {name: value() if callable(value) else value for name, value in order.items()}
-        batches = {} if "batch_sampler" in given else {"batch_size": BATCH}
-        return DataLoader(dataset() if dataset else Noisy(), **{**batches, **given, **options})
+        arguments = {name: value() if callable(value) else value for name, value in order.items()}
+        batches = {} if "batch_sampler" in arguments else {"batch_size": BATCH_SIZE}
+        return DataLoader(dataset() if dataset else NoisyDataset(), **{**batches, **arguments, **options})
 
     return make
 
 
-def generator(seed: int = 1) -> torch.Generator:
+def make_generator(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def weighted(own: bool) -> Sampler:
-    return WeightedRandomSampler([1.0, 2.0, 3.0] * 3, 9, generator=generator() if own else None)
+def make_weighted_sampler(has_own_generator: bool) -> Sampler:
+    return WeightedRandomSampler([1.0, 2.0, 3.0] * 3, 9, generator=make_generator() if has_own_generator else None)
 
 
-def distributed() -> DistributedSampler:
-    return DistributedSampler(Noisy(), num_replicas=2, rank=1, seed=4)
+def make_distributed_sampler() -> DistributedSampler:
+    return DistributedSampler(NoisyDataset(), num_replicas=2, rank=1, seed=4)
 
 
-MAP_STYLE: dict[str, Make] = {
-    "sequential": of(),
-    "shuffle": of(shuffle=True),
-    "shuffle, a generator of the loader's": of(shuffle=True, generator=generator),
-    "shuffle, the last dropped": of(shuffle=True, drop_last=True),
-    "with replacement": of(sampler=lambda: RandomSampler(Noisy(), replacement=True, generator=generator())),
-    "weighted": of(sampler=lambda: weighted(own=True)),
-    "weighted, global": of(sampler=lambda: weighted(own=False)),
-    "Python's generator": of(sampler=lambda: Drawing(random.Random(2))),
-    "NumPy's generator": of(sampler=lambda: Drawing(np.random.default_rng(2))),
-    "NumPy's old generator": of(sampler=lambda: Drawing(np.random.RandomState(2))),
-    "counts its passes": of(sampler=Counting),
-    "a sampler with state_dict": of(sampler=Telling),
-    "distributed": of(sampler=distributed),
-    "batch sampler": of(batch_sampler=Pairs),
-    "a batch sampler that keeps lists": of(batch_sampler=Keeping),
-    "torch's batch sampler": of(batch_sampler=lambda: BatchSampler(Drawing(random.Random(3)), 3, drop_last=True)),
-    "no batches": of(lambda: Noisy(5), shuffle=True, batch_size=None),
-    "fetched in batches": of(NoisyBatches, shuffle=True),
-    "a subset": of(lambda: Subset(Noisy(), [9, 7, 5, 3, 1]), shuffle=True, batch_size=2),
-    "tensors": of(lambda: TensorDataset(torch.arange(float(SAMPLES))), shuffle=True, drop_last=True),
+MAP_STYLE_LOADERS: dict[str, LoaderFactory] = {
+    "sequential": loader_factory(),
+    "shuffle": loader_factory(shuffle=True),
+    "shuffle, a generator of the loader's": loader_factory(shuffle=True, generator=make_generator),
+    "shuffle, the last dropped": loader_factory(shuffle=True, drop_last=True),
+    "with replacement": loader_factory(
+        sampler=lambda: RandomSampler(NoisyDataset(), replacement=True, generator=make_generator())
+    ),
+    "weighted": loader_factory(sampler=lambda: make_weighted_sampler(has_own_generator=True)),
+    "weighted, global": loader_factory(sampler=lambda: make_weighted_sampler(has_own_generator=False)),
+    "Python's generator": loader_factory(sampler=lambda: ShufflingSampler(random.Random(2))),
+    "NumPy's generator": loader_factory(sampler=lambda: ShufflingSampler(np.random.default_rng(2))),
+    "NumPy's old generator": loader_factory(sampler=lambda: ShufflingSampler(np.random.RandomState(2))),
+    "counts its passes": loader_factory(sampler=PassCountingSampler),
+    "a sampler with state_dict": loader_factory(sampler=StatefulSampler),
+    "distributed": loader_factory(sampler=make_distributed_sampler),
+    "batch sampler": loader_factory(batch_sampler=UnevenBatchSampler),
+    "a batch sampler that keeps lists": loader_factory(batch_sampler=MutableBatchSampler),
+    "torch's batch sampler": loader_factory(
+        batch_sampler=lambda: BatchSampler(ShufflingSampler(random.Random(3)), 3, drop_last=True)
+    ),
+    "no batches": loader_factory(lambda: NoisyDataset(5), shuffle=True, batch_size=None),
+    "fetched in batches": loader_factory(NoisyBatches, shuffle=True),
+    "a subset": loader_factory(lambda: Subset(NoisyDataset(), [9, 7, 5, 3, 1]), shuffle=True, batch_size=2),
+    "tensors": loader_factory(lambda: TensorDataset(torch.arange(float(SAMPLES))), shuffle=True, drop_last=True),
 }
 
 
@@ -184,10 +188,10 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         for index in range(SAMPLES + random.randrange(3)):
-            yield torch.tensor([float(index), *noise()], dtype=torch.float64)
+            yield torch.tensor([float(index), *draw_noise()], dtype=torch.float64)
 
 
-class GoesOn(IterableDataset):
+class ContinuingStream(IterableDataset):
     """Says where it is, and begins there; an early end is carried into the next pass."""
 
     def __init__(self) -> None:
@@ -197,7 +201,7 @@ class GoesOn(IterableDataset):
         while self.at < SAMPLES:
             self.at += 1
             self.total += 1
-            yield torch.tensor([float(self.at), float(self.total), *noise()], dtype=torch.float64)
+            yield torch.tensor([float(self.at), float(self.total), *draw_noise()], dtype=torch.float64)
         self.at = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +211,7 @@ class GoesOn(IterableDataset):
         self.__dict__.update(state)
 
 
-class BeginsAgain(IterableDataset):
+class RestartingStream(IterableDataset):
     """Says where it is, and begins there once after it was told to; an early end is forgotten."""
 
     def __init__(self) -> None:
@@ -220,7 +224,7 @@ class BeginsAgain(IterableDataset):
         begin, self.begin = self.begin, 0
         for index in range(begin, SAMPLES):
             self.at = index + 1
-            yield torch.tensor([float(index), *noise()], dtype=torch.float64)
+            yield torch.tensor([float(index), *draw_noise()], dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         return {"at": self.at}
@@ -229,14 +233,14 @@ class BeginsAgain(IterableDataset):
         self.begin = state["at"]
 
 
-class OwnWay(DataLoader):
+class CustomIterLoader(DataLoader):
     """Iterates in a way of its own."""
 
     def __iter__(self) -> Iterator[Any]:
-        yield from ([batch, noise()] for batch in super().__iter__())
+        yield from ([batch, draw_noise()] for batch in super().__iter__())
 
 
-class Loader:
+class StatefulLoader:
     """A stateful loader of another kind, whose passes end early for good: it begins again where ``iter`` is called."""
 
     def __init__(self) -> None:
@@ -255,7 +259,7 @@ class Loader:
     def _rest(self) -> Iterator[Any]:
         while self.at < 4:
             self.at += 1
-            yield [self.epoch, self.at, noise()]
+            yield [self.epoch, self.at, draw_noise()]
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "at": self.at}
@@ -264,12 +268,14 @@ class Loader:
         self.epoch, self.at, self.resumed = state["epoch"], state["at"], True
 
 
-OTHERS: dict[str, Make] = {
-    "a stream": of(Stream),
-    "a stream, no batches": of(Stream, batch_size=None),
-    "a stream with state_dict, goes on": of(GoesOn, batch_size=3),
-    "a stream with state_dict, no batches": of(GoesOn, batch_size=None),
-    "a stream with state_dict, begins again": of(BeginsAgain, batch_size=3),
-    "a loader with an iterator of its own": lambda **options: OwnWay(Noisy(), batch_size=BATCH, **options),
-    "a stateful loader": lambda **options: Loader(),
+OTHER_LOADERS: dict[str, LoaderFactory] = {
+    "a stream": loader_factory(Stream),
+    "a stream, no batches": loader_factory(Stream, batch_size=None),
+    "a stream with state_dict, goes on": loader_factory(ContinuingStream, batch_size=3),
+    "a stream with state_dict, no batches": loader_factory(ContinuingStream, batch_size=None),
+    "a stream with state_dict, begins again": loader_factory(RestartingStream, batch_size=3),
+    "a loader with an iterator of its own": lambda **options: CustomIterLoader(
+        NoisyDataset(), batch_size=BATCH_SIZE, **options
+    ),
+    "a stateful loader": lambda **options: StatefulLoader(),
 }

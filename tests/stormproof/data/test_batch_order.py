@@ -7,31 +7,31 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from stormproof.data import batch_order
-from stormproof.data.batch_order import CHUNK, BatchOrder
+from stormproof.data.batch_order import CHUNK_SIZE, BatchOrder
 from stormproof.data.rng import capture
 from stormproof.data.shard import Replica
 
-sizes = st.integers(1, 5 * CHUNK)
+sizes = st.integers(1, 5 * CHUNK_SIZE)
 
 
-def orders(loader: DataLoader, ranks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[list[Any]]:
+def epoch_orders(loader: DataLoader, ranks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[list[Any]]:
     """The batches of a pass of each rank, and the checks that hold for any of them."""
     every = []
     for rank in range(ranks):
         monkeypatch.setattr(batch_order, "replica", lambda rank=rank: Replica(rank, ranks))
         order = BatchOrder(loader, distributed=True)
         before = repr(capture())
-        batches = list(order.batches(seed=7, epoch=2))
+        batches = list(order.iterate(seed=7, epoch=2))
         assert repr(capture()) == before
         assert len(batches) == len(order)
         for skip in {0, 1, len(batches) // 2, len(batches), len(batches) + 3}:
-            assert list(order.batches(7, 2, skip)) == batches[skip:]
+            assert list(order.iterate(7, 2, skip)) == batches[skip:]
         every.append(batches)
     assert len({len(batches) for batches in every}) == 1  # or one rank would wait for another for ever
     return every
 
 
-def places(batches: list[Any]) -> list[int]:
+def batch_positions(batches: list[Any]) -> list[int]:
     return [batch.first + index * batch.stride for batch in batches for index in range(_size(batch))]
 
 
@@ -46,12 +46,12 @@ def test_the_ranks_share_a_pass_as_with_torchs_distributed_sampler(
 ):
     with pytest.MonkeyPatch.context() as monkeypatch:
         options = {"batch_size": size} if size is None else {"batch_size": size, "drop_last": drop_last}
-        shared = orders(DataLoader(range(samples), **options), ranks, monkeypatch)  # type: ignore[arg-type]
+        shared = epoch_orders(DataLoader(range(samples), **options), ranks, monkeypatch)  # type: ignore[arg-type]
     for rank, batches in enumerate(shared):
-        mine = DistributedSampler(range(samples), ranks, rank, shuffle=False)  # type: ignore[arg-type]
-        expected = list(mine) if size is None else list(BatchSampler(mine, size, drop_last))
+        rank_sampler = DistributedSampler(range(samples), ranks, rank, shuffle=False)  # type: ignore[arg-type]
+        expected = list(rank_sampler) if size is None else list(BatchSampler(rank_sampler, size, drop_last))
         assert [batch.indices for batch in batches] == expected
-    taken = [place for batches in shared for place in places(batches)]
+    taken = [position for batches in shared for position in batch_positions(batches)]
     assert len(set(taken)) == len(taken)
     if size is None or not drop_last:
         assert sorted(taken) == list(range(-(-samples // ranks) * ranks))
@@ -66,35 +66,35 @@ def test_a_users_batches_are_dealt_out_whole(samples: int, ranks: int, size: int
     whole = list(BatchSampler(range(samples), size, drop_last=False))
     with pytest.MonkeyPatch.context() as monkeypatch:
         loader = DataLoader(range(samples), batch_sampler=Users(range(samples), size, drop_last=False))  # type: ignore[arg-type]
-        shared = orders(loader, ranks, monkeypatch)
+        shared = epoch_orders(loader, ranks, monkeypatch)
     dealt = [batch.indices for turn in zip(*shared, strict=True) for batch in turn]
     assert dealt == (whole * (1 + ranks))[: len(dealt)]
     assert len(whole) <= len(dealt) < len(whole) + ranks
-    taken = [place for batches in shared for place in places(batches)]
+    taken = [position for batches in shared for position in batch_positions(batches)]
     assert len(set(taken)) == len(taken)
 
 
-@pytest.mark.parametrize("samples", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+@pytest.mark.parametrize("samples", [CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE])
 def test_a_sampler_is_asked_for_no_more_than_a_chunk_ahead(samples: int):
-    asked: list[int] = []
+    indices: list[int] = []
 
     class Asked(list):
         def __iter__(self) -> Any:
-            return (asked.append(index) or index for index in range(samples))
+            return (indices.append(index) or index for index in range(samples))
 
     order = BatchOrder(DataLoader(range(samples), batch_size=None, sampler=Asked(range(samples))), distributed=True)  # type: ignore[arg-type]
-    batches = order.batches(1, 0, skip=0)
-    assert asked == []
+    batches = order.iterate(1, 0, skip=0)
+    assert indices == []
     next(batches)
-    assert asked == list(range(min(CHUNK, samples)))
+    assert indices == list(range(min(CHUNK_SIZE, samples)))
 
 
 def test_passes_have_orders_of_their_own_and_each_the_same_whenever_it_is_asked_for():
     order = BatchOrder(DataLoader(range(40), shuffle=True), distributed=True)  # type: ignore[arg-type]
-    passes = {(seed, epoch): str(list(order.batches(seed, epoch))) for seed in range(3) for epoch in range(3)}
+    passes = {(seed, epoch): str(list(order.iterate(seed, epoch))) for seed in range(3) for epoch in range(3)}
     assert len(set(passes.values())) == 9
     for (seed, epoch), expected in reversed(passes.items()):
-        assert str(list(order.batches(seed, epoch))) == expected
+        assert str(list(order.iterate(seed, epoch))) == expected
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3, None])
@@ -111,10 +111,10 @@ def test_a_pass_leaves_its_sampler_as_it_was_when_the_last_batch_taken_was_asked
     plain = loader()
     batches = iter(plain)
     list(batches if taken is None else islice(batches, taken))
-    ours = loader()
-    order = BatchOrder(ours, distributed=True)
-    start = order.start()
-    ahead = order.batches(1, 0)
+    resumable_loader = loader()
+    order = BatchOrder(resumable_loader, distributed=True)
+    start = order.capture_start_state()
+    ahead = order.iterate(1, 0)
     list(ahead if taken is None else islice(ahead, taken and taken + 2))  # as workers do
-    order.settle(1, 0, start, taken)
-    assert vars(ours.sampler) == vars(plain.sampler)
+    order.finish_epoch(1, 0, start, taken)
+    assert vars(resumable_loader.sampler) == vars(plain.sampler)

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from stormproof import resumable
-from stormproof.data.caveats import generators_in
+from stormproof.data.caveats import find_generators
 from stormproof.data.owned_objects import MAX_OBJECTS
-from stormproof.resumable_loader import inexact
+from stormproof.resumable_loader import find_loader_caveats
 
 
 class Samples(Dataset):
@@ -58,7 +58,7 @@ class StatefulLoader(StatefulStream):
         self.num_workers, self.dataset, self.generator = num_workers, dataset, generator
 
 
-class OwnWay(DataLoader):
+class CustomIterLoader(DataLoader):
     def __iter__(self) -> Any:
         return super().__iter__()
 
@@ -107,18 +107,18 @@ NESTED = {
 @pytest.mark.parametrize("generator", GENERATORS.values(), ids=GENERATORS.keys())
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_generator_of_the_data_sets_own_is_named(generator: Any, workers: int):
-    (reason,) = inexact(resumable(DataLoader(Samples(rng=generator), num_workers=workers)))
+    (reason,) = find_loader_caveats(resumable(DataLoader(Samples(rng=generator), num_workers=workers)))
     assert reason.startswith(f"dataset.rng is a generator of its own, a {type(generator).__name__}: let it draw from")
 
 
 @pytest.mark.parametrize(("dataset", "path"), NESTED.values(), ids=NESTED.keys())
 def test_it_is_found_where_it_is_hidden(dataset: Any, path: str):
-    (reason,) = inexact(resumable(DataLoader(dataset)))
+    (reason,) = find_loader_caveats(resumable(DataLoader(dataset)))
     assert reason.split(" is ")[0] == path
 
 
 def test_a_generator_in_what_collates_is_named_too():
-    (reason,) = inexact(resumable(DataLoader(Samples(), collate_fn=partial(max, RNG))))
+    (reason,) = find_loader_caveats(resumable(DataLoader(Samples(), collate_fn=partial(max, RNG))))
     assert reason.startswith("collate_fn.args[0] is a generator")
 
 
@@ -136,7 +136,7 @@ def test_what_is_named_is_not_resumed_and_what_is_not_named_is():
 
 
 def test_a_data_set_that_says_it_draws_nothing_is_believed():
-    assert inexact(resumable(DataLoader(Samples(rng=RNG, draws_random_numbers=False)))) == []
+    assert find_loader_caveats(resumable(DataLoader(Samples(rng=RNG, draws_random_numbers=False)))) == []
 
 
 WRAPPED = {
@@ -164,7 +164,7 @@ WRAPPED = {
         lambda: StatefulLoader(generator=torch.Generator()),
         "give the loader no gen",
     ),
-    "an iterator of its own": (lambda: OwnWay(Samples()), "give it state_dict and load_state_dict"),
+    "an iterator of its own": (lambda: CustomIterLoader(Samples()), "give it state_dict and load_state_dict"),
     "a sampler with a generator": (lambda: DataLoader(Samples(), sampler=Helped()), None),
     "a sampler whose helper has one": (
         lambda: DataLoader(Samples(), sampler=Helped(rng=RNG)),
@@ -180,31 +180,31 @@ WRAPPED = {
 
 @pytest.mark.parametrize(("make", "words"), WRAPPED.values(), ids=WRAPPED.keys())
 def test_what_cannot_be_exact_is_named_once_with_the_way_out_and_nothing_else(make: Any, words: str | None):
-    reasons = inexact(resumable(make()))
+    reasons = find_loader_caveats(resumable(make()))
     assert len(reasons) == (words is not None)
     assert all(str(words) in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("loader", [DataLoader(Samples()), StatefulLoader(), [1, 2]], ids=["plain", "stateful", "list"])
 def test_what_is_not_wrapped_is_told_to_be(loader: Any):
-    (reason,) = inexact(loader)
+    (reason,) = find_loader_caveats(loader)
     assert type(loader).__name__ in reason
     assert "resumable(loader)" in reason
 
 
 def test_a_loader_within_a_data_set_and_what_is_data_are_not_searched():
     hidden = {"loader": DataLoader(Samples(), generator=torch.Generator()), "type": SimpleNamespace, "module": random}
-    assert list(generators_in({**hidden, "far down a list": [0] * 200 + [RNG]})) == []
+    assert list(find_generators({**hidden, "far down a list": [0] * 200 + [RNG]})) == []
 
 
 def test_the_search_ends_in_a_circle_and_names_what_it_meets_twice_once():
     ring = SimpleNamespace(rng=RNG)
-    ring.again = [ring, RNG]
-    assert list(generators_in({"ring": ring})) == [("ring.rng", RNG)]
+    ring.alias = [ring, RNG]
+    assert list(find_generators({"ring": ring})) == [("ring.rng", RNG)]
 
 
 def test_the_search_ends_in_the_depths():
     chain: Any = RNG
     for _ in range(MAX_OBJECTS):
         chain = [chain]
-    assert list(generators_in({"chain": chain})) == []
+    assert list(find_generators({"chain": chain})) == []

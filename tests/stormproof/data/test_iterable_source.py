@@ -33,15 +33,17 @@ def test_a_worker_init_function_may_treat_the_stand_in_as_the_users_own():
         loader = resumable(DataLoader(Stream(), **options, persistent_workers=persistent), seed=1)
         return [[(int(file), number) for file, number in loader] for _ in range(3)]
 
-    played = passes(persistent=False)
-    assert [sorted(file for file, _ in each) for each in played] == [[1, 2, 3, 4]] * 3
-    assert len({number for each in played for _, number in each}) == 12
-    assert passes(persistent=True) == played
+    epochs = passes(persistent=False)
+    assert [sorted(file for file, _ in epoch) for epoch in epochs] == [[1, 2, 3, 4]] * 3
+    assert len({number for epoch in epochs for _, number in epoch}) == 12
+    assert passes(persistent=True) == epochs
 
 
 def test_a_state_is_taken_as_it_is_and_does_not_change_with_its_owner():
-    seen: list[int] = []
-    owner = SimpleNamespace(state_dict=lambda: {"seen": seen}, load_state_dict=lambda state: seen.extend(state["seen"]))
+    samples: list[int] = []
+    owner = SimpleNamespace(
+        state_dict=lambda: {"seen": samples}, load_state_dict=lambda state: samples.extend(state["seen"])
+    )
 
     class Stateful(Stream):
         state_dict: Any = staticmethod(owner.state_dict)
@@ -49,7 +51,7 @@ def test_a_state_is_taken_as_it_is_and_does_not_change_with_its_owner():
 
         def __iter__(self) -> Iterator[int]:
             for index in range(5):
-                seen.append(index)
+                samples.append(index)
                 yield index
 
     loader = resumable(DataLoader(Stateful(), batch_size=None), seed=1)

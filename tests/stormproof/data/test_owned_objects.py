@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from stormproof.data.owned_objects import MAX_ITEMS, find_owned
+from stormproof.data.owned_objects import MAX_ITEMS, find_owned_objects
 from stormproof.data.rng import is_generator
 
 RNG = random.Random(1)
@@ -50,20 +50,20 @@ def closure() -> Any:
     ],
 )
 def test_an_object_is_found_by_its_path(owner: Any, path: str):
-    assert list(find_owned({"x": owner}, is_generator)) == [(path, RNG)]
+    assert list(find_owned_objects({"x": owner}, is_generator)) == [(path, RNG)]
 
 
 def test_modules_are_searched_by_the_names_of_their_children():
     module = torch.nn.Sequential(torch.nn.Linear(1, 1))
     module[0].rng = RNG
-    assert list(find_owned({"net": module}, is_generator)) == [("net.0.rng", RNG)]
+    assert list(find_owned_objects({"net": module}, is_generator)) == [("net.0.rng", RNG)]
 
 
 def test_objects_that_raise_are_skipped():
     gone = weakref.proxy(type("Gone", (), {})())
-    found = find_owned({"raises": Raises(), "gone": gone, "items": [Raises(), gone, RNG]}, is_generator)
-    assert list(found) == [("items[2]", RNG)]
+    owned = find_owned_objects({"raises": Raises(), "gone": gone, "items": [Raises(), gone, RNG]}, is_generator)
+    assert list(owned) == [("items[2]", RNG)]
 
 
 def test_items_beyond_max_items_are_not_searched():
-    assert list(find_owned({"x": [0] * MAX_ITEMS + [RNG]}, is_generator)) == []
+    assert list(find_owned_objects({"x": [0] * MAX_ITEMS + [RNG]}, is_generator)) == []

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from stormproof.data.rng import (
-    Isolated,
+    RandomStream,
     capture,
     capture_generators,
-    generators_of,
-    mixed,
+    find_attribute_generators,
+    hash_key,
     restore,
     restore_generators,
-    seed,
+    seed_process,
 )
 
 
@@ -29,7 +29,7 @@ def _generators_as_they_were() -> Any:
     restore(state)
 
 
-def draws() -> list[float]:
+def draw_all() -> list[float]:
     """An odd number of normals each: NumPy and Python keep the other half of the pair."""
     return [
         random.random(),
@@ -51,20 +51,20 @@ def through_a_file(state: Any) -> Any:
 @pytest.mark.parametrize("drawn_before", range(3))
 def test_what_is_drawn_after_a_restore_is_what_was_drawn_after_the_capture(drawn_before: int):
     for _ in range(drawn_before):
-        draws()
+        draw_all()
     state = through_a_file(capture())
-    first = draws() + draws()
+    first = draw_all() + draw_all()
     restore(state)
-    assert draws() + draws() == first
+    assert draw_all() + draw_all() == first
 
 
 @pytest.mark.parametrize("name", ["python", "numpy", "torch"])
 def test_a_generator_that_a_state_does_not_hold_is_left_alone(name: str):
     state = capture()
     del state[name]
-    kept = through_a_file(capture()[name] if draws() else None)
+    saved_state = through_a_file(capture()[name] if draw_all() else None)
     restore(state)
-    assert repr(capture()[name]) == repr(kept)
+    assert repr(capture()[name]) == repr(saved_state)
 
 
 WITHOUT_NUMPY = """
@@ -96,81 +96,81 @@ print(sorted(state), "numpy" in sys.modules)
 
 @pytest.mark.slow
 def test_it_works_where_numpy_is_not_installed():
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_NUMPY], capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.stdout == "['python', 'torch'] False\n", done.stderr
+    assert result.stdout == "['python', 'torch'] False\n", result.stderr
 
 
 def test_a_seed_fixes_all_three_and_they_differ():
-    seed(1, 2, 3)
-    first = draws()
-    draws()
-    seed(1, 2, 3)
-    assert draws() == first
+    seed_process(1, 2, 3)
+    first = draw_all()
+    draw_all()
+    seed_process(1, 2, 3)
+    assert draw_all() == first
     assert len(set(first)) == len(first)
 
 
 def test_numpy_and_torch_do_not_draw_the_same_numbers():
-    seed(4)
+    seed_process(4)
     numpy_draws = np.random.randint(0, 2**31, 8)
     assert numpy_draws.tolist() != torch.randint(0, 2**31, (8,)).tolist()
 
 
 def test_close_keys_have_streams_of_their_own():
     keys = [(), (0,), (0, 0), (1,), (0, 1), (1, 0), (-1,), (2**64,), (2**64 + 1,), (12, 3), (1, 23)]
-    assert len({mixed(*key) for key in keys}) == len(keys)
+    assert len({hash_key(*key) for key in keys}) == len(keys)
     streams = []
     for key in keys:
-        seed(*key)
-        streams += draws()
+        seed_process(*key)
+        streams += draw_all()
     assert len(set(streams)) == len(streams)
 
 
 def test_an_isolated_stream_leaves_the_process_as_it_was():
-    seed(9)
-    draws()
+    seed_process(9)
+    draw_all()
     state = capture()
-    expected = draws() + draws()
+    expected = draw_all() + draw_all()
     restore(state)
-    stream = Isolated(3)
+    stream = RandomStream(3)
     with stream:
-        draws()
-    first = draws()
+        draw_all()
+    first = draw_all()
     with stream:
-        draws()
-    assert first + draws() == expected
+        draw_all()
+    assert first + draw_all() == expected
 
 
 def test_an_isolated_stream_goes_on_where_it_was_left():
-    stream, whole = Isolated(3), Isolated(3)
+    stream, whole = RandomStream(3), RandomStream(3)
     with stream:
-        first = draws()
-    draws()
+        first = draw_all()
+    draw_all()
     with stream:
-        second = draws()
+        second = draw_all()
     with whole:
-        assert first + second == draws() + draws()
+        assert first + second == draw_all() + draw_all()
 
 
 def test_an_error_inside_a_stream_leaves_the_process_as_it_was_too():
     state = capture()
-    with pytest.raises(ZeroDivisionError), Isolated(3):
-        sum(draws()) / 0
+    with pytest.raises(ZeroDivisionError), RandomStream(3):
+        sum(draw_all()) / 0
     assert repr(capture()) == repr(state)
 
 
 @pytest.mark.parametrize("used", [0, 1, 2])
 def test_an_isolated_stream_resumes_from_its_state(used: int):
-    stream, fresh = Isolated(3), Isolated(4)
+    stream, fresh = RandomStream(3), RandomStream(4)
     for _ in range(used):
         with stream:
-            draws()
+            draw_all()
     fresh.load_state_dict(through_a_file(stream.state_dict()))
     with stream:
-        expected = draws() + draws()
+        expected = draw_all() + draw_all()
     with fresh:
-        assert draws() + draws() == expected
+        assert draw_all() + draw_all() == expected
 
 
 OWNED = {
@@ -189,7 +189,7 @@ def test_a_generator_of_an_objects_own_is_found_and_restored_in_place(make: Any,
     owner = SimpleNamespace(size=3, source=make(), name="x", nothing=None)
     draw(owner.source)
     generator = owner.source
-    assert generators_of(owner) == {"source": generator}
+    assert find_attribute_generators(owner) == {"source": generator}
     state = through_a_file(capture_generators(owner))
     first = [draw(owner.source), draw(owner.source)]
     restore_generators(owner, state)
@@ -199,7 +199,7 @@ def test_a_generator_of_an_objects_own_is_found_and_restored_in_place(make: Any,
 
 @pytest.mark.parametrize("owner", [object(), 3, None, SimpleNamespace(source=random.SystemRandom())])
 def test_what_has_no_generator_has_no_state(owner: object):
-    assert generators_of(owner) == {}
+    assert find_attribute_generators(owner) == {}
     assert capture_generators(owner) == {}
     restore_generators(owner, {})
 

@@ -49,12 +49,12 @@ def test_what_draws_nothing_is_not_seeded_and_pays_nothing(monkeypatch: pytest.M
     list(resumable(DataLoader(Draws(says=False)), seed=1))
     assert seeded == []
     list(resumable(DataLoader(Draws(), batch_size=2), seed=1))
-    assert seeded == [(1, 0, place) for place in range(6)]
+    assert seeded == [(1, 0, index) for index in range(6)]
 
 
 def test_a_sample_draws_the_same_wherever_it_stands_in_a_batch():
     before = repr(rng.capture())
-    one, three = ([*resumable(DataLoader(Draws(), batch_size=size), seed=1)] for size in (1, 3))
-    assert torch.cat(one).tolist() == torch.cat(three).tolist()
-    assert len(set(torch.cat(one).tolist())) == 6
+    size_one, size_three = ([*resumable(DataLoader(Draws(), batch_size=size), seed=1)] for size in (1, 3))
+    assert torch.cat(size_one).tolist() == torch.cat(size_three).tolist()
+    assert len(set(torch.cat(size_one).tolist())) == 6
     assert repr(rng.capture()) == before

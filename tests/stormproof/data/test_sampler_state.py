@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from stormproof.data.sampler_state import SamplerState, is_stateful
 from stormproof.data.shard import Replica
-from tests.stormproof.data.loader_kinds import SAMPLES, Counting, Noisy
+from tests.stormproof.data.loader_kinds import SAMPLES, NoisyDataset, PassCountingSampler
 
 
 class Part(Sampler):
@@ -24,8 +24,8 @@ class Part(Sampler):
 
 
 def test_restoring_deletes_attributes_that_were_added_later():
-    sampler = Counting()
-    states = SamplerState(DataLoader(Noisy(), sampler=sampler))
+    sampler = PassCountingSampler()
+    states = SamplerState(DataLoader(NoisyDataset(), sampler=sampler))
     attributes, state = dict(vars(sampler)), states.capture()
     assert list(sampler)
     assert sampler.passes == 1
@@ -37,7 +37,7 @@ def test_restoring_deletes_attributes_that_were_added_later():
 def test_only_attributes_that_have_changed_are_captured(order: list[int], captured: dict[str, Any]):
     sampler = Part()
     sampler.order = [2, 0, 1]
-    states = SamplerState(DataLoader(Noisy(), sampler=sampler))
+    states = SamplerState(DataLoader(NoisyDataset(), sampler=sampler))
     sampler.order = order
     assert states.capture().get("sampler", {}).get("values", {}) == captured
 
@@ -47,7 +47,7 @@ def test_only_attributes_that_have_changed_are_captured(order: list[int], captur
     [({"rank": 1, "num_replicas": 2}, Replica(1, 2)), ({"rank": 1}, None), ({"num_replicas": 2}, None)],
 )
 def test_a_sampler_with_rank_and_num_replicas_is_distributed(attributes: dict[str, int], expected: Replica | None):
-    assert SamplerState(DataLoader(Noisy(), sampler=Part(**attributes))).replica() == expected
+    assert SamplerState(DataLoader(NoisyDataset(), sampler=Part(**attributes))).replica() == expected
 
 
 @pytest.mark.parametrize("methods", [{"state_dict"}, {"load_state_dict"}, {"state_dict", "load_state_dict"}])

@@ -11,9 +11,9 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from stormproof import CheckpointRecovery, resumable
 from stormproof.distributed import ddp_buckets
 from tests.support.ranks import call_on_ranks
-from tests.support.small_fits import LIGHTNINGS_OWN, loader, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 STEPS = 4
 
 
@@ -45,11 +45,11 @@ def fit(folder: str, rank: int, strategy: str, *callbacks: pl.Callback) -> list[
     torch.manual_seed(rank)
     recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False)
     module = OtherOrder()
-    module.load_state_dict({name: torch.linspace(-0.1, 0.1, each.numel()).view_as(each) for name, each in
+    module.load_state_dict({name: torch.linspace(-0.1, 0.1, tensor.numel()).view_as(tensor) for name, tensor in
                             module.state_dict().items()})  # fmt: skip
-    running = trainer(callbacks=[recovery, *callbacks], max_epochs=1, strategy=strategy, devices=3)
+    pl_trainer = make_trainer(callbacks=[recovery, *callbacks], max_epochs=1, strategy=strategy, devices=3)
     try:
-        running.fit(module, resumable(loader(2 * 3 * STEPS), seed=1), ckpt_path=recovery.latest_checkpoint())
+        pl_trainer.fit(module, resumable(make_loader(2 * 3 * STEPS), seed=1), ckpt_path=recovery.latest_checkpoint())
     except KeyError:
         assert callbacks
     return [parameter.detach() for parameter in module.parameters()]

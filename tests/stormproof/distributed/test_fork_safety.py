@@ -10,22 +10,22 @@ import pytest
 
 from stormproof import CheckpointRecovery, Preemption
 from stormproof.distributed import fork_safety
-from tests.support.recovery_fits import fit_with
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.recovery_fits import fit_with_recovery
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 OLD = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 needs no care here")
 
 
 def _seconds_of_a_fork(world_size: int, box: Any) -> None:
     fork_safety.world_size = lambda: world_size
-    fork_safety.ARRIVAL_SECONDS = 0.5
+    fork_safety.THREAD_WAIT_SECONDS = 0.5
     fork_safety.make_forks_safe()
     fork_safety.make_forks_safe()
-    began = time.monotonic()
+    start = time.monotonic()
     child = multiprocessing.get_context("fork").Process(target=lambda: None)
     child.start()
-    box.put(time.monotonic() - began)
+    box.put(time.monotonic() - start)
     child.join()
 
 
@@ -50,7 +50,7 @@ def test_a_fork_of_a_single_rank_waits_for_nothing():
 
 @pytest.mark.parametrize("asks", ["resumable_loader", "checkpoint_recovery", "preemption"])
 def test_whatever_talks_among_ranks_or_forks_asks_for_it(asks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    asked: list[str] = []
-    monkeypatch.setattr(f"stormproof.{asks}.make_forks_safe", lambda: asked.append(asks))
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=100), Preemption())
-    assert asked
+    calls: list[str] = []
+    monkeypatch.setattr(f"stormproof.{asks}.make_forks_safe", lambda: calls.append(asks))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=100), Preemption())
+    assert calls

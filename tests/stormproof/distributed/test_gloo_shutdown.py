@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, Preemption
-from tests.support.recovery_fits import fit_with
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.recovery_fits import fit_with_recovery
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 PROGRAM = """
 import atexit, sys, torch
 from torch import distributed
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 
 atexit.register(lambda: print("there" if distributed.is_initialized() else "gone"))  # called last
-part_before_exit()
-part_before_exit()
+destroy_gloo_before_exit()
+destroy_gloo_before_exit()
 if {joins}:
     distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
 {end}
@@ -41,18 +41,18 @@ if {joins}:
 )
 def test_the_group_is_left_before_python_ends(joins: bool, end: str, code: int):
     program = PROGRAM.format(joins=joins, end=end)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    assert done.stdout.split() == ["gone"]
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.split() == ["gone"]
 
 
 RANK = """
 import sys, time, torch
 from torch import distributed
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 
 rank, store = int(sys.argv[1]), sys.argv[2]
-part_before_exit()
+destroy_gloo_before_exit()
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 distributed.all_reduce(torch.ones(3))
 if rank == 1:
@@ -74,9 +74,9 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_never_joins(tmp_path: Path
     ]  # fmt: skip
     try:
         assert ranks[1].stdout.readline() == "leaves\n"
-        began = time.monotonic()
+        start = time.monotonic()
         assert ranks[1].wait(timeout=60) == 1
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - start < 30
         assert ranks[0].poll() is None
     finally:
         for rank in ranks:
@@ -98,7 +98,7 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_never_joins(tmp_path: Path
 def test_whatever_talks_among_ranks_asks_for_it(
     module: str, callback: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    asked: list[str] = []
-    monkeypatch.setattr(f"stormproof.{module}.part_before_exit", lambda: asked.append(module))
-    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=100), *([] if callback is None else [callback]))
-    assert asked
+    calls: list[str] = []
+    monkeypatch.setattr(f"stormproof.{module}.part_before_exit", lambda: calls.append(module))
+    fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=100), *([] if callback is None else [callback]))
+    assert calls

@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof.distributed.rank import follows_lightnings_rank_zero, global_rank, is_rank_zero
+from stormproof.distributed.rank import global_rank, is_rank_zero, is_started_by_rank_zero
 
 LAUNCHERS = {
     "none": ({}, 0),
@@ -33,4 +33,4 @@ def test_only_one_process_is_rank_zero(environ: dict[str, str], rank: int, monke
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_what_follows_rank_zero_is_a_further_rank_that_lightning_started_on_its_node(launcher: str):
     followers = {"Lightning inside salloc", "Lightning, second of a node"}
-    assert follows_lightnings_rank_zero(LAUNCHERS[launcher][0]) is (launcher in followers)
+    assert is_started_by_rank_zero(LAUNCHERS[launcher][0]) is (launcher in followers)

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.testing import FaultInjector
-from tests.support.small_fits import LIGHTNINGS_OWN, module, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_module, make_trainer
 
 Mixin = pl.LightningModule if TYPE_CHECKING else object
 """What is mixed into either Lightning's module."""
-QUIET = [
-    *LIGHTNINGS_OWN,
+IGNORE_WARNINGS = [
+    *LIGHTNING_WARNING_FILTERS,
     pytest.mark.filterwarnings("ignore:step .*"),  # the guard's own
     pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step.. before `optimizer.step"),
 ]
@@ -51,13 +51,13 @@ class Validated(Classifier):
         self.log("val/loss", loss)
 
 
-def data() -> DataLoader[Any]:
+def make_loader() -> DataLoader[Any]:
     """Inputs, a factor of the loss that a fault changes, targets."""
     inputs = torch.randn(STEPS * 8, 4, generator=torch.Generator().manual_seed(0))
     return DataLoader(TensorDataset(inputs, torch.ones(len(inputs), 1), (inputs[:, 0] > 0).long()), batch_size=8)
 
 
-class States(pl.Callback):
+class StateRecorder(pl.Callback):
     """The state after each step."""
 
     def __init__(self) -> None:
@@ -68,19 +68,21 @@ class States(pl.Callback):
         self.after.setdefault(trainer.global_step, copy.deepcopy([pl_module.state_dict(), optimizers]))
 
 
-def fit_with(
-    folder: Path, guard: DivergenceGuard, faults: Any, *others: Any, kind: type = Classifier, **options: Any
+def fit_with_guard(
+    folder: Path, guard: DivergenceGuard, faults: Any, *extra_callbacks: Any, kind: type = Classifier, **options: Any
 ) -> Any:
     recovery = CheckpointRecovery(folder, every_n_train_steps=options.pop("every", 8), async_save=False)
     lightning = options.pop("lightning", pl)
-    callbacks = [faults, guard, *others, recovery]
-    fit = trainer(lightning, callbacks=callbacks, **options)
-    val = [data()] if kind is Validated else []
-    fit.fit(module(lightning, kind), resumable(data()), *val, ckpt_path=recovery.latest_checkpoint())
+    callbacks = [faults, guard, *extra_callbacks, recovery]
+    fit = make_trainer(lightning, callbacks=callbacks, **options)
+    val_loaders = [make_loader()] if kind is Validated else []
+    fit.fit(
+        make_module(lightning, kind), resumable(make_loader()), *val_loaders, ckpt_path=recovery.latest_checkpoint()
+    )
     return fit
 
 
-def at(*steps: int, factor: float = NAN) -> FaultInjector:
+def spike_at(*steps: int, factor: float = NAN) -> FaultInjector:
     """Ruins the batches of these steps, from 1."""
     faults = FaultInjector()
     for step in steps:
@@ -88,11 +90,11 @@ def at(*steps: int, factor: float = NAN) -> FaultInjector:
     return faults
 
 
-def finite(net: Any) -> bool:
+def is_finite(net: Any) -> bool:
     return all(bool(value.isfinite().all()) for value in net.state_dict().values())
 
 
-class RateSpike(pl.Callback):
+class LearningRateSpike(pl.Callback):
     """The learning rate of one step is a thousand times what it should be: weights are ruined by healthy numbers."""
 
     def __init__(self, step: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.divergence.buffer_snapshot import KeptBuffers
+from stormproof.divergence.buffer_snapshot import BufferSnapshot
 
 
 class Odd(nn.Module):
@@ -20,13 +20,13 @@ class Odd(nn.Module):
         self.register_buffer("empty", torch.zeros(0))
 
 
-def values(module: nn.Module) -> dict[str, torch.Tensor]:
+def buffer_values(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, lambda n: nn.SyncBatchNorm(n).eval().train(), nn.InstanceNorm1d])
@@ -36,27 +36,27 @@ def test_running_statistics_go_back_to_before_the_step(kind):
         norm[1] = nn.InstanceNorm1d(4, track_running_stats=True)
     if isinstance(norm[1], nn.SyncBatchNorm):
         norm[1] = nn.BatchNorm1d(4, momentum=None)
-    kept = KeptBuffers(norm)
+    snapshot = BufferSnapshot(norm)
     inputs = torch.randn(3, 4, 5).transpose(1, 2) if isinstance(norm[1], nn.InstanceNorm1d) else torch.randn(8, 4)
     for _ in range(3):
-        kept.take()
-        before = values(norm)
+        snapshot.capture()
+        before = buffer_values(norm)
         norm[1](inputs if inputs.dim() == 2 else inputs.transpose(1, 2))
-        kept.restore()
-        assert_equal(values(norm), before)
+        snapshot.restore()
+        assert_equal(buffer_values(norm), before)
         norm[1](inputs if inputs.dim() == 2 else inputs.transpose(1, 2))
 
 
 def test_whatever_else_changes_goes_back_too():
     module = Odd()
-    kept = KeptBuffers(module)
+    snapshot = BufferSnapshot(module)
     for step in range(3):
-        kept.take()
-        before = values(module)
+        snapshot.capture()
+        before = buffer_values(module)
         module.count = module.count + 1
         module.queue[step] = 1.0
-        kept.restore()
-        assert_equal(values(module), before)
+        snapshot.restore()
+        assert_equal(buffer_values(module), before)
         module.count = module.count + 1
         module.queue[step] = 2.0
     assert module.count == 3
@@ -66,36 +66,36 @@ def test_a_buffer_that_means_its_infinity_is_not_broken():
     module = nn.Module()
     module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     module.register_buffer("mean", torch.zeros(2))
-    kept = KeptBuffers(module)
-    kept.take()
-    assert not kept.any_broken()
+    snapshot = BufferSnapshot(module)
+    snapshot.capture()
+    assert not snapshot.has_new_non_finite()
     module.get_buffer("mean").fill_(torch.nan)
-    assert kept.any_broken()
+    assert snapshot.has_new_non_finite()
 
 
 def test_a_module_without_buffers_has_nothing_to_keep():
-    kept = KeptBuffers(nn.Linear(2, 2))
-    kept.take()
-    kept.restore()
-    assert not kept.any_broken()
+    snapshot = BufferSnapshot(nn.Linear(2, 2))
+    snapshot.capture()
+    snapshot.restore()
+    assert not snapshot.has_new_non_finite()
 
 
 def test_what_is_changed_behind_torchs_count_goes_back_too():
     module = nn.Module()
     module.register_buffer("codebook", torch.ones(100_000))
-    kept = KeptBuffers(module)
-    kept.take()
+    snapshot = BufferSnapshot(module)
+    snapshot.capture()
     module.get_buffer("codebook").data.mul_(torch.nan)
-    kept.restore()
+    snapshot.restore()
     assert bool((module.get_buffer("codebook") == 1).all())
 
 
 def test_a_backward_pass_that_is_still_to_come_may_need_a_buffer_that_went_back():
     norm = nn.BatchNorm1d(2).train()
-    kept = KeptBuffers(norm)
-    kept.take()
+    snapshot = BufferSnapshot(norm)
+    snapshot.capture()
     loss = norm(torch.randn(4, 2)).square().sum()
-    kept.restore()
+    snapshot.restore()
     loss.backward()
 
 
@@ -103,19 +103,19 @@ def test_only_broken_ones_are_put_back_where_that_is_asked():
     module = nn.Module()
     module.register_buffer("broken", torch.ones(1))
     module.register_buffer("well", torch.ones(1))
-    kept = KeptBuffers(module)
-    kept.take()
+    snapshot = BufferSnapshot(module)
+    snapshot.capture()
     module.get_buffer("broken").fill_(torch.nan)
     module.get_buffer("well").fill_(2.0)
-    kept.restore(broken_only=True)
+    snapshot.restore(non_finite_only=True)
     assert [module.get_buffer(name).item() for name in ("broken", "well")] == [1.0, 2.0]
 
 
 def test_a_buffer_that_is_taken_away_is_nobodys_business():
     module = nn.Module()
     module.register_buffer("mask", torch.ones(1))
-    kept = KeptBuffers(module)
-    kept.take()
+    snapshot = BufferSnapshot(module)
+    snapshot.capture()
     del module.mask
-    kept.take()
-    kept.restore()
+    snapshot.capture()
+    snapshot.restore()

@@ -13,13 +13,13 @@ import torch.distributed as dist
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import DivergenceGuard, resumable
-from stormproof.divergence.step_losses import agree_on_counts
+from stormproof.divergence.step_losses import assert_equal_counts
 from stormproof.errors import DivergedError, RanksDisagreeError
-from tests.stormproof.divergence.diverging_fits import QUIET, SPIKE, Classifier, data
+from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, SPIKE, Classifier, make_loader
 from tests.support.ranks import call_on_two_ranks
-from tests.support.small_fits import module, trainer
+from tests.support.small_fits import make_module, make_trainer
 
-pytestmark = [*QUIET, pytest.mark.slow]
+pytestmark = [*IGNORE_WARNINGS, pytest.mark.slow]
 SPIKE_STEP = 45
 
 
@@ -30,27 +30,27 @@ class Shifted(Classifier):
         return super().training_step(batch, batch_idx) + SPIKE * (self.global_step >= SPIKE_STEP)
 
 
-def _train(rank: int, folder: str, port: int) -> None:
+def _train_rank(rank: int, folder: str, port: int) -> None:
     os.environ.update(
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    fit = trainer(callbacks=[DivergenceGuard("stop")], strategy="ddp", devices=2, max_epochs=2)
+    fit = make_trainer(callbacks=[DivergenceGuard("stop")], strategy="ddp", devices=2, max_epochs=2)
     with pytest.raises(DivergedError, match="the loss is 1"):
-        fit.fit(module(pl, Shifted), resumable(data()))
+        fit.fit(make_module(pl, Shifted), resumable(make_loader()))
     Path(folder, str(rank)).write_text(str(fit.global_step))
 
 
 def test_a_loss_spike_with_an_unchanged_gradient_is_detected_within_ten_steps(tmp_path: Path):
-    call_on_two_ranks(_train, str(tmp_path), get_free_port())
+    call_on_two_ranks(_train_rank, str(tmp_path), get_free_port())
     steps = [int(Path(tmp_path, str(rank)).read_text()) for rank in range(2)]
     assert steps[0] == steps[1] <= SPIKE_STEP + 10
 
 
 def _compare_counts(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    agree_on_counts(3, 5, torch.device("cpu"))
+    assert_equal_counts(3, 5, torch.device("cpu"))
     with pytest.raises(RanksDisagreeError, match=r"the ranks have skipped \[3, 4\] steps"):
-        agree_on_counts(3 + rank, 5, torch.device("cpu"))
+        assert_equal_counts(3 + rank, 5, torch.device("cpu"))
     dist.destroy_process_group()
 
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
 )
 
-from stormproof.divergence.lr_scale import LoweredRate
+from stormproof.divergence.lr_scale import LearningRateScale
 
 SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
     "lambda": lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (step + 1)),
@@ -28,11 +28,11 @@ SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
 }
 
 
-def moves(schedule: Callable[[Optimizer], LRScheduler], factors: dict[int, float]) -> list[float]:
+def scheduled_lrs(schedule: Callable[[Optimizer], LRScheduler], factors: dict[int, float]) -> list[float]:
     """How far each of ten steps moves a weight whose gradient is 1; the factor changes before some of them."""
     weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    scheduler, rate = schedule(optimizer), LoweredRate()
+    scheduler, rate = schedule(optimizer), LearningRateScale()
     ends = rate.attach([optimizer])
     moved = []
     for step in range(10):
@@ -51,7 +51,7 @@ def moves(schedule: Callable[[Optimizer], LRScheduler], factors: dict[int, float
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_it_is_the_schedules_rate_times_the_factor(name: str):
-    plain, lowered = moves(SCHEDULES[name], {}), moves(SCHEDULES[name], {4: 0.5, 7: 0.125})
+    plain, lowered = scheduled_lrs(SCHEDULES[name], {}), scheduled_lrs(SCHEDULES[name], {4: 0.5, 7: 0.125})
     factors = [1.0] * 4 + [0.5] * 3 + [0.125] * 3
     assert lowered == pytest.approx([move * factor for move, factor in zip(plain, factors, strict=True)])
 
@@ -60,7 +60,7 @@ def test_each_group_keeps_a_rate_of_its_own_and_a_tensor_stays_one():
     slow, fast = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     tensor = torch.tensor(2.0)
     optimizer = torch.optim.Adam([{"params": [slow], "lr": 0.25}, {"params": [fast], "lr": tensor}], foreach=False)
-    rate = LoweredRate()
+    rate = LearningRateScale()
     rate.factor = 0.5
     rate.attach([optimizer])
     slow.grad, fast.grad = torch.ones(1), torch.ones(1)
@@ -74,7 +74,7 @@ def test_each_group_keeps_a_rate_of_its_own_and_a_tensor_stays_one():
 def test_once_ended_it_acts_no_more():
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer: Any = torch.optim.SGD([weight], lr=1.0)
-    rate = LoweredRate()
+    rate = LearningRateScale()
     rate.factor = 0.5
     for end in rate.attach([optimizer]):
         end()

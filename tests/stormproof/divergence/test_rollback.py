@@ -20,9 +20,16 @@ from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import find_callback
 from stormproof.testing import flip_bit
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_PYTORCH,
+    LIGHTNING_WARNING_FILTERS,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 def checkpoints(folder: Path, steps: list[int], **fields: Any) -> list[Checkpoint]:
@@ -31,11 +38,11 @@ def checkpoints(folder: Path, steps: list[int], **fields: Any) -> list[Checkpoin
     for step in steps:
         info = CommitInfo(step=step, epoch=0, world_size=1, **fields)
         store.commit(lambda file: torch.save({}, file), info, attempt=attempt)
-    return store.checkpoints()
+    return store.read_checkpoints()
 
 
-def order(kept: list[Checkpoint], since: int, proven: Any = ()) -> list[int]:
-    return [each.step for each in rollback.by_trust(kept, since, proven)]
+def rollback_order(checkpoint_list: list[Checkpoint], since: int, proven: Any = ()) -> list[int]:
+    return [checkpoint.step for checkpoint in rollback.order_by_trust(checkpoint_list, since, proven)]
 
 
 @pytest.mark.parametrize(
@@ -52,30 +59,33 @@ def order(kept: list[Checkpoint], since: int, proven: Any = ()) -> list[int]:
 def test_first_comes_the_newest_that_was_healthy_for_ten_steps_more_then_the_oldest_of_the_others(
     since: int, expected: list[int], tmp_path: Path
 ):
-    assert order(checkpoints(tmp_path, [10, 20, 30]), since) == expected
+    assert rollback_order(checkpoints(tmp_path, [10, 20, 30]), since) == expected
 
 
 def test_one_that_holds_trusted_weights_is_trusted_at_once(tmp_path: Path):
-    assert order(checkpoints(tmp_path, [10, 20, 30]), 31, proven=[30]) == [30, 20, 10]
+    assert rollback_order(checkpoints(tmp_path, [10, 20, 30]), 31, proven=[30]) == [30, 20, 10]
 
 
 @pytest.mark.parametrize("fields", [{"adopted": True}, {"finite": False}])
 def test_one_that_lacks_what_is_set_back_is_none(fields: dict[str, Any], tmp_path: Path):
-    kept = [*checkpoints(tmp_path / "ours", [10, 20]), *checkpoints(tmp_path / "others", [30], **fields)]
-    assert order(kept, 100) == [20, 10]
+    checkpoint_list = [*checkpoints(tmp_path / "ours", [10, 20]), *checkpoints(tmp_path / "others", [30], **fields)]
+    assert rollback_order(checkpoint_list, 100) == [20, 10]
 
 
-def go_back(trainer: Any, module: Any, recovery: CheckpointRecovery, since: int) -> dict[str, Any]:
-    writer, others = recovery.saving.writer, [each for each in trainer.callbacks if each is not recovery]
-    return rollback.go_back(trainer, module, recovery.store, writer, others, since, proven=())
+def roll_back(trainer: Any, module: Any, recovery: CheckpointRecovery, since: int) -> dict[str, Any]:
+    writer, other_callbacks = (
+        recovery.save_coordinator.writer,
+        [callback for callback in trainer.callbacks if callback is not recovery],
+    )
+    return rollback.roll_back(trainer, module, recovery.store, writer, other_callbacks, since, trusted_steps=())
 
 
-class GoesBack(pl.Callback):
+class RollbackCallback(pl.Callback):
     """Goes back at a step, after ``first`` was called."""
 
     def __init__(self, step: int, first: Any) -> None:
         self.step, self.first = step, first
-        self.found: dict[str, Any] | None = None
+        self.restored_entry: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         recovery = find_callback(trainer, CheckpointRecovery)
@@ -85,21 +95,21 @@ class GoesBack(pl.Callback):
     def _at_step(self, trainer: Any, module: Any, recovery: CheckpointRecovery) -> None:
         if trainer.global_step == self.step:
             self.first()
-            self.found = go_back(trainer, module, recovery, since=12)
+            self.restored_entry = roll_back(trainer, module, recovery, since=12)
 
 
-def fit_that_goes_back(folder: Path, first: Any, *, asynchronous: bool = False) -> GoesBack:
-    back = GoesBack(12, first)
+def fit_with_rollback(folder: Path, first: Any, *, asynchronous: bool = False) -> RollbackCallback:
+    back = RollbackCallback(12, first)
     recovery = CheckpointRecovery(folder, every_n_train_steps=4, keep_last=3, async_save=asynchronous)
-    trainer(callbacks=[back, recovery], max_epochs=3).fit(module(), resumable(loader()))
+    make_trainer(callbacks=[back, recovery], max_epochs=3).fit(make_module(), resumable(make_loader()))
     return back
 
 
 def test_a_damaged_one_is_walked_past_and_the_newer_ones_are_set_aside(tmp_path: Path):
     """Of 0, 4, 8 and 12 retention keeps the last three; of these none is old enough, and the oldest is damaged."""
-    back = fit_that_goes_back(tmp_path, lambda: flip_bit(tmp_path / "000002-step-4.ckpt"))
-    assert back.found is not None
-    assert back.found["global_step"] == 8
+    back = fit_with_rollback(tmp_path, lambda: flip_bit(tmp_path / "000002-step-4.ckpt"))
+    assert back.restored_entry is not None
+    assert back.restored_entry["global_step"] == 8
     assert sorted(file.name for file in (tmp_path / "quarantine").glob("*.ckpt")) == ["000004-step-12.ckpt"]
 
 
@@ -109,7 +119,7 @@ def test_where_none_is_good_training_ends_with_code_76(tmp_path: Path):
             flip_bit(file)
 
     with pytest.raises(DivergedError, match="no good checkpoint to go back to in ") as ended:
-        fit_that_goes_back(tmp_path, flip_all)
+        fit_with_rollback(tmp_path, flip_all)
     assert ended.value.exit_code == 76
 
 
@@ -121,7 +131,7 @@ def test_a_rank_that_cannot_read_it_ends_all_with_code_74(
         raise error
 
     with pytest.raises(StorageError, match=f"rank 0 cannot go back to a checkpoint: .*-step-4.ckpt: {error}"):
-        fit_that_goes_back(tmp_path, lambda: monkeypatch.setattr(rollback, "torch", SimpleNamespace(load=fail)))
+        fit_with_rollback(tmp_path, lambda: monkeypatch.setattr(rollback, "torch", SimpleNamespace(load=fail)))
 
 
 def test_what_cannot_be_set_aside_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -129,8 +139,8 @@ def test_what_cannot_be_set_aside_ends_nothing(tmp_path: Path, monkeypatch: pyte
         raise OSError("no space")
 
     with pytest.warns(match="could not be set aside: no space"):
-        back = fit_that_goes_back(tmp_path, lambda: monkeypatch.setattr(Store, "set_aside", fail))
-    assert back.found is not None
+        back = fit_with_rollback(tmp_path, lambda: monkeypatch.setattr(Store, "quarantine", fail))
+    assert back.restored_entry is not None
 
 
 def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -144,9 +154,9 @@ def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Store, "commit", commit_unless_12)
     with pytest.warns(match="the checkpoint of step 12 was not saved: no space"):
-        back = fit_that_goes_back(tmp_path, lambda: None, asynchronous=True)
-    assert back.found is not None
-    assert back.found["global_step"] == 0
+        back = fit_with_rollback(tmp_path, lambda: None, asynchronous=True)
+    assert back.restored_entry is not None
+    assert back.restored_entry["global_step"] == 0
 
 
 class Learner:
@@ -166,7 +176,7 @@ class Learner:
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def learnt(fit: Any, net: Any, average: Any) -> dict[str, Any]:
+def learned_state(fit: Any, net: Any, average: Any) -> dict[str, Any]:
     return copy.deepcopy(
         {
             "weights": net.state_dict(),
@@ -177,7 +187,7 @@ def learnt(fit: Any, net: Any, average: Any) -> dict[str, Any]:
     )
 
 
-def counted(fit: Any) -> dict[str, Any]:
+def count_calls(fit: Any) -> dict[str, Any]:
     groups = fit.optimizers[0].state_dict()["param_groups"]
     return copy.deepcopy(
         {
@@ -190,14 +200,18 @@ def counted(fit: Any) -> dict[str, Any]:
     )
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any, tmp_path: Path):
-    theirs = OTHER if lightning is OTHER else pl
-    average = theirs.callbacks.EMAWeightAveraging(decay=0.9) if lightning is OTHER else EMAWeightAveraging(decay=0.9)
-    plugin = theirs.plugins.MixedPrecision if lightning is OTHER else MixedPrecision
+    other_lightning = LIGHTNING_PYTORCH if lightning is LIGHTNING_PYTORCH else pl
+    average = (
+        other_lightning.callbacks.EMAWeightAveraging(decay=0.9)
+        if lightning is LIGHTNING_PYTORCH
+        else EMAWeightAveraging(decay=0.9)
+    )
+    plugin = other_lightning.plugins.MixedPrecision if lightning is LIGHTNING_PYTORCH else MixedPrecision
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100, async_save=False)
-    net = module(lightning, Learner)
+    net = make_module(lightning, Learner)
     at: dict[str, Any] = {}
 
     class Watches(lightning.Callback):
@@ -207,18 +221,18 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
         def at_step(self, fit: Any, _: Any) -> None:
             if fit.global_step == 5:
                 recovery.commit(fit, net)
-                at["saved"] = learnt(fit, net, average)
+                at["saved"] = learned_state(fit, net, average)
             if fit.global_step == 9:
-                before, at["ahead"] = counted(fit), learnt(fit, net, average)
-                (*_, newest) = recovery.store.checkpoints()
-                rollback.set_back(fit, net, torch.load(newest.path, weights_only=True), [average])
-                at["back"] = learnt(fit, net, average)
-                assert repr(counted(fit)) == repr(before)
+                before, at["ahead"] = count_calls(fit), learned_state(fit, net, average)
+                (*_, newest) = recovery.store.read_checkpoints()
+                rollback.roll_back(fit, net, torch.load(newest.path, weights_only=True), [average])
+                at["back"] = learned_state(fit, net, average)
+                assert repr(count_calls(fit)) == repr(before)
 
-    fit = trainer(
+    fit = make_trainer(
         lightning, callbacks=[average, Watches(), recovery], max_epochs=2, plugins=plugin("16-mixed", "cpu", scaler)
     )
-    fit.fit(net, resumable(loader()))
+    fit.fit(net, resumable(make_loader()))
     assert fit.global_step == 12
     assert repr(at["back"]) == repr(at["saved"])
     for part in at["saved"]:
@@ -232,12 +246,12 @@ def test_it_may_be_done_within_a_validation_and_training_goes_on(tmp_path: Path)
     class Back(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
             assert not torch.is_grad_enabled()
-            go_back(trainer, pl_module, recovery, since=100)
+            roll_back(trainer, pl_module, recovery, since=100)
 
     class Validated(Learner):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.net(batch)
 
-    fit = trainer(callbacks=[Back(), recovery], val_check_interval=3)
-    fit.fit(module(kind=Validated), resumable(loader()), loader(2))
+    fit = make_trainer(callbacks=[Back(), recovery], val_check_interval=3)
+    fit.fit(make_module(kind=Validated), resumable(make_loader()), make_loader(2))
     assert fit.global_step == 6

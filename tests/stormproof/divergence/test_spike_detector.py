@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormproof.divergence.spike_detector import GAUSSIAN, SpikeDetector
+from stormproof.divergence.spike_detector import MAD_TO_STD, SpikeDetector
 
 
-def noisy(count: int, spread: float = 0.3, level: float = 1.0, seed: int = 0) -> list[float]:
+def noisy_series(count: int, spread: float = 0.3, level: float = 1.0, seed: int = 0) -> list[float]:
     return (level * np.exp(spread * np.random.default_rng(seed).standard_normal(count))).tolist()
 
 
-def fed(values: list[float], **options: float) -> SpikeDetector:
+def feed_detector(values: list[float], **options: float) -> SpikeDetector:
     detector = SpikeDetector(**options)
     for value in values:
         detector.add(value)
@@ -25,95 +25,95 @@ def fed(values: list[float], **options: float) -> SpikeDetector:
 
 
 def test_seven_robust_deviations_above_the_median_is_a_spike():
-    detector = fed(noisy(2000), window=2000)
-    assert detector.spike(math.exp(0.3 * 6.5)) is None
-    median = detector.spike(math.exp(0.3 * 7.5))
+    detector = feed_detector(noisy_series(2000), window=2000)
+    assert detector.detect(math.exp(0.3 * 6.5)) is None
+    median = detector.detect(math.exp(0.3 * 7.5))
     assert median == pytest.approx(1.0, rel=0.05)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
 def test_the_unit_of_the_series_is_of_no_matter(factor: float):
-    detector = fed(noisy(64, level=factor))
-    assert detector.spike(30 * factor) is not None
-    assert detector.spike(2 * factor) is None
+    detector = feed_detector(noisy_series(64, level=factor))
+    assert detector.detect(30 * factor) is not None
+    assert detector.detect(2 * factor) is None
 
 
 def test_a_series_that_scatters_more_may_go_further():
-    assert fed(noisy(128, spread=0.1)).spike(4.0) is not None
-    assert fed(noisy(128, spread=0.6)).spike(4.0) is None
+    assert feed_detector(noisy_series(128, spread=0.1)).detect(4.0) is not None
+    assert feed_detector(noisy_series(128, spread=0.6)).detect(4.0) is None
 
 
 def test_a_series_that_hardly_scatters_may_rise_threefold():
-    detector = fed([1.0] * 40)
-    assert detector.spike(3.0) is None
-    assert detector.spike(3.01) == 1.0
+    detector = feed_detector([1.0] * 40)
+    assert detector.detect(3.0) is None
+    assert detector.detect(3.01) == 1.0
 
 
 def test_after_four_values_beyond_the_window_a_value_within_its_range_is_no_spike():
-    detector = fed(noisy(128, spread=0.6))
+    detector = feed_detector(noisy_series(128, spread=0.6))
     for value in (20.0, 21.0, 22.0, 23.0):
         detector.add(value)
-    assert detector.spike(24.0) is not None
-    assert detector.spike(4.0) is None
+    assert detector.detect(24.0) is not None
+    assert detector.detect(4.0) is None
 
 
 def test_it_is_silent_while_it_warms_up():
-    assert fed([1.0] * 31, warm_up=32).spike(1e9) is None
-    assert fed([1.0] * 32, warm_up=32).spike(1e9) is not None
+    assert feed_detector([1.0] * 31, warm_up=32).detect(1e9) is None
+    assert feed_detector([1.0] * 32, warm_up=32).detect(1e9) is not None
 
 
 def test_it_is_silent_on_the_noise_of_a_series_that_has_fallen_near_zero():
     """A batch with one hard sample, in a training that has learnt all others by heart."""
-    detector = fed([2.3] * 32 + [1e-5] * 200)
-    assert detector.spike(1.0) is None
-    assert detector.spike(2.0) is not None
+    detector = feed_detector([2.3] * 32 + [1e-5] * 200)
+    assert detector.detect(1.0) is None
+    assert detector.detect(2.0) is not None
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_it_is_silent_for_good_once_a_value_has_no_logarithm(value: float):
-    detector = fed([1.0] * 64 + [value] + [1.0] * 64)
-    assert detector.spike(1e9) is None
+    detector = feed_detector([1.0] * 64 + [value] + [1.0] * 64)
+    assert detector.detect(1e9) is None
 
 
 def test_after_a_spike_half_the_deviations_are_enough():
-    detector = fed(noisy(128))
-    assert detector.spike(5.0) is None
-    assert detector.spike(5.0, again=True) is not None
+    detector = feed_detector(noisy_series(128))
+    assert detector.detect(5.0) is None
+    assert detector.detect(5.0, after_spike=True) is not None
 
 
 def test_it_follows_a_series_that_rises_slowly():
-    detector = fed([1.0] * 32)
+    detector = feed_detector([1.0] * 32)
     for exponent in range(1, 200):
         value = 1.02**exponent
-        assert detector.spike(value) is None
+        assert detector.detect(value) is None
         detector.add(value)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_in_ten_thousand_steps_of_noise_there_is_none(seed: int):
-    values = noisy(10_000, spread=0.5, seed=seed)
+    values = noisy_series(10_000, spread=0.5, seed=seed)
     detector = SpikeDetector()
     for value in values:
-        assert detector.spike(value) is None
+        assert detector.detect(value) is None
         detector.add(value)
 
 
 def test_a_series_that_scatters_widely_is_told_when_it_stays_where_it_never_was():
     """A network whose units have all died: its loss is that of chance, which a batch of before may have come near."""
-    detector = fed([2.3] * 32 + noisy(200, spread=1.0, level=0.05))
-    told = []
-    for value in noisy(10, spread=0.05, level=2.3):
-        told.append(detector.spike(value) is not None)
-        if not told[-1]:
+    detector = feed_detector([2.3] * 32 + noisy_series(200, spread=1.0, level=0.05))
+    spikes = []
+    for value in noisy_series(10, spread=0.05, level=2.3):
+        spikes.append(detector.detect(value) is not None)
+        if not spikes[-1]:
             detector.add(value)
-    assert told == [False] * 4 + [True] * 6
+    assert spikes == [False] * 4 + [True] * 6
 
 
 def test_values_that_are_far_out_now_and_then_are_not_told():
-    detector = fed([2.3] * 32 + noisy(200, spread=1.0, level=0.05))
+    detector = feed_detector([2.3] * 32 + noisy_series(200, spread=1.0, level=0.05))
     for step in range(100):
         value = 2.3 if step % 5 else 0.05
-        assert detector.spike(value) is None
+        assert detector.detect(value) is None
         detector.add(value)
 
 
@@ -124,42 +124,42 @@ positive = st.floats(1e-6, 1e6)
 def test_it_is_what_the_formula_says(values: list[float], value: float, window: int, again: bool):
     detector = SpikeDetector(window=window, warm_up=4)
     start, taken, above = statistics.median(values[:4]), list(values[:4]), []
-    for each in (*values, value):
+    for loss in (*values, value):
         last = taken[-window:]
         middle = statistics.median(last)
-        spread = GAUSSIAN * statistics.median(abs(math.log(x / middle)) for x in last)
-        limits = [math.log(each / middle) - 7.0 * spread * (0.5 if again else 1.0)]
-        out = [each / middle - 3.0, each / start - 0.5]
+        spread = MAD_TO_STD * statistics.median(abs(math.log(x / middle)) for x in last)
+        limits = [math.log(loss / middle) - 7.0 * spread * (0.5 if again else 1.0)]
+        out = [loss / middle - 3.0, loss / start - 0.5]
         if len(detector.state_dict()["values"]) < 4:
-            detector.add(each)
+            detector.add(loss)
             continue
-        if min(map(abs, [*limits, *out, each / max(last) - 1.5])) < 1e-9:  # rounding may fall to either side
+        if min(map(abs, [*limits, *out, loss / max(last) - 1.5])) < 1e-9:  # rounding may fall to either side
             return
-        far, highest = all(x > 0 for x in out), each > 1.5 * max(last)
+        far, highest = all(x > 0 for x in out), loss > 1.5 * max(last)
         expected = far and (limits[0] > 0 or (highest and len(above) >= 4))
-        assert (detector.spike(each, again=again) is not None) == expected
+        assert (detector.detect(loss, after_spike=again) is not None) == expected
         if expected:
             continue
-        detector.add(each)
+        detector.add(loss)
         if far and highest:
-            above.append(each)
+            above.append(loss)
         else:
-            taken, above = [*taken, *above, each], []
+            taken, above = [*taken, *above, loss], []
 
 
 @given(st.lists(positive, max_size=40), st.lists(positive, min_size=1, max_size=20))
 def test_it_goes_on_from_its_state(before: list[float], after: list[float]):
-    one, other = fed(before, window=8, warm_up=4), SpikeDetector(window=8, warm_up=4)
-    other.load_state_dict(one.state_dict())
+    original, restored = feed_detector(before, window=8, warm_up=4), SpikeDetector(window=8, warm_up=4)
+    restored.load_state_dict(original.state_dict())
     for value in after:
-        assert one.spike(value) == other.spike(value)
-        one.add(value)
-        other.add(value)
-    assert one.state_dict() == other.state_dict()
+        assert original.detect(value) == restored.detect(value)
+        original.add(value)
+        restored.add(value)
+    assert original.state_dict() == restored.state_dict()
 
 
 def test_its_state_is_its_own():
-    detector = fed([1.0] * 8)
+    detector = feed_detector([1.0] * 8)
     state = detector.state_dict()
     detector.add(5.0)
     assert state["values"] == [1.0] * 8
@@ -182,6 +182,6 @@ def test_a_number_out_of_its_range_is_refused(options: dict[str, float]):
 
 
 def test_the_spread_of_a_normal_distribution_is_its_standard_deviation():
-    logs = sorted(map(math.log, noisy(20_001, spread=0.4)))
-    deviations = sorted(abs(each - logs[10_000]) for each in logs)
-    assert GAUSSIAN * deviations[10_000] == pytest.approx(0.4, rel=0.02)
+    logs = sorted(map(math.log, noisy_series(20_001, spread=0.4)))
+    deviations = sorted(abs(log_loss - logs[10_000]) for log_loss in logs)
+    assert MAD_TO_STD * deviations[10_000] == pytest.approx(0.4, rel=0.02)

@@ -15,19 +15,19 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from stormproof import GradientNormMonitor
 from stormproof.distributed.rank import global_rank
 
-BATCH, STEPS = 4, 6
+BATCH_SIZE, STEPS = 4, 6
 LAYERS = ("first", "second", "last")
-QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+QUIET_TRAINER = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
 
 @dataclass(frozen=True)
-class Case:
+class FitCase:
     """What a training is like."""
 
     accumulate: int = 1
     clip: float | None = None
     algorithm: str = "norm"
-    half: bool = False  # 16-bit autocast and a gradient scaler
+    half_precision: bool = False  # 16-bit autocast and a gradient scaler
     fused: bool = False
     manual: bool = False  # two optimizers, each with a loss of its own
     sharded: bool = False  # FSDP2
@@ -42,16 +42,16 @@ class Net(nn.Module):
         return self.last(torch.tanh(self.second(torch.tanh(self.first(inputs)))))
 
 
-def loss_of(net: nn.Module, batch: Any, weight: float = 1.0) -> torch.Tensor:
+def compute_loss(net: nn.Module, batch: Any, weight: float = 1.0) -> torch.Tensor:
     inputs, targets = batch
     return weight * (net(inputs).float() - targets).square().mean()
 
 
-def optimizer_of(parameters: Any, case: Case) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Any, case: FitCase) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.01, fused=case.fused)
 
 
-def groups_of(net: Any, case: Case) -> list[list[nn.Parameter]]:
+def parameter_groups(net: Any, case: FitCase) -> list[list[nn.Parameter]]:
     """The parameters of each optimizer."""
     body = [*net.first.parameters(), *net.second.parameters()]
     head = list(net.last.parameters())
@@ -59,7 +59,7 @@ def groups_of(net: Any, case: Case) -> list[list[nn.Parameter]]:
 
 
 class Module(pl.LightningModule):
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: FitCase) -> None:
         super().__init__()
         self.case = case
         self.automatic_optimization = not case.manual
@@ -76,10 +76,10 @@ class Module(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if not self.case.manual:
-            return loss_of(self.net, batch)
+            return compute_loss(self.net, batch)
         for number, optimizer in enumerate(self.optimizers()):
             self.toggle_optimizer(optimizer)
-            self.manual_backward(loss_of(self.net, batch, weight=1.0 + number) / self.case.accumulate)
+            self.manual_backward(compute_loss(self.net, batch, weight=1.0 + number) / self.case.accumulate)
             if (batch_idx + 1) % self.case.accumulate == 0:
                 if self.case.clip:
                     self.clip_gradients(optimizer, self.case.clip, self.case.algorithm)
@@ -89,16 +89,16 @@ class Module(pl.LightningModule):
         return None
 
     def configure_optimizers(self) -> Any:
-        return [optimizer_of(group, self.case) for group in groups_of(self.net, self.case)]
+        return [make_optimizer(group, self.case) for group in parameter_groups(self.net, self.case)]
 
 
-def data(case: Case, ranks: int) -> TensorDataset:
-    count = BATCH * STEPS * case.accumulate * ranks
+def make_dataset(case: FitCase, ranks: int) -> TensorDataset:
+    count = BATCH_SIZE * STEPS * case.accumulate * ranks
     generator = torch.Generator().manual_seed(1)
     return TensorDataset(torch.randn(count, 5, generator=generator), 3 * torch.randn(count, 2, generator=generator))
 
 
-def measured(case: Case, ranks: int = 1) -> list[dict[str, float]]:
+def measure_norms(case: FitCase, ranks: int = 1) -> list[dict[str, float]]:
     """The norms of each step, as the monitor has them, by layer and optimizer in turn."""
     monitor = GradientNormMonitor(every_n_steps=1, table=False)
     settings: dict[str, Any] = {
@@ -109,7 +109,7 @@ def measured(case: Case, ranks: int = 1) -> list[dict[str, float]]:
     if not case.manual:
         settings |= {"accumulate_grad_batches": case.accumulate, "gradient_clip_val": case.clip}
         settings |= {"gradient_clip_algorithm": case.algorithm} if case.clip else {}
-    if case.half:
+    if case.half_precision:
         settings["plugins"] = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
     if case.sharded:
         from pytorch_lightning.strategies import ModelParallelStrategy
@@ -117,29 +117,29 @@ def measured(case: Case, ranks: int = 1) -> list[dict[str, float]]:
         settings["strategy"] = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
     elif ranks > 1:
         settings["strategy"] = "ddp_find_unused_parameters_true" if case.manual else "ddp"
-    trainer = pl.Trainer(callbacks=[monitor], **settings, **QUIET)
-    samples = data(case, ranks)
+    trainer = pl.Trainer(callbacks=[monitor], **settings, **QUIET_TRAINER)
+    samples = make_dataset(case, ranks)
     sampler = DistributedSampler(samples, ranks, global_rank(), shuffle=False)
-    trainer.fit(Module(case), DataLoader(samples, batch_size=BATCH, sampler=sampler))
+    trainer.fit(Module(case), DataLoader(samples, batch_size=BATCH_SIZE, sampler=sampler))
     return [record.norms for record in monitor.history]
 
 
-def expected(case: Case, ranks: int = 1) -> list[dict[str, float]]:
+def reference_norms(case: FitCase, ranks: int = 1) -> list[dict[str, float]]:
     """The same of a loop that shares nothing with the monitor, over the samples of all ranks."""
     torch.manual_seed(0)
     net = Net()
-    optimizers = [optimizer_of(group, case) for group in groups_of(net, case)]
-    samples = data(case, ranks)
+    optimizers = [make_optimizer(group, case) for group in parameter_groups(net, case)]
+    samples = make_dataset(case, ranks)
     shares = case.accumulate * ranks
-    context = torch.autocast("cpu", torch.float16) if case.half else nullcontext()
+    context = torch.autocast("cpu", torch.float16) if case.half_precision else nullcontext()
     norms = []
     for number in range(STEPS * case.accumulate):
         batches = [_batch(samples, rank, ranks, number) for rank in range(ranks)]
         for weight, optimizer in enumerate(optimizers, 1):
-            group = groups_of(net, case)[weight - 1]
+            group = parameter_groups(net, case)[weight - 1]
             for batch in batches:
                 with context:
-                    loss = loss_of(net, batch, weight) / shares
+                    loss = compute_loss(net, batch, weight) / shares
                 # the factor has no effect but for half precision, in which less is rounded to 0
                 for parameter, scaled in zip(group, torch.autograd.grad(loss * 2.0**10, group), strict=True):
                     gradient = scaled / 2.0**10
@@ -157,16 +157,22 @@ def expected(case: Case, ranks: int = 1) -> list[dict[str, float]]:
 
 
 def _norms(net: Net, group: list[nn.Parameter]) -> dict[str, float]:
-    found = {}
+    norms = {}
     for layer in LAYERS:
-        own = [parameter for parameter in getattr(net, layer).parameters() if any(parameter is each for each in group)]
-        if own:
-            entries = torch.cat([parameter.grad.flatten() for parameter in own if parameter.grad is not None])
-            found[f"net.{layer}"] = float(entries.double().norm())
-    return found
+        layer_parameters = [
+            parameter
+            for parameter in getattr(net, layer).parameters()
+            if any(parameter is group_parameter for group_parameter in group)
+        ]
+        if layer_parameters:
+            entries = torch.cat(
+                [parameter.grad.flatten() for parameter in layer_parameters if parameter.grad is not None]
+            )
+            norms[f"net.{layer}"] = float(entries.double().norm())
+    return norms
 
 
 def _batch(samples: TensorDataset, rank: int, ranks: int, number: int) -> tuple[torch.Tensor, ...]:
     """The batch that a DistributedSampler gives: each rank has every ``ranks``-th sample."""
-    indices = range(rank, len(samples), ranks)[number * BATCH : (number + 1) * BATCH]
+    indices = range(rank, len(samples), ranks)[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
     return samples[list(indices)]

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.gradients.norms import largest_entry, own_norms
-from stormproof.lightning.layer_names import layer_of, layers_of, plain_name
+from stormproof.gradients.norms import largest_entry, local_norms
+from stormproof.lightning.layer_names import get_layer_name, get_layer_names, strip_wrappers
 
 SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
@@ -18,30 +18,30 @@ def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
 def test_norms_are_those_in_double_precision_of_every_type(dtype: torch.dtype):
     tensors = gradients(dtype)
     exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
-    assert own_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
+    assert local_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
 
 
 def test_types_may_be_mixed():
     tensors = [gradients(dtype)[2] for dtype in TYPES]
     exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
-    assert own_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
+    assert local_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_many_small_numbers_of_half_precision_are_not_lost(dtype: torch.dtype):
-    assert float(own_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10**0.5, rel=0.01)
+    assert float(local_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10**0.5, rel=0.01)
 
 
 def test_a_sparse_gradient_counts_what_came_twice_once_added_up():
     embedding = nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1, 2])).sum().backward()
     assert embedding.weight.grad is not None
-    assert own_norms([embedding.weight.grad]).square().tolist() == pytest.approx([2 * 2**2 + 2 * 1**2])
+    assert local_norms([embedding.weight.grad]).square().tolist() == pytest.approx([2 * 2**2 + 2 * 1**2])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_with_its_tensor(bad: float):
-    norms = own_norms([torch.tensor([bad, 1.0]), torch.tensor([2.0])])
+    norms = local_norms([torch.tensor([bad, 1.0]), torch.tensor([2.0])])
     assert not torch.isfinite(norms[0])
     assert norms[1] == 2
 
@@ -63,14 +63,14 @@ def test_the_largest_entry_is_that_of_all():
     ],
 )
 def test_a_layer_is_called_by_its_owner_without_wrappers(parameter: str, layer: str):
-    assert layer_of(parameter) == layer
+    assert get_layer_name(parameter) == layer
 
 
 def test_a_module_of_no_wrapper_keeps_its_name():
-    assert plain_name("net.orig_mod.0") == "net.orig_mod.0"
+    assert strip_wrappers("net.orig_mod.0") == "net.orig_mod.0"
 
 
 def test_a_shared_weight_is_the_first_ones_and_a_stranger_has_no_name():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[1].weight = net[0].weight
-    assert layers_of(net, [net[1].weight, net[1].bias, torch.zeros(1)]) == ["0", "1", "unnamed"]
+    assert get_layer_names(net, [net[1].weight, net[1].bias, torch.zeros(1)]) == ["0", "1", "unnamed"]

@@ -6,9 +6,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from stormproof import GradientNormMonitor
-from tests.support.small_fits import LIGHTNINGS_OWN, Plain, module, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_module, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 WIDTH, DEPTH, SEEDS = 800, 8, 6
 FACTORS = {  # activation: the gain that keeps the forward signal, and g_f / g_b (Schoenholz et al. 2017)
     "sigmoid": (nn.Sigmoid, 1.846, 0.391),
@@ -19,7 +19,7 @@ FACTORS = {  # activation: the gain that keeps the forward signal, and g_f / g_b
 }
 
 
-class Wide(Plain):
+class Wide(RegressionModule):
     """A linear function of the output of a wide, deep network."""
 
     activation: type[nn.Module]
@@ -33,7 +33,7 @@ class Wide(Plain):
         for number, layer in enumerate(layers):
             nn.init.normal_(layer.weight, std=(self.gain if number else 1.0) / WIDTH**0.5)
             nn.init.zeros_(layer.bias)
-        self.layer = nn.Sequential(*(each for layer in layers for each in (layer, self.activation())))
+        self.layer = nn.Sequential(*(submodule for layer in layers for submodule in (layer, self.activation())))
         self.direction = torch.randn(WIDTH)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -48,10 +48,10 @@ def test_the_gradient_changes_by_its_factor_a_layer(name: str):
     for seed in range(SEEDS):
         monitor = GradientNormMonitor(every_n_steps=1, table=False)
         kind = type("Wide", (Wide,), {"activation": activation, "gain": gain, "seed": seed})
-        fit = trainer(callbacks=[monitor], max_steps=1, max_epochs=None)
+        fit = make_trainer(callbacks=[monitor], max_steps=1, max_epochs=None)
         torch.manual_seed(100 + seed)
-        fit.fit(module(kind=kind), DataLoader(torch.randn(1, WIDTH)))
+        fit.fit(make_module(kind=kind), DataLoader(torch.randn(1, WIDTH)))
         # of the weights between hidden layers, whose inputs all have the same size: of the first one it is the data's
-        norms = [monitor.last[f"layer.{2 * number}"] for number in range(1, DEPTH)]
+        norms = [monitor.last_norms[f"layer.{2 * number}"] for number in range(1, DEPTH)]
         logs.append(torch.tensor(norms[0] / norms[-1]).log() / (len(norms) - 1))
     assert float(torch.stack(logs).mean().exp()) == pytest.approx(factor, rel=0.03)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from stormproof.hang.process_activity import BYTES_PER_SECOND, Work, descendants
+from stormproof.hang.process_activity import BYTES_PER_SECOND, ProcessActivity, descendants
 from tests.support.waiting import wait_for
 
 SPIN = "import time\nwhile time.process_time() < 60: pass"
@@ -23,7 +23,7 @@ WAIT = "import sys\nsys.stdin.read()"
 
 
 @contextmanager
-def program(text: str) -> Iterator[subprocess.Popen[bytes]]:
+def start_program(text: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE)
     try:
         yield process
@@ -32,7 +32,7 @@ def program(text: str) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def grows(work: Work, by: float, within: float = 30.0) -> bool:
+def is_growing(work: ProcessActivity, by: float, within: float = 30.0) -> bool:
     """Whether it sees so much more work soon."""
     before = work.seconds()
     try:
@@ -48,37 +48,37 @@ def in_a_thread(function: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def spins() -> None:
+def spin() -> None:
     """In one call of C, which lets other threads run."""
     hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
 
 
 def test_waiting_is_no_work_and_neither_is_asking():
-    done = threading.Event()
-    thread = in_a_thread(done.wait)
-    work = Work(thread.ident or 0)
+    finished = threading.Event()
+    thread = in_a_thread(finished.wait)
+    work = ProcessActivity(thread.ident or 0)
     before = work.seconds()
     for _ in range(50):
         work.seconds()
     assert work.seconds() - before < 0.05
-    done.set()
+    finished.set()
     thread.join()
 
 
 @pytest.mark.slow
 def test_what_a_thread_computes_is_work():
-    thread = in_a_thread(spins)
-    assert grows(Work(thread.ident or 0), 0.2)
+    thread = in_a_thread(spin)
+    assert is_growing(ProcessActivity(thread.ident or 0), 0.2)
     thread.join()
 
 
 @pytest.mark.slow
 def test_with_a_gpu_what_spins_at_one_place_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    thread = in_a_thread(spins)
-    work = Work(thread.ident or 0)
+    thread = in_a_thread(spin)
+    work = ProcessActivity(thread.ident or 0)
     work.seconds()
-    assert not grows(work, 0.2, within=0.6)
+    assert not is_growing(work, 0.2, within=0.6)
     thread.join()
 
 
@@ -93,22 +93,22 @@ def test_with_a_gpu_what_moves_on_is_work(monkeypatch: pytest.MonkeyPatch):
             sum(range(100))
 
     thread = in_a_thread(moves)
-    assert grows(Work(thread.ident or 0), 0.2)
+    assert is_growing(ProcessActivity(thread.ident or 0), 0.2)
     stop.set()
     thread.join()
 
 
 @pytest.mark.slow
 def test_what_a_program_does_that_was_started_is_work_unless_it_is_another_rank():
-    with program(SPIN) as process:
-        assert grows(Work(threading.get_ident()), 0.2)
-        assert not grows(Work(threading.get_ident(), [process.pid]), 0.2, within=0.6)
+    with start_program(SPIN) as process:
+        assert is_growing(ProcessActivity(threading.get_ident()), 0.2)
+        assert not is_growing(ProcessActivity(threading.get_ident(), [process.pid]), 0.2, within=0.6)
 
 
 def test_what_was_written_is_work(tmp_path: Path):
     if not hasattr(psutil.Process(), "io_counters"):
         pytest.skip("this system does not tell what a process writes")
-    work = Work(threading.get_ident())
+    work = ProcessActivity(threading.get_ident())
     before = work.seconds()
     with (tmp_path / "file").open("wb", buffering=0) as file:
         file.write(bytes(3 * BYTES_PER_SECOND))
@@ -116,7 +116,7 @@ def test_what_was_written_is_work(tmp_path: Path):
 
 
 def test_what_was_received_is_work():
-    work = Work(threading.get_ident())
+    work = ProcessActivity(threading.get_ident())
     before = work.seconds()
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = socket.create_connection(server.getsockname())
@@ -132,12 +132,12 @@ def test_what_was_received_is_work():
 
 def test_descendants_are_all_but_those_of_whom_is_left_out():
     nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {WAIT!r}])"
-    with program(nested) as parent, program(WAIT) as other:
+    with start_program(nested) as parent, start_program(WAIT) as sibling:
         wait_for(psutil.Process(parent.pid).children, 30.0)
         (child,) = psutil.Process(parent.pid).children()
-        me = psutil.Process(os.getpid())
-        assert {each.pid for each in descendants(me)} >= {parent.pid, child.pid, other.pid}
-        without = {each.pid for each in descendants(me, [parent.pid])}
-        assert other.pid in without
+        current_process = psutil.Process(os.getpid())
+        assert {process.pid for process in descendants(current_process)} >= {parent.pid, child.pid, sibling.pid}
+        without = {process.pid for process in descendants(current_process, [parent.pid])}
+        assert sibling.pid in without
         assert not without & {parent.pid, child.pid}
         child.kill()

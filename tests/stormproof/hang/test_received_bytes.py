@@ -31,11 +31,11 @@ COUNT = 1_000_000
 def server(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
     try:
-        made = socket.create_server((request.param, 0), family=family)
+        server_socket = socket.create_server((request.param, 0), family=family)
     except OSError:
         pytest.skip(f"there is no {request.param}")
-    with closing(made):
-        yield made
+    with closing(server_socket):
+        yield server_socket
 
 
 def start(script: str, server: socket.socket) -> subprocess.Popen[bytes]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from stormproof.hang.report import last_collectives, pending, report, stack_of, where_it_stands
+from stormproof.hang.report import describe_wait, format_report, last_collectives, pending_collective, thread_stack
 
 TORCH = "/lib/python3.11/site-packages/torch"
 HERE = FrameSummary("/home/me/mine.py", 7, "forward")
 
 
-def stack(*files: str) -> list[FrameSummary]:
+def make_stack(*files: str) -> list[FrameSummary]:
     return [HERE, *(FrameSummary(file, 12, "called") for file in files)]
 
 
@@ -37,19 +37,19 @@ def stack(*files: str) -> list[FrameSummary]:
     ],
 )
 def test_the_kind_of_a_wait_is_told_by_the_innermost_that_is_known(files: list[str], expected: str):
-    assert where_it_stands(stack(*files)).startswith(expected)
+    assert describe_wait(make_stack(*files)).startswith(expected)
 
 
 def test_a_thread_that_has_ended_stands_nowhere():
-    assert where_it_stands([]) == "the thread that trains has ended"
-    assert stack_of(-1) == []
+    assert describe_wait([]) == "the thread that trains has ended"
+    assert thread_stack(-1) == []
 
 
 def test_a_collective_that_has_not_completed_is_named():
-    assert where_it_stands(stack(), "nccl:all_gather").endswith("with nccl:all_gather not completed")
+    assert describe_wait(make_stack(), "nccl:all_gather").endswith("with nccl:all_gather not completed")
 
 
-def collective(name: str, state: str, retired: bool) -> dict[str, Any]:
+def make_collective(name: str, state: str, retired: bool) -> dict[str, Any]:
     return {
         "profiling_name": name, "state": state, "retired": retired, "collective_seq_id": 3, "input_sizes": [[10]],
         "process_group": ["0", "default_pg"], "time_created_ns": time.time_ns() - int(5e9),
@@ -57,24 +57,29 @@ def collective(name: str, state: str, retired: bool) -> dict[str, Any]:
 
 
 def test_pending_is_the_oldest_that_has_not_completed():
-    done, retired = collective("a", "completed", False), collective("b", "scheduled", True)
-    assert pending([done, retired]) is None
-    assert pending([done, collective("c", "started", False), collective("d", "scheduled", False)]) == "c"
-    assert pending(None) is None
+    completed_work, retired = make_collective("a", "completed", False), make_collective("b", "scheduled", True)
+    assert pending_collective([completed_work, retired]) is None
+    assert (
+        pending_collective(
+            [completed_work, make_collective("c", "started", False), make_collective("d", "scheduled", False)]
+        )
+        == "c"
+    )
+    assert pending_collective(None) is None
 
 
 @pytest.fixture
 def waiting() -> Iterator[threading.Thread]:
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait, name="waits-for-ever")
+    finished = threading.Event()
+    thread = threading.Thread(target=finished.wait, name="waits-for-ever")
     thread.start()
     yield thread
-    done.set()
+    finished.set()
     thread.join()
 
 
 def test_a_report_has_the_stacks_of_all_threads_and_the_collectives(waiting: threading.Thread):
-    text = report(threading.get_ident(), [collective("nccl:all_gather", "started", False)])
+    text = format_report(threading.get_ident(), [make_collective("nccl:all_gather", "started", False)])
     assert "the thread that trains (MainThread)" in text
     assert "test_a_report_has_the_stacks" in text
     assert "thread waits-for-ever:" in text
@@ -84,14 +89,14 @@ def test_a_report_has_the_stacks_of_all_threads_and_the_collectives(waiting: thr
 def test_without_a_process_group_there_are_no_collectives():
     collectives = last_collectives()
     assert collectives == []
-    text = report(threading.get_ident(), collectives)
+    text = format_report(threading.get_ident(), collectives)
     assert "the newest first" not in text
 
 
 def test_a_flight_recorder_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    done = threading.Event()
-    monkeypatch.setattr("stormproof.hang.report.RECORDER_SECONDS", 0.05)
-    monkeypatch.setattr("stormproof.hang.report._recorded", done.wait)
+    finished = threading.Event()
+    monkeypatch.setattr("stormproof.hang.report.FLIGHT_RECORDER_TIMEOUT", 0.05)
+    monkeypatch.setattr("stormproof.hang.report._dump_flight_recorder", finished.wait)
     assert last_collectives() is None
-    assert "torch's flight recorder does not answer" in report(threading.get_ident(), None)
-    done.set()
+    assert "torch's flight recorder does not answer" in format_report(threading.get_ident(), None)
+    finished.set()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.publishing import COLUMNS, alert, append_to, log_table
+from stormproof.health.publishing import COLUMNS, append_finding, log_table, send_alert
 
 DEAD = Finding(
     Problem.DEAD_UNITS, Severity.WARNING, "net.1", 3, 20, {"dead": 24.0, "units": 32.0}, "lower lr", ("loss_spike",)
@@ -19,8 +19,8 @@ class Run:
     def __init__(self) -> None:
         self.alerts: list[dict[str, str]] = []
 
-    def alert(self, **words: str) -> None:
-        self.alerts.append(words)
+    def alert(self, **arguments: str) -> None:
+        self.alerts.append(arguments)
 
 
 class WandbLogger:
@@ -42,7 +42,7 @@ class OwnLogger(WandbLogger):
 def test_an_alert_is_sent_of_what_is_wrong_and_not_of_what_may_be_meant_so(kind: type[WandbLogger]):
     logger = kind()
     for finding in (DEAD, FROZEN):
-        alert([object(), logger], finding)
+        send_alert([object(), logger], finding)
     assert logger.experiment.alerts == [{"title": "dead_units", "text": str(DEAD), "level": "WARN"}]
 
 
@@ -66,9 +66,9 @@ def test_of_no_findings_there_is_no_table():
 @pytest.mark.parametrize("cut", [0, 1, 30])
 def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path, cut: int):
     file = tmp_path / "run" / "findings.jsonl"
-    append_to(file, DEAD)
+    append_finding(file, DEAD)
     file.write_bytes(file.read_bytes() + json.dumps(DEAD.as_dict()).encode()[:cut])
-    append_to(file, FROZEN)
+    append_finding(file, FROZEN)
     lines = file.read_text().splitlines()
     assert [Finding.from_dict(json.loads(line)) for line in (lines[0], lines[-1])] == [DEAD, FROZEN]
     assert len(lines) == (2 if cut == 0 else 3)

@@ -4,10 +4,10 @@ import pytest
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.root_causes import EXPLAINS, ORDER, find, root_causes
+from stormproof.health.root_causes import EXPLAINS, ORDER, apply_rules, find_root_causes
 
 
-def found(problem: Problem, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
+def make_finding(problem: Problem, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
     return Finding(problem, severity, where, 0, 10)
 
 
@@ -16,30 +16,35 @@ def test_every_problem_has_its_place_and_what_it_explains():
 
 
 def test_nothing_is_found_in_a_training_of_which_nothing_is_known():
-    assert find(Record()) == []
+    assert apply_rules(Record()) == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_nan_in_the_data_explains_the_dead_layer(order: int):
-    both = [found(Problem.NON_FINITE_DATA, Severity.CRITICAL, "batch[0]"), found(Problem.DEAD_UNITS, where="net.2")]
-    roots = root_causes(both[::order])
+    both = [
+        make_finding(Problem.NON_FINITE_DATA, Severity.CRITICAL, "batch[0]"),
+        make_finding(Problem.DEAD_UNITS, where="net.2"),
+    ]
+    roots = find_root_causes(both[::order])
     assert [root.problem for root in roots] == [Problem.NON_FINITE_DATA]
     assert roots[0].consequences == ("dead_units in net.2",)
 
 
 def test_two_causes_stay_two():
-    roots = root_causes([found(Problem.OVERFITTING), found(Problem.SHAPES_BROADCAST)])
-    assert [root.problem for root in roots] == [Problem.SHAPES_BROADCAST, Problem.OVERFITTING]
+    roots = find_root_causes([make_finding(Problem.OVERFITTING), make_finding(Problem.BROADCAST_MISMATCH)])
+    assert [root.problem for root in roots] == [Problem.BROADCAST_MISMATCH, Problem.OVERFITTING]
 
 
 def test_two_layers_with_one_problem_are_one_finding():
-    roots = root_causes([found(Problem.DEAD_UNITS, where="net.1"), found(Problem.DEAD_UNITS, where="net.3")])
+    roots = find_root_causes(
+        [make_finding(Problem.DEAD_UNITS, where="net.1"), make_finding(Problem.DEAD_UNITS, where="net.3")]
+    )
     assert [root.where for root in roots] == ["net.1"]
 
 
 def test_what_may_be_meant_so_explains_nothing_and_comes_last():
-    may_be = found(Problem.NO_GRADIENT, Severity.INFO, "head")
-    roots = root_causes([may_be, found(Problem.NO_BETTER_THAN_CONSTANT)])
+    may_be = make_finding(Problem.NO_GRADIENT, Severity.INFO, "head")
+    roots = find_root_causes([may_be, make_finding(Problem.NO_BETTER_THAN_CONSTANT)])
     assert [root.problem for root in roots] == [Problem.NO_BETTER_THAN_CONSTANT, Problem.NO_GRADIENT]
     assert roots[0].consequences == roots[1].consequences == ()
 
@@ -60,4 +65,4 @@ def test_a_finding_survives_as_plain_values():
     ],
 )
 def test_a_title_says_what_is_wrong_and_where_once(problem: Problem, where: str, title: str):
-    assert found(problem, where=where).title == title
+    assert make_finding(problem, where=where).title == title

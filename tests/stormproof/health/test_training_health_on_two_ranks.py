@@ -45,7 +45,7 @@ KINDS: dict[str, type[Classifier]] = {"together": Classifier, "apart": Drifting}
 
 
 def _on_two_ranks(folder: Path) -> None:
-    found: dict[str, Any] = {}
+    findings_by_name: dict[str, Any] = {}
     for name, kind in KINDS.items():
         pl.seed_everything(0, verbose=False)
         inputs = torch.randn(640, 8)
@@ -56,8 +56,10 @@ def _on_two_ranks(folder: Path) -> None:
             max_epochs=2, strategy="ddp", devices=2, accelerator="cpu", callbacks=[health], **quiet
         )  # fmt: skip
         trainer.fit(kind(), DataLoader(data, batch_size=16, shuffle=True))
-        found[name] = [[str(each.problem), str(each.severity), each.step] for each in health.findings]
-    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
+        findings_by_name[name] = [
+            [str(finding.problem), str(finding.severity), finding.step] for finding in health.findings
+        ]
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(findings_by_name))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_rank_finds_that_the_replicas_diverged(folder: Path, rank: int):
-    found = json.loads((folder / f"rank{rank}.json").read_text())
-    assert found["apart"] == [["replicas_diverged", "critical", 20]]
+    findings = json.loads((folder / f"rank{rank}.json").read_text())
+    assert findings["apart"] == [["replicas_diverged", "critical", 20]]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -15,16 +15,23 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, HangWatch, Preemption, TrainingHealth, resumable
-from stormproof.health.observers.traced_step import watch_step
+from stormproof.health.observers.traced_step import trace_next_step
 from stormproof.lightning.method_replacement import call_after, call_before, replace
-from tests.stormproof.test_callback_contract import EXPORTED, make, with_those_beside
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
+from tests.stormproof.test_callback_contract import EXPORTED, add_companions, make_callback
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 HOOKS = ["on_fit_start", "on_train_start", "on_train_batch_start", "on_before_optimizer_step", "on_validation_end"]
 
 
-class CopyInHooks:
+class CopyRecorder:
     """Keeps ``take(trainer)`` of the first call of each hook; mixed into either Lightning's callback."""
 
     def __init__(self, take: Callable[[Any], Any]) -> None:
@@ -37,7 +44,7 @@ class CopyInHooks:
 
 
 def copies_with(take: Callable[[Any], Any], lightning: Any = pl) -> Any:
-    return type("CopyInHooks", (CopyInHooks, lightning.Callback), {})(take)
+    return type("CopyRecorder", (CopyRecorder, lightning.Callback), {})(take)
 
 
 @pytest.fixture(autouse=True)
@@ -46,37 +53,40 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fit(*callbacks: pl.Callback) -> list[torch.Tensor]:
-    net = module(kind=Validated)
-    trainer(callbacks=list(callbacks)).fit(net, resumable(loader()), loader())
+    net = make_module(kind=ValidatedRegressionModule)
+    make_trainer(callbacks=list(callbacks)).fit(net, resumable(make_loader()), make_loader())
     return list(net.parameters())
 
 
-def what_is_active() -> list[Any]:
-    return [set(threading.enumerate()), *(signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT))]
+def active_state() -> list[Any]:
+    return [
+        set(threading.enumerate()),
+        *(signal.getsignal(signal_number) for signal_number in (signal.SIGTERM, signal.SIGINT)),
+    ]
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_copy_made_during_training_has_the_state_and_can_train(name: str, tmp_path: Path):
-    before, callback = what_is_active(), make(name)
+    before, callback = active_state(), make_callback(name)
 
     def take(_: Any) -> Any:
         return copy.deepcopy(callback), pickle.loads(pickle.dumps(callback)), callback.state_dict()
 
     copies = copies_with(take)
-    weights = fit(*with_those_beside(callback, name), copies)
+    weights = fit(*add_companions(callback, name), copies)
     for hook, (*both, state) in copies.taken.items():
-        for each in both:
-            assert {**each.state_dict(), "time": 0} == {**state, "time": 0}, hook
+        for fit_trainer in both:
+            assert {**fit_trainer.state_dict(), "time": 0} == {**state, "time": 0}, hook
     for number, used in enumerate((copies.taken["on_before_optimizer_step"][0], copies.taken["on_validation_end"][1])):
         if Path("checkpoints").exists():
             Path("checkpoints").rename(f"those before {number}")
-        assert all(map(torch.equal, weights, fit(*with_those_beside(used, name))))
-    assert what_is_active() == before
+        assert all(map(torch.equal, weights, fit(*add_companions(used, name))))
+    assert active_state() == before
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_a_copy_of_the_trainer_trains_by_itself(lightning: Any):
-    before = what_is_active()
+    before = active_state()
     callbacks = [
         CheckpointRecovery("checkpoints", every_n_train_steps=2, wrap_loaders=True),
         Preemption(),
@@ -84,20 +94,24 @@ def test_a_copy_of_the_trainer_trains_by_itself(lightning: Any):
         TrainingHealth(),
     ]
     copies = copies_with(copy.deepcopy, lightning)
-    trainer(lightning, callbacks=[*callbacks, copies]).fit(module(lightning, Validated), resumable(loader()), loader())
+    make_trainer(lightning, callbacks=[*callbacks, copies]).fit(
+        make_module(lightning, ValidatedRegressionModule), resumable(make_loader()), make_loader()
+    )
     for copied in copies.taken.values():
         for owner in (
             copied.strategy, copied.fit_loop.epoch_loop, copied.fit_loop._data_source, copied._signal_connector,
             copied.precision_plugin,
         ):  # fmt: skip
-            ours = {name for name, value in vars(owner).items() if type(value).__module__.startswith("stormproof")}
-            assert ours <= {"instance"}  # the loader
+            our_attributes = {
+                name for name, value in vars(owner).items() if type(value).__module__.startswith("stormproof")
+            }
+            assert our_attributes <= {"instance"}  # the loader
     Path("checkpoints").rename("those before")
     copied = copies.taken["on_train_batch_start"]
-    copied.fit(module(lightning, Validated), resumable(loader()), loader())
+    copied.fit(make_module(lightning, ValidatedRegressionModule), resumable(make_loader()), make_loader())
     assert copied.global_step == 6
     assert CheckpointRecovery("checkpoints").latest_checkpoint() is not None
-    assert what_is_active() == before
+    assert active_state() == before
 
 
 class Counter:
@@ -110,31 +124,31 @@ class Counter:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_replaced_method_is_restored_and_copies_have_the_original(own: bool):
-    one = Counter()
+    counter = Counter()
     if own:
-        one.add = lambda number: Counter.add(one, 10 * number)  # type: ignore[method-assign]
-    before, seen = vars(one).get("add"), []
+        counter.add = lambda number: Counter.add(counter, 10 * number)  # type: ignore[method-assign]
+    before, calls = vars(counter).get("add"), []
     stops = [
-        call_before(one, "add", lambda number: seen.append(("before", number))),
-        call_after(one, "add", lambda result, number: seen.append((result, number))),
+        call_before(counter, "add", lambda number: calls.append(("before", number))),
+        call_after(counter, "add", lambda result, number: calls.append((result, number))),
     ]
-    copied = copy.deepcopy(one)
-    one.add(1)
-    assert seen == [("before", 1), (one.count, 1)]
-    stop = replace(one, "add", lambda number: -number)
-    assert one.add(5) == -5
+    copied = copy.deepcopy(counter)
+    counter.add(1)
+    assert calls == [("before", 1), (counter.count, 1)]
+    stop = replace(counter, "add", lambda number: -number)
+    assert counter.add(5) == -5
     stop()
-    for each in stops:
-        each()
-    assert vars(one).get("add") is before
+    for restore in stops:
+        restore()
+    assert vars(counter).get("add") is before
     if not own:
         assert copied.add(3) == copied.count == 3
-    assert len(seen) == 2
+    assert len(calls) == 2
 
 
 def test_a_copy_of_a_module_whose_step_is_watched_has_a_step_of_its_own():
-    net = module()
-    stop = watch_step(net, "training_step", torch.no_grad(), lambda _: None)
+    net = make_module()
+    stop = trace_next_step(net, "training_step", torch.no_grad(), lambda _: None)
     copied = copy.deepcopy(net)
     stop()
     assert copied.training_step.__self__ is copied

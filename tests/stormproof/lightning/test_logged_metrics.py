@@ -12,12 +12,21 @@ from torch import nn
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning import internals, logged_metrics
 from tests.support.ranks import call_on_two_ranks
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    RowsLogger,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 EPOCH = {"on_step": False, "on_epoch": True}
 KINDS: dict[str, dict[str, Any]] = {
@@ -47,7 +56,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Logs(Validated):
+class _Logs(ValidatedRegressionModule):
     """Logs in every way, from its own hooks."""
 
     def __init__(self) -> None:
@@ -59,9 +68,9 @@ class _Logs(Validated):
     def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         loss = super().training_step(batch, batch_idx)
         value = loss * (1 + batch_idx % 3)
-        for name, how in KINDS.items():
+        for name, log_options in KINDS.items():
             if name != "of rank 0" or self.global_rank == 0:
-                self.log(name, value, **how)
+                self.log(name, value, **log_options)
         if batch_idx % 2:
             self.log("sometimes", value, on_step=True, on_epoch=True)
         self.deep["metric"](value.detach())
@@ -87,7 +96,7 @@ class _Callback(pl.Callback):
         self.log("from a callback", outputs["loss"], on_step=True, on_epoch=True)
 
 
-class _TakesApart(pl.Callback):
+class _ResetsMetrics(pl.Callback):
     """Between any two batches: keeps the state, wipes all that is logged, sets the state back."""
 
     def __init__(self, back: bool = True) -> None:
@@ -98,7 +107,7 @@ class _TakesApart(pl.Callback):
 
     def _take_apart(self, trainer: Any) -> None:
         buffer = io.BytesIO()
-        torch.save(logged_metrics.logged_state(trainer), buffer)
+        torch.save(logged_metrics.capture_logged(trainer), buffer)
         buffer.seek(0)
         state = torch.load(buffer, weights_only=True)
         connector = trainer._logger_connector
@@ -111,11 +120,11 @@ class _TakesApart(pl.Callback):
         self.times += 1
 
 
-class _Sees(pl.Callback):
+class _MetricRecorder(pl.Callback):
     """What callbacks and the progress bar see after each batch and each epoch."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, float]] = []
+        self.recorded: list[dict[str, float]] = []
 
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         self._look(trainer)
@@ -125,12 +134,12 @@ class _Sees(pl.Callback):
 
     def _look(self, trainer: Any) -> None:
         for metrics in (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics):
-            self.seen.append({name: float(value) for name, value in metrics.items()})
+            self.recorded.append({name: float(value) for name, value in metrics.items()})
 
 
 def _fit(lightning: Any, *extra: pl.Callback, kind: type = _Logs, **options: Any) -> tuple[Any, Any]:
-    rows, sees = Rows(), _Sees()
-    fit = trainer(
+    rows, sees = RowsLogger(), _MetricRecorder()
+    fit = make_trainer(
         lightning,
         max_epochs=2,
         logger=rows,
@@ -139,8 +148,8 @@ def _fit(lightning: Any, *extra: pl.Callback, kind: type = _Logs, **options: Any
         callbacks=[_Callback(), *extra, sees],
         **options,
     )
-    fit.fit(module(lightning, kind), loader(), loader(4))
-    return rows.rows, sees.seen
+    fit.fit(make_module(lightning, kind), make_loader(), make_loader(4))
+    return rows.rows, sees.recorded
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +158,14 @@ def straight() -> tuple[Any, Any]:
     return _fit(pl)
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_a_run_that_is_taken_apart_between_batches_logs_the_same(lightning: Any):
-    apart = _TakesApart()
-    rows, seen = _fit(lightning)
+    apart = _ResetsMetrics()
+    rows, metrics_by_step = _fit(lightning)
     rows_apart, seen_apart = _fit(lightning, apart)
     assert apart.times == 12
     assert rows_apart == rows
-    assert seen_apart == seen
+    assert seen_apart == metrics_by_step
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in {"not in the logger", "by step"}])
@@ -170,21 +179,21 @@ def test_every_kind_is_logged_at_the_end_of_each_epoch(name: str, straight: tupl
 
 @pytest.mark.slow
 def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
-    rows, seen = straight
-    rows_wiped, seen_wiped = _fit(pl, _TakesApart(back=False))
+    rows, metrics_by_step = straight
+    rows_wiped, seen_wiped = _fit(pl, _ResetsMetrics(back=False))
     assert rows_wiped != rows
-    assert seen_wiped != seen
+    assert seen_wiped != metrics_by_step
 
 
 def test_the_metrics_logged_last_can_be_set_back_without_the_means():
-    class _Metrics(_TakesApart):
+    class _Metrics(_ResetsMetrics):
         def _take_apart(self, trainer: Any) -> None:
-            state = logged_metrics.logged_state(trainer)
+            state = logged_metrics.capture_logged(trainer)
             results = dict(trainer.fit_loop.epoch_loop._results)
             trainer._logger_connector.reset_metrics()
             logged_metrics.restore_metrics(trainer, state)
             assert dict(trainer.fit_loop.epoch_loop._results) == results
-            assert logged_metrics.logged_state(trainer)["metrics"] == state["metrics"]
+            assert logged_metrics.capture_logged(trainer)["metrics"] == state["metrics"]
             self.times += 1
 
     metrics = _Metrics()
@@ -193,45 +202,45 @@ def test_the_metrics_logged_last_can_be_set_back_without_the_means():
 
 
 def test_a_mean_over_a_group_of_processes_begins_anew_and_says_so():
-    class _Grouped(Plain):
+    class _Grouped(RegressionModule):
         def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
-            self.log("index", float(batch_idx), sync_dist_group="a group", **how)
-            self.log("all", float(batch_idx), **how)
+            log_options: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
+            self.log("index", float(batch_idx), sync_dist_group="a group", **log_options)
+            self.log("all", float(batch_idx), **log_options)
             return super().training_step(batch, batch_idx)
 
-    class _Once(_TakesApart):
+    class _Once(_ResetsMetrics):
         def _take_apart(self, trainer: Any) -> None:
             if trainer.global_step == 3:
                 super()._take_apart(trainer)
 
-    fit = trainer(callbacks=[_Once()])
+    fit = make_trainer(callbacks=[_Once()])
     with pytest.warns(match=r"training_step\.index, logged with sync_dist_group: .* counts only what follows"):
-        fit.fit(module(kind=_Grouped), loader())
+        fit.fit(make_module(kind=_Grouped), make_loader())
     assert fit.callback_metrics["index"] == 4  # of 3, 4 and 5
     assert fit.callback_metrics["all"] == 2.5
 
 
 def test_a_value_that_is_logged_otherwise_than_before_is_still_refused():
-    class _Changes(Plain):
+    class _Changes(RegressionModule):
         def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             self.log("loss", torch.ones(()), on_epoch=True, on_step=False, prog_bar=batch_idx == 3)
             return super().training_step(batch, batch_idx)
 
     with pytest.raises(Exception, match="twice in `training_step` with different arguments"):
-        trainer(callbacks=[_TakesApart()]).fit(module(kind=_Changes), loader())
+        make_trainer(callbacks=[_ResetsMetrics()]).fit(make_module(kind=_Changes), make_loader())
 
 
 def _on_a_rank(rank: int, folder: str, port: int) -> None:
     os.environ.update(
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    part_before_exit()
+    destroy_gloo_before_exit()
     options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
     kind = type("_OfRank", (_Logs,), {"training_step": _scaled})
-    rows, seen = _fit(pl, kind=kind, **options)
-    rows_apart, seen_apart = _fit(pl, _TakesApart(), kind=kind, **options)
-    torch.save({"rows": rows, "same": rows == rows_apart and seen == seen_apart}, f"{folder}/{rank}.pt")
+    rows, metrics_by_step = _fit(pl, kind=kind, **options)
+    rows_apart, seen_apart = _fit(pl, _ResetsMetrics(), kind=kind, **options)
+    torch.save({"rows": rows, "same": rows == rows_apart and metrics_by_step == seen_apart}, f"{folder}/{rank}.pt")
 
 
 def _scaled(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -245,8 +254,8 @@ def test_two_ranks_that_are_taken_apart_log_the_same(tmp_path: Path):
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["same"]
     assert second["same"]
-    ends = [[metrics for _, metrics in each["rows"] if "mean" in metrics] for each in (first, second)]
+    ends = [[metrics for _, metrics in rank_result["rows"] if "mean" in metrics] for rank_result in (first, second)]
     assert len(ends[0]) == 2
-    for one, two in zip(*ends, strict=True):
-        assert one["of all ranks"] == two["of all ranks"]
-        assert one["mean"] != two["mean"]
+    for first_metrics, second_metrics in zip(*ends, strict=True):
+        assert first_metrics["of all ranks"] == second_metrics["of all ranks"]
+        assert first_metrics["mean"] != second_metrics["mean"]

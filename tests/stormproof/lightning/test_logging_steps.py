@@ -31,12 +31,12 @@ class _Recorder(Logger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[int] = []
+        self.steps: list[int] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if "steps_done" in metrics:
             assert metrics["steps_done"] == step + 1  # Lightning's step counts from 0 here
-            self.seen.append(step + 1)
+            self.steps.append(step + 1)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -77,4 +77,4 @@ def test_our_steps_are_those_at_which_lightning_writes(
         default_root_dir=tmp_path,
     )
     trainer.fit(_Module(always), DataLoader(torch.ones(3 * accumulated, 1), batch_size=1))
-    assert recorder.seen == expected
+    assert recorder.steps == expected

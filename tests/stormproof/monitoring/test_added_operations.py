@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
-from stormproof.health.observers.observer import EARLY
-from tests.support.small_fits import LIGHTNINGS_OWN, Rows, trainer
+from stormproof.health.observers.observer import EARLY_STEPS
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 WAITS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")
 DEPTH, STEPS = 5, 20
 MONITORS: dict[str, Callable[..., list[pl.Callback]]] = {
@@ -75,14 +75,16 @@ class Last(pl.Callback):
         self.first.mode = None
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, monitors: list[pl.Callback], every: int = 10) -> list[Counter[str]]:
+def count_operations(
+    monkeypatch: pytest.MonkeyPatch, monitors: list[pl.Callback], every: int = 10
+) -> list[Counter[str]]:
     """Operations, waits for the device and collectives of each step."""
     first = First()
 
-    def note(what: str, original: Any) -> Any:
+    def note(operation: str, original: Any) -> Any:
         def noted(*arguments: Any, **options: Any) -> Any:
             if first.mode is not None:
-                first.steps[-1][what] += 1
+                first.steps[-1][operation] += 1
             return original(*arguments, **options)
 
         return noted
@@ -92,22 +94,27 @@ def counted(monkeypatch: pytest.MonkeyPatch, monitors: list[pl.Callback], every:
             patch.setattr(torch.Tensor, name, note("waits", getattr(torch.Tensor, name)))
         for name in ("all_reduce", "all_gather_object", "broadcast", "broadcast_object_list", "gather_object"):
             patch.setattr(dist, name, note("collectives", getattr(dist, name)))
-        running = trainer(callbacks=[first, *monitors, Last(first)], logger=Rows(), log_every_n_steps=every)
-        running.fit(Deep(), DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
+        pl_trainer = make_trainer(
+            callbacks=[first, *monitors, Last(first)], logger=RowsLogger(), log_every_n_steps=every
+        )
+        pl_trainer.fit(Deep(), DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
     return first.steps
 
 
-def less(steps: list[Counter[str]], others: list[Counter[str]]) -> list[Counter[str]]:
-    return [Counter({what: one[what] - other[what] for what in one}) for one, other in zip(steps, others, strict=True)]
+def subtract_counts(steps: list[Counter[str]], baseline_steps: list[Counter[str]]) -> list[Counter[str]]:
+    return [
+        Counter({operation: step_counts[operation] - other_counts[operation] for operation in step_counts})
+        for step_counts, other_counts in zip(steps, baseline_steps, strict=True)
+    ]
 
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Counter[str]]]:
     """What monitors add to each step of a training."""
 
-    def add(which: str, every: int = 10, **cadence: Any) -> list[Counter[str]]:
-        bare = counted(monkeypatch, [], every)
-        return less(counted(monkeypatch, MONITORS[which](**cadence), every), bare)
+    def add(monitor_name: str, every: int = 10, **cadence: Any) -> list[Counter[str]]:
+        bare = count_operations(monkeypatch, [], every)
+        return subtract_counts(count_operations(monkeypatch, MONITORS[monitor_name](**cadence), every), bare)
 
     return add
 
@@ -115,9 +122,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Counter[str]]]:
 @pytest.fixture
 def health(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
     """What TrainingHealth adds to each step of a training, beside both monitors."""
-    both = counted(monkeypatch, MONITORS["both"]())
-    with_health = counted(monkeypatch, [TrainingHealth(), *MONITORS["both"]()])
-    return less(with_health, both)
+    both = count_operations(monkeypatch, MONITORS["both"]())
+    with_health = count_operations(monkeypatch, [TrainingHealth(), *MONITORS["both"]()])
+    return subtract_counts(with_health, both)
 
 
 @pytest.mark.parametrize("which", MONITORS)
@@ -141,14 +148,17 @@ def test_no_step_has_a_collective(which: str, added: Callable[..., list[Counter[
 
 @pytest.mark.slow
 def test_a_measured_step_takes_a_bounded_number_of_operations_a_tensor(added: Callable[..., list[Counter[str]]]):
-    norms, units = (added(which, every_n_steps=1, every=1000)[STEPS // 2]["operations"] for which in ("norms", "units"))
+    norms, units = (
+        added(monitor_name, every_n_steps=1, every=1000)[STEPS // 2]["operations"]
+        for monitor_name in ("norms", "units")
+    )
     assert 0 < norms <= 10 * 2 * (DEPTH + 1) + 60  # views of the sampled weights and biases, before and after
     assert 0 < units <= 25 * DEPTH
 
 
 def test_diagnosis_adds_to_most_steps_the_reading_of_the_loss_alone(health: list[Counter[str]]):
     looked_at = [step for step, counts in enumerate(health) if counts["operations"] > 3]
-    assert looked_at == [step for step in sorted(EARLY) if step < STEPS]
+    assert looked_at == [step for step in sorted(EARLY_STEPS) if step < STEPS]
     between = [counts for step, counts in enumerate(health) if step not in looked_at]
     assert all(counts["waits"] == 2 for counts in between)  # the function, and the operation that it calls
     assert not any(counts["operations"] for counts in between[5:])

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from stormproof import DeadNeuronDetector
-from stormproof.monitoring.table import ROWS, monitoring_table
-from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
-from tests.stormproof.units.unit_fits import fit, inputs, mlp
-from tests.support.small_fits import LIGHTNINGS_OWN
+from stormproof.monitoring.table import MAX_ROWS, monitoring_table
+from stormproof.units.unit_activity import MIN_INPUTS, MIN_INPUTS_ALL_DEAD, UnitActivity
+from tests.stormproof.units.unit_fits import fit, make_inputs, mlp
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 EXACT = UnitActivity(
     layer="net.0", units=64, dead=64, kinds={"zero": 64}, inputs=1000, exact=True, bound=None, since_step=0, born=64,
@@ -25,12 +25,12 @@ NONE = {"dead": 0, "kinds": {}, "born": 0, "since_step": None}
     ("known", "dead"),
     [
         (replace(EXACT, inputs=1), "too few inputs (1 of 30)"),
-        (replace(EXACT, inputs=FEW - 1), "too few inputs (29 of 30)"),
-        (replace(EXACT, inputs=FEW), "64 (100%) zero"),
-        (replace(EXACT, inputs=INPUTS - 1, **SOME), "too few inputs (199 of 200)"),
-        (replace(EXACT, inputs=INPUTS, **SOME), "20 (31%) zero"),
-        (replace(SAMPLED, inputs=FEW - 1), "too few inputs (29 of 30)"),
-        (replace(SAMPLED, inputs=FEW), "64 (100%) zero in 30 inputs"),
+        (replace(EXACT, inputs=MIN_INPUTS_ALL_DEAD - 1), "too few inputs (29 of 30)"),
+        (replace(EXACT, inputs=MIN_INPUTS_ALL_DEAD), "64 (100%) zero"),
+        (replace(EXACT, inputs=MIN_INPUTS - 1, **SOME), "too few inputs (199 of 200)"),
+        (replace(EXACT, inputs=MIN_INPUTS, **SOME), "20 (31%) zero"),
+        (replace(SAMPLED, inputs=MIN_INPUTS_ALL_DEAD - 1), "too few inputs (29 of 30)"),
+        (replace(SAMPLED, inputs=MIN_INPUTS_ALL_DEAD), "64 (100%) zero in 30 inputs"),
         (replace(EXACT, inputs=2, **NONE), "none"),
         (replace(SAMPLED, inputs=2, **NONE), "none in 2 inputs"),
     ],
@@ -43,14 +43,14 @@ def test_units_are_called_dead_only_after_enough_inputs(known: UnitActivity, dea
 
 
 def test_what_had_too_few_inputs_does_not_hide_rows_with_dead_units():
-    activity = {f"few.{number}": replace(EXACT, layer=f"few.{number}", inputs=1) for number in range(ROWS)}
-    activity |= {f"dead.{number}": replace(EXACT, layer=f"dead.{number}", **SOME) for number in range(ROWS)}
+    activity = {f"few.{number}": replace(EXACT, layer=f"few.{number}", inputs=1) for number in range(MAX_ROWS)}
+    activity |= {f"dead.{number}": replace(EXACT, layer=f"dead.{number}", **SOME) for number in range(MAX_ROWS)}
     lines = monitoring_table({}, {}, activity)
-    assert sum("dead." in line for line in lines) == ROWS
+    assert sum("dead." in line for line in lines) == MAX_ROWS
 
 
 def test_a_validation_of_one_sample_prints_no_dead_units(capsys: pytest.CaptureFixture[str]):
-    fit(mlp(6, 64, 1), inputs(8, 6), inputs(1, 6), dead=DeadNeuronDetector())
-    printed = capsys.readouterr().out
-    assert "too few inputs (1 of 30)" in printed
-    assert "%" not in printed
+    fit(mlp(6, 64, 1), make_inputs(8, 6), make_inputs(1, 6), dead=DeadNeuronDetector())
+    output = capsys.readouterr().out
+    assert "too few inputs (1 of 30)" in output
+    assert "%" not in output

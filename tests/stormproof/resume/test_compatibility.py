@@ -11,16 +11,25 @@ from torch.utils.data import DataLoader
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
-from stormproof.resume.compatibility import doubts, refuse_loop, refuse_strategy
-from tests.support.small_fits import LIGHTNINGS_OWN, OTHER, Numbers, Plain, Stream, loader, module, trainer
+from stormproof.resume.compatibility import check_loop, check_strategy, find_resume_caveats
+from tests.support.small_fits import (
+    LIGHTNING_PYTORCH,
+    LIGHTNING_WARNING_FILTERS,
+    IndexDataset,
+    IndexStream,
+    RegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-@pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+@pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
 def test_one_device_and_ddp_are_fine_in_either_lightning(lightning: Any):
-    refuse_strategy(trainer(lightning), "the test needs it")
-    refuse_strategy(trainer(lightning, strategy="ddp"), "the test needs it")
+    check_strategy(make_trainer(lightning), "the test needs it")
+    check_strategy(make_trainer(lightning, strategy="ddp"), "the test needs it")
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
@@ -29,34 +38,34 @@ def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
     with pytest.raises(
         NotResumableError, match=f"the test needs it, and {name} does not give it: use one of DDPStrategy"
     ):
-        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
+        check_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
 
 
-@pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+@pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
 def test_one_that_puts_a_checkpoint_together_is_fine_and_one_that_leaves_it_in_pieces_is_not(lightning: Any):
     make = importlib.import_module(f"{lightning.__name__}.strategies").ModelParallelStrategy
-    refuse_strategy(trainer(lightning, strategy=make(2, 1, save_distributed_checkpoint=False)), "the test needs it")
+    check_strategy(make_trainer(lightning, strategy=make(2, 1, save_distributed_checkpoint=False)), "the test needs it")
     with pytest.raises(NotResumableError, match=r"or ModelParallelStrategy\(data_parallel_size=<ranks>, tensor_p"):
-        refuse_strategy(trainer(lightning, strategy=make(2, 1)), "the test needs it")
+        check_strategy(make_trainer(lightning, strategy=make(2, 1)), "the test needs it")
     with pytest.raises(
         NotResumableError, match="ModelParallelStrategy does not give it"
     ):  # the ranks of a node have the same data
-        refuse_strategy(trainer(lightning, strategy=make(save_distributed_checkpoint=False)), "the test needs it")
+        check_strategy(make_trainer(lightning, strategy=make(save_distributed_checkpoint=False)), "the test needs it")
 
 
-class _Asks(pl.Callback):
+class _CaveatRecorder(pl.Callback):
     """Asks where the plugin asks: when training starts."""
 
     def __init__(self) -> None:
         self.doubts: list[str] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        refuse_loop(trainer)
-        self.doubts = doubts(trainer)
+        check_loop(trainer)
+        self.doubts = find_resume_caveats(trainer)
 
 
 def test_a_step_that_fetches_its_own_batches_is_refused():
-    class _Fetching(Plain):
+    class _Fetching(RegressionModule):
         def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
             return super().training_step(next(dataloader_iter)[0], 0)
 
@@ -64,51 +73,51 @@ def test_a_step_that_fetches_its_own_batches_is_refused():
         pytest.warns(match="dataloader_iter"),
         pytest.raises(NotResumableError, match="training_step takes dataloader_iter"),
     ):
-        trainer(callbacks=[_Asks()]).fit(module(kind=_Fetching), loader())
+        make_trainer(callbacks=[_CaveatRecorder()]).fit(make_module(kind=_Fetching), make_loader())
 
 
-def _first(batch: Any) -> torch.Tensor:
-    return batch if isinstance(batch, torch.Tensor) else next(each for each in batch.values() if each is not None)
+def _first_loader_batch(batch: Any) -> torch.Tensor:
+    return batch if isinstance(batch, torch.Tensor) else next(item for item in batch.values() if item is not None)
 
 
-class _AnyBatch(Plain):
+class _AnyBatch(RegressionModule):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return super().training_step(_first(batch), batch_idx)
+        return super().training_step(_first_loader_batch(batch), batch_idx)
 
 
 LOADERS: dict[str, tuple[Any, int]] = {
-    "resumable": (lambda: resumable(loader()), 0),
-    "plain": (loader, 1),
-    "one of two": (lambda: {"a": resumable(loader()), "b": loader()}, 1),
-    "both of two": (lambda: {"a": loader(), "b": loader()}, 2),
-    "plain, shuffled": (lambda: loader(shuffle=True), 1),
+    "resumable": (lambda: resumable(make_loader()), 0),
+    "plain": (make_loader, 1),
+    "one of two": (lambda: {"a": resumable(make_loader()), "b": make_loader()}, 1),
+    "both of two": (lambda: {"a": make_loader(), "b": make_loader()}, 2),
+    "plain, shuffled": (lambda: make_loader(shuffle=True), 1),
 }
 
 
 @pytest.mark.parametrize(("make", "count"), LOADERS.values(), ids=LOADERS.keys())
 def test_every_training_loader_that_cannot_resume_is_a_doubt(make: Any, count: int):
-    asks = _Asks()
-    trainer(callbacks=[asks]).fit(module(kind=_AnyBatch), make())
+    asks = _CaveatRecorder()
+    make_trainer(callbacks=[asks]).fit(make_module(kind=_AnyBatch), make())
     assert len(asks.doubts) == count
     assert all(DataLoader.__name__ in doubt and "resumable(loader)" in doubt for doubt in asks.doubts)
 
 
 @pytest.mark.parametrize(("mode", "data", "doubted"), [
-    ("max_size", Numbers, False), ("max_size", Stream, True), ("max_size_cycle", Stream, False),
+    ("max_size", IndexDataset, False), ("max_size", IndexStream, True), ("max_size_cycle", IndexStream, False),
 ])  # fmt: skip
 def test_an_ended_loader_beside_one_of_no_known_length_is_a_doubt(mode: Any, data: type, doubted: bool):
-    asks = _Asks()
-    both = CombinedLoader({"a": resumable(loader()), "b": resumable(DataLoader(data()))}, mode)
-    trainer(callbacks=[asks]).fit(module(kind=_AnyBatch), both)
+    asks = _CaveatRecorder()
+    both = CombinedLoader({"a": resumable(make_loader()), "b": resumable(DataLoader(data()))}, mode)
+    make_trainer(callbacks=[asks]).fit(make_module(kind=_AnyBatch), both)
     assert any("max_size" in doubt and '"min_size"' in doubt for doubt in asks.doubts) is doubted
 
 
 def test_a_callback_whose_state_is_not_all_saved_is_a_doubt():
-    asks = _Asks()
+    asks = _CaveatRecorder()
     pruning = ModelPruning("l1_unstructured", amount=0.5)
-    trainer(callbacks=[asks, pruning], max_epochs=2).fit(module(), resumable(loader()))
-    (found,) = asks.doubts
-    assert found.startswith("ModelPruning ")
+    make_trainer(callbacks=[asks, pruning], max_epochs=2).fit(make_module(), resumable(make_loader()))
+    (caveat,) = asks.doubts
+    assert caveat.startswith("ModelPruning ")
 
 
 def test_subclasses_of_ddp_are_fine_unless_they_shard_the_state():
@@ -119,11 +128,11 @@ def test_subclasses_of_ddp_are_fine_unless_they_shard_the_state():
             return {}
 
     with pytest.raises(NotResumableError, match="Sharding does not give it"):
-        refuse_strategy(trainer(strategy=Sharding()), "the test needs it")
+        check_strategy(make_trainer(strategy=Sharding()), "the test needs it")
 
     class MyDeepSpeed(pl.strategies.DeepSpeedStrategy): ...
 
-    refuse_strategy(trainer(strategy=MyDDP()), "the test needs it")
+    check_strategy(make_trainer(strategy=MyDDP()), "the test needs it")
     strategy = MyDeepSpeed.__new__(MyDeepSpeed)  # needs the package deepspeed
     with pytest.raises(NotResumableError, match="MyDeepSpeed does not give it"):
-        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
+        check_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")

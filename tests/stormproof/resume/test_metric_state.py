@@ -29,14 +29,14 @@ class _Nested(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.deep = nn.ModuleDict({"list": nn.ModuleList([MeanMetric(), MaxMetric()])})
-        self.again = self.deep["list"][0]
+        self.alias = self.deep["list"][0]
 
     def update(self, values: torch.Tensor) -> None:
         for metric in self.deep["list"]:
             metric.update(values)
 
     def compute(self) -> list[torch.Tensor]:
-        return [self.again.compute(), self.deep["list"][1].compute()]
+        return [self.alias.compute(), self.deep["list"][1].compute()]
 
 
 class _Computed(nn.Module):
@@ -90,8 +90,8 @@ class _Seeded(nn.Module):
 class _Composed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two = MeanMetric(), SumMetric()
-        self.both = self.one + self.two
+        self.mean_metric, self.sum_metric = MeanMetric(), SumMetric()
+        self.both = self.mean_metric + self.sum_metric
 
     def update(self, values: torch.Tensor) -> None:
         self.both.update(values)
@@ -159,8 +159,8 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
 }
 
 
-def _equal(one: Any, two: Any) -> bool:
-    torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+def _is_equal(first: Any, second: Any) -> bool:
+    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
     return True
 
 
@@ -189,7 +189,7 @@ def test_a_metric_goes_on_as_if_it_had_never_stopped(
     metric_state.restore(resumed, torch.load(tmp_path / "state.pt", weights_only=True))
     for index in (3, 4):
         resumed["m"].update(*batch(index))
-    assert _equal(resumed["m"].compute(), straight["m"].compute())
+    assert _is_equal(resumed["m"].compute(), straight["m"].compute())
 
 
 @each_kind
@@ -198,8 +198,8 @@ def test_what_is_computed_right_after_is_the_same(make: Callable[[], Any], batch
     for index in range(3):
         killed["m"].update(*batch(index))
     metric_state.restore(resumed, metric_state.capture(killed))
-    assert _equal(_last_results(resumed), _last_results(killed))
-    assert _equal(resumed["m"].compute(), killed["m"].compute())
+    assert _is_equal(_last_results(resumed), _last_results(killed))
+    assert _is_equal(resumed["m"].compute(), killed["m"].compute())
 
 
 @each_kind
@@ -210,7 +210,7 @@ def test_looking_changes_nothing(make: Callable[[], Any], batch: Callable[[int],
         for module in (watched, alone):
             module["m"].update(*batch(index))
     metric_state.capture(watched)
-    assert _equal(watched["m"].compute(), alone["m"].compute())
+    assert _is_equal(watched["m"].compute(), alone["m"].compute())
 
 
 def test_looking_at_metrics_that_share_a_state_does_not_keep_it_from_being_reset():
@@ -223,7 +223,7 @@ def test_looking_at_metrics_that_share_a_state_does_not_keep_it_from_being_reset
     module["m"].update(*_classes(1))
     fresh = _groups()
     fresh.update(*_classes(1))
-    assert _equal(module["m"].compute(), fresh.compute())
+    assert _is_equal(module["m"].compute(), fresh.compute())
 
 
 def test_a_metric_that_was_called_with_a_graph_goes_on(tmp_path: Path):
@@ -244,7 +244,7 @@ def test_what_was_captured_does_not_change_with_the_metric():
     before = copy.deepcopy(state)
     for metric in module.values():
         metric.update(torch.tensor([5.0]))
-    assert _equal(state, before)
+    assert _is_equal(state, before)
 
 
 def test_a_metric_that_was_never_updated_stays_so():

@@ -3,7 +3,7 @@ from typing import Any
 
 import torch
 
-from stormproof.resume.model_state import forget_steps, without_a_step
+from stormproof.resume.model_state import clear_optimizer_states, find_unstepped_optimizers
 
 
 def test_forget_steps_clears_only_the_given_optimizers():
@@ -12,5 +12,5 @@ def test_forget_steps_clears_only_the_given_optimizers():
     for parameter, optimizer in zip(parameters, trainer.optimizers, strict=True):
         parameter.grad = torch.ones(2)
         optimizer.step()
-    forget_steps(trainer, [1])
-    assert without_a_step(trainer) == [1]
+    clear_optimizer_states(trainer, [1])
+    assert find_unstepped_optimizers(trainer) == [1]

@@ -58,7 +58,7 @@ def refused_entries_of(rank: int) -> dict[str, Any]:
 Captured = list[tuple[list[Any], list[str]]]
 
 
-def captured(entries: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Captured:
+def capture_on_ranks(entries: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Captured:
     """What each of two ranks captures."""
     of_first: list[Any] = []
 
@@ -70,36 +70,36 @@ def captured(entries: Callable[[int], dict[str, Any]], monkeypatch: pytest.Monke
     monkeypatch.setattr(rank_entries, "world_size", lambda: 2)
     monkeypatch.setattr(rank_entries, "share", share)
     module = torch.nn.Linear(2, 1)
-    return [rank_entries.capture_entries(entries(rank), module, first=rank == 0) for rank in range(2)]
+    return [rank_entries.capture_entries(entries(rank), module, is_rank_zero=rank == 0) for rank in range(2)]
 
 
 def test_a_rank_gets_its_own_entries_back(monkeypatch: pytest.MonkeyPatch):
-    kept, lost = captured(entries_of, monkeypatch)[1]
-    restored, wanted = (
+    kept_entries, lost_entries = capture_on_ranks(entries_of, monkeypatch)[1]
+    restored, expected = (
         copy.deepcopy({key: value for key, value in entries_of(0).items() if key != "odd"}),
         entries_of(1),
     )
-    rank_entries.restore_entries(restored, kept)
-    assert lost == ["odd"]
+    rank_entries.restore_entries(restored, kept_entries)
+    assert lost_entries == ["odd"]
     assert restored.pop("only rank 0") == 0
     assert restored.pop("nested")["own"]["tensor"].tolist() == [1, 1]
     assert torch.equal(restored.pop("same")["b"], torch.ones(2))
-    assert restored == {key: wanted[key] for key in restored}
+    assert restored == {key: expected[key] for key in restored}
 
 
 def test_only_what_differs_is_stored(monkeypatch: pytest.MonkeyPatch):
-    zero, one = captured(entries_of, monkeypatch)
-    assert zero == ([], [])
-    assert {keys[0] for keys, _ in one[0]}.isdisjoint({"same", "odd"})
-    assert ["nested", "own", "tensor"] in [keys for keys, _ in one[0]]
+    rank_zero, rank_one = capture_on_ranks(entries_of, monkeypatch)
+    assert rank_zero == ([], [])
+    assert {keys[0] for keys, _ in rank_one[0]}.isdisjoint({"same", "odd"})
+    assert ["nested", "own", "tensor"] in [keys for keys, _ in rank_one[0]]
 
 
 def test_entries_that_torch_refuses_are_named(monkeypatch: pytest.MonkeyPatch):
-    (_, none), (kept, lost) = captured(refused_entries_of, monkeypatch)
-    assert lost == ["enum", "keys", "mixed/object"]
+    (_, none), (kept_entries, lost_entries) = capture_on_ranks(refused_entries_of, monkeypatch)
+    assert lost_entries == ["enum", "keys", "mixed/object"]
     with pytest.warns(UserWarning, match=r"refuses them: enum \(rank 1\), keys \(rank 1\), mixed/object \(rank 1\)\."):
-        rank_entries.warn_about_unsaved([none, lost])
-    assert kept == [(["mixed", "count"], 1)]
+        rank_entries.warn_about_unsaved([none, lost_entries])
+    assert kept_entries == [(["mixed", "count"], 1)]
 
 
 def test_an_entry_of_a_dict_that_was_not_restored_is_skipped():

@@ -13,22 +13,33 @@ from torch.nn import SmoothL1Loss
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NoGoodCheckpointError, NotResumableError
 from stormproof.testing import FaultInjector
-from tests.support.recovery_fits import fit_with
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
+from tests.support.recovery_fits import fit_with_recovery
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 def fit(
-    folder: Path, faults: FaultInjector | None = None, ckpt_path: str | None = None, kind: type = Plain, **options: Any
+    folder: Path,
+    faults: FaultInjector | None = None,
+    ckpt_path: str | None = None,
+    kind: type = RegressionModule,
+    **options: Any,
 ) -> Any:
     recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False, resume=True, **options)
-    trained, fitting = module(kind=kind), trainer(callbacks=[recovery, *filter(None, [faults])])
-    fitting.fit(trained, resumable(loader(shuffle=True), seed=1), ckpt_path=ckpt_path)
+    trained, fitting = make_module(kind=kind), make_trainer(callbacks=[recovery, *filter(None, [faults])])
+    fitting.fit(trained, resumable(make_loader(shuffle=True), seed=1), ckpt_path=ckpt_path)
     return trained.layer.weight.detach(), fitting
 
 
-class Adding(Plain):
+class Adding(RegressionModule):
     """Adds an object that torch refuses, and needs it to resume."""
 
     loss: Any = SmoothL1Loss()
@@ -46,10 +57,10 @@ def interrupt(folder: Path, **options: Any) -> None:
 
 
 def test_an_interrupted_fit_resumes_exactly_without_ckpt_path(tmp_path: Path):
-    whole, _ = fit(tmp_path / "whole")
+    expected, _ = fit(tmp_path / "whole")
     interrupt(tmp_path / "interrupted")
     resumed, fitting = fit(tmp_path / "interrupted")
-    assert torch.equal(whole, resumed)
+    assert torch.equal(expected, resumed)
     assert fitting.ckpt_path.endswith(".ckpt")
     assert "resume_start" not in vars(fitting._checkpoint_connector)
 
@@ -64,27 +75,29 @@ class Crafted:
         return os.mkdir, (str(self.folder),)
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_a_checkpoint_is_not_unpickled_whatever_the_environment_says(
     lightning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    folder, made = tmp_path / "checkpoints", tmp_path / "made"
-    fit_with(CheckpointRecovery(folder), lightning=lightning)
+    folder, marker = tmp_path / "checkpoints", tmp_path / "made"
+    fit_with_recovery(CheckpointRecovery(folder), lightning=lightning)
     recovery = CheckpointRecovery(folder)
     path = recovery.latest_checkpoint()
     assert path is not None
-    torch.save({"hook": Crafted(made)}, path)  # after it was verified
+    torch.save({"hook": Crafted(marker)}, path)  # after it was verified
     with pytest.raises(UnpicklingError, match="mkdir"):
-        trainer(lightning, callbacks=[recovery]).fit(module(lightning), resumable(loader()), ckpt_path=path)
-    assert not made.exists()
+        make_trainer(lightning, callbacks=[recovery]).fit(
+            make_module(lightning), resumable(make_loader()), ckpt_path=path
+        )
+    assert not marker.exists()
 
 
 def test_a_given_ckpt_path_has_priority(tmp_path: Path):
     interrupt(tmp_path)
-    given = str(min(tmp_path.glob("*.ckpt")))
-    assert given != CheckpointRecovery(tmp_path).latest_checkpoint()
-    assert fit(tmp_path, ckpt_path=given)[1].ckpt_path == given
+    checkpoint_path = str(min(tmp_path.glob("*.ckpt")))
+    assert checkpoint_path != CheckpointRecovery(tmp_path).latest_checkpoint()
+    assert fit(tmp_path, ckpt_path=checkpoint_path)[1].ckpt_path == checkpoint_path
 
 
 @pytest.mark.filterwarnings("ignore:Pickled entries", "ignore:Checkpoints do not contain")
@@ -116,8 +129,8 @@ def test_start_over_begins_beside_damaged_checkpoints(tmp_path: Path):
         file.write_bytes(b"damaged")
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, resume=True)
     with pytest.raises(NoGoodCheckpointError):
-        trainer(callbacks=[recovery]).fit(module(), resumable(loader()))
+        make_trainer(callbacks=[recovery]).fit(make_module(), resumable(make_loader()))
     assert recovery.latest_checkpoint(start_over=True) is None
-    fitting = trainer(callbacks=[recovery])
-    fitting.fit(module(), resumable(loader()))
+    fitting = make_trainer(callbacks=[recovery])
+    fitting.fit(make_module(), resumable(make_loader()))
     assert fitting.global_step == 6

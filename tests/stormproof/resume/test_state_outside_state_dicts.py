@@ -15,9 +15,9 @@ from torchmetrics import MaxMetric, MeanMetric
 from torchmetrics.wrappers import MetricTracker
 
 from stormproof import CheckpointRecovery, resumable
-from tests.support.small_fits import LIGHTNINGS_OWN, loader, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 class Scaled(pl.LightningModule):
@@ -200,17 +200,17 @@ class Numbers(pl.LightningDataModule):
         self.rng = np.random.default_rng(9)
 
     def train_dataloader(self) -> Any:
-        return resumable(loader(16), seed=1)
+        return resumable(make_loader(16), seed=1)
 
 
 def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0, **options: Any) -> Any:
     torch.manual_seed(0)
     recovery, module = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False), kind()
-    running = trainer(callbacks=[*callbacks, recovery, Others(stop)], **options)
+    pl_trainer = make_trainer(callbacks=[*callbacks, recovery, Others(stop)], **options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "(?s).*exact.*")
-            running.fit(module, datamodule=Numbers(), ckpt_path=recovery.latest_checkpoint())
+            pl_trainer.fit(module, datamodule=Numbers(), ckpt_path=recovery.latest_checkpoint())
     except KeyError:
         assert stop
     return module
@@ -233,12 +233,12 @@ def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0
     ],
 )
 def test_a_resume_restores_state_that_no_state_dict_holds(kind: type[Scaled], tmp_path: Path):
-    whole = fit(kind, tmp_path / "whole")
+    expected = fit(kind, tmp_path / "whole")
     fit(kind, tmp_path / "killed", stop=4)
     resumed = fit(kind, tmp_path / "killed")
-    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
-    assert all(map(torch.equal, map(dense, resumed.buffers()), map(dense, whole.buffers())))
-    assert all(map(torch.equal, getattr(resumed, "head", []), getattr(whole, "head", [])))
+    assert all(map(torch.equal, resumed.parameters(), expected.parameters()))
+    assert all(map(torch.equal, map(dense, resumed.buffers()), map(dense, expected.buffers())))
+    assert all(map(torch.equal, getattr(resumed, "head", []), getattr(expected, "head", [])))
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
@@ -263,11 +263,11 @@ class Double(Scaled):
 
 
 def test_the_average_of_a_non_persistent_buffer_is_restored(tmp_path: Path):
-    whole = fit(Buffer, tmp_path / "whole", EMAWeightAveraging(decay=0.8))
+    expected = fit(Buffer, tmp_path / "whole", EMAWeightAveraging(decay=0.8))
     fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8), stop=4)
     resumed = fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8))
-    assert torch.equal(resumed.mean, whole.mean)
-    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert torch.equal(resumed.mean, expected.mean)
+    assert all(map(torch.equal, resumed.parameters(), expected.parameters()))
 
 
 class Product(Scaled):
@@ -285,12 +285,12 @@ def test_an_optimizer_keeps_the_dtypes_of_its_state(precision: str, tmp_path: Pa
     def product(module: Any) -> torch.Tensor:
         return module.trainer.optimizers[0].state[module.net.weight]["mu_product"]
 
-    whole = fit(Product, tmp_path / "whole", precision=precision)
+    expected = fit(Product, tmp_path / "whole", precision=precision)
     fit(Product, tmp_path / "killed", stop=4, precision=precision)
     resumed = fit(Product, tmp_path / "killed", precision=precision)
-    assert product(whole).dtype == torch.float32
-    torch.testing.assert_close(product(resumed), product(whole), rtol=0, atol=0)
-    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert product(expected).dtype == torch.float32
+    torch.testing.assert_close(product(resumed), product(expected), rtol=0, atol=0)
+    assert all(map(torch.equal, resumed.parameters(), expected.parameters()))
 
 
 class MasterWeights(Product):
@@ -346,30 +346,31 @@ def test_an_optimizer_keeps_the_dtypes_of_lists_in_its_state(tmp_path: Path):
     def states(fitted: Any) -> list[Any]:
         return list(fitted.trainer.optimizers[0].state.values())
 
-    whole = fit(ListedState, tmp_path / "whole")
+    expected = fit(ListedState, tmp_path / "whole")
     fit(ListedState, tmp_path / "killed", stop=4)
     resumed = fit(ListedState, tmp_path / "killed")
-    for one, other in zip(states(resumed), states(whole), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    assert torch.equal(resumed.hidden[0], whole.hidden[0])
+    for resumed_state, expected_state in zip(states(resumed), states(expected), strict=True):
+        torch.testing.assert_close(resumed_state, expected_state, rtol=0, atol=0)
+    assert torch.equal(resumed.hidden[0], expected.hidden[0])
 
 
 @pytest.mark.parametrize("kind", [MasterWeights, MixedDtypes])
 def test_an_optimizer_keeps_the_dtypes_of_a_nested_state(kind: type[Scaled], tmp_path: Path):
-    whole = fit(kind, tmp_path / "whole", precision="bf16-true")
+    expected = fit(kind, tmp_path / "whole", precision="bf16-true")
     fit(kind, tmp_path / "killed", stop=4, precision="bf16-true")
     resumed = fit(kind, tmp_path / "killed", precision="bf16-true")
-    for one, other in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+    for resumed_parameter, expected_parameter in zip(resumed.net.parameters(), expected.net.parameters(), strict=True):
         masters = [
-            each.trainer.optimizers[0].state[p]["master"]["weight"] for each, p in ((resumed, one), (whole, other))
+            pl_module.trainer.optimizers[0].state[p]["master"]["weight"]
+            for pl_module, p in ((resumed, resumed_parameter), (expected, expected_parameter))
         ]
         torch.testing.assert_close(*masters, rtol=0, atol=0)
 
 
 def test_a_resume_in_64_bits_loses_no_bit_of_weights_and_means(tmp_path: Path):
     options = {"precision": "64-true", "max_epochs": 2}
-    whole = fit(Double, tmp_path / "whole", **options)
+    expected = fit(Double, tmp_path / "whole", **options)
     fit(Double, tmp_path / "killed", stop=4, **options)
     resumed = fit(Double, tmp_path / "killed", **options)
-    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
-    assert resumed.means == whole.means
+    assert all(map(torch.equal, resumed.parameters(), expected.parameters()))
+    assert resumed.means == expected.means

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.resume.tensor_digest import tensor_digest
+from stormproof.resume.tensor_digest import digest_tensor
 
 MAKE = {
     "dense": lambda: torch.arange(6.0).view(2, 3),
@@ -22,10 +22,10 @@ MAKE = {
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
 def test_digests_are_equal_for_equal_tensors_only():
-    assert [tensor_digest(make()) for make in MAKE.values()] == [tensor_digest(make()) for make in MAKE.values()]
-    assert len({tensor_digest(make()) for make in MAKE.values()}) == len(MAKE)
+    assert [digest_tensor(make()) for make in MAKE.values()] == [digest_tensor(make()) for make in MAKE.values()]
+    assert len({digest_tensor(make()) for make in MAKE.values()}) == len(MAKE)
 
 
 def test_a_tensor_that_is_not_contiguous_has_the_digest_of_its_copy():
     tensor = torch.arange(6.0).view(2, 3).T
-    assert tensor_digest(tensor) == tensor_digest(tensor.contiguous())
+    assert digest_tensor(tensor) == digest_tensor(tensor.contiguous())

@@ -14,21 +14,31 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from torchmetrics import MeanMetric
 
 from stormproof import CheckpointRecovery, resumable
-from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Validated, loader, module, trainer
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    RegressionModule,
+    ValidatedRegressionModule,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-def warnings_of(folder: Path, fitted: Any, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> list[str]:
+def collect_warnings(
+    folder: Path, fitted: Any, *callbacks: pl.Callback, lightning: Any = pl, **options: Any
+) -> list[str]:
     recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as warning_records:
         warnings.simplefilter("always")
-        running = trainer(lightning, callbacks=[recovery, *callbacks], max_epochs=2, **options)
-        running.fit(fitted, resumable(loader()), loader())
-    return [str(each.message) for each in caught if "are not in the checkpoint" in str(each.message)]
+        pl_trainer = make_trainer(lightning, callbacks=[recovery, *callbacks], max_epochs=2, **options)
+        pl_trainer.fit(fitted, resumable(make_loader()), make_loader())
+    return [str(record.message) for record in warning_records if "are not in the checkpoint" in str(record.message)]
 
 
-class Changes(Plain):
+class ChangingCallback(RegressionModule):
     """Has an attribute ``value`` that ``change(value)`` returns anew after each step."""
 
     value: Any
@@ -89,13 +99,13 @@ def filled(value: Any) -> Any:
     ],
 )
 def test_an_attribute_that_changes_and_is_in_no_checkpoint_is_named_once(value: Any, change: Any, tmp_path: Path):
-    fitted = module(kind=type("Counting", (Changes,), {"change": staticmethod(change)}))
+    fitted = make_module(kind=type("Counting", (ChangingCallback,), {"change": staticmethod(change)}))
     fitted.value = value
-    (message,) = warnings_of(tmp_path, fitted)
+    (message,) = collect_warnings(tmp_path, fitted)
     assert message.startswith("These attributes change during training but are not in the checkpoint: module.value. ")
 
 
-class Counts(pl.Callback):
+class CountingCallback(pl.Callback):
     def __init__(self) -> None:
         self.count = 0
 
@@ -103,21 +113,21 @@ class Counts(pl.Callback):
         self.count += 1
 
 
-class Saves(Counts):
+class SavingCallback(CountingCallback):
     def state_dict(self) -> dict[str, Any]:
         return {"so far": [self.count]}
 
 
-class SavesInACheckpoint(Counts):
+class SavesInACheckpoint(CountingCallback):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["mine"] = {"so far": self.count}
 
 
-class Exempt(Counts):
+class Exempt(CountingCallback):
     not_restored = ("count",)
 
 
-class Restarts(Counts):
+class Restarts(CountingCallback):
     """Has an attribute that is the same between any two batches."""
 
     def on_train_batch_start(self, *args: Any) -> None:
@@ -142,7 +152,7 @@ class ExtraState(CountsCalls):
         self.calls = state["calls"]
 
 
-class Inner(Plain):
+class Inner(RegressionModule):
     kind: type[torch.nn.Module]
 
     def __init__(self) -> None:
@@ -154,15 +164,17 @@ def test_attributes_of_callbacks_and_submodules_are_named_too(tmp_path: Path):
     class Own(Inner):
         kind = CountsCalls
 
-    (message,) = warnings_of(tmp_path, module(kind=Own), Counts())
+    (message,) = collect_warnings(tmp_path, make_module(kind=Own), CountingCallback())
     assert ": module.layer.0.calls, Counts.count. " in message
 
 
 @pytest.mark.parametrize(
-    "callback", [Saves(), SavesInACheckpoint(), Exempt(), Restarts()], ids=lambda it: type(it).__name__
+    "callback",
+    [SavingCallback(), SavesInACheckpoint(), Exempt(), Restarts()],
+    ids=lambda instance: type(instance).__name__,
 )
 def test_an_attribute_that_is_saved_or_exempt_or_constant_is_not_named(callback: pl.Callback, tmp_path: Path):
-    assert warnings_of(tmp_path, module(), callback) == []
+    assert collect_warnings(tmp_path, make_module(), callback) == []
 
 
 class Converts(pl.Callback):
@@ -198,10 +210,10 @@ class Converts(pl.Callback):
 
 
 def test_a_value_that_is_saved_as_another_type_is_not_named(tmp_path: Path):
-    assert warnings_of(tmp_path, module(), Converts()) == []
+    assert collect_warnings(tmp_path, make_module(), Converts()) == []
 
 
-class SharesAName(Counts):
+class SharesAName(CountingCallback):
     """Saves two different values under the same name, one in its own state and one at the top of the checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,7 +224,7 @@ class SharesAName(Counts):
 
 
 def test_an_entry_of_a_callback_does_not_hide_one_of_the_checkpoint(tmp_path: Path):
-    assert warnings_of(tmp_path, module(), SharesAName()) == []
+    assert collect_warnings(tmp_path, make_module(), SharesAName()) == []
 
 
 class Average(pl.Callback):
@@ -230,7 +242,7 @@ class Average(pl.Callback):
 
 @pytest.mark.parametrize("kind", [Average, EMAWeightAveraging])
 def test_an_average_of_the_weights_that_is_saved_is_not_named(kind: type[pl.Callback], tmp_path: Path):
-    assert warnings_of(tmp_path, module(), type("Own", (kind,), {})()) == []
+    assert collect_warnings(tmp_path, make_module(), type("Own", (kind,), {})()) == []
 
 
 class Flag(pl.Callback):
@@ -252,25 +264,25 @@ class DropsLess(pl.Callback):
 
 
 def test_an_equal_value_saved_under_another_name_does_not_count_as_saved(tmp_path: Path):
-    assert "Flag.flag" in " ".join(warnings_of(tmp_path, module(), Flag()))
+    assert "Flag.flag" in " ".join(collect_warnings(tmp_path, make_module(), Flag()))
 
 
 def test_a_changed_dropout_rate_is_reported(tmp_path: Path):
     class Dropping(Inner):
         kind = torch.nn.Dropout
 
-    assert "module.layer.0.p" in " ".join(warnings_of(tmp_path, module(kind=Dropping), DropsLess()))
+    assert "module.layer.0.p" in " ".join(collect_warnings(tmp_path, make_module(kind=Dropping), DropsLess()))
 
 
 def test_an_extra_state_is_saved(tmp_path: Path):
     class Own(Inner):
         kind = ExtraState
 
-    assert warnings_of(tmp_path, module(kind=Own)) == []
+    assert collect_warnings(tmp_path, make_module(kind=Own)) == []
 
 
 def test_a_network_in_a_list_that_training_changes_is_named(tmp_path: Path):
-    class Teacher(Plain):
+    class Teacher(RegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.teacher = [torch.nn.Linear(2, 1)]
@@ -280,7 +292,7 @@ def test_a_network_in_a_list_that_training_changes_is_named(tmp_path: Path):
         def on_train_batch_end(self, *args: Any) -> None:
             self.teacher[0].weight.lerp_(self.layer.weight, 0.1)
 
-    (message,) = warnings_of(tmp_path, module(kind=Teacher))
+    (message,) = collect_warnings(tmp_path, make_module(kind=Teacher))
     assert ": module.teacher[0].weight. " in message
 
 
@@ -303,8 +315,8 @@ class ExemptTeaching(Teaching):
 
 @pytest.mark.parametrize(("kind", "messages"), [(Teaching, 1), (ExemptTeaching, 0)])
 def test_a_submodule_can_exempt_a_network_in_a_list(kind: type[torch.nn.Module], messages: int, tmp_path: Path):
-    fitted = module(kind=type("Own", (Inner,), {"kind": kind}))
-    assert len(warnings_of(tmp_path, fitted)) == messages
+    fitted = make_module(kind=type("Own", (Inner,), {"kind": kind}))
+    assert len(collect_warnings(tmp_path, fitted)) == messages
 
 
 class Odd(dict):
@@ -317,7 +329,7 @@ class Odd(dict):
 
 
 def test_attributes_that_cannot_be_compared_are_ignored(tmp_path: Path):
-    class Holds(Plain):
+    class Holds(RegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.sparse = torch.eye(2).to_sparse()
@@ -331,12 +343,12 @@ def test_attributes_that_cannot_be_compared_are_ignored(tmp_path: Path):
             self.circle.append(self.circle)
             self.lock = threading.Lock()
 
-    assert warnings_of(tmp_path, module(kind=Holds)) == []
+    assert collect_warnings(tmp_path, make_module(kind=Holds)) == []
 
 
-@BOTH
+@BOTH_PACKAGES
 def test_what_lightning_and_torchmetrics_keep_is_not_named(lightning: Any, tmp_path: Path):
-    class Usual(Validated):
+    class Usual(ValidatedRegressionModule):
         def __init__(self) -> None:
             super().__init__()
             self.mean, self.others = MeanMetric(), [MeanMetric()]
@@ -357,8 +369,8 @@ def test_what_lightning_and_torchmetrics_keep_is_not_named(lightning: Any, tmp_p
     early = lightning.callbacks.EarlyStopping if lightning is not pl else EarlyStopping
     callbacks = [early("val/loss"), Mine(tmp_path / "own", monitor="val/loss", every_n_train_steps=2)]
     assert (
-        warnings_of(
-            tmp_path / "ours", module(lightning, Usual), *callbacks, lightning=lightning, enable_checkpointing=True
+        collect_warnings(
+            tmp_path / "ours", make_module(lightning, Usual), *callbacks, lightning=lightning, enable_checkpointing=True
         )
         == []
     )

@@ -37,7 +37,7 @@ class Own(Metric):
         return self.seen
 
 
-def of_ranks(kind: type[Metric], values: list[float]) -> list[dict[str, Any]]:
+def rank_states(kind: type[Metric], values: list[float]) -> list[dict[str, Any]]:
     """The state of a metric on each of the ranks that saw a value."""
     states = []
     for value in values:
@@ -49,35 +49,35 @@ def of_ranks(kind: type[Metric], values: list[float]) -> list[dict[str, Any]]:
 
 def on_ranks(kind: type[Metric], states: list[dict[str, Any]], ranks: int) -> list[Metric]:
     """The metric on each of ``ranks`` that go on with them."""
-    found = []
+    results = []
     for rank in range(ranks):
         module = torch.nn.ModuleDict({"metric": kind()})
-        metric_state.restore(module, metric_state.merged(module, states, first=rank == 0))
-        found.append(module["metric"])
-    return found
+        metric_state.restore(module, metric_state.merge(module, states, is_rank_zero=rank == 0))
+        results.append(module["metric"])
+    return results
 
 
 @pytest.mark.parametrize(("kind", "expected"), MERGED.values(), ids=MERGED.keys())
 def test_metrics_hold_together_what_they_held(kind: type[Metric], expected: list[float]):
-    metrics = on_ranks(kind, of_ranks(kind, [1.0, 2.0, 3.0]), ranks=3)
+    metrics = on_ranks(kind, rank_states(kind, [1.0, 2.0, 3.0]), ranks=3)
     assert [float(metric.compute()) for metric in metrics][: len(expected)] == expected
 
 
 def test_what_is_concatenated_is_on_one_rank():
-    first, second = on_ranks(CatMetric, of_ranks(CatMetric, [1.0, 2.0, 3.0]), ranks=2)
+    first, second = on_ranks(CatMetric, rank_states(CatMetric, [1.0, 2.0, 3.0]), ranks=2)
     assert first.compute().tolist() == [1.0, 2.0, 3.0]
     assert second.value == []
 
 
 def test_a_metric_with_a_reduction_of_its_own_begins_anew_and_is_named():
-    states = of_ranks(Own, [1.0, 2.0])
+    states = rank_states(Own, [1.0, 2.0])
     with pytest.warns(UserWarning, match="metric cannot be put together from another number of ranks, and counts only"):
         (alone,) = on_ranks(Own, states, ranks=1)
     assert float(alone.seen) == 0.0
     assert not alone.update_called
 
 
-def logged(value: float, batches: float | None, reduce: str, should: bool = True) -> dict[str, Any]:
+def logged_entry(value: float, batches: float | None, reduce: str, should: bool = True) -> dict[str, Any]:
     size = None if batches is None else torch.tensor(batches)
     return {
         "value": torch.tensor(value), "cumulated_batch_size": size, "reduce": reduce, "sync": {"should": should}
@@ -85,25 +85,27 @@ def logged(value: float, batches: float | None, reduce: str, should: bool = True
 
 
 def test_values_that_are_being_added_up_are_put_together_on_rank_zero():
-    three = [{"loss": logged(value, 2.0, "torch.mean")} for value in (1.0, 2.0, 3.0)]
-    zero, one = (world_size_change.logged_together(three, rank)["loss"] for rank in (0, 1))
-    assert (zero["value"], zero["cumulated_batch_size"]) == (6.0, 6.0)
-    assert (one["value"], one["cumulated_batch_size"]) == (0.0, 0.0)
+    three = [{"loss": logged_entry(value, 2.0, "torch.mean")} for value in (1.0, 2.0, 3.0)]
+    rank_zero, rank_one = (world_size_change.merge_logged_results(three, rank)["loss"] for rank in (0, 1))
+    assert (rank_zero["value"], rank_zero["cumulated_batch_size"]) == (6.0, 6.0)
+    assert (rank_one["value"], rank_one["cumulated_batch_size"]) == (0.0, 0.0)
 
 
 def test_an_extreme_goes_to_all_and_what_is_not_reduced_stays_with_its_rank():
-    two = [
-        {"most": logged(value, None, "torch.max"), "own": logged(value, 1.0, "torch.mean", should=False)}
+    two_ranks = [
+        {"most": logged_entry(value, None, "torch.max"), "own": logged_entry(value, 1.0, "torch.mean", should=False)}
         for value in (1.0, 2.0)
     ]
-    for rank, own in enumerate((1.0, 2.0, 2.0)):
-        found = world_size_change.logged_together(two, rank)
-        assert (found["most"]["value"], found["own"]["value"]) == (2.0, own)
+    for rank, expected_value in enumerate((1.0, 2.0, 2.0)):
+        merged = world_size_change.merge_logged_results(two_ranks, rank)
+        assert (merged["most"]["value"], merged["own"]["value"]) == (2.0, expected_value)
 
 
 def test_a_value_logged_by_one_rank_only_is_kept():
     assert (
-        world_size_change.logged_together([{"loss": logged(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"]["value"]
+        world_size_change.merge_logged_results([{"loss": logged_entry(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"][
+            "value"
+        ]
         == 1.0
     )
 
@@ -125,12 +127,12 @@ def shared_out(
         "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
     }
     saved = Snapshot("abc", JobState(loops=None, should_stop=False, accumulated=1), states)
-    return world_size_change.share_out(saved, checkpoint, rank, ranks, accumulated=1)
+    return world_size_change.redistribute(saved, checkpoint, rank, ranks, accumulate_grad_batches=1)
 
 
 @pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])
 def test_logged_values_are_kept_if_several_ranks_saved_and_several_resume(saved: int, resumed: int, kept: bool):
-    results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * saved
+    results = [{"loss": logged_entry(1.0, 2.0, "torch.mean")}] * saved
     assert bool(shared_out(results, 0, resumed).logged["results"]) == kept
 
 
@@ -147,7 +149,7 @@ def test_random_numbers_differ_between_ranks_and_between_steps():
 def test_counts_of_batches_are_those_of_as_many_samples():
     counts = {"ready": 7, "started": 6, "processed": 6, "completed": 6}
     loop: Any = {"epoch_loop.batch_progress": {"total": {**counts, "ready": 13}, "current": dict(counts)}}
-    internals.rescale_batches(loop, Fraction(2, 1))
+    internals.rescale_batch_counts(loop, Fraction(2, 1))
     assert loop["epoch_loop.batch_progress"]["current"]["completed"] == 12
-    internals.rescale_batches(loop, Fraction(1, 4))
+    internals.rescale_batch_counts(loop, Fraction(1, 4))
     assert loop["epoch_loop.batch_progress"]["current"] == {"ready": 3, "started": 3, "processed": 3, "completed": 3}

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from stormproof import Pieces
+from stormproof import MaxoutPieces
 
 Layout = Literal["flat", "tokens", "sequence", "image"]
 
@@ -62,8 +62,8 @@ FUNCTIONS: dict[str, Any] = {
     "softshrink": functional.softshrink,
     "squared": lambda x: functional.relu(x).square(),
 }
-KILLS = ("nothing", "bias low", "bias high", "no weights", "all zero")
-MAKERS: dict[Layout, tuple[str, ...]] = {
+KILL_KINDS = ("nothing", "bias low", "bias high", "no weights", "all zero")
+UNIT_MAKERS: dict[Layout, tuple[str, ...]] = {
     "flat": ("linear", "linear", "glu", "swiglu", "maxout"),
     "tokens": ("linear", "linear", "swiglu", "gru", "lstm"),
     "sequence": ("conv",),
@@ -75,18 +75,18 @@ NORMS: dict[Layout, tuple[str, ...]] = {
     "sequence": ("none", "batch"),
     "image": ("none", "batch"),
 }
-TURNS: dict[Layout, tuple[str, ...]] = {
+LAYOUT_CHANGES: dict[Layout, tuple[str, ...]] = {
     "flat": ("stay",),
     "tokens": ("stay", "transpose", "flatten", "mean"),
     "sequence": ("stay", "transpose", "flatten", "mean"),
     "image": ("stay", "tokens", "flatten", "last flatten", "mean"),
 }
-AFTER: dict[tuple[Layout, str], Layout] = {
+NEXT_LAYOUT: dict[tuple[Layout, str], Layout] = {
     ("tokens", "transpose"): "sequence",
     ("sequence", "transpose"): "tokens",
     ("image", "tokens"): "tokens",
 }
-SHAPES: dict[Layout, tuple[int, ...]] = {"flat": (6,), "tokens": (5, 6), "sequence": (3, 8), "image": (2, 8, 8)}
+INPUT_SHAPES: dict[Layout, tuple[int, ...]] = {"flat": (6,), "tokens": (5, 6), "sequence": (3, 8), "image": (2, 8, 8)}
 
 
 @dataclass(frozen=True)
@@ -96,55 +96,59 @@ class Block:
     maker: str
     units: int
     norm: str
-    how: str  # a module, one in place, one that all blocks share, or a function
+    activation_form: str  # a module, one in place, one that all blocks share, or a function
     activation: str
     dropout: bool
     pool: bool
-    turn: str
+    layout_change: str
     kill: str
     frozen: bool
     checkpointed: bool
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[Layout, list[Block]]:
+def network_plans(draw: st.DrawFn) -> tuple[Layout, list[Block]]:
     """The layout of the inputs, and one to three blocks."""
-    layout: Layout = draw(st.sampled_from(list(SHAPES)))
+    layout: Layout = draw(st.sampled_from(list(INPUT_SHAPES)))
     first, blocks = layout, []
     for _ in range(draw(st.integers(1, 3))):
-        maker = draw(st.sampled_from(MAKERS[layout]))
-        how = draw(st.sampled_from(["module", "in place", "shared", "function"])) if maker in {"linear", "conv"} else ""
-        kinds = {"module": list(MODULES), "in place": IN_PLACE, "function": list(FUNCTIONS)}.get(how, ("relu",))
-        turn = draw(st.sampled_from(TURNS[layout]))
+        maker = draw(st.sampled_from(UNIT_MAKERS[layout]))
+        activation_form = (
+            draw(st.sampled_from(["module", "in place", "shared", "function"])) if maker in {"linear", "conv"} else ""
+        )
+        kinds = {"module": list(MODULES), "in place": IN_PLACE, "function": list(FUNCTIONS)}.get(
+            activation_form, ("relu",)
+        )
+        layout_change = draw(st.sampled_from(LAYOUT_CHANGES[layout]))
         blocks.append(
             Block(
                 maker,
                 units=draw(st.integers(2, 5)),
                 norm=draw(st.sampled_from(NORMS[layout])),
-                how=how,
+                activation_form=activation_form,
                 activation=draw(st.sampled_from(kinds)),
                 dropout=draw(st.booleans()),
                 pool=layout in {"sequence", "image"} and draw(st.booleans()),
-                turn=turn,
-                kill=draw(st.sampled_from(KILLS)),
+                layout_change=layout_change,
+                kill=draw(st.sampled_from(KILL_KINDS)),
                 frozen=draw(st.booleans()),
                 checkpointed=draw(st.booleans()),
             )
         )
-        layout = AFTER.get((layout, turn), layout if turn == "stay" else "flat")
+        layout = NEXT_LAYOUT.get((layout, layout_change), layout if layout_change == "stay" else "flat")
     return first, blocks
 
 
 class Maxout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.pieces = Pieces()
+        self.pieces = MaxoutPieces()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.pieces(x.unflatten(-1, (-1, 2))).amax(-1)
 
 
-class Part(nn.Module):
+class NetworkBlock(nn.Module):
     """A block that says what its units put out, to whoever listens."""
 
     def __init__(self, block: Block, layout: Layout, shape: tuple[int, ...], shared: nn.Module) -> None:
@@ -152,24 +156,26 @@ class Part(nn.Module):
         self.block, self.layout = block, layout
         width, units = shape[-1 if layout in {"flat", "tokens"} else 0], block.units
         self.shared = [shared]  # in a list: it is the network's own
-        made = {"glu": 2 * units, "maxout": 2 * units}.get(block.maker, units)
+        layer_width = {"glu": 2 * units, "maxout": 2 * units}.get(block.maker, units)
         if block.maker in {"gru", "lstm"}:
             self.layer: Any = getattr(nn, block.maker.upper())(width, units, batch_first=True)
         elif block.maker == "conv":
             self.layer = {"sequence": nn.Conv1d, "image": nn.Conv2d}[layout](width, units, 3, padding=1)
         else:
-            self.layer = nn.Linear(width, made)
+            self.layer = nn.Linear(width, layer_width)
         if block.maker == "swiglu":
             self.gate = nn.Linear(width, units)
             self.down = nn.Linear(units, units)
         norms = {"flat": nn.BatchNorm1d, "sequence": nn.BatchNorm1d, "image": nn.BatchNorm2d}
-        self.norm = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": norms.get(layout)}[block.norm](made)
+        self.norm = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": norms.get(layout)}[block.norm](layer_width)
         if block.maker in {"glu", "maxout"}:
             self.act: Any = nn.GLU() if block.maker == "glu" else Maxout()
-        elif block.how in {"module", "in place"}:
-            self.act = MODULES[block.activation](**({"inplace": True} if block.how == "in place" else {}))
+        elif block.activation_form in {"module", "in place"}:
+            self.act = MODULES[block.activation](**({"inplace": True} if block.activation_form == "in place" else {}))
         self.dropout = nn.Dropout(0.5) if block.dropout else nn.Identity()
-        largest = block.how != "function" or block.activation == "functional.relu"  # of others it does not tell
+        largest = (
+            block.activation_form != "function" or block.activation == "functional.relu"
+        )  # of others it does not tell
         pools = {"sequence": nn.MaxPool1d(2) if largest else nn.AvgPool1d(2), "image": nn.AvgPool2d(2)}
         self.pool = pools[layout] if block.pool else nn.Identity()
         self._kill()
@@ -185,65 +191,65 @@ class Part(nn.Module):
             elif self.block.kill in {"bias low", "bias high"} and name.startswith("bias"):
                 parameter[0] = 200 if self.block.kill == "bias high" else -200
 
-    def forward(self, x: torch.Tensor, name: str, heard: Heard) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, name: str, recorder: UnitRecorder) -> torch.Tensor:
         if self.block.checkpointed and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, name, heard, use_reentrant=False)  # type: ignore[return-value]
-        return self._forward(x, name, heard)
+            return checkpoint(self._forward, x, name, recorder, use_reentrant=False)  # type: ignore[return-value]
+        return self._forward(x, name, recorder)
 
-    def _forward(self, x: torch.Tensor, name: str, heard: Heard) -> torch.Tensor:
+    def _forward(self, x: torch.Tensor, name: str, recorder: UnitRecorder) -> torch.Tensor:
         axis = -1 if self.layout in {"flat", "tokens"} else 1
         if self.block.maker not in {"gru", "lstm"}:
-            heard.taken(f"{name}.layer", x)
+            recorder.record_inputs(f"{name}.layer", x)
         if self.block.maker == "swiglu":
             x = functional.silu(self.norm(self.layer(x))) * self.gate(x)
-            heard.pending = (axis, None)
-            heard.taken(f"{name}.down", x)
+            recorder.pending = (axis, None)
+            recorder.record_inputs(f"{name}.down", x)
             x = self.down(x)
-            heard.pending = None
+            recorder.pending = None
         elif self.block.maker in {"gru", "lstm"}:
             x = self.layer(x)[0]
-            heard.units(f"{name}.layer", x, axis)
-            heard.pending = None
+            recorder.record_units(f"{name}.layer", x, axis)
+            recorder.pending = None
         else:
-            x = self._activated(self.norm(self.layer(x)), name, axis, heard)
-        return self._turned(self.pool(self.dropout(x)), heard)
+            x = self._activate(self.norm(self.layer(x)), name, axis, recorder)
+        return self._change_layout(self.pool(self.dropout(x)), recorder)
 
-    def _activated(self, x: torch.Tensor, name: str, axis: int, heard: Heard) -> torch.Tensor:
-        heard.pending = None
-        if self.block.how == "function":
-            heard.pending = (axis, None)
+    def _activate(self, x: torch.Tensor, name: str, axis: int, recorder: UnitRecorder) -> torch.Tensor:
+        recorder.pending = None
+        if self.block.activation_form == "function":
+            recorder.pending = (axis, None)
             return FUNCTIONS[self.block.activation](x)
-        if self.block.how == "shared":
+        if self.block.activation_form == "shared":
             x = self.shared[0](x)
-            heard.units(f"net.shared@{name}.layer", x, axis)
+            recorder.record_units(f"net.shared@{name}.layer", x, axis)
             return x
         if self.block.maker == "maxout":
             candidates = x.unflatten(-1, (-1, 2))
-            heard.wins(f"{name}.act.pieces", candidates)
+            recorder.record_max_wins(f"{name}.act.pieces", candidates)
         x = self.act(x)
-        heard.units(f"{name}.act", x, axis)
+        recorder.record_units(f"{name}.act", x, axis)
         return x
 
-    def _turned(self, x: torch.Tensor, heard: Heard) -> torch.Tensor:
+    def _change_layout(self, x: torch.Tensor, recorder: UnitRecorder) -> torch.Tensor:
         """The next layout; units of a functional activation go along with it."""
-        turn, tokens = self.block.turn, self.layout == "tokens"
-        if turn == "stay":
+        layout_change, tokens = self.block.layout_change, self.layout == "tokens"
+        if layout_change == "stay":
             return x
-        if heard.pending is not None:
+        if recorder.pending is not None:
             channels = x.shape[-1 if tokens else 1]
-            flat = {"flatten": "last" if tokens else "first", "last flatten": "last"}.get(turn)
-            axis = 1 if turn == "transpose" and tokens else -1
-            heard.pending = (axis, None if flat is None else (flat, channels))
-        if turn == "transpose":
+            flat = {"flatten": "last" if tokens else "first", "last flatten": "last"}.get(layout_change)
+            axis = 1 if layout_change == "transpose" and tokens else -1
+            recorder.pending = (axis, None if flat is None else (flat, channels))
+        if layout_change == "transpose":
             return x.transpose(1, 2)
-        if turn == "tokens":
+        if layout_change == "tokens":
             return x.flatten(2).transpose(1, 2)
-        if turn == "mean":
+        if layout_change == "mean":
             return x.mean(1) if tokens else x.mean(2) if self.layout == "sequence" else x.mean((2, 3))
-        return (x.permute(0, 2, 3, 1) if turn == "last flatten" else x).flatten(1)
+        return (x.permute(0, 2, 3, 1) if layout_change == "last flatten" else x).flatten(1)
 
 
-class Heard:
+class UnitRecorder:
     """What units put out, by name, as long as somebody listens."""
 
     def __init__(self) -> None:
@@ -251,11 +257,11 @@ class Heard:
         self.listening = False
         self.pending: tuple[int, tuple[str, int] | None] | None = None  # a function's output waits for its consumer
 
-    def units(self, name: str, outputs: torch.Tensor, axis: int) -> None:
+    def record_units(self, name: str, outputs: torch.Tensor, axis: int) -> None:
         if self.listening:
             self.outputs.setdefault(name, []).append(outputs.detach().movedim(axis, 0).flatten(1).clone())
 
-    def taken(self, consumer: str, inputs: torch.Tensor) -> None:
+    def record_inputs(self, consumer: str, inputs: torch.Tensor) -> None:
         if self.pending is None or not self.listening:
             return
         axis, flat = self.pending
@@ -263,32 +269,32 @@ class Heard:
             where, channels = flat
             inputs = inputs.unflatten(1, (channels, -1) if where == "first" else (-1, channels))
             axis = 1 if where == "first" else 2
-        self.units(consumer, inputs, axis)
+        self.record_units(consumer, inputs, axis)
 
-    def wins(self, name: str, candidates: torch.Tensor) -> None:
+    def record_max_wins(self, name: str, candidates: torch.Tensor) -> None:
         largest = candidates.max(-1, keepdim=True).values
         beaten = candidates < largest  # where one is not finite, nobody is
-        self.units(name, (~beaten).float().flatten(1), -1)
+        self.record_units(name, (~beaten).float().flatten(1), -1)
 
 
-class Drawn(nn.Module):
+class RandomNetwork(nn.Module):
     """Blocks, and a last layer."""
 
     def __init__(self, layout: Layout, blocks: list[Block]) -> None:
         super().__init__()
         torch.manual_seed(0)
         shared = nn.ReLU()
-        if any(block.how == "shared" for block in blocks):
+        if any(block.activation_form == "shared" for block in blocks):
             self.shared = shared
         self.parts = nn.ModuleList()
-        self.heard = Heard()
-        x = torch.zeros(2, *SHAPES[layout])
+        self.heard = UnitRecorder()
+        x = torch.zeros(2, *INPUT_SHAPES[layout])
         for block in blocks:
-            part = Part(block, layout, tuple(x.shape[1:]), shared)
+            part = NetworkBlock(block, layout, tuple(x.shape[1:]), shared)
             self.parts.append(part)
             with torch.no_grad():
-                x = part(x, "", Heard())
-            layout = AFTER.get((layout, block.turn), layout if block.turn == "stay" else "flat")
+                x = part(x, "", UnitRecorder())
+            layout = NEXT_LAYOUT.get((layout, block.layout_change), layout if block.layout_change == "stay" else "flat")
         self.last = {"sequence": nn.Conv1d, "image": nn.Conv2d}.get(layout, nn.Linear)(
             x.shape[-1 if layout in {"flat", "tokens"} else 1], 2, *((1,) if layout in {"sequence", "image"} else ())
         )
@@ -298,11 +304,11 @@ class Drawn(nn.Module):
         heard.pending = None
         for index, part in enumerate(self.parts):
             x = part(x, f"net.parts.{index}", heard)
-        heard.taken("net.last", x)
+        heard.record_inputs("net.last", x)
         return self.last(x)
 
     @torch.inference_mode()
-    def dead(self, batches: list[torch.Tensor]) -> dict[str, list[bool]]:
+    def find_dead_units(self, batches: list[torch.Tensor]) -> dict[str, list[bool]]:
         """By brute force: all outputs of all units, in evaluation mode."""
         self.eval()
         self.heard.listening = True

@@ -9,13 +9,20 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from tests.stormproof.units.unit_fits import At, Named, Trained, batches, quiet, set_
-from tests.support.small_fits import trainer
+from tests.stormproof.units.unit_fits import (
+    NamedLayers,
+    OnStep,
+    TrainingModule,
+    make_detector,
+    make_loader,
+    set_unit_weights,
+)
+from tests.support.small_fits import make_trainer
 
 UNIT, STEP = 1, 2
 
 
-class Net(Named):
+class NamedNet(NamedLayers):
     """Layers by name, put together by ``run``; by itself none of their units is dormant."""
 
     def __init__(self, run: Callable[[Any, torch.Tensor], torch.Tensor], **modules: nn.Module) -> None:
@@ -49,12 +56,12 @@ class Snapshot(pl.Callback):
         net.train()
 
 
-def revived(net: nn.Module, data: torch.Tensor, layer: str, **options: Any) -> tuple[Snapshot, Snapshot, Any]:
+def reinitialize_unit(net: nn.Module, data: torch.Tensor, layer: str, **options: Any) -> tuple[Snapshot, Snapshot, Any]:
     """Unit 1 of ``layer`` dies in the first step and is revived after the second."""
     before, after = Snapshot(data), Snapshot(data)
-    dead = options.pop("dead", None) or quiet(reinit_every_n_steps=STEP, every_n_steps=1, dormant_threshold=0.0)
-    kill = At(1, lambda module: set_(module.net.get_submodule(layer), UNIT, bias=-100.0))
-    running = trainer(callbacks=[kill, before, dead, after], **{"max_steps": STEP, "max_epochs": -1} | options)
+    dead = options.pop("dead", None) or make_detector(reinit_every_n_steps=STEP, every_n_steps=1, dormant_threshold=0.0)
+    kill = OnStep(1, lambda module: set_unit_weights(module.net.get_submodule(layer), UNIT, bias=-100.0))
+    pl_trainer = make_trainer(callbacks=[kill, before, dead, after], **{"max_steps": STEP, "max_epochs": -1} | options)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    running.fit(Trained(net, lambda parameters: optimizer), batches(data))
+    pl_trainer.fit(TrainingModule(net, lambda parameters: optimizer), make_loader(data))
     return before, after, dead

@@ -11,16 +11,16 @@ import math
 import pytest
 import torch
 
-from stormproof.units.running_min_max import Extremes, extremes
+from stormproof.units.running_min_max import RunningExtremes, compute_extremes
 
 
-def dead(outputs: torch.Tensor) -> torch.Tensor:
+def dead_units(outputs: torch.Tensor) -> torch.Tensor:
     """Which units of (inputs, units) are dead, seen in batches of two."""
-    seen = [Extremes(*extremes(batch, axis=1), len(batch)) for batch in outputs.split(2)]
-    whole = seen[0]
-    for each in seen[1:]:
-        whole = whole.merge(each)
-    return whole.dead()
+    batch_extremes = [RunningExtremes(*compute_extremes(batch, axis=1), len(batch)) for batch in outputs.split(2)]
+    merged = batch_extremes[0]
+    for later_extremes in batch_extremes[1:]:
+        merged = merged.merge(later_extremes)
+    return merged.is_dead()
 
 
 def deviation(probability: float, count: int) -> float:
@@ -42,7 +42,7 @@ def test_a_network_is_born_dead_as_often_as_theory_says(width: int, layers: int,
     for _ in range(layers - 1):
         weights = torch.randn(networks, width, width, generator=generator, dtype=torch.float64)
         h = torch.einsum("bni,noi->bno", h, weights).relu()
-        silent = dead(h.flatten(1)).view(networks, width)
+        silent = dead_units(h.flatten(1)).view(networks, width)
         assert torch.equal(silent.all(1), ~h.any(-1).any(0))
         born_dead |= silent.all(1)
         h /= h.amax((0, 2), keepdim=True).clamp(min=1e-300)  # a scale changes nothing; without one they overflow
@@ -57,8 +57,8 @@ def test_a_unit_of_the_first_layer_is_dead_on_n_symmetric_inputs_with_probabilit
     weights = torch.randn(units, 3, generator=generator)
     outputs = torch.einsum("bui,ui->bu", x, weights).relu()
     probability = 2.0**-inputs
-    found = float(dead(outputs).double().mean())
-    assert abs(found - probability) < 3 * deviation(probability, units)
+    dead_share = float(dead_units(outputs).double().mean())
+    assert abs(dead_share - probability) < 3 * deviation(probability, units)
 
 
 @pytest.mark.parametrize("inputs", [10, 100, 1000])
@@ -69,7 +69,7 @@ def test_the_bound_of_three_by_n_covers_the_rate_of_95_in_100_units(inputs: int)
     for rates in (10 ** (-4 * torch.rand(5000, generator=generator)), torch.full((5000,), worst)):
         outputs = (torch.rand(inputs, len(rates), generator=generator) < rates).double()
         silent = ~outputs.any(0)
-        never_fired = dead(outputs) & silent  # and not: fired each time
+        never_fired = dead_units(outputs) & silent  # and not: fired each time
         assert torch.equal(never_fired, silent)
         covered = ~never_fired | (rates <= 3 / inputs)
         share = float(covered.double().mean())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.units.death_kinds import bounds, kinds
+from stormproof.units.death_kinds import count_kinds, saturation_bounds
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from stormproof.units.death_kinds import bounds, kinds
 def test_an_activation_saturates_where_its_formula_does(
     function: str, module: nn.Module, limits: tuple[float | None, float | None]
 ):
-    assert bounds(function, module) == limits
+    assert saturation_bounds(function, module) == limits
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def test_an_activation_saturates_where_its_formula_does(
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_what_is_said_to_saturate_is_what_torch_computes(module: nn.Module, dtype: torch.dtype):
-    limits = bounds(type(module).__name__.lower(), module)
+    limits = saturation_bounds(type(module).__name__.lower(), module)
     low, high = module(torch.tensor([-1000.0, 1000.0], dtype=dtype)).tolist()
     if limits[0] is not None:
-        assert kinds([low], limits) == {"saturated low": 1}
+        assert count_kinds([low], limits) == {"saturated low": 1}
     if limits[1] is not None:
-        assert kinds([high], limits) == {"saturated high": 1}
+        assert count_kinds([high], limits) == {"saturated high": 1}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_what_is_said_to_saturate_is_what_torch_computes(module: nn.Module, dtyp
     ],
 )
 def test_one_value_is_of_one_kind(value: float, limits: tuple[float | None, float | None], kind: str):
-    assert kinds([value, value], limits) == {kind: 2}
+    assert count_kinds([value, value], limits) == {kind: 2}
 
 
 def test_none_are_of_no_kind():
-    assert kinds([], (0.0, 1.0)) == {}
+    assert count_kinds([], (0.0, 1.0)) == {}

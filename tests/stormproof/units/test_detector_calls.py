@@ -12,22 +12,22 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from tests.stormproof.units.unit_fits import (
-    At,
-    Named,
-    Validated,
-    constant,
-    dense,
+    NamedLayers,
+    OnStep,
+    ValidatedModule,
+    constant_units,
     fit,
-    inputs,
+    make_detector,
+    make_inputs,
+    make_linear,
     mlp,
-    quiet,
-    set_,
-    set_row,
-    still,
+    set_constant_units,
+    set_unit_weights,
+    zero_lr_optimizer,
 )
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
 
 
 def functional_loop(net: Any, x: torch.Tensor) -> torch.Tensor:
@@ -38,18 +38,18 @@ def functional_loop(net: Any, x: torch.Tensor) -> torch.Tensor:
 
 def test_a_unit_that_a_loop_uses_later_only_is_alive():
     """Calls of one layer are one place: its input in the first call, where it is no activation's output, is none."""
-    net = Named(functional_loop, a=dense(6, dead=1), out=dense(1, 6))
-    val = inputs(7, 6, seed=1)
-    done = fit(net, inputs(8, 6), val)
-    seen = []
+    net = NamedLayers(functional_loop, a=make_linear(6, dead=1), out=make_linear(1, 6))
+    val = make_inputs(7, 6, seed=1)
+    result = fit(net, make_inputs(8, 6), val)
+    outputs = []
     x = val
     with torch.inference_mode():
         for _ in range(3):
             x = functional.relu(net.a(x))  # type: ignore[operator]
-            seen.append(x)
-    assert done["net.a"] == constant(torch.cat(seen[:2]), 1)
-    assert done["net.out"] == constant(seen[2], 1)
-    assert done["net.a"][1]
+            outputs.append(x)
+    assert result["net.a"] == constant_units(torch.cat(outputs[:2]), 1)
+    assert result["net.out"] == constant_units(outputs[2], 1)
+    assert result["net.a"][1]
 
 
 def test_calls_that_come_later_are_those_of_the_same_place():
@@ -59,19 +59,19 @@ def test_calls_that_come_later_are_those_of_the_same_place():
         first = net.out(functional.relu(net.a(x)))
         return first if x[0, 0] > 0 else first + net.out(functional.relu(net.a(-x)))
 
-    net = Named(run, a=nn.Linear(1, 2), out=nn.Linear(2, 1))
+    net = NamedLayers(run, a=nn.Linear(1, 2), out=nn.Linear(2, 1))
     with torch.no_grad():
         net.a.weight.copy_(torch.tensor([[1.0], [-1.0]]))  # type: ignore[operator,union-attr]
         net.a.bias.copy_(torch.tensor([-2.5, -1.0]))  # type: ignore[operator,union-attr]
     val = torch.tensor([1.0, 2.0, 1.0, 2.0, -2.0, -3.0, -2.0, -1.5])[:, None]
-    assert fit(net, val, val[:4], optimizer=still)["net.out"] == [True, True]
-    assert fit(net, val, val, optimizer=still)["net.out"] == [False, False]
+    assert fit(net, val, val[:4], optimizer=zero_lr_optimizer)["net.out"] == [True, True]
+    assert fit(net, val, val, optimizer=zero_lr_optimizer)["net.out"] == [False, False]
 
 
 def test_a_copy_of_the_network_is_another():
     """A teacher is copied from its student in the midst of training, hooks and all."""
 
-    class Taught(Validated):
+    class Taught(ValidatedModule):
         def on_train_start(self) -> None:
             teacher = copy.deepcopy(self.net)
             with torch.no_grad():
@@ -83,17 +83,17 @@ def test_a_copy_of_the_network_is_another():
             self.net(batch[0])
             self.teacher[0](batch[0])
 
-    net = Named(
+    net = NamedLayers(
         lambda net, x: net.out(functional.relu(net.norm(net.b(net.act(net.a(x)))))),
-        a=dense(4, dead=1),
+        a=make_linear(4, dead=1),
         act=nn.ReLU(),
-        b=dense(4, 4, dead=2),
+        b=make_linear(4, 4, dead=2),
         norm=nn.BatchNorm1d(4),
-        out=dense(1, 4),
+        out=make_linear(1, 4),
     )
-    set_row(net.b, 2, 0.0)
-    done = fit(Taught(net, still), inputs(8, 6), inputs(50, 6), size=16)
-    assert [done[place].index(True) for place in ("net.act", "net.out")] == [1, 2]
+    set_constant_units(net.b, 2, 0.0)
+    result = fit(Taught(net, zero_lr_optimizer), make_inputs(8, 6), make_inputs(50, 6), size=16)
+    assert [result[position].index(True) for position in ("net.act", "net.out")] == [1, 2]
 
 
 def test_a_new_activation_is_no_less_so_for_its_outputs_being_several():
@@ -106,44 +106,50 @@ def test_a_new_activation_is_no_less_so_for_its_outputs_being_several():
             return ()
 
     def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        one, other = net.halves(net.a(x))
+        first_half, second_half = net.halves(net.a(x))
         net.nothing(x)
-        return net.out(one * other)
+        return net.out(first_half * second_half)
 
-    net = Named(run, a=dense(8), halves=Halves(), nothing=Nothing(), out=dense(1, 4))
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.dead_units == {}
+    net = NamedLayers(run, a=make_linear(8), halves=Halves(), nothing=Nothing(), out=make_linear(1, 4))
+    assert fit(net, make_inputs(8, 6), make_inputs(7, 6)).dead.dead_units == {}
 
 
 def test_an_expert_to_whom_no_input_comes_in_a_batch_is_judged_by_the_others():
     def run(net: Any, x: torch.Tensor) -> torch.Tensor:
         return net.out(net.act(net.a(x[x[:, 0] > 10]))).sum() + net.b(x)
 
-    net = Named(run, a=dense(4, dead=2), act=nn.ReLU(), out=dense(1, 4), b=dense(1))
-    val = inputs(7, 6, seed=1)
+    net = NamedLayers(run, a=make_linear(4, dead=2), act=nn.ReLU(), out=make_linear(1, 4), b=make_linear(1))
+    val = make_inputs(7, 6, seed=1)
     val[5:, 0] = 20
     train = val[[0, 6, 1, 5, 2, 3, 4]]
-    done = fit(net, train, val)
-    assert done["net.act"] == constant(functional.relu(net.a(val[5:])), 1)  # type: ignore[operator]
-    assert done.dead.activity["net.act"].inputs == 2
+    result = fit(net, train, val)
+    assert result["net.act"] == constant_units(functional.relu(net.a(val[5:])), 1)  # type: ignore[operator]
+    assert result.dead.activity["net.act"].inputs == 2
 
 
 def test_a_place_that_a_later_pass_does_not_see_is_known_no_longer():
     def run(net: Any, x: torch.Tensor) -> torch.Tensor:
         return net.out(net.act(net.a(x))) if net.on else net.out(net.a(x))
 
-    net: Any = Named(run, a=dense(4, dead=2), act=nn.ReLU(), out=dense(1, 4))
+    net: Any = NamedLayers(run, a=make_linear(4, dead=2), act=nn.ReLU(), out=make_linear(1, 4))
     net.on = True
-    done = fit(net, inputs(8, 6), inputs(7, 6), At(4, lambda module: setattr(module.net, "on", False)), max_epochs=3)
-    assert done.dead.counts["net.act"] == [(2, 1)]
-    assert done.dead.dead_units == {}
-    assert done.dead.activity == {}
+    result = fit(
+        net,
+        make_inputs(8, 6),
+        make_inputs(7, 6),
+        OnStep(4, lambda module: setattr(module.net, "on", False)),
+        max_epochs=3,
+    )
+    assert result.dead.dead_counts["net.act"] == [(2, 1)]
+    assert result.dead.dead_units == {}
+    assert result.dead.activity == {}
 
 
 def test_an_activation_that_is_never_called_is_said_to_be_unknown():
-    net = Named(lambda net, x: net.a(x), a=dense(1), act=nn.ReLU())
+    net = NamedLayers(lambda net, x: net.a(x), a=make_linear(1), act=nn.ReLU())
     with pytest.warns(UserWarning, match="nothing has passed net.act: nothing is known"):
-        done = fit(net, inputs(8, 6), inputs(7, 6))
-    assert done.dead.dead_units == {}
+        result = fit(net, make_inputs(8, 6), make_inputs(7, 6))
+    assert result.dead.dead_units == {}
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -156,20 +162,22 @@ def test_what_is_computed_again_in_the_backward_pass_is_counted_once(reentrant: 
         x = net.first(x)
         return checkpoint(part, net, x, use_reentrant=reentrant) if torch.is_grad_enabled() else part(net, x)  # type: ignore[return-value]
 
-    modules = {"a": dense(4, dead=1), "first": dense(6), "out": dense(1, 4)} | (
+    modules = {"a": make_linear(4, dead=1), "first": make_linear(6), "out": make_linear(1, 4)} | (
         {} if as_function else {"act": nn.ReLU()}
     )
-    place = "net.out" if as_function else "net.act"
-    for val in (None, inputs(7, 6, seed=1)):
-        done = fit(Named(run, **modules), inputs(8, 6), val, dead=quiet(every_n_steps=1))
-        activity = done.dead.activity[place]
+    position = "net.out" if as_function else "net.act"
+    for val in (None, make_inputs(7, 6, seed=1)):
+        result = fit(NamedLayers(run, **modules), make_inputs(8, 6), val, dead=make_detector(every_n_steps=1))
+        activity = result.dead.activity[position]
         assert (activity.inputs, activity.dead) == (8 if val is None else 7, 1)
 
 
 def test_frozen_parts_are_watched_like_others():
     frozen = mlp(6, 4, 4)
-    set_(frozen[0], 1, bias=-100)
+    set_unit_weights(frozen[0], 1, bias=-100)
     frozen.requires_grad_(False).eval()
     with pytest.warns(UserWarning, match="in eval mode"):
-        done = fit(nn.Sequential(frozen, nn.ReLU(), dense(1, 4)), inputs(8, 6), inputs(50, 6), size=16)
-    assert [unit for unit, dead in enumerate(done["net.0.1"]) if dead] == [1]
+        result = fit(
+            nn.Sequential(frozen, nn.ReLU(), make_linear(1, 4)), make_inputs(8, 6), make_inputs(50, 6), size=16
+        )
+    assert [unit for unit, dead in enumerate(result["net.0.1"]) if dead] == [1]

@@ -17,14 +17,23 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector
 from stormproof.distributed.rank import global_rank
-from tests.stormproof.units.unit_fits import At, Trained, Validated, batches, constant, inputs, quiet, set_
+from tests.stormproof.units.unit_fits import (
+    OnStep,
+    TrainingModule,
+    ValidatedModule,
+    constant_units,
+    make_detector,
+    make_inputs,
+    make_loader,
+    set_unit_weights,
+)
 from tests.support.ranks import run_on_two_ranks
-from tests.support.small_fits import trainer
+from tests.support.small_fits import make_trainer
 
 pytestmark = pytest.mark.slow
 
 SAMPLES = 11  # of which the ranks get six each, one of them twice
-MINE = {0: torch.arange(1.0, 6.0)[:, None], 1: -torch.arange(1.0, 4.0)[:, None]}
+RANK_INPUTS = {0: torch.arange(1.0, 6.0)[:, None], 1: -torch.arange(1.0, 4.0)[:, None]}
 
 
 class Net(nn.Module):
@@ -35,8 +44,8 @@ class Net(nn.Module):
         torch.manual_seed(0)
         self.conv, self.dense, self.last = nn.Conv1d(2, 6, 3), nn.Linear(6, 5), nn.Linear(5, 1)
         self.act = nn.Tanh()
-        set_(self.conv, 1, bias=-100)
-        set_(self.dense, 2, bias=100)
+        set_unit_weights(self.conv, 1, bias=-100)
+        set_unit_weights(self.dense, 2, bias=100)
 
     def hidden(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         channels = functional.relu(self.conv(x))
@@ -77,44 +86,44 @@ class Sometimes(nn.Module):
 def fit(
     net: nn.Module, train: Any, val: Any, *before: pl.Callback, dead: DeadNeuronDetector | None = None, **options: Any
 ) -> dict[str, Any]:
-    dead = dead or quiet()
+    dead = dead or make_detector()
     lr = options.pop("lr", 0.0)
-    kind = Trained if val is None else Validated
+    kind = TrainingModule if val is None else ValidatedModule
     module = kind(net, lambda parameters: torch.optim.SGD(parameters, lr=lr, momentum=0.9))
-    running = trainer(
+    pl_trainer = make_trainer(
         callbacks=[*before, dead], devices=2, strategy="ddp_find_unused_parameters_true", max_epochs=2, **options
     )
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always")
-        running.fit(module, train, val)
+        pl_trainer.fit(module, train, val)
     return {
-        "said": [sentence for each in said if "nothing has passed" in (sentence := str(each.message))],
+        "said": [sentence for record in records if "nothing has passed" in (sentence := str(record.message))],
         "dead": {name: units.tolist() for name, units in dead.dead_units.items()},
         "activity": {name: asdict(activity) for name, activity in dead.activity.items()},
-        "counts": dead.counts,
-        "revived": dead.revived,
+        "counts": dead.dead_counts,
+        "revived": dead.reinitialized,
         "weights": dict(module.net.state_dict()),
     }
 
 
 def _on_two_ranks(folder: Path) -> None:
     rank = global_rank()
-    own = {"use_distributed_sampler": False}
-    mine = batches(MINE[rank], 2)  # three batches and two
-    mine_alone, ones = batches(MINE[rank][:3], 2), batches(torch.ones(4, 1))
-    equal = batches(MINE[rank][:2], 1)
-    divided = [DataLoader(TensorDataset(inputs(count, 2, 7)), batch_size=4) for count in (16, SAMPLES)]
-    kill = At(3, lambda module: set_(module.net.a, 0, bias=-100))
+    sampler_options = {"use_distributed_sampler": False}
+    rank_batches = make_loader(RANK_INPUTS[rank], 2)  # three batches and two
+    mine_alone, ones = make_loader(RANK_INPUTS[rank][:3], 2), make_loader(torch.ones(4, 1))
+    equal = make_loader(RANK_INPUTS[rank][:2], 1)
+    divided = [DataLoader(TensorDataset(make_inputs(count, 2, 7)), batch_size=4) for count in (16, SAMPLES)]
+    kill = OnStep(3, lambda module: set_unit_weights(module.net.a, 0, bias=-100))
     record = {
         "divided": fit(Net(), *divided, lr=0.01),
-        "unequal": fit(Signed(), equal, mine, **own),
-        "sample": fit(Signed(), equal, None, dead=quiet(every_n_steps=1), **own),
-        "sometimes": fit(Sometimes(), equal, mine, dead=quiet(every_n_steps=1), **own),
-        "sometimes, sample": fit(Sometimes(), equal, None, dead=quiet(every_n_steps=1), **own),
-        "killed": fit(Signed(), equal, mine, kill, dead=quiet(every_n_steps=1), **own),
-        "seen in training": fit(Signed(), mine_alone, ones, dead=quiet(every_n_steps=1), **own),
-        "revived": fit(Signed(), equal, mine, dead=quiet(reinit_every_n_steps=2), **own),
-        "revived, training": fit(Net(), *divided, dead=quiet(reinit_every_n_steps=2), lr=0.01),
+        "unequal": fit(Signed(), equal, rank_batches, **sampler_options),
+        "sample": fit(Signed(), equal, None, dead=make_detector(every_n_steps=1), **sampler_options),
+        "sometimes": fit(Sometimes(), equal, rank_batches, dead=make_detector(every_n_steps=1), **sampler_options),
+        "sometimes, sample": fit(Sometimes(), equal, None, dead=make_detector(every_n_steps=1), **sampler_options),
+        "killed": fit(Signed(), equal, rank_batches, kill, dead=make_detector(every_n_steps=1), **sampler_options),
+        "seen in training": fit(Signed(), mine_alone, ones, dead=make_detector(every_n_steps=1), **sampler_options),
+        "revived": fit(Signed(), equal, rank_batches, dead=make_detector(reinit_every_n_steps=2), **sampler_options),
+        "revived, training": fit(Net(), *divided, dead=make_detector(reinit_every_n_steps=2), lr=0.01),
     }
     torch.save(record, folder / f"rank{rank}.pt")
 
@@ -134,28 +143,28 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_ranks_know_the_same(ranks: list[dict[str, Any]], case: str):
-    one, other = (dict(rank[case]) for rank in ranks)
-    one_weights, other_weights = one.pop("weights"), other.pop("weights")
-    assert one == other
+    first, second = (dict(rank[case]) for rank in ranks)
+    one_weights, other_weights = first.pop("weights"), second.pop("weights")
+    assert first == second
     assert all(torch.equal(one_weights[name], other_weights[name]) for name in one_weights)
 
 
 def test_divided_data_is_one_pass(ranks: list[dict[str, Any]]):
-    found = ranks[0]["divided"]
+    result = ranks[0]["divided"]
     net = Net()
-    net.load_state_dict(found["weights"])
+    net.load_state_dict(result["weights"])
     with torch.inference_mode():
-        channels, hidden = net.hidden(inputs(SAMPLES, 2, 7))
-    assert found["dead"] == {"net.dense": constant(channels, 1), "net.act": constant(hidden, 2)}
-    assert found["dead"]["net.dense"][1]
-    assert found["dead"]["net.act"][2]
-    assert found["activity"]["net.act"]["inputs"] == SAMPLES + 1
+        channels, hidden = net.hidden(make_inputs(SAMPLES, 2, 7))
+    assert result["dead"] == {"net.dense": constant_units(channels, 1), "net.act": constant_units(hidden, 2)}
+    assert result["dead"]["net.dense"][1]
+    assert result["dead"]["net.act"][2]
+    assert result["activity"]["net.act"]["inputs"] == SAMPLES + 1
 
 
 def test_a_unit_that_is_alive_on_one_rank_alone_is_alive(ranks: list[dict[str, Any]]):
-    found = ranks[0]["unequal"]
-    assert found["dead"] == {"net.act": [False, False, True]}
-    assert found["activity"]["net.act"]["inputs"] == 8
+    result = ranks[0]["unequal"]
+    assert result["dead"] == {"net.act": [False, False, True]}
+    assert result["activity"]["net.act"]["inputs"] == 8
 
 
 def test_a_sample_is_that_of_all_ranks(ranks: list[dict[str, Any]]):
@@ -189,10 +198,10 @@ def test_who_has_lived_on_any_rank_was_not_born_dead(ranks: list[dict[str, Any]]
 
 
 def test_only_what_is_dormant_on_all_ranks_together_is_revived(ranks: list[dict[str, Any]]):
-    found = ranks[0]["revived"]
-    assert found["revived"] == {"net.act": 1}
+    result = ranks[0]["revived"]
+    assert result["revived"] == {"net.act": 1}
     before = Signed().state_dict()
-    after = found["weights"]
+    after = result["weights"]
     assert torch.equal(after["a.weight"][:2], before["a.weight"][:2])
     assert not torch.equal(after["a.weight"][2], before["a.weight"][2])
 

@@ -15,22 +15,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stormproof import DeadNeuronDetector
 from tests.stormproof.units.unit_fits import (
     Maxout,
-    Trained,
-    Validated,
-    batches,
-    dense,
+    TrainingModule,
+    ValidatedModule,
+    count_forward_hooks,
     fit,
-    hooks,
-    inputs,
+    make_detector,
+    make_inputs,
+    make_linear,
+    make_loader,
     mlp,
-    quiet,
 )
-from tests.support.small_fits import LIGHTNINGS_OWN, trainer
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-class Draws(Validated):
+class Draws(ValidatedModule):
     """Notes what the generator gives after each step."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -41,7 +41,7 @@ class Draws(Validated):
 @pytest.mark.parametrize("options", [{}, {"every_n_steps": 1}, {"every_n_steps": 1, "reinit_every_n_steps": 1000}])
 def test_the_training_is_the_same_to_the_last_bit(options: dict[str, Any]):
     ends = []
-    for callbacks in ([quiet(**options)], []):
+    for callbacks in ([make_detector(**options)], []):
         torch.manual_seed(0)
         net = nn.Sequential(
             nn.Conv2d(1, 4, 3),
@@ -54,16 +54,16 @@ def test_the_training_is_the_same_to_the_last_bit(options: dict[str, Any]):
             nn.Linear(64, 1),
         )
         module = Draws(net, torch.optim.Adam)
-        trainer(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=2).fit(
-            module, batches(inputs(14, 1, 6, 6)), batches(inputs(7, 1, 6, 6))
+        make_trainer(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=2).fit(
+            module, make_loader(make_inputs(14, 1, 6, 6)), make_loader(make_inputs(7, 1, 6, 6))
         )
         ends.append((module.state_dict(), module.drawn))
-    (one, drawn), (other, drawn_without) = ends
+    (state, drawn), (expected_state, drawn_without) = ends
     assert drawn == drawn_without
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(state[name], expected_state[name]) for name in state)
 
 
-class Raises(Validated):
+class Raises(ValidatedModule):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         if batch_idx == self.at:
             self.net(batch[0])
@@ -76,26 +76,34 @@ class Raises(Validated):
 def test_an_error_leaves_no_hook_and_no_mode_behind(at: int, error: BaseException):
     module: Any = Raises(mlp(6, 4, 1))
     module.at, module.error = at, error
-    dead = quiet(every_n_steps=1)
+    dead = make_detector(every_n_steps=1)
     with pytest.raises((ValueError, KeyboardInterrupt, SystemExit)):
-        trainer(callbacks=[dead]).fit(module, batches(inputs(8, 6)), batches(inputs(7, 6)))
-    assert not hooks(module)
+        make_trainer(callbacks=[dead]).fit(module, make_loader(make_inputs(8, 6)), make_loader(make_inputs(7, 6)))
+    assert not count_forward_hooks(module)
     assert _get_current_function_mode_stack() == []
-    again = fit(mlp(6, 4, 1), inputs(8, 6), inputs(7, 6), dead=dead)
-    assert (len(again["net.1"]), again.dead.counts["net.1"][0][0], len(again.dead.counts["net.1"])) == (4, 2, 1)
+    second_fit = fit(mlp(6, 4, 1), make_inputs(8, 6), make_inputs(7, 6), dead=dead)
+    assert (
+        len(second_fit["net.1"]),
+        second_fit.dead.dead_counts["net.1"][0][0],
+        len(second_fit.dead.dead_counts["net.1"]),
+    ) == (
+        4,
+        2,
+        1,
+    )
 
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_fit_leaves_no_hook_and_no_mode_behind(validated: bool):
-    done = fit(mlp(6, 4, 1), inputs(8, 6), inputs(7, 6) if validated else None)
-    assert not hooks(done.module)
+    result = fit(mlp(6, 4, 1), make_inputs(8, 6), make_inputs(7, 6) if validated else None)
+    assert not count_forward_hooks(result.module)
     assert _get_current_function_mode_stack() == []
 
 
 def test_a_batch_that_is_skipped_leaves_no_mode_behind():
     modes = []
 
-    class Skips(Trained):
+    class Skips(TrainingModule):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
             return -1 if batch_idx == 0 else None
 
@@ -103,11 +111,11 @@ def test_a_batch_that_is_skipped_leaves_no_mode_behind():
         def on_train_epoch_end(self, *_: Any) -> None:
             modes.append(list(_get_current_function_mode_stack()))
 
-    running = trainer(callbacks=[quiet(), Note()])
-    module = Skips(nn.Sequential(dense(4), dense(1, 4)))
-    running.fit(module, batches(inputs(8, 6)))
+    pl_trainer = make_trainer(callbacks=[make_detector(), Note()])
+    module = Skips(nn.Sequential(make_linear(4), make_linear(1, 4)))
+    pl_trainer.fit(module, make_loader(make_inputs(8, 6)))
     assert modes == [[]]
-    assert running.global_step == 0
+    assert pl_trainer.global_step == 0
 
 
 def test_no_batch_of_a_validation_waits_for_the_device():
@@ -131,8 +139,10 @@ def test_no_batch_of_a_validation_waits_for_the_device():
             first.mode.__exit__(None, None, None)
 
     first = First()
-    module = Validated(nn.Sequential(dense(4), nn.ReLU(), dense(4, 4), Maxout(2), dense(1, 2)))
-    trainer(callbacks=[first, quiet(), Last()]).fit(module, batches(inputs(8, 6)), batches(inputs(11, 6)))
+    module = ValidatedModule(nn.Sequential(make_linear(4), nn.ReLU(), make_linear(4, 4), Maxout(2), make_linear(1, 2)))
+    make_trainer(callbacks=[first, make_detector(), Last()]).fit(
+        module, make_loader(make_inputs(8, 6)), make_loader(make_inputs(11, 6))
+    )
     assert waits[1:] == [[], []]  # in the first, what is where is worked out, on the CPU
 
 
@@ -146,14 +156,14 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
         def on_train_batch_end(self, *_: Any) -> None:
             states.append(dead.state_dict())
 
-    dead = quiet(every_n_steps=1, reinit_every_n_steps=2)
-    running = trainer(callbacks=[dead, Note()], max_epochs=2)
-    running.fit(Validated(mlp(6, 4, 3, 1)), batches(inputs(8, 6)), batches(inputs(7, 6)))
+    dead = make_detector(every_n_steps=1, reinit_every_n_steps=2)
+    pl_trainer = make_trainer(callbacks=[dead, Note()], max_epochs=2)
+    pl_trainer.fit(ValidatedModule(mlp(6, 4, 3, 1)), make_loader(make_inputs(8, 6)), make_loader(make_inputs(7, 6)))
     for state in states:
         assert json.loads(json.dumps(state)) == state
-        other = quiet(every_n_steps=1, reinit_every_n_steps=2)
-        other.load_state_dict(json.loads(json.dumps(state)))
-        assert other.state_dict() == state
+        restored = make_detector(every_n_steps=1, reinit_every_n_steps=2)
+        restored.load_state_dict(json.loads(json.dumps(state)))
+        assert restored.state_dict() == state
     assert states[0]["census"]["places"][0]["training"] is not None
 
 

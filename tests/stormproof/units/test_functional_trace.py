@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stormproof.units.functional_trace import Flow, Flows
+from stormproof.units.functional_trace import FunctionalTrace, UnitLayout
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     name: getattr(functional, name)
@@ -46,14 +46,14 @@ ACTIVATIONS |= {
 }
 
 
-def flow_of(function: Callable[[torch.Tensor], Any], x: torch.Tensor, axis: int = -1) -> Flow | None:
-    with Flows(lambda name, shape: ("layer", axis)) as flows:
-        return flows.of(function(x))
+def trace_flow(function: Callable[[torch.Tensor], Any], x: torch.Tensor, axis: int = -1) -> UnitLayout | None:
+    with FunctionalTrace(lambda name, shape: ("layer", axis)) as flows:
+        return flows.layout_of(function(x))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_found(name: str):
-    flow = flow_of(ACTIVATIONS[name], torch.randn(3, 4))
+    flow = trace_flow(ACTIVATIONS[name], torch.randn(3, 4))
     assert flow is not None
     assert flow.call.layer == "layer"
     assert flow.call.function
@@ -93,7 +93,7 @@ PASSING: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int, list[int] 
 @pytest.mark.parametrize("name", PASSING)
 def test_units_are_followed_to_where_they_lie(name: str):
     function, dimension, units = PASSING[name]
-    flow = flow_of(lambda x: function(x.relu()), torch.randn(2, 3, 4, 4), axis=-3)
+    flow = trace_flow(lambda x: function(x.relu()), torch.randn(2, 3, 4, 4), axis=-3)
     assert flow is not None
     assert (flow.call.function, flow.dimension, flow.count) == ("relu", dimension, 3)
     assert (None if flow.units is None else flow.units.tolist()) == units
@@ -122,7 +122,7 @@ LOST: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("name", LOST)
 def test_what_is_something_else_is_no_longer_followed(name: str):
-    flow = flow_of(lambda x: LOST[name](x.relu()), torch.randn(2, 3, 4, 4), axis=-3)
+    flow = trace_flow(lambda x: LOST[name](x.relu()), torch.randn(2, 3, 4, 4), axis=-3)
     assert flow is None
 
 
@@ -139,23 +139,23 @@ def test_what_is_something_else_is_no_longer_followed(name: str):
     ],
 )
 def test_who_else_takes_an_output_is_counted(function: Any, uses: int):
-    with Flows(lambda name, shape: ("layer", -3)) as flows:
+    with FunctionalTrace(lambda name, shape: ("layer", -3)) as flows:
         h = torch.randn(2, 3, 4, 4).relu()
         function(h)
-    flow = flows.of(h)
+    flow = flows.layout_of(h)
     assert flow is not None
-    assert flow.call.uses == uses
+    assert flow.call.untracked_uses == uses
 
 
 def test_it_calls_what_is_called_and_keeps_nothing_alive():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.randn(5, 3)
     plain = net(x)
-    with Flows(lambda name, shape: ("layer", -1)) as flows:
+    with FunctionalTrace(lambda name, shape: ("layer", -1)) as flows:
         h = functional.relu(net[0](x))
-        seen = weakref.ref(h)
+        reference = weakref.ref(h)
         assert torch.equal(net[2](h), plain)
-    assert flows.of(h) is not None
+    assert flows.layout_of(h) is not None
     del h
     gc.collect()
-    assert seen() is None
+    assert reference() is None

@@ -11,17 +11,26 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tests.stormproof.units.reinit_fits import STEP, UNIT, Net, Snapshot, revived
-from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
-from tests.support.small_fits import LIGHTNINGS_OWN, trainer
+from tests.stormproof.units.reinit_fits import STEP, UNIT, NamedNet, Snapshot, reinitialize_unit
+from tests.stormproof.units.unit_fits import (
+    OnStep,
+    TrainingModule,
+    fit,
+    make_detector,
+    make_inputs,
+    make_loader,
+    mlp,
+    set_unit_weights,
+)
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 IMAGES, TOKENS, ROWS = (2, 5, 5), (5, 6), (6,)
 EVERY = slice(None)
 
 
-def function_of(net: Any, x: torch.Tensor) -> torch.Tensor:
+def network_function(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.b(functional.relu(net.a(x)))
 
 
@@ -29,21 +38,21 @@ Changes = dict[str, Any]  # of each tensor that is changed, the entries
 CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, Changes]] = {
     "dense": (
         ROWS,
-        lambda: Net(lambda net, x: net.b(net.act(net.a(x))), a=nn.Linear(6, 4), act=nn.ReLU(), b=nn.Linear(4, 2)),
+        lambda: NamedNet(lambda net, x: net.b(net.act(net.a(x))), a=nn.Linear(6, 4), act=nn.ReLU(), b=nn.Linear(4, 2)),
         "net.act",
         {"a.weight": UNIT, "a.bias": UNIT},
         {"b.weight": (EVERY, UNIT)},
     ),
     "a function": (
         ROWS,
-        lambda: Net(lambda net, x: net.b(functional.relu(net.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 2)),
+        lambda: NamedNet(lambda net, x: net.b(functional.relu(net.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 2)),
         "net.b",
         {"a.weight": UNIT, "a.bias": UNIT},
         {"b.weight": (EVERY, UNIT)},
     ),
     "dropout between": (
         ROWS,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.drop(functional.relu(net.a(x)))),
             a=nn.Linear(6, 4),
             drop=nn.Dropout(0.1),
@@ -55,8 +64,10 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "computed again in the backward pass": (
         ROWS,
-        lambda: Net(
-            lambda net, x: checkpoint(function_of, net, x, use_reentrant=False), a=nn.Linear(6, 4), b=nn.Linear(4, 2)
+        lambda: NamedNet(
+            lambda net, x: checkpoint(network_function, net, x, use_reentrant=False),
+            a=nn.Linear(6, 4),
+            b=nn.Linear(4, 2),
         ),
         "net.b",
         {"a.weight": UNIT, "a.bias": UNIT},
@@ -64,25 +75,27 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "tokens": (
         TOKENS,
-        lambda: Net(lambda net, x: net.b(functional.relu(net.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 2)),
+        lambda: NamedNet(lambda net, x: net.b(functional.relu(net.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 2)),
         "net.b",
         {"a.weight": UNIT, "a.bias": UNIT},
         {"b.weight": (EVERY, UNIT)},
     ),
     "tokens, flattened": (
         TOKENS,
-        lambda: Net(lambda net, x: net.b(functional.relu(net.a(x)).flatten(1)), a=nn.Linear(6, 4), b=nn.Linear(20, 2)),
+        lambda: NamedNet(
+            lambda net, x: net.b(functional.relu(net.a(x)).flatten(1)), a=nn.Linear(6, 4), b=nn.Linear(20, 2)
+        ),
         "net.b",
         {"a.weight": UNIT, "a.bias": UNIT},
         {"b.weight": (EVERY, slice(UNIT, None, 4))},
     ),
     "two consumers of a module": (
         ROWS,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.heads(net.act(net.a(x))),
             a=nn.Linear(6, 4),
             act=nn.ReLU(),
-            heads=Net(lambda net, x: net.b(x) + net.c(x), b=nn.Linear(4, 2), c=nn.Linear(4, 2)),
+            heads=NamedNet(lambda net, x: net.b(x) + net.c(x), b=nn.Linear(4, 2), c=nn.Linear(4, 2)),
         ),
         "net.act",
         {"a.weight": UNIT, "a.bias": UNIT},
@@ -90,10 +103,10 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "two consumers of a function": (
         ROWS,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.heads(functional.relu(net.a(x))),
             a=nn.Linear(6, 4),
-            heads=Net(lambda net, x: net.b(x) + net.c(x), b=nn.Linear(4, 2), c=nn.Linear(4, 2)),
+            heads=NamedNet(lambda net, x: net.b(x) + net.c(x), b=nn.Linear(4, 2), c=nn.Linear(4, 2)),
         ),
         "net.heads.b",
         {"a.weight": UNIT, "a.bias": UNIT},
@@ -101,7 +114,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "convolutions": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x))).flatten(1),
             a=nn.Conv2d(2, 3, 3),
             act=nn.ReLU(),
@@ -113,7 +126,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "transposed convolutions": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x))).flatten(1),
             a=nn.ConvTranspose2d(2, 3, 3),
             act=nn.ReLU(),
@@ -125,7 +138,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "a convolution, flattened": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x)).flatten(1)), a=nn.Conv2d(2, 3, 3), act=nn.ReLU(), b=nn.Linear(27, 2)
         ),
         "net.act",
@@ -134,7 +147,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "a functional one, pooled and flattened": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(functional.max_pool2d(functional.relu(net.a(x)), 2).flatten(1)),
             a=nn.Conv2d(2, 3, 2),
             b=nn.Linear(12, 2),
@@ -145,7 +158,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "a convolution, flattened with its channels last": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x)).permute(0, 2, 3, 1).flatten(1)),
             a=nn.Conv2d(2, 3, 3),
             act=nn.ReLU(),
@@ -157,7 +170,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "channels that were averaged": (
         IMAGES,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x)).mean((2, 3))), a=nn.Conv2d(2, 3, 3), act=nn.ReLU(), b=nn.Linear(3, 2)
         ),
         "net.act",
@@ -166,7 +179,7 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
     ),
     "a consumer without a bias": (
         ROWS,
-        lambda: Net(
+        lambda: NamedNet(
             lambda net, x: net.b(net.act(net.a(x))),
             a=nn.Linear(6, 4),
             act=nn.ReLU(),
@@ -181,10 +194,10 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], str, Changes, C
 
 @pytest.mark.parametrize("case", CASES)
 def test_its_own_weights_are_drawn_anew_and_those_that_take_it_are_zero(case: str):
-    shape, make, place, drawn, zero = CASES[case]
+    shape, make, position, drawn, zero = CASES[case]
     torch.manual_seed(0)
-    before, after, dead = revived(make(), inputs(8, *shape), "a")
-    assert dead.revived == {place: 1}
+    before, after, dead = reinitialize_unit(make(), make_inputs(8, *shape), "a")
+    assert dead.reinitialized == {position: 1}
     for name, value in after.weights.items():
         changed = value != before.weights[name]
         if name in drawn:
@@ -197,42 +210,46 @@ def test_its_own_weights_are_drawn_anew_and_those_that_take_it_are_zero(case: st
         assert not changed.any()
     assert len(after.moments) == 2 * len(after.weights)  # Adam has two of each weight
     for (name, key), moment in after.moments.items():
-        kept = torch.ones_like(moment, dtype=torch.bool)
+        unchanged = torch.ones_like(moment, dtype=torch.bool)
         where = (drawn | zero).get(name)
         if where is not None:
             assert not moment[where].any()
-            kept[where] = False
-        assert torch.equal(moment[kept], before.moments[name, key][kept])
+            unchanged[where] = False
+        assert torch.equal(moment[unchanged], before.moments[name, key][unchanged])
     assert torch.equal(after.outputs, before.outputs)
 
 
 def test_the_channel_of_a_batch_norm_between_begins_anew():
     torch.manual_seed(0)
-    net = Net(
+    net = NamedNet(
         lambda net, x: net.b(net.act(net.norm(net.a(x)))),
         a=nn.Linear(6, 4),
         norm=nn.BatchNorm1d(4),
         act=nn.ReLU(),
         b=nn.Linear(4, 2),
     )
-    before, after, dead = revived(net, inputs(8, 6), "norm")
-    assert dead.revived == {"net.act": 1}
+    before, after, dead = reinitialize_unit(net, make_inputs(8, 6), "norm")
+    assert dead.reinitialized == {"net.act": 1}
     for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
-        one, other = after.weights[f"norm.{name}"], before.weights[f"norm.{name}"]
-        assert one[UNIT] == value != other[UNIT]
-        assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]])
+        after_value, before_value = after.weights[f"norm.{name}"], before.weights[f"norm.{name}"]
+        assert after_value[UNIT] == value != before_value[UNIT]
+        assert torch.equal(after_value[[0, 2, 3]], before_value[[0, 2, 3]])
     assert not after.moments["norm.weight", "exp_avg_sq"][UNIT]
     assert torch.equal(after.outputs, before.outputs)
 
 
 def test_the_momentum_of_sgd_is_forgotten_too():
-    after = Snapshot(inputs(8, 6))
-    kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0))
-    running = trainer(
-        callbacks=[kill, quiet(reinit_every_n_steps=STEP, dormant_threshold=0.0), after], max_steps=STEP, max_epochs=-1
+    after = Snapshot(make_inputs(8, 6))
+    kill = OnStep(1, lambda module: set_unit_weights(module.net[0], UNIT, bias=-100.0))
+    pl_trainer = make_trainer(
+        callbacks=[kill, make_detector(reinit_every_n_steps=STEP, dormant_threshold=0.0), after],
+        max_steps=STEP,
+        max_epochs=-1,
     )
     net = mlp(6, 4, 2)
-    running.fit(Trained(net, lambda parameters: torch.optim.SGD(parameters, 0.01, 0.9)), batches(inputs(8, 6)))
+    pl_trainer.fit(
+        TrainingModule(net, lambda parameters: torch.optim.SGD(parameters, 0.01, 0.9)), make_loader(make_inputs(8, 6))
+    )
     momentum = {name: value for (name, _), value in after.moments.items()}
     assert not momentum["0.weight"][UNIT].any()
     assert not momentum["2.weight"][:, UNIT].any()
@@ -245,9 +262,9 @@ def test_what_is_drawn_has_the_deviation_of_the_beginning_and_no_two_layers_the_
 
     def kill(module: Any) -> None:
         for layer in (0, 2, 4):
-            set_(module.net[layer], slice(None), bias=-100, weight=3)
+            set_unit_weights(module.net[layer], slice(None), bias=-100, weight=3)
 
-    fit(net, inputs(8, 64), None, At(1, kill), dead=quiet(reinit_every_n_steps=2))
+    fit(net, make_inputs(8, 64), None, OnStep(1, kill), dead=make_detector(reinit_every_n_steps=2))
     weights = [net[layer].weight.detach() for layer in (0, 2)]
     for weight in weights:
         assert float(weight.std()) == pytest.approx(spread, rel=0.05)
@@ -258,5 +275,5 @@ def test_what_is_drawn_has_the_deviation_of_the_beginning_and_no_two_layers_the_
 def test_a_bias_that_began_at_zero_begins_there_again():
     net = mlp(6, 4, 2)
     nn.init.zeros_(net[0].bias)  # type: ignore[arg-type]
-    _, after, _ = revived(Net(lambda net, x: net.all(x), all=net), inputs(8, 6), "all.0")
+    _, after, _ = reinitialize_unit(NamedNet(lambda net, x: net.all(x), all=net), make_inputs(8, 6), "all.0")
     assert after.weights["all.0.bias"][UNIT] == 0

@@ -11,12 +11,21 @@ import torch
 from torch import nn
 
 from stormproof import DeadNeuronDetector, resumable
-from stormproof.units.redo import dormant
+from stormproof.units.redo import is_dormant
 from tests.stormproof.units.reinit_fits import UNIT
-from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
-from tests.support.small_fits import LIGHTNINGS_OWN, trainer
+from tests.stormproof.units.unit_fits import (
+    OnStep,
+    TrainingModule,
+    fit,
+    make_detector,
+    make_inputs,
+    make_loader,
+    mlp,
+    set_unit_weights,
+)
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 @pytest.mark.parametrize(
@@ -30,16 +39,16 @@ pytestmark = LIGHTNINGS_OWN
     ],
 )
 def test_a_unit_is_dormant_by_its_share_of_the_layers_mean(sizes: list[float], share: float, expected: list[bool]):
-    assert dormant(torch.tensor(sizes), share).tolist() == expected
+    assert is_dormant(torch.tensor(sizes), share).tolist() == expected
 
 
 def test_it_is_off_by_default():
     net = mlp(6, 4, 2)
     dead = DeadNeuronDetector(table=False)
-    set_(net[0], UNIT, bias=-100)
-    done = fit(net, inputs(16, 6), dead=dead)
-    assert dead.revived == {}
-    assert done.module.net[0].bias[UNIT] < -99  # type: ignore[index,union-attr,operator]
+    set_unit_weights(net[0], UNIT, bias=-100)
+    result = fit(net, make_inputs(16, 6), dead=dead)
+    assert dead.reinitialized == {}
+    assert result.module.net[0].bias[UNIT] < -99  # type: ignore[index,union-attr,operator]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -50,28 +59,30 @@ def test_it_is_done_at_every_multiple(every: int):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             if pl_module.net[0].bias[UNIT] > -99:
                 done_at.append(trainer.global_step)
-                set_(pl_module.net[0], UNIT, bias=-100.0)
+                set_unit_weights(pl_module.net[0], UNIT, bias=-100.0)
 
-    net, dead = mlp(6, 4, 2), quiet(reinit_every_n_steps=every, dormant_threshold=0.0)
-    kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0, weight=0.0))
-    running = trainer(callbacks=[kill, dead, Note()])
-    set_(net[0], slice(None), bias=3.0)
-    running.fit(Trained(net, lambda parameters: torch.optim.SGD(parameters, lr=0.0)), batches(inputs(28, 6)))
+    net, dead = mlp(6, 4, 2), make_detector(reinit_every_n_steps=every, dormant_threshold=0.0)
+    kill = OnStep(1, lambda module: set_unit_weights(module.net[0], UNIT, bias=-100.0, weight=0.0))
+    pl_trainer = make_trainer(callbacks=[kill, dead, Note()])
+    set_unit_weights(net[0], slice(None), bias=3.0)
+    pl_trainer.fit(
+        TrainingModule(net, lambda parameters: torch.optim.SGD(parameters, lr=0.0)), make_loader(make_inputs(28, 6))
+    )
     assert done_at == [step for step in range(2, 8) if step % every == 0]
-    assert dead.revived == {"net.1": len(done_at)}
+    assert dead.reinitialized == {"net.1": len(done_at)}
 
 
 def test_with_accumulated_gradients_a_step_is_a_step():
-    kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0))
-    dead = quiet(reinit_every_n_steps=2, dormant_threshold=0.0)
-    done = fit(mlp(6, 4, 2), inputs(16, 6), None, kill, dead=dead, accumulate_grad_batches=2)
-    assert done.trainer.global_step == 2
-    assert dead.revived == {"net.1": 1}
+    kill = OnStep(1, lambda module: set_unit_weights(module.net[0], UNIT, bias=-100.0))
+    dead = make_detector(reinit_every_n_steps=2, dormant_threshold=0.0)
+    result = fit(mlp(6, 4, 2), make_inputs(16, 6), None, kill, dead=dead, accumulate_grad_batches=2)
+    assert result.trainer.global_step == 2
+    assert dead.reinitialized == {"net.1": 1}
 
 
 @pytest.mark.parametrize("every", [4, 5])
 def test_two_optimizers_do_not_step_over_it(every: int):
-    class Both(Trained):
+    class Both(TrainingModule):
         def __init__(self, net: nn.Module) -> None:
             super().__init__(net)
             self.automatic_optimization = False
@@ -85,22 +96,25 @@ def test_two_optimizers_do_not_step_over_it(every: int):
         def configure_optimizers(self) -> Any:
             return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[2].parameters())]  # type: ignore[index]
 
-    dead = quiet(reinit_every_n_steps=every, dormant_threshold=0.0)  # all steps are even
+    dead = make_detector(reinit_every_n_steps=every, dormant_threshold=0.0)  # all steps are even
     net = mlp(6, 4, 2)
-    set_(net[0], slice(None), bias=3.0)  # no other one is silent by chance
-    kill = At(2, lambda module: set_(module.net[0], UNIT, bias=-100.0))
-    fit(Both(net), inputs(12, 6), None, kill, dead=dead)
-    assert dead.revived == {"net.1": 1}
+    set_unit_weights(net[0], slice(None), bias=3.0)  # no other one is silent by chance
+    kill = OnStep(2, lambda module: set_unit_weights(module.net[0], UNIT, bias=-100.0))
+    fit(Both(net), make_inputs(12, 6), None, kill, dead=dead)
+    assert dead.reinitialized == {"net.1": 1}
 
 
 def test_it_goes_on_after_a_resume(tmp_path: Path):
     def run(*after: pl.Callback, ckpt_path: Any = None) -> tuple[DeadNeuronDetector, dict[str, torch.Tensor]]:
         torch.manual_seed(0)
-        dead = quiet(reinit_every_n_steps=2, dormant_threshold=0.0)
-        kills = [At(step, lambda module: set_(module.net[0], UNIT, bias=-100.0, weight=1.0)) for step in (1, 3)]
-        running = trainer(callbacks=[*kills, dead, *after])
-        module = Trained(mlp(6, 4, 2), torch.optim.Adam)
-        running.fit(module, resumable(batches(inputs(24, 6)), seed=1), ckpt_path=ckpt_path)
+        dead = make_detector(reinit_every_n_steps=2, dormant_threshold=0.0)
+        kills = [
+            OnStep(step, lambda module: set_unit_weights(module.net[0], UNIT, bias=-100.0, weight=1.0))
+            for step in (1, 3)
+        ]
+        pl_trainer = make_trainer(callbacks=[*kills, dead, *after])
+        module = TrainingModule(mlp(6, 4, 2), torch.optim.Adam)
+        pl_trainer.fit(module, resumable(make_loader(make_inputs(24, 6)), seed=1), ckpt_path=ckpt_path)
         return dead, module.state_dict()
 
     class Save(pl.Callback):
@@ -108,10 +122,10 @@ def test_it_goes_on_after_a_resume(tmp_path: Path):
             if trainer.global_step == 3:
                 trainer.save_checkpoint(tmp_path / "x.ckpt")
 
-    whole, weights = run(Save())
+    expected, weights = run(Save())
     resumed, resumed_weights = run(ckpt_path=tmp_path / "x.ckpt")
-    assert whole.revived == resumed.revived == {"net.1": 2}
-    assert whole.state_dict() == resumed.state_dict()
+    assert expected.reinitialized == resumed.reinitialized == {"net.1": 2}
+    assert expected.state_dict() == resumed.state_dict()
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
 
 
@@ -119,14 +133,14 @@ def test_it_goes_on_after_a_resume(tmp_path: Path):
 def test_a_compiled_network_is_revived():
     torch._dynamo.reset()
     net: Any = torch.compile(mlp(6, 4, 2), backend="eager", fullgraph=True)
-    kill = At(1, lambda module: set_(module.net._orig_mod[0], UNIT, bias=-100.0))
-    done = fit(
+    kill = OnStep(1, lambda module: set_unit_weights(module.net._orig_mod[0], UNIT, bias=-100.0))
+    result = fit(
         net,
-        inputs(8, 6),
-        inputs(4, 6),
+        make_inputs(8, 6),
+        make_inputs(4, 6),
         kill,
-        dead=quiet(reinit_every_n_steps=2, dormant_threshold=0.0),
+        dead=make_detector(reinit_every_n_steps=2, dormant_threshold=0.0),
         num_sanity_val_steps=1,
     )
-    assert done.dead.revived == {"net.1": 1}
+    assert result.dead.reinitialized == {"net.1": 1}
     torch._dynamo.reset()

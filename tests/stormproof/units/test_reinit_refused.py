@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.stormproof.units.reinit_fits import Net
-from tests.stormproof.units.unit_fits import At, Trained, batches, inputs, quiet
-from tests.support.small_fits import LIGHTNINGS_OWN, trainer
+from tests.stormproof.units.reinit_fits import NamedNet
+from tests.stormproof.units.unit_fits import OnStep, TrainingModule, make_detector, make_inputs, make_loader
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 class Scale(nn.Module):
@@ -27,8 +27,8 @@ class Scale(nn.Module):
         return x * self.weight
 
 
-def tied() -> nn.Module:
-    net = Net(
+def tied_net() -> nn.Module:
+    net = NamedNet(
         lambda net, x: net.c(net.b(net.act(net.a(x)))),
         a=nn.Linear(6, 6),
         act=nn.ReLU(),
@@ -39,9 +39,9 @@ def tied() -> nn.Module:
     return net
 
 
-def frozen(layer: str) -> Callable[[], nn.Module]:
+def freeze_layer(layer: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        net = Net(lambda net, x: net.b(net.act(net.a(x))), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 2))
+        net = NamedNet(lambda net, x: net.b(net.act(net.a(x))), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 2))
         net.get_submodule(layer).requires_grad_(False)
         return net
 
@@ -68,69 +68,73 @@ def layer_past(net: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 REFUSED: dict[str, Callable[[], nn.Module]] = {
-    "its output is added to what it takes": lambda: Net(
+    "its output is added to what it takes": lambda: NamedNet(
         lambda net, x: x + net.act(net.a(x)) + net.b(x), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)
     ),
-    "its output goes past the layer, too": lambda: Net(past, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)),
-    "a function's output goes past the layer, too": lambda: Net(past_function, a=nn.Linear(6, 6), b=nn.Linear(6, 6)),
-    "something is added before it": lambda: Net(
+    "its output goes past the layer, too": lambda: NamedNet(past, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)),
+    "a function's output goes past the layer, too": lambda: NamedNet(
+        past_function, a=nn.Linear(6, 6), b=nn.Linear(6, 6)
+    ),
+    "something is added before it": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x) + x)), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 2)
     ),
-    "the layer's output goes past it": lambda: Net(layer_past, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)),
-    "the layer is called for something else, too": lambda: Net(
+    "the layer's output goes past it": lambda: NamedNet(
+        layer_past, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)
+    ),
+    "the layer is called for something else, too": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x))) + net.a(x), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)
     ),
-    "a batch norm behind it": lambda: Net(
+    "a batch norm behind it": lambda: NamedNet(
         lambda net, x: net.b(net.norm(net.act(net.a(x)))),
         a=nn.Linear(6, 6),
         act=nn.ReLU(),
         norm=nn.BatchNorm1d(6),
         b=nn.Linear(6, 2),
     ),
-    "a layer norm behind it": lambda: Net(
+    "a layer norm behind it": lambda: NamedNet(
         lambda net, x: net.b(net.norm(net.act(net.a(x)))),
         a=nn.Linear(6, 6),
         act=nn.ReLU(),
         norm=nn.LayerNorm(6),
         b=nn.Linear(6, 2),
     ),
-    "weights computed from others": lambda: Net(
+    "weights computed from others": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x))), a=weight_norm(nn.Linear(6, 6)), act=nn.ReLU(), b=nn.Linear(6, 2)
     ),
-    "a layer of one's own before it": lambda: Net(
+    "a layer of one's own before it": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.scale(net.a(x)))),
         a=nn.Linear(6, 6),
         scale=Scale(6),
         act=nn.ReLU(),
         b=nn.Linear(6, 2),
     ),
-    "a layer of one's own behind it": lambda: Net(
+    "a layer of one's own behind it": lambda: NamedNet(
         lambda net, x: net.scale(net.act(net.a(x))), a=nn.Linear(6, 6), scale=Scale(6), act=nn.ReLU()
     ),
-    "units that are positions": lambda: Net(
+    "units that are positions": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x[:, None]).flatten(1))),
         a=nn.Conv1d(1, 3, 3),
         act=nn.ReLU(),
         b=nn.Linear(12, 2),
     ),
-    "a frozen layer": frozen("a"),
-    "a frozen consumer": frozen("b"),
-    "weights of two layers": tied,
-    "a consumer that takes others, too": lambda: Net(twice, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 2)),
-    "no consumer": lambda: Net(lambda net, x: net.act(net.a(x)), a=nn.Linear(6, 6), act=nn.ReLU()),
-    "groups": lambda: Net(
+    "a frozen layer": freeze_layer("a"),
+    "a frozen consumer": freeze_layer("b"),
+    "weights of two layers": tied_net,
+    "a consumer that takes others, too": lambda: NamedNet(twice, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 2)),
+    "no consumer": lambda: NamedNet(lambda net, x: net.act(net.a(x)), a=nn.Linear(6, 6), act=nn.ReLU()),
+    "groups": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x.unflatten(1, (2, 3))))),
         a=nn.Conv1d(2, 4, 1, groups=2),
         act=nn.ReLU(),
         b=nn.Conv1d(4, 2, 1),
     ),
-    "a recurrent consumer": lambda: Net(
+    "a recurrent consumer": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x[:, None])))[0],
         a=nn.Linear(6, 6),
         act=nn.ReLU(),
         b=nn.GRU(6, 2, batch_first=True),
     ),
-    "half of it a gate": lambda: Net(
+    "half of it a gate": lambda: NamedNet(
         lambda net, x: net.b(net.act(net.a(x))), a=nn.Linear(6, 8), act=nn.GLU(), b=nn.Linear(4, 2)
     ),
 }
@@ -148,15 +152,15 @@ def test_what_it_cannot_it_leaves_alone_and_says_so_once(case: str):
     for interval in (2, None):
         torch.manual_seed(1)
         net = REFUSED[case]()
-        dead = quiet(reinit_every_n_steps=interval, every_n_steps=1, dormant_threshold=1e-30)
-        running = trainer(callbacks=[At(1, kill), dead], max_epochs=3)
-        module = Trained(net, torch.optim.Adam)
+        dead = make_detector(reinit_every_n_steps=interval, every_n_steps=1, dormant_threshold=1e-30)
+        pl_trainer = make_trainer(callbacks=[OnStep(1, kill), dead], max_epochs=3)
+        module = TrainingModule(net, torch.optim.Adam)
         if interval is None:
-            running.fit(module, batches(inputs(8, 6)))
+            pl_trainer.fit(module, make_loader(make_inputs(8, 6)))
         else:
-            with pytest.warns(UserWarning, match="its dormant units are not revived") as said:
-                running.fit(module, batches(inputs(8, 6)))
-            assert len([each for each in said if "are not revived" in str(each.message)]) == 1
-        assert not sum(dead.revived.values())
+            with pytest.warns(UserWarning, match="its dormant units are not revived") as records:
+                pl_trainer.fit(module, make_loader(make_inputs(8, 6)))
+            assert len([record for record in records if "are not revived" in str(record.message)]) == 1
+        assert not sum(dead.reinitialized.values())
         ends.append(net.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.units.unit_axis import shape_of, unit_axis, units_of
+from stormproof.units.unit_axis import output_units, unit_axis, weight_shape
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from stormproof.units.unit_axis import shape_of, unit_axis, units_of
     ],
 )
 def test_a_layer_says_which_dimension_counts_its_units(layer: nn.Module, units: tuple[int, int] | None):
-    assert units_of(layer) == units
+    assert output_units(layer) == units
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_units_are_where_the_layer_had_them_or_where_as_many_are(
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
 def test_nested_sequences_have_length_0():
     nested = torch.nested.nested_tensor([torch.zeros(2, 5), torch.zeros(3, 5)])
-    assert shape_of(nested) == (2, 0, 5)
+    assert weight_shape(nested) == (2, 0, 5)

@@ -14,11 +14,21 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from stormproof.units.pieces import wins
-from tests.stormproof.units.unit_fits import Trained, Validated, batches, fit, inputs, quiet
-from tests.support.small_fits import LIGHTNINGS_OWN, trainer
+from stormproof.units.pieces import winning_pieces
+from tests.stormproof.units.unit_fits import (
+    TrainingModule,
+    ValidatedModule,
+    fit,
+    make_detector,
+    make_inputs,
+    make_loader,
+)
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
-pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*is already saved during checkpointing.*")]
+pytestmark = [
+    *LIGHTNING_WARNING_FILTERS,
+    pytest.mark.filterwarnings("ignore:.*is already saved during checkpointing.*"),
+]
 
 
 class Net(nn.Module):
@@ -34,7 +44,7 @@ class Net(nn.Module):
         return self._forward(self, x)
 
 
-def killed(layer: Any, *units: int) -> Any:
+def kill_unit(layer: Any, *units: int) -> Any:
     """``layer`` with units that give a large negative number for whatever it gets."""
     with torch.no_grad():
         layer.weight[list(units)] = 0
@@ -42,7 +52,7 @@ def killed(layer: Any, *units: int) -> Any:
     return layer
 
 
-UNTOLD = {
+UNREPORTED = {
     "heads split off a layer's units": Net(
         lambda net, x: net.out(net.relu(net.a(x).view(len(x), -1, 4, 8)).flatten(2)),
         a=nn.Linear(6, 32),
@@ -64,12 +74,12 @@ UNTOLD = {
 }
 
 
-@pytest.mark.parametrize("case", UNTOLD)
+@pytest.mark.parametrize("case", UNREPORTED)
 def test_a_dimension_that_cannot_be_told_is_said_and_nothing_is_counted_along_it(case: str):
-    net = copy.deepcopy(UNTOLD[case])
+    net = copy.deepcopy(UNREPORTED[case])
     with pytest.warns(UserWarning, match=r"net\.relu: it cannot be told which dimension"):
-        done = fit(net, inputs(8, 5, 6), inputs(7, 5, 6))
-    assert "net.relu" not in done.dead.activity
+        result = fit(net, make_inputs(8, 5, 6), make_inputs(7, 5, 6))
+    assert "net.relu" not in result.dead.activity
 
 
 def test_a_number_of_units_that_changes_is_refused():
@@ -86,17 +96,17 @@ def test_a_number_of_units_that_changes_is_refused():
     val = torch.cat([torch.full((4, 6), -1.0), torch.ones(4, 6)])
     net = Net(lambda net, x: net.relu(net.own(x)).sum(1, keepdim=True), own=Own(), relu=nn.ReLU())
     with pytest.warns(UserWarning, match=r"net\.relu: the dimension .* changes its size"):
-        done = fit(net, val, val, num_sanity_val_steps=0)
-    assert done.dead.activity == {}
+        result = fit(net, val, val, num_sanity_val_steps=0)
+    assert result.dead.activity == {}
 
 
 def test_channels_are_found_behind_a_transposition_into_as_many_positions():
-    conv = killed(nn.Conv1d(3, 16, 3, padding=1), 1, 5)
+    conv = kill_unit(nn.Conv1d(3, 16, 3, padding=1), 1, 5)
     net = Net(
         lambda net, x: net.out(net.relu(net.conv(x).transpose(1, 2))), conv=conv, relu=nn.ReLU(), out=nn.Linear(16, 2)
     )
-    done = fit(net, inputs(8, 3, 16), inputs(7, 3, 16))
-    assert done.dead.dead_units["net.relu"].nonzero().flatten().tolist() == [1, 5]
+    result = fit(net, make_inputs(8, 3, 16), make_inputs(7, 3, 16))
+    assert result.dead.dead_units["net.relu"].nonzero().flatten().tolist() == [1, 5]
 
 
 def test_each_of_two_branches_is_the_layers_that_makes_it():
@@ -106,13 +116,13 @@ def test_each_of_two_branches_is_the_layers_that_makes_it():
 
     net = Net(
         both,
-        a=killed(nn.Linear(6, 8), 1, 2, 3),
+        a=kill_unit(nn.Linear(6, 8), 1, 2, 3),
         b=nn.Linear(6, 8),
         ru=nn.ReLU(),
         rv=nn.ReLU(),
         out=nn.Linear(8, 2),
     )
-    activity = fit(net, inputs(8, 6), inputs(32, 6)).dead.activity
+    activity = fit(net, make_inputs(8, 6), make_inputs(32, 6)).dead.activity
     assert (activity["net.ru"].layer, activity["net.rv"].layer) == ("net.a", "net.b")
     assert activity["net.ru"].dead >= 3
 
@@ -128,7 +138,7 @@ LOST = {
 def test_a_function_that_no_layer_was_found_to_take_is_said(case: str):
     net = Net(LOST[case], a=nn.Linear(6, 8), out=nn.Linear(14, 2))
     with pytest.warns(UserWarning, match=r"relu behind net\.a: it cannot be told"):
-        fit(net, inputs(8, 6), inputs(7, 6))
+        fit(net, make_inputs(8, 6), make_inputs(7, 6))
 
 
 def test_what_comes_behind_the_last_layer_is_not_missed():
@@ -138,7 +148,7 @@ def test_what_comes_behind_the_last_layer_is_not_missed():
         relu=nn.ReLU(),
         out=nn.Linear(8, 2),
     )
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity.keys() == {"net.relu"}
+    assert fit(net, make_inputs(8, 6), make_inputs(7, 6)).dead.activity.keys() == {"net.relu"}
 
 
 @pytest.mark.parametrize(
@@ -156,16 +166,16 @@ def test_the_largest_of_some_outputs_does_not_pass_for_all_of_them(function: Any
         conv=conv,
         out=nn.Linear(8, 2),
     )
-    val = inputs(7, 1, 12, 12)
+    val = make_inputs(7, 1, 12, 12)
     if told:
         with pytest.warns(UserWarning, match=r"behind net\.conv: it cannot be told"):
-            assert fit(net, inputs(8, 1, 12, 12), val).dead.activity == {}
+            assert fit(net, make_inputs(8, 1, 12, 12), val).dead.activity == {}
     else:
-        assert fit(net, inputs(8, 1, 12, 12), val)["net.out"] == [unit == 3 for unit in range(8)]
+        assert fit(net, make_inputs(8, 1, 12, 12), val)["net.out"] == [unit == 3 for unit in range(8)]
 
 
 def test_each_validation_loader_is_traced():
-    class Heads(Validated):
+    class Heads(ValidatedModule):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             self.net(batch[0], dataloader_idx)
 
@@ -181,10 +191,10 @@ def test_each_validation_loader_is_traced():
         def forward(self, x: torch.Tensor, head: int) -> torch.Tensor:
             return self.heads[head](functional.relu(self.body(x)))
 
-    dead = quiet()
-    loaders = [batches(inputs(7, 6)), batches(inputs(5, 6, seed=1))]
-    trainer(callbacks=[dead]).fit(Heads(Two()), batches(inputs(8, 6)), loaders)
-    assert {name: known.inputs for name, known in dead.activity.items()} == {"net.heads.0": 7, "net.heads.1": 5}
+    dead = make_detector()
+    loaders = [make_loader(make_inputs(7, 6)), make_loader(make_inputs(5, 6, seed=1))]
+    make_trainer(callbacks=[dead]).fit(Heads(Two()), make_loader(make_inputs(8, 6)), loaders)
+    assert {name: activity.inputs for name, activity in dead.activity.items()} == {"net.heads.0": 7, "net.heads.1": 5}
 
 
 class Shift(nn.Module):
@@ -198,12 +208,12 @@ def test_what_prepares_the_data_or_makes_weights_has_no_units():
     layer = nn.Linear(6, 8)
     parametrize.register_parametrization(layer, "weight", Shift())
     net = nn.Sequential(Shift(), layer, nn.ReLU(), nn.Linear(8, 2))
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity.keys() == {"net.2"}
+    assert fit(net, make_inputs(8, 6), make_inputs(7, 6)).dead.activity.keys() == {"net.2"}
 
 
 def test_an_activation_of_single_numbers_has_been_passed():
     net = Net(lambda net, x: net.sigmoid(net.a(x).squeeze(-1)), a=nn.Linear(6, 1), sigmoid=nn.Sigmoid())
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity == {}
+    assert fit(net, make_inputs(8, 6), make_inputs(7, 6)).dead.activity == {}
 
 
 def test_complex_numbers_have_no_extremes():
@@ -212,7 +222,7 @@ def test_complex_numbers_have_no_extremes():
         a=nn.Linear(6, 8, dtype=torch.complex64),
         b=nn.Linear(8, 2, dtype=torch.complex64),
     )
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity == {}
+    assert fit(net, make_inputs(8, 6), make_inputs(7, 6)).dead.activity == {}
 
 
 class Copies(pl.Callback):
@@ -229,8 +239,10 @@ class Copies(pl.Callback):
 @pytest.mark.slow
 def test_a_copy_and_a_file_of_a_watched_network_are_of_the_network_alone(tmp_path: Path):
     copies = Copies()
-    done = fit(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), inputs(8, 6), inputs(7, 6), copies)
-    assert torch.equal(copies.copy(torch.ones(1, 6)), done.module.net(torch.ones(1, 6)))
+    result = fit(
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), make_inputs(8, 6), make_inputs(7, 6), copies
+    )
+    assert torch.equal(copies.copy(torch.ones(1, 6)), result.module.net(torch.ones(1, 6)))
     (tmp_path / "net.pkl").write_bytes(copies.pickled)
     lines = [
         "import pickle, sys, torch",
@@ -242,20 +254,20 @@ def test_a_copy_and_a_file_of_a_watched_network_are_of_the_network_alone(tmp_pat
 
 
 def test_a_network_among_the_hyperparameters_can_be_saved(tmp_path: Path):
-    class Kept(Trained):
+    class Kept(TrainingModule):
         def __init__(self, net: nn.Module) -> None:
             super().__init__(net)
             self.save_hyperparameters("net")
 
     keeper = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
-    running = trainer(callbacks=[quiet(), keeper], enable_checkpointing=True)
-    running.fit(Kept(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))), batches(inputs(8, 6)))
+    pl_trainer = make_trainer(callbacks=[make_detector(), keeper], enable_checkpointing=True)
+    pl_trainer.fit(Kept(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))), make_loader(make_inputs(8, 6)))
     assert (tmp_path / "last.ckpt").exists()
 
 
 def test_a_unit_of_pieces_that_is_not_finite_is_not_dead():
     candidates = torch.tensor([[[float("nan"), 1.0], [2.0, 1.0]]])
-    assert wins(candidates, dim=-1).tolist() == [[1.0, 1.0, 1.0, 0.0]]
+    assert winning_pieces(candidates, dim=-1).tolist() == [[1.0, 1.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize(("function", "told"), [(torch.sigmoid, True), (functional.relu, False)])
@@ -263,12 +275,12 @@ def test_padding_hides_a_constant_but_for_zero(function: Any, told: bool):
     def padded(net: Any, x: torch.Tensor) -> torch.Tensor:
         return net.out(functional.pad(function(net.conv(x)), (1, 1))).flatten(1)
 
-    net = Net(padded, conv=killed(nn.Conv1d(1, 4, 3), 2), out=nn.Conv1d(4, 2, 3))
+    net = Net(padded, conv=kill_unit(nn.Conv1d(1, 4, 3), 2), out=nn.Conv1d(4, 2, 3))
     if told:
         with pytest.warns(UserWarning, match=r"sigmoid behind net\.conv: it cannot be told"):
-            assert fit(net, inputs(8, 1, 9), inputs(7, 1, 9)).dead.activity == {}
+            assert fit(net, make_inputs(8, 1, 9), make_inputs(7, 1, 9)).dead.activity == {}
     else:
-        assert fit(net, inputs(8, 1, 9), inputs(7, 1, 9))["net.out"] == [False, False, True, False]
+        assert fit(net, make_inputs(8, 1, 9), make_inputs(7, 1, 9))["net.out"] == [False, False, True, False]
 
 
 def test_steps_of_sequences_are_no_inputs():
@@ -282,18 +294,20 @@ def test_steps_of_sequences_are_no_inputs():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.relu(self.a(x.transpose(0, 1))))
 
-    known = fit(StepsFirst(), inputs(8, 15, 6), inputs(7, 15, 6)).dead.activity["net.relu"]
-    assert (known.units, known.inputs) == (8, 7)
+    activity = fit(StepsFirst(), make_inputs(8, 15, 6), make_inputs(7, 15, 6)).dead.activity["net.relu"]
+    assert (activity.units, activity.inputs) == (8, 7)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_validation_alone_knows_what_is_dead_and_not_since_when(compiled: bool):
     torch.compiler.reset()
-    net: Any = Net(lambda net, x: net.out(functional.relu(net.a(x))), a=killed(nn.Linear(6, 8), 3), out=nn.Linear(8, 2))
-    dead = quiet()
-    module = Validated(torch.compile(net, backend="eager") if compiled else net)
-    trainer(callbacks=[dead]).validate(module, batches(inputs(32, 6)), verbose=False)
-    known = dead.activity["net.out"]
+    net: Any = Net(
+        lambda net, x: net.out(functional.relu(net.a(x))), a=kill_unit(nn.Linear(6, 8), 3), out=nn.Linear(8, 2)
+    )
+    dead = make_detector()
+    module = ValidatedModule(torch.compile(net, backend="eager") if compiled else net)
+    make_trainer(callbacks=[dead]).validate(module, make_loader(make_inputs(32, 6)), verbose=False)
+    activity = dead.activity["net.out"]
     assert dead.dead_units["net.out"].nonzero().flatten().tolist() == [3]
-    assert (known.dead, known.since_step, known.born, known.exact) == (1, None, 0, True)
+    assert (activity.dead, activity.since_step, activity.born, activity.exact) == (1, None, 0, True)

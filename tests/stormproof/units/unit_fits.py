@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import DeadNeuronDetector, Pieces
-from tests.support.small_fits import trainer
+from stormproof import DeadNeuronDetector, MaxoutPieces
+from tests.support.small_fits import make_trainer
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
-class Trained(pl.LightningModule):
+class TrainingModule(pl.LightningModule):
     """Trains ``net`` towards zero."""
 
     def __init__(self, net: nn.Module, optimizer: Optimizer | None = None) -> None:
@@ -33,7 +33,7 @@ class Trained(pl.LightningModule):
         return self.optimizer(self.parameters())
 
 
-class Validated(Trained):
+class ValidatedModule(TrainingModule):
     """The same, with a validation that may have several loaders."""
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -43,18 +43,18 @@ class Validated(Trained):
 @dataclass(frozen=True)
 class Fit:
     dead: DeadNeuronDetector
-    module: Trained
+    module: TrainingModule
     trainer: pl.Trainer
 
     def __getitem__(self, name: str) -> list[bool]:
         return self.dead.dead_units[name].tolist()
 
 
-def batches(inputs: torch.Tensor, size: int = 4) -> DataLoader[Any]:
+def make_loader(inputs: torch.Tensor, size: int = 4) -> DataLoader[Any]:
     return DataLoader(TensorDataset(inputs), batch_size=size)
 
 
-def quiet(**options: Any) -> DeadNeuronDetector:
+def make_detector(**options: Any) -> DeadNeuronDetector:
     return DeadNeuronDetector(table=False, **options)
 
 
@@ -70,23 +70,25 @@ def fit(
     **options: Any,
 ) -> Fit:
     """Trains ``net`` for an epoch of batches of four; ``callbacks`` come before the detector. ``size``: of val's."""
-    dead = dead or quiet()
-    module = net if isinstance(net, Trained) else (Trained if val is None else Validated)(net, optimizer)
-    running = trainer(callbacks=[*callbacks, dead], **options)
-    running.fit(module, batches(train), None if val is None else batches(val, size), ckpt_path=ckpt_path)
-    return Fit(dead, module, running)
+    dead = dead or make_detector()
+    module = (
+        net if isinstance(net, TrainingModule) else (TrainingModule if val is None else ValidatedModule)(net, optimizer)
+    )
+    pl_trainer = make_trainer(callbacks=[*callbacks, dead], **options)
+    pl_trainer.fit(module, make_loader(train), None if val is None else make_loader(val, size), ckpt_path=ckpt_path)
+    return Fit(dead, module, pl_trainer)
 
 
-def inputs(*shape: int, seed: int = 0) -> torch.Tensor:
+def make_inputs(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def constant(outputs: torch.Tensor, axis: int) -> list[bool]:
+def constant_units(outputs: torch.Tensor, axis: int) -> list[bool]:
     """Which units never leave one value, in plain words."""
     return [len(set(unit.flatten().tolist())) == 1 for unit in outputs.movedim(axis, 0)]
 
 
-def set_(layer: Any, unit: int | slice, *, bias: float | None = None, weight: float | None = None) -> None:
+def set_unit_weights(layer: Any, unit: int | slice, *, bias: float | None = None, weight: float | None = None) -> None:
     """Overwrites a unit's weights: of a bias of -100 no input of these tests comes back."""
     with torch.no_grad():
         if bias is not None:
@@ -102,7 +104,7 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU, seed: int =
     return nn.Sequential(*[module for pair in layers for module in pair][:-1])
 
 
-class At(pl.Callback):
+class OnStep(pl.Callback):
     """Calls ``function(module)`` once ``step`` steps are done."""
 
     def __init__(self, step: int, function: Callable[[Any], Any]) -> None:
@@ -113,15 +115,15 @@ class At(pl.Callback):
             self.function(pl_module)
 
 
-def still(parameters: Any) -> torch.optim.Optimizer:
+def zero_lr_optimizer(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.0)
 
 
-def hooks(module: nn.Module) -> int:
-    return sum(len(each._forward_hooks) for each in module.modules())
+def count_forward_hooks(module: nn.Module) -> int:
+    return sum(len(submodule._forward_hooks) for submodule in module.modules())
 
 
-class Named(nn.Module):
+class NamedLayers(nn.Module):
     """Layers and activations by name, put together by ``run``."""
 
     def __init__(self, run: Callable[[Any, torch.Tensor], torch.Tensor], **modules: nn.Module) -> None:
@@ -134,28 +136,28 @@ class Named(nn.Module):
         return self.run(self, x)
 
 
-def dense(units: int, width: int = 6, dead: int | None = None) -> nn.Linear:
+def make_linear(units: int, width: int = 6, dead: int | None = None) -> nn.Linear:
     torch.manual_seed(units)
     layer = nn.Linear(width, units)
-    set_(layer, slice(None), bias=0.5)  # by itself none of them is dead
+    set_unit_weights(layer, slice(None), bias=0.5)  # by itself none of them is dead
     if dead is not None:
-        set_(layer, dead, bias=-100)
+        set_unit_weights(layer, dead, bias=-100)
     return layer
 
 
-def conv(channels: int, dead: int, width: int = 1, kind: type = nn.Conv2d) -> Any:
+def make_conv(channels: int, dead: int, width: int = 1, kind: type = nn.Conv2d) -> Any:
     torch.manual_seed(channels)
     layer = kind(width, channels, 3)
-    set_(layer, dead, bias=-100)
+    set_unit_weights(layer, dead, bias=-100)
     return layer
 
 
-def set_row(layer: Any, units: int | slice, bias: float) -> Any:
-    set_(layer, units, bias=bias, weight=0)
+def set_constant_units(layer: Any, units: int | slice, bias: float) -> Any:
+    set_unit_weights(layer, units, bias=bias, weight=0)
     return layer
 
 
-class Signed(nn.Module):
+class SignedUnits(nn.Module):
     """Unit 0 fires on inputs above 0, unit 1 on those below, unit 2 never."""
 
     def __init__(self) -> None:
@@ -174,7 +176,7 @@ class Signed(nn.Module):
 class Maxout(nn.Module):
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.pieces = count, Pieces()
+        self.count, self.pieces = count, MaxoutPieces()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.pieces(x.unflatten(-1, (-1, self.count))).amax(-1)

@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.activations import Maxout, activation_factory, crelu, features_for
+from stormproof_train.activations import Maxout, activation_factory, crelu, infer_feature_counts
 from stormproof_train.errors import UserError
 
 
 def test_maxout_takes_its_pieces_for_each_unit():
-    assert all(features_for(lambda n=pieces: Maxout(n), 10) == (10 * pieces, 10) for pieces in range(2, 17))
+    assert all(infer_feature_counts(lambda n=pieces: Maxout(n), 10) == (10 * pieces, 10) for pieces in range(2, 17))
 
 
 def test_parameters_for_a_number_of_features_are_for_that_number():
-    assert features_for(lambda: nn.PReLU(12), 12, positions=2) == (12, 12)
+    assert infer_feature_counts(lambda: nn.PReLU(12), 12, spatial_dims=2) == (12, 12)
     with pytest.raises(
         UserError, match="does not take 13 features, nor 2 to 16 times as many, nor such a part of them: "
     ):
-        features_for(lambda: nn.PReLU(12), 13)
+        infer_feature_counts(lambda: nn.PReLU(12), 13)
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,20 @@ def test_parameters_for_a_number_of_features_are_for_that_number():
     ids=["a number", "no batch", "nothing", "a tuple", "more than can be tried", "another width"],
 )
 def test_what_gives_no_features_is_told(function: Callable[[torch.Tensor], torch.Tensor], told: str):
-    with pytest.raises(UserError, match=told) as caught:
-        features_for(activation_factory(lambda: function), 8)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=told) as excinfo:
+        infer_feature_counts(activation_factory(lambda: function), 8)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_positions_must_stay():
     with pytest.raises(UserError, match=r"it gives \(2, 8, 1\) for an input of \(2, 8, 2\)"):
-        features_for(activation_factory(lambda: lambda x: x[:, :, :1]), 8, positions=1)
+        infer_feature_counts(activation_factory(lambda: lambda x: x[:, :, :1]), 8, spatial_dims=1)
 
 
 def test_trying_out_draws_nothing_from_the_generator():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    features_for(lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU()), 8)
-    features_for(activation_factory(lambda: crelu), 9)
+    infer_feature_counts(lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU()), 8)
+    infer_feature_counts(activation_factory(lambda: crelu), 9)
     assert torch.equal(torch.rand(3), expected)

@@ -9,8 +9,8 @@ import torch
 from scipy import special, stats
 from torch import nn
 
-from stormproof_train.activations import Activation, features_for
-from tests.support.configured import activation_words, configured_activation
+from stormproof_train.activations import Activation, infer_feature_counts
+from tests.support.configured import build_activation, list_activations
 from tests.support.forked_command import ROOT
 
 Array = np.ndarray
@@ -76,8 +76,8 @@ CHANGING = {  # features to take and features given, for 8 and for 33 units
 
 
 def test_there_are_at_least_thirty_and_every_formula_is_of_one():
-    assert len(activation_words()) >= 30
-    assert set(FORMULAS) <= set(activation_words())
+    assert len(list_activations()) >= 30
+    assert set(FORMULAS) <= set(list_activations())
 
 
 def _inputs(*shape: int) -> torch.Tensor:
@@ -86,10 +86,10 @@ def _inputs(*shape: int) -> torch.Tensor:
     return torch.where((x * 2 - (x * 2).round()).abs() < 0.02, x + 0.03, x)
 
 
-@pytest.mark.parametrize("word", activation_words())
+@pytest.mark.parametrize("word", list_activations())
 def test_an_activation_is_its_formula_with_the_right_gradient_and_width_and_is_finite_everywhere(word: str):
     assert word in FORMULAS, f"Add the formula of `{word}` in NumPy to FORMULAS in {Path(__file__).relative_to(ROOT)}."
-    make = configured_activation(word)
+    make = build_activation(word)
     activation = make().double().eval()
     _assert_formula(activation, FORMULAS[word])
     _assert_channels_are_features(activation)
@@ -121,24 +121,24 @@ def _assert_finite_far_out(activation: nn.Module) -> None:
 
 def _assert_widths(make: Activation, for_8: tuple[int, int], for_33: tuple[int, int]) -> None:
     for positions in range(4):
-        assert features_for(make, 8, positions) == for_8
-        assert features_for(make, 33, positions) == for_33
+        assert infer_feature_counts(make, 8, positions) == for_8
+        assert infer_feature_counts(make, 33, positions) == for_33
 
 
 def test_the_frequency_of_snake_can_be_chosen():
-    activation = configured_activation("snake", "++activation.frequency=3.0")().double()
+    activation = build_activation("snake", "++activation.frequency=3.0")().double()
     x = _inputs(5, 4)
     torch.testing.assert_close(activation(x), x + (3 * x).sin() ** 2 / 3)
 
 
 def test_a_unit_of_maxout_is_the_largest_of_its_own_neighbours():
-    maxout = configured_activation("maxout", "++activation.pieces=3")()
+    maxout = build_activation("maxout", "++activation.pieces=3")()
     assert maxout(torch.tensor([[1.0, 2.0, 3.0, 6.0, 5.0, 4.0]])).tolist() == [[3.0, 6.0]]
     assert str(maxout).splitlines()[0] == "Maxout("
 
 
 def test_maxout_with_two_pieces_is_the_absolute_value():
-    network = nn.Sequential(nn.Linear(1, 2, bias=False), configured_activation("maxout")())
+    network = nn.Sequential(nn.Linear(1, 2, bias=False), build_activation("maxout")())
     network[0].weight.data = torch.tensor([[1.0], [-1.0]])
     x = torch.linspace(-5, 5, 101).unsqueeze(1)
     assert torch.equal(network(x), x.abs())
@@ -146,7 +146,7 @@ def test_maxout_with_two_pieces_is_the_absolute_value():
 
 def test_maxout_with_two_pieces_learns_the_absolute_value():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(1, 2), configured_activation("maxout")()).double()
+    network = nn.Sequential(nn.Linear(1, 2), build_activation("maxout")()).double()
     x = torch.linspace(-1, 1, 64, dtype=torch.float64).unsqueeze(1)
     optimizer = torch.optim.LBFGS(network.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 

@@ -8,7 +8,7 @@ from torchvision import models
 
 from stormproof_train.activations import Activation, Elementwise, Maxout, activation_factory, swap_activations, swiglu
 from stormproof_train.errors import UserError
-from tests.support.configured import configured_activation
+from tests.support.configured import build_activation
 
 
 def _kinds(network: nn.Module, kind: type[nn.Module]) -> int:
@@ -102,7 +102,7 @@ def test_a_network_without_an_activation_is_refused(network: nn.Module):
 OF_ANOTHER_WIDTH = {
     "maxout for relu": (nn.ReLU, lambda: Maxout(7), 102960, 720720),
     "swiglu for relu": (nn.ReLU, activation_factory(lambda: swiglu), 360360, 720720),
-    "crelu for relu": (nn.ReLU, configured_activation("crelu"), 1441440, 720720),
+    "crelu for relu": (nn.ReLU, build_activation("crelu"), 1441440, 720720),
     "mish for glu": (nn.GLU, nn.Mish, 720720, 360360),
     "mish for maxout": (lambda: Maxout(2), nn.Mish, 720720, 360360),
     "glu for maxout": (lambda: Maxout(3), nn.GLU, 360360, 240240),
@@ -114,23 +114,23 @@ def test_one_of_another_width_is_refused_before_anything_is_replaced(
     before: Activation, after: Activation, gives: int, wanted: int
 ):
     network = nn.Sequential(nn.Linear(3, 12), nn.Sequential(before()))
-    kept = network[1][0]
+    old_activation = network[1][0]
     with pytest.raises(UserError, match=f"gives {gives} features for 720720, and the .* made for {wanted}, as 1.0"):
         swap_activations(network, after)
-    assert network[1][0] is kept
-    assert kept.training
+    assert network[1][0] is old_activation
+    assert old_activation.training
 
 
 def test_a_new_one_is_in_the_mode_of_the_one_it_replaces():
     network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
     network[3].eval()
     swap_activations(network, nn.RReLU)
-    assert [network[place].training for place in (1, 3)] == [True, False]
+    assert [network[position].training for position in (1, 3)] == [True, False]
 
 
 def test_a_new_one_works_with_the_numbers_of_the_layer_before_it():
     network = nn.Sequential(nn.ReLU(), nn.Linear(3, 3).double(), nn.ReLU(), nn.Linear(3, 3, device="meta"), nn.ReLU())
     swap_activations(network, nn.PReLU)
-    kinds = [(network[place].weight.dtype, network[place].weight.device.type) for place in (0, 2, 4)]
+    kinds = [(network[position].weight.dtype, network[position].weight.device.type) for position in (0, 2, 4)]
     assert kinds == [(torch.float64, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")]
     assert network[:3](torch.randn(5, 3, dtype=torch.float64)).dtype is torch.float64

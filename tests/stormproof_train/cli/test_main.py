@@ -31,10 +31,10 @@ def test_a_url_in_place_of_a_path_is_refused(words: list[str], capsys: pytest.Ca
 
 
 def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    seen: list[list[str]] = []
-    monkeypatch.setattr(train, "_hydra", lambda words: seen.append(words) or 0)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(train, "_hydra", lambda overrides: commands.append(overrides) or 0)
     assert main.main(["~callbacks.generalization_gap", "seed=1"]) == 0
-    assert seen == [["~callbacks.generalization_gap", "seed=1"]]
+    assert commands == [["~callbacks.generalization_gap", "seed=1"]]
 
 
 @pytest.mark.parametrize("words", [[], ["train"]])
@@ -73,6 +73,6 @@ sys.exit(main.main([]))
 
 @pytest.mark.slow
 def test_the_process_exits_even_if_a_queue_is_locked_when_a_worker_is_killed():
-    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 75, done.stderr
-    assert "a data loader worker was killed" in done.stderr
+    result = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 75, result.stderr
+    assert "a data loader worker was killed" in result.stderr

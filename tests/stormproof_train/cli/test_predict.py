@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 from stormproof_train.cli import main
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.data.image_folder import ImageFolder
-from stormproof_train.predict.facts import KEY, Facts
-from tests.support.image_trees import pets
-from tests.support.tables import people, table
+from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from tests.support.image_trees import write_pets
+from tests.support.tables import make_csv, people_csv
 
 pytestmark = pytest.mark.slow
 
@@ -36,26 +36,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artifacts of images, of rows and of arrays, with what they were trained on."""
     root = tmp_path_factory.mktemp("predicting")
     torch.manual_seed(0)
-    images, rows = ImageFolder(str(pets(root / "pets", 8)), image_size=8), table(root, people())
-    of_images = Facts("probabilities", images.classes, [3, 8, 8], "owls", "kind", images.preparation)
-    of_rows = Facts("scores", rows.classes, [len(rows.inputs)], "people", "y", rows.preparation)
-    of_arrays = Facts("values", [], [4], "prices", "price")
+    images, rows = ImageFolder(str(write_pets(root / "pets", 8)), image_size=8), make_csv(root, people_csv())
+    of_images = ArtifactMetadata("probabilities", images.classes, [3, 8, 8], "owls", "kind", images.preparation)
+    of_rows = ArtifactMetadata("scores", rows.classes, [len(rows.input_names)], "people", "y", rows.preparation)
+    of_arrays = ArtifactMetadata("values", [], [4], "prices", "price")
     for name, facts in {"images": of_images, "rows": of_rows, "arrays": of_arrays}.items():
         (root / name).mkdir()
         features, outputs = int(np.prod(facts.input_shape)), len(facts.classes) or 1
         network = nn.Sequential(nn.Flatten(), nn.Linear(features, outputs))
         torch.save(network, root / f"{name}.pt")
-        deployed = Deployed(network, facts.kind, shift=100.0)
-        export(deployed, torch.zeros(2, *facts.input_shape), root / name / "model.onnx", facts)
+        deployed = DeployedModel(network, facts.kind, shift=100.0)
+        export_onnx(deployed, torch.zeros(2, *facts.input_shape), root / name / "model.onnx", facts)
     np.save(root / "new.npy", np.arange(100.0).reshape(25, 4))
     return root
 
 
-def _predict(*words: str) -> int:
-    return main.main(["predict", *words])
+def _predict(*overrides: str) -> int:
+    return main.main(["predict", *overrides])
 
 
-def _told(capsys: pytest.CaptureFixture[str]) -> str:
+def _read_error(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("stormproof: ")
@@ -68,39 +68,39 @@ def _network(folder: Path, name: str) -> Any:
 
 
 def test_images_are_told_without_torch(folder: Path, tmp_path: Path):
-    words = [f"model={folder / 'images'}", f"input={folder / 'pets'}", "output=predictions.csv"]
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", BARE, "predict", *words],
+    overrides = [f"model={folder / 'images'}", f"input={folder / 'pets'}", "output=predictions.csv"]
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BARE, "predict", *overrides],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("24 predictions: predictions.csv\n", "", 0)
+    assert (result.stdout, result.stderr, result.returncode) == ("24 predictions: predictions.csv\n", "", 0)
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == [str(each) for each in sorted((folder / "pets").rglob("*.png"))]
+    assert [row["file"] for row in rows] == [str(path) for path in sorted((folder / "pets").rglob("*.png"))]
     data = ImageFolder(str(folder / "pets"), image_size=8)
     data.setup("fit")
     inputs = {file: data._train[index][0] for index, (file, _) in enumerate(data._train._samples)}
     for row in rows:
         if row["file"] in inputs:
-            wanted = _network(folder, "images")(inputs[row["file"]].unsqueeze(0)).softmax(1)[0].tolist()
-            found = [float(row[f"probability of {name}"]) for name in ("cat", "dog", "owl")]
-            assert found == pytest.approx(wanted, abs=1e-5)
-            assert row["predicted"] == ("cat", "dog", "owl")[int(np.argmax(wanted))]
+            expected = _network(folder, "images")(inputs[row["file"]].unsqueeze(0)).softmax(1)[0].tolist()
+            actual = [float(row[f"probability of {name}"]) for name in ("cat", "dog", "owl")]
+            assert actual == pytest.approx(expected, abs=1e-5)
+            assert row["predicted"] == ("cat", "dog", "owl")[int(np.argmax(expected))]
 
 
 def test_a_table_is_told_without_torch_and_shown(folder: Path, tmp_path: Path):
-    words = [f"model={folder / 'rows' / 'model.onnx'}", f"input={folder / 'table.csv'}"]
-    ended = subprocess.run(
-        [sys.executable, "-c", BARE, "predict", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    overrides = [f"model={folder / 'rows' / 'model.onnx'}", f"input={folder / 'table.csv'}"]
+    result = subprocess.run(
+        [sys.executable, "-c", BARE, "predict", *overrides], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (ended.stderr, ended.returncode) == ("", 0)
-    assert "people" in ended.stdout
-    assert "predicted" in ended.stdout
-    assert "score" in ended.stdout
-    assert ended.stdout.endswith("and 40 more: output=predictions.csv keeps all\n")
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert "people" in result.stdout
+    assert "predicted" in result.stdout
+    assert "score" in result.stdout
+    assert result.stdout.endswith("and 40 more: output=predictions.csv keeps all\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -108,14 +108,14 @@ def test_values_are_in_a_column_named_for_the_target(folder: Path, tmp_path: Pat
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}", f"output={tmp_path / 'o.csv'}") == 0
     with (tmp_path / "o.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    wanted = _network(folder, "arrays")(torch.arange(100.0).reshape(25, 4)) + 100
+    expected = _network(folder, "arrays")(torch.arange(100.0).reshape(25, 4)) + 100
     assert [row["row"] for row in rows] == [str(number) for number in range(1, 26)]
-    assert [float(row["price"]) for row in rows] == pytest.approx(wanted.flatten().tolist(), rel=1e-6)
+    assert [float(row["price"]) for row in rows] == pytest.approx(expected.flatten().tolist(), rel=1e-6)
 
 
 def test_classes_without_names_are_numbered(folder: Path, tmp_path: Path):
-    facts = Facts("probabilities", [], [2], "small_mouse")
-    export(Deployed(nn.Identity(), "probabilities"), torch.zeros(2, 2), tmp_path / "model.onnx", facts)
+    facts = ArtifactMetadata("probabilities", [], [2], "small_mouse")
+    export_onnx(DeployedModel(nn.Identity(), "probabilities"), torch.zeros(2, 2), tmp_path / "model.onnx", facts)
     np.save(tmp_path / "in.npy", np.array([[0.0, 50.0]]))
     _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}", f"output={tmp_path / 'o.csv'}")
     assert (tmp_path / "o.csv").read_text().splitlines()[0] == "row,predicted,probability of 0,probability of 1"
@@ -168,7 +168,7 @@ def test_a_wrong_word_is_a_sentence(
         "new": folder / "new.npy",
     }
     assert _predict(*(word.format(**places) for word in words)) == 2
-    assert wanted in _told(capsys)
+    assert wanted in _read_error(capsys)
     assert not list(tmp_path.iterdir())
 
 
@@ -191,7 +191,7 @@ def test_a_wrong_file_is_a_sentence(
     model, name, content = file
     (tmp_path / name).write_bytes(content)
     assert _predict(f"model={folder / model}", f"input={tmp_path / name}") == 2
-    assert wanted in _told(capsys)
+    assert wanted in _read_error(capsys)
 
 
 WRONG_ARRAYS = {
@@ -214,18 +214,18 @@ WRONG_ARRAYS = {
 def test_a_wrong_array_is_a_sentence(array: Any, wanted: str, folder: Path, tmp_path: Path, capsys: Any):
     np.save(tmp_path / "in.npy", array)
     assert _predict(f"model={folder / 'arrays'}", f"input={tmp_path / 'in.npy'}") == 2
-    assert wanted in _told(capsys)
+    assert wanted in _read_error(capsys)
 
 
 def test_a_network_of_whole_numbers_is_given_no_others(tmp_path: Path, capsys: Any):
     model = parse_model("""<ir_version: 10, opset_import: ["": 20]> agraph (int64[N, 2] input) => (float[N, 2] values) {
         values = Cast<to = 1>(input)
     }""")
-    onnx.helper.set_model_props(model, {KEY: Facts("values", [], [2], "counts").written()})
+    onnx.helper.set_model_props(model, {METADATA_KEY: ArtifactMetadata("values", [], [2], "counts").to_json()})
     onnx.save(model, tmp_path / "model.onnx")
     np.save(tmp_path / "in.npy", np.array([[1.0, 2.5], [np.nan, 1e300]]))
     assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 2
-    assert "in.npy: 3 of its numbers are no int64" in _told(capsys)
+    assert "in.npy: 3 of its numbers are no int64" in _read_error(capsys)
     np.save(tmp_path / "in.npy", np.array([[1.0, -3.0]]))
     assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 0
 
@@ -233,13 +233,13 @@ def test_a_network_of_whole_numbers_is_given_no_others(tmp_path: Path, capsys: A
 def test_of_several_arrays_one_has_to_be_called_inputs(folder: Path, tmp_path: Path, capsys: Any):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 4)), y=np.zeros(2))
     assert _predict(f"model={folder / 'arrays'}", f"input={tmp_path / 'in.npz'}") == 2
-    assert "in.npz has the arrays x, y: call one inputs" in _told(capsys)
+    assert "in.npz has the arrays x, y: call one inputs" in _read_error(capsys)
 
 
 def test_an_image_of_sixteen_bits_is_refused(folder: Path, tmp_path: Path, capsys: Any):
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "deep.png")
     assert _predict(f"model={folder / 'images'}", f"input={tmp_path / 'deep.png'}") == 2
-    assert "deep.png has more than 8 bits a channel; convert it to 8" in _told(capsys)
+    assert "deep.png has more than 8 bits a channel; convert it to 8" in _read_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -261,15 +261,15 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
         onnx.helper.set_model_props(model, {"stormproof": facts})
     onnx.save(model, tmp_path / "foreign.onnx")
     assert _predict(f"model={tmp_path}", f"input={folder / 'new.npy'}") == 2
-    assert "has no model.onnx; choose one: foreign.onnx" in _told(capsys)
+    assert "has no model.onnx; choose one: foreign.onnx" in _read_error(capsys)
     assert _predict(f"model={tmp_path / 'foreign.onnx'}", f"input={folder / 'new.npy'}") == 2
-    assert wanted in _told(capsys)
+    assert wanted in _read_error(capsys)
 
 
 def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setattr(main, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}") == 2
-    assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _told(capsys)
+    assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _read_error(capsys)
 
 
 def test_the_command_line_imports_no_torch():

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.cli.sweep import preemption_told_to_the_launcher, print_results
+from stormproof_train.cli.sweep import forward_preemption_to_launcher, print_results
 from stormproof_train.errors import PreemptedError
 
 HIGHER = {"accuracy": True, "rmse": False}
@@ -27,10 +27,10 @@ def _order(printed: str) -> list[str]:
 def test_the_best_on_validation_is_first_and_what_failed_is_last(capsys: pytest.CaptureFixture[str]):
     accuracies = {"x=1": 0.5, "x=2": 0.9, "x=3": math.nan}
     print_results([_failed("x=0"), *(_finished(word, "accuracy", value) for word, value in accuracies.items())])
-    printed = capsys.readouterr().out
-    assert _order(printed) == ["x=2", "x=1", "x=3", "x=0"]
-    assert "4 runs, best on validation first" in printed
-    assert "it is wrong" in printed
+    output = capsys.readouterr().out
+    assert _order(output) == ["x=2", "x=1", "x=3", "x=0"]
+    assert "4 runs, best on validation first" in output
+    assert "it is wrong" in output
 
 
 def test_runs_of_two_tasks_are_ranked_apart_each_by_its_own_metric(capsys: pytest.CaptureFixture[str]):
@@ -51,16 +51,16 @@ def test_runs_of_two_tasks_are_ranked_apart_each_by_its_own_metric(capsys: pytes
 
 
 def test_where_no_job_was_tested_the_table_is_of_validation_alone(capsys: pytest.CaptureFixture[str]):
-    one, other = (_finished(word, "accuracy", value) for word, value in {"x=1": 0.5, "x=2": 0.9}.items())
-    one["summary"]["test"] = {}
-    print_results([one, other, _failed("x=0")])
+    first_job, second_job = (_finished(word, "accuracy", value) for word, value in {"x=1": 0.5, "x=2": 0.9}.items())
+    first_job["summary"]["test"] = {}
+    print_results([first_job, second_job, _failed("x=0")])
     assert "test accuracy" in capsys.readouterr().out
-    other["summary"]["test"] = {}
-    print_results([one, other, _failed("x=0")])
-    printed = capsys.readouterr().out
-    assert _order(printed) == ["x=2", "x=1", "x=0"]
-    assert "validation accuracy" in printed
-    assert "test" not in printed
+    second_job["summary"]["test"] = {}
+    print_results([first_job, second_job, _failed("x=0")])
+    output = capsys.readouterr().out
+    assert _order(output) == ["x=2", "x=1", "x=0"]
+    assert "validation accuracy" in output
+    assert "test" not in output
 
 
 def test_a_sweep_of_failures_alone_is_one_table(capsys: pytest.CaptureFixture[str]):
@@ -73,17 +73,17 @@ def test_a_launcher_that_answers_a_signal_is_told_of_it_once_the_run_has_left():
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         raise PreemptedError("stopped by SIGUSR2 at step 7", signal.SIGUSR2)
 
-    told = []
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    messages = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: messages.append(number))
     try:
-        with pytest.raises(PreemptedError), preemption_told_to_the_launcher():
+        with pytest.raises(PreemptedError), forward_preemption_to_launcher():
             leave()
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert told == [signal.SIGUSR2]
+    assert messages == [signal.SIGUSR2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_where_no_launcher_answers_the_run_just_leaves(number: signal.Signals):
-    with pytest.raises(PreemptedError), preemption_told_to_the_launcher():
+    with pytest.raises(PreemptedError), forward_preemption_to_launcher():
         raise PreemptedError(f"stopped by {number.name} at step 7", number)

@@ -16,9 +16,9 @@ from stormproof_train.errors import UserError
     ],
 )
 def test_a_sweep_of_which_two_jobs_would_be_one_is_refused(words: list[str], sentence: str):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         check_sweep(["-m", *words])
-    assert str(caught.value).startswith(sentence)
+    assert str(excinfo.value).startswith(sentence)
 
 
 @pytest.mark.parametrize(

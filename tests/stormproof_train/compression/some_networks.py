@@ -14,10 +14,10 @@ from stormproof_train.activations import (
     reglu,
     swiglu,
 )
-from stormproof_train.compression.structure.pruning import Pruning
+from stormproof_train.compression.structure.pruning import UnitPruner
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
 
-SHAPE = (1, 8, 8)
+INPUT_SHAPE = (1, 8, 8)
 
 
 class MirrorGate(nn.Module):
@@ -43,34 +43,34 @@ ACTIVATIONS: dict[str, Activation] = {
     "own": MirrorGate,
 }
 MODELS: dict[str, Callable[[Activation], nn.Module]] = {
-    "mlp": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6]),
-    "mlp_batch": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"),
-    "mlp_layer": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6], norm="layer"),
-    "cnn": lambda activation: CNN(SHAPE, 4, activation, widths=[8, 8]),
-    "cnn_batch": lambda activation: CNN(SHAPE, 4, activation, widths=[8, 8], norm="batch"),
-    "cnn_group": lambda activation: CNN(SHAPE, 4, activation, widths=[16, 16], norm="group"),
-    "resnet_batch": lambda activation: ResNet(SHAPE, 4, activation, widths=[8, 8]),
-    "resnet_group": lambda activation: ResNet(SHAPE, 4, activation, widths=[16], norm="group"),
-    "transformer": lambda activation: Transformer(SHAPE, 4, activation, width=8, depth=1, heads=2, patch_size=4),
+    "mlp": lambda activation: MLP(INPUT_SHAPE, 4, activation, widths=[8, 6]),
+    "mlp_batch": lambda activation: MLP(INPUT_SHAPE, 4, activation, widths=[8, 6], norm="batch"),
+    "mlp_layer": lambda activation: MLP(INPUT_SHAPE, 4, activation, widths=[8, 6], norm="layer"),
+    "cnn": lambda activation: CNN(INPUT_SHAPE, 4, activation, widths=[8, 8]),
+    "cnn_batch": lambda activation: CNN(INPUT_SHAPE, 4, activation, widths=[8, 8], norm="batch"),
+    "cnn_group": lambda activation: CNN(INPUT_SHAPE, 4, activation, widths=[16, 16], norm="group"),
+    "resnet_batch": lambda activation: ResNet(INPUT_SHAPE, 4, activation, widths=[8, 8]),
+    "resnet_group": lambda activation: ResNet(INPUT_SHAPE, 4, activation, widths=[16], norm="group"),
+    "transformer": lambda activation: Transformer(INPUT_SHAPE, 4, activation, width=8, depth=1, heads=2, patch_size=4),
 }
 
 
-def trained(network: nn.Module, seed: int = 0) -> nn.Module:
+def randomize_weights(network: nn.Module, seed: int = 0) -> nn.Module:
     """Draws all that training changes, so that no two channels have the same."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
-            drawn = torch.randn(tensor.shape, generator=generator)
+            noise = torch.randn(tensor.shape, generator=generator)
             tensor.copy_(
-                drawn.abs() + 0.5 if name.endswith("running_var") else drawn / max(1, tensor[0:1].numel()) ** 0.5
+                noise.abs() + 0.5 if name.endswith("running_var") else noise / max(1, tensor[0:1].numel()) ** 0.5
             )
     return network
 
 
-def samples(count: int = 4, *shape: int) -> torch.Tensor:
-    return torch.randn(count, *(shape or SHAPE), generator=torch.Generator().manual_seed(1))
+def make_samples(count: int = 4, *shape: int) -> torch.Tensor:
+    return torch.randn(count, *(shape or INPUT_SHAPE), generator=torch.Generator().manual_seed(1))
 
 
 def prune(network: nn.Module, inputs: torch.Tensor, macs: int, block: int = 16) -> nn.Module:
     """A copy with at most so many multiply-accumulates."""
-    return Pruning(network, inputs, block).to(macs)
+    return UnitPruner(network, inputs, block).prune_to(macs)

@@ -2,23 +2,23 @@
 
 import pytest
 
-from stormproof_train.compression.arguments import read_words
+from stormproof_train.compression.arguments import parse_arguments
 from stormproof_train.errors import UserError
 
 
 def test_own_words_and_those_of_the_runs_are_told_apart():
-    asked = read_words(
+    arguments = parse_arguments(
         ["run=runs/a-1", "budget=1pp", "methods=[prune,int8]", "target.speedup=2", "optimizer.lr=0.01", "trainer=ddp"]
     )
-    assert asked.settings.run == "runs/a-1"
-    assert asked.settings.budget == "1pp"
-    assert asked.settings.methods == ["prune", "int8"]
-    assert asked.settings.target == {"speedup": 2}
-    assert asked.of_the_runs == ["optimizer.lr=0.01", "trainer=ddp"]
+    assert arguments.settings.run == "runs/a-1"
+    assert arguments.settings.budget == "1pp"
+    assert arguments.settings.methods == ["prune", "int8"]
+    assert arguments.settings.target == {"speedup": 2}
+    assert arguments.run_overrides == ["optimizer.lr=0.01", "trainer=ddp"]
 
 
 def test_one_method_needs_no_brackets():
-    settings = read_words(["run=runs/a", "budget=2%", "methods=int8"]).settings
+    settings = parse_arguments(["run=runs/a", "budget=2%", "methods=int8"]).settings
     assert settings.allows("int8")
     assert not settings.allows("prune")
 
@@ -43,6 +43,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_a_sentence_about_the_words(name: str):
-    words, sentence = MISTAKES[name]
+    overrides, sentence = MISTAKES[name]
     with pytest.raises(UserError, match=sentence):
-        read_words(words)
+        parse_arguments(overrides)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stormproof_train.compression.budget import Budget, lost, read_budget, refuse_unreachable
+from stormproof_train.compression.budget import Budget, check_budget_is_measurable, estimate_degradation, read_budget
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
@@ -14,8 +14,8 @@ from stormproof_train.metrics import HEADLINE
 ACCURACY, RMSE = HEADLINE["classification"], HEADLINE["regression"]
 
 
-def classes(said: np.ndarray, target: np.ndarray) -> Predictions:
-    return Predictions("scores", np.eye(2)[said], target)
+def make_predictions(predicted: np.ndarray, target: np.ndarray) -> Predictions:
+    return Predictions("scores", np.eye(2)[predicted], target)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_an_error_has_no_percentage_points():
 def test_no_budget_holds_whatever_is_lost():
     budget = read_budget(None, ACCURACY, 0.9)
     assert budget.allowed == math.inf
-    assert budget.holds(Interval(0.5, None, None))
+    assert budget.allows(Interval(0.5, None, None))
 
 
 def test_a_budget_holds_by_the_worse_end_of_the_interval():
     budget = Budget("1pp", 0.01)
-    assert budget.holds(Interval(0.0, -0.01, 0.01))
-    assert not budget.holds(Interval(0.0, -0.01, 0.0101))
-    assert not budget.holds(Interval(0.0, None, None))
+    assert budget.allows(Interval(0.0, -0.01, 0.01))
+    assert not budget.allows(Interval(0.0, -0.01, 0.0101))
+    assert not budget.allows(Interval(0.0, None, None))
 
 
 def test_the_loss_of_accuracy_is_that_of_the_same_samples():
@@ -71,32 +71,34 @@ def test_the_loss_of_accuracy_is_that_of_the_same_samples():
     original, artifact = target.copy(), target.copy()
     original[:10] = 1  # the artifact alone is right on these
     artifact[10:40] = 1
-    found = lost(classes(original, target), classes(artifact, target))
-    assert found.value == pytest.approx(0.02)
+    interval = estimate_degradation(make_predictions(original, target), make_predictions(artifact, target))
+    assert interval.value == pytest.approx(0.02)
     # Bonett & Price by hand: p = 31/1002, q = 11/1002
     p, q = 31 / 1002, 11 / 1002
     half = 1.959964 * math.sqrt((p + q - (p - q) ** 2) / 1002)
-    assert (found.low, found.high) == (pytest.approx(p - q - half), pytest.approx(p - q + half))
+    assert (interval.low, interval.high) == (pytest.approx(p - q - half), pytest.approx(p - q + half))
 
 
 def test_the_interval_of_the_loss_covers_it_in_95_of_100_draws():
-    generator, held = np.random.default_rng(0), 0
+    generator, covered = np.random.default_rng(0), 0
     for _ in range(400):
-        drawn = generator.choice(3, size=500, p=[0.93, 0.05, 0.02])  # both the same; the original alone; the artifact
+        samples = generator.choice(3, size=500, p=[0.93, 0.05, 0.02])  # both the same; the original alone; the artifact
         target = np.zeros(500, dtype=int)
-        found = lost(classes((drawn == 2).astype(int), target), classes((drawn == 1).astype(int), target))
-        held += found.low <= 0.03 <= found.high
-    assert 0.93 < held / 400 < 0.98
+        interval = estimate_degradation(
+            make_predictions((samples == 2).astype(int), target), make_predictions((samples == 1).astype(int), target)
+        )
+        covered += interval.low <= 0.03 <= interval.high
+    assert 0.93 < covered / 400 < 0.98
 
 
 def test_what_is_lost_has_a_width_even_where_nothing_differs():
     target = np.zeros(270, dtype=int)
-    found = lost(classes(target, target), classes(target, target))
-    assert found.value == 0
-    assert 0.01 < found.high < 0.0103
-    refuse_unreachable(Budget("2pp", 0.02), 270)
+    interval = estimate_degradation(make_predictions(target, target), make_predictions(target, target))
+    assert interval.value == 0
+    assert 0.01 < interval.high < 0.0103
+    check_budget_is_measurable(Budget("2pp", 0.02), 270)
     with pytest.raises(UserError, match=r"budget=1pp cannot be shown to be kept on 270 validation samples"):
-        refuse_unreachable(Budget("1pp", 0.01), 270)
+        check_budget_is_measurable(Budget("1pp", 0.01), 270)
 
 
 def test_the_loss_of_an_error_is_its_rise():
@@ -104,6 +106,6 @@ def test_the_loss_of_an_error_is_its_rise():
     target = generator.normal(size=(400, 1))
     original = Predictions("values", target + generator.normal(scale=1.0, size=(400, 1)), target)
     artifact = Predictions("values", target + generator.normal(scale=1.2, size=(400, 1)), target)
-    found = lost(original, artifact)
-    assert found.low < 0.2 < found.high
-    assert 0.1 < found.value < 0.3
+    interval = estimate_degradation(original, artifact)
+    assert interval.low < 0.2 < interval.high
+    assert 0.1 < interval.value < 0.3

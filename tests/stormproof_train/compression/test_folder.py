@@ -18,31 +18,31 @@ def original(tmp_path: Path) -> Any:
     return SimpleNamespace(trained=trained, plan=SimpleNamespace(settings=lambda _: {"optimizer": {"lr": 0.1}}))
 
 
-def _begun(original: Any, tmp_path: Path, **settings: Any) -> None:
-    asked = Settings("runs/run", budget="1pp", folder=str(tmp_path / "compressed"), **settings)
-    with CompressionFolder(asked, original).held():
+def _begin_folder(original: Any, tmp_path: Path, **settings: Any) -> None:
+    compress_settings = Settings("runs/run", budget="1pp", folder=str(tmp_path / "compressed"), **settings)
+    with CompressionFolder(compress_settings, original).acquire():
         pass
 
 
 def test_one_that_prunes_joins_one_that_does_not_and_then_only_those_that_prune_alike(original: Any, tmp_path: Path):
-    _begun(original, tmp_path, methods=["int8"])
-    _begun(original, tmp_path, methods=["int8"], minimize="size")
-    _begun(original, tmp_path, minimize="size")
-    _begun(original, tmp_path, minimize="macs")
-    _begun(original, tmp_path, methods=["int8"])
+    _begin_folder(original, tmp_path, methods=["int8"])
+    _begin_folder(original, tmp_path, methods=["int8"], minimize="size")
+    _begin_folder(original, tmp_path, minimize="size")
+    _begin_folder(original, tmp_path, minimize="macs")
+    _begin_folder(original, tmp_path, methods=["int8"])
     with pytest.raises(UserError, match=r"are others: pruned in blocks of \(minimize\): 1 -> 16\. Give these another"):
-        _begun(original, tmp_path, minimize="latency")
+        _begin_folder(original, tmp_path, minimize="latency")
 
 
 def test_one_that_is_taught_joins_none_that_is_not(original: Any, tmp_path: Path):
-    _begun(original, tmp_path, methods=["prune"])
+    _begin_folder(original, tmp_path, methods=["prune"])
     with pytest.raises(UserError, match=r"are others: distill: False -> True\."):
-        _begun(original, tmp_path)
+        _begin_folder(original, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"checkpoint": "a"}'])
 def test_a_folder_whose_file_is_damaged_is_refused_with_the_way_out(content: str, original: Any, tmp_path: Path):
-    _begun(original, tmp_path)
+    _begin_folder(original, tmp_path)
     (tmp_path / "compressed" / "run" / "compress.json").write_text(content)
     with pytest.raises(UserError, match=r"is damaged .*: delete that folder, or give another name \(name=…\)"):
-        _begun(original, tmp_path)
+        _begin_folder(original, tmp_path)

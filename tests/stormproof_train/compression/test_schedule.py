@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormproof_train.compression.schedule import climb
+from stormproof_train.compression.schedule import search_compression_ratio
 
 
 @pytest.mark.parametrize(
@@ -13,11 +13,11 @@ from stormproof_train.compression.schedule import climb
     ],
 )  # fmt: skip
 def test_it_doubles_until_it_fails_and_tries_once_between(largest: float, tried: list[float]):
-    asked: list[float] = []
+    budgets: list[float] = []
 
     def goes_on(times: float) -> bool:
-        asked.append(times)
+        budgets.append(times)
         return times <= largest
 
-    climb(goes_on)
-    assert asked == tried
+    search_compression_ratio(goes_on)
+    assert budgets == tried

@@ -8,12 +8,12 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.deployed import DeployedModel
 from stormproof_train.data.digits import Digits
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from stormproof_train.predict.facts import Facts
+from stormproof_train.predict.facts import ArtifactMetadata
 
-DIGITS = Facts("probabilities", [], [1, 8, 8], "small_mouse", "digit")
+DIGITS = ArtifactMetadata("probabilities", [], [1, 8, 8], "small_mouse", "digit")
 MODELS: dict[str, Any] = {
     "mlp": lambda activation: MLP((1, 8, 8), 10, activation, width=32, norm="batch"),
     "cnn": lambda activation: CNN((1, 8, 8), 10, activation, width=8, depth=2, norm="batch"),
@@ -23,19 +23,19 @@ MODELS: dict[str, Any] = {
 
 
 @functools.cache
-def digits() -> dict[str, NDArray[Any]]:
+def load_digits() -> dict[str, NDArray[Any]]:
     """Arrays of the training and the test split."""
     data = Digits()
-    data.read()
+    data.load_spec()
     data.setup("test")
     names = ("train", "train_labels", "test", "test_labels")
-    return dict(zip(names, (each.numpy() for each in (*data._train, *data._test)), strict=True))
+    return dict(zip(names, (tensor.numpy() for tensor in (*data._train, *data._test)), strict=True))
 
 
 @functools.cache
-def trained_on_digits(model: str) -> Deployed:
+def train_on_digits(model: str) -> DeployedModel:
     """Knows most digits."""
-    inputs, labels = (torch.from_numpy(digits()[name]) for name in ("train", "train_labels"))
+    inputs, labels = (torch.from_numpy(load_digits()[name]) for name in ("train", "train_labels"))
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -46,4 +46,4 @@ def trained_on_digits(model: str) -> Deployed:
                 optimizer.zero_grad()
                 F.cross_entropy(network(inputs[rows]), labels[rows]).backward()
                 optimizer.step()
-    return Deployed(network.eval(), "probabilities")
+    return DeployedModel(network.eval(), "probabilities")

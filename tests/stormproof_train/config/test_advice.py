@@ -4,10 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof_train.config.advice import overrides_for
+from stormproof_train.config.advice import make_advisor
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
 
@@ -36,18 +36,18 @@ CASES = [
     (Problem.OVERFITTING, ["callbacks=early_stopping", "model.dropout=0.3"], "try model.dropout=0.5"),
     (Problem.OVERFITTING, ["callbacks=early_stopping", "model.dropout=0.5"], None),
     (Problem.DATA_STARVATION, [], "try data.num_workers=2"),
-    (Problem.SHAPES_BROADCAST, [], None),
+    (Problem.BROADCAST_MISMATCH, [], None),
 ]
 
 
 @pytest.mark.parametrize(("problem", "words", "expected"), slow_except(CASES, CASES[::6]))
 def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str], expected: str | None):
-    advise = overrides_for(_plan(words))
+    advise = make_advisor(_plan(words))
     assert advise(Finding(problem, Severity.WARNING, "", 0, 10)) == expected
     if expected is not None:
         _plan([*words, *expected.removeprefix("try ").split()])  # what is advised can be typed
 
 
-def _plan(words: list[str]):
+def _plan(overrides: list[str]):
     with initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        return read_plan(compose("config", plain(words)))
+        return read_plan(compose("config", normalize_overrides(overrides)))

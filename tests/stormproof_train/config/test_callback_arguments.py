@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS, CallbackArguments
 from stormproof_train.config.signature_binding import Target
-from tests.support.configured import composed
+from tests.support.configured import compose_plan
 from tests.support.forked_command import ROOT
 
 HERE = __name__
@@ -35,7 +35,7 @@ ARGUMENTS = CallbackArguments(
 
 
 def _target(name: str, *overrides: str) -> Target:
-    return composed("callbacks=none", f"+callbacks.mine._target_={name}", *overrides).callbacks["mine"]
+    return compose_plan("callbacks=none", f"+callbacks.mine._target_={name}", *overrides).callbacks["mine"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import pytest
 
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics, higher_is_better
-from tests.support.configured import composed
+from tests.support.configured import compose_plan
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"
 GAP = "stormproof_train.generalization.GeneralizationGap"
@@ -40,9 +40,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("words", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_would_test_other_weights_than_are_meant_is_refused(words: list[str], sentence: str):
-    with pytest.raises(UserError, match=sentence) as caught:
-        composed(*plain(words))
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=sentence) as excinfo:
+        compose_plan(*normalize_overrides(words))
+    assert "\n" not in str(excinfo.value)
 
 
 FINE = {
@@ -62,7 +62,7 @@ FINE = {
 
 @pytest.mark.parametrize("words", FINE.values(), ids=FINE.keys())
 def test_what_fits_is_let_through(words: list[str]):
-    plan = composed(*plain(words))
+    plan = compose_plan(*normalize_overrides(words))
     if "early_stopping" in plan.callbacks:  # the weights that are tested follow the same metric
         stopping, recovery = (plan.callbacks[name].arguments() for name in ("early_stopping", "recovery"))
         assert stopping["monitor"] == recovery["monitor"]

@@ -22,11 +22,11 @@ from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.search.arguments import Composer, read_words
-from stormproof_train.search.dry_run import check
+from stormproof_train.search.arguments import Composer, parse_arguments
+from stormproof_train.search.dry_run import check_space
 from stormproof_train.search.settings import Settings
 from tests.support.cases import slow_except
-from tests.support.configured import REPRESENTATIVES, words_of
+from tests.support.configured import REPRESENTATIVES, list_choices
 from tests.support.forked_command import ROOT
 
 CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/**/*.yaml"))
@@ -75,8 +75,8 @@ SETTINGS_OF_DIABETES: dict[str, tuple[list[str], float]] = {
 
 @pytest.mark.parametrize("case", SETTINGS_OF_DIABETES)
 def test_settings_of_a_data_set_are_for_the_optimizer_that_they_were_measured_with(case: str):
-    words, weight_decay = SETTINGS_OF_DIABETES[case]
-    assert compose(*words).optimizer.arguments()["weight_decay"] == weight_decay
+    overrides, weight_decay = SETTINGS_OF_DIABETES[case]
+    assert compose(*overrides).optimizer.arguments()["weight_decay"] == weight_decay
 
 
 DEFAULT = {"activation": REPRESENTATIVES, "loss": ("cross_entropy", "focal", "mae"), "experiment": ("table", "images")}
@@ -97,7 +97,7 @@ def test_a_choice_composes_fits_its_signature_and_is_built(
     plan = compose(*_companions(choice), *ARGUMENTS.get(str(choice), []))
     _assert_fits_its_signature(plan)
     if choice in PARTS:
-        monkeypatch.chdir(_with_files(tmp_path))
+        monkeypatch.chdir(_file_arguments(tmp_path))
         assert _is_built(plan, choice, tmp_path)
 
 
@@ -107,9 +107,9 @@ def _companions(choice: Path) -> list[str]:
     groups = next((some for some in TOGETHER if group in some), ())
     if len(name) > 1 or not groups:
         return [f"{group}={'/'.join(name)}"]
-    words = {together: words_of(together) for together in groups}
-    index = words[group].index(name[0])
-    return [f"{together}={words[together][index % len(words[together])]}" for together in groups]
+    overrides = {together: list_choices(together) for together in groups}
+    index = overrides[group].index(name[0])
+    return [f"{together}={overrides[together][index % len(overrides[together])]}" for together in groups]
 
 
 def _assert_first_line_describes(choice: Path) -> None:
@@ -121,37 +121,39 @@ def _assert_first_line_describes(choice: Path) -> None:
 
 def _assert_fits_its_signature(plan: Plan) -> None:
     spec = getattr(plan.data.function, "spec", None)
-    settings = plan.settings(plan.loss_for(spec.task if spec else "regression"))
+    settings = plan.settings(plan.bind_loss(spec.task if spec else "regression"))
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
 
 
 def _assert_can_be_searched(choice: Path) -> None:
-    asked = read_words([f"search={choice.name}", "model.dropout=0.1,0.2"], conf_dir())
-    assert isinstance(asked.settings, Settings)
-    check(asked, Composer(conf_dir()))
+    arguments = parse_arguments([f"search={choice.name}", "model.dropout=0.1,0.2"], conf_dir())
+    assert isinstance(arguments.settings, Settings)
+    check_space(arguments, Composer(conf_dir()))
 
 
 def _assert_repeats_no_default(choice: Path) -> None:
     entry = yaml.safe_load((ROOT / "conf" / f"{choice}.yaml").read_text())
     entries = (
-        [entry] if "_target_" in entry else [_whole(key, part) for key, part in entry.items() if isinstance(part, dict)]
+        [entry]
+        if "_target_" in entry
+        else [_complete_part(key, part) for key, part in entry.items() if isinstance(part, dict)]
     )
     where = choice.parent.name
     tensors = {"activation": 1, "loss": 2}.get(where, 0)
     for part in entries:
-        function = bind(part, where, frozenset(_offered(part, where)), tensors).function
-        given = {name: value for name, value in part.items() if name != "_target_"}
-        parameters = inspect.signature(function).parameters if given else {}  # some builtins have no signature
-        assert not [name for name, value in given.items() if parameters[name].default == value]
+        function = bind(part, where, frozenset(_offered_arguments(part, where)), tensors).function
+        arguments = {name: value for name, value in part.items() if name != "_target_"}
+        parameters = inspect.signature(function).parameters if arguments else {}  # some builtins have no signature
+        assert not [name for name, value in arguments.items() if parameters[name].default == value]
 
 
-def _whole(key: str, part: dict[str, Any]) -> dict[str, Any]:
+def _complete_part(key: str, part: dict[str, Any]) -> dict[str, Any]:
     """A part that only adds to that of the default choice says its target there."""
     default = yaml.safe_load((ROOT / "conf" / "callbacks" / "default.yaml").read_text())
     return part if "_target_" in part else {"_target_": default[key]["_target_"], **part}
 
 
-def _offered(part: dict[str, Any], where: str) -> list[str]:
+def _offered_arguments(part: dict[str, Any], where: str) -> list[str]:
     groups = {
         "optimizer": ["params"],
         "data": ["path", "target"],
@@ -170,7 +172,7 @@ def _is_built(plan: Plan, choice: Path, tmp_path: Path) -> bool:
         "activation": lambda: isinstance(activation_factory(plan.activation.factory())(), nn.Module),
         "initialization": lambda: _initialization_changes(plan) is (choice.name != "torch"),
         "augmentation": lambda: _augmentation_keeps_the_shape(plan),
-        "loss": lambda: callable(plan.loss_for("").build(class_counts=(3, 4)).best_constant),
+        "loss": lambda: callable(plan.bind_loss("").build(class_counts=(3, 4)).best_constant),
         "model": lambda: _model(plan)(torch.zeros(2, 1, 8, 8)).shape == (2, 10),
         "data": lambda: isinstance(plan.data.build(seed=0).spec, DataSpec),
         "optimizer": lambda: isinstance(_optimizer(plan), torch.optim.Optimizer),
@@ -184,7 +186,7 @@ def _is_built(plan: Plan, choice: Path, tmp_path: Path) -> bool:
     return builders[choice.parent.name]()
 
 
-def _with_files(folder: Path) -> Path:
+def _file_arguments(folder: Path) -> Path:
     """A table and a folder of images, for the data that is the user's own."""
     folder.joinpath("table.csv").write_text("x,y\n" + "".join(f"{row},{row / 7}\n" for row in range(30)))
     for name in ("cat", "dog"):

@@ -1,14 +1,14 @@
 import pytest
 
 from stormproof.errors import DivergedError
-from stormproof_train.config.divergence_hint import is_of_the_second_degree, likely_cause_told
-from tests.support.configured import activation_words, composed, configured_activation
+from stormproof_train.config.divergence_hint import add_divergence_hint, grows_quadratically
+from tests.support.configured import build_activation, compose_plan, list_activations
 
 
 @pytest.mark.slow
 def test_gated_units_and_squared_relu_are_of_the_second_degree():
-    found = {word for word in activation_words() if is_of_the_second_degree(configured_activation(word))}
-    assert found == {"reglu", "geglu", "swiglu", "bilinear", "squared_relu"}  # glu's gate is at most 1
+    activations = {word for word in list_activations() if grows_quadratically(build_activation(word))}
+    assert activations == {"reglu", "geglu", "swiglu", "bilinear", "squared_relu"}  # glu's gate is at most 1
 
 
 SENTENCES = {
@@ -25,5 +25,5 @@ SENTENCES = {
 
 @pytest.mark.parametrize(("words", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
 def test_a_diverged_training_is_told_that_its_model_lacks_a_norm(words: list[str], sentence: str):
-    with pytest.raises(DivergedError, match=sentence), likely_cause_told(composed(*words)):
+    with pytest.raises(DivergedError, match=sentence), add_divergence_hint(compose_plan(*words)):
         raise DivergedError("lower it")

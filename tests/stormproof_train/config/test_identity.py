@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import RunSpec, differences, flat, identity, result_settings
-from stormproof_train.config.overrides import plain
+from stormproof_train.config.identity import RunSpec, differences, flatten, identity, result_settings
+from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
-from tests.support.configured import composed
+from tests.support.configured import compose_plan
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -28,11 +28,11 @@ Settings = Callable[..., dict[str, Any]]
 def settings() -> Settings:
     """The effective arguments of a command line, defaults of signatures included."""
 
-    def compose(*words: str) -> dict[str, Any]:
+    def compose(*overrides: str) -> dict[str, Any]:
         with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-            plan = read_plan(hydra.compose("config", plain(words)))
+            plan = read_plan(hydra.compose("config", normalize_overrides(overrides)))
         task = "regression" if plan.data.path.endswith("Diabetes") else "classification"
-        return plan.settings(plan.loss_for(task))
+        return plan.settings(plan.bind_loss(task))
 
     return compose
 
@@ -69,23 +69,27 @@ def test_what_does_not_change_the_weights_does_not_change_the_identity(words: li
 
 
 def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
-    words = ["data=fashion_mnist"]
-    assert identity(settings(*words, "data.root=/d", "data.download=true")) == identity(settings(*words))
+    overrides = ["data=fashion_mnist"]
+    assert identity(settings(*overrides, "data.root=/d", "data.download=true")) == identity(settings(*overrides))
 
 
 @pytest.mark.slow
 def test_where_a_table_lies_is_no_part_of_the_identity_and_what_is_in_it_is(tmp_path: Path):
-    def identity_of(path: Path, text: str, *words: str) -> str:
+    def identity_of(path: Path, text: str, *overrides: str) -> str:
         path.write_text(text)
         with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-            plan = read_plan(hydra.compose("config", plain(["data=csv", f"data.path={path}", "data.target=y", *words])))
-        return identity(plan.settings(plan.loss_for("regression"), plan.data.build(seed=0).fingerprint))
+            plan = read_plan(
+                hydra.compose(
+                    "config", normalize_overrides(["data=csv", f"data.path={path}", "data.target=y", *overrides])
+                )
+            )
+        return identity(plan.settings(plan.bind_loss("regression"), plan.data.build(seed=0).fingerprint))
 
     table = "x,y\n" + "".join(f"{row % 2},{row / 3}\n" for row in range(20))
-    here = identity_of(tmp_path / "here.csv", table)
-    assert identity_of(tmp_path / "there.csv", table) == here
-    assert identity_of(tmp_path / "here.csv", table + "1,7\n") != here
-    assert identity_of(tmp_path / "here.csv", table, "data.categorical=[x]") != here
+    identity_here = identity_of(tmp_path / "here.csv", table)
+    assert identity_of(tmp_path / "there.csv", table) == identity_here
+    assert identity_of(tmp_path / "here.csv", table + "1,7\n") != identity_here
+    assert identity_of(tmp_path / "here.csv", table, "data.categorical=[x]") != identity_here
 
 
 CHANGED = [
@@ -120,8 +124,8 @@ CHANGED = [
 
 @pytest.mark.slow
 def test_whatever_changes_the_weights_changes_the_identity(settings: Settings):
-    found = {" ".join(words): identity(settings(*words)) for words in [[], *CHANGED]}
-    assert len(set(found.values())) == len(found), found
+    identities = {" ".join(overrides): identity(settings(*overrides)) for overrides in [[], *CHANGED]}
+    assert len(set(identities.values())) == len(identities), identities
 
 
 def test_an_identity_is_eight_hex_digits_and_the_name_tells_the_choices(settings: Settings):
@@ -140,9 +144,9 @@ def test_the_settings_hold_plain_values_and_no_address(words: list[str], setting
 
 
 def test_the_order_of_augmentations_counts():
-    one, other = (composed(f"augmentation=[{parts}]") for parts in ("crop_flip,mixup", "mixup,crop_flip"))
-    loss = one.loss_for("classification")
-    assert identity(one.settings(loss)) != identity(other.settings(loss))
+    first, second = (compose_plan(f"augmentation=[{parts}]") for parts in ("crop_flip,mixup", "mixup,crop_flip"))
+    loss = first.bind_loss("classification")
+    assert identity(first.settings(loss)) != identity(second.settings(loss))
 
 
 def test_the_order_of_the_settings_does_not_matter():
@@ -164,7 +168,7 @@ print(RunSpec.of(plan.settings(plan.loss_for("classification"))).name)
 
 @pytest.mark.slow
 def test_every_process_gives_a_run_the_same_name(settings: Settings):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PRINT_NAME],
         env={**os.environ, "PYTHONHASHSEED": "1"},  # this one's own is random
         capture_output=True,
@@ -173,7 +177,7 @@ def test_every_process_gives_a_run_the_same_name(settings: Settings):
         check=True,
     )
     here = RunSpec.of(settings("callbacks=early_stopping", "scheduler=one_cycle"))
-    assert done.stdout.strip() == here.name
+    assert result.stdout.strip() == here.name
 
 
 def test_differences_name_what_changes_the_result_alone():
@@ -191,12 +195,12 @@ NESTED = st.dictionaries(KEYS, st.recursive(LEAVES, lambda inner: st.dictionarie
 @hypothesis_settings(database=None, deadline=None)
 @given(NESTED)
 def test_flat_reaches_every_leaf_by_its_path(nested: dict[str, Any]):
-    leaves = dict(flat(nested))
+    leaves = dict(flatten(nested))
     for dotted, value in leaves.items():
-        found: Any = nested
+        leaf: Any = nested
         for part in dotted.split("."):
-            found = found[part]
-        assert found is value
+            leaf = leaf[part]
+        assert leaf is value
         assert not isinstance(value, dict) or not value
 
     def count(value: Any) -> int:
@@ -225,26 +229,26 @@ def test_a_flag_is_not_the_number_one():
 
 def test_the_result_settings_are_the_leaves_that_count():
     data = {"_target_": "stormproof_train.data.digits.Digits", "num_workers": 2, "batch_size": 3}
-    kept = result_settings({"seed": 1, "data": data, "trainer": {"devices": 4}})
-    assert kept == {"seed": 1, "data._target_": data["_target_"], "data.batch_size": 3}
+    result_leaves = result_settings({"seed": 1, "data": data, "trainer": {"devices": 4}})
+    assert result_leaves == {"seed": 1, "data._target_": data["_target_"], "data.batch_size": 3}
 
 
 def test_of_anyone_elses_part_every_argument_counts():
     foreign = {"_target_": "mine.Data", "root": "/a", "num_workers": 2}
-    one, other = {"data": foreign}, {"data": {**foreign, "root": "/b"}}
-    assert identity(one) != identity(other)
-    assert differences(one, other) == ["data.root: /a -> /b"]
+    first, second = {"data": foreign}, {"data": {**foreign, "root": "/b"}}
+    assert identity(first) != identity(second)
+    assert differences(first, second) == ["data.root: /a -> /b"]
     assert identity({"callbacks": {"step_timer": {"_target_": "stormproof.StepTimer"}}}) == identity({"callbacks": {}})
     assert identity({"callbacks": {"step_timer": {"_target_": "mine.Stop"}}}) != identity({"callbacks": {}})
 
 
 def test_where_a_file_lies_does_not_count_where_its_content_does():
-    one = {
+    original = {
         "initialization": {"_target_": "stormproof_train.initialization.from_checkpoint", "path": "a", "sha256": "1"}
     }
-    moved = {"initialization": {**one["initialization"], "path": "b"}}
-    other = {"initialization": {**one["initialization"], "sha256": "2"}}
-    unknown = {"initialization": {**one["initialization"], "sha256": None}}
+    moved = {"initialization": {**original["initialization"], "path": "b"}}
+    changed_content = {"initialization": {**original["initialization"], "sha256": "2"}}
+    unknown = {"initialization": {**original["initialization"], "sha256": None}}
     elsewhere = {"initialization": {**unknown["initialization"], "path": "b"}}
-    assert identity(one) == identity(moved)
-    assert len({identity(each) for each in (one, other, unknown, elsewhere)}) == 4
+    assert identity(original) == identity(moved)
+    assert len({identity(config) for config in (original, changed_content, unknown, elsewhere)}) == 4

@@ -3,7 +3,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormproof_train.config.overrides import overridden, plain, refuse_several, requeued_as_often_as_needed
+from stormproof_train.config.overrides import (
+    add_requeue_limit,
+    check_option_lists,
+    describe_overridden,
+    normalize_overrides,
+)
 from stormproof_train.errors import UserError
 
 WORDS = {
@@ -34,15 +39,15 @@ WORDS = {
 
 @pytest.mark.parametrize(("word", "expected"), WORDS.values(), ids=WORDS.keys())
 def test_only_an_argument_gets_a_sign(word: str, expected: str):
-    assert plain([word]) == [expected]
+    assert normalize_overrides([word]) == [expected]
 
 
 def test_a_list_is_refused_where_one_choice_is_taken():
     groups = {"activation", "callbacks", "augmentation", "experiment"}
     with pytest.raises(UserError, match=r"activation=\[relu, elu\]: a run takes one .*, -m activation=relu,elu$"):
-        refuse_several(["seed=1", "activation=[relu, elu]"], groups)
+        check_option_lists(["seed=1", "activation=[relu, elu]"], groups)
     fine = ["callbacks=[ema,early_stopping]", "augmentation=[crop_flip,mixup]", "activation=[relu]", "x=[1,2]"]
-    refuse_several([*fine, "model.widths=[3,4]", "activation=relu,elu", "activation=[relu"], groups)
+    check_option_lists([*fine, "model.widths=[3,4]", "activation=relu,elu", "activation=[relu"], groups)
 
 
 @pytest.mark.parametrize(
@@ -61,18 +66,18 @@ def test_a_list_is_refused_where_one_choice_is_taken():
     ],
 )
 def test_a_setting_overridden_is_warned_of(words: list[str], warnings: list[str]):
-    assert overridden(words) == warnings
+    assert describe_overridden(words) == warnings
 
 
 def test_hydra_reads_a_value_with_any_letters():
-    words = ["name=läuft", "data.path=/home/jürgen/a b.csv", "runs_dir=данные", "callbacks=none"]
-    parsed = OverridesParser.create().parse_overrides(plain(words))
+    overrides = ["name=läuft", "data.path=/home/jürgen/a b.csv", "runs_dir=данные", "callbacks=none"]
+    parsed = OverridesParser.create().parse_overrides(normalize_overrides(overrides))
     assert [override.value() for override in parsed] == ["läuft", "/home/jürgen/a b.csv", "данные", "none"]
 
 
 def test_flags_go_behind_the_overrides_and_each_kind_stays_in_order():
-    words = ["activation=elu", "-m", "model.width=1,2", "--config-dir", "my", "+x=1", "~y", "-cn", "other"]
-    assert plain(words) == [
+    overrides = ["activation=elu", "-m", "model.width=1,2", "--config-dir", "my", "+x=1", "~y", "-cn", "other"]
+    assert normalize_overrides(overrides) == [
         "activation=elu", "++model.width=1,2", "+x=1", "~y", "-m", "--config-dir", "my", "-cn", "other"
     ]  # fmt: skip
 
@@ -80,9 +85,9 @@ def test_flags_go_behind_the_overrides_and_each_kind_stays_in_order():
 @settings(database=None, deadline=None)
 @given(st.lists(st.text(alphabet="ab.=+~-_1 ", max_size=12)))
 def test_no_word_is_lost_and_a_second_pass_changes_nothing(words: list[str]):
-    once = plain(words)
+    once = normalize_overrides(words)
     assert sorted(word.removeprefix("++") for word in once) == sorted(word.removeprefix("++") for word in words)
-    assert plain(once) == once
+    assert normalize_overrides(once) == once
 
 
 @pytest.mark.parametrize(
@@ -95,9 +100,9 @@ def test_no_word_is_lost_and_a_second_pass_changes_nothing(words: list[str]):
     ids=["another launcher", "never", "a number, added or changed"],
 )
 def test_how_often_a_job_is_requeued_is_the_users_to_say(words: list[str]):
-    assert requeued_as_often_as_needed(words) == words
+    assert add_requeue_limit(words) == words
 
 
 def test_the_warning_of_an_overridden_setting_contains_no_secret():
-    (warning,) = overridden(["logger.api_key=hunter2", "logger.api_key=hunter3"])
+    (warning,) = describe_overridden(["logger.api_key=hunter2", "logger.api_key=hunter3"])
     assert "hunter" not in warning

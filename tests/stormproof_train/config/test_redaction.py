@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.config.identity import differences, identity
-from stormproof_train.config.redaction import without_secret, without_secrets, without_secrets_in_text
+from stormproof_train.config.redaction import redact_override, redact_settings, redact_text
 from tests.support.cases import slow_except
 
 SECRET: dict[str, Any] = {
@@ -33,20 +33,20 @@ ADDRESSES = {
 @pytest.mark.parametrize("key", slow_except(SECRET, list(SECRET)[::4]))
 def test_what_a_key_names_a_secret_is_hidden_however_deep(key: str):
     for settings in ({key: SECRET[key]}, {"data": {key: SECRET[key]}}, {"parts": [{key: SECRET[key]}]}):
-        assert "hunter2" not in repr(without_secrets(settings))
+        assert "hunter2" not in repr(redact_settings(settings))
 
 
 def test_digits_are_a_secret_too():
-    assert without_secrets({"password": 123456})["password"].startswith("secret-")
+    assert redact_settings({"password": 123456})["password"].startswith("secret-")
 
 
 def test_all_else_stays_as_it_is():
-    assert without_secrets(OPEN) == OPEN
+    assert redact_settings(OPEN) == OPEN
 
 
 @pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES.keys())
 def test_an_address_tells_neither_user_nor_key(address: str):
-    for hidden in (without_secrets({"a": [address]})["a"][0], without_secrets_in_text(address)):
+    for hidden in (redact_settings({"a": [address]})["a"][0], redact_text(address)):
         assert "hunter2" not in hidden
         assert "me:" not in hidden
         assert hidden.partition("://")[0] == address.partition("://")[0]
@@ -55,22 +55,22 @@ def test_an_address_tells_neither_user_nor_key(address: str):
 
 @pytest.mark.parametrize("separator", ["=", ": "])
 def test_only_the_secret_in_a_text_is_replaced(separator: str):
-    secret = without_secrets({"password": "hunter2"})["password"]
+    secret = redact_settings({"password": "hunter2"})["password"]
     text = f"host=db, password{separator}hunter2, port=1"
-    assert without_secrets_in_text(text) == f"host=db, password{separator}{secret}, port=1"
+    assert redact_text(text) == f"host=db, password{separator}{secret}, port=1"
 
 
 def test_an_override_tells_none():
-    words = ["data.password=hunter2", "++logger.api_key=hunter2", f"data.path={ADDRESSES['a token']}"]
-    words += ["data.options={token:hunter2,part:1}", "data.dsn='host=db password=hunter2'"]
-    assert all("hunter2" not in without_secret(word) for word in words)
-    assert without_secret("optimizer.lr=0.1") == "optimizer.lr=0.1"
+    overrides = ["data.password=hunter2", "++logger.api_key=hunter2", f"data.path={ADDRESSES['a token']}"]
+    overrides += ["data.options={token:hunter2,part:1}", "data.dsn='host=db password=hunter2'"]
+    assert all("hunter2" not in redact_override(word) for word in overrides)
+    assert redact_override("optimizer.lr=0.1") == "optimizer.lr=0.1"
 
 
 def test_a_secret_that_was_changed_makes_no_other_run():
-    one, same, other = (
-        without_secrets({"data": {"password": secret}}) for secret in ("hunter2", "hunter2", "swordfish")
+    first, repeated, changed = (
+        redact_settings({"data": {"password": secret}}) for secret in ("hunter2", "hunter2", "swordfish")
     )
-    assert one == same != other
-    assert identity(one) == identity(other)
-    assert differences(one, other) == []
+    assert first == repeated != changed
+    assert identity(first) == identity(changed)
+    assert differences(first, changed) == []

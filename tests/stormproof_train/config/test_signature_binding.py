@@ -9,7 +9,7 @@ from typing import Any, Literal, Optional
 import pytest
 import torch
 
-from stormproof_train.config.signature_binding import Target, bind, hands_on
+from stormproof_train.config.signature_binding import Target, bind, forwards_arguments
 from stormproof_train.errors import UserError
 
 HERE = __name__
@@ -66,13 +66,13 @@ def around(inner: object) -> object:
     return inner
 
 
-@hands_on("inner")
+@forwards_arguments("inner")
 def around_what_is_handed_on(inner: object) -> object:
     return inner
 
 
-def _bind(name: str = "Thing", where: str = "model", offered: frozenset[str] = frozenset(), **given: Any) -> Target:
-    return bind({"_target_": f"{HERE}.{name}", **given}, where, offered)
+def _bind(name: str = "Thing", where: str = "model", offered: frozenset[str] = frozenset(), **arguments: Any) -> Target:
+    return bind({"_target_": f"{HERE}.{name}", **arguments}, where, offered)
 
 
 ACCEPTED = {
@@ -120,10 +120,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "value", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_value_of_the_wrong_type_is_one_sentence_with_the_right_one(name: str, value: Any, sentence: str):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         _bind(**{name: value})
-    assert str(caught.value).startswith(sentence)
-    assert str(caught.value).endswith(f"({HERE}.Thing)")
+    assert str(excinfo.value).startswith(sentence)
+    assert str(excinfo.value).endswith(f"({HERE}.Thing)")
 
 
 ENTRIES = {
@@ -148,10 +148,10 @@ ENTRIES = {
 
 @pytest.mark.parametrize(("entry", "sentence"), ENTRIES.values(), ids=ENTRIES.keys())
 def test_an_entry_that_cannot_be_bound_is_one_sentence(entry: Any, sentence: str):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         bind(entry, "model")
-    assert sentence in str(caught.value)
-    assert str(caught.value).startswith("model")
+    assert sentence in str(excinfo.value)
+    assert str(excinfo.value).startswith("model")
 
 
 def test_a_package_that_a_module_lacks_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
@@ -163,8 +163,8 @@ def test_a_package_that_a_module_lacks_is_named(tmp_path: Any, monkeypatch: pyte
 
 def test_an_entry_may_lack_arguments_where_it_is_only_shown():
     target = bind({"_target_": f"{HERE}.Needs", "second": 1}, "model", complete=False)
-    assert target.missing() == ["first"]
-    assert _bind("Needs", offered=frozenset({"first"})).missing() == []
+    assert target.missing_arguments() == ["first"]
+    assert _bind("Needs", offered=frozenset({"first"})).missing_arguments() == []
 
 
 def test_what_the_run_offers_fills_what_the_config_leaves_out():
@@ -176,10 +176,10 @@ def test_what_the_run_offers_fills_what_the_config_leaves_out():
 
 def test_what_is_offered_is_taken_where_there_is_an_argument_for_it_and_the_config_gives_none():
     offered = frozenset({"seed", "unknown"})
-    assert _bind("seeded", offered=offered).takes("seed")
-    assert not _bind("seeded", offered=offered, seed=5).takes("seed")
-    assert not _bind("seeded", offered=offered).takes("unknown")
-    assert not _bind("seeded").takes("seed")
+    assert _bind("seeded", offered=offered).uses_injected("seed")
+    assert not _bind("seeded", offered=offered, seed=5).uses_injected("seed")
+    assert not _bind("seeded", offered=offered).uses_injected("unknown")
+    assert not _bind("seeded").uses_injected("seed")
 
 
 def test_the_effective_arguments_are_the_given_and_the_default_ones_but_not_the_runs():
@@ -231,9 +231,9 @@ def test_a_mistake_inside_an_entry_is_told_with_its_place():
 
 def test_a_factory_builds_a_new_one_at_each_call():
     make = _bind("Needs", offered=frozenset({"first"})).factory(first=1)
-    one, other = make(), make()
-    assert one == other == Needs(1)
-    assert one is not other
+    first, second = make(), make()
+    assert first == second == Needs(1)
+    assert first is not second
 
 
 FUNCTIONS = {
@@ -248,23 +248,23 @@ def test_a_function_of_tensors_is_itself_what_is_wanted(
     path: str, given: dict[str, Any], expected: Callable[[torch.Tensor], torch.Tensor]
 ):
     x = torch.linspace(-2, 2, 5)
-    function = bind({"_target_": path, **given}, "activation", tensors=1).build()
+    function = bind({"_target_": path, **given}, "activation", num_tensor_args=1).build()
     assert torch.equal(function(x), expected(x))
 
 
 def test_a_function_of_tensors_gets_what_the_run_offers_too():
-    bound = bind({"_target_": "torch.nn.functional.elu"}, "activation", frozenset({"alpha"}), tensors=1)
+    bound = bind({"_target_": "torch.nn.functional.elu"}, "activation", frozenset({"alpha"}), num_tensor_args=1)
     x = torch.linspace(-2, 2, 5)
     assert torch.equal(bound.build(alpha=3.0)(x), torch.nn.functional.elu(x, 3.0))
 
 
 def test_a_class_is_built_even_where_a_function_would_do():
-    assert isinstance(bind({"_target_": "torch.nn.ReLU"}, "activation", tensors=1).build(), torch.nn.ReLU)
+    assert isinstance(bind({"_target_": "torch.nn.ReLU"}, "activation", num_tensor_args=1).build(), torch.nn.ReLU)
 
 
 def test_a_function_of_too_many_tensors_is_refused():
     with pytest.raises(UserError, match="needs the argument input"):
-        bind({"_target_": "torch.nn.functional.mse_loss"}, "activation", tensors=1)
+        bind({"_target_": "torch.nn.functional.mse_loss"}, "activation", num_tensor_args=1)
 
 
 def test_a_static_method_can_be_a_target():

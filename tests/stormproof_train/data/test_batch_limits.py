@@ -8,14 +8,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from stormproof.data import batch_order
 from stormproof.data.shard import Replica
 from stormproof_train.data.batch_limits import check_batch_limits
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from tests.support.foreign_data import Foreign
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
 
-class Ours(InMemory):
+class Ours(InMemoryDataModule):
     """40 training, 20 validation and 12 test samples, in batches of four."""
 
     spec = DataSpec((2,), None, 1)
@@ -90,23 +90,23 @@ ALLOWED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("data", [Ours, _foreign])
 @pytest.mark.parametrize(("options", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_limit_that_no_loader_fits_is_refused(options: dict[str, Any], sentence: str, data: Any):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         _check(data(), **options)
-    assert sentence in str(caught.value)
+    assert sentence in str(excinfo.value)
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 @pytest.mark.filterwarnings("ignore:.*overfit.*", "ignore:.*fast_dev_run.*")
 @pytest.mark.parametrize("options", [*ALLOWED, *(options for options, _ in REFUSED.values())], ids=str)
 def test_what_is_refused_is_what_lightning_refuses(options: dict[str, Any], tmp_path: Any):
-    trainer, _ = trainer_in(tmp_path, **options)
+    trainer, _ = make_trainer(tmp_path, **options)
     data = Ours()
     if options in ALLOWED:
         _check(Ours(), **options)
-        trainer.fit(task_of(data.read()), datamodule=data)
+        trainer.fit(make_task(data.load_spec()), datamodule=data)
     else:
         with pytest.raises(Exception, match=r"val_check_interval|Please increase the `limit|modulo by zero"):
-            trainer.fit(task_of(data.read()), datamodule=data)
+            trainer.fit(make_task(data.load_spec()), datamodule=data)
 
 
 def test_the_test_split_is_looked_at_only_where_a_fraction_of_it_is_wanted():
@@ -128,10 +128,10 @@ def test_the_batches_of_a_rank_count(
     data, trainer = Ours(batch_size, drop_last), _trainer(devices=ranks, strategy="ddp")
     data.setup("fit")
     trainer.val_check_interval = batches
-    check_batch_limits(trainer, data, tests=True)
+    check_batch_limits(trainer, data, runs_test=True)
     trainer.val_check_interval = batches + 1
     with pytest.raises(UserError, match=rf"={batches + 1} is more than the {batches} training batches"):
-        check_batch_limits(trainer, data, tests=True)
+        check_batch_limits(trainer, data, runs_test=True)
     monkeypatch.setattr(batch_order, "replica", lambda: Replica(0, ranks))  # as if there were a process group
     data.trainer = trainer
     assert len(data.train_dataloader()) == batches

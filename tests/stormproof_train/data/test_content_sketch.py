@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from stormproof_train.config.identity import RunSpec
-from stormproof_train.data.content_sketch import FILES, content_sketch, refuse_other_files, save_sketch
+from stormproof_train.data.content_sketch import MAX_FILES, check_files_unchanged, content_sketch, save_sketch
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.main import _refuse_other_run
+from stormproof_train.main import _check_run_matches
 from stormproof_train.run.folder import RunFolder
-from tests.support.image_trees import pets
+from tests.support.image_trees import write_pets
 
 
 def repaint(files: list[Path]) -> None:
@@ -20,27 +20,27 @@ def repaint(files: list[Path]) -> None:
 
 
 def test_up_to_half_of_the_images_may_have_been_repaired(tmp_path: Path):
-    folder = pets(tmp_path / "photos", 10)
+    folder = write_pets(tmp_path / "photos", 10)
     files = sorted(folder.rglob("*.png"))
     save_sketch(tmp_path, ImageFolder(str(folder)))
     repaint(files[: len(files) // 2])
-    refuse_other_files(tmp_path, ImageFolder(str(folder)))
+    check_files_unchanged(tmp_path, ImageFolder(str(folder)))
     repaint(files)
     with pytest.raises(
         UserError, match=rf"\({len(files)} of {len(files)} compared files differ\): put the old ones back"
     ):
-        refuse_other_files(tmp_path, ImageFolder(str(folder)))
+        check_files_unchanged(tmp_path, ImageFolder(str(folder)))
 
 
 def test_a_sketch_has_at_most_64_files_and_survives_unreadable_ones(tmp_path: Path):
     files = [str(tmp_path / f"{number:03}") for number in range(1000)]
-    assert content_sketch(files) == [0] * FILES
+    assert content_sketch(files) == [0] * MAX_FILES
 
 
 def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):
     run = RunFolder(tmp_path / "runs", "mine")
-    run.begin(RunSpec({"data": {"_target_": "a"}}, "", "mine"), "auto")
-    save_sketch(run.path, ImageFolder(str(pets(tmp_path / "few", 10))))
-    run.fail("out of memory", ExitCode.FAILED, None)
-    other = ImageFolder(str(pets(tmp_path / "many", 20)))
-    _refuse_other_run(RunFolder(tmp_path / "runs", "mine"), {"data": {"_target_": "b"}}, "auto", other)
+    run.begin_attempt(RunSpec({"data": {"_target_": "a"}}, "", "mine"), "auto")
+    save_sketch(run.path, ImageFolder(str(write_pets(tmp_path / "few", 10))))
+    run.record_failure("out of memory", ExitCode.FAILED, None)
+    other_folder = ImageFolder(str(write_pets(tmp_path / "many", 20)))
+    _check_run_matches(RunFolder(tmp_path / "runs", "mine"), {"data": {"_target_": "b"}}, "auto", other_folder)

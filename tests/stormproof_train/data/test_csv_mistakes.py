@@ -5,7 +5,7 @@ import pytest
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.errors import UserError
-from tests.support.tables import people, table
+from tests.support.tables import make_csv, people_csv
 
 NUMBERS = "x,y\n" + "".join(f"{row},{row / 2}\n" for row in range(40))
 NAMES = "name,y\n" + "".join(f"person {row},{row % 2}\n" for row in range(40))
@@ -60,7 +60,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "a category twice": (NUMBERS, {"categorical": ["x", "x"]}, "data.categorical: 'x' is there twice: leave one of"),
     "one class only": ("x,y\n1,a\n2,a\n3,a\n4,a\n", {}, "all 4 samples are of the class 'a'; there is nothing to"),
     "a class too small": (
-        people() + "30,Rome,170,maybe\n", {}, "'y': the class 'maybe' has 1 sample, and each of the 3 splits"
+        people_csv() + "30,Rome,170,maybe\n", {}, "'y': the class 'maybe' has 1 sample, and each of the 3 splits"
     ),
     "numbers that are no classes": ("x,y\n" + "1,3\n2,4\n" * 9 + "3,5\n", {}, "or set data.task=regression if its"),
     "a constant target": ("x,y\n" + "1,0.5\n" * 9, {}, "the target 'y' is 0.5 in all 7 training rows; there is"),
@@ -91,19 +91,19 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
 @pytest.mark.parametrize(("text", "arguments", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_bad_table_is_one_sentence(text: str | bytes, arguments: dict[str, Any], sentence: str, tmp_path: Path):
     (tmp_path / "table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises((UserError, ValueError)) as caught:
+    with pytest.raises((UserError, ValueError)) as excinfo:
         CSV(str(tmp_path / "table.csv"), **{"target": "y", **arguments})
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert sentence in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_file_that_is_not_there_is_told_with_the_folder_it_was_looked_for_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         CSV("no.csv", target="y")
-    assert str(caught.value) == f"data.path=no.csv cannot be read (from {tmp_path}): No such file or directory"
+    assert str(excinfo.value) == f"data.path=no.csv cannot be read (from {tmp_path}): No such file or directory"
     with pytest.raises(UserError, match=r"^data.path=\. cannot be read .*: Is a directory$"):
         CSV(".", target="y")
 
@@ -121,18 +121,18 @@ OTHER_FILES = {
 @pytest.mark.parametrize(("text", "sentence"), OTHER_FILES.values(), ids=OTHER_FILES.keys())
 def test_a_bad_test_file_is_told_before_anything_is_trained(text: str, sentence: str, tmp_path: Path):
     (tmp_path / "test.csv").write_text(text)
-    with pytest.raises(UserError) as caught:
-        table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
-    assert sentence in str(caught.value)
-    assert str(tmp_path / "test.csv") in str(caught.value)
+    with pytest.raises(UserError) as excinfo:
+        make_csv(tmp_path, people_csv(), test_path=str(tmp_path / "test.csv"))
+    assert sentence in str(excinfo.value)
+    assert str(tmp_path / "test.csv") in str(excinfo.value)
 
 
 def test_a_name_for_each_row_is_taken_where_it_is_said_to_be_meant(tmp_path: Path):
     with pytest.warns(UserWarning, match="100% of the (validation|test) rows have a value of 'name' that no training"):
-        assert len(table(tmp_path, NAMES, categorical=["name"]).inputs) == 28
+        assert len(make_csv(tmp_path, NAMES, categorical=["name"]).input_names) == 28
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path: Path):
     text = 'x,y\n1,"two\nlines"\n\n   \n2,"b"\n3,\n'
     with pytest.raises(UserError, match=r"\(line 7\)"):
-        table(tmp_path, text)
+        make_csv(tmp_path, text)

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof_train.data.first_batches import check_first_batches
-from stormproof_train.data.in_memory import InMemory, Split
-from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.data.in_memory import InMemoryDataModule, Split
+from stormproof_train.data.spec import DataSpec, infer_spec
 from stormproof_train.errors import UserError
 from tests.support.foreign_data import Foreign
 
@@ -30,7 +30,7 @@ GOOD = {
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
 def test_data_that_can_be_learnt_from_pass(data: Foreign):
-    assert check_first_batches(data, spec_of(data)) is torch.float32
+    assert check_first_batches(data, infer_spec(data)) is torch.float32
 
 
 BAD = {
@@ -72,10 +72,10 @@ BAD = {
 
 @pytest.mark.parametrize(("data", "sentence"), BAD.values(), ids=BAD.keys())
 def test_what_no_network_learns_from_is_one_sentence(data: Foreign, sentence: str):
-    with pytest.raises(UserError) as caught:
-        check_first_batches(data, spec_of(data))
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError) as excinfo:
+        check_first_batches(data, infer_spec(data))
+    assert sentence in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_samples_one_by_one_are_no_batches():
@@ -85,7 +85,7 @@ def test_samples_one_by_one_are_no_batches():
 
     data = Single(X, LABELS, num_classes=3)
     with pytest.raises(UserError, match=r"the inputs are \(5,\) and the targets \(\): both begin with the samples"):
-        check_first_batches(data, spec_of(data))
+        check_first_batches(data, infer_spec(data))
 
 
 def test_a_list_of_one_loader_is_taken_as_lightning_does():
@@ -94,16 +94,16 @@ def test_a_list_of_one_loader_is_taken_as_lightning_does():
             return [super().val_dataloader()]
 
     data = Listed(X, LABELS, num_classes=3)
-    assert check_first_batches(data, spec_of(data)) is torch.float32
+    assert check_first_batches(data, infer_spec(data)) is torch.float32
 
 
 def test_looking_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
-    check_first_batches(GOOD["labels"], spec_of(GOOD["labels"]))
+    check_first_batches(GOOD["labels"], infer_spec(GOOD["labels"]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class _Mine(InMemory):
+class _Mine(InMemoryDataModule):
     def __init__(self, train: Split, validation: Split, spec: DataSpec) -> None:
         super().__init__(batch_size=4, num_workers=0, drop_last=False, seed=0)
         self.splits, self.spec = (train, validation), spec
@@ -117,8 +117,8 @@ def test_of_data_in_memory_every_sample_is_looked_at():
     wrong = LABELS.clone()
     wrong[-1] = 3
     with pytest.raises(UserError, match=r"^data: in the training split of _Mine the class labels go from 0 to 3, and"):
-        _Mine((X, wrong), (X, LABELS), spec).read()
+        _Mine((X, wrong), (X, LABELS), spec).load_spec()
     with pytest.raises(UserError, match=r"^data: in the validation split of _Mine 45 of the 45 numbers of the inputs"):
-        _Mine((X, LABELS), (NAN, LABELS), spec).read()
-    assert _Mine((X, LABELS), (X, LABELS), spec).read().class_counts == (3, 3, 3)
-    assert _Mine((X, HOT.float()), (X, HOT.float()), spec).read() == spec
+        _Mine((X, LABELS), (NAN, LABELS), spec).load_spec()
+    assert _Mine((X, LABELS), (X, LABELS), spec).load_spec().class_counts == (3, 3, 3)
+    assert _Mine((X, HOT.float()), (X, HOT.float()), spec).load_spec() == spec

@@ -14,9 +14,9 @@ from stormproof_train.data import image_folder
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from tests.support.image_trees import draw, pets
-from tests.support.split_arrays import sorted_rows, splits_of
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.image_trees import write_images, write_pets
+from tests.support.split_arrays import load_splits, sort_rows
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
 FORKS = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning", "ignore:.*suggested max number of worker.*"
@@ -28,10 +28,10 @@ def _pets(folder: Path, **arguments: Any) -> ImageFolder:
 
 
 def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Path):
-    data = _pets(pets(tmp_path), validation_fraction=0.2, test_fraction=0.1)
+    data = _pets(write_pets(tmp_path), validation_fraction=0.2, test_fraction=0.1)
     assert data.classes == ["cat", "dog", "owl"]
     assert data.spec == DataSpec((3, 8, 8), 3, 3, class_counts=(14, 14, 14))
-    parts = splits_of(data)
+    parts = load_splits(data)
     sizes = {name: Counter(targets.tolist()) for name, (_, targets) in parts.items()}
     assert sizes == {name: dict.fromkeys(range(3), count) for name, count in zip(parts, (14, 4, 2), strict=True)}
     files = [file for split in data._samples.values() for file, _ in split]
@@ -42,14 +42,14 @@ def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Pat
 def test_the_folder_may_lie_anywhere(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    pets(tmp_path / "here" / place)
+    write_pets(tmp_path / "here" / place)
     assert ImageFolder(place).classes == ["cat", "dog", "owl"]
 
 
 def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
-    pets(tmp_path / "train", 10)
-    draw(tmp_path / "test" / "cat", 3, 250)
-    parts = splits_of(_pets(tmp_path, image_size=10, seed=4))
+    write_pets(tmp_path / "train", 10)
+    write_images(tmp_path / "test" / "cat", 3, 250)
+    parts = load_splits(_pets(tmp_path, image_size=10, seed=4))
     assert parts["train"][0].mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
     assert parts["train"][0].std(dim=(0, 2, 3), correction=0).tolist() == pytest.approx([1, 1, 1], rel=1e-4)
     data = _pets(tmp_path, image_size=10, seed=4)
@@ -60,21 +60,21 @@ def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
 
 
 def test_of_many_images_only_so_many_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole = _pets(pets(tmp_path))._scale
+    whole = _pets(write_pets(tmp_path))._mean_std
     monkeypatch.setattr(image_folder, "MEASURED", 6)
-    one, again = _pets(tmp_path)._scale, _pets(tmp_path)._scale
-    assert one == again != whole
-    np.testing.assert_allclose(one, whole, atol=0.05)
+    first, repeated = _pets(tmp_path)._mean_std, _pets(tmp_path)._mean_std
+    assert first == repeated != whole
+    np.testing.assert_allclose(first, whole, atol=0.05)
 
 
 @pytest.mark.parametrize("size", [(30, 12), (5, 40), (16, 16)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])
 def test_images_of_any_size_and_mode_come_out_alike(mode: str, size: tuple[int, int], tmp_path: Path):
-    pets(tmp_path, 6)
+    write_pets(tmp_path, 6)
     Image.new(mode, size).save(tmp_path / "cat" / "other.tiff")
     for channels in (1, 3):
         data = _pets(tmp_path, channels=channels)
-        assert all(inputs.shape[1:] == (channels, 8, 8) for inputs, _ in splits_of(data).values())
+        assert all(inputs.shape[1:] == (channels, 8, 8) for inputs, _ in load_splits(data).values())
 
 
 def test_a_channel_of_one_value_is_not_divided_by_nothing(tmp_path: Path):
@@ -82,15 +82,15 @@ def test_a_channel_of_one_value_is_not_divided_by_nothing(tmp_path: Path):
         (tmp_path / name).mkdir()
         for number in range(5):
             Image.new("RGB", (8, 8), (number * 9, 7, 0)).save(tmp_path / name / f"{number}.png")
-    for inputs, _ in splits_of(_pets(tmp_path, batch_size=2)).values():
+    for inputs, _ in load_splits(_pets(tmp_path, batch_size=2)).values():
         assert inputs.isfinite().all()
 
 
 @pytest.mark.slow
 @FORKS
 def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path):
-    pets(tmp_path)
-    alone, helped = (splits_of(_pets(tmp_path, num_workers=workers)) for workers in (0, 2))
+    write_pets(tmp_path)
+    alone, helped = (load_splits(_pets(tmp_path, num_workers=workers)) for workers in (0, 2))
     for name, split in alone.items():
         assert all(torch.equal(a, b) for a, b in zip(split, helped[name], strict=True))
 
@@ -99,7 +99,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path):
 @FORKS
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (0, 2), (2, 0)])
 def test_training_goes_on_at_the_very_batch_with_any_number_of_workers(before: int, after: int, tmp_path: Path):
-    pets(tmp_path)
+    write_pets(tmp_path)
     first, second = (_pets(tmp_path, num_workers=workers, seed=5) for workers in (before, after))
     for data in (first, second):
         data.setup("fit")
@@ -118,11 +118,11 @@ def test_training_goes_on_at_the_very_batch_with_any_number_of_workers(before: i
 
 
 def test_the_seed_fixes_the_splits(tmp_path: Path):
-    pets(tmp_path)
-    one, again, other = (splits_of(_pets(tmp_path, seed=seed)) for seed in (1, 1, 2))
-    for name, split in one.items():
-        np.testing.assert_array_equal(sorted_rows(split), sorted_rows(again[name]))
-    assert not np.array_equal(sorted_rows(one["test"]), sorted_rows(other["test"]))
+    write_pets(tmp_path)
+    first, repeated, other_seed = (load_splits(_pets(tmp_path, seed=seed)) for seed in (1, 1, 2))
+    for name, split in first.items():
+        np.testing.assert_array_equal(sort_rows(split), sort_rows(repeated[name]))
+    assert not np.array_equal(sort_rows(first["test"]), sort_rows(other_seed["test"]))
 
 
 def _re_encode(file: Path) -> None:
@@ -140,10 +140,10 @@ def _truncate(file: Path) -> None:
 def test_the_content_and_the_place_of_images_do_not_make_another_data_set(
     change: Callable[[Path], None], tmp_path: Path
 ):
-    one = _pets(pets(tmp_path / "here")).fingerprint
-    assert _pets(pets(tmp_path / "there")).fingerprint == one
+    fingerprint = _pets(write_pets(tmp_path / "here")).fingerprint
+    assert _pets(write_pets(tmp_path / "there")).fingerprint == fingerprint
     change(tmp_path / "here/cat/000.png")
-    assert _pets(tmp_path / "here").fingerprint == one
+    assert _pets(tmp_path / "here").fingerprint == fingerprint
 
 
 CHANGED_SETS = {
@@ -158,16 +158,16 @@ CHANGED_SETS = {
 
 @pytest.mark.parametrize("change", CHANGED_SETS.values(), ids=CHANGED_SETS.keys())
 def test_another_set_of_images_is_another_data_set(change: Callable[[Path], Any], tmp_path: Path):
-    pets(tmp_path / "train", 10)
-    draw(tmp_path / "test" / "cat", 2, 60)
+    write_pets(tmp_path / "train", 10)
+    write_images(tmp_path / "test" / "cat", 2, 60)
     before = _pets(tmp_path).fingerprint
     change(tmp_path)
     assert _pets(tmp_path).fingerprint != before
 
 
 def _fit(folder: Path, data: ImageFolder, **options: Any) -> pl.Trainer:
-    trainer, _ = trainer_in(folder, logger=False, **options)
-    trainer.fit(task_of(data.read()), datamodule=data, ckpt_path=_checkpoint(folder), weights_only=True)
+    trainer, _ = make_trainer(folder, logger=False, **options)
+    trainer.fit(make_task(data.load_spec()), datamodule=data, ckpt_path=_checkpoint(folder), weights_only=True)
     return trainer
 
 
@@ -175,9 +175,9 @@ def _checkpoint(folder: Path) -> str | None:
     return str(folder / "last.ckpt") if (folder / "last.ckpt").exists() else None
 
 
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 def test_a_resume_says_how_many_files_have_another_size_than_when_the_run_began(tmp_path: Path):
-    images = pets(tmp_path / "images", 10)
+    images = write_pets(tmp_path / "images", 10)
     _fit(tmp_path, _pets(images)).save_checkpoint(tmp_path / "last.ckpt")
     _fit(tmp_path, _pets(images), max_epochs=2)  # without a warning, which would be an error
     for number in range(2):
@@ -204,37 +204,37 @@ def test_a_resume_says_how_many_files_have_another_size_than_when_the_run_began(
 )
 def test_an_impossible_number_is_refused(arguments: dict[str, Any], sentence: str, tmp_path: Path):
     with pytest.raises(ValueError, match=sentence):
-        _pets(pets(tmp_path, 6), **arguments)
+        _pets(write_pets(tmp_path, 6), **arguments)
 
 
 @FORKS
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_told_by_its_path(workers: int, tmp_path: Path):
-    pets(tmp_path, 10)
+    write_pets(tmp_path, 10)
     data = _pets(tmp_path, num_workers=workers)
     data.setup("test")
     broken = Path(data._samples["test"][0][0])
     broken.write_bytes(broken.read_bytes()[:60])
     loader = data.test_dataloader()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         list(loader)
     if workers:  # they would wait five seconds for the garbage collector to end them
         loader._iterator._shutdown_workers()
-    assert str(caught.value).startswith(f"data: the image {broken} cannot be read (")
-    assert "\n" not in str(caught.value)
+    assert str(excinfo.value).startswith(f"data: the image {broken} cannot be read (")
+    assert "\n" not in str(excinfo.value)
 
 
 def test_an_image_of_sixteen_bits_is_not_made_white(tmp_path: Path):
-    pets(tmp_path, 10)
+    write_pets(tmp_path, 10)
     deep = tmp_path / "cat" / "000.png"
     Image.new("I;16", (8, 8)).save(deep)
     data = _pets(tmp_path)
     with pytest.raises(UserError, match=r"000.png has more than 8 bits a channel; convert it to 8$"):
-        splits_of(data)
+        load_splits(data)
 
 
 def test_images_that_measure_nothing_usable_are_told_when_the_run_begins(tmp_path: Path):
-    pets(tmp_path, 10)
+    write_pets(tmp_path, 10)
     for file in tmp_path.rglob("*.png"):
         file.write_text("no image")
     data = _pets(tmp_path)
@@ -251,38 +251,38 @@ def _break(data: ImageFolder, split: str, number: int = 0) -> Path:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_broken_image_that_is_held_out_is_found_before_training(split: str, tmp_path: Path):
-    data = _pets(pets(tmp_path, 10))
+    data = _pets(write_pets(tmp_path, 10))
     broken = _break(data, split)
     with pytest.raises(UserError, match=rf"^data: the image {broken} cannot be read \("):
-        data.read()
+        data.load_spec()
 
 
 def test_all_broken_images_are_counted(tmp_path: Path):
-    data = _pets(pets(tmp_path, 20))
+    data = _pets(write_pets(tmp_path, 20))
     for number in range(3):
         _break(data, "test", number)
     with pytest.raises(UserError, match=r" \(and 2 other images\)$"):
-        data.read()
+        data.load_spec()
 
 
 def test_a_broken_training_image_is_found_before_training_on_request(tmp_path: Path):
-    pets(tmp_path, 10)
+    write_pets(tmp_path, 10)
     broken = _break(_pets(tmp_path), "train", 7)
     with pytest.raises(UserError, match=rf"the image {broken} cannot be read"):
-        _pets(tmp_path, verify="all").read()
+        _pets(tmp_path, verify="all").load_spec()
 
 
 def test_a_rank_that_lightning_starts_leaves_verifying_to_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    data = _pets(pets(tmp_path, 10))
+    data = _pets(write_pets(tmp_path, 10))
     _break(data, "test")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    data.read()
+    data.load_spec()
 
 
 @pytest.mark.parametrize("below", ["dog", "test/dog"])
 def test_a_class_that_is_a_broken_link_is_refused(below: str, tmp_path: Path):
     for split in ("train", "test"):
-        pets(tmp_path / split, 10)
+        write_pets(tmp_path / split, 10)
     missing = tmp_path / ("test" if below.startswith("test") else "train/dog")
     shutil.rmtree(missing)
     missing.symlink_to("/nowhere/at all")

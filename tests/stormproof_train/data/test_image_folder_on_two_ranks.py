@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import StormproofError
 from stormproof_train.data import image_folder
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
-from tests.support.image_trees import pets
+from tests.support.image_trees import write_pets
 from tests.support.ranks import run_on_two_ranks
-from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
 VERIFIED: list[str] = []
 
@@ -24,24 +24,24 @@ def _refuse_the_first(files: list[str]) -> None:
 
 
 def _on_two_ranks(folder: Path) -> None:
-    image_folder.refuse_broken_images = _refuse_the_first  # pyright: ignore[reportAttributeAccessIssue] (takes a list)
+    image_folder.check_images = _refuse_the_first  # pyright: ignore[reportAttributeAccessIssue] (takes a list)
     data = ImageFolder(str(folder / "images"), image_size=8, batch_size=8)
-    trainer, _ = trainer_in(folder, logger=False, devices=2, strategy="ddp")
-    task = task_of(data.read())
+    trainer, _ = make_trainer(folder, logger=False, devices=2, strategy="ddp")
+    task = make_task(data.load_spec())
     before = len(VERIFIED)
     sentence, code = "", None
     try:
         trainer.fit(task, datamodule=data)
     except (StormproofError, UserError) as error:
         sentence, code = str(error), int(error.exit_code)
-    found = {"before": before, "verified": len(VERIFIED), "sentence": sentence, "code": code}
-    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
+    result = {"before": before, "verified": len(VERIFIED), "sentence": sentence, "code": code}
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
 @pytest.mark.slow
-@QUIET
+@IGNORE_LIGHTNING_WARNINGS
 def test_rank_0_reads_the_held_out_images_and_all_ranks_end_by_what_it_finds(tmp_path: Path):
-    pets(tmp_path / "images", 10)
+    write_pets(tmp_path / "images", 10)
     run_on_two_ranks(__file__, str(tmp_path))
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["sentence"].startswith("data: the image ")
@@ -52,5 +52,5 @@ def test_rank_0_reads_the_held_out_images_and_all_ranks_end_by_what_it_finds(tmp
 
 
 if __name__ == "__main__":
-    part_before_exit()
+    destroy_gloo_before_exit()
     _on_two_ranks(Path(sys.argv[1]))

@@ -7,21 +7,21 @@ import torch
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.fashion_mnist import FashionMNIST
-from stormproof_train.data.in_memory import InMemory, Split, Tensors
+from stormproof_train.data.in_memory import BatchedTensorDataset, InMemoryDataModule, Split
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from tests.support.split_arrays import whole
+from tests.support.split_arrays import concatenate_batches
 
 
-def _order(data: InMemory, epochs: int = 3) -> list[list[float]]:
+def _order(data: InMemoryDataModule, epochs: int = 3) -> list[list[float]]:
     """The samples of each epoch in their order, each by its checksum."""
     data.setup("fit")
     loader = data.train_dataloader()
     return [[float(row.sum()) for inputs, _ in loader for row in inputs] for _ in range(epochs)]
 
 
-class _Small(InMemory):
+class _Small(InMemoryDataModule):
     """Sample i is the number i."""
 
     spec = DataSpec((1,), None, 1)
@@ -49,10 +49,10 @@ def test_the_number_of_workers_does_not_change_the_order_of_any_epoch():
 
 def test_the_seed_alone_fixes_the_order():
     torch.manual_seed(1)
-    one = _order(_Small(seed=3))
+    order = _order(_Small(seed=3))
     torch.manual_seed(2)
-    assert _order(_Small(seed=3)) == one
-    assert _order(_Small(seed=4)) != one
+    assert _order(_Small(seed=3)) == order
+    assert _order(_Small(seed=4)) != order
 
 
 def test_loading_draws_nothing_from_the_global_generator():
@@ -74,8 +74,8 @@ def test_validation_and_test_keep_their_order():
     data = _Small()
     data.setup("validate")
     data.setup("test")
-    assert whole(data.val_dataloader())[0].flatten().tolist() == list(range(7))
-    assert whole(data.test_dataloader())[0].flatten().tolist() == list(range(4))
+    assert concatenate_batches(data.val_dataloader())[0].flatten().tolist() == list(range(7))
+    assert concatenate_batches(data.test_dataloader())[0].flatten().tolist() == list(range(4))
 
 
 @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [5, 5, 5, 5, 3]), (True, [5, 5, 5, 5])])
@@ -109,9 +109,9 @@ def test_the_batch_is_that_of_the_whole_job(batch: int, ranks: int, accumulated:
         if micro is not None:
             assert make().batch_size == micro
             continue
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError) as excinfo:
             make()
-        assert str(caught.value) == (
+        assert str(excinfo.value) == (
             f"data.batch_size={batch} is the batch of the whole job: {ranks} ranks x {accumulated} accumulated batches "
             "(trainer.accumulate_grad_batches) cannot share it equally"
         )
@@ -129,9 +129,9 @@ def test_a_batch_of_more_than_all_is_refused():
 def test_accumulated_batches_may_have_more_samples_together_than_there_are():
     data = _Small(batch_size=46)
     data.setup("fit")
-    data.check_batch_size(parts=2)
+    data.check_batch_size(batches_per_step=2)
     with pytest.raises(UserError, match=r"set data.batch_size=23 or less$"):
-        data.check_batch_size(parts=1)
+        data.check_batch_size(batches_per_step=1)
 
 
 def test_a_batch_of_all_is_one_batch():
@@ -150,13 +150,15 @@ def test_a_batch_of_all_is_one_batch():
         ({"validation_fraction": 1.0}, "validation_fraction"),
     ],
 )
-def test_an_impossible_number_is_refused_by_name(data: type[InMemory], arguments: dict[str, Any], sentence: str):
+def test_an_impossible_number_is_refused_by_name(
+    data: type[InMemoryDataModule], arguments: dict[str, Any], sentence: str
+):
     with pytest.raises(ValueError, match=sentence):
         data(**arguments)
 
 
 def test_a_batch_is_the_samples_one_by_one():
-    data = Tensors(torch.arange(6.0).reshape(3, 2), torch.arange(3))
+    data = BatchedTensorDataset(torch.arange(6.0).reshape(3, 2), torch.arange(3))
     assert len(data) == 3
     inputs, targets = data.__getitems__([2, 0])
     assert inputs.tolist() == [data[2][0].tolist(), data[0][0].tolist()]

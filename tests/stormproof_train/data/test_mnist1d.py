@@ -9,17 +9,17 @@ import torch
 from stormproof_train.data import mnist1d
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
-from tests.support.split_arrays import splits_of
+from tests.support.split_arrays import load_splits
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data() -> MNIST1D:
-    made = MNIST1D(seed=3)
-    made.setup("fit")
-    made.setup("test")
-    return made
+    dataset = MNIST1D(seed=3)
+    dataset.setup("fit")
+    dataset.setup("test")
+    return dataset
 
 
 # recorded from mnist1d 0.0.2.post1 on NumPy 2.4 and SciPy 1.17: the sum of the squares, the first four numbers of the
@@ -40,7 +40,7 @@ RECORDED = {
 @pytest.mark.parametrize("part", RECORDED)
 def test_the_signals_are_the_recorded_ones(data: MNIST1D, part: str):
     squares, first, labels, digest = RECORDED[part]
-    inputs, targets = mnist1d._parts()[part]
+    inputs, targets = mnist1d._make_splits()[part]
     assert inputs.double().square().sum().item() == pytest.approx(squares, rel=1e-5)
     assert inputs[0, 0, :4].tolist() == pytest.approx(first, rel=1e-5)
     assert targets[:10].tolist() == labels
@@ -49,16 +49,16 @@ def test_the_signals_are_the_recorded_ones(data: MNIST1D, part: str):
 
 @pytest.mark.slow
 def test_all_signals_together_have_mean_0_and_standard_deviation_1(data: MNIST1D):
-    every = torch.cat([mnist1d._parts()["train"][0], mnist1d._parts()["test"][0]]).double()
+    every = torch.cat([mnist1d._make_splits()["train"][0], mnist1d._make_splits()["test"][0]]).double()
     assert every.shape == (5000, 1, 40)
     assert every.mean().item() == pytest.approx(0, abs=1e-6)
     assert every.std(correction=0).item() == pytest.approx(1, rel=1e-6)
 
 
 def test_validation_is_held_out_of_the_training_signals_and_stratified(data: MNIST1D):
-    parts = splits_of(data)
+    parts = load_splits(data)
     assert [len(targets) for _, targets in parts.values()] == [3600, 400, 1000]
-    whole = Counter(mnist1d._parts()["train"][1].tolist())
+    whole = Counter(mnist1d._make_splits()["train"][1].tolist())
     held_out = Counter(parts["validation"][1].tolist())
     assert all(abs(held_out[digit] - 0.1 * whole[digit]) < 1 for digit in range(10))
     rows = {name: {tuple(row.flatten().tolist()) for row in inputs} for name, (inputs, _) in parts.items()}
@@ -73,8 +73,8 @@ def test_making_them_draws_nothing_from_the_process_generators():
     expected = random.random(), np.random.rand()  # noqa: NPY002
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
-    mnist1d._parts.cache_clear()
-    mnist1d._parts()
+    mnist1d._make_splits.cache_clear()
+    mnist1d._make_splits()
     assert (random.random(), np.random.rand()) == expected  # noqa: NPY002
 
 

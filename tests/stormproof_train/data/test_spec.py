@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.data.spec import DataSpec, infer_spec
 from stormproof_train.errors import UserError
 from tests.support.foreign_data import Foreign
 
@@ -25,7 +25,7 @@ FOREIGN = {
 def test_a_foreign_module_is_known_by_its_first_batch(data: Foreign, spec: DataSpec):
     before = torch.get_rng_state()
     data.stages.clear()
-    assert spec_of(data) == spec
+    assert infer_spec(data) == spec
     assert data.stages == ["prepare", "fit"]
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -45,11 +45,11 @@ def test_a_foreign_module_is_known_by_its_first_batch(data: Foreign, spec: DataS
 )
 def test_a_foreign_module_that_says_too_little_is_a_sentence(data: Foreign, sentence: str):
     with pytest.raises(UserError, match=sentence):
-        spec_of(data)
+        infer_spec(data)
 
 
 def test_a_module_with_a_spec_is_not_asked_for_a_batch():
     spec = DataSpec((1,), 2, 2)
     data = Foreign(IMAGES, LABELS, spec=spec)
-    assert spec_of(data) is spec
+    assert infer_spec(data) is spec
     assert data.stages == []

@@ -24,10 +24,10 @@ def test_splits_are_stratified():
 
 
 def test_the_seed_and_nothing_else_fixes_a_split():
-    one, again, other = (three_way_split(100, 0.2, 0.2, seed) for seed in (1, 1, 2))
+    first, repeated, other_seed = (three_way_split(100, 0.2, 0.2, seed) for seed in (1, 1, 2))
     np.random.seed(5)  # noqa: NPY002 (the global state is what must not matter)
     later = three_way_split(100, 0.2, 0.2, 1)
-    for a, b, c, d in zip(one, again, later, other, strict=True):
+    for a, b, c, d in zip(first, repeated, later, other_seed, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
         assert not np.array_equal(a, d)

@@ -6,16 +6,16 @@ from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassF1Score
 
 from stormproof_train.evaluation.classification import (
-    calibration_error,
-    confusion,
+    class_metrics,
+    confusion_matrix,
+    expected_calibration_error,
     headline,
-    of_classes,
-    reliability,
+    reliability_bins,
 )
 from stormproof_train.evaluation.predictions import Predictions
 
 
-def drawn(samples: int, classes: int, seed: int, missing: int | None = None) -> Predictions:
+def random_predictions(samples: int, classes: int, seed: int, missing: int | None = None) -> Predictions:
     """Probabilities that know something of the target."""
     rng = np.random.default_rng(seed)
     target = rng.integers(classes, size=samples)
@@ -28,10 +28,10 @@ def drawn(samples: int, classes: int, seed: int, missing: int | None = None) -> 
 
 
 CASES = {
-    "two classes": drawn(200, 2, 0),
-    "ten classes": drawn(500, 10, 1),
-    "a class that never comes": drawn(300, 4, 2, missing=2),
-    "one sample": drawn(1, 3, 3),
+    "two classes": random_predictions(200, 2, 0),
+    "ten classes": random_predictions(500, 10, 1),
+    "a class that never comes": random_predictions(300, 4, 2, missing=2),
+    "one sample": random_predictions(1, 3, 3),
     "all right": Predictions("probabilities", np.eye(3)[[0, 1, 2, 0]] * 0.9 + 1 / 30, np.array([0, 1, 2, 0])),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -62,32 +62,34 @@ def test_a_table_of_draws_gives_what_each_row_gives(case: Predictions):
     for statistic in headline(case).values():
         table = statistic(rows)
         assert table.shape == (7, 3)
-        for place in np.ndindex(7, 3):
-            assert table[place] == pytest.approx(float(statistic(rows[place])), abs=1e-12)
+        for position in np.ndindex(7, 3):
+            assert table[position] == pytest.approx(float(statistic(rows[position])), abs=1e-12)
 
 
 @every_case
 def test_each_class_against_the_others_is_scikit_learns(case: Predictions):
-    for number, found in enumerate(of_classes(case)):
-        truth, said = case.target == number, case.classes == number
-        assert found.samples == truth.sum()
-        assert found.precision == pytest.approx(metrics.precision_score(truth, said, zero_division=0), abs=1e-12)
-        assert found.recall == pytest.approx(metrics.recall_score(truth, said, zero_division=0), abs=1e-12)
-        assert found.f1 == pytest.approx(metrics.f1_score(truth, said, zero_division=0), abs=1e-12)
+    for number, class_result in enumerate(class_metrics(case)):
+        truth, predicted = case.target == number, case.classes == number
+        assert class_result.samples == truth.sum()
+        assert class_result.precision == pytest.approx(
+            metrics.precision_score(truth, predicted, zero_division=0), abs=1e-12
+        )
+        assert class_result.recall == pytest.approx(metrics.recall_score(truth, predicted, zero_division=0), abs=1e-12)
+        assert class_result.f1 == pytest.approx(metrics.f1_score(truth, predicted, zero_division=0), abs=1e-12)
         if not 0 < truth.sum() < len(truth):
-            assert found.roc_auc is None
-            assert found.average_precision is None
+            assert class_result.roc_auc is None
+            assert class_result.average_precision is None
             continue
         ranks = stats.rankdata(case.outputs[:, number])  # Mann and Whitney's statistic
         above = ranks[truth].sum() - truth.sum() * (truth.sum() + 1) / 2
-        assert found.roc_auc == pytest.approx(above / truth.sum() / (~truth).sum(), abs=1e-12)
+        assert class_result.roc_auc == pytest.approx(above / truth.sum() / (~truth).sum(), abs=1e-12)
         precision, recall, _ = metrics.precision_recall_curve(truth, case.outputs[:, number])
-        assert found.average_precision == pytest.approx(-(np.diff(recall) * precision[:-1]).sum(), abs=1e-9)
+        assert class_result.average_precision == pytest.approx(-(np.diff(recall) * precision[:-1]).sum(), abs=1e-9)
 
 
 @every_case
 def test_the_rows_of_the_confusion_are_what_is_true(case: Predictions):
-    table = np.array(confusion(case))
+    table = np.array(confusion_matrix(case))
     assert table.sum() == len(case)
     assert table.sum(1).tolist() == np.bincount(case.target, minlength=len(table)).tolist()
     assert table.sum(0).tolist() == np.bincount(case.classes, minlength=len(table)).tolist()
@@ -95,12 +97,14 @@ def test_the_rows_of_the_confusion_are_what_is_true(case: Predictions):
 
 @every_case
 def test_the_bins_of_the_reliability_make_up_the_calibration_error(case: Predictions):
-    bins = reliability(case)
-    assert sum(each.samples for each in bins) == len(case)
-    assert all(each.low < each.confidence <= each.high + 1e-12 for each in bins)
+    bins = reliability_bins(case)
+    assert sum(calibration_bin.samples for calibration_bin in bins) == len(case)
+    assert all(
+        calibration_bin.low < calibration_bin.confidence <= calibration_bin.high + 1e-12 for calibration_bin in bins
+    )
     outputs, target = torch.tensor(case.outputs), torch.tensor(case.target)
     error = MulticlassCalibrationError(case.outputs.shape[1], n_bins=15)(outputs, target).item()
-    assert calibration_error(bins) == pytest.approx(error, abs=1e-6)
+    assert expected_calibration_error(bins) == pytest.approx(error, abs=1e-6)
 
 
 def test_what_is_sure_of_the_wrong_class_has_a_finite_likelihood():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from stormproof_train.evaluation.curves import POINTS, precision_recall, roc
+from stormproof_train.evaluation.curves import MAX_POINTS, precision_recall_curves, roc_curves
 from stormproof_train.evaluation.predictions import Predictions
 
 
@@ -15,9 +15,9 @@ def three_classes(samples: int) -> Predictions:
 
 def test_the_points_are_scikit_learns():
     few = three_classes(40)
-    for number, (at_threshold, at_recall) in enumerate(zip(roc(few), precision_recall(few), strict=True)):
+    for number, (at_threshold, at_recall) in enumerate(zip(roc_curves(few), precision_recall_curves(few), strict=True)):
         truth, score = few.target == number, few.outputs[:, number]
-        assert at_threshold.of_class == at_recall.of_class == number
+        assert at_threshold.class_index == at_recall.class_index == number
         false, true, _ = metrics.roc_curve(truth, score)
         assert (at_threshold.x, at_threshold.y) == (false.tolist(), true.tolist())
         precision, recall, _ = metrics.precision_recall_curve(truth, score, drop_intermediate=True)
@@ -26,19 +26,21 @@ def test_the_points_are_scikit_learns():
 
 def test_many_points_are_thinned_to_a_curve_of_the_same_area():
     many = three_classes(20_000)
-    for curve in roc(many):
-        truth, score = many.target == curve.of_class, many.outputs[:, curve.of_class]
-        assert len(curve.x) <= POINTS
+    for curve in roc_curves(many):
+        truth, score = many.target == curve.class_index, many.outputs[:, curve.class_index]
+        assert len(curve.x) <= MAX_POINTS
         assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
         assert metrics.auc(curve.x, curve.y) == pytest.approx(metrics.roc_auc_score(truth, score), abs=1e-3)
-    for curve in precision_recall(many):
-        truth, score = many.target == curve.of_class, many.outputs[:, curve.of_class]
-        assert len(curve.x) <= POINTS
+    for curve in precision_recall_curves(many):
+        truth, score = many.target == curve.class_index, many.outputs[:, curve.class_index]
+        assert len(curve.x) <= MAX_POINTS
         assert metrics.auc(curve.x, curve.y) == pytest.approx(metrics.average_precision_score(truth, score), abs=2e-3)
 
 
 def test_a_class_that_never_came_has_no_curve_nor_has_one_alone():
-    said = np.full((4, 3), 1 / 3)
-    assert [curve.of_class for curve in roc(Predictions("scores", said, np.array([0, 2, 2, 0])))] == [0, 2]
-    assert roc(Predictions("scores", said, np.array([1, 1, 1, 1]))) == []
-    assert precision_recall(Predictions("scores", said, np.array([1, 1, 1, 1]))) == []
+    probabilities = np.full((4, 3), 1 / 3)
+    assert [
+        curve.class_index for curve in roc_curves(Predictions("scores", probabilities, np.array([0, 2, 2, 0])))
+    ] == [0, 2]
+    assert roc_curves(Predictions("scores", probabilities, np.array([1, 1, 1, 1]))) == []
+    assert precision_recall_curves(Predictions("scores", probabilities, np.array([1, 1, 1, 1]))) == []

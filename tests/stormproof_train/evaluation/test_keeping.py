@@ -5,33 +5,35 @@ import pytest
 import torch
 
 from stormproof_train.evaluation import keeping
-from stormproof_train.evaluation.collected import Collected
-from stormproof_train.evaluation.keeping import intervals, keep
-from stormproof_train.evaluation.predictions import Kind, Predictions
+from stormproof_train.evaluation.collected import PredictionStore
+from stormproof_train.evaluation.keeping import extract_intervals, save_test_results
+from stormproof_train.evaluation.predictions import OutputKind, Predictions
 
 OUTPUTS = torch.eye(2)[[0, 1] * 10] * 0.6 + 0.2
 TARGET = torch.tensor([0, 1] * 9 + [1, 1])
 
 
-def pass_of(outputs: torch.Tensor = OUTPUTS, target: torch.Tensor = TARGET, kind: Kind = "probabilities") -> Collected:
-    made = Collected(kind)
-    made.add(outputs, outputs, target)
-    made.gather(loader=None)
-    return made
+def collect_pass(
+    outputs: torch.Tensor = OUTPUTS, target: torch.Tensor = TARGET, kind: OutputKind = "probabilities"
+) -> PredictionStore:
+    collected = PredictionStore(kind)
+    collected.append(outputs, outputs, target)
+    collected.gather(loader=None)
+    return collected
 
 
 def test_it_keeps_both_files_and_gives_the_intervals(tmp_path: Path):
-    evaluation = keep(pass_of(), tmp_path)
+    evaluation = save_test_results(collect_pass(), tmp_path)
     assert evaluation is not None
     assert evaluation == json.loads((tmp_path / "evaluation.json").read_text())
     assert len(Predictions.load(tmp_path / "predictions.npz")) == evaluation["samples"] == 20
     accuracy = evaluation["headline"]["accuracy"]
     assert accuracy["value"] == 0.95
-    assert intervals(evaluation)["accuracy"] == [accuracy["low"], accuracy["high"]]
+    assert extract_intervals(evaluation)["accuracy"] == [accuracy["low"], accuracy["high"]]
 
 
 def test_what_was_evaluated_is_written_with_it(tmp_path: Path):
-    keep(pass_of(), tmp_path, of={"split": "train"})
+    save_test_results(collect_pass(), tmp_path, metadata={"split": "train"})
     assert json.loads((tmp_path / "evaluation.json").read_text())["split"] == "train"
 
 
@@ -42,19 +44,19 @@ def test_an_evaluation_that_fails_does_not_cost_the_run(
         raise ZeroDivisionError("a mistake of ours")
 
     monkeypatch.setattr(keeping, "evaluate", fails)
-    assert keep(pass_of(), tmp_path) is None
+    assert save_test_results(collect_pass(), tmp_path) is None
     assert "could not be evaluated: ZeroDivisionError('a mistake of ours')" in capsys.readouterr().out
     assert len(Predictions.load(tmp_path / "predictions.npz")) == 20
 
 
 SILENT = {
-    "not finite": (pass_of(torch.tensor([[torch.nan], [1.0]]), torch.ones(2, 1), "values"), "are not all finite"),
+    "not finite": (collect_pass(torch.tensor([[torch.nan], [1.0]]), torch.ones(2, 1), "values"), "are not all finite"),
     "a label that is no class": (
-        pass_of(target=torch.full((20,), -100)),
+        collect_pass(target=torch.full((20,), -100)),
         "no predictions are kept, and no intervals: ",
     ),
     "nothing tested": (
-        Collected("values"),
+        PredictionStore("values"),
         "no predictions are kept, and no intervals: there is not one for each sample",
     ),
 }
@@ -62,8 +64,8 @@ SILENT = {
 
 @pytest.mark.parametrize(("made", "told"), SILENT.values(), ids=SILENT.keys())
 def test_where_there_is_nothing_to_evaluate_it_says_so(
-    made: Collected, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: PredictionStore, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert keep(made, tmp_path) is None
+    assert save_test_results(made, tmp_path) is None
     assert told in capsys.readouterr().out
     assert not (tmp_path / "evaluation.json").exists()

@@ -146,7 +146,7 @@ def test_a_layer_without_a_bias_is_one_too():
     assert _scales(network) == pytest.approx([1.0, 2.0], rel=0.05)
 
 
-def _drawn(seed: int, kind: Callable[[], nn.Module] = nn.ReLU) -> list[torch.Tensor]:
+def _draw_weights(seed: int, kind: Callable[[], nn.Module] = nn.ReLU) -> list[torch.Tensor]:
     network = MLP((20,), 3, kind)
     torch.manual_seed(seed)
     auto(network, kind, (20,))
@@ -155,12 +155,15 @@ def _drawn(seed: int, kind: Callable[[], nn.Module] = nn.ReLU) -> list[torch.Ten
 
 @pytest.mark.parametrize("kind", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 def test_the_seed_fixes_the_weights_and_what_is_drawn_behind_them(kind: Callable[[], nn.Module]):
-    assert all(torch.equal(one, other) for one, other in zip(_drawn(1, kind), _drawn(1, kind), strict=True))
-    assert not torch.equal(_drawn(1, kind)[0], _drawn(2, kind)[0])
+    assert all(
+        torch.equal(weight, repeated_weight)
+        for weight, repeated_weight in zip(_draw_weights(1, kind), _draw_weights(1, kind), strict=True)
+    )
+    assert not torch.equal(_draw_weights(1, kind)[0], _draw_weights(2, kind)[0])
 
 
 def test_only_the_weights_are_drawn_from_the_processs_generator():
-    after_softmax = _drawn(1, lambda: nn.Softmax(dim=1))[-1]
+    after_softmax = _draw_weights(1, lambda: nn.Softmax(dim=1))[-1]
     network = MLP((20,), 3, nn.ReLU)
     torch.manual_seed(1)
     for layer in network:
@@ -189,7 +192,7 @@ def test_an_activations_own_parameters_are_measured_as_they_are():
     assert [layer.slope.item() for layer in network if isinstance(layer, _Drawing)] == slopes
 
 
-def _left(network: nn.Module, kind: Callable[[], nn.Module] | None) -> set[str]:
+def _untouched_weights(network: nn.Module, kind: Callable[[], nn.Module] | None) -> set[str]:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     auto(network, kind, (6,))
     return {name for name, value in network.state_dict().items() if torch.equal(value, before[name])}
@@ -197,7 +200,7 @@ def _left(network: nn.Module, kind: Callable[[], nn.Module] | None) -> set[str]:
 
 def test_a_network_that_takes_no_activation_is_left_as_it_is():
     network = MLP((6,), 3, nn.ReLU)
-    assert _left(network, None) == set(network.state_dict())
+    assert _untouched_weights(network, None) == set(network.state_dict())
 
 
 def test_frozen_and_computed_weights_are_left_as_they_are():
@@ -205,7 +208,7 @@ def test_frozen_and_computed_weights_are_left_as_they_are():
     network[1].requires_grad_(False)
     network[3].bias.requires_grad_(False)
     nn.utils.parametrizations.weight_norm(network[5])
-    left = _left(network, nn.ReLU)
+    left = _untouched_weights(network, nn.ReLU)
     assert left == {"1.weight", "1.bias", "3.bias", *(name for name in network.state_dict() if name.startswith("5."))}
 
 

@@ -9,10 +9,10 @@ from torch import nn
 from stormproof_train.activations import Maxout
 from stormproof_train.errors import UserError
 from stormproof_train.initialization import edge_of_chaos
-from stormproof_train.initialization.edge_of_chaos import Edge, edge_of
+from stormproof_train.initialization.edge_of_chaos import Edge, find_edge
 from stormproof_train.models import CNN, MLP, ResNet
 from tests.support.cases import slow_except
-from tests.support.configured import configured_activation
+from tests.support.configured import build_activation
 
 EDGES = {  # weight variance and bias variance; None: not in the literature
     "tanh": (1.761, 0.05),
@@ -31,7 +31,7 @@ EDGES = {  # weight variance and bias variance; None: not in the literature
 
 
 def _edge(word: str) -> Edge:
-    return edge_of(configured_activation(word)())
+    return find_edge(build_activation(word)())
 
 
 @pytest.mark.parametrize("word", slow_except(EDGES, list(EDGES)[::3]))
@@ -46,21 +46,21 @@ def test_the_edge_is_where_the_literature_has_it(word: str):
 @pytest.mark.parametrize("word", slow_except(EDGES, list(EDGES)[::3]))
 def test_both_equations_hold_for_a_million_random_numbers(word: str):
     edge = _edge(word)
-    activation = configured_activation(word)().double().eval()
+    activation = build_activation(word)().double().eval()
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2**20, 1, generator=generator, dtype=torch.float64) * math.sqrt(edge.mean_square)
     z.requires_grad_()
     output = activation(z)
     (slopes,) = torch.autograd.grad(output.sum(), z)
-    again = edge.weight_variance * output.square().mean().item() + edge.bias_variance
-    assert again == pytest.approx(edge.mean_square, rel=0.01)
+    second_variance = edge.weight_variance * output.square().mean().item() + edge.bias_variance
+    assert second_variance == pytest.approx(edge.mean_square, rel=0.01)
     assert edge.weight_variance * slopes.square().mean().item() == pytest.approx(1.0, rel=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["tanh", "elu", "gelu", "silu", "relu"])
 def test_signal_and_gradient_keep_their_size_through_a_deep_wide_network(word: str):
-    activation = configured_activation(word)
+    activation = build_activation(word)
     edge = _edge(word)
     squares, factors = [], []
     for seed in range(3):
@@ -97,7 +97,7 @@ def test_what_has_no_stable_edge_is_one_sentence(word: str):
 
 def test_relu_with_biases_has_none():
     with pytest.raises(UserError, match=r"ReLU\(\) has no stable edge of chaos with a bias variance of 0\.1: leave"):
-        edge_of(nn.ReLU(), bias_variance=0.1)
+        find_edge(nn.ReLU(), bias_variance=0.1)
 
 
 @pytest.mark.parametrize("activation", [lambda: Maxout(2), lambda: nn.Softmax(1)], ids=["maxout", "softmax"])

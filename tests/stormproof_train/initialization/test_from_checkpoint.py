@@ -8,24 +8,24 @@ from torch import nn
 
 from stormproof_train.errors import UserError
 from stormproof_train.initialization import from_checkpoint
-from stormproof_train.initialization.checkpoint import digest_of
+from stormproof_train.initialization.checkpoint import compute_digest
 
 
 def test_the_weights_of_a_run_are_taken_bit_for_bit(tmp_path: Path):
-    trained, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    trained, restored = nn.Linear(3, 2), nn.Linear(3, 2)
     state = {f"network.{name}": value for name, value in trained.state_dict().items()}
     torch.save({"state_dict": state | {"metrics.total": torch.tensor(1.0)}}, tmp_path / "a.ckpt")
-    from_checkpoint(other, str(tmp_path / "a.ckpt"))
-    assert torch.equal(other.weight, trained.weight)
-    assert torch.equal(other.bias, trained.bias)
+    from_checkpoint(restored, str(tmp_path / "a.ckpt"))
+    assert torch.equal(restored.weight, trained.weight)
+    assert torch.equal(restored.bias, trained.bias)
 
 
 def test_buffers_are_taken_too(tmp_path: Path):
-    trained, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    trained, restored = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     trained(torch.randn(8, 2))
     torch.save(trained.state_dict(), tmp_path / "a.ckpt")
-    from_checkpoint(other, str(tmp_path / "a.ckpt"))
-    assert torch.equal(other.running_mean, trained.running_mean)
+    from_checkpoint(restored, str(tmp_path / "a.ckpt"))
+    assert torch.equal(restored.running_mean, trained.running_mean)
 
 
 MISTAKES = {
@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_a_sentence(name: str, tmp_path: Path):
 def test_a_file_that_was_replaced_is_refused(tmp_path: Path):
     path = tmp_path / "a.ckpt"
     torch.save(nn.Linear(3, 2).state_dict(), path)
-    sha256 = digest_of(path)
+    sha256 = compute_digest(path)
     from_checkpoint(nn.Linear(3, 2), str(path), sha256)
     torch.save(nn.Linear(3, 2).state_dict(), path)
     with pytest.raises(UserError, match="is another file than it was"):

@@ -11,7 +11,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.initialization import lsuv
 from stormproof_train.initialization.layers import Layer
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from tests.support.configured import REPRESENTATIVES, configured_activation
+from tests.support.configured import REPRESENTATIVES, build_activation
 
 MODELS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "mlp": (MLP, (1, 8, 8), {"width": 30, "depth": 4}),
@@ -22,20 +22,20 @@ MODELS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
 
 
 def _deviations(network: nn.Module, inputs: torch.Tensor) -> list[float]:
-    found: list[float] = []
+    deviations: list[float] = []
     for module in network.modules():
         if isinstance(module, Layer):
-            module.register_forward_hook(lambda _module, _args, output: found.append(output.std().item()))
+            module.register_forward_hook(lambda _module, _args, output: deviations.append(output.std().item()))
     with torch.no_grad():
         network.eval()(inputs)
-    return found
+    return deviations
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("word", REPRESENTATIVES)
 def test_the_outputs_of_every_layer_have_variance_one(word: str, name: str):
     model, shape, arguments = MODELS[name]
-    network = model(shape, 10, configured_activation(word), **arguments)
+    network = model(shape, 10, build_activation(word), **arguments)
     inputs = 3 * torch.randn(32, *shape) + 1
     lsuv(network, inputs)
     deviations = _deviations(network, inputs)

@@ -159,9 +159,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("function", "sentence"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_has_no_gain_is_one_sentence(function: Callable[[torch.Tensor], torch.Tensor], sentence: str):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         mean_square(Elementwise(function))
-    assert str(caught.value).startswith("initialization: ")
-    assert sentence in str(caught.value)
-    assert "initialization=torch" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(excinfo.value).startswith("initialization: ")
+    assert sentence in str(excinfo.value)
+    assert "initialization=torch" in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)

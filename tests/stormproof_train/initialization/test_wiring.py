@@ -6,9 +6,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stormproof_train.activations import Elementwise
-from stormproof_train.initialization.wiring import wiring_of
+from stormproof_train.initialization.wiring import trace_layer_inputs
 from stormproof_train.models import CNN, MLP
-from tests.support.cases import one_factor_at_a_time
+from tests.support.cases import vary_one_factor
 
 
 class Net(nn.Module):
@@ -67,14 +67,14 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), one_factor_at_a_time(PASSES, ACTIVATIONS, "two branches of one activation", "in place")
+    ("name", "kind"), vary_one_factor(PASSES, ACTIVATIONS, "two branches of one activation", "in place")
 )
 def test_each_layer_knows_the_activation_it_gets(name: str, kind: str):
     (forward, fed), activation = PASSES[name], ACTIVATIONS[kind]
     network = Net(forward, activation)
     names = {layer: name for name, layer in network.named_children()}
-    wiring = wiring_of(network, type(activation), (4,))
-    assert {names[layer] for layer, sources in wiring.fed_by.items() if sources} == fed
+    wiring = trace_layer_inputs(network, type(activation), (4,))
+    assert {names[layer] for layer, sources in wiring.activations_by_layer.items() if sources} == fed
     assert wiring.input_shapes == {network.act: (4,)}
 
 
@@ -83,39 +83,39 @@ def test_in_an_mlp_each_hidden_activation_feeds_the_next_layer(arguments: dict[s
     network = MLP((1, 2, 3), 5, nn.ELU, depth=3, width=7, **arguments)
     layers = [module for module in network if isinstance(module, nn.Linear)]
     places = [module for module in network if isinstance(module, nn.ELU)]
-    wiring = wiring_of(network, nn.ELU, (1, 2, 3))
-    assert wiring.fed_by == dict(zip(layers, [[], *([place] for place in places)], strict=True))
+    wiring = trace_layer_inputs(network, nn.ELU, (1, 2, 3))
+    assert wiring.activations_by_layer == dict(zip(layers, [[], *([position] for position in places)], strict=True))
     assert wiring.input_shapes == dict.fromkeys(places, (7,))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 def test_in_a_cnn_each_place_knows_the_shape_of_its_images(norm: Any):
     network = CNN((1, 8, 8), 5, nn.ELU, depth=2, width=8, norm=norm)
-    wiring = wiring_of(network, nn.ELU, (1, 8, 8))
-    assert [len(sources) for sources in wiring.fed_by.values()] == [0, 1, 1, 1, 1]
+    wiring = trace_layer_inputs(network, nn.ELU, (1, 8, 8))
+    assert [len(sources) for sources in wiring.activations_by_layer.values()] == [0, 1, 1, 1, 1]
     assert list(wiring.input_shapes.values()) == [(8, 8, 8), (8, 8, 8), (16, 4, 4), (16, 4, 4)]
 
 
 def test_the_layer_of_a_linear_model_gets_the_data():
     network = MLP((4,), 2, nn.ReLU, depth=0)
-    assert wiring_of(network, nn.ReLU, (4,)).fed_by == {network[1]: []}
+    assert trace_layer_inputs(network, nn.ReLU, (4,)).activations_by_layer == {network[1]: []}
 
 
 def test_a_layer_that_no_pass_reaches_is_not_there():
     network = Net(lambda net, x: net.one(x))
-    assert list(wiring_of(network, nn.Tanh, (4,)).fed_by) == [network.one]
+    assert list(trace_layer_inputs(network, nn.Tanh, (4,)).activations_by_layer) == [network.one]
 
 
 def test_an_activation_of_another_kind_does_not_count():
     network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
-    assert wiring_of(network, nn.ReLU, (4,)).fed_by == {network[0]: [], network[2]: []}
+    assert trace_layer_inputs(network, nn.ReLU, (4,)).activations_by_layer == {network[0]: [], network[2]: []}
 
 
 def test_a_block_of_the_network_is_no_activation_even_where_the_activation_is_a_sequence():
     activation = nn.Sequential(nn.ReLU(), nn.Hardtanh())
     network = nn.Sequential(nn.Sequential(nn.Linear(4, 4), activation), nn.Sequential(nn.Linear(4, 4)))
-    wiring = wiring_of(network, nn.Sequential, (4,))
-    assert list(wiring.fed_by.values()) == [[], [activation]]
+    wiring = trace_layer_inputs(network, nn.Sequential, (4,))
+    assert list(wiring.activations_by_layer.values()) == [[], [activation]]
     assert list(wiring.input_shapes) == [activation]
 
 
@@ -123,18 +123,20 @@ def test_a_block_of_the_network_is_no_activation_even_where_the_activation_is_a_
 def test_looking_leaves_no_trace(gradients: bool):
     network = MLP((4,), 2, nn.ReLU, norm="batch", dropout=0.5)
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    chance = torch.get_rng_state()
+    generator = torch.get_rng_state()
     with torch.set_grad_enabled(gradients):
-        assert [len(sources) for sources in wiring_of(network, nn.ReLU, (4,)).fed_by.values()] == [0, 1, 1]
+        assert [
+            len(sources) for sources in trace_layer_inputs(network, nn.ReLU, (4,)).activations_by_layer.values()
+        ] == [0, 1, 1]
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in network.modules())
     assert not any(module._forward_pre_hooks for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_a_network_that_fails_keeps_no_hook():
     network = nn.Sequential(nn.Linear(5, 3))
     with pytest.raises(RuntimeError):
-        wiring_of(network, nn.ReLU, (4,))
+        trace_layer_inputs(network, nn.ReLU, (4,))
     assert not network[0]._forward_hooks

@@ -116,7 +116,7 @@ def test_a_run_without_a_key_is_kept_in_its_folder_and_ends_cleanly(mode: str | 
     (tmp_path / "home").mkdir()
     if mode:
         environ["WANDB_MODE"] = mode
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", RUN],
         cwd=tmp_path,
         env=environ,
@@ -126,16 +126,16 @@ def test_a_run_without_a_key_is_kept_in_its_folder_and_ends_cleanly(mode: str | 
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    told = [json.loads(line.removeprefix("told ")) for line in lines if line.startswith("told ")]
-    assert [run["config"] for run in told] == [{"seed": 3, "model": {"width": 8}}] * 2
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    values = [json.loads(line.removeprefix("told ")) for line in lines if line.startswith("told ")]
+    assert [run["config"] for run in values] == [{"seed": 3, "model": {"width": 8}}] * 2
     if mode == "disabled":
         assert len(lines) == 2
         assert not list(tmp_path.rglob("*.wandb"))
         return
-    assert told[1] == {
+    assert values[1] == {
         "name": "second",
         "project": "stormproof",
         "group": "g",
@@ -172,9 +172,9 @@ loggers.close_loggers([logger], failed=False)
 @pytest.mark.drill
 def test_a_server_that_goes_away_is_not_waited_for_without_end(tmp_path: Path):
     environ = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-c", AWAY]
-    done = subprocess.run(
-        words,
+    overrides = [sys.executable, "-c", AWAY]
+    result = subprocess.run(
+        overrides,
         cwd=tmp_path,
         env=environ,
         stdin=subprocess.DEVNULL,
@@ -185,7 +185,7 @@ def test_a_server_that_goes_away_is_not_waited_for_without_end(tmp_path: Path):
     )
     (file,) = tmp_path.glob("wandb/run-*/run-*.wandb")
     sentence = "warning: W&B has not taken all of the run in 1 s; to upload it: wandb sync "
-    assert done.stdout.splitlines()[-1] == f"{sentence}{file.parent.relative_to(tmp_path)}"
+    assert result.stdout.splitlines()[-1] == f"{sentence}{file.parent.relative_to(tmp_path)}"
     assert b"loss" in file.read_bytes()
 
 

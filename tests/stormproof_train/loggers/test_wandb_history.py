@@ -20,8 +20,8 @@ class FakeRun:
         self.defined: dict[str, dict[str, Any]] = {}
         self.summary: dict[str, Any] = {}
 
-    def define_metric(self, name: str, **said: Any) -> None:
-        self.defined[name] = said
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.defined[name] = options
 
     def log(self, row: dict[str, Any], step: int) -> None:
         self.rows.append((step, row))
@@ -72,8 +72,8 @@ def metrics(tmp_path: Path) -> Path:
 
 
 def test_what_is_missing_is_sent_and_what_is_there_counts_for_the_best(run: FakeRun, metrics: Path):
-    logger = WandbHistory(run, sent=10)
-    logger.send_what_is_missing(metrics, before=30)
+    logger = WandbHistory(run, last_sent_step=10)
+    logger.send_missing_rows(metrics, resume_step=30)
     assert [step for step, _ in run.rows] == [20]
     assert run.summary["val/accuracy"] == {"best": 0.9, "last": 0.9}
     logger.log_metrics({"val/accuracy": 0.5, "recovery/restarts": 1.0}, step=10)
@@ -84,7 +84,7 @@ def test_what_is_missing_is_sent_and_what_is_there_counts_for_the_best(run: Fake
 
 
 def test_steps_that_are_done_again_count_for_the_best_too(run: FakeRun):
-    logger = WandbHistory(run, sent=30)
+    logger = WandbHistory(run, last_sent_step=30)
     logger.log_metrics({"val/accuracy": 0.99}, step=20)
     logger.log_metrics({"val/accuracy": 0.6}, step=40)
     assert [step for step, _ in run.rows] == [40]
@@ -92,7 +92,7 @@ def test_steps_that_are_done_again_count_for_the_best_too(run: FakeRun):
 
 
 def test_what_comes_behind_the_last_row_that_is_there_has_a_row_of_its_own(run: FakeRun):
-    logger = WandbHistory(run, sent=40)
+    logger = WandbHistory(run, last_sent_step=40)
     logger.log_metrics({"test/accuracy": 0.9}, step=40)
     logger.log_metrics({"test/roc": "a chart"})
     assert run.rows == [(41, {"test/accuracy": 0.9, "test/roc": "a chart", "step": 40})]
@@ -112,10 +112,12 @@ def test_a_finished_run_sends_its_checkpoints_whatever_came_of_its_test(
     finished: bool, expected: list[list[str]], run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sent: list[list[str]] = []
-    monkeypatch.setattr(wandb_history, "best_first", lambda recovery: ["newest", "older"])
-    monkeypatch.setattr(wandb_history, "keep_only", lambda run, checkpoints: sent.append(checkpoints))
+    monkeypatch.setattr(wandb_history, "sort_best_first", lambda recovery: ["newest", "older"])
+    monkeypatch.setattr(wandb_history, "upload_checkpoints", lambda run, checkpoints: sent.append(checkpoints))
     recovery: Any = object()
-    WandbHistory(run, checkpoints=1).end(recovery, tmp_path if finished else None)  # no evaluation.json is there
+    WandbHistory(run, checkpoints=1).upload_results(
+        recovery, tmp_path if finished else None
+    )  # no evaluation.json is there
     assert sent == expected
 
 
@@ -126,5 +128,5 @@ def test_what_goes_wrong_at_the_end_is_said_and_costs_nothing(
         raise ValueError("W&B has changed")
 
     monkeypatch.setattr(wandb_history, "charts", fails)
-    WandbHistory(run).end(None, tmp_path)
+    WandbHistory(run).upload_results(None, tmp_path)
     assert capsys.readouterr().out == ("warning: W&B lacks some of how the run ended: ValueError('W&B has changed')\n")

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from stormproof_train.losses import MAE, CrossEntropy, MultiMargin, best_constant
-from stormproof_train.losses.constant_search import lowest
-from tests.support.cases import one_factor_at_a_time, slow_except
-from tests.support.some_losses import CLASSIFICATION, REGRESSION, Case, Reference, width
+from stormproof_train.losses.constant_search import minimize_constant
+from tests.support.cases import slow_except, vary_one_factor
+from tests.support.some_losses import CLASSIFICATION_CASES, REGRESSION_CASES, LossCase, Reference, output_width
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLASSES = {
@@ -35,16 +35,20 @@ def _brute_force(reference: Reference, target: np.ndarray, columns: int) -> floa
     """The lowest value that SciPy finds, without and with derivatives, from several starts."""
     generator = np.random.default_rng(0)
     quantiles = np.quantile(target, [0.2, 0.5, 0.9])
-    starts = [np.zeros(columns), *(np.full(columns, each) for each in quantiles), generator.normal(0, 4, columns)]
+    starts = [
+        np.zeros(columns),
+        *(np.full(columns, quantile) for quantile in quantiles),
+        generator.normal(0, 4, columns),
+    ]
 
     def at(constant: np.ndarray) -> float:
         return reference(np.broadcast_to(constant.clip(-40, 40), (len(target), columns)), target)
 
-    found = []
+    losses = []
     for start in starts:
         first = optimize.minimize(at, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
-        found += [first.fun, optimize.minimize(at, first.x, method="Powell", options={"xtol": 1e-9}).fun]
-    return min(found)
+        losses += [first.fun, optimize.minimize(at, first.x, method="Powell", options={"xtol": 1e-9}).fun]
+    return min(losses)
 
 
 def _as_probabilities(target: torch.Tensor) -> np.ndarray:
@@ -54,30 +58,30 @@ def _as_probabilities(target: torch.Tensor) -> np.ndarray:
 def _assert_none_is_better(loss: Any, target: torch.Tensor, columns: int, best: float) -> None:
     exact = loss.double()
     constants = 4 * torch.randn(100, columns, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    known = target.double() if target.is_floating_point() else target
-    values = [exact(constant.expand(len(target), -1), known).item() for constant in constants]
+    float_target = target.double() if target.is_floating_point() else target
+    values = [exact(constant.expand(len(target), -1), float_target).item() for constant in constants]
     assert min(values) >= best - 1e-6
 
 
-BALANCED_SMOOTH = CLASSIFICATION[2]
-CAUCHY = REGRESSION[-1]  # has several valleys
+BALANCED_SMOOTH = CLASSIFICATION_CASES[2]
+CAUCHY = REGRESSION_CASES[-1]  # has several valleys
 
 
 @pytest.mark.parametrize(
     ("case", "kind"),
     slow_except(
-        product(CLASSIFICATION, CLASSES),
+        product(CLASSIFICATION_CASES, CLASSES),
         [
             (case, kind)
-            for case, kind in one_factor_at_a_time(CLASSIFICATION, CLASSES, BALANCED_SMOOTH, "one class nearly alone")
+            for case, kind in vary_one_factor(CLASSIFICATION_CASES, CLASSES, BALANCED_SMOOTH, "one class nearly alone")
             if case is BALANCED_SMOOTH or str(case) in {"focal", "bce", "multi_margin", "brier"}
         ],
     ),
     ids=str,
 )
-def test_the_best_constant_is_that_of_brute_force_on_classes(case: Case, kind: str):
-    target, loss = CLASSES[kind], case.loss()
-    if case.word == "multi_margin" and target.is_floating_point():
+def test_the_best_constant_is_that_of_brute_force_on_classes(case: LossCase, kind: str):
+    target, loss = CLASSES[kind], case.build()
+    if case.name == "multi_margin" and target.is_floating_point():
         return
     best = loss.best_constant(target)
     assert best == pytest.approx(_brute_force(case.reference, _as_probabilities(target), 3), abs=1e-4)
@@ -87,13 +91,14 @@ def test_the_best_constant_is_that_of_brute_force_on_classes(case: Case, kind: s
 @pytest.mark.parametrize(
     ("case", "kind"),
     slow_except(
-        product(REGRESSION, NUMBERS), one_factor_at_a_time(REGRESSION[::3], NUMBERS, CAUCHY, "two skewed outputs")
+        product(REGRESSION_CASES, NUMBERS),
+        vary_one_factor(REGRESSION_CASES[::3], NUMBERS, CAUCHY, "two skewed outputs"),
     ),
     ids=str,
 )
-def test_the_best_constant_is_that_of_brute_force_on_numbers(case: Case, kind: str):
-    target, loss = NUMBERS[kind], case.loss()
-    columns = width(loss, target.shape[1])
+def test_the_best_constant_is_that_of_brute_force_on_numbers(case: LossCase, kind: str):
+    target, loss = NUMBERS[kind], case.build()
+    columns = output_width(loss, target.shape[1])
     best = loss.best_constant(target)
     assert best == pytest.approx(_brute_force(case.reference, target.double().numpy(), columns), abs=1e-4)
     _assert_none_is_better(loss, target, columns, best)
@@ -133,7 +138,7 @@ def test_a_search_that_starts_in_several_valleys_finds_the_lowest():
         return ((outputs - 1).square() * (outputs + 2).square() + 0.1 * outputs).mean()
 
     starts = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)  # the better one is above the shallow well
-    deep, shallow = (lowest(wells, torch.zeros(1, 1), starts[order]) for order in ([0, 1], [0]))
+    deep, shallow = (minimize_constant(wells, torch.zeros(1, 1), starts[order]) for order in ([0, 1], [0]))
     assert deep < -0.2 < 0.09 < shallow
 
 

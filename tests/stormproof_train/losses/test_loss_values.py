@@ -11,16 +11,16 @@ from torch import nn
 
 from stormproof_train import losses
 from stormproof_train.errors import UserError
-from stormproof_train.losses.contract import facts_of
+from stormproof_train.losses.contract import loss_properties
 from tests.support.forked_command import ROOT
 from tests.support.some_losses import (
-    CLASSIFICATION,
-    REGRESSION,
+    CLASSIFICATION_CASES,
+    LOSS_NAMES,
+    REGRESSION_CASES,
     WITHOUT_CASE,
-    WORDS,
-    Case,
-    build,
-    width,
+    LossCase,
+    build_loss,
+    output_width,
 )
 
 LOGITS = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -36,10 +36,10 @@ def value(loss: Any, outputs: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def test_the_losses_are_found():
-    assert len(WORDS) >= 20
+    assert len(LOSS_NAMES) >= 20
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", LOSS_NAMES)
 def test_a_loss_has_a_reference(word: str):
     assert word not in WITHOUT_CASE, f"Add `Case({word!r}, {{}}, <formula in NumPy>)` to tests/support/some_losses.py."
 
@@ -51,28 +51,28 @@ def test_a_loss_class_has_an_option(name: str):
     assert target in targets, f"Add a file to conf/loss/ with `_target_: {target}`."
 
 
-@pytest.mark.parametrize("case", CLASSIFICATION, ids=str)
-def test_the_value_is_that_of_the_formula_for_class_indices_and_for_probabilities(case: Case):
-    loss = case.loss()
+@pytest.mark.parametrize("case", CLASSIFICATION_CASES, ids=str)
+def test_the_value_is_that_of_the_formula_for_class_indices_and_for_probabilities(case: LossCase):
+    loss = case.build()
     expected = case.reference(LOGITS.numpy(), ONE_HOT.numpy())
     assert value(loss, LOGITS, LABELS) == pytest.approx(expected, rel=1e-6)
-    if case.word == "multi_margin":  # takes no probabilities
+    if case.name == "multi_margin":  # takes no probabilities
         return
     assert value(loss, LOGITS, ONE_HOT) == pytest.approx(value(loss, LOGITS, LABELS), rel=1e-9)
     assert value(loss, LOGITS, MIXED) == pytest.approx(case.reference(LOGITS.numpy(), MIXED.numpy()), rel=1e-6)
 
 
 def test_a_margin_has_no_form_for_class_probabilities_and_says_so():
-    loss = build("multi_margin")
+    loss = build_loss("multi_margin")
     for ask in (lambda: loss(LOGITS, MIXED), lambda: loss.best_constant(MIXED)):
         with pytest.raises(UserError, match=r"MultiMargin takes class labels \(N,\) and no class probabilities"):
             ask()
 
 
-@pytest.mark.parametrize("case", REGRESSION, ids=str)
-def test_the_value_for_numbers_is_that_of_the_formula(case: Case):
-    loss = case.loss()
-    outputs = OUTPUTS[:, : width(loss, 2)]
+@pytest.mark.parametrize("case", REGRESSION_CASES, ids=str)
+def test_the_value_for_numbers_is_that_of_the_formula(case: LossCase):
+    loss = case.build()
+    outputs = OUTPUTS[:, : output_width(loss, 2)]
     assert value(loss, outputs, NUMBERS) == pytest.approx(case.reference(outputs.numpy(), NUMBERS.numpy()), rel=1e-9)
 
 
@@ -82,20 +82,20 @@ def _slope(loss: Any, outputs: torch.Tensor, target: torch.Tensor) -> list[float
 
 
 SPECIAL_CASES = {
-    "focal without focus": (build("focal", gamma=0.0), F.cross_entropy),
-    "poly-1 without its term": (build("poly1", epsilon=0.0), F.cross_entropy),
-    "generalized towards 0": (build("generalized_cross_entropy", q=1e-7), F.cross_entropy),
-    "symmetric one way": (build("symmetric_cross_entropy", alpha=1.0, beta=0.0), F.cross_entropy),
-    "no adjustment": (build("logit_adjustment", tau=0.0), F.cross_entropy),
+    "focal without focus": (build_loss("focal", gamma=0.0), F.cross_entropy),
+    "poly-1 without its term": (build_loss("poly1", epsilon=0.0), F.cross_entropy),
+    "generalized towards 0": (build_loss("generalized_cross_entropy", q=1e-7), F.cross_entropy),
+    "symmetric one way": (build_loss("symmetric_cross_entropy", alpha=1.0, beta=0.0), F.cross_entropy),
+    "no adjustment": (build_loss("logit_adjustment", tau=0.0), F.cross_entropy),
     "asymmetric without focus": (
-        build("asymmetric", gamma_negative=0.0, label_smoothing=0.2),
+        build_loss("asymmetric", gamma_negative=0.0, label_smoothing=0.2),
         nn.CrossEntropyLoss(label_smoothing=0.2),
     ),
     "asymmetric without smoothing": (
-        build("asymmetric", gamma_positive=2.0, label_smoothing=0.0),
+        build_loss("asymmetric", gamma_positive=2.0, label_smoothing=0.0),
         losses.Focal(gamma=2.0),
     ),
-    "effective numbers towards 1": (build("class_balanced", beta=1 - 1e-9), build("balanced")),
+    "effective numbers towards 1": (build_loss("class_balanced", beta=1 - 1e-9), build_loss("balanced")),
 }
 
 
@@ -105,20 +105,20 @@ def test_at_the_end_of_its_range_a_classification_loss_is_a_known_one(loss: Any,
 
 
 NUMBERS_CASES = {
-    "the median's pinball": (build("pinball"), lambda outputs, target: F.l1_loss(outputs, target) / 2),
+    "the median's pinball": (build_loss("pinball"), lambda outputs, target: F.l1_loss(outputs, target) / 2),
     "smooth L1 is Huber by its delta": (
-        build("smooth_l1", beta=0.4),
+        build_loss("smooth_l1", beta=0.4),
         lambda outputs, target: F.huber_loss(outputs, target, delta=0.4) / 0.4,
     ),
-    "a wide Huber": (build("huber", delta=1e3), lambda outputs, target: F.mse_loss(outputs, target) / 2),
+    "a wide Huber": (build_loss("huber", delta=1e3), lambda outputs, target: F.mse_loss(outputs, target) / 2),
     "a wide Cauchy": (
-        build("cauchy", scale=1e4),
+        build_loss("cauchy", scale=1e4),
         lambda outputs, target: F.mse_loss(outputs, target) / 2e8,
     ),
-    "Tweedie towards 1": (build("tweedie", power=1 + 1e-7), build("poisson")),
-    "Tweedie towards 2": (build("tweedie", power=2 - 1e-7), build("gamma")),
+    "Tweedie towards 1": (build_loss("tweedie", power=1 + 1e-7), build_loss("poisson")),
+    "Tweedie towards 2": (build_loss("tweedie", power=2 - 1e-7), build_loss("gamma")),
     "torch's Gaussian": (
-        build("gaussian_nll"),
+        build_loss("gaussian_nll"),
         lambda outputs, target: F.gaussian_nll_loss(outputs[:, :2], target, outputs[:, 2:].exp()),
     ),
 }
@@ -126,17 +126,17 @@ NUMBERS_CASES = {
 
 @pytest.mark.parametrize(("loss", "known"), NUMBERS_CASES.values(), ids=NUMBERS_CASES.keys())
 def test_at_the_end_of_its_range_a_regression_loss_has_the_slope_of_a_known_one(loss: Any, known: Any):
-    outputs = OUTPUTS[:, : width(loss, 2)]
+    outputs = OUTPUTS[:, : output_width(loss, 2)]
     assert _slope(loss, outputs, NUMBERS) == pytest.approx(_slope(known, outputs, NUMBERS), rel=1e-4, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gamma", "tweedie", "poisson"])
 def test_another_unit_of_the_target_changes_no_slope_but_by_a_factor(name: str):
     """Which is why these targets may be divided by their mean."""
-    loss, by = build(name), 7.0
-    one = _slope(loss, OUTPUTS[:, :2], NUMBERS)
-    other = _slope(loss, OUTPUTS[:, :2] - math.log(by), NUMBERS / by)
-    assert np.ptp(np.array(one) / np.array(other)) < 1e-8
+    loss, by = build_loss(name), 7.0
+    slope = _slope(loss, OUTPUTS[:, :2], NUMBERS)
+    scaled_slope = _slope(loss, OUTPUTS[:, :2] - math.log(by), NUMBERS / by)
+    assert np.ptp(np.array(slope) / np.array(scaled_slope)) < 1e-8
 
 
 IMPOSSIBLE = [
@@ -169,16 +169,16 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize(("word", "arguments", "sentence"), IMPOSSIBLE, ids=str)
 def test_an_impossible_value_is_one_sentence(word: str, arguments: dict[str, Any], sentence: str):
-    with pytest.raises(UserError) as caught:
-        build(word, **arguments)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError) as excinfo:
+        build_loss(word, **arguments)
+    assert sentence in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 NUMBERS_TAKEN = [
     (word, name)
-    for word in WORDS
-    for name, parameter in inspect.signature(type(build(word)).__init__).parameters.items()
+    for word in LOSS_NAMES
+    for name, parameter in inspect.signature(type(build_loss(word)).__init__).parameters.items()
     if parameter.annotation == "float"
 ]
 
@@ -187,7 +187,7 @@ NUMBERS_TAKEN = [
 def test_what_is_not_finite_is_no_argument_of_a_loss(word: str, name: str):
     for value in (math.nan, math.inf, -math.inf):
         with pytest.raises(UserError, match=f"{name} is {value}; it must be"):
-            build(word, **{name: value})
+            build_loss(word, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_weights_come_from_the_counts_or_from_the_list():
 
 
 def test_what_a_loss_does_not_say_is_what_torch_means():
-    facts = facts_of(nn.MSELoss())
+    facts = loss_properties(nn.MSELoss())
     assert (facts.name, facts.task, facts.outputs_per_target) == ("MSELoss", "regression", 1)
     assert (facts.scaling, facts.domain) == ("standardized", "of any size")
     assert facts.prediction(OUTPUTS) is OUTPUTS
-    assert facts_of(lambda outputs, target: outputs.sum()).task is None
-    assert facts_of(F.cross_entropy).task == facts_of(nn.NLLLoss()).task == "classification"
+    assert loss_properties(lambda outputs, target: outputs.sum()).task is None
+    assert loss_properties(F.cross_entropy).task == loss_properties(nn.NLLLoss()).task == "classification"

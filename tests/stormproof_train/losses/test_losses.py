@@ -9,9 +9,9 @@ from torch.nn import functional
 from stormproof_train import losses
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.losses import DEFAULT, check_fit, check_task
-from stormproof_train.losses.contract import facts_of
-from tests.support.some_losses import CLASSIFICATION_WORDS, build
+from stormproof_train.losses import DEFAULT_LOSSES, check_fit, check_task
+from stormproof_train.losses.contract import loss_properties
+from tests.support.some_losses import CLASSIFICATION_LOSSES, build_loss
 
 CLASSES = DataSpec((4,), num_classes=3, num_outputs=3)
 NUMBERS = DataSpec((4,), num_classes=None, num_outputs=1)
@@ -37,17 +37,21 @@ def test_a_loss_that_fits_is_let_through(loss: Callable[..., torch.Tensor], spec
     check_fit(nn.Sequential(network, nn.LogSoftmax(dim=1)) if isinstance(loss, nn.NLLLoss) else network, loss, spec)
 
 
-@pytest.mark.parametrize("word", CLASSIFICATION_WORDS)
+@pytest.mark.parametrize("word", CLASSIFICATION_LOSSES)
 def test_a_loss_says_whether_the_softmax_is_its_probabilities(word: str):
-    others = {"bce", "multi_margin", "logit_adjustment"}  # sigmoids, distances, and logits that are shifted in training
-    assert facts_of(build(word)).softmax == (word not in others)
+    other_losses = {
+        "bce",
+        "multi_margin",
+        "logit_adjustment",
+    }  # sigmoids, distances, and logits that are shifted in training
+    assert loss_properties(build_loss(word)).softmax == (word not in other_losses)
 
 
 def test_of_strangers_only_torchs_cross_entropy_is_known():
-    assert facts_of(nn.CrossEntropyLoss()).softmax
-    assert facts_of(functional.cross_entropy).softmax
-    assert not facts_of(nn.MultiMarginLoss()).softmax
-    assert not facts_of(lambda outputs, target: outputs.sum()).softmax
+    assert loss_properties(nn.CrossEntropyLoss()).softmax
+    assert loss_properties(functional.cross_entropy).softmax
+    assert not loss_properties(nn.MultiMarginLoss()).softmax
+    assert not loss_properties(lambda outputs, target: outputs.sum()).softmax
 
 
 class _FiveFeatures(nn.Module):
@@ -159,10 +163,10 @@ REFUSED = {
 def test_what_does_not_fit_is_one_sentence(
     network: nn.Module, loss: Callable[..., torch.Tensor], spec: DataSpec, sentence: str
 ):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         check_fit(network, loss, spec)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert sentence in str(excinfo.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_class_is_refused_before_one_is_built():
@@ -184,12 +188,12 @@ def test_trying_leaves_no_trace_in_the_network_or_in_chance():
     network[1].eval()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
-    chance = torch.get_rng_state()
+    generator = torch.get_rng_state()
     check_fit(network, nn.CrossEntropyLoss(), CLASSES)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_a_network_that_fails_gets_its_mode_back():
@@ -201,5 +205,5 @@ def test_a_network_that_fails_gets_its_mode_back():
 
 def test_every_task_has_a_default_that_fits():
     for spec in (CLASSES, NUMBERS):
-        loss = getattr(losses, DEFAULT[spec.task].removeprefix("stormproof_train.losses."))()
+        loss = getattr(losses, DEFAULT_LOSSES[spec.task].removeprefix("stormproof_train.losses."))()
         check_fit(nn.Linear(4, spec.num_outputs), loss, spec)

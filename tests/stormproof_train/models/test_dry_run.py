@@ -9,7 +9,7 @@ from stormproof_train.models.dry_run import dry_run
 def test_a_network_and_the_generator_are_as_before(fails: bool):
     network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()).eval(), nn.BatchNorm1d(3))
     modes = [module.training for module in network.modules()]
-    chance = torch.get_rng_state()
+    generator = torch.get_rng_state()
     try:
         with dry_run(network):
             assert not any(module.training for module in network.modules())
@@ -18,4 +18,4 @@ def test_a_network_and_the_generator_are_as_before(fails: bool):
     except AssertionError:
         assert fails
     assert [module.training for module in network.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), generator)

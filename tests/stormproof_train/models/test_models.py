@@ -13,7 +13,7 @@ from stormproof_train.initialization import auto
 from stormproof_train.models import CNN, MLP, ResNet, TorchvisionModel, Transformer
 from stormproof_train.models.widths import hidden_widths
 from tests.support.cases import slow_except
-from tests.support.configured import REPRESENTATIVES, configured_activation
+from tests.support.configured import REPRESENTATIVES, build_activation
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,9 +150,9 @@ REFUSED = {
 def test_an_impossible_network_is_refused_with_the_value(
     model: type[nn.Module], shape: tuple[int, ...], arguments: dict[str, object], sentence: str
 ):
-    with pytest.raises(ValueError, match=r"depth|width|drop|images|halves|patch|channels|no classifier") as caught:
+    with pytest.raises(ValueError, match=r"depth|width|drop|images|halves|patch|channels|no classifier") as excinfo:
         model(shape, 10, nn.ReLU, **arguments)
-    assert sentence in str(caught.value)
+    assert sentence in str(excinfo.value)
 
 
 def test_the_deepest_cnn_that_fits_works():
@@ -160,23 +160,23 @@ def test_the_deepest_cnn_that_fits_works():
 
 
 def test_widths_are_a_list_of_its_own():
-    given = [3, 4]
-    chosen = hidden_widths(1, 1, given, 0.0)
-    assert chosen == given
-    assert chosen is not given
+    widths = [3, 4]
+    chosen = hidden_widths(1, 1, widths, 0.0)
+    assert chosen == widths
+    assert chosen is not widths
 
 
 def test_each_place_has_an_activation_of_its_own():
     network = MLP((4,), 2, activation_factory(nn.PReLU), depth=3)
     places = [layer for layer in network if isinstance(layer, nn.PReLU)]
-    assert len({id(place.weight) for place in places}) == 3
+    assert len({id(position.weight) for position in places}) == 3
 
 
 def test_a_plain_function_becomes_a_module_that_computes_it():
-    made = activation_factory(lambda: torch.tanh)()
-    assert isinstance(made, Elementwise)
+    module = activation_factory(lambda: torch.tanh)()
+    assert isinstance(module, Elementwise)
     x = torch.linspace(-2, 2, 6).reshape(2, 3)
-    assert torch.equal(made(x), torch.tanh(x))
+    assert torch.equal(module(x), torch.tanh(x))
 
 
 @pytest.mark.parametrize("function", [torch.tanh, functools.partial(torch.tanh), nn.functional.elu])
@@ -301,7 +301,7 @@ TRAINED = {
 def test_every_kind_of_activation_trains_in_every_model(word: str, name: str):
     """All parameters get a gradient, and the loss falls below any that a constant prediction can have."""
     model, shape, arguments = TRAINED[name]
-    activation = configured_activation(word)
+    activation = build_activation(word)
     network = model(shape, 10, activation, **arguments)
     auto(network, activation, shape)
     images, labels = DIGITS
@@ -312,7 +312,7 @@ def test_every_kind_of_activation_trains_in_every_model(word: str, name: str):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(images.reshape(-1, *shape)), labels)
         loss.backward()
-        assert all(each.grad is not None and each.grad.isfinite().all() for each in network.parameters())
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
         optimizer.step()
         if loss < 0.85 * of_the_best_constant:
             return

@@ -19,60 +19,60 @@ from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
 from stormproof_train.predict.images import ImagePreparation
 from stormproof_train.predict.samples import read_samples
-from tests.support.fashion_files import pack
-from tests.support.image_trees import pets
-from tests.support.tables import people, table
+from tests.support.fashion_files import write_dataset
+from tests.support.image_trees import write_pets
+from tests.support.tables import make_csv, people_csv
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
 
-def _written(data: Any) -> dict[str, Any]:
+def _write_preparation(data: Any) -> dict[str, Any]:
     """As it comes back from an artifact."""
     return json.loads(json.dumps(data.preparation, allow_nan=False))
 
 
 def _read(path: Path, data: Any) -> np.ndarray:
-    return np.concatenate([part.inputs for part in read_samples(path, _written(data))])
+    return np.concatenate([part.inputs for part in read_samples(path, _write_preparation(data))])
 
 
 @pytest.mark.parametrize("size", [(12, 10), (10, 17), (8, 8), (31, 8)], ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_of_a_folder(size: tuple[int, int], channels: Any, tmp_path: Path):
-    tree = pets(tmp_path / "pets", count=8)
+    tree = write_pets(tmp_path / "pets", count=8)
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     for name, mode in (("odd", "RGB"), ("grey", "L"), ("clear", "RGBA"), ("few", "P")):
         Image.fromarray(pixels).convert(mode).save(tree / "cat" / f"{name}.png")
     data = ImageFolder(str(tree), image_size=8, channels=channels)
     data.setup("fit")
     data.setup("test")
-    wanted = {}
+    expected = {}
     for split in (data._train, data._validation, data._test):
-        wanted |= {file: split[index][0].numpy() for index, (file, _) in enumerate(split._samples)}
-    assert len(wanted) == 28
-    preparation = ImagePreparation.read(_written(data))
-    for file, inputs in wanted.items():
-        assert np.allclose(preparation.of(Path(file)), inputs, **CLOSE), file
-    (part,) = read_samples(tree, _written(data))
-    assert (part.unit, part.names) == ("file", sorted(wanted))
-    assert np.allclose(part.inputs, [wanted[name] for name in part.names], **CLOSE)
+        expected |= {file: split[index][0].numpy() for index, (file, _) in enumerate(split._samples)}
+    assert len(expected) == 28
+    preparation = ImagePreparation.from_dict(_write_preparation(data))
+    for file, inputs in expected.items():
+        assert np.allclose(preparation.load(Path(file)), inputs, **CLOSE), file
+    (part,) = read_samples(tree, _write_preparation(data))
+    assert (part.unit, part.names) == ("file", sorted(expected))
+    assert np.allclose(part.inputs, [expected[name] for name in part.names], **CLOSE)
 
 
 def test_a_row_of_a_table(tmp_path: Path):
-    data = table(tmp_path, people(200))
+    data = make_csv(tmp_path, people_csv(200))
     data.setup("fit")
     data.setup("test")
-    (part,) = read_samples(tmp_path / "table.csv", _written(data))
+    (part,) = read_samples(tmp_path / "table.csv", _write_preparation(data))
     assert (part.unit, part.names[0], part.names[-1]) == ("row", "1", "200")
     for rows, (inputs, _) in zip(data._rows, (data._train, data._validation, data._test), strict=True):
         assert np.allclose(part.inputs[rows], inputs.numpy(), **CLOSE)
 
 
 def test_a_table_needs_no_target_and_no_order_of_columns(tmp_path: Path):
-    data = table(tmp_path, people())
-    wanted = _read(tmp_path / "table.csv", data)
+    data = make_csv(tmp_path, people_csv())
+    expected = _read(tmp_path / "table.csv", data)
     cells = pd.read_csv(tmp_path / "table.csv", dtype=str)[["city", "height", "age"]]
     cells.to_csv(tmp_path / "new.csv", index=False)
-    assert np.array_equal(_read(tmp_path / "new.csv", data), wanted)
+    assert np.array_equal(_read(tmp_path / "new.csv", data), expected)
 
 
 def test_a_table_as_it_is_written_elsewhere(tmp_path: Path):
@@ -85,16 +85,16 @@ def test_a_table_as_it_is_written_elsewhere(tmp_path: Path):
 
 @pytest.mark.parametrize("columns", [["age"], ["city"], ["height"], ["city", "age"]], ids=str)
 def test_a_table_of_numbers_or_of_categories_alone(columns: list[str], tmp_path: Path):
-    data = table(tmp_path, people(), features=columns)
+    data = make_csv(tmp_path, people_csv(), features=columns)
     data.setup("fit")
     assert np.allclose(_read(tmp_path / "table.csv", data)[data._rows[0]], data._train[0].numpy(), **CLOSE)
 
 
 def test_a_column_without_a_value_in_training(tmp_path: Path):
-    data = table(tmp_path, people())
+    data = make_csv(tmp_path, people_csv())
     rows = pd.read_csv(tmp_path / "table.csv", dtype=str)
     rows.loc[data._rows[0], "height"] = None
-    data = table(tmp_path, rows.to_csv(index=False))
+    data = make_csv(tmp_path, rows.to_csv(index=False))
     data.setup("fit")
     data.setup("test")
     read = _read(tmp_path / "table.csv", data)
@@ -103,9 +103,9 @@ def test_a_column_without_a_value_in_training(tmp_path: Path):
 
 
 def test_a_value_that_no_training_row_had_is_told(tmp_path: Path):
-    data = table(tmp_path, people())
+    data = make_csv(tmp_path, people_csv())
     (tmp_path / "new.csv").write_text("age,city,height\n20,Bonn,150\n30,Kiel,151\n,Rome,152\n")
-    (part,) = read_samples(tmp_path / "new.csv", _written(data))
+    (part,) = read_samples(tmp_path / "new.csv", _write_preparation(data))
     (sentence,) = part.warnings
     assert sentence.startswith("2 of 3 rows have a value of 'city' that no training row had ('Bonn' …)")
 
@@ -121,7 +121,7 @@ def test_the_patients_of_diabetes(tmp_path: Path):
 
 
 def test_an_image_of_fashion(tmp_path: Path):
-    arrays = pack(tmp_path / "packed", np.arange(60) % 10)
+    arrays = write_dataset(tmp_path / "packed", np.arange(60) % 10)
     data = FashionMNIST(root=str(tmp_path / "root"), packaged=str(tmp_path / "packed"), validation_fraction=0.5)
     data.prepare_data()
     data.setup("test")
@@ -138,11 +138,13 @@ def test_a_scan_of_a_digit(tmp_path: Path):
     (tmp_path / "images").mkdir()
     for row in data._test_rows:
         Image.fromarray((images[row] * 15).astype(np.uint8)).save(tmp_path / "images" / f"{row:04}.png")
-    preparation = _written(data) | {"white": 17.0}  # sixteen levels of 255 are no whole numbers, seventeen are
-    found = np.concatenate([part.inputs for part in read_samples(tmp_path / "images", preparation)])
-    assert np.allclose(found, data._test[0].numpy(), **CLOSE)
+    preparation = _write_preparation(data) | {
+        "white": 17.0
+    }  # sixteen levels of 255 are no whole numbers, seventeen are
+    inputs = np.concatenate([part.inputs for part in read_samples(tmp_path / "images", preparation)])
+    assert np.allclose(inputs, data._test[0].numpy(), **CLOSE)
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
-    assert np.allclose(_read(tmp_path / "white.png", data), (16 - data._scale[0]) / data._scale[1], **CLOSE)
+    assert np.allclose(_read(tmp_path / "white.png", data), (16 - data._mean_std[0]) / data._mean_std[1], **CLOSE)
 
 
 def test_signals_come_as_arrays(tmp_path: Path):

@@ -11,10 +11,10 @@ from stormproof_train.run.metrics_file import MetricsFile, read_metrics
 HEADING = "attempt,step,epoch,time,name,value\n"
 
 
-def _plain(path: Path) -> dict[str, list[tuple[int, float]]]:
+def _to_lists(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {
-        name: list(zip(each.steps.tolist(), each.values.tolist(), strict=True))
-        for name, each in read_logged(path).items()
+        name: list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
+        for name, series in read_logged(path).items()
     }
 
 
@@ -36,7 +36,7 @@ def _plain(path: Path) -> dict[str, list[tuple[int, float]]]:
 def test_it_reads_what_the_plain_reader_reads(tmp_path: Path, text: str):
     path = tmp_path / "metrics.csv"
     path.write_text(HEADING + text)
-    assert _plain(path) == read_metrics(path)
+    assert _to_lists(path) == read_metrics(path)
 
 
 def test_a_nan_comes_back(tmp_path: Path):

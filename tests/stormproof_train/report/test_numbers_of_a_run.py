@@ -8,19 +8,19 @@ import pytest
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.report.attempts import of_attempts
-from stormproof_train.report.defaults import changed
+from stormproof_train.report.attempts import summarize_attempts
+from stormproof_train.report.defaults import find_changed_settings
 from stormproof_train.report.kit.evaluation_charts import evaluation_charts
-from stormproof_train.report.kit.json_numbers import plain
-from stormproof_train.report.layers import of_layers
+from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.logged import read_logged
-from stormproof_train.report.numbers import of_run
+from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import one_run_page
 from stormproof_train.report.run_files import read_run
-from stormproof_train.report.times import of_steps
+from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import verdict
-from stormproof_train.run.findings_file import read_findings, standing
-from tests.support.made_runs import SETTINGS, make_run, predictions, training
+from stormproof_train.run.findings_file import active_findings, read_findings
+from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run
 
 DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 20, 40, {"dead": 0.9}, "lower the rate")
 FINISHED = (
@@ -31,12 +31,12 @@ PLATEAU = Finding(Problem.PLATEAU, Severity.WARNING, "", 50, 60)
 
 
 def _verdict(folder: Path, **files) -> tuple[str, list[str]]:
-    told = verdict(read_run(make_run(folder, **files)))
-    return told["tone"], told["sentences"]
+    run_verdict = verdict(read_run(write_run(folder, **files)))
+    return run_verdict["tone"], run_verdict["sentences"]
 
 
 def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
-    tone, sentences = _verdict(tmp_path / "run", rows=training(100), predictions=predictions())
+    tone, sentences = _verdict(tmp_path / "run", rows=training_rows(100), predictions=make_predictions())
     assert tone == "good"
     assert sentences == [
         FINISHED,
@@ -46,7 +46,7 @@ def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
 
 
 def test_of_a_run_that_was_not_tested_the_verdict_is_that_of_validation(tmp_path: Path):
-    tone, sentences = _verdict(tmp_path / "run", rows=training(100), tested=False)
+    tone, sentences = _verdict(tmp_path / "run", rows=training_rows(100), tested=False)
     assert tone == "good"
     assert sentences == [
         "It finished after 100 steps: accuracy 0.9000 on validation. It has left its test split unread.",
@@ -80,15 +80,15 @@ def test_no_more_is_said_than_the_files_support(tmp_path: Path):
 )
 def test_a_run_that_has_not_finished_says_how_far_it_came(tmp_path: Path, status, attempt, tone, begins):
     attempts = [{"first_step": 0, "last_step": 100, **attempt}]
-    told = _verdict(tmp_path / "run", rows=training(100), status=status, attempts=attempts)
-    assert told[0] == tone
-    assert told[1][0].startswith(begins)
+    run_verdict = _verdict(tmp_path / "run", rows=training_rows(100), status=status, attempts=attempts)
+    assert run_verdict[0] == tone
+    assert run_verdict[1][0].startswith(begins)
 
 
 def test_that_the_same_command_goes_on_is_said_once(tmp_path: Path):
     reason = "stopped by SIGTERM at step 100; the same command goes on from step 100"
     attempts = [{"first_step": 0, "last_step": 100, "reason": reason}]
-    _, sentences = _verdict(tmp_path / "run", rows=training(100), status="preempted", attempts=attempts)
+    _, sentences = _verdict(tmp_path / "run", rows=training_rows(100), status="preempted", attempts=attempts)
     assert sentences[0].lower().count("the same command goes on") == 1
 
 
@@ -99,7 +99,7 @@ def test_numbers_that_are_not_finite_are_no_good_run(tmp_path: Path):
 
 
 def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
-    worthless = predictions()
+    worthless = make_predictions()
     worthless.outputs[:] = [0.5, 0.3, 0.2]
     tone, sentences = _verdict(tmp_path / "run", predictions=worthless)
     assert tone == "doubtful"
@@ -107,35 +107,37 @@ def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
 
 
 def test_a_linear_model_that_is_better_makes_a_run_doubtful(tmp_path: Path):
-    folder = make_run(tmp_path / "run", rows=training(100), predictions=predictions())
+    folder = write_run(tmp_path / "run", rows=training_rows(100), predictions=make_predictions())
     evaluation = json.loads((folder / "evaluation.json").read_text())
     for low, high, tone in ((-0.2, -0.1, "doubtful"), (-0.2, 0.1, "good")):
         difference = {"metric": "accuracy", "samples": 60, "value": -0.15, "low": low, "high": high}
         linear = {"model": "logistic regression", "rows": 9, "training_rows": 9, "headline": {"accuracy": 0.99}}
         evaluation["baselines"] = {"linear": {**linear, "difference": difference}}
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
-        told = verdict(read_run(folder))
-        assert told["tone"] == tone
-        assert "logistic regression fitted on 9 training rows (accuracy 0.9900" in told["sentences"][-1]
+        run_verdict = verdict(read_run(folder))
+        assert run_verdict["tone"] == tone
+        assert "logistic regression fitted on 9 training rows (accuracy 0.9900" in run_verdict["sentences"][-1]
 
 
 def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):
-    told = [
+    findings = [
         PLATEAU,
         Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.WARNING, "", 1, 9),
         Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.INFO, "", 1, 9, {"until_step": 80.0}),
         Finding(**{**DEAD.as_dict(), "consequences": ("plateau",)}),
     ]
     file = tmp_path / "findings.jsonl"
-    file.write_text('{"problem": "plat\n' + "".join(json.dumps(each.as_dict()) + "\n" for each in told))
-    assert [each.problem for each in standing(read_findings(file))] == [Problem.DEAD_UNITS]
+    file.write_text('{"problem": "plat\n' + "".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
+    assert [finding.problem for finding in active_findings(read_findings(file))] == [Problem.DEAD_UNITS]
 
 
 def test_what_came_back_after_it_was_taken_back_stands(tmp_path: Path):
     back = Finding(Problem.DEAD_UNITS, Severity.INFO, "network.2", 20, 60, {"until_step": 60})
-    again = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 80, 90, {"dead": 0.9}, "lower the rate")
-    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(each.as_dict()) + "\n" for each in (DEAD, back, again)))
-    assert standing(read_findings(tmp_path / "findings.jsonl")) == [again]
+    reported_again = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 80, 90, {"dead": 0.9}, "lower the rate")
+    (tmp_path / "findings.jsonl").write_text(
+        "".join(json.dumps(finding.as_dict()) + "\n" for finding in (DEAD, back, reported_again))
+    )
+    assert active_findings(read_findings(tmp_path / "findings.jsonl")) == [reported_again]
 
 
 def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
@@ -147,17 +149,17 @@ def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
 def test_what_a_restart_did_again_is_counted(tmp_path: Path):
     attempts = [{"first_step": 0, "last_step": 70}, {"first_step": 50, "last_step": 100}, {"first_step": 100}]
     rows = [(2, 50, "recovery/seconds", 3.5)]
-    run = read_run(make_run(tmp_path / "run", attempts=attempts, rows=rows))
-    found = of_attempts(run.record, run.logged)
-    assert [each["steps_done_again"] for each in found] == [None, 20, 0]
-    assert [each["seconds_until_back"] for each in found] == [None, 3.5, None]
-    assert found[0]["seconds"] == 60
+    run = read_run(write_run(tmp_path / "run", attempts=attempts, rows=rows))
+    attempt_numbers = summarize_attempts(run.record, run.logged)
+    assert [attempt["steps_done_again"] for attempt in attempt_numbers] == [None, 20, 0]
+    assert [attempt["seconds_until_back"] for attempt in attempt_numbers] == [None, 3.5, None]
+    assert attempt_numbers[0]["seconds"] == 60
 
 
 def test_the_time_of_a_step_is_split_as_it_was_measured(tmp_path: Path):
-    rows = [row for row in training(300) if row[2].startswith("time/")]
+    rows = [row for row in training_rows(300) if row[2].startswith("time/")]
     rows += [(1, 150, "checkpoint/stall_seconds", 0.02)]
-    time = of_steps(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), {1: 1})
+    time = step_times(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {1: 1})
     assert time is not None
     # a step takes 10 ms by the clock, its batch 8 of them, a quarter of which it waits
     stalls = 0.02 / 290
@@ -167,9 +169,11 @@ def test_the_time_of_a_step_is_split_as_it_was_measured(tmp_path: Path):
     assert max(time["seconds"]["checkpoint"]) == pytest.approx(2e-3)
 
 
-@pytest.mark.parametrize("rows", [[], training(10), [*training(10), *training(10, attempt=2, first=10)]])
+@pytest.mark.parametrize(
+    "rows", [[], training_rows(10), [*training_rows(10), *training_rows(10, attempt=2, first_step=10)]]
+)
 def test_a_time_that_was_not_measured_is_not_told(tmp_path: Path, rows):
-    assert of_steps(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), {}) is None
+    assert step_times(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {}) is None
 
 
 def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Path):
@@ -179,11 +183,11 @@ def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Pa
         (2, 501, "gradients/norm/b", math.nan),
         (2, 502, "gradients/norm/b", 0.0),
     ]
-    cells = of_layers(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), "gradients/norm")
+    cells = compute_layer_cells(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), "gradients/norm")
     assert cells is not None
     assert cells["layers"] == ["a", "b"]
     assert (len(cells["starts"]), cells["starts"][0], cells["ends"][-1]) == (120, -1, 999)
-    column = next(place for place, end in enumerate(cells["ends"]) if end >= 502)
+    column = next(index for index, end in enumerate(cells["ends"]) if end >= 502)
     assert (max(cells["largest"][0]), min(cells["smallest"][1]), sum(cells["non_finite"][1])) == (99.0, 0.0, 1)
     assert cells["smallest"][1][column] == 0.0
 
@@ -196,7 +200,7 @@ def test_what_differs_from_the_default_is_a_choice_or_an_argument_of_it():
         "loss": {"_target_": "stormproof_train.losses.CrossEntropy", "label_smoothing": 0.0},
         "model": {"_target_": "mine.that_must_not_be_imported", "width": 9},
     }
-    assert changed(settings) == [
+    assert find_changed_settings(settings) == [
         {"key": "activation", "value": "elu", "default": "relu"},
         {"key": "seed", "value": 3, "default": 0},
         {"key": "activation.alpha", "value": 0.5, "default": 1.0},
@@ -207,10 +211,15 @@ def test_what_differs_from_the_default_is_a_choice_or_an_argument_of_it():
 
 
 def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path):
-    rows = [*training(100), (1, 99, "train/loss", math.nan), (1, 99, "val/mine", -math.inf), (1, 100, "test/loss", 1.0)]
-    run = make_run(tmp_path / "run", rows=rows, test={"accuracy": math.nan, "loss": math.inf}, findings=[DEAD])
+    rows = [
+        *training_rows(100),
+        (1, 99, "train/loss", math.nan),
+        (1, 99, "val/mine", -math.inf),
+        (1, 100, "test/loss", 1.0),
+    ]
+    run = write_run(tmp_path / "run", rows=rows, test={"accuracy": math.nan, "loss": math.inf}, findings=[DEAD])
     (run / "unknown.bin").write_bytes(b"\xff")
-    numbers = json.loads(json.dumps(plain(of_run(read_run(run))), allow_nan=False))
+    numbers = json.loads(json.dumps(to_json(collect_run_numbers(read_run(run))), allow_nan=False))
     assert numbers["summary"]["test"] == {"accuracy": "nan", "loss": "inf"}
     assert numbers["curves"]["train/loss"]["values"][-1] is None
     assert numbers["curves"]["train/loss"]["non_finite_since"] == 99
@@ -221,9 +230,9 @@ def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path
 
 @pytest.mark.parametrize("missing", ["metrics.csv", "config.yaml", "findings.jsonl", "summary.json", "predictions.npz"])
 def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
-    run = make_run(tmp_path / "run", rows=training(100), settings=SETTINGS, predictions=predictions())
+    run = write_run(tmp_path / "run", rows=training_rows(100), settings=SETTINGS, predictions=make_predictions())
     (run / missing).unlink()
-    assert of_run(read_run(run))["status"] == "finished"
+    assert collect_run_numbers(read_run(run))["status"] == "finished"
     lost = "metrics.csv is missing, so there are no curves."
     assert (lost in verdict(read_run(run))["sentences"]) is (missing == "metrics.csv")
 
@@ -243,7 +252,7 @@ def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, damage, sentence: str):
-    run = make_run(tmp_path / "run", predictions=predictions())
+    run = write_run(tmp_path / "run", predictions=make_predictions())
     damage(run)
     with pytest.raises(UserError, match=sentence):
         read_run(run)
@@ -253,20 +262,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, damage, sentence: str):
 @pytest.mark.parametrize("samples", [50, 2500])
 def test_residuals_are_drawn_of_samples_spread_over_the_split(tmp_path: Path, samples: int):
     target = np.linspace(0, 1, 2 * samples).reshape(samples, 2)
-    said = Predictions("values", target - [0.5, -0.25], target)
+    saved_predictions = Predictions("values", target - [0.5, -0.25], target)
     test = {"rmse": 0.4, "loss": 0.2}
-    evaluation = of_run(read_run(make_run(tmp_path / "run", predictions=said, test=test)))["evaluation"]
+    evaluation = collect_run_numbers(read_run(write_run(tmp_path / "run", predictions=saved_predictions, test=test)))[
+        "evaluation"
+    ]
     first, second = evaluation["residuals_by_prediction"]
     assert len(first["x"]) == len(second["y"]) == min(samples, 834)
     assert set(first["y"]) == {0.5}
     assert set(second["y"]) == {-0.25}
-    drawn = next(chart for chart in evaluation_charts(evaluation) if chart.title == "Residuals by prediction")
-    assert len(drawn.data["points"]["x"]) == 2 * len(first["x"])
+    residual_chart = next(chart for chart in evaluation_charts(evaluation) if chart.title == "Residuals by prediction")
+    assert len(residual_chart.data["points"]["x"]) == 2 * len(first["x"])
 
 
 def test_a_skipped_checkpoint_is_named_with_its_attempt(tmp_path: Path):
     attempts = [{"first_step": 0, "last_step": 40}, {"first_step": 20, "skipped": {"000003-step-40": "it has 7 bytes"}}]
-    numbers = of_run(read_run(make_run(tmp_path / "run", attempts=attempts)))
-    assert [each["skipped"] for each in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
-    (section,) = (each for each in one_run_page(numbers).sections if each.title == "Attempts")
+    numbers = collect_run_numbers(read_run(write_run(tmp_path / "run", attempts=attempts)))
+    assert [entry["skipped"] for entry in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
+    (section,) = (entry for entry in one_run_page(numbers).sections if entry.title == "Attempts")
     assert "Attempt 2 skipped checkpoint 000003-step-40: it has 7 bytes." in section.sentences

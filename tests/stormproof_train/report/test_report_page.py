@@ -12,9 +12,9 @@ from stormproof_train.cli.main import main
 from stormproof_train.cli.report import run as report
 from stormproof_train.errors import UserError
 from stormproof_train.report.kit import vega
-from stormproof_train.report.write import report_at_the_end
+from stormproof_train.report.write import write_report
 from tests.support.forked_command import Command
-from tests.support.made_runs import make_run, predictions, training
+from tests.support.made_runs import make_predictions, training_rows, write_run
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -37,7 +37,7 @@ def _head(page: str) -> list[str]:
 
 
 def test_the_page_lies_beside_the_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = make_run(tmp_path / "run", rows=training(200), predictions=predictions())
+    run = write_run(tmp_path / "run", rows=training_rows(200), predictions=make_predictions())
     assert report([str(run)]) == 0
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
     page = (run / "report.html").read_text()
@@ -50,7 +50,7 @@ def test_the_page_lies_beside_the_files_of_the_run(tmp_path: Path, capsys: pytes
 
 
 def test_it_says_which_weights_were_tested_where_a_metric_chose_them(tmp_path: Path):
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     summary = json.loads((run / "summary.json").read_text()) | {"weights": "checkpoints/000002-step-40.ckpt"}
     (run / "summary.json").write_text(json.dumps(summary))
     report([str(run)])
@@ -58,7 +58,7 @@ def test_it_says_which_weights_were_tested_where_a_metric_chose_them(tmp_path: P
 
 
 def test_of_a_run_that_was_not_tested_the_page_shows_validation_alone(tmp_path: Path):
-    run = make_run(tmp_path / "run", rows=training(200), tested=False)
+    run = write_run(tmp_path / "run", rows=training_rows(200), tested=False)
     summary = json.loads((run / "summary.json").read_text()) | {"weights": "checkpoints/000002-step-40.ckpt"}
     (run / "summary.json").write_text(json.dumps(summary))
     report([str(run)])
@@ -69,7 +69,7 @@ def test_of_a_run_that_was_not_tested_the_page_shows_validation_alone(tmp_path: 
 
 
 def test_json_has_the_numbers_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = make_run(tmp_path / "run", rows=training(200))
+    run = write_run(tmp_path / "run", rows=training_rows(200))
     report([str(run), "--json"])
     numbers = json.loads(capsys.readouterr().out)
     assert not (run / "report.html").exists()
@@ -81,7 +81,9 @@ def test_json_has_the_numbers_of_the_page(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_hostile_names_stay_text(tmp_path: Path):
-    run = make_run(tmp_path / "run", rows=[(1, 9, f'"{HOSTILE.replace(chr(34), "")}"', 1.0), *training(100, [HOSTILE])])
+    run = write_run(
+        tmp_path / "run", rows=[(1, 9, f'"{HOSTILE.replace(chr(34), "")}"', 1.0), *training_rows(100, [HOSTILE])]
+    )
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"name": HOSTILE, "status": HOSTILE}))
     report([str(run)])
@@ -90,12 +92,12 @@ def test_hostile_names_stay_text(tmp_path: Path):
     assert page.count("</script>") == page.count("<script") == 3
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
     assert any(
-        line.get("of", [""])[0] == HOSTILE for each in _charts(page) for line in [each["data"].get("points")] if line
+        line.get("of", [""])[0] == HOSTILE for chart in _charts(page) for line in [chart["data"].get("points")] if line
     )
 
 
 def test_several_runs_make_one_page(tmp_path: Path):
-    runs = [make_run(tmp_path / name, rows=training(100), settings={"seed": name}) for name in ("a", "b")]
+    runs = [write_run(tmp_path / name, rows=training_rows(100), settings={"seed": name}) for name in ("a", "b")]
     assert report([*map(str, runs), str(runs[0]), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.count('type="checkbox"') == 2
@@ -116,14 +118,14 @@ def test_a_wrong_word_is_a_sentence(words: list[str], sentence: str):
 
 
 def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path: Path):
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     with pytest.raises(UserError, match=r"cannot be written \(No such file or directory\): give another --output"):
         report([str(run), "--output", str(tmp_path / "no" / "where.html")])
 
 
 @pytest.mark.parametrize(("folder", "code"), [("run", 0), ("elsewhere", 2)])
 def test_the_command_ends_with_its_code(tmp_path: Path, folder: str, code: int):
-    make_run(tmp_path / "run")
+    write_run(tmp_path / "run")
     assert main(["report", str(tmp_path / folder)]) == code
 
 
@@ -134,16 +136,16 @@ def test_a_run_ends_with_its_report(command: Command, tmp_path: Path):
     content = "window.vegaEmbed = null"
     script.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = command("trainer.max_steps=20", "name=mine", "report=true", env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "warning" not in done.stdout
+    result = command("trainer.max_steps=20", "name=mine", "report=true", env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "warning" not in result.stdout
     assert "It finished after 20 steps" in (tmp_path / "runs" / "mine" / "report.html").read_text()
 
 
 def test_at_the_end_of_a_run_whatever_goes_wrong_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     (run / "metrics.csv").write_text("attempt,step\nno,no\n")
-    report_at_the_end(run)
+    write_report(run)
     assert capsys.readouterr().out.startswith(f"warning: {run / 'report.html'} could not be written: ")
 
 
@@ -161,10 +163,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(cache: Path):
 @pytest.mark.parametrize("damage", [b"", b"window.vegaEmbed = nothing", b"\xff\xfe"])
 def test_a_copy_that_was_damaged_is_made_again(cache: Path, damage: bytes):
     whole = vega.vega_script()
-    (kept,) = cache.rglob("vega-embed-*")
-    kept.write_bytes(damage)
+    (cached_file,) = cache.rglob("vega-embed-*")
+    cached_file.write_bytes(damage)
     assert vega.vega_script() == whole
-    assert kept.read_text().endswith(whole)
+    assert cached_file.read_text().endswith(whole)
 
 
 def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
@@ -177,7 +179,7 @@ def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_no_file_of_a_run_is_written_over(tmp_path: Path):
-    run = make_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     for name in ("metrics.csv", "summary.json", "findings.jsonl"):
         before = (run / name).read_bytes()
         with pytest.raises(UserError, match="give another --output"):
@@ -188,7 +190,7 @@ def test_no_file_of_a_run_is_written_over(tmp_path: Path):
 def test_of_all_that_lies_beside_each_other_the_sweeps_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
-        make_run(tmp_path / "runs" / name)
+        write_run(tmp_path / "runs" / name)
     (tmp_path / "runs/sweeps").mkdir()
     assert report(["runs/a", "runs/b", "runs/sweeps"]) == 0
     assert "2 runs" in (tmp_path / "runs.html").read_text()
@@ -205,7 +207,7 @@ def test_of_all_that_lies_beside_each_other_the_sweeps_are_left_out(tmp_path: Pa
     ],
 )
 def test_a_file_that_no_run_has_written_is_a_sentence(tmp_path: Path, file: str, content: str):
-    run = make_run(tmp_path / "run", rows=training(100), predictions=predictions())
+    run = write_run(tmp_path / "run", rows=training_rows(100), predictions=make_predictions())
     (run / file).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"put a copy back|is damaged"):
         report([str(run)])

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof_train.errors import UserError
-from stormproof_train.run.batch_sharding import accumulation, share_steps
+from stormproof_train.run.batch_sharding import adjust_accumulation, compute_accumulation
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from stormproof_train.run.batch_sharding import accumulation, share_steps
 def test_fewer_ranks_take_more_batches_for_a_step(
     given: int, ranks: int, first: tuple[int, int] | None, batch_size: int | None, expected: int
 ):
-    assert accumulation(given, ranks, first, batch_size) == expected
+    assert compute_accumulation(given, ranks, first, batch_size) == expected
 
 
 def quiet(**options: Any) -> pl.Trainer:
@@ -33,14 +33,14 @@ def quiet(**options: Any) -> pl.Trainer:
 
 def test_what_is_counted_in_batches_goes_along():
     alone = quiet(limit_train_batches=10, val_check_interval=5, limit_val_batches=3)
-    share_steps(alone, (2, 1), 64)
+    adjust_accumulation(alone, (2, 1), 64)
     counted = (alone.accumulate_grad_batches, alone.limit_train_batches, alone.val_check_interval)
     assert (*counted, alone.limit_val_batches) == (2, 20, 10, 3)
 
 
 def test_shares_of_an_epoch_stay():
     alone = quiet(limit_train_batches=0.5)
-    share_steps(alone, (2, 1), 64)
+    adjust_accumulation(alone, (2, 1), 64)
     assert (alone.limit_train_batches, alone.val_check_interval) == (0.5, 1.0)
 
 
@@ -48,10 +48,10 @@ def test_a_limit_that_is_no_whole_number_of_batches_any_more_is_a_sentence():
     with pytest.raises(
         UserError, match=r"val_check_interval=5, .* for 1 ranks, which take 3 a step: start as many ranks"
     ):
-        share_steps(quiet(accumulate_grad_batches=2, val_check_interval=5), (3, 1), 12)
+        adjust_accumulation(quiet(accumulate_grad_batches=2, val_check_interval=5), (3, 1), 12)
 
 
 def test_a_schedule_of_accumulation_decides_by_itself():
     scheduled = quiet(callbacks=[pl.callbacks.GradientAccumulationScheduler({0: 4})])
-    share_steps(scheduled, (1, 4), 64)
+    adjust_accumulation(scheduled, (1, 4), 64)
     assert scheduled.accumulate_grad_batches == 1

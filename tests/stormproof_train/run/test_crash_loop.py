@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.errors import CrashLoopError, ExitCode
-from stormproof_train.run.crash_loop import refuse_crash_loop
+from stormproof_train.run.crash_loop import check_restart_budget
 
 
 class Attempts(list[dict[str, Any]]):
@@ -27,7 +27,7 @@ class Attempts(list[dict[str, Any]]):
 
     def are_enough(self, step: int, limit: int | None = 3) -> bool:
         try:
-            refuse_crash_loop(self, step, limit, "runs/mine")
+            check_restart_budget(self, step, limit, "runs/mine")
         except CrashLoopError:
             return True
         return False
@@ -61,7 +61,7 @@ def test_the_sentence_says_why_and_what_to_do(attempts: Attempts):
         match=r"the run runs/mine was started again 3 times and came no further than the checkpoint of step 0 \(the "
         r"last time: it broke\): mend that, then start it with max_restarts_without_progress=null",
     ) as refused:
-        refuse_crash_loop(attempts, 0, 3, "runs/mine")
+        check_restart_budget(attempts, 0, 3, "runs/mine")
     assert refused.value.exit_code == 77
 
 

@@ -223,7 +223,7 @@ def test_what_is_too_much_to_wait_is_raised(path: Path, monkeypatch: pytest.Monk
     log.log_metrics({"loss": 1.0}, step=1)
     assert log._file is not None
     log._file = Full(log._file)
-    monkeypatch.setattr(metrics_file, "MOST_WAITING", 40)
+    monkeypatch.setattr(metrics_file, "MAX_PENDING_BYTES", 40)
     with pytest.warns(match="the disk is full"):
         log.log_metrics({"loss": 2.0}, step=2)
     with pytest.raises(OSError, match="No space left"):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stormproof_train.run import progress_bar
-from stormproof_train.run.progress_bar import Progress, ProgressLines
+from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers.*")
 
@@ -64,7 +64,7 @@ def _fit(folder: Path, module: _Module, callback: Any = None, **options: Any) ->
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[callback or Progress("accuracy")],
+        callbacks=[callback or RunProgressBar("accuracy")],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -112,7 +112,7 @@ def test_an_error_stands_alone(bars: list[_Bar], tmp_path: Path):
 
 def test_a_resumed_run_begins_where_it_stopped(bars: list[_Bar]):
     trainer: Any = SimpleNamespace(is_global_zero=True, estimated_stepping_batches=100, global_step=40)
-    callback = Progress("accuracy")
+    callback = RunProgressBar("accuracy")
     callback.on_train_start(trainer, None)
     (bar,) = bars
     assert (bar.n, bar.initial, bar.total) == (40, 40, 100)
@@ -122,7 +122,7 @@ def test_a_resumed_run_begins_where_it_stopped(bars: list[_Bar]):
 
 def test_other_ranks_draw_nothing(bars: list[_Bar]):
     trainer: Any = SimpleNamespace(is_global_zero=False, estimated_stepping_batches=math.inf, global_step=0)
-    callback = Progress("accuracy")
+    callback = RunProgressBar("accuracy")
     callback.on_train_start(trainer, None)
     callback.on_train_batch_end(trainer, None, None, None, 0)
     callback.on_exception(trainer, None, RuntimeError())
@@ -144,10 +144,10 @@ class _Clock:
 def _lines(seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
     """Returns the printed lines if each clock reading is ``seconds`` after the previous one."""
     monkeypatch.setattr(progress_bar, "time", _Clock(seconds))
-    printed: list[str] = []
-    monkeypatch.setattr(progress_bar, "say", printed.append)
+    output: list[str] = []
+    monkeypatch.setattr(progress_bar, "say", output.append)
     _fit(folder, _Module(), ProgressLines("accuracy"), **options)
-    return printed
+    return output
 
 
 def test_an_epoch_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -169,8 +169,8 @@ def test_long_epochs_have_a_line_a_minute(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_without_an_end_has_lines_without_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress_bar, "time", _Clock(10.0))
-    printed: list[str] = []
-    monkeypatch.setattr(progress_bar, "say", printed.append)
+    output: list[str] = []
+    monkeypatch.setattr(progress_bar, "say", output.append)
     with pytest.raises(RuntimeError, match="the network broke"):
         _fit(tmp_path, _Module(fails_at=6), ProgressLines("accuracy"), max_epochs=-1)
-    assert printed == ["epoch 1, step 4, loss 6.0000, val/accuracy 0.2500"]
+    assert output == ["epoch 1, step 4, loss 6.0000, val/accuracy 0.2500"]

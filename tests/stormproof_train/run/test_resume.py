@@ -10,41 +10,45 @@ from stormproof_train.config.identity import RunSpec
 from stormproof_train.errors import UserError
 from stormproof_train.run import resume
 from stormproof_train.run.folder import RunFolder
-from tests.support.some_checkpoints import filled
+from tests.support.some_checkpoints import make_store
 
 
-def begun(runs: Path) -> RunFolder:
+def begin_run(runs: Path) -> RunFolder:
     folder = RunFolder(runs, "mine")
-    folder.begin(RunSpec({"seed": 0}, "", "mine"), "auto")
-    folder.training_begins(step=0, ranks=2, accumulated=1)
+    folder.begin_attempt(RunSpec({"seed": 0}, "", "mine"), "auto")
+    folder.record_training_start(step=0, world_size=2, accumulate_grad_batches=1)
     return folder
 
 
 def test_a_run_resumes_from_its_newest_checkpoint(tmp_path: Path):
-    folder = begun(tmp_path)
-    filled(folder.checkpoints)
+    folder = begin_run(tmp_path)
+    make_store(folder.checkpoints)
     recovery = CheckpointRecovery(folder.checkpoints)
-    checkpoint = resume.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
+    checkpoint = resume.find_resume_checkpoint(recovery, folder, "auto", max_restarts_without_progress=3)
     assert checkpoint is not None
     assert checkpoint.step == 30
 
 
 def test_a_trained_run_without_checkpoints_is_refused(tmp_path: Path):
-    folder = begun(tmp_path)
+    folder = begin_run(tmp_path)
     with pytest.raises(UserError, match="has trained before, and its checkpoints are gone"):
-        resume.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+        resume.find_resume_checkpoint(
+            CheckpointRecovery(folder.checkpoints), folder, "auto", max_restarts_without_progress=3
+        )
 
 
 @pytest.mark.parametrize(("rank_zero", "counted"), [(True, [1, 2]), (False, [1])])
 def test_other_ranks_do_not_count_the_attempt_that_rank_zero_may_have_started(
     rank_zero: bool, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    begun(tmp_path).fail("killed", 1, last_step=9)
-    folder = begun(tmp_path)
-    filled(folder.checkpoints)
+    begin_run(tmp_path).record_failure("killed", 1, last_step=9)
+    folder = begin_run(tmp_path)
+    make_store(folder.checkpoints)
     calls: list[Any] = []
     monkeypatch.setattr(resume, "is_rank_zero", lambda: rank_zero)
-    monkeypatch.setattr(resume, "refuse_crash_loop", lambda *arguments: calls.append(arguments))
-    resume.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+    monkeypatch.setattr(resume, "check_restart_budget", lambda *arguments: calls.append(arguments))
+    resume.find_resume_checkpoint(
+        CheckpointRecovery(folder.checkpoints), folder, "auto", max_restarts_without_progress=3
+    )
     ((attempts, step, limit, _),) = calls
     assert ([attempt["number"] for attempt in attempts], step, limit) == (counted, 30, 3)

@@ -8,7 +8,7 @@ import pytest
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train import console
-from stormproof_train.console import plain_where_ours
+from stormproof_train.console import format_warning
 from stormproof_train.run.summary import print_summary
 
 SUMMARY: dict[str, Any] = {
@@ -22,7 +22,7 @@ RATE = Finding(
     Problem.LEARNING_RATE_TOO_HIGH, Severity.CRITICAL, "optimizer 0", 0, 30,
     consequences=("dead_units in network.2", "no_better_than_constant"),
 )  # fmt: skip
-TOLD: dict[str, tuple[list[Finding], str | None]] = {
+MESSAGES: dict[str, tuple[list[Finding], str | None]] = {
     "nothing": ([], None),
     "what may be meant so": ([FROZEN], None),
     "one": ([DEAD], "dead units in network.2"),
@@ -32,17 +32,17 @@ TOLD: dict[str, tuple[list[Finding], str | None]] = {
 }
 
 
-def said(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+def printed_summary(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     print_summary(SUMMARY, folder)
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
 
 
-@pytest.mark.parametrize("case", TOLD)
+@pytest.mark.parametrize("case", MESSAGES)
 def test_what_was_found_is_said_below_the_table(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    findings, expected = TOLD[case]
-    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(each.as_dict()) + "\n" for each in findings))
+    findings, expected = MESSAGES[case]
+    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
     lines = [] if expected is None else [f"warning: found in training: {expected}; see findings.jsonl there"]
-    assert said(tmp_path, capsys) == lines
+    assert printed_summary(tmp_path, capsys) == lines
 
 
 def test_what_was_not_tested_has_no_column_and_the_command_that_tests_it(
@@ -78,15 +78,15 @@ def test_baselines_are_columns_and_conclusions_are_lines_below_the_table(
 def test_a_line_that_a_kill_cut_off_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     line = json.dumps(DEAD.as_dict())
     (tmp_path / "findings.jsonl").write_text(f"{line}\n{line[:40]}")
-    assert len(said(tmp_path, capsys)) == 1
+    assert len(printed_summary(tmp_path, capsys)) == 1
 
 
 def test_a_run_without_findings_has_no_file_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert said(tmp_path, capsys) == []
+    assert printed_summary(tmp_path, capsys) == []
 
 
 def test_a_warning_of_ours_is_a_sentence_and_anothers_keeps_its_place():
-    ours = plain_where_ours("the step is skipped", UserWarning, f"{Path(console.__file__).parent}/main.py", 3)
-    others = plain_where_ours("odd", UserWarning, "/home/me/stormproof/.venv/lib/torch/nn.py", 3)
-    assert ours == "warning: the step is skipped\n"
-    assert others.startswith("/home/me/stormproof/.venv/lib/torch/nn.py:3: UserWarning: odd")
+    our_text = format_warning("the step is skipped", UserWarning, f"{Path(console.__file__).parent}/main.py", 3)
+    plain_text = format_warning("odd", UserWarning, "/home/me/stormproof/.venv/lib/torch/nn.py", 3)
+    assert our_text == "warning: the step is skipped\n"
+    assert plain_text.startswith("/home/me/stormproof/.venv/lib/torch/nn.py:3: UserWarning: odd")

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stormproof_train.run.torchrun_agent import stop_it
+from stormproof_train.run.torchrun_agent import terminate_agent
 from tests.support.forked_command import ROOT
 
 pytestmark = pytest.mark.slow
@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 WORKER = """
 import os, sys, time
 sys.path[:0] = {roots!r}
-from stormproof_train.run.torchrun_agent import end_with_it
+from stormproof_train.run.torchrun_agent import terminate_with_agent
 
-end_with_it({environ!r})
+terminate_with_agent({environ!r})
 print(os.getpid(), flush=True)
 time.sleep(100)
 """
@@ -43,10 +43,10 @@ def test_what_torchrun_started_ends_with_it_and_nothing_else_does(environ: dict[
 AGENT = """
 import os, sys, time
 sys.path[:0] = {roots!r}
-from stormproof_train.run.torchrun_agent import stop_it
+from stormproof_train.run.torchrun_agent import terminate_agent
 
 open({started!r}, "a").write("x")
-stop_it()
+terminate_agent()
 time.sleep(60)  # until the agent, which is ending, kills this
 """
 
@@ -55,8 +55,8 @@ def test_torchrun_starts_nothing_again_that_says_so(tmp_path: Path):
     started, script = tmp_path / "started", tmp_path / "worker.py"
     script.write_text(AGENT.format(roots=ROOTS, started=str(started)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=5", str(script)]
-    done = subprocess.run(launch, capture_output=True, timeout=100, check=False)
-    assert done.returncode != 0
+    result = subprocess.run(launch, capture_output=True, timeout=100, check=False)
+    assert result.returncode != 0
     assert started.read_text() == "x"
 
 
@@ -64,4 +64,4 @@ def test_without_torchrun_nobody_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "set by another launcher")
     monkeypatch.setattr("psutil.Process.cmdline", lambda process: ["bash"])
     monkeypatch.setattr("psutil.Process.terminate", lambda process: pytest.fail("it ended its parent"))
-    stop_it()
+    terminate_agent()

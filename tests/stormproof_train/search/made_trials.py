@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space
-from stormproof_train.search.trials import Record, Trials
+from stormproof_train.search.trials import TrialRecord, TrialStore
 
 SPACE = Space([
     Parameter("activation", CategoricalDistribution(["relu", "elu"])),
@@ -20,22 +20,22 @@ SPACE = Space([
 ])  # fmt: skip
 
 
-def url_in(folder: Path) -> str:
+def storage_url(folder: Path) -> str:
     """Of the storage in a folder."""
     return f"sqlite:///{folder / 'study.db'}"
 
 
-def trials_in(folder: Path, **settings: Any) -> Trials:
+def stored_trials(folder: Path, **settings: Any) -> TrialStore:
     """The trials of a search with some settings."""
-    return Trials(url_in(folder), "made", Settings(**settings), SPACE)
+    return TrialStore(storage_url(folder), "made", Settings(**settings), SPACE)
 
 
-def made_trials(**settings: Any) -> Trials:
+def in_memory_trials(**settings: Any) -> TrialStore:
     """The trials of a search that is gone with this process."""
-    return Trials("sqlite:///:memory:", "made", Settings(**settings), SPACE)
+    return TrialStore("sqlite:///:memory:", "made", Settings(**settings), SPACE)
 
 
-def completed(trials: Trials, value: float, **notes: Any) -> Record:
+def complete_trial(trials: TrialStore, value: float, **notes: Any) -> TrialRecord:
     """A new trial that has come to ``value`` at its end."""
     number = trials.ask().number
     trials.note(number, **notes)
@@ -43,12 +43,12 @@ def completed(trials: Trials, value: float, **notes: Any) -> Record:
     return trials.record(number)
 
 
-def proposed(record: Record) -> dict[str, Any]:
+def proposed_params(record: TrialRecord) -> dict[str, Any]:
     """The parameters of a trial, as a dictionary that compares."""
     return dict(record.params)
 
 
-def unlocked() -> SearchFolder:
+def unlocked_folder() -> SearchFolder:
     """A folder that nobody else works in."""
 
     class Unlocked:

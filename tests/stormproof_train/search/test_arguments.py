@@ -5,36 +5,43 @@ from pathlib import Path
 import pytest
 
 from stormproof_train.config.conf_dir import conf_dir
-from stormproof_train.error_messages import sentence_for
+from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import UserError
-from stormproof_train.search.arguments import Asked, Composer, read_words
-from stormproof_train.search.dry_run import check
+from stormproof_train.search.arguments import Arguments, Composer, parse_arguments
+from stormproof_train.search.dry_run import check_space
 from stormproof_train.search.settings import Settings
 from tests.support.cases import slow_except
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 
-def read(*words: str) -> Asked:
-    return read_words(words, conf_dir())
+def read_arguments(*overrides: str) -> Arguments:
+    return parse_arguments(overrides, conf_dir())
 
 
-def conditions(asked: Asked) -> dict[str, dict[str, list[str]]]:
-    return {each.key: {group: sorted(by) for group, by in each.only_with.items()} for each in asked.space.parameters}
+def conditions(arguments: Arguments) -> dict[str, dict[str, list[str]]]:
+    return {
+        parameter.key: {group: sorted(by) for group, by in parameter.only_with.items()}
+        for parameter in arguments.space.parameters
+    }
 
 
 def test_words_are_the_searchs_every_trials_or_searched():
-    asked = read("activation=relu,elu", "trainer.max_epochs=2", "search.trials=7", LR, "++search.seed=3", "data=digits")
-    assert asked.settings == Settings(trials=7, seed=3)
-    assert asked.fixed == ["trainer.max_epochs=2", "data=digits"]
-    assert [each.key for each in asked.space.parameters] == ["activation", "optimizer.lr"]
-    assert asked.flags == []
+    arguments = read_arguments(
+        "activation=relu,elu", "trainer.max_epochs=2", "search.trials=7", LR, "++search.seed=3", "data=digits"
+    )
+    assert arguments.settings == Settings(trials=7, seed=3)
+    assert arguments.fixed_overrides == ["trainer.max_epochs=2", "data=digits"]
+    assert [parameter.key for parameter in arguments.space.parameters] == ["activation", "optimizer.lr"]
+    assert arguments.flags == []
 
 
 @pytest.mark.slow
 def test_an_argument_below_a_choice_exists_with_those_choices_that_have_it():
-    asked = read("activation=relu,elu,celu", "activation.alpha=interval(0.5,2)", "model.width=int(interval(8,16))")
-    assert conditions(asked) == {
+    arguments = read_arguments(
+        "activation=relu,elu,celu", "activation.alpha=interval(0.5,2)", "model.width=int(interval(8,16))"
+    )
+    assert conditions(arguments) == {
         "activation": {},
         "model.width": {},
         "activation.alpha": {"activation": ["celu", "elu"]},
@@ -43,16 +50,21 @@ def test_an_argument_below_a_choice_exists_with_those_choices_that_have_it():
 
 @pytest.mark.slow
 def test_an_argument_that_every_choice_has_is_under_no_condition():
-    assert conditions(read("activation=elu,celu", "activation.alpha=0.5,1")) == {
+    assert conditions(read_arguments("activation=elu,celu", "activation.alpha=0.5,1")) == {
         "activation": {},
         "activation.alpha": {},
     }
 
 
 def test_the_last_word_on_a_setting_counts():
-    assert [each.values() for each in read("model.depth=1,2", "model.depth=3,4").space.parameters] == [["3", "4"]]
-    asked = read("model.depth=1", "model.depth=3,4")
-    assert (asked.fixed, [each.key for each in asked.space.parameters]) == ([], ["model.depth"])
+    assert [
+        parameter.values() for parameter in read_arguments("model.depth=1,2", "model.depth=3,4").space.parameters
+    ] == [["3", "4"]]
+    arguments = read_arguments("model.depth=1", "model.depth=3,4")
+    assert (arguments.fixed_overrides, [parameter.key for parameter in arguments.space.parameters]) == (
+        [],
+        ["model.depth"],
+    )
 
 
 def config_in(folder: Path) -> list[str]:
@@ -66,27 +78,27 @@ def config_in(folder: Path) -> list[str]:
 
 def test_a_config_gives_settings_and_a_space_which_the_command_line_joins(tmp_path: Path):
     flags = config_in(tmp_path)
-    asked = read(*flags, "search=mine", "search.sampler=random", "model.depth=1,2", "activation=tanh,elu")
-    assert (asked.settings.trials, asked.settings.sampler) == (9, "random")
-    assert asked.flags == flags
-    (activation, *others) = asked.space.parameters
+    arguments = read_arguments(*flags, "search=mine", "search.sampler=random", "model.depth=1,2", "activation=tanh,elu")
+    assert (arguments.settings.trials, arguments.settings.sampler) == (9, "random")
+    assert arguments.flags == flags
+    (activation, *other_parameters) = arguments.space.parameters
     assert activation.values() == ["tanh", "elu"]
-    assert {each.key for each in others} == {"model.dropout", "model.depth"}
+    assert {parameter.key for parameter in other_parameters} == {"model.dropout", "model.depth"}
 
 
 def test_a_value_on_the_command_line_ends_the_search_of_a_config_there(tmp_path: Path):
-    asked = read(*config_in(tmp_path), "search=mine", "model.dropout=0.1")
-    assert asked.fixed == ["model.dropout=0.1"]
-    assert [each.key for each in asked.space.parameters] == ["activation"]
+    arguments = read_arguments(*config_in(tmp_path), "search=mine", "model.dropout=0.1")
+    assert arguments.fixed_overrides == ["model.dropout=0.1"]
+    assert [parameter.key for parameter in arguments.space.parameters] == ["activation"]
 
 
 @pytest.mark.slow
 def test_the_users_own_choices_are_found_by_a_glob(tmp_path: Path):
     (tmp_path / "activation").mkdir()
     (tmp_path / "activation" / "elu_of_mine.yaml").write_text("# Mine.\n_target_: torch.nn.ELU\n")
-    asked = read(f"--config-dir={tmp_path}", "activation=glob(elu*)", "activation.alpha=1,2")
-    assert asked.space.parameters[0].values() == ["elu", "elu_of_mine"]
-    check(asked, Composer(conf_dir(), asked.flags))
+    arguments = read_arguments(f"--config-dir={tmp_path}", "activation=glob(elu*)", "activation.alpha=1,2")
+    assert arguments.space.parameters[0].values() == ["elu", "elu_of_mine"]
+    check_space(arguments, Composer(conf_dir(), arguments.flags))
 
 
 MISTAKES = {
@@ -114,7 +126,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_sentence(words: list[str], expected: str):
     with pytest.raises(UserError) as error:
-        read(*words)
+        read_arguments(*words)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -131,8 +143,8 @@ VALUES = {
 @pytest.mark.parametrize(("word", "expected"), VALUES.items(), ids=VALUES)
 def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str):
     with pytest.raises(Exception, match=r"\w") as error:  # what is Hydra's becomes a sentence in cli.main
-        check(read(word), Composer(conf_dir()))
-    sentence, code = sentence_for(error.value)
+        check_space(read_arguments(word), Composer(conf_dir()))
+    sentence, code = describe_error(error.value)
     assert expected in sentence
     assert code == 2
 
@@ -150,7 +162,7 @@ REFUSED_BY_A_RUN = [
 @pytest.mark.parametrize(("words", "told"), slow_except(REFUSED_BY_A_RUN, REFUSED_BY_A_RUN[:1]))
 def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], told: str):
     with pytest.raises(UserError, match=told):
-        check(read(*words), Composer(conf_dir()))
+        check_space(read_arguments(*words), Composer(conf_dir()))
 
 
 @pytest.mark.parametrize(
@@ -163,4 +175,4 @@ def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], 
 )
 def test_what_would_compare_nothing_is_refused(words: list[str], told: str):
     with pytest.raises(UserError, match=told):
-        read_words(words, conf_dir())
+        parse_arguments(words, conf_dir())

@@ -37,7 +37,9 @@ def test_as_a_loss_the_lower_is_the_better_and_what_is_not_finite_the_worst():
     assert accuracy.as_loss(0.9) < accuracy.as_loss(0.8)
     assert loss.as_loss(0.1) < loss.as_loss(0.2)
     assert all(
-        each.as_loss(value) == math.inf for each in (accuracy, loss) for value in (math.nan, math.inf, -math.inf)
+        objective.as_loss(value) == math.inf
+        for objective in (accuracy, loss)
+        for value in (math.nan, math.inf, -math.inf)
     )
 
 
@@ -52,7 +54,7 @@ def test_a_constraint_says_by_how_much_it_is_missed(text: str, value: float, vio
 
 def test_what_was_not_measured_is_named_with_what_was():
     with pytest.raises(ValueError, match=r"val/f1 is not among what was measured \(parameters, val/loss\)"):
-        read_objective("val/f1").of({"val/loss": 1.0, "parameters": 3})
+        read_objective("val/f1").get_value({"val/loss": 1.0, "parameters": 3})
 
 
 @pytest.mark.parametrize(("told", "settings"), REFUSED.items(), ids=REFUSED)
@@ -68,6 +70,8 @@ def test_one_objective_stops_early_and_several_do_not():
 
 
 def test_how_long_and_by_how_many_a_search_works_makes_no_other_one_of_it():
-    same = Settings(trials=7, workers=3, max_steps=9, max_hours=1.0, final_seeds=2, name="n", folder="f", storage="s")
-    assert same.of_the_result() == Settings().of_the_result()
-    assert Settings(seed=1).of_the_result() != Settings().of_the_result()
+    same_settings = Settings(
+        trials=7, workers=3, max_steps=9, max_hours=1.0, final_seeds=2, name="n", folder="f", storage="s"
+    )
+    assert same_settings.result_settings() == Settings().result_settings()
+    assert Settings(seed=1).result_settings() != Settings().result_settings()

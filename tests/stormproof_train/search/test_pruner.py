@@ -5,27 +5,27 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.limits import raised
-from stormproof_train.search.pruner import GO_ON, Judge
-from stormproof_train.search.settings import TRIALS, Settings
-from stormproof_train.search.trials import PAUSED, Trials
-from tests.stormproof_train.search.made_trials import made_trials, unlocked
+from stormproof_train.search.limits import raise_limits
+from stormproof_train.search.pruner import CONTINUE, TrialPruner
+from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
+from stormproof_train.search.trials import PAUSED, TrialStore
+from tests.stormproof_train.search.made_trials import in_memory_trials, unlocked_folder
 
 LENGTH = 100
 HALVES = {"pruner": "asha", "reduction": 2, "rungs": 2}
 """Rungs at a quarter and at half of a run's length."""
 
 
-class Asking:
+class PrunerSimulation:
     """A search whose runs ask, step by step."""
 
     def __init__(self, **settings: Any) -> None:
-        self.trials: Trials = made_trials(**settings)
-        self.trials.share("limits", raised(None, Settings(**settings), TRIALS))
-        self.judge = Judge(Settings(**settings), self.trials, unlocked())
+        self.trials: TrialStore = in_memory_trials(**settings)
+        self.trials.set_shared("limits", raise_limits(None, Settings(**settings), DEFAULT_TRIALS))
+        self.judge = TrialPruner(Settings(**settings), self.trials, unlocked_folder())
 
     def begin(self, number: int, length: float = LENGTH, **sizes: float) -> dict[str, Any]:
-        while len(self.trials.all()) <= number:
+        while len(self.trials.records()) <= number:
             self.trials.ask()
         sizes = {"parameters": 50, **sizes}
         message = {"kind": "begin", "length": length, "sizes": sizes, "step": 0, "gpus": 0, "samples": None}
@@ -41,14 +41,14 @@ class Asking:
 
 
 def test_a_run_that_begins_goes_on_and_its_size_is_written_down():
-    search = Asking()
-    assert search.begin(0, latency=0.5) == GO_ON
+    search = PrunerSimulation()
+    assert search.begin(0, latency=0.5) == CONTINUE
     assert search.trials.record(0).notes["measured"] == {"parameters": 50, "latency": 0.5}
     assert search.trials.record(0).notes["length"] == LENGTH
 
 
 def test_a_network_that_misses_a_constraint_is_not_trained():
-    search = Asking(constraints=["parameters<=49", "val/accuracy>=0.5"])
+    search = PrunerSimulation(constraints=["parameters<=49", "val/accuracy>=0.5"])
     assert search.begin(0) == {"verdict": "prune", "reason": "parameters<=49 does not hold: it is 50"}
     assert search.trials.record(0).state == "running"  # until its run has left
     assert search.trials.record(0).notes["reason"] == "parameters<=49 does not hold: it is 50"
@@ -57,18 +57,18 @@ def test_a_network_that_misses_a_constraint_is_not_trained():
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_rungs_want_a_run_with_an_end(pruner: str):
-    answer = Asking(pruner=pruner).begin(0, length=math.inf)
+    answer = PrunerSimulation(pruner=pruner).begin(0, length=math.inf)
     assert answer["reason"] == f"search.pruner={pruner} wants a run with an end: set trainer.max_epochs"
 
 
 def test_without_rungs_a_run_may_be_endless():
-    search = Asking(pruner="none")
-    assert search.begin(0, length=math.inf) == GO_ON
-    assert search.validated(0, 10, 0.5) == GO_ON
+    search = PrunerSimulation(pruner="none")
+    assert search.begin(0, length=math.inf) == CONTINUE
+    assert search.validated(0, 10, 0.5) == CONTINUE
 
 
 def test_what_is_critical_ends_a_trial_with_its_reason():
-    search = Asking(pruner="none")
+    search = PrunerSimulation(pruner="none")
     search.begin(0)
     answer = search.validated(0, 10, 0.5, critical=("no better than a constant", "all units dead"))
     assert answer == {"verdict": "prune", "reason": "critical: no better than a constant, all units dead"}
@@ -78,31 +78,31 @@ def test_what_is_critical_ends_a_trial_with_its_reason():
 
 
 def test_at_a_rung_the_first_waits_the_better_goes_on_and_the_worse_waits():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     for number, loss in enumerate((0.5, 0.4, 0.6)):
         search.begin(number)
-        assert search.validated(number, 20, loss) == GO_ON
+        assert search.validated(number, 20, loss) == CONTINUE
     waits = {"verdict": "pause", "reason": "paused at rung 1 of 2"}
     assert search.validated(0, 25, 0.5) == waits
-    assert search.validated(1, 25, 0.4) == GO_ON
+    assert search.validated(1, 25, 0.4) == CONTINUE
     assert search.validated(2, 25, 0.6) == waits
-    assert [each.state for each in search.trials.all()] == ["paused", "running", "paused"]
+    assert [trial.state for trial in search.trials.records()] == ["paused", "running", "paused"]
     assert search.validated(1, 50, 0.3)["reason"] == "paused at rung 2 of 2"
 
 
 def test_who_was_promoted_is_not_stopped_at_the_same_rung_again():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     search.begin(0)
     assert search.validated(0, 25, 0.5)["verdict"] == "pause"
     search.promoted(0, passed=1)
     search.begin(0)
-    assert search.validated(0, 25, 0.5) == GO_ON
-    assert search.validated(0, 30, 0.5) == GO_ON
+    assert search.validated(0, 25, 0.5) == CONTINUE
+    assert search.validated(0, 30, 0.5) == CONTINUE
     assert search.validated(0, 50, 0.4)["reason"] == "paused at rung 2 of 2"
 
 
 def test_a_run_that_was_killed_at_a_rung_is_stopped_there_again():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     search.begin(0)
     assert search.validated(0, 25, 0.5)["verdict"] == "pause"
     search.trials.note(0, **{PAUSED: False})  # the kill came before that was written
@@ -110,52 +110,59 @@ def test_a_run_that_was_killed_at_a_rung_is_stopped_there_again():
 
 
 def test_the_end_of_a_run_is_no_rung():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     search.begin(0)
     search.promoted(0, passed=2)
-    assert search.validated(0, LENGTH, 9.0) == GO_ON
+    assert search.validated(0, LENGTH, 9.0) == CONTINUE
     assert search.trials.record(0).state == "running"
 
 
 def test_a_loss_that_is_not_finite_waits_for_ever():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     for number in range(4):
         search.begin(number)
         assert search.validated(number, 25, math.nan)["verdict"] == "pause"
-    assert search.judge.rungs.promotable(search.judge.standings(search.trials.all()), closed=True) == []
+    assert (
+        search.judge.rungs.find_promotable(
+            search.judge.trial_statuses(search.trials.records()), promote_at_least_one=True
+        )
+        == []
+    )
 
 
 def test_a_trial_that_failed_says_nothing_of_the_others():
-    search = Asking(**HALVES)
+    search = PrunerSimulation(**HALVES)
     for number, loss in enumerate((0.1, 0.5)):
         search.begin(number)
         search.validated(number, 25, loss)
     search.promoted(0, passed=0)
     search.trials.tell(0, "failed")
-    assert [each.number for each in search.judge.standings(search.trials.all())] == [1]
+    assert [standing.number for standing in search.judge.trial_statuses(search.trials.records())] == [1]
 
 
 def test_behind_the_median_of_the_complete_ones_a_trial_ends():
-    search = Asking(pruner="median")
+    search = PrunerSimulation(pruner="median")
     for number in range(5):
         search.begin(number)
-        assert search.validated(number, 50, number / 10) == GO_ON
+        assert search.validated(number, 50, number / 10) == CONTINUE
         search.trials.tell(number, "complete", [number / 10])
     search.begin(5)
     assert search.validated(5, 50, 0.3) == {"verdict": "prune", "reason": "behind the median at 50% of its length"}
     search.begin(6)
-    assert search.validated(6, 50, 0.1) == GO_ON
+    assert search.validated(6, 50, 0.1) == CONTINUE
 
 
 def test_a_budget_that_is_used_up_pauses_what_runs_but_not_at_its_end():
-    search = Asking(pruner="none", max_steps=120)
+    search = PrunerSimulation(pruner="none", max_steps=120)
     for number in (0, 1):
         search.begin(number)
-    assert search.validated(0, LENGTH, 0.5) == GO_ON
-    search.judge = Judge(Settings(pruner="none", max_steps=120), search.trials, unlocked())  # of another worker
+    assert search.validated(0, LENGTH, 0.5) == CONTINUE
+    search.judge = TrialPruner(
+        Settings(pruner="none", max_steps=120), search.trials, unlocked_folder()
+    )  # of another worker
     search.begin(1)
     assert search.validated(1, 20, 0.5) == {"verdict": "pause", "reason": "search.max_steps=120 is used up"}
-    assert search.judge.spent(search.trials.all()) == "search.max_steps=120 is used up"
+    assert search.judge.exhausted_limit(search.trials.records()) == "search.max_steps=120 is used up"
 
 
 @pytest.mark.parametrize(
@@ -169,15 +176,15 @@ def test_a_budget_that_is_used_up_pauses_what_runs_but_not_at_its_end():
     ],
 )
 def test_a_budget_is_of_all_trials(settings: dict[str, Any], notes: dict[str, Any], spent: str | None):
-    search = Asking(**settings)
+    search = PrunerSimulation(**settings)
     search.begin(0)
     search.trials.note(0, **notes)
-    search.trials.share("began", 1.0 if spent else math.inf)
-    assert search.judge.spent(search.trials.all()) == spent
+    search.trials.set_shared("began", 1.0 if spent else math.inf)
+    assert search.judge.exhausted_limit(search.trials.records()) == spent
 
 
 def test_of_several_objectives_no_value_on_the_way_is_kept():
-    search = Asking(objectives=["val/loss", "parameters"])
+    search = PrunerSimulation(objectives=["val/loss", "parameters"])
     search.begin(0)
-    assert search.validated(0, 50, 0.5) == GO_ON
+    assert search.validated(0, 50, 0.5) == CONTINUE
     assert search.trials.record(0).curve == {}

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.results import random_search_result
+from stormproof_train.search.results import estimate_random_search
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.trials import Record, State
+from stormproof_train.search.trials import State, TrialRecord
 
 
-def _records(complete: int, pruned: int = 0) -> list[Record]:
+def _records(complete: int, pruned: int = 0) -> list[TrialRecord]:
     states: list[State] = ["complete"] * complete + ["pruned"] * pruned
     return [
-        Record(
+        TrialRecord(
             number, state, {}, [1.0 + number] if state == "complete" else None, {1 / 3: 2.0 + number},
             {"steps": 90 if state == "complete" else 30},
         )
@@ -33,8 +33,8 @@ def _records(complete: int, pruned: int = 0) -> list[Record]:
     ],
     ids=["four", "only random", "grid", "not yet learned", "few pruned", "few random", "two objectives"],
 )
-def test_some_searches_have_no_estimate_of_random_search(settings: dict[str, Any], records: list[Record]):
-    assert random_search_result(records, Settings(**settings)) is None
+def test_some_searches_have_no_estimate_of_random_search(settings: dict[str, Any], records: list[TrialRecord]):
+    assert estimate_random_search(records, Settings(**settings)) is None
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_some_searches_have_no_estimate_of_random_search(settings: dict[str, Any
     ids=["learned", "stopped early", "both"],
 )
 def test_a_search_that_learned_or_stopped_trials_early_is_compared(
-    settings: dict[str, Any], records: list[Record], pool: int
+    settings: dict[str, Any], records: list[TrialRecord], pool: int
 ):
-    found = random_search_result(records, Settings(**settings))
-    assert found is not None
-    assert found["pool"] == pool
+    result = estimate_random_search(records, Settings(**settings))
+    assert result is not None
+    assert result["pool"] == pool

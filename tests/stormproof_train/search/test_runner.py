@@ -2,17 +2,17 @@
 
 import pytest
 
-from stormproof_train.search.runner import Ended
+from stormproof_train.search.runner import RunOutcome
 
 
 @pytest.mark.parametrize(
     ("ended", "why"),
     [
-        (Ended(2, "model: too wide"), "model: too wide"),
-        (Ended(-9, ""), "its process was killed by SIGKILL, as when memory runs out"),
-        (Ended(-11, ""), "its process was killed by SIGSEGV"),
-        (Ended(3, ""), "its process ended with code 3, and said nothing"),
+        (RunOutcome(2, "model: too wide"), "model: too wide"),
+        (RunOutcome(-9, ""), "its process was killed by SIGKILL, as when memory runs out"),
+        (RunOutcome(-11, ""), "its process was killed by SIGSEGV"),
+        (RunOutcome(3, ""), "its process ended with code 3, and said nothing"),
     ],
 )
-def test_why_a_run_ended_is_said_even_where_it_said_nothing(ended: Ended, why: str):
-    assert ended.why == why
+def test_why_a_run_ended_is_said_even_where_it_said_nothing(ended: RunOutcome, why: str):
+    assert ended.reason == why

@@ -5,7 +5,14 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from stormproof_train.errors import UserError
-from stormproof_train.search.space import MOST_COMBINATIONS, Parameter, Space, in_short, read_parameter, words_of
+from stormproof_train.search.space import (
+    MAX_COMBINATIONS,
+    Parameter,
+    Space,
+    format_overrides,
+    read_parameter,
+    summarize_params,
+)
 
 CHOICES = {"activation": ["elu", "leaky_relu", "relu", "relu6", "tanh"]}
 
@@ -75,7 +82,7 @@ def _space() -> Space:
 
 
 def test_a_choice_is_made_before_what_depends_on_it():
-    assert [each.key for each in _space().parameters] == ["activation", "model.depth", "activation.alpha"]
+    assert [parameter.key for parameter in _space().parameters] == ["activation", "model.depth", "activation.alpha"]
 
 
 def test_a_setting_below_a_choice_exists_only_where_that_is_taken():
@@ -100,12 +107,12 @@ def test_all_combinations_are_listed_once_and_without_what_does_not_exist():
 
 def test_a_range_of_fractions_is_listed_to_its_end():
     space = Space([Parameter("model.dropout", FloatDistribution(0.0, 0.5, step=0.25))])
-    assert space.combinations() == [{"model.dropout": each} for each in (0.0, 0.25, 0.5)]
+    assert space.combinations() == [{"model.dropout": fraction} for fraction in (0.0, 0.25, 0.5)]
 
 
 @pytest.mark.parametrize(
     "distribution",
-    [FloatDistribution(0, 1), IntDistribution(1, 9, log=True), IntDistribution(1, MOST_COMBINATIONS + 1)],
+    [FloatDistribution(0, 1), IntDistribution(1, 9, log=True), IntDistribution(1, MAX_COMBINATIONS + 1)],
     ids=["an interval", "a logarithmic one", "too many"],
 )
 def test_what_cannot_be_counted_has_no_combinations(distribution: BaseDistribution):
@@ -113,7 +120,7 @@ def test_what_cannot_be_counted_has_no_combinations(distribution: BaseDistributi
 
 
 def test_as_plain_values_a_space_says_what_the_report_needs():
-    choice, whole, below = (each.as_dict() for each in _space().parameters)
+    choice, whole, below = (parameter.as_dict() for parameter in _space().parameters)
     assert choice["kind"], choice["choices"] == ("choice", ["relu", "elu"])
     assert (whole["kind"], whole["low"], whole["high"], whole["step"], whole["log"]) == ("int", 1, 2, 1, False)
     assert below["only_with"] == {"activation": ["celu", "elu"]}
@@ -121,5 +128,5 @@ def test_as_plain_values_a_space_says_what_the_report_needs():
 
 def test_a_float_becomes_a_word_in_all_its_digits_and_four_of_them_for_a_person():
     values = {"optimizer.lr": 0.1 + 0.2, "activation": "elu", "model.width": 16}
-    assert words_of(values) == ["optimizer.lr=0.30000000000000004", "activation=elu", "model.width=16"]
-    assert in_short(values) == "optimizer.lr=0.3 activation=elu model.width=16"
+    assert format_overrides(values) == ["optimizer.lr=0.30000000000000004", "activation=elu", "model.width=16"]
+    assert summarize_params(values) == "optimizer.lr=0.3 activation=elu model.width=16"

@@ -26,11 +26,11 @@ for name in ("first.log", "second.log"):
 
 @pytest.mark.slow
 def test_what_runs_are_forked_from_may_be_killed_while_one_starts(tmp_path: Path):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
-    told, *ends = done.stdout.splitlines()
-    assert told == "what runs are forked from was killed meanwhile: first starts without it, some seconds later"
+    assert result.returncode == 0, result.stderr
+    started_line, *ends = result.stdout.splitlines()
+    assert started_line == "what runs are forked from was killed meanwhile: first starts without it, some seconds later"
     assert len(ends) == 2
     assert all(end.startswith("2 there is no model=nonsense") for end in ends), ends

@@ -11,18 +11,25 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from stormproof_train.errors import StorageError, UserError
-from stormproof_train.search.paused_as_pruned import PausedAsPruned
-from stormproof_train.search.rungs import Rungs, fractions_of
+from stormproof_train.search.paused_as_pruned import PausedTrialsStorage
+from stormproof_train.search.rungs import Rungs, rung_fractions
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter
-from stormproof_train.search.trials import PAUSED, Trials, standing
-from tests.stormproof_train.search.made_trials import SPACE, completed, made_trials, proposed, trials_in, url_in
-from tests.support.forked_command import FORKS
+from stormproof_train.search.trials import PAUSED, TrialStore, trial_status
+from tests.stormproof_train.search.made_trials import (
+    SPACE,
+    complete_trial,
+    in_memory_trials,
+    proposed_params,
+    storage_url,
+    stored_trials,
+)
+from tests.support.forked_command import FORKSERVER_CONTEXT
 
 
-def storage_in(folder: Path) -> tuple[BaseStorage, int]:
+def open_study_storage(folder: Path) -> tuple[BaseStorage, int]:
     """What is really stored, and the number of the study."""
-    storage = optuna.storages.get_storage(url_in(folder))
+    storage = optuna.storages.get_storage(storage_url(folder))
     return storage, storage.get_study_id_from_name("made")
 
 
@@ -46,28 +53,30 @@ def test_a_storage_is_opened_with_the_options_of_its_database(
 
     monkeypatch.setattr("stormproof_train.search.trials.RDBStorage", open_storage)
     with pytest.raises(OpenedError) as raised:
-        Trials(url, "mine", Settings(), SPACE)
+        TrialStore(url, "mine", Settings(), SPACE)
     assert raised.value.args == (url, options)
 
 
 def test_what_waits_looks_pruned_to_a_sampler_and_runs_in_the_storage(tmp_path: Path):
-    trials = trials_in(tmp_path)
+    trials = stored_trials(tmp_path)
     for _ in range(3):
         trials.ask()
     trials.report(1, 0.25, 0.7)
     trials.report(1, 0.5, 0.6)
     trials.note(1, **{PAUSED: True})
-    storage, study = storage_in(tmp_path)
-    seen = PausedAsPruned(storage).get_all_trials(study)
-    assert [each.state for each in seen] == [TrialState.RUNNING, TrialState.PRUNED, TrialState.RUNNING]
-    assert seen[1].value == 0.6
-    assert [each.number for each in PausedAsPruned(storage).get_all_trials(study, states=[TrialState.PRUNED])] == [1]
-    assert storage.get_trial(seen[1]._trial_id).state == TrialState.RUNNING
-    assert [each.state for each in trials.all()] == ["running", "paused", "running"]
+    storage, study = open_study_storage(tmp_path)
+    trial_states = PausedTrialsStorage(storage).get_all_trials(study)
+    assert [trial.state for trial in trial_states] == [TrialState.RUNNING, TrialState.PRUNED, TrialState.RUNNING]
+    assert trial_states[1].value == 0.6
+    assert [
+        trial.number for trial in PausedTrialsStorage(storage).get_all_trials(study, states=[TrialState.PRUNED])
+    ] == [1]
+    assert storage.get_trial(trial_states[1]._trial_id).state == TrialState.RUNNING
+    assert [trial.state for trial in trials.records()] == ["running", "paused", "running"]
 
 
 def test_what_waits_may_go_on_and_complete():
-    trials = made_trials()
+    trials = in_memory_trials()
     trials.ask()
     trials.note(0, **{PAUSED: True})
     trials.note(0, **{PAUSED: False})
@@ -80,7 +89,7 @@ def test_what_waits_may_go_on_and_complete():
 
 
 def test_a_trial_ends_once():
-    trials = made_trials()
+    trials = in_memory_trials()
     trials.ask()
     trials.tell(0, "pruned")
     trials.tell(0, "complete", [0.5])
@@ -88,7 +97,7 @@ def test_a_trial_ends_once():
 
 
 def test_the_first_value_at_a_place_counts():
-    trials = made_trials()
+    trials = in_memory_trials()
     trials.ask()
     for value in (0.5, 0.4):
         trials.report(0, 0.25, value)
@@ -102,13 +111,13 @@ def test_a_proposal_that_a_kill_cut_off_is_completed_with_the_same_values(
     before: int, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     arguments: dict[str, Any] = {"sampler_arguments": {"n_startup_trials": 3}, "seed": 1}
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
+    uninterrupted, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (uninterrupted, cut):
         folder.mkdir()
-        trials = trials_in(folder, **arguments)
+        trials = stored_trials(folder, **arguments)
         for number in range(before):
-            completed(trials, number / 10)
-    expected = trials_in(whole, **arguments).ask()
+            complete_trial(trials, number / 10)
+    expected = stored_trials(uninterrupted, **arguments).ask()
     assert len(expected.params) > written, "the kill would come after the proposal"
     suggest, counted = Parameter.suggest, []
 
@@ -121,15 +130,15 @@ def test_a_proposal_that_a_kill_cut_off_is_completed_with_the_same_values(
     with monkeypatch.context() as patch:
         patch.setattr(Parameter, "suggest", killed)
         with pytest.raises(KeyboardInterrupt):
-            trials_in(cut, **arguments).ask()
-    assert len(trials_in(cut, **arguments).record(before).params) == written
-    again = trials_in(cut, **arguments).completed_proposal(before)
-    assert proposed(again) == proposed(expected)
-    assert proposed(trials_in(cut, **arguments).completed_proposal(before)) == proposed(expected)
+            stored_trials(cut, **arguments).ask()
+    assert len(stored_trials(cut, **arguments).record(before).params) == written
+    resumed_proposal = stored_trials(cut, **arguments).complete_proposal(before)
+    assert proposed_params(resumed_proposal) == proposed_params(expected)
+    assert proposed_params(stored_trials(cut, **arguments).complete_proposal(before)) == proposed_params(expected)
 
 
-def asks(folder: Path, begin: Barrier) -> None:
-    lock, trials = filelock.FileLock(folder / ".lock"), trials_in(folder, sampler="random")
+def ask_trials(folder: Path, begin: Barrier) -> None:
+    lock, trials = filelock.FileLock(folder / ".lock"), stored_trials(folder, sampler="random")
     begin.wait(60)
     for _ in range(8):
         with lock:
@@ -138,29 +147,29 @@ def asks(folder: Path, begin: Barrier) -> None:
 
 @pytest.mark.slow
 def test_two_that_ask_at_once_get_different_trials_those_that_one_would_get(tmp_path: Path):
-    alone, together = made_trials(sampler="random"), trials_in(tmp_path, sampler="random")
-    expected = [proposed(alone.ask()) for _ in range(16)]
-    begin = FORKS.Barrier(2)
-    asking = [FORKS.Process(target=asks, args=(tmp_path, begin)) for _ in range(2)]
-    for each in asking:
-        each.start()
-    for each in asking:
-        each.join(60)
-    assert [each.exitcode for each in asking] == [0, 0]
-    records = together.all()
-    assert [each.number for each in records] == list(range(16))
-    assert [proposed(each) for each in records] == expected
+    alone, together = in_memory_trials(sampler="random"), stored_trials(tmp_path, sampler="random")
+    expected = [proposed_params(alone.ask()) for _ in range(16)]
+    begin = FORKSERVER_CONTEXT.Barrier(2)
+    asking = [FORKSERVER_CONTEXT.Process(target=ask_trials, args=(tmp_path, begin)) for _ in range(2)]
+    for entry in asking:
+        entry.start()
+    for entry in asking:
+        entry.join(60)
+    assert [entry.exitcode for entry in asking] == [0, 0]
+    records = together.records()
+    assert [entry.number for entry in records] == list(range(16))
+    assert [proposed_params(entry) for entry in records] == expected
 
 
 def test_what_was_shared_is_there_for_all(tmp_path: Path):
-    assert trials_in(tmp_path).shared("began") is None
-    trials_in(tmp_path).share("began", 3.5)
-    assert trials_in(tmp_path).shared("began") == 3.5
+    assert stored_trials(tmp_path).get_shared("began") is None
+    stored_trials(tmp_path).set_shared("began", 3.5)
+    assert stored_trials(tmp_path).get_shared("began") == 3.5
 
 
 @pytest.mark.slow
 def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
-    trials = made_trials()
+    trials = in_memory_trials()
     for value in (0.1, 0.2, 0.3, 0.4, 0.5):
         number = trials.ask().number
         trials.report(number, 0.5, value)
@@ -168,12 +177,12 @@ def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
     for value, behind in ((0.25, False), (0.35, True)):
         number = trials.ask().number
         trials.report(number, 0.5, value)
-        assert trials.is_behind_the_median(number) is behind
+        assert trials.is_worse_than_median(number) is behind
 
 
 @pytest.mark.slow
 def test_importances_want_trials_that_differ():
-    trials = made_trials(sampler="random")
+    trials = in_memory_trials(sampler="random")
     assert trials.importances() == [{}]
     for _ in range(12):
         record = trials.ask()
@@ -184,28 +193,34 @@ def test_importances_want_trials_that_differ():
 
 
 def test_the_rungs_see_a_trial_with_its_losses():
-    trials = made_trials(objectives="val/accuracy")
+    trials = in_memory_trials(objectives="val/accuracy")
     trials.ask()
     trials.report(0, 0.5, 0.75)
     trials.note(0, passed=1, **{PAUSED: True})
-    seen = standing(trials.record(0), Settings(objectives="val/accuracy").all_objectives[0].as_loss)
-    assert (seen.losses, seen.passed, seen.paused, seen.completed, seen.ended) == ({0.5: -0.75}, 1, True, False, False)
+    trial_standing = trial_status(trials.record(0), Settings(objectives="val/accuracy").all_objectives[0].as_loss)
+    assert (
+        trial_standing.losses,
+        trial_standing.rungs_passed,
+        trial_standing.is_paused,
+        trial_standing.is_complete,
+        trial_standing.has_ended,
+    ) == ({0.5: -0.75}, 1, True, False, False)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mango://host/db", "redis+nothing://x"])
 def test_a_storage_that_is_none_is_one_sentence(url: str):
     with pytest.raises(UserError, match=r"^search\.storage cannot be used \(.*\): write sqlite:///FILE or"):
-        Trials(url, "made", Settings(), SPACE)
+        TrialStore(url, "made", Settings(), SPACE)
 
 
 def test_a_storage_that_does_not_answer_is_told(tmp_path: Path):
     with pytest.raises(StorageError, match=r"^search\.storage does not answer: .*unable to open database file"):
-        Trials(f"sqlite:///{tmp_path / 'nowhere' / 'study.db'}", "made", Settings(), SPACE)
+        TrialStore(f"sqlite:///{tmp_path / 'nowhere' / 'study.db'}", "made", Settings(), SPACE)
 
 
 def test_who_is_validated_at_a_rung_has_come_to_it():
-    trials = made_trials()
+    trials = in_memory_trials()
     trials.ask()
     trials.report(0, 36 / 972, 0.5)  # a 27th
-    (come,) = [standing(each, float) for each in trials.all()]
-    assert Rungs(fractions_of(3, 3), 3).loss_at(come, 0) == 0.5
+    (trial_standing,) = [trial_status(trial, float) for trial in trials.records()]
+    assert Rungs(rung_fractions(3, 3), 3).loss_at(trial_standing, 0) == 0.5

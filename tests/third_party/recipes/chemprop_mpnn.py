@@ -10,7 +10,7 @@ from lightning import pytorch as pl
 def train(callbacks: list[Any]) -> None:
     smiles = ["C" * n + end for n in range(1, 13) for end in ("", "O", "N", "C(=O)O", "c1ccccc1", "Cl", "F", "C#N")]
     points = [data.MoleculeDatapoint.from_smi(smi, np.array([float(len(smi))])) for smi in smiles]
-    indices = data.make_split_indices([each.mol for each in points], "random", (0.8, 0.1, 0.1))
+    indices = data.make_split_indices([point.mol for point in points], "random", (0.8, 0.1, 0.1))
     training, validation, _ = data.split_data_by_indices(points, *indices)
     training_set = data.MoleculeDataset(training[0])
     scaler = training_set.normalize_targets()

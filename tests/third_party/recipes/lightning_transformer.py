@@ -14,7 +14,7 @@ class Transformer(LightningTransformer):
 
 
 def train(callbacks: list[Any]) -> None:
-    words = (torch.arange(2000) % 17 + torch.arange(2000) // 400).reshape(-1, 20) % 30
-    loader = DataLoader(TensorDataset(words[:, :-1].clone(), words[:, 1:].clone()), batch_size=4, shuffle=True)
+    arguments = (torch.arange(2000) % 17 + torch.arange(2000) // 400).reshape(-1, 20) % 30
+    loader = DataLoader(TensorDataset(arguments[:, :-1].clone(), arguments[:, 1:].clone()), batch_size=4, shuffle=True)
     trainer = pl.Trainer(max_epochs=6, accelerator="cpu", logger=False, callbacks=callbacks)
     trainer.fit(Transformer(vocab_size=30), loader)

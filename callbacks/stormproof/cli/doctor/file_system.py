@@ -23,7 +23,7 @@ def file_system_risks(folder: Path) -> list[Risk]:
     Args:
         folder: a folder of checkpoints that exists.
     """
-    return [*_temporary_files_elsewhere(folder), *_what_does_not_work(folder), *_little_space(folder)]
+    return [*_temporary_folder_risks(folder), *_operation_risks(folder), *_free_space_risks(folder)]
 
 
 def address_risks(address: str) -> list[Risk]:
@@ -44,9 +44,9 @@ def address_risks(address: str) -> list[Risk]:
     return []
 
 
-def _temporary_files_elsewhere(folder: Path) -> Iterator[Risk]:
+def _temporary_folder_risks(folder: Path) -> Iterator[Risk]:
     try:
-        temporary = Path(tempfile.gettempdir())
+        temporary_folder = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         yield Risk(
             "there is no folder for temporary files",
@@ -55,19 +55,19 @@ def _temporary_files_elsewhere(folder: Path) -> Iterator[Risk]:
             "set TMPDIR to a folder that can be written to",
         )
         return
-    if temporary.stat().st_dev != folder.stat().st_dev:
+    if temporary_folder.stat().st_dev != folder.stat().st_dev:
         yield Risk(
             "temporary files are on another file system",
-            f"{temporary} (TMPDIR), for {folder}",
+            f"{temporary_folder} (TMPDIR), for {folder}",
             "Lightning's own ModelCheckpoint writes there and then copies over the old file: killed in between, it "
             "leaves a stump in the place of a good checkpoint (CheckpointRecovery writes in the folder itself)",
             "save with CheckpointRecovery, or set TMPDIR to a folder on the same file system",
         )
 
 
-def _what_does_not_work(folder: Path) -> Iterator[Risk]:
+def _operation_risks(folder: Path) -> Iterator[Risk]:
     try:
-        trial = Path(tempfile.mkdtemp(prefix=".doctor.", dir=folder))
+        trial_folder = Path(tempfile.mkdtemp(prefix=".doctor.", dir=folder))
     except OSError as error:
         yield Risk(
             "the folder cannot be written to",
@@ -77,64 +77,69 @@ def _what_does_not_work(folder: Path) -> Iterator[Risk]:
         )
         return
     try:
-        for what, why, works in _TRIALS:
-            problem = _try(works, trial)
+        for summary, reason, check in _CHECKS:
+            problem = _run_check(check, trial_folder)
             if problem is not None:
                 advice = "keep checkpoints on another file system, such as a local disk"
-                yield Risk(what, f"{folder}: {problem}", why, advice)
+                yield Risk(summary, f"{folder}: {problem}", reason, advice)
     finally:
-        shutil.rmtree(trial)
+        shutil.rmtree(trial_folder)
 
 
-def _try(works: Callable[[Path], str | None], trial: Path) -> str | None:
+def _run_check(check: Callable[[Path], str | None], trial_folder: Path) -> str | None:
     try:
-        return works(trial)
+        return check(trial_folder)
     except (OSError, NotImplementedError) as error:
         return str(error)
 
 
-def _fsyncs(trial: Path) -> str | None:
-    with (trial / "synced").open("wb") as file:
+def _check_fsync(trial_folder: Path) -> str | None:
+    with (trial_folder / "synced").open("wb") as file:
         file.write(b"content")
         file.flush()
         os.fsync(file.fileno())
-    fsync_folder(trial)
+    fsync_folder(trial_folder)
     return None
 
 
-def _renames(trial: Path) -> str | None:
-    old, new = trial / "old", trial / "new"
+def _check_rename(trial_folder: Path) -> str | None:
+    old, new = trial_folder / "old", trial_folder / "new"
     old.write_bytes(b"old")
     new.write_bytes(b"new")
     new.replace(old)
     return None if old.read_bytes() == b"new" and not new.exists() else "a renamed file did not replace the old one"
 
 
-def _locks(trial: Path) -> str | None:
-    with filelock.FileLock(trial / "lock"):
+def _check_lock(trial_folder: Path) -> str | None:
+    with filelock.FileLock(trial_folder / "lock"):
         try:
-            with filelock.FileLock(trial / "lock", timeout=0):
+            with filelock.FileLock(trial_folder / "lock", timeout=0):
                 return "two locks of one file were given at once"
         except filelock.Timeout:
             return None
 
 
-_TRIALS = (
-    ("fsync does not work", "after a power cut, a checkpoint that was reported as saved may be gone", _fsyncs),
-    ("a rename does not replace a file", "a killed save may leave no whole file at all", _renames),
-    ("files cannot be locked", "two runs may write to the folder at once, and each remove the other's files", _locks),
+_CHECKS = (
+    ("fsync does not work", "after a power cut, a checkpoint that was reported as saved may be gone", _check_fsync),
+    ("a rename does not replace a file", "a killed save may leave no whole file at all", _check_rename),
+    (
+        "files cannot be locked",
+        "two runs may write to the folder at once, and each remove the other's files",
+        _check_lock,
+    ),
 )
 
 
-def _little_space(folder: Path) -> Iterator[Risk]:
+def _free_space_risks(folder: Path) -> Iterator[Risk]:
     sizes = [file.stat().st_size for file in folder.glob("*.ckpt") if file.is_file()]
-    count = Retention().keep_last + 1  # a new one is whole before an old one goes
-    free = shutil.disk_usage(folder).free
-    if sizes and free < count * max(sizes):
+    checkpoint_count = Retention().keep_last + 1  # a new one is whole before an old one goes
+    free_bytes = shutil.disk_usage(folder).free
+    if sizes and free_bytes < checkpoint_count * max(sizes):
         yield Risk(
-            f"{free / 1e9:.2f} GB are free, and the largest checkpoint has {max(sizes) / 1e9:.2f} GB",
+            f"{free_bytes / 1e9:.2f} GB are free, and the largest checkpoint has {max(sizes) / 1e9:.2f} GB",
             str(folder),
-            f"there must be room for {count}: a new one is written whole before an old one is removed; on a full disk "
+            f"there must be room for {checkpoint_count}: a new one is written whole before an old one is removed; on "
+            f"a full disk "
             "the run stops at its next save",
             "make room, keep fewer checkpoints, or use another file system",
         )

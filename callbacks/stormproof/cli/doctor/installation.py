@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from stormproof.cli.doctor.risk import Risk
 
-LIGHTNINGS = ("pytorch-lightning", "lightning")
-COMPROMISED = {(2, 6, 2), (2, 6, 3)}
+LIGHTNING_PACKAGES = ("pytorch-lightning", "lightning")
+COMPROMISED_RELEASES = {(2, 6, 2), (2, 6, 3)}
 
 
 def installation_risks(installed: Mapping[str, str] | None = None) -> list[Risk]:
@@ -23,53 +23,53 @@ def installation_risks(installed: Mapping[str, str] | None = None) -> list[Risk]
         >>> [risk.what for risk in installation_risks({"torch": "2.9.1", "lightning": "2.6.6"})]
         ['torch 2.9.1 corrupts memory when it loads a crafted checkpoint']
     """
-    versions = _installed() if installed is None else installed
-    return [risk for package in versions for risk in _risks(package, versions[package])]
+    versions = _installed_versions() if installed is None else installed
+    return [risk for package in versions for risk in _package_risks(package, versions[package])]
 
 
-def _installed() -> dict[str, str]:
-    found = {}
-    for package in ("torch", *LIGHTNINGS):
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for package in ("torch", *LIGHTNING_PACKAGES):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # of the two Lightnings, one is enough
             continue
-    return found
+    return versions
 
 
-def _risks(package: str, number: str) -> Iterator[Risk]:
-    release = _release(number)
+def _package_risks(package: str, version_number: str) -> Iterator[Risk]:
+    release = _parse_release(version_number)
     if package == "torch" and release < (2, 6, 0):
         yield Risk(
-            f"torch {number} runs code out of a crafted checkpoint",
+            f"torch {version_number} runs code out of a crafted checkpoint",
             sys.prefix,
             "torch.load runs it even with weights_only=True (CVE-2025-32434)",
             "pip install 'torch>=2.10'",
         )
     elif package == "torch" and release < (2, 10, 0):
         yield Risk(
-            f"torch {number} corrupts memory when it loads a crafted checkpoint",
+            f"torch {version_number} corrupts memory when it loads a crafted checkpoint",
             sys.prefix,
             "torch.load does so even with weights_only=True (GHSA-63cw-57p8-fm3p)",
             "pip install 'torch>=2.10'",
         )
-    elif package in LIGHTNINGS and release in COMPROMISED:
+    elif package in LIGHTNING_PACKAGES and release in COMPROMISED_RELEASES:
         yield Risk(
-            f"{package} {number} was published by an attacker",
+            f"{package} {version_number} was published by an attacker",
             sys.prefix,
             "it may have run their code here, with all the rights that you have (GHSA-w37p-236h-pfx3)",
             f"pip uninstall {package}; replace the keys and passwords that were within reach; install 2.6.6 or newer",
         )
-    elif package in LIGHTNINGS and release < (2, 6, 6):
+    elif package in LIGHTNING_PACKAGES and release < (2, 6, 6):
         yield Risk(
-            f"{package} {number} runs code out of a crafted checkpoint",
+            f"{package} {version_number} runs code out of a crafted checkpoint",
             sys.prefix,
             "load_from_checkpoint runs it in spite of weights_only=True (CVE-2026-58659)",
             f"pip install '{package}>=2.6.6'",
         )
 
 
-def _release(number: str) -> tuple[int, ...]:
+def _parse_release(version_number: str) -> tuple[int, ...]:
     """The first three numbers of a version; a local or development part does not count."""
-    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", number)
-    return tuple(int(part or 0) for part in numbers.groups()) if numbers else (0, 0, 0)
+    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version_number)
+    return tuple(int(part or 0) for part in match.groups()) if match else (0, 0, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Risk:
     """What is found, where, why it would lose work, and what to do about it: each for a person to read."""
 
-    what: str
-    where: str
-    why: str
+    summary: str
+    location: str
+    reason: str
     advice: str

@@ -11,21 +11,27 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from stormproof.health.observers.input_target_dependence import Samples
-from stormproof.health.observers.objective import Objective, TargetPool, facts_of, find_objective, given_losses
-from stormproof.health.observers.step_trace import CloserLook
+from stormproof.health.observers.input_target_dependence import DependenceTest
+from stormproof.health.observers.objective import (
+    Objective,
+    TargetPool,
+    find_objective,
+    list_data_losses,
+    prediction_facts,
+)
+from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.record import Comparison, PredictionFacts
 
-UNKNOWN = 5
+MAX_UNKNOWN_LOSSES = 5
 """Close looks, after which a loss that nothing reproduces is looked for no longer."""
 
 
-class Comparing:
+class BaselineEvaluator:
     """Finds the loss of the steps that are looked at, and what else it would have been.
 
     Args:
         module: whose steps.
-        given: the loss, if the user told.
+        user_loss: the loss, if the user told.
 
     Attributes:
         objective: the last loss known, without its tensors.
@@ -34,56 +40,64 @@ class Comparing:
         targets: Indices of the batch tensors that are targets of the loss. Empty until known.
     """
 
-    def __init__(self, module: nn.Module, given: Callable[..., Any] | None) -> None:
-        self._module, self._given = module, given
-        self._unknown = 0  # close looks whose loss nothing reproduced
+    def __init__(self, module: nn.Module, user_loss: Callable[..., Any] | None) -> None:
+        self._module, self._user_loss = module, user_loss
+        self._unknown_losses = 0  # close looks whose loss nothing reproduced
         self.objective: Objective | None = None
-        self.pool, self.samples = TargetPool(), Samples()
-        self.targets: frozenset[int] = frozenset()
+        self.target_pool, self.dependence_test = TargetPool(), DependenceTest()
+        self.target_indices: frozenset[int] = frozenset()
 
-    def look(
-        self, look: CloserLook, output: Any, loss: Any, step: int, epoch: int, *, one_loss: bool
+    def compare(
+        self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
     ) -> tuple[tuple[PredictionFacts, ...], Comparison | None]:
         """What the losses of a step were called with, and its own beside others; None where that is not known.
 
         Args:
-            look: at the step.
+            trace: at the step.
             output: what ``training_step`` returned.
             loss: of it.
             step: the optimizer steps that were done.
             epoch: the running one.
-            one_loss: whether there is no other; of several none is compared.
+            has_single_loss: whether there is no other; of several none is compared.
         """
-        known = None
+        objective = None
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-            known = self._find(look, output, loss.detach(), tells=one_loss)
-        objectives = given_losses(look) if known is None else [known]
+            objective = self._find_objective(trace, output, loss.detach(), warns=has_single_loss)
+        objectives = list_data_losses(trace) if objective is None else [objective]
         if isinstance(loss, torch.Tensor):  # excludes tensors that only a metric uses
-            of_loss = look.origins.of(loss).data
-            self.targets = of_loss.intersection(index for each in objectives for index in each.target_of)
-        parts = [each.of_a_part() for each in objectives]
-        facts = tuple(facts_of(part) for part in parts if part is not None)
-        part = None if known is None else parts[0]
-        if part is None or not one_loss or not part.is_given:
+            loss_indices = trace.origins.origin_of(loss).data
+            self.target_indices = loss_indices.intersection(
+                index for candidate in objectives for index in candidate.target_indices
+            )
+        truncated = [candidate.truncate() for candidate in objectives]
+        facts = tuple(
+            prediction_facts(truncated_objective)
+            for truncated_objective in truncated
+            if truncated_objective is not None
+        )
+        truncated_objective = None if objective is None else truncated[0]
+        if truncated_objective is None or not has_single_loss or not truncated_objective.has_data_targets:
             return facts, None
         with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step
-            return facts, self._compare(part, look, step, epoch)
+            return facts, self._compare_losses(truncated_objective, trace, step, epoch)
 
-    def _find(self, look: CloserLook, output: Any, loss: torch.Tensor, *, tells: bool) -> Objective | None:
+    def _find_objective(self, trace: StepTrace, output: Any, loss: torch.Tensor, *, warns: bool) -> Objective | None:
         """The loss of the step; says once that what needs it is left out, where nothing reproduces it."""
-        if self._unknown >= UNKNOWN:
-            look.meetings = []
-        objective = find_objective(look, output, loss, self._module, self._given)
+        if self._unknown_losses >= MAX_UNKNOWN_LOSSES:
+            trace.pairs = []
+        objective = find_objective(trace, output, loss, self._module, self._user_loss)
         if objective is not None:
             self.objective = objective.without_tensors()
             return objective
-        self._unknown += 1
-        if self._given is not None and self._unknown == 1:
+        self._unknown_losses += 1
+        if self._user_loss is not None and self._unknown_losses == 1:
             rank_zero_warn(
                 "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that loss "
                 "of these two; here, what needs them is left out"
             )
-        elif self._given is None and self.objective is None and self._unknown == UNKNOWN and tells:
+        elif (
+            self._user_loss is None and self.objective is None and self._unknown_losses == MAX_UNKNOWN_LOSSES and warns
+        ):
             rank_zero_info(
                 "TrainingHealth: no loss that it knows gives what training_step returned, so that the comparisons with "
                 "a constant and with other samples' targets are left out; TrainingHealth(loss=…), and {'loss', "
@@ -91,11 +105,13 @@ class Comparing:
             )
         return None
 
-    def _compare(self, objective: Objective, look: CloserLook, step: int, epoch: int) -> Comparison | None:
-        if look.inputs is not None:
-            self.samples.add(look.inputs, objective.target)
-        self.pool.add(objective.target)
+    def _compare_losses(self, objective: Objective, trace: StepTrace, step: int, epoch: int) -> Comparison | None:
+        if trace.first_inputs is not None:
+            self.dependence_test.add(trace.first_inputs, objective.target)
+        self.target_pool.add(objective.target)
         value = float(objective.function(objective.prediction, objective.target))
         if not math.isfinite(value):
             return None
-        return Comparison(step, epoch, value, self.pool.constant_loss(objective, self._given), objective.of_others())
+        return Comparison(
+            step, epoch, value, self.target_pool.constant_loss(objective, self._user_loss), objective.permuted_loss()
+        )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 
-class SameTargets:
+class ConstantTargetCounter:
     """Counts samples until two targets differ.
 
     Attributes:
@@ -17,24 +17,24 @@ class SameTargets:
 
     def __init__(self) -> None:
         self.samples: int | None = 0
-        self._first: dict[int, torch.Tensor] = {}
+        self._first_targets: dict[int, torch.Tensor] = {}
 
-    def add(self, batch: Sequence[torch.Tensor], targets: Collection[int], samples: int) -> None:
+    def add(self, batch: Sequence[torch.Tensor], target_indices: Collection[int], samples: int) -> None:
         """Adds a batch.
 
         Args:
             batch: Tensors of the batch.
-            targets: Indices of the tensors that are targets of the loss, each of shape (samples, …).
+            target_indices: Indices of the tensors that are targets of the loss, each of shape (samples, …).
             samples: Batch size.
         """
-        present = [index for index in targets if index < len(batch)]
-        if self.samples is None or not present or not samples:
+        available_indices = [index for index in target_indices if index < len(batch)]
+        if self.samples is None or not available_indices or not samples:
             return
-        same = all(self._is_as_before(index, batch[index], samples) for index in present)
-        self.samples = self.samples + samples if same else None
+        is_constant = all(self._is_constant(index, batch[index], samples) for index in available_indices)
+        self.samples = self.samples + samples if is_constant else None
 
-    def _is_as_before(self, index: int, target: torch.Tensor, samples: int) -> bool:
+    def _is_constant(self, index: int, target: torch.Tensor, samples: int) -> bool:
         if target.ndim == 0 or target.size(0) != samples:
             return False
-        first = self._first.setdefault(index, target[0].clone())
-        return target.shape[1:] == first.shape and bool((target == first).all())
+        first_target = self._first_targets.setdefault(index, target[0].clone())
+        return target.shape[1:] == first_target.shape and bool((target == first_target).all())

@@ -7,56 +7,61 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from stormproof.health.observers.rank_compute_time import OwnTime
+from stormproof.health.observers.rank_compute_time import ComputeTimer
 
-BATCHES = 200
+MAX_BATCHES = 200
 """The last ones that are remembered."""
 SCHEDSTAT = "/proc/thread-self/schedstat"
 """Scheduler statistics (Linux only). The second number is the thread's time in the run queue, in nanoseconds."""
 
 
-class Waiting:
+class DataWaitTimer:
     """Clocks batches, from the fetching of each to that of the next; what is left out is not remembered.
 
     Excludes time in the run queue, when the thread was runnable but other processes used the CPU.
 
     Args:
-        own: is told of those that are remembered.
+        compute_timer: is told of those that are remembered.
 
     Attributes:
         batches: the seconds of waiting and of work of the last ones.
     """
 
-    def __init__(self, own: OwnTime | None = None) -> None:
-        self.batches: deque[tuple[float, float]] = deque(maxlen=BATCHES)
-        self._mark = self._wait = 0.0
-        self._queued = self._wait_in_queue = 0.0
-        self._counts = False
-        self._own = own
-        self._queue = RunQueue()
+    def __init__(self, compute_timer: ComputeTimer | None = None) -> None:
+        self.batches: deque[tuple[float, float]] = deque(maxlen=MAX_BATCHES)
+        self._fetch_start = self._wait_seconds = 0.0
+        self._queue_seconds_at_fetch = self._queue_seconds_in_wait = 0.0
+        self._is_counted = False
+        self._compute_timer = compute_timer
+        self._run_queue = RunQueue()
 
     def stop(self) -> None:
         """Stops measuring."""
-        self._queue.close()
+        self._run_queue.close()
 
-    def fetch_begins(self) -> None:
+    def on_fetch_start(self) -> None:
         """The batch before is done, other callbacks' part of it too, and the next one is waited for."""
-        now, queued = time.perf_counter(), self._queue.seconds()
-        if self._counts:
-            work = now - self._mark - self._wait - (queued - self._queued - self._wait_in_queue)
-            self.batches.append((max(self._wait - self._wait_in_queue, 0.0), max(work, 0.0)))
-            if self._own is not None:
-                self._own.keep(self._wait)
-        self._mark, self._queued, self._counts = now, queued, False
+        now, queue_seconds = time.perf_counter(), self._run_queue.seconds()
+        if self._is_counted:
+            work = (
+                now
+                - self._fetch_start
+                - self._wait_seconds
+                - (queue_seconds - self._queue_seconds_at_fetch - self._queue_seconds_in_wait)
+            )
+            self.batches.append((max(self._wait_seconds - self._queue_seconds_in_wait, 0.0), max(work, 0.0)))
+            if self._compute_timer is not None:
+                self._compute_timer.add_batch(self._wait_seconds)
+        self._fetch_start, self._queue_seconds_at_fetch, self._is_counted = now, queue_seconds, False
 
-    def batch_comes(self) -> None:
+    def on_batch_start(self) -> None:
         """It is here."""
-        self._wait, self._counts = time.perf_counter() - self._mark, self._mark > 0
-        self._wait_in_queue = self._queue.seconds() - self._queued
+        self._wait_seconds, self._is_counted = time.perf_counter() - self._fetch_start, self._fetch_start > 0
+        self._queue_seconds_in_wait = self._run_queue.seconds() - self._queue_seconds_at_fetch
 
-    def leave_out(self) -> None:
+    def exclude_batch(self) -> None:
         """Something else was done with the batch than training on it."""
-        self._counts = False
+        self._is_counted = False
 
 
 class RunQueue:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-LOOKS = 8
+MAX_STEPS = 8
 """Steps of each optimizer that are looked at."""
 
 
-class KeptGradients:
+class GradientResetCheck:
     """Watches one parameter of an optimizer: what its gradient was when another one came in.
 
     Args:
@@ -24,43 +24,45 @@ class KeptGradients:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        held = (each for group in optimizer.param_groups for each in group["params"] if each.requires_grad)
-        self._parameter: torch.Tensor | None = min(held, key=torch.Tensor.numel, default=None)
-        self._before: torch.Tensor | None = None  # its gradient at the last step
-        self._still_there = self._begun = self.has_stepped = False
-        self.times = self.looked = 0
-        self._undo: list[Callable[[], None]] = []
+        parameters = (
+            parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad
+        )
+        self._parameter: torch.Tensor | None = min(parameters, key=torch.Tensor.numel, default=None)
+        self._previous_gradient: torch.Tensor | None = None  # its gradient at the last step
+        self._is_stale = self._has_begun = self.has_stepped = False
+        self.stale_steps = self.checked_steps = 0
+        self._restorers: list[Callable[[], None]] = []
         if self._parameter is not None:
-            self._undo.append(self._parameter.register_hook(self._comes_in).remove)
-            self._undo.append(optimizer.register_step_post_hook(self._stepped).remove)
+            self._restorers.append(self._parameter.register_hook(self._on_gradient).remove)
+            self._restorers.append(optimizer.register_step_post_hook(self._on_step).remove)
 
-    def _comes_in(self, gradient: torch.Tensor) -> None:
+    def _on_gradient(self, gradient: torch.Tensor) -> None:
         assert self._parameter is not None
-        present = self._parameter.grad
-        if present is None or not bool(present.any()):
-            self._still_there, self._before = False, None
-        elif self._before is not None and torch.equal(present, self._before):
-            self._still_there = True
+        accumulated = self._parameter.grad
+        if accumulated is None or not bool(accumulated.any()):
+            self._is_stale, self._previous_gradient = False, None
+        elif self._previous_gradient is not None and torch.equal(accumulated, self._previous_gradient):
+            self._is_stale = True
 
-    def _stepped(self, *_: Any) -> None:
+    def _on_step(self, *_: Any) -> None:
         assert self._parameter is not None
         self.has_stepped = True
-        if self._parameter.grad is None or self.looked >= LOOKS:
+        if self._parameter.grad is None or self.checked_steps >= MAX_STEPS:
             return
-        if self._begun:
-            self.looked += 1
-            self.times += self._still_there
-        self._begun = True
-        self._before = self._parameter.grad.detach().clone()
-        self._still_there = False
+        if self._has_begun:
+            self.checked_steps += 1
+            self.stale_steps += self._is_stale
+        self._has_begun = True
+        self._previous_gradient = self._parameter.grad.detach().clone()
+        self._is_stale = False
 
     @property
     def is_done(self) -> bool:
         """Whether it has seen enough, and can be stopped: not within a step of the optimizer."""
-        return self.looked >= LOOKS
+        return self.checked_steps >= MAX_STEPS
 
     def stop(self) -> None:
         """Watches no longer."""
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        for restore in self._restorers:
+            restore()
+        self._restorers = []

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from stormproof.health.record import Group
+from stormproof.health.record import ParameterGroup
 
-FADED = 1e-6
+ZERO_LR_SHARE = 1e-6
 """The share of the highest learning rate down to which it is none."""
 
 
@@ -23,22 +23,22 @@ class LearningRates:
 
     def __init__(self, optimizers: list[Optimizer]) -> None:
         self._optimizers = optimizers
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, ParameterGroup] = {}
 
-    def look(self, step: int) -> list[Group]:
+    def update(self, step: int) -> list[ParameterGroup]:
         """The groups as they are after ``step`` steps."""
         for index, optimizer in enumerate(self._optimizers):
-            several = len(optimizer.param_groups) > 1
-            for number, group in enumerate(optimizer.param_groups):
-                name = f"optimizer {index}, group {number}" if several else f"optimizer {index}"
+            has_several_groups = len(optimizer.param_groups) > 1
+            for group_index, group in enumerate(optimizer.param_groups):
+                name = f"optimizer {index}, group {group_index}" if has_several_groups else f"optimizer {index}"
                 lr = float(group["lr"])
-                known = self._groups.get(name) or Group(index, name, lr, lr, lr, lr, None)
-                most = max(lr, known.most_lr)
-                base = float(group.get("initial_lr", most))
-                since = None
-                if math.isfinite(most) and lr <= FADED * most:
-                    since = step if known.zero_since is None else known.zero_since
-                self._groups[name] = Group(index, name, lr, known.first_lr, most, base, since)
+                previous = self._groups.get(name) or ParameterGroup(index, name, lr, lr, lr, lr, None)
+                max_lr = max(lr, previous.max_lr)
+                base_lr = float(group.get("initial_lr", max_lr))
+                zero_since = None
+                if math.isfinite(max_lr) and lr <= ZERO_LR_SHARE * max_lr:
+                    zero_since = step if previous.zero_since is None else previous.zero_since
+                self._groups[name] = ParameterGroup(index, name, lr, previous.initial_lr, max_lr, base_lr, zero_since)
         return list(self._groups.values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -47,4 +47,4 @@ class LearningRates:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state``."""
-        self._groups = {name: Group(*values) for name, values in state.items()}
+        self._groups = {name: ParameterGroup(*values) for name, values in state.items()}

@@ -10,23 +10,23 @@ import pytorch_lightning as pl
 import torch
 from torch.distributed.tensor import DTensor
 
-from stormproof.distributed.dtensor import own_part
-from stormproof.health.observers.provenance import tensors_in
-from stormproof.health.observers.step_replay import first_not_finite
-from stormproof.health.record import Broken
-from stormproof.lightning.layer_names import layer_of
+from stormproof.distributed.dtensor import to_local
+from stormproof.health.observers.provenance import iter_tensors
+from stormproof.health.observers.step_replay import find_first_non_finite
+from stormproof.health.record import NonFiniteOrigin
+from stormproof.lightning.layer_names import get_layer_name
 
 
-def where_it_broke(
+def locate_non_finite(
     module: pl.LightningModule,
     batch: Any,
     batch_idx: int,
     step: int,
     layer_names: Mapping[int, str],
-    in_order: list[str],
+    layer_order: list[str],
     *,
-    follows: bool,
-) -> Broken:
+    is_traceable: bool,
+) -> NonFiniteOrigin:
     """Looks for it in the batch, in the weights, and in the step, which is run once more.
 
     Args:
@@ -35,30 +35,32 @@ def where_it_broke(
         batch_idx: its number in the epoch.
         step: the optimizer steps that were done.
         layer_names: by parameter.
-        in_order: the layers in the order of their calls.
-        follows: whether the step's calls can be seen.
+        layer_order: the layers in the order of their calls.
+        is_traceable: whether the step's calls can be seen.
     """
-    parts = list(tensors_in(batch))
-    for number, part in enumerate(parts):
-        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-            first = (~torch.isfinite(part)).nonzero()[0].tolist()
-            sample = f"[{first[0]}]" if first else ""
-            return Broken(step, batch_idx, f"batch[{number}]{sample}", "", in_data=True)
-    bad = {
-        layer_of(name)
-        for name, each in module.named_parameters()
-        if each.is_floating_point() and not bool(torch.isfinite(own_part(each)).all())
+    tensors = list(iter_tensors(batch))
+    for index, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+            sample = f"[{position[0]}]" if position else ""
+            return NonFiniteOrigin(step, batch_idx, f"batch[{index}]{sample}", "", in_data=True)
+    bad_layers = {
+        get_layer_name(name)
+        for name, parameter in module.named_parameters()
+        if parameter.is_floating_point() and not bool(torch.isfinite(to_local(parameter)).all())
     }
-    if bad:  # the gradient of the step before; of all layers that it went on to, the one nearest to the loss
-        last = [layer for layer in in_order if layer in bad] or sorted(bad)
-        return Broken(step - 1, batch_idx - 1, "gradient", last[-1], in_data=False)
-    spread = any(isinstance(each, DTensor) for each in module.parameters())  # a forward pass is all ranks'
-    if not module.automatic_optimization or not follows or spread:
-        return Broken(step, batch_idx, "loss", "", in_data=False)
+    if bad_layers:  # the gradient of the step before; of all layers that it went on to, the one nearest to the loss
+        ordered_layers = [layer for layer in layer_order if layer in bad_layers] or sorted(bad_layers)
+        return NonFiniteOrigin(step - 1, batch_idx - 1, "gradient", ordered_layers[-1], in_data=False)
+    is_sharded = any(
+        isinstance(parameter, DTensor) for parameter in module.parameters()
+    )  # a forward pass is all ranks'
+    if not module.automatic_optimization or not is_traceable or is_sharded:
+        return NonFiniteOrigin(step, batch_idx, "loss", "", in_data=False)
 
-    def again() -> Any:
+    def run_step() -> Any:
         takes_index = len(inspect.signature(module.training_step).parameters) > 1
         return module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)
 
-    function, layer = first_not_finite(module, layer_names, parts, again) or ("", "")
-    return Broken(step, batch_idx, f"output of {function}" if function else "loss", layer, in_data=False)
+    function, layer = find_first_non_finite(module, layer_names, tensors, run_step) or ("", "")
+    return NonFiniteOrigin(step, batch_idx, f"output of {function}" if function else "loss", layer, in_data=False)

@@ -14,44 +14,44 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from stormproof.gradients.measurement import GradientMeasurement
-from stormproof.health.observers.baselines import Comparing
-from stormproof.health.observers.constant_targets import SameTargets
-from stormproof.health.observers.data_wait import Waiting
-from stormproof.health.observers.gradient_reset import KeptGradients
+from stormproof.health.observers.baselines import BaselineEvaluator
+from stormproof.health.observers.constant_targets import ConstantTargetCounter
+from stormproof.health.observers.data_wait import DataWaitTimer
+from stormproof.health.observers.gradient_reset import GradientResetCheck
 from stormproof.health.observers.learning_rates import LearningRates
-from stormproof.health.observers.non_finite_origin import where_it_broke
+from stormproof.health.observers.non_finite_origin import locate_non_finite
 from stormproof.health.observers.parameter_groups import (
+    count_entries_outside_optimizers,
+    count_unoptimized_entries,
+    find_duplicated_layers,
+    find_layers_with_gradient,
+    find_unreached_layers,
     frozen_layers,
-    held_twice,
-    not_held,
-    not_reached,
-    weights_by_layer,
-    with_gradient,
-    without_optimizer,
+    measure_weights,
 )
-from stormproof.health.observers.provenance import batch_size, tensors_in
-from stormproof.health.observers.rank_compute_time import OwnTime
-from stormproof.health.observers.step_trace import CloserLook
-from stormproof.health.observers.traced_step import watch_step
-from stormproof.health.observers.training_loader import loader_of
+from stormproof.health.observers.provenance import batch_size, iter_tensors
+from stormproof.health.observers.rank_compute_time import ComputeTimer
+from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.traced_step import trace_next_step
+from stormproof.health.observers.training_loader import describe_loader
 from stormproof.health.observers.validation_losses import ValidationLosses
-from stormproof.health.record import Broken, Comparison, Probe, Record, Validated
+from stormproof.health.record import Comparison, NonFiniteOrigin, Probe, Record, ValidationPass
 from stormproof.health.rules.dead_units import choose_measurements
 from stormproof.lightning import internals
-from stormproof.lightning.layer_names import layer_of
-from stormproof.lightning.optimizer_step import index_of, scaler_of
+from stormproof.lightning.layer_names import get_layer_name
+from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler
 from stormproof.units.module_kinds import is_compiled
-from stormproof.units.unit_activity import INPUTS, UnitActivity
+from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
-EARLY = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
+EARLY_STEPS = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
 """Steps, from 0, whose batches are looked at closely: most mistakes show within the first."""
-STRUCTURE = 3
+STRUCTURE_STEPS = 3
 """Steps after which it is settled which parameters get a gradient."""
-PROBES = 64
+MAX_PROBES = 64
 """Close looks that are remembered, beside the first four."""
-PASSES = 8
+MAX_VALIDATIONS = 8
 """Validations that are remembered, beside the best."""
-FIRST = 20
+MAX_FIRST_LOSSES = 20
 """Losses that are remembered for good."""
 
 
@@ -78,249 +78,276 @@ class UnitSource(Protocol):
         ...
 
 
-class Examiner:
+class TrainingObserver:
     """Looks at a training, and keeps a :class:`Record` of it.
 
     Args:
         trainer: about to train.
         module: what it trains.
-        norms: measures gradients.
-        dead: counts dead units.
+        gradient_source: measures gradients.
+        unit_source: counts dead units.
         loss: of (preds, target); None if the user did not tell.
         validation_metric: its name; None for none.
-        every: steps between two close looks, after the first ones.
+        every_n_steps: steps between two close looks, after the first ones.
     """
 
     def __init__(
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        norms: GradientSource,
-        dead: UnitSource,
+        gradient_source: GradientSource,
+        unit_source: UnitSource,
         loss: Callable[..., Any] | None,
         validation_metric: str | None,
-        every: int,
+        every_n_steps: int,
     ) -> None:
         self._trainer, self._module = trainer, module
-        self._norms, self._dead = norms, dead
-        self._validation_metric, self._every = validation_metric, every
-        self._layer_names = {id(parameter): layer_of(name) for name, parameter in module.named_parameters()}
-        self._follows = not any(is_compiled(each) for each in module.modules())
+        self._gradient_source, self._unit_source = gradient_source, unit_source
+        self._validation_metric, self._every_n_steps = validation_metric, every_n_steps
+        self._layer_names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
+        self._is_traceable = not any(is_compiled(item) for item in module.modules())
         self._on_cpu = trainer.strategy.root_device.type == "cpu"
-        self._rates = LearningRates(trainer.optimizers)
-        alone = trainer.world_size == 1 or not self._follows
-        self._own_time = None if alone else OwnTime(module, trainer.strategy.root_device)
-        self._waiting = Waiting(self._own_time)
-        self._stop_clock = internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
-        self._same_targets = SameTargets()
-        self._sampled: dict[str, UnitActivity] = {}
-        self._batch_norm = any(isinstance(each, _BatchNorm) and each.track_running_stats for each in module.modules())
-        self._comparing = Comparing(module, loss)
-        self._validation = ValidationLosses(module, follows=self._follows)
-        self._kept = {index: KeptGradients(each) for index, each in enumerate(trainer.optimizers)}
+        self._learning_rates = LearningRates(trainer.optimizers)
+        is_untimed = trainer.world_size == 1 or not self._is_traceable
+        self._compute_timer = None if is_untimed else ComputeTimer(module, trainer.strategy.root_device)
+        self._data_wait_timer = DataWaitTimer(self._compute_timer)
+        self._stop_clock = internals.call_between_batches(trainer, self._data_wait_timer.on_fetch_start, run_last=True)
+        self._constant_targets = ConstantTargetCounter()
+        self._sampled_activity: dict[str, UnitActivity] = {}
+        self._has_batch_norm = any(
+            isinstance(item, _BatchNorm) and item.track_running_stats for item in module.modules()
+        )
+        self._baseline_evaluator = BaselineEvaluator(module, loss)
+        self._validation_losses = ValidationLosses(module, is_traceable=self._is_traceable)
+        self._gradient_resets = {index: GradientResetCheck(item) for index, item in enumerate(trainer.optimizers)}
         self._batch: Any = None
-        self._batch_idx = self._batch_size = self._backwards = 0
+        self._batch_idx = self._batch_size = self._backward_count = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
-        self._since_validated = [0.0, 0]  # the sum and the number of losses
-        self._stepped: set[int] = set()  # optimizers
-        self._look: CloserLook | None = None
-        self._stop: Callable[[], None] | None = None
-        self._output: Any = None
-        self._broke = False  # in the batch that goes on
-        self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
-        self.record.accumulates = trainer.accumulate_grad_batches
-        self.record.loader, self.record.workers = loader_of(trainer)
-        self.record.twice = held_twice(module, trainer.optimizers)
-        self.record.groups = self._rates.look(trainer.global_step)
+        self._losses_since_validation = [0.0, 0]  # the sum and the number of losses
+        self._stepped_optimizers: set[int] = set()  # optimizers
+        self._step_trace: StepTrace | None = None
+        self._stop_trace: Callable[[], None] | None = None
+        self._step_output: Any = None
+        self._found_non_finite = False  # in the batch that goes on
+        self.record = Record(planned_steps=_planned_steps(trainer), uses_grad_scaler=get_scaler(trainer) is not None)
+        self.record.accumulate_grad_batches = trainer.accumulate_grad_batches
+        self.record.loader_name, self.record.num_workers = describe_loader(trainer)
+        self.record.duplicated_layers = find_duplicated_layers(module, trainer.optimizers)
+        self.record.groups = self._learning_rates.update(trainer.global_step)
 
     def stop(self) -> None:
         """Looks no longer."""
         self._stop_clock()
-        self._waiting.stop()
-        if self._own_time is not None:
-            self._own_time.stop()
-        self._end_look()
-        self._validation.stop()
-        for each in self._kept.values():
-            each.stop()
+        self._data_wait_timer.stop()
+        if self._compute_timer is not None:
+            self._compute_timer.stop()
+        self._end_trace()
+        self._validation_losses.stop()
+        for check in self._gradient_resets.values():
+            check.stop()
 
-    def batch_begins(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Takes a batch; looks closely at its step where it is that one's turn."""
-        self._waiting.batch_comes()
-        if self._own_time is not None:
-            self._own_time.batch_comes()
-        self._batch, self._batch_idx, self._backwards = batch, batch_idx, 0
+        self._data_wait_timer.on_batch_start()
+        if self._compute_timer is not None:
+            self._compute_timer.on_batch_start()
+        self._batch, self._batch_idx, self._backward_count = batch, batch_idx, 0
         self._batch_size = batch_size(batch) or 0
-        self._end_look()
-        step = self._trainer.global_step or self.record.batches // self.record.accumulates  # some count none of theirs
-        if step in EARLY or (step + 1) % self._every == 0:
-            self._begin_look()
+        self._end_trace()
+        step = (
+            self._trainer.global_step or self.record.batches // self.record.accumulate_grad_batches
+        )  # some count none of theirs
+        if step in EARLY_STEPS or (step + 1) % self._every_n_steps == 0:
+            self._begin_trace()
 
-    def goes_backward(self, loss: torch.Tensor) -> None:
+    def on_before_backward(self, loss: torch.Tensor) -> None:
         """Takes the loss of a batch; looks where it comes from, if it is not finite."""
-        if self._own_time is not None:
-            self._own_time.goes_backward()
-        self._backwards += 1
-        self.record.backwards += self._backwards == 1
-        self.record.one_loss &= self._backwards == 1
-        scaler, step = scaler_of(self._trainer), self._trainer.global_step
-        parts = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
+        if self._compute_timer is not None:
+            self._compute_timer.on_before_backward()
+        self._backward_count += 1
+        self.record.backward_batches += self._backward_count == 1
+        self.record.has_single_loss &= self._backward_count == 1
+        scaler, step = get_scaler(self._trainer), self._trainer.global_step
+        accumulated_batches = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
         if not self._on_cpu:
-            part = loss.detach().float() * parts
-            self._device_losses.append((step, part if scaler is None else part / scaler.scale(torch.ones_like(part))))
+            batch_loss = loss.detach().float() * accumulated_batches
+            self._device_losses.append(
+                (step, batch_loss if scaler is None else batch_loss / scaler.scale(torch.ones_like(batch_loss)))
+            )
             return
-        value = loss.item() * parts / (1.0 if scaler is None else scaler.get_scale())
-        self._take_loss(step, value)
-        if not math.isfinite(value) and self.record.broken is None and scaler is None:
-            self._broke = True
-            self.record.broken = where_it_broke(
-                self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.in_order,
-                follows=self._follows,
+        value = loss.item() * accumulated_batches / (1.0 if scaler is None else scaler.get_scale())
+        self._add_loss(step, value)
+        if not math.isfinite(value) and self.record.non_finite_origin is None and scaler is None:
+            self._found_non_finite = True
+            self.record.non_finite_origin = locate_non_finite(
+                self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.layer_order,
+                is_traceable=self._is_traceable,
             )  # fmt: skip
 
-    def before_update(self, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Looks at whose gradients there are."""
-        if self._look is None or (index := index_of(self._trainer, optimizer)) is None:
+        if self._step_trace is None or (index := find_optimizer_index(self._trainer, optimizer)) is None:
             return
         optimizers = self._trainer.optimizers
-        if not self.record.has_gradient and all(each.grad is None for each in self._module.parameters()):
-            self.record.without_gradient += 1
-        new = with_gradient(self._module, self.record.has_gradient)
-        if new and not self.record.has_gradient:
-            self.record.gradient_since = self._trainer.global_step
-        self.record.has_gradient |= new
-        self._stepped.add(index)
-        if self._trainer.global_step < STRUCTURE and len(self._stepped) == len(optimizers):
-            self.record.unowned, strangers = without_optimizer(self._module, optimizers)
-            self.record.stale = strangers if self.record.unowned else 0
+        if not self.record.layers_with_gradient and all(
+            module_parameter.grad is None for module_parameter in self._module.parameters()
+        ):
+            self.record.steps_without_gradient += 1
+        new_layers = find_layers_with_gradient(self._module, self.record.layers_with_gradient)
+        if new_layers and not self.record.layers_with_gradient:
+            self.record.first_gradient_step = self._trainer.global_step
+        self.record.layers_with_gradient |= new_layers
+        self._stepped_optimizers.add(index)
+        if self._trainer.global_step < STRUCTURE_STEPS and len(self._stepped_optimizers) == len(optimizers):
+            self.record.unoptimized_entries, foreign_parameters = count_unoptimized_entries(self._module, optimizers)
+            self.record.foreign_parameters = foreign_parameters if self.record.unoptimized_entries else 0
 
-    def batch_ends(self) -> bool:
+    def on_train_batch_end(self) -> bool:
         """Takes down what the batch showed; whether there is more to diagnose than before."""
-        record, looked = self.record, self._look is not None
-        if looked:
-            self._waiting.leave_out()
+        record, is_traced = self.record, self._step_trace is not None
+        if is_traced:
+            self._data_wait_timer.exclude_batch()
         record.step = self._trainer.global_step
         record.batches += 1
-        if looked:
-            record.groups = self._rates.look(record.step)
-            self._conclude_look()
-        if self._same_targets.samples is not None:
-            self._same_targets.add(list(tensors_in(self._batch)), self._comparing.targets, self._batch_size)
-        news = looked or self._broke
-        if news:
-            self.look_up()
-        self._batch, self._broke = None, False
-        return news
+        if is_traced:
+            record.groups = self._learning_rates.update(record.step)
+            self._finish_trace()
+        if self._constant_targets.samples is not None:
+            self._constant_targets.add(
+                list(iter_tensors(self._batch)), self._baseline_evaluator.target_indices, self._batch_size
+            )
+        has_news = is_traced or self._found_non_finite
+        if has_news:
+            self.update_record()
+        self._batch, self._found_non_finite = None, False
+        return has_news
 
-    def own_times(self) -> tuple[list[float], list[tuple[float, float]]]:
+    def compute_times(self) -> tuple[list[float], list[tuple[float, float]]]:
         """What this rank took for itself on the last batches, and their seconds of waiting and of work."""
-        return self._own_time.seconds() if self._own_time else [], list(self._waiting.batches)
+        return self._compute_timer.seconds() if self._compute_timer else [], list(self._data_wait_timer.batches)
 
-    def look_up(self) -> None:
+    def update_record(self) -> None:
         """Reads what waits on the device, and what the monitors have measured."""
         record = self.record
         self._read_losses()
-        for each in self._kept.values():
-            if each.is_done:
-                each.stop()
-        record.kept = {index: (each.times, each.looked) for index, each in self._kept.items()}
-        record.stepped = record.stepped or any(each.has_stepped for each in self._kept.values())
-        record.waits = list(self._waiting.batches)
-        record.same_targets = self._same_targets.samples
-        if not record.related:  # more samples show more
-            record.related = self._comparing.samples.are_related()
-        record.gradients = self._norms.history
-        validated = {name: each for name, each in self._dead.activity.items() if each.exact}
+        for entry in self._gradient_resets.values():
+            if entry.is_done:
+                entry.stop()
+        record.retained_gradients = {
+            index: (entry.stale_steps, entry.checked_steps) for index, entry in self._gradient_resets.items()
+        }
+        record.observed_optimizer_step = record.observed_optimizer_step or any(
+            entry.has_stepped for entry in self._gradient_resets.values()
+        )
+        record.batch_waits = list(self._data_wait_timer.batches)
+        record.constant_target_samples = self._constant_targets.samples
+        if not record.targets_depend_on_inputs:  # more samples show more
+            record.targets_depend_on_inputs = self._baseline_evaluator.dependence_test.is_dependent()
+        record.gradients = self._gradient_source.history
+        exact_activity = {name: entry for name, entry in self._unit_source.activity.items() if entry.exact}
         for (
             name,
-            sample,
-        ) in self._dead.running_activity.items():  # keeps the previous epoch's until this one's is large enough
-            if sample.inputs >= INPUTS or name not in self._sampled:
-                self._sampled[name] = sample
-        record.places, lagging = choose_measurements(self._sampled, validated, batch_norm=self._batch_norm)
-        if self._sampled.keys() & validated.keys():
-            record.lagging = lagging
-        last = record.gradients[-1] if record.gradients else None
-        if last is not None and record.broken is None and not record.skipping:
-            broken = [layer for layer, norm in last.norms.items() if not math.isfinite(norm)]
-            if broken:
-                ordered = [layer for layer in record.in_order if layer in broken] or broken
-                record.broken = Broken(last.step - 1, self._batch_idx, "gradient", ordered[-1], in_data=False)
+            running_sample,
+        ) in self._unit_source.running_activity.items():  # keeps the previous epoch's until this one's is large enough
+            if running_sample.inputs >= MIN_INPUTS or name not in self._sampled_activity:
+                self._sampled_activity[name] = running_sample
+        record.unit_activity, lagging = choose_measurements(
+            self._sampled_activity, exact_activity, batch_norm=self._has_batch_norm
+        )
+        if self._sampled_activity.keys() & exact_activity.keys():
+            record.lagging_units = lagging
+        last_measurement = record.gradients[-1] if record.gradients else None
+        if last_measurement is not None and record.non_finite_origin is None and not record.uses_grad_scaler:
+            non_finite_layers = [layer for layer, norm in last_measurement.norms.items() if not math.isfinite(norm)]
+            if non_finite_layers:
+                ordered_layers = [
+                    layer for layer in record.layer_order if layer in non_finite_layers
+                ] or non_finite_layers
+                record.non_finite_origin = NonFiniteOrigin(
+                    last_measurement.step - 1, self._batch_idx, "gradient", ordered_layers[-1], in_data=False
+                )
 
-    def epoch_ends(self, difference: float) -> None:
+    def on_train_epoch_end(self, replica_difference: float) -> None:
         """An epoch is done, and the replicas' weights differ by that."""
         self.record.epoch = self._trainer.current_epoch + 1
         self.record.step = self._trainer.global_step
-        self.record.replicas_differ = max(self.record.replicas_differ, difference)
-        self.look_up()
+        self.record.replica_difference = max(self.record.replica_difference, replica_difference)
+        self.update_record()
 
-    def validation_begins(self) -> None:
+    def on_validation_start(self) -> None:
         """A pass begins."""
-        self._validation.begin()
+        self._validation_losses.on_validation_start()
 
-    def validation_batch_begins(self, batch: Any) -> None:
+    def on_validation_batch_start(self, batch: Any) -> None:
         """Watches a batch of the pass."""
-        self._validation.batch_begins(batch, self._comparing.objective)
+        self._validation_losses.on_validation_batch_start(batch, self._baseline_evaluator.objective)
 
-    def validation_batch_ends(self, outputs: Any) -> None:
+    def on_validation_batch_end(self, outputs: Any) -> None:
         """Takes its loss."""
-        self._validation.batch_ends(outputs, self._comparing.objective)
+        self._validation_losses.on_validation_batch_end(outputs, self._baseline_evaluator.objective)
 
-    def validation_ends(self) -> None:
+    def on_validation_end(self) -> None:
         """A pass is done."""
-        self._waiting.leave_out()
-        record, losses = self.record, self._validation.read()
+        self._data_wait_timer.exclude_batch()
+        record, losses = self.record, self._validation_losses.read()
         record.step = self._trainer.global_step
-        self.look_up()
-        total, count = self._since_validated
-        self._since_validated = [0.0, 0]
-        training = total / count if count else None
+        self.update_record()
+        loss_sum, count = self._losses_since_validation
+        self._losses_since_validation = [0.0, 0]
+        training_loss = loss_sum / count if count else None
         if losses:
-            samples = self._validation.samples
-            record.keep_validation(Validated(record.step, tuple(losses), fmean(losses), training, samples), PASSES)
+            samples = self._validation_losses.samples
+            record.add_validation(
+                ValidationPass(record.step, tuple(losses), fmean(losses), training_loss, samples), MAX_VALIDATIONS
+            )
         elif self._validation_metric is not None and self._validation_metric in self._trainer.callback_metrics:
             value = float(self._trainer.callback_metrics[self._validation_metric])
-            record.keep_validation(Validated(record.step, (), value, training, self._validation.samples), PASSES)
+            record.add_validation(
+                ValidationPass(record.step, (), value, training_loss, self._validation_losses.samples), MAX_VALIDATIONS
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers that later ones are compared with, as plain values."""
         record = self.record
         return {
-            "first": list(record.first),
-            "recent": [list(each) for each in record.recent],
-            "comparisons": [list(vars(each).values()) for each in record.comparisons],
+            "first": list(record.first_losses),
+            "recent": [list(entry) for entry in record.recent_losses],
+            "comparisons": [list(vars(entry).values()) for entry in record.comparisons],
             "validations": [
-                [each.step, list(each.losses), each.loss, each.training, each.samples] for each in record.validations
+                [entry.step, list(entry.losses), entry.loss, entry.training_loss, entry.samples]
+                for entry in record.validations
             ],
             "epoch": record.epoch,
-            "same_targets": self._same_targets.samples,
-            "rates": self._rates.state_dict(),
-            "since_validated": list(self._since_validated),
-            "targets": self._comparing.pool.state_dict(),
+            "same_targets": self._constant_targets.samples,
+            "rates": self._learning_rates.state_dict(),
+            "since_validated": list(self._losses_since_validation),
+            "targets": self._baseline_evaluator.target_pool.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state``."""
         record = self.record
-        record.first = list(state["first"])
-        record.recent.extend((step, loss) for step, loss in state["recent"])
-        record.comparisons = [Comparison(*each) for each in state["comparisons"]]
+        record.first_losses = list(state["first"])
+        record.recent_losses.extend((step, loss) for step, loss in state["recent"])
+        record.comparisons = [Comparison(*values) for values in state["comparisons"]]
         record.validations = [
-            Validated(step, tuple(losses), loss, training, *samples)  # absent in checkpoints of earlier versions
-            for step, losses, loss, training, *samples in state["validations"]
+            ValidationPass(
+                step, tuple(losses), loss, training_loss, *samples
+            )  # absent in checkpoints of earlier versions
+            for step, losses, loss, training_loss, *samples in state["validations"]
         ]
         record.epoch = state["epoch"]
-        self._same_targets.samples = state["same_targets"]
-        self._rates.load_state_dict(state["rates"])
-        record.groups = self._rates.look(self._trainer.global_step)
-        self._since_validated = list(state["since_validated"])
-        self._comparing.pool.load_state_dict(state["targets"])
+        self._constant_targets.samples = state["same_targets"]
+        self._learning_rates.load_state_dict(state["rates"])
+        record.groups = self._learning_rates.update(self._trainer.global_step)
+        self._losses_since_validation = list(state["since_validated"])
+        self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
-    def _take_loss(self, step: int, loss: float) -> None:
-        if len(self.record.first) < FIRST:
-            self.record.first.append(loss)
-        self.record.recent.append((step, loss))
-        self._since_validated = [self._since_validated[0] + loss, self._since_validated[1] + 1]
+    def _add_loss(self, step: int, loss: float) -> None:
+        if len(self.record.first_losses) < MAX_FIRST_LOSSES:
+            self.record.first_losses.append(loss)
+        self.record.recent_losses.append((step, loss))
+        self._losses_since_validation = [self._losses_since_validation[0] + loss, self._losses_since_validation[1] + 1]
 
     def _read_losses(self) -> None:
         if not self._device_losses:
@@ -328,61 +355,72 @@ class Examiner:
         steps, losses = zip(*self._device_losses, strict=True)
         self._device_losses = []
         for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
-            self._take_loss(step, loss)
-            if not math.isfinite(loss) and self.record.broken is None and not self.record.skipping:
-                self.record.broken = Broken(step, self._batch_idx, "loss", "", in_data=False)
+            self._add_loss(step, loss)
+            if not math.isfinite(loss) and self.record.non_finite_origin is None and not self.record.uses_grad_scaler:
+                self.record.non_finite_origin = NonFiniteOrigin(step, self._batch_idx, "loss", "", in_data=False)
 
-    def _begin_look(self) -> None:
-        self._look = CloserLook(self._layer_names, list(tensors_in(self._batch)), self._batch_size)
-        self._output = None
-        context = self._look.origins if self._follows else nullcontext()
-        self._stop = watch_step(self._module, "training_step", context, self._receive, before=self._weigh)
+    def _begin_trace(self) -> None:
+        self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
+        self._step_output = None
+        context = self._step_trace.origins if self._is_traceable else nullcontext()
+        self._stop_trace = trace_next_step(
+            self._module, "training_step", context, self._set_output, before_step=self._record_weights
+        )
 
-    def _end_look(self) -> None:
-        if self._stop is not None:
-            self._stop()
-        if self._look is not None:
-            self._look.forget()
-        self._stop, self._look, self._output = None, None, None
+    def _end_trace(self) -> None:
+        if self._stop_trace is not None:
+            self._stop_trace()
+        if self._step_trace is not None:
+            self._step_trace.release_tensors()
+        self._stop_trace, self._step_trace, self._step_output = None, None, None
 
-    def _weigh(self) -> None:
-        self.record.keep_weights(self._trainer.global_step, weights_by_layer(self._module), PROBES)
+    def _record_weights(self) -> None:
+        self.record.add_weights(self._trainer.global_step, measure_weights(self._module), MAX_PROBES)
 
-    def _receive(self, output: Any) -> None:
-        self._output = output
+    def _set_output(self, output: Any) -> None:
+        self._step_output = output
 
-    def _conclude_look(self) -> None:
-        look, record, output, step = self._look, self.record, self._output, self._trainer.global_step
-        assert look is not None
-        if look.origins.error is not None:
-            raise look.origins.error
+    def _finish_trace(self) -> None:
+        trace, record, output, step = self._step_trace, self.record, self._step_output, self._trainer.global_step
+        assert trace is not None
+        if trace.origins.error is not None:
+            raise trace.origins.error
         loss = output.get("loss") if isinstance(output, Mapping) else output
         with torch.no_grad():
-            facts, compared = self._comparing.look(
-                look, output, loss, step, self._trainer.current_epoch, one_loss=record.one_loss
+            facts, comparison = self._baseline_evaluator.compare(
+                trace, output, loss, step, self._trainer.current_epoch, has_single_loss=record.has_single_loss
             )
-            layers = tuple(look.layers)
-        if compared is not None:
-            record.comparisons = [*record.comparisons, compared][-2 * PROBES :]
-        record.keep_probe(Probe(step, layers, tuple(look.activations), tuple(look.stretched), facts), PROBES)
-        if layers and not record.in_order:
-            record.in_order = list(dict.fromkeys(call.layer for call in layers))
-        record.inputs = record.inputs or look.input_facts()
-        record.hidden = max(record.hidden, not_held(look.hidden, self._trainer.optimizers))
-        if step <= STRUCTURE and self._follows and self._module.automatic_optimization:
-            record.frozen = frozen_layers(self._module)
+            layers = tuple(trace.layer_calls)
+        if comparison is not None:
+            record.comparisons = [*record.comparisons, comparison][-2 * MAX_PROBES :]
+        record.add_probe(
+            Probe(step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), facts), MAX_PROBES
+        )
+        if layers and not record.layer_order:
+            record.layer_order = list(dict.fromkeys(call.layer for call in layers))
+        record.input_facts = record.input_facts or trace.input_facts()
+        record.unregistered_entries = max(
+            record.unregistered_entries,
+            count_entries_outside_optimizers(trace.unregistered_parameters, self._trainer.optimizers),
+        )
+        if step <= STRUCTURE_STEPS and self._is_traceable and self._module.automatic_optimization:
+            record.frozen_layers = frozen_layers(self._module)
             if isinstance(loss, torch.Tensor):
-                record.cut, record.unused = not_reached(
-                    self._module, self._trainer.optimizers, look.origins.of(loss), look, record.has_gradient
+                record.detached_layers, record.unused_layers = find_unreached_layers(
+                    self._module,
+                    self._trainer.optimizers,
+                    trace.origins.origin_of(loss),
+                    trace,
+                    record.layers_with_gradient,
                 )
-        self._end_look()
+        self._end_trace()
 
 
 def _planned_steps(trainer: pl.Trainer) -> int | None:
     """The optimizer steps of the whole training; None where there is no end."""
     batches = trainer.num_training_batches
-    most = trainer.max_steps if trainer.max_steps and trainer.max_steps > 0 else None
+    max_steps = trainer.max_steps if trainer.max_steps and trainer.max_steps > 0 else None
     if trainer.max_epochs is None or trainer.max_epochs < 0 or not math.isfinite(batches):
-        return most
+        return max_steps
     steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
-    return steps if most is None else min(steps, most)
+    return steps if max_steps is None else min(steps, max_steps)

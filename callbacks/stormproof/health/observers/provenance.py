@@ -12,14 +12,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from stormproof.units.callers_line import call_at_callers_line
 
-PASS_ON = frozenset({
+VALUE_PRESERVING = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",
     "movedim", "contiguous", "clone", "to", "float", "double", "type", "type_as", "cpu", "cuda", "expand", "expand_as",
     "__getitem__", "select", "narrow", "detach", "requires_grad_", "squeeze_", "unsqueeze_", "t", "swapaxes", "ravel",
 })  # fmt: skip
 """Functions whose output has the values of their input: what made these made it too."""
 
-FLAT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
+ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
 """Functions whose gradient is zero, so that none passes."""
 
 
@@ -44,39 +44,39 @@ class Origin:
     cut: str | None = None
 
 
-Look = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
+FunctionCallback = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
 """Called with each function, its arguments, a tensor that it gave, and that one's origin."""
 
 
-class Origins(TorchFunctionMode):
+class ProvenanceTracker(TorchFunctionMode):
     """Follows a training step while it is run within this context.
 
     What no function of torch's passes on, such as a NumPy array or the output of a custom ``autograd.Function``, has no
     origin. Nothing is kept alive that the step does not keep.
 
     Args:
-        layers: the name of each parameter's layer, by the parameter's ``id``.
+        layer_names: the name of each parameter's layer, by the parameter's ``id``.
         batch: the tensors of the batch.
-        look: told of every call.
+        on_call: told of every call.
 
     Attributes:
         error: what went wrong in following; nothing is followed after it.
     """
 
-    def __init__(self, layers: Mapping[int, str], batch: list[torch.Tensor], look: Look) -> None:
+    def __init__(self, layer_names: Mapping[int, str], batch: list[torch.Tensor], on_call: FunctionCallback) -> None:
         super().__init__()
-        self._layers, self._look = layers, look
+        self._layer_names, self._on_call = layer_names, on_call
         self.error: Exception | None = None
         self._origins: Any = WeakIdKeyDictionary()
-        for number, part in enumerate(batch):
-            self._origins[part] = Origin(data=frozenset({number}))
+        for index, tensor in enumerate(batch):
+            self._origins[tensor] = Origin(data=frozenset({index}))
 
-    def of(self, tensor: torch.Tensor) -> Origin:
+    def origin_of(self, tensor: torch.Tensor) -> Origin:
         """What a tensor was computed from; nothing, if that is not known."""
-        layer = self._layers.get(id(tensor))
+        layer = self._layer_names.get(id(tensor))
         if layer is not None:
-            named = frozenset({layer})
-            return Origin(layers=named, live=named if tensor.requires_grad else frozenset())
+            layers = frozenset({layer})
+            return Origin(layers=layers, live=layers if tensor.requires_grad else frozenset())
         return self._origins.get(tensor) or Origin()
 
     def __torch_function__(
@@ -84,83 +84,93 @@ class Origins(TorchFunctionMode):
     ) -> Any:
         """Runs ``func``, and notes where its output comes from."""
         kwargs = kwargs or {}
-        taken = list(tensors_in((args, kwargs)))
-        needs_gradient = [each.requires_grad for each in taken]  # before a function changes one in place
-        given = call_at_callers_line(func, args, kwargs)
-        name = _name_of(func)
-        made = [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(tensors_in(given))
-        if made and taken and self.error is None and _are_values(made):
+        inputs = list(iter_tensors((args, kwargs)))
+        requires_grad = [tensor.requires_grad for tensor in inputs]  # before a function changes one in place
+        output = call_at_callers_line(func, args, kwargs)
+        name = _function_name(func)
+        outputs = (
+            [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(iter_tensors(output))
+        )
+        if outputs and inputs and self.error is None and _are_plain_tensors(outputs):
             try:
-                self._note(name, args, kwargs, taken, needs_gradient, made)
+                self._record_origins(name, args, kwargs, inputs, requires_grad, outputs)
             except Exception as error:  # noqa: BLE001 (of all kinds; it would end the user's step)
                 self.error = error
-        return given
+        return output
 
-    def _note(
+    def _record_origins(
         self,
         name: str,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        taken: list[torch.Tensor],
-        needs_gradient: list[bool],
-        made: list[torch.Tensor],
+        inputs: list[torch.Tensor],
+        requires_grad: list[bool],
+        outputs: list[torch.Tensor],
     ) -> None:
-        before = [self.of(each) for each in taken]
-        if not any(each.layers or each.data for each in before):
+        input_origins = [self.origin_of(item) for item in inputs]
+        if not any(item.layers or item.data for item in input_origins):
             return
-        layer = next((self._layers[id(each)] for each in taken if id(each) in self._layers), None)
-        ways = (each.layer for each in before if each.layer is not None)
-        joined = Origin(
-            layers=frozenset().union(*(each.layers for each in before)),
-            live=frozenset().union(*(each.live for each, needs in zip(before, needs_gradient, strict=True) if needs)),
-            data=frozenset().union(*(each.data for each in before)),
-            made_by=before[0].made_by if name in PASS_ON else _made(name, before[0].made_by),
-            layer=layer or next(ways, None),
-            cut=next((each.cut for each in before if each.cut is not None), None),
+        layer = next((self._layer_names[id(item)] for item in inputs if id(item) in self._layer_names), None)
+        input_layers = (item.layer for item in input_origins if item.layer is not None)
+        merged = Origin(
+            layers=frozenset().union(*(item.layers for item in input_origins)),
+            live=frozenset().union(
+                *(
+                    item.live
+                    for item, input_requires_grad in zip(input_origins, requires_grad, strict=True)
+                    if input_requires_grad
+                )
+            ),
+            data=frozenset().union(*(item.data for item in input_origins)),
+            made_by=input_origins[0].made_by
+            if name in VALUE_PRESERVING
+            else _producer_name(name, input_origins[0].made_by),
+            layer=layer or next(input_layers, None),
+            cut=next((item.cut for item in input_origins if item.cut is not None), None),
         )
-        for tensor in made:
-            origin = joined
-            if (not tensor.requires_grad or name.rstrip("_") in FLAT) and joined.live:
-                how = name if torch.is_grad_enabled() else "no_grad"
-                origin = replace(joined, live=frozenset(), cut=joined.cut or how)
-            elif not tensor.requires_grad and joined.layers and not torch.is_grad_enabled():
-                origin = replace(joined, cut=joined.cut or "no_grad")
-            if id(tensor) not in self._layers:
+        for tensor in outputs:
+            origin = merged
+            if (not tensor.requires_grad or name.rstrip("_") in ZERO_GRADIENT) and merged.live:
+                cut_by = name if torch.is_grad_enabled() else "no_grad"
+                origin = replace(merged, live=frozenset(), cut=merged.cut or cut_by)
+            elif not tensor.requires_grad and merged.layers and not torch.is_grad_enabled():
+                origin = replace(merged, cut=merged.cut or "no_grad")
+            if id(tensor) not in self._layer_names:
                 self._origins[tensor] = origin
-                self._look(name, args, kwargs, tensor, origin)
+                self._on_call(name, args, kwargs, tensor, origin)
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested lists, tuples and mappings of any kind, which torch's own ``pytree`` does not open."""
     if isinstance(value, torch.Tensor):
         if not value.is_nested:  # of which no part can be looked at
             yield value
     elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from tensors_in(each)
+        for item in value:
+            yield from iter_tensors(item)
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors_in(each)
+        for item in value.values():
+            yield from iter_tensors(item)
 
 
 def batch_size(batch: Any) -> int | None:
     """Returns the first dimension of the first tensor of a batch that has one. None if there is none."""
-    return next((each.size(0) for each in tensors_in(batch) if each.ndim), None)
+    return next((tensor.size(0) for tensor in iter_tensors(batch) if tensor.ndim), None)
 
 
-def _are_values(tensors: list[torch.Tensor]) -> bool:
+def _are_plain_tensors(tensors: list[torch.Tensor]) -> bool:
     """Whether they are numbers, rather than what a compiler or a transform such as ``vmap`` traces with."""
-    plain = all(type(each) in (torch.Tensor, torch.nn.Parameter) for each in tensors)
+    have_plain_types = all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
     functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
-    return plain and functorch.peek_interpreter_stack() is None
+    return have_plain_types and functorch.peek_interpreter_stack() is None
 
 
-def _made(name: str, before: str) -> str:
+def _producer_name(name: str, input_producer: str) -> str:
     """What made a tensor; of a sigmoid, that it was taken twice, which no number of it shows."""
-    return f"{name} of {before}" if name == before == "sigmoid" else name
+    return f"{name} of {input_producer}" if name == input_producer == "sigmoid" else name
 
 
-def _name_of(func: Any) -> str:
+def _function_name(func: Any) -> str:
     name = getattr(func, "__name__", "")
     if name == "__get__":  # a property, such as .data
         return getattr(getattr(func, "__self__", None), "__name__", name)

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from stormproof.distributed.collectives import side_by_side, world_size
-from stormproof.resume.compatibility import keeps_state_whole
+from stormproof.distributed.collectives import all_gather_rows, world_size
+from stormproof.resume.compatibility import has_unsharded_state
 
 
-def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
+def compare_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
     """Returns the largest relative difference between ranks in the sum of a parameter.
 
     All ranks call it together.
@@ -23,15 +23,15 @@ def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> f
     """
     if world_size() < 2:
         return None
-    if not keeps_state_whole(trainer):
+    if not has_unsharded_state(trainer):
         name = type(trainer.strategy).__name__
         rank_zero_info(f"TrainingHealth does not compare weights between ranks, because {name} may shard them.")
         return None
     parameters = list(module.parameters())
     if not parameters:
         return 0.0
-    sums = torch.stack([each.detach().double().sum() for each in parameters])
-    return largest_difference(side_by_side(sums.to(trainer.strategy.root_device)))
+    sums = torch.stack([parameter.detach().double().sum() for parameter in parameters])
+    return largest_difference(all_gather_rows(sums.to(trainer.strategy.root_device)))
 
 
 def largest_difference(rows: torch.Tensor) -> float:
@@ -46,7 +46,7 @@ def largest_difference(rows: torch.Tensor) -> float:
         >>> largest_difference(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]))
         inf
     """
-    first = rows[0]
-    same = (rows == first) | (rows.isnan() & first.isnan())
-    gaps = (rows - first).abs() / first.abs().clamp_min(1e-30)
-    return float(gaps.masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf).max())
+    reference = rows[0]
+    is_equal = (rows == reference) | (rows.isnan() & reference.isnan())
+    differences = (rows - reference).abs() / reference.abs().clamp_min(1e-30)
+    return float(differences.masked_fill(is_equal, 0.0).nan_to_num(nan=math.inf, posinf=math.inf).max())

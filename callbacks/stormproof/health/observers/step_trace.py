@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from stormproof.health.observers.provenance import Origin, Origins, tensors_in
-from stormproof.health.observers.torch_losses import ELEMENTWISE, TAKES
+from stormproof.health.observers.provenance import Origin, ProvenanceTracker, iter_tensors
+from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS
 
-NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-BOUNDED = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "hardtanh": (-1.0, 1.0)}
+NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
+BOUNDED_ACTIVATIONS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "hardtanh": (-1.0, 1.0)}
 """Activations that are flat towards two values."""
-NEAR = 0.01
+SATURATION_MARGIN = 0.01
 """The share of an activation's range within which of its ends it counts as saturated."""
-MEETS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
+PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions by which a prediction meets its target, and that stretch shapes that do not fit."""
-PICKS = frozenset({"gather", "__getitem__", "take_along_dim"})
+INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
 """Functions by which a class's number picks its logarithm of a probability."""
-MEETINGS = 4
+MAX_PAIRS = 4
 """Pairs of a prediction and its target that are kept, the last ones."""
-SAMPLES, ENTRIES = 64, 512
+MAX_SAMPLES, MAX_ENTRIES = 64, 512
 """Of a batch, so many samples, and so many entries of each, are looked at."""
 
 
@@ -46,7 +46,7 @@ class ActivationCall:
 
     layer: str
     function: str
-    saturated: float
+    saturated_share: float
 
 
 @dataclass
@@ -71,27 +71,27 @@ class LossCall:
     made_by: str
     layer: str
     value: torch.Tensor
-    target_of: frozenset[int]
+    target_indices: frozenset[int]
 
     @property
-    def is_given(self) -> bool:
+    def has_data_targets(self) -> bool:
         """Returns whether the target was computed only from the batch."""
-        return bool(self.target_of)
+        return bool(self.target_indices)
 
 
 @dataclass
-class Meeting:
+class PredictionTargetPair:
     """A prediction and a target of the batch that a function took both of, where the loss may be written out."""
 
     prediction: torch.Tensor
     target: torch.Tensor
     made_by: str
     layer: str
-    target_of: frozenset[int] = frozenset()
+    target_indices: frozenset[int] = frozenset()
 
 
 @dataclass
-class Stretched:
+class BroadcastMismatch:
     """A prediction and a target whose shapes did not fit, and were stretched."""
 
     function: str
@@ -115,11 +115,11 @@ class InputFacts:
     rms: float
     largest_scale: float
     smallest_scale: float
-    normalized: bool
+    is_normalized: bool
 
 
 @dataclass
-class CloserLook:
+class StepTrace:
     """What a step showed. :attr:`origins` is the context to run it in.
 
     Args:
@@ -132,168 +132,175 @@ class CloserLook:
     batch: list[torch.Tensor]
     samples: int
     losses: list[LossCall] = field(default_factory=list)
-    stretched: list[Stretched] = field(default_factory=list)
-    meetings: list[Meeting] = field(default_factory=list)
-    inputs: torch.Tensor | None = None  # of the first layer that takes the batch's numbers
-    normalized: bool = False  # whether a norm comes first, or next
-    called: set[str] = field(default_factory=set)
-    cut_inputs: set[str] = field(default_factory=set)  # layers whose output, cut off its graph, a layer takes
-    hidden: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
-    from_nowhere: str | None = None  # a layer that takes numbers of which nobody knows where they come from
-    before_nowhere: set[str] = field(default_factory=set)  # the layers called before
-    _layers: list[tuple[str, torch.Tensor]] = field(default_factory=list)
-    _activations: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
+    broadcast_mismatches: list[BroadcastMismatch] = field(default_factory=list)
+    pairs: list[PredictionTargetPair] = field(default_factory=list)
+    first_inputs: torch.Tensor | None = None  # of the first layer that takes the batch's numbers
+    is_normalized: bool = False  # whether a norm comes first, or next
+    called_layers: set[str] = field(default_factory=set)
+    detached_input_layers: set[str] = field(
+        default_factory=set
+    )  # layers whose output, cut off its graph, a layer takes
+    unregistered_parameters: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
+    untracked_input_layer: str | None = None  # a layer that takes numbers of which nobody knows where they come from
+    layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
+    _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    _activation_shares: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.origins = Origins(self.layer_names, self.batch, self._look)
+        self.origins = ProvenanceTracker(self.layer_names, self.batch, self._on_call)
 
-    def forget(self) -> None:
+    def release_tensors(self) -> None:
         """Lets go of the step's tensors: this and :attr:`origins` hold each other, so that they would stay a while."""
-        self.batch, self.losses, self.meetings, self.hidden, self.inputs = [], [], [], [], None
+        self.batch, self.losses, self.pairs, self.unregistered_parameters, self.first_inputs = [], [], [], [], None
 
     @property
-    def layers(self) -> list[LayerCall]:
+    def layer_calls(self) -> list[LayerCall]:
         """The calls of layers, in their order; waits for the device."""
-        if not self._layers:
+        if not self._layer_spreads:
             return []
-        spreads = torch.stack([spread for _, spread in self._layers]).tolist()
+        spreads = torch.stack([spread for _, spread in self._layer_spreads]).tolist()
         return [
             LayerCall(layer, None if math.isnan(spread) else spread)
-            for (layer, _), spread in zip(self._layers, spreads, strict=True)
+            for (layer, _), spread in zip(self._layer_spreads, spreads, strict=True)
         ]
 
     @property
-    def activations(self) -> list[ActivationCall]:
+    def activation_calls(self) -> list[ActivationCall]:
         """The calls of bounded activations, in their order; waits for the device."""
-        if not self._activations:
+        if not self._activation_shares:
             return []
-        shares = torch.stack([each[2] for each in self._activations]).tolist()
+        shares = torch.stack([activation[2] for activation in self._activation_shares]).tolist()
         return [
             ActivationCall(layer, function, share)
-            for (layer, function, _), share in zip(self._activations, shares, strict=True)
+            for (layer, function, _), share in zip(self._activation_shares, shares, strict=True)
         ]
 
     def input_facts(self) -> InputFacts | None:
         """The numbers that the first layer takes; None if there are none, or of a single sample."""
-        if self.inputs is None or self.inputs.size(0) < 2:
+        if self.first_inputs is None or self.first_inputs.size(0) < 2:
             return None
-        scales = self.inputs.std(0)
-        moving = scales[scales > 0]
+        scales = self.first_inputs.std(0)
+        positive_scales = scales[scales > 0]
         return InputFacts(
-            mean=float(self.inputs.mean()),
-            rms=float(self.inputs.square().mean().sqrt()),
+            mean=float(self.first_inputs.mean()),
+            rms=float(self.first_inputs.square().mean().sqrt()),
             largest_scale=float(scales.max()),
-            smallest_scale=float(moving.min()) if len(moving) else 0.0,
-            normalized=self.normalized,
+            smallest_scale=float(positive_scales.min()) if len(positive_scales) else 0.0,
+            is_normalized=self.is_normalized,
         )
 
-    def _look(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], made: torch.Tensor, origin: Origin
+    def _on_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor, origin: Origin
     ) -> None:
-        if not made.is_floating_point():
+        if not output.is_floating_point():
             return
-        if name in TAKES:
-            self._take_loss(name, args, kwargs, made)
-        if name in MEETS or name in PICKS:
-            self._meet(name, args)
+        if name in LOSS_INPUTS:
+            self._record_loss_call(name, args, kwargs, output)
+        if name in PAIRING_FUNCTIONS or name in INDEXING_FUNCTIONS:
+            self._record_pair(name, args)
         layer = None
-        for each in tensors_in((args, kwargs)):
-            if id(each) in self.layer_names:
-                layer = layer or self.layer_names[id(each)]
+        for tensor in iter_tensors((args, kwargs)):
+            if id(tensor) in self.layer_names:
+                layer = layer or self.layer_names[id(tensor)]
             elif (
-                isinstance(each, torch.nn.Parameter)
-                and each.requires_grad
-                and made.requires_grad
-                and all(each is not known for known in self.hidden)
+                isinstance(tensor, torch.nn.Parameter)
+                and tensor.requires_grad
+                and output.requires_grad
+                and all(tensor is not parameter for parameter in self.unregistered_parameters)
             ):
-                self.hidden.append(each)
+                self.unregistered_parameters.append(tensor)
         if layer is not None:
-            self._take_layer(layer, name, args, made)
-        elif name in NORMS and len(self.called) <= 1:
-            self.normalized = True
-        if name in BOUNDED and origin.layer is not None:
-            low, high = BOUNDED[name]
-            near = NEAR * (high - low)
-            seen = _part(made)
-            share = ((seen < low + near) | (seen > high - near)).float().mean()
-            self._activations.append((origin.layer, name, share))
+            self._record_layer_call(layer, name, args, output)
+        elif name in NORMALIZATIONS and len(self.called_layers) <= 1:
+            self.is_normalized = True
+        if name in BOUNDED_ACTIVATIONS and origin.layer is not None:
+            low, high = BOUNDED_ACTIVATIONS[name]
+            margin = SATURATION_MARGIN * (high - low)
+            samples = _subsample(output)
+            share = ((samples < low + margin) | (samples > high - margin)).float().mean()
+            self._activation_shares.append((origin.layer, name, share))
 
-    def _take_layer(self, layer: str, name: str, args: tuple[Any, ...], made: torch.Tensor) -> None:
-        self.called.add(layer)
-        taken = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        if taken is None or not taken.is_floating_point() or id(taken) in self.layer_names:
+    def _record_layer_call(self, layer: str, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        self.called_layers.add(layer)
+        inputs = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        if inputs is None or not inputs.is_floating_point() or id(inputs) in self.layer_names:
             return
-        before = self.origins.of(taken)
-        if made.requires_grad:
-            self.cut_inputs |= before.layers - before.live
-        if not before.layers and not before.data and self.from_nowhere is None:
-            self.from_nowhere, self.before_nowhere = layer, self.called - {layer}
-        if name in NORMS and len(self.called) <= 2:
-            self.normalized = True
-        if before.data and not before.layers and self.inputs is None:
-            self.inputs = _part(taken)
-        out = _part(made)
-        spread = out.new_tensor(math.nan)
-        if self.samples > 1 and made.ndim > 1 and made.size(0) == self.samples:
-            spread = out.std(0).mean() / out.square().mean().sqrt().clamp_min(1e-30)
-        self._layers.append((layer, spread))
+        origin = self.origins.origin_of(inputs)
+        if output.requires_grad:
+            self.detached_input_layers |= origin.layers - origin.live
+        if not origin.layers and not origin.data and self.untracked_input_layer is None:
+            self.untracked_input_layer, self.layers_before_untracked = layer, self.called_layers - {layer}
+        if name in NORMALIZATIONS and len(self.called_layers) <= 2:
+            self.is_normalized = True
+        if origin.data and not origin.layers and self.first_inputs is None:
+            self.first_inputs = _subsample(inputs)
+        samples = _subsample(output)
+        spread = samples.new_tensor(math.nan)
+        if self.samples > 1 and output.ndim > 1 and output.size(0) == self.samples:
+            spread = samples.std(0).mean() / samples.square().mean().sqrt().clamp_min(1e-30)
+        self._layer_spreads.append((layer, spread))
 
-    def _take_loss(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], made: torch.Tensor) -> None:
-        both = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]
-        if len(both) != 2 or not all(isinstance(each, torch.Tensor) for each in both) or len(args) > 2:
+    def _record_loss_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
+    ) -> None:
+        tensors = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]
+        if len(tensors) != 2 or not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(args) > 2:
             return
-        prediction, target = both
+        prediction, target = tensors
         if not prediction.numel() or not target.numel():
             return
-        of = self.origins.of(prediction)
-        if not of.layers:
-            if not self.origins.of(target).layers:
+        origin = self.origins.origin_of(prediction)
+        if not origin.layers:
+            if not self.origins.origin_of(target).layers:
                 return
             prediction, target = target, prediction  # as people write it now and then
-            of = self.origins.of(prediction)
-        rest = {key: value for key, value in kwargs.items() if key not in {"input", "target"}}
-        wanted = self.origins.of(target)
+            origin = self.origins.origin_of(prediction)
+        other_arguments = {key: value for key, value in kwargs.items() if key not in {"input", "target"}}
+        target_origin = self.origins.origin_of(target)
         self.losses.append(
             LossCall(
-                name, prediction.detach(), target.detach(), rest, of.made_by, of.layer or "", made.detach(),
-                target_of=frozenset() if wanted.layers else wanted.data,
+                name, prediction.detach(), target.detach(), other_arguments, origin.made_by, origin.layer or "",
+                output.detach(),
+                target_indices=frozenset() if target_origin.layers else target_origin.data,
             )
         )  # fmt: skip
 
-    def _meet(self, name: str, args: tuple[Any, ...]) -> None:
-        if name in PICKS:
-            self._pick(args)
+    def _record_pair(self, name: str, args: tuple[Any, ...]) -> None:
+        if name in INDEXING_FUNCTIONS:
+            self._record_indexed_pair(args)
             return
-        if len(args) < 2 or not all(isinstance(each, torch.Tensor) for each in args[:2]):
+        if len(args) < 2 or not all(isinstance(tensor, torch.Tensor) for tensor in args[:2]):
             return
-        first, second = (self.origins.of(each) for each in args[:2])
-        if bool(first.layers) == bool(second.layers) or not (first.data and second.data):
+        first_origin, second_origin = (self.origins.origin_of(tensor) for tensor in args[:2])
+        if bool(first_origin.layers) == bool(second_origin.layers) or not (first_origin.data and second_origin.data):
             return
-        prediction, target = args[:2] if first.layers else (args[1], args[0])
+        prediction, target = args[:2] if first_origin.layers else (args[1], args[0])
         if prediction.shape == target.shape:
-            self._keep_meeting(prediction, target, self.origins.of(target).data)
+            self._append_pair(prediction, target, self.origins.origin_of(target).data)
         elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
-            self.stretched.append(Stretched(name, tuple(prediction.shape), tuple(target.shape)))
+            self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
-    def _pick(self, args: tuple[Any, ...]) -> None:
+    def _record_indexed_pair(self, args: tuple[Any, ...]) -> None:
         scores = args[0]
-        if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.of(scores).layers:
+        if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.origin_of(scores).layers:
             return
-        for chosen in tensors_in(args[1:]):
-            of = self.origins.of(chosen)
-            if not chosen.is_floating_point() and chosen.ndim and of.data and not of.layers:
-                self._keep_meeting(scores, chosen.squeeze(1) if chosen.ndim == scores.ndim else chosen, of.data)
+        for indices in iter_tensors(args[1:]):
+            origin = self.origins.origin_of(indices)
+            if not indices.is_floating_point() and indices.ndim and origin.data and not origin.layers:
+                self._append_pair(scores, indices.squeeze(1) if indices.ndim == scores.ndim else indices, origin.data)
 
-    def _keep_meeting(self, prediction: torch.Tensor, target: torch.Tensor, target_of: frozenset[int]) -> None:
-        of = self.origins.of(prediction)
-        met = Meeting(prediction.detach(), target.detach(), of.made_by, of.layer or "", target_of)
-        self.meetings = [*self.meetings, met][-MEETINGS:]
+    def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
+        origin = self.origins.origin_of(prediction)
+        pair = PredictionTargetPair(
+            prediction.detach(), target.detach(), origin.made_by, origin.layer or "", target_indices
+        )
+        self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
 
 
-def _part(tensor: torch.Tensor) -> torch.Tensor:
+def _subsample(tensor: torch.Tensor) -> torch.Tensor:
     """Some of a batch's samples, and of each sample's entries, (N, entries)."""
-    some = tensor.detach()[:SAMPLES] if tensor.ndim else tensor.detach()[None]
-    flat = some.flatten(1) if some.ndim > 1 else some[:, None]
-    if flat.size(1) > ENTRIES:  # spread over all of them
-        flat = flat[:, :: flat.size(1) // ENTRIES]
-    return flat.float()
+    samples = tensor.detach()[:MAX_SAMPLES] if tensor.ndim else tensor.detach()[None]
+    entries = samples.flatten(1) if samples.ndim > 1 else samples[:, None]
+    if entries.size(1) > MAX_ENTRIES:  # spread over all of them
+        entries = entries[:, :: entries.size(1) // MAX_ENTRIES]
+    return entries.float()

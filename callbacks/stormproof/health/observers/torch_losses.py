@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from stormproof.units.callers_line import call_at_callers_line
 
-Takes = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
+LossInput = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
 
-TAKES: dict[str, Takes] = {
+LOSS_INPUTS: dict[str, LossInput] = {
     "cross_entropy": "logits",
     "nll_loss": "log-probabilities",
     "binary_cross_entropy_with_logits": "logits",
@@ -33,13 +33,13 @@ TAKES: dict[str, Takes] = {
 ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "soft_margin_loss"})
 """Those that stretch shapes that do not fit."""
 
-LEAST = 1e-12
+MIN_SHARE = 1e-12
 """A share of a class that never came up, whose logarithm is finite."""
 
 
-def candidates() -> dict[str, Callable[..., torch.Tensor]]:
+def torch_losses() -> dict[str, Callable[..., torch.Tensor]]:
     """The standard losses with their default arguments, by name, for a value that one of them may have given."""
-    return {name: getattr(F, name) for name in TAKES}
+    return {name: getattr(F, name) for name in LOSS_INPUTS}
 
 
 def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int) -> torch.Tensor | None:
@@ -48,7 +48,7 @@ def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor,
     Of the Huber losses it is the better one of the mean and the median, which may lie above the lowest a little.
 
     Args:
-        name: of the loss, one of :data:`TAKES`.
+        name: of the loss, one of :data:`LOSS_INPUTS`.
         arguments: what else the loss was called with.
         target: (N, …), of as many samples as are known.
         classes: the size of the prediction's second dimension.
@@ -57,22 +57,24 @@ def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor,
         None where it is not known.
     """
     if name in {"cross_entropy", "nll_loss"}:
-        return _log_shares(name, arguments, target, classes)
+        return _log_class_shares(name, arguments, target, classes)
     if not target.is_floating_point():
         return None
     mean, median = target.double().mean(0, keepdim=True), target.double().median(0, keepdim=True).values
     if name in {"smooth_l1_loss", "huber_loss"}:
-        return min((mean, median), key=lambda each: float(getattr(F, name)(each.expand_as(target), target.double())))
+        return min(
+            (mean, median), key=lambda constant: float(getattr(F, name)(constant.expand_as(target), target.double()))
+        )
     if name == "poisson_nll_loss":
-        return mean.clamp_min(LEAST).log() if arguments.get("log_input", True) else mean
+        return mean.clamp_min(MIN_SHARE).log() if arguments.get("log_input", True) else mean
     if name == "binary_cross_entropy_with_logits":
         weight = arguments.get("pos_weight")
-        ones = mean if weight is None else mean * weight.to(mean)
-        return (ones.clamp_min(LEAST) / (1 - mean).clamp_min(LEAST)).log()
-    return {"mse_loss": mean, "l1_loss": median, "binary_cross_entropy": mean.clamp(LEAST, 1 - LEAST)}.get(name)
+        positive_share = mean if weight is None else mean * weight.to(mean)
+        return (positive_share.clamp_min(MIN_SHARE) / (1 - mean).clamp_min(MIN_SHARE)).log()
+    return {"mse_loss": mean, "l1_loss": median, "binary_cross_entropy": mean.clamp(MIN_SHARE, 1 - MIN_SHARE)}.get(name)
 
 
-class LossValues(TorchFunctionMode):
+class LossRecorder(TorchFunctionMode):
     """Takes down what the standard losses give that are called within."""
 
     def __init__(self) -> None:
@@ -83,13 +85,15 @@ class LossValues(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``."""
-        given = call_at_callers_line(func, args, kwargs or {})
-        if getattr(func, "__name__", "") in TAKES and isinstance(given, torch.Tensor) and given.numel() == 1:
-            self.values.append((func.__name__, given.detach()))
-        return given
+        output = call_at_callers_line(func, args, kwargs or {})
+        if getattr(func, "__name__", "") in LOSS_INPUTS and isinstance(output, torch.Tensor) and output.numel() == 1:
+            self.values.append((func.__name__, output.detach()))
+        return output
 
 
-def _log_shares(name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int) -> torch.Tensor | None:
+def _log_class_shares(
+    name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int
+) -> torch.Tensor | None:
     weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
     if target.is_floating_point():
         if name == "nll_loss" or target.ndim != 2 or target.size(1) != classes:
@@ -106,4 +110,4 @@ def _log_shares(name: str, arguments: Mapping[str, Any], target: torch.Tensor, c
         shares = shares * weight.to(shares)
     shares = shares / shares.sum()
     shape = [1, classes] + [1] * (0 if target.is_floating_point() else target.ndim - 1)
-    return shares.clamp_min(LEAST).log().view(shape)
+    return shares.clamp_min(MIN_SHARE).log().view(shape)

@@ -11,32 +11,32 @@ import pytorch_lightning as pl
 from stormproof.lightning.method_replacement import replace
 
 
-def watch_step(
+def trace_next_step(
     module: pl.LightningModule,
     name: str,
     context: AbstractContextManager[Any],
-    receive: Callable[[Any], None],
-    before: Callable[[], None] | None = None,
+    on_output: Callable[[Any], None],
+    before_step: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
-    """Has the next step run within ``context``, and ``receive`` told what it returned; returns what ends that.
+    """Has the next step run within ``context``, and ``on_output`` told what it returned; returns what ends that.
 
     Args:
         module: whose step.
         name: ``training_step`` or ``validation_step``.
         context: to run it in.
-        receive: called afterwards.
-        before: called first.
+        on_output: called afterwards.
+        before_step: called first.
     """
     step = getattr(module, name)
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def traced(*args: Any, **kwargs: Any) -> Any:
         stop()
-        if before is not None:
-            before()
+        if before_step is not None:
+            before_step()
         with context:
             output = step(*args, **kwargs)
-        receive(output)
+        on_output(output)
         return output
 
-    stop = replace(module, name, watched)
+    stop = replace(module, name, traced)
     return stop

@@ -10,8 +10,8 @@ import torch
 
 from stormproof.health.observers.objective import Objective
 from stormproof.health.observers.provenance import batch_size
-from stormproof.health.observers.torch_losses import LossValues
-from stormproof.health.observers.traced_step import watch_step
+from stormproof.health.observers.torch_losses import LossRecorder
+from stormproof.health.observers.traced_step import trace_next_step
 
 
 class ValidationLosses:
@@ -22,19 +22,19 @@ class ValidationLosses:
 
     Args:
         module: that is validated.
-        follows: whether calls can be seen.
+        is_traceable: whether calls can be seen.
 
     Nothing waits for the device before :meth:`read`.
     """
 
-    def __init__(self, module: pl.LightningModule, *, follows: bool) -> None:
-        self._module, self._follows = module, follows
-        self._called: LossValues | None = None
-        self._stop: Callable[[], None] | None = None
+    def __init__(self, module: pl.LightningModule, *, is_traceable: bool) -> None:
+        self._module, self._is_traceable = module, is_traceable
+        self._loss_recorder: LossRecorder | None = None
+        self._stop_trace: Callable[[], None] | None = None
         self._losses: list[torch.Tensor] = []
         self.samples: int | None = None  # of the pass; None if a batch has no tensors
 
-    def begin(self) -> None:
+    def on_validation_start(self) -> None:
         """A pass begins."""
         self._losses, self.samples = [], 0
 
@@ -42,29 +42,29 @@ class ValidationLosses:
         """The losses of the batches of the pass."""
         return torch.stack([loss.float().mean() for loss in self._losses]).tolist() if self._losses else []
 
-    def batch_begins(self, batch: Any, objective: Objective | None) -> None:
+    def on_validation_batch_start(self, batch: Any, objective: Objective | None) -> None:
         """Watches the step that comes, for what ``objective`` is in the training."""
         self.stop()
         size = batch_size(batch)
         self.samples = None if self.samples is None or size is None else self.samples + size
-        if self._follows and objective is not None and objective.name:
-            self._called = LossValues()
-            self._stop = watch_step(self._module, "validation_step", self._called, lambda _: None)
+        if self._is_traceable and objective is not None and objective.name:
+            self._loss_recorder = LossRecorder()
+            self._stop_trace = trace_next_step(self._module, "validation_step", self._loss_recorder, lambda _: None)
 
-    def batch_ends(self, outputs: Any, objective: Objective | None) -> None:
+    def on_validation_batch_end(self, outputs: Any, objective: Objective | None) -> None:
         """Takes the loss, if there is one that is that of the training."""
-        told = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
-        called = [] if self._called is None else self._called.values
+        step_output = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
+        recorded_losses = [] if self._loss_recorder is None else self._loss_recorder.values
         self.stop()
-        loss = told.get("loss")
+        loss = step_output.get("loss")
         if objective is not None and not isinstance(loss, torch.Tensor):
-            values = [value for name, value in called if name == objective.name]
-            loss = values[-1] if values else objective.value_of(told.get("preds"), told.get("target"))
+            values = [value for name, value in recorded_losses if name == objective.name]
+            loss = values[-1] if values else objective.compute(step_output.get("preds"), step_output.get("target"))
         if isinstance(loss, torch.Tensor):
             self._losses.append(loss.detach())
 
     def stop(self) -> None:
         """Watches no step."""
-        if self._stop is not None:
-            self._stop()
-        self._stop = self._called = None
+        if self._stop_trace is not None:
+            self._stop_trace()
+        self._stop_trace = self._loss_recorder = None

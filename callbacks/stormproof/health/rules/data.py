@@ -10,18 +10,20 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 from stormproof.health.rules.progress import has_learned, has_risen
 
-SAME = 256
+MIN_CONSTANT_TARGETS = 256
 """Samples whose targets are all the same; of a class that has 2% of them, the chance of none in as many is 0.6%."""
-HARMED = 5.0
+MAX_OUTPUT_RATIO = 5.0
 """First outputs so many times the targets, or a first loss so many times that of the best constant, are out of size."""
-WAITED, BATCHES, LEAST_WAIT, LONG_WAIT = 0.5, 20, 0.002, 0.015
+MAX_WAIT_SHARE, MIN_BATCHES, MIN_WAIT_SECONDS, LONG_WAIT_SECONDS = 0.5, 20, 0.002, 0.015
 """The share of batches that took longer to come than to be trained on; of how many; seconds to mention and warn of."""
 
 
-def find_degenerate_targets(record: Record) -> Iterator[Finding]:
+def check_degenerate_targets(record: Record) -> Iterator[Finding]:
     """All targets are the same."""
-    same = record.same_targets
-    if same is None or (same < SAME and not (record.epoch >= 1 and same >= 32)):
+    constant_samples = record.constant_target_samples
+    if constant_samples is None or (
+        constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32)
+    ):
         return
     yield Finding(
         Problem.DEGENERATE_TARGETS,
@@ -29,19 +31,25 @@ def find_degenerate_targets(record: Record) -> Iterator[Finding]:
         "target",
         0,
         record.step,
-        {"samples": float(same), "different_targets": 1.0},
+        {"samples": float(constant_samples), "different_targets": 1.0},
         "look at how targets are read; if the data is sorted by target, shuffle: DataLoader(shuffle=True)",
     )
 
 
-def find_badly_scaled_input(record: Record) -> Iterator[Finding]:
+def check_input_scale(record: Record) -> Iterator[Finding]:
     """The input is of a size or an offset that harms the training."""
-    inputs = record.inputs
-    if inputs is None or not record.inputs_are_bad:
+    inputs = record.input_facts
+    if inputs is None or not record.has_badly_scaled_inputs:
         return
-    begins_out_of_size = _begins_out_of_size(record)
-    saturates = any(call.saturated > 0.9 for probe in record.probes[:1] for call in probe.activations)
-    if begins_out_of_size or saturates or has_learned(record) is False or has_risen(record) or record.broken:
+    has_large_outputs = _has_large_outputs(record)
+    is_saturated = any(call.saturated_share > 0.9 for probe in record.probes[:1] for call in probe.activation_calls)
+    if (
+        has_large_outputs
+        or is_saturated
+        or has_learned(record) is False
+        or has_risen(record)
+        or record.non_finite_origin
+    ):
         yield Finding(
             Problem.INPUT_BADLY_SCALED,
             Severity.WARNING,
@@ -59,59 +67,71 @@ def find_badly_scaled_input(record: Record) -> Iterator[Finding]:
         )
 
 
-def _begins_out_of_size(record: Record) -> bool:
+def _has_large_outputs(record: Record) -> bool:
     """Whether the first outputs are far larger than they should be."""
-    facts = next((each for probe in record.probes[:1] for each in probe.predictions), None)
-    if facts is None or len(record.first) < 3:
+    facts = next((entry for probe in record.probes[:1] for entry in probe.predictions), None)
+    if facts is None or len(record.first_losses) < 3:
         return False
-    if facts.takes == "numbers":
-        return max(abs(facts.low), abs(facts.high)) > HARMED * max(abs(facts.target_low), abs(facts.target_high))
-    constants = [each.constant for each in record.comparisons if each.constant is not None and each.constant > 0]
-    return bool(constants) and fmean(record.first[:3]) > HARMED * constants[0]
+    if facts.loss_input == "numbers":
+        return max(abs(facts.low), abs(facts.high)) > MAX_OUTPUT_RATIO * max(
+            abs(facts.target_low), abs(facts.target_high)
+        )
+    constants = [
+        entry.constant_loss
+        for entry in record.comparisons
+        if entry.constant_loss is not None and entry.constant_loss > 0
+    ]
+    return bool(constants) and fmean(record.first_losses[:3]) > MAX_OUTPUT_RATIO * constants[0]
 
 
-def find_starvation(record: Record) -> Iterator[Finding]:
+def check_data_starvation(record: Record) -> Iterator[Finding]:
     """Most steps are waited for longer than they take; a sign test, because single waits may be long by chance."""
-    waits = record.waits
-    if len(waits) < BATCHES:
+    waits = record.batch_waits
+    if len(waits) < MIN_BATCHES:
         return
-    longer = sum(wait > work for wait, work in waits) / len(waits)
+    long_wait_share = sum(wait > work for wait, work in waits) / len(waits)
     wait = median(wait for wait, _ in waits)
-    if longer - 2 * math.sqrt(longer * (1 - longer) / len(waits)) > WAITED and wait > LEAST_WAIT:
-        waited, worked = (sum(part) for part in zip(*waits, strict=True))
+    if (
+        long_wait_share - 2 * math.sqrt(long_wait_share * (1 - long_wait_share) / len(waits)) > MAX_WAIT_SHARE
+        and wait > MIN_WAIT_SECONDS
+    ):
+        wait_seconds, work_seconds = (sum(column) for column in zip(*waits, strict=True))
         yield Finding(
             Problem.DATA_STARVATION,
-            Severity.WARNING if wait > LONG_WAIT else Severity.INFO,
-            record.loader,
+            Severity.WARNING if wait > LONG_WAIT_SECONDS else Severity.INFO,
+            record.loader_name,
             max(record.step - len(waits), 0),
             record.step,
-            {"waiting_share": waited / (waited + worked), "seconds_a_batch": wait},
-            _faster(record),
+            {"waiting_share": wait_seconds / (wait_seconds + work_seconds), "seconds_a_batch": wait},
+            _loader_advice(record),
         )
 
 
-def _faster(record: Record) -> str:
+def _loader_advice(record: Record) -> str:
     """Returns what makes the training loader faster."""
-    if record.workers is None:
-        return f"prepare the data once and cache it: {record.loader} is not a torch DataLoader, which has num_workers"
-    if record.workers == 0:
+    if record.num_workers is None:
         return (
-            f"{record.loader}(num_workers=4, pin_memory=True, persistent_workers=True), or prepare the data once and "
+            f"prepare the data once and cache it: {record.loader_name} is not a torch DataLoader, which has num_workers"
+        )
+    if record.num_workers == 0:
+        return (
+            f"{record.loader_name}(num_workers=4, pin_memory=True, persistent_workers=True), or prepare the data once "
+            f"and "
             "cache it"
         )
-    return f"increase num_workers above {record.workers} if cores are idle, or prepare the data once and cache it"
+    return f"increase num_workers above {record.num_workers} if cores are idle, or prepare the data once and cache it"
 
 
-def find_replicas_that_differ(record: Record) -> Iterator[Finding]:
+def check_replicas(record: Record) -> Iterator[Finding]:
     """The ranks hold different weights."""
-    if record.replicas_differ > 0:
+    if record.replica_difference > 0:
         yield Finding(
             Problem.REPLICAS_DIVERGED,
             Severity.CRITICAL,
             "",
             0,
             record.step,
-            {"relative_difference": record.replicas_differ},
+            {"relative_difference": record.replica_difference},
             "all ranks must begin with the same weights and take the same steps: no parameter changed outside of the "
             "optimizer, no step skipped on one rank alone",
         )

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rules.outputs import ignores_input
+from stormproof.health.rules.outputs import probes_with_constant_output
 from stormproof.health.rules.progress import has_learned
 from stormproof.lightning.layer_names import join_names
-from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
+from stormproof.units.unit_activity import MIN_INPUTS, MIN_INPUTS_ALL_DEAD, UnitActivity
 
-MOST, MANY, DIED = 0.8, 0.5, 0.3
+MOST_DEAD_SHARE, MANY_DEAD_SHARE, DIED_SHARE = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
-SAME = 1e-4
+CONSTANT_SPREAD = 1e-4
 """The spread over the samples, relative to the size, of what is the same."""
-FROM_START, SATURATED = 0.6, 0.8
+SATURATED_AT_START_SHARE, SATURATED_SHARE = 0.6, 0.8
 """Shares of outputs near an activation's ends: that no usual initialization begins with, and that little passes."""
 
 
@@ -33,77 +33,86 @@ def choose_measurements(
         Chosen measurements by place, and validation measurements of places that are active in training but dead in
         evaluation mode.
     """
-    places, lagging = {**sampled, **validated}, {}
+    chosen, lagging_units = {**sampled, **validated}, {}
     for name in sampled.keys() & validated.keys():
-        sample, full = sampled[name], validated[name]
-        lags = batch_norm and sample.inputs >= INPUTS and _share(full) >= MANY and _share(sample) < DIED
-        if lags and full.inputs >= INPUTS:
-            lagging[name] = full
-        if lags or (full.inputs < INPUTS and full.inputs < sample.inputs):
-            places[name] = sample
-    return places, lagging
+        sample, validation = sampled[name], validated[name]
+        is_lagging = (
+            batch_norm
+            and sample.inputs >= MIN_INPUTS
+            and _dead_share(validation) >= MANY_DEAD_SHARE
+            and _dead_share(sample) < DIED_SHARE
+        )
+        if is_lagging and validation.inputs >= MIN_INPUTS:
+            lagging_units[name] = validation
+        if is_lagging or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
+            chosen[name] = sample
+    return chosen, lagging_units
 
 
-def find_lagging_statistics(record: Record) -> Iterator[Finding]:
+def check_batch_norm_statistics(record: Record) -> Iterator[Finding]:
     """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag."""
-    if record.lagging:
+    if record.lagging_units:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,
             Severity.WARNING,
-            join_names(record.lagging),
+            join_names(record.lagging_units),
             0,
             record.step,
             {
-                "dead_in_evaluation": float(sum(each.dead for each in record.lagging.values())),
-                "dead_in_training": float(sum(record.places[name].dead for name in record.lagging)),
-                "units": float(sum(each.units for each in record.lagging.values())),
+                "dead_in_evaluation": float(sum(activity.dead for activity in record.lagging_units.values())),
+                "dead_in_training": float(sum(record.unit_activity[name].dead for name in record.lagging_units)),
+                "units": float(sum(activity.units for activity in record.lagging_units.values())),
             },
             "the running statistics of batch norm are out of date: raise their momentum (torch's default is 0.1), or "
             "recompute them before evaluation with torch.optim.swa_utils.update_bn",
         )
 
 
-def _share(place: UnitActivity) -> float:
-    return place.dead / place.units
+def _dead_share(activity: UnitActivity) -> float:
+    return activity.dead / activity.units
 
 
-def find_dead_units(record: Record) -> Iterator[Finding]:
+def check_dead_units(record: Record) -> Iterator[Finding]:
     """All, most, or more and more of a layer's units put out one value."""
-    for name, place in record.places.items():
-        if place.units < 4 or place.inputs < (FEW if ignores_input(record) else place.inputs_needed):
+    for name, activity in record.unit_activity.items():
+        if activity.units < 4 or activity.inputs < (
+            MIN_INPUTS_ALL_DEAD if probes_with_constant_output(record) else activity.inputs_needed
+        ):
             continue
-        if record.has_collapsed(place.layer) or _gets_the_same(record, place.layer):
+        if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
             continue  # it is not the units
-        share, died = place.dead / place.units, (place.dead - place.born) / place.units
-        if share < MOST and not (share >= MANY and died >= DIED):
+        dead_share, died_share = activity.dead / activity.units, (activity.dead - activity.born) / activity.units
+        if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_share >= DIED_SHARE):
             continue
         yield Finding(
             Problem.DEAD_UNITS,
-            Severity.CRITICAL if place.dead == place.units else Severity.WARNING,
+            Severity.CRITICAL if activity.dead == activity.units else Severity.WARNING,
             name,
-            place.since_step or 0,
+            activity.since_step or 0,
             record.step,
-            {"dead": float(place.dead), "units": float(place.units), "from_the_start": float(place.born)},
+            {"dead": float(activity.dead), "units": float(activity.units), "from_the_start": float(activity.born)},
             "lower lr, use an activation without a flat side (nn.LeakyReLU, nn.ELU), and initialize for it "
             "(nn.init.kaiming_normal_, biases 0)",
         )
 
 
-def find_saturated_units(record: Record) -> Iterator[Finding]:
+def check_saturated_units(record: Record) -> Iterator[Finding]:
     """A bounded activation is at its ends, from the start, or where nothing is learnt."""
-    probes = [probe for probe in record.probes if probe.activations]
+    probes = [probe for probe in record.probes if probe.activation_calls]
     if len(probes) < 3 or record.step < 5:
         return
-    makers = {(facts.layer, facts.made_by) for probe in probes for facts in probe.predictions}
-    last: dict[str, list[float]] = {}
+    output_functions = {(facts.layer, facts.made_by) for probe in probes for facts in probe.predictions}
+    recent_shares: dict[str, list[float]] = {}
     for probe in probes[-3:]:
-        for call in probe.activations:
-            if (call.layer, call.function) not in makers:
-                last.setdefault(call.layer, []).append(call.saturated)
-    begin = {call.layer: call.saturated for call in probes[0].activations}
-    for layer, shares in last.items():
-        from_start = begin.get(layer, 0.0) > FROM_START and min(shares) > FROM_START
-        if from_start or (min(shares) > SATURATED and has_learned(record) is False):
+        for call in probe.activation_calls:
+            if (call.layer, call.function) not in output_functions:
+                recent_shares.setdefault(call.layer, []).append(call.saturated_share)
+    initial_shares = {call.layer: call.saturated_share for call in probes[0].activation_calls}
+    for layer, shares in recent_shares.items():
+        from_start = (
+            initial_shares.get(layer, 0.0) > SATURATED_AT_START_SHARE and min(shares) > SATURATED_AT_START_SHARE
+        )
+        if from_start or (min(shares) > SATURATED_SHARE and has_learned(record) is False):
             yield Finding(
                 Problem.SATURATED_UNITS,
                 Severity.WARNING,
@@ -116,8 +125,8 @@ def find_saturated_units(record: Record) -> Iterator[Finding]:
             return
 
 
-def _gets_the_same(record: Record, layer: str | None) -> bool:
+def _has_constant_input(record: Record, layer: str | None) -> bool:
     """Whether a layer's output before its activation is the same for all samples."""
-    last = next((probe for probe in reversed(record.probes) if probe.layers), None)
-    spreads = [call.spread for call in last.layers if call.layer == layer] if last is not None else []
-    return bool(spreads) and all(spread is not None and spread < SAME for spread in spreads)
+    last_probe = next((probe for probe in reversed(record.probes) if probe.layer_calls), None)
+    spreads = [call.spread for call in last_probe.layer_calls if call.layer == layer] if last_probe is not None else []
+    return bool(spreads) and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)

@@ -16,46 +16,46 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 from stormproof.health.rules.progress import has_learned, has_risen, update_ratio
 
-LAYERS = 4
+MIN_LAYERS = 4
 """So many layers at least make a depth."""
-RATIO, MILD = 1e-3, 0.05
+STRONG_RATIO, MILD_RATIO = 1e-3, 0.05
 """From one end of a network to the other; a healthy one stays within some powers of two. The milder one is enough where
 nothing is learnt and the first layer stays where it is."""
-GRADUAL = 0.7
+MIN_GRADUAL_SHARE = 0.7
 """The share of pairs of neighbours that change in the same direction."""
-OUT_OF_SIZE = 1e3
+MAX_SENSITIVITY = 1e3
 """A relative change of the weights changes the loss by so many times itself: nothing can be trained with that."""
 
 
-FAR_OFF = 10.0
+MAX_INITIAL_LOSS_RATIO = 10.0
 """A first loss of so many times that of the best constant, where classes are told apart."""
 
 
-def sensitivities(record: Record, number: int) -> dict[str, float]:
+def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
     """Each layer's :math:`s_l` in the order of the calls, at a measurement of the gradient."""
-    measured = record.gradients[number]
-    weights = _nearest(record.weight_norms, measured.step)
+    measurement = record.gradients[index]
+    weights = _nearest(record.weight_norms, measurement.step)
     return {
-        layer: measured.norms[layer] * weights[layer]
-        for layer in record.in_order
-        if layer in measured.norms and weights.get(layer)
+        layer: measurement.norms[layer] * weights[layer]
+        for layer in record.layer_order
+        if layer in measurement.norms and weights.get(layer)
     }
 
 
-def find_vanishing(record: Record) -> Iterator[Finding]:
+def check_vanishing_gradients(record: Record) -> Iterator[Finding]:
     """The gradient shrinks towards the first layers, and these do not learn."""
-    if len(record.gradients) < 2 or record.skipping or any(group.is_rising for group in record.groups):
+    if len(record.gradients) < 2 or record.uses_grad_scaler or any(group.is_rising for group in record.groups):
         return
-    slopes = [_slope(list(sensitivities(record, number).values())) for number in (0, -1)]
-    if not all(slope is not None and slope < math.log(MILD) for slope in slopes):
+    slopes = [_log_ratio(list(layer_sensitivities(record, index).values())) for index in (0, -1)]
+    if not all(slope is not None and slope < math.log(MILD_RATIO) for slope in slopes):
         return
-    mild = any(slope is not None and slope > math.log(RATIO) for slope in slopes)
-    last = record.gradients[-1]
-    first_layer, last_layer = next(iter(sensitivities(record, -1))), list(sensitivities(record, -1))[-1]
-    ratio = last.updates.get(first_layer)
-    stuck = ratio is not None and record.planned is not None and ratio.value * record.planned < 0.01
-    stays = has_learned(record) is False
-    if not (stays and stuck if mild else stays or (stuck and record.step >= 10)):
+    is_mild = any(slope is not None and slope > math.log(STRONG_RATIO) for slope in slopes)
+    last_measurement = record.gradients[-1]
+    first_layer, last_layer = next(iter(layer_sensitivities(record, -1))), list(layer_sensitivities(record, -1))[-1]
+    ratio = last_measurement.updates.get(first_layer)
+    is_stuck = ratio is not None and record.planned_steps is not None and ratio.value * record.planned_steps < 0.01
+    lacks_progress = has_learned(record) is False
+    if not (lacks_progress and is_stuck if is_mild else lacks_progress or (is_stuck and record.step >= 10)):
         return
     yield Finding(
         Problem.VANISHING_GRADIENTS,
@@ -63,34 +63,47 @@ def find_vanishing(record: Record) -> Iterator[Finding]:
         first_layer,
         0,
         record.step,
-        {"gradient_norm": last.norms[first_layer], f"gradient_norm_of_{last_layer}": last.norms[last_layer]},
+        {
+            "gradient_norm": last_measurement.norms[first_layer],
+            f"gradient_norm_of_{last_layer}": last_measurement.norms[last_layer],
+        },
         "use ReLU-like activations (nn.ELU, nn.GELU) with a matching initialization (nn.init.kaiming_normal_), a norm "
         "before each activation, or residual connections",
     )
 
 
-def find_exploding(record: Record) -> Iterator[Finding]:
+def check_exploding_gradients(record: Record) -> Iterator[Finding]:
     """The gradient grows towards the first layers, or with the steps, beyond what can be trained with."""
-    if not record.gradients or record.inputs_are_bad or not record.first or not record.probes:
+    if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.probes:
         return
-    constants = [each.constant for each in record.comparisons if each.constant]
-    size = min(abs(each) for each in [record.first[0], *constants[:1]])
-    begins_far_off = record.classifies and bool(constants) and record.first[0] > FAR_OFF * size
-    if not (has_learned(record) is False or has_risen(record) or record.broken is not None or begins_far_off):
+    constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
+    loss_magnitude = min(abs(entry) for entry in [record.first_losses[0], *constants[:1]])
+    starts_far_off = (
+        record.is_classification
+        and bool(constants)
+        and record.first_losses[0] > MAX_INITIAL_LOSS_RATIO * loss_magnitude
+    )
+    if not (
+        has_learned(record) is False or has_risen(record) or record.non_finite_origin is not None or starts_far_off
+    ):
         return
-    at_start = sensitivities(record, 0)
-    total = math.hypot(*at_start.values()) if at_start else 0.0
-    slope = _slope(list(at_start.values()))
-    norms = [each.total for each in record.gradients if math.isfinite(each.total) and each.norms]
-    grown = len(norms) >= 3 and min(norms[-2:]) > 100 * max(norms[0], 1e-12) and update_ratio(record) < 0.1
-    by_depth = slope is not None and slope > -math.log(RATIO)
-    out_of_size = math.isfinite(total) and math.isfinite(size) and total > OUT_OF_SIZE * max(size, 1e-12)
-    if not (out_of_size or by_depth or grown or any(map(math.isinf, record.gradients[0].norms.values()))):
+    initial_sensitivities = layer_sensitivities(record, 0)
+    total = math.hypot(*initial_sensitivities.values()) if initial_sensitivities else 0.0
+    slope = _log_ratio(list(initial_sensitivities.values()))
+    norms = [entry.total for entry in record.gradients if math.isfinite(entry.total) and entry.norms]
+    has_grown = len(norms) >= 3 and min(norms[-2:]) > 100 * max(norms[0], 1e-12) and update_ratio(record) < 0.1
+    grows_with_depth = slope is not None and slope > -math.log(STRONG_RATIO)
+    is_too_sensitive = (
+        math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
+    )
+    if not (
+        is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, record.gradients[0].norms.values()))
+    ):
         return
     yield Finding(
         Problem.EXPLODING_GRADIENTS,
         Severity.CRITICAL,
-        max(at_start, key=lambda layer: at_start[layer], default=""),
+        max(initial_sensitivities, key=lambda layer: initial_sensitivities[layer], default=""),
         0,
         record.step,
         {"gradient_norm": record.gradients[0].total}
@@ -100,14 +113,16 @@ def find_exploding(record: Record) -> Iterator[Finding]:
     )
 
 
-def _slope(sizes: list[float]) -> float | None:
+def _log_ratio(sizes: list[float]) -> float | None:
     """The logarithm of the first over the last, where all between them changes gradually; None elsewhere."""
-    if len(sizes) < LAYERS or not all(math.isfinite(size) and size > 0 for size in sizes):
+    if len(sizes) < MIN_LAYERS or not all(math.isfinite(size) and size > 0 for size in sizes):
         return None
-    whole = math.log(sizes[0] / sizes[-1])
-    same = sum((math.log(one / two) > 0) == (whole > 0) for one, two in pairwise(sizes))
-    return whole if same >= GRADUAL * (len(sizes) - 1) else None
+    log_ratio = math.log(sizes[0] / sizes[-1])
+    same_direction_count = sum(
+        (math.log(previous / following) > 0) == (log_ratio > 0) for previous, following in pairwise(sizes)
+    )
+    return log_ratio if same_direction_count >= MIN_GRADUAL_SHARE * (len(sizes) - 1) else None
 
 
 def _nearest(by_step: dict[int, dict[str, float]], step: int) -> dict[str, float]:
-    return by_step[min(by_step, key=lambda each: abs(each - step))] if by_step else {}
+    return by_step[min(by_step, key=lambda candidate_step: abs(candidate_step - step))] if by_step else {}

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.observers.learning_rates import FADED
+from stormproof.health.observers.learning_rates import ZERO_LR_SHARE
 from stormproof.health.record import Record
-from stormproof.health.rules.dead_units import DIED, INPUTS
-from stormproof.health.rules.outputs import says_the_same_from_the_start
+from stormproof.health.rules.dead_units import DIED_SHARE, MIN_INPUTS
+from stormproof.health.rules.outputs import is_constant_from_start
 from stormproof.health.rules.progress import (
-    NO_BETTER,
-    against_constant,
-    expected_at_the_end,
+    NO_BETTER_SHARE,
+    constant_baseline,
+    extrapolate_final_loss,
     has_learned,
     has_risen,
     is_falling,
@@ -22,104 +22,117 @@ from stormproof.health.rules.progress import (
 )
 from stormproof.lightning.layer_names import join_names
 
-LARGE, HUGE = 0.1, 0.3
+LARGE_UPDATE, HUGE_UPDATE = 0.1, 0.3
 """Updates relative to the weights: a loss that rises with the first, or does not fall with the second, is told why."""
-SMALL = 1e-3
+SMALL_UPDATE = 1e-3
 """Updates relative to the weights with which a loss that falls too slowly could fall faster."""
-LEAST_CHANGE = 0.01
+MIN_WEIGHT_CHANGE = 0.01
 """By so much of their size weights have to be able to change over a training, for it to be one."""
-LEFT = 0.1
+MIN_REMAINING_SHARE = 0.1
 """The share of a training, at its end, over which schedules let the rate fade."""
-FALLEN, BLEW_UP = 0.3, 10.0
+IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
 """A loss that has fallen by this share of what it was is on its way, if it was never so many times the first one."""
-LOOKS = 5
+MIN_UNCHANGED_STEPS = 5
 """Steps at whose beginnings weights were the same, not to have changed."""
-ZERO_FOR = 20
+MIN_ZERO_STEPS = 20
 """Steps with a learning rate of zero that no schedule means."""
 
 
-def find_not_in_optimizer(record: Record) -> Iterator[Finding]:
+def check_not_in_optimizer(record: Record) -> Iterator[Finding]:
     """Parameters get a gradient and are in no optimizer."""
-    if record.hidden:
+    if record.unregistered_entries:
         yield Finding(
             Problem.NOT_IN_OPTIMIZER,
             Severity.CRITICAL,
             "parameters of no submodule",
             0,
             record.step,
-            {"parameters": float(record.hidden)},
+            {"parameters": float(record.unregistered_entries)},
             "hold layers in nn.ModuleList or nn.ModuleDict rather than in a list or a dict: self.parameters() does not "
             "see them there",
         )
-    if not record.unowned:
+    if not record.unoptimized_entries:
         return
-    stale = f"; the optimizer holds {record.stale} that are none of the module's" if record.stale else ""
+    foreign_note = (
+        f"; the optimizer holds {record.foreign_parameters} that are none of the module's"
+        if record.foreign_parameters
+        else ""
+    )
     yield Finding(
         Problem.NOT_IN_OPTIMIZER,
-        Severity.CRITICAL if record.stale else Severity.WARNING,
-        join_names(record.unowned),
+        Severity.CRITICAL if record.foreign_parameters else Severity.WARNING,
+        join_names(record.unoptimized_entries),
         0,
         record.step,
-        {"parameters": float(sum(record.unowned.values())), "strangers_in_the_optimizer": float(record.stale)},
+        {
+            "parameters": float(sum(record.unoptimized_entries.values())),
+            "strangers_in_the_optimizer": float(record.foreign_parameters),
+        },
         "give the optimizer self.parameters(), after the last layer was made or replaced; what is meant to stay as it "
-        f"is takes requires_grad_(False){stale}",
+        f"is takes requires_grad_(False){foreign_note}",
     )
 
 
-def find_in_two_optimizers(record: Record) -> Iterator[Finding]:
+def check_in_two_optimizers(record: Record) -> Iterator[Finding]:
     """Parameters are in two optimizers, or twice in one."""
-    if record.twice:
+    if record.duplicated_layers:
         yield Finding(
             Problem.IN_TWO_OPTIMIZERS,
             Severity.WARNING,
-            join_names(record.twice),
+            join_names(record.duplicated_layers),
             0,
             record.step,
-            {"layers": float(len(record.twice))},
+            {"layers": float(len(record.duplicated_layers))},
             "give each parameter to one optimizer, once",
         )
 
 
-def find_zero_learning_rate(record: Record) -> Iterator[Finding]:
+def check_zero_learning_rate(record: Record) -> Iterator[Finding]:
     """A group's learning rate is zero, from the start or for long."""
     for group in record.groups:
         if group.zero_since is None:
             continue
-        since = record.step - group.zero_since
-        left = 1.0 if record.planned is None else (record.planned - group.zero_since) / record.planned
-        waits = len(record.groups) > 1 and group.most_lr == 0 and not is_late(record)  # its turn may come
-        if since >= ZERO_FOR and left > LEFT and not waits:
+        zero_steps = record.step - group.zero_since
+        remaining_share = (
+            1.0 if record.planned_steps is None else (record.planned_steps - group.zero_since) / record.planned_steps
+        )
+        may_start_later = len(record.groups) > 1 and group.max_lr == 0 and not is_late(record)  # its turn may come
+        if zero_steps >= MIN_ZERO_STEPS and remaining_share > MIN_REMAINING_SHARE and not may_start_later:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,
                 Severity.CRITICAL if len(record.groups) == 1 else Severity.WARNING,
                 group.name,
                 group.zero_since,
                 record.step,
-                {"lr": group.lr, "steps": float(since)},
+                {"lr": group.lr, "steps": float(zero_steps)},
                 "set lr above 0 in configure_optimizers; a scheduler by the step takes {'scheduler': …, 'interval': "
                 "'step'}, and T_max or total_steps in the same unit",
             )
 
 
-def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
+def check_high_learning_rate(record: Record) -> Iterator[Finding]:
     """The loss rises, or stays, or units die, with updates that are large beside the weights."""
     ratios = update_ratios(record)
-    if record.inputs_are_bad or not ratios or not record.recent:
+    if record.has_badly_scaled_inputs or not ratios or not record.recent_losses:
         return
-    first, largest = max(ratios[:3]), max(ratios)
-    died = any(
-        place.units >= 4 and place.inputs >= INPUTS and place.dead - place.born > DIED * place.units
-        for place in record.places.values()
+    first_ratio, largest_ratio = max(ratios[:3]), max(ratios)
+    has_died = any(
+        activity.units >= 4
+        and activity.inputs >= MIN_INPUTS
+        and activity.dead - activity.born > DIED_SHARE * activity.units
+        for activity in record.unit_activity.values()
     )
-    rising = any(group.is_rising for group in record.groups)
-    rises = has_risen(record)
-    came_down = record.learned_more_than(FALLEN) and max(record.first) < BLEW_UP * abs(record.first[0])
-    stays = has_learned(record) is False and not is_falling(record)
-    if says_the_same_from_the_start(record) or not (
-        (rises and largest > LARGE)
-        or (stays and first > HUGE and not came_down)
-        or (died and (largest > HUGE or rising) and not record.learned_more_than(0.1))
-        or (died and stays and largest > LARGE)
+    is_warming_up = any(group.is_rising for group in record.groups)
+    loss_rises = has_risen(record)
+    has_recovered = record.loss_fell_by(IMPROVED_SHARE) and max(record.first_losses) < BLOW_UP_FACTOR * abs(
+        record.first_losses[0]
+    )
+    lacks_progress = has_learned(record) is False and not is_falling(record)
+    if is_constant_from_start(record) or not (
+        (loss_rises and largest_ratio > LARGE_UPDATE)
+        or (lacks_progress and first_ratio > HUGE_UPDATE and not has_recovered)
+        or (has_died and (largest_ratio > HUGE_UPDATE or is_warming_up) and not record.loss_fell_by(0.1))
+        or (has_died and lacks_progress and largest_ratio > LARGE_UPDATE)
     ):
         return
     yield Finding(
@@ -129,32 +142,43 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
         0,
         record.step,
         {
-            "update_relative_to_weights": largest,
-            "first_loss": fmean(record.first[:5]),
-            "loss": record.recent[-1][1],
+            "update_relative_to_weights": largest_ratio,
+            "first_loss": fmean(record.first_losses[:5]),
+            "loss": record.recent_losses[-1][1],
         },
         "divide lr by 10, until the first steps lower the loss",
     )
 
 
-def find_too_low_a_learning_rate(record: Record) -> Iterator[Finding]:
+def check_low_learning_rate(record: Record) -> Iterator[Finding]:
     """Over the whole training, the weights cannot change by a hundredth of their size, and the loss does not fall."""
     ratio = max(update_ratios(record), default=0.0)
-    against = against_constant(record)
+    baseline = constant_baseline(record)
     if any(group.is_rising for group in record.groups):
-        yield from _warms_up_too_slowly(record)
+        yield from _check_slow_warm_up(record)
         return
-    if against is not None and against.loss < NO_BETTER * against.constant:
+    if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
         return  # what is good already is trained on
-    if record.step < ZERO_FOR or not record.one_loss or ratio <= 0 or not record.planned or not record.groups:
+    if (
+        record.step < MIN_ZERO_STEPS
+        or not record.has_single_loss
+        or ratio <= 0
+        or not record.planned_steps
+        or not record.groups
+    ):
         return
-    if any(group.zero_since is not None for group in record.groups) or record.learned_more_than(0.1):
+    if any(group.zero_since is not None for group in record.groups) or record.loss_fell_by(0.1):
         return
-    end = expected_at_the_end(record)
-    crawls = is_late(record) and ratio < SMALL and has_learned(record) is False and record.related is not False
-    if end is not None and against is not None:
-        crawls = crawls and end > NO_BETTER * against.constant
-    if ratio * record.planned >= LEAST_CHANGE and not crawls:
+    final_loss = extrapolate_final_loss(record)
+    is_slow = (
+        is_late(record)
+        and ratio < SMALL_UPDATE
+        and has_learned(record) is False
+        and record.targets_depend_on_inputs is not False
+    )
+    if final_loss is not None and baseline is not None:
+        is_slow = is_slow and final_loss > NO_BETTER_SHARE * baseline.constant_loss
+    if ratio * record.planned_steps >= MIN_WEIGHT_CHANGE and not is_slow:
         return
     yield Finding(
         Problem.LEARNING_RATE_TOO_LOW,
@@ -162,53 +186,53 @@ def find_too_low_a_learning_rate(record: Record) -> Iterator[Finding]:
         record.groups[0].name if len(record.groups) == 1 else "",
         0,
         record.step,
-        {"lr": record.groups[0].lr, "update_relative_to_weights": ratio, "steps": float(record.planned)},
+        {"lr": record.groups[0].lr, "update_relative_to_weights": ratio, "steps": float(record.planned_steps)},
         "multiply lr by 10, until the loss falls from epoch to epoch",
     )
 
 
-def _warms_up_too_slowly(record: Record) -> Iterator[Finding]:
+def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
     """Half of the training is over, and a learning rate is next to nothing beside what it warms up to."""
     for group in record.groups:
-        cold = group.is_rising and group.lr < LEAST_CHANGE * group.base_lr
-        if cold and record.planned and record.step >= record.planned / 2 and is_late(record):
+        is_cold = group.is_rising and group.lr < MIN_WEIGHT_CHANGE * group.base_lr
+        if is_cold and record.planned_steps and record.step >= record.planned_steps / 2 and is_late(record):
             yield Finding(
                 Problem.LEARNING_RATE_TOO_LOW,
                 Severity.WARNING,
                 group.name,
                 0,
                 record.step,
-                {"lr": group.lr, "warms_up_to": group.base_lr, "steps": float(record.planned)},
+                {"lr": group.lr, "warms_up_to": group.base_lr, "steps": float(record.planned_steps)},
                 "warm up over fewer steps; a scheduler by the step takes {'scheduler': …, 'interval': 'step'}",
             )
             return
 
 
-def find_unchanged_weights(record: Record) -> Iterator[Finding]:
+def check_unchanged_weights(record: Record) -> Iterator[Finding]:
     """A layer gets a gradient, its learning rate is not zero, and at the beginning of each step it is what it was."""
-    if record.step - record.gradient_since < ZERO_FOR:
+    if record.step - record.first_gradient_step < MIN_ZERO_STEPS:
         return
-    weights = [layers for step, layers in record.weights.items() if step >= record.gradient_since]
-    if len(weights) < LOOKS or any(each.zero_since is not None for each in record.groups):
+    weights = [layers for step, layers in record.weight_stats.items() if step >= record.first_gradient_step]
+    if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.groups):
         return
-    if len({each.optimizer for each in record.groups}) > 1 and record.epoch < 1:
+    if len({entry.optimizer for entry in record.groups}) > 1 and record.epoch < 1:
         return  # they may take turns
-    late = any(group.first_lr <= FADED * group.most_lr for group in record.groups)
-    if late and record.epoch < 2:
+    has_late_start = any(group.initial_lr <= ZERO_LR_SHARE * group.max_lr for group in record.groups)
+    if has_late_start and record.epoch < 2:
         return  # one that began with nothing has not had its turn for long
-    looks = weights[-LOOKS:] if late else weights
-    still = [
+    recent_weights = weights[-MIN_UNCHANGED_STEPS:] if has_late_start else weights
+    unchanged_layers = [
         layer
-        for layer, numbers in looks[-1].items()
-        if layer in record.has_gradient and all(each.get(layer) == numbers for each in looks)
+        for layer, stats in recent_weights[-1].items()
+        if layer in record.layers_with_gradient and all(entry.get(layer) == stats for entry in recent_weights)
     ]
-    if still:
+    if unchanged_layers:
         yield Finding(
             Problem.WEIGHTS_UNCHANGED,
             Severity.WARNING,
-            join_names(still),
+            join_names(unchanged_layers),
             0,
             record.step,
-            {"layers": float(len(still)), "of": float(len(looks[-1])), "steps": float(record.step)},
+            {"layers": float(len(unchanged_layers)), "of": float(len(recent_weights[-1])), "steps": float(record.step)},
             "is its optimizer stepped, are the weights set back, or are the updates below their precision (16 bits)?",
         )

@@ -7,52 +7,52 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import PredictionFacts, Probe, Record
 
-PROBES = 2
+MIN_PROBES = 2
 """Batches in which the same must have been seen."""
-RANGES = {
+OUTPUT_RANGES = {
     "relu": (0.0, None), "relu_": (0.0, None), "relu6": (0.0, 6.0), "softplus": (0.0, None), "exp": (0.0, None),
     "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
 }  # fmt: skip
 """What a last activation can put out."""
-SQUASHES = frozenset({"sigmoid", "softmax", "hardsigmoid"})
-TWICE = "sigmoid of sigmoid"
-SURE = 5
+SQUASHING_FUNCTIONS = frozenset({"sigmoid", "softmax", "hardsigmoid"})
+DOUBLE_SIGMOID = "sigmoid of sigmoid"
+MIN_CERTAIN_BATCHES = 5
 """Batches in which numbers have to lie between 0 and 1, where nobody knows what made them."""
-UNREACHABLE = 0.05
+MAX_UNREACHABLE_SHARE = 0.05
 """The share of targets beyond that, from which on it is no accident."""
-CONSTANT = 1e-4
+CONSTANT_SPREAD = 1e-4
 """Predictions whose spread over the samples is below so much of their size, or of the target's spread."""
 
 
-def find_stretched_shapes(record: Record) -> Iterator[Finding]:
+def check_broadcast_mismatch(record: Record) -> Iterator[Finding]:
     """Prediction and target have shapes that torch stretches."""
-    found = [stretched for probe in record.probes for stretched in probe.stretched]
-    if found:
-        first = found[0]
+    mismatches = [mismatch for probe in record.probes for mismatch in probe.broadcast_mismatches]
+    if mismatches:
+        first_mismatch = mismatches[0]
         yield Finding(
-            Problem.SHAPES_BROADCAST,
+            Problem.BROADCAST_MISMATCH,
             Severity.CRITICAL,
-            first.function,
+            first_mismatch.function,
             0,
             record.step,
-            {"prediction": str(first.prediction), "target": str(first.target)},
+            {"prediction": str(first_mismatch.prediction), "target": str(first_mismatch.target)},
             "give both one shape: prediction.squeeze(1), or target.unsqueeze(1)",
         )
 
 
-def find_loss_input_mismatch(record: Record) -> Iterator[Finding]:
+def check_loss_input_mismatch(record: Record) -> Iterator[Finding]:
     """The loss gets something else than what it takes: what was made logits or probabilities already, or is neither."""
-    for seen in record.loss_calls:
-        facts, got = seen[0], _got(seen) if len(seen) >= PROBES else None
-        if got is not None:
+    for calls in record.facts_by_loss:
+        facts, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_PROBES else None
+        if actual_input is not None:
             yield Finding(
                 Problem.LOSS_INPUT_MISMATCH,
                 Severity.WARNING,
                 facts.layer,
                 0,
                 record.step,
-                {"loss": facts.loss, "takes": facts.takes, "gets": got},
-                _ADVICE[facts.takes],
+                {"loss": facts.loss, "takes": facts.loss_input, "gets": actual_input},
+                _ADVICE[facts.loss_input],
             )
             return
 
@@ -64,41 +64,50 @@ _ADVICE = {
 }
 
 
-def _got(facts: list[PredictionFacts]) -> str | None:
+def _actual_loss_input(calls: list[PredictionFacts]) -> str | None:
     """What a loss gets in all batches, where it is not what it takes."""
-    takes, loss, made_by = facts[0].takes, facts[0].loss, facts[0].made_by
-    within = all(each.low >= 0 and each.high <= 1 for each in facts)
-    if loss == "cross_entropy" and all(each.sums_to_one for each in facts):
+    loss_input, loss, made_by = calls[0].loss_input, calls[0].loss, calls[0].made_by
+    is_unit_range = all(calls.low >= 0 and calls.high <= 1 for calls in calls)
+    if loss == "cross_entropy" and all(calls.sums_to_one for calls in calls):
         return "probabilities"
-    if takes == "logits" and made_by in SQUASHES and within:
+    if loss_input == "logits" and made_by in SQUASHING_FUNCTIONS and is_unit_range:
         return f"the output of a {made_by}"
-    if loss == "binary_cross_entropy_with_logits" and not made_by and within and len(facts) >= SURE:
+    if (
+        loss == "binary_cross_entropy_with_logits"
+        and not made_by
+        and is_unit_range
+        and len(calls) >= MIN_CERTAIN_BATCHES
+    ):
         return "numbers between 0 and 1"
-    if takes == "probabilities" and made_by == TWICE:
+    if loss_input == "probabilities" and made_by == DOUBLE_SIGMOID:
         return "a sigmoid of a sigmoid"
-    if takes == "log-probabilities" and facts[0].outputs > 1 and not any(each.logs_sum_to_one for each in facts):
-        all_sum = all(each.sums_to_one for each in facts)
-        return "probabilities" if all_sum else "numbers that are no logarithms of probabilities"
+    if loss_input == "log-probabilities" and calls[0].outputs > 1 and not any(calls.logs_sum_to_one for calls in calls):
+        sum_to_one = all(calls.sums_to_one for calls in calls)
+        return "probabilities" if sum_to_one else "numbers that are no logarithms of probabilities"
     return None
 
 
-def find_unreachable_targets(record: Record) -> Iterator[Finding]:
+def check_unreachable_targets(record: Record) -> Iterator[Finding]:
     """The last activation cannot put out the targets; or a softmax of one unit puts out 1."""
-    for seen in record.loss_calls:
-        facts = seen[-1]
-        alone = facts.made_by in {"softmax", "log_softmax"} and all(each.low == each.high for each in seen)
-        beyond = all(each.unreachable > UNREACHABLE for each in seen[-PROBES:])
-        if len(seen) < PROBES or not (alone or beyond) or (alone and facts.target_low == facts.target_high):
+    for calls in record.facts_by_loss:
+        facts = calls[-1]
+        is_single_output = facts.made_by in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
+        is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_PROBES:])
+        if (
+            len(calls) < MIN_PROBES
+            or not (is_single_output or is_out_of_range)
+            or (is_single_output and facts.target_low == facts.target_high)
+        ):
             continue
         yield Finding(
-            Problem.HEAD_CANNOT_REACH_TARGETS,
-            Severity.CRITICAL if alone else Severity.WARNING,
+            Problem.UNREACHABLE_TARGETS,
+            Severity.CRITICAL if is_single_output else Severity.WARNING,
             facts.layer,
             0,
             record.step,
             {
                 "last_function": facts.made_by,
-                "unreachable": facts.unreachable,
+                "unreachable": facts.unreachable_share,
                 "lowest_target": facts.target_low,
                 "highest_target": facts.target_high,
             },
@@ -107,30 +116,41 @@ def find_unreachable_targets(record: Record) -> Iterator[Finding]:
         return
 
 
-def says_the_same_from_the_start(record: Record) -> bool:
+def is_constant_from_start(record: Record) -> bool:
     """Whether the predictions of a batch were all the same before and after the first steps."""
-    first = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
-    return len(first) == 3 and all(spread is not None and spread < CONSTANT for spread in first)
+    spreads = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
+    return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-def ignores_input(record: Record) -> list[Probe]:
+def probes_with_constant_output(record: Record) -> list[Probe]:
     """The last batches whose predictions were all the same; none where they were not in all of them."""
-    late = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]
-    spreads = [probe.predictions[0].spread for probe in late]
-    return late if len(late) == 4 and all(each is not None and each < CONSTANT for each in spreads) else []
+    late_probes = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]
+    spreads = [probe.predictions[0].spread for probe in late_probes]
+    return (
+        late_probes
+        if len(late_probes) == 4 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
+        else []
+    )
 
 
-def find_output_that_ignores_input(record: Record) -> Iterator[Finding]:
+def check_constant_output(record: Record) -> Iterator[Finding]:
     """The predictions of a batch are all the same."""
-    late = ignores_input(record)
-    if late:
-        flat = next((call.layer for call in late[-1].layers if call.spread is not None and call.spread < CONSTANT), "")
+    late_probes = probes_with_constant_output(record)
+    if late_probes:
+        constant_layer = next(
+            (
+                call.layer
+                for call in late_probes[-1].layer_calls
+                if call.spread is not None and call.spread < CONSTANT_SPREAD
+            ),
+            "",
+        )
         yield Finding(
             Problem.OUTPUT_IGNORES_INPUT,
             Severity.WARNING,
-            flat or late[-1].predictions[0].layer,
-            late[0].step,
+            constant_layer or late_probes[-1].predictions[0].layer,
+            late_probes[0].step,
             record.step,
-            {"spread_over_samples": late[-1].predictions[0].spread or 0.0},
+            {"spread_over_samples": late_probes[-1].predictions[0].spread or 0.0},
             "look at the first layer named: are its weights zero, its units dead, its input constant?",
         )

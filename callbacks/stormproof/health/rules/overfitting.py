@@ -8,35 +8,50 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
-RISE = 0.05
+MIN_RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
-LASTING = 4
+SUSTAINED_PASSES = 4
 """Passes after the best of a validation that all lie above it, to need less of a difference between batches."""
 MIN_SAMPLES = 30
 """Minimum number of validation samples of this rank to report overfitting."""
 
 
-def find_overfitting(record: Record) -> Iterator[Finding]:
+def check_overfitting(record: Record) -> Iterator[Finding]:
     """The loss of the validation rises beyond noise while that of the training falls."""
-    passes = [each for each in record.validations if math.isfinite(each.loss)]
+    passes = [validation for validation in record.validations if math.isfinite(validation.loss)]
     if len(passes) < 3:
         return
-    best = min(passes, key=lambda each: each.loss)
-    after = passes[passes.index(best) + 1 :]
-    if len(after) < 2 or best.training is None or (best.samples is not None and best.samples < MIN_SAMPLES):
+    best_pass = min(passes, key=lambda validation: validation.loss)
+    later_passes = passes[passes.index(best_pass) + 1 :]
+    if (
+        len(later_passes) < 2
+        or best_pass.training_loss is None
+        or (best_pass.samples is not None and best_pass.samples < MIN_SAMPLES)
+    ):
         return
-    last = after[-1]
-    higher = [each for each in after if each.loss > best.loss + RISE * abs(best.loss)]
-    lasts = len(after) >= LASTING and higher[-LASTING:] == after[-LASTING:]
-    rises = all(each in higher and each.is_above(best, lasts=lasts) for each in after[-2:])
-    if rises and last.training is not None and last.training < min(best.training, last.loss):
+    last_pass = later_passes[-1]
+    higher_passes = [
+        validation for validation in later_passes if validation.loss > best_pass.loss + MIN_RISE * abs(best_pass.loss)
+    ]
+    is_sustained = (
+        len(later_passes) >= SUSTAINED_PASSES and higher_passes[-SUSTAINED_PASSES:] == later_passes[-SUSTAINED_PASSES:]
+    )
+    is_rising = all(
+        validation in higher_passes and validation.is_above(best_pass, is_sustained=is_sustained)
+        for validation in later_passes[-2:]
+    )
+    if (
+        is_rising
+        and last_pass.training_loss is not None
+        and last_pass.training_loss < min(best_pass.training_loss, last_pass.loss)
+    ):
         yield Finding(
             Problem.OVERFITTING,
             Severity.WARNING,
             "",
-            best.step,
+            best_pass.step,
             record.step,
-            {"validation": last.loss, "best_validation": best.loss, "training": last.training},
-            f"stop at step {best.step}, or regularize: more data or augmentation, weight_decay, nn.Dropout, fewer "
+            {"validation": last_pass.loss, "best_validation": best_pass.loss, "training": last_pass.training_loss},
+            f"stop at step {best_pass.step}, or regularize: more data or augmentation, weight_decay, nn.Dropout, fewer "
             "parameters",
         )

@@ -9,42 +9,50 @@ from statistics import median
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
-BATCHES = 30
+MIN_BATCHES = 30
 """Fewer say nothing."""
-LOST = 0.1
+MIN_LOST_SHARE = 0.1
 """The share of a step that has to be lost by it."""
-LEAST = 0.002
+MIN_LOST_SECONDS = 0.002
 """And the seconds: what is shorter, any other program on that machine may be the reason of."""
-SLOWER = 0.75
+MIN_SLOWER_SHARE = 0.75
 """The share of the batches in which it surely is the slower: a pause now and then is no slow rank."""
 
 
-def find_slow_rank(record: Record) -> Iterator[Finding]:
+def check_slow_rank(record: Record) -> Iterator[Finding]:
     """One rank takes longer for its own part of nearly every batch than the others, and they wait for it.
 
     What is lost is the median over batches of the difference from the others' median, as a share of the whole step.
     """
-    times = record.own_times
-    if times is None or len(times.seconds) < 2 or len(times.seconds[0]) < BATCHES or not times.step > 0:
+    rank_times = record.rank_times
+    if (
+        rank_times is None
+        or len(rank_times.seconds) < 2
+        or len(rank_times.seconds[0]) < MIN_BATCHES
+        or not rank_times.step_seconds > 0
+    ):
         return
-    slow = max(range(len(times.seconds)), key=lambda rank: median(times.seconds[rank]))
-    rest = [seconds for rank, seconds in enumerate(times.seconds) if rank != slow]
-    others = [median(batch) for batch in zip(*rest, strict=True)]
-    behind = [own - other for own, other in zip(times.seconds[slow], others, strict=True)]
-    slower = sum(each > 0 for each in behind) / len(behind)
-    lost = median(behind) / times.step
-    surely = slower - 2 * math.sqrt(slower * (1 - slower) / len(behind)) > SLOWER
-    if surely and lost > LOST and median(behind) > LEAST:
+    slow_rank = max(range(len(rank_times.seconds)), key=lambda rank: median(rank_times.seconds[rank]))
+    other_ranks = [seconds for rank, seconds in enumerate(rank_times.seconds) if rank != slow_rank]
+    other_medians = [median(batch) for batch in zip(*other_ranks, strict=True)]
+    delays = [
+        own_seconds - median_seconds
+        for own_seconds, median_seconds in zip(rank_times.seconds[slow_rank], other_medians, strict=True)
+    ]
+    slower_share = sum(delay > 0 for delay in delays) / len(delays)
+    lost_share = median(delays) / rank_times.step_seconds
+    is_certain = slower_share - 2 * math.sqrt(slower_share * (1 - slower_share) / len(delays)) > MIN_SLOWER_SHARE
+    if is_certain and lost_share > MIN_LOST_SHARE and median(delays) > MIN_LOST_SECONDS:
         yield Finding(
             Problem.SLOW_RANK,
             Severity.WARNING,
-            f"rank {slow} on {times.hosts[slow]}",
-            max(record.step - len(behind), 0),
+            f"rank {slow_rank} on {rank_times.hosts[slow_rank]}",
+            max(record.step - len(delays), 0),
             record.step,
             {
-                "share_of_time_lost": lost,
-                "seconds_a_batch": median(times.seconds[slow]),
-                "seconds_of_the_others": median(others),
+                "share_of_time_lost": lost_share,
+                "seconds_a_batch": median(rank_times.seconds[slow_rank]),
+                "seconds_of_the_others": median(other_medians),
             },
             "look what else runs there, at its clocks and its way to the data, or leave that machine out",
         )

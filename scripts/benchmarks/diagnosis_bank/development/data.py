@@ -8,21 +8,21 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     blobs,
-    chance,
     curve,
     diabetes,
     digit_images,
     digits,
+    make_generator,
+    make_loader,
     signals,
     split,
-    standard,
+    standardize,
     waves,
     wine,
 )
-from diagnosis_bank.development.measures import accuracy, ends_above, ends_below, finite, ran, told
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import accuracy, ends_above, ends_below, is_finite, ran_to_end, step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
@@ -30,20 +30,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from stormproof.finding import Problem
 
 
-def missing_values(seed: int, tells: bool, count: int = 2) -> Fit:
+def missing_values(seed: int, return_dict: bool, count: int = 2) -> TrainingSetup:
     torch.manual_seed(seed)
     table, target = diabetes()
     table = table.clone()
-    table[torch.randperm(len(table), generator=chance(seed))[:count], 3] = float("nan")
+    table[torch.randperm(len(table), generator=make_generator(seed))[:count], 3] = float("nan")
     network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
-    return Fit(module, batches(table, target, size=16, seed=seed))
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
+    return TrainingSetup(module, make_loader(table, target, size=16, seed=seed))
 
 
 class _Pixels(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.hidden = nn.Linear(64, 48)
         self.out = nn.Linear(48, 10)
         self.criterion = nn.CrossEntropyLoss()
@@ -54,73 +54,83 @@ class _Pixels(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         pixels, label = batch
         logits = self(pixels)
-        return told(self.tells, self.criterion(logits, label), logits, label)
+        return step_output(self.return_dict, self.criterion(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-def divided_by_zero(seed: int, tells: bool, guarded: bool = False) -> Fit:
+def divided_by_zero(seed: int, return_dict: bool, guarded: bool = False) -> TrainingSetup:
     torch.manual_seed(seed)
     pixels, label = digits()
-    pixels = standard(pixels) if guarded else (pixels - pixels.mean(0)) / pixels.std(0)
-    return Fit(_Pixels(tells), batches(pixels, label, size=32, seed=seed))
+    pixels = standardize(pixels) if guarded else (pixels - pixels.mean(0)) / pixels.std(0)
+    return TrainingSetup(_Pixels(return_dict), make_loader(pixels, label, size=32, seed=seed))
 
 
-def shuffled(seed: int, tells: bool, apart: bool = True) -> Fit:
+def shuffled(seed: int, return_dict: bool, apart: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     images, label = digit_images()
     if apart:
-        label = label[torch.randperm(len(label), generator=chance(seed))]
+        label = label[torch.randperm(len(label), generator=make_generator(seed))]
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10)
     )
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
     )
-    return Fit(module, *split((images, label), 32, seed))
+    return TrainingSetup(module, *split((images, label), 32, seed))
 
 
-def one_row_off(seed: int, tells: bool, offset: int = 1) -> Fit:
+def one_row_off(seed: int, return_dict: bool, offset: int = 1) -> TrainingSetup:
     torch.manual_seed(seed)
     table, target = curve(seed)
     table, target = table[offset:], target[: len(target) - offset]
     network = nn.Sequential(
         nn.Linear(6, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1)
     )
-    module = Supervised(network, nn.SmoothL1Loss(), tells, lambda parameters: torch.optim.AdamW(parameters, lr=5e-3))
-    return Fit(module, *split((table, target), 32, seed))
+    module = Supervised(
+        network, nn.SmoothL1Loss(), return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=5e-3)
+    )
+    return TrainingSetup(module, *split((table, target), 32, seed))
 
 
-def one_class(seed: int, tells: bool, known: bool = False) -> Fit:
+def one_class(seed: int, return_dict: bool, is_known: bool = False) -> TrainingSetup:
     torch.manual_seed(seed)
     images, digit = digit_images()
     names = ("even", "odd")
-    number = {name if known else name.title(): position for position, name in enumerate(names)}
-    label = torch.tensor([number.get(names[one % 2], 0) for one in digit.tolist()])
+    number = {name if is_known else name.title(): position for position, name in enumerate(names)}
+    label = torch.tensor([number.get(names[class_number % 2], 0) for class_number in digit.tolist()])
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
-    return Fit(module, *split((images, label), 32, seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-3)
+    )
+    return TrainingSetup(module, *split((images, label), 32, seed))
 
 
-def whole_numbers(seed: int, tells: bool, whole: bool = True) -> Fit:
+def whole_numbers(seed: int, return_dict: bool, rounds_targets: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     table, target = curve(seed)
     share = (target - target.min()) / (target.max() - target.min() + 1e-3)
-    if whole:
+    if rounds_targets:
         share = share.long().float()
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.L1Loss(), tells, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3))
-    return Fit(module, batches(table, share, size=32, seed=seed))
+    module = Supervised(network, nn.L1Loss(), return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3))
+    return TrainingSetup(module, make_loader(table, share, size=32, seed=seed))
 
 
-def unscaled(seed: int, tells: bool, raw: bool = True) -> Fit:
+def unscaled(seed: int, return_dict: bool, raw: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(13, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 3))
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     )
-    return Fit(module, batches(*wine(raw), size=8, seed=seed), trainer={"max_epochs": 4})
+    return TrainingSetup(module, make_loader(*wine(raw), size=8, seed=seed), trainer={"max_epochs": 4})
 
 
 class _Clocked(nn.Module):
@@ -134,13 +144,13 @@ class _Clocked(nn.Module):
         return self.head(hidden[:, -1])
 
 
-def timestamps(seed: int, tells: bool, start: float = 1.7e9, unit: float = 1.0) -> Fit:
+def timestamps(seed: int, return_dict: bool, start: float = 1.7e9, unit: float = 1.0) -> TrainingSetup:
     torch.manual_seed(seed)
     wave, following = waves(seed)
-    begin = 1e6 * torch.rand(1600, 1, 1, generator=chance(seed))
+    begin = 1e6 * torch.rand(1600, 1, 1, generator=make_generator(seed))
     clock = (start + begin + 60 * torch.arange(20.0).view(1, 20, 1)) / unit
-    module = Supervised(_Clocked(), F.mse_loss, tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
-    return Fit(module, batches(torch.cat([wave, clock], 2), following, size=32, seed=seed))
+    module = Supervised(_Clocked(), F.mse_loss, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
+    return TrainingSetup(module, make_loader(torch.cat([wave, clock], 2), following, size=32, seed=seed))
 
 
 class _SlowRows(TensorDataset):
@@ -151,32 +161,36 @@ class _SlowRows(TensorDataset):
         return super().__getitem__(index)
 
 
-def slow_rows(seed: int, tells: bool) -> Fit:
+def slow_rows(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     table, label = blobs(seed, 320)
     network = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
-    loader = DataLoader(_SlowRows(table, label), batch_size=8, shuffle=True, generator=chance(seed))
-    return Fit(module, loader, trainer={"max_epochs": 2})
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+    )
+    loader = DataLoader(_SlowRows(table, label), batch_size=8, shuffle=True, generator=make_generator(seed))
+    return TrainingSetup(module, loader, trainer={"max_epochs": 2})
 
 
-def too_few_rows(seed: int, tells: bool, count: int = 160) -> Fit:
+def too_few_rows(seed: int, return_dict: bool, count: int = 160) -> TrainingSetup:
     torch.manual_seed(seed)
     table, label = blobs(seed, count + 400, columns=30, classes=2, spread=8.0)
     network = nn.Sequential(nn.Linear(30, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
-    return Fit(
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+    )
+    return TrainingSetup(
         module,
-        batches(table[:count], label[:count], size=8, seed=seed),
+        make_loader(table[:count], label[:count], size=8, seed=seed),
         DataLoader(TensorDataset(table[count:], label[count:]), batch_size=100),
         trainer={"max_epochs": 12},
     )
 
 
-def too_few_signals(seed: int, tells: bool, count: int = 160) -> Fit:
+def too_few_signals(seed: int, return_dict: bool, count: int = 160) -> TrainingSetup:
     torch.manual_seed(seed)
     inputs, label = signals()
-    order = torch.randperm(len(inputs), generator=chance(seed))
+    order = torch.randperm(len(inputs), generator=make_generator(seed))
     inputs, label = inputs[order].unsqueeze(1), label[order]
     network = nn.Sequential(
         nn.Conv1d(1, 32, 5, stride=2),
@@ -186,26 +200,28 @@ def too_few_signals(seed: int, tells: bool, count: int = 160) -> Fit:
         nn.Flatten(),
         nn.Linear(448, 10),
     )
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
-    return Fit(
+    module = Supervised(network, F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
+    return TrainingSetup(
         module,
-        batches(inputs[:count], label[:count], size=8, seed=seed),
+        make_loader(inputs[:count], label[:count], size=8, seed=seed),
         DataLoader(TensorDataset(inputs[-400:], label[-400:]), batch_size=100),
         trainer={"max_epochs": 14},
     )
 
 
-def no_activation(seed: int, tells: bool, act: type[nn.Module] = nn.Identity) -> Fit:
+def no_activation(seed: int, return_dict: bool, act: type[nn.Module] = nn.Identity) -> TrainingSetup:
     torch.manual_seed(seed)
-    table = torch.randn(1600, 2, generator=chance(seed))
+    table = torch.randn(1600, 2, generator=make_generator(seed))
     label = (table[:, 0] * table[:, 1] > 0).long()
     network = nn.Sequential(nn.Linear(2, 32), act(), nn.Linear(32, 32), act(), nn.Linear(32, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
-    return Fit(module, batches(table, label, size=32, seed=seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+    )
+    return TrainingSetup(module, make_loader(table, label, size=32, seed=seed))
 
 
 def _poisoned(outcome: Outcome) -> bool:
-    return ran(outcome) and not finite(outcome)
+    return ran_to_end(outcome) and not is_finite(outcome)
 
 
 def _rises(outcome: Outcome) -> bool:
@@ -219,7 +235,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=missing_values,
         problems=frozenset({Problem.NON_FINITE_DATA}),
-        struck=_poisoned,
+        took_effect=_poisoned,
         source="https://github.com/fxia22/pointnet.pytorch/issues/58",
     ),
     Program(
@@ -227,7 +243,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=divided_by_zero,
         problems=frozenset({Problem.NON_FINITE_DATA}),
-        struck=_poisoned,
+        took_effect=_poisoned,
         source="https://github.com/mllam/neural-lam/issues/136",
     ),
     Program(
@@ -235,7 +251,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=shuffled,
         problems=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS}),
-        struck=lambda outcome: ends_above(outcome, 2.0),  # together: 0.1
+        took_effect=lambda outcome: ends_above(outcome, 2.0),  # together: 0.1
         source="https://github.com/mlcommons/GaNDLF/pull/870",
     ),
     Program(
@@ -243,7 +259,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=one_row_off,
         problems=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS}),
-        struck=lambda outcome: ends_above(outcome, 0.25),  # in line: 0.1 to 0.14
+        took_effect=lambda outcome: ends_above(outcome, 0.25),  # in line: 0.1 to 0.14
         source="https://github.com/keras-team/keras-preprocessing/issues/66",
     ),
     Program(
@@ -251,7 +267,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=one_class,
         problems=frozenset({Problem.DEGENERATE_TARGETS}),
-        struck=lambda outcome: ends_below(outcome, 0.01),  # found: 0.29
+        took_effect=lambda outcome: ends_below(outcome, 0.01),  # found: 0.29
         source="https://github.com/thtrieu/darkflow/issues/512",
     ),
     Program(
@@ -259,7 +275,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=whole_numbers,
         problems=frozenset({Problem.DEGENERATE_TARGETS}),
-        struck=lambda outcome: ends_below(outcome, 0.1),
+        took_effect=lambda outcome: ends_below(outcome, 0.1),
         source="https://github.com/Smadx/USTC-ML24-Fall/issues/35",
     ),
     Program(
@@ -267,7 +283,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=unscaled,
         problems=frozenset({Problem.INPUT_BADLY_SCALED}),
-        struck=lambda outcome: ends_above(outcome, 0.6),  # scaled: 0.01 to 0.02
+        took_effect=lambda outcome: ends_above(outcome, 0.6),  # scaled: 0.01 to 0.02
         source="https://stats.stackexchange.com/questions/367057/bad-performance-with-relu-activation-function-on-mnist-data-set",
     ),
     Program(
@@ -275,7 +291,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=timestamps,
         problems=frozenset({Problem.INPUT_BADLY_SCALED}),
-        struck=lambda outcome: ends_above(outcome, 0.2),  # from zero, in millions: 0.013
+        took_effect=lambda outcome: ends_above(outcome, 0.2),  # from zero, in millions: 0.013
         source="https://datascience.stackexchange.com/questions/31499/neural-network-only-converges-when-data-cloud-is-close-to-0",
     ),
     Program(
@@ -283,7 +299,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=slow_rows,
         problems=frozenset({Problem.DATA_STARVATION}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="https://github.com/facebookresearch/mmf/issues/1166",
     ),
     Program(
@@ -291,7 +307,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=too_few_rows,
         problems=frozenset({Problem.OVERFITTING}),
-        struck=_rises,
+        took_effect=_rises,
         source="https://github.com/keras-team/keras/issues/161",
     ),
     Program(
@@ -299,7 +315,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=too_few_signals,
         problems=frozenset({Problem.OVERFITTING}),
-        struck=_rises,
+        took_effect=_rises,
         source="https://github.com/Alexander-H-Liu/End-to-end-ASR-Pytorch/issues/31",
     ),
     Program(
@@ -307,7 +323,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=no_activation,
         problems=frozenset({Problem.NO_BETTER_THAN_CONSTANT}),
-        struck=lambda outcome: accuracy(outcome) < 0.7 and ends_above(outcome, 0.6),
+        took_effect=lambda outcome: accuracy(outcome) < 0.7 and ends_above(outcome, 0.6),
         source="constructed: a stack of linear layers is linear, and exclusive or is not",
     ),
 ]

@@ -15,29 +15,31 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 Loader = DataLoader[Any]
 
 
-def chance(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     """A source of random numbers of its own."""
     return torch.Generator().manual_seed(seed + 1000)
 
 
-def batches(*tensors: torch.Tensor, size: int, seed: int, shuffle: bool = True) -> Loader:
+def make_loader(*tensors: torch.Tensor, size: int, seed: int, shuffle: bool = True) -> Loader:
     """Full batches of the rows of ``tensors``."""
-    return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle, drop_last=True, generator=chance(seed))
+    return DataLoader(
+        TensorDataset(*tensors), batch_size=size, shuffle=shuffle, drop_last=True, generator=make_generator(seed)
+    )
 
 
 def split(pair: Pair, size: int, seed: int, held_out: float = 0.2) -> tuple[Loader, Loader]:
     """Batches for training, and others for validation."""
     inputs, target = pair
-    order = torch.randperm(len(inputs), generator=chance(seed))
+    order = torch.randperm(len(inputs), generator=make_generator(seed))
     inputs, target = inputs[order], target[order]
     last = int(len(inputs) * held_out)
     return (
-        batches(inputs[last:], target[last:], size=size, seed=seed),
+        make_loader(inputs[last:], target[last:], size=size, seed=seed),
         DataLoader(TensorDataset(inputs[:last], target[:last]), batch_size=size),
     )
 
 
-def standard(table: torch.Tensor) -> torch.Tensor:
+def standardize(table: torch.Tensor) -> torch.Tensor:
     """Every column with mean 0 and deviation 1; a column that is one number becomes 0."""
     return (table - table.mean(0)) / table.std(0).clamp_min(1e-8)
 
@@ -52,7 +54,7 @@ def digits() -> Pair:
 def digit_rows() -> Pair:
     """The digits, standardized."""
     pixels, label = digits()
-    return standard(pixels), label
+    return standardize(pixels), label
 
 
 def digit_images() -> Pair:
@@ -66,7 +68,7 @@ def cancer(raw: bool = False) -> Pair:
     """569 tumours of two classes in 30 columns."""
     bunch = load_breast_cancer()
     table = torch.from_numpy(bunch.data).float()
-    return (table if raw else standard(table)), torch.from_numpy(bunch.target).long()
+    return (table if raw else standardize(table)), torch.from_numpy(bunch.target).long()
 
 
 @functools.cache
@@ -74,7 +76,7 @@ def wine(raw: bool = False) -> Pair:
     """178 wines of three classes in 13 columns, which are of very different size when raw."""
     bunch = load_wine()
     table = torch.from_numpy(bunch.data).float()
-    return (table if raw else standard(table)), torch.from_numpy(bunch.target).long()
+    return (table if raw else standardize(table)), torch.from_numpy(bunch.target).long()
 
 
 @functools.cache
@@ -82,7 +84,7 @@ def diabetes() -> Pair:
     """442 patients in 10 columns, and a standardized measure of disease."""
     bunch = load_diabetes()
     table, target = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float().unsqueeze(1)
-    return standard(table), standard(target)
+    return standardize(table), standardize(target)
 
 
 @functools.cache
@@ -91,14 +93,14 @@ def signals(count: int = 2000) -> Pair:
     arguments = get_dataset_args()
     arguments.num_samples = count
     state = np.random.get_state()  # noqa: NPY002 (the package seeds this one)
-    made = make_dataset(arguments)
+    dataset = make_dataset(arguments)
     np.random.set_state(state)  # noqa: NPY002 (see above)
-    return torch.from_numpy(made["x"]).float(), torch.from_numpy(made["y"]).long()
+    return torch.from_numpy(dataset["x"]).float(), torch.from_numpy(dataset["y"]).long()
 
 
 def blobs(seed: int, count: int = 1600, columns: int = 10, classes: int = 4, spread: float = 1.0) -> Pair:
     """Clouds about random centres, one a class."""
-    source = chance(seed)
+    source = make_generator(seed)
     centres = 2 * torch.randn(classes, columns, generator=source)
     label = torch.randint(classes, (count,), generator=source)
     return centres[label] + spread * torch.randn(count, columns, generator=source), label
@@ -106,15 +108,15 @@ def blobs(seed: int, count: int = 1600, columns: int = 10, classes: int = 4, spr
 
 def curve(seed: int, count: int = 1600, columns: int = 6, noise: float = 0.1) -> Pair:
     """A smooth function of a few columns, standardized."""
-    source = chance(seed)
+    source = make_generator(seed)
     table = torch.randn(count, columns, generator=source)
     value = torch.sin(table[:, 0] * 2) + table[:, 1] * table[:, 2] + 0.5 * table[:, 3]
-    return table, standard((value + noise * torch.randn(count, generator=source)).unsqueeze(1))
+    return table, standardize((value + noise * torch.randn(count, generator=source)).unsqueeze(1))
 
 
 def line(seed: int, count: int = 1600, columns: int = 5, noise: float = 0.1) -> Pair:
     """A linear function of a few columns."""
-    source = chance(seed)
+    source = make_generator(seed)
     table = torch.randn(count, columns, generator=source)
     weight = torch.randn(columns, 1, generator=source)
     return table, table @ weight + noise * torch.randn(count, 1, generator=source)
@@ -122,14 +124,14 @@ def line(seed: int, count: int = 1600, columns: int = 5, noise: float = 0.1) -> 
 
 def commonest_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int = 12) -> Pair:
     """Sequences of tokens from 1 on, and which of the first four of them is there most often."""
-    tokens = torch.randint(1, vocabulary, (count, length), generator=chance(seed))
+    tokens = torch.randint(1, vocabulary, (count, length), generator=make_generator(seed))
     counts = torch.stack([(tokens == token).sum(1) for token in range(1, 5)], 1)
     return tokens, counts.argmax(1)
 
 
 def first_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int = 8) -> Pair:
     """Sequences of tokens, and which of four stood first."""
-    source = chance(seed)
+    source = make_generator(seed)
     tokens = torch.randint(4, vocabulary, (count, length), generator=source)
     label = torch.randint(4, (count,), generator=source)
     tokens[:, 0] = label
@@ -138,7 +140,7 @@ def first_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int 
 
 def waves(seed: int, count: int = 1600, length: int = 20, noise: float = 0.05) -> Pair:
     """Pieces of waves of many frequencies, and the value that follows each."""
-    source = chance(seed)
+    source = make_generator(seed)
     start = 6.28 * torch.rand(count, 1, generator=source)
     speed = 0.2 + 0.4 * torch.rand(count, 1, generator=source)
     wave = torch.sin(start + speed * torch.arange(length + 1))

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.development.datasets import batches, digit_images, digit_rows, first_token, signals, split, waves
-from diagnosis_bank.development.measures import ends_above, ran, told, unchanged
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.datasets import (
+    digit_images,
+    digit_rows,
+    first_token,
+    make_loader,
+    signals,
+    split,
+    waves,
+)
+from diagnosis_bank.development.measures import ends_above, is_unchanged, ran_to_end, step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -29,18 +37,18 @@ class _ThroughNumpy(nn.Module):
         return self.classifier(code)
 
 
-def through_numpy(seed: int, tells: bool, cut: bool = True) -> Fit:
+def through_numpy(seed: int, return_dict: bool, cut: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        _ThroughNumpy(cut), nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+        _ThroughNumpy(cut), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
     )
-    return Fit(module, batches(*digit_rows(), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*digit_rows(), size=32, seed=seed))
 
 
 class _UnderNoGrad(pl.LightningModule):
-    def __init__(self, tells: bool, cut: bool) -> None:
+    def __init__(self, return_dict: bool, cut: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.cut = cut
         self.backbone = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten()
@@ -57,7 +65,7 @@ class _UnderNoGrad(pl.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, label)
         self.log(name, loss)
-        return told(self.tells, loss, logits, label)
+        return step_output(self.return_dict, loss, logits, label)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self._step(batch, "train_loss")
@@ -69,9 +77,9 @@ class _UnderNoGrad(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
-def under_no_grad(seed: int, tells: bool, cut: bool = True) -> Fit:
+def under_no_grad(seed: int, return_dict: bool, cut: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_UnderNoGrad(tells, cut), *split(digit_images(), 32, seed))
+    return TrainingSetup(_UnderNoGrad(return_dict, cut), *split(digit_images(), 32, seed))
 
 
 class _HardAttention(nn.Module):
@@ -94,18 +102,18 @@ class _HardAttention(nn.Module):
         return self.head(embedded[torch.arange(len(tokens)), chosen])
 
 
-def hard_attention(seed: int, tells: bool, soft: bool = False) -> Fit:
+def hard_attention(seed: int, return_dict: bool, soft: bool = False) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        _HardAttention(soft), F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+        _HardAttention(soft), F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
     )
-    return Fit(module, batches(*first_token(seed), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*first_token(seed), size=32, seed=seed))
 
 
 class _DataOfTheState(pl.LightningModule):
-    def __init__(self, tells: bool, cut: bool) -> None:
+    def __init__(self, return_dict: bool, cut: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.cut = cut
         self.lstm = nn.LSTM(1, 8, batch_first=True)
         self.head = nn.Linear(8, 1)
@@ -118,18 +126,18 @@ class _DataOfTheState(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, following = batch
         preds = self(wave)
-        return told(self.tells, F.l1_loss(preds, following), preds, following)
+        return step_output(self.return_dict, F.l1_loss(preds, following), preds, following)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def data_of_the_state(seed: int, tells: bool, cut: bool = True) -> Fit:
+def data_of_the_state(seed: int, return_dict: bool, cut: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_DataOfTheState(tells, cut), batches(*waves(seed), size=32, seed=seed))
+    return TrainingSetup(_DataOfTheState(return_dict, cut), make_loader(*waves(seed), size=32, seed=seed))
 
 
-def all_but_the_bias(seed: int, tells: bool, last: int = 1) -> Fit:
+def all_but_the_bias(seed: int, return_dict: bool, last: int = 1) -> TrainingSetup:
     torch.manual_seed(seed)
     inputs, label = signals()
     network = nn.Sequential(
@@ -146,14 +154,16 @@ def all_but_the_bias(seed: int, tells: bool, last: int = 1) -> Fit:
     module = Supervised(
         network,
         nn.CrossEntropyLoss(),
-        tells,
-        lambda parameters: torch.optim.Adam([one for one in parameters if one.requires_grad], lr=1e-2),
+        return_dict,
+        lambda parameters: torch.optim.Adam(
+            [trained_parameter for trained_parameter in parameters if trained_parameter.requires_grad], lr=1e-2
+        ),
     )
-    return Fit(module, *split((inputs, label), 32, seed))
+    return TrainingSetup(module, *split((inputs, label), 32, seed))
 
 
 def _encoder_stood_still(outcome: Outcome) -> bool:
-    return ran(outcome) and unchanged(outcome, "network.encoder.") and ends_above(outcome, 1.0)  # whole: 0.5
+    return ran_to_end(outcome) and is_unchanged(outcome, "network.encoder.") and ends_above(outcome, 1.0)  # whole: 0.5
 
 
 PROGRAMS: list[Program] = [
@@ -162,7 +172,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=through_numpy,
         problems=frozenset({Problem.NO_GRADIENT}),
-        struck=_encoder_stood_still,
+        took_effect=_encoder_stood_still,
         source="https://prodopsy.com/how-can-the-backward-function-in-tensor-influence-the-matrix-in-model",
     ),
     Program(
@@ -170,7 +180,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=under_no_grad,
         problems=frozenset({Problem.NO_GRADIENT}),
-        struck=lambda outcome: ends_above(outcome, 1.0),  # tuned: 0.2 to 0.3
+        took_effect=lambda outcome: ends_above(outcome, 1.0),  # tuned: 0.2 to 0.3
         source="https://github.com/rll-research/cic/issues/5",
     ),
     Program(
@@ -178,7 +188,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=hard_attention,
         problems=frozenset({Problem.NO_GRADIENT}),
-        struck=lambda outcome: unchanged(outcome, "network.score.") and ends_above(outcome, 0.1),  # soft: 0.003
+        took_effect=lambda outcome: is_unchanged(outcome, "network.score.") and ends_above(outcome, 0.1),  # soft: 0.003
         source="https://www.codegenes.net/blog/pytorch-argmax-gradient",
     ),
     Program(
@@ -186,7 +196,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=data_of_the_state,
         problems=frozenset({Problem.NO_GRADIENT}),
-        struck=lambda outcome: ends_above(outcome, 0.1),  # whole: 0.1
+        took_effect=lambda outcome: ends_above(outcome, 0.1),  # whole: 0.1
         source="https://github.com/Lightning-AI/pytorch-lightning/issues/2331",
     ),
     Program(
@@ -194,7 +204,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=all_but_the_bias,
         problems=frozenset({Problem.NO_GRADIENT, Problem.NO_BETTER_THAN_CONSTANT}),
-        struck=lambda outcome: ends_above(outcome, 2.0),  # free: 1.45
+        took_effect=lambda outcome: ends_above(outcome, 2.0),  # free: 1.45
         source="https://github.com/wannabeOG/MAS-PyTorch/issues/1",
     ),
 ]

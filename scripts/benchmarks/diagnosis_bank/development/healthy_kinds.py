@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     cancer,
-    chance,
     digit_images,
     digit_rows,
     digits,
+    make_generator,
+    make_loader,
     split,
-    standard,
+    standardize,
 )
-from diagnosis_bank.program import Domain, Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Domain, Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -44,10 +44,12 @@ def sgd(rate: float, momentum: float = 0.9) -> Callable[[Any], Any]:
 
 def plain(
     loss: Any, optimizer: Callable[[Any], Any], network: Callable[[], nn.Module], size: int = 32, **trainer: Any
-) -> Callable[[int, bool], Fit]:
-    def build(seed: int, tells: bool) -> Fit:
+) -> Callable[[int, bool], TrainingSetup]:
+    def build(seed: int, return_dict: bool) -> TrainingSetup:
         torch.manual_seed(seed)
-        return Fit(Supervised(network(), loss, tells, optimizer), *split(digit_rows(), size, seed), trainer=trainer)
+        return TrainingSetup(
+            Supervised(network(), loss, return_dict, optimizer), *split(digit_rows(), size, seed), trainer=trainer
+        )
 
     return build
 
@@ -62,12 +64,12 @@ class Scheduled(Supervised):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
 
 
-def scheduled(schedule: Callable[[Any], Any], rate: float, **trainer: Any) -> Callable[[int, bool], Fit]:
-    def build(seed: int, tells: bool) -> Fit:
+def scheduled(schedule: Callable[[Any], Any], rate: float, **trainer: Any) -> Callable[[int, bool], TrainingSetup]:
+    def build(seed: int, return_dict: bool) -> TrainingSetup:
         torch.manual_seed(seed)
-        module = Scheduled(mlp(64, 10), nn.CrossEntropyLoss(), tells, adam(rate))
+        module = Scheduled(mlp(64, 10), nn.CrossEntropyLoss(), return_dict, adam(rate))
         module.schedule = schedule
-        return Fit(module, *split(digit_rows(), 32, seed), trainer=trainer)
+        return TrainingSetup(module, *split(digit_rows(), 32, seed), trainer=trainer)
 
     return build
 
@@ -78,39 +80,41 @@ def regression(
     head: Callable[[], nn.Module] = nn.Identity,
     rate: float = 3e-3,
     outputs: int = 1,
-) -> Callable[[int, bool], Fit]:
-    def build(seed: int, tells: bool) -> Fit:
+) -> Callable[[int, bool], TrainingSetup]:
+    def build(seed: int, return_dict: bool) -> TrainingSetup:
         torch.manual_seed(seed)
-        inputs = torch.randn(1200, 8, generator=chance(seed))
+        inputs = torch.randn(1200, 8, generator=make_generator(seed))
         signal = torch.sin(inputs[:, :1]) + 0.5 * inputs[:, 1:2] * inputs[:, 2:3] + 0.3 * inputs[:, 3:4]
         network = nn.Sequential(mlp(8, outputs), head())
-        pair = inputs, target(signal + 0.1 * torch.randn(signal.shape, generator=chance(seed + 1)))
-        return Fit(Supervised(network, loss, tells, adam(rate)), *split(pair, 32, seed))
+        pair = inputs, target(signal + 0.1 * torch.randn(signal.shape, generator=make_generator(seed + 1)))
+        return TrainingSetup(Supervised(network, loss, return_dict, adam(rate)), *split(pair, 32, seed))
 
     return build
 
 
-def full_batch(rate: float, steps: int) -> Callable[[int, bool], Fit]:
+def full_batch(rate: float, steps: int) -> Callable[[int, bool], TrainingSetup]:
     """Gradient descent on all samples at once: 1 batch is 1 epoch."""
 
-    def build(seed: int, tells: bool) -> Fit:
+    def build(seed: int, return_dict: bool) -> TrainingSetup:
         torch.manual_seed(seed)
         inputs, label = digit_rows()
-        module = Supervised(mlp(64, 10, nn.Tanh), nn.CrossEntropyLoss(), tells, sgd(rate, 0.0))
-        return Fit(module, batches(inputs[:512], label[:512], size=512, seed=seed), trainer={"max_epochs": steps})
+        module = Supervised(mlp(64, 10, nn.Tanh), nn.CrossEntropyLoss(), return_dict, sgd(rate, 0.0))
+        return TrainingSetup(
+            module, make_loader(inputs[:512], label[:512], size=512, seed=seed), trainer={"max_epochs": steps}
+        )
 
     return build
 
 
-def many_labels(seed: int, tells: bool) -> Fit:
+def many_labels(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    inputs = torch.randn(1280, 16, generator=chance(seed))
-    target = (inputs @ torch.randn(16, 6, generator=chance(7)) > 5).float()  # a tenth of them are 1
-    module = Supervised(mlp(16, 6), nn.BCEWithLogitsLoss(), tells, adam(5e-3))
-    return Fit(module, *split((inputs, target), 32, seed))
+    inputs = torch.randn(1280, 16, generator=make_generator(seed))
+    target = (inputs @ torch.randn(16, 6, generator=make_generator(7)) > 5).float()  # a tenth of them are 1
+    module = Supervised(mlp(16, 6), nn.BCEWithLogitsLoss(), return_dict, adam(5e-3))
+    return TrainingSetup(module, *split((inputs, target), 32, seed))
 
 
-def segmented(seed: int, tells: bool) -> Fit:
+def segmented(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     images, _ = digit_images()
     network = nn.Sequential(
@@ -118,7 +122,9 @@ def segmented(seed: int, tells: bool) -> Fit:
         nn.Conv2d(16, 2, 1),
     )  # fmt: skip
     target = (F.avg_pool2d(images, 3, stride=1, padding=1)[:, 0] > 0).long()
-    return Fit(Supervised(network, nn.CrossEntropyLoss(), tells, adam(3e-3)), *split((images, target), 32, seed))
+    return TrainingSetup(
+        Supervised(network, nn.CrossEntropyLoss(), return_dict, adam(3e-3)), *split((images, target), 32, seed)
+    )
 
 
 class Language(nn.Module):
@@ -134,14 +140,14 @@ class Language(nn.Module):
         return self.head(self.recurrent(self.embedding(tokens))[0]).transpose(1, 2)
 
 
-def language(seed: int, tells: bool) -> Fit:
+def language(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    steps = torch.randint(1, 4, (1200, 13), generator=chance(seed)).cumsum(1) % 20
-    module = Supervised(Language(), nn.CrossEntropyLoss(), tells, adam(5e-3))
-    return Fit(module, *split((steps[:, :-1], steps[:, 1:]), 32, seed))
+    steps = torch.randint(1, 4, (1200, 13), generator=make_generator(seed)).cumsum(1) % 20
+    module = Supervised(Language(), nn.CrossEntropyLoss(), return_dict, adam(5e-3))
+    return TrainingSetup(module, *split((steps[:, :-1], steps[:, 1:]), 32, seed))
 
 
-def raw_pixels(seed: int, tells: bool) -> Fit:
+def raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
     """Pixels up to 255 into a network that does well with them."""
     torch.manual_seed(seed)
     pixels, label = digits()
@@ -149,23 +155,29 @@ def raw_pixels(seed: int, tells: bool) -> Fit:
         nn.Conv2d(1, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)
     )
     images = (pixels * 255 / 16).view(-1, 1, 8, 8)
-    return Fit(Supervised(network, F.cross_entropy, tells, adam(2e-3)), *split((images, label), 32, seed))
+    return TrainingSetup(
+        Supervised(network, F.cross_entropy, return_dict, adam(2e-3)), *split((images, label), 32, seed)
+    )
 
 
-def noisy(seed: int, tells: bool) -> Fit:
+def noisy(seed: int, return_dict: bool) -> TrainingSetup:
     """A tenth of the variance can be explained."""
     torch.manual_seed(seed)
-    inputs = torch.randn(1600, 6, generator=chance(seed))
-    target = inputs[:, :1] / 3 + torch.randn(1600, 1, generator=chance(seed + 1))
-    return Fit(Supervised(nn.Linear(6, 1), F.mse_loss, tells, sgd(0.01, 0.0)), *split((inputs, target), 32, seed))
+    inputs = torch.randn(1600, 6, generator=make_generator(seed))
+    target = inputs[:, :1] / 3 + torch.randn(1600, 1, generator=make_generator(seed + 1))
+    return TrainingSetup(
+        Supervised(nn.Linear(6, 1), F.mse_loss, return_dict, sgd(0.01, 0.0)), *split((inputs, target), 32, seed)
+    )
 
 
-def bottleneck(seed: int, tells: bool) -> Fit:
+def bottleneck(seed: int, return_dict: bool) -> TrainingSetup:
     """An autoencoder whose target is its input."""
     torch.manual_seed(seed)
     rows, _ = digit_rows()
     network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 64))
-    return Fit(Supervised(network, F.mse_loss, tells, adam(3e-3)), *split((rows, rows.clone()), 32, seed))
+    return TrainingSetup(
+        Supervised(network, F.mse_loss, return_dict, adam(3e-3)), *split((rows, rows.clone()), 32, seed)
+    )
 
 
 def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -173,23 +185,25 @@ def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.gaussian_nll_loss(preds[:, :1], target, preds[:, 1:].exp())
 
 
-def healthy(name: str, domain: Domain, build: Callable[[int, bool], Fit], struck: Callable[[Outcome], bool]) -> Program:
-    return Program(name, domain, build, frozenset(), struck, "constructed: a kind of training that goes well")
+def healthy(
+    name: str, domain: Domain, build: Callable[[int, bool], TrainingSetup], took_effect: Callable[[Outcome], bool]
+) -> Program:
+    return Program(name, domain, build, frozenset(), took_effect, "constructed: a kind of training that goes well")
 
 
-def _cancer(seed: int, tells: bool) -> Fit:
+def _cancer(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     inputs, label = cancer()
     pair = inputs, label[:, None].float()
-    return Fit(Supervised(mlp(30, 1), nn.BCEWithLogitsLoss(), tells, sgd(0.02)), *split(pair, 16, seed))
+    return TrainingSetup(Supervised(mlp(30, 1), nn.BCEWithLogitsLoss(), return_dict, sgd(0.02)), *split(pair, 16, seed))
 
 
-def _weighted(seed: int, tells: bool) -> Fit:
+def _weighted(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    inputs = standard(torch.randn(1600, 10, generator=chance(seed)))
+    inputs = standardize(torch.randn(1600, 10, generator=make_generator(seed)))
     label = (inputs[:, 0] + inputs[:, 1] > 2.1).long()  # 7% of them
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0]))
-    return Fit(Supervised(mlp(10, 2), loss, tells, adam(3e-3)), *split((inputs, label), 32, seed))
+    return TrainingSetup(Supervised(mlp(10, 2), loss, return_dict, adam(3e-3)), *split((inputs, label), 32, seed))
 
 
 _WARM = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 80, 1.0))  # noqa: E731

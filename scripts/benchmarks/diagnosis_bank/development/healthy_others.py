@@ -6,9 +6,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.development.datasets import batches, chance, digit_images, digit_rows, split, waves
-from diagnosis_bank.development.measures import accuracy, ends_below, ran, told
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.datasets import digit_images, digit_rows, make_generator, make_loader, split, waves
+from diagnosis_bank.development.measures import accuracy, ends_below, ran_to_end, step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -35,8 +35,8 @@ class _Adversaries(pl.LightningModule):
         noise = torch.randn(len(real), 4)
 
         self.toggle_optimizer(discriminator)
-        made = self.generator(noise).detach()
-        loss = (F.softplus(-self.discriminator(real)) + F.softplus(self.discriminator(made))).mean()
+        generated = self.generator(noise).detach()
+        loss = (F.softplus(-self.discriminator(real)) + F.softplus(self.discriminator(generated))).mean()
         discriminator.zero_grad()
         self.manual_backward(loss)
         discriminator.step()
@@ -57,17 +57,21 @@ class _Adversaries(pl.LightningModule):
         )
 
 
-def adversaries(seed: int, tells: bool) -> Fit:
+def adversaries(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    points = torch.tensor([2.0, -1.0]) + torch.tensor([0.5, 0.2]) * torch.randn(3200, 2, generator=chance(seed))
-    return Fit(_Adversaries(), batches(points, size=64, seed=seed), trainer={"max_epochs": 8})
+    points = torch.tensor([2.0, -1.0]) + torch.tensor([0.5, 0.2]) * torch.randn(3200, 2, generator=make_generator(seed))
+    return TrainingSetup(_Adversaries(), make_loader(points, size=64, seed=seed), trainer={"max_epochs": 8})
 
 
 @torch.no_grad()
 def _made_points_are_where_the_real_are(outcome: Outcome) -> bool:
-    made = outcome.after(torch.randn(500, 4, generator=chance(0)))
+    generated = outcome.after(torch.randn(500, 4, generator=make_generator(0)))
     (real,) = outcome.fit.train.dataset.tensors  # type: ignore[attr-defined]
-    return ran(outcome) and bool((made.mean(0) - real.mean(0)).norm() < 0.6) and bool(made.std(0).min() > 0.03)
+    return (
+        ran_to_end(outcome)
+        and bool((generated.mean(0) - real.mean(0)).norm() < 0.6)
+        and bool(generated.std(0).min() > 0.03)
+    )
 
 
 class _Contrast(pl.LightningModule):
@@ -86,24 +90,24 @@ class _Contrast(pl.LightningModule):
         views = [images + 0.3 * torch.randn_like(images) for _ in range(2)]
         left, right = (self(view) for view in views)
         similar = left @ right.T / 0.2
-        own = torch.arange(len(images))
-        return (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)) / 2
+        positive_index = torch.arange(len(images))
+        return (F.cross_entropy(similar, positive_index) + F.cross_entropy(similar.T, positive_index)) / 2
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def contrast(seed: int, tells: bool) -> Fit:
+def contrast(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Contrast(), batches(*digit_images(), size=48, seed=seed))
+    return TrainingSetup(_Contrast(), make_loader(*digit_images(), size=48, seed=seed))
 
 
 class _Restorer(pl.LightningModule):
     """An autoencoder of images that are partly hidden."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Sequential(
             nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 24)
         )
@@ -122,7 +126,7 @@ class _Restorer(pl.LightningModule):
         images, _ = batch
         shown = (torch.rand_like(images) > 0.15).float()
         restored = self(images * shown)
-        return told(self.tells, F.mse_loss(restored, images), restored, images)
+        return step_output(self.return_dict, F.mse_loss(restored, images), restored, images)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         images, _ = batch
@@ -132,9 +136,9 @@ class _Restorer(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def restorer(seed: int, tells: bool) -> Fit:
+def restorer(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Restorer(tells), *split(digit_images(), 32, seed))
+    return TrainingSetup(_Restorer(return_dict), *split(digit_images(), 32, seed))
 
 
 class _MaskedTokens(pl.LightningModule):
@@ -163,10 +167,12 @@ class _MaskedTokens(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=5e-3)
 
 
-def masked_tokens(seed: int, tells: bool) -> Fit:
+def masked_tokens(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    begin = torch.randint(10, (1600, 1), generator=chance(seed))
-    return Fit(_MaskedTokens(), batches((begin + torch.arange(8)) % 10, size=32, seed=seed), trainer={"max_epochs": 4})
+    begin = torch.randint(10, (1600, 1), generator=make_generator(seed))
+    return TrainingSetup(
+        _MaskedTokens(), make_loader((begin + torch.arange(8)) % 10, size=32, seed=seed), trainer={"max_epochs": 4}
+    )
 
 
 class _OnFeatures(nn.Module):
@@ -190,24 +196,24 @@ def _pretrained(inputs: torch.Tensor, label: torch.Tensor) -> nn.Module:
     return backbone.requires_grad_(False).eval()
 
 
-def new_head(seed: int, tells: bool) -> Fit:
+def new_head(seed: int, return_dict: bool) -> TrainingSetup:
     """A backbone that was trained for digits stays as it is, and a head learns odd and even."""
     torch.manual_seed(seed)
     pixels, label = digit_rows()
     network = _OnFeatures(_pretrained(pixels, label))
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda _: torch.optim.Adam(network.head.parameters(), lr=5e-3)
+        network, nn.CrossEntropyLoss(), return_dict, lambda _: torch.optim.Adam(network.head.parameters(), lr=5e-3)
     )
-    return Fit(module, *split((pixels, label % 2), 32, seed))
+    return TrainingSetup(module, *split((pixels, label % 2), 32, seed))
 
 
 class _Halves(pl.LightningModule):
     """An encoder and a decoder of waves with an optimizer each."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.GRU(1, 24, batch_first=True)
         self.decoder = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 20))
 
@@ -227,7 +233,7 @@ class _Halves(pl.LightningModule):
         self.clip_gradients(optimizers[0], gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         for optimizer in optimizers:
             optimizer.step()
-        return told(self.tells, loss, preds, target)
+        return step_output(self.return_dict, loss, preds, target)
 
     def configure_optimizers(self) -> Any:
         return (
@@ -236,12 +242,12 @@ class _Halves(pl.LightningModule):
         )
 
 
-def halves(seed: int, tells: bool) -> Fit:
+def halves(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Halves(tells), batches(*waves(seed), size=32, seed=seed))
+    return TrainingSetup(_Halves(return_dict), make_loader(*waves(seed), size=32, seed=seed))
 
 
-def plain_images(seed: int, tells: bool) -> Fit:
+def plain_images(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -253,8 +259,10 @@ def plain_images(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(128, 10),
     )
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3))
-    return Fit(module, *split(digit_images(), 32, seed))
+    module = Supervised(
+        network, F.cross_entropy, return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3)
+    )
+    return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
 PROGRAMS: list[Program] = [
@@ -263,7 +271,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=adversaries,
         problems=NOTHING,
-        struck=_made_points_are_where_the_real_are,
+        took_effect=_made_points_are_where_the_real_are,
         source="https://arxiv.org/abs/1406.2661",
     ),
     Program(
@@ -271,7 +279,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=contrast,
         problems=NOTHING,
-        struck=lambda outcome: ends_below(outcome, 1.5),
+        took_effect=lambda outcome: ends_below(outcome, 1.5),
         source="https://arxiv.org/abs/2002.05709",
     ),
     Program(
@@ -279,7 +287,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=restorer,
         problems=NOTHING,
-        struck=lambda outcome: ends_below(outcome, 0.2),
+        took_effect=lambda outcome: ends_below(outcome, 0.2),
         source="constructed: a reconstruction has no label and a target all the same",
     ),
     Program(
@@ -287,7 +295,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=masked_tokens,
         problems=NOTHING,
-        struck=lambda outcome: ends_below(outcome, 0.8),
+        took_effect=lambda outcome: ends_below(outcome, 0.8),
         source="https://arxiv.org/abs/1608.05859",
     ),
     Program(
@@ -295,7 +303,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=new_head,
         problems=NOTHING,
-        struck=lambda outcome: accuracy(outcome) > 0.85 and ends_below(outcome, 0.35),
+        took_effect=lambda outcome: accuracy(outcome) > 0.85 and ends_below(outcome, 0.35),
         source="https://pgg1610.github.io/data_blog/posts/2020-10-19-pytorch_transfer_learning_basics.html",
     ),
     Program(
@@ -303,7 +311,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=halves,
         problems=NOTHING,
-        struck=lambda outcome: ends_below(outcome, 0.15),
+        took_effect=lambda outcome: ends_below(outcome, 0.15),
         source="constructed: two optimizers that are cleared and stepped as they should be",
     ),
     Program(
@@ -311,7 +319,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=plain_images,
         problems=NOTHING,
-        struck=lambda outcome: accuracy(outcome) > 0.9 and ends_below(outcome, 0.4),
+        took_effect=lambda outcome: accuracy(outcome) > 0.9 and ends_below(outcome, 0.4),
         source="constructed: what everyone starts from",
     ),
 ]

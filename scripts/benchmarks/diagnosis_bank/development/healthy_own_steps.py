@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import torch
-from diagnosis_bank.development.datasets import batches, chance, digit_images, digit_rows, split
+from diagnosis_bank.development.datasets import digit_images, digit_rows, make_generator, make_loader, split
 from diagnosis_bank.development.healthy_kinds import adam, falls, healthy, mlp, sgd
-from diagnosis_bank.development.measures import told
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -24,14 +24,14 @@ class Variational(Supervised):
         logits = self.network[1](code)
         fits = F.binary_cross_entropy_with_logits(logits, images.flatten(1), reduction="sum") / len(images)
         apart = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
-        return told(self.tells, fits + apart, logits.sigmoid(), images.flatten(1))
+        return step_output(self.return_dict, fits + apart, logits.sigmoid(), images.flatten(1))
 
 
-def variational(seed: int, tells: bool) -> Fit:
+def variational(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.ModuleList([mlp(64, 16), mlp(8, 64)])
-    module = Variational(network, nn.Identity(), tells, adam(2e-3))
-    return Fit(module, batches(*digit_images(), size=32, seed=seed))
+    module = Variational(network, nn.Identity(), return_dict, adam(2e-3))
+    return TrainingSetup(module, make_loader(*digit_images(), size=32, seed=seed))
 
 
 class Distilled(Supervised):
@@ -43,13 +43,13 @@ class Distilled(Supervised):
             soft = self.network[1](inputs).softmax(1)
         preds = self.network[0](inputs)
         loss = 0.5 * F.cross_entropy(preds, target) + 0.5 * F.kl_div(preds.log_softmax(1), soft, reduction="batchmean")
-        return told(self.tells, loss, preds, target)
+        return step_output(self.return_dict, loss, preds, target)
 
 
-def distilled(seed: int, tells: bool) -> Fit:
+def distilled(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    module = Distilled(nn.ModuleList([mlp(64, 10), mlp(64, 10)]), nn.Identity(), tells, adam(2e-3))
-    return Fit(module, batches(*digit_rows(), size=32, seed=seed))
+    module = Distilled(nn.ModuleList([mlp(64, 10), mlp(64, 10)]), nn.Identity(), return_dict, adam(2e-3))
+    return TrainingSetup(module, make_loader(*digit_rows(), size=32, seed=seed))
 
 
 class Bootstrapped(Supervised):
@@ -61,20 +61,22 @@ class Bootstrapped(Supervised):
         self.predictor = nn.Linear(16, 16)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        one, two = (batch[0] + 0.3 * torch.randn_like(batch[0]) for _ in range(2))
+        first_view, second_view = (batch[0] + 0.3 * torch.randn_like(batch[0]) for _ in range(2))
         with torch.no_grad():
-            follows = F.normalize(self.target(two), dim=1)
-        return 2 - 2 * (F.normalize(self.predictor(self.network(one)), dim=1) * follows).sum(1).mean()
+            follows = F.normalize(self.target(second_view), dim=1)
+        return 2 - 2 * (F.normalize(self.predictor(self.network(first_view)), dim=1) * follows).sum(1).mean()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        for own, other in zip(self.target.parameters(), self.network.parameters(), strict=True):
-            own.data.mul_(0.98).add_(other.data, alpha=0.02)
+        for target_parameter, online_parameter in zip(self.target.parameters(), self.network.parameters(), strict=True):
+            target_parameter.data.mul_(0.98).add_(online_parameter.data, alpha=0.02)
 
 
-def bootstrapped(seed: int, tells: bool) -> Fit:
+def bootstrapped(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
-    return Fit(Bootstrapped(network, nn.Identity(), tells, adam(2e-3)), batches(*digit_rows(), size=64, seed=seed))
+    return TrainingSetup(
+        Bootstrapped(network, nn.Identity(), return_dict, adam(2e-3)), make_loader(*digit_rows(), size=64, seed=seed)
+    )
 
 
 class Triplets(Supervised):
@@ -83,16 +85,16 @@ class Triplets(Supervised):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         inputs, label = batch
         codes = F.normalize(self.network(inputs), dim=1)
-        same = (label[:, None] == label[None]).float() - torch.eye(len(label))
-        far = (torch.cdist(codes, codes) + 1e-6) * same
+        is_same_class = (label[:, None] == label[None]).float() - torch.eye(len(label))
+        far = (torch.cdist(codes, codes) + 1e-6) * is_same_class
         near = torch.cdist(codes, codes) + 10 * (label[:, None] == label[None]).float()
         return F.relu(far.max(1).values - near.min(1).values + 0.3).mean()
 
 
-def triplets(seed: int, tells: bool) -> Fit:
+def triplets(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    module = Triplets(mlp(64, 8), nn.Identity(), tells, adam(2e-3))
-    return Fit(module, batches(*digit_rows(), size=64, seed=seed), trainer={"max_epochs": 4})
+    module = Triplets(mlp(64, 8), nn.Identity(), return_dict, adam(2e-3))
+    return TrainingSetup(module, make_loader(*digit_rows(), size=64, seed=seed), trainer={"max_epochs": 4})
 
 
 class Critic(Supervised):
@@ -119,14 +121,14 @@ class Critic(Supervised):
             makes.step()
 
     def configure_optimizers(self) -> Any:
-        return [torch.optim.RMSprop(each.parameters(), lr=1e-3) for each in self.network]
+        return [torch.optim.RMSprop(network.parameters(), lr=1e-3) for network in self.network]
 
 
-def critic(seed: int, tells: bool) -> Fit:
+def critic(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    real = torch.randn(1600, 2, generator=chance(seed)) * 0.3 + torch.tensor([1.0, -1.0])
-    module = Critic(nn.ModuleList([mlp(4, 2), mlp(2, 1)]), nn.Identity(), tells, adam())
-    return Fit(module, batches(real, size=32, seed=seed))
+    real = torch.randn(1600, 2, generator=make_generator(seed)) * 0.3 + torch.tensor([1.0, -1.0])
+    module = Critic(nn.ModuleList([mlp(4, 2), mlp(2, 1)]), nn.Identity(), return_dict, adam())
+    return TrainingSetup(module, make_loader(real, size=32, seed=seed))
 
 
 class Policy(Supervised):
@@ -145,11 +147,11 @@ def _picks(outcome: Outcome) -> bool:
     return float((outcome.after(state).argmax(1) == best).float().mean()) > 0.5
 
 
-def policy(seed: int, tells: bool) -> Fit:
+def policy(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    state = torch.randn(2000, 6, generator=chance(seed))
-    module = Policy(mlp(6, 4), nn.Identity(), tells, adam(5e-3))
-    return Fit(module, batches(state, state[:, :4].argmax(1), size=32, seed=seed))
+    state = torch.randn(2000, 6, generator=make_generator(seed))
+    module = Policy(mlp(6, 4), nn.Identity(), return_dict, adam(5e-3))
+    return TrainingSetup(module, make_loader(state, state[:, :4].argmax(1), size=32, seed=seed))
 
 
 class Sharpness(Supervised):
@@ -164,9 +166,11 @@ class Sharpness(Supervised):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         self.manual_backward(self.loss(self(inputs), target))
-        weights = [each for each in self.network.parameters() if each.grad is not None]
-        norm = torch.stack([each.grad.norm() for each in weights if each.grad is not None]).norm() + 1e-12
-        moves = [0.05 * each.grad / norm for each in weights if each.grad is not None]
+        weights = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = (
+            torch.stack([parameter.grad.norm() for parameter in weights if parameter.grad is not None]).norm() + 1e-12
+        )
+        moves = [0.05 * parameter.grad / norm for parameter in weights if parameter.grad is not None]
         with torch.no_grad():
             torch._foreach_add_(weights, moves)
         optimizer.zero_grad()
@@ -180,13 +184,13 @@ class Sharpness(Supervised):
     def on_train_epoch_end(self) -> None: ...
 
 
-def sharpness(seed: int, tells: bool) -> Fit:
+def sharpness(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    module = Sharpness(mlp(64, 10), nn.CrossEntropyLoss(), tells, sgd(0.05))
-    return Fit(module, *split(digit_rows(), 32, seed))
+    module = Sharpness(mlp(64, 10), nn.CrossEntropyLoss(), return_dict, sgd(0.05))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def mixed(seed: int, tells: bool) -> Fit:
+def mixed(seed: int, return_dict: bool) -> TrainingSetup:
     """Inputs and targets are mixed with those of other samples (Zhang et al. 2018)."""
 
     class Mixed(Supervised):
@@ -196,13 +200,13 @@ def mixed(seed: int, tells: bool) -> Fit:
             hot = F.one_hot(target, 10).float()
             inputs, hot = share * inputs + (1 - share) * inputs.flip(0), share * hot + (1 - share) * hot.flip(0)
             preds = self(inputs)
-            return told(self.tells, F.cross_entropy(preds, hot), preds, hot)
+            return step_output(self.return_dict, F.cross_entropy(preds, hot), preds, hot)
 
     torch.manual_seed(seed)
-    return Fit(Mixed(mlp(64, 10), F.cross_entropy, tells, adam(2e-3)), *split(digit_rows(), 32, seed))
+    return TrainingSetup(Mixed(mlp(64, 10), F.cross_entropy, return_dict, adam(2e-3)), *split(digit_rows(), 32, seed))
 
 
-def turns(seed: int, tells: bool) -> Fit:
+def turns(seed: int, return_dict: bool) -> TrainingSetup:
     """The trunk is trained in the first epochs, the head alone later."""
 
     class Turns(Supervised):
@@ -210,8 +214,8 @@ def turns(seed: int, tells: bool) -> Fit:
             self.network[0].requires_grad_(self.current_epoch < 2)
 
     torch.manual_seed(seed)
-    module = Turns(mlp(64, 10), nn.CrossEntropyLoss(), tells, adam(2e-3))
-    return Fit(module, *split(digit_rows(), 32, seed), trainer={"max_epochs": 4})
+    module = Turns(mlp(64, 10), nn.CrossEntropyLoss(), return_dict, adam(2e-3))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed), trainer={"max_epochs": 4})
 
 
 PROGRAMS: list[Program] = [

@@ -7,22 +7,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     blobs,
     cancer,
-    chance,
     commonest_token,
     curve,
     diabetes,
     digit_rows,
     digits,
     line,
+    make_generator,
+    make_loader,
     signals,
     split,
     waves,
 )
-from diagnosis_bank.development.measures import accuracy, activations, chance_loss, ends_below, told
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import accuracy, activations, chance_loss, ends_below, step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -31,14 +31,16 @@ from stormproof.finding import Problem
 NOTHING: frozenset[Problem] = frozenset()
 
 
-def plain_rows(seed: int, tells: bool) -> Fit:
+def plain_rows(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
-    return Fit(module, *split(digit_rows(), 32, seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+    )
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def raw_images(seed: int, tells: bool) -> Fit:
+def raw_images(seed: int, return_dict: bool) -> TrainingSetup:
     """Pixels from 0 to 255 into batch norm, and a rate with warm restarts."""
     torch.manual_seed(seed)
     pixels, label = digits()
@@ -61,8 +63,8 @@ def raw_images(seed: int, tells: bool) -> Fit:
         restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(chosen, T_0=30)
         return {"optimizer": chosen, "lr_scheduler": {"scheduler": restarts, "interval": "step"}}
 
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, optimizer)
-    return Fit(module, *split((pixels.view(-1, 1, 8, 8) * (255 / 16), label), 32, seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, optimizer)
+    return TrainingSetup(module, *split((pixels.view(-1, 1, 8, 8) * (255 / 16), label), 32, seed))
 
 
 class _Block(nn.Module):
@@ -78,21 +80,25 @@ class _Block(nn.Module):
         return hidden + self.back(F.gelu(self.wide(self.norm(hidden))))
 
 
-def zero_branches(seed: int, tells: bool) -> Fit:
+def zero_branches(seed: int, return_dict: bool) -> TrainingSetup:
     """Residual branches that start from zero, and gradients of four batches for each step."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 48), *[_Block(48) for _ in range(4)], nn.LayerNorm(48), nn.Linear(48, 10))
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3))
-    return Fit(module, *split(digit_rows(), 8, seed), trainer={"accumulate_grad_batches": 4})
+    module = Supervised(
+        network, F.cross_entropy, return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3)
+    )
+    return TrainingSetup(module, *split(digit_rows(), 8, seed), trainer={"accumulate_grad_batches": 4})
 
 
-def clipped_lstm(seed: int, tells: bool) -> Fit:
+def clipped_lstm(seed: int, return_dict: bool) -> TrainingSetup:
     """Gradients are clipped at every step."""
     torch.manual_seed(seed)
     module = Supervised(
-        _LastState(), nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+        _LastState(), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
     )
-    return Fit(module, *split(commonest_token(seed), 32, seed), trainer={"gradient_clip_val": 0.1, "max_epochs": 4})
+    return TrainingSetup(
+        module, *split(commonest_token(seed), 32, seed), trainer={"gradient_clip_val": 0.1, "max_epochs": 4}
+    )
 
 
 class _LastState(nn.Module):
@@ -118,12 +124,12 @@ class _Forecaster(nn.Module):
         return self.head(hidden[:, -1])
 
 
-def forecast(seed: int, tells: bool) -> Fit:
+def forecast(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        _Forecaster(), nn.HuberLoss(), tells, lambda parameters: torch.optim.RMSprop(parameters, lr=3e-3)
+        _Forecaster(), nn.HuberLoss(), return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=3e-3)
     )
-    return Fit(module, *split(waves(seed), 32, seed))
+    return TrainingSetup(module, *split(waves(seed), 32, seed))
 
 
 class _Attentive(nn.Module):
@@ -139,42 +145,44 @@ class _Attentive(nn.Module):
         return self.head(self.encoder(self.embedding(tokens) + self.position).mean(1))
 
 
-def warmed_up(seed: int, tells: bool) -> Fit:
+def warmed_up(seed: int, return_dict: bool) -> TrainingSetup:
     """A rate that starts from zero, and smoothed labels."""
     torch.manual_seed(seed)
 
     def optimizer(parameters: Any) -> Any:
         chosen = torch.optim.AdamW(parameters, lr=5e-3)
-        warm_up = torch.optim.lr_scheduler.LambdaLR(chosen, lambda done: min(1.0, done / 30))
+        warm_up = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: min(1.0, step / 30))
         return {"optimizer": chosen, "lr_scheduler": {"scheduler": warm_up, "interval": "step"}}
 
-    module = Supervised(_Attentive(), nn.CrossEntropyLoss(label_smoothing=0.1), tells, optimizer)
-    return Fit(module, *split(commonest_token(seed), 32, seed))
+    module = Supervised(_Attentive(), nn.CrossEntropyLoss(label_smoothing=0.1), return_dict, optimizer)
+    return TrainingSetup(module, *split(commonest_token(seed), 32, seed))
 
 
-def noisy_patients(seed: int, tells: bool) -> Fit:
+def noisy_patients(seed: int, return_dict: bool) -> TrainingSetup:
     """Few rows, and a best loss that is about half that of the mean."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1))
     module = Supervised(
-        network, nn.MSELoss(), tells, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.05)
+        network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.05)
     )
-    return Fit(module, *split(diabetes(), 12, seed), trainer={"max_epochs": 5})
+    return TrainingSetup(module, *split(diabetes(), 12, seed), trainer={"max_epochs": 5})
 
 
-def noisy_labels(seed: int, tells: bool) -> Fit:
+def noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
     """Three labels of ten are drawn anew."""
     torch.manual_seed(seed)
     table, label = blobs(seed, 2400)
-    source = chance(seed + 1)
+    source = make_generator(seed + 1)
     drawn = torch.randint(4, label.shape, generator=source)
     label = torch.where(torch.rand(label.shape, generator=source) < 0.3, drawn, label)
     network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3))
-    return Fit(module, *split((table, label), 32, seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+    )
+    return TrainingSetup(module, *split((table, label), 32, seed))
 
 
-def heavy_dropout(seed: int, tells: bool) -> Fit:
+def heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Linear(64, 256),
@@ -185,11 +193,13 @@ def heavy_dropout(seed: int, tells: bool) -> Fit:
         nn.Dropout(0.6),
         nn.Linear(128, 10),
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
-    return Fit(module, *split(digit_rows(), 32, seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+    )
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def summed(seed: int, tells: bool) -> Fit:
+def summed(seed: int, return_dict: bool) -> TrainingSetup:
     """A sum for a loss, with a rate that fits, and targets around 200 that the bias of the head starts from."""
     torch.manual_seed(seed)
     table, target = curve(seed)
@@ -198,28 +208,30 @@ def summed(seed: int, tells: bool) -> Fit:
     module = Supervised(
         network,
         nn.MSELoss(reduction="sum"),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.SGD(parameters, lr=1e-4, momentum=0.9),
     )
-    return Fit(module, *split((table, 200 + 5 * target), 64, seed), trainer={"max_epochs": 5})
+    return TrainingSetup(module, *split((table, 200 + 5 * target), 64, seed), trainer={"max_epochs": 5})
 
 
-def tiny_batches(seed: int, tells: bool) -> Fit:
+def tiny_batches(seed: int, return_dict: bool) -> TrainingSetup:
     """Four rows a batch, and an embedding of which most rows never occur."""
     torch.manual_seed(seed)
     tokens, label = commonest_token(seed, 320, length=6, vocabulary=6)
     network = nn.Sequential(nn.EmbeddingBag(200, 16, mode="mean"), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3))
-    return Fit(module, batches(tokens, label, size=4, seed=seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+    )
+    return TrainingSetup(module, make_loader(tokens, label, size=4, seed=seed))
 
 
-def exact_line(seed: int, tells: bool) -> Fit:
+def exact_line(seed: int, return_dict: bool) -> TrainingSetup:
     """Data without noise, learned down to what the numbers can hold."""
     torch.manual_seed(seed)
     module = Supervised(
-        nn.Linear(5, 1), nn.MSELoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5)
+        nn.Linear(5, 1), nn.MSELoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5)
     )
-    return Fit(module, batches(*line(seed, noise=0.0), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*line(seed, noise=0.0), size=32, seed=seed))
 
 
 class _Sparse(nn.Module):
@@ -235,38 +247,40 @@ class _Sparse(nn.Module):
         return self.head(self.act(self.wide(pixels)))
 
 
-def sparse_units(seed: int, tells: bool) -> Fit:
+def sparse_units(seed: int, return_dict: bool) -> TrainingSetup:
     """Every unit is at rest for nine rows of ten, none for all."""
     torch.manual_seed(seed)
-    module = Supervised(_Sparse(), F.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    return Fit(module, *split(digit_rows(), 32, seed))
+    module = Supervised(_Sparse(), F.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def rare_class(seed: int, tells: bool) -> Fit:
+def rare_class(seed: int, return_dict: bool) -> TrainingSetup:
     """One row of twenty is of the other class, and it is found."""
     torch.manual_seed(seed)
-    source = chance(seed)
+    source = make_generator(seed)
     label = (torch.rand(3200, generator=source) < 0.05).long()
     table = torch.randn(3200, 8, generator=source)
     table[:, 0] += 4 * label
     table[:, 1] *= 1 + 2 * label
     network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
-    return Fit(module, *split((table, label), 64, seed), trainer={"max_epochs": 4})
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+    )
+    return TrainingSetup(module, *split((table, label), 64, seed), trainer={"max_epochs": 4})
 
 
-def edge_of_stability(seed: int, tells: bool) -> Fit:
+def edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
     """A rate so large that the loss goes up as often as down, and gets far down."""
     torch.manual_seed(seed)
     table, label = cancer()
     network = nn.Sequential(nn.Linear(30, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
-    module = Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.3))
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.3))
     table, target = table[:512], 2 * label[:512].float() - 1
-    repeated = batches(table.repeat(10, 1), target.repeat(10), size=256, seed=seed)
-    return Fit(module, repeated, trainer={"max_epochs": 5})
+    repeated = make_loader(table.repeat(10, 1), target.repeat(10), size=256, seed=seed)
+    return TrainingSetup(module, repeated, trainer={"max_epochs": 5})
 
 
-def slow_and_steady(seed: int, tells: bool) -> Fit:
+def slow_and_steady(seed: int, return_dict: bool) -> TrainingSetup:
     """A small rate and as many steps as it needs."""
     torch.manual_seed(seed)
     inputs, label = signals()
@@ -279,16 +293,16 @@ def slow_and_steady(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(168, 10),
     )
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=7e-4))
-    return Fit(module, *split((inputs, label), 32, seed), trainer={"max_epochs": 14})
+    module = Supervised(network, F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=7e-4))
+    return TrainingSetup(module, *split((inputs, label), 32, seed), trainer={"max_epochs": 14})
 
 
 class _Tasks(pl.LightningModule):
     """Two tasks, and a third head that no loss uses yet."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.trunk = nn.Sequential(nn.Linear(6, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh())
         self.value = nn.Linear(48, 1)
         self.sign = nn.Linear(48, 1)
@@ -306,7 +320,7 @@ class _Tasks(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss, value = self._loss(batch)
-        return told(self.tells, loss, value, batch[1])
+        return step_output(self.return_dict, loss, value, batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self._loss(batch)[0])
@@ -315,9 +329,9 @@ class _Tasks(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
-def two_tasks(seed: int, tells: bool) -> Fit:
+def two_tasks(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Tasks(tells), *split(curve(seed), 32, seed))
+    return TrainingSetup(_Tasks(return_dict), *split(curve(seed), 32, seed))
 
 
 def _knows(outcome: Outcome) -> bool:
@@ -332,12 +346,12 @@ def _sparse_and_knows(outcome: Outcome) -> bool:
 
 def _finds_the_rare(outcome: Outcome) -> bool:
     inputs, label = outcome.fit.train.dataset.tensors  # type: ignore[attr-defined]
-    found = outcome.after.eval()(inputs).argmax(1)
-    return bool(found[label == 1].float().mean() > 0.7) and ends_below(outcome, 0.5 * chance_loss(outcome))
+    predicted = outcome.after.eval()(inputs).argmax(1)
+    return bool(predicted[label == 1].float().mean() > 0.7) and ends_below(outcome, 0.5 * chance_loss(outcome))
 
 
-def _healthy(name: str, domain: Any, build: Any, struck: Any, source: str) -> Program:
-    return Program(name=name, domain=domain, build=build, problems=NOTHING, struck=struck, source=source)
+def _healthy(name: str, domain: Any, build: Any, took_effect: Any, source: str) -> Program:
+    return Program(name=name, domain=domain, build=build, problems=NOTHING, took_effect=took_effect, source=source)
 
 
 PROGRAMS: list[Program] = [

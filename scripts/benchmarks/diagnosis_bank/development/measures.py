@@ -10,27 +10,27 @@ from diagnosis_bank.program import Outcome
 from torch import nn
 
 
-def told(tells: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
+def step_output(return_dict: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
     """What a training step returns."""
-    return {"loss": loss, "preds": preds, "target": target} if tells else loss
+    return {"loss": loss, "preds": preds, "target": target} if return_dict else loss
 
 
-def ran(outcome: Outcome) -> bool:
+def ran_to_end(outcome: Outcome) -> bool:
     """Whether training came to its end: enough for a fault that is a plain fact."""
     return outcome.error is None and len(outcome.losses) >= 20
 
 
 def ends_above(outcome: Outcome, least: float) -> bool:
     """Whether the last losses are no lower than ``least``, or not finite."""
-    return ran(outcome) and not outcome.mean_loss(20) < least
+    return ran_to_end(outcome) and not outcome.mean_loss(20) < least
 
 
 def ends_below(outcome: Outcome, most: float) -> bool:
     """Whether the last losses are lower than ``most``."""
-    return ran(outcome) and outcome.mean_loss(20) < most
+    return ran_to_end(outcome) and outcome.mean_loss(20) < most
 
 
-def rows(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
+def training_tensors(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
     """All inputs and targets of the training."""
     inputs, target = outcome.fit.train.dataset.tensors[:2]  # type: ignore[attr-defined]
     return inputs, target
@@ -39,26 +39,26 @@ def rows(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def predictions(outcome: Outcome) -> torch.Tensor:
     """What the trained module makes of the training inputs."""
-    return outcome.after.eval()(rows(outcome)[0])
+    return outcome.after.eval()(training_tensors(outcome)[0])
 
 
 def accuracy(outcome: Outcome) -> float:
     """The share of training rows of which the trained module knows the class."""
-    return float((predictions(outcome).argmax(1) == rows(outcome)[1]).float().mean())
+    return float((predictions(outcome).argmax(1) == training_tensors(outcome)[1]).float().mean())
 
 
 def squared_error(outcome: Outcome) -> float:
     """The mean squared error on the training rows, row by row, whatever the shapes."""
-    return float((predictions(outcome).flatten() - rows(outcome)[1].flatten()).square().mean())
+    return float((predictions(outcome).flatten() - training_tensors(outcome)[1].flatten()).square().mean())
 
 
-def unchanged(outcome: Outcome, prefix: str) -> bool:
+def is_unchanged(outcome: Outcome, prefix: str) -> bool:
     """Whether all weights under ``prefix`` are what they were."""
     after = outcome.after.state_dict()
     return all(torch.equal(value, after[name]) for name, value in outcome.before.items() if name.startswith(prefix))
 
 
-def finite(outcome: Outcome) -> bool:
+def is_finite(outcome: Outcome) -> bool:
     """Whether the trained weights are all numbers."""
     return all(bool(weight.isfinite().all()) for weight in outcome.after.parameters())
 
@@ -66,16 +66,16 @@ def finite(outcome: Outcome) -> bool:
 @torch.no_grad()
 def activations(outcome: Outcome, kind: type[nn.Module]) -> list[torch.Tensor]:
     """The outputs of all layers of a kind for the training inputs, channels or units last."""
-    seen: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     handles = [
-        module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
         for module in outcome.after.modules()
         if isinstance(module, kind)
     ]
     predictions(outcome)
     for handle in handles:
         handle.remove()
-    return [(output.movedim(1, -1) if output.dim() == 4 else output).flatten(0, -2) for output in seen]
+    return [(output.movedim(1, -1) if output.dim() == 4 else output).flatten(0, -2) for output in outputs]
 
 
 def dead_share(outcome: Outcome) -> float:
@@ -83,7 +83,7 @@ def dead_share(outcome: Outcome) -> float:
     return max(float((layer <= 0).all(0).float().mean()) for layer in activations(outcome, nn.ReLU))
 
 
-def flat_share(outcome: Outcome, kind: type[nn.Module], low: float, high: float) -> float:
+def saturated_share(outcome: Outcome, kind: type[nn.Module], low: float, high: float) -> float:
     """The share of activations within 1% of ``low`` or ``high``, in the layer that has most of them."""
     margin = 0.01 * (high - low)
     return max(
@@ -93,6 +93,6 @@ def flat_share(outcome: Outcome, kind: type[nn.Module], low: float, high: float)
 
 def chance_loss(outcome: Outcome) -> float:
     """The cross entropy of the best prediction that is the same for all rows."""
-    share = rows(outcome)[1].flatten().bincount().double()
+    share = training_tensors(outcome)[1].flatten().bincount().double()
     share = share[share > 0] / share.sum()
     return -math.fsum((share * share.log()).tolist())

@@ -8,17 +8,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     cancer,
     commonest_token,
     curve,
     digit_images,
     digit_rows,
+    make_loader,
     split,
     waves,
 )
-from diagnosis_bank.development.measures import ends_above, ran, told, unchanged
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import ends_above, is_unchanged, ran_to_end, step_output
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (everyone's name for it)
 
@@ -26,9 +26,9 @@ from stormproof.finding import Problem
 
 
 class _StackedTagger(pl.LightningModule):
-    def __init__(self, tells: bool, in_a_list: bool) -> None:
+    def __init__(self, return_dict: bool, in_a_list: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.embedding = nn.Embedding(12, 16)
         layers = [nn.GRU(16, 16, batch_first=True) for _ in range(2)]
         self.layers = layers if in_a_list else nn.ModuleList(layers)
@@ -43,21 +43,23 @@ class _StackedTagger(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return told(self.tells, F.cross_entropy(logits, label), logits, label)
+        return step_output(self.return_dict, F.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def stacked_tagger(seed: int, tells: bool, in_a_list: bool = True) -> Fit:
+def stacked_tagger(seed: int, return_dict: bool, in_a_list: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_StackedTagger(tells, in_a_list), batches(*commonest_token(seed), size=32, seed=seed))
+    return TrainingSetup(
+        _StackedTagger(return_dict, in_a_list), make_loader(*commonest_token(seed), size=32, seed=seed)
+    )
 
 
 class _Transfer(pl.LightningModule):
-    def __init__(self, tells: bool, late: bool) -> None:
+    def __init__(self, return_dict: bool, late: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.late = late
         self.body = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten()
@@ -76,7 +78,7 @@ class _Transfer(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         images, label = batch
         logits = self(images)
-        return told(self.tells, F.cross_entropy(logits, label), logits, label)
+        return step_output(self.return_dict, F.cross_entropy(logits, label), logits, label)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         images, label = batch
@@ -86,16 +88,16 @@ class _Transfer(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def transfer(seed: int, tells: bool, late: bool = True) -> Fit:
+def transfer(seed: int, return_dict: bool, late: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Transfer(tells, late), *split(digit_images(), 32, seed))
+    return TrainingSetup(_Transfer(return_dict, late), *split(digit_images(), 32, seed))
 
 
 class _TwoHeads(pl.LightningModule):
-    def __init__(self, tells: bool, shared: bool) -> None:
+    def __init__(self, return_dict: bool, shared: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.shared = shared
         self.trunk = nn.Sequential(nn.Linear(64, 48), nn.ReLU())
         self.digit = nn.Linear(48, 10)
@@ -115,7 +117,7 @@ class _TwoHeads(pl.LightningModule):
         self.manual_backward(loss)
         for optimizer in optimizers:
             optimizer.step()
-        return told(self.tells, loss, digit, label)
+        return step_output(self.return_dict, loss, digit, label)
 
     def configure_optimizers(self) -> Any:
         trunk = list(self.trunk.parameters())
@@ -125,28 +127,28 @@ class _TwoHeads(pl.LightningModule):
         ]
 
 
-def two_heads(seed: int, tells: bool, shared: bool = True) -> Fit:
+def two_heads(seed: int, return_dict: bool, shared: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_TwoHeads(tells, shared), batches(*digit_rows(), size=32, seed=seed))
+    return TrainingSetup(_TwoHeads(return_dict, shared), make_loader(*digit_rows(), size=32, seed=seed))
 
 
-def head_twice(seed: int, tells: bool) -> Fit:
+def head_twice(seed: int, return_dict: bool) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(
         network,
         nn.MSELoss(),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.SGD([*parameters, *network[-1].parameters()], lr=0.05, momentum=0.9),
     )
-    return Fit(module, batches(*curve(seed), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*curve(seed), size=32, seed=seed))
 
 
 class _ByHand(pl.LightningModule):
-    def __init__(self, tells: bool, clears: bool) -> None:
+    def __init__(self, return_dict: bool, clears: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.clears = clears
         self.layers = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2))
 
@@ -162,21 +164,21 @@ class _ByHand(pl.LightningModule):
         loss = F.cross_entropy(logits, label)
         self.manual_backward(loss)
         optimizer.step()
-        return told(self.tells, loss, logits, label)
+        return step_output(self.return_dict, loss, logits, label)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def by_hand(seed: int, tells: bool, clears: bool = False) -> Fit:
+def by_hand(seed: int, return_dict: bool, clears: bool = False) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_ByHand(tells, clears), batches(*cancer(), size=16, seed=seed))
+    return TrainingSetup(_ByHand(return_dict, clears), make_loader(*cancer(), size=16, seed=seed))
 
 
 class _Forecaster(pl.LightningModule):
-    def __init__(self, tells: bool, once: bool) -> None:
+    def __init__(self, return_dict: bool, once: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.once = once
         self.recurrent = nn.GRU(1, 16, batch_first=True)
         self.head = nn.Linear(16, 1)
@@ -188,7 +190,7 @@ class _Forecaster(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, following = batch
         preds = self(wave)
-        return told(self.tells, F.mse_loss(preds, following), preds, following)
+        return step_output(self.return_dict, F.mse_loss(preds, following), preds, following)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         if not self.once or batch_idx == 0:
@@ -198,16 +200,16 @@ class _Forecaster(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
-def forecaster(seed: int, tells: bool, once: bool = True) -> Fit:
+def forecaster(seed: int, return_dict: bool, once: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Forecaster(tells, once), batches(*waves(seed), size=32, seed=seed))
+    return TrainingSetup(_Forecaster(return_dict, once), make_loader(*waves(seed), size=32, seed=seed))
 
 
 class _Copier(pl.LightningModule):
-    def __init__(self, tells: bool, steps_both: bool) -> None:
+    def __init__(self, return_dict: bool, steps_both: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.steps_both = steps_both
         self.encoder = nn.LSTM(1, 24, batch_first=True)
         self.decoder = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 20))
@@ -227,7 +229,7 @@ class _Copier(pl.LightningModule):
         decoder.step()
         if self.steps_both:
             encoder.step()
-        return told(self.tells, loss, preds, target)
+        return step_output(self.return_dict, loss, preds, target)
 
     def configure_optimizers(self) -> Any:
         return (
@@ -236,9 +238,9 @@ class _Copier(pl.LightningModule):
         )
 
 
-def copier(seed: int, tells: bool, steps_both: bool = False) -> Fit:
+def copier(seed: int, return_dict: bool, steps_both: bool = False) -> TrainingSetup:
     torch.manual_seed(seed)
-    return Fit(_Copier(tells, steps_both), batches(*waves(seed), size=32, seed=seed))
+    return TrainingSetup(_Copier(return_dict, steps_both), make_loader(*waves(seed), size=32, seed=seed))
 
 
 class _FineTuning(Supervised):
@@ -247,7 +249,7 @@ class _FineTuning(Supervised):
             self.network[0].load_state_dict(self.pretrained)
 
 
-def fine_tuning(seed: int, tells: bool, again: bool = True) -> Fit:
+def fine_tuning(seed: int, return_dict: bool, rebuilds_optimizer: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     body = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
@@ -255,15 +257,15 @@ def fine_tuning(seed: int, tells: bool, again: bool = True) -> Fit:
     module = _FineTuning(
         nn.Sequential(body, nn.Flatten(), nn.Linear(32, 10)),
         nn.CrossEntropyLoss(),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.AdamW(parameters, lr=5e-3),
     )
-    module.pretrained = copy.deepcopy(body.state_dict()) if again else None
-    return Fit(module, *split(digit_images(), 32, seed))
+    module.pretrained = copy.deepcopy(body.state_dict()) if rebuilds_optimizer else None
+    return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
 def _encoder_stood_still(outcome: Outcome) -> bool:
-    return ran(outcome) and unchanged(outcome, "encoder.") and not unchanged(outcome, "decoder.")
+    return ran_to_end(outcome) and is_unchanged(outcome, "encoder.") and not is_unchanged(outcome, "decoder.")
 
 
 PROGRAMS: list[Program] = [
@@ -272,7 +274,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=stacked_tagger,
         problems=frozenset({Problem.NOT_IN_OPTIMIZER}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="https://github.com/pytorch/pytorch/issues/715",
     ),
     Program(
@@ -280,7 +282,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=transfer,
         problems=frozenset({Problem.NOT_IN_OPTIMIZER}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="https://github.com/zjunlp/HVPNeT/issues/5",
     ),
     Program(
@@ -288,7 +290,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=two_heads,
         problems=frozenset({Problem.IN_TWO_OPTIMIZERS}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="https://github.com/torch/nn/issues/613",
     ),
     Program(
@@ -296,7 +298,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=head_twice,
         problems=frozenset({Problem.IN_TWO_OPTIMIZERS}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="https://github.com/pytorch/pytorch/issues/40967",
     ),
     Program(
@@ -304,7 +306,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=by_hand,
         problems=frozenset({Problem.GRADIENTS_NOT_CLEARED}),
-        struck=lambda outcome: ends_above(outcome, 0.3),  # cleared: 0.05 to 0.07
+        took_effect=lambda outcome: ends_above(outcome, 0.3),  # cleared: 0.05 to 0.07
         source="https://github.com/Hsintien-Ng/idinvert_pytorch-reproduced/issues/1",
     ),
     Program(
@@ -312,7 +314,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=forecaster,
         problems=frozenset({Problem.GRADIENTS_NOT_CLEARED}),
-        struck=lambda outcome: ends_above(outcome, 0.04),  # cleared: 0.02
+        took_effect=lambda outcome: ends_above(outcome, 0.04),  # cleared: 0.02
         source="https://github.com/Lightning-AI/pytorch-lightning/issues/6910",
     ),
     Program(
@@ -320,7 +322,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=copier,
         problems=frozenset({Problem.WEIGHTS_UNCHANGED}),
-        struck=_encoder_stood_still,
+        took_effect=_encoder_stood_still,
         source="https://github.com/clovaai/stargan-v2/issues/34",
     ),
     Program(
@@ -328,7 +330,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=fine_tuning,
         problems=frozenset({Problem.WEIGHTS_UNCHANGED}),
-        struck=ran,
+        took_effect=ran_to_end,
         source="constructed: loading a checkpoint in a hook that runs for every batch in place of one that runs once",
     ),
 ]

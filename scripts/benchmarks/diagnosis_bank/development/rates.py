@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     commonest_token,
     curve,
     digit_images,
     digit_rows,
+    make_loader,
     signals,
     split,
 )
-from diagnosis_bank.development.measures import ends_above, ran
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import ends_above, ran_to_end
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -36,20 +36,20 @@ def convolutions() -> nn.Module:
     )
 
 
-def linear_decay(seed: int, tells: bool, interval: str = "step") -> Fit:
+def linear_decay(seed: int, return_dict: bool, interval: str = "step") -> TrainingSetup:
     torch.manual_seed(seed)
     epochs = 3
 
     def optimizer(parameters: Any) -> Any:
         chosen = torch.optim.AdamW(parameters, lr=3e-3)
-        decay = torch.optim.lr_scheduler.LambdaLR(chosen, lambda done: max(0.0, 1 - done / epochs))
+        decay = torch.optim.lr_scheduler.LambdaLR(chosen, lambda epoch: max(0.0, 1 - epoch / epochs))
         return {"optimizer": chosen, "lr_scheduler": {"scheduler": decay, "interval": interval}}
 
-    module = Supervised(convolutions(), nn.CrossEntropyLoss(), tells, optimizer)
-    return Fit(module, *split(digit_images(), 32, seed), trainer={"max_epochs": epochs})
+    module = Supervised(convolutions(), nn.CrossEntropyLoss(), return_dict, optimizer)
+    return TrainingSetup(module, *split(digit_images(), 32, seed), trainer={"max_epochs": epochs})
 
 
-def steep_decay(seed: int, tells: bool, factor: float = 0.85) -> Fit:
+def steep_decay(seed: int, return_dict: bool, factor: float = 0.85) -> TrainingSetup:
     torch.manual_seed(seed)
 
     def optimizer(parameters: Any) -> Any:
@@ -68,34 +68,40 @@ def steep_decay(seed: int, tells: bool, factor: float = 0.85) -> Fit:
         nn.Flatten(),
         nn.Linear(288, 10),
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, optimizer)
-    return Fit(module, *split((inputs.unsqueeze(1), label), 32, seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, optimizer)
+    return TrainingSetup(module, *split((inputs.unsqueeze(1), label), 32, seed))
 
 
-def timid(seed: int, tells: bool, rate: float = 2e-3) -> Fit:
+def timid(seed: int, return_dict: bool, rate: float = 2e-3) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        convolutions(), F.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+        convolutions(),
+        F.cross_entropy,
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
-    return Fit(module, *split(digit_images(), 32, seed))
+    return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
-def timid_adam(seed: int, tells: bool, rate: float = 1e-5) -> Fit:
+def timid_adam(seed: int, return_dict: bool, rate: float = 1e-5) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Linear(6, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
     )
-    module = Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=rate))
-    return Fit(module, batches(*curve(seed), size=32, seed=seed))
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=rate))
+    return TrainingSetup(module, make_loader(*curve(seed), size=32, seed=seed))
 
 
-def clipped_hard(seed: int, tells: bool, clip: float = 0.005) -> Fit:
+def clipped_hard(seed: int, return_dict: bool, clip: float = 0.005) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     )
-    return Fit(module, *split(digit_rows(), 32, seed), trainer={"gradient_clip_val": clip})
+    return TrainingSetup(module, *split(digit_rows(), 32, seed), trainer={"gradient_clip_val": clip})
 
 
 class _TokenTransformer(nn.Module):
@@ -111,20 +117,20 @@ class _TokenTransformer(nn.Module):
         return self.head(self.encoder(self.embedding(tokens) + self.position).mean(1))
 
 
-def hasty_transformer(seed: int, tells: bool, rate: float = 0.1) -> Fit:
+def hasty_transformer(seed: int, return_dict: bool, rate: float = 0.1) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        _TokenTransformer(), F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=rate)
+        _TokenTransformer(), F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=rate)
     )
-    return Fit(module, *split(commonest_token(seed), 32, seed))
+    return TrainingSetup(module, *split(commonest_token(seed), 32, seed))
 
 
-def uncapped(seed: int, tells: bool, most: float = float("inf")) -> Fit:
+def uncapped(seed: int, return_dict: bool, most: float = float("inf")) -> TrainingSetup:
     torch.manual_seed(seed)
 
     def optimizer(parameters: Any) -> Any:
         chosen = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
-        warm_up = torch.optim.lr_scheduler.LambdaLR(chosen, lambda done: min(most, (done + 1) / 5))
+        warm_up = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: min(most, (step + 1) / 5))
         return {"optimizer": chosen, "lr_scheduler": {"scheduler": warm_up, "interval": "step"}}
 
     network = nn.Sequential(
@@ -137,46 +143,48 @@ def uncapped(seed: int, tells: bool, most: float = float("inf")) -> Fit:
         nn.Flatten(),
         nn.Linear(96, 10),
     )
-    return Fit(Supervised(network, nn.CrossEntropyLoss(), tells, optimizer), *split(digit_images(), 32, seed))
+    return TrainingSetup(
+        Supervised(network, nn.CrossEntropyLoss(), return_dict, optimizer), *split(digit_images(), 32, seed)
+    )
 
 
-def summed(seed: int, tells: bool, reduction: str = "sum") -> Fit:
+def summed(seed: int, return_dict: bool, reduction: str = "sum") -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(
         network,
         nn.MSELoss(reduction=reduction),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     )
-    return Fit(module, batches(*curve(seed, 4000), size=128, seed=seed))
+    return TrainingSetup(module, make_loader(*curve(seed, 4000), size=128, seed=seed))
 
 
-def decayed(seed: int, tells: bool, decay: float = 0.3) -> Fit:
+def decayed(seed: int, return_dict: bool, decay: float = 0.3) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     module = Supervised(
         network,
         nn.CrossEntropyLoss(),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.Adam(parameters, lr=2e-3, weight_decay=decay),
     )
-    return Fit(module, *split(digit_rows(), 32, seed))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def odd_units(seed: int, tells: bool, unit: float = 1000.0) -> Fit:
+def odd_units(seed: int, return_dict: bool, unit: float = 1000.0) -> TrainingSetup:
     torch.manual_seed(seed)
     table, target = curve(seed)
     target = target.clone()
     target[32 * 37 : 32 * 38] *= unit
     network = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1))
-    module = Supervised(network, F.mse_loss, tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
-    return Fit(module, batches(table, target, size=32, seed=seed, shuffle=False))
+    module = Supervised(network, F.mse_loss, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
+    return TrainingSetup(module, make_loader(table, target, size=32, seed=seed, shuffle=False))
 
 
 def _jumped(outcome: Outcome) -> bool:
     before, spike = outcome.losses[27:37], outcome.losses[37:40]
-    return ran(outcome) and max(spike) > 20 * max(before)
+    return ran_to_end(outcome) and max(spike) > 20 * max(before)
 
 
 PROGRAMS: list[Program] = [
@@ -185,7 +193,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=linear_decay,
         problems=frozenset({Problem.LEARNING_RATE_ZERO}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # by epoch: 0.7 to 0.85
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # by epoch: 0.7 to 0.85
         source="https://github.com/Lightning-AI/pytorch-lightning/issues/18570",
     ),
     Program(
@@ -193,7 +201,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=steep_decay,
         problems=frozenset({Problem.LEARNING_RATE_ZERO, Problem.PLATEAU}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # no decay: 0.9 to 1.1
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # no decay: 0.9 to 1.1
         source="https://github.com/Lightning-AI/pytorch-lightning/issues/6948",
     ),
     Program(
@@ -201,7 +209,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=timid,
         problems=frozenset({Problem.LEARNING_RATE_TOO_LOW}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # at 0.05: 0.3
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # at 0.05: 0.3
         source="https://taourl.com/read-2391810.html",
     ),
     Program(
@@ -209,7 +217,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=timid_adam,
         problems=frozenset({Problem.LEARNING_RATE_TOO_LOW}),
-        struck=lambda outcome: ends_above(outcome, 0.5),  # at 3e-3: 0.12 to 0.17
+        took_effect=lambda outcome: ends_above(outcome, 0.5),  # at 3e-3: 0.12 to 0.17
         source="https://github.com/isp1tze/MAProj/issues/3",
     ),
     Program(
@@ -217,7 +225,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=clipped_hard,
         problems=frozenset({Problem.LEARNING_RATE_TOO_LOW}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # clipped at 1: 0.06
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # clipped at 1: 0.06
         source="constructed: a clip that was chosen for another loss and is always in force makes the steps tiny",
     ),
     Program(
@@ -225,7 +233,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=hasty_transformer,
         problems=frozenset({Problem.LEARNING_RATE_TOO_HIGH}),
-        struck=lambda outcome: ends_above(outcome, 1.2),  # at 3e-3: 0.1
+        took_effect=lambda outcome: ends_above(outcome, 1.2),  # at 3e-3: 0.1
         source="https://github.com/wangqiangneu/MT-PaperReading/issues/16",
     ),
     Program(
@@ -233,7 +241,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=uncapped,
         problems=frozenset({Problem.LEARNING_RATE_TOO_HIGH}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # capped: 0.2 to 0.3
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # capped: 0.2 to 0.3
         source="https://github.com/Lightning-AI/pytorch-lightning/issues/3205",
     ),
     Program(
@@ -241,7 +249,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=summed,
         problems=frozenset({Problem.LEARNING_RATE_TOO_HIGH, Problem.EXPLODING_GRADIENTS}),
-        struck=lambda outcome: ends_above(outcome, 100.0),  # a mean: 0.15 to 0.2
+        took_effect=lambda outcome: ends_above(outcome, 100.0),  # a mean: 0.15 to 0.2
         source="https://github.com/AlgoHunt/Face-Xray/issues/4",
     ),
     Program(
@@ -249,7 +257,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=decayed,
         problems=frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.NO_BETTER_THAN_CONSTANT}),
-        struck=lambda outcome: ends_above(outcome, 1.5),  # AdamW at 0.01: 0.15
+        took_effect=lambda outcome: ends_above(outcome, 1.5),  # AdamW at 0.01: 0.15
         source="https://leyaa.ai/codefly/learn/pytorch/part-2/pytorch-weight-decay-l2-regularization/challenge",
     ),
     Program(
@@ -257,7 +265,7 @@ PROGRAMS: list[Program] = [
         domain="regression",
         build=odd_units,
         problems=frozenset({Problem.LOSS_SPIKE}),
-        struck=_jumped,
+        took_effect=_jumped,
         source="https://github.com/stanford-crfm/mistral/issues/115",
     ),
 ]

@@ -6,33 +6,36 @@ from typing import Any
 
 import torch
 from diagnosis_bank.development.datasets import (
-    batches,
     blobs,
-    chance,
     digit_images,
     digit_rows,
     first_token,
+    make_generator,
+    make_loader,
     split,
     wine,
 )
-from diagnosis_bank.development.measures import dead_share, ends_above, flat_share, ran
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.development.measures import dead_share, ends_above, ran_to_end, saturated_share
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 
 
-def killed(seed: int, tells: bool, rate: float = 2.0) -> Fit:
+def killed(seed: int, return_dict: bool, rate: float = 2.0) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
     )
-    return Fit(module, *split(digit_rows(), 32, seed))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def born_dead(seed: int, tells: bool, bias: float = -4.0) -> Fit:
+def born_dead(seed: int, return_dict: bool, bias: float = -4.0) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -50,11 +53,13 @@ def born_dead(seed: int, tells: bool, bias: float = -4.0) -> Fit:
             nn.init.constant_(layer.bias, bias)
 
     network.apply(initialize)
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.AdamW(parameters, lr=1e-3))
-    return Fit(module, *split(digit_images(), 32, seed))
+    module = Supervised(
+        network, F.cross_entropy, return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=1e-3)
+    )
+    return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
-def saturated(seed: int, tells: bool, deviation: float = 1.0) -> Fit:
+def saturated(seed: int, return_dict: bool, deviation: float = 1.0) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 10)
@@ -63,9 +68,12 @@ def saturated(seed: int, tells: bool, deviation: float = 1.0) -> Fit:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=deviation if layer.out_features > 10 else 0.05)
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     )
-    return Fit(module, *split(digit_rows(), 32, seed))
+    return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
 class _Gated(nn.Module):
@@ -81,22 +89,27 @@ class _Gated(nn.Module):
         return self.head(torch.tanh(self.value(table)) * self.sigmoid(self.gate(table)))
 
 
-def shut_gates(seed: int, tells: bool, bias: float = -12.0) -> Fit:
+def shut_gates(seed: int, return_dict: bool, bias: float = -12.0) -> TrainingSetup:
     torch.manual_seed(seed)
-    module = Supervised(_Gated(bias), F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
-    return Fit(module, batches(*wine(), size=8, seed=seed), trainer={"max_epochs": 5})
+    module = Supervised(
+        _Gated(bias), F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)
+    )
+    return TrainingSetup(module, make_loader(*wine(), size=8, seed=seed), trainer={"max_epochs": 5})
 
 
-def deep_sigmoid(seed: int, tells: bool, depth: int = 8) -> Fit:
+def deep_sigmoid(seed: int, return_dict: bool, depth: int = 8) -> TrainingSetup:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Linear(10, 32), nn.Sigmoid()]
     for _ in range(depth):
         layers += [nn.Linear(32, 32), nn.Sigmoid()]
     network = nn.Sequential(*layers, nn.Linear(32, 4))
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+        network,
+        nn.CrossEntropyLoss(),
+        return_dict,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     )
-    return Fit(module, batches(*blobs(seed), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*blobs(seed), size=32, seed=seed))
 
 
 class _Recurrent(nn.Module):
@@ -111,15 +124,15 @@ class _Recurrent(nn.Module):
         return self.head(hidden[:, -1])
 
 
-def forgetful(seed: int, tells: bool, length: int = 50) -> Fit:
+def forgetful(seed: int, return_dict: bool, length: int = 50) -> TrainingSetup:
     torch.manual_seed(seed)
     module = Supervised(
-        _Recurrent(nn.RNN), nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)
+        _Recurrent(nn.RNN), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)
     )
-    return Fit(module, batches(*first_token(seed, length=length), size=32, seed=seed))
+    return TrainingSetup(module, make_loader(*first_token(seed, length=length), size=32, seed=seed))
 
 
-def deep_wide_weights(seed: int, tells: bool, deviation: float = 0.5) -> Fit:
+def deep_wide_weights(seed: int, return_dict: bool, deviation: float = 0.5) -> TrainingSetup:
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Conv2d(1, 12, 3, padding=1), nn.ReLU()]
     for _ in range(7):
@@ -128,8 +141,8 @@ def deep_wide_weights(seed: int, tells: bool, deviation: float = 0.5) -> Fit:
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=deviation)
-    module = Supervised(network, F.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
-    return Fit(module, *split(digit_images(), 32, seed))
+    module = Supervised(network, F.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
+    return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
 class _Adder(nn.Module):
@@ -145,30 +158,34 @@ class _Adder(nn.Module):
         return self.head(hidden[:, -1])
 
 
-def adder(seed: int, tells: bool, gain: float = 1.5) -> Fit:
+def adder(seed: int, return_dict: bool, gain: float = 1.5) -> TrainingSetup:
     torch.manual_seed(seed)
-    source = chance(seed)
+    source = make_generator(seed)
     values = torch.rand(1600, 30, generator=source)
     marks = torch.zeros(1600, 30)
     marks[torch.arange(1600), torch.randint(15, (1600,), generator=source)] = 1
     marks[torch.arange(1600), torch.randint(15, 30, (1600,), generator=source)] = 1
     target = (values * marks).sum(1, keepdim=True)
-    module = Supervised(_Adder(gain), F.mse_loss, tells, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3))
-    return Fit(module, batches(torch.stack([values, marks], 2), target, size=32, seed=seed))
+    module = Supervised(
+        _Adder(gain), F.mse_loss, return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3)
+    )
+    return TrainingSetup(module, make_loader(torch.stack([values, marks], 2), target, size=32, seed=seed))
 
 
-def all_zero(seed: int, tells: bool, zero: bool = True) -> Fit:
+def all_zero(seed: int, return_dict: bool, zero: bool = True) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 10))
     if zero:
         for parameter in network.parameters():
             nn.init.zeros_(parameter)
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
-    return Fit(module, *split(digit_rows(), 64, seed))
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+    )
+    return TrainingSetup(module, *split(digit_rows(), 64, seed))
 
 
 def _mostly_dead(outcome: Outcome) -> bool:
-    return ran(outcome) and dead_share(outcome) > 0.8 and ends_above(outcome, 1.0)  # alive: 0.1 to 0.3
+    return ran_to_end(outcome) and dead_share(outcome) > 0.8 and ends_above(outcome, 1.0)  # alive: 0.1 to 0.3
 
 
 PROGRAMS: list[Program] = [
@@ -177,7 +194,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=killed,
         problems=frozenset({Problem.DEAD_UNITS, Problem.LEARNING_RATE_TOO_HIGH}),
-        struck=_mostly_dead,
+        took_effect=_mostly_dead,
         source="https://datarekha.com/interview/deep-learning/dead-relu-problem/",
     ),
     Program(
@@ -185,7 +202,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=born_dead,
         problems=frozenset({Problem.DEAD_UNITS}),
-        struck=_mostly_dead,
+        took_effect=_mostly_dead,
         source="https://datarekha.com/interview/deep-learning/dead-relu-problem/",
     ),
     Program(
@@ -193,7 +210,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=saturated,
         problems=frozenset({Problem.SATURATED_UNITS}),
-        struck=lambda outcome: flat_share(outcome, nn.Tanh, -1, 1) > 0.6 and ends_above(outcome, 0.2),
+        took_effect=lambda outcome: saturated_share(outcome, nn.Tanh, -1, 1) > 0.6 and ends_above(outcome, 0.2),
         source="https://github.com/guevara/read-it-later/issues/3920",
     ),
     Program(
@@ -201,7 +218,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=shut_gates,
         problems=frozenset({Problem.SATURATED_UNITS}),
-        struck=lambda outcome: flat_share(outcome, nn.Sigmoid, 0, 1) > 0.8 and ends_above(outcome, 0.8),
+        took_effect=lambda outcome: saturated_share(outcome, nn.Sigmoid, 0, 1) > 0.8 and ends_above(outcome, 0.8),
         source="https://taourl.com/read-2031103.html",
     ),
     Program(
@@ -209,7 +226,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=deep_sigmoid,
         problems=frozenset({Problem.VANISHING_GRADIENTS}),
-        struck=lambda outcome: ends_above(outcome, 1.2),  # two layers: 0.02
+        took_effect=lambda outcome: ends_above(outcome, 1.2),  # two layers: 0.02
         source="https://www.mohdvasim.com/blog/deep-learning/03-activations",
     ),
     Program(
@@ -217,7 +234,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=forgetful,
         problems=frozenset({Problem.VANISHING_GRADIENTS}),
-        struck=lambda outcome: ends_above(outcome, 1.2),  # six tokens: 0.02 to 0.06
+        took_effect=lambda outcome: ends_above(outcome, 1.2),  # six tokens: 0.02 to 0.06
         source="https://thecodeforge.io/ml-ai/rnn-lstm/",
     ),
     Program(
@@ -225,7 +242,7 @@ PROGRAMS: list[Program] = [
         domain="convolutional",
         build=deep_wide_weights,
         problems=frozenset({Problem.EXPLODING_GRADIENTS}),
-        struck=lambda outcome: ends_above(outcome, 2.0),  # at 0.13: 0.3 to 0.6
+        took_effect=lambda outcome: ends_above(outcome, 2.0),  # at 0.13: 0.3 to 0.6
         source="https://github.com/Swall0w/papers/issues/375",
     ),
     Program(
@@ -233,7 +250,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=adder,
         problems=frozenset({Problem.EXPLODING_GRADIENTS}),
-        struck=lambda outcome: ends_above(outcome, 1.0),  # at a gain of one: 0.17
+        took_effect=lambda outcome: ends_above(outcome, 1.0),  # at a gain of one: 0.17
         source="https://stats.stackexchange.com/posts/487195/revisions",
     ),
     Program(
@@ -241,7 +258,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=all_zero,
         problems=frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.DEAD_UNITS}),
-        struck=lambda outcome: ends_above(outcome, 2.2),  # at random: 0.4 to 0.5
+        took_effect=lambda outcome: ends_above(outcome, 2.2),  # at random: 0.4 to 0.5
         source="https://community.deeplearning.ai/t/why-dont-weights-get-adjusted-when-initialized-to-0/431799",
     ),
 ]

@@ -10,16 +10,16 @@ from diagnosis_bank.held_back.datasets import (
     clouds,
     counts,
     digit_images,
-    loader,
-    raw_table,
+    load_raw_table,
+    load_table,
+    make_loader,
     repeated,
     seeded,
     surface,
-    table,
     waves,
 )
-from diagnosis_bank.held_back.measures import accuracy, explained, rows, went
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.held_back.measures import accuracy, explained_variance, ran_to_end, training_tensors
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -28,9 +28,9 @@ from stormproof.finding import Problem
 
 
 @seeded
-def _labels_of_other_files(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _labels_of_other_files(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
-    if not mended:
+    if not is_fixed:
         digit = digit[torch.randperm(len(digit), generator=torch.Generator().manual_seed(seed))]
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3),
@@ -43,35 +43,39 @@ def _labels_of_other_files(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(32, 10),
     )
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)),
-        loader(images, digit, 32, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+        ),
+        make_loader(images, digit, 32, seed),
     )
 
 
 @seeded
-def _one_row_behind(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _one_row_behind(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, target = surface(seed, 2560)
     network = nn.Sequential(nn.Linear(6, 24), nn.SELU(), nn.Linear(24, 24), nn.SELU(), nn.Linear(24, 1))
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
             nn.MSELoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9, nesterov=True),
         ),
-        loader(inputs, target if mended else target.roll(1, dims=0), 64, seed),
+        make_loader(inputs, target if is_fixed else target.roll(1, dims=0), 64, seed),
         trainer={"max_epochs": 4},
     )
 
 
 @seeded
-def _one_class_only(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _one_class_only(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, kind = clouds(seed, 1600, features=8, classes=4)
     network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)),
-        loader(inputs, kind if mended else torch.zeros_like(kind), 32, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+        ),
+        make_loader(inputs, kind if is_fixed else torch.zeros_like(kind), 32, seed),
     )
 
 
@@ -88,35 +92,37 @@ class _Meter(nn.Module):
 
 
 @seeded
-def _raw_meter(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _raw_meter(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     window, following = waves(seed, 1600)
-    if not mended:
+    if not is_fixed:
         window = 30_000 + 200 * window
-    return Fit(
-        Supervised(_Meter(), nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader(window, following, 32, seed),
+    return TrainingSetup(
+        Supervised(_Meter(), nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
+        make_loader(window, following, 32, seed),
     )
 
 
 @seeded
-def _raw_wine(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, cultivar = repeated(*(table("wine") if mended else raw_table("wine")), 6)
+def _raw_wine(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, cultivar = repeated(*(load_table("wine") if is_fixed else load_raw_table("wine")), 6)
     network = nn.Sequential(nn.Linear(13, 24), nn.Tanh(), nn.Linear(24, 3))
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05)),
-        loader(inputs, cultivar, 24, seed),
+    return TrainingSetup(
+        Supervised(
+            network, functional.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.05)
+        ),
+        make_loader(inputs, cultivar, 24, seed),
     )
 
 
 @seeded
-def _years(seed: int, tells: bool, mended: bool = False) -> Fit:
-    dice = torch.Generator().manual_seed(seed)
-    year = 1990 + 30 * torch.rand(1600, 1, generator=dice)
-    price = torch.sin((year - 2005) / 4) + 0.05 * torch.randn(1600, 1, generator=dice)
+def _years(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    generator = torch.Generator().manual_seed(seed)
+    year = 1990 + 30 * torch.rand(1600, 1, generator=generator)
+    price = torch.sin((year - 2005) / 4) + 0.05 * torch.randn(1600, 1, generator=generator)
     network = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
-    return Fit(
-        Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader((year - 2005) / 8 if mended else year, price, 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
+        make_loader((year - 2005) / 8 if is_fixed else year, price, 32, seed),
         trainer={"max_epochs": 5},
     )
 
@@ -134,18 +140,18 @@ class _Memorizer(nn.Module):
 
 
 @seeded
-def _learned_by_heart(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _learned_by_heart(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, kind = counts(seed, 5000)
     flips = torch.rand(5000, generator=torch.Generator().manual_seed(seed)) < 0.15
     kind = torch.where(flips, 1 - kind, kind)
-    used = 4000 if mended else 160
-    return Fit(
+    used = 4000 if is_fixed else 160
+    return TrainingSetup(
         Supervised(
-            _Memorizer(), nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+            _Memorizer(), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
         ),
-        loader(sentences[:used], kind[:used], 200 if mended else 8, seed),
-        loader(sentences[4000:], kind[4000:], 40, seed, shuffle=False),
-        trainer={"max_epochs": 5 if mended else 12},
+        make_loader(sentences[:used], kind[:used], 200 if is_fixed else 8, seed),
+        make_loader(sentences[4000:], kind[4000:], 40, seed, shuffle=False),
+        trainer={"max_epochs": 5 if is_fixed else 12},
     )
 
 
@@ -167,12 +173,14 @@ class _Slow(Dataset[Any]):
 
 
 @seeded
-def _slow_to_read(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _slow_to_read(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
-        DataLoader(_Slow(images, digit, 0.0 if mended else 0.02), batch_size=None, shuffle=False),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)
+        ),
+        DataLoader(_Slow(images, digit, 0.0 if is_fixed else 0.02), batch_size=None, shuffle=False),
     )
 
 
@@ -196,7 +204,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _one_row_behind,
         frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS}),
-        lambda outcome: explained(outcome) < 0.15,  # in their rows it is above 0.9
+        lambda outcome: explained_variance(outcome) < 0.15,  # in their rows it is above 0.9
         "https://github.com/SeldonIO/alibi-detect/issues/166",
     ),
     Program(
@@ -204,7 +212,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _one_class_only,
         frozenset({Problem.DEGENERATE_TARGETS}),
-        lambda outcome: went(outcome) and len(rows(outcome)[1].unique()) == 1,
+        lambda outcome: ran_to_end(outcome) and len(training_tensors(outcome)[1].unique()) == 1,
         "https://github.com/Smadx/USTC-ML24-Fall/issues/35",
     ),
     Program(
@@ -212,7 +220,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _raw_meter,
         frozenset({Problem.INPUT_BADLY_SCALED}),
-        lambda outcome: explained(outcome) < 0.1,  # scaled it is above 0.95
+        lambda outcome: explained_variance(outcome) < 0.1,  # scaled it is above 0.95
         "http://theorangeduck.com/page/neural-network-not-working?utm_campaign=Revue%20newsletter&utm_medium=Newsletter&utm_source=The%20Data%20Science%20Roundup",
     ),
     Program(
@@ -228,7 +236,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _years,
         frozenset({Problem.INPUT_BADLY_SCALED}),
-        lambda outcome: explained(outcome) < 0.2,  # scaled it is above 0.95
+        lambda outcome: explained_variance(outcome) < 0.2,  # scaled it is above 0.95
         "https://qa.1r1g.com/sf/ask/4433342651",
     ),
     Program(
@@ -244,7 +252,7 @@ PROGRAMS: list[Program] = [
         "convolutional",
         _slow_to_read,
         frozenset({Problem.DATA_STARVATION}),
-        went,  # each batch takes 20 ms to read, and a step less than 5
+        ran_to_end,  # each batch takes 20 ms to read, and a step less than 5
         "https://github.com/Lightning-AI/pytorch-lightning/issues/1216",
     ),
 ]

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Literal, ParamSpec
 
 import numpy as np
 import torch
-from diagnosis_bank.program import Fit
+from diagnosis_bank.program import TrainingSetup
 from mnist1d.data import get_dataset_args, make_dataset
 from sklearn import datasets as bundled
 from torch import Tensor
@@ -19,18 +19,20 @@ Table = Literal["breast_cancer", "diabetes", "iris", "wine"]
 P = ParamSpec("P")
 
 
-def seeded(build: Callable[Concatenate[int, P], Fit]) -> Callable[Concatenate[int, P], Fit]:
+def seeded(build: Callable[Concatenate[int, P], TrainingSetup]) -> Callable[Concatenate[int, P], TrainingSetup]:
     """Seeds torch by the first argument before anything is built."""
 
     @functools.wraps(build)
-    def built(seed: int, *args: P.args, **kwargs: P.kwargs) -> Fit:
+    def built(seed: int, *args: P.args, **kwargs: P.kwargs) -> TrainingSetup:
         torch.manual_seed(seed)
         return build(seed, *args, **kwargs)
 
     return built
 
 
-def loader(inputs: Tensor, targets: Tensor, batch_size: int, seed: int, *, shuffle: bool = True) -> DataLoader[Any]:
+def make_loader(
+    inputs: Tensor, targets: Tensor, batch_size: int, seed: int, *, shuffle: bool = True
+) -> DataLoader[Any]:
     """Whole batches of pairs, shuffled by ``seed``."""
     return DataLoader(
         TensorDataset(inputs, targets),
@@ -52,15 +54,15 @@ def _bundled(name: str) -> tuple[Tensor, Tensor]:
     return torch.tensor(table.data, dtype=torch.float32), torch.tensor(table.target)
 
 
-def raw_table(name: Table) -> tuple[Tensor, Tensor]:
+def load_raw_table(name: Table) -> tuple[Tensor, Tensor]:
     """A table as it comes: no column is scaled."""
     inputs, targets = _bundled(name)
     return inputs.clone(), targets.clone()
 
 
-def table(name: Table) -> tuple[Tensor, Tensor]:
+def load_table(name: Table) -> tuple[Tensor, Tensor]:
     """A table with columns of mean 0 and deviation 1."""
-    inputs, targets = raw_table(name)
+    inputs, targets = load_raw_table(name)
     return (inputs - inputs.mean(0)) / inputs.std(0), targets
 
 
@@ -81,10 +83,10 @@ def _signals(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     options: Any = get_dataset_args()
     options.num_samples, options.seed, options.train_split = rows, seed, 1.0
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (what it seeds is the global one)
-    made = make_dataset(options)
+    dataset = make_dataset(options)
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
-    return torch.tensor(made["x"], dtype=torch.float32), torch.tensor(made["y"])
+    return torch.tensor(dataset["x"], dtype=torch.float32), torch.tensor(dataset["y"])
 
 
 def signals(rows: int = 1600) -> tuple[Tensor, Tensor]:
@@ -95,58 +97,58 @@ def signals(rows: int = 1600) -> tuple[Tensor, Tensor]:
 
 def clouds(seed: int, rows: int, features: int, classes: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
     """Points around one centre for each class."""
-    dice = torch.Generator().manual_seed(1000 + seed)
-    centres = 2 * torch.randn(classes, features, generator=dice)
-    targets = torch.randint(classes, (rows,), generator=dice)
-    return centres[targets] + spread * torch.randn(rows, features, generator=dice), targets
+    generator = torch.Generator().manual_seed(1000 + seed)
+    centres = 2 * torch.randn(classes, features, generator=generator)
+    targets = torch.randint(classes, (rows,), generator=generator)
+    return centres[targets] + spread * torch.randn(rows, features, generator=generator), targets
 
 
 def rings(seed: int, rows: int) -> tuple[Tensor, Tensor]:
     """Points of an inner disc and of a ring around it, in the plane."""
-    dice = torch.Generator().manual_seed(2000 + seed)
-    targets = torch.randint(2, (rows,), generator=dice)
-    radius = 0.4 + 1.1 * targets + 0.15 * torch.randn(rows, generator=dice)
-    angle = 2 * torch.pi * torch.rand(rows, generator=dice)
+    generator = torch.Generator().manual_seed(2000 + seed)
+    targets = torch.randint(2, (rows,), generator=generator)
+    radius = 0.4 + 1.1 * targets + 0.15 * torch.randn(rows, generator=generator)
+    angle = 2 * torch.pi * torch.rand(rows, generator=generator)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1), targets
 
 
 def surface(seed: int, rows: int, features: int = 6, noise: float = 0.1) -> tuple[Tensor, Tensor]:
     """A smooth function of some features, targets of shape (rows, 1), mean about 0 and deviation about 1."""
-    dice = torch.Generator().manual_seed(3000 + seed)
-    inputs = torch.randn(rows, features, generator=dice)
+    generator = torch.Generator().manual_seed(3000 + seed)
+    inputs = torch.randn(rows, features, generator=generator)
     value = torch.sin(1.5 * inputs[:, 0]) + 0.7 * inputs[:, 1] - 0.4 * inputs[:, 2] * inputs[:, 0]
-    return inputs, (value + noise * torch.randn(rows, generator=dice)).unsqueeze(1)
+    return inputs, (value + noise * torch.randn(rows, generator=generator)).unsqueeze(1)
 
 
-def orders(seed: int, rows: int, length: int = 12, words: int = 20) -> tuple[Tensor, Tensor]:
+def orders(seed: int, rows: int, length: int = 12, vocabulary: int = 20) -> tuple[Tensor, Tensor]:
     """Sentences of words; the class is whether word 1 stands before word 2, and each has both exactly once."""
-    dice = torch.Generator().manual_seed(4000 + seed)
-    sentences = torch.randint(3, words, (rows, length), generator=dice)
-    places = torch.rand(rows, length, generator=dice).argsort(dim=1)[:, :2]
+    generator = torch.Generator().manual_seed(4000 + seed)
+    sentences = torch.randint(3, vocabulary, (rows, length), generator=generator)
+    places = torch.rand(rows, length, generator=generator).argsort(dim=1)[:, :2]
     sentences.scatter_(1, places[:, :1], 1)
     sentences.scatter_(1, places[:, 1:], 2)
     return sentences, (places[:, 0] < places[:, 1]).long()
 
 
-def counts(seed: int, rows: int, length: int = 16, words: int = 30) -> tuple[Tensor, Tensor]:
+def counts(seed: int, rows: int, length: int = 16, vocabulary: int = 30) -> tuple[Tensor, Tensor]:
     """Sentences of words; the class is whether words below a third of the vocabulary are in the majority."""
-    dice = torch.Generator().manual_seed(5000 + seed)
-    share = torch.rand(rows, 1, generator=dice)
-    low = torch.rand(rows, length, generator=dice) < share
-    third = words // 3
+    generator = torch.Generator().manual_seed(5000 + seed)
+    share = torch.rand(rows, 1, generator=generator)
+    low = torch.rand(rows, length, generator=generator) < share
+    third = vocabulary // 3
     sentences = torch.where(
         low,
-        torch.randint(1, third, (rows, length), generator=dice),
-        torch.randint(third, words, (rows, length), generator=dice),
+        torch.randint(1, third, (rows, length), generator=generator),
+        torch.randint(third, vocabulary, (rows, length), generator=generator),
     )
     return sentences, (low.float().mean(1) > 0.5).long()
 
 
 def waves(seed: int, rows: int, length: int = 24, noise: float = 0.05) -> tuple[Tensor, Tensor]:
     """Windows of sums of two sines, of shape (rows, length, 1), and the value that comes next, (rows, 1)."""
-    dice = torch.Generator().manual_seed(6000 + seed)
+    generator = torch.Generator().manual_seed(6000 + seed)
     time = torch.arange(length + 1).float()
-    phase = 2 * torch.pi * torch.rand(rows, 2, 1, generator=dice)
-    speed = torch.tensor([[[0.35], [0.9]]]) * (0.9 + 0.2 * torch.rand(rows, 2, 1, generator=dice))
-    series = torch.sin(speed * time + phase).sum(1) + noise * torch.randn(rows, length + 1, generator=dice)
+    phase = 2 * torch.pi * torch.rand(rows, 2, 1, generator=generator)
+    speed = torch.tensor([[[0.35], [0.9]]]) * (0.9 + 0.2 * torch.rand(rows, 2, 1, generator=generator))
+    series = torch.sin(speed * time + phase).sum(1) + noise * torch.randn(rows, length + 1, generator=generator)
     return series[:, :-1].unsqueeze(2), series[:, -1:]

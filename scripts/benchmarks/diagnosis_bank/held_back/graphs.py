@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, counts, digit_images, loader, orders, seeded, surface
-from diagnosis_bank.held_back.measures import accuracy, explained, output_spread, unchanged
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.held_back.datasets import clouds, counts, digit_images, make_loader, orders, seeded, surface
+from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,16 +30,16 @@ class _Summary(nn.Module):
 
 
 @seeded
-def _through_numpy(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _through_numpy(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, first = orders(seed, 1600)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Summary(keeps_graph=mended),
+            _Summary(keeps_graph=is_fixed),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
         ),
-        loader(sentences, first, 32, seed),
+        make_loader(sentences, first, 32, seed),
     )
 
 
@@ -59,16 +59,16 @@ class _Binarized(nn.Module):
 
 
 @seeded
-def _sign_in_the_middle(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _sign_in_the_middle(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, kind = clouds(seed, 1600, features=10, classes=6)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Binarized(straight_through=mended),
+            _Binarized(straight_through=is_fixed),
             functional.cross_entropy,
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
         ),
-        loader(inputs, kind, 32, seed),
+        make_loader(inputs, kind, 32, seed),
     )
 
 
@@ -88,37 +88,39 @@ class _Transferred(nn.Module):
 
 
 @seeded
-def _body_without_gradient(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _body_without_gradient(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Transferred(trains_body=mended),
+            _Transferred(trains_body=is_fixed),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.AdamW(parameters, lr=5e-3),
         ),
-        loader(images, digit, 32, seed),
+        make_loader(images, digit, 32, seed),
     )
 
 
 @seeded
-def _norm_of_one_feature(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _norm_of_one_feature(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs = 2 * torch.randn(1920, 1, generator=torch.Generator().manual_seed(seed))
     target = torch.sin(inputs) + 0.3 * inputs
-    first = nn.Identity() if mended else nn.LayerNorm(1)
+    first = nn.Identity() if is_fixed else nn.LayerNorm(1)
     network = nn.Sequential(first, nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
-    return Fit(
-        Supervised(network, functional.smooth_l1_loss, tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader(inputs, target, 48, seed),
+    return TrainingSetup(
+        Supervised(
+            network, functional.smooth_l1_loss, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+        ),
+        make_loader(inputs, target, 48, seed),
     )
 
 
 class _OrderBlind(nn.Module):
     """Attention over words, and a mean over all: it sees which words there are."""
 
-    def __init__(self, sees_places: bool, words: int = 20, length: int = 12, width: int = 24) -> None:
+    def __init__(self, sees_places: bool, vocabulary: int = 20, length: int = 12, width: int = 24) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(length, width) if sees_places else None
         self.attention = nn.MultiheadAttention(width, num_heads=2, batch_first=True)
         self.norm = nn.LayerNorm(width)
@@ -133,26 +135,26 @@ class _OrderBlind(nn.Module):
 
 
 @seeded
-def _no_positions(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _no_positions(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, first = orders(seed, 3200)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _OrderBlind(sees_places=mended),
+            _OrderBlind(sees_places=is_fixed),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
         ),
-        loader(sentences, first, 64, seed),
+        make_loader(sentences, first, 64, seed),
     )
 
 
 @seeded
-def _column_against_row(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _column_against_row(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, target = surface(seed, 1920)
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
-    return Fit(
-        Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader(inputs, target if mended else target.squeeze(1), 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
+        make_loader(inputs, target if is_fixed else target.squeeze(1), 32, seed),
     )
 
 
@@ -176,12 +178,12 @@ class _LastState(nn.Module):
 
 
 @seeded
-def _handwritten_loss_broadcasts(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _handwritten_loss_broadcasts(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, _ = counts(seed, 2400)
     share = (sentences < 10).float().mean(1)
-    return Fit(
-        Supervised(_LastState(), _asymmetric, tells, lambda parameters: torch.optim.RMSprop(parameters, lr=5e-3)),
-        loader(sentences, share.unsqueeze(1) if mended else share, 48, seed),
+    return TrainingSetup(
+        Supervised(_LastState(), _asymmetric, return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=5e-3)),
+        make_loader(sentences, share.unsqueeze(1) if is_fixed else share, 48, seed),
     )
 
 
@@ -191,7 +193,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _through_numpy,
         frozenset({Problem.NO_GRADIENT}),
-        lambda outcome: unchanged(outcome, "network.gru") and accuracy(outcome) < 0.75,  # with its graph: 1.0
+        lambda outcome: is_unchanged(outcome, "network.gru") and accuracy(outcome) < 0.75,  # with its graph: 1.0
         "https://imaddabbura.github.io/til/pytorch/detach-tensor-from-computation-graph.html",
     ),
     Program(
@@ -207,7 +209,7 @@ PROGRAMS: list[Program] = [
         "convolutional",
         _body_without_gradient,
         frozenset({Problem.NO_GRADIENT}),
-        lambda outcome: unchanged(outcome, "network.body") and accuracy(outcome) < 0.7,  # trained: 0.9
+        lambda outcome: is_unchanged(outcome, "network.body") and accuracy(outcome) < 0.7,  # trained: 0.9
         "https://taourl.com/read-3032205.html",
     ),
     Program(
@@ -230,16 +232,16 @@ PROGRAMS: list[Program] = [
         "column_of_predictions_against_a_row_of_targets",
         "regression",
         _column_against_row,
-        frozenset({Problem.SHAPES_BROADCAST}),
-        lambda outcome: explained(outcome) < 0.3,  # against a column it is above 0.8
+        frozenset({Problem.BROADCAST_MISMATCH}),
+        lambda outcome: explained_variance(outcome) < 0.3,  # against a column it is above 0.8
         "https://discuss.pytorch.org/t/output-of-the-model-depends-on-the-shape-of-the-weights-tensor/148155",
     ),
     Program(
         "handwritten_loss_stretches_the_targets_of_an_lstm",
         "sequence",
         _handwritten_loss_broadcasts,
-        frozenset({Problem.SHAPES_BROADCAST}),
-        lambda outcome: explained(outcome) < 0.3,  # against a column it is above 0.9
+        frozenset({Problem.BROADCAST_MISMATCH}),
+        lambda outcome: explained_variance(outcome) < 0.3,  # against a column it is above 0.9
         "https://github.com/deepset-ai/FARM/issues/229",
     ),
 ]

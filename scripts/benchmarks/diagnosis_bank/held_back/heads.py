@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, loader, seeded, signals, surface, table, waves
-from diagnosis_bank.held_back.measures import explained, output_spread, predictions
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.held_back.datasets import digit_images, load_table, make_loader, seeded, signals, surface, waves
+from diagnosis_bank.held_back.measures import explained_variance, output_spread, predictions
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,22 +30,22 @@ class _Digits(nn.Module):
 
 
 @seeded
-def _softmax_first(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _softmax_first(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Digits(gives_probabilities=not mended),
+            _Digits(gives_probabilities=not is_fixed),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.03, momentum=0.9),
         ),
-        loader(images, digit, 64, seed),
+        make_loader(images, digit, 64, seed),
         trainer={"max_epochs": 4},
     )
 
 
 @seeded
-def _scores_into_nll(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _scores_into_nll(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     signal, kind = signals()
     network = nn.Sequential(
         nn.Unflatten(1, (1, 40)),
@@ -56,57 +56,59 @@ def _scores_into_nll(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(24 * 8, 10),
-        nn.LogSoftmax(dim=1) if mended else nn.Identity(),
+        nn.LogSoftmax(dim=1) if is_fixed else nn.Identity(),
     )
-    return Fit(
-        Supervised(network, nn.NLLLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
-        loader(signal, kind, 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.NLLLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
+        make_loader(signal, kind, 32, seed),
     )
 
 
 @seeded
-def _two_sigmoids(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, benign = table("breast_cancer")
+def _two_sigmoids(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, benign = load_table("breast_cancer")
     network = nn.Sequential(
         nn.Linear(30, 16),
         nn.ReLU(),
         nn.Dropout(0.2),
         nn.Linear(16, 1),
-        nn.Identity() if mended else nn.Sigmoid(),
+        nn.Identity() if is_fixed else nn.Sigmoid(),
         nn.Flatten(0),
     )
-    return Fit(
-        Supervised(network, nn.BCEWithLogitsLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)),
-        loader(inputs, benign.float(), 16, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.BCEWithLogitsLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+        ),
+        make_loader(inputs, benign.float(), 16, seed),
     )
 
 
 @seeded
-def _softmax_of_one(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, benign = table("breast_cancer")
+def _softmax_of_one(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, benign = load_table("breast_cancer")
     network = nn.Sequential(
         nn.Linear(30, 24),
         nn.BatchNorm1d(24),
         nn.ReLU(),
         nn.Linear(24, 1),
-        nn.Sigmoid() if mended else nn.Softmax(dim=1),
+        nn.Sigmoid() if is_fixed else nn.Softmax(dim=1),
     )
-    return Fit(
-        Supervised(network, nn.BCELoss(), tells, lambda parameters: torch.optim.RMSprop(parameters, lr=2e-3)),
-        loader(inputs, benign.float().unsqueeze(1), 16, seed),
+    return TrainingSetup(
+        Supervised(network, nn.BCELoss(), return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=2e-3)),
+        make_loader(inputs, benign.float().unsqueeze(1), 16, seed),
     )
 
 
 @seeded
-def _relu_below_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _relu_below_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, height = surface(seed, 2048)
     depth = height - 3
     network = nn.Sequential(nn.Linear(6, 48), nn.LeakyReLU(), nn.Linear(48, 48), nn.LeakyReLU(), nn.Linear(48, 1))
-    if not mended:
+    if not is_fixed:
         network.append(nn.ReLU())
-    return Fit(
-        Supervised(network, functional.mse_loss, tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
-        loader(inputs, depth, 64, seed),
+    return TrainingSetup(
+        Supervised(network, functional.mse_loss, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
+        make_loader(inputs, depth, 64, seed),
         trainer={"max_epochs": 4},
     )
 
@@ -126,18 +128,18 @@ class _Passengers(nn.Module):
 
 
 @seeded
-def _tanh_for_hundreds(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _tanh_for_hundreds(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     window, following = waves(seed, 1600)
-    if not mended:
+    if not is_fixed:
         following = 300 + 120 * following
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Passengers(squashes=not mended),
+            _Passengers(squashes=not is_fixed),
             nn.MSELoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
         ),
-        loader(window, following, 32, seed),
+        make_loader(window, following, 32, seed),
     )
 
 
@@ -175,7 +177,7 @@ PROGRAMS: list[Program] = [
         "softmax_over_a_single_output",
         "dense",
         _softmax_of_one,
-        frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.HEAD_CANNOT_REACH_TARGETS}),
+        frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.UNREACHABLE_TARGETS}),
         lambda outcome: output_spread(outcome) == 0,
         "https://techqa.club/v/q/activation-functions-softmax-vs-sigmoid-65258468",
     ),
@@ -183,16 +185,16 @@ PROGRAMS: list[Program] = [
         "relu_on_the_head_for_targets_below_zero",
         "regression",
         _relu_below_zero,
-        frozenset({Problem.HEAD_CANNOT_REACH_TARGETS}),
-        lambda outcome: outcome.error is None and explained(outcome) < -1,  # without the ReLU it is above 0.6
+        frozenset({Problem.UNREACHABLE_TARGETS}),
+        lambda outcome: outcome.error is None and explained_variance(outcome) < -1,  # without the ReLU it is above 0.6
         "https://ai.stackexchange.com/questions/18546/how-to-determine-the-target-value-when-using-relu-as-activation-function",
     ),
     Program(
         "tanh_on_the_head_for_targets_in_the_hundreds",
         "sequence",
         _tanh_for_hundreds,
-        frozenset({Problem.HEAD_CANNOT_REACH_TARGETS}),
-        lambda outcome: explained(outcome) < -1,  # scaled and without the tanh it is above 0.95
+        frozenset({Problem.UNREACHABLE_TARGETS}),
+        lambda outcome: explained_variance(outcome) < -1,  # scaled and without the tanh it is above 0.95
         "https://stats.stackexchange.com/questions/233499/neural-networks-bounded-output",
     ),
 ]

@@ -12,15 +12,15 @@ from diagnosis_bank.held_back.datasets import (
     counts,
     digit_images,
     digits,
-    loader,
+    load_table,
+    make_loader,
     orders,
     repeated,
     seeded,
     signals,
-    table,
 )
 from diagnosis_bank.held_back.measures import accuracy, activations, predictions
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -36,25 +36,25 @@ def _half(inputs: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor, T
 
 
 @seeded
-def _smoothed_labels(seed: int, tells: bool) -> Fit:
+def _smoothed_labels(seed: int, return_dict: bool) -> TrainingSetup:
     pixels, digit, other_pixels, other_digit = _half(*digits(), seed)
     network = nn.Sequential(
         nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
     )
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
             nn.CrossEntropyLoss(label_smoothing=0.1),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
         ),
-        loader(pixels, digit, 32, seed),
-        loader(other_pixels, other_digit, 100, seed, shuffle=False),
+        make_loader(pixels, digit, 32, seed),
+        make_loader(other_pixels, other_digit, 100, seed, shuffle=False),
     )
 
 
 @seeded
-def _raw_pixels(seed: int, tells: bool) -> Fit:
+def _raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
     pixels, digit = digits()
     network = nn.Sequential(
         nn.BatchNorm2d(1),
@@ -68,23 +68,23 @@ def _raw_pixels(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(96, 10),
     )
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-4),
         ),
-        loader(255 * pixels.view(-1, 1, 8, 8), digit, 32, seed),
+        make_loader(255 * pixels.view(-1, 1, 8, 8), digit, 32, seed),
     )
 
 
 class _Recurrent(nn.Module):
     """An LSTM over embedded words, of which the vocabulary is far larger than what is ever seen."""
 
-    def __init__(self, words: int) -> None:
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, 16)
+        self.embedding = nn.Embedding(vocabulary, 16)
         self.lstm = nn.LSTM(16, 24, batch_first=True, bidirectional=True)
         self.head = nn.Linear(48, 2)
 
@@ -93,17 +93,17 @@ class _Recurrent(nn.Module):
 
 
 @seeded
-def _unseen_words(seed: int, tells: bool) -> Fit:
+def _unseen_words(seed: int, return_dict: bool) -> TrainingSetup:
     sentences, kind, other_sentences, other_kind = _half(*counts(seed, 2000), seed)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Recurrent(words=200),
+            _Recurrent(vocabulary=200),
             functional.cross_entropy,
-            tells,
+            return_dict,
             lambda parameters: torch.optim.RMSprop(parameters, lr=3e-3),
         ),
-        loader(sentences, kind, 32, seed),
-        loader(other_sentences, other_kind, 100, seed, shuffle=False),
+        make_loader(sentences, kind, 32, seed),
+        make_loader(other_sentences, other_kind, 100, seed, shuffle=False),
         trainer={"gradient_clip_val": 0.05},
     )
 
@@ -111,7 +111,7 @@ def _unseen_words(seed: int, tells: bool) -> Fit:
 class _WarmedUp(pl.LightningModule):
     """A pre-norm transformer, with a rate that rises from zero and then falls."""
 
-    def __init__(self, tells: bool, steps: int, width: int = 24) -> None:
+    def __init__(self, return_dict: bool, steps: int, width: int = 24) -> None:
         super().__init__()
         self.tokens = nn.Embedding(20, width)
         self.positions = nn.Embedding(12, width)
@@ -121,7 +121,7 @@ class _WarmedUp(pl.LightningModule):
         self.encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 2)
-        self.tells = tells
+        self.return_dict = return_dict
         self.steps = steps
 
     def forward(self, sentences: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class _WarmedUp(pl.LightningModule):
         logits = self(sentences)
         loss = functional.cross_entropy(logits, first)
         self.log("train_loss", loss)
-        return {"loss": loss, "preds": logits, "target": first} if self.tells else loss
+        return {"loss": loss, "preds": logits, "target": first} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=6e-3)
@@ -144,9 +144,11 @@ class _WarmedUp(pl.LightningModule):
 
 
 @seeded
-def _warmup_from_zero(seed: int, tells: bool) -> Fit:
+def _warmup_from_zero(seed: int, return_dict: bool) -> TrainingSetup:
     sentences, first = orders(seed, 1920)
-    return Fit(_WarmedUp(tells, steps=240), loader(sentences, first, 32, seed), trainer={"max_epochs": 4})
+    return TrainingSetup(
+        _WarmedUp(return_dict, steps=240), make_loader(sentences, first, 32, seed), trainer={"max_epochs": 4}
+    )
 
 
 class _Frozen(nn.Module):
@@ -176,34 +178,38 @@ def _pretrained(images: Tensor, digit: Tensor) -> nn.Sequential:
 
 
 @seeded
-def _frozen_body(seed: int, tells: bool) -> Fit:
+def _frozen_body(seed: int, return_dict: bool) -> TrainingSetup:
     images, digit = digit_images()
-    return Fit(
+    return TrainingSetup(
         Supervised(
             _Frozen(_pretrained(images, digit)),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam([p for p in parameters if p.requires_grad], lr=1e-2),
         ),
-        loader(images, digit, 32, seed),
+        make_loader(images, digit, 32, seed),
     )
 
 
 @seeded
-def _noisy_labels(seed: int, tells: bool) -> Fit:
+def _noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
     inputs, kind = clouds(seed, 4000, features=10, classes=4)
-    dice = torch.Generator().manual_seed(seed)
-    kind = torch.where(torch.rand(4000, generator=dice) < 0.4, torch.randint(4, (4000,), generator=dice), kind)
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.where(
+        torch.rand(4000, generator=generator) < 0.4, torch.randint(4, (4000,), generator=generator), kind
+    )
     network = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05)),
-        loader(inputs[:3200], kind[:3200], 64, seed),
-        loader(inputs[3200:], kind[3200:], 100, seed, shuffle=False),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.05)
+        ),
+        make_loader(inputs[:3200], kind[:3200], 64, seed),
+        make_loader(inputs[3200:], kind[3200:], 100, seed, shuffle=False),
     )
 
 
 @seeded
-def _heavy_dropout(seed: int, tells: bool) -> Fit:
+def _heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
     images, digit, other_images, other_digit = _half(*digit_images(), seed)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3),
@@ -215,10 +221,12 @@ def _heavy_dropout(seed: int, tells: bool) -> Fit:
         nn.Dropout(0.7),
         nn.Linear(512, 10),
     )
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.AdamW(parameters, lr=2e-3)),
-        loader(images, digit, 32, seed),
-        loader(other_images, other_digit, 100, seed, shuffle=False),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=2e-3)
+        ),
+        make_loader(images, digit, 32, seed),
+        make_loader(other_images, other_digit, 100, seed, shuffle=False),
     )
 
 
@@ -239,7 +247,7 @@ class _Residual(nn.Module):
 
 
 @seeded
-def _zero_residuals(seed: int, tells: bool) -> Fit:
+def _zero_residuals(seed: int, return_dict: bool) -> TrainingSetup:
     images, digit = digit_images()
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, padding=1),
@@ -250,43 +258,49 @@ def _zero_residuals(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(48, 10),
     )
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)),
-        loader(images, digit, 16, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)
+        ),
+        make_loader(images, digit, 16, seed),
         trainer={"accumulate_grad_batches": 4, "max_epochs": 2},
     )
 
 
 @seeded
-def _sparse_units(seed: int, tells: bool) -> Fit:
+def _sparse_units(seed: int, return_dict: bool) -> TrainingSetup:
     pixels, digit = digits()
     pixels = 2 * (pixels - pixels.mean(0))
     wide = nn.Linear(64, 256)
     with torch.no_grad():
         wide.bias.copy_(-(pixels @ wide.weight.T).quantile(0.96, dim=0))
     network = nn.Sequential(wide, nn.ReLU(), nn.Linear(256, 10))
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.25)),
-        loader(pixels, digit, 32, seed),
+    return TrainingSetup(
+        Supervised(
+            network, functional.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.25)
+        ),
+        make_loader(pixels, digit, 32, seed),
     )
 
 
 @seeded
-def _rare_class(seed: int, tells: bool) -> Fit:
-    dice = torch.Generator().manual_seed(seed)
-    rare = torch.rand(4800, 1, generator=dice) < 0.05
-    inputs = torch.randn(4800, 8, generator=dice) + rare * torch.tensor([2.2, -2.2, 1.8, 0, 0, 0, 0, 0])
+def _rare_class(seed: int, return_dict: bool) -> TrainingSetup:
+    generator = torch.Generator().manual_seed(seed)
+    rare = torch.rand(4800, 1, generator=generator) < 0.05
+    inputs = torch.randn(4800, 8, generator=generator) + rare * torch.tensor([2.2, -2.2, 1.8, 0, 0, 0, 0, 0])
     network = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 1))
-    return Fit(
-        Supervised(network, nn.BCEWithLogitsLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)),
-        loader(inputs, rare.float(), 96, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.BCEWithLogitsLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=5e-3)
+        ),
+        make_loader(inputs, rare.float(), 96, seed),
     )
 
 
 class _TwoTasks(pl.LightningModule):
     """Tells the class of a signal and whether that is an even one; a third head is for later."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Unflatten(1, (1, 40)),
@@ -301,7 +315,7 @@ class _TwoTasks(pl.LightningModule):
         self.kind = nn.Linear(32 * 8, 10)
         self.even = nn.Linear(32 * 8, 1)
         self.later = nn.Linear(32 * 8, 4)
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, signal: Tensor) -> Tensor:
         return self.kind(self.body(signal))
@@ -313,36 +327,36 @@ class _TwoTasks(pl.LightningModule):
         even = functional.binary_cross_entropy_with_logits(self.even(features).squeeze(1), (kind % 2 == 0).float())
         loss = functional.cross_entropy(scores, kind) + 0.5 * even
         self.log_dict({"even": even, "loss": loss})
-        return {"loss": loss, "preds": scores, "target": kind} if self.tells else loss
+        return {"loss": loss, "preds": scores, "target": kind} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @seeded
-def _two_tasks(seed: int, tells: bool) -> Fit:
+def _two_tasks(seed: int, return_dict: bool) -> TrainingSetup:
     signal, kind = signals()
-    return Fit(_TwoTasks(tells), loader(signal, kind, 32, seed), trainer={"max_epochs": 4})
+    return TrainingSetup(_TwoTasks(return_dict), make_loader(signal, kind, 32, seed), trainer={"max_epochs": 4})
 
 
 @seeded
-def _edge_of_stability(seed: int, tells: bool) -> Fit:
+def _edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
     inputs, kind = clouds(seed, 5120, features=12, classes=6, spread=1.3)
     network = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 6))
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=1.7)),
-        loader(inputs, kind, 256, seed),
+    return TrainingSetup(
+        Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=1.7)),
+        make_loader(inputs, kind, 256, seed),
         trainer={"max_epochs": 6},
     )
 
 
 @seeded
-def _four_at_a_time(seed: int, tells: bool) -> Fit:
-    inputs, species = repeated(*table("iris"), 2)
+def _four_at_a_time(seed: int, return_dict: bool) -> TrainingSetup:
+    inputs, species = repeated(*load_table("iris"), 2)
     network = nn.Sequential(nn.Linear(4, 16), nn.ELU(), nn.Linear(16, 3), nn.LogSoftmax(dim=1))
-    return Fit(
-        Supervised(network, nn.NLLLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.05)),
-        loader(inputs, species, 4, seed),
+    return TrainingSetup(
+        Supervised(network, nn.NLLLoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.05)),
+        make_loader(inputs, species, 4, seed),
         trainer={"max_epochs": 4},
     )
 
@@ -362,8 +376,8 @@ def _sparse_and_alive(outcome: Outcome) -> bool:
 def _finds_the_rare(outcome: Outcome) -> bool:
     """Whether most of the rare class is found, and little else called so."""
     scores, rare = predictions(outcome)
-    called, found = scores > 0, (scores > 0) & (rare > 0.5)
-    return bool(found.sum() > 0.6 * rare.sum()) and bool(found.sum() > 0.7 * called.sum())
+    positive, true_positive = scores > 0, (scores > 0) & (rare > 0.5)
+    return bool(true_positive.sum() > 0.6 * rare.sum()) and bool(true_positive.sum() > 0.7 * positive.sum())
 
 
 PROGRAMS: list[Program] = [

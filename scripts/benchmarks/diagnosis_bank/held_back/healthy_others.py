@@ -9,16 +9,16 @@ import torch
 from diagnosis_bank.held_back.datasets import (
     digit_images,
     digits,
-    loader,
+    load_table,
+    make_loader,
     repeated,
     seeded,
     signals,
     surface,
-    table,
     waves,
 )
-from diagnosis_bank.held_back.measures import explained, rows
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.held_back.measures import explained_variance, training_tensors
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -29,11 +29,11 @@ CONSTRUCTED = "constructed: a training as it should be"
 class _Restarted(pl.LightningModule):
     """A GRU that forecasts, with a rate that is set back to its start again and again."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.gru = nn.GRU(1, 24, batch_first=True)
         self.head = nn.Linear(24, 1)
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, window: Tensor) -> Tensor:
         return self.head(self.gru(window)[1][-1])
@@ -42,7 +42,7 @@ class _Restarted(pl.LightningModule):
         window, following = batch
         preds = self(window)
         loss = functional.mse_loss(preds, following)
-        return {"loss": loss, "preds": preds, "target": following} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": following} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         window, following = batch
@@ -55,23 +55,23 @@ class _Restarted(pl.LightningModule):
 
 
 @seeded
-def _restarts(seed: int, tells: bool) -> Fit:
+def _restarts(seed: int, return_dict: bool) -> TrainingSetup:
     window, following = waves(seed, 1200)
-    return Fit(
-        _Restarted(tells),
-        loader(window[:1000], following[:1000], 20, seed),
-        loader(window[1000:], following[1000:], 100, seed, shuffle=False),
+    return TrainingSetup(
+        _Restarted(return_dict),
+        make_loader(window[:1000], following[:1000], 20, seed),
+        make_loader(window[1000:], following[1000:], 100, seed, shuffle=False),
     )
 
 
 @seeded
-def _no_noise(seed: int, tells: bool) -> Fit:
-    dice = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(1280, 5, generator=dice)
-    target = inputs @ torch.randn(5, 2, generator=dice) + 0.5
-    return Fit(
-        Supervised(nn.Linear(5, 2), nn.MSELoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=0.3)),
-        loader(inputs, target, 32, seed),
+def _no_noise(seed: int, return_dict: bool) -> TrainingSetup:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(1280, 5, generator=generator)
+    target = inputs @ torch.randn(5, 2, generator=generator) + 0.5
+    return TrainingSetup(
+        Supervised(nn.Linear(5, 2), nn.MSELoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.3)),
+        make_loader(inputs, target, 32, seed),
         trainer={"max_epochs": 4},
     )
 
@@ -79,12 +79,12 @@ def _no_noise(seed: int, tells: bool) -> Fit:
 class _Adversaries(pl.LightningModule):
     """A generator and a critic of points on a line, each with an optimizer."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.generator = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 2))
         self.critic = nn.Sequential(nn.Linear(2, 24), nn.LeakyReLU(0.2), nn.Linear(24, 1))
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.generator(noise)
@@ -112,7 +112,7 @@ class _Adversaries(pl.LightningModule):
         self.manual_backward(loss)
         for_critic.step()
         self.untoggle_optimizer(for_critic)
-        return {"loss": loss} if self.tells else loss
+        return {"loss": loss} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return [
@@ -122,10 +122,12 @@ class _Adversaries(pl.LightningModule):
 
 
 @seeded
-def _adversaries(seed: int, tells: bool) -> Fit:
-    dice = torch.Generator().manual_seed(seed)
-    points = torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(3200, 2, generator=dice)
-    return Fit(_Adversaries(tells), loader(points, torch.zeros(3200), 64, seed), trainer={"max_epochs": 8})
+def _adversaries(seed: int, return_dict: bool) -> TrainingSetup:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(3200, 2, generator=generator)
+    return TrainingSetup(
+        _Adversaries(return_dict), make_loader(points, torch.zeros(3200), 64, seed), trainer={"max_epochs": 8}
+    )
 
 
 class _Contrastive(pl.LightningModule):
@@ -148,29 +150,29 @@ class _Contrastive(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         signal, _ = batch
-        one = self(signal + 0.6 * torch.randn_like(signal))
-        other = self(signal + 0.6 * torch.randn_like(signal))
-        return functional.cross_entropy(one @ other.T / 0.2, torch.arange(len(signal)))
+        first_view = self(signal + 0.6 * torch.randn_like(signal))
+        second_view = self(signal + 0.6 * torch.randn_like(signal))
+        return functional.cross_entropy(first_view @ second_view.T / 0.2, torch.arange(len(signal)))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 @seeded
-def _contrastive(seed: int, tells: bool) -> Fit:
+def _contrastive(seed: int, return_dict: bool) -> TrainingSetup:
     signal, kind = signals()
-    return Fit(_Contrastive(), loader(signal, kind, 32, seed))
+    return TrainingSetup(_Contrastive(), make_loader(signal, kind, 32, seed))
 
 
 class _Masked(pl.LightningModule):
     """Fills in the pixels it does not see; the way out is the way in, transposed."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.inward = nn.Linear(64, 48)
         self.middle = nn.Linear(48, 48)
         self.offset = nn.Parameter(torch.zeros(64))
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, pixels: Tensor) -> Tensor:
         inner = functional.gelu(self.inward(pixels))
@@ -182,26 +184,26 @@ class _Masked(pl.LightningModule):
         hidden = torch.rand_like(pixels) < 0.25
         guess = self(pixels.masked_fill(hidden, 0.0))
         loss = (guess - pixels)[hidden].square().mean()
-        return {"loss": loss, "preds": guess[hidden], "target": pixels[hidden]} if self.tells else loss
+        return {"loss": loss, "preds": guess[hidden], "target": pixels[hidden]} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=6e-3)
 
 
 @seeded
-def _masked_pixels(seed: int, tells: bool) -> Fit:
+def _masked_pixels(seed: int, return_dict: bool) -> TrainingSetup:
     pixels, digit = digits()
-    return Fit(_Masked(tells), loader(pixels, digit, 32, seed), trainer={"max_epochs": 5})
+    return TrainingSetup(_Masked(return_dict), make_loader(pixels, digit, 32, seed), trainer={"max_epochs": 5})
 
 
 class _NextWord(nn.Module):
     """A language model whose last layer is its embedding."""
 
-    def __init__(self, words: int = 24, width: int = 24) -> None:
+    def __init__(self, vocabulary: int = 24, width: int = 24) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.gru = nn.GRU(width, width, batch_first=True)
-        self.decoder = nn.Linear(width, words)
+        self.decoder = nn.Linear(width, vocabulary)
         self.decoder.weight = self.embedding.weight
 
     def forward(self, sentences: Tensor) -> Tensor:
@@ -209,68 +211,70 @@ class _NextWord(nn.Module):
 
 
 @seeded
-def _tied_words(seed: int, tells: bool) -> Fit:
-    dice = torch.Generator().manual_seed(seed)
-    likely = torch.randint(24, (24, 3), generator=dice)
-    words = [torch.randint(24, (1600,), generator=dice)]
+def _tied_words(seed: int, return_dict: bool) -> TrainingSetup:
+    generator = torch.Generator().manual_seed(seed)
+    likely = torch.randint(24, (24, 3), generator=generator)
+    tokens = [torch.randint(24, (1600,), generator=generator)]
     for _ in range(12):
-        words.append(likely[words[-1], torch.randint(3, (1600,), generator=dice)])
-    sentences = torch.stack(words, dim=1)
-    return Fit(
-        Supervised(_NextWord(), nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader(sentences[:, :-1], sentences[:, 1:].contiguous(), 32, seed),
+        tokens.append(likely[tokens[-1], torch.randint(3, (1600,), generator=generator)])
+    sentences = torch.stack(tokens, dim=1)
+    return TrainingSetup(
+        Supervised(
+            _NextWord(), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
+        ),
+        make_loader(sentences[:, :-1], sentences[:, 1:].contiguous(), 32, seed),
     )
 
 
 @seeded
-def _summed_and_small(seed: int, tells: bool) -> Fit:
+def _summed_and_small(seed: int, return_dict: bool) -> TrainingSetup:
     inputs, target = surface(seed, 480, noise=0.2)
     network = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 1))
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
             nn.MSELoss(reduction="sum"),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=5e-3),
         ),
-        loader(inputs, target, 8, seed),
+        make_loader(inputs, target, 8, seed),
     )
 
 
 @seeded
-def _around_two_hundred(seed: int, tells: bool) -> Fit:
+def _around_two_hundred(seed: int, return_dict: bool) -> TrainingSetup:
     inputs, height = surface(seed, 1920)
     pressure = 200 + 15 * height
     last = nn.Linear(32, 1)
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), last)
     nn.init.constant_(last.bias, pressure.mean().item())
-    return Fit(
-        Supervised(network, nn.HuberLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
-        loader(inputs, pressure, 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.HuberLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)),
+        make_loader(inputs, pressure, 32, seed),
         trainer={"max_epochs": 4},
     )
 
 
 @seeded
-def _little_to_know(seed: int, tells: bool) -> Fit:
-    inputs, progress = table("diabetes")
+def _little_to_know(seed: int, return_dict: bool) -> TrainingSetup:
+    inputs, progress = load_table("diabetes")
     target = (progress.float().unsqueeze(1) - 152) / 77
     inputs, target = repeated(inputs[:, [0, 1, 3, 4, 9]], target, 2)
-    return Fit(
+    return TrainingSetup(
         Supervised(
             nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)),
             nn.MSELoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.05),
         ),
-        loader(inputs, target, 16, seed),
+        make_loader(inputs, target, 16, seed),
     )
 
 
 class _TwoHands(pl.LightningModule):
     """An autoencoder of images, of which each half has an optimizer."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.encoder = nn.Sequential(
@@ -279,22 +283,22 @@ class _TwoHands(pl.LightningModule):
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(4, 8, 4, stride=2, padding=1), nn.ELU(), nn.Conv2d(8, 1, 3, padding=1)
         )
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         images, _ = batch
-        again = self(images)
-        loss = functional.mse_loss(again, images)
+        repeated_preds = self(images)
+        loss = functional.mse_loss(repeated_preds, images)
         optimizers: Any = self.optimizers()
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
         for optimizer in optimizers:
             optimizer.step()
-        return {"loss": loss, "preds": again, "target": images} if self.tells else loss
+        return {"loss": loss, "preds": repeated_preds, "target": images} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return [
@@ -304,18 +308,18 @@ class _TwoHands(pl.LightningModule):
 
 
 @seeded
-def _two_hands(seed: int, tells: bool) -> Fit:
+def _two_hands(seed: int, return_dict: bool) -> TrainingSetup:
     images, digit = digit_images()
-    return Fit(_TwoHands(tells), loader(images, digit, 32, seed))
+    return TrainingSetup(_TwoHands(return_dict), make_loader(images, digit, 32, seed))
 
 
 @seeded
-def _slow_and_steady(seed: int, tells: bool) -> Fit:
+def _slow_and_steady(seed: int, return_dict: bool) -> TrainingSetup:
     inputs, target = surface(seed, 1920)
     network = nn.Sequential(nn.Linear(6, 48), nn.Softplus(), nn.Linear(48, 1))
-    return Fit(
-        Supervised(network, nn.MSELoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=1e-3)),
-        loader(inputs, target, 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.MSELoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-3)),
+        make_loader(inputs, target, 32, seed),
         trainer={"max_epochs": 10},
     )
 
@@ -323,14 +327,14 @@ def _slow_and_steady(seed: int, tells: bool) -> Fit:
 def _hits_the_cloud(outcome: Outcome) -> bool:
     """Whether what is generated lies where the points are: their mean is (2, -1), their deviation 0.5."""
     with torch.no_grad():
-        made = outcome.after(torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)))
-    off = (made.mean(0) - torch.tensor([2.0, -1.0])).norm().item()
-    return outcome.error is None and off < 0.5 and 0.1 < made.std(0).min().item() < 1.0
+        generated = outcome.after(torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)))
+    off = (generated.mean(0) - torch.tensor([2.0, -1.0])).norm().item()
+    return outcome.error is None and off < 0.5 and 0.1 < generated.std(0).min().item() < 1.0
 
 
 def _fills_in(outcome: Outcome) -> bool:
     """Whether the guesses are far better than the mean of each pixel."""
-    pixels, _ = rows(outcome)
+    pixels, _ = training_tensors(outcome)
     return outcome.mean_loss() < 0.6 * pixels.var(0).mean().item()
 
 
@@ -345,7 +349,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _restarts,
         frozenset(),
-        lambda outcome: explained(outcome) > 0.9 and outcome.validation[-1] < 0.1,
+        lambda outcome: explained_variance(outcome) > 0.9 and outcome.validation[-1] < 0.1,
         CONSTRUCTED,
     ),
     Program(
@@ -379,7 +383,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _summed_and_small,
         frozenset(),
-        lambda outcome: explained(outcome) > 0.7,
+        lambda outcome: explained_variance(outcome) > 0.7,
         CONSTRUCTED,
     ),
     Program(
@@ -387,7 +391,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _around_two_hundred,
         frozenset(),
-        lambda outcome: explained(outcome) > 0.8,
+        lambda outcome: explained_variance(outcome) > 0.8,
         CONSTRUCTED,
     ),
     Program(
@@ -395,7 +399,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _little_to_know,
         frozenset(),
-        lambda outcome: 0.1 < explained(outcome) < 0.5,
+        lambda outcome: 0.1 < explained_variance(outcome) < 0.5,
         CONSTRUCTED,
     ),
     Program(
@@ -406,7 +410,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _slow_and_steady,
         frozenset(),
-        lambda outcome: explained(outcome) > 0.6,
+        lambda outcome: explained_variance(outcome) > 0.6,
         CONSTRUCTED,
     ),
 ]

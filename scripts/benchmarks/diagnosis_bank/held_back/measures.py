@@ -10,7 +10,7 @@ from diagnosis_bank.program import Outcome
 from torch import Tensor, nn
 
 
-def rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
+def training_tensors(outcome: Outcome) -> tuple[Tensor, Tensor]:
     """All inputs and targets of one epoch of pairs."""
     inputs, targets = zip(*outcome.fit.train, strict=True)
     return torch.cat(inputs), torch.cat(targets)
@@ -18,7 +18,7 @@ def rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
 
 def predictions(outcome: Outcome) -> tuple[Tensor, Tensor]:
     """What the trained module predicts for its training inputs, and their targets."""
-    inputs, targets = rows(outcome)
+    inputs, targets = training_tensors(outcome)
     outcome.after.eval()
     with torch.no_grad():
         return outcome.after(inputs), targets
@@ -32,7 +32,7 @@ def accuracy(outcome: Outcome) -> float:
     return ((scores.flatten() > 0) == (targets.flatten() > 0.5)).float().mean().item()
 
 
-def explained(outcome: Outcome) -> float:
+def explained_variance(outcome: Outcome) -> float:
     """The share of the targets' variance that is explained: 0 for the best constant, NaN for broken weights."""
     values, targets = predictions(outcome)
     values, targets = values.flatten().double(), targets.flatten().double()
@@ -46,15 +46,15 @@ def output_spread(outcome: Outcome) -> float:
 
 def activations(outcome: Outcome, layer: nn.Module) -> Tensor:
     """What a layer of the trained module puts out for all training inputs."""
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(output)
+        outputs.append(output)
 
     hook = layer.register_forward_hook(keep)
     predictions(outcome)
     hook.remove()
-    return torch.cat(seen)
+    return torch.cat(outputs)
 
 
 def constant_share(outcome: Outcome, layer: nn.Module) -> float:
@@ -64,19 +64,19 @@ def constant_share(outcome: Outcome, layer: nn.Module) -> float:
     return ((output.max(0).values - output.min(0).values) < 1e-6).float().mean().item()
 
 
-def unchanged(outcome: Outcome, prefix: str) -> bool:
+def is_unchanged(outcome: Outcome, prefix: str) -> bool:
     """Whether all weights under that name are exactly what they were before the training ran."""
     after = {name: value for name, value in outcome.after.state_dict().items() if name.startswith(prefix)}
     assert after, prefix
-    return went(outcome) and all(torch.equal(outcome.before[name], value) for name, value in after.items())
+    return ran_to_end(outcome) and all(torch.equal(outcome.before[name], value) for name, value in after.items())
 
 
-def went(outcome: Outcome) -> bool:
+def ran_to_end(outcome: Outcome) -> bool:
     """Whether the training ran to its end."""
     return outcome.error is None and len(outcome.losses) > 0
 
 
-def broke(outcome: Outcome) -> bool:
+def became_non_finite(outcome: Outcome) -> bool:
     """Whether the loss or the weights are no longer finite."""
     return any(not math.isfinite(loss) for loss in outcome.losses) or any(
         not bool(value.isfinite().all()) for value in outcome.after.state_dict().values()

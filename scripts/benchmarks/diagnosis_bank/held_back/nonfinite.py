@@ -8,9 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import counts, digits, loader, raw_table, repeated, seeded, table
-from diagnosis_bank.held_back.measures import broke
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.held_back.datasets import counts, digits, load_raw_table, load_table, make_loader, repeated, seeded
+from diagnosis_bank.held_back.measures import became_non_finite
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,10 +20,10 @@ from stormproof.finding import Problem
 class _Pairs(pl.LightningModule):
     """Learns distances: pairs of one class near each other, others at least 1 apart."""
 
-    def __init__(self, tells: bool, guards: bool) -> None:
+    def __init__(self, return_dict: bool, guards: bool) -> None:
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
-        self.tells = tells
+        self.return_dict = return_dict
         self.guards = guards
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
@@ -31,25 +31,25 @@ class _Pairs(pl.LightningModule):
         return torch.sqrt(squared + 1e-8 if self.guards else squared)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        pairs, same = batch
+        pairs, is_same_class = batch
         distance = self(pairs[:, 0], pairs[:, 1])
-        loss = (same * distance.square() + (1 - same) * functional.relu(1 - distance).square()).mean()
-        return {"loss": loss, "preds": distance, "target": same} if self.tells else loss
+        loss = (is_same_class * distance.square() + (1 - is_same_class) * functional.relu(1 - distance).square()).mean()
+        return {"loss": loss, "preds": distance, "target": is_same_class} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
 @seeded
-def _distance_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _distance_of_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
-    dice = torch.Generator().manual_seed(seed)
-    left = torch.randint(len(digit), (3200,), generator=dice)
-    right = torch.randint(len(digit), (3200,), generator=dice)
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randint(len(digit), (3200,), generator=generator)
+    right = torch.randint(len(digit), (3200,), generator=generator)
     right[::900] = left[::900]
     pairs = torch.stack([pixels[left], pixels[right]], dim=1)
-    same = (digit[left] == digit[right]).float()
-    return Fit(_Pairs(tells, guards=mended), loader(pairs, same, 64, seed))
+    is_same_class = (digit[left] == digit[right]).float()
+    return TrainingSetup(_Pairs(return_dict, guards=is_fixed), make_loader(pairs, is_same_class, 64, seed))
 
 
 def _likelihood(guard: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -63,7 +63,7 @@ def _likelihood(guard: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 @seeded
-def _log_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _log_of_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
@@ -74,28 +74,30 @@ def _log_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Linear(256, 1),
         nn.Sigmoid(),
     )
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
-            _likelihood(1e-6 if mended else 0.0),
-            tells,
+            _likelihood(1e-6 if is_fixed else 0.0),
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
         ),
-        loader(16 * pixels.view(-1, 1, 8, 8), (digit == 0).float().unsqueeze(1), 32, seed),
+        make_loader(16 * pixels.view(-1, 1, 8, 8), (digit == 0).float().unsqueeze(1), 32, seed),
     )
 
 
 @seeded
-def _missing_values(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, progress = table("diabetes")
-    dice = torch.Generator().manual_seed(seed)
+def _missing_values(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, progress = load_table("diabetes")
+    generator = torch.Generator().manual_seed(seed)
     inputs, progress = repeated(inputs, (progress.float().unsqueeze(1) - 152) / 77, 3)
-    if not mended:
-        inputs[torch.randint(len(inputs), (4,), generator=dice), torch.randint(10, (4,), generator=dice)] = math.nan
+    if not is_fixed:
+        inputs[torch.randint(len(inputs), (4,), generator=generator), torch.randint(10, (4,), generator=generator)] = (
+            math.nan
+        )
     network = nn.Sequential(nn.Linear(10, 32), nn.Softplus(), nn.Linear(32, 1))
-    return Fit(
-        Supervised(network, nn.L1Loss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
-        loader(inputs, progress, 32, seed),
+    return TrainingSetup(
+        Supervised(network, nn.L1Loss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
+        make_loader(inputs, progress, 32, seed),
     )
 
 
@@ -111,14 +113,16 @@ class _Standardizes(nn.Module):
 
 
 @seeded
-def _deviation_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _deviation_of_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
     network = nn.Sequential(
-        _Standardizes(1e-5 if mended else 0.0), nn.Linear(64, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 10)
+        _Standardizes(1e-5 if is_fixed else 0.0), nn.Linear(64, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 10)
     )
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1)),
-        loader(pixels, digit, 64, seed),
+    return TrainingSetup(
+        Supervised(
+            network, functional.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1)
+        ),
+        make_loader(pixels, digit, 64, seed),
     )
 
 
@@ -133,41 +137,41 @@ class _Attentive(nn.Module):
         self.lowest = lowest
 
     def forward(self, sentences: Tensor) -> Tensor:
-        words = self.embedding(sentences)
-        score = self.score(words).squeeze(2).masked_fill(sentences == 0, self.lowest)
-        return self.head((score.softmax(1).unsqueeze(2) * words).sum(1))
+        embedded = self.embedding(sentences)
+        score = self.score(embedded).squeeze(2).masked_fill(sentences == 0, self.lowest)
+        return self.head((score.softmax(1).unsqueeze(2) * embedded).sum(1))
 
 
 @seeded
-def _nothing_to_attend_to(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _nothing_to_attend_to(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, kind = counts(seed, 1920)
-    dice = torch.Generator().manual_seed(seed)
-    length = torch.randint(6, 17, (1920, 1), generator=dice)
-    length[torch.randint(600, 1900, (2,), generator=dice)] = 0
+    generator = torch.Generator().manual_seed(seed)
+    length = torch.randint(6, 17, (1920, 1), generator=generator)
+    length[torch.randint(600, 1900, (2,), generator=generator)] = 0
     sentences = sentences.masked_fill(torch.arange(16) >= length, 0)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Attentive(-1e9 if mended else -math.inf),
+            _Attentive(-1e9 if is_fixed else -math.inf),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.AdamW(parameters, lr=5e-3),
         ),
-        loader(sentences, kind, 48, seed),
+        make_loader(sentences, kind, 48, seed),
     )
 
 
 @seeded
-def _target_of_infinity(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, _ = raw_table("wine")
+def _target_of_infinity(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, _ = load_raw_table("wine")
     alcohol, phenols = inputs[:, 0], inputs[:, 6]
     rest = inputs[:, [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]]
     rest = (rest - rest.mean(0)) / rest.std(0)
-    excess = (phenols - phenols.min()).clamp(min=1e-3 if mended else 0)
+    excess = (phenols - phenols.min()).clamp(min=1e-3 if is_fixed else 0)
     rest, ratio = repeated(rest, torch.log(excess / alcohol).unsqueeze(1), 6)
     network = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1))
-    return Fit(
-        Supervised(network, nn.HuberLoss(), tells, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3)),
-        loader(rest, ratio, 16, seed),
+    return TrainingSetup(
+        Supervised(network, nn.HuberLoss(), return_dict, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3)),
+        make_loader(rest, ratio, 16, seed),
     )
 
 
@@ -177,7 +181,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _distance_of_zero,
         frozenset({Problem.NON_FINITE}),
-        broke,
+        became_non_finite,
         "https://github.com/pytorch/pytorch/issues/2421",
     ),
     Program(
@@ -185,7 +189,7 @@ PROGRAMS: list[Program] = [
         "convolutional",
         _log_of_zero,
         frozenset({Problem.NON_FINITE}),
-        broke,
+        became_non_finite,
         "https://github.com/pytorch/pytorch/issues/15288",
     ),
     Program(
@@ -193,7 +197,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _missing_values,
         frozenset({Problem.NON_FINITE_DATA}),
-        broke,
+        became_non_finite,
         "https://www.codegenes.net/blog/pytorch-nan",
     ),
     Program(
@@ -201,7 +205,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _deviation_of_zero,
         frozenset({Problem.NON_FINITE}),
-        broke,
+        became_non_finite,
         "https://mcmap.net/q/1908922/-normalisation-with-a-zero-in-the-standard-deviation",
     ),
     Program(
@@ -209,7 +213,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _nothing_to_attend_to,
         frozenset({Problem.NON_FINITE}),
-        broke,
+        became_non_finite,
         "https://github.com/pytorch/pytorch/pull/131060",
     ),
     Program(
@@ -217,7 +221,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _target_of_infinity,
         frozenset({Problem.NON_FINITE_DATA}),
-        broke,
+        became_non_finite,
         "https://www.codegenes.net/blog/pytorch-cost-result-is-nan",
     ),
 ]

@@ -6,9 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, digit_images, loader, orders, seeded, surface, table, waves
-from diagnosis_bank.held_back.measures import accuracy, explained, output_spread, unchanged
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.held_back.datasets import (
+    clouds,
+    digit_images,
+    load_table,
+    make_loader,
+    orders,
+    seeded,
+    surface,
+    waves,
+)
+from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -19,9 +28,9 @@ from stormproof.finding import Problem
 class _Reader(nn.Module):
     """A post-norm transformer encoder that classifies a sentence."""
 
-    def __init__(self, words: int, length: int, width: int = 32) -> None:
+    def __init__(self, vocabulary: int, length: int, width: int = 32) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(0.1 * torch.randn(length, width))
         layer = nn.TransformerEncoderLayer(width, nhead=4, dim_feedforward=64, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
@@ -32,33 +41,33 @@ class _Reader(nn.Module):
 
 
 @seeded
-def _transformer_too_fast(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _transformer_too_fast(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     sentences, first = orders(seed, 1600)
-    rate = 3e-3 if mended else 0.1
-    return Fit(
+    rate = 3e-3 if is_fixed else 0.1
+    return TrainingSetup(
         Supervised(
-            _Reader(words=20, length=12),
+            _Reader(vocabulary=20, length=12),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=rate),
         ),
-        loader(sentences, first, 32, seed),
+        make_loader(sentences, first, 32, seed),
     )
 
 
 @seeded
-def _summed_loss(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _summed_loss(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, targets = surface(seed, 5120)
     network = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 1))
-    loss = nn.HuberLoss(reduction="mean" if mended else "sum")
-    return Fit(
-        Supervised(network, loss, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1)),
-        loader(inputs, targets, 128, seed),
+    loss = nn.HuberLoss(reduction="mean" if is_fixed else "sum")
+    return TrainingSetup(
+        Supervised(network, loss, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1)),
+        make_loader(inputs, targets, 128, seed),
     )
 
 
 @seeded
-def _tiny_rate(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _tiny_rate(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
@@ -69,10 +78,12 @@ def _tiny_rate(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(16 * 4 * 4, 10),
     )
-    rate = 3e-3 if mended else 1e-5
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.Adam(parameters, lr=rate)),
-        loader(images, digit, 32, seed),
+    rate = 3e-3 if is_fixed else 1e-5
+    return TrainingSetup(
+        Supervised(
+            network, functional.cross_entropy, return_dict, lambda parameters: torch.optim.Adam(parameters, lr=rate)
+        ),
+        make_loader(images, digit, 32, seed),
     )
 
 
@@ -95,12 +106,12 @@ class _Scheduled(Supervised):
         self,
         network: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
-        tells: bool,
+        return_dict: bool,
         rate: float,
         schedule: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler],
         interval: str,
     ) -> None:
-        super().__init__(network, loss, tells, torch.optim.Adam)
+        super().__init__(network, loss, return_dict, torch.optim.Adam)
         self.rate = rate
         self.schedule = schedule
         self.interval = interval
@@ -114,45 +125,45 @@ class _Scheduled(Supervised):
 
 
 @seeded
-def _decays_each_batch(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _decays_each_batch(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     series, following = waves(seed, 1280)
-    return Fit(
+    return TrainingSetup(
         _Scheduled(
             _Forecaster(),
             nn.MSELoss(),
-            tells,
+            return_dict,
             rate=5e-3,
             schedule=lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5),
-            interval="epoch" if mended else "step",
+            interval="epoch" if is_fixed else "step",
         ),
-        loader(series, following, 32, seed),
+        make_loader(series, following, 32, seed),
     )
 
 
 @seeded
-def _warmup_of_nothing(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _warmup_of_nothing(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, kind = clouds(seed, 1600, features=12, classes=5, spread=1.5)
     network = nn.Sequential(nn.Linear(12, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 5))
     warmup = 50
 
-    def factor(done: int) -> float:
-        return min(1.0, done / warmup) if mended else float(done // warmup)
+    def factor(step: int) -> float:
+        return min(1.0, step / warmup) if is_fixed else float(step // warmup)
 
-    return Fit(
+    return TrainingSetup(
         _Scheduled(
             network,
             functional.cross_entropy,
-            tells,
+            return_dict,
             rate=1e-2,
             schedule=lambda optimizer: lr_scheduler.LambdaLR(optimizer, factor),
-            interval="step" if mended else "epoch",
+            interval="step" if is_fixed else "epoch",
         ),
-        loader(inputs, kind, 32, seed),
+        make_loader(inputs, kind, 32, seed),
     )
 
 
 @seeded
-def _decay_of_fifty(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _decay_of_fifty(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3),
@@ -163,23 +174,23 @@ def _decay_of_fifty(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(48, 10),
     )
-    decay = 0.01 if mended else 50.0
-    return Fit(
+    decay = 0.01 if is_fixed else 50.0
+    return TrainingSetup(
         Supervised(
             network,
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, weight_decay=decay),
         ),
-        loader(images, digit, 32, seed),
+        make_loader(images, digit, 32, seed),
     )
 
 
 class _Milestones(Supervised):
     """SGD whose rate changes at the first and the second epoch."""
 
-    def __init__(self, network: nn.Module, tells: bool, gamma: float) -> None:
-        super().__init__(network, functional.cross_entropy, tells, torch.optim.SGD)
+    def __init__(self, network: nn.Module, return_dict: bool, gamma: float) -> None:
+        super().__init__(network, functional.cross_entropy, return_dict, torch.optim.SGD)
         self.gamma = gamma
 
     def configure_optimizers(self) -> Any:
@@ -188,12 +199,12 @@ class _Milestones(Supervised):
 
 
 @seeded
-def _rate_multiplied(seed: int, tells: bool, mended: bool = False) -> Fit:
-    inputs, tumour = table("breast_cancer")
+def _rate_multiplied(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    inputs, tumour = load_table("breast_cancer")
     network = nn.Sequential(nn.Linear(30, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 2))
-    return Fit(
-        _Milestones(network, tells, gamma=0.1 if mended else 10.0),
-        loader(inputs, tumour, 16, seed),
+    return TrainingSetup(
+        _Milestones(network, return_dict, gamma=0.1 if is_fixed else 10.0),
+        make_loader(inputs, tumour, 16, seed),
         trainer={"max_epochs": 4},
     )
 
@@ -212,7 +223,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _summed_loss,
         frozenset({Problem.LEARNING_RATE_TOO_HIGH, Problem.EXPLODING_GRADIENTS}),
-        lambda outcome: not explained(outcome) > 0.3,  # with the mean it is above 0.6
+        lambda outcome: not explained_variance(outcome) > 0.3,  # with the mean it is above 0.6
         "https://stats.stackexchange.com/questions/201452/is-it-common-practice-to-minimize-the-mean-loss-over-the-batches-instead-of-the/347889",
     ),
     Program(
@@ -228,7 +239,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _decays_each_batch,
         frozenset({Problem.LEARNING_RATE_ZERO, Problem.LEARNING_RATE_TOO_LOW, Problem.PLATEAU}),
-        lambda outcome: explained(outcome) < 0.5,  # stepping once an epoch it is above 0.9
+        lambda outcome: explained_variance(outcome) < 0.5,  # stepping once an epoch it is above 0.9
         "https://github.com/Lightning-AI/pytorch-lightning/issues/18570",
     ),
     Program(
@@ -236,7 +247,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _warmup_of_nothing,
         frozenset({Problem.LEARNING_RATE_ZERO}),
-        lambda outcome: unchanged(outcome, "network"),
+        lambda outcome: is_unchanged(outcome, "network"),
         "https://github.com/luca-medeiros/lightning-sam/issues/16",
     ),
     Program(

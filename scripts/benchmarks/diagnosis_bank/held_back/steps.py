@@ -6,9 +6,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, digits, loader, seeded, signals, surface
-from diagnosis_bank.held_back.measures import accuracy, explained, unchanged, went
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.held_back.datasets import digit_images, digits, make_loader, seeded, signals, surface
+from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, ran_to_end
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,12 +18,12 @@ from stormproof.finding import Problem
 class _ManualClassifier(pl.LightningModule):
     """An LSTM over signals, with a training loop carried over from plain torch."""
 
-    def __init__(self, tells: bool, clears: bool) -> None:
+    def __init__(self, return_dict: bool, clears: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.lstm = nn.LSTM(4, 32, batch_first=True)
         self.head = nn.Linear(32, 10)
-        self.tells = tells
+        self.return_dict = return_dict
         self.clears = clears
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -38,29 +38,31 @@ class _ManualClassifier(pl.LightningModule):
             optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        return {"loss": loss, "preds": scores, "target": kind} if self.tells else loss
+        return {"loss": loss, "preds": scores, "target": kind} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.9)
 
 
 @seeded
-def _never_cleared(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _never_cleared(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     signal, kind = signals()
-    return Fit(_ManualClassifier(tells, clears=mended), loader(signal, kind, 32, seed), trainer={"max_epochs": 5})
+    return TrainingSetup(
+        _ManualClassifier(return_dict, clears=is_fixed), make_loader(signal, kind, 32, seed), trainer={"max_epochs": 5}
+    )
 
 
 class _OftenStepped(pl.LightningModule):
     """A convolutional network that means to gather the gradients of several batches."""
 
-    def __init__(self, tells: bool, gathers: int) -> None:
+    def __init__(self, return_dict: bool, gathers: int) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.body = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
         )
         self.head = nn.Linear(8 * 16, 10)
-        self.tells = tells
+        self.return_dict = return_dict
         self.gathers = gathers
 
     def forward(self, image: Tensor) -> Tensor:
@@ -75,27 +77,27 @@ class _OftenStepped(pl.LightningModule):
         optimizer.step()
         if (batch_idx + 1) % self.gathers == 0:
             optimizer.zero_grad()
-        return {"loss": loss, "preds": scores, "target": digit} if self.tells else loss
+        return {"loss": loss, "preds": scores, "target": digit} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
 @seeded
-def _stepped_while_gathering(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _stepped_while_gathering(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     image, digit = digit_images()
-    return Fit(_OftenStepped(tells, gathers=1 if mended else 28), loader(image, digit, 32, seed))
+    return TrainingSetup(_OftenStepped(return_dict, gathers=1 if is_fixed else 28), make_loader(image, digit, 32, seed))
 
 
 class _ManualRegression(pl.LightningModule):
     """A small network whose loop calls the right three functions."""
 
-    def __init__(self, tells: bool, clears_last: bool) -> None:
+    def __init__(self, return_dict: bool, clears_last: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.layers = nn.Sequential(nn.Linear(6, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
         self.criterion = nn.MSELoss()
-        self.tells = tells
+        self.return_dict = return_dict
         self.clears_last = clears_last
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -112,28 +114,30 @@ class _ManualRegression(pl.LightningModule):
         if self.clears_last:
             optimizer.zero_grad()
         optimizer.step()
-        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": target} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.RMSprop(self.parameters(), lr=3e-3)
 
 
 @seeded
-def _cleared_before_the_step(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _cleared_before_the_step(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, target = surface(seed, 2000)
-    return Fit(_ManualRegression(tells, clears_last=not mended), loader(inputs, target, 40, seed))
+    return TrainingSetup(
+        _ManualRegression(return_dict, clears_last=not is_fixed), make_loader(inputs, target, 40, seed)
+    )
 
 
 class _CodeAndClass(pl.LightningModule):
     """An autoencoder and a classifier on its code, each with an optimizer."""
 
-    def __init__(self, tells: bool, encoder_twice: bool) -> None:
+    def __init__(self, return_dict: bool, encoder_twice: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.encoder = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 12), nn.ReLU())
         self.decoder = nn.Linear(12, 64)
         self.classifier = nn.Linear(12, 10)
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder_twice = encoder_twice
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -151,7 +155,7 @@ class _CodeAndClass(pl.LightningModule):
         self.manual_backward(loss)
         coding.step()
         sorting.step()
-        return {"loss": loss, "preds": scores, "target": digit} if self.tells else loss
+        return {"loss": loss, "preds": scores, "target": digit} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         encoder = list(self.encoder.parameters())
@@ -164,24 +168,24 @@ class _CodeAndClass(pl.LightningModule):
 
 
 @seeded
-def _encoder_in_both(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _encoder_in_both(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
-    return Fit(_CodeAndClass(tells, encoder_twice=not mended), loader(pixels, digit, 32, seed))
+    return TrainingSetup(_CodeAndClass(return_dict, encoder_twice=not is_fixed), make_loader(pixels, digit, 32, seed))
 
 
 class _FineTuned(Supervised):
     """Its optimizer is made when it is constructed, before anyone replaces the head."""
 
-    def __init__(self, network: nn.Sequential, tells: bool) -> None:
-        super().__init__(network, nn.CrossEntropyLoss(), tells, torch.optim.AdamW)
-        self.made = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    def __init__(self, network: nn.Sequential, return_dict: bool) -> None:
+        super().__init__(network, nn.CrossEntropyLoss(), return_dict, torch.optim.AdamW)
+        self.built_optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
 
     def configure_optimizers(self) -> Any:
-        return self.made
+        return self.built_optimizer
 
 
 @seeded
-def _head_replaced_later(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _head_replaced_later(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     image, digit = digit_images()
     network = nn.Sequential(
         nn.Conv2d(1, 10, 3),
@@ -192,12 +196,12 @@ def _head_replaced_later(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(160, 1000),
     )
-    if mended:
+    if is_fixed:
         network[-1] = nn.Linear(160, 10)
-    module = _FineTuned(network, tells)
-    if not mended:
+    module = _FineTuned(network, return_dict)
+    if not is_fixed:
         network[-1] = nn.Linear(160, 10)
-    return Fit(module, loader(image, digit, 32, seed))
+    return TrainingSetup(module, make_loader(image, digit, 32, seed))
 
 
 class _Blocks(nn.Module):
@@ -218,16 +222,16 @@ class _Blocks(nn.Module):
 
 
 @seeded
-def _list_of_layers(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _list_of_layers(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     signal, kind = signals()
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Blocks(registers=mended),
+            _Blocks(registers=is_fixed),
             functional.cross_entropy,
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
         ),
-        loader(signal, kind, 32, seed),
+        make_loader(signal, kind, 32, seed),
     )
 
 
@@ -253,7 +257,9 @@ PROGRAMS: list[Program] = [
         "regression",
         _cleared_before_the_step,
         frozenset({Problem.WEIGHTS_UNCHANGED, Problem.NO_GRADIENT}),
-        lambda outcome: unchanged(outcome, "layers") and explained(outcome) < 0.3,  # cleared first: above 0.8
+        lambda outcome: (
+            is_unchanged(outcome, "layers") and explained_variance(outcome) < 0.3
+        ),  # cleared first: above 0.8
         "http://xiaobeizi.cn/x/6iuujguWdu",
     ),
     Program(
@@ -261,7 +267,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _encoder_in_both,
         frozenset({Problem.IN_TWO_OPTIMIZERS}),
-        went,  # both step it in all of the training
+        ran_to_end,  # both step it in all of the training
         "https://github.com/pytorch/pytorch/issues/40967",
     ),
     Program(
@@ -269,7 +275,7 @@ PROGRAMS: list[Program] = [
         "convolutional",
         _head_replaced_later,
         frozenset({Problem.NOT_IN_OPTIMIZER}),
-        lambda outcome: unchanged(outcome, "network.6"),
+        lambda outcome: is_unchanged(outcome, "network.6"),
         "https://github.com/ifzhang/FairMOT/issues/99",
     ),
     Program(
@@ -277,7 +283,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _list_of_layers,
         frozenset({Problem.NOT_IN_OPTIMIZER}),
-        went,  # the blocks are in no optimizer
+        ran_to_end,  # the blocks are in no optimizer
         "https://www.engineermaxxing.com/micro/lessons/pytorch-internals.html",
     ),
 ]

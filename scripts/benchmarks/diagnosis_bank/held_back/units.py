@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, digit_images, digits, loader, rings, seeded, signals, waves
-from diagnosis_bank.held_back.measures import accuracy, activations, constant_share, explained
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.held_back.datasets import clouds, digit_images, digits, make_loader, rings, seeded, signals, waves
+from diagnosis_bank.held_back.measures import accuracy, activations, constant_share, explained_variance
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,18 +16,20 @@ from stormproof.finding import Problem
 
 
 @seeded
-def _killed_by_the_rate(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _killed_by_the_rate(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    rate = 0.1 if mended else 10.0
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.SGD(parameters, lr=rate)),
-        loader(pixels, digit, 32, seed),
+    rate = 0.1 if is_fixed else 10.0
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=rate)
+        ),
+        make_loader(pixels, digit, 32, seed),
     )
 
 
 @seeded
-def _born_dead(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _born_dead(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     first = nn.Conv2d(1, 16, 3, padding=1)
     network = nn.Sequential(
@@ -39,17 +41,19 @@ def _born_dead(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(256, 10),
     )
-    if not mended:
+    if not is_fixed:
         with torch.no_grad():
             first.get_parameter("bias")[:13] = -10.0
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)),
-        loader(images, digit, 32, seed),
+    return TrainingSetup(
+        Supervised(
+            network, nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=2e-3)
+        ),
+        make_loader(images, digit, 32, seed),
     )
 
 
 @seeded
-def _zero_weights(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _zero_weights(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, bias=False),
@@ -59,52 +63,54 @@ def _zero_weights(seed: int, tells: bool, mended: bool = False) -> Fit:
         nn.Flatten(),
         nn.Linear(192, 10),
     )
-    if not mended:
+    if not is_fixed:
         for parameter in network.parameters():
             nn.init.zeros_(parameter)
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3)),
-        loader(images, digit, 32, seed),
+    return TrainingSetup(
+        Supervised(
+            network, functional.cross_entropy, return_dict, lambda parameters: torch.optim.AdamW(parameters, lr=3e-3)
+        ),
+        make_loader(images, digit, 32, seed),
     )
 
 
 @seeded
-def _wide_start(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _wide_start(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     pixels, digit = digits()
     layers: list[nn.Module] = []
     for width in (64, 48, 48):
         linear = nn.Linear(width, 48)
-        if not mended:
+        if not is_fixed:
             nn.init.normal_(linear.weight, std=5.0)
         layers += [linear, nn.Tanh()]
     network = nn.Sequential(*layers, nn.Linear(48, 10))
-    return Fit(
+    return TrainingSetup(
         Supervised(
             network,
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9),
         ),
-        loader(pixels, digit, 16, seed),
+        make_loader(pixels, digit, 16, seed),
         trainer={"max_epochs": 2},
     )
 
 
 @seeded
-def _deep_sigmoids(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _deep_sigmoids(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     points, ring = rings(seed, 1600)
-    activation = nn.LeakyReLU if mended else nn.Sigmoid
+    activation = nn.LeakyReLU if is_fixed else nn.Sigmoid
     layers: list[nn.Module] = [nn.Linear(2, 16), activation()]
     for _ in range(9):
         layers += [nn.Linear(16, 16), activation()]
-    return Fit(
+    return TrainingSetup(
         Supervised(
             nn.Sequential(*layers, nn.Linear(16, 2)),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
         ),
-        loader(points, ring, 32, seed),
+        make_loader(points, ring, 32, seed),
     )
 
 
@@ -128,16 +134,16 @@ class _Unrolled(nn.Module):
 
 
 @seeded
-def _forgets_its_start(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _forgets_its_start(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     signal, kind = signals()
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Unrolled(steps=2 if mended else 40, gain=0.5),
+            _Unrolled(steps=2 if is_fixed else 40, gain=0.5),
             nn.CrossEntropyLoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
         ),
-        loader(signal, kind, 32, seed),
+        make_loader(signal, kind, 32, seed),
     )
 
 
@@ -155,36 +161,36 @@ class _Growing(nn.Module):
 
 
 @seeded
-def _grows_with_time(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _grows_with_time(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     window, following = waves(seed, 1280, length=36)
-    return Fit(
+    return TrainingSetup(
         Supervised(
-            _Growing(gain=0.9 if mended else 1.8),
+            _Growing(gain=0.9 if is_fixed else 1.8),
             nn.MSELoss(),
-            tells,
+            return_dict,
             lambda parameters: torch.optim.RMSprop(parameters, lr=3e-3),
         ),
-        loader(window, following, 32, seed),
+        make_loader(window, following, 32, seed),
         trainer={"max_epochs": 4},
     )
 
 
 @seeded
-def _grows_with_depth(seed: int, tells: bool, mended: bool = False) -> Fit:
+def _grows_with_depth(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, kind = clouds(seed, 1600, features=16, classes=4)
     layers: list[nn.Module] = []
     for _ in range(14):
         linear = nn.Linear(16, 16)
-        nn.init.normal_(linear.weight, std=math.sqrt(2 / 16) if mended else 1.0)
+        nn.init.normal_(linear.weight, std=math.sqrt(2 / 16) if is_fixed else 1.0)
         layers += [linear, nn.ReLU()]
-    return Fit(
+    return TrainingSetup(
         Supervised(
             nn.Sequential(*layers, nn.Linear(16, 4)),
             functional.cross_entropy,
-            tells,
+            return_dict,
             lambda parameters: torch.optim.SGD(parameters, lr=0.01),
         ),
-        loader(inputs, kind, 32, seed),
+        make_loader(inputs, kind, 32, seed),
     )
 
 
@@ -254,7 +260,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _grows_with_time,
         frozenset({Problem.EXPLODING_GRADIENTS}),
-        lambda outcome: not explained(outcome) > 0,  # with a gain of 0.9 it is above 0.9
+        lambda outcome: not explained_variance(outcome) > 0,  # with a gain of 0.9 it is above 0.9
         "https://www.engineermaxxing.com/veanors/papers/difficulty-training-rnns.html",
     ),
     Program(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
 
-def lean(model: onnx.ModelProto) -> onnx.ModelProto:
+def run_cleanup_passes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with the shortest names inside, equal small constants once, and unread ones not at all.
 
     What goes in and what comes out keep their names, and so do the constants' values and the nodes' order: the same
@@ -26,23 +26,25 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
         ...     shifted = Add(input, shift)
         ...     values = Mul(shifted, same)
         ... }''')
-        >>> made = lean(model)
+        >>> made = run_cleanup_passes(model)
         >>> [list(node.input) for node in made.graph.node], len(made.graph.initializer)
         ([['input', '0'], ['1', '0']], 1)
     """
-    made = ir.from_proto(model)
-    for each in (RemoveUnusedNodesPass(), DeduplicateInitializersPass()):
-        each(made)
-    graphs = [made.graph, *made.graph.subgraphs()]
-    nodes = list(made.graph.all_nodes())
-    inside: list[ir.Value] = [each for graph in graphs for each in graph.initializers.values()]
-    inside += [each for node in nodes for each in node.outputs]
-    given = {id(each): each for graph in graphs for each in (*graph.inputs, *graph.outputs)}
-    taken = {each.name for each in (*inside, *given.values())}  # a name has to be free when it is given
-    free = (name for number in itertools.count() if (name := np.base_repr(number, 36).lower()) not in taken)
-    for each in inside:
-        if id(each) not in given:
-            each.name, each.type, each.shape = next(free), None, None
+    ir_model = ir.from_proto(model)
+    for item in (RemoveUnusedNodesPass(), DeduplicateInitializersPass()):
+        item(ir_model)
+    graphs = [ir_model.graph, *ir_model.graph.subgraphs()]
+    nodes = list(ir_model.graph.all_nodes())
+    inner_values: list[ir.Value] = [item for graph in graphs for item in graph.initializers.values()]
+    inner_values += [item for node in nodes for item in node.outputs]
+    interface_values = {id(item): item for graph in graphs for item in (*graph.inputs, *graph.outputs)}
+    used_names = {
+        item.name for item in (*inner_values, *interface_values.values())
+    }  # a name has to be free when it is given
+    free_names = (name for number in itertools.count() if (name := np.base_repr(number, 36).lower()) not in used_names)
+    for item in inner_values:
+        if id(item) not in interface_values:
+            item.name, item.type, item.shape = next(free_names), None, None
     for node in nodes:
         node.name = None
-    return ir.to_proto(made)
+    return ir.to_proto(ir_model)

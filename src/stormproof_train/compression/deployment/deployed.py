@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import nn
 
-from stormproof_train.evaluation.predictions import Kind
-from stormproof_train.losses import facts_of
+from stormproof_train.evaluation.predictions import OutputKind
+from stormproof_train.losses import loss_properties
 from stormproof_train.task import Task
 
 
-class Deployed(nn.Module):
+class DeployedModel(nn.Module):
     r"""A network that gives predictions, as :class:`stormproof_train.evaluation.predictions.Predictions` has them.
 
     With f(x) the network's outputs, in float32 at least: ``probabilities`` are :math:`\mathrm{softmax}(f(x))`,
@@ -28,32 +28,36 @@ class Deployed(nn.Module):
         scale: b, the target's; likewise.
 
     Example:
-        >>> Deployed(nn.Identity(), "values", shift=100.0, scale=2.0)(torch.tensor([[1.0]]))
+        >>> DeployedModel(nn.Identity(), "values", shift=100.0, scale=2.0)(torch.tensor([[1.0]]))
         tensor([[102.]])
-        >>> Deployed(nn.Identity(), "probabilities")(torch.zeros(1, 2))
+        >>> DeployedModel(nn.Identity(), "probabilities")(torch.zeros(1, 2))
         tensor([[0.5000, 0.5000]])
     """
 
     def __init__(
         self,
         network: nn.Module,
-        kind: Kind,
+        kind: OutputKind,
         prediction: Callable[[torch.Tensor], torch.Tensor] | None = None,
         shift: float = 0.0,
         scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.kind: Kind = kind
+        self.kind: OutputKind = kind
         self._prediction = prediction
         self._shift, self._scale = shift, scale
 
     @classmethod
-    def of(cls, task: Task, network: nn.Module | None = None) -> Self:
+    def from_task(cls, task: Task, network: nn.Module | None = None) -> Self:
         """What a task's loss and targets make of its network, or of another; which is shared, not copied."""
         shift, scale = task.shift_and_scale
         return cls(
-            task.network if network is None else network, task.tested.kind, facts_of(task.loss).prediction, shift, scale
+            task.network if network is None else network,
+            task.test_predictions.kind,
+            loss_properties(task.loss).prediction,
+            shift,
+            scale,
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -64,5 +68,5 @@ class Deployed(nn.Module):
             return outputs.softmax(dim=1)
         if self.kind == "scores":
             return outputs
-        predicted = outputs if self._prediction is None else self._prediction(outputs)
-        return predicted * self._scale + self._shift
+        values = outputs if self._prediction is None else self._prediction(outputs)
+        return values * self._scale + self._shift

@@ -16,19 +16,19 @@ import torch
 from onnxscript import opset20 as op
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.suppress_output import quiet
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.errors import UserError, first_line
-from stormproof_train.predict.facts import KEY, Facts
+from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
 
-INPUT = "input"
+INPUT_NAME = "input"
 """The name of what an artifact takes."""
 
-MOST_BYTES = 2**31 - 1
+MAX_BYTES = 2**31 - 1
 """A protobuf message, which an ONNX file is, holds no more."""
 
 
-def export(deployed: Deployed, inputs: torch.Tensor, path: Path, facts: Facts) -> None:
+def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path, facts: ArtifactMetadata) -> None:
     r"""Writes what a network computes in evaluation as an ONNX file, whole or not at all.
 
     The file takes ``input`` (N, \*input_shape), for any N, and gives an output named for its kind, both in float32.
@@ -36,7 +36,7 @@ def export(deployed: Deployed, inputs: torch.Tensor, path: Path, facts: Facts) -
     the same bytes.
 
     Args:
-        deployed: what to write; it stays as it is.
+        deployed_model: what to write; it stays as it is.
         inputs: a sample or more, (N, \*input_shape), to trace the network with.
         path: the file.
         facts: kept in the file's metadata.
@@ -46,27 +46,28 @@ def export(deployed: Deployed, inputs: torch.Tensor, path: Path, facts: Facts) -
 
     Example:
         >>> deployed = Deployed(torch.nn.Linear(4, 2), "probabilities")
-        >>> export(deployed, torch.ones(2, 4), Path("model.onnx"), Facts("probabilities", ["no", "yes"], [4], "mouse"))
-        >>> difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
+        >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), Facts("probabilities", ["no", "yes"], [4],
+        "mouse"))
+        >>> max_difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
         True
     """
-    copied = copy.deepcopy(deployed).float().cpu().eval()
-    size = sum(each.numel() * each.element_size() for each in copied.state_dict().values())
-    if size > MOST_BYTES:
-        raise UserError(f"the network has {size:,} bytes of weights, and one ONNX file holds {MOST_BYTES:,}")
-    model = _traced(copied, _at_least_two(inputs.detach().cpu()))
-    _leave_out_sources(model)
-    onnx.helper.set_model_props(model, {KEY: facts.written()})
+    cpu_copy = copy.deepcopy(deployed_model).float().cpu().eval()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in cpu_copy.state_dict().values())
+    if size > MAX_BYTES:
+        raise UserError(f"the network has {size:,} bytes of weights, and one ONNX file holds {MAX_BYTES:,}")
+    model = _trace(cpu_copy, _pad_to_two_samples(inputs.detach().cpu()))
+    _strip_sources(model)
+    onnx.helper.set_model_props(model, {METADATA_KEY: facts.to_json()})
     with atomic_write(path) as file:
         file.write(model.SerializeToString(deterministic=True))
 
 
-def difference(path: Path, deployed: Deployed, inputs: torch.Tensor) -> float:
+def max_difference(path: Path, deployed_model: DeployedModel, inputs: torch.Tensor) -> float:
     r"""The largest absolute difference between what a file and the network itself give for the same inputs.
 
     Args:
         path: an artifact.
-        deployed: what it was made of.
+        deployed_model: what it was made of.
         inputs: (N, \*input_shape).
 
     Returns:
@@ -74,21 +75,21 @@ def difference(path: Path, deployed: Deployed, inputs: torch.Tensor) -> float:
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        wanted = copy.deepcopy(deployed).eval()(inputs).cpu().numpy()
-    (found,) = session.run(None, {INPUT: inputs.cpu().numpy()})
-    return float(np.abs(found - wanted).max())
+        expected_outputs = copy.deepcopy(deployed_model).eval()(inputs).cpu().numpy()
+    (onnx_outputs,) = session.run(None, {INPUT_NAME: inputs.cpu().numpy()})
+    return float(np.abs(onnx_outputs - expected_outputs).max())
 
 
-def _traced(deployed: Deployed, inputs: torch.Tensor) -> onnx.ModelProto:
+def _trace(deployed_model: DeployedModel, inputs: torch.Tensor) -> onnx.ModelProto:
     try:
         # torch 2.13's own tracing uses what its tree of arguments calls deprecated
-        with quiet(), warnings.catch_warnings(action="ignore", category=FutureWarning):
+        with suppress_output(), warnings.catch_warnings(action="ignore", category=FutureWarning):
             program = torch.onnx.export(
-                deployed,
+                deployed_model,
                 (inputs,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[deployed.kind],
+                input_names=[INPUT_NAME],
+                output_names=[deployed_model.kind],
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
                 opset_version=op.version,
                 verbose=False,
@@ -98,12 +99,14 @@ def _traced(deployed: Deployed, inputs: torch.Tensor) -> onnx.ModelProto:
                 },
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UserError(f"{type(deployed.network).__name__} cannot become an ONNX file: {_reason(error)}") from error
+        raise UserError(
+            f"{type(deployed_model.network).__name__} cannot become an ONNX file: {_describe_error(error)}"
+        ) from error
     assert program is not None  # of a script module alone
     return program.model_proto
 
 
-def _at_least_two(inputs: torch.Tensor) -> torch.Tensor:
+def _pad_to_two_samples(inputs: torch.Tensor) -> torch.Tensor:
     """Of a single sample torch would take the number for fixed."""
     inputs = inputs.float() if inputs.is_floating_point() else inputs
     return torch.cat([inputs[:2], inputs[:1]])[:2]
@@ -120,26 +123,28 @@ def _log_sigmoid(x: Any) -> Any:
     return opset.Neg(opset.Softplus(opset.Neg(x)))
 
 
-def _reason(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     """The operation that there is no way for, or what torch's tracing says first, with the line that it is about."""
-    causes = list(_causes(error))
-    unknown = re.search(r"op='([^']+)'", str(causes[-1]))
-    if unknown:
-        return f"there is no form of the operation {unknown[1]} in it"
-    place = re.search(r'File "([^"]+)", line (\d+), in (\w+)', str(causes[-1]))
-    where = f" ({Path(place[1]).name}, line {place[2]}, in {place[3]})" if place else ""
-    return f"{first_line(causes[-1])}{where}"
+    causes = list(_iterate_causes(error))
+    operation_match = re.search(r"op='([^']+)'", str(causes[-1]))
+    if operation_match:
+        return f"there is no form of the operation {operation_match[1]} in it"
+    location_match = re.search(r'File "([^"]+)", line (\d+), in (\w+)', str(causes[-1]))
+    location = (
+        f" ({Path(location_match[1]).name}, line {location_match[2]}, in {location_match[3]})" if location_match else ""
+    )
+    return f"{first_line(causes[-1])}{location}"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _leave_out_sources(model: onnx.ModelProto) -> None:
+def _strip_sources(model: onnx.ModelProto) -> None:
     """Where in the code each node comes from: it is most of a small file, and another on another machine."""
     graph = model.graph
-    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        each.ClearField("metadata_props")
-        each.ClearField("doc_string")
+    for message in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        message.ClearField("metadata_props")
+        message.ClearField("doc_string")

@@ -6,8 +6,8 @@ import platform
 import sys
 from pathlib import Path
 
-_X86 = {"avx512_vnni", "avx_vnni", "amx_int8"}
-_ARM = {"i8mm", "asimddp"}
+_X86_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_ARM_FLAGS = {"i8mm", "asimddp"}
 
 
 def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
@@ -31,12 +31,12 @@ def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
         lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
-    named = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
-    return bool((_X86 | _ARM) & set(named[0])) if named else None
+    flag_lists = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
+    return bool((_X86_FLAGS | _ARM_FLAGS) & set(flag_lists[0])) if flag_lists else None
 
 
-def int8_told(has: bool | None) -> str:
+def describe_int8_support(has_int8: bool | None) -> str:
     """What :func:`cpu_has_vnni` found, for a sentence on the processor."""
-    if has is None:
+    if has_int8 is None:
         return "whether it has instructions for int8 nobody knows"
-    return "it has instructions for int8" if has else "it has none for int8, which gains little time there"
+    return "it has instructions for int8" if has_int8 else "it has none for int8, which gains little time there"

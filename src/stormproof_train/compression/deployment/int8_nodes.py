@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-DENSE = ("Gemm", "MatMul")
-WEIGHTED = ("Conv", *DENSE)
+DENSE_OPS = ("Gemm", "MatMul")
+WEIGHTED_OPS = ("Conv", *DENSE_OPS)
 """Layers, where the second of their inputs is a constant."""
 
-CLIPPING = ("Relu", "Clip")
+CLIPPING_OPS = ("Relu", "Clip")
 """What 8 bits do by themselves, with a range that begins where it clips, if 0 is in it."""
 
-FEWEST_CHANNELS = 4
+MIN_CHANNELS = 4
 """That a convolution in 8 bits takes in; one of fewer stays in float32."""
 
 
 @dataclass(frozen=True)
-class EightBits:
+class Int8Nodes:
     """What of a network gains by 8 bits in onnxruntime; how much, it takes a measurement to know.
 
     Attributes:
@@ -33,75 +33,93 @@ class EightBits:
         between: whether also what lies between the layers is in 8 bits, as it is where most are convolutions.
     """
 
-    layers: list[onnx.NodeProto]
-    full: set[str]
-    given_in_full: set[str]
-    between: bool
+    int8_layers: list[onnx.NodeProto]
+    float32_nodes: set[str]
+    float32_outputs: set[str]
+    quantizes_all_ops: bool
 
     @classmethod
-    def of(cls, graph: onnx.GraphProto) -> EightBits:
+    def from_graph(cls, graph: onnx.GraphProto) -> Int8Nodes:
         """Looks at a graph whose nodes have names.
 
         Args:
             graph: in float32.
         """
-        constants = {each.name: each for each in graph.initializer}
-        weighted = {each.name: each for each in graph.node if _has_weight(each, constants)}
-        full = {*_head(graph, weighted), *_of_few_channels(weighted, constants)}
-        shared = {name for node in weighted.values() if node.name in full for name in node.input if name in constants}
-        full |= {node.name for node in weighted.values() if shared & {*node.input}}
-        full |= {each.name for each in graph.node if each.op_type in WEIGHTED and each.name not in weighted}
-        full |= {each.name for each in graph.node if each.op_type == "Clip" and not _has_zero(each, constants)}
-        layers = [node for node in weighted.values() if node.name not in full]
-        dense = [node for node in layers if node.op_type in DENSE]
-        eight_bits = {node.name for node in layers}
-        taking = (
+        constants = {item.name: item for item in graph.initializer}
+        weighted_nodes = {item.name: item for item in graph.node if _has_weight(item, constants)}
+        float32_nodes = {
+            *_find_head_nodes(graph, weighted_nodes),
+            *_find_narrow_convolutions(weighted_nodes, constants),
+        }
+        shared_constants = {
+            name
+            for node in weighted_nodes.values()
+            if node.name in float32_nodes
+            for name in node.input
+            if name in constants
+        }
+        float32_nodes |= {node.name for node in weighted_nodes.values() if shared_constants & {*node.input}}
+        float32_nodes |= {
+            item.name for item in graph.node if item.op_type in WEIGHTED_OPS and item.name not in weighted_nodes
+        }
+        float32_nodes |= {
+            item.name for item in graph.node if item.op_type == "Clip" and not _includes_zero(item, constants)
+        }
+        layers = [node for node in weighted_nodes.values() if node.name not in float32_nodes]
+        dense_layers = [node for node in layers if node.op_type in DENSE_OPS]
+        int8_names = {node.name for node in layers}
+        consumers = (
             node
             for node in graph.node
-            if node.name in eight_bits or (node.op_type in CLIPPING and node.name not in full)
+            if node.name in int8_names or (node.op_type in CLIPPING_OPS and node.name not in float32_nodes)
         )
-        taken = {name for node in taking for name in node.input}
-        return cls(layers, full, {node.output[0] for node in dense} - taken, between=2 * len(dense) < len(layers))
+        consumed_tensors = {name for node in consumers for name in node.input}
+        return cls(
+            layers,
+            float32_nodes,
+            {node.output[0] for node in dense_layers} - consumed_tensors,
+            quantizes_all_ops=2 * len(dense_layers) < len(layers),
+        )
 
     @property
     def dense_weights(self) -> list[str]:
         """Names of the weights of dense layers."""
-        return [node.input[1] for node in self.layers if node.op_type in DENSE]
+        return [node.input[1] for node in self.int8_layers if node.op_type in DENSE_OPS]
 
 
 def _has_weight(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    return node.op_type in WEIGHTED and node.input[1] in constants
+    return node.op_type in WEIGHTED_OPS and node.input[1] in constants
 
 
-def _head(graph: onnx.GraphProto, weighted: Mapping[str, onnx.NodeProto]) -> set[str]:
+def _find_head_nodes(graph: onnx.GraphProto, weighted_nodes: Mapping[str, onnx.NodeProto]) -> set[str]:
     """From the output back to the first layer on each way, which is one of them."""
-    makers = {output: node for node in graph.node for output in node.output}
-    found: set[str] = set()
-    wanted = [graph.output[0].name]
-    while wanted:
-        node = makers.get(wanted.pop())
-        if node is None or node.name in found:
+    producers = {output: node for node in graph.node for output in node.output}
+    head_nodes: set[str] = set()
+    pending_tensors = [graph.output[0].name]
+    while pending_tensors:
+        node = producers.get(pending_tensors.pop())
+        if node is None or node.name in head_nodes:
             continue
-        found.add(node.name)
-        if node.name not in weighted:
-            wanted += node.input
-    return found
+        head_nodes.add(node.name)
+        if node.name not in weighted_nodes:
+            pending_tensors += node.input
+    return head_nodes
 
 
-def _of_few_channels(
-    weighted: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+def _find_narrow_convolutions(
+    weighted_nodes: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> Iterator[str]:
     """Those by groups are not: onnxruntime has a way of its own to compute them."""
-    for node in weighted.values():
-        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
-        if node.op_type == "Conv" and groups == 1 and constants[node.input[1]].dims[1] < FEWEST_CHANNELS:
+    for node in weighted_nodes.values():
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type == "Conv" and groups == 1 and constants[node.input[1]].dims[1] < MIN_CHANNELS:
             yield node.name
 
 
-def _has_zero(clip: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+def _includes_zero(clip: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether 0 is in its range, which has to be known."""
-    ends = [*clip.input, "", ""][1:3]
-    if any(each and each not in constants for each in ends):
+    bounds = [*clip.input, "", ""][1:3]
+    if any(bound and bound not in constants for bound in bounds):
         return False
-    low, high = (numpy_helper.to_array(constants[each]).item() if each else 0.0 for each in ends)
+    low, high = (numpy_helper.to_array(constants[bound]).item() if bound else 0.0 for bound in bounds)
     return low <= 0 <= high

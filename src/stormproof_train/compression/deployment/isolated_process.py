@@ -34,7 +34,7 @@ class Latency:
     runs: int
 
 
-class Alone:
+class IsolatedProcess:
     r"""An artifact in a process of its own, which has numpy and onnxruntime and nothing else.
 
     Args:
@@ -57,24 +57,24 @@ class Alone:
         if not len(inputs) or threads < 1:
             raise ValueError(f"{len(inputs)} inputs and threads={threads}: at least 1 is wanted of either")
         self._path, self._folder = path, TemporaryDirectory()
-        given = Path(self._folder.name, "inputs.npy")
-        np.save(given, inputs)
+        inputs_path = Path(self._folder.name, "inputs.npy")
+        np.save(inputs_path, inputs)
         self._errors = Path(self._folder.name, "errors")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 # with what this process can import, and nothing from beside the script
-                [sys.executable, "-P", str(SCRIPT), *map(str, (path, given, threads))],
+                [sys.executable, "-P", str(SCRIPT), *map(str, (path, inputs_path, threads))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         try:
-            told = self._answer()
+            answer = self._receive()
         except BaseException:
             self.close()
             raise
-        self.bytes: int = told["bytes"]
-        self.load_seconds: float = told["load_seconds"]
-        self.memory_without: int = told["memory_without"]
-        self.memory = self.memory_without
+        self.bytes: int = answer["bytes"]
+        self.load_seconds: float = answer["load_seconds"]
+        self.baseline_memory: int = answer["memory_without"]
+        self.memory = self.baseline_memory
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Alone:
         self._process.communicate()
         self._folder.cleanup()
 
-    def time(self, seconds: float) -> dict[int, Latency]:
+    def measure_latencies(self, seconds: float) -> dict[int, Latency]:
         """What batches of 1 and 32 take, each timed for so long after a fifth of it to warm up; ten runs in any case.
 
         Raises:
@@ -96,26 +96,26 @@ class Alone:
         """
         if seconds < 0:
             raise ValueError(f"seconds={seconds}: at least 0 is wanted")
-        told = self._ask(f"time {seconds}")
-        self.memory = told["memory"]
-        return {int(size): Latency(**each) for size, each in told["latencies"].items()}
+        answer = self._send(f"time {seconds}")
+        self.memory = answer["memory"]
+        return {int(size): Latency(**fields) for size, fields in answer["latencies"].items()}
 
     def predict(self) -> NDArray[Any]:
         """What it gives for all inputs, 32 at a time."""
         outputs = Path(self._folder.name, "outputs.npy")
-        self._ask(f"predict {outputs}")
+        self._send(f"predict {outputs}")
         return np.load(outputs)
 
-    def _ask(self, line: str) -> Any:
+    def _send(self, line: str) -> Any:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
         except BrokenPipeError:  # why, the answer tells
             pass
-        return self._answer()
+        return self._receive()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:

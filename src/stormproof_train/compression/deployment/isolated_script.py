@@ -18,38 +18,44 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-BATCHES = (1, 32)
-FEWEST = 10
+BATCH_SIZES = (1, 32)
+MIN_RUNS = 10
 """Runs of each batch that are measured, however long they take."""
 
 
 def main(model: str, inputs_file: str, threads: str) -> None:
     """Loads the artifact, and answers until its input ends."""
     inputs = np.load(inputs_file, mmap_mode="r")
-    without = peak_memory()
-    began = time.perf_counter()
-    session = _session(model, int(threads))
-    loaded = time.perf_counter() - began
-    _answer({"bytes": Path(model).stat().st_size, "load_seconds": loaded, "memory_without": without})
+    baseline_memory = peak_memory()
+    start = time.perf_counter()
+    session = _create_session(model, int(threads))
+    load_seconds = time.perf_counter() - start
+    _write_answer(
+        {"bytes": Path(model).stat().st_size, "load_seconds": load_seconds, "memory_without": baseline_memory}
+    )
     name = session.get_inputs()[0].name
-    some = np.resize(inputs[: BATCHES[-1]], (BATCHES[-1], *inputs.shape[1:]))
+    timing_inputs = np.resize(inputs[: BATCH_SIZES[-1]], (BATCH_SIZES[-1], *inputs.shape[1:]))
 
     def predict(batch: Any) -> Any:
         return session.run(None, {name: batch})[0]
 
     for line in sys.stdin:
-        asked, _, argument = line.rstrip("\n").partition(" ")
-        if asked == "time":
-            latencies = {str(size): _latency(predict, some[:size], float(argument)) for size in BATCHES}
-            _answer({"latencies": latencies, "memory": peak_memory()})
+        command, _, argument = line.rstrip("\n").partition(" ")
+        if command == "time":
+            latencies = {
+                str(size): _measure_latency(predict, timing_inputs[:size], float(argument)) for size in BATCH_SIZES
+            }
+            _write_answer({"latencies": latencies, "memory": peak_memory()})
         else:
-            parts = [predict(inputs[first : first + BATCHES[-1]]) for first in range(0, len(inputs), BATCHES[-1])]
-            np.save(argument, np.concatenate(parts))
-            _answer({})
+            outputs = [
+                predict(inputs[offset : offset + BATCH_SIZES[-1]]) for offset in range(0, len(inputs), BATCH_SIZES[-1])
+            ]
+            np.save(argument, np.concatenate(outputs))
+            _write_answer({})
 
 
-def _answer(told: dict[str, Any]) -> None:
-    sys.stdout.write(f"{json.dumps(told)}\n")
+def _write_answer(answer: dict[str, Any]) -> None:
+    sys.stdout.write(f"{json.dumps(answer)}\n")
     sys.stdout.flush()
 
 
@@ -65,7 +71,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
-def _session(model: str, threads: int) -> onnxruntime.InferenceSession:
+def _create_session(model: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -73,20 +79,20 @@ def _session(model: str, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _latency(predict: Callable[[Any], Any], batch: Any, seconds: float) -> dict[str, float]:
+def _measure_latency(predict: Callable[[Any], Any], batch: Any, seconds: float) -> dict[str, float]:
     """Of as many runs as fit the time, after a fifth of it to warm up."""
-    _timed(predict, batch, seconds / 5)
-    times = _timed(predict, batch, seconds)
+    _time_runs(predict, batch, seconds / 5)
+    times = _time_runs(predict, batch, seconds)
     return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95)), "runs": len(times)}
 
 
-def _timed(predict: Callable[[Any], Any], batch: Any, seconds: float) -> list[float]:
+def _time_runs(predict: Callable[[Any], Any], batch: Any, seconds: float) -> list[float]:
     times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < FEWEST or time.perf_counter() < end:
-        began = time.perf_counter()
+    deadline = time.perf_counter() + seconds
+    while len(times) < MIN_RUNS or time.perf_counter() < deadline:
+        start = time.perf_counter()
         predict(batch)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return times
 
 

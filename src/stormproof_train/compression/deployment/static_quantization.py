@@ -14,17 +14,17 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.registry import QDQRegistry
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.cleanup_passes import lean
-from stormproof_train.compression.deployment.export import INPUT
-from stormproof_train.compression.deployment.int8_nodes import CLIPPING, FEWEST_CHANNELS, WEIGHTED, EightBits
-from stormproof_train.compression.deployment.suppress_output import quiet
+from stormproof_train.compression.deployment.cleanup_passes import run_cleanup_passes
+from stormproof_train.compression.deployment.export import INPUT_NAME
+from stormproof_train.compression.deployment.int8_nodes import CLIPPING_OPS, MIN_CHANNELS, WEIGHTED_OPS, Int8Nodes
+from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.errors import UserError
-from stormproof_train.predict.facts import KEY
+from stormproof_train.predict.facts import METADATA_KEY
 
-BATCH = 32
+BATCH_SIZE = 32
 """Samples that are looked at together."""
 
-FLOAT = ("Softmax", "LayerNormalization")
+FLOAT32_OPS = ("Softmax", "LayerNormalization")
 """Of their outputs eight bits leave too little, wherever they stand."""
 
 
@@ -34,7 +34,7 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
     A number r is stored as :math:`q = \mathrm{round}(r / s) + z`. The steps s of a convolution's weights come from the
     largest of their channel, of a dense layer's from the largest of all: onnxruntime takes a third longer there with
     steps by channel. s and z of activations come from the smallest and the largest number that the samples bring about.
-    `EightBits` says what stays in float32, and so do softmax and layer norm. The same file and samples make the same
+    `Int8Nodes` says what stays in float32, and so do softmax and layer norm. The same file and samples make the same
     bytes.
 
     Args:
@@ -51,35 +51,39 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
         2018, section 2.
     """
     model = onnx.load(source)
-    found = EightBits.of(model.graph)
-    if not found.layers:
+    int8_nodes = Int8Nodes.from_graph(model.graph)
+    if not int8_nodes.int8_layers:
         raise UserError(
             f"int8 would change nothing in {source}: all its layers stay in float32, as the last one does and "
-            f"convolutions of fewer than {FEWEST_CHANNELS} channels"
+            f"convolutions of fewer than {MIN_CHANNELS} channels"
         )
-    by_tensor = [{"quant_type": QuantType.QInt8, "reduce_range": reduce_range}]
-    with TemporaryDirectory() as folder, quiet():
-        written = Path(folder) / "int8.onnx"
+    weight_overrides = [{"quant_type": QuantType.QInt8, "reduce_range": reduce_range}]
+    with TemporaryDirectory() as folder, suppress_output():
+        quantized_path = Path(folder) / "int8.onnx"
         quantization.quantize_static(
             model,
-            str(written),
+            str(quantized_path),
             CalibrationBatches(samples),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=sorted({*WEIGHTED, *(QDQRegistry if found.between else CLIPPING)} - {*FLOAT}),
+            op_types_to_quantize=sorted(
+                {*WEIGHTED_OPS, *(QDQRegistry if int8_nodes.quantizes_all_ops else CLIPPING_OPS)} - {*FLOAT32_OPS}
+            ),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(found.full),
+            nodes_to_exclude=sorted(int8_nodes.float32_nodes),
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"TensorQuantOverrides": dict.fromkeys(found.dense_weights, by_tensor)},
+            extra_options={"TensorQuantOverrides": dict.fromkeys(int8_nodes.dense_weights, weight_overrides)},
         )
-        made = onnx.load(written)
-    _keep_in_full(made.graph, found.given_in_full)
-    made = lean(made)
-    onnx.helper.set_model_props(made, {each.key: each.value for each in model.metadata_props if each.key == KEY})
+        quantized_model = onnx.load(quantized_path)
+    _remove_quantization(quantized_model.graph, int8_nodes.float32_outputs)
+    quantized_model = run_cleanup_passes(quantized_model)
+    onnx.helper.set_model_props(
+        quantized_model, {entry.key: entry.value for entry in model.metadata_props if entry.key == METADATA_KEY}
+    )
     with atomic_write(target) as file:
-        file.write(made.SerializeToString(deterministic=True))
+        file.write(quantized_model.SerializeToString(deterministic=True))
 
 
 class CalibrationBatches(CalibrationDataReader):
@@ -90,20 +94,28 @@ class CalibrationBatches(CalibrationDataReader):
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
-        self._batches = iter([{INPUT: samples[first : first + BATCH]} for first in range(0, len(samples), BATCH)])
+        self._batches = iter(
+            [{INPUT_NAME: samples[start : start + BATCH_SIZE]} for start in range(0, len(samples), BATCH_SIZE)]
+        )
 
     def get_next(self) -> Any:
         """The next of them; None after the last."""
         return next(self._batches, None)
 
 
-def _keep_in_full(graph: onnx.GraphProto, names: set[str]) -> None:
+def _remove_quantization(graph: onnx.GraphProto, names: set[str]) -> None:
     """Takes out the way to 8 bits and back between what makes these and what reads them."""
-    there = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in names}
-    back = {
-        node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in there
+    quantizers = {
+        node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in names
+    }
+    dequantizers = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantizers
     }
     for node in graph.node:
-        node.input[:] = [there[back[each].input[0]].input[0] if each in back else each for each in node.input]
-    for node in (*there.values(), *back.values()):
+        node.input[:] = [
+            quantizers[dequantizers[name].input[0]].input[0] if name in dequantizers else name for name in node.input
+        ]
+    for node in (*quantizers.values(), *dequantizers.values()):
         graph.node.remove(node)

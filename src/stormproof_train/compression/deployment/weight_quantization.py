@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.cleanup_passes import lean
+from stormproof_train.compression.deployment.cleanup_passes import run_cleanup_passes
 from stormproof_train.errors import UserError
 
-LARGEST = 127
-FEWEST_WEIGHTS = 256
+MAX_INT8 = 127
+MIN_WEIGHTS = 256
 """Of a layer; fewer are smaller as they are than with what it takes to read them."""
 
 
@@ -39,36 +39,36 @@ def quantize_weights(source: Path, target: Path) -> None:
         section 2, for steps by channel, and section 4 for the outliers.
     """
     model = onnx.load(source)
-    weights = {each.name: each for each in model.graph.initializer}
+    weights = {initializer.name: initializer for initializer in model.graph.initializer}
     axes = {
-        node.input[1]: _axis_of_outputs(node, len(weights[node.input[1]].dims))
+        node.input[1]: _output_axis(node, len(weights[node.input[1]].dims))
         for node in model.graph.node
         if node.op_type in {"Conv", "Gemm", "MatMul"} and node.input[1] in weights
     }
-    large = {name: axis for name, axis in axes.items() if np.prod(weights[name].dims) >= FEWEST_WEIGHTS}
-    if not large:
-        raise UserError(f"{source} has no layer of {FEWEST_WEIGHTS} weights or more: int8 would make nothing smaller")
-    for name, axis in reversed(large.items()):
-        quantized, steps = _rounded(numpy_helper.to_array(weights[name]), axis)
+    large_axes = {name: axis for name, axis in axes.items() if np.prod(weights[name].dims) >= MIN_WEIGHTS}
+    if not large_axes:
+        raise UserError(f"{source} has no layer of {MIN_WEIGHTS} weights or more: int8 would make nothing smaller")
+    for name, axis in reversed(large_axes.items()):
+        int8_weight, scales = _quantize(numpy_helper.to_array(weights[name]), axis)
         model.graph.initializer.remove(weights[name])
-        model.graph.initializer.append(numpy_helper.from_array(quantized, f"{name}_int8"))
-        model.graph.initializer.append(numpy_helper.from_array(steps, f"{name}_step"))
+        model.graph.initializer.append(numpy_helper.from_array(int8_weight, f"{name}_int8"))
+        model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_step"))
         # Not a DequantizeLinear, which onnxruntime would compute in each run: it looks for layers of int8 behind it.
-        as_float = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_steps"], f"{name}_cast", to=TensorProto.FLOAT)
-        read = helper.make_node("Mul", [f"{name}_steps", f"{name}_step"], [name], f"{name}_read")
-        for node in (read, as_float):
+        cast_node = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_steps"], f"{name}_cast", to=TensorProto.FLOAT)
+        multiply_node = helper.make_node("Mul", [f"{name}_steps", f"{name}_step"], [name], f"{name}_read")
+        for node in (multiply_node, cast_node):
             model.graph.node.insert(0, node)
     with atomic_write(target) as file:
-        file.write(lean(model).SerializeToString(deterministic=True))
+        file.write(run_cleanup_passes(model).SerializeToString(deterministic=True))
 
 
-def _axis_of_outputs(node: onnx.NodeProto, dimensions: int) -> int:
-    transposed = any(each.name == "transB" and each.i for each in node.attribute)
-    return 0 if node.op_type == "Conv" or transposed else dimensions - 1
+def _output_axis(node: onnx.NodeProto, num_dims: int) -> int:
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or is_transposed else num_dims - 1
 
 
-def _rounded(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    others = tuple(each for each in range(weight.ndim) if each != axis)
-    largest = np.abs(weight).max(axis=others, keepdims=True).astype(np.float32)
-    steps = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
-    return np.rint(weight / steps).clip(-LARGEST, LARGEST).astype(np.int8), steps
+def _quantize(weight: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    reduced_axes = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    largest = np.abs(weight).max(axis=reduced_axes, keepdims=True).astype(np.float32)
+    scales = np.where(largest > 0, largest / MAX_INT8, 1).astype(np.float32)
+    return np.rint(weight / scales).clip(-MAX_INT8, MAX_INT8).astype(np.int8), scales

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormproof_train.compression.report.metric import Metric
-from stormproof_train.compression.report.quantities import quotient
+from stormproof_train.compression.report.quantities import divide_or_none
 from stormproof_train.evaluation.intervals import Interval
-from stormproof_train.report.kit.json_numbers import finite
+from stormproof_train.report.kit.json_numbers import finite_or_none
 
 ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ArtifactInfo:
     """One artifact, all of whose numbers are finite or None.
 
     Attributes:
@@ -47,10 +47,10 @@ class Artifact:
     method: str
     quantization: str
     validation: Interval | None
-    lost: Interval | None
-    within: bool
+    degradation: Interval | None
+    is_within_budget: bool
     test: Interval | None
-    test_lost: Interval | None
+    test_degradation: Interval | None
     mcnemar: tuple[int, int, float | None] | None
     calibration_error: float | None
     bytes: float | None
@@ -59,20 +59,20 @@ class Artifact:
     memory: float | None
     load_seconds: float | None
     latency: Mapping[str, tuple[float | None, float | None]]
-    in_turn: Mapping[str, float | None]
+    original_latency: Mapping[str, float | None]
     speedup: Mapping[str, Interval]
     difference: float | None
-    beaten_by: str | None
+    dominated_by: str | None
     remarks: Sequence[str]
     folder: str
 
-    def median(self, batch: str) -> float | None:
+    def median_latency(self, batch_size: str) -> float | None:
         """Seconds of a batch of this size."""
-        return self.latency.get(batch, (None, None))[0]
+        return self.latency.get(batch_size, (None, None))[0]
 
 
 @dataclass(frozen=True)
-class Compression:
+class CompressionInfo:
     """A compression.
 
     Attributes:
@@ -91,102 +91,113 @@ class Compression:
     allowed: float | None
     target: Mapping[str, float]
     minimize: str
-    artifacts: Sequence[Artifact]
-    batches: Sequence[str]
-    best: Artifact | None
+    artifacts: Sequence[ArtifactInfo]
+    batch_sizes: Sequence[str]
+    best: ArtifactInfo | None
 
     @property
-    def original(self) -> Artifact | None:
+    def original(self) -> ArtifactInfo | None:
         """What was compressed, as it is without compression."""
-        return next((each for each in self.artifacts if each.name == ORIGINAL), None)
+        return next((artifact for artifact in self.artifacts if artifact.name == ORIGINAL), None)
 
     @property
-    def smaller(self) -> list[Artifact]:
+    def compressed_artifacts(self) -> list[ArtifactInfo]:
         """All but the original."""
-        return [each for each in self.artifacts if each.name != ORIGINAL]
+        return [artifact for artifact in self.artifacts if artifact.name != ORIGINAL]
 
-    def gain(self, artifact: Artifact, kind: str) -> float | None:
+    def gain(self, artifact: ArtifactInfo, quantity: str) -> float | None:
         """How many times faster (``speedup``), smaller (``size``) or cheaper (``macs``, ``parameters``) it is."""
-        if kind == "speedup":
-            speedup = artifact.speedup.get(self.batches[0]) if self.batches else None
+        if quantity == "speedup":
+            speedup = artifact.speedup.get(self.batch_sizes[0]) if self.batch_sizes else None
             return None if speedup is None else speedup.value
-        name = {"size": "bytes"}.get(kind, kind)
-        return quotient(getattr(self.original, name, None), getattr(artifact, name))
+        name = {"size": "bytes"}.get(quantity, quantity)
+        return divide_or_none(getattr(self.original, name, None), getattr(artifact, name))
 
-    def reaches_target(self, artifact: Artifact) -> bool:
+    def reaches_target(self, artifact: ArtifactInfo) -> bool:
         """Whether it is as fast, small and cheap as was wanted."""
-        return all((self.gain(artifact, kind) or 0) >= wanted for kind, wanted in self.target.items())
+        return all((self.gain(artifact, quantity) or 0) >= required for quantity, required in self.target.items())
 
 
-def read_compression(numbers: Mapping[str, Any]) -> Compression:
+def read_compression(numbers: Mapping[str, Any]) -> CompressionInfo:
     """Reads a compression.
 
     Args:
         numbers: as :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
     """
-    artifacts = [read_artifact(each) for each in numbers["artifacts"]]
+    artifacts = [read_artifact(item) for item in numbers["artifacts"]]
     budget = numbers["budget"] or {"told": "", "allowed": None}
-    return Compression(
+    return CompressionInfo(
         metric=Metric(numbers["headline"], numbers["higher_is_better"]),
         budget=str(budget["told"]),
-        allowed=finite(budget["allowed"]),
-        target={kind: wanted for kind, each in numbers["target"].items() if (wanted := finite(each)) is not None},
+        allowed=finite_or_none(budget["allowed"]),
+        target={
+            quantity: required
+            for quantity, item in numbers["target"].items()
+            if (required := finite_or_none(item)) is not None
+        },
         minimize=numbers["minimize"],
         artifacts=artifacts,
-        batches=sorted({batch for each in artifacts for batch in [*each.latency, *each.speedup]}, key=int),
-        best=next((each for each in artifacts if each.name == numbers["best"]), None),
+        batch_sizes=sorted(
+            {batch_size for item in artifacts for batch_size in [*item.latency, *item.speedup]}, key=int
+        ),
+        best=next((item for item in artifacts if item.name == numbers["best"]), None),
     )
 
 
-def read_artifact(told: Mapping[str, Any]) -> Artifact:
+def read_artifact(entry: Mapping[str, Any]) -> ArtifactInfo:
     """Reads one of the ``artifacts`` of a compression's numbers."""
-    speedups = {str(batch): interval(each) for batch, each in told["speedup"].items()}
+    speedups = {str(batch_size): read_interval(item) for batch_size, item in entry["speedup"].items()}
 
-    def against_original(key: str) -> Interval | None:
-        found = interval(told[key])
-        if found is None or told["name"] != ORIGINAL:
-            return found
-        return Interval(found.value, None, None)  # from itself it cannot differ by chance
+    def read_degradation(key: str) -> Interval | None:
+        degradation = read_interval(entry[key])
+        if degradation is None or entry["name"] != ORIGINAL:
+            return degradation
+        return Interval(degradation.value, None, None)  # from itself it cannot differ by chance
 
-    return Artifact(
-        name=told["name"],
-        method=told["method"],
-        quantization=told["quantization"],
-        within=told["within"],
-        mcnemar=_mcnemar(told["mcnemar"]),
-        latency={str(batch): (finite(each["median"]), finite(each["p95"])) for batch, each in told["latency"].items()},
-        in_turn={str(batch): finite(each["original"]) for batch, each in told["latency"].items()},
-        speedup={batch: each for batch, each in speedups.items() if each is not None},
-        beaten_by=told["beaten_by"],
-        remarks=told["remarks"],
-        folder=told["folder"],
-        validation=interval(told["validation"]),
-        lost=against_original("lost"),
-        test=interval(told["test"]),
-        test_lost=against_original("test_lost"),
-        calibration_error=finite(told["calibration_error"]),
-        bytes=finite(told["bytes"]),
-        parameters=finite(told["parameters"]),
-        macs=finite(told["macs"]),
-        memory=finite(told["memory"]),
-        load_seconds=finite(told["load_seconds"]),
-        difference=finite(told["difference"]),
+    return ArtifactInfo(
+        name=entry["name"],
+        method=entry["method"],
+        quantization=entry["quantization"],
+        is_within_budget=entry["within"],
+        mcnemar=_read_mcnemar(entry["mcnemar"]),
+        latency={
+            str(batch_size): (finite_or_none(item["median"]), finite_or_none(item["p95"]))
+            for batch_size, item in entry["latency"].items()
+        },
+        original_latency={
+            str(batch_size): finite_or_none(item["original"]) for batch_size, item in entry["latency"].items()
+        },
+        speedup={batch_size: item for batch_size, item in speedups.items() if item is not None},
+        dominated_by=entry["beaten_by"],
+        remarks=entry["remarks"],
+        folder=entry["folder"],
+        validation=read_interval(entry["validation"]),
+        degradation=read_degradation("lost"),
+        test=read_interval(entry["test"]),
+        test_degradation=read_degradation("test_lost"),
+        calibration_error=finite_or_none(entry["calibration_error"]),
+        bytes=finite_or_none(entry["bytes"]),
+        parameters=finite_or_none(entry["parameters"]),
+        macs=finite_or_none(entry["macs"]),
+        memory=finite_or_none(entry["memory"]),
+        load_seconds=finite_or_none(entry["load_seconds"]),
+        difference=finite_or_none(entry["difference"]),
     )
 
 
-def interval(told: Mapping[str, Any] | None) -> Interval | None:
+def read_interval(entry: Mapping[str, Any] | None) -> Interval | None:
     """A value with both ends of its interval, or with none; None where it is not finite.
 
     Example:
-        >>> interval({"value": 0.5, "low": None, "high": 0.6}), interval({"value": None, "low": None, "high": None})
-        (Interval(value=0.5, low=None, high=None), None)
+        >>> read_interval({"value": 0.5, "low": None, "high": 0.6}), read_interval({"value": None, "low": None, "high":
+        None}) (Interval(value=0.5, low=None, high=None), None)
     """
-    value = None if told is None else finite(told["value"])
-    if told is None or value is None:
+    value = None if entry is None else finite_or_none(entry["value"])
+    if entry is None or value is None:
         return None
-    low, high = finite(told["low"]), finite(told["high"])
+    low, high = finite_or_none(entry["low"]), finite_or_none(entry["high"])
     return Interval(value, low, high) if low is not None and high is not None else Interval(value, None, None)
 
 
-def _mcnemar(told: Mapping[str, Any] | None) -> tuple[int, int, float | None] | None:
-    return None if told is None else (told["first_alone"], told["second_alone"], finite(told["p_value"]))
+def _read_mcnemar(entry: Mapping[str, Any] | None) -> tuple[int, int, float | None] | None:
+    return None if entry is None else (entry["first_alone"], entry["second_alone"], finite_or_none(entry["p_value"]))

@@ -6,26 +6,26 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stormproof_train.compression.artifact import MODEL
+from stormproof_train.compression.artifact import MODEL_FILE
 from stormproof_train.compression.report.artifacts import (
     ORIGINAL,
-    Artifact,
-    Compression,
+    ArtifactInfo,
+    CompressionInfo,
     read_artifact,
     read_compression,
 )
-from stormproof_train.compression.report.markdown import code, table, text
+from stormproof_train.compression.report.markdown import escape_text, inline_code, table
 from stormproof_train.compression.report.metric import Metric
-from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
-from stormproof_train.compression.report.usage import inputs_and_outputs, running
-from stormproof_train.console import shown
-from stormproof_train.predict.facts import Facts
-from stormproof_train.report.kit.json_numbers import finite
+from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
+from stormproof_train.compression.report.usage import describe_interface, describe_usage
+from stormproof_train.console import format_value
+from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.report.kit.json_numbers import finite_or_none
 
-WORST_CLASSES = 5
+MAX_WORST_CLASSES = 5
 
 
-def card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: Facts) -> str:
+def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: ArtifactMetadata) -> str:
     """The model card of an artifact, in Markdown.
 
     Args:
@@ -35,139 +35,168 @@ def card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: Facts) 
             its recall on validation is worse than with the original.
         facts: what the artifact says of itself.
     """
-    compression, own = read_compression(numbers), read_artifact(artifact)
+    compression, artifact_info = read_compression(numbers), read_artifact(artifact)
     lines = [
-        f"# {text(facts.run)}: {text(own.name)}", "", *_what_it_is(numbers, own, facts),
-        "", "## Results", "", *_results(compression, own), "", *_beside(numbers, compression, own),
-        "", "## Inputs and outputs", "", *inputs_and_outputs(facts),
-        "", "## How to run it", "", *running(own, facts),
-        "", "## Data", "", *_data(numbers, facts),
-        "", "## Limits", "", *_limits(numbers, own, artifact["lost_by_class"]),
+        f"# {escape_text(facts.run)}: {escape_text(artifact_info.name)}", "", *_overview(numbers, artifact_info, facts),
+        "", "## Results", "", *_results_table(compression, artifact_info), "", *_comparison(numbers, compression,
+        artifact_info),
+        "", "## Inputs and outputs", "", *describe_interface(facts),
+        "", "## How to run it", "", *describe_usage(artifact_info, facts),
+        "", "## Data", "", *_data_section(numbers, facts),
+        "", "## Limits", "", *_limits_section(numbers, artifact_info, artifact["lost_by_class"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _what_it_is(numbers: Mapping[str, Any], own: Artifact, facts: Facts) -> list[str]:
-    what = f"tells {len(facts.classes):,} classes apart" if facts.classes else "predicts numbers"
+def _overview(numbers: Mapping[str, Any], artifact: ArtifactInfo, facts: ArtifactMetadata) -> list[str]:
+    purpose = f"tells {len(facts.classes):,} classes apart" if facts.classes else "predicts numbers"
     sizes = (
-        prefixed(own.bytes, "B"),
-        f"{prefixed(own.parameters)} parameters" * (own.parameters is not None),
-        f"{prefixed(own.macs)} multiply-accumulates a sample" * (own.macs is not None),
+        format_count(artifact.bytes, "B"),
+        f"{format_count(artifact.parameters)} parameters" * (artifact.parameters is not None),
+        f"{format_count(artifact.macs)} multiply-accumulates a sample" * (artifact.macs is not None),
     )
-    made = numbers["made_with"]
-    target = f" ({text(facts.target)})" if facts.target is not None else ""
+    origin = numbers["made_with"]
+    target = f" ({escape_text(facts.target)})" if facts.target is not None else ""
+    task = escape_text(numbers["task"])
     return [
-        f"A network for {text(numbers['task'])}, as an ONNX file ({code(MODEL)}): it {what}{target}.",
+        f"A network for {task}, as an ONNX file ({inline_code(MODEL_FILE)}): it {purpose}{target}.",
         "",
-        f"- From the run {code(numbers['run'])}, checkpoint {code(numbers['checkpoint'])}",
-        f"- How it was made: {text(own.method)}",
-        f"- The network: {', '.join(f'{group} {code(path)}' for group, path in made['network'].items())}",
-        f"- Made with {', '.join(f'{name} {each}' for name, each in made['versions'].items())}",
+        f"- From the run {inline_code(numbers['run'])}, checkpoint {inline_code(numbers['checkpoint'])}",
+        f"- How it was made: {escape_text(artifact.method)}",
+        f"- The network: {', '.join(f'{group} {inline_code(path)}' for group, path in origin['network'].items())}",
+        f"- Made with {', '.join(f'{name} {release}' for name, release in origin['versions'].items())}",
         f"- Size: {', '.join(filter(None, sizes)) or 'unknown'}",
     ]
 
 
-def _results(compression: Compression, own: Artifact) -> list[str]:
-    metric, calibrated = compression.metric, "validation" if own.test is None else "the test split"
-    measures: list[tuple[str, Callable[[Artifact], str]]] = [
-        (f"{metric.name} on the test split (95% interval)", lambda each: metric.cell(each.test)),
-        (f"{metric.name} on validation (95% interval)", lambda each: metric.cell(each.validation)),
-        (f"expected calibration error on {calibrated}", lambda each: _known(each.calibration_error)),
-        ("size of the file", lambda each: prefixed(each.bytes, "B")),
-        *((f"ms, batch of {batch} (median; 95% are below)", _latency_of(batch)) for batch in compression.batches),
-        ("memory", lambda each: prefixed(each.memory, "B")),
-        ("ms to load", lambda each: milliseconds(each.load_seconds)),
+def _results_table(compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
+    metric, calibration_split = compression.metric, "validation" if artifact.test is None else "the test split"
+    measures: list[tuple[str, Callable[[ArtifactInfo], str]]] = [
+        (
+            f"{metric.name} on the test split (95% interval)",
+            lambda column_artifact: metric.format_interval(column_artifact.test),
+        ),
+        (
+            f"{metric.name} on validation (95% interval)",
+            lambda column_artifact: metric.format_interval(column_artifact.validation),
+        ),
+        (
+            f"expected calibration error on {calibration_split}",
+            lambda column_artifact: _format_optional(column_artifact.calibration_error),
+        ),
+        ("size of the file", lambda column_artifact: format_count(column_artifact.bytes, "B")),
+        *(
+            (f"ms, batch of {batch_size} (median; 95% are below)", _latency_formatter(batch_size))
+            for batch_size in compression.batch_sizes
+        ),
+        ("memory", lambda column_artifact: format_count(column_artifact.memory, "B")),
+        ("ms to load", lambda column_artifact: format_milliseconds(column_artifact.load_seconds)),
     ]
-    sides = [own]
-    if own.name != ORIGINAL and compression.original is not None:
-        sides.append(compression.original)
-    rows = [(name, *(measure(each) for each in sides)) for name, measure in measures]
-    head = ("", "this artifact", "the original")[: 1 + len(sides)]
-    return table([text(cell) for cell in head], [[text(cell) for cell in row] for row in rows if any(row[1:])])
+    column_artifacts = [artifact]
+    if artifact.name != ORIGINAL and compression.original is not None:
+        column_artifacts.append(compression.original)
+    rows = [(name, *(measure(column_artifact) for column_artifact in column_artifacts)) for name, measure in measures]
+    header = ("", "this artifact", "the original")[: 1 + len(column_artifacts)]
+    return table(
+        [escape_text(cell) for cell in header], [[escape_text(cell) for cell in row] for row in rows if any(row[1:])]
+    )
 
 
-def _beside(numbers: Mapping[str, Any], compression: Compression, own: Artifact) -> list[str]:
+def _comparison(numbers: Mapping[str, Any], compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
     """What was lost and gained, and where that was measured."""
     machine = numbers["machine"]
     threads = machine["threads"]
-    where = f"{text(machine['processor'])} with {threads} thread{'s' * (threads != 1)}"
-    told = [f"Latencies were measured on {where}; {text(machine['int8'].rstrip('.'))}."]
-    if own.difference is not None:
-        told.append(
-            f"On real inputs its outputs differ by {own.difference:.2g} at most from those of its network in PyTorch."
+    hardware = f"{escape_text(machine['processor'])} with {threads} thread{'s' * (threads != 1)}"
+    lines = [f"Latencies were measured on {hardware}; {escape_text(machine['int8'].rstrip('.'))}."]
+    if artifact.difference is not None:
+        lines.append(
+            f"On real inputs its outputs differ by {artifact.difference:.2g} at most from those of its network in "
+            f"PyTorch."
         )
-    return [*([] if own.name == ORIGINAL else _lost(compression.metric, own)), *told]
+    return [*([] if artifact.name == ORIGINAL else _degradation_lines(compression.metric, artifact)), *lines]
 
 
-def _lost(metric: Metric, own: Artifact) -> list[str]:
+def _degradation_lines(metric: Metric, artifact: ArtifactInfo) -> list[str]:
     unit = "percentage points" if metric.is_share else "in its own unit"
-    lost = [
-        (metric.lost_cell(each), split)
-        for each, split in ((own.test_lost, "the test split"), (own.lost, "validation"))
-        if each
+    cells = [
+        (metric.format_degradation_interval(interval), split)
+        for interval, split in ((artifact.test_degradation, "the test split"), (artifact.degradation, "validation"))
+        if interval
     ]
-    told = [f"Lost of {text(metric.name)} against the original, with 95% intervals, {unit}:"] if lost else []
-    told += ["", *(f"- {cell} on {split}" for cell, split in lost), ""] if lost else []
-    if own.mcnemar is not None:
-        first, second, p_value = own.mcnemar
-        p_told = "" if p_value is None else f" (McNemar's test: p = {p_value:.2g})"
-        told.append(
-            f"Of the test samples the original alone is right on {first:,}, this artifact alone on {second:,}{p_told}."
+    lines = [f"Lost of {escape_text(metric.name)} against the original, with 95% intervals, {unit}:"] if cells else []
+    lines += ["", *(f"- {cell} on {split}" for cell, split in cells), ""] if cells else []
+    if artifact.mcnemar is not None:
+        original_only, artifact_only, p_value = artifact.mcnemar
+        p_text = "" if p_value is None else f" (McNemar's test: p = {p_value:.2g})"
+        lines.append(
+            f"Of the test samples the original alone is right on {original_only:,}, this artifact alone on "
+            f"{artifact_only:,}{p_text}."
         )
-    faster = "; ".join(f"{ratio(each.value)} in batches of {batch}" for batch, each in own.speedup.items())
-    return [*told, *([f"Times faster than the original: {faster}."] if faster else [])]
+    speedups = "; ".join(
+        f"{format_ratio(interval.value)} in batches of {batch_size}"
+        for batch_size, interval in artifact.speedup.items()
+    )
+    return [*lines, *([f"Times faster than the original: {speedups}."] if speedups else [])]
 
 
-def _data(numbers: Mapping[str, Any], facts: Facts) -> list[str]:
+def _data_section(numbers: Mapping[str, Any], facts: ArtifactMetadata) -> list[str]:
     samples = numbers["samples"]
-    test = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not read"
-    told = [f"Measured on {samples['validation']:,} validation samples{test}; the training is described in the run."]
+    test_note = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not read"
+    lines = [
+        f"Measured on {samples['validation']:,} validation samples{test_note}; the training is described in the run."
+    ]
     if facts.preparation is None:
-        return [*told, "How a file becomes an input is not known: give arrays as the training data gave them."]
-    described = json.dumps(facts.preparation, indent=1, ensure_ascii=False, default=str).replace("```", "'''")
-    return [*told, "", "How a file becomes an input:", "", "```json", described, "```"]
+        return [*lines, "How a file becomes an input is not known: give arrays as the training data gave them."]
+    description = json.dumps(facts.preparation, indent=1, ensure_ascii=False, default=str).replace("```", "'''")
+    return [*lines, "", "How a file becomes an input:", "", "```json", description, "```"]
 
 
-def _limits(numbers: Mapping[str, Any], own: Artifact, by_class: Any) -> list[str]:
+def _limits_section(numbers: Mapping[str, Any], artifact: ArtifactInfo, degradation_by_class: Any) -> list[str]:
     samples = numbers["samples"]
-    told = [
+    lines = [
         "- It was measured on this data only; of samples from elsewhere nothing is known.",
-        f"- It was chosen by validation, where it so may look a little better than it is{_within(numbers)}."
-        if own.name == numbers["best"]
+        f"- It was chosen by validation, where it so may look a little better than it is{_budget_note(numbers)}."
+        if artifact.name == numbers["best"]
         else "- It is not the artifact that was recommended."
-        if own.name != ORIGINAL
+        if artifact.name != ORIGINAL
         else "- It is the original, in another format.",
         "- On another processor, or with another number of threads, latencies are others.",
     ]
-    if own.quantization == "int8":
-        told.append(
+    if artifact.quantization == "int8":
+        lines.append(
             "- It was quantized for the processor it was measured on; one without instructions for int8 is slower, and "
             "an x86 without VNNI may round off sums that overflow."
         )
-        told.append(
+        lines.append(
             f"- The ranges of its int8 numbers were found on {samples['calibration']:,} training samples; inputs far "
             "from these are cut off at the ends."
         )
-    told += [f"- To be said against it: {text(each)}." for each in own.remarks]
-    known = [(str(each["name"]), lost) for each in by_class if (lost := finite(each["lost"])) is not None and lost > 0]
-    worst = sorted(known, key=lambda pair: -pair[1])[:WORST_CLASSES]
-    if worst:
-        named = ", ".join(f"{text(name)} ({lost * 100:.2f})" for name, lost in worst)
-        told.append(f"- The classes that lost the most of their recall on validation, in percentage points: {named}.")
-    return told
+    lines += [f"- To be said against it: {escape_text(item)}." for item in artifact.remarks]
+    class_degradations = [
+        (str(item["name"]), degradation)
+        for item in degradation_by_class
+        if (degradation := finite_or_none(item["lost"])) is not None and degradation > 0
+    ]
+    worst_classes = sorted(class_degradations, key=lambda pair: -pair[1])[:MAX_WORST_CLASSES]
+    if worst_classes:
+        class_list = ", ".join(f"{escape_text(name)} ({degradation * 100:.2f})" for name, degradation in worst_classes)
+        lines.append(
+            f"- The classes that lost the most of their recall on validation, in percentage points: {class_list}."
+        )
+    return lines
 
 
-def _within(numbers: Mapping[str, Any]) -> str:
+def _budget_note(numbers: Mapping[str, Any]) -> str:
     budget = numbers["budget"]
-    return f": the worse end of the interval of what it lost is within {text(budget['told'])}" if budget else ""
+    return f": the worse end of the interval of what it lost is within {escape_text(budget['told'])}" if budget else ""
 
 
-def _latency_of(batch: str) -> Callable[[Artifact], str]:
-    def told(artifact: Artifact) -> str:
-        return "; ".join(filter(None, map(milliseconds, artifact.latency.get(batch, ()))))
+def _latency_formatter(batch_size: str) -> Callable[[ArtifactInfo], str]:
+    def format_latency(artifact: ArtifactInfo) -> str:
+        return "; ".join(filter(None, map(format_milliseconds, artifact.latency.get(batch_size, ()))))
 
-    return told
+    return format_latency
 
 
-def _known(value: float | None) -> str:
-    return "" if value is None else shown(value)
+def _format_optional(value: float | None) -> str:
+    return "" if value is None else format_value(value)

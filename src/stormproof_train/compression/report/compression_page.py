@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import Compression, read_compression
+from stormproof_train.compression.report.artifacts import CompressionInfo, read_compression
 from stormproof_train.compression.report.tables import (
+    artifact_test_table,
     artifacts_table,
     costs_table,
     fine_tuning_table,
     methods_table,
-    tested_table,
 )
 from stormproof_train.compression.report.trade_offs import trade_off_charts
 from stormproof_train.compression.report.verdict import sentences, tone
@@ -44,17 +44,17 @@ def compression_page(numbers: Mapping[str, Any]) -> Page:
         tone=tone(compression),
         sentences=sentences(numbers, compression),
         sections=[
-            _artifacts(compression),
-            _tested(numbers, compression),
+            _artifacts_section(compression),
+            _test_section(numbers, compression),
             Section("Trade-offs", charts=trade_off_charts(compression)),
-            _making(numbers, compression),
-            Section("What could not be done", [str(each) for each in numbers["skipped"]]),
-            _measuring(numbers),
+            _methods_section(numbers, compression),
+            Section("What could not be done", [str(message) for message in numbers["skipped"]]),
+            _measurement_section(numbers),
         ],
     )
 
 
-def _artifacts(compression: Compression) -> Section:
+def _artifacts_section(compression: CompressionInfo) -> Section:
     if not compression.artifacts:
         return Section("Artifacts", ["There is none yet."])
     return Section(
@@ -68,17 +68,17 @@ def _artifacts(compression: Compression) -> Section:
     )
 
 
-def _tested(numbers: Mapping[str, Any], compression: Compression) -> Section:
-    table = tested_table(compression)
+def _test_section(numbers: Mapping[str, Any], compression: CompressionInfo) -> Section:
+    table = artifact_test_table(compression)
     if not table.rows:
         return Section("Test split")
-    samples = numbers["samples"]["test"]
-    of = f" It has {samples:,} samples." if samples else ""
-    told = f"It was read after the choice, in which it has no part, for what is within the budget.{of}"
-    return Section("Test split", [f"{told} Intervals are 95% ones."], tables=[("", table)])
+    num_samples = numbers["samples"]["test"]
+    samples_note = f" It has {num_samples:,} samples." if num_samples else ""
+    note = f"It was read after the choice, in which it has no part, for what is within the budget.{samples_note}"
+    return Section("Test split", [f"{note} Intervals are 95% ones."], tables=[("", table)])
 
 
-def _making(numbers: Mapping[str, Any], compression: Compression) -> Section:
+def _methods_section(numbers: Mapping[str, Any], compression: CompressionInfo) -> Section:
     runs = numbers["fine_tuning"]
     return Section(
         "How they were made",
@@ -89,7 +89,7 @@ def _making(numbers: Mapping[str, Any], compression: Compression) -> Section:
     )
 
 
-def _measuring(numbers: Mapping[str, Any]) -> Section:
+def _measurement_section(numbers: Mapping[str, Any]) -> Section:
     machine, samples = numbers["machine"], numbers["samples"]
     threads, calibration = machine["threads"], f"{samples['calibration']:,}"
     return Section(

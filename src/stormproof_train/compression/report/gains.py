@@ -2,87 +2,106 @@
 
 from __future__ import annotations
 
-from stormproof_train.compression.report.artifacts import Artifact, Compression
-from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
+from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 
-_TIMES = {"speedup": "times faster", "size": "times smaller on disk", "macs": "times fewer multiply-accumulates"}
-_SAME = 1.005
+_GAIN_PHRASES = {"speedup": "times faster", "size": "times smaller on disk", "macs": "times fewer multiply-accumulates"}
+_EQUAL_RATIO = 1.005
 """Up to so many times is as many."""
 
 
-def target_in_words(compression: Compression) -> str:
+def describe_target(compression: CompressionInfo) -> str:
     """What was wanted."""
-    return " and ".join(f"{ratio(wanted)} {_TIMES[kind]}" for kind, wanted in compression.target.items())
+    return " and ".join(
+        f"{format_ratio(required)} {_GAIN_PHRASES[quantity]}" for quantity, required in compression.target.items()
+    )
 
 
-def speed_is_shown(compression: Compression, artifact: Artifact) -> bool:
+def is_significantly_faster(compression: CompressionInfo, artifact: ArtifactInfo) -> bool:
     """Whether it is faster than the original for sure, with the smallest batch."""
-    speedup = artifact.speedup.get(compression.batches[0]) if compression.batches else None
+    speedup = artifact.speedup.get(compression.batch_sizes[0]) if compression.batch_sizes else None
     return speedup is not None and (speedup.value if speedup.low is None else speedup.low) > 1
 
 
-def gained(compression: Compression, artifact: Artifact) -> list[str]:
+def describe_gains(compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
     """What it gains in time, in size and in multiply-accumulates, and what of the target it misses."""
     return [
-        *([speeds] if (speeds := _speeds(compression, artifact)) else []),
-        *([sizes] if (sizes := _sizes(compression, artifact)) else []),
-        *_missed(compression, artifact),
+        *([speeds] if (speeds := _describe_speedups(compression, artifact)) else []),
+        *([sizes] if (sizes := _describe_sizes(compression, artifact)) else []),
+        *_missed_targets(compression, artifact),
     ]
 
 
-def _speeds(compression: Compression, artifact: Artifact) -> str:
-    told = [told for batch in compression.batches if (told := _speed(artifact, batch))]
-    return f"{'; '.join(told)}." if told else ""
+def _describe_speedups(compression: CompressionInfo, artifact: ArtifactInfo) -> str:
+    phrases = [
+        phrases for batch_size in compression.batch_sizes if (phrases := _describe_speedup(artifact, batch_size))
+    ]
+    return f"{'; '.join(phrases)}." if phrases else ""
 
 
-def _speed(artifact: Artifact, batch: str) -> str:
-    speedup = artifact.speedup.get(batch)
+def _describe_speedup(artifact: ArtifactInfo, batch_size: str) -> str:
+    speedup = artifact.speedup.get(batch_size)
     if speedup is None:
         return ""
-    before, after = artifact.in_turn.get(batch), artifact.median(batch)
-    took = "" if None in (before, after) else f"{milliseconds(after)} ms, the original {milliseconds(before)} in turn"
+    original_latency, artifact_latency = artifact.original_latency.get(batch_size), artifact.median_latency(batch_size)
+    latency_text = (
+        ""
+        if None in (original_latency, artifact_latency)
+        else f"{format_milliseconds(artifact_latency)} ms, the original {format_milliseconds(original_latency)} in turn"
+    )
     low, high = speedup.low, speedup.high
-    rounds = "" if low is None or high is None else f"95% interval {ratio(low)} to {ratio(high)}"
-    known = "; ".join(filter(None, (rounds, took)))
-    told = f" ({known})" if known else ""
-    size = "For a single sample" if batch == "1" else f"in batches of {batch}"
+    interval_text = "" if low is None or high is None else f"95% interval {format_ratio(low)} to {format_ratio(high)}"
+    details = "; ".join(filter(None, (interval_text, latency_text)))
+    suffix = f" ({details})" if details else ""
+    prefix = "For a single sample" if batch_size == "1" else f"in batches of {batch_size}"
     if low is not None and high is not None and low <= 1 <= high:
-        return f"{size} no difference in speed could be measured{told}"
+        return f"{prefix} no difference in speed could be measured{suffix}"
     if speedup.value < 1:
-        return f"{size} it is slower, {ratio(speedup.value)} times as fast as the original{told}"
-    return f"{size} it is {ratio(speedup.value)} times faster{told}"
+        return f"{prefix} it is slower, {format_ratio(speedup.value)} times as fast as the original{suffix}"
+    return f"{prefix} it is {format_ratio(speedup.value)} times faster{suffix}"
 
 
-def _sizes(compression: Compression, artifact: Artifact) -> str:
+def _describe_sizes(compression: CompressionInfo, artifact: ArtifactInfo) -> str:
     original = compression.original
     if original is None:
         return ""
-    told = [
-        _compared("its file is {} times", ("smaller", "larger"), original.bytes, artifact.bytes, "B"),
-        _compared("it has {} times", ("fewer multiply-accumulates", "more multiply-accumulates"), original.macs,
+    phrases = [
+        _describe_ratio("its file is {} times", ("smaller", "larger"), original.bytes, artifact.bytes, "B"),
+        _describe_ratio("it has {} times", ("fewer multiply-accumulates", "more multiply-accumulates"), original.macs,
                   artifact.macs),
-        _compared("it has {} times", ("fewer parameters", "more parameters"), original.parameters,
+        _describe_ratio("it has {} times", ("fewer parameters", "more parameters"), original.parameters,
                   artifact.parameters),
     ]  # fmt: skip
-    known = "; ".join(filter(None, told))
-    return f"{known[0].upper()}{known[1:]}." if known else ""
+    text = "; ".join(filter(None, phrases))
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _compared(
-    told: str, less_or_more: tuple[str, str], before: float | None, after: float | None, unit: str = ""
+def _describe_ratio(
+    template: str,
+    directions: tuple[str, str],
+    original_value: float | None,
+    artifact_value: float | None,
+    unit: str = "",
 ) -> str:
     """Two counts beside each other; nothing where they are as good as equal, or one is not known."""
-    if not before or not after or 1 / _SAME < before / after < _SAME:
+    if not original_value or not artifact_value or 1 / _EQUAL_RATIO < original_value / artifact_value < _EQUAL_RATIO:
         return ""
-    times, what = (before / after, less_or_more[0]) if before > after else (after / before, less_or_more[1])
-    both = f"{prefixed(after, unit)}, the original {prefixed(before, unit)}"
-    return f"{told.format(ratio(times))} {what} ({both})"
+    factor, direction = (
+        (original_value / artifact_value, directions[0])
+        if original_value > artifact_value
+        else (artifact_value / original_value, directions[1])
+    )
+    values_text = f"{format_count(artifact_value, unit)}, the original {format_count(original_value, unit)}"
+    return f"{template.format(format_ratio(factor))} {direction} ({values_text})"
 
 
-def _missed(compression: Compression, artifact: Artifact) -> list[str]:
-    found = [(kind, wanted, compression.gain(artifact, kind)) for kind, wanted in compression.target.items()]
+def _missed_targets(compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
+    gains = [
+        (quantity, required, compression.gain(artifact, quantity)) for quantity, required in compression.target.items()
+    ]
     return [
-        f"It misses the target of {ratio(wanted)} {_TIMES[kind]}: it is {ratio(gain) or 'not known'}."
-        for kind, wanted, gain in found
-        if gain is None or gain < wanted
+        f"It misses the target of {format_ratio(required)} {_GAIN_PHRASES[quantity]}: it is "
+        f"{format_ratio(gain) or 'not known'}."
+        for quantity, required, gain in gains
+        if gain is None or gain < required
     ]

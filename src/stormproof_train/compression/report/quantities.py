@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from stormproof_train.report.kit.axis import tick_text
+from stormproof_train.report.kit.axis import format_tick
 
 _PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
-def prefixed(value: float | None, unit: str = "") -> str:
+def format_count(value: float | None, unit: str = "") -> str:
     """A count to three significant digits, with a decimal prefix; empty for None.
 
     Example:
-        >>> prefixed(204_880, "B"), prefixed(1_234_000), prefixed(812, "B"), prefixed(None)
+        >>> format_count(204_880, "B"), format_count(1_234_000), format_count(812, "B"), format_count(None)
         ('205 kB', '1.23 M', '812 B', '')
     """
     if value is None:
         return ""
-    prefix, size = next((each for each in _PREFIXES if float(f"{abs(value):.3g}") >= each[1]), ("", 1))
-    return f"{tick_text(value / size)} {prefix}{unit}".rstrip()
+    prefix, size = next((entry for entry in _PREFIXES if float(f"{abs(value):.3g}") >= entry[1]), ("", 1))
+    return f"{format_tick(value / size)} {prefix}{unit}".rstrip()
 
 
-def scale_of(largest: float) -> tuple[str, float]:
+def select_prefix(largest: float) -> tuple[str, float]:
     """The prefix, and what it stands for, in which an axis up to a value is written.
 
     Example:
-        >>> scale_of(820_000), scale_of(0)
+        >>> select_prefix(820_000), select_prefix(0)
         (('k', 1000.0), ('', 1.0))
     """
-    return next((each for each in _PREFIXES if largest >= each[1]), ("", 1.0))
+    return next((entry for entry in _PREFIXES if largest >= entry[1]), ("", 1.0))
 
 
-def milliseconds(seconds: float | None) -> str:
+def format_milliseconds(seconds: float | None) -> str:
     """Seconds in milliseconds, to three significant digits; empty for None.
 
     Example:
-        >>> milliseconds(0.000421), milliseconds(1.5), milliseconds(None)
+        >>> format_milliseconds(0.000421), format_milliseconds(1.5), format_milliseconds(None)
         ('0.421', '1,500', '')
     """
-    return "" if seconds is None else tick_text(seconds * 1000)
+    return "" if seconds is None else format_tick(seconds * 1000)
 
 
-def ratio(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     """How many times, to three significant digits; empty for None.
 
     Example:
-        >>> ratio(2.3149), ratio(0.98), ratio(None)
+        >>> format_ratio(2.3149), format_ratio(0.98), format_ratio(None)
         ('2.31', '0.98', '')
     """
-    return "" if value is None else tick_text(value)
+    return "" if value is None else format_tick(value)
 
 
-def quotient(value: float | None, divisor: float | None) -> float | None:
+def divide_or_none(value: float | None, divisor: float | None) -> float | None:
     """How many times the second the first is, where that can be said.
 
     Example:
-        >>> quotient(10, 4), quotient(1, 0), quotient(None, 1)
+        >>> divide_or_none(10, 4), divide_or_none(1, 0), divide_or_none(None, 1)
         (2.5, None, None)
     """
     return None if value is None or not divisor else value / divisor

@@ -5,124 +5,140 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import ORIGINAL, Artifact, Compression
-from stormproof_train.compression.report.marks import standing
-from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
-from stormproof_train.console import shown
+from stormproof_train.compression.report.artifacts import ORIGINAL, ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.marks import describe_status
+from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
+from stormproof_train.console import format_value
 from stormproof_train.report.kit.chart import Table
-from stormproof_train.report.kit.duration import duration
-from stormproof_train.report.kit.json_numbers import finite
-from stormproof_train.report.tables import compact
+from stormproof_train.report.kit.duration import format_duration
+from stormproof_train.report.kit.json_numbers import finite_or_none
+from stormproof_train.report.tables import drop_empty
 
 
-def artifacts_table(compression: Compression) -> Table:
+def artifacts_table(compression: CompressionInfo) -> Table:
     """All artifacts with what they lost on validation, and what they gained."""
-    metric, batches = compression.metric, compression.batches
+    metric, batch_sizes = compression.metric, compression.batch_sizes
     head = (
-        "artifact", "", metric.lost_title, metric.name, *(f"faster, batch {batch}" for batch in batches),
-        *(f"ms, batch {batch}" for batch in batches), "size", "MACs",
+        "artifact", "", metric.degradation_title, metric.name, *(f"faster, batch "
+        f"{batch_size}" for batch_size in batch_sizes),
+        *(f"ms, batch {batch_size}" for batch_size in batch_sizes), "size", "MACs",
     )  # fmt: skip
     rows = [
         (
-            each.name, standing(each, compression), _together(metric.lost_cell(each.lost)),
-            "" if each.validation is None else shown(each.validation.value),
-            *(_speedup(each, batch) for batch in batches), *(milliseconds(each.median(batch)) for batch in batches),
-            _together(prefixed(each.bytes, "B")), _together(prefixed(each.macs)),
+            artifact.name, describe_status(artifact, compression),
+            _join_with_no_break_spaces(metric.format_degradation_interval(artifact.degradation)),
+            "" if artifact.validation is None else format_value(artifact.validation.value),
+            *(_speedup_cell(artifact, batch_size) for batch_size in batch_sizes),
+            *(format_milliseconds(artifact.median_latency(batch_size)) for batch_size in batch_sizes),
+            _join_with_no_break_spaces(format_count(artifact.bytes, "B")),
+            _join_with_no_break_spaces(format_count(artifact.macs)),
         )
-        for each in compression.artifacts
+        for artifact in compression.artifacts
     ]  # fmt: skip
-    return compact(Table(head, rows))
+    return drop_empty(Table(head, rows))
 
 
-def tested_table(compression: Compression) -> Table:
+def artifact_test_table(compression: CompressionInfo) -> Table:
     """Those artifacts for which the test split was read, beside the original."""
     metric = compression.metric
     head = (
-        "artifact", metric.lost_title, metric.name, "the original alone is right on", "this alone", "p (McNemar)",
-        "calibration error",
+        "artifact", metric.degradation_title, metric.name, "the original alone is right on", "this alone",
+        "p (McNemar)", "calibration error",
     )  # fmt: skip
     rows = [
         (
-            each.name,
-            *map(_together, (metric.lost_cell(each.test_lost), metric.cell(each.test))),
-            *_mcnemar(each),
-            "" if each.calibration_error is None else shown(each.calibration_error),
+            artifact.name,
+            *map(
+                _join_with_no_break_spaces,
+                (metric.format_degradation_interval(artifact.test_degradation), metric.format_interval(artifact.test)),
+            ),
+            *_mcnemar_cells(artifact),
+            "" if artifact.calibration_error is None else format_value(artifact.calibration_error),
         )
-        for each in compression.artifacts
-        if each.test is not None
+        for artifact in compression.artifacts
+        if artifact.test is not None
     ]
-    return compact(Table(head, rows))
+    return drop_empty(Table(head, rows))
 
 
-def costs_table(compression: Compression) -> Table:
+def costs_table(compression: CompressionInfo) -> Table:
     """The metric on validation, latencies with their 95th percentiles, parameters, memory, the time to load."""
     metric = compression.metric
-    head = [f"ms, batch {batch}: {of}" for batch in compression.batches for of in ("median", "95% are below")]
+    head = [
+        f"ms, batch {batch_size}: {statistic}"
+        for batch_size in compression.batch_sizes
+        for statistic in ("median", "95% are below")
+    ]
     rows = [
         (
-            each.name, _together(metric.cell(each.validation)),
-            *(milliseconds(time) for batch in compression.batches for time in each.latency.get(batch, (None, None))),
-            _together(prefixed(each.parameters)), _together(prefixed(each.memory, "B")),
-            milliseconds(each.load_seconds),
+            artifact.name, _join_with_no_break_spaces(metric.format_interval(artifact.validation)),
+            *(format_milliseconds(seconds) for batch_size in compression.batch_sizes
+              for seconds in artifact.latency.get(batch_size, (None, None))),
+            _join_with_no_break_spaces(format_count(artifact.parameters)),
+            _join_with_no_break_spaces(format_count(artifact.memory, "B")),
+            format_milliseconds(artifact.load_seconds),
         )
-        for each in compression.artifacts
+        for artifact in compression.artifacts
     ]  # fmt: skip
-    return compact(
+    return drop_empty(
         Table(("artifact", f"{metric.name} on validation", *head, "parameters", "memory", "ms to load"), rows)
     )
 
 
-def methods_table(compression: Compression) -> Table:
+def methods_table(compression: CompressionInfo) -> Table:
     """How each artifact was made, how close it is to its network, and where it lies."""
     head = ("artifact", "how it was made", "difference to PyTorch", "folder")
     rows = [
         (
-            each.name, each.method, "" if each.difference is None else f"{each.difference:.2g}",
-            each.folder,
+            artifact.name, artifact.method, "" if artifact.difference is None else f"{artifact.difference:.2g}",
+            artifact.folder,
         )
-        for each in compression.artifacts
+        for artifact in compression.artifacts
     ]  # fmt: skip
-    return compact(Table(head, rows))
+    return drop_empty(Table(head, rows))
 
 
 def fine_tuning_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """The fine-tuning runs; ``fine_tuning`` of the numbers of a compression."""
     rows = [
         (
-            str(each["name"]), ratio(finite(each["times"])), _steps(each["steps"]), _seconds(each["seconds"]),
-            str(each["became"] or ""), str(each["run"] or ""),
+            str(run["name"]), format_ratio(finite_or_none(run["times"])), _format_steps(run["steps"]),
+            _format_seconds(run["seconds"]),
+            str(run["became"] or ""), str(run["run"] or ""),
         )
-        for each in runs
+        for run in runs
     ]  # fmt: skip
-    return compact(Table(("network", "times fewer MACs, at least", "steps", "time", "what became of it", "run"), rows))
+    return drop_empty(
+        Table(("network", "times fewer MACs, at least", "steps", "time", "what became of it", "run"), rows)
+    )
 
 
-def _speedup(artifact: Artifact, batch: str) -> str:
-    speedup = artifact.speedup.get(batch)
+def _speedup_cell(artifact: ArtifactInfo, batch_size: str) -> str:
+    speedup = artifact.speedup.get(batch_size)
     if speedup is None:
         return ""
-    has_ends = speedup.low is not None and artifact.name != ORIGINAL
-    ends = f" ({ratio(speedup.low)} to {ratio(speedup.high)})" if has_ends else ""
-    return _together(f"{ratio(speedup.value)}{ends}")
+    has_interval = speedup.low is not None and artifact.name != ORIGINAL
+    interval_text = f" ({format_ratio(speedup.low)} to {format_ratio(speedup.high)})" if has_interval else ""
+    return _join_with_no_break_spaces(f"{format_ratio(speedup.value)}{interval_text}")
 
 
-def _together(told: str) -> str:
+def _join_with_no_break_spaces(text: str) -> str:
     """What stays on one line."""
-    return told.replace(" ", "\N{NO-BREAK SPACE}")
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _mcnemar(artifact: Artifact) -> tuple[str, str, str]:
+def _mcnemar_cells(artifact: ArtifactInfo) -> tuple[str, str, str]:
     if artifact.mcnemar is None:
         return "", "", ""
-    first, second, p_value = artifact.mcnemar
-    return f"{first:,}", f"{second:,}", "" if p_value is None else f"{p_value:.2g}"
+    original_only, artifact_only, p_value = artifact.mcnemar
+    return f"{original_only:,}", f"{artifact_only:,}", "" if p_value is None else f"{p_value:.2g}"
 
 
-def _steps(steps: Any) -> str:
-    known = finite(steps)
-    return "" if known is None else f"{known:,.0f}"
+def _format_steps(steps: Any) -> str:
+    value = finite_or_none(steps)
+    return "" if value is None else f"{value:,.0f}"
 
 
-def _seconds(seconds: Any) -> str:
-    known = finite(seconds)
-    return "" if known is None else duration(known)
+def _format_seconds(seconds: Any) -> str:
+    value = finite_or_none(seconds)
+    return "" if value is None else format_duration(value)

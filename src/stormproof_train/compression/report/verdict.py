@@ -5,34 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import Artifact, Compression
-from stormproof_train.compression.report.gains import gained, speed_is_shown, target_in_words
-from stormproof_train.console import shown
+from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.gains import describe_gains, describe_target, is_significantly_faster
+from stormproof_train.console import format_value
 from stormproof_train.evaluation.intervals import Interval
 
-_LEAST = {
+_MINIMUM_REASONS = {
     "latency": "none is surely faster than it",
     "size": "it has the smallest file",
     "macs": "it has the fewest multiply-accumulates",
 }
 
 
-def tone(compression: Compression) -> str:
+def tone(compression: CompressionInfo) -> str:
     """``bad`` without an answer, ``good`` with one that nothing speaks against, else ``doubtful``."""
     best = compression.best
     if best is None:
         return "bad"
     doubts = (
-        not best.within,
-        compression.minimize == "latency" and not speed_is_shown(compression, best),
+        not best.is_within_budget,
+        compression.minimize == "latency" and not is_significantly_faster(compression, best),
         not compression.reaches_target(best),
-        best.lost is None or (compression.allowed is None and best.lost.value > 0),
-        best.test_lost is not None and compression.allowed is not None and best.test_lost.value > compression.allowed,
+        best.degradation is None or (compression.allowed is None and best.degradation.value > 0),
+        best.test_degradation is not None
+        and compression.allowed is not None
+        and best.test_degradation.value > compression.allowed,
     )
     return "doubtful" if any(doubts) else "good"
 
 
-def sentences(numbers: Mapping[str, Any], compression: Compression) -> list[str]:
+def sentences(numbers: Mapping[str, Any], compression: CompressionInfo) -> list[str]:
     """What is recommended, what it costs and gains, what the test split says, what the choice was made by.
 
     Args:
@@ -41,121 +43,141 @@ def sentences(numbers: Mapping[str, Any], compression: Compression) -> list[str]
     """
     best = compression.best
     if best is None:
-        told = [_nothing(numbers), _closest(compression)]
+        paragraphs = [_describe_no_recommendation(numbers), _describe_closest(compression)]
     else:
-        told = [
-            _recommended(compression, best),
-            _cost(compression, best),
-            _tested(compression, best),
-            *gained(compression, best),
-            _decided(numbers, compression),
+        paragraphs = [
+            _describe_recommendation(compression, best),
+            _describe_degradation(compression, best),
+            _describe_test(compression, best),
+            *describe_gains(compression, best),
+            _describe_selection(numbers, compression),
         ]
-    return [sentence for sentence in [*told, _counts(numbers, compression)] if sentence]
+    return [sentence for sentence in [*paragraphs, _describe_counts(numbers, compression)] if sentence]
 
 
-def _recommended(compression: Compression, best: Artifact) -> str:
-    fit = [each for each in compression.smaller if each.within and compression.reaches_target(each)]
-    budget = f"within the budget of {compression.budget}" if compression.budget else ""
-    target = f"that reach the target ({target_in_words(compression)})" if compression.target else ""
-    if len(fit) < 2:
-        reaches = target.replace("reach ", "reaches ")
-        why = f"it is the only artifact {' '.join(filter(None, (budget, reaches)))}"
+def _describe_recommendation(compression: CompressionInfo, best: ArtifactInfo) -> str:
+    eligible_artifacts = [
+        artifact
+        for artifact in compression.compressed_artifacts
+        if artifact.is_within_budget and compression.reaches_target(artifact)
+    ]
+    budget_text = f"within the budget of {compression.budget}" if compression.budget else ""
+    target_text = f"that reach the target ({describe_target(compression)})" if compression.target else ""
+    if len(eligible_artifacts) < 2:
+        singular_target_text = target_text.replace("reach ", "reaches ")
+        reason = f"it is the only artifact {' '.join(filter(None, (budget_text, singular_target_text)))}"
     else:
-        loses_least = f"it has the smallest loss of {compression.metric.name}"
-        least = _LEAST[compression.minimize] if compression.budget else loses_least
-        why = f"of {len(fit):,} artifacts {' '.join(filter(None, (budget, target)))} {least}"
-    return f"{best.name} is recommended: {why}."
+        default_reason = f"it has the smallest loss of {compression.metric.name}"
+        minimum_reason = _MINIMUM_REASONS[compression.minimize] if compression.budget else default_reason
+        conditions = " ".join(filter(None, (budget_text, target_text)))
+        reason = f"of {len(eligible_artifacts):,} artifacts {conditions} {minimum_reason}"
+    return f"{best.name} is recommended: {reason}."
 
 
-def _cost(compression: Compression, best: Artifact) -> str:
+def _describe_degradation(compression: CompressionInfo, best: ArtifactInfo) -> str:
     metric, original = compression.metric, compression.original
-    if best.lost is None:
+    if best.degradation is None:
         return f"What it loses of {metric.name} on validation is not known: a value is not finite."
-    compared = ""
+    comparison = ""
     if best.validation is not None and original is not None and original.validation is not None:
-        compared = f": {shown(best.validation.value)}, the original {shown(original.validation.value)}"
-    return f"On validation it {_loses(compression, best.lost)}{compared}."
+        comparison = f": {format_value(best.validation.value)}, the original {format_value(original.validation.value)}"
+    return f"On validation it {_degradation_phrase(compression, best.degradation)}{comparison}."
 
 
-def _loses(compression: Compression, lost: Interval) -> str:
+def _degradation_phrase(compression: CompressionInfo, degradation: Interval) -> str:
     """What is lost or gained, with its interval, and whether that may be chance."""
     metric = compression.metric
-    verb = "loses" if lost.value >= 0 else "gains"
-    told = f"{verb} {metric.lost_in_words(abs(lost.value))}"
-    if lost.low is None or lost.high is None:
-        return f"{told}, which may be chance, as there is no interval"
-    low, high = (lost.low, lost.high) if lost.value >= 0 else (-lost.high, -lost.low)
-    return f"{told} (95% interval {metric.lost_text(low)} to {metric.lost_text(high)})"
+    verb = "loses" if degradation.value >= 0 else "gains"
+    phrase = f"{verb} {metric.describe_degradation(abs(degradation.value))}"
+    if degradation.low is None or degradation.high is None:
+        return f"{phrase}, which may be chance, as there is no interval"
+    low, high = (degradation.low, degradation.high) if degradation.value >= 0 else (-degradation.high, -degradation.low)
+    return f"{phrase} (95% interval {metric.format_degradation(low)} to {metric.format_degradation(high)})"
 
 
-def _tested(compression: Compression, best: Artifact) -> str:
+def _describe_test(compression: CompressionInfo, best: ArtifactInfo) -> str:
     if best.test is None:
         return "The test split has not been read for it."
-    if best.test_lost is None:
+    if best.test_degradation is None:
         return (
-            f"On the test split its {compression.metric.name} is {shown(best.test.value)}; the original's is not known."
+            f"On the test split its {compression.metric.name} is {format_value(best.test.value)}; "
+            "the original's is not known."
         )
-    counted = ""
+    mcnemar_text = ""
     if best.mcnemar is not None:
-        first, second, p_value = best.mcnemar
-        p_told = "" if p_value is None else f"; McNemar's test: p = {p_value:.2g}"
-        counted = f" The original alone is right on {first:,} of its samples, {best.name} alone on {second:,}{p_told}."
-    against = _against_budget(compression, best.test_lost)
-    return f"On the test split it {_loses(compression, best.test_lost)}{against}.{counted}"
+        original_only, artifact_only, p_value = best.mcnemar
+        p_text = "" if p_value is None else f"; McNemar's test: p = {p_value:.2g}"
+        mcnemar_text = (
+            f" The original alone is right on {original_only:,} of its samples, "
+            f"{best.name} alone on {artifact_only:,}{p_text}."
+        )
+    budget_text = _compare_with_budget(compression, best.test_degradation)
+    return f"On the test split it {_degradation_phrase(compression, best.test_degradation)}{budget_text}.{mcnemar_text}"
 
 
-def _against_budget(compression: Compression, lost: Interval) -> str:
+def _compare_with_budget(compression: CompressionInfo, degradation: Interval) -> str:
     allowed = compression.allowed
     if allowed is None:
         return ""
-    if lost.value > allowed:
-        sure = "" if lost.low is not None and lost.low > allowed else ", though that may be chance"
-        return f": more than the budget of {compression.budget} allows{sure}"
-    if lost.high is not None and lost.high > allowed:
+    if degradation.value > allowed:
+        certainty_note = (
+            "" if degradation.low is not None and degradation.low > allowed else ", though that may be chance"
+        )
+        return f": more than the budget of {compression.budget} allows{certainty_note}"
+    if degradation.high is not None and degradation.high > allowed:
         return f": within the budget of {compression.budget}, though its interval ends beyond it"
     return f": within the budget of {compression.budget}"
 
 
-def _decided(numbers: Mapping[str, Any], compression: Compression) -> str:
+def _describe_selection(numbers: Mapping[str, Any], compression: CompressionInfo) -> str:
     samples = numbers["samples"]
     rule = "the worse end of the interval of what is lost there has to be within the budget"
-    chosen = f"The choice was made on {samples['validation']:,} validation samples alone"
-    told = f"{chosen}: {rule}." if compression.budget else f"{chosen}; no budget limits what is lost."
-    if samples["test"] and any(each.test is not None for each in compression.artifacts):
-        return f"{told} The test split ({samples['test']:,} samples) was read afterwards and decided nothing."
-    return told
+    selection = f"The choice was made on {samples['validation']:,} validation samples alone"
+    text = f"{selection}: {rule}." if compression.budget else f"{selection}; no budget limits what is lost."
+    if samples["test"] and any(artifact.test is not None for artifact in compression.artifacts):
+        return f"{text} The test split ({samples['test']:,} samples) was read afterwards and decided nothing."
+    return text
 
 
-def _nothing(numbers: Mapping[str, Any]) -> str:
-    why = str(numbers["why_none"] or "").rstrip(".")
-    return f"Nothing is recommended, as {why}." if why else "Nothing is recommended."
+def _describe_no_recommendation(numbers: Mapping[str, Any]) -> str:
+    reason = str(numbers["why_none"] or "").rstrip(".")
+    return f"Nothing is recommended, as {reason}." if reason else "Nothing is recommended."
 
 
-def _closest(compression: Compression) -> str:
+def _describe_closest(compression: CompressionInfo) -> str:
     """What lost the least at the worse end of its interval, where all lost too much."""
-    lost = [(each.lost.high, each) for each in compression.smaller if each.lost and each.lost.high is not None]
-    if not lost or any(each.within for each in compression.smaller):
+    bounds = [
+        (artifact.degradation.high, artifact)
+        for artifact in compression.compressed_artifacts
+        if artifact.degradation and artifact.degradation.high is not None
+    ]
+    if not bounds or any(artifact.is_within_budget for artifact in compression.compressed_artifacts):
         return ""
-    _, closest = min(lost, key=lambda pair: pair[0])
-    assert closest.lost is not None
+    _, closest_artifact = min(bounds, key=lambda pair: pair[0])
+    assert closest_artifact.degradation is not None
     return (
-        f"Closest to the budget of {compression.budget} is {closest.name}, which {_loses(compression, closest.lost)}."
+        f"Closest to the budget of {compression.budget} is {closest_artifact.name}, which "
+        f"{_degradation_phrase(compression, closest_artifact.degradation)}."
     )
 
 
-def _counts(numbers: Mapping[str, Any], compression: Compression) -> str:
-    others = compression.smaller
-    beyond = sum(not each.within for each in others)
-    beaten = sum(each.within and each.beaten_by is not None for each in others)
-    told = [
-        *([f"{beyond:,} beyond the budget"] if beyond else []),
-        *([f"{beaten:,} within it but beaten by another" if compression.budget else f"{beaten:,} beaten by another"]
-          if beaten else []),
+def _describe_counts(numbers: Mapping[str, Any], compression: CompressionInfo) -> str:
+    compressed_artifacts = compression.compressed_artifacts
+    num_beyond_budget = sum(not item.is_within_budget for item in compressed_artifacts)
+    num_dominated = sum(item.is_within_budget and item.dominated_by is not None for item in compressed_artifacts)
+    phrases = [
+        *([f"{num_beyond_budget:,} beyond the budget"] if num_beyond_budget else []),
+        *([f"{num_dominated:,} within it but beaten by another" if compression.budget else f"{num_dominated:,} beaten "
+        f"by another"]
+          if num_dominated else []),
     ]  # fmt: skip
-    many = "s" * (len(others) != 1)
-    failed = sum(str(each["became"]).startswith("failed") for each in numbers["fine_tuning"])
-    runs = f" {failed:,} fine-tuning run{'s' * (failed != 1)} failed." if failed else ""
-    left = len(numbers["skipped"])
-    skipped = f" {left:,} thing{'s' * (left != 1)} could not be done." if left else ""
-    listed = f": {', '.join(told)}" if told else ""
-    return f"{len(others):,} artifact{many} beside the original{listed}.{runs}{skipped}"
+    plural_suffix = "s" * (len(compressed_artifacts) != 1)
+    num_failed = sum(str(item["became"]).startswith("failed") for item in numbers["fine_tuning"])
+    failure_text = f" {num_failed:,} fine-tuning run{'s' * (num_failed != 1)} failed." if num_failed else ""
+    num_skipped = len(numbers["skipped"])
+    skipped_text = f" {num_skipped:,} thing{'s' * (num_skipped != 1)} could not be done." if num_skipped else ""
+    details = f": {', '.join(phrases)}" if phrases else ""
+    return (
+        f"{len(compressed_artifacts):,} artifact{plural_suffix} beside the "
+        f"original{details}.{failure_text}{skipped_text}"
+    )

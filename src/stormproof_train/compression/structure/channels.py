@@ -10,18 +10,18 @@ from torch.nn.modules.batchnorm import _NormBase as PerChannelNorm
 
 Side = Literal["in", "out"]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Weighted = nn.Linear | Convolution
+WeightedLayer = nn.Linear | Convolution
 """The layers that make new channels out of those they get."""
-Norm = PerChannelNorm | nn.LayerNorm | nn.GroupNorm
-ChannelLayer = Weighted | Norm | nn.PReLU
+NormLayer = PerChannelNorm | nn.LayerNorm | nn.GroupNorm
+ChannelLayer = WeightedLayer | NormLayer | nn.PReLU
 """The layers whose channels can be chosen from; channels are features, where there are no positions."""
 
 
-def shape_of(layer: ChannelLayer) -> list[int]:
+def weight_shape(layer: ChannelLayer) -> list[int]:
     """The shape of a layer's weight; a norm without weights has that which they would have.
 
     Example:
-        >>> shape_of(nn.Conv2d(3, 8, 5)), shape_of(nn.BatchNorm2d(8, affine=False))
+        >>> weight_shape(nn.Conv2d(3, 8, 5)), weight_shape(nn.BatchNorm2d(8, affine=False))
         ([8, 3, 5, 5], [8])
     """
     match layer:
@@ -35,9 +35,9 @@ def shape_of(layer: ChannelLayer) -> list[int]:
             return list(layer.weight.shape)
 
 
-def side_of(layer: nn.Module, side: Side) -> Side:
+def effective_side(layer: nn.Module, side: Side) -> Side:
     """``out`` for what has one list of channels, that it gets and gives: norms, PReLU, depthwise convolutions."""
-    return side if isinstance(layer, Weighted) and not is_depthwise(layer) else "out"
+    return side if isinstance(layer, WeightedLayer) and not is_depthwise(layer) else "out"
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -45,27 +45,27 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, Convolution) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
-def channels_of(layer: ChannelLayer, side: Side) -> int:
+def count_channels(layer: ChannelLayer, side: Side) -> int:
     """How many channels a layer gets, or gives."""
-    if side == "in" and isinstance(layer, Weighted):
+    if side == "in" and isinstance(layer, WeightedLayer):
         return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    return shape_of(layer)[0]
+    return weight_shape(layer)[0]
 
 
-def groups_of(layer: ChannelLayer) -> int:
+def count_groups(layer: ChannelLayer) -> int:
     """The groups of neighbouring channels that have to stay of one size: of a convolution, or a group norm."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return layer.groups if isinstance(layer, Convolution) and not is_depthwise(layer) else 1
 
 
-def keep_channels(layer: ChannelLayer, side: Side, kept: torch.Tensor) -> None:
+def keep_channels(layer: ChannelLayer, side: Side, channels: torch.Tensor) -> None:
     """Leaves a layer, in place, with the channels that are kept, in their order.
 
     Args:
         layer: its weights become new parameters, which are trained where the old ones were.
         side: whether they are those that it gets or gives; the same for norms, PReLU and depthwise convolutions.
-        kept: the numbers of the channels; as many in each group of a convolution or group norm, at the same places.
+        channels: the numbers of the channels; as many in each group of a convolution or group norm, at the same places.
 
     Example:
         >>> layer = nn.Linear(4, 3)
@@ -73,12 +73,12 @@ def keep_channels(layer: ChannelLayer, side: Side, kept: torch.Tensor) -> None:
         >>> layer
         Linear(in_features=4, out_features=2, bias=True)
     """
-    if side_of(layer, side) == "in":
-        _keep_incoming(layer, kept)
+    if effective_side(layer, side) == "in":
+        _keep_input_channels(layer, channels)
         return
     for name in ("weight", "bias", "running_mean", "running_var"):
-        _select(layer, name, 0, kept)
-    count = len(kept)
+        _select_entries(layer, name, 0, channels)
+    count = len(channels)
     match layer:
         case nn.Linear():
             layer.out_features = count
@@ -96,20 +96,22 @@ def keep_channels(layer: ChannelLayer, side: Side, kept: torch.Tensor) -> None:
             layer.out_channels = count
 
 
-def _keep_incoming(layer: ChannelLayer, kept: torch.Tensor) -> None:
+def _keep_input_channels(layer: ChannelLayer, channels: torch.Tensor) -> None:
     if isinstance(layer, nn.Linear):
-        layer.in_features = len(kept)
+        layer.in_features = len(channels)
     else:
         assert isinstance(layer, Convolution)
-        each = layer.in_channels // layer.groups
-        layer.in_channels = len(kept)
-        kept = kept[kept < each]  # a group's weights number its own channels, and all groups keep the same
-    _select(layer, "weight", 1, kept)
+        group_width = layer.in_channels // layer.groups
+        layer.in_channels = len(channels)
+        channels = channels[
+            channels < group_width
+        ]  # a group's weights number its own channels, and all groups keep the same
+    _select_entries(layer, "weight", 1, channels)
 
 
-def _select(layer: nn.Module, name: str, dim: int, kept: torch.Tensor) -> None:
+def _select_entries(layer: nn.Module, name: str, dim: int, indices: torch.Tensor) -> None:
     tensor = getattr(layer, name, None)
     if tensor is not None:
-        chosen = tensor.detach().index_select(dim, kept.to(tensor.device))
-        trained = isinstance(tensor, nn.Parameter)
-        setattr(layer, name, nn.Parameter(chosen, tensor.requires_grad) if trained else chosen)
+        selected = tensor.detach().index_select(dim, indices.to(tensor.device))
+        is_parameter = isinstance(tensor, nn.Parameter)
+        setattr(layer, name, nn.Parameter(selected, tensor.requires_grad) if is_parameter else selected)

@@ -18,14 +18,14 @@ from torch_pruning.pruner.importance import GroupMagnitudeImportance
 from stormproof_train.compression.structure.channels import (
     ChannelLayer,
     Side,
-    Weighted,
-    channels_of,
-    groups_of,
+    WeightedLayer,
+    count_channels,
+    count_groups,
+    effective_side,
     keep_channels,
-    side_of,
 )
 
-Place = tuple[str, Side | int]
+ChannelAxis = tuple[str, Side | int]
 """The name of a layer and its side, or of a bare parameter and its dimension."""
 _OPERATIONS = {
     OPTYPE.CONCAT,
@@ -48,7 +48,7 @@ class Unit:
     """
 
     magnitude: float
-    channels: Mapping[Place, list[int]]
+    channels: Mapping[ChannelAxis, list[int]]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class UnitGroup:
         refusal: why none can be pruned; empty where they can.
     """
 
-    makers: tuple[str, ...]
+    producers: tuple[str, ...]
     units: tuple[Unit, ...] = ()
-    refusal: str = ""
+    unprunable_reason: str = ""
 
 
-class _RefusedError(Exception):
+class _UnprunableError(Exception):
     """The reason why a group cannot be pruned."""
 
 
@@ -74,14 +74,14 @@ class _RefusedError(Exception):
 class _Member:
     """Where a group has channels: their numbers there, and those of the root's that they go with."""
 
-    place: Place
+    axis: ChannelAxis
     channels: list[int]
-    roots: list[int]
-    available: int
-    groups: int
+    root_channels: list[int]
+    num_channels: int
+    num_groups: int
 
 
-def unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup]:
+def find_unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup]:
     """The units of all layers of a network, by the dependency graph of torch-pruning.
 
     Args:
@@ -96,117 +96,119 @@ def unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup]:
         graph = DependencyGraph().build_dependency(
             network, inputs, forward_fn=lambda module, batch: module(batch), verbose=False
         )
-    magnitude = GroupMagnitudeImportance(p=2)
+    importance = GroupMagnitudeImportance(p=2)
     names: dict[object, str] = {module: name for name, module in network.named_modules()}
     names |= {parameter: name for name, parameter in network.named_parameters()}
-    unfit = _unfit_layers(network)
+    unprunable_layers = _find_unprunable_layers(network)
     groups = []
     for group in graph.get_all_groups():
-        made = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        makers = tuple(names[layer] for layer in made if layer is made[0] or isinstance(layer, Weighted))
+        output_layers = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+        producers = tuple(
+            names[layer] for layer in output_layers if layer is output_layers[0] or isinstance(layer, WeightedLayer)
+        )
         try:
-            members = _members(graph, group, names, unfit)
-        except _RefusedError as refusal:
-            groups.append(UnitGroup(makers, refusal=str(refusal)))
+            members = _collect_members(graph, group, names, unprunable_layers)
+        except _UnprunableError as refusal:
+            groups.append(UnitGroup(producers, unprunable_reason=str(refusal)))
         else:
-            magnitudes = magnitude(group)
+            magnitudes = importance(group)
             assert magnitudes is not None  # a group begins with a layer that has weights
-            groups.append(UnitGroup(makers, _units(members, magnitudes)))
+            groups.append(UnitGroup(producers, _build_units(members, magnitudes)))
     return groups
 
 
 def remove_units(network: nn.Module, units: Iterable[Unit]) -> None:
     """Takes units out of a network, in place."""
-    gone: dict[Place, set[int]] = defaultdict(set)
+    removed_channels: dict[ChannelAxis, set[int]] = defaultdict(set)
     for unit in units:
-        for place, channels in unit.channels.items():
-            gone[place].update(channels)
+        for axis, channels in unit.channels.items():
+            removed_channels[axis].update(channels)
     layers, parameters = dict(network.named_modules()), dict(network.named_parameters())
-    for (name, at), channels in gone.items():
+    for (name, side_or_dim), channels in removed_channels.items():
         layer = layers.get(name)
-        if isinstance(at, int):
+        if isinstance(side_or_dim, int):
             parameter = parameters[name]
-            kept = _others(parameter.shape[at], channels)
-            owner, _, own_name = name.rpartition(".")
-            chosen = parameter.detach().index_select(at, kept.to(parameter.device))
-            setattr(layers[owner], own_name, nn.Parameter(chosen, parameter.requires_grad))
+            kept_channels = _remaining_channels(parameter.shape[side_or_dim], channels)
+            owner, _, attribute = name.rpartition(".")
+            selected = parameter.detach().index_select(side_or_dim, kept_channels.to(parameter.device))
+            setattr(layers[owner], attribute, nn.Parameter(selected, parameter.requires_grad))
         else:
             assert isinstance(layer, ChannelLayer)
-            keep_channels(layer, at, _others(channels_of(layer, at), channels))
+            keep_channels(layer, side_or_dim, _remaining_channels(count_channels(layer, side_or_dim), channels))
 
 
-def _others(count: int, gone: set[int]) -> torch.Tensor:
-    return torch.tensor([channel for channel in range(count) if channel not in gone], dtype=torch.long)
+def _remaining_channels(count: int, removed: set[int]) -> torch.Tensor:
+    return torch.tensor([channel for channel in range(count) if channel not in removed], dtype=torch.long)
 
 
-def _unfit_layers(network: nn.Module) -> dict[nn.Module, str]:
+def _find_unprunable_layers(network: nn.Module) -> dict[nn.Module, str]:
     """Layers whose weights cannot be cut where they stand."""
-    owned = {module: dict(module.named_parameters(recurse=False)) for module in network.modules()}
-    owners = Counter(id(parameter) for own in owned.values() for parameter in own.values())
-    unfit = {}
-    for module, own in owned.items():
-        if isinstance(module, Weighted) and "weight" not in own:
-            unfit[module] = "its weight is computed from other parameters"
-        elif any(owners[id(parameter)] > 1 for parameter in own.values()):
-            unfit[module] = "another layer has the same parameters"
-    return unfit
+    parameters_by_module = {module: dict(module.named_parameters(recurse=False)) for module in network.modules()}
+    owners = Counter(id(parameter) for parameters in parameters_by_module.values() for parameter in parameters.values())
+    unprunable_layers = {}
+    for module, parameters in parameters_by_module.items():
+        if isinstance(module, WeightedLayer) and "weight" not in parameters:
+            unprunable_layers[module] = "its weight is computed from other parameters"
+        elif any(owners[id(parameter)] > 1 for parameter in parameters.values()):
+            unprunable_layers[module] = "another layer has the same parameters"
+    return unprunable_layers
 
 
-def _members(
-    graph: DependencyGraph, group: Group, names: Mapping[object, str], unfit: Mapping[nn.Module, str]
+def _collect_members(
+    graph: DependencyGraph, group: Group, names: Mapping[object, str], unprunable_layers: Mapping[nn.Module, str]
 ) -> list[_Member]:
     """Where a group has its channels; it is refused where they cannot be pruned."""
     members = []
-    place: Place
+    axis: ChannelAxis
     for item in group.items:
         (dep, channels), node = item, item.dep.target
         layer = node.module
         if node.type in _OPERATIONS or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
             continue
         if node.type == OPTYPE.OUTPUT:
-            raise _RefusedError("they are outputs")
-        if layer in unfit:
-            raise _RefusedError(f"{names[layer]}: {unfit[layer]}")
+            raise _UnprunableError("they are outputs")
+        if layer in unprunable_layers:
+            raise _UnprunableError(f"{names[layer]}: {unprunable_layers[layer]}")
         if isinstance(layer, nn.Parameter):
             dim: int = node.pruning_dim
-            place = names[layer], dim
-            available, groups = layer.shape[dim], 1
+            axis = names[layer], dim
+            num_channels, num_groups = layer.shape[dim], 1
         elif isinstance(layer, ChannelLayer):
-            side = side_of(layer, "out" if graph.is_out_channel_pruning_fn(dep.handler) else "in")
-            place = names[layer], side
-            available, groups = channels_of(layer, side), groups_of(layer)
+            side = effective_side(layer, "out" if graph.is_out_channel_pruning_fn(dep.handler) else "in")
+            axis = names[layer], side
+            num_channels, num_groups = count_channels(layer, side), count_groups(layer)
         else:
-            raise _RefusedError(f"{names[layer]} is a {type(layer).__name__}, whose channels stay")
-        whole = groups == 1 or len(channels) == available
-        if max(channels) >= available or None in item.root_idxs or not whole:
-            raise _RefusedError(f"how they reach {names[layer]} cannot be followed")
-        members.append(_Member(place, channels, item.root_idxs, available, groups))
+            raise _UnprunableError(f"{names[layer]} is a {type(layer).__name__}, whose channels stay")
+        is_whole = num_groups == 1 or len(channels) == num_channels
+        if max(channels) >= num_channels or None in item.root_idxs or not is_whole:
+            raise _UnprunableError(f"how they reach {names[layer]} cannot be followed")
+        members.append(_Member(axis, channels, item.root_idxs, num_channels, num_groups))
     return members
 
 
-def _units(members: list[_Member], magnitudes: torch.Tensor) -> tuple[Unit, ...]:
+def _build_units(members: list[_Member], magnitudes: torch.Tensor) -> tuple[Unit, ...]:
     """Channels of the root are one unit where they share a place, or have one in different groups of a layer."""
-    unit_of = list(range(len(magnitudes)))
+    parents = list(range(len(magnitudes)))
 
-    def first(root: int) -> int:
-        while unit_of[root] != root:
-            root = unit_of[root]
+    def find_root(root: int) -> int:
+        while parents[root] != root:
+            root = parents[root]
         return root
 
     for member in members:
-        tied: dict[int, int] = {}
-        for channel, root in zip(member.channels, member.roots, strict=True):
-            in_group = channel % (member.available // member.groups)
-            one, other = sorted((first(root), first(tied.setdefault(in_group, root))))
-            unit_of[other] = one
-    gathered: dict[int, dict[Place, list[int]]] = defaultdict(dict)
+        root_by_position: dict[int, int] = {}
+        for channel, root in zip(member.channels, member.root_channels, strict=True):
+            position = channel % (member.num_channels // member.num_groups)
+            lower_root, higher_root = sorted((find_root(root), find_root(root_by_position.setdefault(position, root))))
+            parents[higher_root] = lower_root
+    channels_by_unit: dict[int, dict[ChannelAxis, list[int]]] = defaultdict(dict)
     for member in members:
-        for channel, root in zip(member.channels, member.roots, strict=True):
-            gathered[first(root)].setdefault(member.place, []).append(channel)
+        for channel, root in zip(member.channels, member.root_channels, strict=True):
+            channels_by_unit[find_root(root)].setdefault(member.axis, []).append(channel)
     # where all weights are 0 their mean divides by it
-    known = magnitudes.nan_to_num(nan=0.0).tolist()
-    magnitudes_of: dict[int, list[float]] = defaultdict(list)
-    for root, value in enumerate(known):
-        magnitudes_of[first(root)].append(value)
-    units = [Unit(fmean(magnitudes_of[unit]), channels) for unit, channels in gathered.items()]
+    magnitude_values = magnitudes.nan_to_num(nan=0.0).tolist()
+    magnitudes_by_unit: dict[int, list[float]] = defaultdict(list)
+    for root, value in enumerate(magnitude_values):
+        magnitudes_by_unit[find_root(root)].append(value)
+    units = [Unit(fmean(magnitudes_by_unit[unit]), channels) for unit, channels in channels_by_unit.items()]
     return tuple(sorted(units, key=lambda unit: unit.magnitude))

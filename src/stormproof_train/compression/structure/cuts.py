@@ -10,7 +10,7 @@ from stormproof_train.compression.structure.coupling import Unit
 
 BLOCK = 16
 """Channels that onnxruntime's convolutions take at once where the processor has AVX-512: 10 take as long as 16."""
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 """A layer keeps at least this share of its units, and two."""
 
 
@@ -27,37 +27,43 @@ class Cut:
     units: Sequence[Unit]
 
 
-def cuts_of(units: Sequence[Unit], block: int) -> list[Cut]:
+def plan_cuts(units: Sequence[Unit], block: int) -> list[Cut]:
     """The cuts of a layer, from the first to the last: the least units, until as many are left as may be.
 
     Args:
         units: of the layer, ascending by magnitude.
         block: channels that are computed at once.
     """
-    channels = min((len(each) for unit in units[:1] for each in unit.channels.values()), default=1)
-    cuts, gone = [], 0
-    for left in sizes(len(units), channels, block):
-        chosen = units[gone : len(units) - left]
-        cuts.append(Cut(sum(unit.magnitude for unit in chosen) / len(chosen), chosen))
-        gone = len(units) - left
+    channels_per_unit = min(
+        (len(channel_list) for unit in units[:1] for channel_list in unit.channels.values()), default=1
+    )
+    cuts, num_removed = [], 0
+    for num_remaining in allowed_sizes(len(units), channels_per_unit, block):
+        removed_units = units[num_removed : len(units) - num_remaining]
+        cuts.append(Cut(sum(unit.magnitude for unit in removed_units) / len(removed_units), removed_units))
+        num_removed = len(units) - num_remaining
     return cuts
 
 
-def sizes(units: int, channels: int = 1, block: int = BLOCK) -> list[int]:
+def allowed_sizes(num_units: int, channels_per_unit: int = 1, block: int = BLOCK) -> list[int]:
     """How many of its units a layer may be left with, descending: whole blocks of channels, or parts that divide one.
 
     Where no such number of channels can be, as with 3 to a unit, any number of units may.
 
     Args:
-        units: that it has.
-        channels: of each of them.
+        num_units: that it has.
+        channels_per_unit: of each of them.
         block: channels that are computed at once; 1 allows all numbers.
 
     Example:
-        >>> sizes(64), sizes(20), sizes(6, block=1)
+        >>> allowed_sizes(64), allowed_sizes(20), allowed_sizes(6, block=1)
         ([48, 32, 16, 8], [16, 8, 4, 2], [5, 4, 3, 2])
     """
-    least = max(2, math.ceil(LEAST_SHARE * units))
-    fewer = range(units - 1, least - 1, -1)
-    whole = [left for left in fewer if left * channels % block == 0 or block % (left * channels) == 0]
-    return whole or list(fewer)
+    minimum = max(2, math.ceil(MIN_SHARE * num_units))
+    candidates = range(num_units - 1, minimum - 1, -1)
+    aligned_sizes = [
+        num_remaining
+        for num_remaining in candidates
+        if num_remaining * channels_per_unit % block == 0 or block % (num_remaining * channels_per_unit) == 0
+    ]
+    return aligned_sizes or list(candidates)

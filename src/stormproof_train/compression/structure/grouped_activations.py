@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node
 
-from stormproof_train.compression.structure.channels import Norm, Weighted
-from stormproof_train.compression.structure.pieces import pieces_of
+from stormproof_train.compression.structure.channels import NormLayer, WeightedLayer
+from stormproof_train.compression.structure.pieces import find_pieces
 from stormproof_train.models.dry_run import dry_run
 
 
 @dataclass
-class Gathering:
+class GroupedActivations:
     """Activations that give fewer features than they get, and the layers that give them these.
 
     Attributes:
@@ -25,10 +25,10 @@ class Gathering:
     """
 
     activations: list[nn.Module]
-    layers: list[Weighted | Norm] = field(default_factory=list)
+    layers: list[WeightedLayer | NormLayer] = field(default_factory=list)
     widths: set[int] = field(default_factory=set)
 
-    def pieces(self, like: torch.Tensor) -> torch.Tensor:
+    def find_pieces(self, like: torch.Tensor) -> torch.Tensor:
         """The features of each unit, (pieces, units).
 
         Raises:
@@ -37,98 +37,113 @@ class Gathering:
         if not self.layers or len(self.widths) != 1:
             raise ValueError("what feeds it cannot be told")
         width = next(iter(self.widths))
-        tables = [pieces_of(activation, width, like) for activation in self.activations]
-        first = tables[0]
-        if first is None or any(other is None or not torch.equal(first, other) for other in tables[1:]):
+        tables = [find_pieces(activation, width, like) for activation in self.activations]
+        first_table = tables[0]
+        if first_table is None or any(table is None or not torch.equal(first_table, table) for table in tables[1:]):
             raise ValueError("how its units are made of features follows no rule that is known")
-        narrower = width - len(first)
+        narrower_width = width - len(first_table)
         for activation in self.activations:
-            sized = any(parameter.numel() > 1 for parameter in activation.parameters())
-            if sized or (narrower and pieces_of(activation, narrower, like) is None):
+            has_fixed_size = any(parameter.numel() > 1 for parameter in activation.parameters())
+            if has_fixed_size or (narrower_width and find_pieces(activation, narrower_width, like) is None):
                 raise ValueError("it is made for one number of features")
-        return first
+        return first_table
 
 
-def gatherings_of(network: nn.Module, inputs: torch.Tensor) -> list[Gathering]:
+def find_grouped_activations(network: nn.Module, inputs: torch.Tensor) -> list[GroupedActivations]:
     """Those of a network, by the graph that autograd keeps; norms, reshapes and sums are looked through.
 
     Args:
         network: all its parameters require gradients; it stays as it is.
         inputs: some samples.
     """
-    candidates = _gathering_modules(network, inputs)
-    made_by: dict[Node, nn.Module] = {}
-    gatherings = {module: Gathering([module]) for module in candidates}
+    activations = _find_reducing_modules(network, inputs)
+    producers: dict[Node, nn.Module] = {}
+    groups = {module: GroupedActivations([module]) for module in activations}
 
-    def behind(module: nn.Module, _: tuple[object, ...], output: object) -> None:
+    def record_producer(module: nn.Module, _: tuple[object, ...], output: object) -> None:
         if isinstance(output, torch.Tensor) and output.grad_fn is not None:
-            made_by[output.grad_fn] = module
+            producers[output.grad_fn] = module
 
-    def before(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        gatherings[module].widths.add(args[0].shape[1])
-        layers = _layers_behind(args[0], made_by)
-        gatherings[module].layers += [layer for layer in layers if layer not in gatherings[module].layers]
+    def record_inputs(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        groups[module].widths.add(args[0].shape[1])
+        layers = _find_source_layers(args[0], producers)
+        groups[module].layers += [layer for layer in layers if layer not in groups[module].layers]
 
     with ExitStack() as hooks, dry_run(network), torch.enable_grad():
-        for each in [*(each for each in network.modules() if isinstance(each, Weighted | Norm)), *candidates]:
-            hooks.enter_context(each.register_forward_hook(behind))
-        for each in candidates:
-            hooks.enter_context(each.register_forward_pre_hook(before))
+        for item in [
+            *(item for item in network.modules() if isinstance(item, WeightedLayer | NormLayer)),
+            *activations,
+        ]:
+            hooks.enter_context(item.register_forward_hook(record_producer))
+        for item in activations:
+            hooks.enter_context(item.register_forward_pre_hook(record_inputs))
         network(inputs)
-    return _merged(list(gatherings.values()))
+    return _merge_overlapping(list(groups.values()))
 
 
-def _gathering_modules(network: nn.Module, inputs: torch.Tensor) -> list[nn.Module]:
+def _find_reducing_modules(network: nn.Module, inputs: torch.Tensor) -> list[nn.Module]:
     """The outermost modules without layers that give fewer features than they get, and else the same shape."""
-    found: list[nn.Module] = []
+    reducing_modules: list[nn.Module] = []
 
-    def look(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+    def record_module(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-            before, after = args[0].shape, output.shape
-            rest = before[:1] + before[2:] == after[:1] + after[2:]
-            if len(before) >= 2 and len(after) == len(before) and rest and after[1] < before[1] and module not in found:
-                found.append(module)
+            input_shape, output_shape = args[0].shape, output.shape
+            keeps_other_dims = input_shape[:1] + input_shape[2:] == output_shape[:1] + output_shape[2:]
+            if (
+                len(input_shape) >= 2
+                and len(output_shape) == len(input_shape)
+                and keeps_other_dims
+                and output_shape[1] < input_shape[1]
+                and module not in reducing_modules
+            ):
+                reducing_modules.append(module)
 
     with ExitStack() as hooks, dry_run(network), torch.no_grad():
         for module in network.modules():
-            if not any(isinstance(each, Weighted | Norm) for each in module.modules()):
-                hooks.enter_context(module.register_forward_hook(look))
+            if not any(isinstance(child, WeightedLayer | NormLayer) for child in module.modules()):
+                hooks.enter_context(module.register_forward_hook(record_module))
         network(inputs)
-    inner = {part for module in found for part in module.modules() if part is not module}
-    return [module for module in found if module not in inner]
+    inner_modules = {
+        submodule for module in reducing_modules for submodule in module.modules() if submodule is not module
+    }
+    return [module for module in reducing_modules if module not in inner_modules]
 
 
-def _layers_behind(tensor: torch.Tensor, made_by: dict[Node, nn.Module]) -> list[Weighted | Norm]:
+def _find_source_layers(tensor: torch.Tensor, producers: dict[Node, nn.Module]) -> list[WeightedLayer | NormLayer]:
     """The last layers that a tensor was computed by, with the norms behind them."""
-    layers: dict[Weighted | Norm, None] = {}
-    seen: set[Node] = set()
-    ahead = [tensor.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
+    layers: dict[WeightedLayer | NormLayer, None] = {}
+    visited: set[Node] = set()
+    pending = [tensor.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
-        maker = made_by.get(node)
-        if isinstance(maker, Weighted | Norm):
-            layers[maker] = None
-        if maker is None or isinstance(maker, Norm):  # at a layer, or another such activation, the way ends
-            ahead += [earlier for earlier, _ in node.next_functions]
+        visited.add(node)
+        producer = producers.get(node)
+        if isinstance(producer, WeightedLayer | NormLayer):
+            layers[producer] = None
+        if producer is None or isinstance(producer, NormLayer):  # at a layer, or another such activation, the way ends
+            pending += [previous_node for previous_node, _ in node.next_functions]
     return list(layers)
 
 
-def _merged(gatherings: list[Gathering]) -> list[Gathering]:
+def _merge_overlapping(groups: list[GroupedActivations]) -> list[GroupedActivations]:
     """Those that share a layer as one."""
-    merged: list[Gathering] = []
-    for each in gatherings:
-        sharing = [other for other in merged if any(layer in other.layers for layer in each.layers)]
-        for other in sharing:
-            merged.remove(other)
-        parts = [*sharing, each]
-        merged.append(
-            Gathering(
-                [activation for part in parts for activation in part.activations],
-                list(dict.fromkeys(layer for part in parts for layer in part.layers)),
-                {width for part in parts for width in part.widths},
+    merged_groups: list[GroupedActivations] = []
+    for group in groups:
+        overlapping_groups = [
+            merged_group
+            for merged_group in merged_groups
+            if any(layer in merged_group.layers for layer in group.layers)
+        ]
+        for merged_group in overlapping_groups:
+            merged_groups.remove(merged_group)
+        sources = [*overlapping_groups, group]
+        merged_groups.append(
+            GroupedActivations(
+                [activation for source in sources for activation in source.activations],
+                list(dict.fromkeys(layer for source in sources for layer in source.layers)),
+                {width for source in sources for width in source.widths},
             )
         )
-    return merged
+    return merged_groups

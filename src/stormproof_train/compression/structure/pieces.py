@@ -9,11 +9,11 @@ from torch import nn
 
 from stormproof_train.models.dry_run import dry_run
 
-DRAWS = 400
+MAX_DRAWS = 400
 """Of 16 pieces of a Maxout unit, one that never won so often in a row is one in 10^11."""
 
 
-def pieces_of(activation: nn.Module, features: int, like: torch.Tensor) -> torch.Tensor | None:
+def find_pieces(activation: nn.Module, features: int, like: torch.Tensor) -> torch.Tensor | None:
     """The features that each unit of an activation depends on, where each feature belongs to one unit.
 
     Of Maxout these are neighbours, of a gated unit one of either half. They are measured: which derivatives of a unit
@@ -30,40 +30,40 @@ def pieces_of(activation: nn.Module, features: int, like: torch.Tensor) -> torch
 
     Example:
         >>> from stormproof_train.activations import Maxout
-        >>> pieces_of(Maxout(2), 6, torch.zeros(1))
+        >>> find_pieces(Maxout(2), 6, torch.zeros(1))
         tensor([[0, 2, 4],
                 [1, 3, 5]])
-        >>> pieces_of(nn.GLU(dim=1), 6, torch.zeros(1))
+        >>> find_pieces(nn.GLU(dim=1), 6, torch.zeros(1))
         tensor([[0, 1, 2],
                 [3, 4, 5]])
     """
     activation = copy.deepcopy(activation)
     generator = torch.Generator().manual_seed(0)
-    found: torch.Tensor | None = None
+    dependencies: torch.Tensor | None = None
     with dry_run(activation):
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             x = torch.randn(features, generator=generator).to(like)
-            depends = _derivatives(activation, x)
-            if depends is None or not len(depends) or features % len(depends):
+            nonzero = _nonzero_derivatives(activation, x)
+            if nonzero is None or not len(nonzero) or features % len(nonzero):
                 return None
-            found = depends if found is None else found | depends
-            wanted = features // len(found)
-            if (found.sum(dim=1) == wanted).all() and (found.sum(dim=0) == 1).all():
-                return found.nonzero()[:, 1].view(-1, wanted).T.cpu()
-            if (found.sum(dim=1) > wanted).any():
+            dependencies = nonzero if dependencies is None else dependencies | nonzero
+            pieces_per_unit = features // len(dependencies)
+            if (dependencies.sum(dim=1) == pieces_per_unit).all() and (dependencies.sum(dim=0) == 1).all():
+                return dependencies.nonzero()[:, 1].view(-1, pieces_per_unit).T.cpu()
+            if (dependencies.sum(dim=1) > pieces_per_unit).any():
                 return None
     return None
 
 
-def _derivatives(activation: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+def _nonzero_derivatives(activation: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     """Where the derivative of a unit by a feature is not zero: (units, features)."""
     try:
         with torch.no_grad():
-            units = activation(x[None]).shape[1]
+            num_units = activation(x[None]).shape[1]
         with torch.enable_grad():
-            copies = x.expand(units, -1).clone().requires_grad_()
-            each = activation(copies.clone()).diagonal()  # one unit of each copy: all derivatives in one pass
-            (derivatives,) = torch.autograd.grad(each.sum(), copies)
+            copies = x.expand(num_units, -1).clone().requires_grad_()
+            diagonal = activation(copies.clone()).diagonal()  # one unit of each copy: all derivatives in one pass
+            (derivatives,) = torch.autograd.grad(diagonal.sum(), copies)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
     return derivatives != 0

@@ -8,21 +8,25 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from stormproof_train.compression.structure.channels import Weighted
-from stormproof_train.compression.structure.coupling import UnitGroup, remove_units, unit_groups
-from stormproof_train.compression.structure.cuts import BLOCK, Cut, cuts_of
-from stormproof_train.compression.structure.grouped_activations import gatherings_of
-from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.prunability import is_separate, refusal_of, without_mixing
-from stormproof_train.compression.structure.split_layers import InPieces, join_pieces, put_in_pieces
+from stormproof_train.compression.structure.channels import WeightedLayer
+from stormproof_train.compression.structure.coupling import UnitGroup, find_unit_groups, remove_units
+from stormproof_train.compression.structure.cuts import BLOCK, Cut, plan_cuts
+from stormproof_train.compression.structure.grouped_activations import find_grouped_activations
+from stormproof_train.compression.structure.macs import count_macs
+from stormproof_train.compression.structure.prunability import (
+    find_unprunable_reason,
+    is_isolated,
+    remove_mixing_modules,
+)
+from stormproof_train.compression.structure.split_layers import SplitLayer, join_pieces, split_layers
 from stormproof_train.errors import UserError, first_line
 
-_FAILURES = (
+_TRACING_ERRORS = (
     RuntimeError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, AssertionError, UserWarning,
 )  # fmt: skip
 
 
-class Pruning:
+class UnitPruner:
     r"""The units of a network in the order in which they are pruned.
 
     A unit is all channels that have to go together: a feature with what makes and what reads it, over residual sums and
@@ -46,10 +50,10 @@ class Pruning:
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> pruning = Pruning(network, torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
-        >>> pruning.unpruned, pruning.macs, pruning.fewest_macs
+        >>> pruning = UnitPruner(network, torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
+        >>> pruning.unprunable_layers, pruning.macs, pruning.min_macs
         ({'2': 'they are outputs'}, 48, 12)
-        >>> pruning.to(24)[0]
+        >>> pruning.prune_to(24)[0]
         Linear(in_features=4, out_features=4, bias=True)
 
     References:
@@ -61,104 +65,113 @@ class Pruning:
         if len(inputs) < 2:
             raise ValueError(f"inputs has {len(inputs)} samples; pruning needs 2 to tell them from channels")
         self._original, self._inputs = network, inputs[:2]
-        self._split = copy.deepcopy(network).eval()
-        for parameter in self._split.parameters():
+        self._split_network = copy.deepcopy(network).eval()
+        for parameter in self._split_network.parameters():
             parameter.requires_grad_()
-        self.macs = macs(network, inputs)
+        self.macs = count_macs(network, inputs)
         try:
-            self.unpruned = _put_in_pieces(self._split, self._inputs)
+            self.unprunable_layers = _split_grouped_layers(self._split_network, self._inputs)
             with torch.enable_grad():
-                groups = unit_groups(self._split, self._inputs)
-        except _FAILURES as error:
+                groups = find_unit_groups(self._split_network, self._inputs)
+        except _TRACING_ERRORS as error:
             raise UserError(
                 f"{type(network).__name__} cannot be pruned, as its layers cannot be followed: {first_line(error)}"
             ) from error
-        self._cuts = self._in_order(groups, block)
-        self.fewest_macs = macs(self._without(len(self._cuts)), inputs)
+        self._cuts = self._order_cuts(groups, block)
+        self.min_macs = count_macs(self._apply_cuts(len(self._cuts)), inputs)
 
-    def to(self, most: int) -> nn.Module:
+    def prune_to(self, max_macs: int) -> nn.Module:
         """A copy of the network with as many units as its multiply-accumulates allow.
 
         Args:
-            most: multiply-accumulates of one sample.
+            max_macs: multiply-accumulates of one sample.
 
         Raises:
             UserError: if it cannot be made so small.
         """
-        if self.fewest_macs > most:
+        if self.min_macs > max_macs:
             raise UserError(
-                f"{type(self._original).__name__} cannot be pruned to {most} multiply-accumulates a sample: the fewest "
-                f"are {self.fewest_macs} of {self.macs}{_because(self.unpruned)}"
+                f"{type(self._original).__name__} cannot be pruned to {max_macs} multiply-accumulates a sample: the "
+                f"fewest "
+                f"are {self.min_macs} of {self.macs}{_format_reasons(self.unprunable_layers)}"
             )
-        enough, too_few = len(self._cuts), -1
-        while enough - too_few > 1:
-            middle = (enough + too_few) // 2
-            if macs(self._without(middle), self._inputs) <= most:
-                enough = middle
+        upper, lower = len(self._cuts), -1
+        while upper - lower > 1:
+            middle = (upper + lower) // 2
+            if count_macs(self._apply_cuts(middle), self._inputs) <= max_macs:
+                upper = middle
             else:
-                too_few = middle
-        return self._finished(self._without(enough))
+                lower = middle
+        return self._restore_network(self._apply_cuts(upper))
 
-    def _in_order(self, groups: list[UnitGroup], block: int) -> list[Cut]:
-        unmixed = without_mixing(self._split, self._inputs)
+    def _order_cuts(self, groups: list[UnitGroup], block: int) -> list[Cut]:
+        unmixed_network = remove_mixing_modules(self._split_network, self._inputs)
         cuts: list[tuple[float, int, int, Cut]] = []
-        for number, group in enumerate(groups):
-            refusal = next((self.unpruned[name] for name in group.makers if name in self.unpruned), group.refusal)
-            if not refusal:
-                refusal = refusal_of(self._split, group.units[0], self._inputs)
-            if not refusal and not is_separate(unmixed, group.units[0], self._inputs):
-                refusal = "how they reach the layers behind cannot be followed"
-            if refusal:
-                self.unpruned |= {_outer_name(self._split, name): refusal for name in group.makers}
+        for group_index, group in enumerate(groups):
+            reason = next(
+                (self.unprunable_layers[name] for name in group.producers if name in self.unprunable_layers),
+                group.unprunable_reason,
+            )
+            if not reason:
+                reason = find_unprunable_reason(self._split_network, group.units[0], self._inputs)
+            if not reason and not is_isolated(unmixed_network, group.units[0], self._inputs):
+                reason = "how they reach the layers behind cannot be followed"
+            if reason:
+                self.unprunable_layers |= {
+                    _original_name(self._split_network, name): reason for name in group.producers
+                }
                 continue
-            cuts += [(cut.magnitude, number, place, cut) for place, cut in enumerate(cuts_of(group.units, block))]
-        return [cut for *_, cut in sorted(cuts, key=lambda each: each[:3])]
+            cuts += [
+                (cut.magnitude, group_index, cut_index, cut)
+                for cut_index, cut in enumerate(plan_cuts(group.units, block))
+            ]
+        return [cut for *_, cut in sorted(cuts, key=lambda entry: entry[:3])]
 
-    def _without(self, count: int) -> nn.Module:
-        network = copy.deepcopy(self._split)
+    def _apply_cuts(self, count: int) -> nn.Module:
+        network = copy.deepcopy(self._split_network)
         remove_units(network, [unit for cut in self._cuts[:count] for unit in cut.units])
         return network
 
-    def _finished(self, network: nn.Module) -> nn.Module:
+    def _restore_network(self, network: nn.Module) -> nn.Module:
         try:
             join_pieces(network)
         except ValueError as error:
             raise UserError(f"{type(self._original).__name__} cannot be pruned: {first_line(error)}") from error
-        trained = {name: parameter.requires_grad for name, parameter in self._original.named_parameters()}
+        requires_grad = {name: parameter.requires_grad for name, parameter in self._original.named_parameters()}
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(trained[name])
+            parameter.requires_grad_(requires_grad[name])
         with torch.no_grad():
-            outputs, before = network(self._inputs), copy.deepcopy(self._original).eval()(self._inputs)
-        if outputs.shape != before.shape or not outputs.isfinite().all():
+            outputs, original_outputs = network(self._inputs), copy.deepcopy(self._original).eval()(self._inputs)
+        if outputs.shape != original_outputs.shape or not outputs.isfinite().all():
             raise UserError(f"{type(self._original).__name__} gives outputs that are not finite once it is pruned")
         for name, module in self._original.named_modules():
             network.get_submodule(name).training = module.training
         return network
 
 
-def _put_in_pieces(network: nn.Module, inputs: torch.Tensor) -> dict[str, str]:
+def _split_grouped_layers(network: nn.Module, inputs: torch.Tensor) -> dict[str, str]:
     """Makes each unit of one feature, in place; by the name of a layer why that is not possible."""
-    left: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     names = {module: name for name, module in network.named_modules()}
-    for gathering in gatherings_of(network, inputs):
+    for group in find_grouped_activations(network, inputs):
         try:
-            put_in_pieces(network, gathering, inputs)
+            split_layers(network, group, inputs)
         except ValueError as error:
-            activation = gathering.activations[0]
+            activation = group.activations[0]
             reason = f"{names[activation]} ({type(activation).__name__}): {first_line(error)}"
-            left |= {names[layer]: reason for layer in gathering.layers if isinstance(layer, Weighted)}
-    return left
+            reasons |= {names[layer]: reason for layer in group.layers if isinstance(layer, WeightedLayer)}
+    return reasons
 
 
-def _outer_name(network: nn.Module, name: str) -> str:
+def _original_name(network: nn.Module, name: str) -> str:
     """A layer's name in the network as it was given."""
     owner = name.rpartition(".pieces.")[0]
-    return owner if owner and isinstance(network.get_submodule(owner), InPieces) else name
+    return owner if owner and isinstance(network.get_submodule(owner), SplitLayer) else name
 
 
-def _because(unpruned: Mapping[str, str]) -> str:
-    layers_of: dict[str, list[str]] = {}
-    for name, reason in unpruned.items():
-        layers_of.setdefault(reason, []).append(name)
-    told = [f"{', '.join(names)}: {reason}" for reason, names in layers_of.items()]
-    return f" (unpruned are {'; '.join(told)})" if told else ""
+def _format_reasons(unprunable_layers: Mapping[str, str]) -> str:
+    layers_by_reason: dict[str, list[str]] = {}
+    for name, reason in unprunable_layers.items():
+        layers_by_reason.setdefault(reason, []).append(name)
+    phrases = [f"{', '.join(names)}: {reason}" for reason, names in layers_by_reason.items()]
+    return f" (unpruned are {'; '.join(phrases)})" if phrases else ""

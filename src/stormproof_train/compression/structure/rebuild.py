@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor
-from stormproof_train.compression.structure.shapes import reshape
-from stormproof_train.config.signature_binding import hands_on
+from stormproof_train.compression.structure.shapes import apply_shapes
+from stormproof_train.config.signature_binding import forwards_arguments
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Structure:
     ranks: Mapping[str, int] = field(default_factory=dict)
 
 
-@hands_on("network")
-def smaller(
+@forwards_arguments("network")
+def apply_structure(
     network: nn.Module,
     shapes: Mapping[str, Sequence[int]] | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -45,7 +45,7 @@ def smaller(
         ValueError: if a name is none of the network's, or a shape or rank not less than what it has.
 
     Example:
-        >>> smaller(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 6)), {"0": [3, 4], "1": [6, 3]}, {"1": 1})
+        >>> apply_structure(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 6)), {"0": [3, 4], "1": [6, 3]}, {"1": 1})
         Sequential(
           (0): Linear(in_features=4, out_features=3, bias=True)
           (1): Sequential(
@@ -54,6 +54,6 @@ def smaller(
           )
         )
     """
-    reshape(network, shapes or {})
+    apply_shapes(network, shapes or {})
     factor(network, ranks or {})
     return network

@@ -14,5 +14,5 @@ def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
         >>> network[1]
         ELU(alpha=1.0)
     """
-    for name in [name for name, each in network.named_modules(remove_duplicate=False) if each is old]:
+    for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is old]:
         network.set_submodule(name, new)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-COLOURS = 8
+NUM_COLORS = 8
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "12 4", "4 2 1 2 1 2")
 """Lines differ by colour and by dash; the two lists are of lengths that give 24 pairs before one comes again."""
 
 HOVER = {"name": "hover", "select": {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout"}}
 """The parameter of the layer whose nearest point shows its tooltip."""
 
-STEPS = {"type": "quantitative", "title": "step", "axis": {"format": ",d", "tickCount": 5, "grid": False}}
+STEP_ENCODING = {"type": "quantitative", "title": "step", "axis": {"format": ",d", "tickCount": 5, "grid": False}}
 """The encoding of what is drawn over the steps."""
 NOT_FINITE = "✕"
 
@@ -30,7 +30,7 @@ class Line:
     @property
     def colour(self) -> str:
         """A CSS colour, which the page has in a light and in a dark form."""
-        return f"var(--series-{self.number % COLOURS + 1})"
+        return f"var(--series-{self.number % NUM_COLORS + 1})"
 
     @property
     def dash(self) -> str:
@@ -88,24 +88,24 @@ def hover_tooltip(**fields: str) -> dict[str, Any]:
         {'value': {'expr': "{'step': format((datum.datum || datum).step, ',d')}"}}
     """
     row = "(datum.datum || datum)"
-    told = [
-        f"'{name}': " + (f"format({row}.{name}, '{number}')" if number else f"{row}.{name}")
-        for name, number in fields.items()
+    field_texts = [
+        f"'{name}': " + (f"format({row}.{name}, '{number_format}')" if number_format else f"{row}.{name}")
+        for name, number_format in fields.items()
     ]
-    return {"value": {"expr": f"{{{', '.join(told)}}}"}}
+    return {"value": {"expr": f"{{{', '.join(field_texts)}}}"}}
 
 
 def line_scales(lines: Sequence[Line]) -> dict[str, Any]:
     """The encoding of the field ``line``, the number of one of them, as colour and dash."""
-    places = [line.number for line in lines]
+    line_numbers = [line.number for line in lines]
     dashes = [[int(length) for length in line.dash.split()] for line in lines]
     return {
         "color": {
             "field": "line", "type": "nominal", "legend": None,
-            "scale": {"domain": places, "range": [line.colour for line in lines]},
+            "scale": {"domain": line_numbers, "range": [line.colour for line in lines]},
         },
         "strokeDash": {
             "field": "line", "type": "nominal", "legend": None,
-            "scale": {"domain": places, "range": [dash or [1, 0] for dash in dashes]},
+            "scale": {"domain": line_numbers, "range": [dash or [1, 0] for dash in dashes]},
         },
     }  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in the largest unit that gives at least two.
 
     Example:
-        >>> duration(90.0), duration(600.0), duration(9000.0)
+        >>> format_duration(90.0), format_duration(600.0), format_duration(9000.0)
         ('90 s', '10 min', '2.5 h')
     """
     if seconds < 120:

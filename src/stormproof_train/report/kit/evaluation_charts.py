@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.console import shown
+from stormproof_train.console import format_value
 from stormproof_train.report.kit.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
 
-MOST_CLASSES = 40
+MAX_CLASSES = 40
 """Of more, a table of confusions would show nothing but dots."""
-MOST_COUNTS = 15
+MAX_CLASSES_WITH_COUNTS = 15
 """Of more classes, counts have no room in the cells."""
-MOST_CONFUSED = 10
+MAX_CONFUSIONS = 10
 
 BLUE = "var(--series-1)"
 
@@ -21,25 +21,30 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
     """Draws those parts of an ``evaluation.json`` that can be drawn."""
     charts = []
     names = class_names(evaluation)
-    if 0 < len(evaluation.get("confusion", ())) <= MOST_CLASSES:
-        charts.append(_confusion(evaluation["confusion"], names))
+    if 0 < len(evaluation.get("confusion", ())) <= MAX_CLASSES:
+        charts.append(_confusion_chart(evaluation["confusion"], names))
     if evaluation.get("reliability"):
-        charts.append(_reliability(evaluation["reliability"], evaluation["calibration_error"]))
+        charts.append(_reliability_chart(evaluation["reliability"], evaluation["calibration_error"]))
     if evaluation.get("residuals_by_prediction"):
-        charts.append(_residuals(evaluation["residuals_by_prediction"]))
+        charts.append(_residual_chart(evaluation["residuals_by_prediction"]))
     if evaluation.get("roc"):
-        areas = {number: each["roc_auc"] for number, each in enumerate(evaluation["classes"])}
+        areas = {
+            class_index: class_metrics["roc_auc"] for class_index, class_metrics in enumerate(evaluation["classes"])
+        }
         charts.append(
-            _of_classes(
+            _class_curves_chart(
                 "ROC curves", evaluation["roc"], names, areas, "false positive rate", "true positive rate", "area"
             )
         )
-    if evaluation.get("precision_recall"):
-        areas = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
+    if evaluation.get("precision_recall_curves"):
+        areas = {
+            class_index: class_metrics["average_precision"]
+            for class_index, class_metrics in enumerate(evaluation["classes"])
+        }
         charts.append(
-            _of_classes(
+            _class_curves_chart(
                 "Precision and recall",
-                evaluation["precision_recall"],
+                evaluation["precision_recall_curves"],
                 names,
                 areas,
                 "recall",
@@ -55,16 +60,16 @@ def class_names(evaluation: Mapping[str, Any]) -> list[str]:
     return evaluation.get("class_names") or [str(number) for number in range(len(evaluation.get("classes", ())))]
 
 
-def _confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Chart:
+def _confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Chart:
     classes = range(len(confusion))
     cells = [(row, column, confusion[row][column]) for row in classes for column in classes]
-    wrong = sorted((cell for cell in cells if cell[0] != cell[1] and cell[2]), key=lambda cell: -cell[2])[
-        :MOST_CONFUSED
+    confusions = sorted((cell for cell in cells if cell[0] != cell[1] and cell[2]), key=lambda cell: -cell[2])[
+        :MAX_CONFUSIONS
     ]
-    rows = [(names[row], names[column], f"{count:,}") for row, column, count in wrong]
+    rows = [(names[row], names[column], f"{count:,}") for row, column, count in confusions]
     title = "Confusion of the classes"
-    worst = f" Most often class {rows[0][0]} is taken for class {rows[0][1]}: {rows[0][2]} times." if rows else ""
-    place = {
+    worst_text = f" Most often class {rows[0][0]} is taken for class {rows[0][1]}: {rows[0][2]} times." if rows else ""
+    encoding = {
         "x": {"field": "predicted", "type": "ordinal", "sort": None, "axis": {"labelAngle": 0, "labelOverlap": True}},
         "y": {"field": "true", "type": "ordinal", "sort": None, "axis": {"labelOverlap": True}},
         "tooltip": [
@@ -89,10 +94,10 @@ def _confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Char
     }  # fmt: skip
     return Chart(
         title=title,
-        text=f"{title}: {len(confusion)} true classes in rows, predicted ones in columns.{worst}",
+        text=f"{title}: {len(confusion)} true classes in rows, predicted ones in columns.{worst_text}",
         spec={
-            "width": "container", "height": 300, "data": {"name": "cells"}, "encoding": place,
-            "layer": [rect, counts] if len(confusion) <= MOST_COUNTS else [rect],
+            "width": "container", "height": 300, "data": {"name": "cells"}, "encoding": encoding,
+            "layer": [rect, counts] if len(confusion) <= MAX_CLASSES_WITH_COUNTS else [rect],
         },
         data={"cells": {
             "true": [names[row] for row, _, _ in cells],
@@ -105,24 +110,25 @@ def _confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Char
     )  # fmt: skip
 
 
-def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
+def _reliability_chart(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
     title = "Reliability of the probabilities"
-    share = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    share_encoding = {"type": "quantitative", "scale": {"domain": [0, 1]}}
     return Chart(
         title=title,
-        text=f"{title}: how often those are right that are so sure. The expected calibration error is {shown(error)}.",
+        text=f"{title}: how often those are right that are so sure. The expected calibration error is "
+        f"{format_value(error)}.",
         spec={
             "width": "container", "height": 300,
             "layer": [
                 {
                     "data": {"name": "ideal"}, "mark": {"type": "line", "color": "var(--muted)", "strokeDash": [4, 4]},
-                    "encoding": {"x": {"field": "at", **share}, "y": {"field": "at", **share}},
+                    "encoding": {"x": {"field": "at", **share_encoding}, "y": {"field": "at", **share_encoding}},
                 },
                 {
                     "data": {"name": "bins"},
                     "encoding": {
-                        "x": {"field": "confidence", "title": "probability of the predicted class", **share},
-                        "y": {"field": "accuracy", "title": "share that is right", **share},
+                        "x": {"field": "confidence", "title": "probability of the predicted class", **share_encoding},
+                        "y": {"field": "accuracy", "title": "share that is right", **share_encoding},
                         "tooltip": [
                             {"field": "confidence", "title": "probability", "format": ".3f"},
                             {"field": "accuracy", "title": "right", "format": ".3f"},
@@ -144,27 +150,30 @@ def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
         },
         data={
             "ideal": {"at": [0, 1]},
-            "bins": {key: [each[key] for each in bins] for key in ("confidence", "accuracy", "samples")},
+            "bins": {key: [reliability_bin[key] for reliability_bin in bins] for key in ("confidence", "accuracy",
+            "samples")},
         },
-        note=f"Expected calibration error {shown(error)}; on the broken line probabilities would be true. The larger a "
+        note=f"Expected calibration error {format_value(error)}; on the broken line probabilities would be true. The "
+        f"larger a "
         "point, the more samples it is of.",
         table=Table(
             ("probability", "right", "samples"),
-            [(shown(each["confidence"]), shown(each["accuracy"]), f"{each['samples']:,}") for each in bins],
+            [(format_value(reliability_bin["confidence"]), format_value(reliability_bin["accuracy"]),
+            f"{reliability_bin['samples']:,}") for reliability_bin in bins],
         ),
     )  # fmt: skip
 
 
-def _residuals(outputs: Sequence[Mapping[str, Any]]) -> Chart:
+def _residual_chart(outputs: Sequence[Mapping[str, Any]]) -> Chart:
     title = "Residuals by prediction"
-    lines = [Line(f"output {number}", number) for number in range(len(outputs))]
+    lines = [Line(f"output {number_encoding}", number_encoding) for number_encoding in range(len(outputs))]
     data: dict[str, list[Any]] = {"line": [], "of": [], "x": [], "y": []}
     for line, output in zip(lines, outputs, strict=True):
         data["line"] += [line.number] * len(output["x"])
         data["of"] += [line.label] * len(output["x"])
         data["x"] += output["x"]
         data["y"] += output["y"]
-    number = {"type": "quantitative", "scale": {"zero": False}, "axis": {"format": ",.6~g"}}
+    number_encoding = {"type": "quantitative", "scale": {"zero": False}, "axis": {"format": ",.6~g"}}
     return Chart(
         title=title,
         text=f"{title}: target minus prediction of {len(outputs[0]['x']):,} samples.",
@@ -179,8 +188,8 @@ def _residuals(outputs: Sequence[Mapping[str, Any]]) -> Chart:
                 {
                     "data": {"name": "points"}, "mark": {"type": "point", "filled": True, "size": 24, "opacity": 0.6},
                     "encoding": {
-                        "x": {"field": "x", "title": "prediction", **number},
-                        "y": {"field": "y", "title": "target minus prediction", **number},
+                        "x": {"field": "x", "title": "prediction", **number_encoding},
+                        "y": {"field": "y", "title": "target minus prediction", **number_encoding},
                         "color": line_scales(lines)["color"],
                         "tooltip": [
                             {"field": "of", "title": " "}, {"field": "x", "title": "prediction", "format": ",.6~g"},
@@ -196,7 +205,7 @@ def _residuals(outputs: Sequence[Mapping[str, Any]]) -> Chart:
     )  # fmt: skip
 
 
-def _of_classes(
+def _class_curves_chart(
     title: str,
     curves: Sequence[Mapping[str, Any]],
     names: Sequence[str],
@@ -214,10 +223,10 @@ def _of_classes(
         data["x"] += curve["x"]
         data["y"] += curve["y"]
     rows = [
-        (line.label, "" if (value := areas[curve["of_class"]]) is None else shown(value))
+        (line.label, "" if (value := areas[curve["of_class"]]) is None else format_value(value))
         for line, curve in zip(lines, curves, strict=True)
     ]
-    share = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    share_encoding = {"type": "quantitative", "scale": {"domain": [0, 1]}}
     scales = line_scales(lines)
     return Chart(
         title=title,
@@ -225,7 +234,8 @@ def _of_classes(
         + ", ".join(f"{label} {value}" for label, value in rows),
         spec={
             "width": "container", "height": 300, "data": {"name": "points"},
-            "encoding": {"x": {"field": "x", "title": x, **share}, "y": {"field": "y", "title": y, **share}},
+            "encoding": {"x": {"field": "x", "title": x, **share_encoding}, "y": {"field": "y", "title": y,
+            **share_encoding}},
             "layer": [
                 {"mark": "line", "encoding": {"order": {"field": "place"}, **scales}},
                 {

@@ -6,31 +6,31 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
-from stormproof_train.console import shown
-from stormproof_train.report.kit.chart import NOT_FINITE, STEPS, Chart, Table
+from stormproof_train.console import format_value
+from stormproof_train.report.kit.chart import NOT_FINITE, STEP_ENCODING, Chart, Table
 
-ROW_HEIGHT, HEIGHT = 16, 600
+MAX_ROW_HEIGHT, MAX_HEIGHT = 16, 600
 
 HOLLOW = "▢"
 
 
-def heat_chart(title: str, cells: Mapping[str, Any], *, is_share: bool) -> Chart:
-    """Draws what :func:`stormproof_train.report.layers.of_layers` gives.
+def heat_chart(title: str, layer_cells: Mapping[str, Any], *, is_share: bool) -> Chart:
+    """Draws what :func:`stormproof_train.report.layers.compute_layer_cells` gives.
 
     Args:
         title: what it is of.
-        cells: of a group of names.
+        layer_cells: of a group of names.
         is_share: whether the numbers are shares, from 0 to 1; else colours are of their logarithms.
     """
-    layers, columns = cells["layers"], len(cells["ends"])
-    largest = list(chain.from_iterable(cells["largest"]))
+    layers, columns = layer_cells["layers"], len(layer_cells["ends"])
+    largest = list(chain.from_iterable(layer_cells["largest"]))
     data = {
         "layer": [layer for layer in layers for _ in range(columns)],
-        "start": cells["starts"] * len(layers),
-        "end": cells["ends"] * len(layers),
+        "start": layer_cells["starts"] * len(layers),
+        "end": layer_cells["ends"] * len(layers),
         "largest": largest,
-        "smallest": list(chain.from_iterable(cells["smallest"])),
-        "broken": list(chain.from_iterable(cells["non_finite"])),
+        "smallest": list(chain.from_iterable(layer_cells["smallest"])),
+        "broken": list(chain.from_iterable(layer_cells["non_finite"])),
     }
     has_hollow = any(value is None or (value <= 0 and not is_share) for value in largest)
     marks = [
@@ -44,7 +44,7 @@ def heat_chart(title: str, cells: Mapping[str, Any], *, is_share: bool) -> Chart
         data={"cells": data},
         marks=marks,
         note="A cell shows the largest value of its steps.",
-        table=_table(cells),
+        table=_table(layer_cells),
     )
 
 
@@ -57,50 +57,60 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
             "orient": "top", "gradientLength": 160, "values": domain, "format": ".0%" if is_share else ".2~g",
         },
     }  # fmt: skip
-    told = [
+    tooltip = [
         {"field": "layer", "title": "layer"}, {"field": "end", "title": "up to step", "format": ",d"},
         {"field": "largest", "title": "largest"}, {"field": "smallest", "title": "smallest"},
         {"field": "broken", "title": "not finite"},
     ]  # fmt: skip
-    place = {
-        "x": {"field": "start", **STEPS, "scale": {"nice": False, "zero": False}},
+    encoding = {
+        "x": {"field": "start", **STEP_ENCODING, "scale": {"nice": False, "zero": False}},
         "x2": {"field": "end"},
         "y": {
             "field": "layer", "type": "nominal", "title": None, "scale": {"domain": layers},
             "axis": {"labelLimit": 90, "labelOverlap": True, "ticks": False, "domain": False},
         },
-        "tooltip": told,
+        "tooltip": tooltip,
     }  # fmt: skip
-    drawn = "isValid(datum.largest)" if is_share else "datum.largest > 0"
-    layers_drawn: list[dict[str, Any]] = [
-        {"transform": [{"filter": drawn}], "mark": "rect", "encoding": {"color": colour}}
+    drawn_filter = "isValid(datum.largest)" if is_share else "datum.largest > 0"
+    chart_layers: list[dict[str, Any]] = [
+        {"transform": [{"filter": drawn_filter}], "mark": "rect", "encoding": {"color": colour}}
     ]
     if HOLLOW in signs:
-        layers_drawn.append({
-            "transform": [{"filter": f"!({drawn})"}],
+        chart_layers.append({
+            "transform": [{"filter": f"!({drawn_filter})"}],
             "mark": {"type": "rect", "fill": "var(--paper)", "stroke": "var(--muted)", "strokeWidth": 0.5},
         })  # fmt: skip
     if NOT_FINITE in signs:
-        layers_drawn.append({
+        chart_layers.append({
             "transform": [{"filter": "datum.broken > 0"}, {"calculate": "(datum.start + datum.end) / 2", "as": "mid"}],
             "mark": {"type": "text", "text": NOT_FINITE, "fontSize": 9, "color": "var(--bad)"},
             "encoding": {"x": {"field": "mid", "type": "quantitative"}, "x2": None},
         })  # fmt: skip
     return {
         "width": "container",
-        "height": len(layers) * max(4, min(ROW_HEIGHT, HEIGHT // len(layers))),  # with a step, Vega warns of fit-x
+        "height": len(layers)
+        * max(4, min(MAX_ROW_HEIGHT, MAX_HEIGHT // len(layers))),  # with a step, Vega warns of fit-x
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"name": "cells"},
-        "encoding": place,
-        "layer": layers_drawn,
+        "encoding": encoding,
+        "layer": chart_layers,
     }
 
 
 def _table(cells: Mapping[str, Any]) -> Table:
     rows = []
-    for place, layer in enumerate(cells["layers"]):
-        low = [value for value in cells["smallest"][place] if value is not None]
-        high = [value for value in cells["largest"][place] if value is not None]
-        ends = (shown(high[0]), shown(high[-1]), shown(min(low)), shown(max(high))) if high else ("", "", "", "")
-        rows.append((layer, *ends, f"{sum(cells['non_finite'][place]):,}"))
+    for index, layer in enumerate(cells["layers"]):
+        smallest_values = [value for value in cells["smallest"][index] if value is not None]
+        largest_values = [value for value in cells["largest"][index] if value is not None]
+        summary_cells = (
+            (
+                format_value(largest_values[0]),
+                format_value(largest_values[-1]),
+                format_value(min(smallest_values)),
+                format_value(max(largest_values)),
+            )
+            if largest_values
+            else ("", "", "", "")
+        )
+        rows.append((layer, *summary_cells, f"{sum(cells['non_finite'][index]):,}"))
     return Table(("layer", "first cell", "last cell", "smallest", "largest", "not finite"), rows)

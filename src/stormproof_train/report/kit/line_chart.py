@@ -7,12 +7,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.console import shown
-from stormproof_train.report.kit.chart import HOVER, NOT_FINITE, STEPS, Chart, Line, Table, hover_tooltip, line_scales
+from stormproof_train.console import format_value
+from stormproof_train.report.kit.chart import (
+    HOVER,
+    NOT_FINITE,
+    STEP_ENCODING,
+    Chart,
+    Line,
+    Table,
+    hover_tooltip,
+    line_scales,
+)
 
-FEW = 40
+MAX_MARKED_POINTS = 40
 """Of so few points each is drawn."""
-WIDE = 1000
+MIN_LOG_RATIO = 1000
 """Between the smallest and the largest of positive values: from such a ratio on their logarithms are drawn."""
 
 
@@ -26,7 +35,7 @@ class Event:
 
 
 RESTART, FINDING = "↻", "▲"
-_MEANING = {RESTART: "restart", FINDING: "finding", NOT_FINITE: "not finite"}
+_SIGN_MEANINGS = {RESTART: "restart", FINDING: "finding", NOT_FINITE: "not finite"}
 
 
 def line_chart(
@@ -36,7 +45,7 @@ def line_chart(
     events: Sequence[Event] = (),
     order: Sequence[str] = (),
 ) -> Chart:
-    """Draws curves, as :func:`stormproof_train.report.curves.curve` gives them, over the steps.
+    """Draws curves, as :func:`stormproof_train.report.curves.summarize_curve` gives them, over the steps.
 
     Args:
         title: what they are of.
@@ -46,8 +55,8 @@ def line_chart(
         order: of labels, some of which may have no curve here, where a label shall look the same in several charts;
             by default that of the curves.
     """
-    places = {label: number for number, label in enumerate(order or curves)}
-    lines = [Line(label, places[label]) for label in curves]
+    line_numbers = {label: number for number, label in enumerate(order or curves)}
+    lines = [Line(label, line_numbers[label]) for label in curves]
     points: dict[str, list[Any]] = {"line": [], "of": [], "step": [], "value": []}
     for line, curve in zip(lines, curves.values(), strict=True):
         points["line"] += [line.number] * len(curve["steps"])
@@ -57,32 +66,36 @@ def line_chart(
     signs = dict.fromkeys(event.sign for event in events)
     if any(curve["non_finite"] for curve in curves.values()):
         signs[NOT_FINITE] = None
-    few = [line.number for line, curve in zip(lines, curves.values(), strict=True) if len(curve["steps"]) <= FEW]
+    sparse_lines = [
+        line.number
+        for line, curve in zip(lines, curves.values(), strict=True)
+        if len(curve["steps"]) <= MAX_MARKED_POINTS
+    ]
     decades = _decades(curves)
     return Chart(
         title=f"{title} (logarithmic)" if decades else title,
-        text=f"{title} over the steps. " + " ".join(_in_words(label, curve) for label, curve in curves.items()),
-        spec=_spec(lines, decades, few, last_step, signs),
-        data={"points": points, "events": _columns(events)} if events else {"points": points},
+        text=f"{title} over the steps. " + " ".join(_describe_curve(label, curve) for label, curve in curves.items()),
+        spec=_spec(lines, decades, sparse_lines, last_step, signs),
+        data={"points": points, "events": _event_columns(events)} if events else {"points": points},
         legend=() if order else lines,
-        marks=[(sign, _MEANING[sign]) for sign in signs],
-        note=_thinning(curves),
+        marks=[(sign, _SIGN_MEANINGS[sign]) for sign in signs],
+        note=_thinning_note(curves),
         table=_table(curves),
     )
 
 
 def _spec(
-    lines: Sequence[Line], decades: Sequence[float], few: Sequence[int], last_step: int, signs: Collection[str]
+    lines: Sequence[Line], decades: Sequence[float], sparse_lines: Sequence[int], last_step: int, signs: Collection[str]
 ) -> dict[str, Any]:
-    step = {"field": "step", **STEPS, "scale": {"domain": [0, last_step], "nice": False}}
+    step = {"field": "step", **STEP_ENCODING, "scale": {"domain": [0, last_step], "nice": False}}
     axis = {"format": ",.6~g", **({"values": decades} if decades else {})}
     scale = {"type": "log"} if decades else {"type": "linear", "zero": False}
     value = {"field": "value", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
     scales = line_scales(lines)
     colour = {"color": scales["color"]}
-    seen = [
+    opacity_conditions = [
         {"param": "hover", "empty": False, "value": 1},
-        {"test": f"indexof({list(few)}, datum.line) >= 0", "value": 1},
+        {"test": f"indexof({list(sparse_lines)}, datum.line) >= 0", "value": 1},
     ]
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "line", "clip": True}, "encoding": {"y": value, **scales}},
@@ -93,7 +106,7 @@ def _spec(
             "encoding": {
                 "y": value,
                 **colour,
-                "opacity": {"condition": seen, "value": 0},
+                "opacity": {"condition": opacity_conditions, "value": 0},
                 "tooltip": hover_tooltip(of="", step=",d", value=".6~g"),
             },
         },
@@ -116,24 +129,24 @@ def _spec(
                 "transform": [{"filter": "indexof(visible, datum.line) >= 0"}],
                 "layer": layers,
             },
-            *(_events() if {RESTART, FINDING} & set(signs) else []),
+            *(_event_layers() if {RESTART, FINDING} & set(signs) else []),
         ],
     }
 
 
-def _events() -> list[dict[str, Any]]:
-    told = [{"field": "step", "title": "step", "format": ",d"}, {"field": "text", "title": "what"}]
+def _event_layers() -> list[dict[str, Any]]:
+    tooltip = [{"field": "step", "title": "step", "format": ",d"}, {"field": "text", "title": "what"}]
     return [
         {"data": {"name": "events"}, "mark": {"type": "rule", "color": "var(--mark)", "strokeDash": [3, 3]}},
         {
             "data": {"name": "events"},
             "mark": {"type": "text", "color": "var(--mark)", "fontSize": 13, "dy": -7},
-            "encoding": {"y": {"value": 0}, "text": {"field": "sign"}, "tooltip": told},
+            "encoding": {"y": {"value": 0}, "text": {"field": "sign"}, "tooltip": tooltip},
         },
     ]
 
 
-def _columns(events: Sequence[Event]) -> dict[str, list[Any]]:
+def _event_columns(events: Sequence[Event]) -> dict[str, list[Any]]:
     return {
         "step": [event.step for event in events],
         "sign": [event.sign for event in events],
@@ -143,29 +156,33 @@ def _columns(events: Sequence[Event]) -> dict[str, list[Any]]:
 
 def _decades(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
     """At most seven powers of ten to mark on a logarithmic axis; none where a linear one will do."""
-    ends = [curve[end]["value"] for curve in curves.values() for end in ("smallest", "largest") if curve[end]]
-    if not ends or min(ends) <= 0 or max(ends) / min(ends) < WIDE:
+    extremes = [
+        curve[extreme]["value"] for curve in curves.values() for extreme in ("smallest", "largest") if curve[extreme]
+    ]
+    if not extremes or min(extremes) <= 0 or max(extremes) / min(extremes) < MIN_LOG_RATIO:
         return []
-    low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
+    low, high = math.floor(math.log10(min(extremes))), math.ceil(math.log10(max(extremes)))
     return [float(f"1e{exponent}") for exponent in range(low, high + 1, math.ceil((high - low + 1) / 7))]
 
 
-def _thinning(curves: Mapping[str, Mapping[str, Any]]) -> str:
-    thin = [(label, curve) for label, curve in curves.items() if len(curve["steps"]) < curve["points"]]
-    if not thin:
+def _thinning_note(curves: Mapping[str, Mapping[str, Any]]) -> str:
+    thinned_curves = [(label, curve) for label, curve in curves.items() if len(curve["steps"]) < curve["points"]]
+    if not thinned_curves:
         return ""
-    told = "; ".join(f"{len(curve['steps']):,} of {curve['points']:,} points of {label}" for label, curve in thin)
-    return f"Drawn are {told}: of each stretch the first, the last, the smallest and the largest."
+    counts_text = "; ".join(
+        f"{len(curve['steps']):,} of {curve['points']:,} points of {label}" for label, curve in thinned_curves
+    )
+    return f"Drawn are {counts_text}: of each stretch the first, the last, the smallest and the largest."
 
 
-def _in_words(label: str, curve: Mapping[str, Any]) -> str:
-    broken = f", {curve['non_finite']:,} values not finite" if curve["non_finite"] else ""
+def _describe_curve(label: str, curve: Mapping[str, Any]) -> str:
+    non_finite_text = f", {curve['non_finite']:,} values not finite" if curve["non_finite"] else ""
     if curve["smallest"] is None:
-        return f"{label}: nothing finite{broken}."
+        return f"{label}: nothing finite{non_finite_text}."
     low, high = curve["smallest"], curve["largest"]
     return (
-        f"{label}: from {shown(low['value'])} at step {low['step']:,} to {shown(high['value'])} at step "
-        f"{high['step']:,}, in the end {shown(curve['last'])}{broken}."
+        f"{label}: from {format_value(low['value'])} at step {low['step']:,} to {format_value(high['value'])} at step "
+        f"{high['step']:,}, in the end {format_value(curve['last'])}{non_finite_text}."
     )
 
 
@@ -173,7 +190,8 @@ def _table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
     head = ("", "points", "last", "smallest", "at step", "largest", "at step", "not finite")
     rows = [
         (
-            label, f"{curve['points']:,}", shown(curve["last"]), *_end(curve["smallest"]), *_end(curve["largest"]),
+            label, f"{curve['points']:,}", format_value(curve["last"]), *_extreme_cells(curve["smallest"]),
+            *_extreme_cells(curve["largest"]),
             f"{curve['non_finite']:,}",
         )
         for label, curve in curves.items()
@@ -181,5 +199,5 @@ def _table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(head, rows)
 
 
-def _end(end: Mapping[str, Any] | None) -> tuple[str, str]:
-    return ("", "") if end is None else (shown(end["value"]), f"{end['step']:,}")
+def _extreme_cells(extreme: Mapping[str, Any] | None) -> tuple[str, str]:
+    return ("", "") if extreme is None else (format_value(extreme["value"]), f"{extreme['step']:,}")

@@ -13,7 +13,7 @@ CROSS = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1
 
 
 @dataclass(frozen=True)
-class Look:
+class MarkStyle:
     """A look: ``series`` is the number of a colour, ``shape`` Vega's, ``sign`` the same in text, ``size`` in px²."""
 
     label: str
@@ -29,13 +29,13 @@ class Look:
         return Line(f"{self.sign} {self.label}", self.series)
 
 
-def look_encoding(looks: Mapping[str, Look]) -> dict[str, Any]:
+def style_encoding(styles: Mapping[str, MarkStyle]) -> dict[str, Any]:
     """The encoding of the field ``look``, the name of one, as colour, shape, opacity and size.
 
     Args:
-        looks: by name, in the order in which they are drawn.
+        styles: by name, in the order in which they are drawn.
     """
-    names, each = list(looks), looks.values()
+    names, style_values = list(styles), styles.values()
 
     def by_name(values: list[Any], kind: str = "ordinal") -> dict[str, Any]:
         # without its type the scale of a size would go from the first to the last of the values in even steps
@@ -43,23 +43,23 @@ def look_encoding(looks: Mapping[str, Look]) -> dict[str, Any]:
         return {"field": "look", "type": kind, "legend": None, "scale": scale}
 
     return {
-        "color": by_name([look.line.colour for look in each]),
-        "shape": by_name([look.shape for look in each], "nominal"),
-        "opacity": by_name([look.opacity for look in each]),
-        "size": by_name([look.size for look in each]),
+        "color": by_name([style.line.colour for style in style_values]),
+        "shape": by_name([style.shape for style in style_values], "nominal"),
+        "opacity": by_name([style.opacity for style in style_values]),
+        "size": by_name([style.size for style in style_values]),
     }
 
 
-def in_layers(
-    rows: Iterable[Mapping[str, Any]], fields: Sequence[str], looks: Mapping[str, Look]
+def layered_columns(
+    rows: Iterable[Mapping[str, Any]], fields: Sequence[str], styles: Mapping[str, MarkStyle]
 ) -> dict[str, list[Any]]:
     """Columns of rows that have a field ``look``, in such an order that what stands out is drawn over the rest.
 
     Args:
         rows: of the drawing.
         fields: those that are wanted.
-        looks: by name, what stands out last.
+        styles: by name, what stands out last.
     """
-    order = list(looks)
-    layers = sorted(rows, key=lambda row: order.index(row["look"]))
-    return {field: [row[field] for row in layers] for field in fields}
+    order = list(styles)
+    sort_rows = sorted(rows, key=lambda row: order.index(row["look"]))
+    return {field: [row[field] for row in sort_rows] for field in fields}

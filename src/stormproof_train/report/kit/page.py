@@ -16,7 +16,7 @@ from stormproof_train.report.kit.chart import Chart
 from stormproof_train.report.kit.section import Page
 from stormproof_train.report.kit.vega import vega_script
 
-HERE = Path(__file__).parent
+TEMPLATE_DIR = Path(__file__).parent
 TONES = {
     "good": ("✓", "looks good"),
     "doubtful": ("!", "worth a look"),
@@ -26,7 +26,7 @@ TONES = {
 """By tone its sign and its words."""
 
 
-def html(page: Page) -> str:
+def render_html(page: Page) -> str:
     """The page as HTML, whatever its texts hold: all of them are escaped, and no script but its own may run.
 
     Args:
@@ -34,37 +34,38 @@ def html(page: Page) -> str:
     """
     sections = [section for section in page.sections if not section.is_empty]
     charts = [chart for section in sections for chart in (*section.charts, *section.wide_charts)]
-    scripts = [vega_script(), _file("page.js")]
+    scripts = [vega_script(), _read_file("page.js")]
     return _template().render(
         page=page,
         tone=TONES.get(page.tone),
         sections=sections,
         place_of=charts.index,
-        charts=Markup(_json(charts)),  # noqa: S704 (no < is in it)
-        style=Markup(_file("page.css")),  # noqa: S704 (ours)
+        charts=Markup(_charts_json(charts)),  # noqa: S704 (no < is in it)
+        style=Markup(_read_file("page.css")),  # noqa: S704 (ours)
         scripts=[Markup(script) for script in scripts],  # noqa: S704 (ours)
-        hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        hashes=" ".join(f"'sha256-{_script_digest(script)}'" for script in scripts),
     )
 
 
-def _json(charts: list[Chart]) -> str:
+def _charts_json(charts: list[Chart]) -> str:
     """As it may stand in a script element, which ends at the first ``</``."""
     data: list[dict[str, Any]] = [chart.as_dict() for chart in charts]
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _digest(script: str) -> str:
+def _script_digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATE_DIR), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("page.html")
 
 
-def _file(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+def _read_file(name: str) -> str:
+    return (TEMPLATE_DIR / name).read_text(encoding="utf-8")

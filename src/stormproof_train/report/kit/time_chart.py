@@ -5,37 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.report.kit.chart import STEPS, Chart, Line, Table
+from stormproof_train.report.kit.chart import STEP_ENCODING, Chart, Line, Table
 from stormproof_train.report.times import PARTS
 
 
 def time_chart(time: Mapping[str, Any]) -> Chart:
-    """Draws what :func:`stormproof_train.report.times.of_steps` gives."""
+    """Draws what :func:`stormproof_train.report.times.step_times` gives."""
     lines = [Line(part, number) for number, part in enumerate(PARTS)]
     data: dict[str, list[Any]] = {"line": [], "label": [], "start": [], "end": [], "low": [], "high": []}
     starts = time["starts"]
-    below = [0.0] * len(starts)
+    lower_edges = [0.0] * len(starts)
     for line in lines:
-        above = [low + 1000 * seconds for low, seconds in zip(below, time["seconds"][line.label], strict=True)]
+        upper_edges = [
+            low + 1000 * seconds for low, seconds in zip(lower_edges, time["seconds"][line.label], strict=True)
+        ]
         data["line"] += [line.number] * len(starts)
         data["label"] += [line.label] * len(starts)
         data["start"] += starts
         data["end"] += time["ends"]
-        data["low"] += below
-        data["high"] += above
-        below = above
+        data["low"] += lower_edges
+        data["high"] += upper_edges
+        lower_edges = upper_edges
     total = sum(time["mean"].values())
-    rows = [(part, f"{1000 * each:.4g} ms", f"{each / total:.1%}") for part, each in time["mean"].items()]
-    told = ", ".join(f"{part} {share}" for part, _, share in rows)
+    rows = [
+        (part, f"{1000 * mean_seconds:.4g} ms", f"{mean_seconds / total:.1%}")
+        for part, mean_seconds in time["mean"].items()
+    ]
+    shares_text = ", ".join(f"{part} {share}" for part, _, share in rows)
     return Chart(
         title="Time of a step, in ms",
-        text=f"The time of a step in milliseconds, over the steps: {told}.",
+        text=f"The time of a step in milliseconds, over the steps: {shares_text}.",
         spec=_spec(lines),
         data={"bars": data},
         legend=lines,
         is_filled=True,
         note=(
-            f"Of a step of {1000 * total:.4g} ms: {told}. Compute is a batch without its wait for data; other, such as "
+            f"Of a step of {1000 * total:.4g} ms: {shares_text}. Compute is a batch without its wait for data; other, "
+            f"such as "
             "validation and logging, what is left between two logging steps."
         ),
         table=Table(("part", "a step", "share"), rows),
@@ -51,7 +57,7 @@ def _spec(lines: list[Line]) -> dict[str, Any]:
         "transform": [{"calculate": "datum.high - datum.low", "as": "took"}],
         "mark": {"type": "rect"},
         "encoding": {
-            "x": {"field": "start", **STEPS, "scale": {"nice": False, "zero": False}},
+            "x": {"field": "start", **STEP_ENCODING, "scale": {"nice": False, "zero": False}},
             "x2": {"field": "end"},
             "y": {"field": "low", "type": "quantitative", "title": None},
             "y2": {"field": "high"},

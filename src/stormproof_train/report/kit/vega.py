@@ -21,22 +21,22 @@ def vega_script() -> str:
     It comes out of the package vl-convert-python, which takes two seconds to put it together; a copy is kept in the
     user's cache folder.
     """
-    kept = _kept()
-    if kept is not None:
+    cache = _cache_path()
+    if cache is not None:
         with suppress(OSError, ValueError):
-            digest, _, script = kept.read_text(encoding="utf-8").partition("\n")
+            digest, _, script = cache.read_text(encoding="utf-8").partition("\n")
             if digest == _digest(script):
                 return script
     script = vl_convert.javascript_bundle(SNIPPET).replace("</script", r"<\/script")
-    if kept is not None:
+    if cache is not None:
         with suppress(OSError):  # it is made again next time
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(kept) as file:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(cache) as file:
                 file.write(f"{_digest(script)}\n{script}".encode())
     return script
 
 
-def _kept() -> Path | None:
+def _cache_path() -> Path | None:
     """Where the copy lies, its digest in the first line; None for a user without a home."""
     try:
         return platformdirs.user_cache_path("stormproof") / f"vega-embed-{version('vl-convert-python')}.txt"

@@ -6,67 +6,81 @@ from typing import Any
 
 from stormproof_train.report.kit.axis import value_axis
 from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.json_numbers import rounded
-from stormproof_train.report.kit.marks import in_layers, look_encoding
+from stormproof_train.report.kit.json_numbers import round_for_json
+from stormproof_train.report.kit.marks import layered_columns, style_encoding
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.looks import LOOKS, legend, look_of
-from stormproof_train.search.report.trials import Search, value_text
+from stormproof_train.search.report.looks import MARKS, legend, mark_of
+from stormproof_train.search.report.trials import SearchInfo, format_objective
 
 
-def front_charts(search: Search) -> list[Chart]:
+def front_charts(search: SearchInfo) -> list[Chart]:
     """Draws each further objective over the first; nothing of a pair that no complete trial has.
 
     Args:
         search: with at least two objectives.
     """
-    charts = [_pair(search, place) for place in range(1, len(search.objectives))]
+    charts = [_pair_chart(search, objective_index) for objective_index in range(1, len(search.objectives))]
     return [chart for chart in charts if chart is not None]
 
 
-def front_table(search: Search) -> Table:
+def front_table(search: SearchInfo) -> Table:
     """The trials on the Pareto front with all their objectives, the best of the first on top."""
-    trials = [trial for trial in search.in_order(0) if trial.number in search.chosen]
+    trials = [trial for trial in search.ranked_trials(0) if trial.number in search.best_trial_numbers]
     head = ("trial", *(objective.name for objective in search.objectives), "with")
-    return Table(head, [(str(trial.number), *map(value_text, trial.values), trial.words) for trial in trials])
+    return Table(head, [(str(trial.number), *map(format_objective, trial.values), trial.overrides) for trial in trials])
 
 
-def _pair(search: Search, place: int) -> Chart | None:
-    first, other = search.objectives[0], search.objectives[place]
+def _pair_chart(search: SearchInfo, objective_index: int) -> Chart | None:
+    first_objective, second_objective = search.objectives[0], search.objectives[objective_index]
     rows: list[dict[str, Any]] = []
-    for trial in search.in_order(0):
-        x, y = trial.values[0], trial.values[place]
+    for trial in search.ranked_trials(0):
+        x, y = trial.values[0], trial.values[objective_index]
         if x is not None and y is not None:
-            x, y = rounded([x, y])
-            rows.append({"x": x, "y": y, "look": look_of(trial, search), "trial": trial.number})
+            x, y = round_for_json([x, y])
+            rows.append({"x": x, "y": y, "look": mark_of(trial, search), "trial": trial.number})
     if not rows:
         return None
-    x_axis = value_axis([row["x"] for row in rows], higher_is_better=first.higher_is_better)
-    y_axis = value_axis([row["y"] for row in rows], higher_is_better=other.higher_is_better)
+    x_axis = value_axis([row["x"] for row in rows], higher_is_better=first_objective.higher_is_better)
+    y_axis = value_axis([row["y"] for row in rows], higher_is_better=second_objective.higher_is_better)
     front = sorted((row["x"], row["y"]) for row in rows if row["look"] == "best")
-    is_joined = len(search.objectives) == 2
+    has_two_objectives = len(search.objectives) == 2
     return Chart(
-        title=f"{other.name} over {first.name}",
+        title=f"{second_objective.name} over {first_objective.name}",
         text=(
-            f"{other.name} over {first.name} of {len(rows):,} complete trials, {len(front):,} of which are on the "
-            f"Pareto front: {'; '.join(f'{value_text(x)} and {value_text(y)}' for x, y in front)}."
+            f"{second_objective.name} over {first_objective.name} of {len(rows):,} complete trials, {len(front):,} of "
+            f"which are on the "
+            f"Pareto front: {'; '.join(f'{format_objective(x)} and {format_objective(y)}' for x, y in front)}."
         ),
-        spec=_spec(x_axis.encoding("x", first.name), y_axis.encoding("y", other.name)),
+        spec=_spec(x_axis.encoding("x", first_objective.name), y_axis.encoding("y", second_objective.name)),
         data={
-            "points": in_layers(rows, ("x", "y", "look", "trial"), LOOKS),
-            "front": {"x": [x for x, _ in front] if is_joined else [], "y": [y for _, y in front] if is_joined else []},
+            "points": layered_columns(rows, ("x", "y", "look", "trial"), MARKS),
+            "front": {
+                "x": [x for x, _ in front] if has_two_objectives else [],
+                "y": [y for _, y in front] if has_two_objectives else [],
+            },
         },
         legend=legend({row["look"] for row in rows}, search),
         is_filled=True,
-        note=" ".join(filter(None, (_better(first), _better(other), x_axis.note(first.name), y_axis.note(other.name)))),
+        note=" ".join(
+            filter(
+                None,
+                (
+                    _direction_note(first_objective),
+                    _direction_note(second_objective),
+                    x_axis.note(first_objective.name),
+                    y_axis.note(second_objective.name),
+                ),
+            )
+        ),
     )
 
 
-def _better(objective: Objective) -> str:
+def _direction_note(objective: Objective) -> str:
     return f"{objective.name} is better {'higher' if objective.higher_is_better else 'lower'}."
 
 
 def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    number = {"format": ".6~g"}
+    number_format = {"format": ".6~g"}
     return {
         "width": "container",
         "height": 300,
@@ -75,15 +89,15 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "front"},
-                "mark": {"type": "line", "color": LOOKS["best"].line.colour, "strokeDash": [4, 3]},
+                "mark": {"type": "line", "color": MARKS["best"].line.colour, "strokeDash": [4, 3]},
             },
             {
                 "data": {"name": "points"}, "mark": {"type": "point", "filled": True},
                 "encoding": {
-                    **look_encoding(LOOKS),
+                    **style_encoding(MARKS),
                     "tooltip": [
-                        {"field": "trial", "title": "trial"}, {"field": "x", "title": x["title"], **number},
-                        {"field": "y", "title": y["title"], **number},
+                        {"field": "trial", "title": "trial"}, {"field": "x", "title": x["title"], **number_format},
+                        {"field": "y", "title": y["title"], **number_format},
                     ],
                 },
             },

@@ -7,106 +7,120 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.report.kit.axis import Axis, value_axis
-from stormproof_train.report.kit.chart import STEPS, Chart, Line, Table
-from stormproof_train.report.kit.json_numbers import finite, rounded
-from stormproof_train.report.kit.marks import in_layers, look_encoding
-from stormproof_train.search.report.looks import LOOKS, legend, look_of
-from stormproof_train.search.report.trials import Search, Trial, value_text
+from stormproof_train.report.kit.chart import STEP_ENCODING, Chart, Line, Table
+from stormproof_train.report.kit.json_numbers import finite_or_none, round_for_json
+from stormproof_train.report.kit.marks import layered_columns, style_encoding
+from stormproof_train.search.report.looks import MARKS, legend, mark_of
+from stormproof_train.search.report.trials import SearchInfo, TrialInfo, format_objective
 
-BEST, RANDOM = Line("best so far", 1), Line("to be expected of random search", 7)
-MOST_WORDS = 160
+BEST_LINE, RANDOM_LINE = Line("best so far", 1), Line("to be expected of random search", 7)
+MAX_TOOLTIP_LENGTH = 160
 """Letters of a trial's parameters that its tooltip shows."""
 _FIELDS = ("spent", "value", "look", "trial", "state", "words")
 
 
-def history_chart(search: Search, place: int, random: Mapping[str, Any] | None) -> Chart:
+def history_chart(search: SearchInfo, objective_index: int, random_search: Mapping[str, Any] | None) -> Chart:
     """Draws the value of each trial over the steps spent until it ended.
 
     Args:
         search: with at least one trial.
-        place: of the objective.
-        random: what random search would be expected to reach in this objective, or None.
+        objective_index: of the objective.
+        random_search: what random search would be expected to reach in this objective, or None.
     """
-    objective = search.objectives[place]
-    spent = list(itertools.accumulate(trial.steps for trial in search.trials))
-    expected = finite(random["expected"]) if random else None
-    values = [value for trial in search.trials if (value := trial.value(place)) is not None]
-    levels = values if expected is None else [*values, expected]
-    axis = value_axis(levels, higher_is_better=objective.higher_is_better)
-    points = [_point(trial, steps, search, place) for trial, steps in zip(search.trials, spent, strict=True)]
-    bests = _improvements(search, place, spent)
-    lasting = [*bests, (spent[-1], *bests[-1][1:])] if bests else []
-    valueless = [point for point in points if point["value"] is None]
-    at_the_bottom = "Trials without a value stand at the bottom." if valueless else ""
+    objective = search.objectives[objective_index]
+    cumulative_steps = list(itertools.accumulate(trial.steps for trial in search.trials))
+    expected_best = finite_or_none(random_search["expected"]) if random_search else None
+    values = [value for trial in search.trials if (value := trial.value(objective_index)) is not None]
+    axis_values = values if expected_best is None else [*values, expected_best]
+    axis = value_axis(axis_values, higher_is_better=objective.higher_is_better)
+    points = [
+        _point(trial, steps, search, objective_index)
+        for trial, steps in zip(search.trials, cumulative_steps, strict=True)
+    ]
+    improvements = _find_improvements(search, objective_index, cumulative_steps)
+    best_so_far = [*improvements, (cumulative_steps[-1], *improvements[-1][1:])] if improvements else []
+    points_without_value = [point for point in points if point["value"] is None]
+    bottom_note = "Trials without a value stand at the bottom." if points_without_value else ""
     return Chart(
         title=f"{objective.name} over the steps spent",
-        text=_in_words(objective.name, search, bests, expected),
-        spec=_spec(objective.name, axis, spent[-1]),
+        text=_describe(objective.name, search, improvements, expected_best),
+        spec=_spec(objective.name, axis, cumulative_steps[-1]),
         data={
-            "points": in_layers([point for point in points if point["value"] is not None], _FIELDS, LOOKS),
-            "valueless": in_layers(valueless, _FIELDS, LOOKS),
+            "points": layered_columns([point for point in points if point["value"] is not None], _FIELDS, MARKS),
+            "valueless": layered_columns(points_without_value, _FIELDS, MARKS),
             "best so far": {
-                "spent": [steps for steps, *_ in lasting], "value": rounded([value for *_, value in lasting]),
+                "spent": [steps for steps, *_ in best_so_far], "value": round_for_json([value for *_,
+                value in best_so_far]),
             },
-            "random": {"level": [] if expected is None else rounded([expected])},
+            "random": {"level": [] if expected_best is None else round_for_json([expected_best])},
         },
         legend=[
-            *legend({point["look"] for point in points}, search), *([BEST] if bests else []),
-            *([RANDOM] if expected is not None else []),
+            *legend({point["look"] for point in points}, search), *([BEST_LINE] if improvements else []),
+            *([RANDOM_LINE] if expected_best is not None else []),
         ],
         is_filled=True,
-        note=" ".join(filter(None, (at_the_bottom, axis.note(objective.name)))),
+        note=" ".join(filter(None, (bottom_note, axis.note(objective.name)))),
         table=Table(
             ("trial", f"best {objective.name} so far", "steps spent"),
-            [(str(number), value_text(value), f"{steps:,}") for steps, number, value in bests],
+            [(str(number), format_objective(value), f"{steps:,}") for steps, number, value in improvements],
         ),
     )  # fmt: skip
 
 
-def _point(trial: Trial, spent: int, search: Search, place: int) -> dict[str, Any]:
-    value = trial.value(place)
-    words = trial.words
+def _point(trial: TrialInfo, steps: int, search: SearchInfo, objective_index: int) -> dict[str, Any]:
+    value = trial.value(objective_index)
+    overrides = trial.overrides
     return {
-        "spent": spent,
-        "value": None if value is None else rounded([value])[0],
-        "look": look_of(trial, search) if value is not None or trial.state != "complete" else "failed",
+        "spent": steps,
+        "value": None if value is None else round_for_json([value])[0],
+        "look": mark_of(trial, search) if value is not None or trial.state != "complete" else "failed",
         "trial": trial.number,
         "state": trial.state,
-        "words": words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]} …",
+        "words": overrides if len(overrides) <= MAX_TOOLTIP_LENGTH else f"{overrides[:MAX_TOOLTIP_LENGTH]} …",
     }
 
 
-def _improvements(search: Search, place: int, spent: Sequence[int]) -> list[tuple[int, int, float]]:
+def _find_improvements(
+    search: SearchInfo, objective_index: int, cumulative_steps: Sequence[int]
+) -> list[tuple[int, int, float]]:
     """Steps spent, number and value of each trial that was the best when it ended."""
-    objective = search.objectives[place]
-    found: list[tuple[int, int, float]] = []
-    for trial, steps in zip(search.trials, spent, strict=True):
-        value = trial.values[place]
-        if value is None or not trial.is_complete or not trial.feasible:
+    objective = search.objectives[objective_index]
+    improvements: list[tuple[int, int, float]] = []
+    for trial, steps in zip(search.trials, cumulative_steps, strict=True):
+        value = trial.values[objective_index]
+        if value is None or not trial.is_complete or not trial.is_feasible:
             continue
-        if not found or objective.as_loss(value) < objective.as_loss(found[-1][2]):
-            found.append((steps, trial.number, value))
-    return found
+        if not improvements or objective.as_loss(value) < objective.as_loss(improvements[-1][2]):
+            improvements.append((steps, trial.number, value))
+    return improvements
 
 
-def _in_words(name: str, search: Search, bests: Sequence[tuple[int, int, float]], expected: float | None) -> str:
-    told = f"{name} of {len(search.trials):,} trials over the steps spent until each ended."
-    if bests:
-        steps, number, value = bests[-1]
-        told += f" The best was {value_text(bests[0][2])} at first, and {value_text(value)} in the end, from trial "
-        told += f"{number} on, after {steps:,} steps."
-    return told if expected is None else f"{told} Of random search {value_text(expected)} is to be expected."
+def _describe(
+    name: str, search: SearchInfo, improvements: Sequence[tuple[int, int, float]], expected_best: float | None
+) -> str:
+    text = f"{name} of {len(search.trials):,} trials over the steps spent until each ended."
+    if improvements:
+        steps, number, value = improvements[-1]
+        text += (
+            f" The best was {format_objective(improvements[0][2])} at first, and {format_objective(value)} in the end, "
+            f"from trial {number} on, after {steps:,} steps."
+        )
+    return (
+        text
+        if expected_best is None
+        else f"{text} Of random search {format_objective(expected_best)} is to be expected."
+    )
 
 
-def _spec(name: str, axis: Axis, last: int) -> dict[str, Any]:
-    told = [
+def _spec(name: str, axis: Axis, total_steps: int) -> dict[str, Any]:
+    tooltip = [
         {"field": "trial", "title": "trial"}, {"field": "state", "title": "state"},
         {"field": "value", "title": "value", "format": ".6~g"},
         {"field": "spent", "title": "steps spent", "format": ",d"}, {"field": "words", "title": "with"},
     ]  # fmt: skip
     value = axis.encoding("value", name)
-    point = {"type": "point", "filled": True}
-    steps = {**STEPS, "title": "steps spent", "scale": {"domain": [0, max(1, last)], "nice": False}}
+    point_mark = {"type": "point", "filled": True}
+    steps = {**STEP_ENCODING, "title": "steps spent", "scale": {"domain": [0, max(1, total_steps)], "nice": False}}
     return {
         "width": "container",
         "height": 280,
@@ -114,22 +128,22 @@ def _spec(name: str, axis: Axis, last: int) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "random"},
-                "mark": {"type": "rule", "color": RANDOM.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": RANDOM_LINE.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
                 "encoding": {"y": {**value, "field": "level"}},
             },
             {
                 "data": {"name": "best so far"},
-                "mark": {"type": "line", "color": BEST.colour, "interpolate": "step-after"},
+                "mark": {"type": "line", "color": BEST_LINE.colour, "interpolate": "step-after"},
                 "encoding": {"x": {"field": "spent", **steps}, "y": value},
             },
             {
-                "data": {"name": "points"}, "mark": point,
-                "encoding": {"x": {"field": "spent", **steps}, "y": value, **look_encoding(LOOKS), "tooltip": told},
+                "data": {"name": "points"}, "mark": point_mark,
+                "encoding": {"x": {"field": "spent", **steps}, "y": value, **style_encoding(MARKS), "tooltip": tooltip},
             },
             {
-                "data": {"name": "valueless"}, "mark": point,
+                "data": {"name": "valueless"}, "mark": point_mark,
                 "encoding": {
-                    "x": {"field": "spent", **steps}, "y": {"value": 274}, **look_encoding(LOOKS), "tooltip": told,
+                    "x": {"field": "spent", **steps}, "y": {"value": 274}, **style_encoding(MARKS), "tooltip": tooltip,
                 },
             },
         ],

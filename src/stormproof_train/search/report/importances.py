@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stormproof_train.report.kit.chart import Chart, Line, Table
-from stormproof_train.report.kit.json_numbers import finite
+from stormproof_train.report.kit.json_numbers import finite_or_none
 
-ROW_HEIGHT = 24
-MOST_BARS = 25
+MAX_ROW_HEIGHT = 24
+MAX_BARS = 25
 
 
 def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
@@ -19,15 +19,15 @@ def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
         importances: by key of the parameter, its share from 0 to 1; at least one.
     """
     title = f"What {name} depends on"
-    shares = sorted_shares(importances)
+    shares = sort_shares(importances)
     rows = [(key, f"{share:.1%}") for key, share in shares.items()]
-    drawn = dict(list(shares.items())[:MOST_BARS])
+    drawn_shares = dict(list(shares.items())[:MAX_BARS])
     return Chart(
         title=title,
         text=f"{title}, the most important first: {', '.join(f'{key} {share}' for key, share in rows)}.",
         spec={
             "width": "container",
-            "height": len(drawn) * ROW_HEIGHT,  # with a step, Vega warns of fit-x
+            "height": len(drawn_shares) * MAX_ROW_HEIGHT,  # with a step, Vega warns of fit-x
             "autosize": {"type": "fit-x", "contains": "padding"},
             "data": {"name": "bars"},
             "mark": {"type": "bar", "color": Line("", 0).colour},
@@ -43,13 +43,13 @@ def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
                 "tooltip": [{"field": "key", "title": "parameter"}, {"field": "share", "format": ".1%"}],
             },
         },
-        data={"bars": {"key": list(drawn), "share": [round(share, 6) for share in drawn.values()]}},
-        note=f"Drawn are the first {MOST_BARS}." if len(shares) > MOST_BARS else "",
+        data={"bars": {"key": list(drawn_shares), "share": [round(share, 6) for share in drawn_shares.values()]}},
+        note=f"Drawn are the first {MAX_BARS}." if len(shares) > MAX_BARS else "",
         table=Table(("parameter", "share"), rows),
     )  # fmt: skip
 
 
-def sorted_shares(importances: Mapping[str, float]) -> dict[str, float]:
+def sort_shares(importances: Mapping[str, float]) -> dict[str, float]:
     """The shares, the largest first."""
-    finite_ones = {key: finite(share) or 0.0 for key, share in importances.items()}
-    return dict(sorted(finite_ones.items(), key=lambda item: -item[1]))
+    finite_shares = {key: finite_or_none(share) or 0.0 for key, share in importances.items()}
+    return dict(sorted(finite_shares.items(), key=lambda item: -item[1]))

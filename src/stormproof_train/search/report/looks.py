@@ -6,37 +6,37 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from stormproof_train.report.kit.chart import Line
-from stormproof_train.report.kit.marks import CROSS, STAR, Look
-from stormproof_train.search.report.trials import Search, Trial
+from stormproof_train.report.kit.marks import CROSS, STAR, MarkStyle
+from stormproof_train.search.report.trials import SearchInfo, TrialInfo
 
-LOOKS = {
-    "pruned": Look("stopped early", "▼", "triangle-down", 6, 0.5, 34),
-    "unfinished": Look("not finished", "■", "square", 2, 0.8, 34),
-    "failed": Look("failed, or no finite value", "✕", CROSS, 3, 0.9, 30),
-    "outside": Look("breaks a constraint", "◆", "diamond", 4, 0.8, 46),
-    "complete": Look("complete", "●", "circle", 0, 0.8, 42),
-    "best": Look("the best", "★", STAR, 1, 1, 110),
+MARKS = {
+    "pruned": MarkStyle("stopped early", "▼", "triangle-down", 6, 0.5, 34),
+    "unfinished": MarkStyle("not finished", "■", "square", 2, 0.8, 34),
+    "failed": MarkStyle("failed, or no finite value", "✕", CROSS, 3, 0.9, 30),
+    "outside": MarkStyle("breaks a constraint", "◆", "diamond", 4, 0.8, 46),
+    "complete": MarkStyle("complete", "●", "circle", 0, 0.8, 42),
+    "best": MarkStyle("the best", "★", STAR, 1, 1, 110),
 }  # fmt: skip
 """By name, in the order in which they are drawn: what stands out last."""
-LAST_VALUE = "A trial that did not come to its end is drawn at the last value that it had."
+LAST_VALUE_NOTE = "A trial that did not come to its end is drawn at the last value that it had."
 
 
-def look_of(trial: Trial, search: Search) -> str:
+def mark_of(trial: TrialInfo, search: SearchInfo) -> str:
     """The name of its look."""
-    if trial.number in search.chosen:
+    if trial.number in search.best_trial_numbers:
         return "best"
     if trial.state == "failed" or (trial.is_complete and trial.values[0] is None):
         return "failed"
     if trial.state in {"running", "paused"}:
         return "unfinished"
-    return trial.state if trial.feasible or trial.state == "pruned" else "outside"
+    return trial.state if trial.is_feasible or trial.state == "pruned" else "outside"
 
 
-def legend(looks: Collection[str], search: Search) -> list[Line]:
+def legend(marks: Collection[str], search: SearchInfo) -> list[Line]:
     """Those looks that are there, what stands out first."""
-    best = "on the Pareto front" if len(search.objectives) > 1 else "the best"
+    best_label = "on the Pareto front" if len(search.objectives) > 1 else "the best"
     return [
-        replace(look, label=best).line if name == "best" else look.line
-        for name, look in reversed(LOOKS.items())
-        if name in looks
+        replace(mark, label=best_label).line if name == "best" else mark.line
+        for name, mark in reversed(MARKS.items())
+        if name in marks
     ]

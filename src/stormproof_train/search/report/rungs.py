@@ -10,102 +10,113 @@ import numpy as np
 
 from stormproof_train.report.kit.axis import Axis, value_axis
 from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.json_numbers import rounded
-from stormproof_train.report.kit.marks import in_layers, look_encoding
-from stormproof_train.report.kit.thinning import thinned
-from stormproof_train.search.report.looks import LOOKS, legend, look_of
-from stormproof_train.search.report.trials import Search, Trial, value_text
+from stormproof_train.report.kit.json_numbers import round_for_json
+from stormproof_train.report.kit.marks import layered_columns, style_encoding
+from stormproof_train.report.kit.thinning import thin_indices
+from stormproof_train.search.report.looks import MARKS, legend, mark_of
+from stormproof_train.search.report.trials import SearchInfo, TrialInfo, format_objective
 
-ALL_BUCKETS = 5000
+MAX_BUCKETS = 5000
 """Into so many all curves together are put, four points of each, so that the page stays small."""
-CLOSE = 1e-6
+RUNG_TOLERANCE = 1e-6
 """A fraction of a run's length that is no more than this below a rung has reached it."""
-EARLY = 0.2
+EARLY_RUNG = 0.2
 """Where the first rung lies below, most curves end near the beginning: the fractions' logarithms are drawn."""
 
 
-def curves_chart(search: Search) -> Chart | None:
+def curves_chart(search: SearchInfo) -> Chart | None:
     """Draws the first objective of all trials over the fraction of their length; None where nobody was validated.
 
     Args:
         search: whose trials they are; a repetition, which was not trained, is not drawn.
     """
-    trained = [trial for trial in search.trials if _valued(trial)]
-    if not trained:
+    validated_trials = [trial for trial in search.trials if _finite_curve(trial)]
+    if not validated_trials:
         return None
     name = search.objectives[0].name
-    values = [value for trial in trained for _, value in _valued(trial)]
+    values = [value for trial in validated_trials for _, value in _finite_curve(trial)]
     axis = value_axis(values, higher_is_better=search.objectives[0].higher_is_better)
-    across = _fractions(search, trained)
-    ends = [
-        {"fraction": round(fraction, 5), "value": rounded([value])[0], **_of(trial, search)}
-        for trial in trained
-        for fraction, value in _valued(trial)[-1:]
+    x_encoding = _fraction_encoding(search, validated_trials)
+    end_points = [
+        {"fraction": round(fraction, 5), "value": round_for_json([value])[0], **_mark_fields(trial, search)}
+        for trial in validated_trials
+        for fraction, value in _finite_curve(trial)[-1:]
     ]
     return Chart(
         title=f"{name} of all trials over the fraction of their length",
-        text=f"{name} of {len(trained):,} trials over the fraction of their length{_at_rungs(search.rungs)}.",
-        spec=_spec(name, axis, across),
+        text=f"{name} of {len(validated_trials):,} trials over the fraction of their "
+        f"length{_describe_rungs(search.rungs)}.",
+        spec=_spec(name, axis, x_encoding),
         data={
-            "curves": in_layers(_points(trained, search), ("fraction", "value", "look", "trial"), LOOKS),
-            "ends": in_layers(ends, ("fraction", "value", "look", "trial", "state"), LOOKS),
-            "rungs": {"at": [rung for rung in search.rungs if across["scale"]["domain"][0] <= rung]},
+            "curves": layered_columns(
+                _curve_points(validated_trials, search), ("fraction", "value", "look", "trial"), MARKS
+            ),
+            "ends": layered_columns(end_points, ("fraction", "value", "look", "trial", "state"), MARKS),
+            "rungs": {"at": [rung for rung in search.rungs if x_encoding["scale"]["domain"][0] <= rung]},
         },
-        legend=legend({end["look"] for end in ends}, search),
+        legend=legend({end_point["look"] for end_point in end_points}, search),
         is_filled=True,
         note=axis.note(name),
-        table=_ends_table(trained, name),
+        table=_last_values_table(validated_trials, name),
     )
 
 
-def rung_table(search: Search) -> Table:
+def rung_table(search: SearchInfo) -> Table:
     """For each rung how many trials reached it, went on, were stopped or failed there, or are not decided yet."""
     objective = search.objectives[0]
-    best = max if objective.higher_is_better else min
+    best_of = max if objective.higher_is_better else min
     rows = []
     for rung in search.rungs:
-        from_there = [(trial, _from(trial, rung)) for trial in search.trials]
-        reached = [(trial, values) for trial, values in from_there if values]
-        stayed = Counter(trial.state for trial, values in reached if len(values) == 1 and not trial.is_complete)
-        undecided = stayed["running"] + stayed["paused"]
-        counts = (len(reached), len(reached) - stayed.total(), stayed["pruned"], stayed["failed"], undecided)
-        there = [value for _, (value, *_) in reached if value is not None]
-        rows.append((f"{rung:.1%}", *(f"{count:,}" for count in counts), value_text(best(there, default=None))))
+        trial_values = [(trial, _values_from_rung(trial, rung)) for trial in search.trials]
+        arrivals = [(trial, values) for trial, values in trial_values if values]
+        stop_counts = Counter(trial.state for trial, values in arrivals if len(values) == 1 and not trial.is_complete)
+        num_undecided = stop_counts["running"] + stop_counts["paused"]
+        counts = (
+            len(arrivals),
+            len(arrivals) - stop_counts.total(),
+            stop_counts["pruned"],
+            stop_counts["failed"],
+            num_undecided,
+        )
+        rung_values = [value for _, (value, *_) in arrivals if value is not None]
+        rows.append(
+            (f"{rung:.1%}", *(f"{count:,}" for count in counts), format_objective(best_of(rung_values, default=None)))
+        )
     head = ("rung", "reached", "went on", "stopped", "failed", "not decided", f"best {objective.name} there")
     return Table(head, rows)
 
 
-def _valued(trial: Trial) -> list[tuple[float, float]]:
+def _finite_curve(trial: TrialInfo) -> list[tuple[float, float]]:
     return [(fraction, value) for fraction, _, value in trial.curve if value is not None]
 
 
-def _from(trial: Trial, rung: float) -> list[float | None]:
+def _values_from_rung(trial: TrialInfo, rung: float) -> list[float | None]:
     """What it had at its validations from a rung on."""
-    return [value for fraction, _, value in trial.curve if fraction >= rung - CLOSE]
+    return [value for fraction, _, value in trial.curve if fraction >= rung - RUNG_TOLERANCE]
 
 
-def _of(trial: Trial, search: Search) -> dict[str, Any]:
-    return {"look": look_of(trial, search), "trial": trial.number, "state": trial.state}
+def _mark_fields(trial: TrialInfo, search: SearchInfo) -> dict[str, Any]:
+    return {"look": mark_of(trial, search), "trial": trial.number, "state": trial.state}
 
 
-def _points(trials: Sequence[Trial], search: Search) -> list[dict[str, Any]]:
-    buckets = max(1, ALL_BUCKETS // len(trials))
+def _curve_points(trials: Sequence[TrialInfo], search: SearchInfo) -> list[dict[str, Any]]:
+    buckets = max(1, MAX_BUCKETS // len(trials))
     points = []
     for trial in trials:
         values = np.array([np.nan if value is None else value for _, _, value in trial.curve], dtype=np.float64)
-        kept = thinned(values, buckets)
+        indices = thin_indices(values, buckets)
         points += [
-            {"fraction": round(trial.curve[place][0], 5), "value": value, **_of(trial, search)}
-            for place, value in zip(kept.tolist(), rounded(values[kept].tolist()), strict=True)
+            {"fraction": round(trial.curve[index][0], 5), "value": value, **_mark_fields(trial, search)}
+            for index, value in zip(indices.tolist(), round_for_json(values[indices].tolist()), strict=True)
         ]
     return points
 
 
-def _fractions(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
+def _fraction_encoding(search: SearchInfo, trials: Sequence[TrialInfo]) -> dict[str, Any]:
     """The encoding of the fractions, whose ticks are the rungs where there are some."""
-    first = min(fraction for trial in trials for fraction, _ in _valued(trial))
-    is_log = bool(search.rungs) and search.rungs[0] < EARLY and first > 0
-    scale = {"domain": [min(first, *search.rungs) if is_log else 0, 1], "nice": False, "clamp": True}
+    first_fraction = min(fraction for trial in trials for fraction, _ in _finite_curve(trial))
+    is_log = bool(search.rungs) and search.rungs[0] < EARLY_RUNG and first_fraction > 0
+    scale = {"domain": [min(first_fraction, *search.rungs) if is_log else 0, 1], "nice": False, "clamp": True}
     ticks = {"values": [*search.rungs, 1]} if search.rungs else {"tickCount": 5}
     return {
         "field": "fraction", "type": "quantitative", "title": f"fraction of a run's length{' (logarithmic)' * is_log}",
@@ -113,30 +124,30 @@ def _fractions(search: Search, trials: Sequence[Trial]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _at_rungs(rungs: Sequence[float]) -> str:
+def _describe_rungs(rungs: Sequence[float]) -> str:
     return f", with rungs at {', '.join(f'{rung:.1%}' for rung in rungs)}" if rungs else ""
 
 
-def _ends_table(trials: Sequence[Trial], name: str) -> Table:
+def _last_values_table(trials: Sequence[TrialInfo], name: str) -> Table:
     rows = [
         (
             str(trial.number), trial.state, f"{len(trial.curve):,}", f"{trial.curve[-1][0]:.1%}",
-            f"{trial.curve[-1][1]:,}", value_text(trial.curve[-1][2]) or "not finite",
+            f"{trial.curve[-1][1]:,}", format_objective(trial.curve[-1][2]) or "not finite",
         )
         for trial in sorted(trials, key=lambda trial: trial.number)
     ]  # fmt: skip
     return Table(("trial", "state", "validations", "came to", "step", f"{name} there"), rows)
 
 
-def _spec(name: str, axis: Axis, across: dict[str, Any]) -> dict[str, Any]:
-    place = {"x": across, "y": axis.encoding("value", name)}
-    told = [
+def _spec(name: str, axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]:
+    position_encoding = {"x": x_encoding, "y": axis.encoding("value", name)}
+    tooltip = [
         {"field": "trial", "title": "trial"}, {"field": "state", "title": "state"},
         {"field": "value", "title": "last value", "format": ".6~g"},
         {"field": "fraction", "title": "at", "format": ".1%"},
     ]  # fmt: skip
-    looks = look_encoding(LOOKS)
-    thin = {"type": "ordinal", "domain": list(LOOKS), "range": [2.5 if name == "best" else 1 for name in LOOKS]}
+    mark_encoding = style_encoding(MARKS)
+    width_scale = {"type": "ordinal", "domain": list(MARKS), "range": [2.5 if name == "best" else 1 for name in MARKS]}
     return {
         "width": "container",
         "height": 320,
@@ -144,19 +155,20 @@ def _spec(name: str, axis: Axis, across: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "rungs"}, "mark": {"type": "rule", "color": "var(--mark)", "strokeDash": [3, 3]},
-                "encoding": {"x": {**across, "field": "at"}},
+                "encoding": {"x": {**x_encoding, "field": "at"}},
             },
             {
                 "data": {"name": "curves"}, "mark": {"type": "line", "clip": True},
                 "encoding": {
-                    **place, "detail": {"field": "trial"}, "color": looks["color"], "opacity": looks["opacity"],
-                    "strokeWidth": {"field": "look", "type": "ordinal", "legend": None, "scale": thin},
-                    "tooltip": told[:1],
+                    **position_encoding, "detail": {"field": "trial"}, "color": mark_encoding["color"],
+                    "opacity": mark_encoding["opacity"],
+                    "strokeWidth": {"field": "look", "type": "ordinal", "legend": None, "scale": width_scale},
+                    "tooltip": tooltip[:1],
                 },
             },
             {
                 "data": {"name": "ends"}, "mark": {"type": "point", "filled": True},
-                "encoding": {**place, **looks, "tooltip": told},
+                "encoding": {**position_encoding, **mark_encoding, "tooltip": tooltip},
             },
         ],
     }  # fmt: skip

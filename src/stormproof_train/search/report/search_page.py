@@ -10,18 +10,24 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.search.report.front import front_charts, front_table
 from stormproof_train.search.report.history import history_chart
-from stormproof_train.search.report.importances import importance_chart, sorted_shares
-from stormproof_train.search.report.looks import LAST_VALUE
+from stormproof_train.search.report.importances import importance_chart, sort_shares
+from stormproof_train.search.report.looks import LAST_VALUE_NOTE
 from stormproof_train.search.report.parallel import parallel_chart
 from stormproof_train.search.report.rungs import curves_chart, rung_table
 from stormproof_train.search.report.slices import slice_chart
-from stormproof_train.search.report.tables import ended_table, seeds_table, space_table, tested_table, trials_table
-from stormproof_train.search.report.trials import Parameter, Search, read_search
+from stormproof_train.search.report.tables import (
+    seeds_table,
+    space_table,
+    stopped_trials_table,
+    trials_table,
+    winner_test_table,
+)
+from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, read_search
 from stormproof_train.search.report.verdict import sentences, tone
 
-MOST_SLICES = 24
+MAX_SLICES = 24
 """More drawings of one parameter each nobody looks at; their page would be slow."""
-BEST_TRIALS = 10
+MAX_BEST_TRIALS = 10
 
 
 def search_page(numbers: Mapping[str, Any]) -> Page:
@@ -52,88 +58,98 @@ def search_page(numbers: Mapping[str, Any]) -> Page:
         tone=tone(numbers, search),
         sentences=sentences(numbers, search),
         sections=[
-            _winner(numbers),
-            _history(search, numbers["random"]),
-            _front(search),
-            _parameters(search, numbers["importances"]),
-            _all_parameters(search),
-            _rungs(search),
+            _winner_section(numbers),
+            _history_section(search, numbers["random"]),
+            _front_section(search),
+            _parameters_section(search, numbers["importances"]),
+            _all_parameters_section(search),
+            _rungs_section(search),
             Section("Search space", tables=[("", space_table(search))] if search.space else []),
-            _trials(search),
-            _ended(search),
+            _trials_section(search),
+            _stopped_section(search),
         ],
     )
 
 
-def _winner(numbers: Mapping[str, Any]) -> Section:
-    final, words = numbers["final"], numbers["words"]
-    told = [f"{side.capitalize()}: {' '.join(words[side])}." for side in ("winner", "default") if words[side]]
+def _winner_section(numbers: Mapping[str, Any]) -> Section:
+    final, overrides = numbers["final"], numbers["words"]
+    paragraphs = [
+        f"{side.capitalize()}: {' '.join(overrides[side])}." for side in ("winner", "default") if overrides[side]
+    ]
     tables = []
     if numbers["test"]:
-        tables.append(("Test of the winner", tested_table(numbers["test"])))
+        tables.append(("Test of the winner", winner_test_table(numbers["test"])))
     if final and final["seeds"]:
         tables.append(("On fresh seeds", seeds_table(final)))
     if final and final["failed"]:
-        failed = [(each["run"], each["reason"]) for each in final["failed"]]
-        tables.append(("Runs on fresh seeds that failed", Table(("run", "reason"), failed)))
-    return Section("Winner and default", told if tables else [], tables)
+        failures = [(run["run"], run["reason"]) for run in final["failed"]]
+        tables.append(("Runs on fresh seeds that failed", Table(("run", "reason"), failures)))
+    return Section("Winner and default", paragraphs if tables else [], tables)
 
 
-def _history(search: Search, random: Mapping[str, Any] | None) -> Section:
+def _history_section(search: SearchInfo, random_search: Mapping[str, Any] | None) -> Section:
     if not search.trials:
         return Section("History", ["No trial has begun."])
-    charts = [history_chart(search, place, None if place else random) for place in range(len(search.objectives))]
-    return Section("History", [LAST_VALUE], wide_charts=charts)
+    charts = [
+        history_chart(search, objective_index, None if objective_index else random_search)
+        for objective_index in range(len(search.objectives))
+    ]
+    return Section("History", [LAST_VALUE_NOTE], wide_charts=charts)
 
 
-def _front(search: Search) -> Section:
+def _front_section(search: SearchInfo) -> Section:
     if len(search.objectives) < 2:
         return Section("Pareto front")
     table = front_table(search)
     return Section("Pareto front", tables=[("", table)] if table.rows else [], charts=front_charts(search))
 
 
-def _parameters(search: Search, importances: Sequence[Mapping[str, float]]) -> Section:
-    bars = [
+def _parameters_section(search: SearchInfo, importances: Sequence[Mapping[str, float]]) -> Section:
+    bar_charts = [
         importance_chart(objective.name, shares)
         for objective, shares in zip(search.objectives, importances, strict=False)
         if shares
     ]
-    slices, left_out = _slices(search, importances[0] if importances else {})
-    told = [LAST_VALUE] if slices else []
-    complete = sum(trial.is_complete for trial in search.trials)
-    if bars:
-        told.append(f"What the objective depends on is reckoned from {complete:,} complete trials.")
+    slice_charts, omitted_keys = _slice_charts(search, importances[0] if importances else {})
+    paragraphs = [LAST_VALUE_NOTE] if slice_charts else []
+    num_complete = sum(trial.is_complete for trial in search.trials)
+    if bar_charts:
+        paragraphs.append(f"What the objective depends on is reckoned from {num_complete:,} complete trials.")
     elif search.trials:
-        told.append("Too few trials are complete to say which parameters matter.")
-    if left_out:
-        told.append(f"Drawn are {len(slices)} parameters; the table of all trials has the rest: {', '.join(left_out)}.")
-    return Section("Parameters", told, charts=[*bars, *slices])
+        paragraphs.append("Too few trials are complete to say which parameters matter.")
+    if omitted_keys:
+        paragraphs.append(
+            f"Drawn are {len(slice_charts)} parameters; the table of all trials has the rest: "
+            f"{', '.join(omitted_keys)}."
+        )
+    return Section("Parameters", paragraphs, charts=[*bar_charts, *slice_charts])
 
 
-def _slices(search: Search, importances: Mapping[str, float]) -> tuple[list[Chart], list[str]]:
+def _slice_charts(search: SearchInfo, importances: Mapping[str, float]) -> tuple[list[Chart], list[str]]:
     """The drawings of the parameters, the most important first, and the keys of those for which there is no room."""
-    order = list(sorted_shares(importances))
-    parameters: list[Parameter] = sorted(
-        search.space, key=lambda each: order.index(each.key) if each.key in order else len(order)
+    keys = list(sort_shares(importances))
+    parameters: list[ParameterInfo] = sorted(
+        search.space, key=lambda candidate: keys.index(candidate.key) if candidate.key in keys else len(keys)
     )
-    room = max(1, MOST_SLICES // len(search.objectives))
+    max_parameters = max(1, MAX_SLICES // len(search.objectives))
     charts = [
         chart
-        for parameter in parameters[:room]
-        for place in range(len(search.objectives))
-        if (chart := slice_chart(search, place, parameter)) is not None
+        for parameter in parameters[:max_parameters]
+        for objective_index in range(len(search.objectives))
+        if (chart := slice_chart(search, objective_index, parameter)) is not None
     ]
     # one legend of all of them, that of the first
-    return [*charts[:1], *(replace(chart, legend=()) for chart in charts[1:])], [each.key for each in parameters[room:]]
+    return [*charts[:1], *(replace(chart, legend=()) for chart in charts[1:])], [
+        candidate.key for candidate in parameters[max_parameters:]
+    ]
 
 
-def _all_parameters(search: Search) -> Section:
-    charts = [parallel_chart(search, place) for place in range(len(search.objectives))]
+def _all_parameters_section(search: SearchInfo) -> Section:
+    charts = [parallel_chart(search, objective_index) for objective_index in range(len(search.objectives))]
     return Section("All parameters together", wide_charts=[chart for chart in charts if chart is not None])
 
 
-def _rungs(search: Search) -> Section:
+def _rungs_section(search: SearchInfo) -> Section:
     curves = curves_chart(search)
     return Section(
         "Rungs" if search.rungs else "Curves",
@@ -144,24 +160,26 @@ def _rungs(search: Search) -> Section:
     )
 
 
-def _trials(search: Search) -> Section:
-    best = search.in_order(0)[:BEST_TRIALS]
-    every = sorted(search.trials, key=lambda trial: trial.number)
-    of = f", by {search.objectives[0].name}" if len(search.objectives) > 1 else ""
+def _trials_section(search: SearchInfo) -> Section:
+    best_trials = search.ranked_trials(0)[:MAX_BEST_TRIALS]
+    all_trials = sorted(search.trials, key=lambda trial: trial.number)
+    suffix = f", by {search.objectives[0].name}" if len(search.objectives) > 1 else ""
     return Section(
         "Trials",
-        [f"Each has a folder, as trial {every[0].number} has {every[0].run}."] if every else [],
-        tables=[(f"The best{of}", trials_table(best, search))] if best else [],
-        folded=[(f"All {len(every):,} trials", trials_table(every, search))] if every else [],
+        [f"Each has a folder, as trial {all_trials[0].number} has {all_trials[0].run}."] if all_trials else [],
+        tables=[(f"The best{suffix}", trials_table(best_trials, search))] if best_trials else [],
+        folded=[(f"All {len(all_trials):,} trials", trials_table(all_trials, search))] if all_trials else [],
     )
 
 
-def _ended(search: Search) -> Section:
+def _stopped_section(search: SearchInfo) -> Section:
     trials = sorted(search.trials, key=lambda trial: trial.number)
-    failed = [trial for trial in trials if trial.state == "failed"]
-    pruned = [trial for trial in trials if trial.state == "pruned"]
+    failed_trials = [trial for trial in trials if trial.state == "failed"]
+    pruned_trials = [trial for trial in trials if trial.state == "pruned"]
     return Section(
         "Failed and stopped early",
-        tables=[("Failed", ended_table(failed))] if failed else [],
-        folded=[(f"{len(pruned):,} stopped early", ended_table(pruned))] if pruned else [],
+        tables=[("Failed", stopped_trials_table(failed_trials))] if failed_trials else [],
+        folded=[(f"{len(pruned_trials):,} stopped early", stopped_trials_table(pruned_trials))]
+        if pruned_trials
+        else [],
     )

@@ -6,105 +6,111 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stormproof_train.report.kit.axis import FORMAT, TITLE_LIMIT, Axis, parameter_axis, tick_text, value_axis
+from stormproof_train.report.kit.axis import FORMAT, TITLE_LIMIT, Axis, format_tick, parameter_axis, value_axis
 from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.json_numbers import rounded
-from stormproof_train.report.kit.marks import in_layers, look_encoding
+from stormproof_train.report.kit.json_numbers import round_for_json
+from stormproof_train.report.kit.marks import layered_columns, style_encoding
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.looks import LOOKS, legend, look_of
-from stormproof_train.search.report.trials import Parameter, Search, Trial, value_text
+from stormproof_train.search.report.looks import MARKS, legend, mark_of
+from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, TrialInfo, format_objective
 
-PARTS = 4
+NUM_PARTS = 4
 """Into so many parts of equal width the table puts a parameter that is a number."""
-GOLDEN = 0.618034
+GOLDEN_RATIO = 0.618034
 """Multiples of it, modulo 1, are spread evenly: so points of one column lie beside each other."""
 Part = tuple[str, list[float]]
 """Of a parameter, by its name, with values of the objective."""
 _FIELDS = ("at", "value", "look", "trial", "beside")
 
 
-def slice_chart(search: Search, place: int, parameter: Parameter) -> Chart | None:
+def slice_chart(search: SearchInfo, objective_index: int, parameter: ParameterInfo) -> Chart | None:
     """Draws each trial's value of an objective over its value of one parameter; None where no trial has both.
 
     Args:
         search: whose trials they are.
-        place: of the objective.
+        objective_index: of the objective.
         parameter: a number or a choice; a trial in which it has no part is not drawn.
     """
-    objective = search.objectives[place]
-    rows = [row for trial in search.trials if (row := _row(trial, search, place, parameter)) is not None]
+    objective = search.objectives[objective_index]
+    rows = [row for trial in search.trials if (row := _row(trial, search, objective_index, parameter)) is not None]
     if not rows:
         return None
-    values = value_axis([row["value"] for row in rows], higher_is_better=objective.higher_is_better)
+    y_axis = value_axis([row["value"] for row in rows], higher_is_better=objective.higher_is_better)
     if parameter.choices is None:
-        axis = parameter_axis([row["at"] for row in rows], parameter.low, parameter.high, is_log=parameter.is_log)
-        over, table = axis.encoding("at", parameter.key), _table(_by_stretch(rows, axis), objective)
+        x_axis = parameter_axis([row["at"] for row in rows], parameter.low, parameter.high, is_log=parameter.is_log)
+        x_encoding, table = (
+            x_axis.encoding("at", parameter.key),
+            _parts_table(_group_by_interval(rows, x_axis), objective),
+        )
     else:
         choices = list(dict.fromkeys([*parameter.choices, *(row["at"] for row in rows)]))
-        over, table = _columns(parameter.key, choices), _table(_by_choice(rows, choices), objective)
+        x_encoding, table = (
+            _choice_encoding(parameter.key, choices),
+            _parts_table(_group_by_choice(rows, choices), objective),
+        )
     return Chart(
         title=f"{objective.name} over {parameter.key}",
-        text=f"{objective.name} of {len(rows):,} trials over {parameter.key}. {_in_words(table)}",
-        spec=_spec(objective.name, values, over),
-        data={"points": in_layers(rows, _FIELDS, LOOKS)},
-        legend=legend({look_of(trial, search) for trial in search.trials}, search),
+        text=f"{objective.name} of {len(rows):,} trials over {parameter.key}. {_describe(table)}",
+        spec=_spec(objective.name, y_axis, x_encoding),
+        data={"points": layered_columns(rows, _FIELDS, MARKS)},
+        legend=legend({mark_of(trial, search) for trial in search.trials}, search),
         is_filled=True,
-        note=values.note(objective.name),
+        note=y_axis.note(objective.name),
         table=table,
     )
 
 
-def _row(trial: Trial, search: Search, place: int, parameter: Parameter) -> dict[str, Any] | None:
-    value = trial.value(place)
-    at = parameter.number(trial) if parameter.choices is None else parameter.text(trial)
-    if value is None or at is None:
+def _row(trial: TrialInfo, search: SearchInfo, objective_index: int, parameter: ParameterInfo) -> dict[str, Any] | None:
+    value = trial.value(objective_index)
+    parameter_value = parameter.numeric_value(trial) if parameter.choices is None else parameter.text_value(trial)
+    if value is None or parameter_value is None:
         return None
     return {
-        "at": at if isinstance(at, str) else rounded([at])[0],
-        "value": rounded([value])[0],
-        "look": look_of(trial, search),
+        "at": parameter_value if isinstance(parameter_value, str) else round_for_json([parameter_value])[0],
+        "value": round_for_json([value])[0],
+        "look": mark_of(trial, search),
         "trial": trial.number,
-        "beside": round(trial.number * GOLDEN % 1, 3),
+        "beside": round(trial.number * GOLDEN_RATIO % 1, 3),
         "complete": trial.is_complete,
     }
 
 
-def _by_choice(rows: Sequence[dict[str, Any]], choices: Sequence[str]) -> list[Part]:
+def _group_by_choice(rows: Sequence[dict[str, Any]], choices: Sequence[str]) -> list[Part]:
     """Of each choice the values of complete trials."""
     return [(choice, [row["value"] for row in rows if row["at"] == choice and row["complete"]]) for choice in choices]
 
 
-def _by_stretch(rows: Sequence[dict[str, Any]], axis: Axis) -> list[Part]:
+def _group_by_interval(rows: Sequence[dict[str, Any]], axis: Axis) -> list[Part]:
     """Of parts of the axis of equal width the values of complete trials."""
-    parts = 1 if axis.low == axis.high else PARTS
-    ends = [tick_text(axis.at(part / parts)) for part in range(parts + 1)]
-    stretches: list[list[float]] = [[] for _ in range(parts)]
+    num_parts = 1 if axis.low == axis.high else NUM_PARTS
+    bounds = [format_tick(axis.value_at(index / num_parts)) for index in range(num_parts + 1)]
+    groups: list[list[float]] = [[] for _ in range(num_parts)]
     for row in rows:
         if row["complete"]:
-            stretches[min(parts - 1, int(parts * axis.position(row["at"])))].append(row["value"])
-    return [(f"{low} to {high}", values) for low, high, values in zip(ends, ends[1:], stretches, strict=False)]
+            groups[min(num_parts - 1, int(num_parts * axis.position(row["at"])))].append(row["value"])
+    return [(f"{low} to {high}", values) for low, high, values in zip(bounds, bounds[1:], groups, strict=False)]
 
 
-def _table(parts: Sequence[Part], objective: Objective) -> Table:
-    best = max if objective.higher_is_better else min
+def _parts_table(parts: Sequence[Part], objective: Objective) -> Table:
+    best_of = max if objective.higher_is_better else min
     return Table(
         ("", "complete trials", "best", "median"),
         [
             (
-                label, f"{len(values):,}", value_text(best(values, default=None)),
-                value_text(statistics.median(values)) if values else "",
+                label, f"{len(values):,}", format_objective(best_of(values, default=None)),
+                format_objective(statistics.median(values)) if values else "",
             )
             for label, values in parts
         ],
     )  # fmt: skip
 
 
-def _in_words(table: Table) -> str:
-    told = [f"{label}: best {best}, median {median}" for label, _, best, median in table.rows if best]
-    return f"Complete ones by part: {'; '.join(told)}." if told else "None of them is complete."
+def _describe(table: Table) -> str:
+    phrases = [f"{label}: best {best}, median {median}" for label, _, best, median in table.rows if best]
+    return f"Complete ones by part: {'; '.join(phrases)}." if phrases else "None of them is complete."
 
 
-def _columns(key: str, choices: Sequence[str]) -> dict[str, Any]:
+def _choice_encoding(key: str, choices: Sequence[str]) -> dict[str, Any]:
     axis = {
         "labelAngle": -40 if len(choices) > 4 else 0, "labelLimit": 90, "labelOverlap": True, "ticks": False,
         "titleLimit": TITLE_LIMIT,
@@ -112,9 +118,9 @@ def _columns(key: str, choices: Sequence[str]) -> dict[str, Any]:
     return {"field": "at", "type": "nominal", "title": key, "scale": {"domain": choices}, "axis": axis}
 
 
-def _spec(name: str, values: Axis, over: dict[str, Any]) -> dict[str, Any]:
-    is_choice = over["type"] == "nominal"
-    beside = {"field": "beside", "type": "quantitative", "scale": {"domain": [-0.3, 1.3]}}
+def _spec(name: str, y_axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]:
+    is_choice = x_encoding["type"] == "nominal"
+    jitter = {"field": "beside", "type": "quantitative", "scale": {"domain": [-0.3, 1.3]}}
     return {
         "width": "container",
         "height": 220,
@@ -122,10 +128,10 @@ def _spec(name: str, values: Axis, over: dict[str, Any]) -> dict[str, Any]:
         "data": {"name": "points"},
         "mark": {"type": "point", "filled": True},
         "encoding": {
-            "x": over,
-            **({"xOffset": beside} if is_choice else {}),
-            "y": values.encoding("value", name),
-            **look_encoding(LOOKS),
+            "x": x_encoding,
+            **({"xOffset": jitter} if is_choice else {}),
+            "y": y_axis.encoding("value", name),
+            **style_encoding(MARKS),
             "tooltip": [
                 {"field": "trial", "title": "trial"},
                 {"field": "at", "title": "is", **({} if is_choice else {"type": "quantitative", "format": FORMAT})},

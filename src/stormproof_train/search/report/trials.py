@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stormproof_train.console import shown
-from stormproof_train.report.kit.json_numbers import finite
-from stormproof_train.report.tables import in_yaml
+from stormproof_train.console import format_value
+from stormproof_train.report.kit.json_numbers import finite_or_none
+from stormproof_train.report.tables import format_setting
 from stormproof_train.search.objectives import Objective
 
 
 @dataclass(frozen=True)
-class Parameter:
+class ParameterInfo:
     """What was searched: ``choices`` as text, of a number None; ``low`` and ``high`` of a number, else None."""
 
     key: str
@@ -25,17 +25,17 @@ class Parameter:
     high: float | None
     only_with: Mapping[str, Sequence[str]]
 
-    def number(self, trial: Trial) -> float | None:
+    def numeric_value(self, trial: TrialInfo) -> float | None:
         """Its value in a trial, where it is a number."""
-        return finite(trial.params.get(self.key))
+        return finite_or_none(trial.params.get(self.key))
 
-    def text(self, trial: Trial) -> str | None:
+    def text_value(self, trial: TrialInfo) -> str | None:
         """Its value in a trial as a user types it, where it has a part in it."""
-        return as_text(trial.params[self.key]) if self.key in trial.params else None
+        return format_param(trial.params[self.key]) if self.key in trial.params else None
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialInfo:
     """One trial, all of whose numbers are finite or None.
 
     Attributes:
@@ -56,7 +56,7 @@ class Trial:
     state: str
     params: Mapping[str, Any]
     values: Sequence[float | None]
-    feasible: bool
+    is_feasible: bool
     curve: Sequence[tuple[float, int, float | None]]
     steps: int
     seconds: float
@@ -64,10 +64,10 @@ class Trial:
     reason: str
     run: str
 
-    def value(self, place: int) -> float | None:
+    def value(self, objective_index: int) -> float | None:
         """The value of an objective; of one that has no value, the last that it had of the first objective."""
-        if self.values[place] is not None or self.is_complete or place:
-            return self.values[place]
+        if self.values[objective_index] is not None or self.is_complete or objective_index:
+            return self.values[objective_index]
         return next((value for _, _, value in reversed(self.curve) if value is not None), None)
 
     @property
@@ -76,57 +76,58 @@ class Trial:
         return self.state == "complete"
 
     @property
-    def words(self) -> str:
+    def overrides(self) -> str:
         """Its parameters as a user types them."""
-        return " ".join(f"{key}={as_text(value)}" for key, value in self.params.items())
+        return " ".join(f"{key}={format_param(value)}" for key, value in self.params.items())
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchInfo:
     """A search, its trials in the order in which they ended, with what has not ended last."""
 
     objectives: Sequence[Objective]
-    space: Sequence[Parameter]
-    trials: Sequence[Trial]
+    space: Sequence[ParameterInfo]
+    trials: Sequence[TrialInfo]
     best: int | None
     front: Sequence[int]
     rungs: Sequence[float]
 
     @cached_property
-    def chosen(self) -> set[int]:
+    def best_trial_numbers(self) -> set[int]:
         """The numbers of the best trial, or of those on the Pareto front."""
         if len(self.objectives) > 1:
             return set(self.front)
         return set() if self.best is None else {self.best}
 
-    def in_order(self, place: int) -> list[Trial]:
+    def ranked_trials(self, objective_index: int) -> list[TrialInfo]:
         """The complete trials with a value of this objective, the best first; those that break a constraint last."""
-        objective = self.objectives[place]
-        valued = [(trial, trial.values[place]) for trial in self.trials if trial.is_complete]
-        ranks = [
-            (not trial.feasible, objective.as_loss(value), trial.number, trial)
-            for trial, value in valued
+        objective = self.objectives[objective_index]
+        trial_values = [(trial, trial.values[objective_index]) for trial in self.trials if trial.is_complete]
+        sort_keys = [
+            (not trial.is_feasible, objective.as_loss(value), trial.number, trial)
+            for trial, value in trial_values
             if value is not None
         ]
-        return [trial for *_, trial in sorted(ranks, key=lambda rank: rank[:3])]
+        return [trial for *_, trial in sorted(sort_keys, key=lambda sort_key: sort_key[:3])]
 
 
-def read_search(numbers: Mapping[str, Any]) -> Search:
+def read_search(numbers: Mapping[str, Any]) -> SearchInfo:
     """Reads a search.
 
     Args:
         numbers: as :func:`stormproof_train.search.report.search_page.search_page` takes them.
     """
-    objectives = [Objective(each["name"], each["higher_is_better"]) for each in numbers["objectives"]]
-    trials = [_trial(each, len(objectives)) for each in numbers["trials"]]
-    return Search(
+    objectives = [Objective(entry["name"], entry["higher_is_better"]) for entry in numbers["objectives"]]
+    trials = [_read_trial(entry, len(objectives)) for entry in numbers["trials"]]
+    return SearchInfo(
         objectives=objectives,
         space=[
-            Parameter(
-                each["key"], each["kind"], each["log"], each["choices"], finite(each["low"]), finite(each["high"]),
-                each["only_with"] or {},
+            ParameterInfo(
+                entry["key"], entry["kind"], entry["log"], entry["choices"], finite_or_none(entry["low"]),
+                finite_or_none(entry["high"]),
+                entry["only_with"] or {},
             )
-            for each in numbers["space"]
+            for entry in numbers["space"]
         ],
         trials=sorted(trials, key=lambda trial: (trial.end is None, trial.end or "", trial.number)),
         best=numbers["best"],
@@ -135,49 +136,53 @@ def read_search(numbers: Mapping[str, Any]) -> Search:
     )  # fmt: skip
 
 
-def _trial(trial: Mapping[str, Any], objectives: int) -> Trial:
-    values = [finite(value) for value in trial["values"] or ()]
-    return Trial(
-        number=trial["number"],
-        state=trial["state"],
-        params=trial["params"],
-        values=(values + [None] * objectives)[:objectives],
-        feasible=trial["feasible"],
+def _read_trial(entry: Mapping[str, Any], num_objectives: int) -> TrialInfo:
+    values = [finite_or_none(value) for value in entry["values"] or ()]
+    return TrialInfo(
+        number=entry["number"],
+        state=entry["state"],
+        params=entry["params"],
+        values=(values + [None] * num_objectives)[:num_objectives],
+        is_feasible=entry["feasible"],
         curve=[
-            (fraction, step, finite(value))
-            for fraction, step, value in trial["curve"]
-            if finite(fraction) is not None
+            (fraction, step, finite_or_none(value))
+            for fraction, step, value in entry["curve"]
+            if finite_or_none(fraction) is not None
         ],
-        steps=trial["steps"] or 0,
-        seconds=finite(trial["seconds"]) or 0.0,
-        end=trial["end"],
-        reason=trial["reason"] or "",
-        run=trial["run"] or "",
+        steps=entry["steps"] or 0,
+        seconds=finite_or_none(entry["seconds"]) or 0.0,
+        end=entry["end"],
+        reason=entry["reason"] or "",
+        run=entry["run"] or "",
     )  # fmt: skip
 
 
-def as_text(value: Any) -> str:
+def format_param(value: Any) -> str:
     """A number to six significant digits, anything else as a user types it.
 
     Example:
-        >>> as_text(64), as_text(1234567.0), as_text(0.001234567), as_text(True), as_text(None)
+        >>> format_param(64), format_param(1234567.0), format_param(0.001234567), format_param(True), format_param(None)
         ('64', '1234567', '0.00123457', 'true', 'null')
     """
-    return f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else in_yaml(_whole(value))
+    return (
+        f"{value:.6g}"
+        if isinstance(value, float) and not value.is_integer()
+        else format_setting(_to_whole_number(value))
+    )
 
 
-def value_text(value: float | None) -> str:
+def format_objective(value: float | None) -> str:
     """A value of an objective as it is shown; empty for None.
 
     Example:
-        >>> value_text(0.0823456), value_text(26122.0), value_text(None)
+        >>> format_objective(0.0823456), format_objective(26122.0), format_objective(None)
         ('0.0823', '26,122', '')
     """
     if value is None:
         return ""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 100 else shown(value)
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 100 else format_value(value)
 
 
-def _whole(value: Any) -> Any:
+def _to_whole_number(value: Any) -> Any:
     """A float without decimals as an int, where that is not longer."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

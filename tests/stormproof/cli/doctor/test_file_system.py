@@ -9,7 +9,7 @@ import filelock
 import pytest
 
 from stormproof.cli.doctor import Risk, file_system_risks
-from tests.support.some_checkpoints import files, filled
+from tests.support.some_checkpoints import file_names, make_store
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +17,16 @@ def temporary_files_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
 
 
-def _one(folder: Path) -> Risk:
+def _check_one(folder: Path) -> Risk:
     (risk,) = file_system_risks(folder)
     return risk
 
 
 def test_a_good_file_system_is_left_as_it_was(tmp_path: Path):
-    filled(tmp_path)
-    before = files(tmp_path)
+    make_store(tmp_path)
+    before = file_names(tmp_path)
     assert file_system_risks(tmp_path) == []
-    assert files(tmp_path) == before
+    assert file_names(tmp_path) == before
 
 
 @pytest.mark.skipif(
@@ -35,9 +35,9 @@ def test_a_good_file_system_is_left_as_it_was(tmp_path: Path):
 )
 def test_temporary_files_on_another_file_system_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
-    risk = _one(tmp_path)
-    assert risk.what == "temporary files are on another file system"
-    assert risk.where == f"/dev/shm (TMPDIR), for {tmp_path}"
+    risk = _check_one(tmp_path)
+    assert risk.summary == "temporary files are on another file system"
+    assert risk.location == f"/dev/shm (TMPDIR), for {tmp_path}"
 
 
 def test_no_folder_for_temporary_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -45,7 +45,7 @@ def test_no_folder_for_temporary_files_is_told(tmp_path: Path, monkeypatch: pyte
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    assert _one(tmp_path).what == "there is no folder for temporary files"
+    assert _check_one(tmp_path).summary == "there is no folder for temporary files"
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -53,9 +53,9 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refused)
-    risk = _one(tmp_path)
-    assert risk.what == "the folder cannot be written to"
-    assert "Read-only file system" in risk.why
+    risk = _check_one(tmp_path)
+    assert risk.summary == "the folder cannot be written to"
+    assert "Read-only file system" in risk.reason
 
 
 def test_an_fsync_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -63,15 +63,15 @@ def test_an_fsync_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refused)
-    risk = _one(tmp_path)
-    assert risk.what == "fsync does not work"
-    assert risk.where == f"{tmp_path}: [Errno 22] Invalid argument"
+    risk = _check_one(tmp_path)
+    assert risk.summary == "fsync does not work"
+    assert risk.location == f"{tmp_path}: [Errno 22] Invalid argument"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_rename_that_copies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "replace", shutil.copy)
-    assert _one(tmp_path).what == "a rename does not replace a file"
+    assert _check_one(tmp_path).summary == "a rename does not replace a file"
 
 
 class _NoLock:
@@ -96,21 +96,21 @@ def _refusing(path: Path, timeout: float = -1) -> None:
 )
 def test_locks_that_do_not_lock_are_told(lock: object, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(filelock, "FileLock", lock)
-    risk = _one(tmp_path)
-    assert risk.what == "files cannot be locked"
-    assert problem in risk.where
+    risk = _check_one(tmp_path)
+    assert risk.summary == "files cannot be locked"
+    assert problem in risk.location
 
 
 @pytest.mark.parametrize(("room", "told"), [(3.01, False), (2.99, True), (0, True)])
 def test_room_for_less_than_three_of_the_largest_is_told(
     room: float, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    filled(tmp_path)
+    make_store(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(bytes(50_000_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(room * 50_000_000)))
     risks = file_system_risks(tmp_path)
     assert bool(risks) is told
-    assert all(risk.what.endswith("GB are free, and the largest checkpoint has 0.05 GB") for risk in risks)
+    assert all(risk.summary.endswith("GB are free, and the largest checkpoint has 0.05 GB") for risk in risks)
 
 
 def test_a_folder_without_checkpoints_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -25,8 +25,8 @@ TABLE = [
 @pytest.mark.parametrize(("package", "number", "what"), TABLE)
 def test_a_release_is_known_to_be_bad_or_not(package: str, number: str, what: str | None):
     risks = installation_risks({package: number})
-    assert [f"{package} {number}" in risk.what and what in risk.what for risk in risks] == [True] * bool(what)
-    assert all(risk.why and risk.where and package in risk.advice for risk in risks)
+    assert [f"{package} {number}" in risk.summary and what in risk.summary for risk in risks] == [True] * bool(what)
+    assert all(risk.reason and risk.location and package in risk.advice for risk in risks)
 
 
 def test_each_package_counts():
@@ -38,12 +38,12 @@ def test_this_environment_is_good():
 
 
 def test_what_is_installed_is_asked(monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    packages = []
 
     def version(package: str) -> str:
-        asked.append(package)
+        packages.append(package)
         return "2.6.2"
 
     monkeypatch.setattr("stormproof.cli.doctor.installation.version", version)
     assert len(installation_risks()) == 3
-    assert asked == ["torch", "pytorch-lightning", "lightning"]
+    assert packages == ["torch", "pytorch-lightning", "lightning"]

@@ -9,15 +9,15 @@ import pytest
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.lease import Owner
 from stormproof.cli.doctor import checkpoint_risks
-from tests.support.some_checkpoints import filled, flip
+from tests.support.some_checkpoints import flip_bit, make_store
 
 
-def _dead(folder: Path) -> None:
-    owner = replace(Owner.this_process(), pid=17, started=0.0, start_ticks=1)
+def _kill_attempt(folder: Path) -> None:
+    owner = replace(Owner.from_this_process(), pid=17, started=0.0, start_ticks=1)
     (folder / "lease.json").write_text(json.dumps(asdict(owner)))
 
 
-def _lose(folder: Path) -> None:
+def _lose_checkpoint(folder: Path) -> None:
     for suffix in ("ckpt", "json"):
         (folder / f"000002-step-20.{suffix}").unlink()
 
@@ -26,10 +26,11 @@ def _touch(*names: str) -> Callable[[Path], object]:
     return lambda folder: [(folder / name).touch() for name in names]
 
 
-FOUND = {
-    "damaged": (lambda f: flip(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content was changed"),
-    "lost": (_lose, "a checkpoint is lost", "its files are gone"),
-    "log": (lambda f: flip(f / "commits.log", 3), "the log of commits is damaged", "not those of the newest commit"),
+FINDINGS = {
+    "damaged": (lambda f: flip_bit(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content was changed"),
+    "lost": (_lose_checkpoint, "a checkpoint is lost", "its files are gone"),
+    "log": (lambda f: flip_bit(f / "commits.log", 3), "the log of commits is damaged",
+            "not those of the newest commit"),
     "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not go on from it"),
     "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning itself", "newest by its date"),
     "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by", "by its date"),
@@ -37,21 +38,21 @@ FOUND = {
         _touch(".000009-step-9.ckpt.0123abcd.tmp"), ".000009-step-9.ckpt.0123abcd.tmp, 0 bytes, left over", "the room"
     ),
     "left over of a lease": (_touch(".lease.json.0123abcd.tmp"), ".lease.json.0123abcd.tmp, 0 bytes", "the room"),
-    "a stale lease": (_dead, "a stale lease, of process 17 on ", "was killed"),
+    "a stale lease": (_kill_attempt, "a stale lease, of process 17 on ", "was killed"),
     "a strange lease": (_touch("lease.json"), "the lease is not readable", "no run can begin"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "what", "why"), FOUND.values(), ids=FOUND.keys())
+@pytest.mark.parametrize(("make", "what", "why"), FINDINGS.values(), ids=FINDINGS.keys())
 def test_what_would_lose_work_is_told(make: Callable[[Path], object], what: str, why: str, tmp_path: Path):
-    filled(tmp_path)
+    make_store(tmp_path)
     assert checkpoint_risks(tmp_path) == []
     make(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (risk,) = checkpoint_risks(tmp_path)
-    assert risk.what.startswith(what)
-    assert why in risk.why
-    assert risk.where.startswith(str(tmp_path))
+    assert risk.summary.startswith(what)
+    assert why in risk.reason
+    assert risk.location.startswith(str(tmp_path))
     assert risk.advice
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -61,25 +62,25 @@ def test_a_first_start_has_nothing_to_lose(tmp_path: Path):
 
 
 def test_one_good_checkpoint_alone_is_told(tmp_path: Path):
-    store = filled(tmp_path, [10])
+    store = make_store(tmp_path, [10])
     (risk,) = checkpoint_risks(tmp_path)
-    assert risk.what == "there is one good checkpoint, and no other"
-    assert risk.where == str(store.checkpoints()[0].path)
+    assert risk.summary == "there is one good checkpoint, and no other"
+    assert risk.location == str(store.read_checkpoints()[0].path)
 
 
 def test_where_none_is_good_it_says_that_a_start_is_refused(tmp_path: Path):
-    filled(tmp_path, [10])
+    make_store(tmp_path, [10])
     os.truncate(tmp_path / "000001-step-10.ckpt", 10)
     (risk,) = checkpoint_risks(tmp_path)
     assert "a start is refused" in risk.advice
 
 
 def test_a_run_that_lives_is_told_and_its_temporary_files_are_not(tmp_path: Path):
-    filled(tmp_path)
-    held = Lease(tmp_path)
+    make_store(tmp_path)
+    lease = Lease(tmp_path)
     try:
         (tmp_path / ".000009-step-9.ckpt.0123abcd.tmp").touch()
         (risk,) = checkpoint_risks(tmp_path)
-        assert risk.what.startswith(f"in use by process {os.getpid()} on ")
+        assert risk.summary.startswith(f"in use by process {os.getpid()} on ")
     finally:
-        held.release()
+        lease.release()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.health.observers import data_wait
-from stormproof.health.observers.data_wait import RunQueue, Waiting
+from stormproof.health.observers.data_wait import DataWaitTimer, RunQueue
 
 
 class _Clock:
@@ -21,12 +21,12 @@ class _Clock:
 
 def test_time_in_the_run_queue_is_neither_waiting_nor_work(monkeypatch: pytest.MonkeyPatch):
     clock = _Clock(monkeypatch)
-    batches = Waiting()
-    batches.fetch_begins()
+    batches = DataWaitTimer()
+    batches.on_fetch_start()
     clock.move(0.5, queued=0.375)
-    batches.batch_comes()
+    batches.on_batch_start()
     clock.move(0.25, queued=0.125)
-    batches.fetch_begins()
+    batches.on_fetch_start()
     assert list(batches.batches) == [(0.125, 0.125)]
     batches.stop()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.health.observers.gradient_reset import LOOKS, KeptGradients
+from stormproof.health.observers.gradient_reset import MAX_STEPS, GradientResetCheck
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer], None]
 
@@ -45,7 +45,7 @@ def accumulated(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def passed_by(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def zero_grad_bypassed(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Another optimizer's loss goes through these weights before they are cleared, as in a GAN."""
     _backward(module)
     optimizer.zero_grad()
@@ -59,23 +59,23 @@ def accumulated_on_old(module: nn.Module, optimizer: torch.optim.Optimizer) -> N
     optimizer.step()
 
 
-@pytest.mark.parametrize("clears", [cleared_before, cleared_after, cleared_to_zeros, accumulated, passed_by])
+@pytest.mark.parametrize("clears", [cleared_before, cleared_after, cleared_to_zeros, accumulated, zero_grad_bypassed])
 def test_a_loop_that_clears_is_no_fault(clears: Loop):
-    assert _watched(clears).times == 0
+    assert _run_watched(clears).stale_steps == 0
 
 
 @pytest.mark.parametrize("keeps", [never_cleared, accumulated_on_old])
 def test_a_loop_that_never_clears_is_seen_in_every_step(keeps: Loop):
-    watched = _watched(keeps)
-    assert watched.times == watched.looked == LOOKS
+    watched = _run_watched(keeps)
+    assert watched.stale_steps == watched.checked_steps == MAX_STEPS
 
 
-def _watched(loop: Loop) -> KeptGradients:
+def _run_watched(loop: Loop) -> GradientResetCheck:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
-    watched = KeptGradients(optimizer)
-    for _ in range(LOOKS + 3):
+    watched = GradientResetCheck(optimizer)
+    for _ in range(MAX_STEPS + 3):
         loop(module, optimizer)
     assert watched.is_done
     watched.stop()

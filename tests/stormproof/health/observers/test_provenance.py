@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof.health.observers.provenance import Origin, Origins
+from stormproof.health.observers.provenance import Origin, ProvenanceTracker
 
 CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "detach": lambda hidden: hidden.detach(),
@@ -19,13 +19,13 @@ CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def followed(network: nn.Module, step: Callable[[torch.Tensor], torch.Tensor]) -> Origin:
+def trace_step(network: nn.Module, step: Callable[[torch.Tensor], torch.Tensor]) -> Origin:
     inputs = torch.randn(5, 3)
     names = {id(parameter): name.rpartition(".")[0] for name, parameter in network.named_parameters()}
-    origins = Origins(names, [inputs], _nothing)
+    origins = ProvenanceTracker(names, [inputs], _nothing)
     with origins:
-        made = step(inputs)
-    return origins.of(made)
+        outputs = step(inputs)
+    return origins.origin_of(outputs)
 
 
 def _nothing(*_: Any) -> None: ...
@@ -37,18 +37,18 @@ def two_layers() -> nn.Sequential:
 
 
 def test_an_output_comes_from_all_layers_and_the_batch(two_layers: nn.Sequential):
-    origin = followed(two_layers, lambda inputs: two_layers(inputs).softmax(1).view(-1))
+    origin = trace_step(two_layers, lambda inputs: two_layers(inputs).softmax(1).view(-1))
     assert origin == Origin(frozenset("01"), frozenset("01"), frozenset({0}), made_by="softmax", layer="1")
 
 
 def test_a_sigmoid_that_is_taken_twice_is_called_so(two_layers: nn.Sequential):
-    assert followed(two_layers, lambda inputs: two_layers(inputs).sigmoid().view(-1)).made_by == "sigmoid"
-    assert followed(two_layers, lambda inputs: two_layers(inputs).sigmoid().sigmoid()).made_by == "sigmoid of sigmoid"
+    assert trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().view(-1)).made_by == "sigmoid"
+    assert trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().sigmoid()).made_by == "sigmoid of sigmoid"
 
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_cut_leaves_the_layers_before_it_without_a_gradient(two_layers: nn.Sequential, cut: str):
-    origin = followed(two_layers, lambda inputs: two_layers[1](CUTS[cut](two_layers[0](inputs))))
+    origin = trace_step(two_layers, lambda inputs: two_layers[1](CUTS[cut](two_layers[0](inputs))))
     assert (origin.layers, origin.live) == (frozenset("01"), frozenset("1"))
     assert origin.cut is not None
 
@@ -58,7 +58,7 @@ def test_a_straight_way_past_it_keeps_the_layer_alive(two_layers: nn.Sequential)
         hidden = two_layers[0](batch)
         return two_layers[1](hidden + (hidden.round() - hidden).detach()).sum()
 
-    assert followed(two_layers, rounded).live == {"0", "1"}
+    assert trace_step(two_layers, rounded).live == {"0", "1"}
 
 
 def test_no_grad_cuts(two_layers: nn.Sequential):
@@ -67,7 +67,7 @@ def test_no_grad_cuts(two_layers: nn.Sequential):
             hidden = two_layers[0](inputs)
         return two_layers[1](hidden)
 
-    assert followed(two_layers, step).cut == "no_grad"
+    assert trace_step(two_layers, step).cut == "no_grad"
 
 
 def test_a_second_way_around_a_cut_keeps_the_layer_alive(two_layers: nn.Sequential):
@@ -75,33 +75,33 @@ def test_a_second_way_around_a_cut_keeps_the_layer_alive(two_layers: nn.Sequenti
         hidden = two_layers[0](inputs)
         return two_layers[1](hidden.detach()) + two_layers[1](hidden)
 
-    assert followed(two_layers, step).live == frozenset("01")
+    assert trace_step(two_layers, step).live == frozenset("01")
 
 
 def test_what_is_written_in_place_comes_from_what_was_written(two_layers: nn.Sequential):
     def step(inputs: torch.Tensor) -> torch.Tensor:
-        made = torch.zeros(5, 2)
-        made[:, 0] = two_layers(inputs)[:, 0]
-        return made
+        outputs = torch.zeros(5, 2)
+        outputs[:, 0] = two_layers(inputs)[:, 0]
+        return outputs
 
-    assert followed(two_layers, step).live == frozenset("01")
+    assert trace_step(two_layers, step).live == frozenset("01")
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4)])
 def test_recurrent_layers_are_followed(layer: nn.Module):
-    origin = followed(nn.ModuleDict({"recurrent": layer}), lambda inputs: layer(inputs)[0])
+    origin = trace_step(nn.ModuleDict({"recurrent": layer}), lambda inputs: layer(inputs)[0])
     assert origin.layers == frozenset({"recurrent"})
 
 
 def test_what_has_no_tensor_of_the_step_in_it_has_no_origin(two_layers: nn.Sequential):
-    assert followed(two_layers, lambda _: torch.ones(3) * 2) == Origin()
+    assert trace_step(two_layers, lambda _: torch.ones(3) * 2) == Origin()
 
 
 def test_what_vmap_computes_with_is_left_alone(two_layers: nn.Sequential):
-    seen: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
     names = {id(parameter): "layer" for parameter in two_layers.parameters()}
     inputs = torch.randn(5, 3)
-    with Origins(names, [inputs], lambda _name, _args, _kwargs, made, _origin: seen.append(made)):
-        made = torch.vmap(two_layers)(inputs)
-    assert made.shape == (5, 2)
-    assert all(float(each.sum()) for each in seen)
+    with ProvenanceTracker(names, [inputs], lambda _name, _args, _kwargs, outputs, _origin: tensors.append(outputs)):
+        outputs = torch.vmap(two_layers)(inputs)
+    assert outputs.shape == (5, 2)
+    assert all(float(tensor.sum()) for tensor in tensors)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
-from stormproof.health.observers.step_replay import first_not_finite, without_a_trace
+from stormproof.health.observers.step_replay import find_first_non_finite, replay_without_side_effects
 
 
 class Busy(pl.LightningModule):
@@ -40,7 +40,7 @@ def test_generators_buffers_metrics_and_logs_are_as_before():
     module = Busy()
     module.mean.update(torch.tensor(1.0))
     before = _state(module)
-    with without_a_trace(module):
+    with replay_without_side_effects(module):
         module.training_step(torch.randn(4, 3), 0)
     assert _state(module) == before
     assert "log" not in vars(module)
@@ -48,5 +48,5 @@ def test_generators_buffers_metrics_and_logs_are_as_before():
 
 def test_the_first_function_that_gives_what_is_not_finite_is_named_with_its_layer():
     module, batch = Busy(), torch.randn(4, 3)
-    names = {id(each): name.rpartition(".")[0] for name, each in module.named_parameters()}
-    assert first_not_finite(module, names, [batch], lambda: module.training_step(batch, 0)) == ("sqrt", "norm")
+    names = {id(parameter): name.rpartition(".")[0] for name, parameter in module.named_parameters()}
+    assert find_first_non_finite(module, names, [batch], lambda: module.training_step(batch, 0)) == ("sqrt", "norm")

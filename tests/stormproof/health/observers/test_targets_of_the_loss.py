@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
 pytestmark = [
-    *LIGHTNINGS_OWN,
+    *LIGHTNING_WARNING_FILTERS,
     pytest.mark.filterwarnings("ignore:no gradient was measured"),
 ]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof.health.observers.torch_losses import TAKES, LossValues, best_constant
+from stormproof.health.observers.torch_losses import LOSS_INPUTS, LossRecorder, best_constant
 
 torch.manual_seed(0)
 CLASSES = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
@@ -30,12 +30,12 @@ CASES: list[tuple[str, dict[str, Any], torch.Tensor]] = [
 @pytest.mark.parametrize(("name", "arguments", "target"), CASES)
 def test_no_other_constant_has_a_lower_loss(name: str, arguments: dict[str, Any], target: torch.Tensor):
     classes = 3 if name == "cross_entropy" else 1
-    found = best_constant(name, arguments, target, classes)
-    assert found is not None
-    own = float(
+    constant = best_constant(name, arguments, target, classes)
+    assert constant is not None
+    constant_loss = float(
         getattr(F, name)(
-            found.expand(len(target), -1),
-            target.to(found.dtype) if target.is_floating_point() else target,
+            constant.expand(len(target), -1),
+            target.to(constant.dtype) if target.is_floating_point() else target,
             **_double(arguments),
         )
     )
@@ -44,17 +44,17 @@ def test_no_other_constant_has_a_lower_loss(name: str, arguments: dict[str, Any]
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        wanted = target.double() if target.is_floating_point() else target
-        loss = getattr(F, name)(searched.expand(len(target), -1), wanted, **_double(arguments))
+        float_target = target.double() if target.is_floating_point() else target
+        loss = getattr(F, name)(searched.expand(len(target), -1), float_target, **_double(arguments))
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    assert own == pytest.approx(float(closure().detach()), rel=1e-4, abs=1e-6)
+    assert constant_loss == pytest.approx(float(closure().detach()), rel=1e-4, abs=1e-6)
 
 
 def _double(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: each.double() if isinstance(each, torch.Tensor) else each for key, each in arguments.items()}
+    return {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
 
 
 def test_classes_of_many_places_have_one_constant():
@@ -71,11 +71,11 @@ def test_where_it_is_not_known_nothing_is_claimed(name: str):
 
 
 def test_values_of_called_losses_are_taken_down():
-    called = LossValues()
+    called = LossRecorder()
     with called:
         loss = torch.nn.CrossEntropyLoss()(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
     assert called.values == [("cross_entropy", loss)]
 
 
 def test_every_standard_loss_is_torchs():
-    assert all(hasattr(F, name) for name in TAKES)
+    assert all(hasattr(F, name) for name in LOSS_INPUTS)

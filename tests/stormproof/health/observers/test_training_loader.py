@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from stormproof import resumable
-from stormproof.health.observers.training_loader import loader_of
-from tests.support.small_fits import LIGHTNINGS_OWN, loader, module, trainer
+from stormproof.health.observers.training_loader import describe_loader
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 
 class Batches:
@@ -26,23 +26,23 @@ class Graphs(DataLoader[torch.Tensor]):
 @pytest.mark.parametrize(
     ("given", "known"),
     [
-        (loader, ("DataLoader", 0)),
-        (lambda: resumable(loader(num_workers=1)), ("DataLoader", 1)),
+        (make_loader, ("DataLoader", 0)),
+        (lambda: resumable(make_loader(num_workers=1)), ("DataLoader", 1)),
         (lambda: Graphs([torch.ones(2)] * 6, batch_size=2), ("Graphs", 0)),
         (Batches, ("Batches", None)),
-        (lambda: [loader(num_workers=1), Batches()], ("Batches", None)),
+        (lambda: [make_loader(num_workers=1), Batches()], ("Batches", None)),
     ],
     ids=["a DataLoader", "a resumable one", "of another library", "none of torch", "two"],
 )
 def test_it_is_known_by_its_type_and_its_workers(given: Any, known: tuple[str, int | None]):
-    found: list[Any] = []
+    loaders: list[Any] = []
 
     class Asks(pl.Callback):
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            found.append(loader_of(trainer))
+            loaders.append(describe_loader(trainer))
             trainer.should_stop = True
 
-    net = module()
+    net = make_module()
     net.training_step = lambda *_: None
-    trainer(callbacks=[Asks()], limit_train_batches=1).fit(net, given())
-    assert found == [known]
+    make_trainer(callbacks=[Asks()], limit_train_batches=1).fit(net, given())
+    assert loaders == [known]

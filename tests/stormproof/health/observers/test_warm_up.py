@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem, Severity
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
 pytestmark = [
-    *LIGHTNINGS_OWN,
+    *LIGHTNING_WARNING_FILTERS,
     pytest.mark.filterwarnings("ignore:.*returned `None`.*"),
     pytest.mark.filterwarnings("ignore:no gradient was measured"),
 ]
@@ -48,21 +48,21 @@ class _Replay(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-class _Worst(pl.Callback):
+class _FindingRecorder(pl.Callback):
     """Records the severities of all findings of a run, also of those that are withdrawn."""
 
     def __init__(self, health: TrainingHealth) -> None:
-        self.health, self.seen = health, set[tuple[Problem, Severity]]()
+        self.health, self.recorded = health, set[tuple[Problem, Severity]]()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seen |= {(finding.problem, finding.severity) for finding in self.health.findings}
+        self.recorded |= {(finding.problem, finding.severity) for finding in self.health.findings}
 
 
 def _fit(
     module: pl.LightningModule, batches: int = 300, every_n_steps: int = 10, **trainer: Any
-) -> tuple[TrainingHealth, _Worst]:
+) -> tuple[TrainingHealth, _FindingRecorder]:
     health = TrainingHealth(every_n_steps=every_n_steps)
-    worst = _Worst(health)
+    worst = _FindingRecorder(health)
     data = TensorDataset(torch.randn(batches, 8, generator=torch.Generator().manual_seed(0)))
     pl.Trainer(
         **{"max_epochs": 1, **trainer}, callbacks=[health, worst], accelerator="cpu", logger=False,
@@ -76,27 +76,37 @@ def _fit(
 def test_a_warm_up_has_no_finding(manual: bool, every_n_steps: int):
     health, worst = _fit(_Replay(99, manual=manual), every_n_steps=every_n_steps)
     assert health.findings == []
-    assert worst.seen == set()
+    assert worst.recorded == set()
 
 
 @pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
 def test_a_run_that_never_returns_a_loss_is_critical_after_half_of_it(manual: bool):
     health, _ = _fit(_Replay(300, manual=manual))
-    assert next((each.problem, each.severity) for each in health.findings) == (Problem.NO_GRADIENT, Severity.CRITICAL)
+    assert next((finding.problem, finding.severity) for finding in health.findings) == (
+        Problem.NO_GRADIENT,
+        Severity.CRITICAL,
+    )
 
 
 def test_a_run_without_an_end_that_never_returns_a_loss_is_critical_after_two_epochs():
     health, _ = _fit(_Replay(40, manual=True), batches=40, max_epochs=-1, max_time={"seconds": 1})
-    assert next((each.problem, each.severity) for each in health.findings) == (Problem.NO_GRADIENT, Severity.CRITICAL)
+    assert next((finding.problem, finding.severity) for finding in health.findings) == (
+        Problem.NO_GRADIENT,
+        Severity.CRITICAL,
+    )
 
 
 def test_a_backward_pass_without_a_step_is_critical_at_once():
     health, _ = _fit(_Replay(0, manual=True, steps=False), batches=90, max_epochs=10)
-    assert (Problem.NO_GRADIENT, Severity.CRITICAL) in [(each.problem, each.severity) for each in health.findings]
+    assert (Problem.NO_GRADIENT, Severity.CRITICAL) in [
+        (finding.problem, finding.severity) for finding in health.findings
+    ]
 
 
 def test_a_critical_finding_is_withdrawn_once_a_step_disproves_it():
     health, worst = _fit(_Replay(200, manual=True))  # more than half of the run
-    assert (Problem.NO_GRADIENT, Severity.CRITICAL) in worst.seen
-    assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.INFO)]
+    assert (Problem.NO_GRADIENT, Severity.CRITICAL) in worst.recorded
+    assert [(finding.problem, finding.severity) for finding in health.findings] == [
+        (Problem.NO_GRADIENT, Severity.INFO)
+    ]
     assert "until_step" in health.findings[0].evidence

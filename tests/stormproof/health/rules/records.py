@@ -7,57 +7,63 @@ from typing import Any
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.gradients.update_ratio import UpdateRatio
 from stormproof.health.observers.step_trace import InputFacts
-from stormproof.health.record import Comparison, Group, PredictionFacts, Probe, Record
+from stormproof.health.record import Comparison, ParameterGroup, PredictionFacts, Probe, Record
 
 
-def facts(**changes: Any) -> PredictionFacts:
+def make_prediction_facts(**changes: Any) -> PredictionFacts:
     """Logits of a cross-entropy, as they should be."""
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "loss": "cross_entropy", "takes": "logits", "made_by": "linear", "layer": "head", "outputs": 4, "low": -2.0,
         "high": 2.0, "sums_to_one": False, "logs_sum_to_one": False, "spread": 0.5, "target_low": 0.0,
         "target_high": 3.0, "unreachable": 0.0,
     }  # fmt: skip
-    return PredictionFacts(**{**usual, **changes})
+    return PredictionFacts(**{**defaults, **changes})
 
 
-def measured(step: int, norms: dict[str, float], ratio: float = 0.01) -> GradientMeasurement:
+def make_measurement(step: int, norms: dict[str, float], ratio: float = 0.01) -> GradientMeasurement:
     """A gradient and its update."""
     updates: dict[str, UpdateRatio | None] = {name: UpdateRatio(ratio, 0.0) for name in ("total", *norms)}
     return GradientMeasurement(step, 0, norms, updates, None, skipped=False)
 
 
-def record(losses: list[float], constant: float | None = 1.4, ratio: float = 0.01, **known: Any) -> Record:
+def make_record(losses: list[float], constant: float | None = 1.4, ratio: float = 0.01, **fields: Any) -> Record:
     """A training with one optimizer whose losses were these, one a step, in three epochs of 40 steps."""
 
     def gap(step: int) -> float:  # of predictions that know something of their targets, or of those that do not
         return 0.5 if losses[-1] < 1 else 0.01 * (-1) ** (step // 4)
 
-    made = Record(step=len(losses), epoch=len(losses) // 40, planned=120)
-    made.first = losses[:20]
-    made.recent.extend(enumerate(losses))
-    made.groups = [Group(0, "optimizer 0", 0.1, 0.1, 0.1, 0.1, None)]
-    made.gradients = [measured(step, {"a": 1.0, "b": 1.0}, ratio) for step in (1, 10, 20)]
-    made.comparisons = [
+    new_record = Record(step=len(losses), epoch=len(losses) // 40, planned_steps=120)
+    new_record.first_losses = losses[:20]
+    new_record.recent_losses.extend(enumerate(losses))
+    new_record.groups = [ParameterGroup(0, "optimizer 0", 0.1, 0.1, 0.1, 0.1, None)]
+    new_record.gradients = [make_measurement(step, {"a": 1.0, "b": 1.0}, ratio) for step in (1, 10, 20)]
+    new_record.comparisons = [
         Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))
         for step in range(0, len(losses), 4)
     ]
-    made.probes = [Probe(step, predictions=(facts(),)) for step in (0, 1, 2, 10, 20)]
-    for name, value in known.items():
-        setattr(made, name, value)
-    return made
+    new_record.probes = [Probe(step, predictions=(make_prediction_facts(),)) for step in (0, 1, 2, 10, 20)]
+    for name, value in fields.items():
+        setattr(new_record, name, value)
+    return new_record
 
 
-def inputs(**changes: Any) -> InputFacts:
+def make_input_facts(**changes: Any) -> InputFacts:
     """Numbers of mean 0 and deviation 1."""
-    usual: dict[str, Any] = {"mean": 0.0, "rms": 1.0, "largest_scale": 1.2, "smallest_scale": 0.8, "normalized": False}
-    return InputFacts(**{**usual, **changes})
+    defaults: dict[str, Any] = {
+        "mean": 0.0,
+        "rms": 1.0,
+        "largest_scale": 1.2,
+        "smallest_scale": 0.8,
+        "normalized": False,
+    }
+    return InputFacts(**{**defaults, **changes})
 
 
-def wave(level: float, count: int, size: float = 0.02) -> list[float]:
+def oscillating_losses(level: float, count: int, size: float = 0.02) -> list[float]:
     """Losses around a level."""
     return [level + size * (-1) ** number for number in range(count)]
 
 
-def fall(begin: float, end: float, count: int) -> list[float]:
+def falling_losses(begin: float, end: float, count: int) -> list[float]:
     """Losses that go down steadily."""
     return [begin + (end - begin) * number / count + 0.01 * (-1) ** number for number in range(count)]

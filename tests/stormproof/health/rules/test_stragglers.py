@@ -15,13 +15,13 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
-from tests.support.cases import EVERY
+from tests.support.cases import DRILL_STRIDE
 from tests.support.ranks import run_on_two_ranks
 
-TRIALS = range(0, 100, EVERY)
+TRIALS = range(0, 100, DRILL_STRIDE)
 
 
-class Worked(pl.LightningModule):
+class TimedWork(pl.LightningModule):
     """Works for some seconds on each batch, of which a rank has its own share; its buffers are made equal each time."""
 
     def __init__(self, forward: tuple[float, float], backward: tuple[float, float] = (0.0, 0.0)) -> None:
@@ -48,7 +48,7 @@ class Fetched(TensorDataset):
         return super().__getitem__(index)
 
 
-def found(module: Worked, waits: tuple[float, float] = (0.0, 0.0), steps: int = 45) -> list[list[Any]]:
+def find_slow_ranks(module: TimedWork, waits: tuple[float, float] = (0.0, 0.0), steps: int = 45) -> list[list[Any]]:
     pl.seed_everything(0, verbose=False)
     inputs = torch.randn(8 * steps, 8)
     data, health = Fetched(inputs, (inputs @ torch.randn(8, 4)).argmax(1)), TrainingHealth()
@@ -57,16 +57,18 @@ def found(module: Worked, waits: tuple[float, float] = (0.0, 0.0), steps: int = 
     data.seconds = waits[int(os.environ["RANK"])] / 4
     trainer.fit(module, DataLoader(data, batch_size=4))
     return [
-        [each.where, each.evidence["share_of_time_lost"]] for each in health.findings if each.problem == "slow_rank"
+        [finding.where, finding.evidence["share_of_time_lost"]]
+        for finding in health.findings
+        if finding.problem == "slow_rank"
     ]
 
 
 CASES: dict[str, Any] = {
-    "forward": lambda: found(Worked((0.004, 0.012))),
-    "data": lambda: found(Worked((0.004, 0.004)), waits=(0.008, 0.0)),
-    "both": lambda: found(Worked((0.008, 0.008)), waits=(0.004, 0.004)),
-    "neither": lambda: found(Worked((0.0, 0.0))),
-    "few": lambda: found(Worked((0.004, 0.012)), steps=20),
+    "forward": lambda: find_slow_ranks(TimedWork((0.004, 0.012))),
+    "data": lambda: find_slow_ranks(TimedWork((0.004, 0.004)), waits=(0.008, 0.0)),
+    "both": lambda: find_slow_ranks(TimedWork((0.008, 0.008)), waits=(0.004, 0.004)),
+    "neither": lambda: find_slow_ranks(TimedWork((0.0, 0.0))),
+    "few": lambda: find_slow_ranks(TimedWork((0.004, 0.012)), steps=20),
 }
 
 
@@ -76,8 +78,8 @@ def _cases() -> dict[str, Any]:
 
 def _trials() -> dict[str, Any]:
     """Of trials: sleeps of 4 to 14 ms beside 8 ms of work on one rank, and 0 to 10 ms on both."""
-    slow = [found(Worked((0.008 + 0.004 + 0.0001 * trial, 0.008))) for trial in TRIALS]
-    even = [found(Worked((0.0001 * trial, 0.0001 * trial))) for trial in TRIALS]
+    slow = [find_slow_ranks(TimedWork((0.008 + 0.004 + 0.0001 * trial, 0.008))) for trial in TRIALS]
+    even = [find_slow_ranks(TimedWork((0.0001 * trial, 0.0001 * trial))) for trial in TRIALS]
     return {"slow": slow, "even": even}
 
 
@@ -109,10 +111,10 @@ def test_ranks_that_are_as_slow_as_each_other_or_few_batches_are_no_finding(rank
 @pytest.mark.drill
 @pytest.mark.timeout(1200)
 def test_of_many_trials_slow_ranks_are_found_and_no_others(tmp_path: Path):
-    zero, one = on_two_ranks("trials", tmp_path, 1100)
-    assert zero == one
-    assert sum(map(bool, zero["slow"])) >= 0.95 * len(TRIALS)
-    assert sum(map(bool, zero["even"])) <= 0.01 * len(TRIALS)
+    rank_zero, rank_one = on_two_ranks("trials", tmp_path, 1100)
+    assert rank_zero == rank_one
+    assert sum(map(bool, rank_zero["slow"])) >= 0.95 * len(TRIALS)
+    assert sum(map(bool, rank_zero["even"])) <= 0.01 * len(TRIALS)
 
 
 if __name__ == "__main__":

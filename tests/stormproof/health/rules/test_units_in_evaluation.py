@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, TrainingHealth
 from stormproof.finding import Finding, Problem, Severity
-from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
 pytestmark = [
-    *LIGHTNINGS_OWN,
+    *LIGHTNING_WARNING_FILTERS,
     pytest.mark.filterwarnings("ignore:no gradient was measured"),
 ]
 GENERATOR = torch.Generator().manual_seed(0)
@@ -58,14 +58,14 @@ def test_a_validation_pass_of_few_samples_shows_no_dead_units(activation: type[n
 @pytest.mark.parametrize("samples", [2, 320])
 def test_units_that_are_dead_in_training_are_reported_whatever_the_validation(samples: int):
     module = _Regression(nn.ReLU(), offset=-50.0)
-    problems = [each.problem for each in _findings(module, samples)]
+    problems = [finding.problem for finding in _findings(module, samples)]
     assert Problem.DEAD_UNITS in problems
 
 
 def test_statistics_of_batch_norm_that_lag_are_reported_as_such():
     module = _Regression(nn.ReLU(), nn.BatchNorm1d(32, momentum=1e-4), offset=-50.0)
     findings = _findings(module, 320)
-    assert [(each.problem, each.severity) for each in findings] == [
+    assert [(finding.problem, finding.severity) for finding in findings] == [
         (Problem.BATCH_NORM_STATISTICS_LAG, Severity.WARNING)
     ]
     assert findings[0].where == "network.2"
@@ -75,4 +75,6 @@ def test_statistics_of_batch_norm_that_lag_are_reported_as_such():
 def test_the_finding_is_withdrawn_once_the_statistics_have_caught_up():
     module = _Regression(nn.ReLU(), nn.BatchNorm1d(32, momentum=0.02), offset=-50.0)
     findings = _findings(module, 320, epochs=8)
-    assert [(each.problem, each.severity) for each in findings] == [(Problem.BATCH_NORM_STATISTICS_LAG, Severity.INFO)]
+    assert [(finding.problem, finding.severity) for finding in findings] == [
+        (Problem.BATCH_NORM_STATISTICS_LAG, Severity.INFO)
+    ]

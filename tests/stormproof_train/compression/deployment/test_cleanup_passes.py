@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 from onnx.parser import parse_model
 
-from stormproof_train.compression.deployment.cleanup_passes import lean
+from stormproof_train.compression.deployment.cleanup_passes import run_cleanup_passes
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'
 
@@ -26,10 +26,10 @@ def test_the_same_numbers_come_out_under_the_same_names_of_a_smaller_file():
         values = Sub(others, another)
     }}""")
     before, size = _outputs(model), model.ByteSize()
-    model = lean(model)
+    model = run_cleanup_passes(model)
     onnx.checker.check_model(model, full_check=True)
     assert np.array_equal(before, _outputs(model))
-    assert [each.name for each in model.graph.output] == ["values", "others"]
+    assert [output.name for output in model.graph.output] == ["values", "others"]
     assert len(model.graph.initializer) == 2
     assert model.ByteSize() < size / 1.4
 
@@ -43,7 +43,7 @@ def test_constants_of_the_same_bytes_but_another_type_or_shape_are_told_apart():
         values = Add(again, total)
     }}""")
     before = _outputs(model)
-    model = lean(model)
+    model = run_cleanup_passes(model)
     assert len(model.graph.initializer) == 3
     assert np.array_equal(before, _outputs(model))
 
@@ -53,7 +53,7 @@ def test_an_argument_that_is_left_out_stays_left_out():
         <float most = {{1.0}}> {{
         values = Clip(input, , most)
     }}""")
-    model = lean(model)
+    model = run_cleanup_passes(model)
     assert model.graph.node[0].input[1] == ""
     assert np.array_equal(_outputs(model), [[1.0, -2.0]])
 
@@ -68,7 +68,7 @@ def test_branches_still_know_what_is_outside():
         >
     }}""")
     before = _outputs(model)
-    model = lean(model)
+    model = run_cleanup_passes(model)
     onnx.checker.check_model(model, full_check=True)
     assert "doubled" not in str(model)
     assert np.array_equal(before, _outputs(model))
@@ -82,7 +82,7 @@ def test_a_constant_that_is_given_stays_and_no_short_name_is_one_of_the_outputs(
     }}""")
     model.graph.output[0].name = model.graph.node[1].output[0] = "0"
     before = _outputs(model)
-    model = lean(model)
+    model = run_cleanup_passes(model)
     onnx.checker.check_model(model, full_check=True)
     assert np.array_equal(before, _outputs(model))
-    assert [each.name for each in model.graph.output] == ["0", "given"]
+    assert [output.name for output in model.graph.output] == ["0", "given"]

@@ -8,30 +8,30 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.errors import UserError
-from stormproof_train.predict.facts import KEY, Facts
-from tests.stormproof_train.compression.trained_networks import DIGITS, digits, trained_on_digits
+from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from tests.stormproof_train.compression.trained_networks import DIGITS, load_digits, train_on_digits
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = digits()["train"][:128]
+SAMPLES = load_digits()["train"][:128]
 
 
 @pytest.fixture(scope="module", params=["mlp", "cnn", "resnet", "transformer"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A trained network in float32 and in int8."""
     folder = tmp_path_factory.mktemp(request.param)
-    export(trained_on_digits(request.param), torch.from_numpy(SAMPLES[:2]), folder / "float.onnx", DIGITS)
+    export_onnx(train_on_digits(request.param), torch.from_numpy(SAMPLES[:2]), folder / "float.onnx", DIGITS)
     quantize_static(folder / "float.onnx", folder / "int8.onnx", SAMPLES)
     return folder / "float.onnx", folder / "int8.onnx"
 
 
 def _right(path: Path) -> float:
-    (outputs,) = onnxruntime.InferenceSession(path).run(None, {"input": digits()["test"]})
-    return float((outputs.argmax(1) == digits()["test_labels"]).mean())
+    (outputs,) = onnxruntime.InferenceSession(path).run(None, {"input": load_digits()["test"]})
+    return float((outputs.argmax(1) == load_digits()["test_labels"]).mean())
 
 
 def test_it_is_smaller_and_about_as_good(pair: tuple[Path, Path]):
@@ -41,10 +41,10 @@ def test_it_is_smaller_and_about_as_good(pair: tuple[Path, Path]):
     assert int8.stat().st_size < 0.7 * full.stat().st_size
 
 
-def _of_eight_bits(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
+def _int8_nodes(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
     """The layers, and whether all that they read is stored in 8 bits (a bias in 32)."""
     read = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    arrays = {each.name for each in graph.initializer} | read
+    arrays = {initializer.name for initializer in graph.initializer} | read
     return [
         (node.op_type, set(node.input) <= read)
         for node in graph.node
@@ -69,7 +69,7 @@ def test_layers_but_the_last_and_convolutions_of_few_channels_are_of_eight_bits(
     pair: tuple[Path, Path], layers: list[tuple[str, bool]]
 ):
     graph = onnx.load(pair[1]).graph
-    assert _of_eight_bits(graph) == layers
+    assert _int8_nodes(graph) == layers
     softmax = [node for node in graph.node if node.op_type == "Softmax"][-1]
     last = [node for node in graph.node if node.op_type == "Gemm"][-1]
     assert softmax.input[0] == last.output[0]
@@ -77,7 +77,7 @@ def test_layers_but_the_last_and_convolutions_of_few_channels_are_of_eight_bits(
 
 def _steps(graph: onnx.GraphProto, kind: str) -> list[int]:
     """How many steps the weights of each layer have."""
-    arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    arrays = {initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in graph.initializer}
     read = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     layers = [node for node in graph.node if node.op_type == kind and node.input[1] in read]
     return [arrays[read[node.input[1]].input[1]].size for node in layers]
@@ -86,7 +86,11 @@ def _steps(graph: onnx.GraphProto, kind: str) -> list[int]:
 @pytest.mark.parametrize("pair", ["cnn"], indirect=True)
 def test_each_channel_of_a_convolution_has_a_step_of_its_own(pair: tuple[Path, Path]):
     graph = onnx.load(pair[0]).graph
-    channels = [each.dims[0] for each in graph.initializer if len(each.dims) == 4 and each.dims[1] >= 4]
+    channels = [
+        initializer.dims[0]
+        for initializer in graph.initializer
+        if len(initializer.dims) == 4 and initializer.dims[1] >= 4
+    ]
     assert channels
     assert _steps(onnx.load(pair[1]).graph, "Conv") == channels
 
@@ -121,14 +125,14 @@ def test_between_dense_layers_8_bits_go_on_behind_a_relu_and_float32_behind_what
         nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10), nn.Softmax(1)
     )
     inputs = torch.from_numpy(SAMPLES[:, 0].reshape(len(SAMPLES), -1))
-    export(Deployed(network, "probabilities"), inputs, tmp_path / "float.onnx", DIGITS)
+    export_onnx(DeployedModel(network, "probabilities"), inputs, tmp_path / "float.onnx", DIGITS)
     quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", inputs.numpy())
     ops = _as_it_runs(tmp_path / "int8.onnx", tmp_path)
-    first, second = (place for place, each in enumerate(ops) if each == "QGemm")
+    first, second = (index for index, op in enumerate(ops) if op == "QGemm")
     assert ops[first + 1 : second] == between
-    (wanted,) = onnxruntime.InferenceSession(tmp_path / "float.onnx").run(None, {"input": inputs.numpy()})
-    (found,) = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, {"input": inputs.numpy()})
-    assert np.abs(found - wanted).max() < 0.01
+    (expected,) = onnxruntime.InferenceSession(tmp_path / "float.onnx").run(None, {"input": inputs.numpy()})
+    (actual,) = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, {"input": inputs.numpy()})
+    assert np.abs(actual - expected).max() < 0.01
 
 
 @pytest.mark.parametrize("pair", ["transformer"], indirect=True)
@@ -141,8 +145,8 @@ def test_attention_computes_in_float32_between_its_layers(pair: tuple[Path, Path
 
 def test_the_facts_stay(pair: tuple[Path, Path]):
     for path in pair:
-        told = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-        assert Facts.read(told[KEY]) == DIGITS
+        metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+        assert ArtifactMetadata.from_json(metadata[METADATA_KEY]) == DIGITS
 
 
 @pytest.mark.slow
@@ -154,7 +158,7 @@ def test_the_same_samples_make_the_same_bytes_in_silence(
     before = sorted(full.parent.iterdir())
     quantize_static(full, Path("again.onnx"), SAMPLES)
     assert Path("again.onnx").read_bytes() == int8.read_bytes()
-    assert [each.name for each in tmp_path.iterdir()] == ["again.onnx"]
+    assert [file.name for file in tmp_path.iterdir()] == ["again.onnx"]
     assert sorted(full.parent.iterdir()) == before
     assert capfd.readouterr() == ("", "")
 
@@ -163,16 +167,16 @@ def test_the_same_samples_make_the_same_bytes_in_silence(
 def test_seven_bits_are_half_as_large(pair: tuple[Path, Path], tmp_path: Path):
     quantize_static(pair[0], tmp_path / "seven.onnx", SAMPLES, reduce_range=True)
     for path, largest in ((pair[1], 127), (tmp_path / "seven.onnx", 64)):
-        weights = [onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer]
-        assert max(np.abs(each.astype(int)).max() for each in weights if each.dtype == np.int8) == largest
+        weights = [onnx.numpy_helper.to_array(array) for array in onnx.load(path).graph.initializer]
+        assert max(np.abs(array.astype(int)).max() for array in weights if array.dtype == np.int8) == largest
 
 
 @pytest.mark.slow
 def test_a_linear_network_is_refused(tmp_path: Path):
-    export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
+    export_onnx(DeployedModel(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
     with pytest.raises(UserError, match="all its layers stay in float32"):
         quantize_static(tmp_path / "model.onnx", tmp_path / "int8.onnx", np.ones((8, 4), np.float32))
-    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]> agraph'
@@ -237,7 +241,8 @@ def test_what_comes_out_is_nearly_the_same(name: str, tmp_path: Path):
     shape = (256, 4) if inputs is ROW else (64, 4, 8, 8)
     samples = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     quantize_static(path, tmp_path / "int8.onnx", samples)
-    wanted, found = (
-        onnxruntime.InferenceSession(each).run(None, {"input": samples})[0] for each in (path, tmp_path / "int8.onnx")
+    expected, actual = (
+        onnxruntime.InferenceSession(model_path).run(None, {"input": samples})[0]
+        for model_path in (path, tmp_path / "int8.onnx")
     )
-    assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.03 * wanted.std()
+    assert np.sqrt(np.mean((actual - expected) ** 2)) < 0.03 * expected.std()

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.errors import UserError
-from stormproof_train.predict.facts import KEY, Facts
-from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS, digits, trained_on_digits
+from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS, load_digits, train_on_digits
 
 pytestmark = pytest.mark.slow
 
 
 def _outputs(path: Path) -> np.ndarray:
-    (outputs,) = onnxruntime.InferenceSession(path).run(None, {"input": digits()["test"]})
+    (outputs,) = onnxruntime.InferenceSession(path).run(None, {"input": load_digits()["test"]})
     return outputs
 
 
@@ -26,15 +26,15 @@ def _outputs(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("model", MODELS)
 def test_it_is_smaller_and_nearly_the_same(model: str, tmp_path: Path):
     full, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    export(trained_on_digits(model), torch.from_numpy(digits()["train"][:2]), full, DIGITS)
+    export_onnx(train_on_digits(model), torch.from_numpy(load_digits()["train"][:2]), full, DIGITS)
     quantize_weights(full, small)
-    one, other = _outputs(full), _outputs(small)
-    assert (one.argmax(1) == digits()["test_labels"]).mean() > 0.7
-    assert (one.argmax(1) == other.argmax(1)).mean() > 0.98
-    assert np.abs(one - other).mean() < 0.003
+    full_outputs, small_outputs = _outputs(full), _outputs(small)
+    assert (full_outputs.argmax(1) == load_digits()["test_labels"]).mean() > 0.7
+    assert (full_outputs.argmax(1) == small_outputs.argmax(1)).mean() > 0.98
+    assert np.abs(full_outputs - small_outputs).mean() < 0.003
     assert small.stat().st_size < 0.6 * full.stat().st_size
-    told = onnxruntime.InferenceSession(small).get_modelmeta().custom_metadata_map
-    assert Facts.read(told[KEY]) == DIGITS
+    metadata = onnxruntime.InferenceSession(small).get_modelmeta().custom_metadata_map
+    assert ArtifactMetadata.from_json(metadata[METADATA_KEY]) == DIGITS
 
 
 @pytest.fixture
@@ -44,20 +44,22 @@ def exported(tmp_path: Path) -> Path:
     with torch.no_grad():
         network[0].weight[3] *= 100
         network[0].weight[4] = 0
-    export(Deployed(network, "scores"), torch.ones(2, 32), tmp_path / "float.onnx", DIGITS)
+    export_onnx(DeployedModel(network, "scores"), torch.ones(2, 32), tmp_path / "float.onnx", DIGITS)
     return tmp_path / "float.onnx"
 
 
 @pytest.mark.slow
 def test_each_weight_is_off_by_half_a_step_of_its_channel_at_most(exported: Path):
     quantize_weights(exported, exported.with_name("int8.onnx"))
-    arrays = [onnx.numpy_helper.to_array(each) for each in onnx.load(exported.with_name("int8.onnx")).graph.initializer]
-    (quantized,) = (each for each in arrays if each.dtype == np.int8)
-    (steps,) = (each for each in arrays if each.shape == (16, 1))
+    arrays = [
+        onnx.numpy_helper.to_array(array) for array in onnx.load(exported.with_name("int8.onnx")).graph.initializer
+    ]
+    (quantized,) = (array for array in arrays if array.dtype == np.int8)
+    (steps,) = (array for array in arrays if array.shape == (16, 1))
     (before,) = (
-        onnx.numpy_helper.to_array(each)
-        for each in onnx.load(exported).graph.initializer
-        if list(each.dims) == [16, 32]
+        onnx.numpy_helper.to_array(array)
+        for array in onnx.load(exported).graph.initializer
+        if list(array.dims) == [16, 32]
     )
     assert (quantized.dtype, steps.shape) == (np.int8, (16, 1))
     restored = quantized * steps
@@ -79,7 +81,7 @@ def test_a_small_layer_stays_as_it_is_and_a_network_of_such_is_refused(exported:
     quantize_weights(exported, tmp_path / "int8.onnx")
     graph = onnx.load(tmp_path / "int8.onnx").graph
     assert [node.op_type for node in graph.node] == ["Cast", "Mul", "Gemm", "Relu", "Gemm"]
-    export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "tiny.onnx", DIGITS)
+    export_onnx(DeployedModel(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "tiny.onnx", DIGITS)
     with pytest.raises(UserError, match="has no layer of 256 weights or more"):
         quantize_weights(tmp_path / "tiny.onnx", tmp_path / "smaller.onnx")
     assert not (tmp_path / "smaller.onnx").exists()

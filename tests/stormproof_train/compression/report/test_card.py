@@ -10,24 +10,26 @@ import onnxruntime
 import pytest
 
 from stormproof_train.compression import rebuilding
-from stormproof_train.compression.report.card import card
-from stormproof_train.predict.facts import Facts
-from tests.support.made_compressions import SEVERAL, made_artifact, made_compression, made_regression
+from stormproof_train.compression.report.card import model_card
+from stormproof_train.predict.facts import ArtifactMetadata
+from tests.support.made_compressions import ARTIFACTS, artifact_record, compression_record, regression_record
 
 CLASSES = [str(number) for number in range(10)]
-FACTS = Facts("probabilities", CLASSES, [1, 8, 8], "digits-cnn", "digit", {"kind": "image", "channels": 1})
+FACTS = ArtifactMetadata("probabilities", CLASSES, [1, 8, 8], "digits-cnn", "digit", {"kind": "image", "channels": 1})
 HOSTILE = "a|b\n# <script>`*[x](y)*`"
 
 
-def _card(name: str, **told: Any) -> str:
-    numbers = made_compression()
-    return card(numbers, {**next(each for each in SEVERAL if each["name"] == name), **told}, FACTS)
+def _make_card(name: str, **fields: Any) -> str:
+    numbers = compression_record()
+    return model_card(
+        numbers, {**next(artifact for artifact in ARTIFACTS if artifact["name"] == name), **fields}, FACTS
+    )
 
 
 def test_a_card_says_what_it_is_how_good_and_how_to_run_it():
-    told = _card("pruned-2x-int8")
-    assert told.startswith("# digits-cnn: pruned-2x-int8\n")
-    assert re.findall(r"^## (.*)$", told, re.MULTILINE) == [
+    text = _make_card("pruned-2x-int8")
+    assert text.startswith("# digits-cnn: pruned-2x-int8\n")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         "Results", "Inputs and outputs", "How to run it", "Data", "Limits",
     ]  # fmt: skip
     for part in (
@@ -42,8 +44,8 @@ def test_a_card_says_what_it_is_how_good_and_how_to_run_it():
         "stormproof-train predict model=FOLDER input=FILE",
         "were found on 512 training samples",
     ):
-        assert part in told
-    assert told.count("```") % 2 == 0
+        assert part in text
+    assert text.count("```") % 2 == 0
 
 
 def test_the_code_of_a_card_is_python(monkeypatch: pytest.MonkeyPatch):
@@ -57,7 +59,7 @@ def test_the_code_of_a_card_is_python(monkeypatch: pytest.MonkeyPatch):
             return [np.full((1, 10), 0.1)]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    first, second = re.findall(r"```python\n(.*?)```", _card("pruned-2x-int8"), re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", _make_card("pruned-2x-int8"), re.DOTALL)
     names: dict[str, Any] = {}
     exec(first, names)
     assert names["probabilities"].shape == (1, 10)
@@ -77,29 +79,31 @@ def test_the_code_of_a_card_is_python(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_the_limits_are_those_of_this_artifact(name: str, told: dict[str, Any], sentence: str):
-    limits = _card(name, **told).partition("## Limits")[2]
+    limits = _make_card(name, **told).partition("## Limits")[2]
     assert sentence in limits
     assert ("int8 numbers" in limits) == name.endswith("2x-int8")
 
 
 def test_what_was_not_read_and_is_not_known_is_not_told():
-    numbers = made_regression()
-    facts = Facts("values", [], [10], "diabetes-mlp", None)
-    told = card(numbers, numbers["artifacts"][1], facts)
-    assert "the test split was not read" in told
-    assert "on the test split" not in told
-    assert "rmse on validation" in told
-    assert "| `values` | (N, values) | float32 | the predicted values, in the unit of the target |" in told
-    assert "How a file becomes an input is not known" in told
-    assert "Classes" not in told
+    numbers = regression_record()
+    facts = ArtifactMetadata("values", [], [10], "diabetes-mlp", None)
+    text = model_card(numbers, numbers["artifacts"][1], facts)
+    assert "the test split was not read" in text
+    assert "on the test split" not in text
+    assert "rmse on validation" in text
+    assert "| `values` | (N, values) | float32 | the predicted values, in the unit of the target |" in text
+    assert "How a file becomes an input is not known" in text
+    assert "Classes" not in text
 
 
 def test_texts_are_no_markdown_and_end_no_cell():
-    facts = Facts("probabilities", [HOSTILE, "ok"], [2], HOSTILE, HOSTILE, {"kind": HOSTILE, "fence": "```"})
-    told = dict.fromkeys(("run", "checkpoint"), HOSTILE)
+    facts = ArtifactMetadata("probabilities", [HOSTILE, "ok"], [2], HOSTILE, HOSTILE, {"kind": HOSTILE, "fence": "```"})
+    fields = dict.fromkeys(("run", "checkpoint"), HOSTILE)
     machine = {"processor": HOSTILE, "threads": 1, "int8": HOSTILE}
-    artifact = made_artifact("pruned-2x", 0.0, method=HOSTILE, folder=HOSTILE, remarks=[HOSTILE])
-    text = card(made_compression([SEVERAL[0], artifact], headline=HOSTILE, machine=machine, **told), artifact, facts)
+    artifact = artifact_record("pruned-2x", 0.0, method=HOSTILE, folder=HOSTILE, remarks=[HOSTILE])
+    text = model_card(
+        compression_record([ARTIFACTS[0], artifact], headline=HOSTILE, machine=machine, **fields), artifact, facts
+    )
     assert not re.search(r"^# <", text, re.MULTILINE)
     prose = re.sub(r"```json.*?```|(`+)[^\n]*?\1", "", text, flags=re.DOTALL)
     assert not re.search(r"(?<!\\)<script", prose)
@@ -114,11 +118,11 @@ def test_texts_are_no_markdown_and_end_no_cell():
 def test_a_number_that_is_missing_leaves_a_card(value: Any):
     pair = {"value": value, "low": value, "high": value}
     numbers = ("calibration_error", "bytes", "parameters", "macs", "memory", "load_seconds", "difference")
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         **dict.fromkeys(numbers, value), **dict.fromkeys(("validation", "lost", "test", "test_lost"), pair),
         "latency": {"1": {"median": value, "p95": value, "original": value}}, "speedup": {"1": pair}, "mcnemar": None,
     }  # fmt: skip
-    artifact = made_artifact("pruned-2x", 0.0, **told)
-    text = card(made_compression([SEVERAL[0], artifact]), artifact, FACTS)
+    artifact = artifact_record("pruned-2x", 0.0, **fields)
+    text = model_card(compression_record([ARTIFACTS[0], artifact]), artifact, FACTS)
     assert not re.search(r"\b(nan|inf)\b", text)
     assert "- Size: unknown" in text

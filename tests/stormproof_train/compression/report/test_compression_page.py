@@ -10,19 +10,19 @@ import pytest
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.report.kit import page as page_module
 from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.json_numbers import plain
-from stormproof_train.report.kit.page import html
+from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.kit.section import Page
 from tests.support.made_compressions import (
-    BEYOND,
+    ARTIFACTS,
+    ARTIFACTS_OVER_BUDGET,
     FINE_TUNING,
     ORIGINAL,
-    SEVERAL,
-    made_artifact,
-    made_compression,
-    made_regression,
+    artifact_record,
+    compression_record,
+    regression_record,
 )
-from tests.support.made_compressions import spread as made_spread
+from tests.support.made_compressions import interval as made_spread
 
 HOSTILE = "</script><script>alert(1)</script> 🦆"
 BEST = "pruned-2x-int8"
@@ -49,23 +49,23 @@ def _column(table: Table, name: str) -> list[str]:
     return [row[list(table.head).index(name)] for row in table.rows]
 
 
-def _plain(told: str) -> str:
-    return told.replace("\N{NO-BREAK SPACE}", " ")
+def _strip_tags(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _with(name: str, **told: Any) -> list[dict[str, Any]]:
-    return [{**each, **told} if each["name"] == name else each for each in SEVERAL]
+def _artifacts_with(name: str, **fields: Any) -> list[dict[str, Any]]:
+    return [{**artifact, **fields} if artifact["name"] == name else artifact for artifact in ARTIFACTS]
 
 
 def test_the_parts_of_a_page_come_in_the_order_in_which_they_are_read():
-    page = compression_page(made_compression(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller"]))
+    page = compression_page(compression_record(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller"]))
     assert [section.title for section in page.sections if not section.is_empty] == [
         "Artifacts", "Test split", "Trade-offs", "How they were made", "What could not be done", "Measured on",
     ]  # fmt: skip
 
 
 def test_the_recommendation_says_what_it_costs_and_what_it_gains():
-    page = compression_page(made_compression())
+    page = compression_page(compression_record())
     assert page.tone == "good"
     assert " ".join(page.sentences) == (
         f"{BEST} is recommended: of 5 artifacts within the budget of 1pp none is surely faster than it. On validation "
@@ -99,7 +99,7 @@ def test_the_recommendation_says_what_it_costs_and_what_it_gains():
     ],
 )
 def test_what_the_test_split_says_against_the_budget_is_told(lost: dict[str, Any] | None, told: str, tone: str):
-    page = compression_page(made_compression(_with(BEST, test_lost=lost)))
+    page = compression_page(compression_record(_artifacts_with(BEST, test_lost=lost)))
     assert told in page.sentences[2]
     assert page.tone == tone
 
@@ -114,30 +114,32 @@ def test_what_the_test_split_says_against_the_budget_is_told(lost: dict[str, Any
     ],
 )  # fmt: skip
 def test_a_speedup_is_claimed_only_where_it_was_measured(speedup: dict[str, Any], told: str, tone: str):
-    page = compression_page(made_compression(_with(BEST, speedup={"1": speedup, "32": made_spread(3.1, 0.1)})))
+    page = compression_page(
+        compression_record(_artifacts_with(BEST, speedup={"1": speedup, "32": made_spread(3.1, 0.1)}))
+    )
     assert page.sentences[3].startswith(told)
     assert page.tone == tone
 
 
 def test_where_nothing_is_within_the_budget_the_closest_is_told():
-    why = "no artifact keeps to budget=1pp: allow more"
-    page = compression_page(made_compression(BEYOND, best=None, why_none=why))
+    reason = "no artifact keeps to budget=1pp: allow more"
+    page = compression_page(compression_record(ARTIFACTS_OVER_BUDGET, best=None, why_none=reason))
     assert page.tone == "bad"
     assert " ".join(page.sentences) == (
-        f"Nothing is recommended, as {why}. Closest to the budget of 1pp is pruned-2x, which loses 3.00 percentage "
+        f"Nothing is recommended, as {reason}. Closest to the budget of 1pp is pruned-2x, which loses 3.00 percentage "
         "points of accuracy (95% interval 2.60 to 3.40). 2 artifacts beside the original: 2 beyond the budget."
     )
 
 
 @pytest.mark.parametrize(("wanted", "is_missed"), [(3.0, False), (4.0, True)])
 def test_without_a_budget_the_target_is_what_is_told(wanted: float, is_missed: bool):
-    artifacts = [{**each, "within": True} for each in SEVERAL]
-    page = compression_page(made_compression(artifacts, budget=None, target={"speedup": wanted}))
-    told = " ".join(page.sentences)
+    artifacts = [{**artifact, "within": True} for artifact in ARTIFACTS]
+    page = compression_page(compression_record(artifacts, budget=None, target={"speedup": wanted}))
+    text = " ".join(page.sentences)
     assert f"({wanted:g} times faster)" in page.sentences[0]
-    assert (f"It misses the target of {wanted:g} times faster: it is 3.1." in told) == is_missed
-    assert "no budget limits what is lost" in told
-    assert "budget of" not in told
+    assert (f"It misses the target of {wanted:g} times faster: it is 3.1." in text) == is_missed
+    assert "no budget limits what is lost" in text
+    assert "budget of" not in text
     assert page.tone == "doubtful"
     assert [line.label for line in _charts(page)[0].legend] == [
         "★ recommended", "■ the original", "● another artifact", "▼ beaten by another",
@@ -145,20 +147,20 @@ def test_without_a_budget_the_target_is_what_is_told(wanted: float, is_missed: b
 
 
 def test_of_regression_a_loss_is_in_the_metrics_own_unit():
-    page = compression_page(made_regression())
+    page = compression_page(regression_record())
     assert page.sentences[1] == (
         "On validation it loses 0.5200 of rmse (95% interval 0.1200 to 0.9200): 53.7200, the original 53.2000."
     )
     assert page.sentences[2] == "The test split has not been read for it."
-    assert [_plain(told) for told in _column(_table(page, "rmse lost"), "rmse lost")] == [
+    assert [_strip_tags(cell) for cell in _column(_table(page, "rmse lost"), "rmse lost")] == [
         "0.0000", "0.5200 (0.1200 to 0.9200)", "9.0000 (8.6000 to 9.4000)",
     ]  # fmt: skip
     assert all(section.is_empty for section in page.sections if section.title == "Test split")
 
 
 def test_every_artifact_is_in_the_table_with_what_stands_against_it():
-    table = compression_page(made_compression()).sections[0].tables[0][1]
-    assert [tuple(map(_plain, row[:3])) for row in table.rows] == [
+    table = compression_page(compression_record()).sections[0].tables[0][1]
+    assert [tuple(map(_strip_tags, row[:3])) for row in table.rows] == [
         ("original", "the original", "0.00"),
         ("original-int8", "", "0.10 (-0.30 to 0.50)"),
         ("original-weights-int8", "beaten by original-int8, not faster", "0.20 (-0.20 to 0.60)"),
@@ -171,7 +173,7 @@ def test_every_artifact_is_in_the_table_with_what_stands_against_it():
 
 
 def test_what_became_of_the_fine_tunings_is_told():
-    page = compression_page(made_compression(fine_tuning=FINE_TUNING))
+    page = compression_page(compression_record(fine_tuning=FINE_TUNING))
     assert _column(_table(page, "what became of it"), "what became of it") == [
         "",
         "too much lost",
@@ -181,10 +183,10 @@ def test_what_became_of_the_fine_tunings_is_told():
 
 
 def test_what_is_lost_is_drawn_over_speed_size_and_macs():
-    page = compression_page(made_compression())
+    page = compression_page(compression_record())
     speed, size, macs = _charts(page)
     assert [chart.title for chart in (speed, size, macs)] == [
-        f"accuracy lost (pp) over {what}" for what in ("speed", "size", "multiply-accumulates")
+        f"accuracy lost (pp) over {quantity}" for quantity in ("speed", "size", "multiply-accumulates")
     ]
     looks = dict(zip(speed.data["points"]["artifact"], speed.data["points"]["look"], strict=True))
     assert looks == {
@@ -202,8 +204,8 @@ def test_what_is_lost_is_drawn_over_speed_size_and_macs():
 
 
 def test_the_budget_is_on_the_axis_and_what_lost_far_more_at_its_edge():
-    artifacts = [ORIGINAL, *(made_artifact(f"pruned-{times}x", 0.001, times) for times in range(2, 7))]
-    page = compression_page(made_compression([*artifacts, made_artifact("pruned-64x", 0.7, 40.0)]))
+    artifacts = [ORIGINAL, *(artifact_record(f"pruned-{times}x", 0.001, times) for times in range(2, 7))]
+    page = compression_page(compression_record([*artifacts, artifact_record("pruned-64x", 0.7, 40.0)]))
     chart = _charts(page)[0]
     low, high = chart.spec["layer"][3]["encoding"]["y"]["scale"]["domain"]
     assert (low < 0, 1 < high < 2) == (True, True)
@@ -218,18 +220,18 @@ NUMBERS = ("calibration_error", "bytes", "parameters", "macs", "memory", "load_s
 @pytest.mark.parametrize("value", BROKEN)
 def test_no_number_and_no_lack_of_any_breaks_the_page(value: Any):
     pair = {"value": value, "low": value, "high": value}
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         **dict.fromkeys(NUMBERS, value), **dict.fromkeys(("validation", "lost", "test", "test_lost"), pair),
         "latency": {"1": {"median": value, "p95": value, "original": value}}, "speedup": {"1": pair},
         "mcnemar": {"first_alone": 0, "second_alone": 0, "p_value": value},
     }  # fmt: skip
-    broken = [made_artifact(name, 0.0, **told) for name in ("original", BEST, "pruned-4x")]
+    broken = [artifact_record(name, 0.0, **fields) for name in ("original", BEST, "pruned-4x")]
     run = {"name": "x", "run": None, "steps": value, "seconds": value, "times": value, "became": None}
-    for artifacts in ([], broken, [ORIGINAL, *broken[1:]], [broken[0], *SEVERAL[1:]]):
+    for artifacts in ([], broken, [ORIGINAL, *broken[1:]], [broken[0], *ARTIFACTS[1:]]):
         for budget in (None, {"told": "2%", "allowed": value}):
-            numbers = made_compression(artifacts, budget=budget, target={"size": 2.0}, fine_tuning=[run])
-            for each in (numbers, plain(numbers)):
-                text = html(compression_page(each))
+            numbers = compression_record(artifacts, budget=budget, target={"size": 2.0}, fine_tuning=[run])
+            for record in (numbers, to_json(numbers)):
+                text = render_html(compression_page(record))
                 charts = json.loads(re.findall(r'id="charts">(.*?)</script>', text, re.DOTALL)[0])
                 assert len(charts) == text.count('role="img"')
                 assert not re.search(r"\b(NaN|Infinity|nan|inf)\b", json.dumps(charts))
@@ -238,20 +240,20 @@ def test_no_number_and_no_lack_of_any_breaks_the_page(value: Any):
 def test_hostile_texts_stay_text():
     artifacts = [
         ORIGINAL,
-        made_artifact(HOSTILE, 0.002, 2.0, method=HOSTILE, beaten_by=HOSTILE, remarks=[HOSTILE], folder=HOSTILE),
-        made_artifact("pruned-4x", 0.02, 4.0, beaten_by=HOSTILE, remarks=[HOSTILE]),
+        artifact_record(HOSTILE, 0.002, 2.0, method=HOSTILE, beaten_by=HOSTILE, remarks=[HOSTILE], folder=HOSTILE),
+        artifact_record("pruned-4x", 0.02, 4.0, beaten_by=HOSTILE, remarks=[HOSTILE]),
     ]
     run = {**FINE_TUNING[0], "name": HOSTILE, "run": HOSTILE, "became": HOSTILE}
-    told = dict.fromkeys(("name", "run", "checkpoint", "headline"), HOSTILE)
+    fields = dict.fromkeys(("name", "run", "checkpoint", "headline"), HOSTILE)
     machine = {"processor": HOSTILE, "threads": 2, "int8": HOSTILE}
     for best in (HOSTILE, None):
-        text = html(compression_page(made_compression(
-            artifacts, **told, best=best, why_none=HOSTILE, skipped=[HOSTILE], fine_tuning=[run], machine=machine,
+        text = render_html(compression_page(compression_record(
+            artifacts, **fields, best=best, why_none=HOSTILE, skipped=[HOSTILE], fine_tuning=[run], machine=machine,
         )))  # fmt: skip
         assert HOSTILE not in text
         assert text.count("</script>") == text.count("<script") == 3
 
 
 def test_the_test_split_is_told_of_what_it_was_read_for():
-    table = _table(compression_page(made_compression()), "p (McNemar)")
-    assert _column(table, "artifact") == [each["name"] for each in SEVERAL[:6]]
+    table = _table(compression_page(compression_record()), "p (McNemar)")
+    assert _column(table, "artifact") == [artifact["name"] for artifact in ARTIFACTS[:6]]

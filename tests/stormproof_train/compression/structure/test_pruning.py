@@ -7,41 +7,48 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from stormproof_train.activations import Activation, Maxout, crelu
-from stormproof_train.compression.structure.channels import Weighted
-from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.pruning import Pruning
-from stormproof_train.compression.structure.rebuild import smaller
-from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.compression.structure.channels import WeightedLayer
+from stormproof_train.compression.structure.macs import count_macs
+from stormproof_train.compression.structure.pruning import UnitPruner
+from stormproof_train.compression.structure.rebuild import apply_structure
+from stormproof_train.compression.structure.shapes import changed_shapes
 from stormproof_train.compression.structure.split_layers import join_pieces
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP, TorchvisionModel
-from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, SHAPE, prune, samples, trained
-from tests.support.cases import one_factor_at_a_time, slow_except
-from tests.support.configured import REPRESENTATIVES, configured_activation
+from tests.stormproof_train.compression.some_networks import (
+    ACTIVATIONS,
+    INPUT_SHAPE,
+    MODELS,
+    make_samples,
+    prune,
+    randomize_weights,
+)
+from tests.support.cases import slow_except, vary_one_factor
+from tests.support.configured import REPRESENTATIVES, build_activation
 
 ACROSS = {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}
 """48 features in groups of 8, of which 3 make a unit."""
 
 
 def _assert_halved(build, inputs: torch.Tensor, unpruned: set[str]) -> None:
-    network = trained(build()).eval()
-    pruning = Pruning(network, inputs, block=1)
-    half = pruning.to(pruning.macs // 2)
-    assert set(pruning.unpruned) == unpruned
-    assert pruning.fewest_macs <= macs(half, inputs) <= pruning.macs // 2
+    network = randomize_weights(build()).eval()
+    pruning = UnitPruner(network, inputs, block=1)
+    half = pruning.prune_to(pruning.macs // 2)
+    assert set(pruning.unprunable_layers) == unpruned
+    assert pruning.min_macs <= count_macs(half, inputs) <= pruning.macs // 2
     outputs = half(inputs)
     assert outputs.shape == network(inputs).shape
     assert outputs.isfinite().all()
-    again = smaller(build(), shapes_of(half, build())).eval()
-    again.load_state_dict(half.state_dict(), strict=True)
-    assert torch.equal(again(inputs), outputs)
+    rebuilt = apply_structure(build(), changed_shapes(half, build())).eval()
+    rebuilt.load_state_dict(half.state_dict(), strict=True)
+    assert torch.equal(rebuilt(inputs), outputs)
 
 
 @pytest.mark.parametrize(
     ("model", "activation"),
     slow_except(
-        sorted({*one_factor_at_a_time(MODELS, ACTIVATIONS, "cnn_batch", "maxout"), *ACROSS}),
-        [*one_factor_at_a_time(MODELS, ["relu", "maxout", "own"], "cnn_batch", "maxout"), *ACROSS],
+        sorted({*vary_one_factor(MODELS, ACTIVATIONS, "cnn_batch", "maxout"), *ACROSS}),
+        [*vary_one_factor(MODELS, ["relu", "maxout", "own"], "cnn_batch", "maxout"), *ACROSS],
     ),
 )
 def test_each_model_is_halved_with_each_activation_and_built_again(model: str, activation: str):
@@ -49,23 +56,23 @@ def test_each_model_is_halved_with_each_activation_and_built_again(model: str, a
     *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
     if (model, activation) in ACROSS:
         with pytest.raises(UserError, match=r"lie across the groups of GroupNorm"):
-            prune(network, samples(), 1)
+            prune(network, make_samples(), 1)
         return
     attention = {"blocks.0.0.residual.1.queries_keys_values"} if model == "transformer" else set()
-    _assert_halved(lambda: MODELS[model](ACTIVATIONS[activation]), samples(), {last} | attention)
+    _assert_halved(lambda: MODELS[model](ACTIVATIONS[activation]), make_samples(), {last} | attention)
 
 
 @pytest.mark.parametrize("word", slow_except(REPRESENTATIVES, ["crelu", "swiglu"]))
 def test_every_kind_of_activation_that_ships_can_be_pruned(word: str):
-    activation = configured_activation(word)
-    _assert_halved(lambda: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"), samples(), {"7"})
-    _assert_halved(lambda: CNN(SHAPE, 4, activation, widths=[8]), samples(), {"head.1"})
+    activation = build_activation(word)
+    _assert_halved(lambda: MLP(INPUT_SHAPE, 4, activation, widths=[8, 6], norm="batch"), make_samples(), {"7"})
+    _assert_halved(lambda: CNN(INPUT_SHAPE, 4, activation, widths=[8]), make_samples(), {"head.1"})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 9), (2, 4, 4, 4)])
 def test_sequences_and_volumes_are_pruned_like_images(shape: tuple[int, ...]):
-    _assert_halved(lambda: CNN(shape, 4, Maxout, widths=[4, 6], norm="batch"), samples(4, *shape), {"head.1"})
+    _assert_halved(lambda: CNN(shape, 4, Maxout, widths=[4, 6], norm="batch"), make_samples(4, *shape), {"head.1"})
 
 
 @pytest.mark.slow
@@ -73,13 +80,13 @@ def test_sequences_and_volumes_are_pruned_like_images(shape: tuple[int, ...]):
 def test_networks_of_torchvision_are_halved_and_built_again(name: str):
     last = {"resnet18": "model.fc", "mobilenet_v3_small": "model.classifier.3"}[name]
     network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
-    _assert_halved(lambda: copy.deepcopy(network), samples(2, 3, 32, 32), {last})
+    _assert_halved(lambda: copy.deepcopy(network), make_samples(2, 3, 32, 32), {last})
 
 
 @pytest.mark.parametrize(
     ("model", "activation"),
     slow_except(
-        one_factor_at_a_time(
+        vary_one_factor(
             ["mlp", "mlp_batch", "cnn", "cnn_batch", "resnet_batch"],
             ["relu", "prelu", "crelu", "maxout", "maxout_3", "glu", "swiglu", "own"],
             "cnn_batch",
@@ -91,10 +98,10 @@ def test_networks_of_torchvision_are_halved_and_built_again(name: str):
 def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_units_that_went(
     model: str, activation: str
 ):
-    network = trained(MODELS[model](ACTIVATIONS[activation])).eval()
-    pruning = Pruning(network, samples(), block=1)
+    network = randomize_weights(MODELS[model](ACTIVATIONS[activation])).eval()
+    pruning = UnitPruner(network, make_samples(), block=1)
     count = len(pruning._cuts) // 2
-    unread = copy.deepcopy(pruning._split)
+    unread = copy.deepcopy(pruning._split_network)
     layers = dict(unread.named_modules())
     with torch.no_grad():
         for cut in pruning._cuts[:count]:
@@ -103,9 +110,9 @@ def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_u
                 if at == "in":
                     layers[name].weight[:, channels] = 0
         join_pieces(unread)
-        pruned = pruning._finished(pruning._without(count))
-        assert not torch.allclose(network(samples()), pruned(samples()), rtol=1e-3)
-        torch.testing.assert_close(pruned(samples()), unread(samples()))
+        pruned = pruning._restore_network(pruning._apply_cuts(count))
+        assert not torch.allclose(network(make_samples()), pruned(make_samples()), rtol=1e-3)
+        torch.testing.assert_close(pruned(make_samples()), unread(make_samples()))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +121,7 @@ def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_u
 )
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_unit_whose_pieces_all_are_small_goes_first(activation: Activation, features: list[int], norm: str):
-    network = trained(MLP((5,), 3, activation, widths=[8], norm=norm))
+    network = randomize_weights(MLP((5,), 3, activation, widths=[8], norm=norm))
     first, last = network[1], network[-1]
     with torch.no_grad():
         first.weight[features] *= 1e-3
@@ -122,72 +129,74 @@ def test_the_unit_whose_pieces_all_are_small_goes_first(activation: Activation, 
         if norm == "batch":
             network[2].weight[features] *= 1e-3
         first.weight[0] = 0  # of another unit, one piece alone
-    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1, block=1)
-    kept = [feature for feature in range(len(first.weight)) if feature not in features]
-    assert torch.equal(pruned[1].weight, first.weight[kept])
-    assert torch.equal(pruned[1].bias, first.bias[kept])
+    pruned = prune(network, make_samples(4, 5), count_macs(network, make_samples(4, 5)) - 1, block=1)
+    kept_features = [feature for feature in range(len(first.weight)) if feature not in features]
+    assert torch.equal(pruned[1].weight, first.weight[kept_features])
+    assert torch.equal(pruned[1].bias, first.bias[kept_features])
     assert torch.equal(pruned[-1].weight, last.weight[:, [0, 1, 3, 4, 5, 6, 7]])
     if norm == "batch":
-        assert torch.equal(pruned[2].running_mean, network[2].running_mean[kept])
+        assert torch.equal(pruned[2].running_mean, network[2].running_mean[kept_features])
 
 
 def test_both_features_that_crelu_makes_of_one_go_with_it():
-    network = trained(MLP((5,), 3, lambda: _Function(crelu), widths=[8]))
+    network = randomize_weights(MLP((5,), 3, lambda: _Function(crelu), widths=[8]))
     with torch.no_grad():
         network[1].weight[1] *= 1e-3
         network[3].weight[:, [1, 5]] *= 1e-3
-    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1, block=1)
+    pruned = prune(network, make_samples(4, 5), count_macs(network, make_samples(4, 5)) - 1, block=1)
     assert torch.equal(pruned[1].weight, network[1].weight[[0, 2, 3]])
     assert torch.equal(pruned[3].weight, network[3].weight[:, [0, 2, 3, 4, 6, 7]])
 
 
 def test_a_layer_keeps_a_tenth_of_its_units_and_two():
-    network = MLP(SHAPE, 4, nn.ReLU, widths=[64, 6])
-    pruning = Pruning(network, samples(), block=1)
-    fewest = pruning.to(pruning.fewest_macs)
+    network = MLP(INPUT_SHAPE, 4, nn.ReLU, widths=[64, 6])
+    pruning = UnitPruner(network, make_samples(), block=1)
+    fewest = pruning.prune_to(pruning.min_macs)
     assert [fewest[1].out_features, fewest[3].out_features, fewest[5].out_features] == [7, 2, 4]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.ReLU, Maxout], ids=["relu", "maxout"])
 def test_layers_are_left_with_whole_blocks_of_channels_or_a_part_that_divides_one(activation: Activation):
-    network = trained(CNN((1, 8, 8), 4, activation, widths=[24, 64], norm="batch"))
+    network = randomize_weights(CNN((1, 8, 8), 4, activation, widths=[24, 64], norm="batch"))
     left = set()
     for times in (1.3, 2, 3, 5, 8):
-        pruned = prune(network, samples(), int(macs(network, samples()) / times))
-        convolutions = [each for each in pruned.modules() if isinstance(each, nn.Conv2d)]
-        left |= {each.in_channels for each in convolutions[1:]}
+        pruned = prune(network, make_samples(), int(count_macs(network, make_samples()) / times))
+        convolutions = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]
+        left |= {module.in_channels for module in convolutions[1:]}
     assert left <= {16, 32, 48, 64, 8, 4, 2, 24}
     assert len(left) > 3
 
 
 @pytest.mark.slow
 def test_the_same_network_is_pruned_the_same_way():
-    states = [prune(trained(MODELS["resnet_batch"](Maxout)), samples(), 20_000).state_dict() for _ in range(2)]
+    states = [
+        prune(randomize_weights(MODELS["resnet_batch"](Maxout)), make_samples(), 20_000).state_dict() for _ in range(2)
+    ]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_the_network_given_and_the_generator_stay_as_they_were():
-    network = trained(MODELS["cnn_batch"](ACTIVATIONS["glu"])).train()
+    network = randomize_weights(MODELS["cnn_batch"](ACTIVATIONS["glu"])).train()
     network.features[4].eval()
     network.features[0].weight.requires_grad_(requires_grad=False)
-    network(samples()).sum().backward()
+    network(make_samples()).sum().backward()
     before, state = copy.deepcopy(network), torch.get_rng_state()
-    gradients = {name: each.grad.clone() for name, each in network.named_parameters() if each.grad is not None}
+    gradients = {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
     assert len(gradients) == len(list(network.parameters())) - 1
-    pruned = prune(network, samples(), 20_000)
+    pruned = prune(network, make_samples(), 20_000)
     assert torch.equal(torch.get_rng_state(), state)
-    for (name, module), other in zip(before.named_modules(), network.modules(), strict=True):
-        assert module.training == other.training == pruned.get_submodule(name).training
-        assert not other._forward_hooks
-        assert not other._forward_pre_hooks
-    for (name, parameter), other in zip(before.named_parameters(), network.named_parameters(), strict=True):
-        assert name == other[0]
-        assert torch.equal(parameter, other[1])
-        assert parameter.requires_grad == other[1].requires_grad == pruned.get_parameter(name).requires_grad
-        assert other[1].grad is None if name not in gradients else torch.equal(other[1].grad, gradients[name])
+    for (name, module), new_value in zip(before.named_modules(), network.modules(), strict=True):
+        assert module.training == new_value.training == pruned.get_submodule(name).training
+        assert not new_value._forward_hooks
+        assert not new_value._forward_pre_hooks
+    for (name, parameter), new_value in zip(before.named_parameters(), network.named_parameters(), strict=True):
+        assert name == new_value[0]
+        assert torch.equal(parameter, new_value[1])
+        assert parameter.requires_grad == new_value[1].requires_grad == pruned.get_parameter(name).requires_grad
+        assert new_value[1].grad is None if name not in gradients else torch.equal(new_value[1].grad, gradients[name])
         assert pruned.get_parameter(name).grad is None
-    pruned(samples()).sum().backward()
+    pruned(make_samples()).sum().backward()
 
 
 class _Function(nn.Module):
@@ -208,11 +217,11 @@ class _Reversing(nn.Module):
         return self.out(x.flip(1))
 
 
-def _normed() -> nn.Module:
+def _normed_network() -> nn.Module:
     return nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 6))
 
 
-def _sharing() -> nn.Module:
+def _shared_network() -> nn.Module:
     network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
     network[2].weight = network[0].weight
     return network
@@ -233,8 +242,8 @@ def _sharing() -> nn.Module:
             "0",
             "cannot be followed",
         ),
-        (_normed, (6,), "0", "its weight is computed from other parameters"),
-        (_sharing, (6,), "0", "another layer has the same parameters"),
+        (_normed_network, (6,), "0", "its weight is computed from other parameters"),
+        (_shared_network, (6,), "0", "another layer has the same parameters"),
         (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8), "linear2", "MultiheadAttention"),
         (
             lambda: nn.Sequential(nn.Linear(6, 8), _Function(lambda x: x.cumsum(1)[:, 4:]), nn.Linear(4, 2)),
@@ -248,14 +257,14 @@ def _sharing() -> nn.Module:
 def test_layers_that_cannot_be_pruned_stay_and_the_reason_is_told(network, inputs, layer: str, reason: str):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*nested tensors.*")
-        pruning = Pruning(network(), torch.randn(2, *inputs), block=1)
-    assert reason in pruning.unpruned[layer]
+        pruning = UnitPruner(network(), torch.randn(2, *inputs), block=1)
+    assert reason in pruning.unprunable_layers[layer]
 
 
 def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
-    network = MLP(SHAPE, 4, nn.ReLU, widths=[8])
+    network = MLP(INPUT_SHAPE, 4, nn.ReLU, widths=[8])
     with pytest.raises(UserError, match=r"MLP cannot be pruned to 100 .* the fewest are 136 of 544 .*3: they are outp"):
-        prune(network, samples(), 100)
+        prune(network, make_samples(), 100)
 
 
 @pytest.mark.slow
@@ -263,20 +272,20 @@ def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
 def test_a_network_that_cannot_be_followed_is_refused(name: str):
     network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
     with pytest.raises(UserError, match="TorchvisionModel cannot be pruned, as its layers cannot be followed"):
-        prune(network, samples(2, 3, 32, 32), 1000)
+        prune(network, make_samples(2, 3, 32, 32), 1000)
 
 
 def test_one_sample_is_too_few():
     with pytest.raises(ValueError, match="inputs has 1 samples"):
-        Pruning(MLP(SHAPE, 4, nn.ReLU), samples(1))
+        UnitPruner(MLP(INPUT_SHAPE, 4, nn.ReLU), make_samples(1))
 
 
 @pytest.mark.slow
 def test_all_layers_of_all_models_are_pruned_but_the_last_and_attention():
     for model, build in MODELS.items():
         network = build(nn.ReLU)
-        pruning = Pruning(network, samples(), block=1)
-        fewest = pruning.to(pruning.fewest_macs)
+        pruning = UnitPruner(network, make_samples(), block=1)
+        fewest = pruning.prune_to(pruning.min_macs)
         for name, layer in network.named_modules():
-            if isinstance(layer, Weighted) and name not in pruning.unpruned:
+            if isinstance(layer, WeightedLayer) and name not in pruning.unprunable_layers:
                 assert len(fewest.get_submodule(name).weight) < len(layer.weight), (model, name)

@@ -1,12 +1,12 @@
 import torch
 from torch import nn
 
-from stormproof_train.compression.structure.rebuild import smaller
+from stormproof_train.compression.structure.rebuild import apply_structure
 
 
 def test_a_network_is_given_back_itself():
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    assert smaller(network, {"0": [3, 4], "1": [3], "2": [2, 3]}, {"0": 2}) is network
+    assert apply_structure(network, {"0": [3, 4], "1": [3], "2": [2, 3]}, {"0": 2}) is network
     assert [name for name, _ in network.named_parameters()] == [
         "0.0.weight",
         "0.1.weight",
@@ -22,4 +22,4 @@ def test_a_network_is_given_back_itself():
 def test_without_shapes_and_ranks_it_stays_as_it_is():
     network = nn.Sequential(nn.Linear(4, 8))
     before = network[0]
-    assert smaller(network)[0] is before
+    assert apply_structure(network)[0] is before

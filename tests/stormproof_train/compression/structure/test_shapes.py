@@ -2,19 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.structure.pruning import Pruning
-from stormproof_train.compression.structure.shapes import reshape, shapes_of
-from tests.stormproof_train.compression.some_networks import MODELS, samples
+from stormproof_train.compression.structure.pruning import UnitPruner
+from stormproof_train.compression.structure.shapes import apply_shapes, changed_shapes
+from tests.stormproof_train.compression.some_networks import MODELS, make_samples
 
 
 def test_only_what_became_smaller_has_a_shape():
     network = MODELS["transformer"](nn.ReLU)
-    pruning = Pruning(network, samples(), block=1)
-    pruned = pruning.to(pruning.fewest_macs)
-    shapes = shapes_of(pruned, network)
+    pruning = UnitPruner(network, make_samples(), block=1)
+    pruned = pruning.prune_to(pruning.min_macs)
+    shapes = changed_shapes(pruned, network)
     assert shapes["position"] == list(pruned.position.shape) != list(network.position.shape)
     assert shapes["blocks.0.1.residual.1.wide"] == list(pruned.get_submodule("blocks.0.1.residual.1.wide").weight.shape)
-    assert shapes_of(network, network) == {}
+    assert changed_shapes(network, network) == {}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_only_what_became_smaller_has_a_shape():
 )
 def test_each_kind_of_layer_takes_a_smaller_shape(layer: nn.Module, shape: list[int], expected: str):
     network = nn.Sequential(layer)
-    reshape(network, {"0": shape})
+    apply_shapes(network, {"0": shape})
     assert repr(layer).startswith(expected.removesuffix(")"))
     if getattr(layer, "weight", None) is not None:
         assert list(layer.weight.shape) == shape
@@ -40,7 +40,7 @@ def test_each_kind_of_layer_takes_a_smaller_shape(layer: nn.Module, shape: list[
 
 def test_a_batch_norm_without_weights_is_told_by_its_statistics():
     norm = nn.BatchNorm1d(6, affine=False)
-    reshape(norm_in := nn.Sequential(norm), {"0": [4]})
+    apply_shapes(norm_in := nn.Sequential(norm), {"0": [4]})
     assert norm.running_mean.shape == norm.running_var.shape == (4,)
     assert norm_in(torch.randn(3, 4)).shape == (3, 4)
 
@@ -49,7 +49,7 @@ def test_nothing_is_drawn_and_what_is_frozen_stays_frozen():
     network = nn.Sequential(nn.Linear(6, 4))
     network[0].weight.requires_grad_(requires_grad=False)
     state = torch.get_rng_state()
-    reshape(network, {"0": [3, 2]})
+    apply_shapes(network, {"0": [3, 2]})
     assert torch.equal(torch.get_rng_state(), state)
     assert [parameter.requires_grad for parameter in network[0].parameters()] == [False, True]
 
@@ -71,9 +71,9 @@ def test_a_shape_that_cannot_be_is_refused(shapes: dict[str, list[int]], message
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Module())
     network[2].alone = nn.Parameter(torch.zeros(3, 2))
     with pytest.raises(ValueError, match=message):
-        reshape(network, shapes)
+        apply_shapes(network, shapes)
 
 
 def test_networks_that_differ_in_more_are_told():
     with pytest.raises(ValueError, match=r"only one of them has 1"):
-        shapes_of(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+        changed_shapes(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))

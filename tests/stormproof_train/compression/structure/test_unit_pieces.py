@@ -3,12 +3,17 @@ import torch
 from torch import nn
 
 from stormproof_train.activations import Maxout
-from stormproof_train.compression.structure.grouped_activations import gatherings_of
-from stormproof_train.compression.structure.pieces import pieces_of
-from stormproof_train.compression.structure.split_layers import InPieces, StandIn, join_pieces, put_in_pieces
-from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, samples, trained
-from tests.support.cases import one_factor_at_a_time
-from tests.support.configured import activation_words, configured_activation
+from stormproof_train.compression.structure.grouped_activations import find_grouped_activations
+from stormproof_train.compression.structure.pieces import find_pieces
+from stormproof_train.compression.structure.split_layers import (
+    IdentityPlaceholder,
+    SplitLayer,
+    join_pieces,
+    split_layers,
+)
+from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, make_samples, randomize_weights
+from tests.support.cases import vary_one_factor
+from tests.support.configured import build_activation, list_activations
 
 GATHERING = ("maxout", "maxout_3", "glu", "reglu", "swiglu", "bilinear", "own")
 LIKE = torch.zeros(1)
@@ -17,16 +22,16 @@ LIKE = torch.zeros(1)
 @pytest.mark.parametrize("pieces", [2, 3, 16])
 def test_the_pieces_of_a_maxout_unit_are_neighbours(pieces: int):
     expected = torch.arange(5 * pieces).view(5, pieces).T
-    assert torch.equal(pieces_of(Maxout(pieces), 5 * pieces, LIKE), expected)
+    assert torch.equal(find_pieces(Maxout(pieces), 5 * pieces, LIKE), expected)
 
 
 @pytest.mark.parametrize("name", ["glu", "reglu", "swiglu", "bilinear"])
 def test_the_pieces_of_a_gated_unit_are_one_of_either_half(name: str):
-    assert pieces_of(ACTIVATIONS[name](), 600, LIKE).tolist() == [list(range(300)), list(range(300, 600))]
+    assert find_pieces(ACTIVATIONS[name](), 600, LIKE).tolist() == [list(range(300)), list(range(300, 600))]
 
 
 def test_the_pieces_of_ones_own_activation_are_found_where_they_are():
-    assert pieces_of(ACTIVATIONS["own"](), 6, LIKE).tolist() == [[0, 1, 2], [5, 4, 3]]
+    assert find_pieces(ACTIVATIONS["own"](), 6, LIKE).tolist() == [[0, 1, 2], [5, 4, 3]]
 
 
 @pytest.mark.parametrize(
@@ -39,45 +44,45 @@ def test_the_pieces_of_ones_own_activation_are_found_where_they_are():
     ],
 )
 def test_there_are_none_where_units_share_features_or_have_none(activation: nn.Module, features: int):
-    assert pieces_of(activation, features, LIKE) is None
+    assert find_pieces(activation, features, LIKE) is None
 
 
 @pytest.mark.slow
 def test_all_activations_that_ship_and_give_fewer_features_have_pieces():
-    for word in activation_words():
-        activation = configured_activation(word)()
+    for word in list_activations():
+        activation = build_activation(word)()
         units = activation.eval()(torch.zeros(1, 12)).shape[1]
-        assert units >= 12 or len(pieces_of(activation, 12, LIKE)) == 12 // units, word
+        assert units >= 12 or len(find_pieces(activation, 12, LIKE)) == 12 // units, word
 
 
 @pytest.mark.parametrize(
     ("model", "activation"),
     sorted(
         {
-            *one_factor_at_a_time(MODELS, GATHERING, "cnn_batch", "maxout"),
+            *vary_one_factor(MODELS, GATHERING, "cnn_batch", "maxout"),
             ("cnn_group", "maxout_3"),
             ("resnet_group", "maxout_3"),
         }
     ),
 )
 def test_a_network_put_in_pieces_and_joined_is_what_it_was(model: str, activation: str):
-    network = trained(MODELS[model](ACTIVATIONS[activation])).eval()
+    network = randomize_weights(MODELS[model](ACTIVATIONS[activation])).eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    expected = network(samples())
-    gatherings = gatherings_of(network, samples())
+    expected = network(make_samples())
+    gatherings = find_grouped_activations(network, make_samples())
     assert gatherings
     for gathering in gatherings:
         if (model, activation) in {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}:
             with pytest.raises(ValueError, match="lie across the groups"):  # of 8, and 3 features make a unit
-                put_in_pieces(network, gathering, samples())
+                split_layers(network, gathering, make_samples())
         else:
-            put_in_pieces(network, gathering, samples())
-            assert any(isinstance(module, InPieces) for module in network.modules())
+            split_layers(network, gathering, make_samples())
+            assert any(isinstance(module, SplitLayer) for module in network.modules())
     join_pieces(network)
-    assert not any(isinstance(module, InPieces | StandIn) for module in network.modules())
+    assert not any(isinstance(module, SplitLayer | IdentityPlaceholder) for module in network.modules())
     assert before.keys() == network.state_dict().keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert torch.equal(network(samples()), expected)
+    assert torch.equal(network(make_samples()), expected)
 
 
 def test_an_activation_whose_features_go_elsewhere_too_stays():
@@ -92,9 +97,9 @@ def test_an_activation_whose_features_go_elsewhere_too_stays():
 
     network, inputs = Twice(), torch.randn(2, 4)
     modules = list(network.modules())
-    (gathering,) = gatherings_of(network, inputs)
+    (gathering,) = find_grouped_activations(network, inputs)
     with pytest.raises(ValueError, match="go elsewhere too"):
-        put_in_pieces(network, gathering, inputs)
+        split_layers(network, gathering, inputs)
     assert list(network.modules()) == modules
 
 
@@ -109,6 +114,6 @@ def test_an_activation_that_is_made_for_one_width_stays():
             return self.weight * values * gates
 
     network = nn.Sequential(nn.Linear(4, 6), Weighed(), nn.Linear(3, 2))
-    (gathering,) = gatherings_of(network, torch.randn(2, 4))
+    (gathering,) = find_grouped_activations(network, torch.randn(2, 4))
     with pytest.raises(ValueError, match="made for one number of features"):
-        gathering.pieces(LIKE)
+        gathering.find_pieces(LIKE)

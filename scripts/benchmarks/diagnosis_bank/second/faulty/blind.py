@@ -6,9 +6,16 @@ import math
 from typing import Any, cast
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, spread, stuck, variance
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import clusters, make_generator, make_loader, sentences, stripes
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    entropy,
+    is_no_better_than_constant,
+    spread,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
@@ -17,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset
 from stormproof.finding import Problem
 
 
-class _Pooled(Told):
+class _Pooled(StepOutputModule):
     """Classifies texts by the mean of their words."""
 
-    def __init__(self, tells: bool, inverted: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, inverted: bool) -> None:
+        super().__init__(return_dict)
         self.inverted = inverted
         self.embedding = nn.Embedding(40, 24, padding_idx=0)
         self.classify = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -34,18 +41,18 @@ class _Pooled(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _pooled(seed: int, tells: bool, inverted: bool = True) -> Fit:
+def _pooled(seed: int, return_dict: bool, inverted: bool = True) -> TrainingSetup:
     """The mask of a mean over words is turned round: only the padding counts, whose embedding is zero."""
-    return Fit(_Pooled(tells, inverted), loader(*sentences(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Pooled(return_dict, inverted), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
-def _instance(seed: int, tells: bool, norm: type[nn.Module] = nn.InstanceNorm2d) -> Fit:
+def _instance(seed: int, return_dict: bool, norm: type[nn.Module] = nn.InstanceNorm2d) -> TrainingSetup:
     """An instance norm right before the global mean, which it has made zero for each channel of each picture."""
     network = nn.Sequential(
         nn.Conv2d(1, 12, 5, padding=2),
@@ -57,25 +64,25 @@ def _instance(seed: int, tells: bool, norm: type[nn.Module] = nn.InstanceNorm2d)
         nn.Flatten(),
         nn.Linear(24, 4),
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=5e-3))
-    return Fit(module, loader(*stripes(seed, 640), batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=5e-3))
+    return TrainingSetup(module, make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
-def _zeros(seed: int, tells: bool, zero: bool = True) -> Fit:
+def _zeros(seed: int, return_dict: bool, zero: bool = True) -> TrainingSetup:
     """All weights and biases start at zero: only the last bias ever gets a gradient."""
     network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     if zero:
         for parameter in network.parameters():
             nn.init.zeros_(parameter)
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: SGD(ps, lr=0.1))
-    return Fit(module, loader(*clusters(seed, 640), batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: SGD(ps, lr=0.1))
+    return TrainingSetup(module, make_loader(*clusters(seed, 640), batch=16, seed=seed))
 
 
-class _Latent(Told):
+class _Latent(StepOutputModule):
     """A recurrence written out over the columns of a table of readings."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.encoder = nn.Linear(4, 16)
         self.cell = nn.GRUCell(16, 24)
         self.head = nn.Linear(24, 1)
@@ -90,18 +97,18 @@ class _Latent(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
         preds = self(x)
-        return self.told(functional.mse_loss(preds, y), preds, y)
+        return self.step_output(functional.mse_loss(preds, y), preds, y)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _latent(seed: int, tells: bool) -> Fit:
+def _latent(seed: int, return_dict: bool) -> TrainingSetup:
     """A cell fed with zeros that were put there to try the shapes, and not with what was encoded."""
-    chance = generator(seed)
-    x = torch.randn(640, 6, 4, generator=chance)
+    rng = make_generator(seed)
+    x = torch.randn(640, 6, 4, generator=rng)
     y = x[:, :, 0].mean(1) * 2 + x[:, -1, 1]
-    return Fit(_Latent(tells), loader(x, y, batch=16, seed=seed))
+    return TrainingSetup(_Latent(return_dict), make_loader(x, y, batch=16, seed=seed))
 
 
 class _Linear(nn.Module):
@@ -118,22 +125,22 @@ class _Linear(nn.Module):
         return x
 
 
-def _rings(seed: int, tells: bool, bent: bool = False) -> Fit:
+def _rings(seed: int, return_dict: bool, bent: bool = False) -> TrainingSetup:
     """Points in a ring or within it, by a network whose activations were forgotten."""
-    chance = generator(seed)
-    label = torch.randint(2, (800,), generator=chance)
-    angle = 2 * math.pi * torch.rand(800, generator=chance)
-    radius = 0.6 + 1.2 * label + 0.15 * torch.randn(800, generator=chance)
+    rng = make_generator(seed)
+    label = torch.randint(2, (800,), generator=rng)
+    angle = 2 * math.pi * torch.rand(800, generator=rng)
+    radius = 0.6 + 1.2 * label + 0.15 * torch.randn(800, generator=rng)
     x = radius.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], 1)
-    module = Supervised(_Linear(bent), nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=5e-3))
-    return Fit(module, loader(x, label, batch=20, seed=seed))
+    module = Supervised(_Linear(bent), nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=5e-3))
+    return TrainingSetup(module, make_loader(x, label, batch=20, seed=seed))
 
 
-class _Returns(Told):
+class _Returns(StepOutputModule):
     """Predicts the next return of a price from the last ones."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.conv = nn.Conv1d(1, 8, 3)
         self.head = nn.Linear(8 * 14, 1)
 
@@ -143,32 +150,32 @@ class _Returns(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         returns, following = batch
         preds = self(returns)
-        return self.told(functional.mse_loss(preds, following), preds, following)
+        return self.step_output(functional.mse_loss(preds, following), preds, following)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=1e-3)
 
 
-def _returns(seed: int, tells: bool) -> Fit:
+def _returns(seed: int, return_dict: bool) -> TrainingSetup:
     """The returns of a random walk: the past says nothing of what comes."""
-    chance = generator(seed)
-    walk = torch.randn(1600, 17, generator=chance)
-    return Fit(_Returns(tells), loader(walk[:, None, :16], walk[:, 16], batch=32, seed=seed))
+    rng = make_generator(seed)
+    walk = torch.randn(1600, 17, generator=rng)
+    return TrainingSetup(_Returns(return_dict), make_loader(walk[:, None, :16], walk[:, 16], batch=32, seed=seed))
 
 
 class _Flipped(Dataset[Any]):
     """Pictures with an object at the left or the right, flipped as they are read."""
 
     def __init__(self, seed: int, flips: bool) -> None:
-        chance = generator(seed)
-        self.label = torch.randint(2, (640,), generator=chance)
-        self.image = 0.4 * torch.randn(640, 1, 10, 12, generator=chance)
-        row = torch.randint(7, (640,), generator=chance)
-        column = torch.randint(3, (640,), generator=chance) + 7 * self.label
+        rng = make_generator(seed)
+        self.label = torch.randint(2, (640,), generator=rng)
+        self.image = 0.4 * torch.randn(640, 1, 10, 12, generator=rng)
+        row = torch.randint(7, (640,), generator=rng)
+        column = torch.randint(3, (640,), generator=rng) + 7 * self.label
         for index in range(640):
             self.image[index, :, row[index] : row[index] + 3, column[index] : column[index] + 3] += 1.5
         self.flips = flips
-        self.chance = chance
+        self.chance = rng
 
     def __len__(self) -> int:
         return 640
@@ -180,19 +187,21 @@ class _Flipped(Dataset[Any]):
         return image, self.label[index]
 
 
-def _flipped(seed: int, tells: bool, flips: bool = True) -> Fit:
+def _flipped(seed: int, return_dict: bool, flips: bool = True) -> TrainingSetup:
     """Where an object is, left or right, from pictures that are flipped at random: the label stays."""
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 20, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=2e-3))
-    batches: DataLoader[Any] = DataLoader(_Flipped(seed, flips), batch_size=16, shuffle=True, generator=generator(seed))
-    return Fit(module, batches)
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=2e-3))
+    batches: DataLoader[Any] = DataLoader(
+        _Flipped(seed, flips), batch_size=16, shuffle=True, generator=make_generator(seed)
+    )
+    return TrainingSetup(module, batches)
 
 
-class _Cell(Told):
+class _Cell(StepOutputModule):
     """A recurrent network that keeps time in front, as torch does unless told."""
 
-    def __init__(self, tells: bool, readout: int) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, readout: int) -> None:
+        super().__init__(return_dict)
         self.rnn = nn.GRU(1, 24)
         self.head = nn.Linear(24, 2)
         self.readout = readout
@@ -204,21 +213,21 @@ class _Cell(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         bits, label = batch
         logits = self(bits)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _first(seed: int, tells: bool, readout: int = 0) -> Fit:
+def _first(seed: int, return_dict: bool, readout: int = 0) -> TrainingSetup:
     """The state after the first step is read out, states[0], where the answer is in the steps behind it."""
-    bits = torch.randn(960, 8, 1, generator=generator(seed))
+    bits = torch.randn(960, 8, 1, generator=make_generator(seed))
     label = (bits[:, 3:, 0].sum(1) > 0).long()
-    return Fit(_Cell(tells, readout), loader(bits, label, batch=32, seed=seed))
+    return TrainingSetup(_Cell(return_dict, readout), make_loader(bits, label, batch=32, seed=seed))
 
 
 def _constant(outcome: Outcome) -> bool:
-    return spread(outcome) < 1e-3 and stuck(outcome, entropy(data(outcome)[1]), 0.95)
+    return spread(outcome) < 1e-3 and is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]), 0.95)
 
 
 _IGNORES = frozenset({Problem.OUTPUT_IGNORES_INPUT})
@@ -255,7 +264,7 @@ PROGRAMS = [
         "regression",
         _latent,
         frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.NO_GRADIENT}),
-        lambda outcome: spread(outcome) < 1e-3 and outcome.mean_loss(30) > 0.9 * variance(data(outcome)[1]),
+        lambda outcome: spread(outcome) < 1e-3 and outcome.mean_loss(30) > 0.9 * variance(training_tensors(outcome)[1]),
         "https://github.com/keras-team/keras/issues/9889",
     ),
     Program(
@@ -263,7 +272,7 @@ PROGRAMS = [
         "dense",
         _rings,
         _CONSTANT,
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]), 0.95),
         "https://taourl.com/read-1959901.html",
     ),
     Program(
@@ -271,7 +280,7 @@ PROGRAMS = [
         "regression",
         _returns,
         _UNRELATED,
-        lambda outcome: outcome.mean_loss(30) > 0.9 * variance(data(outcome)[1]),
+        lambda outcome: outcome.mean_loss(30) > 0.9 * variance(training_tensors(outcome)[1]),
         "https://github.com/vict0rsch/deep_learning/issues/13",
     ),
     Program(
@@ -287,7 +296,7 @@ PROGRAMS = [
         "sequence",
         _first,
         _UNRELATED,
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]), 0.95),
         "https://discuss.pytorch.org/t/lstm-always-predict-same-values-for-all-inputs-in-the-batch/53082",
     ),
 ]

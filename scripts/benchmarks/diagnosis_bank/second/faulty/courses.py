@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import generator, loader, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, jumped, overfitted
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import make_generator, make_loader, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import StepOutputModule, has_loss_spike, is_overfitted
 from torch import nn
 from torch.nn import functional
 from torch.optim import Adam, AdamW
@@ -16,26 +16,26 @@ from torch.optim.lr_scheduler import MultiStepLR
 from stormproof.finding import Problem
 
 
-def _genes(seed: int, tells: bool) -> Fit:
+def _genes(seed: int, return_dict: bool) -> TrainingSetup:
     """Eighty patients with two hundred features each, of which ten matter, by a wide network for thirty epochs."""
-    chance = generator(seed)
-    x = torch.randn(380, 200, generator=chance)
-    label = (x[:, :10].sum(1) + 1.5 * torch.randn(380, generator=chance) > 0).long()
+    rng = make_generator(seed)
+    x = torch.randn(380, 200, generator=rng)
+    label = (x[:, :10].sum(1) + 1.5 * torch.randn(380, generator=rng) > 0).long()
     network = nn.Sequential(nn.Linear(200, 128), nn.ReLU(), nn.Linear(128, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=1e-3))
-    return Fit(
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=1e-3))
+    return TrainingSetup(
         module,
-        loader(x[:80], label[:80], batch=4, seed=seed),
-        loader(x[80:], label[80:], batch=50, shuffle=False),
+        make_loader(x[:80], label[:80], batch=4, seed=seed),
+        make_loader(x[80:], label[80:], batch=50, shuffle=False),
         {"max_epochs": 20},
     )
 
 
-class _Memory(Told):
+class _Memory(StepOutputModule):
     """Judges reviews."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(200, 48)
         self.gru = nn.GRU(48, 32, batch_first=True)
         self.classify = nn.Linear(32, 2)
@@ -49,7 +49,7 @@ class _Memory(Told):
         return functional.cross_entropy(logits, label), logits, label
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.told(*self.step(batch, batch_idx))
+        return self.step_output(*self.step(batch, batch_idx))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self.step(batch, batch_idx)[0])
@@ -58,24 +58,24 @@ class _Memory(Told):
         return AdamW(self.parameters(), lr=4e-3)
 
 
-def _reviews(seed: int, tells: bool) -> Fit:
+def _reviews(seed: int, return_dict: bool) -> TrainingSetup:
     """A few reviews with many rare words, learnt by heart: of the good words, most are not among those few."""
-    chance = generator(seed)
-    tokens = torch.randint(200, (480, 8), generator=chance)
-    label = ((tokens < 100).sum(1) + 0.7 * torch.randn(480, generator=chance) > 4).long()
-    return Fit(
-        _Memory(tells),
-        loader(tokens[:160], label[:160], batch=8, seed=seed),
-        loader(tokens[160:], label[160:], batch=64, shuffle=False),
+    rng = make_generator(seed)
+    tokens = torch.randint(200, (480, 8), generator=rng)
+    label = ((tokens < 100).sum(1) + 0.7 * torch.randn(480, generator=rng) > 4).long()
+    return TrainingSetup(
+        _Memory(return_dict),
+        make_loader(tokens[:160], label[:160], batch=8, seed=seed),
+        make_loader(tokens[160:], label[160:], batch=64, shuffle=False),
         {"max_epochs": 12},
     )
 
 
-class _Photographs(Told):
+class _Photographs(StepOutputModule):
     """Pictures of which a third is labelled wrong."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.features = nn.Sequential(nn.Conv2d(1, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten())
         self.classify = nn.Sequential(nn.Linear(800, 64), nn.ReLU(), nn.Linear(64, 4))
 
@@ -85,7 +85,7 @@ class _Photographs(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         image, label = batch
@@ -95,47 +95,47 @@ class _Photographs(Told):
         return Adam(self.parameters(), lr=2e-3)
 
 
-def _photographs(seed: int, tells: bool) -> Fit:
+def _photographs(seed: int, return_dict: bool) -> TrainingSetup:
     """A convolutional network for twenty epochs on few pictures, a third of them labelled wrong."""
     image, label = stripes(seed, 420, noise=1.0)
-    chance = generator(seed + 1)
-    wrong = torch.rand(420, generator=chance) < 0.35
-    label = torch.where(wrong, torch.randint(4, (420,), generator=chance), label)
-    return Fit(
-        _Photographs(tells),
-        loader(image[:160], label[:160], batch=8, seed=seed),
-        loader(image[160:], label[160:], batch=65, shuffle=False),
+    rng = make_generator(seed + 1)
+    wrong = torch.rand(420, generator=rng) < 0.35
+    label = torch.where(wrong, torch.randint(4, (420,), generator=rng), label)
+    return TrainingSetup(
+        _Photographs(return_dict),
+        make_loader(image[:160], label[:160], batch=8, seed=seed),
+        make_loader(image[160:], label[160:], batch=65, shuffle=False),
         {"max_epochs": 15},
     )
 
 
-def _readings(seed: int, tells: bool) -> Fit:
+def _readings(seed: int, return_dict: bool) -> TrainingSetup:
     """Sixty noisy measurements of a smooth surface, by a network that passes through each of them."""
     x, y = surface(seed, 360, noise=0.9)
     network = nn.Sequential(nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda ps: Adam(ps, lr=3e-3))
-    return Fit(
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
+    return TrainingSetup(
         module,
-        loader(x[:60], y[:60, None], batch=3, seed=seed),
-        loader(x[60:], y[60:, None], batch=60, shuffle=False),
+        make_loader(x[:60], y[:60, None], batch=3, seed=seed),
+        make_loader(x[60:], y[60:, None], batch=60, shuffle=False),
         {"max_epochs": 40},
     )
 
 
-def _units(seed: int, tells: bool) -> Fit:
+def _units(seed: int, return_dict: bool) -> TrainingSetup:
     """A block of the table is in other units, so one batch in the middle has targets in thousands."""
     x, y = surface(seed, 1600)
     y[1000:1020] *= 1000
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.L1Loss(), tells, lambda ps: Adam(ps, lr=3e-3))
-    return Fit(module, loader(x, y.unsqueeze(1), batch=20, shuffle=False), trainer={"max_epochs": 1})
+    module = Supervised(network, nn.L1Loss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
+    return TrainingSetup(module, make_loader(x, y.unsqueeze(1), batch=20, shuffle=False), trainer={"max_epochs": 1})
 
 
-class _Scheduled(Told):
+class _Scheduled(StepOutputModule):
     """A forecaster whose rate is changed at a milestone."""
 
-    def __init__(self, tells: bool, gamma: float) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, gamma: float) -> None:
+        super().__init__(return_dict)
         self.gamma = gamma
         self.lstm = nn.LSTM(1, 24, batch_first=True)
         self.head = nn.Sequential(nn.Linear(24, 24), nn.LeakyReLU(), nn.Linear(24, 1))
@@ -146,23 +146,23 @@ class _Scheduled(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, after = batch
         preds = self(wave)
-        return self.told(functional.mse_loss(preds, after), preds, after)
+        return self.step_output(functional.mse_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         optimizer = Adam(self.parameters(), lr=5e-3)
         return [optimizer], [MultiStepLR(optimizer, milestones=[2], gamma=self.gamma)]
 
 
-def _milestone(seed: int, tells: bool) -> Fit:
+def _milestone(seed: int, return_dict: bool) -> TrainingSetup:
     """The rate was to be divided by a hundred after two epochs, and MultiStepLR multiplies."""
-    return Fit(_Scheduled(tells, 100.0), loader(*waves(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Scheduled(return_dict, 100.0), make_loader(*waves(seed, 640), batch=16, seed=seed))
 
 
-class _Switched(Told):
+class _Switched(StepOutputModule):
     """Reads pictures from a second source after a while."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
         )
@@ -173,17 +173,19 @@ class _Switched(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=2e-3)
 
 
-def _switched(seed: int, tells: bool) -> Fit:
+def _switched(seed: int, return_dict: bool) -> TrainingSetup:
     """A batch of pictures that were read by another library, from 0 to 255, in a training that goes well."""
     image, label = stripes(seed, 2400, noise=0.2)
     image[1600:1616] *= 255
-    return Fit(_Switched(tells), loader(image, label, batch=16, shuffle=False), trainer={"max_epochs": 1})
+    return TrainingSetup(
+        _Switched(return_dict), make_loader(image, label, batch=16, shuffle=False), trainer={"max_epochs": 1}
+    )
 
 
 _OVER = frozenset({Problem.OVERFITTING})
@@ -194,7 +196,7 @@ PROGRAMS = [
         "dense",
         _genes,
         _OVER,
-        overfitted,
+        is_overfitted,
         "https://github.com/codetiger/ThiruvalluvarGPT/issues/4",
     ),
     Program(
@@ -202,7 +204,7 @@ PROGRAMS = [
         "sequence",
         _reviews,
         _OVER,
-        overfitted,
+        is_overfitted,
         "https://github.com/moein-shariatnia/OpenAI-CLIP/issues/9",
     ),
     Program(
@@ -210,7 +212,7 @@ PROGRAMS = [
         "convolutional",
         _photographs,
         _OVER,
-        overfitted,
+        is_overfitted,
         "https://github.com/matterport/Mask_RCNN/issues/766",
     ),
     Program(
@@ -218,7 +220,7 @@ PROGRAMS = [
         "regression",
         _readings,
         _OVER,
-        overfitted,
+        is_overfitted,
         "https://github.com/MIC-DKFZ/nnUNet/issues/757",
     ),
     Program(
@@ -226,7 +228,7 @@ PROGRAMS = [
         "regression",
         _units,
         frozenset({Problem.LOSS_SPIKE}),
-        jumped,
+        has_loss_spike,
         "https://github.com/stanford-crfm/mistral/issues/115",
     ),
     Program(
@@ -234,7 +236,7 @@ PROGRAMS = [
         "sequence",
         _milestone,
         frozenset({Problem.LOSS_SPIKE, Problem.LEARNING_RATE_TOO_HIGH}),
-        jumped,
+        has_loss_spike,
         "https://github.com/InternRobotics/StreamVLN/issues/35",
     ),
     Program(
@@ -242,7 +244,7 @@ PROGRAMS = [
         "convolutional",
         _switched,
         frozenset({Problem.LOSS_SPIKE, Problem.INPUT_BADLY_SCALED}),
-        jumped,
+        has_loss_spike,
         "https://github.com/stas00/ml-engineering/issues/32",
     ),
 ]

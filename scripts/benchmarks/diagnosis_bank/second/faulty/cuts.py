@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from diagnosis_bank.program import Fit, Program
-from diagnosis_bank.second.faulty.datasets import clusters, discs, generator, loader, sentences, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, moved
+from diagnosis_bank.program import Program, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import (
+    clusters,
+    discs,
+    make_generator,
+    make_loader,
+    sentences,
+    surface,
+    waves,
+)
+from diagnosis_bank.second.faulty.measures import StepOutputModule, has_changed
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
@@ -15,11 +23,11 @@ from torch.optim import SGD, Adam
 from stormproof.finding import Problem
 
 
-class _Codebook(Told):
+class _Codebook(StepOutputModule):
     """A VQ-VAE on pictures."""
 
-    def __init__(self, tells: bool, through: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, through: bool) -> None:
+        super().__init__(return_dict)
         self.through = through
         self.encoder = nn.Sequential(nn.Conv2d(1, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 6, 1))
         self.codes = nn.Embedding(16, 6)
@@ -36,22 +44,22 @@ class _Codebook(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, mask = batch
         rebuilt = self(image)
-        return self.told(functional.mse_loss(rebuilt, mask), rebuilt, mask)
+        return self.step_output(functional.mse_loss(rebuilt, mask), rebuilt, mask)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _codebook(seed: int, tells: bool) -> Fit:
+def _codebook(seed: int, return_dict: bool) -> TrainingSetup:
     """A VQ-VAE without the straight-through estimator: argmin lets no gradient to the encoder."""
-    return Fit(_Codebook(tells, through=False), loader(*discs(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Codebook(return_dict, through=False), make_loader(*discs(seed, 480), batch=16, seed=seed))
 
 
-class _Reader(Told):
+class _Reader(StepOutputModule):
     """Classifies sentences by the last state of a recurrent network."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(40, 24, padding_idx=0)
         self.reader = nn.LSTM(24, 24, batch_first=True, bidirectional=True)
         self.classify = nn.Sequential(nn.Linear(48, 24), nn.GELU(), nn.Linear(24, 3))
@@ -67,22 +75,22 @@ class _Reader(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _reader(seed: int, tells: bool) -> Fit:
+def _reader(seed: int, return_dict: bool) -> TrainingSetup:
     """The encoding was once wrapped in no_grad to save memory at inference, and is trained through it now."""
-    return Fit(_Reader(tells), loader(*sentences(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Reader(return_dict), make_loader(*sentences(seed, 480), batch=16, seed=seed))
 
 
-class _Mixed(Told):
+class _Mixed(StepOutputModule):
     """Mixes learnt features with counts, by way of numpy."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.features = nn.Sequential(nn.Linear(10, 32), nn.ReLU())
         self.norm = nn.LayerNorm(32)
         self.classify = nn.Linear(32, 4)
@@ -95,22 +103,22 @@ class _Mixed(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, label = batch
         logits = self(x)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.1)
 
 
-def _numpy(seed: int, tells: bool) -> Fit:
+def _numpy(seed: int, return_dict: bool) -> TrainingSetup:
     """Hidden features take a turn through numpy for a step that torch has too."""
-    return Fit(_Mixed(tells), loader(*clusters(seed, 640, noise=1.0), batch=16, seed=seed))
+    return TrainingSetup(_Mixed(return_dict), make_loader(*clusters(seed, 640, noise=1.0), batch=16, seed=seed))
 
 
-class _Stars(Told):
+class _Stars(StepOutputModule):
     """Predicts ratings of 1 to 5 stars, rounded as they are shown."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,23 +127,23 @@ class _Stars(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, stars = batch
         preds = self(x)
-        return self.told(functional.mse_loss(preds, stars), preds, stars)
+        return self.step_output(functional.mse_loss(preds, stars), preds, stars)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _stars(seed: int, tells: bool) -> Fit:
+def _stars(seed: int, return_dict: bool) -> TrainingSetup:
     """The rounding to whole stars was put into forward: it has a gradient, and that is zero."""
     x, y = surface(seed, 640)
-    return Fit(_Stars(tells), loader(x, (3 + 1.2 * y).round().clamp(1, 5), batch=16, seed=seed))
+    return TrainingSetup(_Stars(return_dict), make_loader(x, (3 + 1.2 * y).round().clamp(1, 5), batch=16, seed=seed))
 
 
-class _Pretrained(Told):
+class _Pretrained(StepOutputModule):
     """Starts from pretrained word vectors."""
 
-    def __init__(self, tells: bool, vectors: torch.Tensor) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, vectors: torch.Tensor) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(40, 16, padding_idx=0)
         self.convolution = nn.Conv1d(16, 24, 3, padding=1)
         self.classify = nn.Linear(24, 3)
@@ -156,7 +164,7 @@ class _Pretrained(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def on_train_epoch_end(self) -> None:
         self.load()
@@ -165,18 +173,18 @@ class _Pretrained(Told):
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _pretrained(seed: int, tells: bool) -> Fit:
+def _pretrained(seed: int, return_dict: bool) -> TrainingSetup:
     """Pretrained vectors are copied in before each batch rather than once: what was learnt of them is undone."""
-    vectors = 0.5 * torch.randn(40, 16, generator=generator(seed))
+    vectors = 0.5 * torch.randn(40, 16, generator=make_generator(seed))
     vectors[0] = 0
-    return Fit(_Pretrained(tells, vectors), loader(*sentences(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Pretrained(return_dict, vectors), make_loader(*sentences(seed, 480), batch=16, seed=seed))
 
 
-class _Half(Told):
+class _Half(StepOutputModule):
     """All its weights are bfloat16, the first ones fixed in size and random in sign."""
 
-    def __init__(self, tells: bool, dtype: torch.dtype) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, dtype: torch.dtype) -> None:
+        super().__init__(return_dict)
         self.kind = dtype
         self.inward = nn.Linear(20, 64, bias=False)
         self.outward = nn.Linear(64, 1, bias=False)
@@ -190,22 +198,24 @@ class _Half(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         window, after = batch
         preds = self(window).float()
-        return self.told(functional.mse_loss(preds, after), preds, after)
+        return self.step_output(functional.mse_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=1e-3)
 
 
-def _half(seed: int, tells: bool, dtype: torch.dtype = torch.bfloat16) -> Fit:
+def _half(seed: int, return_dict: bool, dtype: torch.dtype = torch.bfloat16) -> TrainingSetup:
     """Weights in bfloat16 without a copy in float32: each update of the first layer is rounded away."""
-    return Fit(_Half(tells, dtype), loader(*waves(seed, 1200), batch=12, seed=seed), trainer={"max_epochs": 4})
+    return TrainingSetup(
+        _Half(return_dict, dtype), make_loader(*waves(seed, 1200), batch=12, seed=seed), trainer={"max_epochs": 4}
+    )
 
 
-class _Averaged(Told):
+class _Averaged(StepOutputModule):
     """Keeps a moving average of its weights, by hand."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 1))
         self.average = [parameter.detach().clone() for parameter in self.net.parameters()]
 
@@ -215,7 +225,7 @@ class _Averaged(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
         preds = self(x)
-        return self.told(functional.mse_loss(preds, y), preds, y)
+        return self.step_output(functional.mse_loss(preds, y), preds, y)
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -227,10 +237,10 @@ class _Averaged(Told):
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _averaged(seed: int, tells: bool) -> Fit:
+def _averaged(seed: int, return_dict: bool) -> TrainingSetup:
     """A moving average that is for the validation is copied into the weights after each batch."""
     x, y = surface(seed, 800)
-    return Fit(_Averaged(tells), loader(x, y.unsqueeze(1), batch=20, seed=seed))
+    return TrainingSetup(_Averaged(return_dict), make_loader(x, y.unsqueeze(1), batch=20, seed=seed))
 
 
 _CUT = frozenset({Problem.NO_GRADIENT})
@@ -241,7 +251,7 @@ PROGRAMS = [
         "convolutional",
         _codebook,
         _CUT,
-        lambda outcome: moved(outcome, "encoder") == 0 and moved(outcome, "decoder") > 0.01,
+        lambda outcome: has_changed(outcome, "encoder") == 0 and has_changed(outcome, "decoder") > 0.01,
         "https://github.com/Biohub/esm/issues/92",
     ),
     Program(
@@ -249,7 +259,7 @@ PROGRAMS = [
         "sequence",
         _reader,
         _CUT,
-        lambda outcome: moved(outcome, "reader") == 0 and moved(outcome, "classify") > 0.01,
+        lambda outcome: has_changed(outcome, "reader") == 0 and has_changed(outcome, "classify") > 0.01,
         "https://github.com/vturrisi/solo-learn/issues/135",
     ),
     Program(
@@ -257,7 +267,7 @@ PROGRAMS = [
         "dense",
         _numpy,
         _CUT,
-        lambda outcome: moved(outcome, "features") == 0 and moved(outcome, "classify") > 0.01,
+        lambda outcome: has_changed(outcome, "features") == 0 and has_changed(outcome, "classify") > 0.01,
         "https://github.com/pkuCactus/BDCN/issues/8",
     ),
     Program(
@@ -265,7 +275,7 @@ PROGRAMS = [
         "regression",
         _stars,
         frozenset({Problem.NO_GRADIENT, Problem.WEIGHTS_UNCHANGED}),
-        lambda outcome: moved(outcome) == 0 and outcome.mean_loss(30) > 1,
+        lambda outcome: has_changed(outcome) == 0 and outcome.mean_loss(30) > 1,
         "https://github.com/rasbt/LLMs-from-scratch/issues/277",
     ),
     Program(
@@ -274,7 +284,8 @@ PROGRAMS = [
         _pretrained,
         frozenset({Problem.WEIGHTS_UNCHANGED}),
         lambda outcome: (
-            moved(outcome, "embedding") == 0 and bool(cast("Any", outcome.after).embedding.weight.grad.abs().sum() > 0)
+            has_changed(outcome, "embedding") == 0
+            and bool(cast("Any", outcome.after).embedding.weight.grad.abs().sum() > 0)
         ),
         "https://github.com/adapter-hub/adapters/issues/260",
     ),
@@ -283,7 +294,7 @@ PROGRAMS = [
         "sequence",
         _half,
         frozenset({Problem.WEIGHTS_UNCHANGED}),
-        lambda outcome: moved(outcome, "inward") < 1e-4 and moved(outcome, "outward") > 0.01,
+        lambda outcome: has_changed(outcome, "inward") < 1e-4 and has_changed(outcome, "outward") > 0.01,
         "https://github.com/workofart/ml-by-hand/pull/85",
     ),
     Program(
@@ -291,7 +302,7 @@ PROGRAMS = [
         "regression",
         _averaged,
         frozenset({Problem.WEIGHTS_UNCHANGED, Problem.LEARNING_RATE_TOO_LOW}),
-        lambda outcome: moved(outcome) < 1e-3 and outcome.mean_loss(40) > 0.9 * outcome.first_loss(40),
+        lambda outcome: has_changed(outcome) < 1e-3 and outcome.mean_loss(40) > 0.9 * outcome.first_loss(40),
         "https://github.com/huggingface/diffusers/issues/2321",
     ),
 ]

@@ -6,9 +6,18 @@ import math
 from typing import Any, cast
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes, waves
-from diagnosis_bank.second.faulty.measures import Told, accuracy, data, entropy, moved, outputs, stuck, variance
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import clusters, make_generator, make_loader, sentences, stripes, waves
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    accuracy,
+    entropy,
+    has_changed,
+    is_no_better_than_constant,
+    outputs,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
@@ -16,21 +25,21 @@ from torch.optim import SGD, Adam
 from stormproof.finding import Problem
 
 
-def _sigmoids(seed: int, tells: bool, depth: int = 12) -> Fit:
+def _sigmoids(seed: int, return_dict: bool, depth: int = 12) -> TrainingSetup:
     """Twelve layers of sigmoids by SGD, as in a lecture of the nineties: the first ones do not learn."""
     layers: list[nn.Module] = [nn.Linear(10, 24), nn.Sigmoid()]
     for _ in range(depth - 1):
         layers += [nn.Linear(24, 24), nn.Sigmoid()]
     network = nn.Sequential(*layers, nn.Linear(24, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: SGD(ps, lr=0.1, momentum=0.9))
-    return Fit(module, loader(*clusters(seed, 640), batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: SGD(ps, lr=0.1, momentum=0.9))
+    return TrainingSetup(module, make_loader(*clusters(seed, 640), batch=16, seed=seed))
 
 
-class _Narrow(Told):
+class _Narrow(StepOutputModule):
     """Deep convolutions with tanh, initialized as AlexNet was."""
 
-    def __init__(self, tells: bool, deviation: float) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, deviation: float) -> None:
+        super().__init__(return_dict)
         self.convolutions = nn.ModuleList([nn.Conv2d(1 if i == 0 else 8, 8, 3, padding=1) for i in range(9)])
         self.classify = nn.Linear(8, 4)
         for convolution in self.convolutions:
@@ -47,22 +56,22 @@ class _Narrow(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def _narrow(seed: int, tells: bool, deviation: float = 0.01) -> Fit:
+def _narrow(seed: int, return_dict: bool, deviation: float = 0.01) -> TrainingSetup:
     """Nine convolutions with weights of deviation 0.01 and no norm: neither signal nor gradient gets through."""
-    return Fit(_Narrow(tells, deviation), loader(*stripes(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Narrow(return_dict, deviation), make_loader(*stripes(seed, 480), batch=16, seed=seed))
 
 
-class _Stacked(Told):
+class _Stacked(StepOutputModule):
     """Ten recurrent layers on each other."""
 
-    def __init__(self, tells: bool, depth: int) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, depth: int) -> None:
+        super().__init__(return_dict)
         self.rnn = nn.ModuleList([nn.GRU(1 if i == 0 else 12, 12, batch_first=True) for i in range(depth)])
         self.head = nn.Linear(12, 1)
 
@@ -74,15 +83,15 @@ class _Stacked(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, after = batch
         preds = self(wave)
-        return self.told(functional.l1_loss(preds, after), preds, after)
+        return self.step_output(functional.l1_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.1)
 
 
-def _stacked(seed: int, tells: bool, depth: int = 8) -> Fit:
+def _stacked(seed: int, return_dict: bool, depth: int = 8) -> TrainingSetup:
     """Eight GRUs stacked without a way around them: the lower ones get next to no gradient."""
-    return Fit(_Stacked(tells, depth), loader(*waves(seed, 400, length=8), batch=16, seed=seed))
+    return TrainingSetup(_Stacked(return_dict, depth), make_loader(*waves(seed, 400, length=8), batch=16, seed=seed))
 
 
 def _normal(network: nn.Module, deviation: float) -> nn.Module:
@@ -92,21 +101,21 @@ def _normal(network: nn.Module, deviation: float) -> nn.Module:
     return network
 
 
-def _unscaled(seed: int, tells: bool, deviation: float = 1.0) -> Fit:
+def _unscaled(seed: int, return_dict: bool, deviation: float = 1.0) -> TrainingSetup:
     """Weights drawn by torch.randn, unscaled, through six wide layers: outputs and gradients in the millions."""
     layers: list[nn.Module] = [nn.Linear(10, 64), nn.ReLU()]
     for _ in range(5):
         layers += [nn.Linear(64, 64), nn.ReLU()]
     network = _normal(nn.Sequential(*layers, nn.Linear(64, 4)), deviation)
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=1e-3))
-    return Fit(module, loader(*clusters(seed, 640), batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=1e-3))
+    return TrainingSetup(module, make_loader(*clusters(seed, 640), batch=16, seed=seed))
 
 
-class _Recurrent(Told):
+class _Recurrent(StepOutputModule):
     """A recurrent network by hand, with ReLU and an eager recurrent matrix."""
 
-    def __init__(self, tells: bool, gain: float) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, gain: float) -> None:
+        super().__init__(return_dict)
         self.inward = nn.Linear(1, 24)
         self.recurrent = nn.Linear(24, 24, bias=False)
         self.outward = nn.Linear(24, 1)
@@ -121,22 +130,22 @@ class _Recurrent(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, after = batch
         preds = self(wave)
-        return self.told(functional.mse_loss(preds, after), preds, after)
+        return self.step_output(functional.mse_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=1e-3)
 
 
-def _recurrent(seed: int, tells: bool, gain: float = 2.2) -> Fit:
+def _recurrent(seed: int, return_dict: bool, gain: float = 2.2) -> TrainingSetup:
     """A recurrence that more than doubles the state at each of thirty steps, and no clipping."""
-    return Fit(_Recurrent(tells, gain), loader(*waves(seed, 480, length=30), batch=16, seed=seed))
+    return TrainingSetup(_Recurrent(return_dict, gain), make_loader(*waves(seed, 480, length=30), batch=16, seed=seed))
 
 
-class _Siamese(Told):
+class _Siamese(StepOutputModule):
     """Pulls pictures of a class together and pushes others apart."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.embed = nn.Sequential(
             nn.Conv2d(1, 8, 3, stride=2),
             nn.LeakyReLU(),
@@ -155,22 +164,22 @@ class _Siamese(Told):
         apart = (points.unsqueeze(0) - points.unsqueeze(1)).pow(2).sum(-1)
         alike = (label.unsqueeze(0) == label.unsqueeze(1)).float()
         loss = (alike * apart).sum() / alike.sum() - ((1 - alike) * apart).sum() / (1 - alike).sum()
-        return self.told(loss, points, label)
+        return self.step_output(loss, points, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.5)
 
 
-def _siamese(seed: int, tells: bool) -> Fit:
+def _siamese(seed: int, return_dict: bool) -> TrainingSetup:
     """A contrastive loss whose margin was forgotten: there is no end to pushing apart."""
-    return Fit(_Siamese(tells), loader(*stripes(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Siamese(return_dict), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
-class _Prior(Told):
+class _Prior(StepOutputModule):
     """A detector of one kind of stripes among four, whose bias starts at a prior of 1 in 100."""
 
-    def __init__(self, tells: bool, everywhere: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, everywhere: bool) -> None:
+        super().__init__(return_dict)
         self.body = nn.Sequential(
             nn.Conv2d(1, 12, 3, padding=1),
             nn.ReLU(),
@@ -191,31 +200,31 @@ class _Prior(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits, target = self(image), (label == 0).float()
-        return self.told(functional.binary_cross_entropy_with_logits(logits, target), logits, target)
+        return self.step_output(functional.binary_cross_entropy_with_logits(logits, target), logits, target)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _prior(seed: int, tells: bool, everywhere: bool = True) -> Fit:
+def _prior(seed: int, return_dict: bool, everywhere: bool = True) -> TrainingSetup:
     """The prior bias of the focal loss, set by a loop over all layers instead of in the last: no ReLU ever opens."""
-    return Fit(_Prior(tells, everywhere), loader(*stripes(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Prior(return_dict, everywhere), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
-def _dying(seed: int, tells: bool, rate: float = 0.02) -> Fit:
+def _dying(seed: int, return_dict: bool, rate: float = 0.02) -> TrainingSetup:
     """A ReLU regression far from its targets at a rate that its first errors make too much of: its units die."""
-    x = torch.randn(800, 6, generator=generator(seed)).abs()
+    x = torch.randn(800, 6, generator=make_generator(seed)).abs()
     y = torch.sin(1.5 * x[:, 0]) + 0.7 * x[:, 1] - 0.4 * x[:, 2] * x[:, 3]
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda ps: SGD(ps, lr=rate, momentum=0.9))
-    return Fit(module, loader(x, 20 + 3 * y.unsqueeze(1), batch=20, seed=seed))
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda ps: SGD(ps, lr=rate, momentum=0.9))
+    return TrainingSetup(module, make_loader(x, 20 + 3 * y.unsqueeze(1), batch=20, seed=seed))
 
 
-class _Spectrum(Told):
+class _Spectrum(StepOutputModule):
     """Sounds as decibels below the loudest, through convolutions over time."""
 
-    def __init__(self, tells: bool, low: float) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, low: float) -> None:
+        super().__init__(return_dict)
         self.layers = nn.Sequential(nn.Conv1d(8, 16, 3), nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU())
         self.classify = nn.Linear(16, 4)
         for module in self.layers:
@@ -228,22 +237,22 @@ class _Spectrum(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         decibels, label = batch
         logits = self(decibels)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _spectrum(seed: int, tells: bool, low: float = 0.0) -> Fit:
+def _spectrum(seed: int, return_dict: bool, low: float = 0.0) -> TrainingSetup:
     """Weights by uniform_(0, 0.3), so none negative, on decibels, which all are: every ReLU is shut."""
-    chance = generator(seed)
-    label = torch.randint(4, (640,), generator=chance)
+    rng = make_generator(seed)
+    label = torch.randint(4, (640,), generator=rng)
     loud = torch.nn.functional.one_hot(label, 4).repeat_interleave(2, 1).float().unsqueeze(-1)
-    decibels = -2.0 + 1.2 * loud - 0.5 * torch.rand(640, 8, 16, generator=chance)
-    return Fit(_Spectrum(tells, low), loader(decibels, label, batch=16, seed=seed))
+    decibels = -2.0 + 1.2 * loud - 0.5 * torch.rand(640, 8, 16, generator=rng)
+    return TrainingSetup(_Spectrum(return_dict, low), make_loader(decibels, label, batch=16, seed=seed))
 
 
-def _wide(seed: int, tells: bool, deviation: float = 2.0) -> Fit:
+def _wide(seed: int, return_dict: bool, deviation: float = 2.0) -> TrainingSetup:
     """Weights of deviation 2 before each tanh: nearly every unit is at 1 or -1 and stays there."""
     x, label = clusters(seed, 640, features=20, classes=6, noise=1.5)
     network = nn.Sequential(
@@ -251,15 +260,15 @@ def _wide(seed: int, tells: bool, deviation: float = 2.0) -> Fit:
     )
     for layer in (network[0], network[2], network[4]):
         nn.init.normal_(cast("nn.Linear", layer).weight, std=deviation)
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: SGD(ps, lr=0.03))
-    return Fit(module, loader(x, label, batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: SGD(ps, lr=0.03))
+    return TrainingSetup(module, make_loader(x, label, batch=16, seed=seed))
 
 
-class _Gated(Told):
+class _Gated(StepOutputModule):
     """Counts words through a gate that is a sigmoid of their sum."""
 
-    def __init__(self, tells: bool, scale: float) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, scale: float) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(40, 32, padding_idx=0)
         self.gate = nn.Linear(32, 32)
         self.classify = nn.Linear(32, 3)
@@ -272,29 +281,29 @@ class _Gated(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.5)
 
 
-def _gated(seed: int, tells: bool, scale: float = 32.0) -> Fit:
+def _gated(seed: int, return_dict: bool, scale: float = 32.0) -> TrainingSetup:
     """Embeddings times their dimension, not its root, before a sigmoid: the gates are all open or all shut."""
-    return Fit(_Gated(tells, scale), loader(*sentences(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Gated(return_dict, scale), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
 def _shut(outcome: Outcome) -> bool:
     """Whether the outputs are the same for all inputs, from dead units below."""
-    return float(outputs(outcome, data(outcome)[0]).std(0).max()) < 1e-3
+    return float(outputs(outcome, training_tensors(outcome)[0]).std(0).max()) < 1e-3
 
 
 def _flat(outcome: Outcome, layer: Any, at: float) -> bool:
     """Whether nearly all outputs of a layer's activation are at its ends."""
-    seen: list[torch.Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    outputs(outcome, data(outcome)[0])
+    layer_outputs: list[torch.Tensor] = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: layer_outputs.append(output))
+    outputs(outcome, training_tensors(outcome)[0])
     handle.remove()
-    return float((seen[0].abs() > at).float().mean()) > 0.8
+    return float((layer_outputs[0].abs() > at).float().mean()) > 0.8
 
 
 PROGRAMS = [
@@ -303,7 +312,10 @@ PROGRAMS = [
         "dense",
         _sigmoids,
         frozenset({Problem.VANISHING_GRADIENTS}),
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95) and moved(outcome, "network.0.") < 0.02,
+        lambda outcome: (
+            is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]), 0.95)
+            and has_changed(outcome, "network.0.") < 0.02
+        ),
         "https://github.com/phlippe/uvadlc_notebooks/issues/119",
     ),
     Program(
@@ -311,7 +323,10 @@ PROGRAMS = [
         "convolutional",
         _narrow,
         frozenset({Problem.VANISHING_GRADIENTS}),
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95) and moved(outcome, "convolutions.0.") < 0.02,
+        lambda outcome: (
+            is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]), 0.95)
+            and has_changed(outcome, "convolutions.0.") < 0.02
+        ),
         "https://github.com/SilasMarvin/dnns-from-scratch-in-zig/pull/7",
     ),
     Program(
@@ -319,7 +334,7 @@ PROGRAMS = [
         "sequence",
         _stacked,
         frozenset({Problem.VANISHING_GRADIENTS}),
-        lambda outcome: outcome.mean_loss(15) > 0.85 * outcome.first_loss() and moved(outcome, "rnn.0.") < 0.01,
+        lambda outcome: outcome.mean_loss(15) > 0.85 * outcome.first_loss() and has_changed(outcome, "rnn.0.") < 0.01,
         "https://github.com/state-spaces/mamba/issues/527",
     ),
     Program(
@@ -327,7 +342,9 @@ PROGRAMS = [
         "dense",
         _unscaled,
         frozenset({Problem.EXPLODING_GRADIENTS}),
-        lambda outcome: outcome.losses[0] > 100 and stuck(outcome, entropy(data(outcome)[1])),
+        lambda outcome: (
+            outcome.losses[0] > 100 and is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1]))
+        ),
         "https://github.com/SilasMarvin/dnns-from-scratch-in-zig/pull/7",
     ),
     Program(
@@ -335,7 +352,7 @@ PROGRAMS = [
         "sequence",
         _recurrent,
         frozenset({Problem.EXPLODING_GRADIENTS}),
-        lambda outcome: stuck(outcome, variance(data(outcome)[1]), 5.0),
+        lambda outcome: is_no_better_than_constant(outcome, variance(training_tensors(outcome)[1]), 5.0),
         "https://github.com/horenbergerb/BernoulliDiffusion/issues/15",
     ),
     Program(

@@ -6,9 +6,25 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import clusters, discs, generator, loader, sentences, stripes, surface
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, outputs, squared_error, stuck, variance
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import (
+    clusters,
+    discs,
+    make_generator,
+    make_loader,
+    sentences,
+    stripes,
+    surface,
+)
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    entropy,
+    is_no_better_than_constant,
+    outputs,
+    squared_error,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import Adam, RMSprop
@@ -17,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from stormproof.finding import Problem
 
 
-def _rectified(seed: int, tells: bool) -> Fit:
+def _rectified(seed: int, return_dict: bool) -> TrainingSetup:
     """A ReLU after the last layer too, from a loop that builds them all, and standardized targets."""
     widths = [6, 32, 32, 1]
     layers: list[nn.Module] = []
@@ -25,15 +41,15 @@ def _rectified(seed: int, tells: bool) -> Fit:
         layers += [nn.Linear(inward, outward), nn.ReLU()]
     x, y = surface(seed, 800)
     target = ((y - y.mean()) / y.std()).unsqueeze(1)
-    module = Supervised(nn.Sequential(*layers), nn.MSELoss(), tells, lambda ps: Adam(ps, lr=3e-3))
-    return Fit(module, loader(x, target, batch=20, seed=seed))
+    module = Supervised(nn.Sequential(*layers), nn.MSELoss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
+    return TrainingSetup(module, make_loader(x, target, batch=20, seed=seed))
 
 
-class _Duration(Told):
+class _Duration(StepOutputModule):
     """A time from a sentence, by a GRU with a sigmoid behind it."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(40, 12, padding_idx=0)
         self.gru = nn.GRU(12, 24, batch_first=True)
         self.head = nn.Linear(24, 1)
@@ -45,24 +61,24 @@ class _Duration(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, seconds = batch
         preds = self(tokens)
-        return self.told(functional.l1_loss(preds, seconds), preds, seconds)
+        return self.step_output(functional.l1_loss(preds, seconds), preds, seconds)
 
     def configure_optimizers(self) -> Any:
         return RMSprop(self.parameters(), lr=3e-3)
 
 
-def _duration(seed: int, tells: bool) -> Fit:
+def _duration(seed: int, return_dict: bool) -> TrainingSetup:
     """How long a sentence takes to be read, in seconds, from a head with the sigmoid of another task."""
     tokens, _ = sentences(seed, 480)
     seconds = 0.6 * (tokens > 0).sum(1).float() + 0.05 * tokens.float().mean(1)
-    return Fit(_Duration(tells), loader(tokens, seconds, batch=16, seed=seed))
+    return TrainingSetup(_Duration(return_dict), make_loader(tokens, seconds, batch=16, seed=seed))
 
 
-class _OneUnit(Told):
+class _OneUnit(StepOutputModule):
     """A binary classifier with one output, and softmax over it."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.fc1 = nn.Linear(10, 32)
         self.fc2 = nn.Linear(32, 1)
 
@@ -72,23 +88,23 @@ class _OneUnit(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, label = batch
         probability = self(x)
-        return self.told(functional.binary_cross_entropy(probability, label), probability, label)
+        return self.step_output(functional.binary_cross_entropy(probability, label), probability, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=1e-3)
 
 
-def _one(seed: int, tells: bool) -> Fit:
+def _one(seed: int, return_dict: bool) -> TrainingSetup:
     """Softmax over a single output is 1 for all of them."""
     x, label = clusters(seed, 640, classes=2)
-    return Fit(_OneUnit(tells), loader(x, label.float().unsqueeze(1), batch=16, seed=seed))
+    return TrainingSetup(_OneUnit(return_dict), make_loader(x, label.float().unsqueeze(1), batch=16, seed=seed))
 
 
-class _Denoiser(Told):
+class _Denoiser(StepOutputModule):
     """Removes noise from pictures."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.layers = nn.Sequential(
             nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1), nn.Tanh()
         )
@@ -99,23 +115,23 @@ class _Denoiser(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         noisy, clean = batch
         preds = self(noisy)
-        return self.told(functional.mse_loss(preds, clean), preds, clean)
+        return self.step_output(functional.mse_loss(preds, clean), preds, clean)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _denoiser(seed: int, tells: bool) -> Fit:
+def _denoiser(seed: int, return_dict: bool) -> TrainingSetup:
     """A denoiser that ends in tanh, with the noisy pictures scaled and the clean ones from 0 to 255."""
     noisy, mask = discs(seed, 384)
-    return Fit(_Denoiser(tells), loader(noisy, 60 + 180 * mask, batch=16, seed=seed))
+    return TrainingSetup(_Denoiser(return_dict), make_loader(noisy, 60 + 180 * mask, batch=16, seed=seed))
 
 
-class _Masks(Told):
+class _Masks(StepOutputModule):
     """Two classes of pixels by cross-entropy."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.inward = nn.Conv2d(1, 8, 3, padding=1)
         self.block = nn.Conv2d(8, 8, 3, padding=1)
         self.outward = nn.Conv2d(8, 2, 1)
@@ -127,7 +143,7 @@ class _Masks(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, mask = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, mask), logits, mask)
+        return self.step_output(functional.cross_entropy(logits, mask), logits, mask)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=2e-3)
@@ -147,29 +163,29 @@ class _ToTensor(Dataset[Any]):
         return self.image[index], scaled.squeeze(0).long()
 
 
-def _masks(seed: int, tells: bool) -> Fit:
+def _masks(seed: int, return_dict: bool) -> TrainingSetup:
     """Masks of 0 and 1 went through ToTensor, which divides by 255, and were made integers: all is background."""
     batches: DataLoader[Any] = DataLoader(
-        _ToTensor(*discs(seed, 384)), batch_size=16, shuffle=True, generator=generator(seed)
+        _ToTensor(*discs(seed, 384)), batch_size=16, shuffle=True, generator=make_generator(seed)
     )
-    return Fit(_Masks(tells), batches)
+    return TrainingSetup(_Masks(return_dict), batches)
 
 
-def _truncated(seed: int, tells: bool) -> Fit:
+def _truncated(seed: int, return_dict: bool) -> TrainingSetup:
     """Prices as shares of the highest one, divided as integers: all targets are 0."""
     x, y = surface(seed, 640)
     cents = (1000 + 200 * y).long().clamp(0, 2400)
     share = torch.div(cents, 2500, rounding_mode="floor").float().unsqueeze(1)
     network = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 24), nn.SiLU(), nn.Linear(24, 1))
-    module = Supervised(network, nn.L1Loss(), tells, lambda ps: Adam(ps, lr=3e-3))
-    return Fit(module, loader(x, share, batch=16, seed=seed))
+    module = Supervised(network, nn.L1Loss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
+    return TrainingSetup(module, make_loader(x, share, batch=16, seed=seed))
 
 
-class _NextWord(Told):
+class _NextWord(StepOutputModule):
     """A language model whose targets are the words to come."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.embedding = nn.Embedding(12, 16)
         self.gru = nn.GRU(16, 32, batch_first=True)
         self.out = nn.Linear(32, 12)
@@ -181,33 +197,33 @@ class _NextWord(Told):
         tokens, label = batch
         logits = self(tokens)
         loss = functional.cross_entropy(logits.transpose(1, 2), label)
-        return self.told(loss, logits.transpose(1, 2), label)
+        return self.step_output(loss, logits.transpose(1, 2), label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
 def _counting(seed: int) -> torch.Tensor:
-    chance = generator(seed)
-    start = torch.randint(11, (480, 1), generator=chance)
-    step = torch.randint(1, 4, (480, 1), generator=chance)
+    rng = make_generator(seed)
+    start = torch.randint(11, (480, 1), generator=rng)
+    step = torch.randint(1, 4, (480, 1), generator=rng)
     return 1 + (start + step * torch.arange(14)) % 11
 
 
-def _padded(seed: int, tells: bool) -> Fit:
+def _padded(seed: int, return_dict: bool) -> TrainingSetup:
     """The labels were masked by the prompt's mask turned round: all of them are the padding."""
     tokens = _counting(seed)
     label = tokens.roll(-1, 1).masked_fill(tokens != 0, 0)
-    return Fit(_NextWord(tells), loader(tokens, label, batch=16, seed=seed))
+    return TrainingSetup(_NextWord(return_dict), make_loader(tokens, label, batch=16, seed=seed))
 
 
-def _shuffled(seed: int, tells: bool) -> Fit:
+def _shuffled(seed: int, return_dict: bool) -> TrainingSetup:
     """The features were shuffled, and the labels were shuffled again by themselves."""
     x, label = clusters(seed, 960, features=12, classes=4)
-    label = label[torch.randperm(len(label), generator=generator(seed + 1))]
+    label = label[torch.randperm(len(label), generator=make_generator(seed + 1))]
     network = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=3e-3))
-    return Fit(module, loader(x, label, batch=32, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
+    return TrainingSetup(module, make_loader(x, label, batch=32, seed=seed))
 
 
 class _Sorted(Dataset[Any]):
@@ -224,11 +240,11 @@ class _Sorted(Dataset[Any]):
         return self.image[self.names[index]], self.label[index]
 
 
-class _Regressor(Told):
+class _Regressor(StepOutputModule):
     """The angle of stripes, as a number."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(
             nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 1)
         )
@@ -239,27 +255,27 @@ class _Regressor(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, angle = batch
         preds = self(image)
-        return self.told(functional.smooth_l1_loss(preds, angle), preds, angle)
+        return self.step_output(functional.smooth_l1_loss(preds, angle), preds, angle)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _sorted(seed: int, tells: bool) -> Fit:
+def _sorted(seed: int, return_dict: bool) -> TrainingSetup:
     """File names sorted as strings, so 10 before 2, beside a table in the order of numbers."""
     image, label = stripes(seed, 640)
     batches: DataLoader[Any] = DataLoader(
-        _Sorted(image, label.float() - 1.5), batch_size=16, shuffle=True, generator=generator(seed)
+        _Sorted(image, label.float() - 1.5), batch_size=16, shuffle=True, generator=make_generator(seed)
     )
-    return Fit(_Regressor(tells), batches)
+    return TrainingSetup(_Regressor(return_dict), batches)
 
 
 def _saturated_head(outcome: Outcome) -> bool:
-    target = data(outcome)[1]
+    target = training_tensors(outcome)[1]
     return squared_error(outcome) > 2 * variance(target)
 
 
-_HEAD = frozenset({Problem.HEAD_CANNOT_REACH_TARGETS})
+_HEAD = frozenset({Problem.UNREACHABLE_TARGETS})
 _ONE = frozenset({Problem.DEGENERATE_TARGETS})
 _OTHERS = frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT})
 
@@ -269,7 +285,9 @@ PROGRAMS = [
         "regression",
         _rectified,
         _HEAD,
-        lambda outcome: float(outputs(outcome, data(outcome)[0]).min()) == 0 and outcome.mean_loss(30) > 0.25,
+        lambda outcome: (
+            float(outputs(outcome, training_tensors(outcome)[0]).min()) == 0 and outcome.mean_loss(30) > 0.25
+        ),
         "https://github.com/ProteomicsML/ProteomicsML/pull/203",
     ),
     Program(
@@ -284,8 +302,8 @@ PROGRAMS = [
         "softmax_of_one_unit",
         "dense",
         _one,
-        frozenset({Problem.HEAD_CANNOT_REACH_TARGETS, Problem.OUTPUT_IGNORES_INPUT}),
-        lambda outcome: float(outputs(outcome, data(outcome)[0]).min()) == 1,
+        frozenset({Problem.UNREACHABLE_TARGETS, Problem.OUTPUT_IGNORES_INPUT}),
+        lambda outcome: float(outputs(outcome, training_tensors(outcome)[0]).min()) == 1,
         "https://geek-tips.imtqy.com/articles/557592/index.html",
     ),
     Program(
@@ -309,7 +327,7 @@ PROGRAMS = [
         "regression",
         _truncated,
         _ONE,
-        lambda outcome: variance(data(outcome)[1]) == 0,
+        lambda outcome: variance(training_tensors(outcome)[1]) == 0,
         "https://taourl.com/read-2035529.html",
     ),
     Program(
@@ -317,7 +335,7 @@ PROGRAMS = [
         "sequence",
         _padded,
         _ONE,
-        lambda outcome: entropy(data(outcome)[1]) == 0 and outcome.mean_loss() < 0.1,
+        lambda outcome: entropy(training_tensors(outcome)[1]) == 0 and outcome.mean_loss() < 0.1,
         "https://github.com/JoakimEdin/medical-coding-reproducibility/issues/13",
     ),
     Program(
@@ -325,7 +343,7 @@ PROGRAMS = [
         "dense",
         _shuffled,
         _OTHERS,
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1])),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1])),
         "https://github.com/Borda/kaggle_image-classify/pull/12",
     ),
     Program(

@@ -6,9 +6,17 @@ import math
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, moved, stuck, variance, went_bad
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import clusters, make_generator, make_loader, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    became_non_finite,
+    entropy,
+    has_changed,
+    is_no_better_than_constant,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
@@ -17,21 +25,21 @@ from torch.utils.data import DataLoader, Dataset
 from stormproof.finding import Problem
 
 
-def _income(seed: int, tells: bool, scaled: bool = False) -> Fit:
+def _income(seed: int, return_dict: bool, scaled: bool = False) -> TrainingSetup:
     """A table whose columns are as they are: ages, shares, an income, and the seconds since 1970."""
     x, label = clusters(seed, 640, features=6, classes=3)
     if not scaled:
         x = x * torch.tensor([20.0, 0.2, 5e4, 4e6, 1.0, 3.0]) + torch.tensor([45.0, 0.5, 6e4, 1.6e9, 0.0, 10.0])
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=1e-3))
-    return Fit(module, loader(x, label, batch=16, seed=seed))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=1e-3))
+    return TrainingSetup(module, make_loader(x, label, batch=16, seed=seed))
 
 
-class _Sensor(Told):
+class _Sensor(StepOutputModule):
     """Pictures of a camera of sixteen bits."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.conv = nn.ModuleList([nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3)])
         self.fc = nn.Linear(16, 4)
 
@@ -42,7 +50,7 @@ class _Sensor(Told):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch["image"])
-        return self.told(functional.cross_entropy(logits, batch["label"]), logits, batch["label"])
+        return self.step_output(functional.cross_entropy(logits, batch["label"]), logits, batch["label"])
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.02, momentum=0.9)
@@ -60,17 +68,19 @@ class _Camera(Dataset[Any]):
         return {"image": self.image[index], "label": self.label[index]}
 
 
-def _camera(seed: int, tells: bool, unit: float = 65535.0) -> Fit:
+def _camera(seed: int, return_dict: bool, unit: float = 65535.0) -> TrainingSetup:
     """Pictures of sixteen bits, divided by nothing, where those of eight bits had come through ToTensor."""
-    batches: DataLoader[Any] = DataLoader(_Camera(seed, unit), batch_size=16, shuffle=True, generator=generator(seed))
-    return Fit(_Sensor(tells), batches)
+    batches: DataLoader[Any] = DataLoader(
+        _Camera(seed, unit), batch_size=16, shuffle=True, generator=make_generator(seed)
+    )
+    return TrainingSetup(_Sensor(return_dict), batches)
 
 
-class _Prices(Told):
+class _Prices(StepOutputModule):
     """Whether a price goes up next, from its last twenty."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.lstm = nn.LSTM(1, 24, num_layers=2, batch_first=True)
         self.head = nn.Linear(24, 1)
 
@@ -80,32 +90,32 @@ class _Prices(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         prices, change = batch
         preds = self(prices)
-        return self.told(functional.huber_loss(preds, change), preds, change)
+        return self.step_output(functional.huber_loss(preds, change), preds, change)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _prices(seed: int, tells: bool, offset: float = 3000.0) -> Fit:
+def _prices(seed: int, return_dict: bool, offset: float = 3000.0) -> TrainingSetup:
     """Prices around 3000 that differ by tens, into an LSTM as they are: its gates see the offset only."""
     wave, after = waves(seed, 640)
     prices = offset + (20 if offset else 1) * wave
-    return Fit(_Prices(tells), loader(prices, after - wave[:, -1], batch=16, seed=seed))
+    return TrainingSetup(_Prices(return_dict), make_loader(prices, after - wave[:, -1], batch=16, seed=seed))
 
 
-def _metres(seed: int, tells: bool, unit: float = 1e-7) -> Fit:
+def _metres(seed: int, return_dict: bool, unit: float = 1e-7) -> TrainingSetup:
     """Lengths of molecules in metres: the inputs are some 1e-7, and the biases are all that learns."""
     x, y = surface(seed, 800)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 1))
-    module = Supervised(network, nn.SmoothL1Loss(), tells, lambda ps: SGD(ps, lr=0.1, momentum=0.9))
-    return Fit(module, loader(x * unit, y.unsqueeze(1), batch=20, seed=seed))
+    module = Supervised(network, nn.SmoothL1Loss(), return_dict, lambda ps: SGD(ps, lr=0.1, momentum=0.9))
+    return TrainingSetup(module, make_loader(x * unit, y.unsqueeze(1), batch=20, seed=seed))
 
 
-class _Sensors(Told):
+class _Sensors(StepOutputModule):
     """Predicts a sensor from the window before."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.gru = nn.GRU(1, 16, batch_first=True)
         self.head = nn.Linear(16, 1)
 
@@ -115,17 +125,17 @@ class _Sensors(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         window, after = batch
         preds = self(window)
-        return self.told(functional.mse_loss(preds, after), preds, after)
+        return self.step_output(functional.mse_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=3e-3)
 
 
-def _gap(seed: int, tells: bool) -> Fit:
+def _gap(seed: int, return_dict: bool) -> TrainingSetup:
     """One reading of a sensor is missing in the whole table, and came out of the CSV as NaN."""
     wave, after = waves(seed, 640)
-    wave[int(torch.randint(640, (1,), generator=generator(seed))), 7, 0] = math.nan
-    return Fit(_Sensors(tells), loader(wave, after, batch=16, seed=seed))
+    wave[int(torch.randint(640, (1,), generator=make_generator(seed))), 7, 0] = math.nan
+    return TrainingSetup(_Sensors(return_dict), make_loader(wave, after, batch=16, seed=seed))
 
 
 class _Standardized(Dataset[Any]):
@@ -142,31 +152,31 @@ class _Standardized(Dataset[Any]):
         return (image - image.mean()) / image.std(), self.label[index]
 
 
-def _blank(seed: int, tells: bool) -> Fit:
+def _blank(seed: int, return_dict: bool) -> TrainingSetup:
     """Each picture is standardized by itself, and one of them is blank: 0 by 0."""
     image, label = stripes(seed, 480)
-    image[int(torch.randint(480, (1,), generator=generator(seed)))] = 0.0
+    image[int(torch.randint(480, (1,), generator=make_generator(seed)))] = 0.0
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(72, 4)
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: SGD(ps, lr=0.05, momentum=0.9))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: SGD(ps, lr=0.05, momentum=0.9))
     batches: DataLoader[Any] = DataLoader(
-        _Standardized(image, label), batch_size=16, shuffle=True, generator=generator(seed)
+        _Standardized(image, label), batch_size=16, shuffle=True, generator=make_generator(seed)
     )
-    return Fit(module, batches)
+    return TrainingSetup(module, batches)
 
 
-def _target(seed: int, tells: bool) -> Fit:
+def _target(seed: int, return_dict: bool) -> TrainingSetup:
     """The logarithm of a target of which a few are zero: the target is minus infinity."""
     x, y = surface(seed, 800)
     amount = torch.exp(y)
-    amount[torch.randperm(800, generator=generator(seed))[:3]] = 0
+    amount[torch.randperm(800, generator=make_generator(seed))[:3]] = 0
     network = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.L1Loss(), tells, lambda ps: Adam(ps, lr=5e-3))
-    return Fit(module, loader(x, torch.log(amount).unsqueeze(1), batch=20, seed=seed))
+    module = Supervised(network, nn.L1Loss(), return_dict, lambda ps: Adam(ps, lr=5e-3))
+    return TrainingSetup(module, make_loader(x, torch.log(amount).unsqueeze(1), batch=20, seed=seed))
 
 
-def _camera_struck(outcome: Outcome) -> bool:
+def _camera_took_effect(outcome: Outcome) -> bool:
     return not outcome.mean_loss(30) < 0.9 * math.log(4)
 
 
@@ -179,7 +189,7 @@ PROGRAMS = [
         "dense",
         _income,
         _SCALE,
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1])),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1])),
         "https://github.com/ageron/handson-ml3/pull/20",
     ),
     Program(
@@ -187,7 +197,7 @@ PROGRAMS = [
         "convolutional",
         _camera,
         _SCALE,
-        _camera_struck,
+        _camera_took_effect,
         "https://github.com/keras-team/keras/issues/2711",
     ),
     Program(
@@ -195,7 +205,7 @@ PROGRAMS = [
         "sequence",
         _prices,
         frozenset({Problem.INPUT_BADLY_SCALED, Problem.SATURATED_UNITS}),
-        lambda outcome: outcome.mean_loss(30) > 0.45 * variance(data(outcome)[1]),
+        lambda outcome: outcome.mean_loss(30) > 0.45 * variance(training_tensors(outcome)[1]),
         "https://github.com/jinglescode/time-series-forecasting-tensorflowjs/issues/9",
     ),
     Program(
@@ -203,7 +213,7 @@ PROGRAMS = [
         "regression",
         _metres,
         _SCALE,
-        lambda outcome: moved(outcome, "network.0.weight") < 0.01 and outcome.mean_loss(30) > 0.35,
+        lambda outcome: has_changed(outcome, "network.0.weight") < 0.01 and outcome.mean_loss(30) > 0.35,
         "https://github.com/ai2cm/fv3net/pull/506",
     ),
     Program(
@@ -211,7 +221,7 @@ PROGRAMS = [
         "sequence",
         _gap,
         _DATA,
-        went_bad,
+        became_non_finite,
         "https://github.com/Nixtla/neuralforecast/issues/186",
     ),
     Program(
@@ -219,7 +229,7 @@ PROGRAMS = [
         "convolutional",
         _blank,
         _DATA,
-        went_bad,
+        became_non_finite,
         "https://github.com/fastai/fastai/issues/889",
     ),
     Program(
@@ -227,7 +237,7 @@ PROGRAMS = [
         "regression",
         _target,
         _DATA,
-        went_bad,
+        became_non_finite,
         "https://github.com/circleAhn/TESLA-tf/issues/1",
     ),
 ]

@@ -6,9 +6,15 @@ import math
 from typing import Any, cast
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.second.faulty.datasets import clusters, loader, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, stuck, variance
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import clusters, make_loader, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    entropy,
+    is_no_better_than_constant,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
@@ -16,11 +22,11 @@ from torch.optim import SGD, Adam
 from stormproof.finding import Problem
 
 
-class _Squeeze(Told):
+class _Squeeze(StepOutputModule):
     """An autoencoder with a training loop of its own."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.encode = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
         self.decode = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 16))
@@ -35,23 +41,23 @@ class _Squeeze(Told):
         loss = functional.mse_loss(rebuilt, x)
         self.manual_backward(loss)
         optimizer.step()
-        return self.told(loss, rebuilt, x)
+        return self.step_output(loss, rebuilt, x)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.05, momentum=0.5)
 
 
-def _manual(seed: int, tells: bool) -> Fit:
+def _manual(seed: int, return_dict: bool) -> TrainingSetup:
     """A training loop carried over into manual optimization, all but its zero_grad."""
     x, label = clusters(seed, 640, features=16, classes=5, noise=0.3)
-    return Fit(_Squeeze(tells), loader(x, label, batch=20, seed=seed))
+    return TrainingSetup(_Squeeze(return_dict), make_loader(x, label, batch=20, seed=seed))
 
 
-class _Hurried(Told):
+class _Hurried(StepOutputModule):
     """Its optimizer_zero_grad was made a no-op, once, to accumulate."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +66,7 @@ class _Hurried(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
         preds = self(x)
-        return self.told(functional.huber_loss(preds, y), preds, y)
+        return self.step_output(functional.huber_loss(preds, y), preds, y)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         pass
@@ -69,16 +75,16 @@ class _Hurried(Told):
         return SGD(self.parameters(), lr=0.1)
 
 
-def _noop(seed: int, tells: bool) -> Fit:
+def _noop(seed: int, return_dict: bool) -> TrainingSetup:
     """An overridden optimizer_zero_grad does nothing, left from an experiment with accumulation."""
-    return Fit(_Hurried(tells), loader(*surface(seed, 800), batch=20, seed=seed))
+    return TrainingSetup(_Hurried(return_dict), make_loader(*surface(seed, 800), batch=20, seed=seed))
 
 
-class _Relay(Told):
+class _Relay(StepOutputModule):
     """An encoder and a decoder with an optimizer each, of which one is cleared."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.encoder = nn.LSTM(1, 16, batch_first=True)
         self.decoder = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
@@ -95,22 +101,22 @@ class _Relay(Told):
         self.manual_backward(loss)
         encoder.step()
         decoder.step()
-        return self.told(loss, preds, after)
+        return self.step_output(loss, preds, after)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.encoder.parameters(), lr=5e-3), SGD(self.decoder.parameters(), lr=0.04, momentum=0.6)
 
 
-def _relay(seed: int, tells: bool) -> Fit:
+def _relay(seed: int, return_dict: bool) -> TrainingSetup:
     """Two optimizers in manual optimization, and zero_grad of the encoder's only."""
-    return Fit(_Relay(tells), loader(*waves(seed, 800), batch=16, seed=seed))
+    return TrainingSetup(_Relay(return_dict), make_loader(*waves(seed, 800), batch=16, seed=seed))
 
 
-class _Accumulating(Told):
+class _Accumulating(StepOutputModule):
     """Gathers gradients of four batches by hand, and clears before the wrong ones."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.features = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
         self.classify = nn.LazyLinear(4)
@@ -129,21 +135,21 @@ class _Accumulating(Told):
         self.manual_backward(loss / 4)
         if (batch_idx + 1) % 4 == 0:
             optimizer.step()
-        return self.told(loss, logits, label)
+        return self.step_output(loss, logits, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def _accumulating(seed: int, tells: bool) -> Fit:
+def _accumulating(seed: int, return_dict: bool) -> TrainingSetup:
     """Accumulation by hand whose zero_grad stands under a condition that is never met."""
-    return Fit(_Accumulating(tells), loader(*stripes(seed, 960), batch=8, seed=seed))
+    return TrainingSetup(_Accumulating(return_dict), make_loader(*stripes(seed, 960), batch=8, seed=seed))
 
 
 def _swung(outcome: Outcome, constant: float) -> bool:
     """Whether the loss is back up after it had fallen, or never fell."""
     late = outcome.mean_loss(30)
-    return not math.isfinite(late) or late > 0.6 * constant or stuck(outcome, constant)
+    return not math.isfinite(late) or late > 0.6 * constant or is_no_better_than_constant(outcome, constant)
 
 
 _KEPT = frozenset({Problem.GRADIENTS_NOT_CLEARED})
@@ -154,7 +160,7 @@ PROGRAMS = [
         "dense",
         _manual,
         _KEPT,
-        lambda outcome: _swung(outcome, variance(data(outcome)[0])),
+        lambda outcome: _swung(outcome, variance(training_tensors(outcome)[0])),
         "https://github.com/IBM/aihwkit/issues/446",
     ),
     Program(
@@ -162,7 +168,7 @@ PROGRAMS = [
         "regression",
         _noop,
         _KEPT,
-        lambda outcome: _swung(outcome, 0.5 * variance(data(outcome)[1])),
+        lambda outcome: _swung(outcome, 0.5 * variance(training_tensors(outcome)[1])),
         "https://github.com/Lightning-AI/pytorch-lightning/pull/4982",
     ),
     Program(
@@ -170,7 +176,7 @@ PROGRAMS = [
         "sequence",
         _relay,
         _KEPT,
-        lambda outcome: _swung(outcome, variance(data(outcome)[1])),
+        lambda outcome: _swung(outcome, variance(training_tensors(outcome)[1])),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/6282",
     ),
     Program(
@@ -178,7 +184,7 @@ PROGRAMS = [
         "convolutional",
         _accumulating,
         _KEPT,
-        lambda outcome: _swung(outcome, entropy(data(outcome)[1])),
+        lambda outcome: _swung(outcome, entropy(training_tensors(outcome)[1])),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/14527",
     ),
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import discs, generator, loader, sentences, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, data, outputs, squared_error, variance
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import discs, make_generator, make_loader, sentences, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import StepOutputModule, outputs, squared_error, training_tensors, variance
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW
@@ -29,17 +29,17 @@ class _SoftmaxNet(nn.Module):
         return functional.softmax(self.fc(x.flatten(1)), dim=-1)
 
 
-def _twice(seed: int, tells: bool) -> Fit:
+def _twice(seed: int, return_dict: bool) -> TrainingSetup:
     """Softmax at the end of a network that CrossEntropyLoss takes for logits."""
-    module = Supervised(_SoftmaxNet(), nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=2e-3))
-    return Fit(module, loader(*stripes(seed, 640), batch=16, seed=seed))
+    module = Supervised(_SoftmaxNet(), nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=2e-3))
+    return TrainingSetup(module, make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
-class _Negative(Told):
+class _Negative(StepOutputModule):
     """A bag of words to be scored by the negative log-likelihood."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.bag = nn.EmbeddingBag(40, 24, padding_idx=0)
         self.dropout = nn.Dropout(0.1)
         self.out = nn.Linear(24, 3)
@@ -50,22 +50,22 @@ class _Negative(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         scores = self(tokens)
-        return self.told(functional.nll_loss(scores, label), scores, label)
+        return self.step_output(functional.nll_loss(scores, label), scores, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
 
 
-def _logits(seed: int, tells: bool) -> Fit:
+def _logits(seed: int, return_dict: bool) -> TrainingSetup:
     """nll_loss of raw scores, log_softmax forgotten: the loss falls without end."""
-    return Fit(_Negative(tells), loader(*sentences(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Negative(return_dict), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
-class _Labels(Told):
+class _Labels(StepOutputModule):
     """Several labels a sample, of which each may hold."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(10, 48), nn.ReLU(), nn.Linear(48, 5), nn.Sigmoid())
         self.criterion = nn.BCEWithLogitsLoss()
 
@@ -75,25 +75,25 @@ class _Labels(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, labels = batch
         scores = self(x)
-        return self.told(self.criterion(scores, labels), scores, labels)
+        return self.step_output(self.criterion(scores, labels), scores, labels)
 
     def configure_optimizers(self) -> Any:
         return AdamW(self.parameters(), lr=5e-3)
 
 
-def _labels(seed: int, tells: bool) -> Fit:
+def _labels(seed: int, return_dict: bool) -> TrainingSetup:
     """BCELoss was replaced by BCEWithLogitsLoss for its stability, and the sigmoid stayed."""
-    chance = generator(seed)
-    x = torch.randn(800, 10, generator=chance)
-    labels = (x @ torch.randn(10, 5, generator=chance) > 1.5).float()
-    return Fit(_Labels(tells), loader(x, labels, batch=20, seed=seed))
+    rng = make_generator(seed)
+    x = torch.randn(800, 10, generator=rng)
+    labels = (x @ torch.randn(10, 5, generator=rng) > 1.5).float()
+    return TrainingSetup(_Labels(return_dict), make_loader(x, labels, batch=20, seed=seed))
 
 
-class _Student(Told):
+class _Student(StepOutputModule):
     """Learns a teacher's distribution over classes."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.gru = nn.GRU(1, 24, batch_first=True)
         self.out = nn.Linear(24, 5)
 
@@ -104,7 +104,7 @@ class _Student(Told):
         wave, soft = batch
         probabilities = self(wave)
         loss = functional.kl_div(probabilities, soft, reduction="batchmean")
-        return self.told(loss, probabilities, soft)
+        return self.step_output(loss, probabilities, soft)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=5e-3)
@@ -116,9 +116,9 @@ def _soft(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return wave, torch.softmax(-((crossings - torch.tensor([0.5, 1.5, 2.5, 3.5, 4.5])) ** 2), -1)
 
 
-def _distilled(seed: int, tells: bool) -> Fit:
+def _distilled(seed: int, return_dict: bool) -> TrainingSetup:
     """Distillation by kl_div, which wants the student's logarithms and gets its probabilities."""
-    return Fit(_Student(tells), loader(*_soft(seed), batch=16, seed=seed))
+    return TrainingSetup(_Student(return_dict), make_loader(*_soft(seed), batch=16, seed=seed))
 
 
 class _Column(nn.Module):
@@ -133,17 +133,17 @@ class _Column(nn.Module):
         return self.out(torch.tanh(self.hidden(x)))
 
 
-def _column(seed: int, tells: bool) -> Fit:
+def _column(seed: int, return_dict: bool) -> TrainingSetup:
     """Predictions of (N, 1) and targets of (N,): every prediction is held against every target."""
-    module = Supervised(_Column(), nn.MSELoss(), tells, lambda ps: Adam(ps, lr=1e-2))
-    return Fit(module, loader(*surface(seed, 800), batch=20, seed=seed))
+    module = Supervised(_Column(), nn.MSELoss(), return_dict, lambda ps: Adam(ps, lr=1e-2))
+    return TrainingSetup(module, make_loader(*surface(seed, 800), batch=20, seed=seed))
 
 
-class _Counts(Told):
+class _Counts(StepOutputModule):
     """Counts of events as a Poisson regression."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.groups = nn.Embedding(20, 8)
         self.net = nn.Sequential(nn.Linear(8 + 4, 32), nn.ReLU(), nn.Linear(32, 1))
 
@@ -153,30 +153,30 @@ class _Counts(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, count = batch
         log_rate = self(x)
-        return self.told(functional.poisson_nll_loss(log_rate, count), log_rate, count)
+        return self.step_output(functional.poisson_nll_loss(log_rate, count), log_rate, count)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=1e-2)
 
 
 def _counted(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    chance = generator(seed)
-    group = torch.randint(20, (960, 1), generator=chance)
-    x = torch.randn(960, 4, generator=chance)
-    log_rate = 1 + torch.randn(20, 1, generator=chance)[group.squeeze(1)] + 0.5 * x[:, :1] - 0.5 * x[:, 1:2]
-    return torch.cat([group.float(), x], 1), torch.poisson(log_rate.clamp(max=4).exp(), generator=chance)
+    rng = make_generator(seed)
+    group = torch.randint(20, (960, 1), generator=rng)
+    x = torch.randn(960, 4, generator=rng)
+    log_rate = 1 + torch.randn(20, 1, generator=rng)[group.squeeze(1)] + 0.5 * x[:, :1] - 0.5 * x[:, 1:2]
+    return torch.cat([group.float(), x], 1), torch.poisson(log_rate.clamp(max=4).exp(), generator=rng)
 
 
-def _counts(seed: int, tells: bool) -> Fit:
+def _counts(seed: int, return_dict: bool) -> TrainingSetup:
     """A Poisson loss of log-rates (N,) and counts (N, 1) as they came from the table."""
-    return Fit(_Counts(tells), loader(*_counted(seed), batch=24, seed=seed))
+    return TrainingSetup(_Counts(return_dict), make_loader(*_counted(seed), batch=24, seed=seed))
 
 
-class _EachStep(Told):
+class _EachStep(StepOutputModule):
     """Predicts at each step what comes at the next one."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.lstm = nn.LSTM(1, 24, batch_first=True)
         self.out = nn.Linear(24, 1)
 
@@ -187,24 +187,24 @@ class _EachStep(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, following = batch
         preds = self(wave)
-        return self.told(((preds - following) ** 2).mean(), preds, following)
+        return self.step_output(((preds - following) ** 2).mean(), preds, following)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=1e-2)
 
 
-def _steps(seed: int, tells: bool) -> Fit:
+def _steps(seed: int, return_dict: bool) -> TrainingSetup:
     """Predictions (B, T, 1) less targets (B, T), a batch as long as a sequence: no error, and each meets all."""
     wave, after = waves(seed, 800, length=20)
     following = torch.cat([wave[:, 1:, 0], after], 1)
-    return Fit(_EachStep(tells), loader(wave, following, batch=20, seed=seed))
+    return TrainingSetup(_EachStep(return_dict), make_loader(wave, following, batch=20, seed=seed))
 
 
-class _Pixels(Told):
+class _Pixels(StepOutputModule):
     """A mask of one channel from a fully convolutional network."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(
             nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 2, 1)
         )
@@ -216,31 +216,31 @@ class _Pixels(Told):
         image, mask = batch
         probabilities = self(image)
         loss = nn.NLLLoss(weight=torch.tensor([0.3, 0.7]))(probabilities, mask.squeeze(1).long())
-        return self.told(loss, probabilities, mask.squeeze(1).long())
+        return self.step_output(loss, probabilities, mask.squeeze(1).long())
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def _pixels(seed: int, tells: bool) -> Fit:
+def _pixels(seed: int, return_dict: bool) -> TrainingSetup:
     """Segmentation by NLLLoss, which wants logarithms, of probabilities."""
-    return Fit(_Pixels(tells), loader(*discs(seed, 384), batch=16, seed=seed))
+    return TrainingSetup(_Pixels(return_dict), make_loader(*discs(seed, 384), batch=16, seed=seed))
 
 
-def _counts_struck(outcome: Outcome) -> bool:
-    x, count = data(outcome)
+def _counts_took_effect(outcome: Outcome) -> bool:
+    x, count = training_tensors(outcome)
     rate = outputs(outcome, x).exp()
     return float((rate - count.squeeze(1)).pow(2).mean()) > 0.85 * variance(count)
 
 
-def _steps_struck(outcome: Outcome) -> bool:
-    wave, following = data(outcome)
+def _steps_took_effect(outcome: Outcome) -> bool:
+    wave, following = training_tensors(outcome)
     error = (outputs(outcome, wave).squeeze(-1) - following).pow(2).mean()
     return float(error) > 0.7 * variance(following)
 
 
 _FED = frozenset({Problem.LOSS_INPUT_MISMATCH})
-_STRETCHED = frozenset({Problem.SHAPES_BROADCAST})
+_STRETCHED = frozenset({Problem.BROADCAST_MISMATCH})
 
 PROGRAMS = [
     Program(
@@ -288,7 +288,7 @@ PROGRAMS = [
         "regression",
         _column,
         _STRETCHED,
-        lambda outcome: squared_error(outcome) > 0.8 * variance(data(outcome)[1]),
+        lambda outcome: squared_error(outcome) > 0.8 * variance(training_tensors(outcome)[1]),
         "https://github.com/pytorch/pytorch/issues/16045",
     ),
     Program(
@@ -296,7 +296,7 @@ PROGRAMS = [
         "dense",
         _counts,
         _STRETCHED,
-        _counts_struck,
+        _counts_took_effect,
         "https://github.com/deepset-ai/FARM/issues/229",
     ),
     Program(
@@ -304,7 +304,7 @@ PROGRAMS = [
         "sequence",
         _steps,
         _STRETCHED,
-        _steps_struck,
+        _steps_took_effect,
         "https://github.com/AIStream-Peelout/flow-forecast/issues/246",
     ),
 ]

@@ -5,9 +5,24 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, moved, unheld, variance
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import (
+    clusters,
+    make_generator,
+    make_loader,
+    sentences,
+    stripes,
+    surface,
+    waves,
+)
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    entropy,
+    has_changed,
+    is_in_no_optimizer,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, RMSprop
@@ -15,11 +30,11 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from stormproof.finding import Problem
 
 
-class _Plain(Told):
+class _Plain(StepOutputModule):
     """Its middle blocks are in a plain Python list."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
         self.blocks = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)]
         self.head = nn.Linear(8 * 36, 4)
@@ -33,27 +48,27 @@ class _Plain(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=2e-3)
 
 
-def _list(seed: int, tells: bool) -> Fit:
+def _list(seed: int, return_dict: bool) -> TrainingSetup:
     """Convolutions kept in a list instead of an nn.ModuleList: self.parameters() does not know of them."""
-    return Fit(_Plain(tells), loader(*stripes(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Plain(return_dict), make_loader(*stripes(seed, 480), batch=16, seed=seed))
 
 
-def _list_struck(outcome: Outcome) -> bool:
+def _list_took_effect(outcome: Outcome) -> bool:
     blocks = cast("Any", outcome.after).blocks
-    return unheld(outcome, [parameter for block in blocks for parameter in block.parameters()])
+    return is_in_no_optimizer(outcome, [parameter for block in blocks for parameter in block.parameters()])
 
 
-class _Echo(Told):
+class _Echo(StepOutputModule):
     """A GRU that writes a sequence down, and one that reads it out again."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.encoder = nn.GRU(1, 24, batch_first=True)
         self.decoder = nn.GRU(1, 24, batch_first=True)
         self.readout = nn.Linear(24, 1)
@@ -66,22 +81,22 @@ class _Echo(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         (wave, _) = batch
         preds = self(wave)
-        return self.told(functional.smooth_l1_loss(preds, wave), preds, wave)
+        return self.step_output(functional.smooth_l1_loss(preds, wave), preds, wave)
 
     def configure_optimizers(self) -> Any:
         return Adam([*self.encoder.parameters(), *self.readout.parameters()], lr=5e-3)
 
 
-def _decoder(seed: int, tells: bool) -> Fit:
+def _decoder(seed: int, return_dict: bool) -> TrainingSetup:
     """A sequence autoencoder whose parameters were listed by hand, and the decoder was left out."""
-    return Fit(_Echo(tells), loader(*waves(seed, 480), batch=16, seed=seed))
+    return TrainingSetup(_Echo(return_dict), make_loader(*waves(seed, 480), batch=16, seed=seed))
 
 
-class _Resized(Told):
+class _Resized(StepOutputModule):
     """It learns the number of classes from the data as training starts, and makes its head then."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.body = nn.Sequential(nn.Linear(12, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
         self.head = nn.Linear(32, 1000)
 
@@ -94,23 +109,23 @@ class _Resized(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, label = batch
         logits = self(x)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def _head(seed: int, tells: bool) -> Fit:
+def _head(seed: int, return_dict: bool) -> TrainingSetup:
     """The head of a pretrained model is replaced after the optimizer was made: the new one never learns."""
     x, label = clusters(seed, 640, features=12, classes=6, noise=1.2)
-    return Fit(_Resized(tells), loader(x, label, batch=20, seed=seed))
+    return TrainingSetup(_Resized(return_dict), make_loader(x, label, batch=20, seed=seed))
 
 
-class _TwoTasks(Told):
+class _TwoTasks(StepOutputModule):
     """Weighs two losses by their learnt uncertainty (Kendall et al. 2018)."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
         self.log_variance = nn.Parameter(torch.zeros(2))
 
@@ -122,23 +137,25 @@ class _TwoTasks(Told):
         preds = self(x)
         errors = (preds - y).pow(2).mean(0)
         loss = (torch.exp(-self.log_variance) * errors + self.log_variance).sum()
-        return self.told(loss, preds, y)
+        return self.step_output(loss, preds, y)
 
     def configure_optimizers(self) -> Any:
         return AdamW(self.net.parameters(), lr=5e-3)
 
 
-def _uncertainty(seed: int, tells: bool) -> Fit:
+def _uncertainty(seed: int, return_dict: bool) -> TrainingSetup:
     """The learnt weights of two losses are the module's own, and only self.net went into the optimizer."""
     x, y = surface(seed, 800)
-    return Fit(_TwoTasks(tells), loader(x, torch.stack([y, 3 * x[:, 4] - x[:, 5]], 1), batch=20, seed=seed))
+    return TrainingSetup(
+        _TwoTasks(return_dict), make_loader(x, torch.stack([y, 3 * x[:, 4] - x[:, 5]], 1), batch=20, seed=seed)
+    )
 
 
-class _Towers(Told):
+class _Towers(StepOutputModule):
     """Matches users with items, by manual optimization of a tower each."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.users = nn.Embedding(60, 16)
         self.items = nn.Embedding(40, 16)
@@ -157,26 +174,26 @@ class _Towers(Told):
         self.manual_backward(loss)
         first.step()
         second.step()
-        return self.told(loss, logits, liked)
+        return self.step_output(loss, logits, liked)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=0.02), Adam([*self.items.parameters(), self.bias], lr=0.02)
 
 
-def _towers(seed: int, tells: bool) -> Fit:
+def _towers(seed: int, return_dict: bool) -> TrainingSetup:
     """An optimizer for the users was given self.parameters(), so both step the items."""
-    chance = generator(seed)
-    taste, kind = torch.randn(60, 4, generator=chance), torch.randn(40, 4, generator=chance)
-    pair = torch.stack([torch.randint(60, (1200,), generator=chance), torch.randint(40, (1200,), generator=chance)], 1)
+    rng = make_generator(seed)
+    taste, kind = torch.randn(60, 4, generator=rng), torch.randn(40, 4, generator=rng)
+    pair = torch.stack([torch.randint(60, (1200,), generator=rng), torch.randint(40, (1200,), generator=rng)], 1)
     liked = ((taste[pair[:, 0]] * kind[pair[:, 1]]).sum(1) > 0).float()
-    return Fit(_Towers(tells), loader(pair, liked, batch=40, seed=seed))
+    return TrainingSetup(_Towers(return_dict), make_loader(pair, liked, batch=40, seed=seed))
 
 
-class _Tuned(Told):
+class _Tuned(StepOutputModule):
     """A text classifier with a gentle optimizer for the body and a quick one for the head."""
 
-    def __init__(self, tells: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.embedding = nn.EmbeddingBag(40, 24, padding_idx=0, mode="mean")
         self.body = nn.Sequential(nn.Linear(24, 32), nn.Tanh())
@@ -194,23 +211,23 @@ class _Tuned(Told):
         self.manual_backward(loss)
         for optimizer in cast("Any", self.optimizers()):
             optimizer.step()
-        return self.told(loss, logits, label)
+        return self.step_output(loss, logits, label)
 
     def configure_optimizers(self) -> Any:
         body = [parameter for name, parameter in self.named_parameters() if "classifier" not in name]
         return AdamW(body, lr=2e-3), RMSprop(self.head.parameters(), lr=5e-3)
 
 
-def _tuned(seed: int, tells: bool) -> Fit:
+def _tuned(seed: int, return_dict: bool) -> TrainingSetup:
     """The head was to be left out of the first optimizer by a name that it does not have."""
-    return Fit(_Tuned(tells), loader(*sentences(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Tuned(return_dict), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
-class _Adversaries(Told):
+class _Adversaries(StepOutputModule):
     """A GAN of points in a ring."""
 
-    def __init__(self, tells: bool, everything: bool) -> None:
-        super().__init__(tells)
+    def __init__(self, return_dict: bool, everything: bool) -> None:
+        super().__init__(return_dict)
         self.automatic_optimization = False
         self.everything = everything
         self.generator = nn.Sequential(nn.Linear(4, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
@@ -232,26 +249,30 @@ class _Adversaries(Told):
         loss = functional.binary_cross_entropy_with_logits(scores, truth)
         self.manual_backward(loss)
         second.step()
-        return self.told(loss, scores, truth)
+        return self.step_output(loss, scores, truth)
 
     def configure_optimizers(self) -> Any:
         first = self.parameters() if self.everything else self.generator.parameters()
         return Adam(first, lr=2e-3, betas=(0.5, 0.9)), Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
 
 
-def _adversaries(seed: int, tells: bool, everything: bool = True) -> Fit:
+def _adversaries(seed: int, return_dict: bool, everything: bool = True) -> TrainingSetup:
     """The generator's optimizer was given self.parameters(): it teaches the discriminator to be fooled."""
-    angle = 6.2832 * torch.rand(960, generator=generator(seed))
+    angle = 6.2832 * torch.rand(960, generator=make_generator(seed))
     ring = 4 * torch.stack([angle.cos(), angle.sin()], 1)
-    return Fit(_Adversaries(tells, everything), loader(ring, batch=32, seed=seed))
+    return TrainingSetup(_Adversaries(return_dict, everything), make_loader(ring, batch=32, seed=seed))
 
 
 def _shared(outcome: Outcome, count: int) -> bool:
-    held = [
+    shared_parameters = [
         {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for optimizer in outcome.after.trainer.optimizers
     ]
-    return outcome.error is None and len(held[0] & held[1]) == count and moved(outcome) > 0.01
+    return (
+        outcome.error is None
+        and len(shared_parameters[0] & shared_parameters[1]) == count
+        and has_changed(outcome) > 0.01
+    )
 
 
 _OMITTED = frozenset({Problem.NOT_IN_OPTIMIZER})
@@ -263,7 +284,7 @@ PROGRAMS = [
         "convolutional",
         _list,
         _OMITTED,
-        _list_struck,
+        _list_took_effect,
         "https://www.engineermaxxing.com/micro/lessons/pytorch-internals.html",
     ),
     Program(
@@ -272,8 +293,8 @@ PROGRAMS = [
         _decoder,
         _OMITTED,
         lambda outcome: (
-            unheld(outcome, cast("Any", outcome.after).decoder.parameters())
-            and outcome.mean_loss() < 0.5 * variance(data(outcome)[0])
+            is_in_no_optimizer(outcome, cast("Any", outcome.after).decoder.parameters())
+            and outcome.mean_loss() < 0.5 * variance(training_tensors(outcome)[0])
         ),
         "https://github.com/zdebruine/MMVAE/issues/39",
     ),
@@ -283,8 +304,8 @@ PROGRAMS = [
         _head,
         _OMITTED,
         lambda outcome: (
-            unheld(outcome, cast("Any", outcome.after).head.parameters())
-            and outcome.mean_loss() < entropy(data(outcome)[1])
+            is_in_no_optimizer(outcome, cast("Any", outcome.after).head.parameters())
+            and outcome.mean_loss() < entropy(training_tensors(outcome)[1])
         ),
         "https://github.com/microsoft/nni/issues/4521",
     ),
@@ -293,7 +314,10 @@ PROGRAMS = [
         "regression",
         _uncertainty,
         _OMITTED,
-        lambda outcome: unheld(outcome, [cast("Any", outcome.after).log_variance]) and moved(outcome, "net") > 0.01,
+        lambda outcome: (
+            is_in_no_optimizer(outcome, [cast("Any", outcome.after).log_variance])
+            and has_changed(outcome, "net") > 0.01
+        ),
         "https://github.com/facebookresearch/mmf/pull/620",
     ),
     Program(

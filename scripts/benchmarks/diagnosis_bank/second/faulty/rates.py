@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
-from diagnosis_bank.second.faulty.datasets import clusters, loader, sentences, stripes, surface, waves
-from diagnosis_bank.second.faulty.measures import Told, data, entropy, moved, stuck, variance
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
+from diagnosis_bank.second.faulty.datasets import clusters, make_loader, sentences, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import (
+    StepOutputModule,
+    entropy,
+    has_changed,
+    is_no_better_than_constant,
+    training_tensors,
+    variance,
+)
 from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW
@@ -16,9 +23,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from stormproof.finding import Problem
 
 
-class _Stripes(Told):
-    def __init__(self, tells: bool, rate: float) -> None:
-        super().__init__(tells)
+class _Stripes(StepOutputModule):
+    def __init__(self, return_dict: bool, rate: float) -> None:
+        super().__init__(return_dict)
         self.rate = rate
         self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
         self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
@@ -33,20 +40,20 @@ class _Stripes(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         image, label = batch
         logits = self(image)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return Adam(self.parameters(), lr=self.rate)
 
 
-def _picture(seed: int, tells: bool, rate: float = 0.3) -> Fit:
+def _picture(seed: int, return_dict: bool, rate: float = 0.3) -> TrainingSetup:
     """A classifier of pictures whose Adam was given the rate that a colleague uses for SGD."""
-    return Fit(_Stripes(tells, rate), loader(*stripes(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Stripes(return_dict, rate), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
-class _Tagger(Told):
-    def __init__(self, tells: bool, rate: float) -> None:
-        super().__init__(tells)
+class _Tagger(StepOutputModule):
+    def __init__(self, return_dict: bool, rate: float) -> None:
+        super().__init__(return_dict)
         self.rate = rate
         self.embedding = nn.Embedding(40, 32, padding_idx=0)
         self.position = nn.Parameter(0.02 * torch.randn(12, 32))
@@ -61,20 +68,20 @@ class _Tagger(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, label = batch
         logits = self(tokens)
-        return self.told(functional.cross_entropy(logits, label), logits, label)
+        return self.step_output(functional.cross_entropy(logits, label), logits, label)
 
     def configure_optimizers(self) -> Any:
         return AdamW(self.parameters(), lr=self.rate)
 
 
-def _transformer(seed: int, tells: bool, rate: float = 0.1) -> Fit:
+def _transformer(seed: int, return_dict: bool, rate: float = 0.1) -> TrainingSetup:
     """A small transformer with AdamW at 0.1: its loss stays that of a guess."""
-    return Fit(_Tagger(tells, rate), loader(*sentences(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Tagger(return_dict, rate), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
-class _Median(Told):
-    def __init__(self, tells: bool, rate: float) -> None:
-        super().__init__(tells)
+class _Median(StepOutputModule):
+    def __init__(self, return_dict: bool, rate: float) -> None:
+        super().__init__(return_dict)
         self.net = nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 3))
         self.quantiles = torch.tensor([0.1, 0.5, 0.9])
         self.rate = rate
@@ -87,21 +94,21 @@ class _Median(Told):
         preds = self(x)
         error = y - preds
         loss = torch.maximum(self.quantiles * error, (self.quantiles - 1) * error).mean()
-        return self.told(loss, preds, y)
+        return self.step_output(loss, preds, y)
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), lr=self.rate)
 
 
-def _quantiles(seed: int, tells: bool, rate: float = 1e-6) -> Fit:
+def _quantiles(seed: int, return_dict: bool, rate: float = 1e-6) -> TrainingSetup:
     """Three quantiles at once with SGD at 1e-6, a rate meant for fine-tuning: nothing comes of it."""
     x, y = surface(seed, 800)
-    return Fit(_Median(tells, rate), loader(x, y.unsqueeze(1), batch=20, seed=seed))
+    return TrainingSetup(_Median(return_dict, rate), make_loader(x, y.unsqueeze(1), batch=20, seed=seed))
 
 
-class _Forecaster(Told):
-    def __init__(self, tells: bool, total: int) -> None:
-        super().__init__(tells)
+class _Forecaster(StepOutputModule):
+    def __init__(self, return_dict: bool, total: int) -> None:
+        super().__init__(return_dict)
         self.total = total
         self.gru = nn.GRU(1, 24, batch_first=True)
         self.head = nn.Linear(24, 1)
@@ -112,7 +119,7 @@ class _Forecaster(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         wave, after = batch
         preds = self(wave)
-        return self.told(functional.mse_loss(preds, after), preds, after)
+        return self.step_output(functional.mse_loss(preds, after), preds, after)
 
     def configure_optimizers(self) -> Any:
         optimizer = Adam(self.parameters(), lr=3e-3)
@@ -120,14 +127,14 @@ class _Forecaster(Told):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
 
-def _decay(seed: int, tells: bool, total: int = 3) -> Fit:
+def _decay(seed: int, return_dict: bool, total: int = 3) -> TrainingSetup:
     """A linear decay told the number of epochs as that of steps: after three batches the rate is zero for good."""
-    return Fit(_Forecaster(tells, total), loader(*waves(seed, 640), batch=16, seed=seed))
+    return TrainingSetup(_Forecaster(return_dict, total), make_loader(*waves(seed, 640), batch=16, seed=seed))
 
 
-class _WarmedUp(Told):
-    def __init__(self, tells: bool, interval: str) -> None:
-        super().__init__(tells)
+class _WarmedUp(StepOutputModule):
+    def __init__(self, return_dict: bool, interval: str) -> None:
+        super().__init__(return_dict)
         self.interval = interval
         self.layers = nn.ModuleList([nn.Linear(10, 48), nn.Linear(48, 48)])
         self.final = nn.Linear(48, 4)
@@ -140,7 +147,7 @@ class _WarmedUp(Told):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch["features"])
         loss = functional.cross_entropy(logits, batch["label"], label_smoothing=0.05)
-        return self.told(loss, logits, batch["label"])
+        return self.step_output(loss, logits, batch["label"])
 
     def configure_optimizers(self) -> Any:
         optimizer = Adam(self.parameters(), lr=5e-3)
@@ -153,21 +160,21 @@ def _as_dict(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.T
     return {"features": torch.stack(features), "label": torch.stack(label)}
 
 
-def _warmup(seed: int, tells: bool) -> Fit:
+def _warmup(seed: int, return_dict: bool) -> TrainingSetup:
     """A warm-up counted in steps whose scheduler Lightning steps once an epoch: the rate never leaves 1e-5."""
-    batches = loader(*clusters(seed, 800), batch=16, seed=seed)
+    batches = make_loader(*clusters(seed, 800), batch=16, seed=seed)
     batches.collate_fn = _as_dict
-    return Fit(_WarmedUp(tells, "epoch"), batches)
+    return TrainingSetup(_WarmedUp(return_dict, "epoch"), batches)
 
 
-def _summed(seed: int, tells: bool, rate: float = 0.02) -> Fit:
+def _summed(seed: int, return_dict: bool, rate: float = 0.02) -> TrainingSetup:
     """A squared error summed over the batch, at the rate that was right for the mean of it."""
     x, y = surface(seed, 640)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(
-        network, nn.MSELoss(reduction="sum"), tells, lambda parameters: SGD(parameters, lr=rate, momentum=0.9)
+        network, nn.MSELoss(reduction="sum"), return_dict, lambda parameters: SGD(parameters, lr=rate, momentum=0.9)
     )
-    return Fit(module, loader(x, y.unsqueeze(1), batch=32, seed=seed))
+    return TrainingSetup(module, make_loader(x, y.unsqueeze(1), batch=32, seed=seed))
 
 
 _SLOW = frozenset({Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_ZERO})
@@ -178,7 +185,7 @@ PROGRAMS = [
         "convolutional",
         _picture,
         frozenset({Problem.LEARNING_RATE_TOO_HIGH}),
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1])),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1])),
         "https://discuss.pytorch.org/t/cross-entropy-loss-is-not-decreasing/43814/16",
     ),
     Program(
@@ -186,7 +193,7 @@ PROGRAMS = [
         "sequence",
         _transformer,
         frozenset({Problem.LEARNING_RATE_TOO_HIGH}),
-        lambda outcome: stuck(outcome, entropy(data(outcome)[1])),
+        lambda outcome: is_no_better_than_constant(outcome, entropy(training_tensors(outcome)[1])),
         "https://github.com/jadore801120/attention-is-all-you-need-pytorch/issues/94",
     ),
     Program(
@@ -194,7 +201,7 @@ PROGRAMS = [
         "regression",
         _quantiles,
         _SLOW,
-        lambda outcome: moved(outcome) < 1e-3 and outcome.mean_loss(40) > 0.9 * outcome.first_loss(40),
+        lambda outcome: has_changed(outcome) < 1e-3 and outcome.mean_loss(40) > 0.9 * outcome.first_loss(40),
         "https://github.com/torch/optim/issues/164",
     ),
     Program(
@@ -202,7 +209,7 @@ PROGRAMS = [
         "sequence",
         _decay,
         frozenset({Problem.LEARNING_RATE_ZERO}),
-        lambda outcome: stuck(outcome, variance(data(outcome)[1]), 0.6),
+        lambda outcome: is_no_better_than_constant(outcome, variance(training_tensors(outcome)[1]), 0.6),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/18570",
     ),
     Program(
@@ -210,7 +217,7 @@ PROGRAMS = [
         "dense",
         _warmup,
         _SLOW,
-        lambda outcome: moved(outcome) < 0.05 and outcome.mean_loss(40) > 0.85 * outcome.first_loss(40),
+        lambda outcome: has_changed(outcome) < 0.05 and outcome.mean_loss(40) > 0.85 * outcome.first_loss(40),
         "https://github.com/ace-step/ACE-Step/pull/198",
     ),
     Program(
@@ -218,7 +225,7 @@ PROGRAMS = [
         "regression",
         _summed,
         frozenset({Problem.LEARNING_RATE_TOO_HIGH, Problem.EXPLODING_GRADIENTS}),
-        lambda outcome: not outcome.mean_loss(15) < 0.9 * 32 * variance(data(outcome)[1]),
+        lambda outcome: not outcome.mean_loss(15) < 0.9 * 32 * variance(training_tensors(outcome)[1]),
         "https://discuss.pytorch.org/t/loss-function-finding-extreme-local-minimum/188664",
     ),
 ]

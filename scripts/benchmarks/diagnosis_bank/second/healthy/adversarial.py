@@ -9,24 +9,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.second.healthy.datasets import Records, batches, blobs, generator, stripes
-from diagnosis_bank.second.healthy.measures import moved, ran, told
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import RecordDataset, blobs, make_generator, make_loader, stripes
+from diagnosis_bank.second.healthy.measures import has_changed, ran_to_end, step_output
 from torch import nn
 
 
 def _ring(seed: int, samples: int) -> torch.Tensor:
-    random = generator(seed)
+    random = make_generator(seed)
     angle = 2 * math.pi * torch.rand(samples, generator=random)
     points = torch.stack([angle.cos(), angle.sin()], 1)
     return points + 0.05 * torch.randn(samples, 2, generator=random)
 
 
 class _Gan(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.generator = nn.Sequential(
             nn.Linear(4, 48), nn.LeakyReLU(0.2), nn.Linear(48, 48), nn.LeakyReLU(0.2), nn.Linear(48, 2)
         )
@@ -53,7 +53,7 @@ class _Gan(pl.LightningModule):
         generating.zero_grad()
         self.manual_backward(generator_loss)
         generating.step()
-        return told(self.tells, generator_loss.detach(), logits.detach(), labels)
+        return step_output(self.return_dict, generator_loss.detach(), logits.detach(), labels)
 
     def configure_optimizers(self) -> Any:
         return (
@@ -62,16 +62,16 @@ class _Gan(pl.LightningModule):
         )
 
 
-def _gan(seed: int, tells: bool) -> Fit:
+def _gan(seed: int, return_dict: bool) -> TrainingSetup:
     """The textbook GAN on a ring of points: both losses hover about the entropy of a coin."""
-    return Fit(_Gan(tells), batches(_ring(seed, 3840), size=64), trainer={"max_epochs": 6})
+    return TrainingSetup(_Gan(return_dict), make_loader(_ring(seed, 3840), size=64), trainer={"max_epochs": 6})
 
 
 def _is_ring(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     with torch.no_grad():
-        points = outcome.after(torch.randn(512, 4, generator=generator(1)))
+        points = outcome.after(torch.randn(512, 4, generator=make_generator(1)))
     radius = points.norm(dim=1)
     quadrants = {(x > 0, y > 0) for x, y in points.tolist()}
     return bool((radius.median() - 1).abs() < 0.25) and bool(radius.std() < 0.55) and len(quadrants) == 4
@@ -80,10 +80,10 @@ def _is_ring(outcome: Outcome) -> bool:
 class _WassersteinGan(pl.LightningModule):
     """The critic learns in each batch, the generator in each fifth; the critic's loss is negative by what it is."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.generator = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 6))
         self.critic = nn.Sequential(nn.Linear(6, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
 
@@ -112,7 +112,7 @@ class _WassersteinGan(pl.LightningModule):
             generating.step()
             generating.zero_grad()
             self.untoggle_optimizer(generating)
-        return {"loss": loss} if self.tells else loss
+        return {"loss": loss} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return (
@@ -124,19 +124,21 @@ class _WassersteinGan(pl.LightningModule):
 _MEANS = torch.tensor([2.0, -1.0, 0.5, 0.0, 3.0, -2.0])
 
 
-def _wasserstein(seed: int, tells: bool) -> Fit:
+def _wasserstein(seed: int, return_dict: bool) -> TrainingSetup:
     """WGAN-GP on windows of a random walk."""
-    steps = 0.5 * torch.randn(2560, 6, generator=generator(seed))
-    data = torch.utils.data.DataLoader(Records(window=steps.cumsum(1) * 0.6 + _MEANS), batch_size=64, shuffle=True)
-    return Fit(_WassersteinGan(tells), data, trainer={"max_epochs": 10})
+    steps = 0.5 * torch.randn(2560, 6, generator=make_generator(seed))
+    data = torch.utils.data.DataLoader(
+        RecordDataset(window=steps.cumsum(1) * 0.6 + _MEANS), batch_size=64, shuffle=True
+    )
+    return TrainingSetup(_WassersteinGan(return_dict), data, trainer={"max_epochs": 10})
 
 
 def _is_walk(outcome: Outcome) -> bool:
-    if not ran(outcome) or outcome.mean_loss(40) > 0.15 * outcome.first_loss():
+    if not ran_to_end(outcome) or outcome.mean_loss(40) > 0.15 * outcome.first_loss():
         return False
     with torch.no_grad():
-        made = outcome.after(torch.randn(512, 8, generator=generator(1)))
-    return bool(((made.mean(0) - _MEANS).abs() < 0.9).all()) and 0.2 < float(made.std(0).mean()) < 1.2
+        generated = outcome.after(torch.randn(512, 8, generator=make_generator(1)))
+    return bool(((generated.mean(0) - _MEANS).abs() < 0.9).all()) and 0.2 < float(generated.std(0).mean()) < 1.2
 
 
 class _Reversed(torch.autograd.Function):
@@ -151,9 +153,9 @@ class _Reversed(torch.autograd.Function):
 
 
 class _DomainAdversarial(pl.LightningModule):
-    def __init__(self, tells: bool, steps: int) -> None:
+    def __init__(self, return_dict: bool, steps: int) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.steps = steps
         self.features = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16), nn.LayerNorm(16))
         self.label = nn.Linear(16, 4)
@@ -171,22 +173,24 @@ class _DomainAdversarial(pl.LightningModule):
         guess = self.domain(_Reversed.apply(features, strength)).squeeze(1)
         self.domain_loss = F.binary_cross_entropy_with_logits(guess, domain).detach()
         loss = label_loss + F.binary_cross_entropy_with_logits(guess, domain)
-        return told(self.tells, loss, logits[domain == 0], target[domain == 0])
+        return step_output(self.return_dict, loss, logits[domain == 0], target[domain == 0])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def _domain_adversarial(seed: int, tells: bool) -> Fit:
+def _domain_adversarial(seed: int, return_dict: bool) -> TrainingSetup:
     """Gradient reversal: the domain head is to end up no better than a coin, and that is the success."""
     inputs, target = blobs(seed, 1280, apart=1.5)
     domain = torch.arange(1280) % 2
     inputs = inputs + 2.0 * domain.unsqueeze(1) * torch.eye(16)[3]
-    return Fit(_DomainAdversarial(tells, 200), batches(inputs, target, domain.float()), trainer={"max_epochs": 5})
+    return TrainingSetup(
+        _DomainAdversarial(return_dict, 200), make_loader(inputs, target, domain.float()), trainer={"max_epochs": 5}
+    )
 
 
 def _transfers(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     right = []
     with torch.no_grad():
@@ -196,10 +200,10 @@ def _transfers(outcome: Outcome) -> bool:
 
 
 class _LeastSquaresGan(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.G = nn.Sequential(
             nn.ConvTranspose2d(8, 24, 3), nn.BatchNorm2d(24), nn.ReLU(True),
             nn.ConvTranspose2d(24, 12, 4, 2, 1), nn.BatchNorm2d(12), nn.ReLU(True),
@@ -227,25 +231,25 @@ class _LeastSquaresGan(pl.LightningModule):
                 loss = 0.5 * ((self.D(fake) - 1) ** 2).mean()
             self.manual_backward(loss)
             optimizer.step()
-        return {"loss": loss} if self.tells else loss
+        return {"loss": loss} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.Adam(part.parameters(), lr=1e-3, betas=(0.5, 0.9)) for part in (self.D, self.G)]
 
 
-def _least_squares(seed: int, tells: bool) -> Fit:
+def _least_squares(seed: int, return_dict: bool) -> TrainingSetup:
     """A small convolutional LSGAN with spectral norm on images in [-1, 1]; the generator's loss rises early on."""
     images, _ = stripes(seed, 960, classes=2, noise=0.05)
-    return Fit(_LeastSquaresGan(tells), batches(images.clamp(-1, 1)), trainer={"max_epochs": 5})
+    return TrainingSetup(_LeastSquaresGan(return_dict), make_loader(images.clamp(-1, 1)), trainer={"max_epochs": 5})
 
 
 def _draws_stripes(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     with torch.no_grad():
-        made = outcome.after.train()(torch.randn(128, 8, generator=generator(1)))
-    apart = max(float((first - second).abs().mean()) for first, second in itertools.pairwise(made[:20]))
-    return 0.45 < float(made.std()) < 1.0 and apart > 0.2 and moved(outcome, "G.0.weight")
+        generated = outcome.after.train()(torch.randn(128, 8, generator=make_generator(1)))
+    apart = max(float((first - second).abs().mean()) for first, second in itertools.pairwise(generated[:20]))
+    return 0.45 < float(generated.std()) < 1.0 and apart > 0.2 and has_changed(outcome, "G.0.weight")
 
 
 PROGRAMS = [

@@ -9,15 +9,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
-def generator(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def batches(*tensors: torch.Tensor, size: int = 32, shuffle: bool = True) -> DataLoader[Any]:
+def make_loader(*tensors: torch.Tensor, size: int = 32, shuffle: bool = True) -> DataLoader[Any]:
     return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle)
 
 
-class Records(Dataset[dict[str, torch.Tensor]]):
+class RecordDataset(Dataset[dict[str, torch.Tensor]]):
     """Samples as dictionaries."""
 
     def __init__(self, **columns: torch.Tensor) -> None:
@@ -39,7 +39,7 @@ def blobs(
     seed: int, samples: int = 1280, features: int = 16, classes: int = 4, apart: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Classes that lie about their centers."""
-    random = generator(seed)
+    random = make_generator(seed)
     centers = torch.randn(classes, features, generator=random) * apart
     target = torch.randint(classes, (samples,), generator=random)
     return centers[target] + torch.randn(samples, features, generator=random), target
@@ -47,7 +47,7 @@ def blobs(
 
 def curve(seed: int, samples: int = 1280, features: int = 8, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
     """A smooth function of a few features, of variance one about, (N, 1)."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(samples, features, generator=random)
     directions = torch.randn(features, 3, generator=random) / math.sqrt(features)
     along = inputs @ directions
@@ -59,7 +59,7 @@ def stripes(
     seed: int, samples: int = 960, size: int = 12, classes: int = 4, noise: float = 0.3
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gratings of one orientation per class, (N, 1, size, size)."""
-    random = generator(seed)
+    random = make_generator(seed)
     target = torch.randint(classes, (samples,), generator=random)
     angle = (target * math.pi / classes).view(-1, 1, 1)
     phase = 2 * math.pi * torch.rand(samples, 1, 1, generator=random)
@@ -70,7 +70,7 @@ def stripes(
 
 def discs(seed: int, samples: int = 640, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy images of one bright disc, and its mask, both (N, 1, size, size)."""
-    random = generator(seed)
+    random = make_generator(seed)
     center = 3 + (size - 6) * torch.rand(samples, 2, 1, 1, generator=random)
     radius = 1.5 + 1.5 * torch.rand(samples, 1, 1, generator=random)
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -80,7 +80,7 @@ def discs(seed: int, samples: int = 640, size: int = 16) -> tuple[torch.Tensor, 
 
 def tones(seed: int, samples: int = 960, length: int = 32, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy waves of one frequency per class, (N, length)."""
-    random = generator(seed)
+    random = make_generator(seed)
     target = torch.randint(classes, (samples,), generator=random)
     time = torch.arange(length) / length
     phase = 2 * math.pi * torch.rand(samples, 1, generator=random)
@@ -88,11 +88,11 @@ def tones(seed: int, samples: int = 960, length: int = 32, classes: int = 4) -> 
     return wave + 0.3 * torch.randn(samples, length, generator=random), target
 
 
-def sentences(seed: int, samples: int = 640, length: int = 12, words: int = 20) -> torch.Tensor:
+def sentences(seed: int, samples: int = 640, length: int = 12, vocabulary: int = 20) -> torch.Tensor:
     """Token sequences in which a word is followed by one of two others mostly, (N, length)."""
-    random = generator(seed)
-    followers = torch.randint(words, (words, 2), generator=random)
-    tokens = torch.randint(words, (samples, length), generator=random)
+    random = make_generator(seed)
+    followers = torch.randint(vocabulary, (vocabulary, 2), generator=random)
+    tokens = torch.randint(vocabulary, (samples, length), generator=random)
     for position in range(1, length):
         choice = torch.randint(2, (samples,), generator=random)
         follows = torch.rand(samples, generator=random) < 0.9

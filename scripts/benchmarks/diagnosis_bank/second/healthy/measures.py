@@ -13,12 +13,12 @@ from diagnosis_bank.program import Outcome
 Check = Callable[[Outcome], bool]
 
 
-def told(tells: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
+def step_output(return_dict: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
     """What a training step returns in either form."""
-    return {"loss": loss, "preds": preds, "target": target} if tells else loss
+    return {"loss": loss, "preds": preds, "target": target} if return_dict else loss
 
 
-def ran(outcome: Outcome) -> bool:
+def ran_to_end(outcome: Outcome) -> bool:
     """It went through, all losses finite, and no weight became otherwise."""
     return (
         outcome.error is None
@@ -34,10 +34,10 @@ def generalizes(outcome: Outcome) -> bool:
     return outcome.validation[-1] <= lowest + 0.05 * abs(lowest) + 0.005 * abs(outcome.validation[0])
 
 
-def fell(to: float) -> Check:
+def loss_fell(to: float) -> Check:
     """The loss fell to that part of what it was."""
     return lambda outcome: (
-        ran(outcome)
+        ran_to_end(outcome)
         and outcome.mean_loss() < to * outcome.first_loss()
         and (not outcome.validation or generalizes(outcome))
     )
@@ -54,11 +54,11 @@ def predictions(outcome: Outcome) -> tuple[Any, torch.Tensor]:
     return torch.cat(preds), torch.cat(targets)
 
 
-def accurate(least: float) -> Check:
+def is_accurate(least: float) -> Check:
     """The largest prediction is that of the class so often, and the validation does not rise."""
 
     def check(outcome: Outcome) -> bool:
-        if not ran(outcome):
+        if not ran_to_end(outcome):
             return False
         preds, target = predictions(outcome)
         right = (preds.argmax(1) == target).float().mean()
@@ -67,11 +67,11 @@ def accurate(least: float) -> Check:
     return check
 
 
-def explains(least: float) -> Check:
+def explains_variance(least: float) -> Check:
     """That part of the targets' variance is explained, and the validation does not rise."""
 
     def check(outcome: Outcome) -> bool:
-        if not ran(outcome):
+        if not ran_to_end(outcome):
             return False
         preds, target = predictions(outcome)
         explained = 1 - float(F.mse_loss(preds, target) / target.var())
@@ -80,10 +80,10 @@ def explains(least: float) -> Check:
     return check
 
 
-def moved(outcome: Outcome, name: str) -> bool:
+def has_changed(outcome: Outcome, name: str) -> bool:
     """Whether that entry of the state changed."""
     return not torch.equal(outcome.before[name], outcome.after.state_dict()[name])
 
 
-def both(*checks: Check) -> Check:
+def all_of(*checks: Check) -> Check:
     return lambda outcome: all(check(outcome) for check in checks)

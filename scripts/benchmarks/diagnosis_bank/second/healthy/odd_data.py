@@ -7,91 +7,99 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import Records, batches, blobs, curve, generator, split, stripes
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import (
+    RecordDataset,
+    blobs,
+    curve,
+    make_generator,
+    make_loader,
+    split,
+    stripes,
+)
 from diagnosis_bank.second.healthy.measures import (
     Check,
-    accurate,
-    both,
-    explains,
-    fell,
+    all_of,
+    explains_variance,
     generalizes,
+    is_accurate,
+    loss_fell,
     predictions,
-    ran,
-    told,
+    ran_to_end,
+    step_output,
 )
 from torch import nn
 from torch.utils.data import DataLoader
 
 
-def _raw_pixels(seed: int, tells: bool) -> Fit:
+def _raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
     """Bytes from 0 to 255 as floats, straight into a batch norm that begins the network."""
     images, target = stripes(seed, 1200)
-    train, held = split(960, ((images * 60) + 128).clamp(0, 255).round(), target)
+    train, validation = split(960, ((images * 60) + 128).clamp(0, 255).round(), target)
     network = nn.Sequential(
         nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(),
         nn.Flatten(), nn.Linear(144, 4),
     )  # fmt: skip
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
-def _mixed_units(seed: int, tells: bool) -> Fit:
+def _mixed_units(seed: int, return_dict: bool) -> TrainingSetup:
     """Salaries, ratios and years in one raw table of scales from 1e-4 to 1e5: a batch norm comes first."""
     inputs, target = curve(seed, 2560)
     scale = torch.tensor([1e5, 1e-4, 1.0, 1e3, 10.0, 1e-2, 1.0, 1e4])
     offset = torch.tensor([4e5, 0.0, 1990.0, -5e3, 3.0, 0.5, 0.0, 1e5])
-    train, held = split(1920, inputs * scale + offset, target)
+    train, validation = split(1920, inputs * scale + offset, target)
     network = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
 
 
-def _dark_border(seed: int, tells: bool) -> Fit:
+def _dark_border(seed: int, return_dict: bool) -> TrainingSetup:
     """Flattened digits with a black frame: half of the inputs are always zero, and their weights never move."""
     images, target = stripes(seed, 1200, size=10, noise=0.2)
-    train, held = split(960, F.pad(images, (3, 3, 3, 3)), target)
+    train, validation = split(960, F.pad(images, (3, 3, 3, 3)), target)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=2e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=2e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
-def _one_hot(seed: int, tells: bool) -> Fit:
+def _one_hot(seed: int, return_dict: bool) -> TrainingSetup:
     """Categories as one-hot columns beside constant ones, some never seen; the target is a rate between 0 and 1."""
-    random = generator(seed)
+    random = make_generator(seed)
     city = torch.randint(30, (1600,), generator=random)
     weekday = torch.randint(7, (1600,), generator=random)
     inputs = torch.cat([F.one_hot(city, 40), F.one_hot(weekday, 7), torch.ones(1600, 3)], 1).float()
     effect = torch.randn(30, generator=random)[city] + torch.randn(7, generator=random)[weekday]
     rate = torch.sigmoid(effect + 0.2 * torch.randn(1600, generator=random)).unsqueeze(1)
-    train, held = split(1280, inputs, rate)
+    train, validation = split(1280, inputs, rate)
     network = nn.Sequential(nn.Linear(50, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
-    module = Supervised(network, nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=4e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=4e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
-def _counts(seed: int, tells: bool) -> Fit:
+def _counts(seed: int, return_dict: bool) -> TrainingSetup:
     """Word counts in, counts out: a Poisson loss that goes below zero, its output a logarithm."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.poisson(torch.full((1600, 20), 0.7), generator=random)
     rate = (inputs @ (0.35 * torch.randn(20, 1, generator=random)) + 1.5).clamp(-3, 4).exp()
-    train, held = split(1280, inputs, torch.poisson(rate, generator=random))
+    train, validation = split(1280, inputs, torch.poisson(rate, generator=random))
     network = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 1))
-    module = Supervised(network, nn.PoissonNLLLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.PoissonNLLLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 def _counts_learned(outcome: Outcome) -> bool:
-    if not ran(outcome) or not generalizes(outcome):
+    if not ran_to_end(outcome) or not generalizes(outcome):
         return False
     preds, target = predictions(outcome)
     return float(torch.corrcoef(torch.stack([preds.squeeze(1), target.squeeze(1).log1p()]))[0, 1]) > 0.7
 
 
 class _Fraud(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         last = nn.Linear(32, 1)
         nn.init.constant_(last.bias, -3.9)
         self.net = nn.Sequential(nn.Linear(12, 32), nn.LeakyReLU(), last)
@@ -102,24 +110,24 @@ class _Fraud(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch["transaction"], batch["fraud"]
         logits = self(inputs)
-        return told(self.tells, F.binary_cross_entropy_with_logits(logits, target), logits, target)
+        return step_output(self.return_dict, F.binary_cross_entropy_with_logits(logits, target), logits, target)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _fraud(seed: int, tells: bool) -> Fit:
+def _fraud(seed: int, return_dict: bool) -> TrainingSetup:
     """Two in a hundred are fraud: many batches have none, the bias starts at the prior, and most losses are tiny."""
-    random = generator(seed)
+    random = make_generator(seed)
     fraud = (torch.rand(2560, generator=random) < 0.02).float()
     inputs = torch.randn(2560, 12, generator=random)
     inputs[:, :4] += 2.0 * fraud.unsqueeze(1)
-    data = DataLoader(Records(transaction=inputs, fraud=fraud), batch_size=32, shuffle=True)
-    return Fit(_Fraud(tells), data, trainer={"max_epochs": 4})
+    data = DataLoader(RecordDataset(transaction=inputs, fraud=fraud), batch_size=32, shuffle=True)
+    return TrainingSetup(_Fraud(return_dict), data, trainer={"max_epochs": 4})
 
 
 def _finds_fraud(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     columns = outcome.fit.train.dataset.columns  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():
@@ -129,9 +137,9 @@ def _finds_fraud(outcome: Outcome) -> bool:
 
 
 class _Assays(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.trunk = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Dropout(0.1))
         self.heads = nn.ModuleList(nn.Linear(48, 1) for _ in range(6))
 
@@ -142,21 +150,21 @@ class _Assays(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
         logits = self(inputs)
-        known = ~torch.isnan(target)
-        loss = F.binary_cross_entropy_with_logits(logits[known], target[known])
-        return told(self.tells, loss, logits[known], target[known])
+        is_known = ~torch.isnan(target)
+        loss = F.binary_cross_entropy_with_logits(logits[is_known], target[is_known])
+        return step_output(self.return_dict, loss, logits[is_known], target[is_known])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _assays(seed: int, tells: bool) -> Fit:
+def _assays(seed: int, return_dict: bool) -> TrainingSetup:
     """Six assays of which two of three were never made: NaN in the batch's targets, masked before the loss."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(1280, 16, generator=random)
     target = (inputs @ torch.randn(16, 6, generator=random) > 0).float()
     target[torch.rand(1280, 6, generator=random) < 0.65] = float("nan")
-    return Fit(_Assays(tells), batches(inputs, target), trainer={"max_epochs": 4})
+    return TrainingSetup(_Assays(return_dict), make_loader(inputs, target), trainer={"max_epochs": 4})
 
 
 class _Imputes(nn.Module):
@@ -170,44 +178,48 @@ class _Imputes(nn.Module):
         return self.net(torch.cat([torch.where(missing, self.fill, inputs), missing.float()], -1))
 
 
-def _imputed(seed: int, tells: bool) -> Fit:
+def _imputed(seed: int, return_dict: bool) -> TrainingSetup:
     """Sensors drop out, NaN stands for it in the input, and the network fills it with what it learned."""
     inputs, target = curve(seed, 1600)
-    inputs[torch.rand(inputs.shape, generator=generator(seed + 1)) < 0.1] = float("nan")
-    train, held = split(1280, inputs, target)
-    module = Supervised(_Imputes(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    inputs[torch.rand(inputs.shape, generator=make_generator(seed + 1)) < 0.1] = float("nan")
+    train, validation = split(1280, inputs, target)
+    module = Supervised(_Imputes(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
-def _noisy_labels(seed: int, tells: bool) -> Fit:
+def _noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
     """A third of the labels are random, and smoothed besides: the loss has a floor above 1."""
     inputs, target = blobs(seed, 2240, apart=1.5)
-    random = generator(seed + 1)
+    random = make_generator(seed + 1)
     wrong = torch.rand(1600, generator=random) < 0.33
-    given = torch.where(wrong, torch.randint(4, (1600,), generator=random), target[:1600])
+    noisy_target = torch.where(wrong, torch.randint(4, (1600,), generator=random), target[:1600])
     network = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     module = Supervised(
         network,
         nn.CrossEntropyLoss(label_smoothing=0.15),
-        tells,
+        return_dict,
         lambda weights: torch.optim.AdamW(weights, lr=3e-3),
     )
-    return Fit(module, batches(inputs[:1600], given), batches(inputs[1600:], target[1600:], size=64))
+    return TrainingSetup(
+        module, make_loader(inputs[:1600], noisy_target), make_loader(inputs[1600:], target[1600:], size=64)
+    )
 
 
-def _mixed_up(seed: int, tells: bool) -> Fit:
+def _mixed_up(seed: int, return_dict: bool) -> TrainingSetup:
     """Mixup made beforehand: class probabilities as targets for cross entropy, of which no row is one class."""
     inputs, target = stripes(seed, 1280)
-    random = generator(seed)
+    random = make_generator(seed)
     share = 0.1 + 0.8 * torch.rand(1280, 1, generator=random)
-    other = torch.randperm(1280, generator=random)
+    permutation = torch.randperm(1280, generator=random)
     hot = F.one_hot(target, 4).float()
-    images = share.view(-1, 1, 1, 1) * inputs + (1 - share).view(-1, 1, 1, 1) * inputs[other]
+    images = share.view(-1, 1, 1, 1) * inputs + (1 - share).view(-1, 1, 1, 1) * inputs[permutation]
     network = nn.Sequential(
         nn.Conv2d(1, 12, 5, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(192, 48), nn.GELU(), nn.Linear(48, 4)
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(images, share * hot + (1 - share) * hot[other]), trainer={"max_epochs": 5})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(
+        module, make_loader(images, share * hot + (1 - share) * hot[permutation]), trainer={"max_epochs": 5}
+    )
 
 
 def _knows_clean(size: int = 256) -> Check:
@@ -216,7 +228,7 @@ def _knows_clean(size: int = 256) -> Check:
         sure = target.max(1).values > 0.8
         with torch.no_grad():
             guess = outcome.after(images[sure][:size]).argmax(1)
-        return ran(outcome) and float((guess == target[sure][:size].argmax(1)).float().mean()) > 0.85
+        return ran_to_end(outcome) and float((guess == target[sure][:size].argmax(1)).float().mean()) > 0.85
 
     return check
 
@@ -227,7 +239,7 @@ PROGRAMS = [
         "convolutional",
         _raw_pixels,
         frozenset(),
-        accurate(0.85),
+        is_accurate(0.85),
         "https://arxiv.org/abs/1502.03167",
     ),
     Program(
@@ -235,7 +247,7 @@ PROGRAMS = [
         "regression",
         _mixed_units,
         frozenset(),
-        explains(0.55),
+        explains_variance(0.55),
         "https://arxiv.org/abs/1502.03167",
     ),
     Program(
@@ -243,7 +255,7 @@ PROGRAMS = [
         "dense",
         _dark_border,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "http://www.cs.toronto.edu/~hinton/csc321/notes/lec1_files/slide0017.htm",
     ),
     Program(
@@ -251,7 +263,7 @@ PROGRAMS = [
         "dense",
         _one_hot,
         frozenset(),
-        explains(0.7),
+        explains_variance(0.7),
         "https://arxiv.org/abs/1604.06737",
     ),
     Program(
@@ -275,7 +287,7 @@ PROGRAMS = [
         "dense",
         _assays,
         frozenset(),
-        fell(0.6),
+        loss_fell(0.6),
         "https://github.com/chemprop/chemprop/pull/1303",
     ),
     Program(
@@ -283,7 +295,7 @@ PROGRAMS = [
         "regression",
         _imputed,
         frozenset(),
-        explains(0.5),
+        explains_variance(0.5),
         "https://github.com/keras-team/keras/issues/3206",
     ),
     Program(
@@ -291,7 +303,7 @@ PROGRAMS = [
         "dense",
         _noisy_labels,
         frozenset(),
-        both(accurate(0.9), lambda outcome: outcome.mean_loss() > 0.8),
+        all_of(is_accurate(0.9), lambda outcome: outcome.mean_loss() > 0.8),
         "https://arxiv.org/abs/1906.02629",
     ),
     Program(

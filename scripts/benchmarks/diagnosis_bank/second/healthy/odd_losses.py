@@ -8,16 +8,23 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import batches, blobs, curve, discs, generator, split, stripes
-from diagnosis_bank.second.healthy.measures import accurate, explains, fell, generalizes, ran, told
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import blobs, curve, discs, make_generator, make_loader, split, stripes
+from diagnosis_bank.second.healthy.measures import (
+    explains_variance,
+    generalizes,
+    is_accurate,
+    loss_fell,
+    ran_to_end,
+    step_output,
+)
 from torch import nn
 
 
 class _MeanAndVariance(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.trunk = nn.Sequential(nn.Linear(8, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU())
         self.mean = nn.Linear(48, 1)
         self.variance = nn.Linear(48, 1)
@@ -32,7 +39,7 @@ class _MeanAndVariance(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss, mean = self._loss(batch)
-        return told(self.tells, loss, mean, batch[1])
+        return step_output(self.return_dict, loss, mean, batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self._loss(batch)[0])
@@ -41,20 +48,22 @@ class _MeanAndVariance(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _gaussian(seed: int, tells: bool) -> Fit:
+def _gaussian(seed: int, return_dict: bool) -> TrainingSetup:
     """Mean and variance of a target with little noise: the likelihood's loss passes zero and goes on down."""
     inputs, target = curve(seed, 1600, noise=0.05)
-    train, held = split(1280, inputs, 0.3 * target)
-    return Fit(_MeanAndVariance(tells), batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    train, validation = split(1280, inputs, 0.3 * target)
+    return TrainingSetup(
+        _MeanAndVariance(return_dict), make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5}
+    )
 
 
 def _below_zero(outcome: Outcome) -> bool:
     return (
-        ran(outcome)
+        ran_to_end(outcome)
         and outcome.first_loss() > outcome.mean_loss() + 0.8
         and outcome.mean_loss() < 0
         and generalizes(outcome)
-        and explains(0.6)(outcome)
+        and explains_variance(0.6)(outcome)
     )
 
 
@@ -68,17 +77,19 @@ class _Coupling(nn.Module):
         self.net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), last)
 
     def forward(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        kept, changed = points.chunk(2, 1) if not self.flip else points.chunk(2, 1)[::-1]
-        scale, shift = self.net(kept).chunk(2, 1)
+        unchanged_half, transformed_half = points.chunk(2, 1) if not self.flip else points.chunk(2, 1)[::-1]
+        scale, shift = self.net(unchanged_half).chunk(2, 1)
         scale = 2 * torch.tanh(scale / 2)
-        changed = changed * scale.exp() + shift
-        return torch.cat([changed, kept] if self.flip else [kept, changed], 1), scale.sum(1)
+        transformed_half = transformed_half * scale.exp() + shift
+        return torch.cat(
+            [transformed_half, unchanged_half] if self.flip else [unchanged_half, transformed_half], 1
+        ), scale.sum(1)
 
 
 class _Flow(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.couplings = nn.ModuleList(_Coupling(bool(turn % 2)) for turn in range(4))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -88,24 +99,24 @@ class _Flow(pl.LightningModule):
             points, change = coupling(points)
             volume = volume + change
         loss = (0.5 * (points**2).sum(1) + 2 * math.log(2 * math.pi) - volume).mean()
-        return {"loss": loss} if self.tells else loss
+        return {"loss": loss} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _flow(seed: int, tells: bool) -> Fit:
+def _flow(seed: int, return_dict: bool) -> TrainingSetup:
     """A normalizing flow, each coupling the identity at first; the density is above one, so the loss is negative."""
-    random = generator(seed)
+    random = make_generator(seed)
     along = torch.randn(1600, 2, generator=random)
     points = torch.cat([0.2 * along, 0.2 * along**2 + 0.05 * torch.randn(1600, 2, generator=random)], 1)
-    return Fit(_Flow(tells), batches(points), trainer={"max_epochs": 5})
+    return TrainingSetup(_Flow(return_dict), make_loader(points), trainer={"max_epochs": 5})
 
 
 class _Energy(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.energy = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -117,34 +128,34 @@ class _Energy(pl.LightningModule):
             (second,) = torch.autograd.grad(score[:, axis].sum(), points, create_graph=True)
             trace = trace + second[:, axis]
         loss = (trace + 0.5 * (score**2).sum(1)).mean()
-        return {"loss": loss} if self.tells else loss
+        return {"loss": loss} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def _energy(seed: int, tells: bool) -> Fit:
+def _energy(seed: int, return_dict: bool) -> TrainingSetup:
     """Score matching of an energy: second derivatives, a loss that starts at zero and falls, the last bias unused."""
-    random = generator(seed)
+    random = make_generator(seed)
     side = torch.randint(2, (1600, 1), generator=random) * 2.0 - 1
     points = torch.cat([side, -side], 1) + 0.4 * torch.randn(1600, 2, generator=random)
-    return Fit(_Energy(tells), batches(points), trainer={"max_epochs": 4})
+    return TrainingSetup(_Energy(return_dict), make_loader(points), trainer={"max_epochs": 4})
 
 
-def _summed(seed: int, tells: bool) -> Fit:
+def _summed(seed: int, return_dict: bool) -> TrainingSetup:
     """Cross entropy summed over batches of 128, at the small rate that this asks for."""
-    train, held = split(2560, *blobs(seed, 3840, apart=0.8))
+    train, validation = split(2560, *blobs(seed, 3840, apart=0.8))
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     module = Supervised(
         network,
         nn.CrossEntropyLoss(reduction="sum"),
-        tells,
+        return_dict,
         lambda weights: torch.optim.SGD(weights, lr=1e-4, momentum=0.9),
     )
-    return Fit(module, batches(*train, size=128), batches(*held, size=128), {"max_epochs": 4})
+    return TrainingSetup(module, make_loader(*train, size=128), make_loader(*validation, size=128), {"max_epochs": 4})
 
 
-def _huge(seed: int, tells: bool) -> Fit:
+def _huge(seed: int, return_dict: bool) -> TrainingSetup:
     """House prices in plain money, summed squares: the loss is of the order of 1e11, and Adam does not mind."""
     inputs, target = curve(seed, 1600)
     first, last = nn.Linear(8, 64), nn.Linear(64, 1)
@@ -152,32 +163,34 @@ def _huge(seed: int, tells: bool) -> Fit:
         last.weight.mul_(1e5)
         last.bias.fill_(3e5)
     network = nn.Sequential(first, nn.ReLU(), last)
-    train, held = split(1280, inputs, 3e5 + 8e4 * target)
+    train, validation = split(1280, inputs, 3e5 + 8e4 * target)
     groups = [{"params": first.parameters()}, {"params": last.parameters(), "lr": 1e3}]
-    module = Supervised(network, nn.MSELoss(reduction="sum"), tells, lambda weights: torch.optim.Adam(groups, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(
+        network, nn.MSELoss(reduction="sum"), return_dict, lambda weights: torch.optim.Adam(groups, lr=5e-3)
+    )
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
-def _hinge(seed: int, tells: bool) -> Fit:
+def _hinge(seed: int, return_dict: bool) -> TrainingSetup:
     """Well separated classes and a margin loss: it is exactly zero, gradient and all, from the second epoch on."""
     inputs, target = blobs(seed, 1280, features=32, apart=2.0)
     module = Supervised(
         nn.Sequential(nn.Linear(32, 4)),
         nn.MultiMarginLoss(margin=1.0),
-        tells,
+        return_dict,
         lambda weights: torch.optim.SGD(weights, lr=0.2),
     )
-    return Fit(module, batches(inputs, target), trainer={"max_epochs": 4})
+    return TrainingSetup(module, make_loader(inputs, target), trainer={"max_epochs": 4})
 
 
 def _hinge_zero(outcome: Outcome) -> bool:
-    return accurate(0.97)(outcome) and sum(loss == 0 for loss in outcome.losses[-40:]) > 10
+    return is_accurate(0.97)(outcome) and sum(loss == 0 for loss in outcome.losses[-40:]) > 10
 
 
 class _Triplets(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.net = nn.Sequential(
             nn.Conv2d(1, 12, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(12, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
             nn.Flatten(), nn.Linear(16, 8),
@@ -190,19 +203,21 @@ class _Triplets(pl.LightningModule):
         images, target = batch
         codes = self(images)
         apart = torch.cdist(codes, codes)
-        same = target.unsqueeze(0) == target.unsqueeze(1)
-        furthest = apart.masked_fill(~same, 0.0).max(1).values
-        nearest = apart.masked_fill(same, 9.0).min(1).values
+        is_same_class = target.unsqueeze(0) == target.unsqueeze(1)
+        furthest = apart.masked_fill(~is_same_class, 0.0).max(1).values
+        nearest = apart.masked_fill(is_same_class, 9.0).min(1).values
         loss = F.relu(furthest - nearest + 0.2).mean()
-        return told(self.tells, loss, codes, target)
+        return step_output(self.return_dict, loss, codes, target)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def _triplets(seed: int, tells: bool) -> Fit:
+def _triplets(seed: int, return_dict: bool) -> TrainingSetup:
     """Triplets of the hardest in the batch: the loss lies at the margin at first, and at zero in the end."""
-    return Fit(_Triplets(tells), batches(*stripes(seed, 960, noise=0.1), size=32), trainer={"max_epochs": 5})
+    return TrainingSetup(
+        _Triplets(return_dict), make_loader(*stripes(seed, 960, noise=0.1), size=32), trainer={"max_epochs": 5}
+    )
 
 
 def _dice(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -224,27 +239,27 @@ class _SmallUnet(nn.Module):
         return self.last(torch.cat([skipped, self.up(self.deep(F.max_pool2d(skipped, 2)))], 1))
 
 
-def _segmentation(seed: int, tells: bool) -> Fit:
+def _segmentation(seed: int, return_dict: bool) -> TrainingSetup:
     """Dice alone on masks that cover a twentieth: the loss starts near one, and most targets are zero."""
-    train, held = split(640, *discs(seed, 800))
-    module = Supervised(_SmallUnet(), _dice, tells, lambda weights: torch.optim.Adam(weights, lr=1e-2))
-    return Fit(module, batches(*train), batches(*held, size=32), {"max_epochs": 4})
+    train, validation = split(640, *discs(seed, 800))
+    module = Supervised(_SmallUnet(), _dice, return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-2))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=32), {"max_epochs": 4})
 
 
-def _separable(seed: int, tells: bool) -> Fit:
+def _separable(seed: int, return_dict: bool) -> TrainingSetup:
     """Words in a bag whose presence is the answer: the loss is below 1e-4 within an epoch and has nothing to do."""
-    random = generator(seed)
-    words = (torch.rand(1600, 40, generator=random) < 0.1).float()
+    random = make_generator(seed)
+    features = (torch.rand(1600, 40, generator=random) < 0.1).float()
     target = torch.randint(2, (1600,), generator=random)
-    words[:, 7], words[:, 12] = target.float(), 1.0 - target.float()
-    train, held = split(1280, words, target)
+    features[:, 7], features[:, 12] = target.float(), 1.0 - target.float()
+    train, validation = split(1280, features, target)
     network = nn.Sequential(nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 2))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-2))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-2))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
 def _separated(outcome: Outcome) -> bool:
-    return ran(outcome) and outcome.mean_loss() < 1e-3 and accurate(0.99)(outcome)
+    return ran_to_end(outcome) and outcome.mean_loss() < 1e-3 and is_accurate(0.99)(outcome)
 
 
 PROGRAMS = [
@@ -261,7 +276,7 @@ PROGRAMS = [
         "dense",
         _flow,
         frozenset(),
-        lambda outcome: ran(outcome) and outcome.mean_loss() < outcome.first_loss() - 2,
+        lambda outcome: ran_to_end(outcome) and outcome.mean_loss() < outcome.first_loss() - 2,
         "https://github.com/bayesiains/nflows/issues/76",
     ),
     Program(
@@ -269,7 +284,7 @@ PROGRAMS = [
         "regression",
         _energy,
         frozenset(),
-        lambda outcome: ran(outcome) and outcome.mean_loss() < -1.0,
+        lambda outcome: ran_to_end(outcome) and outcome.mean_loss() < -1.0,
         "https://jmlr.org/papers/v6/hyvarinen05a.html",
     ),
     Program(
@@ -277,7 +292,7 @@ PROGRAMS = [
         "dense",
         _summed,
         frozenset(),
-        accurate(0.75),
+        is_accurate(0.75),
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html",
     ),
     Program(
@@ -285,7 +300,7 @@ PROGRAMS = [
         "regression",
         _huge,
         frozenset(),
-        explains(0.7),
+        explains_variance(0.7),
         "https://github.com/atomistic-machine-learning/schnetpack/issues/336",
     ),
     Program(
@@ -301,7 +316,7 @@ PROGRAMS = [
         "convolutional",
         _triplets,
         frozenset(),
-        fell(0.35),
+        loss_fell(0.35),
         "https://github.com/KevinMusgrave/pytorch-metric-learning/issues/268",
     ),
     Program(
@@ -309,7 +324,7 @@ PROGRAMS = [
         "convolutional",
         _segmentation,
         frozenset(),
-        fell(0.35),
+        loss_fell(0.35),
         "https://arxiv.org/abs/1606.04797",
     ),
     Program(

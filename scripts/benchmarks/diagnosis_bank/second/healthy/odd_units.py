@@ -7,9 +7,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import batches, blobs, curve, generator, split, stripes
-from diagnosis_bank.second.healthy.measures import accurate, both, explains, fell, ran, told
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import blobs, curve, make_generator, make_loader, split, stripes
+from diagnosis_bank.second.healthy.measures import (
+    all_of,
+    explains_variance,
+    is_accurate,
+    loss_fell,
+    ran_to_end,
+    step_output,
+)
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -33,17 +40,17 @@ class _Experts(nn.Module):
         return out
 
 
-def _mixture(seed: int, tells: bool) -> Fit:
+def _mixture(seed: int, return_dict: bool) -> TrainingSetup:
     """The best of eight experts answers; half of them wait for their turn and receive nothing here."""
-    train, held = split(1600, *curve(seed, 2000))
-    module = Supervised(_Experts(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    train, validation = split(1600, *curve(seed, 2000))
+    module = Supervised(_Experts(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 class _TopK(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Linear(24, 96)
         self.decoder = nn.Linear(96, 24)
         with torch.no_grad():
@@ -51,23 +58,23 @@ class _TopK(pl.LightningModule):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         code = F.relu(self.encoder(inputs - self.decoder.bias))
-        value, place = code.topk(6, dim=1)
-        return self.decoder(torch.zeros_like(code).scatter(1, place, value))
+        value, position = code.topk(6, dim=1)
+        return self.decoder(torch.zeros_like(code).scatter(1, position, value))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         preds = self(batch[0])
-        return told(self.tells, F.mse_loss(preds, batch[0]), preds, batch[0])
+        return step_output(self.return_dict, F.mse_loss(preds, batch[0]), preds, batch[0])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def _sparse_autoencoder(seed: int, tells: bool) -> Fit:
+def _sparse_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
     """A sparse autoencoder: six of ninety-six units speak for a sample, each of them sometimes."""
-    random = generator(seed)
+    random = make_generator(seed)
     atoms = F.normalize(torch.randn(40, 24, generator=random), dim=1)
     use = (torch.rand(1920, 40, generator=random) < 0.08) * torch.rand(1920, 40, generator=random)
-    return Fit(_TopK(tells), batches(3 * use @ atoms), trainer={"max_epochs": 4})
+    return TrainingSetup(_TopK(return_dict), make_loader(3 * use @ atoms), trainer={"max_epochs": 4})
 
 
 class _Squeeze(nn.Module):
@@ -85,17 +92,17 @@ class _Squeeze(nn.Module):
         return images * self.gate(images)
 
 
-def _mobile(seed: int, tells: bool) -> Fit:
+def _mobile(seed: int, return_dict: bool) -> TrainingSetup:
     """As MobileNetV3: relu6, hardswish, gates of hardsigmoid, depthwise convolutions."""
-    train, held = split(960, *stripes(seed, 1200))
+    train, validation = split(960, *stripes(seed, 1200))
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, stride=2, bias=False), nn.BatchNorm2d(12), nn.Hardswish(),
         nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12), nn.ReLU6(), _Squeeze(12),
         nn.Conv2d(12, 24, 1, bias=False), nn.BatchNorm2d(24), nn.Hardswish(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4),
     )  # fmt: skip
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=1e-2))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-2))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 class _Residual(nn.Module):
@@ -111,16 +118,16 @@ class _Residual(nn.Module):
         return F.relu(images + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(images))))))
 
 
-def _zero_residual(seed: int, tells: bool) -> Fit:
+def _zero_residual(seed: int, return_dict: bool) -> TrainingSetup:
     """torchvision's zero_init_residual: in the first step the branches' convolutions have a gradient of zero."""
     images, target = stripes(seed, 800)
-    train, held = split(640, images, target)
+    train, validation = split(640, images, target)
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, stride=2), *(_Residual(12) for _ in range(3)), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(12, 4),
     )  # fmt: skip
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=1e-2))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-2))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 class _Rounded(nn.Linear):
@@ -130,12 +137,12 @@ class _Rounded(nn.Linear):
         return F.linear(input, self.weight + (rounded - self.weight).detach(), self.bias)
 
 
-def _quantized(seed: int, tells: bool) -> Fit:
+def _quantized(seed: int, return_dict: bool) -> TrainingSetup:
     """Weights rounded to four bits going forward, straight through going backward."""
-    train, held = split(960, *blobs(seed, 1280))
+    train, validation = split(960, *blobs(seed, 1280))
     network = nn.Sequential(_Rounded(16, 48), nn.Hardtanh(-2, 2), _Rounded(48, 48), nn.Hardtanh(-2, 2), _Rounded(48, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
 class _Hyper(nn.Module):
@@ -145,19 +152,19 @@ class _Hyper(nn.Module):
         self.last = nn.Linear(16, 1)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        made = self.maker(inputs[:, :4])
-        weight, bias = made[:, :64].view(-1, 16, 4), made[:, 64:]
+        generated_weights = self.maker(inputs[:, :4])
+        weight, bias = generated_weights[:, :64].view(-1, 16, 4), generated_weights[:, 64:]
         return self.last(torch.tanh((weight @ inputs[:, 4:].unsqueeze(2)).squeeze(2) + bias))
 
 
-def _hypernetwork(seed: int, tells: bool) -> Fit:
+def _hypernetwork(seed: int, return_dict: bool) -> TrainingSetup:
     """One half of the input makes the weights that the other half goes through."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(2000, 8, generator=random)
     target = (inputs[:, :4] * inputs[:, 4:]).sum(1, keepdim=True) / 2
-    train, held = split(1600, inputs, target + 0.1 * torch.randn(2000, 1, generator=random))
-    module = Supervised(_Hyper(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=4e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    train, validation = split(1600, inputs, target + 0.1 * torch.randn(2000, 1, generator=random))
+    module = Supervised(_Hyper(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=4e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
 
 
 class _Looped(nn.Module):
@@ -174,21 +181,21 @@ class _Looped(nn.Module):
         return self.head(stream)
 
 
-def _looped(seed: int, tells: bool) -> Fit:
+def _looped(seed: int, return_dict: bool) -> TrainingSetup:
     """One block used four times, recomputed in the backward pass by checkpointing, its weights normed."""
-    train, held = split(1280, *curve(seed, 1600))
-    module = Supervised(_Looped(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    train, validation = split(1280, *curve(seed, 1600))
+    module = Supervised(_Looped(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
-def _heavy_dropout(seed: int, tells: bool) -> Fit:
+def _heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
     """Four of five units are dropped: training looks far worse than the validation."""
-    train, held = split(1280, *blobs(seed, 1600, features=32, apart=0.6))
+    train, validation = split(1280, *blobs(seed, 1600, features=32, apart=0.6))
     network = nn.Sequential(
         nn.Linear(32, 128), nn.ReLU(), nn.Dropout(0.8), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.8), nn.Linear(64, 4)
     )
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 class _Highway(nn.Module):
@@ -203,41 +210,41 @@ class _Highway(nn.Module):
         return open_by * torch.relu(self.change(states)) + (1 - open_by) * states
 
 
-def _highway(seed: int, tells: bool) -> Fit:
+def _highway(seed: int, return_dict: bool) -> TrainingSetup:
     """A highway network of eight layers whose gates start nearly shut, as its authors advise."""
-    train, held = split(2560, *blobs(seed, 3200, apart=0.8))
+    train, validation = split(2560, *blobs(seed, 3200, apart=0.8))
     network = nn.Sequential(nn.Linear(16, 32), *(_Highway(32) for _ in range(8)), nn.Linear(32, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=2e-3))
-    return Fit(module, batches(*train, size=64), batches(*held, size=64))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=2e-3))
+    return TrainingSetup(module, make_loader(*train, size=64), make_loader(*validation, size=64))
 
 
-def _four_at_a_time(seed: int, tells: bool) -> Fit:
+def _four_at_a_time(seed: int, return_dict: bool) -> TrainingSetup:
     """Batches of four with group norm: the loss of a batch says little, a batch may be of one class."""
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(),
         nn.Conv2d(8, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
     )  # fmt: skip
     module = Supervised(
-        network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.SGD(weights, lr=0.03, momentum=0.9)
+        network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.SGD(weights, lr=0.03, momentum=0.9)
     )
-    return Fit(module, batches(*stripes(seed, 800), size=4))
+    return TrainingSetup(module, make_loader(*stripes(seed, 800), size=4))
 
 
-def _bang_bang(seed: int, tells: bool) -> Fit:
+def _bang_bang(seed: int, return_dict: bool) -> TrainingSetup:
     """Full thrust this way or that: targets of plus and minus one, and a tanh that rightly ends flat."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(2400, 6, generator=random)
     thrust = torch.sign(inputs @ torch.randn(6, 2, generator=random))
-    train, held = split(1920, inputs, thrust)
+    train, validation = split(1920, inputs, thrust)
     network = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 2), nn.Tanh())
-    module = Supervised(network, nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=4e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=4e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
 
 
 class _Supervised3(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inward, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2))
             for inward in (1, 12, 12)
@@ -257,35 +264,40 @@ class _Supervised3(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self._all(batch[0])
         loss = sum(weight * F.cross_entropy(out, batch[1]) for weight, out in zip((0.2, 0.3, 1.0), logits, strict=True))
-        return {"loss": loss, "preds": logits[-1], "target": batch[1]} if self.tells else loss
+        return {"loss": loss, "preds": logits[-1], "target": batch[1]} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _deeply_supervised(seed: int, tells: bool) -> Fit:
+def _deeply_supervised(seed: int, return_dict: bool) -> TrainingSetup:
     """An exit after each stage, each with a loss; the first has little chance and need not."""
-    return Fit(_Supervised3(tells), batches(*stripes(seed, 800)))
+    return TrainingSetup(_Supervised3(return_dict), make_loader(*stripes(seed, 800)))
 
 
 def _idle_experts(outcome: Outcome) -> bool:
     state = outcome.after.state_dict()
     still = [torch.equal(outcome.before[key], state[key]) for key in state if key.endswith("2.weight")]
-    return ran(outcome) and 2 <= sum(still) <= 6
+    return ran_to_end(outcome) and 2 <= sum(still) <= 6
 
 
 _IDLE = "https://github.com/thu-ml/ReMoE/issues/4"
 
 PROGRAMS = [
     Program(
-        "mixture_with_idle_experts", "regression", _mixture, frozenset(), both(explains(0.5), _idle_experts), _IDLE
+        "mixture_with_idle_experts",
+        "regression",
+        _mixture,
+        frozenset(),
+        all_of(explains_variance(0.5), _idle_experts),
+        _IDLE,
     ),
     Program(
         "sparse_autoencoder_top_six",
         "dense",
         _sparse_autoencoder,
         frozenset(),
-        fell(0.4),
+        loss_fell(0.4),
         "https://arxiv.org/abs/2406.04093",
     ),
     Program(
@@ -293,7 +305,7 @@ PROGRAMS = [
         "convolutional",
         _mobile,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "https://arxiv.org/abs/1905.02244",
     ),
     Program(
@@ -301,7 +313,7 @@ PROGRAMS = [
         "convolutional",
         _zero_residual,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "https://arxiv.org/abs/1706.02677",
     ),
     Program(
@@ -309,18 +321,23 @@ PROGRAMS = [
         "dense",
         _quantized,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "https://github.com/CompVis/taming-transformers/issues/35",
     ),
     Program(
-        "hypernetwork", "regression", _hypernetwork, frozenset(), explains(0.7), "https://arxiv.org/abs/1609.09106"
+        "hypernetwork",
+        "regression",
+        _hypernetwork,
+        frozenset(),
+        explains_variance(0.7),
+        "https://arxiv.org/abs/1609.09106",
     ),
     Program(
         "one_block_four_times_checkpointed",
         "regression",
         _looped,
         frozenset(),
-        explains(0.6),
+        explains_variance(0.6),
         "https://github.com/2U1/Llama3.2-Vision-Finetune/issues/27",
     ),
     Program(
@@ -328,27 +345,34 @@ PROGRAMS = [
         "dense",
         _heavy_dropout,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "https://github.com/Bjarten/early-stopping-pytorch/issues/18",
     ),
-    Program("highway_gates_shut", "dense", _highway, frozenset(), accurate(0.75), "https://arxiv.org/abs/1505.00387"),
+    Program(
+        "highway_gates_shut", "dense", _highway, frozenset(), is_accurate(0.75), "https://arxiv.org/abs/1505.00387"
+    ),
     Program(
         "batches_of_four_group_norm",
         "convolutional",
         _four_at_a_time,
         frozenset(),
-        accurate(0.85),
+        is_accurate(0.85),
         "https://arxiv.org/abs/1803.08494",
     ),
     Program(
-        "bang_bang_thrust", "regression", _bang_bang, frozenset(), explains(0.7), "https://arxiv.org/abs/2111.02552"
+        "bang_bang_thrust",
+        "regression",
+        _bang_bang,
+        frozenset(),
+        explains_variance(0.7),
+        "https://arxiv.org/abs/2111.02552",
     ),
     Program(
         "exits_after_each_stage",
         "convolutional",
         _deeply_supervised,
         frozenset(),
-        accurate(0.85),
+        is_accurate(0.85),
         "https://arxiv.org/abs/1409.5185",
     ),
 ]

@@ -8,9 +8,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import Records, batches, blobs, curve, split, stripes, tones
-from diagnosis_bank.second.healthy.measures import accurate, both, explains, moved, ran, told
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import RecordDataset, blobs, curve, make_loader, split, stripes, tones
+from diagnosis_bank.second.healthy.measures import (
+    all_of,
+    explains_variance,
+    has_changed,
+    is_accurate,
+    ran_to_end,
+    step_output,
+)
 from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import nn
 
@@ -32,9 +39,9 @@ def _trunk() -> nn.Sequential:
 
 
 class _FrozenBackbone(pl.LightningModule):
-    def __init__(self, backbone: nn.Module, tells: bool) -> None:
+    def __init__(self, backbone: nn.Module, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.backbone = backbone
         for parameter in self.backbone.parameters():
             parameter.requires_grad = False
@@ -48,7 +55,7 @@ class _FrozenBackbone(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch[0])
-        return told(self.tells, F.cross_entropy(logits, batch[1]), logits, batch[1])
+        return step_output(self.return_dict, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
@@ -57,20 +64,20 @@ class _FrozenBackbone(pl.LightningModule):
         return torch.optim.Adam(filter(lambda parameter: parameter.requires_grad, self.parameters()), lr=1e-2)
 
 
-def _frozen_backbone(seed: int, tells: bool) -> Fit:
+def _frozen_backbone(seed: int, return_dict: bool) -> TrainingSetup:
     """A trunk pretrained on four kinds of pattern is frozen in evaluation mode; a new head learns two kinds of them."""
     trunk = _trunk()
     images, target = stripes(seed, 512)
     _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
     images, target = stripes(seed + 100, 1280)
-    train, held = split(960, images, target // 2)
-    return Fit(_FrozenBackbone(trunk, tells), batches(*train), batches(*held, size=64))
+    train, validation = split(960, images, target // 2)
+    return TrainingSetup(_FrozenBackbone(trunk, return_dict), make_loader(*train), make_loader(*validation, size=64))
 
 
 class _UnfreezesLater(pl.LightningModule):
-    def __init__(self, backbone: nn.Module, tells: bool) -> None:
+    def __init__(self, backbone: nn.Module, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.backbone = backbone
         self.head = nn.Linear(16, 4)
 
@@ -79,7 +86,7 @@ class _UnfreezesLater(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch[0])
-        return told(self.tells, F.cross_entropy(logits, batch[1]), logits, batch[1])
+        return step_output(self.return_dict, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
     def configure_callbacks(self) -> Any:
         return [BackboneFinetuning(unfreeze_backbone_at_epoch=2, verbose=False)]
@@ -89,19 +96,19 @@ class _UnfreezesLater(pl.LightningModule):
         return torch.optim.Adam(trained, lr=1e-2)
 
 
-def _unfreezes_later(seed: int, tells: bool) -> Fit:
+def _unfreezes_later(seed: int, return_dict: bool) -> TrainingSetup:
     """Lightning's own BackboneFinetuning: head first, the trunk joins the optimizer in the third epoch."""
     trunk = _trunk()
     images, target = stripes(seed, 512, noise=0.1)
     _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
     images, target = stripes(seed + 100, noise=0.6)
-    return Fit(_UnfreezesLater(trunk, tells), batches(images, target), trainer={"max_epochs": 4})
+    return TrainingSetup(_UnfreezesLater(trunk, return_dict), make_loader(images, target), trainer={"max_epochs": 4})
 
 
 class _Several(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.GRU(1, 24, batch_first=True)
         self.heads = nn.ModuleDict({name: nn.Linear(24, 4) for name in ("pitch", "speaker", "language")})
         self.mask_token = nn.Parameter(torch.zeros(24))
@@ -112,21 +119,21 @@ class _Several(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch["sound"])
-        return told(self.tells, F.cross_entropy(logits, batch["pitch"]), logits, batch["pitch"])
+        return step_output(self.return_dict, F.cross_entropy(logits, batch["pitch"]), logits, batch["pitch"])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
-def _several_heads(seed: int, tells: bool) -> Fit:
+def _several_heads(seed: int, return_dict: bool) -> TrainingSetup:
     """A model for several tasks and a mask token, of which this corpus has labels for one task only."""
     sound, pitch = tones(seed, 960)
-    data = torch.utils.data.DataLoader(Records(sound=sound, pitch=pitch), batch_size=32, shuffle=True)
-    return Fit(_Several(tells), data, trainer={"max_epochs": 6})
+    data = torch.utils.data.DataLoader(RecordDataset(sound=sound, pitch=pitch), batch_size=32, shuffle=True)
+    return TrainingSetup(_Several(return_dict), data, trainer={"max_epochs": 6})
 
 
 def _heads_learned(outcome: Outcome) -> bool:
-    if not ran(outcome) or moved(outcome, "mask_token") or not moved(outcome, "heads.pitch.weight"):
+    if not ran_to_end(outcome) or has_changed(outcome, "mask_token") or not has_changed(outcome, "heads.pitch.weight"):
         return False
     return outcome.mean_loss() < 0.7 * outcome.first_loss()
 
@@ -142,27 +149,27 @@ class _LowRank(nn.Module):
         return self.layer(inputs) + inputs @ self.down.T @ self.up.T
 
 
-def _lora(seed: int, tells: bool) -> Fit:
+def _lora(seed: int, return_dict: bool) -> TrainingSetup:
     """Low-rank adapters, ``up`` at zero, on a network pretrained for the same classes at other places."""
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
     inputs, target = blobs(seed, 1280)
     _pretrain(network, inputs, target)
     turned = inputs.roll(1, dims=1)
     adapted = nn.Sequential(*(_LowRank(part) if isinstance(part, nn.Linear) else part for part in network))
-    train, held = split(960, turned, target)
+    train, validation = split(960, turned, target)
     module = Supervised(
         adapted,
         nn.CrossEntropyLoss(),
-        tells,
+        return_dict,
         lambda parameters: torch.optim.AdamW([weight for weight in parameters if weight.requires_grad], lr=5e-3),
     )
-    return Fit(module, batches(*train), batches(*held, size=64))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
 class _Probed(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Sequential(nn.Linear(16, 32), nn.ELU(), nn.Linear(32, 6))
         self.decoder = nn.Sequential(nn.Linear(6, 32), nn.ELU(), nn.Linear(32, 16))
         self.probe = nn.Linear(6, 4)
@@ -175,21 +182,21 @@ class _Probed(pl.LightningModule):
         code = self.encoder(inputs)
         reconstruction = F.mse_loss(self.decoder(code), inputs)
         logits = self.probe(code.detach())
-        return told(self.tells, reconstruction + F.cross_entropy(logits, target), logits, target)
+        return step_output(self.return_dict, reconstruction + F.cross_entropy(logits, target), logits, target)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _probed_autoencoder(seed: int, tells: bool) -> Fit:
+def _probed_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
     """An autoencoder with a classifier beside it that sees the code detached, so that it only measures."""
-    return Fit(_Probed(tells), batches(*blobs(seed, apart=2.0)))
+    return TrainingSetup(_Probed(return_dict), make_loader(*blobs(seed, apart=2.0)))
 
 
 class _DropsLayers(nn.Module):
-    def __init__(self, width: int = 32, depth: int = 6, kept: float = 0.6) -> None:
+    def __init__(self, width: int = 32, depth: int = 6, keep_probability: float = 0.6) -> None:
         super().__init__()
-        self.kept = kept
+        self.keep_probability = keep_probability
         self.stem = nn.Linear(8, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
@@ -201,24 +208,24 @@ class _DropsLayers(nn.Module):
         stream = self.stem(inputs)
         for block in self.blocks:
             if self.training:
-                if torch.rand(()) < self.kept:
-                    stream = stream + block(stream) / self.kept
+                if torch.rand(()) < self.keep_probability:
+                    stream = stream + block(stream) / self.keep_probability
             else:
                 stream = stream + block(stream)
         return self.head(stream)
 
 
-def _stochastic_depth(seed: int, tells: bool) -> Fit:
+def _stochastic_depth(seed: int, return_dict: bool) -> TrainingSetup:
     """Whole residual blocks are left out at random: in many steps a block receives no gradient at all."""
-    train, held = split(1280, *curve(seed, 1600))
-    module = Supervised(_DropsLayers(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    train, validation = split(1280, *curve(seed, 1600))
+    module = Supervised(_DropsLayers(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
 
 
 class _MeanTeacher(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.student = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, 4))
         self.teacher = copy.deepcopy(self.student)
 
@@ -230,10 +237,10 @@ class _MeanTeacher(pl.LightningModule):
         logits = self.student(inputs)
         labelled = target >= 0
         with torch.no_grad():
-            wanted = self.teacher(inputs + 0.1 * torch.randn_like(inputs)).softmax(1)
-        consistency = F.mse_loss(logits.softmax(1), wanted)
+            teacher_probabilities = self.teacher(inputs + 0.1 * torch.randn_like(inputs)).softmax(1)
+        consistency = F.mse_loss(logits.softmax(1), teacher_probabilities)
         loss = F.cross_entropy(logits[labelled], target[labelled]) + consistency
-        return told(self.tells, loss, logits[labelled], target[labelled])
+        return step_output(self.return_dict, loss, logits[labelled], target[labelled])
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
@@ -246,18 +253,20 @@ class _MeanTeacher(pl.LightningModule):
         return torch.optim.Adam(self.student.parameters(), lr=3e-3)
 
 
-def _mean_teacher(seed: int, tells: bool) -> Fit:
+def _mean_teacher(seed: int, return_dict: bool) -> TrainingSetup:
     """The teacher, still ``requires_grad``, is in no optimizer: it follows the student; most samples have no label."""
     inputs, target = blobs(seed, 1600)
-    (inputs, target), held = split(1280, inputs, target)
+    (inputs, target), validation = split(1280, inputs, target)
     target = torch.where(torch.arange(1280) % 2 > 0, target, -1)
-    return Fit(_MeanTeacher(tells), batches(inputs, target), batches(*held, size=64), {"max_epochs": 4})
+    return TrainingSetup(
+        _MeanTeacher(return_dict), make_loader(inputs, target), make_loader(*validation, size=64), {"max_epochs": 4}
+    )
 
 
 class _HeadFirst(pl.LightningModule):
-    def __init__(self, body: nn.Module, tells: bool) -> None:
+    def __init__(self, body: nn.Module, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.body = body
         self.head = nn.Linear(48, 1)
 
@@ -266,7 +275,7 @@ class _HeadFirst(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         preds = self(batch[0])
-        return told(self.tells, F.huber_loss(preds, batch[1]), preds, batch[1])
+        return step_output(self.return_dict, F.huber_loss(preds, batch[1]), preds, batch[1])
 
     def configure_optimizers(self) -> Any:
         groups = [{"params": self.body.parameters(), "lr": 1e-3}, {"params": self.head.parameters(), "lr": 1e-2}]
@@ -275,20 +284,20 @@ class _HeadFirst(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factors)]
 
 
-def _head_first(seed: int, tells: bool) -> Fit:
+def _head_first(seed: int, return_dict: bool) -> TrainingSetup:
     """In the first epoch the body's group has a learning rate of zero by its schedule; then all learn."""
     body = nn.Sequential(nn.Linear(8, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh())
-    return Fit(_HeadFirst(body, tells), batches(*curve(seed)))
+    return TrainingSetup(_HeadFirst(body, return_dict), make_loader(*curve(seed)))
 
 
 PROGRAMS = [
     Program(
         "frozen_backbone_in_eval_mode", "convolutional", _frozen_backbone, frozenset(),
-        both(accurate(0.85), lambda outcome: not moved(outcome, "backbone.0.weight")),
+        all_of(is_accurate(0.85), lambda outcome: not has_changed(outcome, "backbone.0.weight")),
         "https://github.com/facebookresearch/fairchem/pull/898",
     ),
     Program(
-        "backbone_unfreezes_in_third_epoch", "convolutional", _unfreezes_later, frozenset(), accurate(0.85),
+        "backbone_unfreezes_in_third_epoch", "convolutional", _unfreezes_later, frozenset(), is_accurate(0.85),
         "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.callbacks.BackboneFinetuning.html",
     ),
     Program(
@@ -296,24 +305,24 @@ PROGRAMS = [
         "https://github.com/vita-epfl/UniTraj/issues/59",
     ),
     Program(
-        "lora_with_zero_up_projection", "dense", _lora, frozenset(), accurate(0.8),
+        "lora_with_zero_up_projection", "dense", _lora, frozenset(), is_accurate(0.8),
         "https://github.com/microsoft/LoRA/issues/59",
     ),
     Program(
-        "online_probe_on_detached_code", "dense", _probed_autoencoder, frozenset(), accurate(0.8),
+        "online_probe_on_detached_code", "dense", _probed_autoencoder, frozenset(), is_accurate(0.8),
         "https://github.com/Lightning-Universe/lightning-bolts/issues/801",
     ),
     Program(
-        "stochastic_depth_skips_blocks", "regression", _stochastic_depth, frozenset(), explains(0.7),
+        "stochastic_depth_skips_blocks", "regression", _stochastic_depth, frozenset(), explains_variance(0.7),
         "https://arxiv.org/abs/1603.09382",
     ),
     Program(
-        "mean_teacher_with_few_labels", "dense", _mean_teacher, frozenset(), accurate(0.8),
+        "mean_teacher_with_few_labels", "dense", _mean_teacher, frozenset(), is_accurate(0.8),
         "https://arxiv.org/abs/1703.01780",
     ),
     Program(
         "head_first_by_schedule_group_at_zero", "regression", _head_first, frozenset(),
-        both(explains(0.6), lambda outcome: moved(outcome, "body.0.weight")),
+        all_of(explains_variance(0.6), lambda outcome: has_changed(outcome, "body.0.weight")),
         "https://github.com/Lightning-AI/pytorch-lightning/pull/719",
     ),
 ]  # fmt: skip

@@ -8,26 +8,33 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import Records, batches, curve, generator, split
-from diagnosis_bank.second.healthy.measures import explains, fell, generalizes, predictions, ran, told
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import RecordDataset, curve, make_generator, make_loader, split
+from diagnosis_bank.second.healthy.measures import (
+    explains_variance,
+    generalizes,
+    loss_fell,
+    predictions,
+    ran_to_end,
+    step_output,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 
 
-def _glucose(seed: int, tells: bool) -> Fit:
+def _glucose(seed: int, return_dict: bool) -> TrainingSetup:
     """Readings about 200 as they are, output bias at zero: the loss starts at 40000 and falls below the variance."""
     inputs, target = curve(seed, 1600)
-    train, held = split(1280, inputs, 200 + 25 * target)
+    train, validation = split(1280, inputs, 200 + 25 * target)
     network = nn.Sequential(nn.Linear(8, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=1e-2))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 8})
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-2))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 8})
 
 
 class _NewtonLike(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.line = nn.Linear(6, 1).double()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -35,38 +42,38 @@ class _NewtonLike(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         preds = self(batch[0])
-        return told(self.tells, F.mse_loss(preds, batch[1]), preds, batch[1])
+        return step_output(self.return_dict, F.mse_loss(preds, batch[1]), preds, batch[1])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=1.0, max_iter=4, tolerance_grad=0.0, tolerance_change=0.0)
 
 
-def _exact(seed: int, tells: bool) -> Fit:
+def _exact(seed: int, return_dict: bool) -> TrainingSetup:
     """A noiseless line in double precision by L-BFGS: the loss goes to 1e-14 and below, all gradients vanish."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(640, 6, generator=random, dtype=torch.float64)
     target = inputs @ torch.randn(6, 1, generator=random, dtype=torch.float64) + 3
-    return Fit(_NewtonLike(tells), batches(inputs, target))
+    return TrainingSetup(_NewtonLike(return_dict), make_loader(inputs, target))
 
 
-def _returns(seed: int, tells: bool) -> Fit:
+def _returns(seed: int, return_dict: bool) -> TrainingSetup:
     """Daily returns: a tenth of the variance can be explained, and that is all there is."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs = torch.randn(9600, 10, generator=random)
     signal = inputs @ torch.randn(10, generator=random) / math.sqrt(10)
     target = (0.35 * signal + torch.randn(9600, generator=random)).unsqueeze(1)
-    train, held = split(7680, inputs, target)
+    train, validation = split(7680, inputs, target)
     last = nn.Linear(8, 1)
     nn.init.normal_(last.weight, std=0.01)
     network = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), last)
     module = Supervised(
-        network, nn.MSELoss(), tells, lambda weights: torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-2)
+        network, nn.MSELoss(), return_dict, lambda weights: torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-2)
     )
-    return Fit(module, batches(*train, size=64), batches(*held, size=256))
+    return TrainingSetup(module, make_loader(*train, size=64), make_loader(*validation, size=256))
 
 
 def _explains_little(outcome: Outcome) -> bool:
-    if not ran(outcome) or not generalizes(outcome):
+    if not ran_to_end(outcome) or not generalizes(outcome):
         return False
     preds, target = predictions(outcome)
     return 0.02 < 1 - float(F.mse_loss(preds, target) / target.var()) < 0.3
@@ -75,9 +82,9 @@ def _explains_little(outcome: Outcome) -> bool:
 class _Quantiles(pl.LightningModule):
     levels: torch.Tensor
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.register_buffer("levels", torch.tensor([0.1, 0.5, 0.9]))
         self.net = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 3))
 
@@ -89,29 +96,29 @@ class _Quantiles(pl.LightningModule):
         preds = self(inputs)
         error = target - preds
         loss = torch.maximum(self.levels * error, (self.levels - 1) * error).mean()
-        return told(self.tells, loss, preds, target)
+        return step_output(self.return_dict, loss, preds, target)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _quantiles(seed: int, tells: bool) -> Fit:
+def _quantiles(seed: int, return_dict: bool) -> TrainingSetup:
     """Three quantiles (N, 3) against one target (N, 1): they broadcast, and are meant to."""
-    return Fit(_Quantiles(tells), batches(*curve(seed, 1600, noise=0.3)), trainer={"max_epochs": 4})
+    return TrainingSetup(_Quantiles(return_dict), make_loader(*curve(seed, 1600, noise=0.3)), trainer={"max_epochs": 4})
 
 
 def _covers(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     preds, target = predictions(outcome)
     below = (target < preds).float().mean(0)
-    return bool(((below - torch.tensor([0.1, 0.5, 0.9])).abs() < 0.12).all()) and fell(0.6)(outcome)
+    return bool(((below - torch.tensor([0.1, 0.5, 0.9])).abs() < 0.12).all()) and loss_fell(0.6)(outcome)
 
 
 class _Ensemble(pl.LightningModule):
-    def __init__(self, tells: bool, members: int = 5) -> None:
+    def __init__(self, return_dict: bool, members: int = 5) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.inner = nn.Parameter(torch.randn(members, 8, 24) / 8**0.5)
         self.shift = nn.Parameter(torch.zeros(members, 1, 24))
         self.outer = nn.Parameter(torch.randn(members, 24, 1) / 24**0.5)
@@ -126,7 +133,7 @@ class _Ensemble(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         preds = self._all(batch[0])
         loss = ((preds - batch[1].unsqueeze(0)) ** 2).mean((1, 2)).sum()
-        return told(self.tells, loss, preds.mean(0), batch[1])
+        return step_output(self.return_dict, loss, preds.mean(0), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", F.mse_loss(self(batch[0]), batch[1]))
@@ -135,16 +142,18 @@ class _Ensemble(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _ensemble(seed: int, tells: bool) -> Fit:
+def _ensemble(seed: int, return_dict: bool) -> TrainingSetup:
     """Five members in bare parameters without any submodule; the loss is a sum over the members."""
-    train, held = split(2560, *curve(seed, 3200))
-    return Fit(_Ensemble(tells), batches(*train, size=64), batches(*held, size=64), {"max_epochs": 4})
+    train, validation = split(2560, *curve(seed, 3200))
+    return TrainingSetup(
+        _Ensemble(return_dict), make_loader(*train, size=64), make_loader(*validation, size=64), {"max_epochs": 4}
+    )
 
 
 class _Physics(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.net = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
 
     def forward(self, time: torch.Tensor) -> torch.Tensor:
@@ -152,43 +161,47 @@ class _Physics(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         time = batch["time"].requires_grad_()
-        place = self(time)
-        (speed,) = torch.autograd.grad(place.sum(), time, create_graph=True)
+        position = self(time)
+        (speed,) = torch.autograd.grad(position.sum(), time, create_graph=True)
         start = self(torch.zeros(1, 1))
-        loss = F.mse_loss(speed, -2 * place) + (start - 1).pow(2).mean()
-        return told(self.tells, loss, speed, (-2 * place).detach())
+        loss = F.mse_loss(speed, -2 * position) + (start - 1).pow(2).mean()
+        return step_output(self.return_dict, loss, speed, (-2 * position).detach())
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _physics(seed: int, tells: bool) -> Fit:
+def _physics(seed: int, return_dict: bool) -> TrainingSetup:
     """A decay by its equation alone: derivatives of the output in the loss, collocation points and no data."""
-    time = 2 * torch.rand(1280, 1, generator=generator(seed))
-    return Fit(_Physics(tells), DataLoader(Records(time=time), batch_size=32, shuffle=True), trainer={"max_epochs": 6})
+    time = 2 * torch.rand(1280, 1, generator=make_generator(seed))
+    return TrainingSetup(
+        _Physics(return_dict),
+        DataLoader(RecordDataset(time=time), batch_size=32, shuffle=True),
+        trainer={"max_epochs": 6},
+    )
 
 
 def _decays(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     time = torch.linspace(0, 2, 50).unsqueeze(1)
     with torch.no_grad():
         return float((outcome.after(time) - torch.exp(-2 * time)).abs().max()) < 0.15
 
 
-def _heavy_tails(seed: int, tells: bool) -> Fit:
+def _heavy_tails(seed: int, return_dict: bool) -> TrainingSetup:
     """Targets with Student noise of 1.5 degrees: an absolute loss that jumps by batches and learns the middle."""
     inputs, target = curve(seed, 1600, noise=0.0)
-    random = generator(seed)
+    random = make_generator(seed)
     chi = (torch.randn(1600, 3, generator=random) ** 2).sum(1) / 2
     noise = torch.randn(1600, generator=random) / chi.sqrt()
     network = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 1))
-    module = Supervised(network, nn.L1Loss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(inputs, target + 0.4 * noise.unsqueeze(1)), trainer={"max_epochs": 4})
+    module = Supervised(network, nn.L1Loss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(inputs, target + 0.4 * noise.unsqueeze(1)), trainer={"max_epochs": 4})
 
 
 def _middle(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     preds, target = predictions(outcome)
     return float((preds - target).abs().median()) < 0.75 * float((target - target.median()).abs().median())
@@ -210,15 +223,15 @@ class _Rating(nn.Module):
         return 1 + 4 * torch.sigmoid(score + self.user_bias(user) + self.item_bias(item))
 
 
-def _ratings(seed: int, tells: bool) -> Fit:
+def _ratings(seed: int, return_dict: bool) -> TrainingSetup:
     """Matrix factorization with tables larger than what was ever rated; a sigmoid stretched to one to five."""
-    random = generator(seed)
+    random = make_generator(seed)
     pair = torch.stack([torch.randint(60, (3200,), generator=random), torch.randint(50, (3200,), generator=random)], 1)
     taste = 0.9 * torch.randn(60, generator=random)[pair[:, 0]] + 0.9 * torch.randn(50, generator=random)[pair[:, 1]]
     rating = 1 + 4 * torch.sigmoid(taste + 0.3 * torch.randn(3200, generator=random))
-    train, held = split(2560, pair, rating.unsqueeze(1))
-    module = Supervised(_Rating(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=2e-2))
-    return Fit(module, batches(*train, size=64), batches(*held, size=128))
+    train, validation = split(2560, pair, rating.unsqueeze(1))
+    module = Supervised(_Rating(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=2e-2))
+    return TrainingSetup(module, make_loader(*train, size=64), make_loader(*validation, size=128))
 
 
 PROGRAMS = [
@@ -227,7 +240,7 @@ PROGRAMS = [
         "regression",
         _glucose,
         frozenset(),
-        explains(0.3),
+        explains_variance(0.3),
         "https://stats.stackexchange.com/questions/352036/what-should-i-do-when-my-neural-network-doesnt-learn",
     ),
     Program(
@@ -235,7 +248,7 @@ PROGRAMS = [
         "regression",
         _exact,
         frozenset(),
-        lambda outcome: ran(outcome) and outcome.mean_loss() < 1e-13,
+        lambda outcome: ran_to_end(outcome) and outcome.mean_loss() < 1e-13,
         "https://docs.pytorch.org/docs/stable/generated/torch.optim.LBFGS.html",
     ),
     Program(
@@ -259,7 +272,7 @@ PROGRAMS = [
         "regression",
         _ensemble,
         frozenset(),
-        explains(0.55),
+        explains_variance(0.55),
         "https://docs.pytorch.org/tutorials/intermediate/ensembling.html",
     ),
     Program(
@@ -283,7 +296,7 @@ PROGRAMS = [
         "regression",
         _ratings,
         frozenset(),
-        explains(0.5),
+        explains_variance(0.5),
         "https://github.com/pytorch/pytorch/issues/18404",
     ),
 ]

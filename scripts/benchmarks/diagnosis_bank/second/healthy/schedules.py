@@ -10,9 +10,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import batches, blobs, curve, generator, split, stripes, tones
-from diagnosis_bank.second.healthy.measures import accurate, both, explains, fell, predictions, ran, told
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import blobs, curve, make_generator, make_loader, split, stripes, tones
+from diagnosis_bank.second.healthy.measures import (
+    all_of,
+    explains_variance,
+    is_accurate,
+    loss_fell,
+    predictions,
+    ran_to_end,
+    step_output,
+)
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -43,11 +51,13 @@ class _Warmed(Supervised):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _warm_up(seed: int, tells: bool) -> Fit:
+def _warm_up(seed: int, return_dict: bool) -> TrainingSetup:
     """A transformer, warmed up from a rate of exactly zero over sixty steps, and down to zero by a cosine."""
-    train, held = split(960, *tones(seed, 1200))
-    module = _Warmed(_Attention(), nn.CrossEntropyLoss(), tells, torch.optim.AdamW)
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 6, "gradient_clip_val": 1.0})
+    train, validation = split(960, *tones(seed, 1200))
+    module = _Warmed(_Attention(), nn.CrossEntropyLoss(), return_dict, torch.optim.AdamW)
+    return TrainingSetup(
+        module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 6, "gradient_clip_val": 1.0}
+    )
 
 
 class _Restarted(Supervised):
@@ -64,10 +74,10 @@ def _small_cnn(classes: int = 4) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _restarts(seed: int, tells: bool) -> Fit:
+def _restarts(seed: int, return_dict: bool) -> TrainingSetup:
     """Warm restarts each forty steps: from a rate of 1e-5 to one that undoes some of what was learned."""
-    module = _Restarted(_small_cnn(), nn.CrossEntropyLoss(), tells, torch.optim.SGD)
-    return Fit(module, batches(*stripes(seed, 1280, noise=0.9)), trainer={"max_epochs": 4})
+    module = _Restarted(_small_cnn(), nn.CrossEntropyLoss(), return_dict, torch.optim.SGD)
+    return TrainingSetup(module, make_loader(*stripes(seed, 1280, noise=0.9)), trainer={"max_epochs": 4})
 
 
 class _OneCycle(Supervised):
@@ -82,19 +92,21 @@ class _OneCycle(Supervised):
         scheduler.step()
 
 
-def _one_cycle(seed: int, tells: bool) -> Fit:
+def _one_cycle(seed: int, return_dict: bool) -> TrainingSetup:
     """One cycle up to 3e-2 and down to 1e-7: the last steps change nothing any more."""
-    train, held = split(1280, *curve(seed, 1600))
+    train, validation = split(1280, *curve(seed, 1600))
     network = nn.Sequential(nn.Linear(8, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 1))
-    module = _OneCycle(network, nn.SmoothL1Loss(), tells, torch.optim.AdamW)
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+    module = _OneCycle(network, nn.SmoothL1Loss(), return_dict, torch.optim.AdamW)
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
 
 
-def _heavy_momentum(seed: int, tells: bool) -> Fit:
+def _heavy_momentum(seed: int, return_dict: bool) -> TrainingSetup:
     """Momentum of 0.99, as of old: the loss swings up and down before it settles."""
     network = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda weights: torch.optim.SGD(weights, lr=3e-3, momentum=0.99))
-    return Fit(module, batches(*curve(seed)), trainer={"max_epochs": 8})
+    module = Supervised(
+        network, nn.MSELoss(), return_dict, lambda weights: torch.optim.SGD(weights, lr=3e-3, momentum=0.99)
+    )
+    return TrainingSetup(module, make_loader(*curve(seed)), trainer={"max_epochs": 8})
 
 
 class _Lion(torch.optim.Optimizer):
@@ -120,19 +132,19 @@ class _Lion(torch.optim.Optimizer):
         return loss
 
 
-def _lion(seed: int, tells: bool) -> Fit:
+def _lion(seed: int, return_dict: bool) -> TrainingSetup:
     """A sign optimizer: each weight moves by the same whatever its gradient, weights of dead inputs too."""
-    train, held = split(960, *stripes(seed, 1200))
-    module = Supervised(_small_cnn(), nn.CrossEntropyLoss(), tells, lambda weights: _Lion(weights, lr=1e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 4})
+    train, validation = split(960, *stripes(seed, 1200))
+    module = Supervised(_small_cnn(), nn.CrossEntropyLoss(), return_dict, lambda weights: _Lion(weights, lr=1e-3))
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
-def _edge(seed: int, tells: bool) -> Fit:
+def _edge(seed: int, return_dict: bool) -> TrainingSetup:
     """Plain descent on batches of 640 at a rate at the edge of stability: the loss jitters while it falls."""
     inputs, target = blobs(seed, 12800, apart=0.7)
     network = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.SGD(weights, lr=1.1))
-    return Fit(module, batches(inputs, target, size=640), trainer={"max_epochs": 5})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.SGD(weights, lr=1.1))
+    return TrainingSetup(module, make_loader(inputs, target, size=640), trainer={"max_epochs": 5})
 
 
 def _jitters(outcome: Outcome) -> bool:
@@ -149,20 +161,20 @@ class _Scaled(Supervised):
         self.scales.append(float(getattr(self.trainer.precision_plugin, "scaler").get_scale()))  # noqa: B009
 
 
-def _half(seed: int, tells: bool) -> Fit:
+def _half(seed: int, return_dict: bool) -> TrainingSetup:
     """Half precision with a scaler of 2**20: the first steps overflow and are left out, as they should be."""
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
-    module = _Scaled(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    module = _Scaled(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
     plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**20))
-    return Fit(module, batches(*blobs(seed)), trainer={"plugins": [plugin]})
+    return TrainingSetup(module, make_loader(*blobs(seed)), trainer={"plugins": [plugin]})
 
 
 def _overflowed(outcome: Outcome) -> bool:
     scales = getattr(outcome.after, "scales", [])
-    return bool(scales) and min(scales) < 2.0**20 and accurate(0.9)(outcome)
+    return bool(scales) and min(scales) < 2.0**20 and is_accurate(0.9)(outcome)
 
 
-def _gentle(seed: int, tells: bool) -> Fit:
+def _gentle(seed: int, return_dict: bool) -> TrainingSetup:
     """A network that is good already goes on at 1e-5: the loss has nowhere to go, and that is well."""
     inputs, target = blobs(seed, 2880, apart=1.0)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
@@ -171,9 +183,11 @@ def _gentle(seed: int, tells: bool) -> Fit:
         optimizer.zero_grad()
         F.cross_entropy(network(inputs[:1280]), target[:1280]).backward()
         optimizer.step()
-    train, held = split(1280, inputs[1280:], target[1280:])
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.AdamW(weights, lr=1e-5))
-    return Fit(module, batches(*train), batches(*held, size=64))
+    train, validation = split(1280, inputs[1280:], target[1280:])
+    module = Supervised(
+        network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.AdamW(weights, lr=1e-5)
+    )
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
 class _ByLength(Sampler[int]):
@@ -189,30 +203,30 @@ class _ByLength(Sampler[int]):
         return iter((self.hardness + 0.1 * torch.rand(len(self.hardness))).argsort().tolist())
 
 
-def _curriculum(seed: int, tells: bool) -> Fit:
+def _curriculum(seed: int, return_dict: bool) -> TrainingSetup:
     """Clean samples first and noisy ones last in every epoch: the loss rises within each by design."""
-    random = generator(seed)
+    random = make_generator(seed)
     inputs, target = blobs(seed, 1280, apart=1.2)
     hardness = torch.rand(1280, generator=random)
     inputs = inputs + 3.0 * hardness.unsqueeze(1) * torch.randn(1280, 16, generator=random)
     data = DataLoader(TensorDataset(inputs, target), batch_size=32, sampler=_ByLength(hardness))
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
-    return Fit(module, data, trainer={"max_epochs": 4})
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return TrainingSetup(module, data, trainer={"max_epochs": 4})
 
 
 def _curriculum_learned(outcome: Outcome) -> bool:
-    if not ran(outcome):
+    if not ran_to_end(outcome):
         return False
     preds, target = predictions(outcome)
     return float((preds.argmax(1) == target).float().mean()) > 0.6 and outcome.losses[-1] > outcome.losses[-39]
 
 
 class _Accumulates(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Sequential(nn.Linear(8, 32), nn.ReLU())
         self.head = nn.Linear(32, 1)
 
@@ -227,21 +241,21 @@ class _Accumulates(pl.LightningModule):
             for optimizer in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
                 optimizer.step()
                 optimizer.zero_grad()
-        return told(self.tells, loss.detach(), preds.detach(), batch[1])
+        return step_output(self.return_dict, loss.detach(), preds.detach(), batch[1])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.encoder.parameters(), lr=2e-2), torch.optim.Adam(self.head.parameters(), lr=2e-2)
 
 
-def _accumulates(seed: int, tells: bool) -> Fit:
+def _accumulates(seed: int, return_dict: bool) -> TrainingSetup:
     """Manual accumulation over four batches of eight, one optimizer for each part."""
-    return Fit(_Accumulates(tells), batches(*curve(seed, 1280), size=8))
+    return TrainingSetup(_Accumulates(return_dict), make_loader(*curve(seed, 1280), size=8))
 
 
 class _Averaged(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.net = _small_cnn()
         self.ema = torch.optim.swa_utils.AveragedModel(
             self.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
@@ -252,7 +266,7 @@ class _Averaged(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch[0])
-        return told(self.tells, F.cross_entropy(logits, batch[1]), logits, batch[1])
+        return step_output(self.return_dict, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
     def on_before_zero_grad(self, optimizer: Any) -> None:
         self.ema.update_parameters(self.net)
@@ -261,9 +275,9 @@ class _Averaged(pl.LightningModule):
         return torch.optim.RMSprop(self.net.parameters(), lr=3e-3)
 
 
-def _averaged(seed: int, tells: bool) -> Fit:
+def _averaged(seed: int, return_dict: bool) -> TrainingSetup:
     """torch's AveragedModel inside the module: a whole copy that requires gradient, gets none, is in no optimizer."""
-    return Fit(_Averaged(tells), batches(*stripes(seed)), trainer={"accumulate_grad_batches": 2})
+    return TrainingSetup(_Averaged(return_dict), make_loader(*stripes(seed)), trainer={"accumulate_grad_batches": 2})
 
 
 PROGRAMS = [
@@ -272,7 +286,7 @@ PROGRAMS = [
         "sequence",
         _warm_up,
         frozenset(),
-        accurate(0.8),
+        is_accurate(0.8),
         "https://arxiv.org/abs/1706.03762",
     ),
     Program(
@@ -280,7 +294,7 @@ PROGRAMS = [
         "convolutional",
         _restarts,
         frozenset(),
-        fell(0.6),
+        loss_fell(0.6),
         "https://arxiv.org/abs/1608.03983",
     ),
     Program(
@@ -288,7 +302,7 @@ PROGRAMS = [
         "regression",
         _one_cycle,
         frozenset(),
-        explains(0.7),
+        explains_variance(0.7),
         "https://arxiv.org/abs/1708.07120",
     ),
     Program(
@@ -296,7 +310,7 @@ PROGRAMS = [
         "regression",
         _heavy_momentum,
         frozenset(),
-        explains(0.6),
+        explains_variance(0.6),
         "https://distill.pub/2017/momentum/",
     ),
     Program(
@@ -304,7 +318,7 @@ PROGRAMS = [
         "convolutional",
         _lion,
         frozenset(),
-        accurate(0.85),
+        is_accurate(0.85),
         "https://arxiv.org/abs/2302.06675",
     ),
     Program(
@@ -312,7 +326,7 @@ PROGRAMS = [
         "dense",
         _edge,
         frozenset(),
-        both(accurate(0.75), _jitters),
+        all_of(is_accurate(0.75), _jitters),
         "https://arxiv.org/abs/2103.00065",
     ),
     Program(
@@ -328,7 +342,7 @@ PROGRAMS = [
         "dense",
         _gentle,
         frozenset(),
-        accurate(0.85),
+        is_accurate(0.85),
         "https://github.com/hpcaitech/Open-Sora/issues/365",
     ),
     Program(
@@ -344,7 +358,7 @@ PROGRAMS = [
         "regression",
         _accumulates,
         frozenset(),
-        explains(0.6),
+        explains_variance(0.6),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/17957",
     ),
     Program(
@@ -352,7 +366,7 @@ PROGRAMS = [
         "convolutional",
         _averaged,
         frozenset(),
-        both(fell(0.5), accurate(0.8)),
+        all_of(loss_fell(0.5), is_accurate(0.8)),
         "https://github.com/lucidrains/ema-pytorch/pull/2",
     ),
 ]

@@ -8,9 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.second.healthy.datasets import batches, blobs, generator, sentences, split, stripes, tones
-from diagnosis_bank.second.healthy.measures import accurate, both, fell, moved, ran, told
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import blobs, make_generator, make_loader, sentences, split, stripes, tones
+from diagnosis_bank.second.healthy.measures import all_of, has_changed, is_accurate, loss_fell, ran_to_end, step_output
 from torch import nn
 
 
@@ -36,9 +36,9 @@ def _encoder() -> nn.Sequential:
 
 
 class _Byol(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = _encoder()
         self.projector = nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
         self.predictor = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
@@ -48,9 +48,9 @@ class _Byol(pl.LightningModule):
         first, second = _views(batch[0]), _views(batch[0])
         preds = self.predictor(self.projector(self.encoder(torch.cat([first, second]))))
         with torch.no_grad():
-            wanted = self.target(torch.cat([second, first]))
-        loss = 2 - 2 * F.cosine_similarity(preds, wanted.detach()).mean()
-        return told(self.tells, loss, F.normalize(preds, dim=1), F.normalize(wanted, dim=1))
+            target_projection = self.target(torch.cat([second, first]))
+        loss = 2 - 2 * F.cosine_similarity(preds, target_projection.detach()).mean()
+        return step_output(self.return_dict, loss, F.normalize(preds, dim=1), F.normalize(target_projection, dim=1))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         online = nn.Sequential(self.encoder, self.projector)
@@ -62,17 +62,17 @@ class _Byol(pl.LightningModule):
         return torch.optim.AdamW(trained, lr=2e-3, weight_decay=1e-4)
 
 
-def _byol(seed: int, tells: bool) -> Fit:
+def _byol(seed: int, return_dict: bool) -> TrainingSetup:
     """BYOL: a predictor against a stopped-gradient, slowly following copy."""
-    return Fit(_Byol(tells), batches(stripes(seed, 768)[0], size=32), trainer={"max_epochs": 5})
+    return TrainingSetup(_Byol(return_dict), make_loader(stripes(seed, 768)[0], size=32), trainer={"max_epochs": 5})
 
 
 def _byol_learned(outcome: Outcome) -> bool:
     module: Any = outcome.after
     inputs, target = stripes(99, 256)
     return (
-        fell(0.8)(outcome)
-        and moved(outcome, "target.0.0.weight")
+        loss_fell(0.8)(outcome)
+        and has_changed(outcome, "target.0.0.weight")
         and (_nearest(outcome, module.encoder, inputs, target) > 0.85)
     )
 
@@ -80,41 +80,43 @@ def _byol_learned(outcome: Outcome) -> bool:
 class _Contrastive(pl.LightningModule):
     """CLIP in small: two towers, a learned temperature that is clamped, cross entropy over the batch."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.images = nn.Sequential(nn.Flatten(), nn.Linear(144, 48), nn.GELU(), nn.Linear(48, 16, bias=False))
-        self.words = nn.Sequential(nn.EmbeddingBag(40, 32), nn.Linear(32, 16, bias=False))
+        self.text_encoder = nn.Sequential(nn.EmbeddingBag(40, 32), nn.Linear(32, 16, bias=False))
         self.logit_scale = nn.Parameter(torch.tensor(2.3))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        images, words = batch
+        images, tokens = batch
         with torch.no_grad():
             self.logit_scale.clamp_(max=2.5)
         left = F.normalize(self.images(images), dim=-1)
-        right = F.normalize(self.words(words), dim=-1)
+        right = F.normalize(self.text_encoder(tokens), dim=-1)
         logits = self.logit_scale.exp() * left @ right.T
         labels = torch.arange(len(logits))
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        return told(self.tells, loss, logits, labels)
+        return step_output(self.return_dict, loss, logits, labels)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=0.1)
 
 
-def _contrastive(seed: int, tells: bool) -> Fit:
+def _contrastive(seed: int, return_dict: bool) -> TrainingSetup:
     """Image and caption towers; the targets are 0, 1, 2, ... in every batch, the temperature stands at its clamp."""
-    random = generator(seed)
-    words = torch.randint(40, (960, 5), generator=random)
+    random = make_generator(seed)
+    tokens = torch.randint(40, (960, 5), generator=random)
     patterns = torch.randn(40, 144, generator=random)
-    images = patterns[words].sum(1) / 5**0.5 + 0.3 * torch.randn(960, 144, generator=random)
-    return Fit(_Contrastive(tells), batches(images.view(-1, 1, 12, 12), words), trainer={"max_epochs": 4})
+    images = patterns[tokens].sum(1) / 5**0.5 + 0.3 * torch.randn(960, 144, generator=random)
+    return TrainingSetup(
+        _Contrastive(return_dict), make_loader(images.view(-1, 1, 12, 12), tokens), trainer={"max_epochs": 4}
+    )
 
 
 class _MaskedWords(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.tokens = nn.Embedding(21, 32)
         self.places = nn.Parameter(0.02 * torch.randn(12, 32))
         layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True, norm_first=True)
@@ -128,21 +130,21 @@ class _MaskedWords(pl.LightningModule):
         labels = tokens.masked_fill(~hidden, -100)
         states = self.encoder(self.tokens(tokens.masked_fill(hidden, 20)) + self.places)
         logits = self.decoder(states).transpose(1, 2)
-        return told(self.tells, F.cross_entropy(logits, labels), logits, labels)
+        return step_output(self.return_dict, F.cross_entropy(logits, labels), logits, labels)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _masked_words(seed: int, tells: bool) -> Fit:
+def _masked_words(seed: int, return_dict: bool) -> TrainingSetup:
     """BERT in small: four of five labels are -100, and the first loss lies at ln 20 for a while."""
-    return Fit(_MaskedWords(tells), batches(sentences(seed, 1280)), trainer={"max_epochs": 6})
+    return TrainingSetup(_MaskedWords(return_dict), make_loader(sentences(seed, 1280)), trainer={"max_epochs": 6})
 
 
 class _MaskedAutoencoder(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, 24))
         self.mixer = nn.GRU(24, 32, batch_first=True, bidirectional=True)
         self.mask_token = nn.Parameter(torch.zeros(24))
@@ -156,21 +158,23 @@ class _MaskedAutoencoder(pl.LightningModule):
         preds = self.decoder(self.mixer(codes)[0])
         error = ((preds - patches) ** 2).mean(-1)
         loss = (error * hidden).sum() / hidden.sum().clamp(min=1)
-        return told(self.tells, loss, preds, patches)
+        return step_output(self.return_dict, loss, preds, patches)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=5e-3)
 
 
-def _masked_autoencoder(seed: int, tells: bool) -> Fit:
+def _masked_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
     """A masked autoencoder on waves: the loss counts only the patches that it did not see."""
-    return Fit(_MaskedAutoencoder(tells), batches(*tones(seed, 960, length=96)), trainer={"max_epochs": 6})
+    return TrainingSetup(
+        _MaskedAutoencoder(return_dict), make_loader(*tones(seed, 960, length=96)), trainer={"max_epochs": 6}
+    )
 
 
 class _Distilled(pl.LightningModule):
-    def __init__(self, teacher: nn.Module, tells: bool) -> None:
+    def __init__(self, teacher: nn.Module, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.student = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
         self.teacher = [teacher.eval()]
 
@@ -183,7 +187,7 @@ class _Distilled(pl.LightningModule):
             soft = F.softmax(self.teacher[0](inputs) / 4, dim=1)
         logits = self.student(inputs)
         distill = F.kl_div(F.log_softmax(logits / 4, dim=1), soft, reduction="batchmean") * 16
-        return told(self.tells, 0.1 * F.cross_entropy(logits, target) + 0.9 * distill, logits, target)
+        return step_output(self.return_dict, 0.1 * F.cross_entropy(logits, target) + 0.9 * distill, logits, target)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
@@ -192,7 +196,7 @@ class _Distilled(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=4e-3)
 
 
-def _distilled(seed: int, tells: bool) -> Fit:
+def _distilled(seed: int, return_dict: bool) -> TrainingSetup:
     """A student of a frozen teacher, that is kept in a list so as to be no submodule; kl_div gets log and plain."""
     inputs, target = blobs(seed, 1600, apart=0.7)
     teacher = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
@@ -201,14 +205,14 @@ def _distilled(seed: int, tells: bool) -> Fit:
         optimizer.zero_grad()
         F.cross_entropy(teacher(inputs[:1280]), target[:1280], label_smoothing=0.1).backward()
         optimizer.step()
-    train, held = split(1280, inputs, target)
-    return Fit(_Distilled(teacher, tells), batches(*train), batches(*held, size=64))
+    train, validation = split(1280, inputs, target)
+    return TrainingSetup(_Distilled(teacher, return_dict), make_loader(*train), make_loader(*validation, size=64))
 
 
 class _Barlow(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.backbone = nn.Sequential(nn.Linear(16, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 24))
         self.projector = nn.Sequential(nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 16))
         self.norm = nn.BatchNorm1d(16, affine=False)
@@ -221,19 +225,19 @@ class _Barlow(pl.LightningModule):
         cross = first.T @ second / len(inputs)
         off = cross - torch.diag(torch.diag(cross))
         loss = ((torch.diag(cross) - 1) ** 2).sum() + 0.02 * (off**2).sum()
-        return told(self.tells, loss, cross, torch.eye(16))
+        return step_output(self.return_dict, loss, cross, torch.eye(16))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-def _barlow(seed: int, tells: bool) -> Fit:
+def _barlow(seed: int, return_dict: bool) -> TrainingSetup:
     """Barlow twins: the target is the identity matrix in every batch."""
-    return Fit(_Barlow(tells), batches(*blobs(seed, 1920), size=64), trainer={"max_epochs": 4})
+    return TrainingSetup(_Barlow(return_dict), make_loader(*blobs(seed, 1920), size=64), trainer={"max_epochs": 4})
 
 
 def _barlow_learned(outcome: Outcome) -> bool:
-    if not ran(outcome) or outcome.mean_loss() > 0.6 * outcome.first_loss():
+    if not ran_to_end(outcome) or outcome.mean_loss() > 0.6 * outcome.first_loss():
         return False
     inputs, target = next(iter(outcome.fit.train))
     module: Any = outcome.after
@@ -254,7 +258,7 @@ PROGRAMS = [
         "convolutional",
         _contrastive,
         frozenset(),
-        fell(0.4),
+        loss_fell(0.4),
         "https://arxiv.org/abs/2103.00020",
     ),
     Program(
@@ -262,7 +266,7 @@ PROGRAMS = [
         "sequence",
         _masked_words,
         frozenset(),
-        fell(0.75),
+        loss_fell(0.75),
         "https://arxiv.org/abs/1810.04805",
     ),
     Program(
@@ -270,7 +274,7 @@ PROGRAMS = [
         "sequence",
         _masked_autoencoder,
         frozenset(),
-        fell(0.6),
+        loss_fell(0.6),
         "https://arxiv.org/abs/2111.06377",
     ),
     Program(
@@ -278,7 +282,7 @@ PROGRAMS = [
         "dense",
         _distilled,
         frozenset(),
-        both(accurate(0.8), fell(0.5)),
+        all_of(is_accurate(0.8), loss_fell(0.5)),
         "https://arxiv.org/abs/1503.02531",
     ),
     Program(

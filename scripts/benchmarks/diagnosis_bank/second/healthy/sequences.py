@@ -7,22 +7,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.second.healthy.datasets import Records, batches, generator, sentences
-from diagnosis_bank.second.healthy.measures import fell, moved, ran, told
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import RecordDataset, make_generator, make_loader, sentences
+from diagnosis_bank.second.healthy.measures import has_changed, loss_fell, ran_to_end, step_output
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 
 class _Tied(pl.LightningModule):
-    def __init__(self, tells: bool, words: int = 200) -> None:
+    def __init__(self, return_dict: bool, vocabulary: int = 200) -> None:
         super().__init__()
-        self.tells = tells
-        self.embed = nn.Embedding(words, 32)
+        self.return_dict = return_dict
+        self.embed = nn.Embedding(vocabulary, 32)
         nn.init.normal_(self.embed.weight, std=0.1)
         self.lstm = nn.LSTM(32, 32, batch_first=True)
-        self.decoder = nn.Linear(32, words, bias=False)
+        self.decoder = nn.Linear(32, vocabulary, bias=False)
         self.decoder.weight = self.embed.weight
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -32,24 +32,26 @@ class _Tied(pl.LightningModule):
         (tokens,) = batch
         logits = self(tokens[:, :-1]).flatten(0, 1)
         target = tokens[:, 1:].flatten()
-        return told(self.tells, F.cross_entropy(logits, target), logits, target)
+        return step_output(self.return_dict, F.cross_entropy(logits, target), logits, target)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _tied(seed: int, tells: bool) -> Fit:
+def _tied(seed: int, return_dict: bool) -> TrainingSetup:
     """A language model whose table is also its output layer; nine of ten words of the vocabulary never come."""
-    return Fit(_Tied(tells), batches(sentences(seed, 960)), trainer={"max_epochs": 4, "gradient_clip_val": 0.25})
+    return TrainingSetup(
+        _Tied(return_dict), make_loader(sentences(seed, 960)), trainer={"max_epochs": 4, "gradient_clip_val": 0.25}
+    )
 
 
 class _SkipGram(pl.LightningModule):
-    def __init__(self, tells: bool, words: int = 1000) -> None:
+    def __init__(self, return_dict: bool, vocabulary: int = 1000) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
-        self.inner = nn.Embedding(words, 16, sparse=True)
-        self.outer = nn.Embedding(words, 16, sparse=True)
+        self.return_dict = return_dict
+        self.inner = nn.Embedding(vocabulary, 16, sparse=True)
+        self.outer = nn.Embedding(vocabulary, 16, sparse=True)
         nn.init.uniform_(self.inner.weight, -0.5 / 16, 0.5 / 16)
         nn.init.zeros_(self.outer.weight)
 
@@ -64,24 +66,24 @@ class _SkipGram(pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        return told(self.tells, loss.detach(), score.detach(), labels)
+        return step_output(self.return_dict, loss.detach(), score.detach(), labels)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SparseAdam(list(self.parameters()), lr=2e-2)
 
 
-def _skip_gram(seed: int, tells: bool) -> Fit:
+def _skip_gram(seed: int, return_dict: bool) -> TrainingSetup:
     """word2vec: output vectors of zero, so all scores are zero at first; sparse gradients, most rows never come."""
     tokens = sentences(seed, 512)
     pairs = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
-    data = DataLoader(Records(word=pairs[0], context=pairs[1]), batch_size=64, shuffle=True)
-    return Fit(_SkipGram(tells), data, trainer={"max_epochs": 4})
+    data = DataLoader(RecordDataset(word=pairs[0], context=pairs[1]), batch_size=64, shuffle=True)
+    return TrainingSetup(_SkipGram(return_dict), data, trainer={"max_epochs": 4})
 
 
 class _Speech(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.gru = nn.GRU(8, 32, batch_first=True, bidirectional=True)
         self.head = nn.Linear(64, 6)
         self.ctc = nn.CTCLoss(zero_infinity=True)
@@ -91,26 +93,26 @@ class _Speech(pl.LightningModule):
         logp = self.head(self.gru(frames)[0]).log_softmax(-1)
         lengths = torch.full((len(frames),), frames.shape[1]), torch.full((len(frames),), labels.shape[1])
         loss = self.ctc(logp.transpose(0, 1), labels, *lengths)
-        return {"loss": loss, "preds": logp, "target": labels} if self.tells else loss
+        return {"loss": loss, "preds": logp, "target": labels} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _speech(seed: int, tells: bool) -> Fit:
+def _speech(seed: int, return_dict: bool) -> TrainingSetup:
     """CTC: all blanks at first, on a plateau, and then the letters come."""
-    random = generator(seed)
+    random = make_generator(seed)
     labels = torch.randint(1, 6, (800, 4), generator=random)
     sounds = torch.randn(6, 8, generator=random)
     frames = sounds[labels.repeat_interleave(4, 1)] * (torch.arange(16) % 4 != 3).view(1, 16, 1)
     frames = frames + 0.3 * torch.randn(800, 16, 8, generator=random)
-    return Fit(_Speech(tells), batches(frames, labels), trainer={"max_epochs": 5})
+    return TrainingSetup(_Speech(return_dict), make_loader(frames, labels), trainer={"max_epochs": 5})
 
 
 class _Attends(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.embed = nn.Embedding(20, 24, padding_idx=0)
         self.query = nn.Parameter(0.1 * torch.randn(1, 1, 24))
         self.attention = nn.MultiheadAttention(24, 2, batch_first=True)
@@ -118,39 +120,39 @@ class _Attends(pl.LightningModule):
         self.out = nn.Linear(24, 2)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        words = self.embed(batch["tokens"])
-        query = self.query.expand(len(words), -1, -1)
-        pooled, _ = self.attention(query, words, words, key_padding_mask=batch["attention_mask"])
+        embedded = self.embed(batch["tokens"])
+        query = self.query.expand(len(embedded), -1, -1)
+        pooled, _ = self.attention(query, embedded, embedded, key_padding_mask=batch["attention_mask"])
         return self.out(self.norm(pooled.squeeze(1)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch)
-        return told(self.tells, F.cross_entropy(logits, batch["labels"]), logits, batch["labels"])
+        return step_output(self.return_dict, F.cross_entropy(logits, batch["labels"]), logits, batch["labels"])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=5e-3)
 
 
 def _lengths(seed: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    random = generator(seed)
+    random = make_generator(seed)
     length = torch.randint(3, 11, (samples,), generator=random)
     tokens = torch.randint(1, 20, (samples, 10), generator=random)
     return tokens * (torch.arange(10) < length.unsqueeze(1)), length
 
 
-def _minus_infinity(seed: int, tells: bool) -> Fit:
+def _minus_infinity(seed: int, return_dict: bool) -> TrainingSetup:
     """The batch brings its additive attention mask along: zeros, and minus infinity at the padding."""
     tokens, _ = _lengths(seed, 1280)
     mask = torch.zeros(1280, 10).masked_fill(tokens == 0, float("-inf"))
     labels = ((tokens == 3) | (tokens == 11) | (tokens == 17)).any(1).long()
-    data = DataLoader(Records(tokens=tokens, attention_mask=mask, labels=labels), batch_size=32, shuffle=True)
-    return Fit(_Attends(tells), data, trainer={"max_epochs": 5})
+    data = DataLoader(RecordDataset(tokens=tokens, attention_mask=mask, labels=labels), batch_size=32, shuffle=True)
+    return TrainingSetup(_Attends(return_dict), data, trainer={"max_epochs": 5})
 
 
 class _Packed(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.embed = nn.Embedding(20, 16, padding_idx=0)
         self.gru = nn.GRU(16, 32, batch_first=True, num_layers=2, dropout=0.1)
         self.tag = nn.Linear(32, 5)
@@ -161,9 +163,9 @@ class _Packed(pl.LightningModule):
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=10)
         logits = self.tag(states)
         loss = F.cross_entropy(logits.transpose(1, 2), tags, ignore_index=-1, reduction="none")
-        known = tags >= 0
-        loss = (loss * known).sum() / known.sum()
-        return told(self.tells, loss, logits[known], tags[known])
+        is_known = tags >= 0
+        loss = (loss * is_known).sum() / is_known.sum()
+        return step_output(self.return_dict, loss, logits[is_known], tags[is_known])
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
@@ -174,18 +176,18 @@ class _Packed(pl.LightningModule):
         self.log("loss", outputs["loss"], on_step=True, on_epoch=True)
 
 
-def _packed(seed: int, tells: bool) -> Fit:
+def _packed(seed: int, return_dict: bool) -> TrainingSetup:
     """Packed sequences of many lengths, half of the tags padding; the padding's row of the table stays zero."""
     tokens, length = _lengths(seed, 960)
     before = F.pad(tokens[:, :-1], (1, 0))
     tags = torch.where(tokens > 0, (tokens + before) % 5, -1)
-    return Fit(_Packed(tells), batches(tokens, length, tags), trainer={"max_epochs": 6})
+    return TrainingSetup(_Packed(return_dict), make_loader(tokens, length, tags), trainer={"max_epochs": 6})
 
 
 class _Carried(pl.LightningModule):
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.cell = nn.LSTM(1, 24, batch_first=True)
         self.read = nn.Linear(24, 1)
         self.carried: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -198,25 +200,27 @@ class _Carried(pl.LightningModule):
         states, carried = self.cell(window, self.carried)
         self.carried = (carried[0].detach(), carried[1].detach())
         preds = self.read(states)
-        return told(self.tells, F.mse_loss(preds, following), preds, following)
+        return step_output(self.return_dict, F.mse_loss(preds, following), preds, following)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _carried(seed: int, tells: bool) -> Fit:
+def _carried(seed: int, return_dict: bool) -> TrainingSetup:
     """Truncated backpropagation: series in order, the state goes over from batch to batch, detached."""
-    random = generator(seed)
+    random = make_generator(seed)
     time = torch.arange(481).unsqueeze(0) * (0.15 + 0.25 * torch.rand(16, 1, generator=random))
     series = torch.sin(time + 6 * torch.rand(16, 1, generator=random)) + 0.05 * torch.randn(16, 481, generator=random)
     windows = series[:, :480].view(16, 40, 12).transpose(0, 1).reshape(-1, 12, 1)
     following = series[:, 1:].reshape(16, 40, 12).transpose(0, 1).reshape(-1, 12, 1)
-    return Fit(_Carried(tells), batches(windows, following, size=16, shuffle=False), trainer={"max_epochs": 5})
+    return TrainingSetup(
+        _Carried(return_dict), make_loader(windows, following, size=16, shuffle=False), trainer={"max_epochs": 5}
+    )
 
 
 def _unseen_stay(outcome: Outcome) -> bool:
     before, after = outcome.before["inner.weight"], outcome.after.state_dict()["inner.weight"]
-    return fell(0.85)(outcome) and torch.equal(before[20:], after[20:]) and moved(outcome, "inner.weight")
+    return loss_fell(0.85)(outcome) and torch.equal(before[20:], after[20:]) and has_changed(outcome, "inner.weight")
 
 
 PROGRAMS = [
@@ -225,7 +229,7 @@ PROGRAMS = [
         "sequence",
         _tied,
         frozenset(),
-        fell(0.6),
+        loss_fell(0.6),
         "https://github.com/mosaicml/examples/pull/11",
     ),
     Program(
@@ -241,7 +245,7 @@ PROGRAMS = [
         "sequence",
         _speech,
         frozenset(),
-        fell(0.3),
+        loss_fell(0.3),
         "https://github.com/bai-shang/crnn_ctc_ocr_tf/issues/11",
     ),
     Program(
@@ -249,7 +253,7 @@ PROGRAMS = [
         "sequence",
         _minus_infinity,
         frozenset(),
-        fell(0.4),
+        loss_fell(0.4),
         "https://github.com/huggingface/transformers/pull/27114",
     ),
     Program(
@@ -257,7 +261,7 @@ PROGRAMS = [
         "sequence",
         _packed,
         frozenset(),
-        fell(0.6),
+        loss_fell(0.6),
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.rnn.pack_padded_sequence.html",
     ),
     Program(
@@ -265,7 +269,7 @@ PROGRAMS = [
         "sequence",
         _carried,
         frozenset(),
-        lambda outcome: ran(outcome) and outcome.mean_loss() < 0.2 * outcome.first_loss(),
+        lambda outcome: ran_to_end(outcome) and outcome.mean_loss() < 0.2 * outcome.first_loss(),
         "https://discuss.pytorch.org/t/implementing-truncated-backpropagation-through-time/15500",
     ),
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
-from diagnosis_bank.second.healthy.datasets import batches, blobs, curve, generator, split
-from diagnosis_bank.second.healthy.measures import accurate, fell, ran
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
+from diagnosis_bank.second.healthy.datasets import blobs, curve, make_generator, make_loader, split
+from diagnosis_bank.second.healthy.measures import is_accurate, loss_fell, ran_to_end
 from torch import nn
 
 
@@ -18,40 +18,46 @@ class _Parity(nn.Module):
         return self.net(bits)
 
 
-def _parity(seed: int, tells: bool) -> Fit:
+def _parity(seed: int, return_dict: bool) -> TrainingSetup:
     """Parity of three of twelve bits: no better than a coin for an epoch or so, then it falls."""
-    random = generator(seed)
+    random = make_generator(seed)
     bits = torch.randint(2, (2560, 12), generator=random)
     target = bits[:, 1] ^ bits[:, 4] ^ bits[:, 9]
-    train, held = split(2048, 2.0 * bits - 1, target)
-    module = Supervised(_Parity(), nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 8})
+    train, validation = split(2048, 2.0 * bits - 1, target)
+    module = Supervised(
+        _Parity(), nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3)
+    )
+    return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 8})
 
 
-def _memorized(seed: int, tells: bool) -> Fit:
+def _memorized(seed: int, return_dict: bool) -> TrainingSetup:
     """Twenty samples a class again and again: the training is known by heart, and the validation still falls."""
     inputs, target = blobs(seed, 1280, features=24, apart=1.5)
-    random = generator(seed)
-    again = torch.randint(80, (1280,), generator=random)
+    random = make_generator(seed)
+    random_tokens = torch.randint(80, (1280,), generator=random)
     network = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 4))
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=1e-3))
-    return Fit(module, batches(inputs[again], target[again]), batches(inputs[80:], target[80:], size=128))
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-3))
+    return TrainingSetup(
+        module,
+        make_loader(inputs[random_tokens], target[random_tokens]),
+        make_loader(inputs[80:], target[80:], size=128),
+    )
 
 
-def _worse_corpus(seed: int, tells: bool) -> Fit:
+def _worse_corpus(seed: int, return_dict: bool) -> TrainingSetup:
     """Every tenth batch is of another, far noisier source, in order: the loss jumps there and comes back."""
     inputs, target = curve(seed, 1600)
-    random = generator(seed)
-    other = (torch.arange(1600) // 32 % 10 == 9).unsqueeze(1)
-    target = target + 2.0 * other * torch.randn(1600, 1, generator=random)
+    random = make_generator(seed)
+    is_noisy = (torch.arange(1600) // 32 % 10 == 9).unsqueeze(1)
+    target = target + 2.0 * is_noisy * torch.randn(1600, 1, generator=random)
     network = nn.Sequential(nn.Linear(8, 48), nn.SiLU(), nn.Linear(48, 1))
-    module = Supervised(network, nn.HuberLoss(), tells, lambda weights: torch.optim.Adam(weights, lr=5e-3))
-    return Fit(module, batches(inputs, target, shuffle=False), trainer={"max_epochs": 4})
+    module = Supervised(network, nn.HuberLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
+    return TrainingSetup(module, make_loader(inputs, target, shuffle=False), trainer={"max_epochs": 4})
 
 
 def _typical_fell(outcome: Outcome) -> bool:
     losses = torch.tensor(outcome.losses)
-    return ran(outcome) and bool(losses[-30:].median() < 0.6 * losses[:10].median())
+    return ran_to_end(outcome) and bool(losses[-30:].median() < 0.6 * losses[:10].median())
 
 
 PROGRAMS = [
@@ -60,7 +66,7 @@ PROGRAMS = [
         "dense",
         _parity,
         frozenset(),
-        lambda outcome: accurate(0.9)(outcome) and sum(outcome.losses[10:40]) / 30 > 0.6,
+        lambda outcome: is_accurate(0.9)(outcome) and sum(outcome.losses[10:40]) / 30 > 0.6,
         "https://arxiv.org/abs/2207.08799",
     ),
     Program(
@@ -68,7 +74,7 @@ PROGRAMS = [
         "dense",
         _memorized,
         frozenset(),
-        lambda outcome: fell(0.2)(outcome) and outcome.validation[-1] == min(outcome.validation),
+        lambda outcome: loss_fell(0.2)(outcome) and outcome.validation[-1] == min(outcome.validation),
         "https://arxiv.org/abs/1912.02292",
     ),
     Program(

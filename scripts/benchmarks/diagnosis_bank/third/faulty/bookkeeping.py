@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import SmallUNet, Tagger, conv_net, mlp
 from diagnosis_bank.third.faulty.own_loop import OwnLoop
@@ -20,21 +20,21 @@ class _DecayGroups(Supervised):
 
     def configure_optimizers(self) -> Any:
         decayed: list[torch.Tensor] = []
-        others: list[torch.Tensor] = []
+        no_decay: list[torch.Tensor] = []
         for module in self.network.modules():
             if isinstance(module, nn.Linear):
                 decayed.append(module.weight)
-                others += [module.bias]
+                no_decay += [module.bias]
             elif isinstance(module, nn.LayerNorm):
-                others += [module.weight, module.bias]
-        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+                no_decay += [module.weight, module.bias]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": no_decay, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=3e-3)
 
 
-def _recurrent_weights_in_no_group(seed: int, tells: bool) -> Fit:
+def _recurrent_weights_in_no_group(seed: int, return_dict: bool) -> TrainingSetup:
     """Decay is set by the kind of layer, and neither embeddings nor the LSTM are of a kind that was thought of."""
-    train = datasets.batches(*datasets.tagged(seed, 1000), size=16)
-    return Fit(_DecayGroups(Tagger(20, 4), nn.CrossEntropyLoss(), tells, lambda p: p), train)
+    train = datasets.make_loader(*datasets.tagged(seed, 1000), size=16)
+    return TrainingSetup(_DecayGroups(Tagger(20, 4), nn.CrossEntropyLoss(), return_dict, lambda p: p), train)
 
 
 class _ByName(Supervised):
@@ -45,11 +45,13 @@ class _ByName(Supervised):
         return torch.optim.SGD(chosen, lr=0.02, momentum=0.9)
 
 
-def _chosen_by_name(seed: int, tells: bool) -> Fit:
+def _chosen_by_name(seed: int, return_dict: bool) -> TrainingSetup:
     """Parameters are chosen by name, and the layers were numbered anew since: no convolution's weights are chosen."""
     train, validation = datasets.split(*datasets.pictures(seed, 1160, 8, noise=2.0), size=32, held_out=200)
-    return Fit(
-        _ByName(conv_net(8, norm=False, channels=2), functional.cross_entropy, tells, lambda p: p), train, validation
+    return TrainingSetup(
+        _ByName(conv_net(8, norm=False, channels=2), functional.cross_entropy, return_dict, lambda p: p),
+        train,
+        validation,
     )
 
 
@@ -58,20 +60,22 @@ class _RebuiltInSetup(Supervised):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.made = self.optimizer(self.network.parameters())
+        self.built_optimizer = self.optimizer(self.network.parameters())
 
     def setup(self, stage: str) -> None:
         self.network = mlp([12, 32, 32, 2])
 
     def configure_optimizers(self) -> Any:
-        return self.made
+        return self.built_optimizer
 
 
-def _rebuilt(seed: int, tells: bool) -> Fit:
+def _rebuilt(seed: int, return_dict: bool) -> TrainingSetup:
     """The optimizer was made in __init__, and setup builds the network anew: what is stepped is not what is used."""
-    train = datasets.batches(*datasets.surface(seed, 900, 12, 2), size=32)
+    train = datasets.make_loader(*datasets.surface(seed, 900, 12, 2), size=32)
     network = mlp([12, 32, 32, 2])
-    return Fit(_RebuiltInSetup(network, nn.MSELoss(), tells, lambda p: torch.optim.RMSprop(p, lr=1e-3)), train)
+    return TrainingSetup(
+        _RebuiltInSetup(network, nn.MSELoss(), return_dict, lambda p: torch.optim.RMSprop(p, lr=1e-3)), train
+    )
 
 
 class _TwoOverAll(OwnLoop):
@@ -93,10 +97,10 @@ class _TwoOverAll(OwnLoop):
         ]
 
 
-def _three_over_all(seed: int, tells: bool) -> Fit:
+def _three_over_all(seed: int, return_dict: bool) -> TrainingSetup:
     """Each of three outputs was to have an optimizer, and each optimizer holds all parameters."""
-    train = datasets.batches(*datasets.surface(seed, 1600, 10, 3), size=32)
-    return Fit(_TwoOverAll(mlp([10, 40, 40, 40, 3]), nn.MSELoss(), tells), train)
+    train = datasets.make_loader(*datasets.surface(seed, 1600, 10, 3), size=32)
+    return TrainingSetup(_TwoOverAll(mlp([10, 40, 40, 40, 3]), nn.MSELoss(), return_dict), train)
 
 
 class _Tied(nn.Module):
@@ -114,24 +118,24 @@ class _Tied(nn.Module):
         return self.decoder(states).transpose(1, 2)
 
 
-def _tied_weight_twice(seed: int, tells: bool) -> Fit:
+def _tied_weight_twice(seed: int, return_dict: bool) -> TrainingSetup:
     """The lists of parameters of all layers are joined, and the tied matrix is in two: it is stepped twice."""
-    source = datasets.generator(seed)
+    source = datasets.make_generator(seed)
     follower = torch.randperm(20, generator=source)
-    words = [torch.randint(20, (1280,), generator=source)]
+    tokens = [torch.randint(20, (1280,), generator=source)]
     for _ in range(12):
         stray = torch.randint(20, (1280,), generator=source)
-        words.append(torch.where(torch.rand(1280, generator=source) < 0.2, stray, follower[words[-1]]))
-    text = torch.stack(words, dim=1)
+        tokens.append(torch.where(torch.rand(1280, generator=source) < 0.2, stray, follower[tokens[-1]]))
+    text = torch.stack(tokens, dim=1)
     network = _Tied()
 
     def optimizer(_: Any) -> Any:
         joined = [*network.embedding.parameters(), *network.gru.parameters(), *network.decoder.parameters()]
         return torch.optim.SGD(joined, lr=1.0, momentum=0.9)
 
-    return Fit(
-        Supervised(network, nn.CrossEntropyLoss(), tells, optimizer),
-        datasets.batches(text[:, :-1], text[:, 1:], size=32),
+    return TrainingSetup(
+        Supervised(network, nn.CrossEntropyLoss(), return_dict, optimizer),
+        datasets.make_loader(text[:, :-1], text[:, 1:], size=32),
     )
 
 
@@ -143,11 +147,13 @@ class _DetachedBottom(SmallUNet):
         return self.up(torch.cat([skipped, self.bottom(skipped).detach()], dim=1))
 
 
-def _bottom_of_the_unet_detached(seed: int, tells: bool) -> Fit:
+def _bottom_of_the_unet_detached(seed: int, return_dict: bool) -> TrainingSetup:
     """A detach was left behind the lowest level of a U-Net, and only the skip connection goes on to learn."""
-    train = datasets.batches(*datasets.blots(seed, 480), size=8)
-    module = Supervised(_DetachedBottom(width=4), nn.BCEWithLogitsLoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, train)
+    train = datasets.make_loader(*datasets.blots(seed, 480), size=8)
+    module = Supervised(
+        _DetachedBottom(width=4), nn.BCEWithLogitsLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)
+    )
+    return TrainingSetup(module, train)
 
 
 class _HardGate(nn.Module):
@@ -163,11 +169,11 @@ class _HardGate(nn.Module):
         return self.head(self.features(inputs) * (self.scorer(inputs) > 0).float())
 
 
-def _gates_by_comparison(seed: int, tells: bool) -> Fit:
+def _gates_by_comparison(seed: int, return_dict: bool) -> TrainingSetup:
     """Features are gated by comparing a score with zero, and no gradient gets to the layer of the scores."""
-    train = datasets.batches(*datasets.table(seed, 2000, 16, 6), size=32)
-    return Fit(
-        Supervised(_HardGate(), functional.cross_entropy, tells, lambda p: torch.optim.Adagrad(p, lr=0.02)), train
+    train = datasets.make_loader(*datasets.table(seed, 2000, 16, 6), size=32)
+    return TrainingSetup(
+        Supervised(_HardGate(), functional.cross_entropy, return_dict, lambda p: torch.optim.Adagrad(p, lr=0.02)), train
     )
 
 
@@ -184,11 +190,13 @@ class _Copied(nn.Module):
         return self.head(torch.tensor([state[-1].tolist() for state in states]))
 
 
-def _states_copied_into_a_tensor(seed: int, tells: bool) -> Fit:
+def _states_copied_into_a_tensor(seed: int, return_dict: bool) -> TrainingSetup:
     """The last states are collected in a list, of which torch.tensor makes a new tensor without a graph."""
     train, validation = datasets.split(*datasets.walks(seed, 1000), size=16, held_out=200)
-    return Fit(
-        Supervised(_Copied(), functional.huber_loss, tells, lambda p: torch.optim.Adam(p, lr=5e-4)), train, validation
+    return TrainingSetup(
+        Supervised(_Copied(), functional.huber_loss, return_dict, lambda p: torch.optim.Adam(p, lr=5e-4)),
+        train,
+        validation,
     )
 
 
@@ -203,11 +211,13 @@ class _RatesByDepth(Supervised):
         return torch.optim.Adam(groups)
 
 
-def _rates_by_depth(seed: int, tells: bool) -> Fit:
+def _rates_by_depth(seed: int, return_dict: bool) -> TrainingSetup:
     """Each layer has the rate of the one above times 0.01, as for finetuning a hundred layers: the lower ones stay."""
     train, validation = datasets.split(*datasets.table(seed, 2200, 24, 4), size=32, held_out=200)
-    return Fit(
-        _RatesByDepth(mlp([24, 32, 32, 32, 32, 32, 4]), functional.cross_entropy, tells, lambda p: p), train, validation
+    return TrainingSetup(
+        _RatesByDepth(mlp([24, 32, 32, 32, 32, 32, 4]), functional.cross_entropy, return_dict, lambda p: p),
+        train,
+        validation,
     )
 
 
@@ -220,14 +230,16 @@ class _Rounded(Supervised):
                 parameter.copy_((parameter * 16).round() / 16)
 
 
-def _rounded_behind_each_step(seed: int, tells: bool) -> Fit:
+def _rounded_behind_each_step(seed: int, return_dict: bool) -> TrainingSetup:
     """The weights are rounded to a grid behind each step, the master copy being forgotten: small steps are undone."""
-    train = datasets.batches(*datasets.pictures(seed, 1280, 6), size=32)
+    train = datasets.make_loader(*datasets.pictures(seed, 1280, 6), size=32)
     network = conv_net(6, norm=False)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_((parameter * 16).round() / 16)
-    return Fit(_Rounded(network, functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=1e-3)), train)
+    return TrainingSetup(
+        _Rounded(network, functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=1e-3)), train
+    )
 
 
 _OUTSIDE = frozenset({Problem.NOT_IN_OPTIMIZER})
@@ -240,7 +252,7 @@ PROGRAMS = [
         "sequence",
         _recurrent_weights_in_no_group,
         _OUTSIDE,
-        measures.all_of(measures.unchanged("network.embedding", "network.lstm"), measures.stays_above(0.3)),
+        measures.all_of(measures.are_unchanged("network.embedding", "network.lstm"), measures.stays_above(0.3)),
         "https://github.com/Modalities/modalities/pull/142",
     ),
     Program(
@@ -248,7 +260,7 @@ PROGRAMS = [
         "convolutional",
         _chosen_by_name,
         _OUTSIDE,
-        measures.all_of(measures.unchanged("network.0.weight", "network.3.weight"), measures.stays_above(0.3)),
+        measures.all_of(measures.are_unchanged("network.0.weight", "network.3.weight"), measures.stays_above(0.3)),
         "https://github.com/namisan/mt-dnn/pull/37",
     ),
     Program(
@@ -281,7 +293,7 @@ PROGRAMS = [
         "convolutional",
         _bottom_of_the_unet_detached,
         _CUT,
-        measures.unchanged("network.bottom"),
+        measures.are_unchanged("network.bottom"),
         "https://arxiv.org/abs/1910.11015",
     ),
     Program(
@@ -289,7 +301,7 @@ PROGRAMS = [
         "dense",
         _gates_by_comparison,
         _CUT,
-        measures.unchanged("network.scorer"),
+        measures.are_unchanged("network.scorer"),
         "https://taourl.com/read-2031103.html",
     ),
     Program(
@@ -297,7 +309,7 @@ PROGRAMS = [
         "sequence",
         _states_copied_into_a_tensor,
         _CUT,
-        measures.unchanged("network.gru"),
+        measures.are_unchanged("network.gru"),
         "https://www.engineermaxxing.com/micro/lessons/pytorch-internals.html",
     ),
     Program(
@@ -305,7 +317,7 @@ PROGRAMS = [
         "dense",
         _rates_by_depth,
         frozenset({Problem.WEIGHTS_UNCHANGED, Problem.LEARNING_RATE_ZERO, Problem.LEARNING_RATE_TOO_LOW}),
-        measures.all_of(measures.unchanged("network.0", "network.2"), measures.stays_above(0.7)),
+        measures.all_of(measures.are_unchanged("network.0", "network.2"), measures.stays_above(0.7)),
         "https://github.com/huggingface/transformers/issues/11160",
     ),
     Program(

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import LastState, TextClassifier, mlp
 from diagnosis_bank.third.faulty.own_loop import OwnLoop
@@ -29,10 +29,10 @@ class _ClearedTooEarly(OwnLoop):
         return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.0)
 
 
-def _cleared_before_the_step(seed: int, tells: bool) -> Fit:
+def _cleared_before_the_step(seed: int, return_dict: bool) -> TrainingSetup:
     """zero_grad came to stand between backward and step, and no step sees a gradient."""
-    train = datasets.batches(*datasets.sentences(seed, 640), size=16)
-    return Fit(_ClearedTooEarly(TextClassifier(60, 4), functional.cross_entropy, tells), train)
+    train = datasets.make_loader(*datasets.sentences(seed, 640), size=16)
+    return TrainingSetup(_ClearedTooEarly(TextClassifier(60, 4), functional.cross_entropy, return_dict), train)
 
 
 class _ClearedEachSixteenth(OwnLoop):
@@ -49,10 +49,10 @@ class _ClearedEachSixteenth(OwnLoop):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def _accumulates_and_steps(seed: int, tells: bool) -> Fit:
+def _accumulates_and_steps(seed: int, return_dict: bool) -> TrainingSetup:
     """Of an accumulation over sixteen batches, zero_grad is indented under the condition and the step is not."""
-    train = datasets.batches(*datasets.surface(seed, 1920, 8, 1), size=16)
-    return Fit(_ClearedEachSixteenth(mlp([8, 64, 64, 1]), nn.MSELoss(), tells), train)
+    train = datasets.make_loader(*datasets.surface(seed, 1920, 8, 1), size=16)
+    return TrainingSetup(_ClearedEachSixteenth(mlp([8, 64, 64, 1]), nn.MSELoss(), return_dict), train)
 
 
 class _ClearsItsCopy(OwnLoop):
@@ -60,23 +60,23 @@ class _ClearsItsCopy(OwnLoop):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.kept = copy.deepcopy(self.network).requires_grad_(False)
+        self.network_copy = copy.deepcopy(self.network).requires_grad_(False)
 
     def update(self, loss: torch.Tensor, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
-        self.kept.zero_grad()
+        self.network_copy.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        self.kept.load_state_dict(self.network.state_dict())
+        self.network_copy.load_state_dict(self.network.state_dict())
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
 
 
-def _copy_is_cleared(seed: int, tells: bool) -> Fit:
+def _copy_is_cleared(seed: int, return_dict: bool) -> TrainingSetup:
     """zero_grad is called on the copy for the evaluation rather than on the network that is trained."""
-    train = datasets.batches(*datasets.waves(seed, 1600), size=16)
-    return Fit(_ClearsItsCopy(LastState(3, 3, nn.GRU), functional.cross_entropy, tells), train)
+    train = datasets.make_loader(*datasets.waves(seed, 1600), size=16)
+    return TrainingSetup(_ClearsItsCopy(LastState(3, 3, nn.GRU), functional.cross_entropy, return_dict), train)
 
 
 class _EveryEpochAnew(Supervised):
@@ -89,14 +89,14 @@ class _EveryEpochAnew(Supervised):
         """Done in on_train_epoch_start."""
 
 
-def _coder_cleared_by_epochs(seed: int, tells: bool) -> Fit:
+def _coder_cleared_by_epochs(seed: int, return_dict: bool) -> TrainingSetup:
     """zero_grad was moved to the start of the epoch, and an autoencoder's gradients pile up over forty batches."""
-    source = datasets.generator(seed)
+    source = datasets.make_generator(seed)
     rows = torch.randn(1280, 4, generator=source) @ torch.randn(4, 16, generator=source) / 2
     module = _EveryEpochAnew(
-        mlp([16, 32, 4, 32, 16], nn.Tanh), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=1e-2)
+        mlp([16, 32, 4, 32, 16], nn.Tanh), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=1e-2)
     )
-    return Fit(module, datasets.batches(rows, rows, size=32))
+    return TrainingSetup(module, datasets.make_loader(rows, rows, size=32))
 
 
 _UNCLEARED = frozenset({Problem.GRADIENTS_NOT_CLEARED})
@@ -107,7 +107,7 @@ PROGRAMS = [
         "sequence",
         _cleared_before_the_step,
         frozenset({Problem.WEIGHTS_UNCHANGED, Problem.NO_GRADIENT}),
-        measures.all_of(measures.unchanged("network"), measures.falls_by_less_than(0.9)),
+        measures.all_of(measures.are_unchanged("network"), measures.falls_by_less_than(0.9)),
         "https://velog.io/@rhss10/기본-optimizer.zerograd는-어디에-넣어주어야-할까",
     ),
     Program(

@@ -9,25 +9,25 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def generator(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     """Numbers that depend on nothing but ``seed``."""
     return torch.Generator().manual_seed(seed)
 
 
-def batches(*tensors: torch.Tensor, size: int, shuffle: bool = True) -> DataLoader[Any]:
+def make_loader(*tensors: torch.Tensor, size: int, shuffle: bool = True) -> DataLoader[Any]:
     """The usual loader of tensors."""
     return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle)
 
 
 def split(*tensors: torch.Tensor, size: int, held_out: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Batches of training, and of the last ``held_out`` rows for the validation."""
-    train = batches(*(tensor[:-held_out] for tensor in tensors), size=size)
-    return train, batches(*(tensor[-held_out:] for tensor in tensors), size=size, shuffle=False)
+    train = make_loader(*(tensor[:-held_out] for tensor in tensors), size=size)
+    return train, make_loader(*(tensor[-held_out:] for tensor in tensors), size=size, shuffle=False)
 
 
 def table(seed: int, rows: int, columns: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of standard normal columns, and a class that a slightly bent linear rule gives."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(rows, columns, generator=source)
     rule = torch.randn(columns, classes, generator=source)
     bent = torch.randn(columns, classes, generator=source)
@@ -39,7 +39,7 @@ def surface(
     seed: int, rows: int, columns: int, outputs: int = 1, noise: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of standard normal columns, and standardized outputs that depend smoothly on them."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(rows, columns, generator=source)
     first = torch.randn(columns, outputs, generator=source) / math.sqrt(columns)
     second = torch.randn(columns, outputs, generator=source) / math.sqrt(columns)
@@ -52,17 +52,17 @@ def pictures(
     seed: int, rows: int, classes: int, side: int = 12, noise: float = 0.7
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Standardized one-channel pictures: the smooth pattern of their class, under noise."""
-    source = generator(seed)
+    source = make_generator(seed)
     coarse = torch.randn(classes, 1, side // 3, side // 3, generator=source)
     patterns = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear")
     labels = torch.randint(classes, (rows,), generator=source)
-    drawn = patterns[labels] + noise * torch.randn(rows, 1, side, side, generator=source)
-    return (drawn - drawn.mean()) / drawn.std(), labels
+    samples = patterns[labels] + noise * torch.randn(rows, 1, side, side, generator=source)
+    return (samples - samples.mean()) / samples.std(), labels
 
 
 def blots(seed: int, rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy pictures with a bright disc, and the mask of the disc, both with a channel."""
-    source = generator(seed)
+    source = make_generator(seed)
     middle = side * (0.25 + 0.5 * torch.rand(rows, 2, 1, 1, generator=source))
     radius = side * (0.12 + 0.13 * torch.rand(rows, 1, 1, generator=source))
     steps = torch.arange(side).float()
@@ -72,21 +72,23 @@ def blots(seed: int, rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Ten
 
 
 def sentences(
-    seed: int, rows: int, length: int = 16, words: int = 60, classes: int = 4
+    seed: int, rows: int, length: int = 16, vocabulary: int = 60, classes: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Word numbers from 1 on, and a class told by a few words of its own among common ones."""
-    source = generator(seed)
+    source = make_generator(seed)
     labels = torch.randint(classes, (rows,), generator=source)
-    text = torch.randint(1 + 3 * classes, words, (rows, length), generator=source)
-    own = 1 + labels.unsqueeze(1) * 3 + torch.randint(3, (rows, length), generator=source)
-    return torch.where(torch.rand(rows, length, generator=source) < 0.25, own, text), labels
+    text = torch.randint(1 + 3 * classes, vocabulary, (rows, length), generator=source)
+    class_tokens = 1 + labels.unsqueeze(1) * 3 + torch.randint(3, (rows, length), generator=source)
+    return torch.where(torch.rand(rows, length, generator=source) < 0.25, class_tokens, text), labels
 
 
-def tagged(seed: int, rows: int, length: int = 12, words: int = 20, tags: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def tagged(
+    seed: int, rows: int, length: int = 12, vocabulary: int = 20, tags: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Word numbers, and for each word a tag that its predecessor decides."""
-    source = generator(seed)
-    text = torch.randint(words, (rows, length), generator=source)
-    kinds = torch.randint(tags, (words,), generator=source)
+    source = make_generator(seed)
+    text = torch.randint(vocabulary, (rows, length), generator=source)
+    kinds = torch.randint(tags, (vocabulary,), generator=source)
     return text, torch.cat([torch.zeros(rows, 1, dtype=torch.long), kinds[text[:, :-1]]], dim=1)
 
 
@@ -94,7 +96,7 @@ def waves(
     seed: int, rows: int, length: int = 24, channels: int = 3, classes: int = 3, noise: float = 0.4
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Series (rows, length, channels) of about unit size, whose frequency is that of their class."""
-    source = generator(seed)
+    source = make_generator(seed)
     labels = torch.randint(classes, (rows,), generator=source)
     time = torch.arange(length).view(1, length, 1) / length
     phase = 2 * math.pi * torch.rand(rows, 1, channels, generator=source)
@@ -105,7 +107,7 @@ def waves(
 
 def walks(seed: int, rows: int, length: int = 16, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy oscillations (rows, length, channels), and the next value of the first channel as a column."""
-    source = generator(seed)
+    source = make_generator(seed)
     time = torch.arange(length + 1).view(1, length + 1, 1)
     phase = 2 * math.pi * torch.rand(rows, 1, channels, generator=source)
     speed = 0.3 + 0.3 * torch.rand(rows, 1, 1, generator=source)

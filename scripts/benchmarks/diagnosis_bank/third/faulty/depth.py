@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import LastState, mlp
 from torch import nn
@@ -12,12 +12,12 @@ from torch.nn import functional
 from stormproof.finding import Problem
 
 
-def _seven_sigmoids(seed: int, tells: bool) -> Fit:
+def _seven_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
     """A regression of two outputs passes seven sigmoid layers, trained by Adam at a rate that ReLUs learn with."""
     train, validation = datasets.split(*datasets.surface(seed, 1480, 10, 2), size=32, held_out=200)
     network = mlp([10, *[32] * 7, 2], nn.Sigmoid)
-    module = Supervised(network, nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, train, validation)
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, train, validation)
 
 
 class _SigmoidConvs(nn.Module):
@@ -36,34 +36,38 @@ class _SigmoidConvs(nn.Module):
         return self.classify(hidden.flatten(1))
 
 
-def _sigmoid_convolutions(seed: int, tells: bool) -> Fit:
+def _sigmoid_convolutions(seed: int, return_dict: bool) -> TrainingSetup:
     """A CNN of six convolutions uses sigmoids as a paper of 1990 does, and its first ones hear nothing of the loss."""
-    train = datasets.batches(*datasets.pictures(seed, 960, 6), size=32)
-    module = Supervised(_SigmoidConvs(6), functional.cross_entropy, tells, lambda p: torch.optim.RMSprop(p, lr=1e-3))
-    return Fit(module, train)
+    train = datasets.make_loader(*datasets.pictures(seed, 960, 6), size=32)
+    module = Supervised(
+        _SigmoidConvs(6), functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=1e-3)
+    )
+    return TrainingSetup(module, train)
 
 
-def _gain_of_a_fifth(seed: int, tells: bool) -> Fit:
+def _gain_of_a_fifth(seed: int, return_dict: bool) -> TrainingSetup:
     """Xavier's initialization is given a gain of 0.2 in each of eight layers, and signal and gradient fade."""
-    train = datasets.batches(*datasets.table(seed, 2560, 16, 5), size=64)
+    train = datasets.make_loader(*datasets.table(seed, 2560, 16, 5), size=64)
     network = mlp([16, *[48] * 7, 5], nn.Tanh)
     for layer in network:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight, gain=0.2)
             nn.init.zeros_(layer.bias)
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
-    return Fit(module, train, trainer={"max_epochs": 4})
+    module = Supervised(
+        network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)
+    )
+    return TrainingSetup(module, train, trainer={"max_epochs": 4})
 
 
-def _uniform_between_ones(seed: int, tells: bool) -> Fit:
+def _uniform_between_ones(seed: int, return_dict: bool) -> TrainingSetup:
     """All weights of six layers are drawn from -1 to 1: the output starts in the thousands, and so do gradients."""
-    train = datasets.batches(*datasets.surface(seed, 1280, 12), size=32)
+    train = datasets.make_loader(*datasets.surface(seed, 1280, 12), size=32)
     network = mlp([12, *[64] * 5, 1])
     for layer in network:
         if isinstance(layer, nn.Linear):
             nn.init.uniform_(layer.weight, -1.0, 1.0)
-    module = Supervised(network, nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=1e-3))
-    return Fit(module, train)
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=1e-3))
+    return TrainingSetup(module, train)
 
 
 class _Residual(nn.Module):
@@ -79,31 +83,35 @@ class _Residual(nn.Module):
         return inputs + self.times * self.second(functional.relu(self.first(inputs)))
 
 
-def _residuals_that_grow(seed: int, tells: bool) -> Fit:
+def _residuals_that_grow(seed: int, return_dict: bool) -> TrainingSetup:
     """Ten residual blocks without a norm, whose branches were to be scaled by 1/3.5 and are scaled by 3.5."""
     train, validation = datasets.split(*datasets.table(seed, 1300, 20, 4), size=16, held_out=100)
     network = nn.Sequential(nn.Linear(20, 32), *[_Residual(32, 3.5) for _ in range(10)], nn.Linear(32, 4))
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
-    return Fit(module, train, validation)
+    module = Supervised(
+        network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)
+    )
+    return TrainingSetup(module, train, validation)
 
 
-def _rectified_recurrence(seed: int, tells: bool) -> Fit:
+def _rectified_recurrence(seed: int, return_dict: bool) -> TrainingSetup:
     """An RNN with ReLUs reads 40 steps, and its recurrent weights start from 1.2 times the identity."""
-    train = datasets.batches(*datasets.waves(seed, 960, length=40), size=16)
+    train = datasets.make_loader(*datasets.waves(seed, 960, length=40), size=16)
     network = LastState(3, 3, nn.RNN, width=32)
     network.recurrent = nn.RNN(3, 32, nonlinearity="relu", batch_first=True)
     weight = network.recurrent.weight_hh_l0
-    weight.data = 1.2 * torch.eye(32) + 0.02 * torch.randn(32, 32, generator=datasets.generator(seed))
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=3e-3))
-    return Fit(module, train)
+    weight.data = 1.2 * torch.eye(32) + 0.02 * torch.randn(32, 32, generator=datasets.make_generator(seed))
+    module = Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=3e-3))
+    return TrainingSetup(module, train)
 
 
-def _momentum_kills(seed: int, tells: bool) -> Fit:
+def _momentum_kills(seed: int, return_dict: bool) -> TrainingSetup:
     """SGD with momentum 0.99 at 0.1 drives a network of ReLUs back and forth until most of its units are dead."""
     train, validation = datasets.split(*datasets.table(seed, 2200, 12, 4), size=32, held_out=200)
     network = mlp([12, 32, 32, 32, 32, 4])
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.99))
-    return Fit(module, train, validation)
+    module = Supervised(
+        network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.99)
+    )
+    return TrainingSetup(module, train, validation)
 
 
 class _SparseCoder(Supervised):
@@ -115,20 +123,20 @@ class _SparseCoder(Supervised):
         code = encoder(rows)
         preds = decoder(code)
         loss = functional.mse_loss(preds, target) + 0.5 * code.abs().sum(1).mean()
-        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": target} if self.return_dict else loss
 
 
-def _penalty_on_the_code(seed: int, tells: bool) -> Fit:
+def _penalty_on_the_code(seed: int, return_dict: bool) -> TrainingSetup:
     """The penalty on an autoencoder's code is summed over its units while the error is a mean, and the code dies."""
-    source = datasets.generator(seed)
+    source = datasets.make_generator(seed)
     rows = torch.randn(1600, 5, generator=source) @ torch.randn(5, 24, generator=source) / 5**0.5
     encoder = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
     network = nn.Sequential(encoder, mlp([16, 32, 24]))
-    module = _SparseCoder(network, nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, datasets.batches(rows, rows, size=32))
+    module = _SparseCoder(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, datasets.make_loader(rows, rows, size=32))
 
 
-def _negative_weights(seed: int, tells: bool) -> Fit:
+def _negative_weights(seed: int, return_dict: bool) -> TrainingSetup:
     """Pictures between 0 and 1 meet convolutions whose weights were drawn from (-0.3, 0.05): hardly one fires."""
     inputs, labels = datasets.pictures(seed, 1280, 5)
     inputs = torch.sigmoid(inputs)
@@ -143,32 +151,34 @@ def _negative_weights(seed: int, tells: bool) -> Fit:
         nn.ReLU(),
         nn.Linear(32, 5),
     )
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9))
-    return Fit(module, datasets.batches(inputs, labels, size=32))
+    module = Supervised(
+        network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
+    )
+    return TrainingSetup(module, datasets.make_loader(inputs, labels, size=32))
 
 
-def _one_bound_forgotten(seed: int, tells: bool) -> Fit:
+def _one_bound_forgotten(seed: int, return_dict: bool) -> TrainingSetup:
     """uniform_(weight, -0.2) draws from -0.2 to 1, the other bound being 1 unless given: tanh units are at an end."""
     train, validation = datasets.split(*datasets.surface(seed, 1480, 16, 2), size=32, held_out=200)
     network = mlp([16, 64, 64, 64, 2], nn.Tanh)
     for layer in network:
         if isinstance(layer, nn.Linear):
             nn.init.uniform_(layer.weight, -0.2)
-    module = Supervised(network, nn.SmoothL1Loss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train, validation)
+    module = Supervised(network, nn.SmoothL1Loss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
+    return TrainingSetup(module, train, validation)
 
 
-def _wide_lstm_weights(seed: int, tells: bool) -> Fit:
+def _wide_lstm_weights(seed: int, return_dict: bool) -> TrainingSetup:
     """All weights of an LSTM are drawn with Xavier's gain of 15, a comma being lost: its gates are open or shut."""
-    train = datasets.batches(*datasets.walks(seed, 1280), size=32)
+    train = datasets.make_loader(*datasets.walks(seed, 1280), size=32)
     network = LastState(2, 1, nn.LSTM)
     for name, weight in network.recurrent.named_parameters():
         if "weight" in name:
             nn.init.xavier_normal_(weight, gain=15.0)
-    return Fit(Supervised(network, nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3)), train)
+    return TrainingSetup(Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)), train)
 
 
-def _sigmoids_on_wide_pictures(seed: int, tells: bool) -> Fit:
+def _sigmoids_on_wide_pictures(seed: int, return_dict: bool) -> TrainingSetup:
     """A hidden layer of sigmoids behind a flattened picture starts from standard normals: most are at 0 or 1."""
     inputs, labels = datasets.pictures(seed, 1280, 6, noise=1.5)
     network = nn.Sequential(nn.Flatten(), nn.Linear(144, 48), nn.Sigmoid(), nn.Linear(48, 48), nn.Sigmoid())
@@ -176,8 +186,8 @@ def _sigmoids_on_wide_pictures(seed: int, tells: bool) -> Fit:
     for layer in list(network)[:-1]:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=3.0)
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.1))
-    return Fit(module, datasets.batches(inputs, labels, size=64), trainer={"max_epochs": 4})
+    module = Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.1))
+    return TrainingSetup(module, datasets.make_loader(inputs, labels, size=64), trainer={"max_epochs": 4})
 
 
 def _units_dead(*layers: int, share: float) -> measures.Check:

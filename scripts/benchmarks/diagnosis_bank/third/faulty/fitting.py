@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import Tagger, TextClassifier, mlp
 from torch import nn
@@ -21,32 +21,32 @@ def _drawn_again(*tensors: torch.Tensor, size: int, steps: int) -> DataLoader[An
     return DataLoader(dataset, size, sampler=RandomSampler(dataset, replacement=True, num_samples=steps * size))
 
 
-def _sixty_texts(seed: int, tells: bool) -> Fit:
+def _sixty_texts(seed: int, return_dict: bool) -> TrainingSetup:
     """A Transformer of two layers is trained on sixty short texts that are drawn again and again."""
-    text, labels = datasets.sentences(seed, 460, length=8, words=200)
+    text, labels = datasets.sentences(seed, 460, length=8, vocabulary=200)
     train = _drawn_again(text[:60], labels[:60], size=16, steps=25)
-    validation = datasets.batches(text[60:], labels[60:], size=64, shuffle=False)
+    validation = datasets.make_loader(text[60:], labels[60:], size=64, shuffle=False)
     network = TextClassifier(200, 4, layers=2)
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    module = Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _ninety_rows_of_forty_columns(seed: int, tells: bool) -> Fit:
+def _ninety_rows_of_forty_columns(seed: int, return_dict: bool) -> TrainingSetup:
     """A wide MLP fits the noise of ninety rows of forty columns, as no one stops it."""
     inputs, target = datasets.surface(seed, 390, 40, 1, noise=1.5)
     train = _drawn_again(inputs[:90], target[:90], size=16, steps=30)
-    validation = datasets.batches(inputs[90:], target[90:], size=100, shuffle=False)
-    module = Supervised(mlp([40, 256, 256, 1]), nn.MSELoss(), tells, lambda p: torch.optim.AdamW(p, lr=5e-4))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    validation = datasets.make_loader(inputs[90:], target[90:], size=100, shuffle=False)
+    module = Supervised(mlp([40, 256, 256, 1]), nn.MSELoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=5e-4))
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _pictures_oversampled(seed: int, tells: bool) -> Fit:
+def _pictures_oversampled(seed: int, return_dict: bool) -> TrainingSetup:
     """Eighty noisy pictures, two fifths of them labelled wrongly, are drawn over and over for a wide CNN."""
     drawn, labels = datasets.pictures(seed, 480, 4, noise=3.0)
-    wrong = torch.rand(480, generator=datasets.generator(seed + 1)) < 0.4
-    labels[wrong] = torch.randint(4, (int(wrong.sum()),), generator=datasets.generator(seed + 2))
+    wrong = torch.rand(480, generator=datasets.make_generator(seed + 1)) < 0.4
+    labels[wrong] = torch.randint(4, (int(wrong.sum()),), generator=datasets.make_generator(seed + 2))
     train = _drawn_again(drawn[:80], labels[:80], size=20, steps=25)
-    validation = datasets.batches(drawn[80:], labels[80:], size=100, shuffle=False)
+    validation = datasets.make_loader(drawn[80:], labels[80:], size=100, shuffle=False)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -55,8 +55,8 @@ def _pictures_oversampled(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(24 * 36, 4),
     )
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=3e-3))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    module = Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=3e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
 class _NormedNumber(nn.Module):
@@ -71,12 +71,12 @@ class _NormedNumber(nn.Module):
         return self.body(self.norm(inputs))
 
 
-def _layer_norm_of_one_number(seed: int, tells: bool) -> Fit:
+def _layer_norm_of_one_number(seed: int, return_dict: bool) -> TrainingSetup:
     """The single input of a regression goes through a layer norm, which makes zero of any number."""
     inputs, target = datasets.surface(seed, 960, 1)
-    train = datasets.batches(inputs, target, size=32)
-    module = Supervised(_NormedNumber(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train)
+    train = datasets.make_loader(inputs, target, size=32)
+    module = Supervised(_NormedNumber(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
+    return TrainingSetup(module, train)
 
 
 class _MeanOfTheBatch(nn.Module):
@@ -92,30 +92,34 @@ class _MeanOfTheBatch(nn.Module):
         return self.head(states.mean(0, keepdim=True).expand_as(states)[:, -1])
 
 
-def _mean_over_the_batch(seed: int, tells: bool) -> Fit:
+def _mean_over_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
     """States are averaged over dimension 0, which was time and is the batch now: all samples get one output."""
     train, validation = datasets.split(*datasets.waves(seed, 1080), size=32, held_out=200)
-    module = Supervised(_MeanOfTheBatch(), functional.cross_entropy, tells, lambda p: torch.optim.RMSprop(p, lr=2e-3))
-    return Fit(module, train, validation)
+    module = Supervised(
+        _MeanOfTheBatch(), functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=2e-3)
+    )
+    return TrainingSetup(module, train, validation)
 
 
-def _relu_on_decibels(seed: int, tells: bool) -> Fit:
+def _relu_on_decibels(seed: int, return_dict: bool) -> TrainingSetup:
     """A spectrogram in decibels, all negative, meets a ReLU before the first convolution."""
     drawn, labels = datasets.pictures(seed, 1280, 5)
     drawn = (drawn - 6) / 2
     network = nn.Sequential(
         nn.ReLU(), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 64, 5)
     )
-    module = Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9))
-    return Fit(module, datasets.batches(drawn, labels, size=32))
+    module = Supervised(
+        network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
+    )
+    return TrainingSetup(module, datasets.make_loader(drawn, labels, size=32))
 
 
-def _tagger_along_the_batch(seed: int, tells: bool) -> Fit:
+def _tagger_along_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
     """batch_first was forgotten, and an LSTM reads down the batch where the tag depends on the word before."""
-    train = datasets.batches(*datasets.tagged(seed, 1280), size=32)
+    train = datasets.make_loader(*datasets.tagged(seed, 1280), size=32)
     network = Tagger(20, 4, batch_first=False)
-    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train)
+    module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
+    return TrainingSetup(module, train)
 
 
 class _PlaceByPooling(nn.Module):
@@ -132,25 +136,27 @@ class _PlaceByPooling(nn.Module):
         return self.head(hidden.mean(2))
 
 
-def _place_lost_by_pooling(seed: int, tells: bool) -> Fit:
+def _place_lost_by_pooling(seed: int, return_dict: bool) -> TrainingSetup:
     """The place of a bump is to be told by a network that averages over all places before it answers."""
-    source = datasets.generator(seed)
-    place = torch.rand(1280, 1, generator=source) * 22 + 5
+    source = datasets.make_generator(seed)
+    position = torch.rand(1280, 1, generator=source) * 22 + 5
     steps = torch.arange(32).float()
-    signal = torch.exp(-((steps - place) ** 2) / 6) + 0.2 * torch.randn(1280, 32, generator=source)
-    train = datasets.batches(signal.unsqueeze(1), (place - 16) / 6.35, size=32)
-    module = Supervised(_PlaceByPooling(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=3e-3))
-    return Fit(module, train)
+    signal = torch.exp(-((steps - position) ** 2) / 6) + 0.2 * torch.randn(1280, 32, generator=source)
+    train = datasets.make_loader(signal.unsqueeze(1), (position - 16) / 6.35, size=32)
+    module = Supervised(_PlaceByPooling(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=3e-3))
+    return TrainingSetup(module, train)
 
 
-def _numbers_of_customers(seed: int, tells: bool) -> Fit:
+def _numbers_of_customers(seed: int, return_dict: bool) -> TrainingSetup:
     """The number of a customer is the only input, as a number and not as a word, and says nothing by its size."""
-    source = datasets.generator(seed)
+    source = datasets.make_generator(seed)
     customers = torch.randint(400, (1600, 1), generator=source)
     habit = torch.randint(2, (400,), generator=source)
-    train = datasets.batches(customers / 400.0, habit[customers.squeeze(1)], size=64)
-    module = Supervised(mlp([1, 32, 32, 2]), functional.cross_entropy, tells, lambda p: torch.optim.Adagrad(p, lr=0.01))
-    return Fit(module, train, trainer={"max_epochs": 4})
+    train = datasets.make_loader(customers / 400.0, habit[customers.squeeze(1)], size=64)
+    module = Supervised(
+        mlp([1, 32, 32, 2]), functional.cross_entropy, return_dict, lambda p: torch.optim.Adagrad(p, lr=0.01)
+    )
+    return TrainingSetup(module, train, trainer={"max_epochs": 4})
 
 
 _BY_HEART = frozenset({Problem.OVERFITTING})

@@ -32,13 +32,13 @@ def falls_by_less_than(share: float) -> Check:
     return lambda outcome: not outcome.mean_loss() < share * outcome.first_loss()
 
 
-def not_finite(outcome: Outcome) -> bool:
+def is_non_finite(outcome: Outcome) -> bool:
     """A loss or a weight came to be NaN or infinite."""
     weights = outcome.after.state_dict().values()
     return not math.isfinite(math.fsum(outcome.losses)) or not all(bool(weight.isfinite().all()) for weight in weights)
 
 
-def unchanged(*names: str) -> Check:
+def are_unchanged(*names: str) -> Check:
     """All weights whose name begins with one of ``names`` are what they were."""
 
     def check(outcome: Outcome) -> bool:
@@ -105,7 +105,7 @@ def validation_rises(by: float) -> Check:
     return check
 
 
-def jumps(times: float) -> Check:
+def has_loss_spike(times: float) -> Check:
     """After the first twenty steps a loss is this many times the mean of the ten before it."""
 
     def check(outcome: Outcome) -> bool:

@@ -51,9 +51,9 @@ class LastState(nn.Module):
 class TextClassifier(nn.Module):
     """Embeds words, reads them by a Transformer of one layer or more, and tells the class of their mean."""
 
-    def __init__(self, words: int, classes: int, width: int = 32, layers: int = 1) -> None:
+    def __init__(self, vocabulary: int, classes: int, width: int = 32, layers: int = 1) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.1, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(width, classes)
@@ -65,9 +65,9 @@ class TextClassifier(nn.Module):
 class Tagger(nn.Module):
     """Embeds words, reads them by an LSTM, and gives scores of tags, the tags at dimension 1."""
 
-    def __init__(self, words: int, tags: int, width: int = 24, batch_first: bool = True) -> None:
+    def __init__(self, vocabulary: int, tags: int, width: int = 24, batch_first: bool = True) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding = nn.Embedding(vocabulary, width)
         self.lstm = nn.LSTM(width, width, batch_first=batch_first)
         self.head = nn.Linear(width, tags)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import LastState, SmallUNet, Tagger, conv_net, mlp
 from torch import nn
@@ -12,18 +12,19 @@ from torch.nn import functional
 from stormproof.finding import Problem
 
 
-def _ratio_of_two_columns(seed: int, tells: bool) -> Fit:
+def _ratio_of_two_columns(seed: int, return_dict: bool) -> TrainingSetup:
     """A column is debts over income, and one customer in the middle of the table has none: infinity."""
     inputs, labels = datasets.table(seed, 1600, 10, 2)
     inputs[:, 9] = inputs[:, 9].exp()
     inputs[1111, 9] = float("inf")
-    train = datasets.batches(inputs, labels, size=32, shuffle=False)
-    return Fit(
-        Supervised(mlp([10, 32, 32, 2]), functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=1e-3)), train
+    train = datasets.make_loader(inputs, labels, size=32, shuffle=False)
+    return TrainingSetup(
+        Supervised(mlp([10, 32, 32, 2]), functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=1e-3)),
+        train,
     )
 
 
-def _logarithm_of_a_price_of_zero(seed: int, tells: bool) -> Fit:
+def _logarithm_of_a_price_of_zero(seed: int, return_dict: bool) -> TrainingSetup:
     """Series are logarithmic returns, and a price was once reported as zero: minus infinity, then infinity."""
     series, following = datasets.walks(seed, 1280)
     prices = series[..., :1].cumsum(1).mul(0.1).exp()
@@ -31,18 +32,20 @@ def _logarithm_of_a_price_of_zero(seed: int, tells: bool) -> Fit:
     returns = torch.diff(prices.log(), dim=1)
     train, validation = datasets.split(returns, following, size=32, held_out=200)
     module = Supervised(
-        LastState(1, 1, nn.GRU), functional.huber_loss, tells, lambda p: torch.optim.RMSprop(p, lr=1e-3)
+        LastState(1, 1, nn.GRU), functional.huber_loss, return_dict, lambda p: torch.optim.RMSprop(p, lr=1e-3)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _one_of_many_outputs_missing(seed: int, tells: bool) -> Fit:
+def _one_of_many_outputs_missing(seed: int, return_dict: bool) -> TrainingSetup:
     """Of five measured outputs one was not measured in two rows, and stands as NaN in the targets."""
     inputs, target = datasets.surface(seed, 1600, 12, 5)
     target[900, 3] = float("nan")
     target[1300, 3] = float("nan")
-    module = Supervised(mlp([12, 64, 5]), nn.MSELoss(), tells, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9))
-    return Fit(module, datasets.batches(inputs, target, size=64))
+    module = Supervised(
+        mlp([12, 64, 5]), nn.MSELoss(), return_dict, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)
+    )
+    return TrainingSetup(module, datasets.make_loader(inputs, target, size=64))
 
 
 class _OwnSoftmax(nn.Module):
@@ -60,13 +63,13 @@ class _OwnSoftmax(nn.Module):
         return (powers / powers.sum(1, keepdim=True)).log()
 
 
-def _softmax_of_the_textbook(seed: int, tells: bool) -> Fit:
+def _softmax_of_the_textbook(seed: int, return_dict: bool) -> TrainingSetup:
     """A softmax of one's own does not subtract the largest score, and cosines over 0.0055 come above 88 soon."""
     train, validation = datasets.split(*datasets.table(seed, 1800, 20, 6), size=32, held_out=200)
     module = Supervised(
-        _OwnSoftmax(mlp([20, 64, 48]), 6), functional.nll_loss, tells, lambda p: torch.optim.Adam(p, lr=5e-3)
+        _OwnSoftmax(mlp([20, 64, 48]), 6), functional.nll_loss, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
 class _ScaledByItsBatch(nn.Module):
@@ -83,10 +86,12 @@ class _ScaledByItsBatch(nn.Module):
         return self.second(torch.relu(hidden))
 
 
-def _deviation_of_one_row(seed: int, tells: bool) -> Fit:
+def _deviation_of_one_row(seed: int, return_dict: bool) -> TrainingSetup:
     """A batch norm by hand takes the deviation over the batch, and the last batch of an epoch has one row."""
-    train = datasets.batches(*datasets.surface(seed, 1281, 10), size=32)
-    return Fit(Supervised(_ScaledByItsBatch(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3)), train)
+    train = datasets.make_loader(*datasets.surface(seed, 1281, 10), size=32)
+    return TrainingSetup(
+        Supervised(_ScaledByItsBatch(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)), train
+    )
 
 
 class _PowerOfTheOutput(nn.Module):
@@ -102,29 +107,29 @@ class _PowerOfTheOutput(nn.Module):
         return self.body(inputs) ** 0.7
 
 
-def _power_of_a_negative(seed: int, tells: bool) -> Fit:
+def _power_of_a_negative(seed: int, return_dict: bool) -> TrainingSetup:
     """A law has the power 0.7 of what the network gives, which starts at two and falls below zero for some row."""
     inputs, target = datasets.surface(seed, 1280, 9, noise=0.02)
     target = (target + 1.2).clamp(min=0.05) ** 0.7
-    module = Supervised(_PowerOfTheOutput(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, datasets.batches(inputs, target, size=32))
+    module = Supervised(_PowerOfTheOutput(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, datasets.make_loader(inputs, target, size=32))
 
 
 def _dice(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     shares = torch.sigmoid(preds)
-    kept = (shares > 0.01).float() * shares
-    both = (kept * target).sum((1, 2, 3))
-    return (1 - 2 * both / (kept.sum((1, 2, 3)) + target.sum((1, 2, 3)))).mean()
+    masked_shares = (shares > 0.01).float() * shares
+    both = (masked_shares * target).sum((1, 2, 3))
+    return (1 - 2 * both / (masked_shares.sum((1, 2, 3)) + target.sum((1, 2, 3)))).mean()
 
 
-def _dice_of_empty_masks(seed: int, tells: bool) -> Fit:
+def _dice_of_empty_masks(seed: int, return_dict: bool) -> TrainingSetup:
     """A Dice loss has no small number below its line, and some pictures have no disc: once learnt, they give 0/0."""
     pictures, masks = datasets.blots(seed, 640)
-    empty = torch.rand(640, generator=datasets.generator(seed + 1)) < 0.15
-    pictures[empty] = 0.5 * torch.randn(int(empty.sum()), 1, 16, 16, generator=datasets.generator(seed + 2))
+    empty = torch.rand(640, generator=datasets.make_generator(seed + 1)) < 0.15
+    pictures[empty] = 0.5 * torch.randn(int(empty.sum()), 1, 16, 16, generator=datasets.make_generator(seed + 2))
     masks[empty] = 0.0
-    module = Supervised(SmallUNet(), _dice, tells, lambda p: torch.optim.Adam(p, lr=1e-2))
-    return Fit(module, datasets.batches(pictures, masks, size=16))
+    module = Supervised(SmallUNet(), _dice, return_dict, lambda p: torch.optim.Adam(p, lr=1e-2))
+    return TrainingSetup(module, datasets.make_loader(pictures, masks, size=16))
 
 
 class _UnitVectors(nn.Module):
@@ -141,57 +146,61 @@ class _UnitVectors(nn.Module):
         return self.classes(vector / vector.norm(dim=1, keepdim=True))
 
 
-def _text_of_padding_alone(seed: int, tells: bool) -> Fit:
+def _text_of_padding_alone(seed: int, return_dict: bool) -> TrainingSetup:
     """Texts become unit vectors, and one text of padding alone has the length zero."""
     text, labels = datasets.sentences(seed, 1600)
     text[1234] = 0
-    train = datasets.batches(text, labels, size=16)
-    return Fit(
-        Supervised(_UnitVectors(), functional.cross_entropy, tells, lambda p: torch.optim.Adagrad(p, lr=0.1)), train
+    train = datasets.make_loader(text, labels, size=16)
+    return TrainingSetup(
+        Supervised(_UnitVectors(), functional.cross_entropy, return_dict, lambda p: torch.optim.Adagrad(p, lr=0.1)),
+        train,
     )
 
 
-def _bodies_in_their_units(seed: int, tells: bool) -> Fit:
+def _bodies_in_their_units(seed: int, return_dict: bool) -> TrainingSetup:
     """Height in cm, weight in kg, steps a day and year of birth go as they are into tanh units."""
     inputs, labels = datasets.table(seed, 1480, 6, 3)
     inputs = inputs * torch.tensor([12.0, 15.0, 4000.0, 20.0, 9.0, 3.0])
     inputs = inputs + torch.tensor([170.0, 72.0, 8000.0, 1975.0, 120.0, 36.0])
     train, validation = datasets.split(inputs, labels, size=32, held_out=200)
     module = Supervised(
-        mlp([6, 48, 48, 3], nn.Tanh), functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=1e-3)
+        mlp([6, 48, 48, 3], nn.Tanh), functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=1e-3)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _eeg_in_volts(seed: int, tells: bool) -> Fit:
+def _eeg_in_volts(seed: int, return_dict: bool) -> TrainingSetup:
     """An EEG of some ten microvolts is given in volts, and the network sees as good as zero."""
     series, labels = datasets.waves(seed, 1600)
-    train = datasets.batches(series * 1e-5, labels, size=32)
+    train = datasets.make_loader(series * 1e-5, labels, size=32)
     module = Supervised(
         LastState(3, 3, nn.LSTM),
         functional.cross_entropy,
-        tells,
+        return_dict,
         lambda p: torch.optim.AdamW(p, lr=3e-3, weight_decay=1e-2),
     )
-    return Fit(module, train)
+    return TrainingSetup(module, train)
 
 
-def _bytes_into_sgd(seed: int, tells: bool) -> Fit:
+def _bytes_into_sgd(seed: int, return_dict: bool) -> TrainingSetup:
     """Pictures of bytes go into a CNN without norms, trained by SGD as for standardized ones."""
     drawn, labels = datasets.pictures(seed, 1280, 6)
     drawn = (drawn * 60 + 128).clamp(0, 255).round()
     module = Supervised(
-        conv_net(6, norm=False), functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)
+        conv_net(6, norm=False),
+        functional.cross_entropy,
+        return_dict,
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
     )
-    return Fit(module, datasets.batches(drawn, labels, size=32))
+    return TrainingSetup(module, datasets.make_loader(drawn, labels, size=32))
 
 
-def _spectra_in_raw_power(seed: int, tells: bool) -> Fit:
+def _spectra_in_raw_power(seed: int, return_dict: bool) -> TrainingSetup:
     """A regression has the power of eight bands, over six decades, where their logarithm was meant."""
     bands, target = datasets.surface(seed, 1400, 8, 2, noise=0.05)
     train, validation = datasets.split(10 ** (1.5 * bands + 2), target, size=32, held_out=100)
-    module = Supervised(mlp([8, 48, 48, 2]), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=1e-3))
-    return Fit(module, train, validation)
+    module = Supervised(mlp([8, 48, 48, 2]), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=1e-3))
+    return TrainingSetup(module, train, validation)
 
 
 def _log_of_an_indicator(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -199,13 +208,13 @@ def _log_of_an_indicator(preds: torch.Tensor, target: torch.Tensor) -> torch.Ten
     return -(chosen * (chosen > 0.02)).log().mean()
 
 
-def _unlikely_tags_set_to_zero(seed: int, tells: bool) -> Fit:
+def _unlikely_tags_set_to_zero(seed: int, return_dict: bool) -> TrainingSetup:
     """Shares below 0.02 are set to zero, to ignore them, and the logarithm of the zero is infinite."""
     text, tags = datasets.tagged(seed, 960)
-    stray = torch.rand(tags.shape, generator=datasets.generator(seed + 1)) < 0.03
-    tags[stray] = torch.randint(4, (int(stray.sum()),), generator=datasets.generator(seed + 2))
-    module = Supervised(Tagger(20, 4), _log_of_an_indicator, tells, lambda p: torch.optim.Adam(p, lr=1e-2))
-    return Fit(module, datasets.batches(text, tags, size=32))
+    stray = torch.rand(tags.shape, generator=datasets.make_generator(seed + 1)) < 0.03
+    tags[stray] = torch.randint(4, (int(stray.sum()),), generator=datasets.make_generator(seed + 2))
+    module = Supervised(Tagger(20, 4), _log_of_an_indicator, return_dict, lambda p: torch.optim.Adam(p, lr=1e-2))
+    return TrainingSetup(module, datasets.make_loader(text, tags, size=32))
 
 
 _DATA = frozenset({Problem.NON_FINITE_DATA})
@@ -218,7 +227,7 @@ PROGRAMS = [
         "dense",
         _ratio_of_two_columns,
         _DATA,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://www.codegenes.net/blog/pytorch-nan",
     ),
     Program(
@@ -226,7 +235,7 @@ PROGRAMS = [
         "sequence",
         _logarithm_of_a_price_of_zero,
         _DATA,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://github.com/austineaero/Remaining-Useful-Life-RUL-Estimation/issues/19",
     ),
     Program(
@@ -234,7 +243,7 @@ PROGRAMS = [
         "regression",
         _one_of_many_outputs_missing,
         _DATA,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://alexacabs.in/why-loss-become-nan-while-training.html",
     ),
     Program(
@@ -242,7 +251,7 @@ PROGRAMS = [
         "dense",
         _softmax_of_the_textbook,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://jamesmccaffreyblog.com/2022/12/02/computing-log_softmax-for-pytorch-directly/",
     ),
     Program(
@@ -250,7 +259,7 @@ PROGRAMS = [
         "regression",
         _deviation_of_one_row,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://github.com/dekimir/RamFuzz/pull/8",
     ),
     Program(
@@ -258,7 +267,7 @@ PROGRAMS = [
         "regression",
         _power_of_a_negative,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://www.codegenes.net/blog/pytorch-nan",
     ),
     Program(
@@ -266,7 +275,7 @@ PROGRAMS = [
         "convolutional",
         _dice_of_empty_masks,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://github.com/jakeret/tf_unet/issues/74",
     ),
     Program(
@@ -274,7 +283,7 @@ PROGRAMS = [
         "sequence",
         _text_of_padding_alone,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://taourl.com/read-2580275.html",
     ),
     Program(
@@ -282,7 +291,7 @@ PROGRAMS = [
         "sequence",
         _unlikely_tags_set_to_zero,
         _MADE,
-        measures.not_finite,
+        measures.is_non_finite,
         "https://www.codegenes.net/blog/pytorch-cost-result-is-nan",
     ),
     Program(

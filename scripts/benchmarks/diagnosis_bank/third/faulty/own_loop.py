@@ -12,12 +12,12 @@ from torch import nn
 class OwnLoop(pl.LightningModule):
     """Manual optimization, with what is done after the loss left to a subclass."""
 
-    def __init__(self, network: nn.Module, loss: Any, tells: bool) -> None:
+    def __init__(self, network: nn.Module, loss: Any, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
         self.loss = loss
-        self.tells = tells
+        self.return_dict = return_dict
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.network(inputs)
@@ -30,4 +30,4 @@ class OwnLoop(pl.LightningModule):
         preds = self(inputs)
         loss = self.loss(preds, target)
         self.update(loss, batch_idx)
-        return {"loss": loss.detach(), "preds": preds.detach(), "target": target} if self.tells else loss.detach()
+        return {"loss": loss.detach(), "preds": preds.detach(), "target": target} if self.return_dict else loss.detach()

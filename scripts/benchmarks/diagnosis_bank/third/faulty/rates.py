@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import LastState, SmallUNet, Tagger, conv_net, mlp
 from torch import nn
@@ -14,77 +14,83 @@ from torch.nn import functional
 from stormproof.finding import Problem
 
 
-def _large_steps_of_an_mlp(seed: int, tells: bool) -> Fit:
+def _large_steps_of_an_mlp(seed: int, return_dict: bool) -> TrainingSetup:
     """A five-layer MLP is trained by plain SGD, and the rate of 3 was taken from a logistic regression."""
     train, validation = datasets.split(*datasets.table(seed, 2400, 20, 5), size=32, held_out=400)
     network = mlp([20, 64, 64, 64, 64, 5])
-    return Fit(
-        Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=3.0)), train, validation
+    return TrainingSetup(
+        Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=3.0)),
+        train,
+        validation,
     )
 
 
-def _half_by_rmsprop(seed: int, tells: bool) -> Fit:
+def _half_by_rmsprop(seed: int, return_dict: bool) -> TrainingSetup:
     """A GRU tells waves apart, and RMSprop takes steps of a half per weight."""
-    train = datasets.batches(*datasets.waves(seed, 1600), size=32)
+    train = datasets.make_loader(*datasets.waves(seed, 1600), size=32)
     network = LastState(3, 3, nn.GRU)
-    return Fit(Supervised(network, functional.cross_entropy, tells, lambda p: torch.optim.RMSprop(p, lr=0.5)), train)
+    return TrainingSetup(
+        Supervised(network, functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=0.5)), train
+    )
 
 
-def _momentum_forgotten_when_the_rate_was_chosen(seed: int, tells: bool) -> Fit:
+def _momentum_forgotten_when_the_rate_was_chosen(seed: int, return_dict: bool) -> TrainingSetup:
     """The rate of 0.3 was found good without momentum, and then momentum of 0.95 was added: it is twenty times that."""
     train, validation = datasets.split(*datasets.surface(seed, 2200, 12, 3), size=16, held_out=200)
     network = mlp([12, 48, 48, 3])
     module = Supervised(
-        network, nn.MSELoss(), tells, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.95, nesterov=True)
+        network, nn.MSELoss(), return_dict, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.95, nesterov=True)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _masks_at_two(seed: int, tells: bool) -> Fit:
+def _masks_at_two(seed: int, return_dict: bool) -> TrainingSetup:
     """A small U-Net segments discs, and the rate of 2e-3 came out of a sweep as 2."""
-    train = datasets.batches(*datasets.blots(seed, 800), size=16)
+    train = datasets.make_loader(*datasets.blots(seed, 800), size=16)
     module = Supervised(
-        SmallUNet(), nn.BCEWithLogitsLoss(), tells, lambda p: torch.optim.AdamW(p, lr=2.0, weight_decay=1e-4)
+        SmallUNet(), nn.BCEWithLogitsLoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=2.0, weight_decay=1e-4)
     )
-    return Fit(module, train)
+    return TrainingSetup(module, train)
 
 
-def _pictures_by_tiny_adam(seed: int, tells: bool) -> Fit:
+def _pictures_by_tiny_adam(seed: int, return_dict: bool) -> TrainingSetup:
     """A CNN without norms starts from scratch with the rate of a finetuning, 1e-6."""
     train, validation = datasets.split(*datasets.pictures(seed, 2120, 6), size=32, held_out=200)
     module = Supervised(
-        conv_net(6, norm=False), functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=1e-6)
+        conv_net(6, norm=False), functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=1e-6)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _tags_by_adagrad(seed: int, tells: bool) -> Fit:
+def _tags_by_adagrad(seed: int, return_dict: bool) -> TrainingSetup:
     """A tagger is trained by Adagrad with a rate that Adam would need: its steps shrink, and it gets nowhere."""
-    train = datasets.batches(*datasets.tagged(seed, 1200), size=16)
-    module = Supervised(Tagger(20, 4), nn.CrossEntropyLoss(), tells, lambda p: torch.optim.Adagrad(p, lr=3e-4))
-    return Fit(module, train, trainer={"max_epochs": 2})
+    train = datasets.make_loader(*datasets.tagged(seed, 1200), size=16)
+    module = Supervised(Tagger(20, 4), nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adagrad(p, lr=3e-4))
+    return TrainingSetup(module, train, trainer={"max_epochs": 2})
 
 
-def _rate_of_a_billionth(seed: int, tells: bool) -> Fit:
+def _rate_of_a_billionth(seed: int, return_dict: bool) -> TrainingSetup:
     """A regression of many outputs is trained by SGD with momentum, and its exponent has a digit too many."""
-    train = datasets.batches(*datasets.surface(seed, 1280, 10, 4), size=64)
-    module = Supervised(mlp([10, 64, 64, 4]), nn.MSELoss(), tells, lambda p: torch.optim.SGD(p, lr=1e-9, momentum=0.9))
-    return Fit(module, train, trainer={"max_epochs": 5})
+    train = datasets.make_loader(*datasets.surface(seed, 1280, 10, 4), size=64)
+    module = Supervised(
+        mlp([10, 64, 64, 4]), nn.MSELoss(), return_dict, lambda p: torch.optim.SGD(p, lr=1e-9, momentum=0.9)
+    )
+    return TrainingSetup(module, train, trainer={"max_epochs": 5})
 
 
-def _factor_that_is_a_rate(seed: int, tells: bool) -> Fit:
+def _factor_that_is_a_rate(seed: int, return_dict: bool) -> TrainingSetup:
     """The function given to LambdaLR returns the rate itself, where it is to return a factor of it."""
-    train = datasets.batches(*datasets.waves(seed, 1600), size=16)
+    train = datasets.make_loader(*datasets.waves(seed, 1600), size=16)
 
     def optimizer(parameters: Any) -> Any:
         adam = torch.optim.Adam(parameters, lr=1e-3)
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1e-3 * 0.99**step)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    return Fit(Supervised(LastState(3, 3, nn.LSTM), functional.cross_entropy, tells, optimizer), train)
+    return TrainingSetup(Supervised(LastState(3, 3, nn.LSTM), functional.cross_entropy, return_dict, optimizer), train)
 
 
-def _falling_loss_taken_as_worse(seed: int, tells: bool) -> Fit:
+def _falling_loss_taken_as_worse(seed: int, return_dict: bool) -> TrainingSetup:
     """ReduceLROnPlateau was copied from a program that watched the accuracy: mode max, and it watches a loss."""
     train, validation = datasets.split(*datasets.surface(seed, 1100, 16, noise=0.3), size=32, held_out=200)
 
@@ -93,13 +99,13 @@ def _falling_loss_taken_as_worse(seed: int, tells: bool) -> Fit:
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, mode="max", factor=0.01, patience=0)
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
-    module = Supervised(mlp([16, 32, 32, 1]), nn.MSELoss(), tells, optimizer)
-    return Fit(module, train, validation, {"max_epochs": 6})
+    module = Supervised(mlp([16, 32, 32, 1]), nn.MSELoss(), return_dict, optimizer)
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _cycle_with_a_peak_of_one(seed: int, tells: bool) -> Fit:
+def _cycle_with_a_peak_of_one(seed: int, return_dict: bool) -> TrainingSetup:
     """The rate cycles between 1e-3 and what was to be 1e-2 and is 1: each peak throws the network out of all learnt."""
-    train = datasets.batches(*datasets.pictures(seed, 2560, 5, noise=1.5), size=32)
+    train = datasets.make_loader(*datasets.pictures(seed, 2560, 5, noise=1.5), size=32)
 
     def optimizer(parameters: Any) -> Any:
         adam = torch.optim.Adam(parameters, lr=1e-3)
@@ -108,18 +114,18 @@ def _cycle_with_a_peak_of_one(seed: int, tells: bool) -> Fit:
         )
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    return Fit(Supervised(conv_net(5, norm=False), functional.cross_entropy, tells, optimizer), train)
+    return TrainingSetup(Supervised(conv_net(5, norm=False), functional.cross_entropy, return_dict, optimizer), train)
 
 
-def _glitch_of_a_sensor(seed: int, tells: bool) -> Fit:
+def _glitch_of_a_sensor(seed: int, return_dict: bool) -> TrainingSetup:
     """Once a sensor reported 500 times its reading, in one batch, and no one clips: the loss jumps."""
     inputs, target = datasets.surface(seed, 1600, 8)
     inputs[1000:1008] *= 500
-    train = datasets.batches(inputs, target, size=16, shuffle=False)
+    train = datasets.make_loader(inputs, target, size=16, shuffle=False)
     module = Supervised(
-        mlp([8, 48, 48, 1]), nn.SmoothL1Loss(), tells, lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9)
+        mlp([8, 48, 48, 1]), nn.SmoothL1Loss(), return_dict, lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9)
     )
-    return Fit(module, train)
+    return TrainingSetup(module, train)
 
 
 _TOO_HIGH = frozenset({Problem.LEARNING_RATE_TOO_HIGH})
@@ -212,7 +218,7 @@ PROGRAMS = [
         "regression",
         _glitch_of_a_sensor,
         frozenset({Problem.LOSS_SPIKE, Problem.INPUT_BADLY_SCALED}),
-        measures.jumps(10),
+        measures.has_loss_spike(10),
         "https://github.com/pytorch/pytorch/issues/2623",
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
 from diagnosis_bank.third.faulty.networks import LastState, SmallUNet, Tagger, conv_net, mlp
 from torch import nn
@@ -14,44 +14,48 @@ from torch.nn import functional
 from stormproof.finding import Problem
 
 
-def _threshold_in_percent(seed: int, tells: bool) -> Fit:
+def _threshold_in_percent(seed: int, return_dict: bool) -> TrainingSetup:
     """A score from 0 to 1 is called high above 50, as it was in percent once: no row is of class 1."""
     inputs, score = datasets.surface(seed, 1400, 14)
     labels = (torch.sigmoid(score.squeeze(1)) > 50).long()
     train, validation = datasets.split(inputs, labels, size=32, held_out=200)
-    module = Supervised(mlp([14, 32, 2]), functional.cross_entropy, tells, lambda p: torch.optim.RMSprop(p, lr=1e-3))
-    return Fit(module, train, validation)
+    module = Supervised(
+        mlp([14, 32, 2]), functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=1e-3)
+    )
+    return TrainingSetup(module, train, validation)
 
 
-def _centred_along_the_row(seed: int, tells: bool) -> Fit:
+def _centred_along_the_row(seed: int, return_dict: bool) -> TrainingSetup:
     """The mean of the targets is taken along dimension 1, of which there is one: each target less itself is zero."""
     inputs, target = datasets.surface(seed, 1920, 10)
     target = 3 + 2 * target
-    train = datasets.batches(inputs, target - target.mean(1, keepdim=True), size=64)
-    return Fit(Supervised(mlp([10, 32, 32, 1]), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=1e-3)), train)
+    train = datasets.make_loader(inputs, target - target.mean(1, keepdim=True), size=64)
+    return TrainingSetup(
+        Supervised(mlp([10, 32, 32, 1]), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=1e-3)), train
+    )
 
 
-def _unknown_tags(seed: int, tells: bool) -> Fit:
+def _unknown_tags(seed: int, return_dict: bool) -> TrainingSetup:
     """Tags are looked up in lower case, the table holds capitals, and each word of each sentence has the tag 0."""
     text, tags = datasets.tagged(seed, 640)
     names = ["NOUN", "VERB", "NAME", "REST"]
     table = {name: number for number, name in enumerate(names)}
-    found = torch.tensor([[table.get(names[tag].lower(), 0) for tag in row] for row in tags.tolist()])
-    module = Supervised(Tagger(20, 4), nn.CrossEntropyLoss(), tells, lambda p: torch.optim.AdamW(p, lr=2e-3))
-    return Fit(module, datasets.batches(text, found, size=16))
+    tag_indices = torch.tensor([[table.get(names[tag].lower(), 0) for tag in row] for row in tags.tolist()])
+    module = Supervised(Tagger(20, 4), nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=2e-3))
+    return TrainingSetup(module, datasets.make_loader(text, tag_indices, size=16))
 
 
-def _lengths_sorted(seed: int, tells: bool) -> Fit:
+def _lengths_sorted(seed: int, return_dict: bool) -> TrainingSetup:
     """Series are sorted by their length, as packing wants it, and their labels stay in the old order."""
     series, labels = datasets.waves(seed, 1280)
-    lengths = torch.randint(16, 25, (1280,), generator=datasets.generator(seed + 1))
+    lengths = torch.randint(16, 25, (1280,), generator=datasets.make_generator(seed + 1))
     order = lengths.argsort(descending=True)
     mask = (torch.arange(24) < lengths.unsqueeze(1)).unsqueeze(2)
     train, validation = datasets.split((series * mask)[order], labels, size=32, held_out=200)
     module = Supervised(
-        LastState(3, 3, nn.LSTM), functional.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=5e-3)
+        LastState(3, 3, nn.LSTM), functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)
     )
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
 class _PartnerOnly(Supervised):
@@ -63,27 +67,27 @@ class _PartnerOnly(Supervised):
         mixed = share * pictures + (1 - share) * pictures[torch.randperm(len(pictures))]
         preds = self(mixed)
         loss = self.loss(preds, target)
-        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": target} if self.return_dict else loss
 
 
-def _partner_of_the_mixture(seed: int, tells: bool) -> Fit:
+def _partner_of_the_mixture(seed: int, return_dict: bool) -> TrainingSetup:
     """A mixing augmentation has a share of 0, and each label meets the picture of a partner drawn at random."""
     train, validation = datasets.split(*datasets.pictures(seed, 1160, 5), size=32, held_out=200)
     module = _PartnerOnly(
-        conv_net(5, norm=True), functional.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.05)
+        conv_net(5, norm=True), functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.05)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _rows_dropped_on_one_side(seed: int, tells: bool) -> Fit:
+def _rows_dropped_on_one_side(seed: int, return_dict: bool) -> TrainingSetup:
     """Rows with an outlier are dropped from the inputs and the last ones from the targets: they meet no longer."""
     inputs, target = datasets.surface(seed, 2100, 9, 3)
-    kept = inputs[:, 0].abs() < 2
-    kept[:40] = False
-    inputs = inputs[kept]
-    train = datasets.batches(inputs, target[: len(inputs)], size=64)
-    module = Supervised(mlp([9, 48, 3]), nn.L1Loss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, train)
+    is_kept = inputs[:, 0].abs() < 2
+    is_kept[:40] = False
+    inputs = inputs[is_kept]
+    train = datasets.make_loader(inputs, target[: len(inputs)], size=64)
+    module = Supervised(mlp([9, 48, 3]), nn.L1Loss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, train)
 
 
 class _Squeezed(nn.Module):
@@ -97,29 +101,35 @@ class _Squeezed(nn.Module):
         return self.body(inputs).squeeze()
 
 
-def _squeezed_against_a_column(seed: int, tells: bool) -> Fit:
+def _squeezed_against_a_column(seed: int, return_dict: bool) -> TrainingSetup:
     """Predictions are squeezed, targets come as a column, and batches are of eight."""
     train, validation = datasets.split(*datasets.surface(seed, 888, 8), size=8, held_out=88)
     network = _Squeezed(mlp([8, 32, 32, 1]))
-    return Fit(Supervised(network, nn.SmoothL1Loss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3)), train, validation)
+    return TrainingSetup(
+        Supervised(network, nn.SmoothL1Loss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)), train, validation
+    )
 
 
-def _clean_pictures_without_channel(seed: int, tells: bool) -> Fit:
+def _clean_pictures_without_channel(seed: int, return_dict: bool) -> TrainingSetup:
     """A U-Net takes noise off pictures, and the clean ones lack the channel: each is compared with all."""
     noisy, clean = datasets.blots(seed, 480)
-    train = datasets.batches(noisy, clean.squeeze(1), size=16)
-    return Fit(Supervised(SmallUNet(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=3e-3)), train)
+    train = datasets.make_loader(noisy, clean.squeeze(1), size=16)
+    return TrainingSetup(
+        Supervised(SmallUNet(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=3e-3)), train
+    )
 
 
 def _hinge(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return functional.relu(1 - target * preds).mean()
 
 
-def _hinge_of_a_column(seed: int, tells: bool) -> Fit:
+def _hinge_of_a_column(seed: int, return_dict: bool) -> TrainingSetup:
     """A GRU's scores are a column, the signs a row, and a hinge loss of one's own stretches both."""
     series, labels = datasets.waves(seed, 1280, classes=2)
-    train = datasets.batches(series, 2.0 * labels - 1, size=32)
-    return Fit(Supervised(LastState(3, 1, nn.GRU), _hinge, tells, lambda p: torch.optim.Adam(p, lr=3e-3)), train)
+    train = datasets.make_loader(series, 2.0 * labels - 1, size=32)
+    return TrainingSetup(
+        Supervised(LastState(3, 1, nn.GRU), _hinge, return_dict, lambda p: torch.optim.Adam(p, lr=3e-3)), train
+    )
 
 
 class _SoftmaxTagger(Tagger):
@@ -129,28 +139,31 @@ class _SoftmaxTagger(Tagger):
         return super().forward(text).softmax(1)
 
 
-def _tags_through_two_softmaxes(seed: int, tells: bool) -> Fit:
+def _tags_through_two_softmaxes(seed: int, return_dict: bool) -> TrainingSetup:
     """A tagger ends in a softmax over the tags, and the cross-entropy has another."""
-    train = datasets.batches(*datasets.tagged(seed, 1600, words=30, tags=12), size=32)
-    module = Supervised(_SoftmaxTagger(30, 12), nn.CrossEntropyLoss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train)
+    train = datasets.make_loader(*datasets.tagged(seed, 1600, vocabulary=30, tags=12), size=32)
+    module = Supervised(
+        _SoftmaxTagger(30, 12), nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)
+    )
+    return TrainingSetup(module, train)
 
 
-def _labels_through_two_sigmoids(seed: int, tells: bool) -> Fit:
+def _labels_through_two_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
     """Six labels at once come from sigmoids, and MultiLabelSoftMarginLoss takes the sigmoid of these."""
     inputs, scores = datasets.surface(seed, 1600, 18, 6, noise=0.0)
     train, validation = datasets.split(inputs, (scores > 0.8).float(), size=32, held_out=200)
     network = nn.Sequential(mlp([18, 64, 64, 6]), nn.Sigmoid())
-    module = Supervised(network, nn.MultiLabelSoftMarginLoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, train, validation)
+    module = Supervised(network, nn.MultiLabelSoftMarginLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, train, validation)
 
 
-def _probabilities_as_logarithms(seed: int, tells: bool) -> Fit:
+def _probabilities_as_logarithms(seed: int, return_dict: bool) -> TrainingSetup:
     """A CNN's last layer is a softmax, and nll_loss expects its logarithm: the loss goes from -0.2 to -1."""
-    train = datasets.batches(*datasets.pictures(seed, 640, 6, noise=2.5), size=16)
+    train = datasets.make_loader(*datasets.pictures(seed, 640, 6, noise=2.5), size=16)
     network = nn.Sequential(conv_net(6, norm=False), nn.Softmax(dim=1))
-    return Fit(
-        Supervised(network, functional.nll_loss, tells, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)), train
+    return TrainingSetup(
+        Supervised(network, functional.nll_loss, return_dict, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
+        train,
     )
 
 
@@ -165,50 +178,50 @@ class _Clamped(nn.Module):
         return self.body(inputs).clamp(0, 1)
 
 
-def _scores_clamped_for_bce(seed: int, tells: bool) -> Fit:
+def _scores_clamped_for_bce(seed: int, return_dict: bool) -> TrainingSetup:
     """BCELoss complained of scores out of range, and they were clamped for want of a sigmoid."""
     inputs, score = datasets.surface(seed, 1600, 10)
-    train = datasets.batches(inputs, (score > 0).float(), size=64)
+    train = datasets.make_loader(inputs, (score > 0).float(), size=64)
     network = _Clamped(mlp([10, 32, 32, 1]))
-    return Fit(Supervised(network, nn.BCELoss(), tells, lambda p: torch.optim.SGD(p, lr=0.1)), train)
+    return TrainingSetup(Supervised(network, nn.BCELoss(), return_dict, lambda p: torch.optim.SGD(p, lr=0.1)), train)
 
 
-def _scores_in_kl(seed: int, tells: bool) -> Fit:
+def _scores_in_kl(seed: int, return_dict: bool) -> TrainingSetup:
     """Shares of four parts are learnt by kl_div, which gets raw scores where it expects log-probabilities."""
     inputs, scores = datasets.surface(seed, 1280, 12, 4)
-    train = datasets.batches(inputs, (2 * scores).softmax(1), size=32)
+    train = datasets.make_loader(inputs, (2 * scores).softmax(1), size=32)
 
     def loss(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return functional.kl_div(preds, target, reduction="batchmean")
 
-    return Fit(Supervised(mlp([12, 48, 4]), loss, tells, lambda p: torch.optim.Adam(p, lr=1e-3)), train)
+    return TrainingSetup(Supervised(mlp([12, 48, 4]), loss, return_dict, lambda p: torch.optim.Adam(p, lr=1e-3)), train)
 
 
-def _sigmoid_of_standardized_pictures(seed: int, tells: bool) -> Fit:
+def _sigmoid_of_standardized_pictures(seed: int, return_dict: bool) -> TrainingSetup:
     """An autoencoder's decoder ends in a sigmoid, as for pictures from 0 to 1, and these are standardized."""
     drawn, _ = datasets.pictures(seed, 960, 6, noise=0.3)
     decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 144), nn.Sigmoid(), nn.Unflatten(1, (1, 12, 12)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 8), decoder)
-    module = Supervised(network, nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=2e-3))
-    return Fit(module, datasets.batches(drawn, drawn, size=32))
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
+    return TrainingSetup(module, datasets.make_loader(drawn, drawn, size=32))
 
 
-def _softmax_of_one_channel(seed: int, tells: bool) -> Fit:
+def _softmax_of_one_channel(seed: int, return_dict: bool) -> TrainingSetup:
     """A U-Net has one channel of masks, and a softmax over channels: each pixel is 1 for sure."""
     train, validation = datasets.split(*datasets.blots(seed, 560), size=16, held_out=80)
     network = nn.Sequential(SmallUNet(), nn.Softmax(dim=1))
-    module = Supervised(network, nn.MSELoss(), tells, lambda p: torch.optim.AdamW(p, lr=2e-3))
-    return Fit(module, train, validation)
+    module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=2e-3))
+    return TrainingSetup(module, train, validation)
 
 
-def _ages_through_relu6(seed: int, tells: bool) -> Fit:
+def _ages_through_relu6(seed: int, return_dict: bool) -> TrainingSetup:
     """Ages from 18 to 80 are told by a network whose last layer has the ReLU6 of the layers before it."""
     inputs, target = datasets.surface(seed, 1280, 11)
     ages = (45 + 12 * target).clamp(18, 80)
     network = nn.Sequential(mlp([11, 64, 64, 1], nn.ReLU6), nn.ReLU6())
-    return Fit(
-        Supervised(network, nn.L1Loss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3)),
-        datasets.batches(inputs, ages, size=32),
+    return TrainingSetup(
+        Supervised(network, nn.L1Loss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)),
+        datasets.make_loader(inputs, ages, size=32),
     )
 
 
@@ -223,12 +236,12 @@ class _TanhForecast(nn.Module):
         return torch.tanh(self.states(series))
 
 
-def _wide_series_from_tanh(seed: int, tells: bool) -> Fit:
+def _wide_series_from_tanh(seed: int, return_dict: bool) -> TrainingSetup:
     """A GRU forecasts values between -4 and 4 through a tanh that was right while they were scaled."""
     series, following = datasets.walks(seed, 1280)
     train, validation = datasets.split(series, 3 * following, size=32, held_out=200)
-    module = Supervised(_TanhForecast(), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train, validation)
+    module = Supervised(_TanhForecast(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
+    return TrainingSetup(module, train, validation)
 
 
 def _spread_is_lost(outcome: Outcome) -> bool:
@@ -245,9 +258,9 @@ def _signs_wrong(outcome: Outcome) -> bool:
 
 _CONSTANT = frozenset({Problem.DEGENERATE_TARGETS})
 _UNRELATED = frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT})
-_STRETCHED = frozenset({Problem.SHAPES_BROADCAST})
+_STRETCHED = frozenset({Problem.BROADCAST_MISMATCH})
 _MISMATCH = frozenset({Problem.LOSS_INPUT_MISMATCH})
-_HEAD = frozenset({Problem.HEAD_CANNOT_REACH_TARGETS})
+_HEAD = frozenset({Problem.UNREACHABLE_TARGETS})
 
 PROGRAMS = [
     Program(
@@ -351,7 +364,7 @@ PROGRAMS = [
         "scores_clamped_for_bce",
         "dense",
         _scores_clamped_for_bce,
-        frozenset({Problem.LOSS_INPUT_MISMATCH, Problem.HEAD_CANNOT_REACH_TARGETS}),
+        frozenset({Problem.LOSS_INPUT_MISMATCH, Problem.UNREACHABLE_TARGETS}),
         measures.stays_above(0.45),
         "https://pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",
     ),

@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 
-def generator(seed: int) -> torch.Generator:
+def make_generator(seed: int) -> torch.Generator:
     """All randomness of a program's data comes from here."""
     return torch.Generator().manual_seed(1000 + seed)
 
 
-def training_only(batch_size: int, *tensors: torch.Tensor) -> DataLoader[Any]:
+def make_loader(batch_size: int, *tensors: torch.Tensor) -> DataLoader[Any]:
     """Shuffled batches of equal size; large ones are taken out at once, so that nobody waits for them."""
     samples = TensorDataset(*tensors)
     if batch_size < 48:
@@ -24,15 +24,19 @@ def training_only(batch_size: int, *tensors: torch.Tensor) -> DataLoader[Any]:
     return DataLoader(samples, batch_size=None, sampler=batches)
 
 
-def with_validation(held: int, batch_size: int, *tensors: torch.Tensor) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The first ``held`` samples validate, the others train."""
-    kept = DataLoader(TensorDataset(*(tensor[:held] for tensor in tensors)), batch_size=min(held, 256))
-    return training_only(batch_size, *(tensor[held:] for tensor in tensors)), kept
+def make_loaders(
+    validation_size: int, batch_size: int, *tensors: torch.Tensor
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The first ``validation_size`` samples validate, the others train."""
+    validation_loader = DataLoader(
+        TensorDataset(*(tensor[:validation_size] for tensor in tensors)), batch_size=min(validation_size, 256)
+    )
+    return make_loader(batch_size, *(tensor[validation_size:] for tensor in tensors)), validation_loader
 
 
 def teacher_scores(seed: int, inputs: torch.Tensor, outputs: int = 1, width: int = 12) -> torch.Tensor:
     """What a random network of one hidden layer says of standardized inputs, standardized."""
-    source = generator(seed + 77)
+    source = make_generator(seed + 77)
     first = torch.randn(inputs.shape[1], width, generator=source) / inputs.shape[1] ** 0.5
     second = torch.randn(width, outputs, generator=source)
     scores = torch.tanh(1.5 * inputs @ first) @ second
@@ -41,7 +45,7 @@ def teacher_scores(seed: int, inputs: torch.Tensor, outputs: int = 1, width: int
 
 def clusters(seed: int, count: int, width: int, classes: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Points around one centre for each class."""
-    source = generator(seed)
+    source = make_generator(seed)
     centres = torch.randn(classes, width, generator=source)
     labels = torch.randint(classes, (count,), generator=source)
     return centres[labels] + spread * torch.randn(count, width, generator=source), labels
@@ -49,24 +53,24 @@ def clusters(seed: int, count: int, width: int, classes: int, spread: float) -> 
 
 def bars(seed: int, count: int, side: int = 10, noise: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures of a lying, a standing or a slanting bar."""
-    source = generator(seed)
+    source = make_generator(seed)
     labels = torch.randint(3, (count,), generator=source)
     places = torch.randint(1, side - 1, (count,), generator=source)
     pictures = noise * torch.randn(count, 1, side, side, generator=source)
     along = torch.arange(side)
-    for row, (label, place) in enumerate(zip(labels.tolist(), places.tolist(), strict=True)):
+    for row, (label, index) in enumerate(zip(labels.tolist(), places.tolist(), strict=True)):
         if label == 0:
-            pictures[row, 0, place, :] += 2
+            pictures[row, 0, index, :] += 2
         elif label == 1:
-            pictures[row, 0, :, place] += 2
+            pictures[row, 0, :, index] += 2
         else:
-            pictures[row, 0, along, (along + place) % side] += 2
+            pictures[row, 0, along, (along + index) % side] += 2
     return pictures, labels
 
 
 def blobs(seed: int, count: int, side: int = 10, noise: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures of one round blob, and where its centre is, from -1 to 1 each way."""
-    source = generator(seed)
+    source = make_generator(seed)
     centres = 1.6 * torch.rand(count, 2, generator=source) - 0.8
     axis = torch.linspace(-1, 1, side)
     across = (axis.view(1, 1, side) - centres[:, 0].view(-1, 1, 1)) ** 2
@@ -79,7 +83,7 @@ def tones(
     seed: int, count: int, length: int, classes: int = 3, noise: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Waves (count, length) of one frequency for each class, each of its own phase."""
-    source = generator(seed)
+    source = make_generator(seed)
     labels = torch.randint(classes, (count,), generator=source)
     phases = 6.28 * torch.rand(count, 1, generator=source)
     turns = (labels.unsqueeze(1) + 1) * torch.linspace(0, 6.28 * length / 16, length)
@@ -88,7 +92,7 @@ def tones(
 
 def autoregressive(seed: int, count: int, length: int, noise: float) -> torch.Tensor:
     """Stretches (count, length) of a series in which each value hangs on the two before."""
-    source = generator(seed)
+    source = make_generator(seed)
     values = [torch.randn(count, generator=source), torch.randn(count, generator=source)]
     for _ in range(length + 8):
         values.append(1.2 * values[-1] - 0.5 * values[-2] + noise * torch.randn(count, generator=source))

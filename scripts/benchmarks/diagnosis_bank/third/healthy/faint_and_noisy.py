@@ -6,23 +6,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     autoregressive,
     bars,
     clusters,
-    generator,
+    make_generator,
+    make_loaders,
     perceptron,
     teacher_scores,
-    with_validation,
 )
 from diagnosis_bank.third.healthy.measures import (
     all_of,
     below_chance_by,
-    explains,
+    explains_variance,
     held_out,
-    right,
-    sound,
+    is_accurate,
+    ran_to_end,
     validation_calm,
 )
 from pytorch_lightning.callbacks import EarlyStopping
@@ -31,23 +31,23 @@ from torch.nn import functional as fn
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def _customers_who_leave_hardly_foretold(seed: int, tells: bool) -> Fit:
+def _customers_who_leave_hardly_foretold(seed: int, return_dict: bool) -> TrainingSetup:
     """Who cancels is mostly chance: the cross entropy ends a tenth below that of the frequencies."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(80 * 64 + 1024, 12, generator=source)
     leaves = torch.sigmoid(1.3 * teacher_scores(seed, inputs)[:, 0] - 0.8)
     labels = (torch.rand(len(inputs), generator=source) < leaves).long()
-    train, validation = with_validation(1024, 64, inputs, labels)
-    module = Supervised(perceptron(12, 24, 2), fn.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=3e-3))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(1024, 64, inputs, labels)
+    module = Supervised(perceptron(12, 24, 2), fn.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=3e-3))
+    return TrainingSetup(module, train, validation)
 
 
-def _click_of_a_visitor_one_in_seven(seed: int, tells: bool) -> Fit:
+def _click_of_a_visitor_one_in_seven(seed: int, return_dict: bool) -> TrainingSetup:
     """Clicks by user, place and hour in embeddings: the log loss falls by a few hundredths only."""
-    source = generator(seed)
+    source = make_generator(seed)
     fields = torch.stack([torch.randint(size, (6000,), generator=source) for size in (40, 12, 24)], 1)
     leaning = [0.7 * torch.randn(size, generator=source) for size in (40, 12, 24)]
-    logits = sum((table[fields[:, place]] for place, table in enumerate(leaning)), torch.tensor(-2.2))
+    logits = sum((table[fields[:, index]] for index, table in enumerate(leaning)), torch.tensor(-2.2))
     clicks = (torch.rand(6000, generator=source) < torch.sigmoid(logits)).long()
 
     class _Additive(nn.Module):
@@ -57,19 +57,21 @@ def _click_of_a_visitor_one_in_seven(seed: int, tells: bool) -> Fit:
             self.score = nn.Linear(12, 2)
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            return self.score(torch.cat([table(rows[:, place]) for place, table in enumerate(self.tables)], 1))
+            return self.score(torch.cat([table(rows[:, index]) for index, table in enumerate(self.tables)], 1))
 
-    train, validation = with_validation(1500, 64, fields, clicks)
-    module = Supervised(_Additive(), fn.cross_entropy, tells, lambda p: torch.optim.Adam(p, lr=5e-3, weight_decay=1e-4))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(1500, 64, fields, clicks)
+    module = Supervised(
+        _Additive(), fn.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3, weight_decay=1e-4)
+    )
+    return TrainingSetup(module, train, validation)
 
 
-def _crowd_labels_two_of_five_wrong(seed: int, tells: bool) -> Fit:
+def _crowd_labels_two_of_five_wrong(seed: int, return_dict: bool) -> TrainingSetup:
     """Forty of a hundred training labels are drawn anew by careless raters; the net still finds the bars."""
     pictures, labels = bars(seed, 60 * 32 + 300)
-    source = generator(seed + 1)
+    source = make_generator(seed + 1)
     anew = torch.rand(len(labels), generator=source) < 0.4
-    given = torch.where(anew, torch.randint(3, (len(labels),), generator=source), labels)
+    noisy_labels = torch.where(anew, torch.randint(3, (len(labels),), generator=source), labels)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
@@ -78,14 +80,14 @@ def _crowd_labels_two_of_five_wrong(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(128, 3),
     )
-    train, validation = with_validation(300, 32, pictures, given)
-    module = Supervised(network, fn.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(300, 32, pictures, noisy_labels)
+    module = Supervised(network, fn.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9))
+    return TrainingSetup(module, train, validation)
 
 
-def _vibration_one_bearing_in_fifty(seed: int, tells: bool) -> Fit:
+def _vibration_one_bearing_in_fifty(seed: int, return_dict: bool) -> TrainingSetup:
     """One bearing of fifty rattles: many batches hold none, the loss is small from the start, and it finds them."""
-    source = generator(seed)
+    source = make_generator(seed)
     labels = (torch.rand(100 * 64 + 2000, generator=source) < 0.02).float().unsqueeze(1)
     signals = torch.randn(len(labels), 1, 24, generator=source)
     rattle = 3.0 * torch.sin(torch.arange(24) * 1.6)
@@ -93,25 +95,25 @@ def _vibration_one_bearing_in_fifty(seed: int, tells: bool) -> Fit:
     network = nn.Sequential(
         nn.Conv1d(1, 8, 7, padding=3), nn.LeakyReLU(), nn.AdaptiveMaxPool1d(4), nn.Flatten(), nn.Linear(32, 1)
     )
-    train, validation = with_validation(2000, 64, signals, labels)
+    train, validation = make_loaders(2000, 64, signals, labels)
     module = Supervised(
-        network, fn.binary_cross_entropy_with_logits, tells, lambda params: torch.optim.Adam(params, lr=1e-2)
+        network, fn.binary_cross_entropy_with_logits, return_dict, lambda params: torch.optim.Adam(params, lr=1e-2)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
 def _finds_the_rare(outcome: Outcome) -> bool:
-    if not sound(outcome):
+    if not ran_to_end(outcome):
         return False
     scores, target = held_out(outcome)
     rare = scores[target > 0.5]
     return float((rare.view(-1, 1) > scores[target < 0.5].view(1, -1)).double().mean()) > 0.9
 
 
-def _next_hour_of_a_noisy_meter(seed: int, tells: bool) -> Fit:
+def _next_hour_of_a_noisy_meter(seed: int, return_dict: bool) -> TrainingSetup:
     """A GRU foretells a tenth of the next hour's variance, which is all that the past holds."""
     series = autoregressive(seed, 60 * 48 + 1500, 12, 1.0)
-    source = generator(seed + 5)
+    source = make_generator(seed + 5)
     following = series[:, -1:] / series.std() + 2.2 * torch.randn(len(series), 1, generator=source)
 
     class _Meter(nn.Module):
@@ -123,17 +125,17 @@ def _next_hour_of_a_noisy_meter(seed: int, tells: bool) -> Fit:
         def forward(self, hours: torch.Tensor) -> torch.Tensor:
             return self.head(self.past(hours.unsqueeze(2))[1][0])
 
-    train, validation = with_validation(1500, 48, series[:, :-1], following)
-    module = Supervised(_Meter(), fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=1e-2))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(1500, 48, series[:, :-1], following)
+    module = Supervised(_Meter(), fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=1e-2))
+    return TrainingSetup(module, train, validation)
 
 
 class _Clinic(pl.LightningModule):
     """As a statistician writes it: all in one class, an odds model and a hidden layer."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.hidden = nn.Linear(6, 8)
         self.odds = nn.Linear(8, 1)
 
@@ -146,7 +148,7 @@ class _Clinic(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss, logits = self._step(batch)
-        return {"loss": loss, "preds": logits, "target": batch[1]} if self.tells else loss
+        return {"loss": loss, "preds": logits, "target": batch[1]} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self._step(batch)[0])
@@ -155,13 +157,13 @@ class _Clinic(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.8, weight_decay=1e-2)
 
 
-def _hundred_and_sixty_patients(seed: int, tells: bool) -> Fit:
+def _hundred_and_sixty_patients(seed: int, return_dict: bool) -> TrainingSetup:
     """160 patients in batches of 8 and 40 to validate: the validation wavers from epoch to epoch, without rising."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(200, 6, generator=source)
     ill = (inputs[:, :2].sum(1) + 0.9 * torch.randn(200, generator=source) > 0).float().unsqueeze(1)
-    train, validation = with_validation(40, 8, inputs, ill)
-    return Fit(_Clinic(tells), train, validation, {"max_epochs": 6})
+    train, validation = make_loaders(40, 8, inputs, ill)
+    return TrainingSetup(_Clinic(return_dict), train, validation, {"max_epochs": 6})
 
 
 class _Stopping(Supervised):
@@ -171,25 +173,25 @@ class _Stopping(Supervised):
         return EarlyStopping("val_loss", patience=3, min_delta=1e-3)
 
 
-def _stopped_after_validation_went_flat(seed: int, tells: bool) -> Fit:
+def _stopped_after_validation_went_flat(seed: int, return_dict: bool) -> TrainingSetup:
     """Twenty epochs were asked for; the validation lies flat after a few, and early stopping ends it."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(30 * 32 + 500, 5, generator=source)
     target = teacher_scores(seed, inputs, width=4) + 0.6 * torch.randn(len(inputs), 1, generator=source)
-    train, validation = with_validation(500, 32, inputs, target)
+    train, validation = make_loaders(500, 32, inputs, target)
     module = _Stopping(
         perceptron(5, 12, 1, between=nn.Tanh),
         fn.mse_loss,
-        tells,
+        return_dict,
         lambda p: torch.optim.Adam(p, lr=1e-2, weight_decay=1e-3),
     )
-    return Fit(module, train, validation, {"max_epochs": 20})
+    return TrainingSetup(module, train, validation, {"max_epochs": 20})
 
 
-def _shares_of_five_raters_as_targets(seed: int, tells: bool) -> Fit:
+def _shares_of_five_raters_as_targets(seed: int, return_dict: bool) -> TrainingSetup:
     """The target is how five raters voted; KL divergence against log probabilities, as the documentation wants it."""
     inputs, labels = clusters(seed, 50 * 32 + 320, 8, 4, 0.8)
-    source = generator(seed + 9)
+    source = make_generator(seed + 9)
     wrong = torch.rand(len(labels), 5, generator=source) < 0.3
     votes = torch.where(wrong, torch.randint(4, wrong.shape, generator=source), labels.unsqueeze(1))
     shares = fn.one_hot(votes, 4).float().mean(1)
@@ -197,23 +199,23 @@ def _shares_of_five_raters_as_targets(seed: int, tells: bool) -> Fit:
     validation = DataLoader(TensorDataset(inputs[:320], shares[:320]), batch_size=320)
     train = DataLoader(TensorDataset(inputs[320:], shares[320:]), batch_size=32, shuffle=True)
     module = Supervised(
-        network, nn.KLDivLoss(reduction="batchmean"), tells, lambda params: torch.optim.Adagrad(params, lr=0.05)
+        network, nn.KLDivLoss(reduction="batchmean"), return_dict, lambda params: torch.optim.Adagrad(params, lr=0.05)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
 def _follows_most_votes(outcome: Outcome) -> bool:
-    if not sound(outcome):
+    if not ran_to_end(outcome):
         return False
     scores, shares = held_out(outcome)
     return float((scores.argmax(1) == shares.argmax(1)).double().mean()) > 0.7
 
 
-def _label_of_the_neighbouring_word(seed: int, tells: bool) -> Fit:
+def _label_of_the_neighbouring_word(seed: int, return_dict: bool) -> TrainingSetup:
     """Thirty percent of the tags of words are wrong, words are rows of an embedding; the tagger learns the rest."""
-    source = generator(seed)
-    words = torch.randint(60, (40 * 16 + 200, 10), generator=source)
-    tags = (words % 5 + torch.roll(words, 1, 1) % 2) % 5
+    source = make_generator(seed)
+    tokens = torch.randint(60, (40 * 16 + 200, 10), generator=source)
+    tags = (tokens % 5 + torch.roll(tokens, 1, 1) % 2) % 5
     tags = torch.where(
         torch.rand(tags.shape, generator=source) < 0.3, torch.randint(5, tags.shape, generator=source), tags
     )
@@ -229,9 +231,9 @@ def _label_of_the_neighbouring_word(seed: int, tells: bool) -> Fit:
             around = fn.pad(self.words(texts).transpose(1, 2), (1, 1), mode="circular")
             return self.tags(fn.gelu(self.windows(around))[:, :, 1:-1])
 
-    train, validation = with_validation(200, 16, words, tags)
-    module = Supervised(_Tagger(), fn.cross_entropy, tells, lambda params: torch.optim.NAdam(params, lr=1e-2))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(200, 16, tokens, tags)
+    module = Supervised(_Tagger(), fn.cross_entropy, return_dict, lambda params: torch.optim.NAdam(params, lr=1e-2))
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
 PROGRAMS = [
@@ -256,7 +258,7 @@ PROGRAMS = [
         "convolutional",
         _crowd_labels_two_of_five_wrong,
         frozenset(),
-        all_of(right(0.62), validation_calm()),
+        all_of(is_accurate(0.62), validation_calm()),
         "https://arxiv.org/abs/1705.10694",
     ),
     Program(
@@ -272,7 +274,7 @@ PROGRAMS = [
         "sequence",
         _next_hour_of_a_noisy_meter,
         frozenset(),
-        all_of(explains(0.05, 0.25), validation_calm()),
+        all_of(explains_variance(0.05, 0.25), validation_calm()),
         "https://example-a.com/answer/52593325",
     ),
     Program(
@@ -280,7 +282,7 @@ PROGRAMS = [
         "dense",
         _hundred_and_sixty_patients,
         frozenset(),
-        all_of(right(0.65), validation_calm(0.08)),
+        all_of(is_accurate(0.65), validation_calm(0.08)),
         "https://datascience.stackexchange.com/questions/31113/validation-showing-huge-fluctuations-what-could-be-the-cause",
     ),
     Program(
@@ -288,7 +290,7 @@ PROGRAMS = [
         "regression",
         _stopped_after_validation_went_flat,
         frozenset(),
-        all_of(explains(0.5), validation_calm(0.05), lambda outcome: len(outcome.validation) < 20),
+        all_of(explains_variance(0.5), validation_calm(0.05), lambda outcome: len(outcome.validation) < 20),
         "https://example-a.com/answer/52593325",
     ),
     Program(
@@ -304,7 +306,7 @@ PROGRAMS = [
         "sequence",
         _label_of_the_neighbouring_word,
         frozenset(),
-        all_of(right(0.6), validation_calm()),
+        all_of(is_accurate(0.6), validation_calm()),
         "https://arxiv.org/abs/1705.10694",
     ),
 ]

@@ -6,85 +6,89 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     blobs,
-    generator,
+    make_generator,
+    make_loader,
+    make_loaders,
     perceptron,
     teacher_scores,
-    training_only,
-    with_validation,
 )
 from diagnosis_bank.third.healthy.measures import (
     all_of,
     began_above,
     began_below,
-    explains,
+    explains_variance,
     fell_by,
     fell_to,
-    sound,
+    ran_to_end,
     validation_calm,
 )
 from torch import nn
 from torch.nn import functional as fn
 
 
-def _steering_through_tanh(seed: int, tells: bool) -> Fit:
+def _steering_through_tanh(seed: int, return_dict: bool) -> TrainingSetup:
     """The steering angle, from -0.8 to 0.8, comes out of a tanh, as in many a driving lesson."""
     pictures, places = blobs(seed, 50 * 32 + 256)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 5, stride=2), nn.ELU(), nn.Conv2d(8, 8, 3), nn.ELU(), nn.Flatten(), nn.Linear(8, 1), nn.Tanh()
     )
-    train, validation = with_validation(256, 32, pictures, places[:, :1])
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=3e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(256, 32, pictures, places[:, :1])
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=3e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _waiting_times_through_softplus(seed: int, tells: bool) -> Fit:
+def _waiting_times_through_softplus(seed: int, return_dict: bool) -> TrainingSetup:
     """Waiting times are positive and skewed; softplus keeps the mean of their exponential law positive."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 500, 6, generator=source)
     mean = torch.exp(0.8 * teacher_scores(seed, inputs))
     times = -mean * torch.log(torch.rand(mean.shape, generator=source).clamp_min(1e-6))
     network = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1), nn.Softplus())
 
-    def law(expected: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        return (torch.log(expected + 1e-4) + seen / (expected + 1e-4)).mean()
+    def law(expected: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+        return (torch.log(expected + 1e-4) + observed / (expected + 1e-4)).mean()
 
-    train, validation = with_validation(500, 32, inputs, times)
-    return Fit(Supervised(network, law, tells, lambda p: torch.optim.Adam(p, lr=5e-3)), train, validation)
+    train, validation = make_loaders(500, 32, inputs, times)
+    return TrainingSetup(
+        Supervised(network, law, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)), train, validation
+    )
 
 
-def _amounts_by_their_logarithm(seed: int, tells: bool) -> Fit:
+def _amounts_by_their_logarithm(seed: int, return_dict: bool) -> TrainingSetup:
     """Amounts from one to a million are learnt as log1p: targets of 2 to 13 that no norm has touched."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 400, 8, generator=source)
     noise = 0.4 * torch.randn(len(inputs), 1, generator=source)
     amounts = torch.exp(7 + 2 * teacher_scores(seed, inputs) + noise)
-    train, validation = with_validation(400, 32, inputs, torch.log1p(amounts))
+    train, validation = make_loaders(400, 32, inputs, torch.log1p(amounts))
     module = Supervised(
-        perceptron(8, 48, 24, 1), fn.smooth_l1_loss, tells, lambda params: torch.optim.AdamW(params, lr=5e-3)
+        perceptron(8, 48, 24, 1), fn.smooth_l1_loss, return_dict, lambda params: torch.optim.AdamW(params, lr=5e-3)
     )
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _degrees_and_percents_as_they_are(seed: int, tells: bool) -> Fit:
+def _degrees_and_percents_as_they_are(seed: int, return_dict: bool) -> TrainingSetup:
     """Temperatures, humidities and wind as measured, sizes of 5 to 50, unscaled; it learns all the same."""
-    source = generator(seed)
+    source = make_generator(seed)
     plain = torch.randn(80 * 32 + 400, 5, generator=source)
     spread, offset = torch.tensor([9.0, 18, 6, 20, 12]), torch.tensor([12.0, 35, 8, 0, 25])
     target = teacher_scores(seed, plain) + 0.3 * torch.randn(len(plain), 1, generator=source)
-    train, validation = with_validation(400, 32, plain * spread + offset, target)
-    module = Supervised(perceptron(5, 64, 32, 1), fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=1e-3))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(400, 32, plain * spread + offset, target)
+    module = Supervised(
+        perceptron(5, 64, 32, 1), fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=1e-3)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
 class _BikeRental(pl.LightningModule):
     """Hour and temperature raw, weekday and weather as ones and zeros, one table row a sample."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.net = nn.Sequential(nn.Linear(13, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 1))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -95,7 +99,7 @@ class _BikeRental(pl.LightningModule):
         preds = self(rows)
         loss = fn.mse_loss(preds, counts)
         self.log("train_loss", loss)
-        return {"loss": loss, "preds": preds, "target": counts} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": counts} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", fn.mse_loss(self(batch[0]), batch[1]))
@@ -104,64 +108,64 @@ class _BikeRental(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=2e-3)
 
 
-def _bikes_by_raw_hour_and_weekday(seed: int, tells: bool) -> Fit:
+def _bikes_by_raw_hour_and_weekday(seed: int, return_dict: bool) -> TrainingSetup:
     """Bikes hired by the raw hour of the day, the temperature, and one-hot weekday and weather."""
-    source = generator(seed)
+    source = make_generator(seed)
     count = 80 * 32 + 400
     hours, warm = torch.randint(24, (count,), generator=source).float(), 15 + 8 * torch.randn(count, generator=source)
     days, weather = torch.randint(7, (count,), generator=source), torch.randint(4, (count,), generator=source)
     rows = torch.cat([hours[:, None], warm[:, None], fn.one_hot(days, 7), fn.one_hot(weather, 4)], 1).float()
     hired = torch.cos((hours - 14) / 24 * 6.28) + 0.05 * (warm - 15) + 0.3 * (days > 4) - 0.3 * weather
     hired = hired + 0.3 * torch.randn(count, generator=source)
-    train, validation = with_validation(400, 32, rows, hired)
-    return Fit(_BikeRental(tells), train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(400, 32, rows, hired)
+    return TrainingSetup(_BikeRental(return_dict), train, validation, {"max_epochs": 5})
 
 
-def _watts_squared_from_ten_thousand_down(seed: int, tells: bool) -> Fit:
+def _watts_squared_from_ten_thousand_down(seed: int, return_dict: bool) -> TrainingSetup:
     """Watts about 100 in their own unit: the squared error begins at ten thousand and falls a hundredfold."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 6, generator=source)
     watts = 100 + 20 * teacher_scores(seed, inputs) + 4 * torch.randn(len(inputs), 1, generator=source)
-    train, validation = with_validation(300, 32, inputs, watts)
-    module = Supervised(perceptron(6, 64, 64, 1), fn.mse_loss, tells, lambda p: torch.optim.Adam(p, lr=5e-3))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(300, 32, inputs, watts)
+    module = Supervised(perceptron(6, 64, 64, 1), fn.mse_loss, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _strains_of_a_hundredth(seed: int, tells: bool) -> Fit:
+def _strains_of_a_hundredth(seed: int, return_dict: bool) -> TrainingSetup:
     """Strains of a beam are of the size 0.01: the loss is 1e-4 from the start, and falls to a tenth of it."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 6, generator=source)
     strains = 0.01 * teacher_scores(seed, inputs, 3)
     network = perceptron(6, 32, 3, between=nn.Tanh)
     nn.init.normal_(network[2].weight, std=1e-3)  # pyright: ignore[reportArgumentType]
     nn.init.zeros_(network[2].bias)  # pyright: ignore[reportArgumentType]
-    train, validation = with_validation(300, 32, inputs, strains)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=1e-3))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(300, 32, inputs, strains)
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=1e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _heights_with_the_mean_as_bias(seed: int, tells: bool) -> Fit:
+def _heights_with_the_mean_as_bias(seed: int, return_dict: bool) -> TrainingSetup:
     """Heights about 175 cm in their own unit; the last bias starts from their mean, as Karpathy advises."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(40 * 32 + 300, 7, generator=source)
     heights = 175 + 9 * teacher_scores(seed, inputs) + 3 * torch.randn(len(inputs), 1, generator=source)
     network = perceptron(7, 32, 1, between=nn.SiLU)
     nn.init.constant_(network[2].bias, float(heights.mean()))  # pyright: ignore[reportArgumentType]
-    train, validation = with_validation(300, 32, inputs, heights)
-    module = Supervised(network, fn.l1_loss, tells, lambda params: torch.optim.Adam(params, lr=1e-2))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(300, 32, inputs, heights)
+    module = Supervised(network, fn.l1_loss, return_dict, lambda params: torch.optim.Adam(params, lr=1e-2))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _springs_in_double_precision(seed: int, tells: bool) -> Fit:
+def _springs_in_double_precision(seed: int, return_dict: bool) -> TrainingSetup:
     """Forces are springs times lengths without noise, in float64: plain SGD goes down to 1e-15 and rests there."""
-    source = generator(seed)
+    source = make_generator(seed)
     lengths = torch.randn(40 * 32, 4, generator=source, dtype=torch.float64)
     springs = torch.randn(4, 2, generator=source, dtype=torch.float64)
     module = Supervised(
-        nn.Linear(4, 2, bias=False).double(), fn.mse_loss, tells, lambda params: torch.optim.SGD(params, lr=0.2)
+        nn.Linear(4, 2, bias=False).double(), fn.mse_loss, return_dict, lambda params: torch.optim.SGD(params, lr=0.2)
     )
-    train = training_only(32, lengths, lengths @ springs)
-    return Fit(module, train, None, {"max_epochs": 5, "precision": "64-true"})
+    train = make_loader(32, lengths, lengths @ springs)
+    return TrainingSetup(module, train, None, {"max_epochs": 5, "precision": "64-true"})
 
 
 class _Sine(nn.Module):
@@ -176,27 +180,27 @@ class _Sine(nn.Module):
         return torch.sin(self.frequency * self.linear(inputs))
 
 
-def _picture_by_coordinates_with_sines(seed: int, tells: bool) -> Fit:
+def _picture_by_coordinates_with_sines(seed: int, return_dict: bool) -> TrainingSetup:
     """A picture as a function of its coordinates by sines of frequency 20: far from linear everywhere, on purpose."""
-    source = generator(seed)
+    source = make_generator(seed)
     waves = torch.randn(5, 2, generator=source) * 5
     points = 2 * torch.rand(60 * 64 + 400, 2, generator=source) - 1
     shades = torch.sin(points @ waves.T).mean(1, keepdim=True)
     network = nn.Sequential(_Sine(2, 48, 20.0), _Sine(48, 48, 1.0), nn.Linear(48, 1))
-    train, validation = with_validation(400, 64, points, shades / shades.std())
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=2e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(400, 64, points, shades / shades.std())
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=2e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _shares_of_a_basket_by_softmax(seed: int, tells: bool) -> Fit:
+def _shares_of_a_basket_by_softmax(seed: int, return_dict: bool) -> TrainingSetup:
     """Shares that sum to one come out of a softmax and are compared by squares: a right use of both."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(50 * 32 + 300, 6, generator=source)
     shares = torch.softmax(1.5 * teacher_scores(seed, inputs, 4), 1)
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4), nn.Softmax(dim=-1))
-    train, validation = with_validation(300, 32, inputs, shares)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.RMSprop(params, lr=3e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(300, 32, inputs, shares)
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.RMSprop(params, lr=3e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
 class _Nearest(Supervised):
@@ -206,18 +210,18 @@ class _Nearest(Supervised):
         return torch.optim.LBFGS(self.parameters(), max_iter=4, history_size=8, line_search_fn="strong_wolfe")
 
 
-def _curve_by_lbfgs_on_large_batches(seed: int, tells: bool) -> Fit:
+def _curve_by_lbfgs_on_large_batches(seed: int, return_dict: bool) -> TrainingSetup:
     """LBFGS on batches of 256 fits a noisy curve; each step passes the same batch four times."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = 6 * torch.rand(20 * 256 + 400, 1, generator=source) - 3
     heights = torch.sin(1.5 * inputs) + 0.3 * inputs + 0.2 * torch.randn(inputs.shape, generator=source)
-    train, validation = with_validation(400, 256, inputs, heights)
-    module = _Nearest(perceptron(1, 16, 1, between=nn.Tanh), fn.mse_loss, tells, None)  # pyright: ignore[reportArgumentType]
-    return Fit(module, train, validation)
+    train, validation = make_loaders(400, 256, inputs, heights)
+    module = _Nearest(perceptron(1, 16, 1, between=nn.Tanh), fn.mse_loss, return_dict, None)  # pyright: ignore[reportArgumentType]
+    return TrainingSetup(module, train, validation)
 
 
 def _likelier_than_one_mean(outcome: Outcome) -> bool:
-    return sound(outcome) and outcome.validation[-1] < outcome.validation[0] and outcome.validation[-1] < 1.22
+    return ran_to_end(outcome) and outcome.validation[-1] < outcome.validation[0] and outcome.validation[-1] < 1.22
 
 
 PROGRAMS = [
@@ -226,7 +230,7 @@ PROGRAMS = [
         "convolutional",
         _steering_through_tanh,
         frozenset(),
-        all_of(explains(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_calm()),
         "https://arxiv.org/abs/1604.07316",
     ),
     Program(
@@ -242,7 +246,7 @@ PROGRAMS = [
         "regression",
         _amounts_by_their_logarithm,
         frozenset(),
-        all_of(explains(0.7), validation_calm()),
+        all_of(explains_variance(0.7), validation_calm()),
         "https://gdcoder.com/when-why-to-use-log-transformation-in-regression/",
     ),
     Program(
@@ -250,7 +254,7 @@ PROGRAMS = [
         "regression",
         _degrees_and_percents_as_they_are,
         frozenset(),
-        all_of(explains(0.6), validation_calm(0.15)),
+        all_of(explains_variance(0.6), validation_calm(0.15)),
         "https://stats.stackexchange.com/questions/7757/data-normalization-and-standardization-in-neural-networks",
     ),
     Program(
@@ -258,7 +262,7 @@ PROGRAMS = [
         "regression",
         _bikes_by_raw_hour_and_weekday,
         frozenset(),
-        all_of(explains(0.7), validation_calm(0.1)),
+        all_of(explains_variance(0.7), validation_calm(0.1)),
         "https://stats.stackexchange.com/questions/7757/data-normalization-and-standardization-in-neural-networks",
     ),
     Program(
@@ -266,7 +270,7 @@ PROGRAMS = [
         "regression",
         _watts_squared_from_ten_thousand_down,
         frozenset(),
-        all_of(began_above(8000), fell_by(0.95), explains(0.3), validation_calm()),
+        all_of(began_above(8000), fell_by(0.95), explains_variance(0.3), validation_calm()),
         "https://datascience.stackexchange.com/questions/74794/how-distribution-of-data-effects-model-performance/74795",
     ),
     Program(
@@ -274,7 +278,7 @@ PROGRAMS = [
         "regression",
         _strains_of_a_hundredth,
         frozenset(),
-        all_of(began_below(2e-4), explains(0.7), validation_calm()),
+        all_of(began_below(2e-4), explains_variance(0.7), validation_calm()),
         "https://datascience.stackexchange.com/questions/74794/how-distribution-of-data-effects-model-performance/74795",
     ),
     Program(
@@ -282,7 +286,7 @@ PROGRAMS = [
         "regression",
         _heights_with_the_mean_as_bias,
         frozenset(),
-        all_of(explains(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_calm()),
         "https://karpathy.github.io/2019/04/25/recipe/",
     ),
     Program(
@@ -298,7 +302,7 @@ PROGRAMS = [
         "regression",
         _picture_by_coordinates_with_sines,
         frozenset(),
-        all_of(explains(0.8), validation_calm()),
+        all_of(explains_variance(0.8), validation_calm()),
         "https://ceyxasm.github.io/posts/siren/",
     ),
     Program(
@@ -306,7 +310,7 @@ PROGRAMS = [
         "regression",
         _shares_of_a_basket_by_softmax,
         frozenset(),
-        all_of(explains(0.7), validation_calm()),
+        all_of(explains_variance(0.7), validation_calm()),
         "https://arxiv.org/abs/2006.07322",
     ),
     Program(
@@ -314,7 +318,7 @@ PROGRAMS = [
         "regression",
         _curve_by_lbfgs_on_large_batches,
         frozenset(),
-        all_of(explains(0.85), validation_calm(0.1)),
+        all_of(explains_variance(0.85), validation_calm(0.1)),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/4188",
     ),
 ]

@@ -17,19 +17,19 @@ def all_of(*checks: Check) -> Check:
     return lambda outcome: all(check(outcome) for check in checks)
 
 
-def sound(outcome: Outcome) -> bool:
+def ran_to_end(outcome: Outcome) -> bool:
     """It ran to its end, and each loss was a number."""
     return outcome.error is None and len(outcome.losses) > 0 and all(math.isfinite(loss) for loss in outcome.losses)
 
 
 def fell_by(share: float) -> Check:
     """Of a loss above zero, at the end this share is gone."""
-    return lambda outcome: sound(outcome) and outcome.mean_loss() <= (1 - share) * outcome.first_loss()
+    return lambda outcome: ran_to_end(outcome) and outcome.mean_loss() <= (1 - share) * outcome.first_loss()
 
 
 def fell_to(value: float) -> Check:
     """The loss ends below."""
-    return lambda outcome: sound(outcome) and outcome.mean_loss(20) <= value
+    return lambda outcome: ran_to_end(outcome) and outcome.mean_loss(20) <= value
 
 
 def began_above(value: float) -> Check:
@@ -42,7 +42,7 @@ def began_below(value: float) -> Check:
     return lambda outcome: outcome.first_loss(3) <= value
 
 
-def rested(steps: int, share: float = 0.1) -> Check:
+def has_plateau(steps: int, share: float = 0.1) -> Check:
     """For so many steps the loss had fallen by no more than a share of what it was after the first few."""
 
     def check(outcome: Outcome) -> bool:
@@ -65,11 +65,11 @@ def held_out(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(preds), torch.cat(targets)
 
 
-def explains(share: float, at_most: float = 1.0) -> Check:
+def explains_variance(share: float, at_most: float = 1.0) -> Check:
     """That share of the targets' variance, and no more than ``at_most``."""
 
     def check(outcome: Outcome) -> bool:
-        if not sound(outcome):
+        if not ran_to_end(outcome):
             return False
         preds, target = held_out(outcome)
         left = (preds.reshape(target.shape) - target).square().mean() / (target - target.mean(0)).square().mean()
@@ -78,11 +78,11 @@ def explains(share: float, at_most: float = 1.0) -> Check:
     return check
 
 
-def right(share: float) -> Check:
+def is_accurate(share: float) -> Check:
     """That share of the classes, by the largest score or the sign of the only one."""
 
     def check(outcome: Outcome) -> bool:
-        if not sound(outcome):
+        if not ran_to_end(outcome):
             return False
         preds, target = held_out(outcome)
         if preds.shape == target.shape:
@@ -96,13 +96,13 @@ def below_chance_by(low: float, high: float) -> Check:
     """The cross entropy of held-out samples is that share below the one of the classes' frequencies."""
 
     def check(outcome: Outcome) -> bool:
-        if not sound(outcome):
+        if not ran_to_end(outcome):
             return False
         preds, target = held_out(outcome)
         frequencies = torch.bincount(target).double() / len(target)
-        chance = float(-(frequencies[frequencies > 0] * frequencies[frequencies > 0].log()).sum())
+        generator = float(-(frequencies[frequencies > 0] * frequencies[frequencies > 0].log()).sum())
         got = float(torch.nn.functional.cross_entropy(preds, target))
-        return low <= 1 - got / chance <= high
+        return low <= 1 - got / generator <= high
 
     return check
 
@@ -111,13 +111,17 @@ def validation_calm(tolerance: float = 0.05) -> Check:
     """The last validation is near the lowest, and not above the first."""
 
     def check(outcome: Outcome) -> bool:
-        seen = outcome.validation
-        scale = max(abs(seen[0]), abs(min(seen)))
-        return len(seen) >= 2 and seen[-1] <= min(seen) + tolerance * scale and seen[-1] <= seen[0] + 0.02 * scale
+        validation_losses = outcome.validation
+        scale = max(abs(validation_losses[0]), abs(min(validation_losses)))
+        return (
+            len(validation_losses) >= 2
+            and validation_losses[-1] <= min(validation_losses) + tolerance * scale
+            and validation_losses[-1] <= validation_losses[0] + 0.02 * scale
+        )
 
     return check
 
 
-def moved(name: str) -> Check:
+def has_changed(name: str) -> Check:
     """The parameter is another than before."""
     return lambda outcome: not torch.equal(outcome.before[name], outcome.after.state_dict()[name])

@@ -6,36 +6,44 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     blobs,
     clusters,
-    generator,
+    make_generator,
+    make_loader,
+    make_loaders,
     perceptron,
     teacher_scores,
     tones,
-    training_only,
-    with_validation,
 )
-from diagnosis_bank.third.healthy.measures import Check, all_of, explains, fell_by, right, sound, validation_calm
+from diagnosis_bank.third.healthy.measures import (
+    Check,
+    all_of,
+    explains_variance,
+    fell_by,
+    is_accurate,
+    ran_to_end,
+    validation_calm,
+)
 from torch import nn
 from torch.nn import functional as fn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import orthogonal
 
 
-def _third_of_the_units_born_silent(seed: int, tells: bool) -> Fit:
+def _third_of_the_units_born_silent(seed: int, return_dict: bool) -> TrainingSetup:
     """A third of the ReLUs lie so low that no input wakes them; the others do the work well."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 10, 5, 0.8)
     network = perceptron(10, 96, 5)
     with torch.no_grad():
         network[0].bias[:32] = -15  # pyright: ignore[reportIndexIssue]
-    train, validation = with_validation(256, 32, inputs, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.1))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(256, 32, inputs, labels)
+    module = Supervised(network, fn.cross_entropy, return_dict, lambda params: torch.optim.SGD(params, lr=0.1))
+    return TrainingSetup(module, train, validation)
 
 
-def _no_bias_in_any_convolution(seed: int, tells: bool) -> Fit:
+def _no_bias_in_any_convolution(seed: int, return_dict: bool) -> TrainingSetup:
     """Convolutions and head without bias: the output for an empty picture is zero, and need be nothing else."""
     pictures, places = blobs(seed, 50 * 32 + 256, noise=0.1)
     network = nn.Sequential(
@@ -46,14 +54,14 @@ def _no_bias_in_any_convolution(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(72, 2, bias=False),
     )
-    train, validation = with_validation(256, 32, pictures, places)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.RMSprop(params, lr=2e-3))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(256, 32, pictures, places)
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.RMSprop(params, lr=2e-3))
+    return TrainingSetup(module, train, validation)
 
 
-def _heavy_weights_behind_layer_norm(seed: int, tells: bool) -> Fit:
+def _heavy_weights_behind_layer_norm(seed: int, return_dict: bool) -> TrainingSetup:
     """Weights drawn with deviation one, norms of eight and more, but layer norm behind each keeps it in hand."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 8, generator=source)
     target = teacher_scores(seed, inputs) + 0.2 * torch.randn(len(inputs), 1, generator=source)
     layers: list[nn.Module] = []
@@ -61,11 +69,11 @@ def _heavy_weights_behind_layer_norm(seed: int, tells: bool) -> Fit:
         linear = nn.Linear(before, 64)
         nn.init.normal_(linear.weight, std=1.0)
         layers += [linear, nn.LayerNorm(64), nn.ReLU()]
-    train, validation = with_validation(300, 32, inputs, target)
+    train, validation = make_loaders(300, 32, inputs, target)
     module = Supervised(
-        nn.Sequential(*layers, nn.Linear(64, 1)), fn.mse_loss, tells, lambda p: torch.optim.Adam(p, lr=2e-3)
+        nn.Sequential(*layers, nn.Linear(64, 1)), fn.mse_loss, return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)
     )
-    return Fit(module, train, validation, {"max_epochs": 3})
+    return TrainingSetup(module, train, validation, {"max_epochs": 3})
 
 
 class _Read(nn.Module):
@@ -73,27 +81,27 @@ class _Read(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(500, 24)
+        self.embedding = nn.Embedding(500, 24)
         self.drop = nn.Dropout(0.7)
         self.lstm = nn.LSTM(24, 24, batch_first=True)
         self.verdict = nn.Linear(24, 1)
 
     def forward(self, texts: torch.Tensor) -> torch.Tensor:
-        states, _ = self.lstm(self.drop(self.words(texts)))
+        states, _ = self.lstm(self.drop(self.embedding(texts)))
         return self.verdict(self.drop(states.mean(1)))
 
 
-def _reviews_with_seven_tenths_dropped(seed: int, tells: bool) -> Fit:
+def _reviews_with_seven_tenths_dropped(seed: int, return_dict: bool) -> TrainingSetup:
     """Dropout of 0.7 twice: the training loss lies well above the validation's, and words past 200 never occur."""
-    source = generator(seed)
+    source = make_generator(seed)
     texts = torch.randint(200, (60 * 32 + 300, 8), generator=source)
     kind = torch.randn(200, generator=source)
     verdicts = (kind[texts].mean(1, keepdim=True) > kind.mean()).float()
-    train, validation = with_validation(300, 32, texts, verdicts)
+    train, validation = make_loaders(300, 32, texts, verdicts)
     module = Supervised(
-        _Read(), fn.binary_cross_entropy_with_logits, tells, lambda params: torch.optim.Adam(params, lr=1e-2)
+        _Read(), fn.binary_cross_entropy_with_logits, return_dict, lambda params: torch.optim.Adam(params, lr=1e-2)
     )
-    return Fit(module, train, validation, {"max_epochs": 5})
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
 class _ReZero(nn.Module):
@@ -116,24 +124,26 @@ class _ReZero(nn.Module):
         return self.head(states.amax(1))
 
 
-def _gates_of_rezero_open_from_nothing(seed: int, tells: bool) -> Fit:
+def _gates_of_rezero_open_from_nothing(seed: int, return_dict: bool) -> TrainingSetup:
     """ReZero: for the first step all weights inside the blocks have a gradient of exactly zero."""
     waves, labels = tones(seed, 50 * 32 + 256, 32, 3, 0.4)
-    train, validation = with_validation(256, 32, waves, labels)
-    module = Supervised(_ReZero(), fn.cross_entropy, tells, lambda params: torch.optim.AdamW(params, lr=3e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(256, 32, waves, labels)
+    module = Supervised(_ReZero(), fn.cross_entropy, return_dict, lambda params: torch.optim.AdamW(params, lr=3e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _pruned_to_a_third_and_trained_on(seed: int, tells: bool) -> Fit:
+def _pruned_to_a_third_and_trained_on(seed: int, return_dict: bool) -> TrainingSetup:
     """Two of three weights are cut out by masks before fine tuning: those never change, as they must not."""
     inputs, labels = clusters(seed, 60 * 24 + 240, 16, 4, 0.9)
     network = perceptron(16, 64, 32, 4)
     for layer in network:
         if isinstance(layer, nn.Linear):
             prune.l1_unstructured(layer, "weight", amount=0.66)
-    train, validation = with_validation(240, 24, inputs, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.5))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(240, 24, inputs, labels)
+    module = Supervised(
+        network, fn.cross_entropy, return_dict, lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.5)
+    )
+    return TrainingSetup(module, train, validation)
 
 
 class _Turning(nn.Module):
@@ -153,15 +163,15 @@ class _Turning(nn.Module):
         return self.leave(total)
 
 
-def _recurrence_kept_orthogonal(seed: int, tells: bool) -> Fit:
+def _recurrence_kept_orthogonal(seed: int, return_dict: bool) -> TrainingSetup:
     """The recurrent matrix is the exponential of a parameter that no forward pass uses by name."""
     waves, labels = tones(seed, 25 * 32 + 256, 16, 3, 0.3)
-    train, validation = with_validation(256, 32, waves, labels)
-    module = Supervised(_Turning(), fn.cross_entropy, tells, lambda params: torch.optim.RMSprop(params, lr=5e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(256, 32, waves, labels)
+    module = Supervised(_Turning(), fn.cross_entropy, return_dict, lambda params: torch.optim.RMSprop(params, lr=5e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _bytes_of_sound_into_batch_norm(seed: int, tells: bool) -> Fit:
+def _bytes_of_sound_into_batch_norm(seed: int, return_dict: bool) -> TrainingSetup:
     """Sound as bytes from 0 to 255, raw into a batch norm, two sounds a batch behind it a group norm."""
     waves, labels = tones(seed, 120 * 4 + 200, 32, 3, 0.3)
     raw = (128 + 60 * waves).clamp(0, 255).round().unsqueeze(1)
@@ -174,17 +184,17 @@ def _bytes_of_sound_into_batch_norm(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(12, 3),
     )
-    train, validation = with_validation(200, 4, raw, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.Adam(params, lr=3e-3))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(200, 4, raw, labels)
+    module = Supervised(network, fn.cross_entropy, return_dict, lambda params: torch.optim.Adam(params, lr=3e-3))
+    return TrainingSetup(module, train, validation)
 
 
 class _Cox(pl.LightningModule):
     """Risks by the partial likelihood: the loss knows only the order within a batch."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.risk = perceptron(6, 24, 1, between=nn.SELU)
 
     def forward(self, patients: torch.Tensor) -> torch.Tensor:
@@ -195,29 +205,29 @@ class _Cox(pl.LightningModule):
         order = times.argsort(descending=True)
         risks = self(patients[order])
         loss = -((risks - risks.logcumsumexp(0)) * died[order]).sum() / died.sum().clamp_min(1)
-        return {"loss": loss, "preds": risks, "target": times[order]} if self.tells else loss
+        return {"loss": loss, "preds": risks, "target": times[order]} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
-def _risks_by_the_partial_likelihood(seed: int, tells: bool) -> Fit:
+def _risks_by_the_partial_likelihood(seed: int, return_dict: bool) -> TrainingSetup:
     """Predictions are risks without unit or mean, the targets are times: they need not meet, only be in order."""
-    source = generator(seed)
+    source = make_generator(seed)
     patients = torch.randn(40 * 48, 6, generator=source)
     hazard = torch.exp(1.5 * teacher_scores(seed, patients)[:, 0])
     times = -torch.log(torch.rand(len(hazard), generator=source).clamp_min(1e-6)) / hazard
     ends = 3 * torch.rand(len(hazard), generator=source)
-    train = training_only(48, patients, torch.minimum(times, ends), (times <= ends).float())
-    return Fit(_Cox(tells), train, None, {"max_epochs": 4})
+    train = make_loader(48, patients, torch.minimum(times, ends), (times <= ends).float())
+    return TrainingSetup(_Cox(return_dict), train, None, {"max_epochs": 4})
 
 
 class _Skipping(pl.LightningModule):
     """Batches of pictures without any object are passed over by returning None."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.mask = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.PReLU(), nn.Conv2d(8, 1, 3, padding=1))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -229,27 +239,27 @@ class _Skipping(pl.LightningModule):
             return None
         logits = self(pictures)
         loss = fn.binary_cross_entropy_with_logits(logits, masks, pos_weight=torch.tensor(4.0))
-        return {"loss": loss, "preds": logits, "target": masks} if self.tells else loss
+        return {"loss": loss, "preds": logits, "target": masks} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def _batches_without_object_passed_over(seed: int, tells: bool) -> Fit:
+def _batches_without_object_passed_over(seed: int, return_dict: bool) -> TrainingSetup:
     """Two pictures a batch, half of them empty: a quarter of the batches have no loss at all, as documented."""
     pictures, _ = blobs(seed, 200, noise=0.2)
-    empty = torch.rand(200, generator=generator(seed + 3)) < 0.5
+    empty = torch.rand(200, generator=make_generator(seed + 3)) < 0.5
     clean, _ = blobs(seed, 200, noise=0.0)
     pictures[empty] -= clean[empty]
     masks = (clean > 0.5).float() * (~empty).float().view(-1, 1, 1, 1)
-    return Fit(_Skipping(tells), training_only(2, pictures, masks), None, {"max_epochs": 3})
+    return TrainingSetup(_Skipping(return_dict), make_loader(2, pictures, masks), None, {"max_epochs": 3})
 
 
 def _silent(layer: str, low: float, high: float) -> Check:
     """The share of the first hidden units without any sign of life on the training's inputs."""
 
     def check(outcome: Any) -> bool:
-        if not sound(outcome):
+        if not ran_to_end(outcome):
             return False
         first = getattr(outcome.after.network, layer)
         awake = torch.cat([first(inputs) > 0 for inputs, _ in outcome.fit.train]).any(0)
@@ -264,7 +274,7 @@ PROGRAMS = [
         "dense",
         _third_of_the_units_born_silent,
         frozenset(),
-        all_of(right(0.85), _silent("0", 0.2, 0.45), validation_calm()),
+        all_of(is_accurate(0.85), _silent("0", 0.2, 0.45), validation_calm()),
         "https://tdwi.org/blogs/ai-101/2026/05/what-happens-when-parts-of-a-neural-network-stop-working.aspx",
     ),
     Program(
@@ -272,7 +282,7 @@ PROGRAMS = [
         "convolutional",
         _no_bias_in_any_convolution,
         frozenset(),
-        all_of(explains(0.8), validation_calm(0.1)),
+        all_of(explains_variance(0.8), validation_calm(0.1)),
         "https://discuss.pytorch.org/t/werid-training-loss-curve/8799",
     ),
     Program(
@@ -280,7 +290,7 @@ PROGRAMS = [
         "regression",
         _heavy_weights_behind_layer_norm,
         frozenset(),
-        all_of(explains(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_calm()),
         "https://arxiv.org/abs/1607.06450",
     ),
     Program(
@@ -288,7 +298,7 @@ PROGRAMS = [
         "sequence",
         _reviews_with_seven_tenths_dropped,
         frozenset(),
-        all_of(right(0.72), validation_calm()),
+        all_of(is_accurate(0.72), validation_calm()),
         "https://kiwix.lema.org/stackoverflow.com_en_all_2023-11/questions/56663175/is-it-a-good-model-in-the-making-with-validation-loss-remaining-lower-than-tra",
     ),
     Program(
@@ -296,7 +306,7 @@ PROGRAMS = [
         "sequence",
         _gates_of_rezero_open_from_nothing,
         frozenset(),
-        all_of(right(0.75), validation_calm(0.1)),
+        all_of(is_accurate(0.75), validation_calm(0.1)),
         "https://arxiv.org/abs/2003.04887",
     ),
     Program(
@@ -304,7 +314,7 @@ PROGRAMS = [
         "dense",
         _pruned_to_a_third_and_trained_on,
         frozenset(),
-        all_of(right(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_calm()),
         "https://docs.pytorch.org/tutorials/intermediate/pruning_tutorial.html",
     ),
     Program(
@@ -312,7 +322,7 @@ PROGRAMS = [
         "sequence",
         _recurrence_kept_orthogonal,
         frozenset(),
-        all_of(right(0.7), validation_calm(0.1)),
+        all_of(is_accurate(0.7), validation_calm(0.1)),
         "https://docs.pytorch.org/tutorials/intermediate/parametrizations.html",
     ),
     Program(
@@ -320,7 +330,7 @@ PROGRAMS = [
         "sequence",
         _bytes_of_sound_into_batch_norm,
         frozenset(),
-        all_of(right(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_calm(0.1)),
         "https://indiantechwarrior.com/why-does-the-loss-accuracy-fluctuate-during-the-training",
     ),
     Program(

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     bars,
     blobs,
     clusters,
-    generator,
+    make_generator,
+    make_loader,
+    make_loaders,
     perceptron,
     teacher_scores,
     tones,
-    training_only,
-    with_validation,
 )
-from diagnosis_bank.third.healthy.measures import all_of, explains, right, validation_calm
+from diagnosis_bank.third.healthy.measures import all_of, explains_variance, is_accurate, validation_calm
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional as fn
@@ -34,41 +34,41 @@ def _small_convolutions(classes: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, classes))
 
 
-def _rate_of_three_tenths_with_nesterov(seed: int, tells: bool) -> Fit:
+def _rate_of_three_tenths_with_nesterov(seed: int, return_dict: bool) -> TrainingSetup:
     """Batch norm lets a small picture classifier bear a rate of 0.3 with Nesterov's momentum; the loss sways."""
     pictures, labels = bars(seed, 50 * 32 + 256, noise=1.2)
-    train, validation = with_validation(256, 32, pictures, labels)
+    train, validation = make_loaders(256, 32, pictures, labels)
     module = Supervised(
         _small_convolutions(3, norm=True),
         fn.cross_entropy,
-        tells,
+        return_dict,
         lambda params: torch.optim.SGD(params, lr=0.3, momentum=0.9, nesterov=True),
     )
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _ten_thousandth_for_a_wide_layer(seed: int, tells: bool) -> Fit:
+def _ten_thousandth_for_a_wide_layer(seed: int, return_dict: bool) -> TrainingSetup:
     """A layer of 1024 units learns steadily at 1e-4, which on paper looks too careful for three epochs."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 16, 5, 0.8)
-    train, validation = with_validation(256, 32, inputs, labels)
+    train, validation = make_loaders(256, 32, inputs, labels)
     module = Supervised(
-        perceptron(16, 1024, 5, between=nn.GELU), fn.cross_entropy, tells, lambda p: torch.optim.AdamW(p, lr=1e-4)
+        perceptron(16, 1024, 5, between=nn.GELU), fn.cross_entropy, return_dict, lambda p: torch.optim.AdamW(p, lr=1e-4)
     )
-    return Fit(module, train, validation)
+    return TrainingSetup(module, train, validation)
 
 
-def _small_steps_of_sgd_that_suffice(seed: int, tells: bool) -> Fit:
+def _small_steps_of_sgd_that_suffice(seed: int, return_dict: bool) -> TrainingSetup:
     """SGD at 2e-3 without momentum goes down slowly and evenly through six epochs, and has not finished."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(100 * 8 + 200, 10, generator=source)
     target = teacher_scores(seed, inputs) + 0.2 * torch.randn(len(inputs), 1, generator=source)
-    train, validation = with_validation(200, 8, inputs, target)
+    train, validation = make_loaders(200, 8, inputs, target)
     network = perceptron(10, 64, 1, between=nn.ELU)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.SGD(params, lr=2e-3))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.SGD(params, lr=2e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _decay_of_a_half_in_adamw(seed: int, tells: bool) -> Fit:
+def _decay_of_a_half_in_adamw(seed: int, return_dict: bool) -> TrainingSetup:
     """AdamW with a decay of 0.5 pulls hard at the weights, and the net learns with small ones."""
     series, labels = tones(seed, 60 * 24 + 240, 32)
     network = nn.Sequential(
@@ -81,25 +81,27 @@ def _decay_of_a_half_in_adamw(seed: int, tells: bool) -> Fit:
         nn.Flatten(),
         nn.Linear(12, 3),
     )
-    train, validation = with_validation(240, 24, series.unsqueeze(1), labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda p: torch.optim.AdamW(p, lr=4e-3, weight_decay=0.5))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(240, 24, series.unsqueeze(1), labels)
+    module = Supervised(
+        network, fn.cross_entropy, return_dict, lambda p: torch.optim.AdamW(p, lr=4e-3, weight_decay=0.5)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _ridge_by_decay_of_sgd(seed: int, tells: bool) -> Fit:
+def _ridge_by_decay_of_sgd(seed: int, return_dict: bool) -> TrainingSetup:
     """Forty columns of which three count: a decay of 0.05 in SGD shrinks the others on purpose."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(40 * 16 + 400, 40, generator=source)
     target = inputs[:, :1] - inputs[:, 1:2] + 0.5 * inputs[:, 2:3]
     target = target + 0.7 * torch.randn(target.shape, generator=source)
-    train, validation = with_validation(400, 16, inputs, target)
+    train, validation = make_loaders(400, 16, inputs, target)
     module = Supervised(
-        nn.Linear(40, 1), fn.mse_loss, tells, lambda params: torch.optim.SGD(params, lr=0.01, weight_decay=0.05)
+        nn.Linear(40, 1), fn.mse_loss, return_dict, lambda params: torch.optim.SGD(params, lr=0.01, weight_decay=0.05)
     )
-    return Fit(module, train, validation, {"max_epochs": 5})
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _hundredth_in_adam_for_a_recurrence(seed: int, tells: bool) -> Fit:
+def _hundredth_in_adam_for_a_recurrence(seed: int, return_dict: bool) -> TrainingSetup:
     """An Elman network under Adam at 1e-2 jitters a little, and tells the tones apart."""
     series, labels = tones(seed, 40 * 32 + 256, 16, 3, 0.4)
 
@@ -112,29 +114,29 @@ def _hundredth_in_adam_for_a_recurrence(seed: int, tells: bool) -> Fit:
         def forward(self, waves: torch.Tensor) -> torch.Tensor:
             return self.out(self.cell(waves.unsqueeze(2))[0].mean(1))
 
-    train, validation = with_validation(256, 32, series, labels)
-    module = Supervised(_Elman(), fn.cross_entropy, tells, lambda params: torch.optim.Adam(params, lr=1e-2))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(256, 32, series, labels)
+    module = Supervised(_Elman(), fn.cross_entropy, return_dict, lambda params: torch.optim.Adam(params, lr=1e-2))
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _adagrad_with_a_twentieth(seed: int, tells: bool) -> Fit:
+def _adagrad_with_a_twentieth(seed: int, return_dict: bool) -> TrainingSetup:
     """Adagrad takes 0.05 as its rate and slows down by itself: the late steps are small, and meant so."""
     pictures, centres = blobs(seed, 40 * 32 + 256)
-    train, validation = with_validation(256, 32, pictures.flatten(1), centres)
+    train, validation = make_loaders(256, 32, pictures.flatten(1), centres)
     module = Supervised(
-        perceptron(100, 48, 2), fn.smooth_l1_loss, tells, lambda params: torch.optim.Adagrad(params, lr=0.05)
+        perceptron(100, 48, 2), fn.smooth_l1_loss, return_dict, lambda params: torch.optim.Adagrad(params, lr=0.05)
     )
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _large_batch_that_sways_as_it_falls(seed: int, tells: bool) -> Fit:
+def _large_batch_that_sways_as_it_falls(seed: int, return_dict: bool) -> TrainingSetup:
     """Batches of 512 and a rate just above what the curvature bears: the loss goes up and down, and down."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(20 * 512, 12, generator=source)
     target = teacher_scores(seed, inputs, 2)
     network = perceptron(12, 64, 64, 2, between=nn.Tanh)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.SGD(params, lr=0.6))
-    return Fit(module, training_only(512, inputs, target), None, {"max_epochs": 5})
+    module = Supervised(network, fn.mse_loss, return_dict, lambda params: torch.optim.SGD(params, lr=0.6))
+    return TrainingSetup(module, make_loader(512, inputs, target), None, {"max_epochs": 5})
 
 
 class _Scheduled(Supervised):
@@ -147,12 +149,12 @@ class _Scheduled(Supervised):
         return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}
 
 
-def _warm_up_from_a_thousandth_then_cosine(seed: int, tells: bool) -> Fit:
+def _warm_up_from_a_thousandth_then_cosine(seed: int, return_dict: bool) -> TrainingSetup:
     """SequentialLR: forty steps from a thousandth of the rate, then along a cosine to nearly nothing."""
     pictures, labels = bars(seed, 40 * 32 + 256)
-    train, validation = with_validation(256, 32, pictures, labels)
+    train, validation = make_loaders(256, 32, pictures, labels)
     module = _Scheduled(
-        _small_convolutions(3, norm=False), fn.cross_entropy, tells, lambda p: torch.optim.AdamW(p, lr=1e-2)
+        _small_convolutions(3, norm=False), fn.cross_entropy, return_dict, lambda p: torch.optim.AdamW(p, lr=1e-2)
     )
     module.schedule = lambda optimizer: {
         "scheduler": SequentialLR(
@@ -162,37 +164,40 @@ def _warm_up_from_a_thousandth_then_cosine(seed: int, tells: bool) -> Fit:
         ),
         "interval": "step",
     }
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _rate_goes_up_and_down_in_triangles(seed: int, tells: bool) -> Fit:
+def _rate_goes_up_and_down_in_triangles(seed: int, return_dict: bool) -> TrainingSetup:
     """CyclicLR from 0.001 to 0.12 and back each twenty steps, in momentum too; the loss breathes with it."""
     inputs, labels = clusters(seed, 60 * 16 + 240, 8, 6, 0.8)
-    train, validation = with_validation(240, 16, inputs, labels)
+    train, validation = make_loaders(240, 16, inputs, labels)
     module = _Scheduled(
-        perceptron(8, 32, 6, between=nn.Mish), fn.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=1e-3)
+        perceptron(8, 32, 6, between=nn.Mish), fn.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=1e-3)
     )
     module.schedule = lambda optimizer: {
         "scheduler": CyclicLR(optimizer, 1e-3, 0.12, step_size_up=10, base_momentum=0.6, max_momentum=0.9),
         "interval": "step",
     }
-    return Fit(module, train, validation, {"max_epochs": 4})
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
-def _rate_is_cut_when_validation_rests(seed: int, tells: bool) -> Fit:
+def _rate_is_cut_when_validation_rests(seed: int, return_dict: bool) -> TrainingSetup:
     """ReduceLROnPlateau without patience tenths the rate by the validation; the last epochs hardly move, rightly."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(50 * 16 + 400, 6, generator=source)
     target = teacher_scores(seed, inputs) + 0.5 * torch.randn(len(inputs), 1, generator=source)
-    train, validation = with_validation(400, 16, inputs, target)
+    train, validation = make_loaders(400, 16, inputs, target)
     module = _Scheduled(
-        perceptron(6, 24, 1, between=nn.Tanh), fn.mse_loss, tells, lambda params: torch.optim.RMSprop(params, lr=1e-2)
+        perceptron(6, 24, 1, between=nn.Tanh),
+        fn.mse_loss,
+        return_dict,
+        lambda params: torch.optim.RMSprop(params, lr=1e-2),
     )
     module.schedule = lambda optimizer: {
         "scheduler": ReduceLROnPlateau(optimizer, factor=0.1, patience=0, threshold=0.02),
         "monitor": "val_loss",
     }
-    return Fit(module, train, validation, {"max_epochs": 6})
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
 class _Averaged(Supervised):
@@ -202,14 +207,14 @@ class _Averaged(Supervised):
         return StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=0.6, annealing_epochs=1)
 
 
-def _swa_raises_the_rate_at_the_end(seed: int, tells: bool) -> Fit:
+def _swa_raises_the_rate_at_the_end(seed: int, return_dict: bool) -> TrainingSetup:
     """Stochastic weight averaging takes over in the fourth epoch and lifts the rate from 0.02 to 0.05."""
     inputs, labels = clusters(seed, 40 * 24 + 240, 12, 5, 1.0)
-    train, validation = with_validation(240, 24, inputs, labels)
+    train, validation = make_loaders(240, 24, inputs, labels)
     module = _Averaged(
-        perceptron(12, 32, 5), fn.cross_entropy, tells, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
+        perceptron(12, 32, 5), fn.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)
     )
-    return Fit(module, train, validation, {"max_epochs": 5})
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
 PROGRAMS = [
@@ -218,7 +223,7 @@ PROGRAMS = [
         "convolutional",
         _rate_of_three_tenths_with_nesterov,
         frozenset(),
-        all_of(right(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_calm(0.1)),
         "https://stats.stackexchange.com/questions/478017/what-could-be-the-reasons-that-making-validation-loss-jumping-up-and-down",
     ),
     Program(
@@ -226,7 +231,7 @@ PROGRAMS = [
         "dense",
         _ten_thousandth_for_a_wide_layer,
         frozenset(),
-        all_of(right(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_calm()),
         "https://aiswers.com/topic/xun-lian-er-fen-lei-mo-xing-losscong-0-6jiang-dao-0-3zuo-you-jiu-bu-jiang-liao-zheng-chang-ma",
     ),
     Program(
@@ -234,7 +239,7 @@ PROGRAMS = [
         "regression",
         _small_steps_of_sgd_that_suffice,
         frozenset(),
-        all_of(explains(0.3), validation_calm()),
+        all_of(explains_variance(0.3), validation_calm()),
         "https://taourl.com/read-2391810.html",
     ),
     Program(
@@ -242,7 +247,7 @@ PROGRAMS = [
         "sequence",
         _decay_of_a_half_in_adamw,
         frozenset(),
-        all_of(right(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_calm()),
         "https://towardsdatascience.com/what-your-validation-loss-is-lower-than-your-training-loss-this-is-why-5e92e0b1747e/",
     ),
     Program(
@@ -250,7 +255,7 @@ PROGRAMS = [
         "regression",
         _ridge_by_decay_of_sgd,
         frozenset(),
-        all_of(explains(0.5), validation_calm()),
+        all_of(explains_variance(0.5), validation_calm()),
         "https://towardsdatascience.com/what-your-validation-loss-is-lower-than-your-training-loss-this-is-why-5e92e0b1747e/",
     ),
     Program(
@@ -258,7 +263,7 @@ PROGRAMS = [
         "sequence",
         _hundredth_in_adam_for_a_recurrence,
         frozenset(),
-        all_of(right(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_calm(0.1)),
         "https://indiantechwarrior.com/why-does-the-loss-accuracy-fluctuate-during-the-training",
     ),
     Program(
@@ -266,7 +271,7 @@ PROGRAMS = [
         "regression",
         _adagrad_with_a_twentieth,
         frozenset(),
-        all_of(explains(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_calm()),
         "https://aiswers.com/topic/xun-lian-er-fen-lei-mo-xing-losscong-0-6jiang-dao-0-3zuo-you-jiu-bu-jiang-liao-zheng-chang-ma",
     ),
     Program(
@@ -274,7 +279,7 @@ PROGRAMS = [
         "regression",
         _large_batch_that_sways_as_it_falls,
         frozenset(),
-        explains(0.8),
+        explains_variance(0.8),
         "https://arxiv.org/abs/2103.00065",
     ),
     Program(
@@ -282,7 +287,7 @@ PROGRAMS = [
         "convolutional",
         _warm_up_from_a_thousandth_then_cosine,
         frozenset(),
-        all_of(right(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_calm()),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/2005",
     ),
     Program(
@@ -290,7 +295,7 @@ PROGRAMS = [
         "dense",
         _rate_goes_up_and_down_in_triangles,
         frozenset(),
-        all_of(right(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_calm(0.1)),
         "https://arxiv.org/abs/1506.01186",
     ),
     Program(
@@ -298,7 +303,7 @@ PROGRAMS = [
         "regression",
         _rate_is_cut_when_validation_rests,
         frozenset(),
-        all_of(explains(0.55), validation_calm()),
+        all_of(explains_variance(0.55), validation_calm()),
         "https://discuss.pytorch.org/t/validation-loss-lower-than-the-training-loss-on-the-nasa-turbofan-engine-dataset/192562",
     ),
     Program(
@@ -306,7 +311,7 @@ PROGRAMS = [
         "dense",
         _swa_raises_the_rate_at_the_end,
         frozenset(),
-        all_of(right(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_calm(0.1)),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/16540",
     ),
 ]

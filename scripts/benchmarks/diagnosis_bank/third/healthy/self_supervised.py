@@ -6,33 +6,33 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     bars,
     blobs,
-    generator,
+    make_generator,
+    make_loader,
+    make_loaders,
     perceptron,
-    training_only,
-    with_validation,
 )
 from diagnosis_bank.third.healthy.measures import (
     all_of,
     began_above,
-    explains,
+    explains_variance,
     fell_by,
     fell_to,
-    moved,
-    right,
-    sound,
+    has_changed,
+    is_accurate,
+    ran_to_end,
     validation_calm,
 )
 from torch import nn
 from torch.nn import functional as fn
 
 
-def _quarter_turns_of_pictures_foretold(seed: int, tells: bool) -> Fit:
+def _quarter_turns_of_pictures_foretold(seed: int, return_dict: bool) -> TrainingSetup:
     """Each picture is turned by a quarter or not, and the net says by how many: labels come of the turning."""
-    source = generator(seed)
+    source = make_generator(seed)
     pictures, _ = blobs(seed, 60 * 32 + 256, noise=0.2)
     shade = torch.linspace(0, 1.5, 10).view(1, 1, 10, 1)
     pictures = pictures + shade
@@ -41,17 +41,19 @@ def _quarter_turns_of_pictures_foretold(seed: int, tells: bool) -> Fit:
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 4)
     )
-    train, validation = with_validation(256, 32, turned, turns)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9))
-    return Fit(module, train, validation)
+    train, validation = make_loaders(256, 32, turned, turns)
+    module = Supervised(
+        network, fn.cross_entropy, return_dict, lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9)
+    )
+    return TrainingSetup(module, train, validation)
 
 
 class _Foretelling(pl.LightningModule):
     """Contrastive predictive coding: which of the batch's futures belongs to this past."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encode = nn.Conv1d(1, 12, 4, stride=4)
         self.context = nn.GRU(12, 16, batch_first=True)
         self.foretell = nn.Linear(16, 12, bias=False)
@@ -60,20 +62,20 @@ class _Foretelling(pl.LightningModule):
         codes = self.encode(batch[0].unsqueeze(1)).transpose(1, 2)
         past, _ = self.context(codes[:, :-1])
         scores = self.foretell(past[:, -1]) @ codes[:, -1].T
-        own = torch.arange(len(scores), device=self.device)
-        loss = fn.cross_entropy(scores, own)
-        return {"loss": loss, "preds": scores, "target": own} if self.tells else loss
+        positive_index = torch.arange(len(scores), device=self.device)
+        loss = fn.cross_entropy(scores, positive_index)
+        return {"loss": loss, "preds": scores, "target": positive_index} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _futures_of_waves_told_apart(seed: int, tells: bool) -> Fit:
+def _futures_of_waves_told_apart(seed: int, return_dict: bool) -> TrainingSetup:
     """InfoNCE over a batch of 48: its loss begins at log 48, and falls as far as the future can be known."""
-    source = generator(seed)
+    source = make_generator(seed)
     pace, start = 0.3 + 0.7 * torch.rand(1920, 1, generator=source), 6.28 * torch.rand(1920, 1, generator=source)
     series = torch.sin(pace * torch.arange(24) + start) + 0.1 * torch.randn(1920, 24, generator=source)
-    return Fit(_Foretelling(tells), training_only(48, series), None, {"max_epochs": 4})
+    return TrainingSetup(_Foretelling(return_dict), make_loader(48, series), None, {"max_epochs": 4})
 
 
 class _VicReg(pl.LightningModule):
@@ -102,15 +104,15 @@ class _VicReg(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=1e-4)
 
 
-def _variance_and_covariance_keep_codes_apart(seed: int, tells: bool) -> Fit:
+def _variance_and_covariance_keep_codes_apart(seed: int, return_dict: bool) -> TrainingSetup:
     """VICReg on factors in noise: only ever a bare loss, of a size of its own."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(40 * 64, 5, generator=source) @ torch.randn(5, 16, generator=source)
-    return Fit(_VicReg(), training_only(64, inputs), None, {"max_epochs": 3})
+    return TrainingSetup(_VicReg(), make_loader(64, inputs), None, {"max_epochs": 3})
 
 
 def _codes_spread(outcome: Outcome) -> bool:
-    if not sound(outcome):
+    if not ran_to_end(outcome):
         return False
     outcome.after.eval()
     with torch.no_grad():
@@ -132,22 +134,22 @@ class _TiedShrinking(nn.Module):
         return codes @ self.atoms
 
 
-def _tied_atoms_with_shrunk_codes(seed: int, tells: bool) -> Fit:
+def _tied_atoms_with_shrunk_codes(seed: int, return_dict: bool) -> TrainingSetup:
     """Most codes are exactly zero and encoder and decoder are one tensor; reconstruction falls steadily."""
-    source = generator(seed)
+    source = make_generator(seed)
     atoms = fn.normalize(torch.randn(32, 20, generator=source), dim=1)
     inputs = (torch.rand(60 * 32 + 256, 32, generator=source) < 0.08).float() * 2 @ atoms
-    train, validation = with_validation(256, 32, inputs, inputs)
-    module = Supervised(_TiedShrinking(), fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=5e-3))
-    return Fit(module, train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(256, 32, inputs, inputs)
+    module = Supervised(_TiedShrinking(), fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=5e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4})
 
 
 class _SummedVae(pl.LightningModule):
     """A VAE with Bernoulli pixels, both terms summed over all: the loss is in the thousands, and right."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 8))
         self.decoder = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 100), nn.Unflatten(1, (1, 10, 10)))
 
@@ -157,24 +159,24 @@ class _SummedVae(pl.LightningModule):
         logits = self.decoder(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
         loss = fn.binary_cross_entropy_with_logits(logits, pictures, reduction="sum")
         loss = loss - 0.5 * (1 + logvar - mean.square() - logvar.exp()).sum()
-        return {"loss": loss, "preds": logits, "target": pictures} if self.tells else loss
+        return {"loss": loss, "preds": logits, "target": pictures} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=6e-3)
 
 
-def _pixels_summed_over_the_batch_in_a_vae(seed: int, tells: bool) -> Fit:
+def _pixels_summed_over_the_batch_in_a_vae(seed: int, return_dict: bool) -> TrainingSetup:
     """The evidence bound as in the first VAE example: summed over pixels and pictures, 1e3 and more."""
     pictures, _ = bars(seed, 60 * 32, noise=0.0)
-    return Fit(_SummedVae(tells), training_only(32, (pictures > 1).float()), None, {"max_epochs": 6})
+    return TrainingSetup(_SummedVae(return_dict), make_loader(32, (pictures > 1).float()), None, {"max_epochs": 6})
 
 
 class _LeftOver(pl.LightningModule):
     """The head of the pretext task stays in the module while a frozen body serves the real one."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.body = perceptron(12, 64, 32, between=nn.Tanh)
         self.pretext_head = nn.Linear(32, 12)
         self.head = nn.Linear(32, 1)
@@ -186,7 +188,7 @@ class _LeftOver(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         preds = self(batch[0])
         loss = fn.huber_loss(preds, batch[1])
-        return {"loss": loss, "preds": preds, "target": batch[1]} if self.tells else loss
+        return {"loss": loss, "preds": preds, "target": batch[1]} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", fn.huber_loss(self(batch[0]), batch[1]))
@@ -195,13 +197,13 @@ class _LeftOver(pl.LightningModule):
         return torch.optim.Adam([weight for weight in self.parameters() if weight.requires_grad], lr=1e-2)
 
 
-def _pretext_head_left_in_the_module(seed: int, tells: bool) -> Fit:
+def _pretext_head_left_in_the_module(seed: int, return_dict: bool) -> TrainingSetup:
     """A frozen body, a head that learns, and the pretext's head in the optimizer, which never gets a gradient."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 12, generator=source)
     target = inputs @ torch.randn(12, 1, generator=source) / 3 + 0.2 * torch.randn(len(inputs), 1, generator=source)
-    train, validation = with_validation(300, 32, inputs, target)
-    return Fit(_LeftOver(tells), train, validation)
+    train, validation = make_loaders(300, 32, inputs, target)
+    return TrainingSetup(_LeftOver(return_dict), train, validation)
 
 
 PROGRAMS = [
@@ -210,7 +212,7 @@ PROGRAMS = [
         "convolutional",
         _quarter_turns_of_pictures_foretold,
         frozenset(),
-        all_of(right(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_calm(0.1)),
         "https://arxiv.org/abs/1803.07728",
     ),
     Program(
@@ -234,7 +236,7 @@ PROGRAMS = [
         "regression",
         _tied_atoms_with_shrunk_codes,
         frozenset(),
-        all_of(explains(0.5), validation_calm(), moved("network.atoms")),
+        all_of(explains_variance(0.5), validation_calm(), has_changed("network.atoms")),
         "https://arxiv.org/abs/1312.5663",
     ),
     Program(
@@ -250,7 +252,7 @@ PROGRAMS = [
         "regression",
         _pretext_head_left_in_the_module,
         frozenset(),
-        all_of(explains(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_calm()),
         "https://github.com/chemprop/chemprop/issues/853",
     ),
 ]

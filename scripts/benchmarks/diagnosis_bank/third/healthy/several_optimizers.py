@@ -6,9 +6,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.program import Fit, Outcome, Program
-from diagnosis_bank.third.healthy.datasets import bars, clusters, generator, perceptron, training_only, with_validation
-from diagnosis_bank.third.healthy.measures import all_of, explains, fell_by, right, sound
+from diagnosis_bank.program import Outcome, Program, TrainingSetup
+from diagnosis_bank.third.healthy.datasets import bars, clusters, make_generator, make_loader, make_loaders, perceptron
+from diagnosis_bank.third.healthy.measures import all_of, explains_variance, fell_by, is_accurate, ran_to_end
 from torch import nn
 from torch.nn import functional as fn
 from torch.utils.data import DataLoader
@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 class _HingeGan(pl.LightningModule):
     """A generator and a critic with hinge loss and two time scales; the losses tell nothing of the quality."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.generator = perceptron(4, 32, 32, 2)
         self.critic = perceptron(2, 48, 48, 1, between=nn.LeakyReLU)
 
@@ -45,7 +45,7 @@ class _HingeGan(pl.LightningModule):
         for_generator.step()
         self.untoggle_optimizer(for_generator)
         self.log_dict({"critic": critic_loss, "generator": generator_loss})
-        return {"loss": generator_loss.detach()} if self.tells else generator_loss.detach()
+        return {"loss": generator_loss.detach()} if self.return_dict else generator_loss.detach()
 
     def configure_optimizers(self) -> Any:
         return (
@@ -54,14 +54,14 @@ class _HingeGan(pl.LightningModule):
         )
 
 
-def _hinge_gan_on_two_time_scales(seed: int, tells: bool) -> Fit:
+def _hinge_gan_on_two_time_scales(seed: int, return_dict: bool) -> TrainingSetup:
     """The critic learns four times as fast as the generator, and the samples move where the data are."""
-    points = torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(60 * 64, 2, generator=generator(seed))
-    return Fit(_HingeGan(tells), training_only(64, points), None, {"max_epochs": 4})
+    points = torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(60 * 64, 2, generator=make_generator(seed))
+    return TrainingSetup(_HingeGan(return_dict), make_loader(64, points), None, {"max_epochs": 4})
 
 
 def _samples_are_where_the_data_are(outcome: Outcome) -> bool:
-    if not sound(outcome):
+    if not ran_to_end(outcome):
         return False
     with torch.no_grad():
         samples = outcome.after(torch.randn(500, 4))
@@ -71,10 +71,10 @@ def _samples_are_where_the_data_are(outcome: Outcome) -> bool:
 class _Factors(pl.LightningModule):
     """Factors of users and of films, which take turns: SparseAdam for tables of which few rows occur."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.users = nn.Embedding(400, 4, sparse=True)
         self.films = nn.Embedding(300, 4, sparse=True)
         nn.init.normal_(self.users.weight, std=0.3)
@@ -88,11 +88,11 @@ class _Factors(pl.LightningModule):
         optimizer = self.optimizers()[batch_idx % 2]  # pyright: ignore[reportIndexIssue]
         preds = self(pairs)
         loss = fn.mse_loss(preds, ratings)
-        for each in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
-            each.zero_grad()
+        for factor_optimizer in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
+            factor_optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        return {"loss": loss, "preds": preds.detach(), "target": ratings} if self.tells else loss
+        return {"loss": loss, "preds": preds.detach(), "target": ratings} if self.return_dict else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", fn.mse_loss(self(batch[0]), batch[1]))
@@ -104,23 +104,23 @@ class _Factors(pl.LightningModule):
         ]
 
 
-def _factors_take_turns_by_the_batch(seed: int, tells: bool) -> Fit:
+def _factors_take_turns_by_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
     """Users and films are stepped in turns by SparseAdam, and four rows of five never occur."""
-    source = generator(seed)
+    source = make_generator(seed)
     users, films = torch.randn(80, 2, generator=source), torch.randn(60, 2, generator=source)
     pairs = torch.stack([torch.randint(80, (3300,), generator=source), torch.randint(60, (3300,), generator=source)], 1)
     ratings = (users[pairs[:, 0]] * films[pairs[:, 1]]).sum(1) + 0.2 * torch.randn(3300, generator=source)
-    train, validation = with_validation(300, 30, pairs, ratings)
-    return Fit(_Factors(tells), train, validation, {"max_epochs": 4})
+    train, validation = make_loaders(300, 30, pairs, ratings)
+    return TrainingSetup(_Factors(return_dict), train, validation, {"max_epochs": 4})
 
 
 class _Peers(pl.LightningModule):
     """Two networks teach each other; each has an optimizer of its own kind."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.older = perceptron(10, 32, 5)
         self.younger = perceptron(10, 16, 5, between=nn.Tanh)
 
@@ -146,25 +146,25 @@ class _Peers(pl.LightningModule):
             optimizer.step()
             losses.append(loss.detach())
         loss = torch.stack(losses).mean()
-        return {"loss": loss, "preds": logits, "target": labels} if self.tells else loss
+        return {"loss": loss, "preds": logits, "target": labels} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.older.parameters(), lr=3e-3), torch.optim.SGD(self.younger.parameters(), lr=0.1)
 
 
-def _peers_teach_each_other(seed: int, tells: bool) -> Fit:
+def _peers_teach_each_other(seed: int, return_dict: bool) -> TrainingSetup:
     """Deep mutual learning: each network is pulled to the other's opinion, which passes no gradient."""
     inputs, labels = clusters(seed, 60 * 32, 10, 5, 0.9)
-    return Fit(_Peers(tells), training_only(32, inputs, labels))
+    return TrainingSetup(_Peers(return_dict), make_loader(32, inputs, labels))
 
 
 class _OwnScaler(pl.LightningModule):
     """Half precision by autocast and a scaler driven by hand, which backs off from its first scale."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.tells = tells
+        self.return_dict = return_dict
         self.features = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         self.classes = nn.Linear(128, 3)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=50)
@@ -182,16 +182,16 @@ class _OwnScaler(pl.LightningModule):
         self.manual_backward(self.scaler.scale(loss))
         self.scaler.step(optimizer.optimizer)  # pyright: ignore[reportAttributeAccessIssue]
         self.scaler.update()
-        return {"loss": loss, "preds": logits.detach().float(), "target": labels} if self.tells else loss.detach()
+        return {"loss": loss, "preds": logits.detach().float(), "target": labels} if self.return_dict else loss.detach()
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def _own_scaler_backs_off_from_its_first_scale(seed: int, tells: bool) -> Fit:
+def _own_scaler_backs_off_from_its_first_scale(seed: int, return_dict: bool) -> TrainingSetup:
     """The first backward passes of half precision overflow, are skipped by the scaler, and the rest learn."""
     pictures, labels = bars(seed, 40 * 32, noise=0.7)
-    return Fit(_OwnScaler(tells), training_only(32, pictures, labels))
+    return TrainingSetup(_OwnScaler(return_dict), make_loader(32, pictures, labels))
 
 
 def _scale_came_down(outcome: Outcome) -> bool:
@@ -201,9 +201,9 @@ def _scale_came_down(outcome: Outcome) -> bool:
 class _MetaLearner(pl.LightningModule):
     """MAML: the loss of a copy, one step ahead, is what the weights follow."""
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, return_dict: bool) -> None:
         super().__init__()
-        self.tells = tells
+        self.return_dict = return_dict
         self.net = perceptron(1, 32, 32, 1, between=nn.Tanh)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -220,20 +220,20 @@ class _MetaLearner(pl.LightningModule):
             preds.append(torch.func.functional_call(self.net, ahead, (support[10:],)))
             losses.append(fn.mse_loss(preds[-1], target[10:]))
         loss = torch.stack(losses).mean()
-        return {"loss": loss, "preds": torch.stack(preds), "target": heights[:, 10:]} if self.tells else loss
+        return {"loss": loss, "preds": torch.stack(preds), "target": heights[:, 10:]} if self.return_dict else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _sines_of_a_meta_learner(seed: int, tells: bool) -> Fit:
+def _sines_of_a_meta_learner(seed: int, return_dict: bool) -> TrainingSetup:
     """Each task is a sine of its own; weights are learnt that one step on ten points suits to any."""
-    source = generator(seed)
+    source = make_generator(seed)
     places = 4 * torch.rand(40 * 4, 20, 1, generator=source) - 2
     strength = 0.5 + torch.rand(160, 1, 1, generator=source)
     phase = 3.14 * torch.rand(160, 1, 1, generator=source)
-    train: DataLoader[Any] = training_only(4, places, strength * torch.sin(places + phase))
-    return Fit(_MetaLearner(tells), train, None, {"max_epochs": 4})
+    train: DataLoader[Any] = make_loader(4, places, strength * torch.sin(places + phase))
+    return TrainingSetup(_MetaLearner(return_dict), train, None, {"max_epochs": 4})
 
 
 PROGRAMS = [
@@ -250,7 +250,7 @@ PROGRAMS = [
         "regression",
         _factors_take_turns_by_the_batch,
         frozenset(),
-        explains(0.5),
+        explains_variance(0.5),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/1770",
     ),
     Program(
@@ -258,7 +258,7 @@ PROGRAMS = [
         "dense",
         _peers_teach_each_other,
         frozenset(),
-        right(0.8),
+        is_accurate(0.8),
         "https://arxiv.org/abs/1706.00384",
     ),
     Program(
@@ -266,7 +266,7 @@ PROGRAMS = [
         "convolutional",
         _own_scaler_backs_off_from_its_first_scale,
         frozenset(),
-        all_of(right(0.8), _scale_came_down),
+        all_of(is_accurate(0.8), _scale_came_down),
         "https://docs.pytorch.org/docs/stable/notes/amp_examples.html",
     ),
     Program(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.healthy.datasets import (
     clusters,
-    generator,
+    make_generator,
+    make_loaders,
     perceptron,
     teacher_scores,
     tones,
-    with_validation,
 )
-from diagnosis_bank.third.healthy.measures import all_of, explains, rested, right, validation_calm
+from diagnosis_bank.third.healthy.measures import all_of, explains_variance, has_plateau, is_accurate, validation_calm
 from torch import nn
 from torch.nn import functional as fn
 
@@ -30,23 +30,25 @@ class _LastState(nn.Module):
         return self.read(states[:, -1])
 
 
-def _adding_two_marked_numbers(seed: int, tells: bool) -> Fit:
+def _adding_two_marked_numbers(seed: int, return_dict: bool) -> TrainingSetup:
     """The adding problem: a GRU says the mean for an epoch, then finds out which two numbers are marked."""
-    source = generator(seed)
+    source = make_generator(seed)
     values = torch.rand(2 * 60 * 64 // 2 + 256, 10, generator=source)
     marks = torch.zeros_like(values)
     rows = torch.arange(len(values))
     marks[rows, torch.randint(0, 5, (len(values),), generator=source)] = 1
     marks[rows, torch.randint(5, 10, (len(values),), generator=source)] = 1
     target = (values * marks).sum(1, keepdim=True)
-    train, validation = with_validation(256, 64, torch.stack([values, marks], 2), target)
-    module = Supervised(_LastState(24, 2, 1), fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=6e-3))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    train, validation = make_loaders(256, 64, torch.stack([values, marks], 2), target)
+    module = Supervised(
+        _LastState(24, 2, 1), fn.mse_loss, return_dict, lambda params: torch.optim.Adam(params, lr=6e-3)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _product_of_two_signs_from_small_weights(seed: int, tells: bool) -> Fit:
+def _product_of_two_signs_from_small_weights(seed: int, return_dict: bool) -> TrainingSetup:
     """XOR among other columns from small weights under plain SGD: nothing for an epoch, then all at once."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(80 * 32 + 512, 3, generator=source)
     labels = (inputs[:, 0] * inputs[:, 1] > 0).long()
     network = perceptron(3, 64, 2, between=nn.Tanh)
@@ -54,14 +56,16 @@ def _product_of_two_signs_from_small_weights(seed: int, tells: bool) -> Fit:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.15)
             nn.init.zeros_(layer.bias)
-    train, validation = with_validation(512, 32, inputs, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.15, momentum=0.9))
-    return Fit(module, train, validation, {"max_epochs": 5})
+    train, validation = make_loaders(512, 32, inputs, labels)
+    module = Supervised(
+        network, fn.cross_entropy, return_dict, lambda params: torch.optim.SGD(params, lr=0.15, momentum=0.9)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _linear_layers_leave_their_saddle(seed: int, tells: bool) -> Fit:
+def _linear_layers_leave_their_saddle(seed: int, return_dict: bool) -> TrainingSetup:
     """Four linear layers without bias start near the saddle at zero, and leave it late and quickly."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 256, 8, generator=source)
     target = inputs @ (torch.randn(8, 2, generator=source) / 8**0.5) * 1.5
     target = target + 0.1 * torch.randn(target.shape, generator=source)
@@ -69,23 +73,25 @@ def _linear_layers_leave_their_saddle(seed: int, tells: bool) -> Fit:
     network = nn.Sequential(*layers, nn.Linear(8, 2, bias=False))
     for weight in network.parameters():
         nn.init.xavier_normal_(weight, gain=0.3)
-    train, validation = with_validation(256, 32, inputs, target)
-    module = Supervised(network, fn.mse_loss, tells, lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.2))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    train, validation = make_loaders(256, 32, inputs, target)
+    module = Supervised(
+        network, fn.mse_loss, return_dict, lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.2)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _four_sigmoid_layers_wake_up_late(seed: int, tells: bool) -> Fit:
+def _four_sigmoid_layers_wake_up_late(seed: int, return_dict: bool) -> TrainingSetup:
     """Four sigmoid layers under Adam: the loss of chance for a while, then class after class comes out."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 10, 4, 0.6)
     network = perceptron(10, 24, 24, 24, 24, 4, between=nn.Sigmoid)
-    train, validation = with_validation(256, 32, inputs, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.Adam(params, lr=5e-3))
-    return Fit(module, train, validation, {"max_epochs": 6})
+    train, validation = make_loaders(256, 32, inputs, labels)
+    module = Supervised(network, fn.cross_entropy, return_dict, lambda params: torch.optim.Adam(params, lr=5e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
 
 
-def _eight_plain_tanh_layers(seed: int, tells: bool) -> Fit:
+def _eight_plain_tanh_layers(seed: int, return_dict: bool) -> TrainingSetup:
     """Eight tanh layers without norms or residuals, begun with Glorot's weights as in a textbook of 2010."""
-    source = generator(seed)
+    source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 256, 10, generator=source)
     labels = (teacher_scores(seed, inputs)[:, 0] > 0).long()
     network = perceptron(10, *[32] * 8, 2, between=nn.Tanh)
@@ -93,17 +99,19 @@ def _eight_plain_tanh_layers(seed: int, tells: bool) -> Fit:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight, gain=5 / 3)
             nn.init.zeros_(layer.bias)
-    train, validation = with_validation(256, 32, inputs, labels)
-    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9))
-    return Fit(module, train, validation, {"max_epochs": 3})
+    train, validation = make_loaders(256, 32, inputs, labels)
+    module = Supervised(
+        network, fn.cross_entropy, return_dict, lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9)
+    )
+    return TrainingSetup(module, train, validation, {"max_epochs": 3})
 
 
-def _hundred_and_fifty_readings_to_the_last_state(seed: int, tells: bool) -> Fit:
+def _hundred_and_fifty_readings_to_the_last_state(seed: int, return_dict: bool) -> TrainingSetup:
     """A long series is read by a GRU whose last state alone is asked for its kind."""
     series, labels = tones(seed, 22 * 24 + 128, 150, 2, 0.6)
-    train, validation = with_validation(128, 24, series.unsqueeze(2), labels)
-    module = Supervised(_LastState(16, 1, 2), fn.cross_entropy, tells, lambda p: torch.optim.RMSprop(p, lr=5e-3))
-    return Fit(module, train, validation, {"max_epochs": 4, "gradient_clip_val": 1.0})
+    train, validation = make_loaders(128, 24, series.unsqueeze(2), labels)
+    module = Supervised(_LastState(16, 1, 2), fn.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=5e-3))
+    return TrainingSetup(module, train, validation, {"max_epochs": 4, "gradient_clip_val": 1.0})
 
 
 PROGRAMS = [
@@ -112,7 +120,7 @@ PROGRAMS = [
         "sequence",
         _adding_two_marked_numbers,
         frozenset(),
-        all_of(explains(0.6), rested(60, 0.35)),
+        all_of(explains_variance(0.6), has_plateau(60, 0.35)),
         "https://discuss.pytorch.org/t/werid-training-loss-curve/8799",
     ),
     Program(
@@ -120,7 +128,7 @@ PROGRAMS = [
         "dense",
         _product_of_two_signs_from_small_weights,
         frozenset(),
-        all_of(right(0.85), rested(40, 0.15), validation_calm(0.1)),
+        all_of(is_accurate(0.85), has_plateau(40, 0.15), validation_calm(0.1)),
         "https://arxiv.org/abs/2410.20119",
     ),
     Program(
@@ -128,7 +136,7 @@ PROGRAMS = [
         "regression",
         _linear_layers_leave_their_saddle,
         frozenset(),
-        all_of(explains(0.8), rested(40, 0.15), validation_calm()),
+        all_of(explains_variance(0.8), has_plateau(40, 0.15), validation_calm()),
         "https://arxiv.org/abs/1312.6120",
     ),
     Program(
@@ -136,7 +144,7 @@ PROGRAMS = [
         "dense",
         _four_sigmoid_layers_wake_up_late,
         frozenset(),
-        all_of(right(0.75), rested(50), validation_calm()),
+        all_of(is_accurate(0.75), has_plateau(50), validation_calm()),
         "https://discuss.pytorch.org/t/werid-training-loss-curve/8799",
     ),
     Program(
@@ -144,7 +152,7 @@ PROGRAMS = [
         "dense",
         _eight_plain_tanh_layers,
         frozenset(),
-        all_of(right(0.82), validation_calm()),
+        all_of(is_accurate(0.82), validation_calm()),
         "https://proceedings.mlr.press/v9/glorot10a.html",
     ),
     Program(
@@ -152,7 +160,7 @@ PROGRAMS = [
         "sequence",
         _hundred_and_fifty_readings_to_the_last_state,
         frozenset(),
-        all_of(right(0.85), validation_calm(0.15)),
+        all_of(is_accurate(0.85), validation_calm(0.15)),
         "https://stats.stackexchange.com/questions/376851/why-is-lstm-so-ineffective-at-this-ridiculously-simple-sequence",
     ),
 ]
