@@ -270,8 +270,8 @@ class DeadNeuronDetector(Monitor):
         run_stage = None if trainer.sanity_checking else "validation"
         self._unit_records.add(hooks, trainer.global_step, run_stage, _smallest_batch_size(batch))
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Concludes the pass."""
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends the pass and logs the dead fractions, before ``EarlyStopping`` and ``ModelCheckpoint`` read them."""
         if trainer.sanity_checking:
             return
         dead_units = _dead_units(self._finish_pass("validation", trainer))

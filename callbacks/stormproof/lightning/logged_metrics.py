@@ -23,6 +23,15 @@ _REDUCTIONS = {
 _METRIC_ATTRIBUTES = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
+def add_callback_metrics(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Adds ``values`` to ``trainer.callback_metrics``.
+
+    The property of this name first computes the epoch means of all other metrics, which may synchronize the ranks.
+    """
+    metrics = {name: torch.tensor(value) for name, value in values.items()}
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
 def capture_logged(trainer: pl.Trainer) -> dict[str, Any]:
     """The metrics logged last, and the means of the epoch still being added up."""
     connector = trainer._logger_connector

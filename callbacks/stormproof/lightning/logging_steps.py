@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import pytorch_lightning as pl
 
+from stormproof.lightning.logged_metrics import add_callback_metrics
+
 
 def is_logging_step(trainer: pl.Trainer, steps_done: int) -> bool:
     """Whether the batch that completes ``steps_done`` optimizer steps is one whose values reach the loggers.
@@ -30,10 +32,17 @@ def has_passed_logging_step(trainer: pl.Trainer, previous_step: int, current_ste
 
 
 def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
-    """Hands ``values`` to the loggers under the step of Lightning's own rows: one ``self.log`` for each costs more.
+    """Logs ``values`` to all loggers and adds them to ``trainer.callback_metrics``.
 
-    Within ``fit`` these have the number of the last step, from 0; after it, that of all steps.
+    Faster than one ``self.log`` per value. The step is the one that Lightning logs at: within ``fit`` that of the last
+    batch, from 0. Call it on all ranks with equal values, because ``EarlyStopping`` and ``ModelCheckpoint`` look up their
+    metric on every rank.
+
+    Args:
+        trainer: Running trainer.
+        values: Values by metric name.
     """
+    add_callback_metrics(trainer, values)
     step = max(trainer.global_step - (trainer.state.fn == "fit"), 0)
     for logger in trainer.loggers:
         logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
