@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
     from stormproof.training_health import TrainingHealth
-    from stormproof.units.pieces import MaxoutPieces
+    from stormproof.units.maxout_pieces import MaxoutPieces
 
 __all__ = [
     "CheckpointRecovery",
@@ -52,7 +52,7 @@ _MODULES = {
     "Finding": "stormproof.finding",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "HangWatch": "stormproof.hang_watch",
-    "MaxoutPieces": "stormproof.units.pieces",
+    "MaxoutPieces": "stormproof.units.maxout_pieces",
     "PreemptedExit": "stormproof.errors",
     "Preemption": "stormproof.preemption",
     "Problem": "stormproof.finding",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.data.caveats import find_caveats
-from stormproof.data.position import Cursor, Epoch, SavedPosition
+from stormproof.data.cursor import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
 from stormproof.data.shard import current_replica

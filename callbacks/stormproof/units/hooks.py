@@ -16,6 +16,7 @@ from torch import nn
 
 from stormproof.lightning.layer_names import strip_wrappers
 from stormproof.units.functional_trace import ActivationKey, FunctionalTrace, Positions, UnitLayout
+from stormproof.units.maxout_pieces import MaxoutPieces, winning_pieces
 from stormproof.units.module_kinds import (
     BATCH_NORMS,
     RECURRENT,
@@ -28,7 +29,6 @@ from stormproof.units.module_kinds import (
     makes_no_units,
     output_tensor,
 )
-from stormproof.units.pieces import MaxoutPieces, winning_pieces
 from stormproof.units.running_min_max import compute_extremes
 from stormproof.units.unit_axis import output_units, unit_axis, unit_dimension, weight_shape
 from stormproof.units.watch_point import ActivationInput, BatchExtremes, WatchPoint

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from stormproof.units.pieces import MaxoutPieces
+from stormproof.units.maxout_pieces import MaxoutPieces
 from stormproof.units.unit_axis import output_units, weight_shape
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)

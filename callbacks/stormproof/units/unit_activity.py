@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from stormproof.units.all_reduce import ReducedCounts
-from stormproof.units.death_kinds import DeadUnitKind
+from stormproof.units.dead_unit_kinds import DeadUnitKind
 from stormproof.units.running_min_max import RunningExtremes
 
 MIN_INPUTS, MIN_INPUTS_ALL_DEAD = 200, 30

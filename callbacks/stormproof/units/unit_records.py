@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.distributed.collectives import all_gather
 from stormproof.units.all_reduce import all_reduce_counts
-from stormproof.units.death_kinds import DeadUnitKind, count_kinds, saturation_bounds
+from stormproof.units.dead_unit_kinds import DeadUnitKind, count_kinds, saturation_bounds
 from stormproof.units.functional_trace import ActivationKey
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.running_min_max import RunningExtremes

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stormproof.units.functional_trace import Positions
-from stormproof.units.pieces import MaxoutPieces
+from stormproof.units.maxout_pieces import MaxoutPieces
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from stormproof.units.pieces import winning_pieces
+from stormproof.units.maxout_pieces import winning_pieces
 from tests.stormproof.units.unit_fits import (
     TrainingModule,
     ValidatedModule,
