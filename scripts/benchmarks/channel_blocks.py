@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.structure.macs import count_macs
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 WIDTHS = (
     (16, 16, 32, 32, 64, 64), (10, 12, 22, 26, 40, 42), (8, 8, 24, 24, 48, 48), (16, 16, 16, 16, 32, 32),

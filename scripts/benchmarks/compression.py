@@ -25,7 +25,7 @@ from onnxruntime import quantization
 from torch import nn
 
 from stormproof_train.compression.budget import estimate_degradation
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
 from stormproof_train.compression.deployment.static_quantization import CalibrationBatches
@@ -40,7 +40,7 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import extract_network_weights, read_checkpoint
 from stormproof_train.lightning_output import suppress_lightning_output
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 ROUNDS, SECONDS = 7, 0.4
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stormproof_train.evaluation.collected import PredictionStore, hash_samples
 from stormproof_train.evaluation.comparison import compare
-from stormproof_train.evaluation.keeping import save_test_results
+from stormproof_train.evaluation.evaluation_files import save_test_results
+from stormproof_train.evaluation.prediction_store import PredictionStore, hash_samples
 from stormproof_train.evaluation.predictions import Predictions
 
 SIZES = (1_000, 10_000, 50_000)

@@ -21,13 +21,13 @@ from onnxruntime import quantization
 from onnxruntime.quantization.registry import QDQRegistry
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess
 from stormproof_train.compression.deployment.static_quantization import FLOAT32_OPS, CalibrationBatches, quantize_static
 from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 ROUNDS, SECONDS, SAMPLES = 7, 0.2, 64
 IMAGE, TABLE = (1, 28, 28), (64,)

@@ -290,16 +290,16 @@ def _evaluate(
 
 def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:
     """Saves predictions and evaluation of the test split and returns what the summary says about them."""
-    from stormproof_train.evaluation import keeping  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
+    from stormproof_train.evaluation import evaluation_files  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
     from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (where it is needed)
 
     metadata = {"class_names": task.classes} if task.classes else {}
-    evaluation = keeping.save_test_results(task.test_predictions, folder.path, metadata, data)
+    evaluation = evaluation_files.save_test_results(task.test_predictions, folder.path, metadata, data)
     if evaluation is None:
         return _EMPTY_TEST_RESULTS
     return {
-        "intervals": keeping.extract_intervals(evaluation),
-        "baselines": keeping.extract_baselines(evaluation),
+        "intervals": evaluation_files.extract_intervals(evaluation),
+        "baselines": evaluation_files.extract_baselines(evaluation),
         "conclusions": conclusions(evaluation),
     }
 

@@ -18,7 +18,7 @@ from stormproof.lightning.logging_steps import is_logging_step
 from stormproof_train.augmentation import Augmentation, no_augmentation
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.collected import PredictionStore
+from stormproof_train.evaluation.prediction_store import PredictionStore
 from stormproof_train.evaluation.predictions import OutputKind
 from stormproof_train.fully_sharded import shard_network
 from stormproof_train.losses import Loss, loss_properties

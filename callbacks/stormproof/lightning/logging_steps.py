@@ -35,7 +35,7 @@ def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Logs ``values`` to all loggers and adds them to ``trainer.callback_metrics``.
 
     Faster than one ``self.log`` per value. The step is the one that Lightning logs at: within ``fit`` that of the last
-    batch, from 0. Call it on all ranks with equal values, because ``EarlyStopping`` and ``ModelCheckpoint`` look up their
+    batch, from 0. Call it on all ranks with equal values, since ``EarlyStopping`` and ``ModelCheckpoint`` look up their
     metric on every rank.
 
     Args:

@@ -12,8 +12,8 @@ from stormproof.signals.listener import TERMINATION_SIGNALS
 from stormproof_train.compression.arguments import parse_arguments
 from stormproof_train.compression.artifact_builder import ArtifactBuilder
 from stormproof_train.compression.budget import check_budget_is_measurable, read_budget
+from stormproof_train.compression.compression_loop import CompressionLoop
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, describe_int8_support
-from stormproof_train.compression.driver import CompressionLoop
 from stormproof_train.compression.fine_tuning import count_steps
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import load_original
@@ -22,10 +22,10 @@ from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.summary import print_summary
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.console import print_line
-from stormproof_train.counted import pluralize
 from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.launcher import detect_launcher
 from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.pluralize import pluralize
 
 
 class _SignalReceived(BaseException):

@@ -26,7 +26,7 @@ from stormproof_train.data.spec import get_fingerprint, infer_spec
 from stormproof_train.data.split_data import SplitDataModule, SplitName
 from stormproof_train.errors import ExitCode, UserError, first_line, rank_by_similarity
 from stormproof_train.evaluation.comparison import compare
-from stormproof_train.evaluation.keeping import save_test_results
+from stormproof_train.evaluation.evaluation_files import save_test_results
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.run.folder import RunFolder

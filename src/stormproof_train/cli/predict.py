@@ -11,7 +11,7 @@ from stormproof.checkpoint.atomic import atomic_write
 from stormproof_train.console import print_line, print_table
 from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
 from stormproof_train.predict.artifact import Artifact
-from stormproof_train.predict.predicted import NamedPredictions, preview_table, to_csv
+from stormproof_train.predict.named_predictions import NamedPredictions, preview_table, to_csv
 from stormproof_train.predict.samples import read_samples
 
 _PATH_OPTIONS = ("model", "input", "output")

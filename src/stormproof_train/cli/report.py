@@ -10,11 +10,11 @@ from typing import NoReturn
 
 from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.report.comparison import compare_runs
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import one_run_page
+from stormproof_train.report.run_comparison import compare_runs
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
 from stormproof_train.report.write import REPORT_FILE, write_output

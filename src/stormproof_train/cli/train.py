@@ -86,7 +86,7 @@ def _hydra(words: list[str]) -> int:
 
     _check_config_folders(words)
     if {"-m", "--multirun"} & set(words):
-        from stormproof_train.cli.sweep_words import check_sweep  # noqa: PLC0415 (after _require_train_extra: it needs Hydra)
+        from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after _require_train_extra: it needs Hydra)
 
         check_sweep(words)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours

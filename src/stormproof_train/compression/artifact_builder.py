@@ -24,7 +24,7 @@ from stormproof_train.compression.artifact import (
     compute_digests,
 )
 from stormproof_train.compression.budget import estimate_degradation
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx, max_difference
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess, Latency
@@ -43,7 +43,7 @@ from stormproof_train.evaluation.comparison import have_same_samples
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from stormproof_train.task import CLASSES_KEY, SCALE_KEY
 
 Latencies = Mapping[int, Latency]

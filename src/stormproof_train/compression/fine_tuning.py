@@ -14,8 +14,8 @@ from stormproof_train.compression.original import Original
 from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import redact_settings
 from stormproof_train.console import print_line
-from stormproof_train.counted import pluralize
 from stormproof_train.initialization.checkpoint import compute_digest
+from stormproof_train.pluralize import pluralize
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.subprocess_run import run_subprocess
 from stormproof_train.run.trained_weights import SMALLER_TARGET, TEACHER_TARGET, resolve_weights

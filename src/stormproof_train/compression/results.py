@@ -16,8 +16,8 @@ from stormproof_train.compression.artifact import MODEL_FILE, WEIGHTS_FILE, Arti
 from stormproof_train.compression.artifact_builder import ORIGINAL, ArtifactBuilder
 from stormproof_train.compression.budget import Budget, estimate_degradation
 from stormproof_train.compression.choice import find_dominating, list_remarks, select_best
+from stormproof_train.compression.compression_loop import CompressionLoop
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, describe_int8_support
-from stormproof_train.compression.driver import CompressionLoop
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.report.card import model_card

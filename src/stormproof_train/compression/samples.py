@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.collected import count_samples, hash_samples
+from stormproof_train.evaluation.prediction_store import count_samples, hash_samples
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo, read_compression
+from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo, read_compression
 from stormproof_train.compression.report.marks import mark_of
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 from stormproof_train.compression.report.verdict import sentences

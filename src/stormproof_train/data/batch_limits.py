@@ -9,9 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof_train.counted import pluralize
 from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.errors import UserError
+from stormproof_train.pluralize import pluralize
 
 
 def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, runs_test: bool) -> None:

@@ -15,7 +15,7 @@ from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.data.class_sizes import check_class_sizes
 from stormproof_train.data.content_sketch import content_sketch
 from stormproof_train.data.image_file import ImageDataset, check_images
-from stormproof_train.data.image_folders import (
+from stormproof_train.data.image_folder_layout import (
     compute_fingerprint,
     find_split_folders,
     list_classes,

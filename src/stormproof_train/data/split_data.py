@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
-from stormproof_train.counted import pluralize
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from stormproof_train.pluralize import pluralize
 
 SplitName = Literal["train", "validation", "test"]
 

@@ -15,10 +15,10 @@ from torch import nn
 from stormproof_train.activations import Activation
 from stormproof_train.errors import UserError, first_line
 from stormproof_train.initialization.gains import activation_class
+from stormproof_train.initialization.layer_inputs import trace_layer_inputs
 from stormproof_train.initialization.layers import draw_normal
 from stormproof_train.initialization.mean_square import is_elementwise
 from stormproof_train.initialization.quadrature import normal_grid
-from stormproof_train.initialization.wiring import trace_layer_inputs
 
 BIAS_VARIANCES = (0.05, 0.2, 1.0, 0.0)
 """Tried in turn: the smooth kin of ReLU are stable with large ones only, ReLU itself with none."""

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from stormproof_train.activations import Activation
+from stormproof_train.initialization.layer_inputs import LayerInputs, trace_layer_inputs
 from stormproof_train.initialization.layers import Layer
 from stormproof_train.initialization.mean_square import mean_square
-from stormproof_train.initialization.wiring import LayerInputs, trace_layer_inputs
 
 
 def compute_gains(network: nn.Module, activation: Activation, input_shape: Sequence[int]) -> dict[Layer, float]:

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError, first_line
-from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 
 MODEL_FILE = "model.onnx"
 """The artifact of a folder."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from stormproof_train.config.identity import flatten
 from stormproof_train.report.attempts import summarize_attempts
-from stormproof_train.report.curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
 from stormproof_train.report.defaults import find_changed_settings
-from stormproof_train.report.evaluation import add_plot_data
+from stormproof_train.report.evaluation_plots import add_plot_data
 from stormproof_train.report.layers import compute_layer_cells
+from stormproof_train.report.metric_curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import last_step, verdict

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import format_value, result_table
-from stormproof_train.counted import pluralize
+from stormproof_train.pluralize import pluralize
 from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.kit.heat_chart import heat_chart

@@ -21,7 +21,7 @@ def several_runs_page(numbers: Mapping[str, Any]) -> Page:
     """The page of several runs.
 
     Args:
-        numbers: as :func:`stormproof_train.report.comparison.compare_runs` gives them.
+        numbers: as :func:`stormproof_train.report.run_comparison.compare_runs` gives them.
     """
     runs = numbers["runs"]
     labels = [run["label"] for run in runs]

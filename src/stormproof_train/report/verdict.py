@@ -9,9 +9,9 @@ import numpy as np
 
 from stormproof.finding import Finding, Severity
 from stormproof_train.console import format_value
-from stormproof_train.counted import pluralize
 from stormproof_train.evaluation.conclusions import compare_with_constant, compare_with_linear, conclusions
 from stormproof_train.metrics import HEADLINE, higher_is_better
+from stormproof_train.pluralize import pluralize
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.run.findings_file import active_findings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from stormproof_train.counted import pluralize
 from stormproof_train.errors import UserError
+from stormproof_train.pluralize import pluralize
 
 
 def compute_accumulation(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.counted import pluralize
 from stormproof_train.errors import CrashLoopError, ExitCode
+from stormproof_train.pluralize import pluralize
 
 _NON_CRASH_CODES = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
 """Codes of attempts that did not crash."""

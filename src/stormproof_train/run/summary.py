@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stormproof_train.console import print_line, print_table, result_table
-from stormproof_train.counted import pluralize
+from stormproof_train.pluralize import pluralize
 from stormproof_train.run.findings_file import active_findings, read_findings
 
 

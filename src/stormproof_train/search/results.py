@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from stormproof_train.config.redaction import redact_override
-from stormproof_train.search.best import is_feasible, select_winner
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.pruner import TrialPruner
@@ -19,6 +18,7 @@ from stormproof_train.search.seed_comparison import compare_with_default
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, format_overrides
 from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
+from stormproof_train.search.winner import is_feasible, select_winner
 
 MIN_RANDOM_TRIALS = 10
 """Minimum number of random trials for an estimate of random search."""

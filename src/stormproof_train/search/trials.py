@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from stormproof_train.errors import StorageError, UserError, first_line
-from stormproof_train.search.paused_as_pruned import PAUSED, PausedTrialsStorage
+from stormproof_train.search.paused_trials_storage import PAUSED, PausedTrialsStorage
 from stormproof_train.search.rungs import TrialStatus
 from stormproof_train.search.samplers import create_sampler
 from stormproof_train.search.settings import Settings

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from stormproof_train.cli import main
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.data.image_folder import ImageFolder
-from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 from tests.support.image_trees import write_pets
 from tests.support.tables import make_csv, people_csv
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.data.digits import Digits
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 DIGITS = ArtifactMetadata("probabilities", [], [1, 8, 8], "small_mouse", "digit")
 MODELS: dict[str, Any] = {

@@ -23,8 +23,8 @@ from stormproof_train.config.signature_binding import bind
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.search.arguments import Composer, parse_arguments
-from stormproof_train.search.dry_run import check_space
 from stormproof_train.search.settings import Settings
+from stormproof_train.search.space_check import check_space
 from tests.support.cases import slow_except
 from tests.support.configured import REPRESENTATIVES, list_choices
 from tests.support.forked_command import ROOT

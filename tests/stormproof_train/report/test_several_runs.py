@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from stormproof_train.evaluation.comparison import compare
-from stormproof_train.report.comparison import compare_runs
 from stormproof_train.report.kit.page import render_html
+from stormproof_train.report.run_comparison import compare_runs
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import INTERVAL_AND_TEST_DISAGREE, several_runs_page
 from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from stormproof_train.errors import StorageError, UserError
-from stormproof_train.search.paused_as_pruned import PausedTrialsStorage
+from stormproof_train.search.paused_trials_storage import PausedTrialsStorage
 from stormproof_train.search.rungs import Rungs, rung_fractions
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter

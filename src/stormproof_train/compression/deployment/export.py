@@ -16,10 +16,10 @@ import torch
 from onnxscript import opset20 as op
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.errors import UserError, first_line
-from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 
 INPUT_NAME = "input"
 """The name of what an artifact takes."""

@@ -19,7 +19,7 @@ from stormproof_train.compression.deployment.export import INPUT_NAME
 from stormproof_train.compression.deployment.int8_nodes import CLIPPING_OPS, MIN_CHANNELS, WEIGHTED_OPS, Int8Nodes
 from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.errors import UserError
-from stormproof_train.predict.facts import METADATA_KEY
+from stormproof_train.predict.artifact_metadata import METADATA_KEY
 
 BATCH_SIZE = 32
 """Samples that are looked at together."""

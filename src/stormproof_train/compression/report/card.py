@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stormproof_train.compression.artifact import MODEL_FILE
-from stormproof_train.compression.report.artifacts import (
+from stormproof_train.compression.report.compression_info import (
     ORIGINAL,
     ArtifactInfo,
     CompressionInfo,
@@ -19,7 +19,7 @@ from stormproof_train.compression.report.metric import Metric
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 from stormproof_train.compression.report.usage import describe_interface, describe_usage
 from stormproof_train.console import format_value
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from stormproof_train.report.kit.json_numbers import finite_or_none
 
 MAX_WORST_CLASSES = 5

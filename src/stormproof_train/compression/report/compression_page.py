@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import CompressionInfo, read_compression
+from stormproof_train.compression.report.compression_info import CompressionInfo, read_compression
 from stormproof_train.compression.report.tables import (
     artifact_test_table,
     artifacts_table,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 
 _GAIN_PHRASES = {"speedup": "times faster", "size": "times smaller on disk", "macs": "times fewer multiply-accumulates"}

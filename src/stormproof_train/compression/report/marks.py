@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from stormproof_train.compression.report.artifacts import ORIGINAL, ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.compression_info import ORIGINAL, ArtifactInfo, CompressionInfo
 from stormproof_train.report.kit.chart import Line
 from stormproof_train.report.kit.marks import STAR, MarkStyle
 

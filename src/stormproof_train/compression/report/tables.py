@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import ORIGINAL, ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.compression_info import ORIGINAL, ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.marks import describe_status
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
 from stormproof_train.console import format_value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.marks import MARKS, legend, mark_of
 from stormproof_train.compression.report.quantities import format_ratio, select_prefix
 from stormproof_train.report.kit.axis import MIN_LOG_RATIO, Axis, parameter_axis, value_axis

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from stormproof_train.compression.artifact import MODEL_FILE, WEIGHTS_FILE
 from stormproof_train.compression.deployment.export import INPUT_NAME
-from stormproof_train.compression.report.artifacts import ArtifactInfo
+from stormproof_train.compression.report.compression_info import ArtifactInfo
 from stormproof_train.compression.report.markdown import inline_code, table
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 MAX_CLASSES = 50
 """Of more only the first are named: the file has all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.compression.report.artifacts import ArtifactInfo, CompressionInfo
+from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.gains import describe_gains, describe_target, is_significantly_faster
 from stormproof_train.console import format_value
 from stormproof_train.evaluation.intervals import Interval

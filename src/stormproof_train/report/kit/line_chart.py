@@ -45,7 +45,7 @@ def line_chart(
     events: Sequence[Event] = (),
     order: Sequence[str] = (),
 ) -> Chart:
-    """Draws curves, as :func:`stormproof_train.report.curves.summarize_curve` gives them, over the steps.
+    """Draws curves, as :func:`stormproof_train.report.metric_curves.summarize_curve` gives them, over the steps.
 
     Args:
         title: what they are of.

@@ -9,8 +9,8 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.looks import MARKS, legend, mark_of
-from stormproof_train.search.report.trials import SearchInfo, format_objective
+from stormproof_train.search.report.marks import MARKS, legend, mark_of
+from stormproof_train.search.report.search_info import SearchInfo, format_objective
 
 
 def front_charts(search: SearchInfo) -> list[Chart]:

@@ -10,8 +10,8 @@ from stormproof_train.report.kit.axis import Axis, value_axis
 from stormproof_train.report.kit.chart import STEP_ENCODING, Chart, Line, Table
 from stormproof_train.report.kit.json_numbers import finite_or_none, round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
-from stormproof_train.search.report.looks import MARKS, legend, mark_of
-from stormproof_train.search.report.trials import SearchInfo, TrialInfo, format_objective
+from stormproof_train.search.report.marks import MARKS, legend, mark_of
+from stormproof_train.search.report.search_info import SearchInfo, TrialInfo, format_objective
 
 BEST_LINE, RANDOM_LINE = Line("best so far", 1), Line("to be expected of random search", 7)
 MAX_TOOLTIP_LENGTH = 160

@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof_train.report.kit.axis import Axis, format_tick, parameter_axis, value_axis
 from stormproof_train.report.kit.chart import Chart, Line, Table
-from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, TrialInfo, format_objective
+from stormproof_train.search.report.search_info import ParameterInfo, SearchInfo, TrialInfo, format_objective
 
 MAX_ROW_HEIGHT = 52
 ABSENT_POSITION = -0.1

@@ -13,8 +13,8 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
 from stormproof_train.report.kit.thinning import thin_indices
-from stormproof_train.search.report.looks import MARKS, legend, mark_of
-from stormproof_train.search.report.trials import SearchInfo, TrialInfo, format_objective
+from stormproof_train.search.report.marks import MARKS, legend, mark_of
+from stormproof_train.search.report.search_info import SearchInfo, TrialInfo, format_objective
 
 MAX_BUCKETS = 5000
 """Into so many all curves together are put, four points of each, so that the page stays small."""

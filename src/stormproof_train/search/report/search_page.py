@@ -11,9 +11,10 @@ from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.search.report.front import front_charts, front_table
 from stormproof_train.search.report.history import history_chart
 from stormproof_train.search.report.importances import importance_chart, sort_shares
-from stormproof_train.search.report.looks import LAST_VALUE_NOTE
+from stormproof_train.search.report.marks import LAST_VALUE_NOTE
 from stormproof_train.search.report.parallel import parallel_chart
 from stormproof_train.search.report.rungs import curves_chart, rung_table
+from stormproof_train.search.report.search_info import ParameterInfo, SearchInfo, read_search
 from stormproof_train.search.report.slices import slice_chart
 from stormproof_train.search.report.tables import (
     seeds_table,
@@ -22,7 +23,6 @@ from stormproof_train.search.report.tables import (
     trials_table,
     winner_test_table,
 )
-from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, read_search
 from stormproof_train.search.report.verdict import sentences, tone
 
 MAX_SLICES = 24

@@ -11,8 +11,8 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.looks import MARKS, legend, mark_of
-from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, TrialInfo, format_objective
+from stormproof_train.search.report.marks import MARKS, legend, mark_of
+from stormproof_train.search.report.search_info import ParameterInfo, SearchInfo, TrialInfo, format_objective
 
 NUM_PARTS = 4
 """Into so many parts of equal width the table puts a parameter that is a number."""

@@ -8,7 +8,13 @@ from typing import Any
 from stormproof_train.console import drop_empty_columns
 from stormproof_train.report.kit.chart import Table
 from stormproof_train.report.kit.json_numbers import finite_or_none
-from stormproof_train.search.report.trials import ParameterInfo, SearchInfo, TrialInfo, format_objective, format_param
+from stormproof_train.search.report.search_info import (
+    ParameterInfo,
+    SearchInfo,
+    TrialInfo,
+    format_objective,
+    format_param,
+)
 
 
 def space_table(search: SearchInfo) -> Table:

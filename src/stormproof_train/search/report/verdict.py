@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof_train.report.kit.duration import format_duration
 from stormproof_train.report.kit.json_numbers import finite_or_none
-from stormproof_train.search.report.trials import SearchInfo, format_objective
+from stormproof_train.search.report.search_info import SearchInfo, format_objective
 
 MAX_FRONT_TRIALS = 5
 STATE_LABELS = {

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from stormproof_train.compression.deployment import export as module
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx, max_difference
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP
-from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS
 from tests.support.configured import build_activation, list_activations
 
@@ -133,9 +133,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.deployed_model import Deployed
 from stormproof_train.compression.deployment.export import export
-from stormproof_train.predict.facts import Facts
+from stormproof_train.predict.artifact_metadata import Facts
 from torch import nn
 
 torch.manual_seed(0)

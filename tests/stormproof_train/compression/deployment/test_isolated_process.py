@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stormproof_train.compression.deployment import isolated_process as module
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.isolated_process import SCRIPT, IsolatedProcess
 from stormproof_train.errors import UserError

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.errors import UserError
-from stormproof_train.predict.facts import METADATA_KEY, ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 from tests.stormproof_train.compression.trained_networks import DIGITS, load_digits, train_on_digits
 
 pytestmark = pytest.mark.slow

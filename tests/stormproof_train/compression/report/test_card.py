@@ -11,7 +11,7 @@ import pytest
 
 from stormproof_train.compression import rebuilding
 from stormproof_train.compression.report.card import model_card
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from tests.support.made_compressions import ARTIFACTS, artifact_record, compression_record, regression_record
 
 CLASSES = [str(number) for number in range(10)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stormproof_train.report.kit.chart import Line
 from stormproof_train.report.kit.marks import CROSS, STAR, MarkStyle
-from stormproof_train.search.report.trials import SearchInfo, TrialInfo
+from stormproof_train.search.report.search_info import SearchInfo, TrialInfo
 
 MARKS = {
     "pruned": MarkStyle("stopped early", "▼", "triangle-down", 6, 0.5, 34),

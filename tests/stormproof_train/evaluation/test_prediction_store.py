@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof_train.evaluation.collected import PredictionStore, hash_samples, interleave_ranks
+from stormproof_train.evaluation.prediction_store import PredictionStore, hash_samples, interleave_ranks
 
 
 def test_the_batches_of_a_pass_are_the_split():

@@ -14,7 +14,7 @@ from stormproof_train.config.identity import result_settings
 from stormproof_train.evaluation.comparison import compare, have_same_samples
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.report.attempts import summarize_attempts
-from stormproof_train.report.curves import buckets_per_curve, curve_names, summarize_curve
+from stormproof_train.report.metric_curves import buckets_per_curve, curve_names, summarize_curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
 from stormproof_train.run.findings_file import active_findings

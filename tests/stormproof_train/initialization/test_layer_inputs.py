@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stormproof_train.activations import Elementwise
-from stormproof_train.initialization.wiring import trace_layer_inputs
+from stormproof_train.initialization.layer_inputs import trace_layer_inputs
 from stormproof_train.models import CNN, MLP
 from tests.support.cases import vary_one_factor
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof_train.evaluation import keeping
-from stormproof_train.evaluation.collected import PredictionStore
-from stormproof_train.evaluation.keeping import extract_intervals, save_test_results
+from stormproof_train.evaluation import evaluation_files
+from stormproof_train.evaluation.evaluation_files import extract_intervals, save_test_results
+from stormproof_train.evaluation.prediction_store import PredictionStore
 from stormproof_train.evaluation.predictions import OutputKind, Predictions
 
 OUTPUTS = torch.eye(2)[[0, 1] * 10] * 0.6 + 0.2
@@ -43,7 +43,7 @@ def test_an_evaluation_that_fails_does_not_cost_the_run(
     def fails(predictions: Predictions) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(keeping, "evaluate", fails)
+    monkeypatch.setattr(evaluation_files, "evaluate", fails)
     assert save_test_results(collect_pass(), tmp_path) is None
     assert "could not be evaluated: ZeroDivisionError('a mistake of ours')" in capsys.readouterr().out
     assert len(Predictions.load(tmp_path / "predictions.npz")) == 20

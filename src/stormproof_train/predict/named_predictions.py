@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from stormproof_train.console import format_value
-from stormproof_train.predict.facts import ArtifactMetadata
+from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 _SCORE_NAMES = {"probabilities": "probability", "scores": "score"}
 

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import print_line
 from stormproof_train.evaluation.baselines import add_baselines
-from stormproof_train.evaluation.collected import PredictionStore
 from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.evaluation.prediction_store import PredictionStore
 
 
 def save_test_results(

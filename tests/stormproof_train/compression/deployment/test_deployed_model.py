@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.deployed import DeployedModel
+from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.losses import GaussianNLL
 from tests.support.task_fits import make_task
