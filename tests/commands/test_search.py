@@ -292,7 +292,7 @@ def test_a_trial_that_fails_is_told_with_its_sentence_and_the_others_go_on(picky
 @pytest.mark.slow
 def test_too_many_that_fail_in_a_row_end_the_search(picky: str, search: Search, monkeypatch: pytest.MonkeyPatch):
     assert worker.MAX_CONSECUTIVE_FAILURES == 10
-    monkeypatch.setattr(worker, "FAILURES", 3)
+    monkeypatch.setattr(worker, "MAX_CONSECUTIVE_FAILURES", 3)
     result = search(picky, "model.kind=bad0,bad1,bad2,bad3,bad4", "search.sampler=grid", "search.trials=null")
     assert result.code == 2
     assert re.fullmatch(

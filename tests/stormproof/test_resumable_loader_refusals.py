@@ -154,7 +154,7 @@ def test_what_cannot_be_divided_without_padding(given: Any, words: str):
 
 
 def test_fewer_samples_than_ranks_without_padding(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stormproof.data.batch_order.replica", lambda: Replica(1, 3))
+    monkeypatch.setattr("stormproof.data.batch_order.current_replica", lambda: Replica(1, 3))
     few = resumable(DataLoader(range(2)), padded=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 ranks share 2 samples, and each needs one: take fewer ranks, or more data"):
         len(few)

@@ -342,7 +342,7 @@ def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.
 
     times: list[int] = []
     find = training_health.apply_rules
-    monkeypatch.setattr(training_health, "find", lambda record: times.append(record.step) or find(record))
+    monkeypatch.setattr(training_health, "apply_rules", lambda record: times.append(record.step) or find(record))
     fit(Classifier(), loader(break_one), TrainingHealth())
     assert len(times) < 30  # of 80 steps
 
@@ -498,7 +498,7 @@ def test_lazy_layers_are_waited_for():
 
 def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.MonkeyPatch):
     early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "look")
-    monkeypatch.setattr(training_health, "find", lambda record: [early] if record.step == 5 else [])
+    monkeypatch.setattr(training_health, "apply_rules", lambda record: [early] if record.step == 5 else [])
     health = TrainingHealth()
     fit(Classifier(rate=2e-2), loader(), health, max_epochs=4)
     (finding,) = health.findings

@@ -44,8 +44,8 @@ def test_a_quarantine_that_the_log_does_not_know_is_listed_without_a_reason(tmp_
 def test_a_glance_needs_no_torch(tmp_path: Path):
     make_store(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from stormproof.checkpoint.listing import glance\n"
-        "print(len(glance(Path(sys.argv[1])).checkpoints), 'torch' in sys.modules)"
+        "import sys; from pathlib import Path; from stormproof.checkpoint.listing import list_folder\n"
+        "print(len(list_folder(Path(sys.argv[1])).checkpoints), 'torch' in sys.modules)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True

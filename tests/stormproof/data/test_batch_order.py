@@ -18,7 +18,7 @@ def epoch_orders(loader: DataLoader, ranks: int, monkeypatch: pytest.MonkeyPatch
     """The batches of a pass of each rank, and the checks that hold for any of them."""
     every = []
     for rank in range(ranks):
-        monkeypatch.setattr(batch_order, "replica", lambda rank=rank: Replica(rank, ranks))
+        monkeypatch.setattr(batch_order, "current_replica", lambda rank=rank: Replica(rank, ranks))
         order = BatchOrder(loader, distributed=True)
         before = repr(capture())
         batches = list(order.iterate(seed=7, epoch=2))

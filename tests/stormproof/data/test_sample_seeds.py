@@ -45,7 +45,7 @@ def test_whether_it_may_draw_is_known_or_assumed(loader: DataLoader, expected: b
 
 def test_what_draws_nothing_is_not_seeded_and_pays_nothing(monkeypatch: pytest.MonkeyPatch):
     seeded: list[Any] = []
-    monkeypatch.setattr("stormproof.data.sample_seeds.seed", lambda *key: seeded.append(key))
+    monkeypatch.setattr("stormproof.data.sample_seeds.seed_process", lambda *key: seeded.append(key))
     list(resumable(DataLoader(Draws(says=False)), seed=1))
     assert seeded == []
     list(resumable(DataLoader(Draws(), batch_size=2), seed=1))

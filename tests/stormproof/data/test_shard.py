@@ -16,7 +16,7 @@ def rank_batches(samples: int, ranks: int, size: int, drop_last: bool = False) -
     batches_by_rank = []
     with pytest.MonkeyPatch.context() as patch:
         for rank in range(ranks):
-            patch.setattr("stormproof.data.batch_order.replica", lambda rank=rank: Replica(rank, ranks))
+            patch.setattr("stormproof.data.batch_order.current_replica", lambda rank=rank: Replica(rank, ranks))
             loader: Any = DataLoader(range(samples), batch_size=size, drop_last=drop_last)  # type: ignore[arg-type]
             rank_loader = resumable(loader, seed=0, padded=False)
             batches_by_rank.append([batch.tolist() for batch in rank_loader])

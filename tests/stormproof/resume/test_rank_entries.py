@@ -68,7 +68,7 @@ def capture_on_ranks(entries: Callable[[int], dict[str, Any]], monkeypatch: pyte
         return pickle.loads(of_first[0])
 
     monkeypatch.setattr(rank_entries, "world_size", lambda: 2)
-    monkeypatch.setattr(rank_entries, "share", share)
+    monkeypatch.setattr(rank_entries, "broadcast", share)
     module = torch.nn.Linear(2, 1)
     return [rank_entries.capture_entries(entries(rank), module, is_rank_zero=rank == 0) for rank in range(2)]
 

@@ -132,7 +132,7 @@ def test_the_batches_of_a_rank_count(
     trainer.val_check_interval = batches + 1
     with pytest.raises(UserError, match=rf"={batches + 1} is more than the {batches} training batches"):
         check_batch_limits(trainer, data, runs_test=True)
-    monkeypatch.setattr(batch_order, "replica", lambda: Replica(0, ranks))  # as if there were a process group
+    monkeypatch.setattr(batch_order, "current_replica", lambda: Replica(0, ranks))  # as if there were a process group
     data.trainer = trainer
     assert len(data.train_dataloader()) == batches
 

@@ -61,7 +61,7 @@ def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
 
 def test_of_many_images_only_so_many_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = _pets(write_pets(tmp_path))._mean_std
-    monkeypatch.setattr(image_folder, "MEASURED", 6)
+    monkeypatch.setattr(image_folder, "MAX_STATISTICS_IMAGES", 6)
     first, repeated = _pets(tmp_path)._mean_std, _pets(tmp_path)._mean_std
     assert first == repeated != whole
     np.testing.assert_allclose(first, whole, atol=0.05)

@@ -99,7 +99,7 @@ def test_a_class_without_training_rows_is_never_predicted():
 
 def test_more_rows_than_the_bound_are_spread_evenly_and_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(baselines, "MAX_ROWS", 50)
-    monkeypatch.setattr(baselines, "MOST_COMPARED", 30)
+    monkeypatch.setattr(baselines, "MAX_COMPARED_SAMPLES", 30)
     comparison = compare_baselines(Table(plane), noise(100, 1))
     linear = comparison["baselines"]["linear"]
     assert (linear["rows"], linear["training_rows"], linear["difference"]["samples"]) == (50, 100, 30)

@@ -127,6 +127,6 @@ def test_what_goes_wrong_at_the_end_is_said_and_costs_nothing(
     def fails(folder: Path) -> None:
         raise ValueError("W&B has changed")
 
-    monkeypatch.setattr(wandb_history, "charts", fails)
+    monkeypatch.setattr(wandb_history, "build_charts", fails)
     WandbHistory(run).upload_results(None, tmp_path)
     assert capsys.readouterr().out == ("warning: W&B lacks some of how the run ended: ValueError('W&B has changed')\n")

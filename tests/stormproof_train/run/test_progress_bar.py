@@ -145,7 +145,7 @@ def _lines(seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch, **opti
     """Returns the printed lines if each clock reading is ``seconds`` after the previous one."""
     monkeypatch.setattr(progress_bar, "time", _Clock(seconds))
     output: list[str] = []
-    monkeypatch.setattr(progress_bar, "say", output.append)
+    monkeypatch.setattr(progress_bar, "print_line", output.append)
     _fit(folder, _Module(), ProgressLines("accuracy"), **options)
     return output
 
@@ -170,7 +170,7 @@ def test_long_epochs_have_a_line_a_minute(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_without_an_end_has_lines_without_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress_bar, "time", _Clock(10.0))
     output: list[str] = []
-    monkeypatch.setattr(progress_bar, "say", output.append)
+    monkeypatch.setattr(progress_bar, "print_line", output.append)
     with pytest.raises(RuntimeError, match="the network broke"):
         _fit(tmp_path, _Module(fails_at=6), ProgressLines("accuracy"), max_epochs=-1)
     assert output == ["epoch 1, step 4, loss 6.0000, val/accuracy 0.2500"]
