@@ -43,7 +43,7 @@ from stormproof import (
     TrainingHealth,
     resumable,
 )
-from tests.support.training import JsonLinesLogger
+from tests.support.exact_resume_training import JsonLinesLogger
 
 SAMPLES, BATCH, EPOCHS = 96, 4, 3
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.benchmarks.kill_matrix import FEATURES, Spec, draw, train  # noqa: E402 (tests/ is not installed)
 from tests.support.difference import find_differences  # noqa: E402 (as above)
-from tests.support.drill import assert_bitwise_equal, run_attempt  # noqa: E402 (as above)
-from tests.support.training import Cell  # noqa: E402 (as above)
+from tests.support.exact_resume_training import Cell  # noqa: E402 (as above)
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt  # noqa: E402 (as above)
 
 KILLS, MAX_SECONDS = 2, 120.0
 

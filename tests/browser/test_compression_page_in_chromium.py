@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.report.kit.page import render_html
 from tests.support.chromium import launch_chromium, open_page
-from tests.support.made_compressions import (
+from tests.support.compression_records import (
     ARTIFACTS_OVER_BUDGET,
     FINE_TUNING,
     ORIGINAL,

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.cli.report import run as report
 from tests.support.chromium import launch_chromium
-from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run
+from tests.support.run_folders import SETTINGS, make_predictions, training_rows, write_run
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.search.report.search_page import search_page
 from tests.support.chromium import launch_chromium, open_page
-from tests.support.made_searches import LOSS_OBJECTIVE, random_trials, search_record, trial_record
+from tests.support.search_records import LOSS_OBJECTIVE, random_trials, search_record, trial_record
 
 pytestmark = pytest.mark.browser
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from tests.support.drill import train_uninterrupted
-from tests.support.training import BATCH_SIZE, Cell
+from tests.support.exact_resume_training import BATCH_SIZE, Cell
+from tests.support.forked_attempts import train_uninterrupted
 
 BATCH_PHASES = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
 VALIDATION_PHASES = ("on_validation_start", "on_validation_batch_start", "on_validation_end")

@@ -10,8 +10,8 @@ import pytest
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
 from tests.faults.matrix import CELLS, make_cell, plan_kill_points
 from tests.support.cases import DRILL_STRIDE, mark_cases
-from tests.support.drill import assert_bitwise_equal, kill_repeatedly, run_attempt, train_uninterrupted
-from tests.support.training import Cell
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import assert_bitwise_equal, kill_repeatedly, run_attempt, train_uninterrupted
 
 ODD = {
     "ema": Cell(ema=True),

@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from stormproof import CheckpointRecovery, HangWatch, resumable
 from stormproof.hang_watch import EXIT_CODE
 from stormproof.testing import FaultInjector
-from tests.support.drill import fork_ranks, read_output
-from tests.support.training import Cell
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import fork_ranks, read_output
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 
 from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
-from tests.support.drill import assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.training import Cell
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from stormproof import CheckpointRecovery, checkpoint_recovery
 from stormproof.checkpoint import Resolution, Store
 from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
-from tests.support.drill import assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.training import SYNC_SAVE, Cell, train
+from tests.support.exact_resume_training import SYNC_SAVE, Cell, train
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
 
 TWO_RANKS = Cell(ranks=2)
 

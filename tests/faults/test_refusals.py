@@ -10,8 +10,8 @@ import torch
 
 from stormproof.checkpoint import Store
 from stormproof.testing import FaultInjector, flip_bit
-from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.training import SYNC_SAVE, Cell, StatefulModule, train
+from tests.support.exact_resume_training import SYNC_SAVE, Cell, StatefulModule, train
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
 
 def kill_at_step_5(folder: Path) -> None:

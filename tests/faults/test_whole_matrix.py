@@ -13,8 +13,8 @@ import pytest
 
 from tests.faults.matrix import CELLS, MATRIX, PHASES, cell_id, phase_steps, sort_kill_points
 from tests.support.cases import DRILL_STRIDE
-from tests.support.drill import assert_bitwise_equal, kill_repeatedly, train_uninterrupted
-from tests.support.training import Cell
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import assert_bitwise_equal, kill_repeatedly, train_uninterrupted
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 

@@ -11,7 +11,7 @@ from case_report import AIMS, Measurement, also_changed, best_sum, draw, mean, m
 from scipy import stats
 
 from stormproof_train.config.overrides import normalize_overrides
-from tests.support.configured import compose_plan
+from tests.support.hydra_configs import compose_plan
 
 
 def _make_measurement(test: float, validation: float, train: float = 0.9) -> Measurement:

@@ -14,8 +14,8 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
+from tests.support.loss_references import CLASS_COUNTS, build_loss
 from tests.support.ranks import run_on_two_ranks
-from tests.support.some_losses import CLASS_COUNTS, build_loss
 from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 
 pytestmark = pytest.mark.slow

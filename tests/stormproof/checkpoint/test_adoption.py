@@ -12,7 +12,7 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from stormproof.checkpoint import Lease, Store, lease
 from stormproof.checkpoint.adoption import adopt
 from stormproof.errors import FolderTakenError, NotResumableError
-from tests.support.some_checkpoints import commit_checkpoint, file_names, make_state, make_store
+from tests.support.checkpoint_files import commit_checkpoint, file_names, make_state, make_store
 
 
 def _save_stock(path: Path, **changes: Any) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from stormproof.checkpoint import Retention, Store, atomic, commit_log, store
 from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, record_operations, write_tree
-from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_store
+from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
 FOLDER = "runs/mine/checkpoints"
 

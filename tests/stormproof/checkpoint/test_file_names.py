@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint.file_names import format_stem, is_stem, is_temporary, parse_file_name, parse_sequence
-from tests.support.some_checkpoints import commit_checkpoint, file_names, forge_manifest, make_checkpoint, make_store
+from tests.support.checkpoint_files import commit_checkpoint, file_names, forge_manifest, make_checkpoint, make_store
 
 NAMES = [
     ("000001-step-0.ckpt", ("000001-step-0", 1, 0), 1, False),

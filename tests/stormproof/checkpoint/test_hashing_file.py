@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint.hashing_file import HashingFile
-from tests.support.some_checkpoints import make_state
+from tests.support.checkpoint_files import make_state
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stormproof.checkpoint.listing import Listing, list_folder
 from stormproof.checkpoint.resolution import BadCheckpoint
-from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_store
+from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path):

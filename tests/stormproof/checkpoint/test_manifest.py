@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest, encode_manifest
-from tests.support.some_checkpoints import forge_manifest, make_checkpoint
+from tests.support.checkpoint_files import forge_manifest, make_checkpoint
 
 LOG = LogPrefix.from_content(b"so far\n")
 

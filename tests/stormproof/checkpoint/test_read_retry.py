@@ -15,9 +15,9 @@ from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Retention, Store, commit_log, read_retry
 from stormproof.divergence import rollback
 from stormproof.errors import StorageError
+from tests.support.checkpoint_files import commit_checkpoint, make_store
 from tests.support.recovery_fits import checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
-from tests.support.some_checkpoints import commit_checkpoint, make_store
 
 pytestmark = LIGHTNING_WARNING_FILTERS
 Fails = Callable[..., AbstractContextManager[list[str]]]

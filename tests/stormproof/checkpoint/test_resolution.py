@@ -7,7 +7,7 @@ import pytest
 from stormproof.checkpoint import Retention, Store, commit_log, resolution
 from stormproof.checkpoint.resolution import Resolution, fingerprint_folder, resolve
 from stormproof.errors import DamagedError, RanksDisagreeError
-from tests.support.some_checkpoints import commit_checkpoint, file_names, flip_bit, make_store
+from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
 
 FIRST, SECOND, THIRD = "000001-step-10", "000002-step-20", "000003-step-30"
 

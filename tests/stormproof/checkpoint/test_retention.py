@@ -7,7 +7,7 @@ import pytest
 from stormproof.checkpoint import PRUNING_POINTS, Retention, Store, observe_fault_points
 from stormproof.checkpoint.retention import select_for_deletion
 from stormproof.errors import DamagedError, FolderLostError
-from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_checkpoint, make_store
+from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_checkpoint, make_store
 
 # Each checkpoint is (step, score); a step below 0 is one that is not finite.
 TABLE = {

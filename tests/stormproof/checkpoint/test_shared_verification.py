@@ -11,7 +11,7 @@ import pytest
 
 from stormproof.checkpoint import Checkpoint, Store, shared_verification
 from stormproof.checkpoint.shared_verification import verify_once_per_node
-from tests.support.some_checkpoints import flip_bit, make_store
+from tests.support.checkpoint_files import flip_bit, make_store
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from stormproof.checkpoint import COMMIT_POINTS, Lease, Retention, Store, observe_fault_points
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.errors import FolderLostError
-from tests.support.some_checkpoints import commit_checkpoint, file_names, make_state, make_store
+from tests.support.checkpoint_files import commit_checkpoint, file_names, make_state, make_store
 
 
 @pytest.mark.parametrize(

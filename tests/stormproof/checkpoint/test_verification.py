@@ -12,7 +12,7 @@ import torch
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
 from stormproof.checkpoint.verification import find_damage, find_load_problem, find_problem, read_manifest
-from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_store
+from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
 
 @pytest.fixture

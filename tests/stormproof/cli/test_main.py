@@ -9,7 +9,7 @@ import torch
 
 from stormproof.checkpoint import Lease, Store
 from stormproof.cli import main
-from tests.support.some_checkpoints import commit_checkpoint, flip_bit, make_state, make_store
+from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_state, make_store
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

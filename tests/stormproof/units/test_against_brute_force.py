@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.stormproof.units.drawn_networks import INPUT_SHAPES, Block, Layout, RandomNetwork, network_plans
+from tests.stormproof.units.random_networks import INPUT_SHAPES, Block, Layout, RandomNetwork, network_plans
 from tests.stormproof.units.unit_fits import fit, make_detector, make_inputs
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 

@@ -10,8 +10,8 @@ from scipy import special, stats
 from torch import nn
 
 from stormproof_train.activations import Activation, infer_feature_counts
-from tests.support.configured import build_activation, list_activations
 from tests.support.forked_command import ROOT
+from tests.support.hydra_configs import build_activation, list_activations
 
 Array = np.ndarray
 

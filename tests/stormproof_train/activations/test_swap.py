@@ -8,7 +8,7 @@ from torchvision import models
 
 from stormproof_train.activations import Activation, Elementwise, Maxout, activation_factory, swap_activations, swiglu
 from stormproof_train.errors import UserError
-from tests.support.configured import build_activation
+from tests.support.hydra_configs import build_activation
 
 
 def _kinds(network: nn.Module, kind: type[nn.Module]) -> int:

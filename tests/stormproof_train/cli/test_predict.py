@@ -17,8 +17,8 @@ from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
+from tests.support.csv_tables import make_csv, people_csv
 from tests.support.image_trees import write_pets
-from tests.support.tables import make_csv, people_csv
 
 pytestmark = pytest.mark.slow
 

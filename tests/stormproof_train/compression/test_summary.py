@@ -4,7 +4,7 @@ import pytest
 
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.compression.summary import print_summary
-from tests.support.made_compressions import (
+from tests.support.compression_records import (
     ARTIFACTS_OVER_BUDGET,
     ORIGINAL,
     artifact_record,

@@ -8,8 +8,8 @@ from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS, CallbackArguments
 from stormproof_train.config.signature_binding import Target
-from tests.support.configured import compose_plan
 from tests.support.forked_command import ROOT
+from tests.support.hydra_configs import compose_plan
 
 HERE = __name__
 

@@ -4,7 +4,7 @@ from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics, higher_is_better
-from tests.support.configured import compose_plan
+from tests.support.hydra_configs import compose_plan
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"
 GAP = "stormproof_train.generalization.GeneralizationGap"

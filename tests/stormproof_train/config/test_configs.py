@@ -26,8 +26,8 @@ from stormproof_train.search.arguments import Composer, parse_arguments
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space_check import check_space
 from tests.support.cases import slow_except
-from tests.support.configured import REPRESENTATIVES, list_choices
 from tests.support.forked_command import ROOT
+from tests.support.hydra_configs import REPRESENTATIVES, list_choices
 
 CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/**/*.yaml"))
 ARGUMENTS = {  # what a choice cannot do without

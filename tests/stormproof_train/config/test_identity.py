@@ -19,7 +19,7 @@ from stormproof_train.config.identity import RunSpec, differences, flatten, iden
 from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
-from tests.support.configured import compose_plan
+from tests.support.hydra_configs import compose_plan
 
 Settings = Callable[..., dict[str, Any]]
 

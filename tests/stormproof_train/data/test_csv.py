@@ -9,8 +9,8 @@ import torch
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.spec import DataSpec
+from tests.support.csv_tables import make_csv, people_csv
 from tests.support.split_arrays import load_splits
-from tests.support.tables import make_csv, people_csv
 
 
 def _ages(inputs: torch.Tensor, names: list[str], ages: pd.Series) -> np.ndarray:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tables import make_csv
+from tests.support.csv_tables import make_csv
 
 ROWS = range(200)
 

@@ -5,7 +5,7 @@ import pytest
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.errors import UserError
-from tests.support.tables import make_csv, people_csv
+from tests.support.csv_tables import make_csv, people_csv
 
 NUMBERS = "x,y\n" + "".join(f"{row},{row / 2}\n" for row in range(40))
 NAMES = "name,y\n" + "".join(f"person {row},{row % 2}\n" for row in range(40))

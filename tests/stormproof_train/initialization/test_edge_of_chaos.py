@@ -12,7 +12,7 @@ from stormproof_train.initialization import edge_of_chaos
 from stormproof_train.initialization.edge_of_chaos import Edge, find_edge
 from stormproof_train.models import CNN, MLP, ResNet
 from tests.support.cases import slow_except
-from tests.support.configured import build_activation
+from tests.support.hydra_configs import build_activation
 
 EDGES = {  # weight variance and bias variance; None: not in the literature
     "tanh": (1.761, 0.05),

@@ -11,7 +11,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.initialization import lsuv
 from stormproof_train.initialization.layers import Layer
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
-from tests.support.configured import REPRESENTATIVES, build_activation
+from tests.support.hydra_configs import REPRESENTATIVES, build_activation
 
 MODELS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "mlp": (MLP, (1, 8, 8), {"width": 30, "depth": 4}),

@@ -7,8 +7,8 @@ import pytest
 
 from stormproof import CheckpointRecovery
 from stormproof_train.loggers.wandb_checkpoints import sort_best_first
+from tests.support.checkpoint_files import commit_checkpoint, make_store
 from tests.support.forked_command import ROOT
-from tests.support.some_checkpoints import commit_checkpoint, make_store
 from tests.support.wandb_server import WandbServer
 
 SCORES = {10: 0.5, 20: 0.9, 30: 0.7}

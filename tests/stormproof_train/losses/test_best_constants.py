@@ -12,7 +12,7 @@ from torch.nn import functional
 from stormproof_train.losses import MAE, CrossEntropy, MultiMargin, best_constant
 from stormproof_train.losses.constant_search import minimize_constant
 from tests.support.cases import slow_except, vary_one_factor
-from tests.support.some_losses import CLASSIFICATION_CASES, REGRESSION_CASES, LossCase, Reference, output_width
+from tests.support.loss_references import CLASSIFICATION_CASES, REGRESSION_CASES, LossCase, Reference, output_width
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLASSES = {

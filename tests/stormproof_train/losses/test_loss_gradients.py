@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.support.some_losses import CLASSIFICATION_CASES, REGRESSION_CASES, LossCase, output_width
+from tests.support.loss_references import CLASSIFICATION_CASES, REGRESSION_CASES, LossCase, output_width
 
 LABELS = torch.tensor([0, 2, 1, 2, 0, 0])
 MIXED = torch.softmax(torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)

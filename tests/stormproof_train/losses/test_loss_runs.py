@@ -15,7 +15,7 @@ from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.errors import UserError
 from stormproof_train.main import run
 from tests.support.fashion_files import write_dataset
-from tests.support.some_losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
+from tests.support.loss_references import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,7 @@ from stormproof_train import losses
 from stormproof_train.errors import UserError
 from stormproof_train.losses.contract import loss_properties
 from tests.support.forked_command import ROOT
-from tests.support.some_losses import (
+from tests.support.loss_references import (
     CLASSIFICATION_CASES,
     LOSS_NAMES,
     REGRESSION_CASES,
@@ -41,7 +41,9 @@ def test_the_losses_are_found():
 
 @pytest.mark.parametrize("word", LOSS_NAMES)
 def test_a_loss_has_a_reference(word: str):
-    assert word not in WITHOUT_CASE, f"Add `Case({word!r}, {{}}, <formula in NumPy>)` to tests/support/some_losses.py."
+    assert word not in WITHOUT_CASE, (
+        f"Add `Case({word!r}, {{}}, <formula in NumPy>)` to tests/support/loss_references.py."
+    )
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

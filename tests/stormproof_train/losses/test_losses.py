@@ -11,7 +11,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT_LOSSES, check_fit, check_task
 from stormproof_train.losses.contract import loss_properties
-from tests.support.some_losses import CLASSIFICATION_LOSSES, build_loss
+from tests.support.loss_references import CLASSIFICATION_LOSSES, build_loss
 
 CLASSES = DataSpec((4,), num_classes=3, num_outputs=3)
 NUMBERS = DataSpec((4,), num_classes=None, num_outputs=1)

@@ -13,7 +13,7 @@ from stormproof_train.initialization import auto
 from stormproof_train.models import CNN, MLP, ResNet, TorchvisionModel, Transformer
 from stormproof_train.models.widths import hidden_widths
 from tests.support.cases import slow_except
-from tests.support.configured import REPRESENTATIVES, build_activation
+from tests.support.hydra_configs import REPRESENTATIVES, build_activation
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,9 +19,9 @@ from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
 from stormproof_train.predict.images import ImagePreparation
 from stormproof_train.predict.samples import read_samples
+from tests.support.csv_tables import make_csv, people_csv
 from tests.support.fashion_files import write_dataset
 from tests.support.image_trees import write_pets
-from tests.support.tables import make_csv, people_csv
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 

@@ -20,7 +20,7 @@ from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import verdict
 from stormproof_train.run.findings_file import active_findings, read_findings
-from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run
+from tests.support.run_folders import SETTINGS, make_predictions, training_rows, write_run
 
 DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 20, 40, {"dead": 0.9}, "lower the rate")
 FINISHED = (

@@ -14,7 +14,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.report.kit import vega
 from stormproof_train.report.write import write_report
 from tests.support.forked_command import Command
-from tests.support.made_runs import make_predictions, training_rows, write_run
+from tests.support.run_folders import make_predictions, training_rows, write_run
 
 HOSTILE = "</script><script>alert(1)</script>"
 

@@ -10,7 +10,7 @@ from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.run_comparison import compare_runs
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import INTERVAL_AND_TEST_DISAGREE, several_runs_page
-from tests.support.made_runs import SETTINGS, make_predictions, training_rows, write_run
+from tests.support.run_folders import SETTINGS, make_predictions, training_rows, write_run
 
 
 def _runs(folder: Path, scores: dict[str, float], tested: bool = True, **changes) -> list:

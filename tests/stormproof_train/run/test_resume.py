@@ -10,7 +10,7 @@ from stormproof_train.config.identity import RunSpec
 from stormproof_train.errors import UserError
 from stormproof_train.run import resume
 from stormproof_train.run.folder import RunFolder
-from tests.support.some_checkpoints import make_store
+from tests.support.checkpoint_files import make_store
 
 
 def begin_run(runs: Path) -> RunFolder:

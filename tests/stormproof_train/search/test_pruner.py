@@ -9,7 +9,7 @@ from stormproof_train.search.limits import raise_limits
 from stormproof_train.search.pruner import CONTINUE, TrialPruner
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.trials import PAUSED, TrialStore
-from tests.stormproof_train.search.made_trials import in_memory_trials, unlocked_folder
+from tests.stormproof_train.search.trial_storage import in_memory_trials, unlocked_folder
 
 LENGTH = 100
 HALVES = {"pruner": "asha", "reduction": 2, "rungs": 2}

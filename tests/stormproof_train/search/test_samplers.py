@@ -11,7 +11,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.search.samplers import check_sampler, count_random_trials, create_sampler
 from stormproof_train.search.settings import SamplerName, Settings
 from stormproof_train.search.trials import TrialStore
-from tests.stormproof_train.search.made_trials import SPACE, in_memory_trials, proposed_params, stored_trials
+from tests.stormproof_train.search.trial_storage import SPACE, in_memory_trials, proposed_params, stored_trials
 
 FEW = {"tpe": {"n_startup_trials": 3}, "gp": {"n_startup_trials": 3}, "cmaes": {"n_startup_trials": 3}}
 """Draws at random for so few only, so that the others are proposed from what the trials have come to."""

@@ -16,7 +16,7 @@ from stormproof_train.search.rungs import Rungs, rung_fractions
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter
 from stormproof_train.search.trials import PAUSED, TrialStore, trial_status
-from tests.stormproof_train.search.made_trials import (
+from tests.stormproof_train.search.trial_storage import (
     SPACE,
     complete_trial,
     in_memory_trials,

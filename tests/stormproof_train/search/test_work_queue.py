@@ -12,7 +12,7 @@ from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trials import TrialStore
 from stormproof_train.search.work_queue import WorkQueue
-from tests.stormproof_train.search.made_trials import unlocked_folder
+from tests.stormproof_train.search.trial_storage import unlocked_folder
 
 SMALL = Space([
     Parameter("activation", CategoricalDistribution(["relu", "elu"])), Parameter("model.depth", IntDistribution(1, 3)),

@@ -4,7 +4,7 @@ import pytest
 
 from stormproof_train.tuning import throughput
 from stormproof_train.tuning.throughput import Throughput, measure_throughputs
-from tests.support.configured import compose_plan
+from tests.support.hydra_configs import compose_plan
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")

@@ -9,7 +9,7 @@ import filelock
 import pytest
 
 from stormproof.cli.doctor import Risk, file_system_risks
-from tests.support.some_checkpoints import file_names, make_store
+from tests.support.checkpoint_files import file_names, make_store
 
 
 @pytest.fixture(autouse=True)

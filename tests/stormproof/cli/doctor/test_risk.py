@@ -9,7 +9,7 @@ import pytest
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.lease import Owner
 from stormproof.cli.doctor import checkpoint_risks
-from tests.support.some_checkpoints import flip_bit, make_store
+from tests.support.checkpoint_files import flip_bit, make_store
 
 
 def _kill_attempt(folder: Path) -> None:

@@ -19,7 +19,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP
 from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS
-from tests.support.configured import build_activation, list_activations
+from tests.support.hydra_configs import build_activation, list_activations
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 from stormproof_train.compression import rebuilding
 from stormproof_train.compression.report.card import model_card
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
-from tests.support.made_compressions import ARTIFACTS, artifact_record, compression_record, regression_record
+from tests.support.compression_records import ARTIFACTS, artifact_record, compression_record, regression_record
 
 CLASSES = [str(number) for number in range(10)]
 FACTS = ArtifactMetadata("probabilities", CLASSES, [1, 8, 8], "digits-cnn", "digit", {"kind": "image", "channels": 1})

@@ -13,7 +13,7 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.kit.section import Page
-from tests.support.made_compressions import (
+from tests.support.compression_records import (
     ARTIFACTS,
     ARTIFACTS_OVER_BUDGET,
     FINE_TUNING,
@@ -22,7 +22,7 @@ from tests.support.made_compressions import (
     compression_record,
     regression_record,
 )
-from tests.support.made_compressions import interval as made_spread
+from tests.support.compression_records import interval as made_spread
 
 HOSTILE = "</script><script>alert(1)</script> 🦆"
 BEST = "pruned-2x-int8"

@@ -9,7 +9,7 @@ from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import apply_structure
 from stormproof_train.compression.structure.shapes import changed_shapes
 from stormproof_train.errors import UserError
-from tests.stormproof_train.compression.some_networks import MODELS, make_samples, prune, randomize_weights
+from tests.stormproof_train.compression.small_networks import MODELS, make_samples, prune, randomize_weights
 
 
 def test_without_samples_the_weight_is_approximated_best():

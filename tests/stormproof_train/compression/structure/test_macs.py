@@ -4,7 +4,7 @@ from torch import nn
 
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.models import Transformer
-from tests.stormproof_train.compression.some_networks import MODELS, make_samples
+from tests.stormproof_train.compression.small_networks import MODELS, make_samples
 
 
 def test_convolutions_are_counted_by_their_positions_and_groups():

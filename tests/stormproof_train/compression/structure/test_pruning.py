@@ -15,7 +15,7 @@ from stormproof_train.compression.structure.shapes import changed_shapes
 from stormproof_train.compression.structure.split_layers import join_pieces
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP, TorchvisionModel
-from tests.stormproof_train.compression.some_networks import (
+from tests.stormproof_train.compression.small_networks import (
     ACTIVATIONS,
     INPUT_SHAPE,
     MODELS,
@@ -24,7 +24,7 @@ from tests.stormproof_train.compression.some_networks import (
     randomize_weights,
 )
 from tests.support.cases import slow_except, vary_one_factor
-from tests.support.configured import REPRESENTATIVES, build_activation
+from tests.support.hydra_configs import REPRESENTATIVES, build_activation
 
 ACROSS = {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}
 """48 features in groups of 8, of which 3 make a unit."""

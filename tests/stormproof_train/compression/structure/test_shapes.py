@@ -4,7 +4,7 @@ from torch import nn
 
 from stormproof_train.compression.structure.pruning import UnitPruner
 from stormproof_train.compression.structure.shapes import apply_shapes, changed_shapes
-from tests.stormproof_train.compression.some_networks import MODELS, make_samples
+from tests.stormproof_train.compression.small_networks import MODELS, make_samples
 
 
 def test_only_what_became_smaller_has_a_shape():

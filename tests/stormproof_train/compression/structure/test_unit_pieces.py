@@ -11,9 +11,9 @@ from stormproof_train.compression.structure.split_layers import (
     join_pieces,
     split_layers,
 )
-from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, make_samples, randomize_weights
+from tests.stormproof_train.compression.small_networks import ACTIVATIONS, MODELS, make_samples, randomize_weights
 from tests.support.cases import vary_one_factor
-from tests.support.configured import build_activation, list_activations
+from tests.support.hydra_configs import build_activation, list_activations
 
 GATHERING = ("maxout", "maxout_3", "glu", "reglu", "swiglu", "bilinear", "own")
 LIKE = torch.zeros(1)

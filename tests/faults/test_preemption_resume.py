@@ -20,8 +20,8 @@ from stormproof.checkpoint import Store
 from stormproof.checkpoint.progress_file import read_progress
 from stormproof.testing import FaultInjector
 from tests.faults.test_ranks_disagree import checkpoint_names
-from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.training import Cell, StatefulModule, _loaders, train
+from tests.support.exact_resume_training import Cell, StatefulModule, _loaders, train
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
 pytestmark = pytest.mark.slow
 

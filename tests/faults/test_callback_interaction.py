@@ -16,9 +16,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from stormproof import CheckpointRecovery
 from stormproof.testing import FaultInjector
 from tests.support.difference import find_differences
-from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 from tests.support.forked_command import ROOT
-from tests.support.training import Cell
 
 pytestmark = pytest.mark.slow
 
@@ -108,8 +108,8 @@ from stormproof.testing import FaultInjector
 ours = {name: module for name, module in sys.modules.items() if name.startswith("pytorch_lightning")}
 for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"):
     sys.modules[name] = sys.modules[name.replace("pytorch_lightning", "lightning.pytorch")]
-from tests.support.drill import assert_bitwise_equal, attempt, uninterrupted
-from tests.support.training import Cell, pl
+from tests.support.forked_attempts import assert_bitwise_equal, attempt, uninterrupted
+from tests.support.exact_resume_training import Cell, pl
 sys.modules.update(ours)
 
 assert pl.Trainer.__module__.startswith("lightning.pytorch")

@@ -14,9 +14,9 @@ import torch
 
 from stormproof import DivergenceGuard, Preemption
 from stormproof.testing import FaultInjector
-from tests.faults.test_preempted import checkpoint_steps
-from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt
-from tests.support.training import Cell, train
+from tests.faults.test_preemption_resume import checkpoint_steps
+from tests.support.exact_resume_training import Cell, train
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt
 
 pytestmark = pytest.mark.slow
 

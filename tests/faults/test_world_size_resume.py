@@ -13,8 +13,8 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof.testing import FaultInjector
-from tests.support.drill import Outcome, run_attempt
-from tests.support.training import SYNC_SAVE, Cell, train
+from tests.support.exact_resume_training import SYNC_SAVE, Cell, train
+from tests.support.forked_attempts import Outcome, run_attempt
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 
 from stormproof.testing import FaultInjector
 from tests.faults.test_ranks_disagree import checkpoint_names
-from tests.support.drill import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.training import SYNC_SAVE, Cell, train
+from tests.support.exact_resume_training import SYNC_SAVE, Cell, train
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
 
 class RunDuringTraining(pl.Callback):

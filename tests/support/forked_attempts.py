@@ -25,7 +25,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof.testing import FaultInjector
 from tests.support.difference import find_differences
-from tests.support.training import Cell, train
+from tests.support.exact_resume_training import Cell, train
 
 TIMEOUT_SECONDS, GRACE_SECONDS = 120.0, 20.0  # seconds
 
