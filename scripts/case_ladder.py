@@ -20,7 +20,7 @@ class Row:
 
     Attributes:
         name: what it changes.
-        words: the same as overrides.
+        overrides: the same as overrides.
         is_sum: whether it is of several changes; these begin with an experiment of their own.
     """
 

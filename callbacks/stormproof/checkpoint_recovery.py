@@ -92,10 +92,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before, or if there is none.
-        skipped: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are damaged or
-            unreadable.
+        skipped_checkpoints: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are
+            damaged or unreadable.
         last_logged: what was logged last, by name; empty before.
-        saving: when and how it saves; its ``writer`` is there on rank 0 while it trains.
+        save_coordinator: when and how it saves; its ``writer`` is there on rank 0 while it trains.
 
     Raises:
         ValueError: if a number is out of its range, or ``dirpath`` is the address of an object store.

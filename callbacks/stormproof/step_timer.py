@@ -34,7 +34,7 @@ class StepTimer(InactiveCopies, Callback):
         batches: batches measured since training began, resumes included.
         seconds: their duration in s.
         data_wait_seconds: the part of it in s that the loop waited for the data loader.
-        last: what was logged last, by name; empty before.
+        last_logged: what was logged last, by name; empty before.
 
     Example:
         >>> timer = StepTimer()

@@ -56,7 +56,7 @@ class Task(pl.LightningModule):
         classes: their names, where they have some.
 
     Attributes:
-        tested: the predictions of the last pass over the test split.
+        test_predictions: the predictions of the last pass over the test split.
     """
 
     def __init__(

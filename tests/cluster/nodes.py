@@ -14,7 +14,7 @@ ADDRESSES = ("10.77.31.1", "10.77.31.2")
 
 
 class Nodes:
-    """Node 0 and node 1; each has one device, ``cable``, and its own loopback."""
+    """Node 0 and node 1; each has one device, ``set_cable``, and its own loopback."""
 
     def __init__(self) -> None:
         if shutil.which("ip") is None or os.geteuid() != 0:

@@ -31,6 +31,7 @@ class _Loop:
             world_size=1,
             loggers=[logger],
             state=SimpleNamespace(fn="fit"),
+            _logger_connector=SimpleNamespace(_callback_metrics={}),
         )
         self.module: Any = None
         self.timer = StepTimer()
@@ -38,8 +39,8 @@ class _Loop:
         monkeypatch.setattr(step_timer.internals, "call_between_batches", self._call_between_batches)
         self.timer.on_train_start(self.trainer, self.module)
 
-    def _call_between_batches(self, trainer: Any, function: Any, *, last: bool) -> Any:
-        assert last
+    def _call_between_batches(self, trainer: Any, function: Any, *, run_last: bool) -> Any:
+        assert run_last
         self.begin_to_fetch = function
         return lambda: None
 

@@ -115,7 +115,7 @@ def test_after_a_learning_rate_finder_that_raises(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("owner", "method"),
-    [(Store, "retain"), (Lease, "release"), (ProcessActivity, "seconds")],
+    [(Store, "apply_retention"), (Lease, "release"), (ProcessActivity, "seconds")],
     ids=["write", "release", "watch"],
 )
 def test_a_thread_that_waits_for_storage_keeps_no_trainer(

@@ -47,11 +47,15 @@ def test_training_samples_are_measured_as_validation_is(tmp_path: Path):
     inputs, target = evenly(data, 270)
     with torch.no_grad():
         outputs = task.network.eval()(inputs)
-    assert logged.last("generalization/train_loss") == pytest.approx(F.cross_entropy(outputs, target).item(), rel=1e-5)
+    assert logged.last_value("generalization/train_loss") == pytest.approx(
+        F.cross_entropy(outputs, target).item(), rel=1e-5
+    )
     accuracy = (outputs.argmax(1) == target).float().mean().item()
-    assert logged.last("generalization/train_accuracy") == pytest.approx(accuracy, abs=1e-6)
-    assert logged.last("generalization/gap") == pytest.approx(accuracy - logged.last("val/accuracy"), abs=1e-6)
-    assert abs(accuracy - logged.last("train/accuracy")) > 0.02  # of which dropout and augmentation are a part
+    assert logged.last_value("generalization/train_accuracy") == pytest.approx(accuracy, abs=1e-6)
+    assert logged.last_value("generalization/gap") == pytest.approx(
+        accuracy - logged.last_value("val/accuracy"), abs=1e-6
+    )
+    assert abs(accuracy - logged.last_value("train/accuracy")) > 0.02  # of which dropout and augmentation are a part
     steps = [step for step, _ in logged.rows["val/accuracy"]]
     assert [step for step, _ in logged.rows["generalization/gap"]] == steps
     assert len(steps) == 2
@@ -73,8 +77,8 @@ def test_a_validation_after_training_is_measured_too(tmp_path: Path):
 def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: Path):
     data = Diabetes(seed=0)
     _, logged = fitted(tmp_path, data, data.load_spec())
-    apart = logged.last("val/rmse") - logged.last("generalization/train_rmse")
-    assert logged.last("generalization/gap") == pytest.approx(apart, rel=1e-6)
+    apart = logged.last_value("val/rmse") - logged.last_value("generalization/train_rmse")
+    assert logged.last_value("generalization/gap") == pytest.approx(apart, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -93,7 +97,7 @@ def test_it_looks_at_as_many_samples_as_validation_does_spread_over_all(tmp_path
     inputs, target = evenly(data, 2 * data.batch_size)
     with torch.no_grad():
         expected = F.cross_entropy(task.network.eval()(inputs), target).item()
-    assert logged.last("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
+    assert logged.last_value("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
 
 
 def test_it_looks_at_a_thousand_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -103,7 +107,7 @@ def test_it_looks_at_a_thousand_at_most(tmp_path: Path, monkeypatch: pytest.Monk
     inputs, target = evenly(data, 100)
     with torch.no_grad():
         expected = F.cross_entropy(task.network.eval()(inputs), target).item()
-    assert logged.last("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
+    assert logged.last_value("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
 
 
 def test_where_both_splits_are_one_nothing_is_said(tmp_path: Path):

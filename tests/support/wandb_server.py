@@ -68,8 +68,8 @@ class WandbServer:
         alerts: the variables of each.
         artifacts: all versions, in their order.
         views: saved workspaces, the variables of each.
-        unknown: names of operations that it has no answer for.
-        received: every byte of every request, what was compressed as it was before.
+        unknown_operations: names of operations that it has no answer for.
+        requests: every byte of every request, what was compressed as it was before.
     """
 
     def __init__(self) -> None:

@@ -54,9 +54,9 @@ class CheckpointWriter:
     Attributes:
         ownership: the same.
         retention: the same.
-        step: of the checkpoint that was handed over last; None before.
-        committed: the step of the one that was committed last; None before.
-        seconds: how long it took to write the last one that was committed; None before.
+        submitted_step: of the checkpoint that was handed over last; None before.
+        committed_step: the step of the one that was committed last; None before.
+        write_seconds: how long it took to write the last one that was committed; None before.
     """
 
     def __init__(

@@ -40,9 +40,9 @@ class CommitLog:
     Attributes:
         content: the bytes.
         events: its whole lines, in order.
-        damage: what is broken in it, seen from the lines alone.
-        torn: the length in bytes of a last line that a crash cut off; 0 if there is none.
-        sound: the bytes before the broken lines at its end, if there are any.
+        damages: what is broken in it, seen from the lines alone.
+        torn_bytes: the length in bytes of a last line that a crash cut off; 0 if there is none.
+        intact_bytes: the bytes before the broken lines at its end, if there are any.
     """
 
     content: bytes

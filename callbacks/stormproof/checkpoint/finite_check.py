@@ -20,7 +20,7 @@ def check_non_finite(checkpoint: Mapping[str, Any]) -> list[str]:
         ``optimizer_states/<optimizer>/<parameter>/<name>``.
 
     Example:
-        >>> find_non_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
+        >>> check_non_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
         ['state_dict/weight']
     """
     return [name for name, tensor in _named_tensors(checkpoint) if not _is_finite(tensor)]

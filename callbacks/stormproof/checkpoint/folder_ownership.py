@@ -26,7 +26,7 @@ class FolderOwnership:
     Attributes:
         attempt: its number in this folder, from 1.
         token: tells this hold from any other, and is in the folder for others to read.
-        before: how far the attempt before came; None if there was none.
+        previous_progress: how far the attempt before came; None if there was none.
 
     Raises:
         FolderTakenError: if another attempt that still lives holds it.

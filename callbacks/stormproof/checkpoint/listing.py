@@ -27,9 +27,9 @@ class Listing:
 
     Attributes:
         checkpoints: those whose manifest is whole and whose file has the right length, newest first.
-        bad: those of which a glance shows that they are not as they were committed, newest first.
-        quarantined: what was moved aside, and why, as far as the log knows.
-        foreign: ``.ckpt`` files of other tools.
+        bad_checkpoints: those of which a glance shows that they are not as they were committed, newest first.
+        quarantined_checkpoints: what was moved aside, and why, as far as the log knows.
+        foreign_files: ``.ckpt`` files of other tools.
     """
 
     checkpoints: Sequence[Checkpoint]

@@ -36,16 +36,16 @@ class Resolution:
     """What a folder held when it was looked at; nothing in it was changed.
 
     Attributes:
-        chosen: the newest good checkpoint, verified to the last bit; None if there is none.
-        older: those before it whose manifest is whole, newest first; their content was not read, unless
+        chosen_checkpoint: the newest good checkpoint, verified to the last bit; None if there is none.
+        older_checkpoints: those before it whose manifest is whole, newest first; their content was not read, unless
             :func:`resolve` was to be thorough.
-        bad: committed, and damaged, not loadable, not finite or without manifest; newest first.
-        lost: names that the log says were committed, and whose files are gone.
-        leftovers: files of ours that no commit finished, or no deletion.
-        foreign: ``.ckpt`` files of other tools; ``stormproof adopt`` takes one over.
-        log_damage: what is broken in the log, in words; it keeps nobody from resuming.
-        log_torn: whether a crash cut the log's last line off, which is harmless.
-        seen: what was looked at; equal as long as nobody commits to or deletes from the folder.
+        bad_checkpoints: committed, and damaged, not loadable, not finite or without manifest; newest first.
+        lost_names: names that the log says were committed, and whose files are gone.
+        leftover_files: files of ours that no commit finished, or no deletion.
+        foreign_files: ``.ckpt`` files of other tools; ``stormproof adopt`` takes one over.
+        log_problems: what is broken in the log, in words; it keeps nobody from resuming.
+        is_log_torn: whether a crash cut the log's last line off, which is harmless.
+        fingerprint: what was looked at; equal as long as nobody commits to or deletes from the folder.
     """
 
     chosen_checkpoint: Checkpoint | None

@@ -10,7 +10,7 @@ from stormproof.data.source import Position
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One ``for`` loop over the loader; ``after`` is where the one before it was left."""
+    """One ``for`` loop over the loader; ``previous_cursor`` is where the one before it was left."""
 
     index: int
     start_state: State
@@ -31,12 +31,13 @@ class SavedPosition:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in a pass: ``batches`` of it were handed out; ``ended`` once there was no more.
+    """A place in a pass: ``batches_yielded`` of it were handed out; ``is_exhausted`` once there was no more.
 
     Attributes:
-        here: where the source is.
-        before: where it was before the last batch. It is resumed from there, and asked for that batch again: what a
-            source says at the end of a pass, or when the next has hardly begun, need not tell how that one goes on.
+        position: where the source is.
+        previous_position: where it was before the last batch. It is resumed from there, and asked for that batch again:
+            what a source says at the end of a pass, or when the next has hardly begun, need not tell how that one goes
+            on.
     """
 
     epoch: Epoch

@@ -28,7 +28,7 @@ class Source(Protocol):
     """Passes over data, each of which can begin anywhere; they draw nothing from the process' generators.
 
     Attributes:
-        inner: the loader that does the work.
+        inner_loader: the loader that does the work.
     """
 
     inner_loader: Any

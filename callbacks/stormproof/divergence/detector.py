@@ -39,9 +39,9 @@ class DivergenceDetector:
         memory_steps: steps for which anomalies are counted, at least 1.
 
     Attributes:
-        since: the step since which all are anomalous; None while the training is healthy.
-        in_a_row: the anomalous steps since then.
-        overflows: the steps in a row that a gradient scaler refused.
+        since_step: the step since which all are anomalous; None while the training is healthy.
+        consecutive_anomalies: the anomalous steps since then.
+        consecutive_overflows: the steps in a row that a gradient scaler refused.
 
     Raises:
         ValueError: if one is out of its range.
@@ -54,7 +54,7 @@ class DivergenceDetector:
 
     def __init__(self, window: int = 128, spike_sigma: float = 7.0, memory_steps: int = 1000) -> None:
         if memory_steps < 1:
-            raise ValueError(f"memory is {memory_steps}; it counts steps, from 1")
+            raise ValueError(f"`memory_steps` must be at least 1, got {memory_steps}.")
         self._window, self._spike_sigma, self._memory_steps = window, spike_sigma, memory_steps
         self._series: dict[str, SpikeDetector] = {}
         self._series_for("loss")  # says what is out of its range

@@ -18,7 +18,7 @@ class StepLosses:
         >>> losses.add(torch.tensor(0.25), scaler=None)
         >>> losses.add(torch.tensor(0.5), scaler=None)
         >>> losses.finish_step(step=1)
-        >>> losses.read(skipped=0, device=torch.device("cpu"))
+        >>> losses.read(skipped_steps=0, device=torch.device("cpu"))
         [(1, 0.75)]
     """
 

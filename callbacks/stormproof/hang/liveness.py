@@ -29,12 +29,14 @@ class LivenessPoll:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> one, other = LivenessPoll(folder, 0, patience=5.0), LivenessPoll(folder, 1, patience=5.0)
-        >>> one.timed_out(10.0, stands=True), other.timed_out(10.0, stands=False), one.timed_out(15.0, stands=True)
-        (False, False, False)
-        >>> other.timed_out(16.0, stands=True), one.timed_out(20.0, stands=True)
+        >>> one.timed_out(10.0, is_stalled=True), other.timed_out(10.0, is_stalled=False)
+        (False, False)
+        >>> one.timed_out(15.0, is_stalled=True)
+        False
+        >>> other.timed_out(16.0, is_stalled=True), one.timed_out(20.0, is_stalled=True)
         (False, True)
         >>> one.declare_hang()
-        >>> other.timed_out(20.0, stands=True)
+        >>> other.timed_out(20.0, is_stalled=True)
         True
     """
 

@@ -25,7 +25,7 @@ class PredictionFacts:
 
     Attributes:
         loss: the name of its function; empty for a callable of the user's.
-        takes: what it takes, see ``standard_losses``; empty if that is not known.
+        loss_input: what it takes, see ``standard_losses``; empty if that is not known.
         made_by: the function that gave the prediction its values; empty if that is not known.
         layer: the last layer on the way to it.
         outputs: its size along the second dimension; 1 where there is none.
@@ -36,7 +36,7 @@ class PredictionFacts:
         spread: the standard deviation between samples, relative to the size; None for a single sample.
         target_low: the smallest entry of the target.
         target_high: the largest.
-        unreachable: the share of target entries beyond what ``made_by`` can give.
+        unreachable_share: the share of target entries beyond what ``made_by`` can give.
     """
 
     loss: str
@@ -84,8 +84,8 @@ class ParameterGroup:
         optimizer: the number of its optimizer.
         name: what to call it.
         lr: its learning rate.
-        first_lr: the one that it began with.
-        most_lr: the highest so far.
+        initial_lr: the one that it began with.
+        max_lr: the highest so far.
         base_lr: the one that a scheduler has multiples of; where there is none, the highest so far.
         zero_since: the step since which it is none, beside the highest; None where it is one.
     """
@@ -110,7 +110,7 @@ class NonFiniteOrigin:
 
     Attributes:
         step: the optimizer steps that were done.
-        batch: the batch's number in its epoch.
+        batch_idx: the batch's number in its epoch.
         tensor: which one it was.
         layer: where; empty for the batch.
         in_data: whether it is the batch itself.
@@ -131,7 +131,7 @@ class ValidationPass:
         step: the optimizer steps that were done.
         losses: of its batches; empty where only a metric is known.
         loss: their mean, or the metric.
-        training: the mean loss of the training since the pass before.
+        training_loss: the mean loss of the training since the pass before.
         samples: Number of samples. None if unknown.
     """
 
@@ -170,45 +170,47 @@ class Record:
     Attributes:
         step: the optimizer steps that are done.
         epoch: the epochs that are.
-        planned: the steps of the whole training; None if there is no end.
+        planned_steps: the steps of the whole training; None if there is no end.
         batches: those that came.
-        accumulates: the batches of an optimizer step.
-        backwards: Number of batches with a backward pass.
-        stepped: whether an optimizer has.
-        one_loss: whether each batch went backward once at most: of several losses none is looked at.
-        skipping: whether a gradient scaler skips steps that are not finite.
-        first: the losses of the first batches.
-        recent: the step and the loss of the last batches.
+        accumulate_grad_batches: the batches of an optimizer step.
+        backward_batches: Number of batches with a backward pass.
+        observed_optimizer_step: whether an optimizer has.
+        has_single_loss: whether each batch went backward once at most: of several losses none is looked at.
+        uses_grad_scaler: whether a gradient scaler skips steps that are not finite.
+        first_losses: the losses of the first batches.
+        recent_losses: the step and the loss of the last batches.
         probes: the batches that were looked at closely.
         comparisons: their losses beside others.
         gradients: the measured ones.
-        weights: each layer's norm and sum at the beginning of some steps.
-        in_order: the layers with weights, in the order in which they are called.
-        inputs: what the first of them takes; None if that is no numbers.
+        weight_stats: each layer's norm and sum at the beginning of some steps.
+        layer_order: the layers with weights, in the order in which they are called.
+        input_facts: what the first of them takes; None if that is no numbers.
         groups: the parameter groups.
-        unowned: entries that have a gradient and are in no optimizer, by layer.
-        stale: entries of optimizers that are none of the module's, where there are such.
-        hidden: entries of parameters that the step uses, and that are in no submodule and no optimizer.
-        twice: layers whose parameters are in two groups.
-        has_gradient: layers that had one.
-        gradient_since: Optimizer steps before a layer was first seen with a gradient.
-        cut: layers that the output depends on, and no gradient reaches, with the function that cut the graph.
-        without_gradient: steps looked at, from the first one on, at which no parameter had one.
-        unused: layers to be trained that the loss does not depend on.
-        frozen: layers that do not ask for a gradient.
-        kept: by optimizer, in how many of how many steps gradients of the step before were still there.
-        same_targets: samples seen whose targets are all the same; None once two differ.
-        related: whether the inputs, by themselves, tell something of the targets; None if that is not known.
-        places: the dead units of what is known of the epoch, or of the validation.
-        lagging: Activity in the validation pass of units that are active in training, by place. None until a place was
-            measured in both.
-        broken: the first number that is not finite.
+        unoptimized_entries: entries that have a gradient and are in no optimizer, by layer.
+        foreign_parameters: entries of optimizers that are none of the module's, where there are such.
+        unregistered_entries: entries of parameters that the step uses, and that are in no submodule and no optimizer.
+        duplicated_layers: layers whose parameters are in two groups.
+        layers_with_gradient: layers that had one.
+        first_gradient_step: Optimizer steps before a layer was first seen with a gradient.
+        detached_layers: layers that the output depends on, and no gradient reaches, with the function that cut the
+            graph.
+        steps_without_gradient: steps looked at, from the first one on, at which no parameter had one.
+        unused_layers: layers to be trained that the loss does not depend on.
+        frozen_layers: layers that do not ask for a gradient.
+        retained_gradients: by optimizer, in how many of how many steps gradients of the step before were still there.
+        constant_target_samples: samples seen whose targets are all the same; None once two differ.
+        targets_depend_on_inputs: whether the inputs, by themselves, tell something of the targets; None if that is not
+            known.
+        unit_activity: the dead units of what is known of the epoch, or of the validation.
+        lagging_units: Activity in the validation pass of units that are active in training, by place. None until a
+            place was measured in both.
+        non_finite_origin: the first number that is not finite.
         validations: the passes.
-        waits: seconds of waiting and of work of the last batches.
-        loader: Class name of the training loader.
-        workers: Processes that fetch its batches. None if it is not a torch ``DataLoader``.
-        own_times: what the ranks took for themselves; None for a single one.
-        replicas_differ: the largest relative difference of the weights' sums between ranks.
+        batch_waits: seconds of waiting and of work of the last batches.
+        loader_name: Class name of the training loader.
+        num_workers: Processes that fetch its batches. None if it is not a torch ``DataLoader``.
+        rank_times: what the ranks took for themselves; None for a single one.
+        replica_difference: the largest relative difference of the weights' sums between ranks.
     """
 
     step: int = 0

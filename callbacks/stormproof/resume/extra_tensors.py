@@ -28,7 +28,7 @@ def capture_buffers(module: nn.Module, saved_names: Collection[str], *, is_rank_
     Example:
         >>> module = torch.nn.Module()
         >>> module.register_buffer("mean", torch.zeros(1), persistent=False)
-        >>> capture_buffers(module, module.state_dict(), first=True)
+        >>> capture_buffers(module, module.state_dict(), is_rank_zero=True)
         {'mean': tensor([0.])}
     """
     return _select_rank_tensors(dict(module.named_buffers()), saved_names, is_rank_zero=is_rank_zero)

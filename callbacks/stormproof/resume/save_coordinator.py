@@ -31,7 +31,7 @@ class SaveCoordinator(InactiveCopies):
 
     Attributes:
         writer: on rank 0, while it trains; None else.
-        unsaved: Warns about attributes that are in no checkpoint.
+        unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
     def __init__(

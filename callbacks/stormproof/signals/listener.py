@@ -116,8 +116,8 @@ class SignalListener:
         raise_on_second_sigint: whether the second one raises.
 
     Attributes:
-        received: the first signal that came; None as long as there is none.
-        at: when it arrived, by ``time.monotonic``; 0 before.
+        received_signal: the first signal that came; None as long as there is none.
+        received_at: when it arrived, by ``time.monotonic``; 0 before.
         arrived_at: when the first one arrived, even if the main thread has not run its handler yet; 0 before.
 
     Example:

@@ -20,8 +20,8 @@ class ReducedCounts:
     Attributes:
         extremes: None if nothing was.
         alive_at: (units,), the step of each unit's last sign of life.
-        nonzero: a sum of shares of outputs that are not 0.
-        shares: how many shares.
+        nonzero_sum: a sum of shares of outputs that are not 0.
+        nonzero_batches: how many shares.
     """
 
     extremes: RunningExtremes | None

@@ -51,9 +51,9 @@ class TracedCall:
         layer: the layer; of an activation, the one whose output it takes, or was called before it if that is unknown.
         function: the activation's name, e.g. ``relu``; None of a layer.
         source: of an activation, what its input is the output of, if that is known.
-        watched: of an activation, the module whose output is watched already; None for a plain function.
-        turn: how many layers had been called before it.
-        uses: how many functions took its output, those of ``consumers`` and what only passes it on left out.
+        watched_module: of an activation, the module whose output is watched already; None for a plain function.
+        preceding_layer_calls: how many layers had been called before it.
+        untracked_uses: how many functions took its output, those of ``consumers`` and what only passes it on left out.
         consumers: the layers that took it.
     """
 
@@ -97,7 +97,7 @@ class FunctionalTrace(TorchFunctionMode):
             dimension that counts its units, None where there is none.
 
     Attributes:
-        aside: whether it is not the network that calls functions now.
+        is_paused: whether it is not the network that calls functions now.
     """
 
     def __init__(self, resolve_source: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:

@@ -60,15 +60,15 @@ class ActivationHooks:
 
     Attributes:
         active: whether the hooks look at what passes.
-        looks: whether they look at this batch, unless they are told to look away for a while.
-        counting_zeros: whether they take the share of zeros too.
-        sizing: whether they take the mean absolute output of each unit too.
-        outputs: watched modules by name.
-        inputs: all layers by name; those are watched whose input was found to be that of a functional activation.
-        norms: batch norms by name.
-        chains: by place, the layers that take its units; None if not all that makes and takes them is known.
-        lost: activations that were traced, and not to a layer that takes them.
-        looked: whether they have looked at any batch.
+        records_batch: whether they look at this batch, unless they are told to look away for a while.
+        counts_zeros: whether they take the share of zeros too.
+        records_magnitudes: whether they take the mean absolute output of each unit too.
+        output_points: watched modules by name.
+        input_points: all layers by name; those are watched whose input was found to be that of a functional activation.
+        batch_norms: batch norms by name.
+        consumers: by place, the layers that take its units; None if not all that makes and takes them is known.
+        unconsumed_activations: activations that were traced, and not to a layer that takes them.
+        has_recorded: whether they have looked at any batch.
     """
 
     def __init__(self, network: nn.Module) -> None:

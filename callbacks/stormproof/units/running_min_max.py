@@ -61,7 +61,7 @@ class RunningExtremes:
         Example:
             >>> one = RunningExtremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4)
             >>> one.merge(RunningExtremes(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.5]), 2))
-            Extremes(low=tensor([0.0000, 0.5000]), high=tensor([0., 2.]), inputs=6)
+            RunningExtremes(low=tensor([0.0000, 0.5000]), high=tensor([0., 2.]), inputs=6)
         """
         return RunningExtremes(
             torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.inputs + other.inputs

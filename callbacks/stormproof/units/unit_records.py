@@ -22,7 +22,7 @@ class UnitRecords:
 
     Attributes:
         records: of each place, in the order in which they were first seen.
-        begin: the step at which the watch began; None where no training is watched.
+        begin_step: the step at which the watch began; None where no training is watched.
     """
 
     def __init__(self) -> None:

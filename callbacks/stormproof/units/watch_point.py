@@ -19,8 +19,8 @@ class BatchExtremes:
         low: (units,), the smallest output of each unit.
         high: (units,), the largest.
         samples: inputs.
-        nonzero: the share of outputs that are not 0, if asked for.
-        sizes: (units,), the mean absolute outputs, if asked for.
+        nonzero_share: the share of outputs that are not 0, if asked for.
+        magnitudes: (units,), the mean absolute outputs, if asked for.
     """
 
     low: torch.Tensor
@@ -55,16 +55,16 @@ class WatchPoint:
         name: of that module.
         module: it.
         function: the activation's name, as far as known.
-        seen: of the batch that passes, by the layer before it (None if none is known).
-        origins: by the layer that was called last before it, the one whose output it takes and the dimension of the
-            units, as far as they were traced.
-        norms: by the layer before it, the batch norm between the two.
-        feeds: what it takes, by the number of its call in a batch: of a layer that is called again and again, the
-            input may be an activation's output in some calls only.
-        mixed: whether some call took something else, in the batch that was traced.
-        turn: the calls so far in the batch that passes.
-        called: whether anything has passed it.
-        unclear: whether something has of which it cannot be told which dimension counts the units.
+        extremes_by_source: of the batch that passes, by the layer before it (None if none is known).
+        traced_sources: by the layer that was called last before it, the one whose output it takes and the dimension of
+            the units, as far as they were traced.
+        batch_norms: by the layer before it, the batch norm between the two.
+        activation_inputs: what it takes, by the number of its call in a batch: of a layer that is called again and
+            again, the input may be an activation's output in some calls only.
+        has_other_inputs: whether some call took something else, in the batch that was traced.
+        call_index: the calls so far in the batch that passes.
+        was_called: whether anything has passed it.
+        is_ambiguous: whether something has of which it cannot be told which dimension counts the units.
     """
 
     name: str

@@ -75,8 +75,8 @@ class Program:
         build: given the seed and whether ``training_step`` is to return ``{"loss", "preds", "target"}`` rather than the
             bare loss.
         problems: what a right diagnosis calls the root cause, any of these; empty where it is healthy.
-        struck: whether the fault did its harm in a run, by what happened there; of a healthy program, whether it really
-            was healthy: it learned what it was to learn. A run of which this is False is left out.
+        took_effect: whether the fault did its harm in a run, by what happened there; of a healthy program, whether it
+            really was healthy: it learned what it was to learn. A run of which this is False is left out.
         source: a question, an issue or a paper that tells of it.
     """
 

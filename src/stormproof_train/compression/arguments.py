@@ -25,7 +25,7 @@ class Arguments:
 
     Attributes:
         settings: of the compression.
-        of_the_runs: overrides of the fine-tuning runs.
+        run_overrides: overrides of the fine-tuning runs.
     """
 
     settings: Settings

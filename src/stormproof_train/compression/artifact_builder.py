@@ -81,7 +81,7 @@ class ArtifactBuilder:
     """Makes and measures artifacts.
 
     Args:
-        original: what is compressed.
+        original_candidate: what is compressed.
         artifacts: the folder for them.
         settings: how many samples are looked at, and how artifacts are timed.
     """

@@ -66,7 +66,7 @@ class CompressionLoop:
     Attributes:
         artifacts: the original first.
         steps: the fine-tunings.
-        skipped: what was not done, and why.
+        skipped_messages: what was not done, and why.
     """
 
     def __init__(

@@ -33,12 +33,12 @@ class FineTuning:
 
     Attributes:
         name: of the run.
-        runs: the folder of runs.
+        runs_dir: the folder of runs.
         group: by which a logger joins them.
-        start: the weights it begins with.
+        start_checkpoint: the weights it begins with.
         structure: of the network.
         steps: that it takes.
-        taught: whether the original teaches, which takes a loss for which it can.
+        uses_teacher: whether the original teaches, which takes a loss for which it can.
     """
 
     name: str

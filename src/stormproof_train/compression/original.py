@@ -37,15 +37,15 @@ class Original:
     """A trained network, and all that is known of it.
 
     Attributes:
-        trained: where its weights are.
+        trained_weights: where its weights are.
         config: of a run that trains on as it was trained, plain values.
         plan: the same, read.
         data: its data module.
         spec: of the data.
         task: with its weights, in evaluation mode.
         steps: that it was trained for.
-        tested: whether its run reads the test split.
-        secrets: words of the command line that are written nowhere.
+        reads_test_split: whether its run reads the test split.
+        secret_overrides: words of the command line that are written nowhere.
     """
 
     trained_weights: TrainedWeights

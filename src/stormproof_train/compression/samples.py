@@ -22,7 +22,7 @@ class Samples:
     Attributes:
         inputs: as a network gets them, float32, (N, …).
         target: the classes (N,), or the values (N, outputs) in their own unit.
-        told_apart: a number by which each sample is known, (N,).
+        checksums: a number by which each sample is known, (N,).
         available: how many the split has; None where nobody says.
     """
 

@@ -26,12 +26,12 @@ class Target:
     """A callable with the arguments a config gives it, checked, not yet called.
 
     Attributes:
-        where: the config key it comes from, for messages.
+        config_key: the config key it comes from, for messages.
         path: its import path, the entry's ``_target_``.
         function: the callable itself.
-        given: the arguments that the config gives.
-        offered: names of the arguments that the run will give it, where it takes them.
-        applied: whether it is itself the function of tensors that is wanted, rather than something that builds one.
+        kwargs: the arguments that the config gives.
+        injectable: names of the arguments that the run will give it, where it takes them.
+        is_function: whether it is itself the function of tensors that is wanted, rather than something that builds one.
     """
 
     config_key: str

@@ -25,7 +25,7 @@ def check_class_sizes(
         UserError: if there is one class only, or one with fewer samples than parts.
 
     Example:
-        >>> check_class_sizes("data.path=pets", ["cat", "dog"], np.array([0, 0, 0, 1]), parts=3)
+        >>> check_class_sizes("data.path=pets", ["cat", "dog"], np.array([0, 0, 0, 1]), num_splits=3)
         Traceback (most recent call last):
         stormproof_train.errors.UserError: data.path=pets: the class 'dog' has 1 sample, and each of the 3 splits made \
 of them needs one of each class: add samples of it, or leave it out

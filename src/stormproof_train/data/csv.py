@@ -57,7 +57,7 @@ class CSV(InMemoryDataModule):
 
     Attributes:
         classes: the names of the classes, in the order of their indices; none for a regression.
-        inputs: the names of what a network gets, in their order.
+        input_names: the names of what a network gets, in their order.
         fingerprint: what the files hold, in 16 hex digits; wherever they lie, they make the same run.
 
     Raises:

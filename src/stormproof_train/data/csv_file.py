@@ -30,7 +30,7 @@ class CSVFile:
         decimal: the sign before the fraction of a number, one character; the cells have a point for it.
 
     Attributes:
-        where: the setting and the path, with which a message begins.
+        location: the setting and the path, with which a message begins.
         cells: one row a line of the file, one column a name; text, NaN where missing.
         digest: the SHA-256 of the file's bytes.
 

@@ -30,7 +30,7 @@ class SplitDataModule(pl.LightningDataModule):
 
     Attributes:
         collate: makes a batch of a list of samples; None for torch's own way.
-        tested: the split that is tested, in order.
+        test_split_name: the split that is tested, in order.
 
     Raises:
         ValueError: if a number is out of its range.

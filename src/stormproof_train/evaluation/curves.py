@@ -20,7 +20,7 @@ class Curve:
     """One class against all others, from the strictest threshold or the laxest to the other end.
 
     Attributes:
-        of_class: its number.
+        class_index: its number.
         x: the false positive rate, or the recall.
         y: the true positive rate, or the precision.
     """
@@ -39,7 +39,7 @@ def roc_curves(predictions: Predictions) -> list[Curve]:
     Example:
         >>> said = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
         >>> roc_curves(Predictions("probabilities", said, np.array([0, 1, 1])))[0]
-        Curve(of_class=0, x=[0.0, 0.0, 1.0], y=[0.0, 1.0, 1.0])
+        Curve(class_index=0, x=[0.0, 0.0, 1.0], y=[0.0, 1.0, 1.0])
     """
     return [
         Curve(class_index, *_thin_points(*metrics.roc_curve(is_class, score)[:2]))

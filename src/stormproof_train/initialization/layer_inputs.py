@@ -19,8 +19,8 @@ class LayerInputs:
     """The layers of a network that a pass reaches, and what they get.
 
     Attributes:
-        fed_by: each layer, in the order of their calls, with the activations whose output reaches it with no other
-            layer between; none where it gets the data, or another layer's output.
+        activations_by_layer: each layer, in the order of their calls, with the activations whose output reaches it with
+            no other layer between; none where it gets the data, or another layer's output.
         input_shapes: the shape of one sample of each activation's input.
     """
 

@@ -24,7 +24,7 @@ class Artifact:
 
     Attributes:
         path: the file.
-        facts: what it says of itself.
+        metadata: what it says of itself.
 
     Raises:
         UserError: if it is not there, or no such file.

@@ -37,8 +37,8 @@ def to_csv(metadata: ArtifactMetadata, predictions: NamedPredictions) -> str:
 
     Example:
         >>> import numpy as np
-        >>> facts = Facts("probabilities", ["cat", "dog"], [2], "small_mouse")
-        >>> print(to_csv(facts, NamedPredictions("file", ["a.png"], np.array([[0.25, 0.75]]))), end="")
+        >>> metadata = ArtifactMetadata("probabilities", ["cat", "dog"], [2], "small_mouse")
+        >>> print(to_csv(metadata, NamedPredictions("file", ["a.png"], np.array([[0.25, 0.75]]))), end="")
         file,predicted,probability of cat,probability of dog
         a.png,dog,0.25,0.75
     """

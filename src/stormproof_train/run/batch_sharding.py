@@ -23,9 +23,9 @@ def compute_accumulation(
         batch_size: samples of a step, over all ranks; None where nobody says.
 
     Example:
-        >>> compute_accumulation(given=1, ranks=2, first=(8, 1), batch_size=64)
+        >>> compute_accumulation(configured=1, world_size=2, initial_sharding=(8, 1), batch_size=64)
         4
-        >>> compute_accumulation(given=1, ranks=16, first=(8, 1), batch_size=64)
+        >>> compute_accumulation(configured=1, world_size=16, initial_sharding=(8, 1), batch_size=64)
         1
     """
     if initial_sharding is None or initial_sharding[0] == world_size:

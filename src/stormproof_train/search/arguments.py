@@ -34,7 +34,7 @@ class Arguments:
     Attributes:
         settings: of the search.
         flags: ``--config-dir`` with its folder.
-        fixed: overrides of every trial.
+        fixed_overrides: overrides of every trial.
         space: what is searched.
     """
 

@@ -32,7 +32,7 @@ class FinalRun:
     """A run of the end.
 
     Attributes:
-        who: ``default``, or the winner's ``trial-0007``.
+        label: ``default``, or the winner's ``trial-0007``.
         seed: of the run.
         params: those of the winner; none of the default.
     """

@@ -20,8 +20,9 @@ def raise_limits(current: Limits | None, settings: Settings, default_trials: int
         default_trials: as many as it is for, where it is told no number.
 
     Example:
-        >>> raise_limits({"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None},
-        Settings(max_hours=1), 50) {'trials': 50, 'max_steps': None, 'max_hours': 2.0, 'max_gpu_hours': None}
+        >>> limits = {"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None}
+        >>> raise_limits(limits, Settings(max_hours=1), 50)
+        {'trials': 50, 'max_steps': None, 'max_hours': 2.0, 'max_gpu_hours': None}
     """
     requested_limits: dict[str, float | None] = {name: getattr(settings, name) for name in LIMIT_NAMES}
     requested_limits["trials"] = settings.trials or default_trials

@@ -68,9 +68,9 @@ def worker_environment(
         Variables of the environment.
 
     Example:
-        >>> worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, gpus=3)
+        >>> worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, num_gpus=3)
         {'CUDA_VISIBLE_DEVICES': '3'}
-        >>> worker_environment(2, 4, {"OMP_NUM_THREADS": "1"}, gpus=2)
+        >>> worker_environment(2, 4, {"OMP_NUM_THREADS": "1"}, num_gpus=2)
         {'CUDA_VISIBLE_DEVICES': '0'}
     """
     variables: dict[str, str] = {}

@@ -24,10 +24,10 @@ class TrialStatus:
     Attributes:
         number: of the trial.
         losses: by share of its length at which it was validated, lower for the better; inf where not finite.
-        passed: rungs that it has been let pass.
-        paused: whether it waits at the next one, or waited there to the last.
-        completed: whether it has come to its end.
-        ended: whether it will never go on, for whatever reason.
+        rungs_passed: rungs that it has been let pass.
+        is_paused: whether it waits at the next one, or waited there to the last.
+        is_complete: whether it has come to its end.
+        has_ended: whether it will never go on, for whatever reason.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Rungs:
 
     Example:
         >>> rungs = Rungs([1 / 9, 1 / 3], reduction=3)
-        >>> waiting = [TrialStatus(n, {1 / 9: loss}, paused=True) for n, loss in enumerate([0.3, 0.1, 0.2])]
+        >>> waiting = [TrialStatus(n, {1 / 9: loss}, is_paused=True) for n, loss in enumerate([0.3, 0.1, 0.2])]
         >>> rungs.find_promotable(waiting)
         [1]
     """

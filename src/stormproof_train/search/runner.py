@@ -26,8 +26,8 @@ class RunOutcome:
     """What became of a run.
 
     Attributes:
-        code: its exit code; below 0, the signal that killed it.
-        sentence: what it said of its end.
+        exit_code: its exit code; below 0, the signal that killed it.
+        message: what it said of its end.
         answer: that it was to pause or to leave, if it was.
     """
 
@@ -132,8 +132,8 @@ class _Attempt:
     """What a run has said since it was started, and what it was told.
 
     Attributes:
-        began_at: the step at which it began; 0 if it has not come to that.
-        last: that it was to pause or to leave.
+        start_step: the step at which it began; 0 if it has not come to that.
+        last_answer: that it was to pause or to leave.
     """
 
     def __init__(self, answer: Callable[[Mapping[str, Any]], Answer]) -> None:

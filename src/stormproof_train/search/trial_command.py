@@ -22,7 +22,7 @@ class TrialCommand:
         search_name: the name of the search.
 
     Attributes:
-        fixed: those that all have, as the user wrote them.
+        fixed_overrides: those that all have, as the user wrote them.
     """
 
     def __init__(self, arguments: Arguments, default: Plan, search_name: str) -> None:

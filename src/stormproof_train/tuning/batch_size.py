@@ -26,8 +26,8 @@ class BatchSize:
 
     Attributes:
         size: samples of an optimizer step.
-        measured: the sizes that were tried, the smallest first.
-        ended: why no larger one was tried.
+        measurements: the sizes that were tried, the smallest first.
+        stop_reason: why no larger one was tried.
     """
 
     size: int
@@ -85,7 +85,7 @@ def candidate_sizes(smallest: int, largest: int, accumulate_grad_batches: int) -
     """Powers of two times the batches that a step accumulates, so that these share it equally.
 
     Example:
-        >>> candidate_sizes(8, 100, accumulated=1), candidate_sizes(8, 100, accumulated=3)
+        >>> candidate_sizes(8, 100, accumulate_grad_batches=1), candidate_sizes(8, 100, accumulate_grad_batches=3)
         ([8, 16, 32, 64], [12, 24, 48, 96])
     """
     sizes = (accumulate_grad_batches * 2**power for power in range(largest.bit_length()))

@@ -173,5 +173,5 @@ def test_the_recorder_sees_a_commit_as_it_is_meant(tmp_path: Path):
         commit_checkpoint(store, 10, attempt=attempt)
         recorder.record_changes()
     kinds = [type(operation).__name__ for operation in recorder.operations[start:]]
-    file = ["Write", "Name", "Sync", "Name", "Name", "Sync"]  # a rename is two names
-    assert kinds == [*file, *file, "Write", "Sync"]
+    file = ["Write", "NameChange", "Fsync", "NameChange", "NameChange", "Fsync"]  # a rename is two names
+    assert kinds == [*file, *file, "Write", "Fsync"]

@@ -32,7 +32,7 @@ def epoch_orders(loader: DataLoader, ranks: int, monkeypatch: pytest.MonkeyPatch
 
 
 def batch_positions(batches: list[Any]) -> list[int]:
-    return [batch.first + index * batch.stride for batch in batches for index in range(_size(batch))]
+    return [batch.first_position + index * batch.stride for batch in batches for index in range(_size(batch))]
 
 
 def _size(batch: Any) -> int:

@@ -99,6 +99,6 @@ def test_whatever_talks_among_ranks_asks_for_it(
     module: str, callback: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     calls: list[str] = []
-    monkeypatch.setattr(f"stormproof.{module}.part_before_exit", lambda: calls.append(module))
+    monkeypatch.setattr(f"stormproof.{module}.destroy_gloo_before_exit", lambda: calls.append(module))
     fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=100), *([] if callback is None else [callback]))
     assert calls

@@ -51,7 +51,7 @@ def test_what_is_anomalous_is_nothing_to_compare_with():
 
 
 def test_an_anomaly_counts_once_however_long_it_lasts():
-    detector = healthy(memory=100)
+    detector = healthy(memory_steps=100)
     for step in (41, 42, 50, 60):
         assert detector.update(step, {"loss": math.nan}) is not None
         if step != 41:
@@ -109,7 +109,7 @@ def test_it_goes_on_from_its_state():
 
 
 def test_a_number_out_of_its_range_is_refused():
-    with pytest.raises(ValueError, match="memory is 0"):
+    with pytest.raises(ValueError, match="`memory_steps` must be at least 1, got 0"):
         DivergenceDetector(memory_steps=0)
     with pytest.raises(ValueError, match="window 8"):
         DivergenceDetector(window=8)

@@ -225,7 +225,7 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
             if fit.global_step == 9:
                 before, at["ahead"] = count_calls(fit), learned_state(fit, net, average)
                 (*_, newest) = recovery.store.read_checkpoints()
-                rollback.roll_back(fit, net, torch.load(newest.path, weights_only=True), [average])
+                rollback.restore_state(fit, net, torch.load(newest.path, weights_only=True), [average])
                 at["back"] = learned_state(fit, net, average)
                 assert repr(count_calls(fit)) == repr(before)
 

@@ -165,7 +165,7 @@ def test_attributes_of_callbacks_and_submodules_are_named_too(tmp_path: Path):
         kind = CountsCalls
 
     (message,) = collect_warnings(tmp_path, make_module(kind=Own), CountingCallback())
-    assert ": module.layer.0.calls, Counts.count. " in message
+    assert ": module.layer.0.calls, CountingCallback.count. " in message
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stormproof_train.errors import UserError
 def original(tmp_path: Path) -> Any:
     (tmp_path / "weights.ckpt").write_bytes(b"weights")
     trained = SimpleNamespace(run=SimpleNamespace(name="run"), checkpoint=tmp_path / "weights.ckpt")
-    return SimpleNamespace(trained=trained, plan=SimpleNamespace(settings=lambda _: {"optimizer": {"lr": 0.1}}))
+    return SimpleNamespace(trained_weights=trained, plan=SimpleNamespace(settings=lambda _: {"optimizer": {"lr": 0.1}}))
 
 
 def _begin_folder(original: Any, tmp_path: Path, **settings: Any) -> None:

@@ -33,7 +33,7 @@ def address_risks(address: str) -> list[Risk]:
         address: a path or an address.
 
     Example:
-        >>> [risk.what for risk in address_risks("s3://bucket/run")], address_risks("runs/mine")
+        >>> [risk.summary for risk in address_risks("s3://bucket/run")], address_risks("runs/mine")
         (['the address of an object store'], [])
     """
     try:

@@ -20,7 +20,7 @@ def installation_risks(installed: Mapping[str, str] | None = None) -> list[Risk]
         installed: version by package; those of this environment by default.
 
     Example:
-        >>> [risk.what for risk in installation_risks({"torch": "2.9.1", "lightning": "2.6.6"})]
+        >>> [risk.summary for risk in installation_risks({"torch": "2.9.1", "lightning": "2.6.6"})]
         ['torch 2.9.1 corrupts memory when it loads a crafted checkpoint']
     """
     versions = _installed_versions() if installed is None else installed

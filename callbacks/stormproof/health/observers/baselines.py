@@ -35,9 +35,9 @@ class BaselineEvaluator:
 
     Attributes:
         objective: the last loss known, without its tensors.
-        pool: the targets seen.
-        samples: some of the inputs, with their targets.
-        targets: Indices of the batch tensors that are targets of the loss. Empty until known.
+        target_pool: the targets seen.
+        dependence_test: some of the inputs, with their targets.
+        target_indices: Indices of the batch tensors that are targets of the loss. Empty until known.
     """
 
     def __init__(self, module: nn.Module, user_loss: Callable[..., Any] | None) -> None:

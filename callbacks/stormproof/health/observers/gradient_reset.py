@@ -18,8 +18,8 @@ class GradientResetCheck:
         optimizer: before its first step.
 
     Attributes:
-        times: steps whose gradient held that of the step before.
-        looked: steps that were looked at.
+        stale_steps: steps whose gradient held that of the step before.
+        checked_steps: steps that were looked at.
         has_stepped: whether the optimizer has, by whoever's call.
     """
 

@@ -43,8 +43,8 @@ class Objective:
         target: (N, …), what with.
         made_by: the function that gave the prediction its values; empty if that is not known.
         layer: the last layer on the way to it.
-        is_given: whether the targets are data; those that a training makes by itself are compared with nothing.
-        target_of: Indices of the batch tensors that the targets were computed from. Empty if unknown.
+        has_data_targets: whether the targets are data; those that a training makes by itself are compared with nothing.
+        target_indices: Indices of the batch tensors that the targets were computed from. Empty if unknown.
     """
 
     name: str

@@ -29,7 +29,7 @@ class RankComputeTimes:
     Attributes:
         hosts: of the ranks.
         seconds: of each rank, on the last batches, which are the same ones on all.
-        step: the seconds of a whole batch.
+        step_seconds: the seconds of a whole batch.
     """
 
     hosts: tuple[str, ...]

@@ -61,7 +61,8 @@ class LossCall:
         made_by: the function that gave the prediction its values.
         layer: the last layer on the way to it.
         value: what it gave.
-        target_of: Indices of the batch tensors that the target was computed from. Empty if it also depends on a layer.
+        target_indices: Indices of the batch tensors that the target was computed from. Empty if it also depends on a
+            layer.
     """
 
     name: str
@@ -108,7 +109,7 @@ class InputFacts:
         rms: their root mean square.
         largest_scale: the largest standard deviation of an entry over the samples.
         smallest_scale: the smallest that is not zero.
-        normalized: whether a norm comes first, or next.
+        is_normalized: whether a norm comes first, or next.
     """
 
     mean: float

@@ -35,9 +35,9 @@ class ConstantBaseline:
 
     Attributes:
         loss: their mean.
-        constant: the mean of the constant's.
-        better_by: the mean of how much lower they are.
-        error: its standard error.
+        constant_loss: the mean of the constant's.
+        improvement: the mean of how much lower they are.
+        standard_error: its standard error.
     """
 
     loss: float

@@ -24,13 +24,13 @@ class Int8Nodes:
     """What of a network gains by 8 bits in onnxruntime; how much, it takes a measurement to know.
 
     Attributes:
-        layers: those that compute in 8 bits.
-        full: names of nodes in float32: the last layer on each way to the output and all after it, convolutions of
-            fewer than 4 channels unless they are by groups, layers that share a constant with one of these, products
-            of what are no constants, as in attention, and clips whose range is without 0.
-        given_in_full: what dense layers among ``layers`` give in float32: that which neither a clip nor another of
-            ``layers`` takes.
-        between: whether also what lies between the layers is in 8 bits, as it is where most are convolutions.
+        int8_layers: those that compute in 8 bits.
+        float32_nodes: names of nodes in float32: the last layer on each way to the output and all after it,
+            convolutions of fewer than 4 channels unless they are by groups, layers that share a constant with one of
+            these, products of what are no constants, as in attention, and clips whose range is without 0.
+        float32_outputs: what dense layers among ``int8_layers`` give in float32: that which neither a clip nor another
+            of ``int8_layers`` takes.
+        quantizes_all_ops: whether also what lies between the layers is in 8 bits, as it is where most are convolutions.
     """
 
     int8_layers: list[onnx.NodeProto]

@@ -45,7 +45,7 @@ class IsolatedProcess:
     Attributes:
         bytes: of the file.
         load_seconds: from the file to a network that is ready.
-        memory_without: most bytes that the process had before.
+        baseline_memory: most bytes that the process had before.
         memory: most bytes that it had when it was timed last.
 
     Raises:

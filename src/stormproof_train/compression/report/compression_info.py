@@ -23,10 +23,10 @@ class ArtifactInfo:
         method: how it was made.
         quantization: ``none``, ``int8`` or ``weights_int8``.
         validation: the headline metric there.
-        lost: by how much that is worse than the original's.
-        within: whether that is within the budget.
+        degradation: by how much that is worse than the original's.
+        is_within_budget: whether that is within the budget.
         test: the headline metric on the test split, or None.
-        test_lost: by how much that is worse than the original's, or None.
+        test_degradation: by how much that is worse than the original's, or None.
         mcnemar: samples that the original alone has right, that this alone has, and the p-value; or None.
         calibration_error: of its probabilities, on the test split where that was read, else on validation.
         bytes: of its file.
@@ -35,10 +35,10 @@ class ArtifactInfo:
         memory: bytes that its process took for it.
         load_seconds: until it could predict.
         latency: by batch size the median and the 95th percentile in seconds.
-        in_turn: by batch size the median of the original that was timed in turn with it.
+        original_latency: by batch size the median of the original that was timed in turn with it.
         speedup: by batch size how many times faster than the original, with its 95% interval.
         difference: the largest absolute one to its network in PyTorch.
-        beaten_by: the name of one that is nowhere worse and somewhere better.
+        dominated_by: the name of one that is nowhere worse and somewhere better.
         remarks: what is to be said against it.
         folder: seen from that of the compression.
     """
@@ -82,7 +82,7 @@ class CompressionInfo:
         target: what is wanted: how many times faster (``speedup``), smaller (``size``) or fewer (``macs``).
         minimize: ``latency``, ``size`` or ``macs``.
         artifacts: the original first.
-        batches: the batch sizes that were timed, the smallest first.
+        batch_sizes: the batch sizes that were timed, the smallest first.
         best: the recommended artifact, or None.
     """
 
@@ -189,8 +189,8 @@ def read_interval(entry: Mapping[str, Any] | None) -> Interval | None:
     """A value with both ends of its interval, or with none; None where it is not finite.
 
     Example:
-        >>> read_interval({"value": 0.5, "low": None, "high": 0.6}), read_interval({"value": None, "low": None, "high":
-        None}) (Interval(value=0.5, low=None, high=None), None)
+        >>> read_interval({"value": 0.5, "low": None, "high": 0.6}), read_interval({"value": None, "low": None})
+        (Interval(value=0.5, low=None, high=None), None)
     """
     value = None if entry is None else finite_or_none(entry["value"])
     if entry is None or value is None:

@@ -20,7 +20,7 @@ _FIELDS = ("x", "lost", "low", "high", "look", "artifact")
 
 @dataclass(frozen=True)
 class _Gain:
-    """What is drawn across: a word for it, its name on the axis and its unit, ``of`` an artifact, and its sense."""
+    """A quantity on the x-axis: word, axis title, unit, ``value_of`` an artifact, and whether higher is better."""
 
     label: str
     axis_name: str
@@ -55,7 +55,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
     """Those points (gain, loss) to which none is as good in one and better in the other, by their gain.
 
     Example:
-        >>> pareto_front([(1, 0.0), (2, 0.5), (1.5, 0.6), (3, 0.5)], more_is_better=True)
+        >>> pareto_front([(1, 0.0), (2, 0.5), (1.5, 0.6), (3, 0.5)], higher_is_better=True)
         [(1, 0.0), (3, 0.5)]
     """
     front: list[tuple[float, float]] = []

@@ -56,9 +56,9 @@ class UnitGroup:
     """The units that the same layers make.
 
     Attributes:
-        makers: the names of these layers.
+        producers: the names of these layers.
         units: ascending by magnitude.
-        refusal: why none can be pruned; empty where they can.
+        unprunable_reason: why none can be pruned; empty where they can.
     """
 
     producers: tuple[str, ...]

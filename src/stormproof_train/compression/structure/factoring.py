@@ -48,7 +48,7 @@ def choose_ranks(network: nn.Module, inputs: torch.Tensor, max_macs: int) -> dic
     Example:
         >>> network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
         >>> inputs = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
-        >>> ranks = choose_ranks(network, inputs, macs=2048 + 128)
+        >>> ranks = choose_ranks(network, inputs, max_macs=2048 + 128)
         >>> network[0].out_features * ranks["0"] * 2 <= 2048
         True
     """

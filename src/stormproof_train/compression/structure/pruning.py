@@ -40,9 +40,9 @@ class UnitPruner:
         block: a layer is left with whole blocks of so many channels, or with a part that divides one.
 
     Attributes:
-        unpruned: by the name of a layer, why none of its channels can be pruned.
+        unprunable_layers: by the name of a layer, why none of its channels can be pruned.
         macs: of the network, for one sample.
-        fewest_macs: as few as pruning can make them.
+        min_macs: as few as pruning can make them.
 
     Raises:
         ValueError: if there are fewer than two samples.

@@ -24,7 +24,7 @@ class SplitLayer(nn.Module):
     """A layer before an activation that makes a unit of several features, as a sum of one layer for each of them.
 
     A sum ties the same channels of its terms to each other, as the activation does: none can be pruned without the
-    others. It is not what the layer computed; ``joined`` is that layer again.
+    others. It is not what the layer computed; ``join`` is that layer again.
 
     Args:
         layer: gives the features.

@@ -28,7 +28,7 @@ class Axis:
         low: the lowest number that has a place of its own.
         high: the highest.
         is_log: whether their logarithms are drawn.
-        beyond: how many are drawn at the edge because they are worse.
+        num_beyond: how many are drawn at the edge because they are worse.
     """
 
     low: float
@@ -103,7 +103,7 @@ def value_axis(values: Iterable[float], *, higher_is_better: bool) -> Axis:
 
     Example:
         >>> value_axis([2.0, 3.0, 4.0, 5.0, 90000.0], higher_is_better=False)
-        Axis(low=2.0, high=11.0, is_log=False, beyond=1)
+        Axis(low=2.0, high=11.0, is_log=False, num_beyond=1)
     """
     sorted_values = sorted(values, reverse=higher_is_better)
     if not sorted_values:

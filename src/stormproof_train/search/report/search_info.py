@@ -43,7 +43,7 @@ class TrialInfo:
         state: ``complete``, ``pruned``, ``failed``, ``running`` or ``paused``.
         params: by key, those that have a part in it.
         values: one an objective.
-        feasible: whether it keeps to all constraints.
+        is_feasible: whether it keeps to all constraints.
         curve: fraction of its length, step and first objective at each validation.
         steps: it took.
         seconds: it took.

@@ -13,9 +13,10 @@ from stormproof.health.record import Comparison, ParameterGroup, PredictionFacts
 def make_prediction_facts(**changes: Any) -> PredictionFacts:
     """Logits of a cross-entropy, as they should be."""
     defaults: dict[str, Any] = {
-        "loss": "cross_entropy", "takes": "logits", "made_by": "linear", "layer": "head", "outputs": 4, "low": -2.0,
+        "loss": "cross_entropy", "loss_input": "logits", "made_by": "linear", "layer": "head", "outputs": 4,
+        "low": -2.0,
         "high": 2.0, "sums_to_one": False, "logs_sum_to_one": False, "spread": 0.5, "target_low": 0.0,
-        "target_high": 3.0, "unreachable": 0.0,
+        "target_high": 3.0, "unreachable_share": 0.0,
     }  # fmt: skip
     return PredictionFacts(**{**defaults, **changes})
 
@@ -43,6 +44,7 @@ def make_record(losses: list[float], constant: float | None = 1.4, ratio: float 
     ]
     new_record.probes = [Probe(step, predictions=(make_prediction_facts(),)) for step in (0, 1, 2, 10, 20)]
     for name, value in fields.items():
+        assert hasattr(new_record, name), name
         setattr(new_record, name, value)
     return new_record
 
@@ -54,7 +56,7 @@ def make_input_facts(**changes: Any) -> InputFacts:
         "rms": 1.0,
         "largest_scale": 1.2,
         "smallest_scale": 0.8,
-        "normalized": False,
+        "is_normalized": False,
     }
     return InputFacts(**{**defaults, **changes})
 

@@ -54,7 +54,7 @@ def make_times(*ranks: list[float]) -> RankComputeTimes:
 
 
 LEARNING_LOSSES, FLAT_LOSSES = falling_losses(1.5, 0.5, 120), oscillating_losses(1.42, 120)
-DEEP = {"weights": {0: dict.fromkeys("abcde", (1.0, 0.0))}, "in_order": list("abcde")}
+DEEP = {"weight_stats": {0: dict.fromkeys("abcde", (1.0, 0.0))}, "layer_order": list("abcde")}
 SHRINKS = [
     make_measurement(step, {name: 10.0 ** (2 * number - 9) for number, name in enumerate("abcde")}) for step in (1, 10)
 ]
@@ -82,17 +82,18 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "a gradient that "
     "grows": (gradient_flow.check_exploding_gradients, make_record(FLAT_LOSSES, gradients=GROWS, **DEEP)),
     "a layer that is "
-    "dead": (dead_units.check_dead_units, make_record(LEARNING_LOSSES, places={"net.1": make_unit_record(100)})),
+    "dead": (dead_units.check_dead_units, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100)})),
     "a layer of which no unit fires, in few samples": (
-        dead_units.check_dead_units, make_record(LEARNING_LOSSES, places={"net.1": make_unit_record(100, count=40)}),
+        dead_units.check_dead_units, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100,
+        count=40)}),
     ),
     "a layer that dies": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
-    places={"net.1": make_unit_record(60, born=5)})),
+    unit_activity={"net.1": make_unit_record(60, born=5)})),
     "probabilities for "
     "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES, probes=make_probes(sums_to_one=True))),
     "logits for logarithms": (
         outputs.check_loss_input_mismatch,
-        make_record(LEARNING_LOSSES, probes=make_probes(loss="nll_loss", takes="log-probabilities")),
+        make_record(LEARNING_LOSSES, probes=make_probes(loss="nll_loss", loss_input="log-probabilities")),
     ),
     "a sigmoid before its loss": (
         outputs.check_loss_input_mismatch,
@@ -102,11 +103,11 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "a sigmoid of a sigmoid": (
         outputs.check_loss_input_mismatch,
         make_record(FLAT_LOSSES, probes=make_probes(
-            loss="binary_cross_entropy", takes="probabilities", made_by="sigmoid of sigmoid", outputs=1)),
+            loss="binary_cross_entropy", loss_input="probabilities", made_by="sigmoid of sigmoid", outputs=1)),
     ),
     "targets out of reach": (
         outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="relu",
-        unreachable=0.4)),
+        unreachable_share=0.4)),
     ),
     "one softmax unit": (
         outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="softmax", low=1.0,
@@ -117,28 +118,28 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         outputs.check_broadcast_mismatch, make_record(LEARNING_LOSSES, probes=[Probe(0,
         broadcast_mismatches=(BroadcastMismatch("sub", (8, 1), (8,)),))]),
     ),
-    "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, same_targets=300)),
+    "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, constant_target_samples=300)),
     "a large input that harms": (
-        data.check_input_scale, make_record(FLAT_LOSSES, inputs=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(FLAT_LOSSES, input_facts=make_input_facts(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
-    "waiting": (data.check_data_starvation, make_record(LEARNING_LOSSES, waits=[(0.05, 0.01)] * 30)),
-    "a slow rank": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([0.02] * 40,
+    "waiting": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30)),
+    "a slow rank": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 40,
     [0.01] * 40, [0.012] * 40))),
     "a saturated layer": (
         dead_units.check_saturated_units,
         make_record(FLAT_LOSSES, probes=[Probe(step, activation_calls=(ActivationCall("a", "tanh",
         0.9),)) for step in (0, 4, 9)]),
     ),
-    "a cut": (autograd_graph.check_no_gradient, make_record(LEARNING_LOSSES, cut={"a": "detach"})),
-    "kept gradients": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, kept={0: (7, 7)})),
+    "a cut": (autograd_graph.check_no_gradient, make_record(LEARNING_LOSSES, detached_layers={"a": "detach"})),
+    "kept gradients": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (7, 7)})),
     "a parameter that is "
-    "forgotten": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, unowned={"a": 12})),
-    "a layer in a list": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, hidden=12)),
-    "a parameter twice": (optimizers.check_in_two_optimizers, make_record(LEARNING_LOSSES, twice=["a"])),
+    "forgotten": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, unoptimized_entries={"a": 12})),
+    "a layer in a list": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, unregistered_entries=12)),
+    "a parameter twice": (optimizers.check_in_two_optimizers, make_record(LEARNING_LOSSES, duplicated_layers=["a"])),
     "weights that stay": (
         optimizers.check_unchanged_weights,
-        make_record(LEARNING_LOSSES, has_gradient={"a"}, weights={step: {"a": (1.0, 0.5), "b": (step,
+        make_record(LEARNING_LOSSES, layers_with_gradient={"a"}, weight_stats={step: {"a": (1.0, 0.5), "b": (step,
         0.0)} for step in range(6)}),
     ),
     "a loss that jumped and "
@@ -171,12 +172,13 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
             for number, (loss, training) in enumerate(((1.0, 0.9), (1.2, 1.1), (1.4, 1.5), (1.6, 0.3)), start=1)
         ]),
     ),
-    "a NaN": (non_finite.check_non_finite, make_record(LEARNING_LOSSES, broken=NonFiniteOrigin(3, 3, "output of "
+    "a NaN": (non_finite.check_non_finite, make_record(LEARNING_LOSSES, non_finite_origin=NonFiniteOrigin(3, 3,
+    "output of "
     "log", "a", in_data=False))),
-    "ranks that differ": (data.check_replicas, make_record(LEARNING_LOSSES, replicas_differ=1e-3)),
+    "ranks that differ": (data.check_replicas, make_record(LEARNING_LOSSES, replica_difference=1e-3)),
     "unrelated targets": (
         progress.check_unrelated_targets,
-        make_record(FLAT_LOSSES, related=False, comparisons=[
+        make_record(FLAT_LOSSES, targets_depend_on_inputs=False, comparisons=[
             Comparison(step, 0, FLAT_LOSSES[step], 1.4, FLAT_LOSSES[step] + 0.01 * (-1) ** step) for step in range(10,
             40, 3)]),
     ),
@@ -190,7 +192,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "large updates that learn": (optimizers.check_high_learning_rate, make_record(LEARNING_LOSSES, ratio=0.4)),
     "a rise that the input explains": (
         optimizers.check_high_learning_rate,
-        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, inputs=make_input_facts(rms=200.0)),
+        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_facts=make_input_facts(rms=200.0)),
     ),
     "small updates that learn": (optimizers.check_low_learning_rate, make_record(LEARNING_LOSSES, ratio=1e-6)),
     "small updates of a warm-up": (
@@ -200,7 +202,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "a bit better, for sure": (progress.check_no_better_than_constant, make_record(oscillating_losses(1.36, 120))),
     "on its way": (progress.check_no_better_than_constant, make_record(falling_losses(9.0, 1.5, 90))),
     "one epoch": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES[:45])),
-    "two epochs of many": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES[:90], planned=1000)),
+    "two epochs of many": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES[:90], planned_steps=1000)),
     "a likelihood that is better, below zero": (
         progress.check_no_better_than_constant, make_record(falling_losses(-2.0, -8.0, 120), constant=-5.0),
     ),
@@ -224,18 +226,20 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "learns": (gradient_flow.check_exploding_gradients, make_record(LEARNING_LOSSES, gradients=GROWS, **DEEP)),
     "units that rest in few inputs": (
         dead_units.check_dead_units,
-        make_record(LEARNING_LOSSES, places={"net.1": make_unit_record(90, count=40)}),
+        make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(90, count=40)}),
     ),
     "units that few inputs let seem dead in a warm-up": (
         optimizers.check_high_learning_rate,
-        make_record(FLAT_LOSSES, places={"net.1": make_unit_record(60, born=5, count=100)}, groups=make_rate(0.1, 0.01,
+        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(60, born=5, count=100)},
+        groups=make_rate(0.1, 0.01,
         0.1)),
     ),
-    "some dead units": (dead_units.check_dead_units, make_record(LEARNING_LOSSES, places={"net.1": make_unit_record(30,
+    "some dead units": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
+    unit_activity={"net.1": make_unit_record(30,
     born=20)})),
     "units that get the same for all": (
         dead_units.check_dead_units,
-        make_record(FLAT_LOSSES, places={"net.1": make_unit_record(100)}, probes=[
+        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(100)}, probes=[
             Probe(0, layer_calls=(LayerCall("a", 0.0),))]),
     ),
     "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES)),
@@ -246,40 +250,41 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "a target now and then out of reach": (
         outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="relu",
-        unreachable=0.01)),
+        unreachable_share=0.01)),
     ),
     "outputs that differ": (outputs.check_constant_output, make_record(FLAT_LOSSES, probes=make_probes(8))),
-    "one class in a few samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], same_targets=64)),
-    "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, same_targets=None)),
+    "one class in a few "
+    "samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
+    "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, constant_target_samples=None)),
     "a large input that does no harm": (
-        data.check_input_scale, make_record(LEARNING_LOSSES, inputs=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(LEARNING_LOSSES, input_facts=make_input_facts(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "a large input into a norm": (
-        data.check_input_scale, make_record(FLAT_LOSSES, inputs=make_input_facts(rms=120.0, normalized=True)),
+        data.check_input_scale, make_record(FLAT_LOSSES, input_facts=make_input_facts(rms=120.0, is_normalized=True)),
     ),
     "a pause now and then": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([*[0.01] * 30, *[0.3] * 10],
+        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([*[0.01] * 30, *[0.3] * 10],
         [0.01] * 40)),
     ),
     "ranks that take turns": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([0.02, 0.01] * 20, [0.01,
+        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02, 0.01] * 20, [0.01,
         0.02] * 20)),
     ),
     "a slow rank that costs little": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([0.0102] * 40, [0.01] * 40)),
+        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.0102] * 40, [0.01] * 40)),
     ),
     "a rank that is slower by next to nothing": (
         stragglers.check_slow_rank,
-        make_record(LEARNING_LOSSES, own_times=RankComputeTimes(("a", "b"), ((0.0025,) * 40, (0.001,) * 40),
+        make_record(LEARNING_LOSSES, rank_times=RankComputeTimes(("a", "b"), ((0.0025,) * 40, (0.001,) * 40),
         step_seconds=0.004)),
     ),
     "a slow rank in few batches": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([0.02] * 20, [0.01] * 20)),
+        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 20, [0.01] * 20)),
     ),
     "a rank that does not "
-    "know": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, own_times=make_times([], []))),
-    "a wait now and then": (data.check_data_starvation, make_record(LEARNING_LOSSES, waits=[*[(0.001, 0.01)] * 27,
+    "know": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([], []))),
+    "a wait now and then": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[*[(0.001, 0.01)] * 27,
     *[(0.3, 0.01)] * 3])),
     "a last sigmoid that is sure": (
         dead_units.check_saturated_units,
@@ -287,10 +292,12 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             Probe(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
                   predictions=(make_prediction_facts(made_by="sigmoid"),)) for step in (0, 4, 9)]),
     ),
-    "gradients that were kept once": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, kept={0: (1, 7)})),
+    "gradients that were kept "
+    "once": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (1, 7)})),
     "weights of two optimizers that take turns": (
         optimizers.check_unchanged_weights,
-        make_record(LEARNING_LOSSES[:30], has_gradient={"a"}, weights={step: {"a": (1.0, 0.5)} for step in range(6)},
+        make_record(LEARNING_LOSSES[:30], layers_with_gradient={"a"}, weight_stats={step: {"a": (1.0,
+        0.5)} for step in range(6)},
                groups=[*make_rate(0.1, 0.1, 0.1), ParameterGroup(1, "optimizer 1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
     "a loss that jumped and came "
@@ -314,8 +321,9 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, loss) for number,
             loss in enumerate((1.0, 0.8, 0.6))]),
     ),
-    "targets that the inputs tell of": (progress.check_unrelated_targets, make_record(FLAT_LOSSES, related=True)),
-    "several losses": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES, one_loss=False)),
+    "targets that the inputs tell "
+    "of": (progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
+    "several losses": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES, has_single_loss=False)),
 }  # fmt: skip
 
 
@@ -368,7 +376,7 @@ def test_it_is_no_fault(case: str):
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):
     (finding,) = data.check_data_starvation(
-        make_record(LEARNING_LOSSES, waits=[(0.05, 0.01)] * 30, loader=loader, workers=workers)
+        make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30, loader_name=loader, num_workers=workers)
     )
     assert finding.where == loader
     assert finding.advice.startswith(advice)

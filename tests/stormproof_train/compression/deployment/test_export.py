@@ -134,13 +134,14 @@ import sys
 from pathlib import Path
 import torch
 from stormproof_train.compression.deployment.deployed_model import DeployedModel
-from stormproof_train.compression.deployment.export_onnx import export_onnx
+from stormproof_train.compression.deployment.export import export_onnx
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from torch import nn
 
 torch.manual_seed(0)
 network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(144, 10))
-export_onnx(DeployedModel(network, "scores"), torch.ones(3, 1, 8, 8), Path(sys.argv[1]), ArtifactMetadata("scores", [], [1, 8, 8], "r"))
+metadata = ArtifactMetadata("scores", [], [1, 8, 8], "r")
+export_onnx(DeployedModel(network, "scores"), torch.ones(3, 1, 8, 8), Path(sys.argv[1]), metadata)
 """
 
 
