@@ -66,14 +66,14 @@ def _read_step_and_epoch(source: Path) -> tuple[int, int]:
         raise NotResumableError(f"{source} is not adopted: {problem}")
     import torch  # noqa: PLC0415 (it takes a second)
 
-    from stormproof.checkpoint.finite_check import check_non_finite  # noqa: PLC0415 (it needs torch)
+    from stormproof.checkpoint.finite_check import find_non_finite_tensors  # noqa: PLC0415 (it needs torch)
 
     checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
     missing_key = _find_missing_key(checkpoint)
     if missing_key:
         raise NotResumableError(f"{source} is no Lightning checkpoint: it has no {missing_key}")
     try:
-        non_finite_names = check_non_finite(checkpoint)
+        non_finite_names = find_non_finite_tensors(checkpoint)
     except (KeyError, TypeError, AttributeError) as error:
         raise NotResumableError(
             f"{source} is no Lightning checkpoint: its optimizer states are not as Lightning's"

@@ -9,7 +9,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 
-def check_non_finite(checkpoint: Mapping[str, Any]) -> list[str]:
+def find_non_finite_tensors(checkpoint: Mapping[str, Any]) -> list[str]:
     """Names the weights, buffers and optimizer states that hold a NaN or an infinity.
 
     Args:
@@ -20,7 +20,7 @@ def check_non_finite(checkpoint: Mapping[str, Any]) -> list[str]:
         ``optimizer_states/<optimizer>/<parameter>/<name>``.
 
     Example:
-        >>> check_non_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
+        >>> find_non_finite_tensors({"state_dict": {"weight": torch.tensor([1.0, torch.nan]), "bias": torch.ones(2)}})
         ['state_dict/weight']
     """
     return [name for name, tensor in _named_tensors(checkpoint) if not _is_finite(tensor)]
@@ -35,11 +35,11 @@ class FiniteCheck:
 
     def set_baseline(self, checkpoint: Mapping[str, Any]) -> None:
         """What is not finite in ``checkpoint`` means it."""
-        self._baseline_names = set(check_non_finite(checkpoint))
+        self._baseline_names = set(find_non_finite_tensors(checkpoint))
 
     def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether anything else is not finite; says so the first time."""
-        new_names = [name for name in check_non_finite(checkpoint) if name not in self._baseline_names]
+        new_names = [name for name in find_non_finite_tensors(checkpoint) if name not in self._baseline_names]
         if new_names and not self._has_warned:
             self._has_warned = True
             rank_zero_warn(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.checkpoint.finite_check import check_non_finite
+from stormproof.checkpoint.finite_check import find_non_finite_tensors
 
 NAN, INF = float("nan"), float("inf")
 
@@ -30,7 +30,7 @@ TENSORS = {
 
 @pytest.mark.parametrize(("tensor", "finite"), TENSORS.values(), ids=TENSORS.keys())
 def test_a_weight_is_named_if_and_only_if_it_is_not_finite(tensor: torch.Tensor, finite: bool):
-    assert check_non_finite({"state_dict": {"weight": tensor}}) == ([] if finite else ["state_dict/weight"])
+    assert find_non_finite_tensors({"state_dict": {"weight": tensor}}) == ([] if finite else ["state_dict/weight"])
 
 
 def test_every_place_of_weights_and_of_the_optimizers_is_looked_at():
@@ -44,7 +44,7 @@ def test_every_place_of_weights_and_of_the_optimizers_is_looked_at():
         ],
         "callbacks": {"EarlyStopping": {"best_score": torch.tensor(INF)}},  # as it begins
     }
-    assert check_non_finite(checkpoint) == [
+    assert find_non_finite_tensors(checkpoint) == [
         "state_dict/b",
         "current_model_state/a",
         "optimizer_states/0/0/exp_avg",
@@ -53,4 +53,4 @@ def test_every_place_of_weights_and_of_the_optimizers_is_looked_at():
 
 
 def test_a_checkpoint_without_optimizers_has_none_to_look_at():
-    assert check_non_finite({"state_dict": {"weight": torch.ones(1)}}) == []
+    assert find_non_finite_tensors({"state_dict": {"weight": torch.ones(1)}}) == []

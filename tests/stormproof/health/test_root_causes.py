@@ -4,15 +4,16 @@ import pytest
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.root_causes import EXPLAINS, ORDER, apply_rules, find_root_causes
+from stormproof.health.root_causes import apply_rules, find_root_causes
+from stormproof.health.rules import RULES
 
 
 def make_finding(problem: Problem, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
     return Finding(problem, severity, where, 0, 10)
 
 
-def test_every_problem_has_its_place_and_what_it_explains():
-    assert set(ORDER) == set(EXPLAINS) == set(Problem)
+def test_every_problem_has_one_rule():
+    assert sorted(rule.problem for rule in RULES) == sorted(Problem)
 
 
 def test_nothing_is_found_in_a_training_of_which_nothing_is_known():
