@@ -13,6 +13,15 @@ import pytest
 
 from tests.support.forked_command import ROOT, Command
 
+FIT = """
+from stormproof.health.record import Record
+from stormproof.health.root_causes import apply_rules, find_root_causes
+
+record = Record(step=1)
+record.first_losses = [1e9]
+for finding in find_root_causes(apply_rules(record)):
+    print(f"{finding.problem}: {finding.advice}")
+"""
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]
 
 
@@ -40,7 +49,7 @@ class Copy:
     def insert(self, path: str, table: str) -> None:
         file, entry = self.folder / path, _code(f"{path}: {table}").rstrip(",\n")
         text, inserted = re.subn(
-            rf"^({table}\b.*[\[{{])$",
+            rf"^({table}\b.*[\[{{(])$",
             lambda match: f"{match[1]}\n{entry},",
             file.read_text(),
             flags=re.MULTILINE,
@@ -103,6 +112,23 @@ def test_an_activation_and_a_loss_are_each_a_module_and_an_option(tmp_path: Path
     passed = re.findall(r"::test_(\w+)\[\w+\] PASSED", output)
     assert "an_activation_is_its_formula_with_the_right_gradient_and_width_and_is_finite_everywhere" in passed
     assert {"a_loss_has_a_reference", "the_value_for_numbers_is_that_of_the_formula"} <= {*passed}
+
+
+@pytest.mark.slow
+def test_a_diagnosis_rule_is_a_function_a_problem_and_an_entry(tmp_path: Path):
+    copy = Copy(tmp_path)
+    copy.add("callbacks/stormproof/health/rules/initial_loss.py")
+    copy.insert("callbacks/stormproof/health/rules/__init__.py", "RULES")
+    for path, anchor, code in (
+        ("finding.py", '    NON_FINITE_DATA = "non_finite_data"\n', _code("callbacks/stormproof/finding.py: Problem")),
+        ("health/rules/__init__.py", "    loss_spike,\n", "initial_loss,"),
+    ):
+        file = tmp_path / "callbacks/stormproof" / path
+        text = file.read_text()
+        assert text.count(anchor) == 1
+        file.write_text(text.replace(anchor, textwrap.indent(code.rstrip(), "    ") + f"\n{anchor}"))
+    (tmp_path / "fit.py").write_text(FIT)
+    assert copy.run("fit.py").splitlines()[-1] == "huge_initial_loss: standardize the targets"
 
 
 def test_a_callback_of_a_user_receives_what_its_signature_names(command: Command, tmp_path: Path):
