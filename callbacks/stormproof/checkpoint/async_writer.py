@@ -208,7 +208,7 @@ class CheckpointWriter:
         one takes longer, the folder is given back once it is written.
 
         Args:
-            is_interrupted: wait ``LAST_SECONDS`` for the last one, at most.
+            is_interrupted: wait ``INTERRUPT_WAIT_SECONDS`` for the last one, at most.
         """
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
         if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):

@@ -37,7 +37,7 @@ def compare_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
         labels, ``settings`` that distinguish the group from other runs, and what :func:`summarize_seeds` says;
-        ``paired``, for each of the first ``MOST_COMPARED`` pairs of runs with the same test samples their labels
+        ``paired``, for each of the first ``MAX_PAIRS`` pairs of runs with the same test samples their labels
         (``runs``) and the result of :func:`stormproof_train.evaluation.comparison.compare` for the headline metric;
         ``pairs``, the number of all such pairs.
     """
