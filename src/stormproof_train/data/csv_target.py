@@ -67,8 +67,8 @@ def parse_numeric_targets(files: Mapping[str, CSVFile], target: str) -> dict[str
     """The target of each row (rows, 1) in each file.
 
     Raises:
-        UserError: if one is no number, an infinite one or above :data:`LARGEST`, or those of ``path`` lie so close
-            together, for their size, that float32 cannot tell them apart.
+        UserError: if one is no number, infinite or above :data:`~stormproof_train.data.first_batches.MAX_TARGET`, or
+            those of ``path`` lie so close together, for their size, that float32 cannot tell them apart.
     """
     numbers = {name: parse_finite_numbers(file, target, "the target", MAX_TARGET) for name, file in files.items()}
     train_values = numbers["path"].to_numpy()
