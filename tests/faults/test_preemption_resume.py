@@ -80,7 +80,7 @@ def test_it_may_come_at_any_moment(phase: str, step: int, saved: int | None, tmp
         (tmp_path / "told").write_text(str(faults.trainer.global_step))
 
     def faults() -> FaultInjector:
-        return FaultInjector().signal(at=phase, step=step, group=True)._aim(note, phase, step, None)
+        return FaultInjector().signal(at=phase, step=step, group=True)._add(note, phase, step, None)
 
     outcome = run_preempted(WITH_WORKERS, tmp_path, faults)
     assert outcome.exit_codes == (75,), outcome.output
