@@ -368,7 +368,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _inactive(self) -> dict[str, Any]:
         if not self._is_active:
             return {"_undo_functions": []}
-        empty_lists: dict[str, Any] = {name: [] for name in ("_undo_functions", "_at_step", "_before_saving")}
+        empty_lists: dict[str, Any] = {
+            name: [] for name in ("_undo_functions", "_step_functions", "_before_save_functions")
+        }
         nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution"))
         return {**empty_lists, **nones, "_is_active": False}
 
@@ -419,7 +421,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._log(trainer, {"checkpoint/stall_seconds": stall})
 
     def _acquire_folder(self, resolution: Resolution) -> str:
-        """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
+        """Acquires the folder on rank 0 and returns the token of the ownership."""
         ownership = FolderOwnership(self.store, resolution)
         self.save_coordinator.writer = CheckpointWriter(
             self.store,

@@ -48,7 +48,7 @@ class GradientNormMonitor(Monitor):
         ValueError: if a number is below 1.
 
     Example:
-        >>> norms = GradientNormMonitor()
+        >>> monitor = GradientNormMonitor()
         >>> trainer = pl.Trainer(callbacks=[norms])  # doctest: +SKIP
         >>> trainer.fit(module, loader)  # doctest: +SKIP
         >>> norms.last_norms  # doctest: +SKIP

@@ -194,7 +194,7 @@ class _Watchdog:
             self._liveness_poll.clear()
 
     def stop(self) -> None:
-        """Ends the watch, and waits for its thread; does not return where this process is being ended.
+        """Stops the watchdog and joins its thread. does not return where this process is being ended.
 
         The first rank that leaves wakes the others up with an error, which is not what ended the run.
         """

@@ -25,7 +25,7 @@ _OBSERVERS: list[Callable[[str], object]] = []
 
 
 def notify_observers(point: str) -> None:
-    """Tells the observers, if there are any, that the store is at ``point``."""
+    """Calls the registered observers with the name of a fault point."""
     for observer in tuple(_OBSERVERS):
         observer(point)
 

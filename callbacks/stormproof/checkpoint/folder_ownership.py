@@ -1,4 +1,4 @@
-"""Rank 0's hold on a folder of checkpoints, from the start of a training to its end."""
+"""Ownership of a checkpoint folder by rank 0 during a training run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FolderOwnership:
 
     Attributes:
         attempt: its number in this folder, from 1.
-        token: tells this hold from any other, and is in the folder for others to read.
+        token: Random token of this ownership, also stored in ``lease.json``.
         previous_progress: how far the attempt before came; None if there was none.
 
     Raises:
@@ -80,7 +80,7 @@ def verify_shared_folder(folder: Path, token: str, timeout_seconds: float = 30.0
 
     Args:
         folder: this rank's folder of checkpoints.
-        token: of rank 0's hold.
+        token: Token of rank 0's :class:`FolderOwnership`.
         timeout_seconds: seconds to wait for a network file system to show what another host has just written.
 
     Raises:

@@ -27,8 +27,8 @@ class SeededIterableDataset(DatasetProxy, IterableDataset[Any]):
         self.set_next_epoch(0, 0)
 
     def set_next_epoch(self, seed: int, epoch: int) -> None:
-        """Names the pass that the workers begin with."""
-        self._set_own_attribute("_pass", (seed, epoch))
+        """Sets the epoch that the workers start with."""
+        self._set_own_attribute("_epoch_arguments", (seed, epoch))
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()

@@ -88,7 +88,8 @@ def seed_process(*key: int) -> None:
 
 
 class ForkedRng:
-    """Inside ``with Untouched():`` the process may seed and draw; outside it is as if nothing had been.
+    """Restores the generators of the process on exit, like ``torch.random.fork_rng``. outside it is as if nothing had
+    been.
 
     Example:
         >>> state = capture()

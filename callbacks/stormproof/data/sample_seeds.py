@@ -32,22 +32,22 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 
     def __init__(self, wrapped: Any, is_random: bool) -> None:
         super().__init__(wrapped)
-        self._set_own_attribute("_draws", is_random)
-        self._set_own_attribute("_whole_batches", callable(getattr(wrapped, "__getitems__", None)))
+        self._set_own_attribute("_is_random", is_random)
+        self._set_own_attribute("_has_getitems", callable(getattr(wrapped, "__getitems__", None)))
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """One sample, for a loader without batches."""
-        if self._draws:
+        if self._is_random:
             seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """All samples of a batch."""
-        if self._whole_batches:
-            if self._draws:
+        if self._has_getitems:
+            if self._is_random:
                 seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
             return self.wrapped.__getitems__(seeded_indices.indices)
-        if not self._draws:
+        if not self._is_random:
             return [self.wrapped[index] for index in seeded_indices.indices]
         samples = []
         for position, index in enumerate(seeded_indices.indices):

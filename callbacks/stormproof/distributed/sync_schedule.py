@@ -40,7 +40,7 @@ class SyncSchedule:
         return step >= self._next_step
 
     def record_sync(self, step: int, seconds_per_step: float) -> None:
-        """They met at ``step``.
+        """Records a synchronization at ``step``.
 
         Args:
             step: the same on all ranks.

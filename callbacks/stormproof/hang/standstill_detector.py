@@ -11,7 +11,7 @@ WORKING_SHARE = 0.05
 
 
 class StandstillDetector:
-    r"""Tells for how long a training has neither progressed nor worked.
+    r"""Measures for how long a training run has stalled: no progress and no work.
 
     With :math:`w(t)` the seconds of work that were done until :math:`t`, it works at :math:`t` where
 

@@ -25,7 +25,8 @@ class PredictionFacts:
 
     Attributes:
         loss: the name of its function; empty for a callable of the user's.
-        loss_input: what it takes, see ``standard_losses``; empty if that is not known.
+        loss_input: what it takes, see :data:`stormproof.health.observers.torch_losses.LOSS_INPUTS`; empty if that is
+            not known.
         made_by: the function that gave the prediction its values; empty if that is not known.
         layer: the last layer on the way to it.
         outputs: its size along the second dimension; 1 where there is none.
@@ -321,6 +322,6 @@ class Record:
         self.validations = [candidate for candidate in passes[:-max_count] if candidate is best] + passes[-max_count:]
 
     def add_probe(self, probe: Probe, max_count: int) -> None:
-        """Takes a close look, likewise."""
+        """Adds a probe. Drops older probes like :meth:`add_validation`."""
         self.probes.append(probe)
         del self.probes[4:-max_count]

@@ -23,7 +23,7 @@ from stormproof.resume.snapshot_state import RankState, Snapshot
 def redistribute(
     saved: Snapshot, checkpoint: Mapping[str, Any], rank: int, world_size: int, accumulate_grad_batches: int
 ) -> RankState:
-    """The part of one of this job's ranks; changes the checkpoint's counts of batches to those that it would have.
+    """Returns the state of one rank after a change of the world size. Rescales batch counts in ``checkpoint``.
 
     Args:
         saved: state of the job that saved the checkpoint.

@@ -54,7 +54,7 @@ class IgnoreSignals:
 
 
 def mask_worker_signals(loader: Any) -> Callable[[], None]:
-    """Has the workers that ``loader`` starts from now on be deaf; returns what undoes that for later ones.
+    """Makes workers that ``loader`` starts from now on ignore signals. Returns a function that undoes this.
 
     Args:
         loader: anything with a ``worker_init_fn``, as ``torch.utils.data.DataLoader``, or a resumable one; others have

@@ -1,7 +1,7 @@
 """The places of a network at which units are watched, and the hooks that do it.
 
-Hooks are registered once and only look while :attr:`Watches.active`: a compiled network takes the flag as a guard, and
-they leave no break in its graph. They keep nothing but tensors that the callback collects after each batch.
+Hooks are registered once and only record while :attr:`ActivationHooks.active` is True: a compiled network takes the
+flag as a guard, and they leave no break in its graph. They keep nothing but tensors that the callback collects after each batch.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ActivationHooks:
 
     Attributes:
         active: whether the hooks look at what passes.
-        records_batch: whether they look at this batch, unless they are told to look away for a while.
+        records_batch: Whether the hooks record the current batch.
         counts_zeros: whether they take the share of zeros too.
         records_magnitudes: whether they take the mean absolute output of each unit too.
         output_points: watched modules by name.

@@ -59,7 +59,7 @@ class UnitActivity:
 
     @property
     def inputs_needed(self) -> int:
-        """Minimum number of inputs to report dead units: ``FEW`` if all are dead, 0 if none is, else ``INPUTS``."""
+        """Minimum number of inputs to report dead units: ``MIN_INPUTS_ALL_DEAD`` if all units are dead, 0 if none is, else ``MIN_INPUTS``."""
         if not self.dead:
             return 0
         return MIN_INPUTS_ALL_DEAD if self.dead == self.units else MIN_INPUTS

@@ -22,7 +22,7 @@ class UnitRecords:
 
     Attributes:
         records: of each place, in the order in which they were first seen.
-        begin_step: the step at which the watch began; None where no training is watched.
+        start_step: Step at which recording started. None outside training.
     """
 
     def __init__(self) -> None:

@@ -86,7 +86,7 @@ def _hydra(words: list[str]) -> int:
 
     _check_config_folders(words)
     if {"-m", "--multirun"} & set(words):
-        from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after _require_train_extra: it needs Hydra)
+        from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after cli.main checked the packages: it needs Hydra)
 
         check_sweep(words)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
@@ -101,7 +101,7 @@ def _hydra(words: list[str]) -> int:
 
 def _check_config_folders(words: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
-    from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after _require_train_extra: it needs yaml)
+    from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after cli.main checked the packages: it needs yaml)
 
     for name, following in pairwise([*words, ""]):
         option, _, value = name.partition("=")
@@ -118,6 +118,6 @@ def _groups() -> set[str]:
 
 def _settings() -> set[str]:
     """Returns the groups, and the settings of no group."""
-    import yaml  # noqa: PLC0415 (after _require_train_extra)
+    import yaml  # noqa: PLC0415 (after cli.main checked the packages)
 
     return _groups() | yaml.safe_load((conf_dir() / "config.yaml").read_bytes()).keys()

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback
 
 @contextmanager
 def block_sigint_during_launch(trainer: pl.Trainer) -> Iterator[None]:
-    """Holds Ctrl-C back until all ranks have met, so that the processes started meanwhile are born deaf to it.
+    """Blocks SIGINT until all ranks are launched. Processes started in the block inherit the mask.
 
     A blocked signal is inherited by a new process and waits for whoever lifts the block: here once the ranks have met,
     in a further rank once it ignores the signal, the first thing that ``cli.main.main`` does there.

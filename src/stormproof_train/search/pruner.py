@@ -1,4 +1,4 @@
-"""Whether a trial goes on: what a worker answers when a run asks."""
+"""Decides whether a trial continues, pauses or is pruned."""
 
 from __future__ import annotations
 

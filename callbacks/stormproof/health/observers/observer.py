@@ -48,7 +48,7 @@ EARLY_STEPS = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 4
 STRUCTURE_STEPS = 3
 """Steps after which it is settled which parameters get a gradient."""
 MAX_PROBES = 64
-"""Close looks that are remembered, beside the first four."""
+"""Maximum number of probes, in addition to the first four."""
 MAX_VALIDATIONS = 8
 """Validations that are remembered, beside the best."""
 MAX_FIRST_LOSSES = 20

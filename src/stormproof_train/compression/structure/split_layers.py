@@ -77,7 +77,8 @@ class IdentityPlaceholder(nn.Identity):
 
 
 def split_layers(network: nn.Module, group: GroupedActivations, inputs: torch.Tensor) -> None:
-    """Puts the layers before activations in pieces, in place, and stand-ins in the place of the activations.
+    """Puts the layers before activations in pieces, in place, and replaces the activations with
+    :class:`IdentityPlaceholder`.
 
     Args:
         network: in evaluation.
