@@ -156,7 +156,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._resolution: Resolution | None = None  # what this process found last
         self._start_over = False  # what :meth:`latest_checkpoint` was asked for
         self._is_active = self._has_ended = False
-        self._rank_snapshot: snapshot.OwnPart | None = None  # of the checkpoint that was loaded, until it is set back
+        # of the checkpoint that was loaded, until it is set back
+        self._rank_snapshot: snapshot.RankSnapshot | None = None
         self._loaded_description: str | None = None
         self._last_step = 0  # the one that was reached when we last looked
         self._has_validated = False
@@ -197,8 +198,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def best_checkpoint(self) -> str | None:
         """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
         sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
-        good_paths = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
-        return next((str(checkpoint.path) for checkpoint in good_paths), None)
+        good_checkpoints = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
+        return next((str(checkpoint.path) for checkpoint in good_checkpoints), None)
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Has ``function`` called, on all ranks, before the first batch and between two that a step lies between.
@@ -285,7 +286,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
             return
         rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        self._rank_snapshot = snapshot.for_rank(checkpoint, *rank_arguments)
+        self._rank_snapshot = snapshot.select_rank(checkpoint, *rank_arguments)
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
@@ -307,7 +308,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._rank_snapshot is not None:
             snapshot.check_world_size(trainer, self._rank_snapshot)
-            trainer.should_stop = self._rank_snapshot.snapshot.shared.should_stop
+            trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
             internals.load_pending_loader_states(trainer)
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
@@ -399,7 +400,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         is_resuming = self._rank_snapshot is not None
         if self._rank_snapshot is not None:
             snapshot.restore(trainer, module, self._rank_snapshot)
-            self._has_validated = self._rank_snapshot.own.validated
+            self._has_validated = self._rank_snapshot.rank_state.validated
             self._rank_snapshot = None
         self.save_coordinator.unsaved_attributes.observe(trainer)
         if is_resuming:

@@ -151,7 +151,7 @@ class DeadNeuronDetector(Monitor):
         hooks = self._attach(pl_module)
         self._unit_records.remove_missing(hooks)
         if not self._unit_records.records:
-            self._unit_records.begin_step = trainer.global_step
+            self._unit_records.start_step = trainer.global_step
         if self._redo is not None:
             self._redo.record_initial_stds(hooks)
 

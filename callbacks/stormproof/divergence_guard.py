@@ -120,7 +120,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._training_health: TrainingHealth | None = None
         self._recovery: CheckpointRecovery | None = None
         self._step_monitor: StepMonitor | None = None  # while it looks
-        self._restorers: list[Callable[[], None]] = []
+        self._undo_functions: list[Callable[[], None]] = []
         self._module_id = 0
         self._reset()
 
@@ -180,13 +180,13 @@ class DivergenceGuard(InactiveCopies, Callback):
             )
         self._step_monitor = StepMonitor(trainer, pl_module, self._detectors, every_n_steps)
         scales_lr = self.lr_factor < 1 or self._lr_scale.factor < 1
-        self._restorers = [
+        self._undo_functions = [
             *(self._lr_scale.attach(trainer.optimizers) if scales_lr else []),
             internals.call_between_batches(trainer, lambda: self._act_between_batches(trainer, pl_module)),
             internals.call_before_update(trainer, lambda optimizer: self._skip_anomalous_step(trainer, optimizer)),
         ]
         if self._recovery is not None:
-            self._restorers.append(self._recovery.call_before_saving(self._check_before_saving))
+            self._undo_functions.append(self._recovery.call_before_saving(self._check_before_saving))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -258,7 +258,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._rollback_steps = list(state_dict["proven"])
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_training_health": None, "_recovery": None, "_step_monitor": None, "_restorers": []}
+        return {"_training_health": None, "_recovery": None, "_step_monitor": None, "_undo_functions": []}
 
     def _reset(self) -> None:
         detector = partial(DivergenceDetector, self.window, self.spike_sigma, self.rollback_window_steps)
@@ -370,8 +370,8 @@ class DivergenceGuard(InactiveCopies, Callback):
         )
 
     def _detach(self) -> None:
-        while self._restorers:
-            self._restorers.pop()()
+        while self._undo_functions:
+            self._undo_functions.pop()()
         self._step_monitor = None
 
 

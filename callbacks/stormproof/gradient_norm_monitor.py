@@ -71,14 +71,14 @@ class GradientNormMonitor(Monitor):
         self._latest_norms_by_layer: dict[str, float] = {}  # by layer, whenever that was
         self._first_measurements: list[PendingMeasurement] = []  # those of them with which layers came up
         self._open_measurements: dict[int, PendingMeasurement] = {}  # by optimizer: measured, and its step not done yet
-        self._begun_steps: dict[int, int] = {}  # steps that each optimizer has begun
+        self._step_counts: dict[int, int] = {}  # steps that each optimizer has begun
         self._last_global_steps: dict[
             int, int
         ] = {}  # the global step of the last of them: one step may ask for several gradients
         self._measured_parameters: dict[tuple[int, tuple[bool, ...]], MeasuredParameters] = {}
         self._previous_step = 0
         self._has_trained = False
-        self._restorers: list[Callable[[], None]] = []
+        self._undo_functions: list[Callable[[], None]] = []
 
     @property
     def history(self) -> list[GradientMeasurement]:
@@ -109,8 +109,8 @@ class GradientNormMonitor(Monitor):
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
         if len(trainer.optimizers) == 1:
-            self._begun_steps = {0: trainer.global_step}
-        self._restorers = [
+            self._step_counts = {0: trainer.global_step}
+        self._undo_functions = [
             internals.call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),
             *(self._register_step_hook(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
         ]
@@ -123,7 +123,7 @@ class GradientNormMonitor(Monitor):
         if index is None or self._last_global_steps.get(index) == trainer.global_step:
             return
         self._measure(trainer, pl_module, optimizer, index, scaled=unscales_gradients(optimizer))
-        self._begun_steps[index] = self._begun_steps.get(index, 0) + 1
+        self._step_counts[index] = self._step_counts.get(index, 0) + 1
         self._last_global_steps[index] = trainer.global_step
 
     def on_train_batch_end(
@@ -159,7 +159,7 @@ class GradientNormMonitor(Monitor):
         return {
             "history": [measurement.state_dict() for measurement in self.history],
             "first": dict(self.first_norms),
-            "begun": [self._begun_steps.get(index, 0) for index in range(len(self._begun_steps))],
+            "begun": [self._step_counts.get(index, 0) for index in range(len(self._step_counts))],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -171,10 +171,10 @@ class GradientNormMonitor(Monitor):
         for measurement_state in state_dict["history"]:
             self._add_measurement(GradientMeasurement.from_state(measurement_state))
         self.first_norms = dict(state_dict["first"])
-        self._begun_steps = dict(enumerate(state_dict["begun"]))
+        self._step_counts = dict(enumerate(state_dict["begun"]))
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_restorers": [], "_measured_parameters": {}, "_open_measurements": {}}
+        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
 
     def _read_pending(self) -> None:
         for measurement in self._first_measurements:
@@ -205,7 +205,7 @@ class GradientNormMonitor(Monitor):
     def _measure(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, index: int, *, scaled: bool
     ) -> None:
-        step = self._begun_steps.get(index, 0) + 1
+        step = self._step_counts.get(index, 0) + 1
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
         self._open_measurements.pop(index, None)  # that step was skipped
@@ -254,9 +254,9 @@ class GradientNormMonitor(Monitor):
         log_values(trainer, values)
 
     def _stop(self) -> None:
-        for restore in self._restorers:
+        for restore in self._undo_functions:
             restore()
-        self._restorers = []
+        self._undo_functions = []
         self._measured_parameters, self._open_measurements = {}, {}
 
 

@@ -28,7 +28,7 @@ from stormproof.hang import report
 from stormproof.hang.debugger import is_debugged
 from stormproof.hang.liveness import LivenessPoll
 from stormproof.hang.process_activity import ProcessActivity
-from stormproof.hang.standstill_detector import StandstillDetector
+from stormproof.hang.standstill_detector import StallDetector
 from stormproof.hang.thread_frames import current_frames
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
@@ -106,7 +106,7 @@ class HangWatch(InactiveCopies, Callback):
         self.on_hang = on_hang
         self.progress = 0
         self._watchdog: _Watchdog | None = None  # while it watches
-        self._restorer: Callable[[], None] | None = None
+        self._undo_function: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begins to watch the thread that calls this."""
@@ -114,7 +114,7 @@ class HangWatch(InactiveCopies, Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._watchdog = _Watchdog(self, trainer)
-        self._restorer = internals.call_on_exception(trainer, self._stop)
+        self._undo_function = internals.call_on_exception(trainer, self._stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches no longer."""
@@ -140,12 +140,12 @@ class HangWatch(InactiveCopies, Callback):
     on_predict_batch_start = on_predict_batch_end = _count_progress
 
     def _inactive(self) -> dict[str, Any]:
-        return {"_watchdog": None, "_restorer": None}
+        return {"_watchdog": None, "_undo_function": None}
 
     def _stop(self) -> None:
-        if self._restorer is not None:
-            self._restorer()
-            self._restorer = None
+        if self._undo_function is not None:
+            self._undo_function()
+            self._undo_function = None
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
@@ -167,7 +167,7 @@ class _Watchdog:
         self._training_thread = threading.get_ident()
         self._launched_pids = internals.list_launched_rank_pids(trainer)
         self._poll_seconds = min(max(self._timeout / CHECKS_PER_TIMEOUT, 0.02), 5.0)
-        self._detector = StandstillDetector(self._timeout / 4)
+        self._detector = StallDetector(self._timeout / 4)
         self._initial_progress = callback.progress
         self._liveness_poll: LivenessPoll | None = None
         if self._world_size > 1 and self._folder is not None:

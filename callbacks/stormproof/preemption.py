@@ -66,8 +66,8 @@ class Preemption(InactiveCopies, Callback):
         self._undo_functions: list[Callable[[], None]] = []
         self._recovery: CheckpointRecovery | None = None
         self._sync_schedule = SyncSchedule()
-        self._sync_point = 0  # of places at which the ranks could meet, since the meetings began
-        self._last_sync = (0, 0.0)  # the count and the time of the last meeting
+        self._num_sync_points = 0  # number of possible synchronization points since the last reset
+        self._last_sync = (0, 0.0)  # sync point and time of the last synchronization
         self._num_batches = self._num_common_batches = inf  # of this pass: this rank's, and those that every rank has
         self._evaluation_start_time = 0.0
 
@@ -159,7 +159,7 @@ class Preemption(InactiveCopies, Callback):
             self._reset_sync_schedule()
 
     def _check_signal_in_evaluation(self, trainer: pl.Trainer) -> None:
-        if not self._undo_functions or self._sync_point >= self._num_common_batches:
+        if not self._undo_functions or self._num_sync_points >= self._num_common_batches:
             return
         received_signal = self._poll_signal(trainer)
         if received_signal is None or (
@@ -177,21 +177,21 @@ class Preemption(InactiveCopies, Callback):
 
     def _reset_sync_schedule(self) -> None:
         self._sync_schedule.reset()
-        self._sync_point, self._last_sync = 0, (0, time.monotonic())
+        self._num_sync_points, self._last_sync = 0, (0, time.monotonic())
 
     def _poll_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
-        self._sync_point += 1
+        self._num_sync_points += 1
         if trainer.world_size == 1:
             return self._listener.received_signal
-        if not self._sync_schedule.is_due(self._sync_point):
+        if not self._sync_schedule.is_due(self._num_sync_points):
             return None
         last_sync_point, last_sync_time = self._last_sync
         now = time.monotonic()
         signal_number, seconds = self._reduce_signal(
-            trainer, (now - last_sync_time) / (self._sync_point - last_sync_point)
+            trainer, (now - last_sync_time) / (self._num_sync_points - last_sync_point)
         )
-        self._sync_schedule.record_sync(self._sync_point, seconds)
-        self._last_sync = self._sync_point, now
+        self._sync_schedule.record_sync(self._num_sync_points, seconds)
+        self._last_sync = self._num_sync_points, now
         return signal.Signals(signal_number) if signal_number else None
 
     def _sync_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
@@ -206,8 +206,8 @@ class Preemption(InactiveCopies, Callback):
 
     def _has_time_to_finish(self, trainer: pl.Trainer, received_signal: signal.Signals) -> bool:
         """Whether the rest of this validation and a checkpoint take no longer than what is left, on every rank."""
-        seconds_per_batch = (time.monotonic() - self._evaluation_start_time) / self._sync_point
-        needed_seconds = seconds_per_batch * (self._num_batches - self._sync_point) + self._get_write_seconds()
+        seconds_per_batch = (time.monotonic() - self._evaluation_start_time) / self._num_sync_points
+        needed_seconds = seconds_per_batch * (self._num_batches - self._num_sync_points) + self._get_write_seconds()
         return (
             all_reduce_max(
                 [needed_seconds - self._compute_remaining_seconds(received_signal, os.environ)],

@@ -31,7 +31,7 @@ from stormproof_train.compression.deployment.isolated_process import IsolatedPro
 from stormproof_train.compression.deployment.static_quantization import CalibrationBatches
 from stormproof_train.compression.deployment.suppress_output import suppress_output
 from stormproof_train.compression.fine_tuning import FineTuning, count_steps, run_fine_tuning
-from stormproof_train.compression.original import Original, load_original
+from stormproof_train.compression.original import OriginalModel, load_original
 from stormproof_train.compression.samples import Samples, load_samples
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import Structure
@@ -96,7 +96,7 @@ def _dynamic(source: Path, target: Path) -> Path:
     return target
 
 
-def _pruned_alone(original: Original, most: int, steps: int, folder: Path, inputs: torch.Tensor) -> nn.Module:
+def _pruned_alone(original: OriginalModel, most: int, steps: int, folder: Path, inputs: torch.Tensor) -> nn.Module:
     """By torch-pruning's own pruner, with its defaults: every layer loses the same share of its channels."""
     low, high = 0.0, 1.0
     for _ in range(12):
@@ -112,7 +112,7 @@ def _pruned_alone(original: Original, most: int, steps: int, folder: Path, input
     return original.build_network(structure, extract_network_weights(read_checkpoint(checkpoint)))
 
 
-def _pruned(original: Original, ratio: float, inputs: torch.Tensor) -> nn.Module:
+def _pruned(original: OriginalModel, ratio: float, inputs: torch.Tensor) -> nn.Module:
     network = copy.deepcopy(original.task.network)
     head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     importance = tp.importance.GroupMagnitudeImportance()
@@ -120,7 +120,7 @@ def _pruned(original: Original, ratio: float, inputs: torch.Tensor) -> nn.Module
     return network.eval()
 
 
-def _exported(original: Original, network: nn.Module, path: Path, samples: Samples) -> Path:
+def _exported(original: OriginalModel, network: nn.Module, path: Path, samples: Samples) -> Path:
     deployed = DeployedModel.from_task(original.task, network)
     facts = ArtifactMetadata(deployed.kind, [], list(original.spec.input_shape), original.trained_weights.run.name)
     export_onnx(deployed, torch.from_numpy(samples.inputs), path, facts)

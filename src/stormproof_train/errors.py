@@ -83,23 +83,23 @@ class PreemptedError(StopError):
         self.signal = signum
 
 
-class LeaveError(StopError):
+class StoppedBySearchError(StopError):
     """The run was told to leave by what had started it, and what there was to save is saved."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.START_AGAIN)
 
 
-class LeaveExit(PreemptedExit):
+class StoppedBySearchExit(PreemptedExit):
     """A run leaves because what has started it says so, on all ranks at the same step.
 
     Args:
         reason: in words.
-        leads: whether this is rank 0.
+        is_rank_zero: whether this is rank 0.
     """
 
-    def __init__(self, reason: str, *, leads: bool) -> None:
-        super().__init__("", is_rank_zero=leads)
+    def __init__(self, reason: str, *, is_rank_zero: bool) -> None:
+        super().__init__("", is_rank_zero=is_rank_zero)
         self.reason = reason
 
 

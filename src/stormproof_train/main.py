@@ -30,7 +30,7 @@ from stormproof_train.data.content_sketch import check_files_unchanged, save_ske
 from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
 from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.error_messages import describe_error
-from stormproof_train.errors import LeaveError, PreemptedError, UserError
+from stormproof_train.errors import PreemptedError, StoppedBySearchError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
@@ -55,13 +55,13 @@ _EMPTY_TEST_RESULTS: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclu
 """What a summary says about a test split that was not evaluated."""
 
 
-def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
+def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True) -> dict[str, Any]:
     """Trains what a config describes, then tests it once if it is to; a finished run is not trained again.
 
     Args:
         cfg: a composed config, as ``conf/config.yaml`` lays it out.
         show_progress: Whether to draw a progress bar. If False, prints lines of text.
-        trains: False to tell the summary of a finished run, and of no other.
+        should_train: False to tell the summary of a finished run, and of no other.
 
     Returns:
         The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value; ``test`` is empty
@@ -79,7 +79,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     data = plan.data.build(seed=plan.seed)
     spec = infer_spec(data)
     loss_target = plan.bind_loss(spec.task)
-    run_spec = RunSpec.of(plan.settings(loss_target, get_fingerprint(data)))
+    run_spec = RunSpec.from_settings(plan.settings(loss_target, get_fingerprint(data)))
     folder = RunFolder(Path(plan.runs_dir), run_spec.name)
     summary = folder.read_summary()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
@@ -88,7 +88,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     if summary is not None:
         print_line(f"{folder.name} is finished already")
         return summary
-    if not trains:
+    if not should_train:
         raise UserError(f"the run {folder.path} has not finished")
 
     task = build_task(plan, data, spec, loss_target)
@@ -120,7 +120,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
             if is_rank_zero():
                 record_end = (
                     folder.record_preemption
-                    if isinstance(error, PreemptedError | LeaveError)
+                    if isinstance(error, PreemptedError | StoppedBySearchError)
                     else folder.record_failure
                 )
                 record_end(*describe_error(error), trainer.global_step if trainer else None)

@@ -33,11 +33,11 @@ def module_exports(package: str, path: Sequence[str], *, internal: Collection[st
             name: value
             for name, value in vars(module).items()
             if info.name not in internal
-            and _plain(name) == _plain(info.name)
+            and _normalize_name(name) == _normalize_name(info.name)
             and getattr(value, "__module__", None) == module.__name__
         }
     return exports
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return name.replace("_", "").lower()

@@ -1,7 +1,7 @@
 """Writes, verifies, finds and deletes checkpoints."""
 
 from stormproof.checkpoint.atomic import atomic_write
-from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, notify_observers, observe_fault_points
+from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, observe_fault_points, reach_fault_point
 from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.resolution import BadCheckpoint, Resolution
@@ -20,6 +20,6 @@ __all__ = [
     "Retention",
     "Store",
     "atomic_write",
-    "notify_observers",
     "observe_fault_points",
+    "reach_fault_point",
 ]

@@ -26,7 +26,7 @@ _CHECKSUM_KEY = b', "sum": "'
 
 
 @dataclass(frozen=True)
-class Damage:
+class LogDamage:
     """A place in the log that is not as it was written: its first byte, and what is wrong there."""
 
     offset: int
@@ -47,7 +47,7 @@ class CommitLog:
 
     content: bytes
     events: Sequence[Event]
-    damages: Sequence[Damage]
+    damaged_places: Sequence[LogDamage]
     torn_bytes: int
     intact_bytes: int
 
@@ -62,10 +62,10 @@ class CommitLog:
             log_prefix: what the newest manifest says of the log as it was then; None if there is no manifest.
         """
         if log_prefix is None:
-            return [damage.problem for damage in self.damages]
+            return [damage.problem for damage in self.damaged_places]
         if log_prefix.matches(self.content):  # up to there it is as it was at that commit, crashes before it included
-            return [damage.problem for damage in self.damages if damage.offset >= log_prefix.bytes]
-        problems = [damage.problem for damage in self.damages]
+            return [damage.problem for damage in self.damaged_places if damage.offset >= log_prefix.bytes]
+        problems = [damage.problem for damage in self.damaged_places]
         if len(self.content) < log_prefix.bytes:
             return [f"it has {len(self.content)} bytes and had {log_prefix.bytes} at the newest commit", *problems]
         return [f"its first {log_prefix.bytes} bytes are not those of the newest commit", *problems]
@@ -84,25 +84,25 @@ def parse_log(content: bytes) -> CommitLog:
 
     Example:
         >>> log = parse_log(format_lines(parse_log(b""), [{"event": "committed", "name": "000001-step-5"}]))
-        >>> log.checkpoint_names("committed"), log.damages, log.torn_bytes
+        >>> log.checkpoint_names("committed"), log.damaged_places, log.torn_bytes
         ({'000001-step-5'}, [], 0)
     """
     events: list[Event] = []
-    damages: list[Damage] = []
-    broken_lines: list[Damage] = []  # the lines just before, which crashes may have cut off
+    damages: list[LogDamage] = []
+    broken_lines: list[LogDamage] = []  # the lines just before, which crashes may have cut off
     offset = 0
     lines = content.split(b"\n")
     last_line = lines.pop()
     for line in lines:
         event = _parse_line(line)
         if event is None:
-            broken_lines.append(Damage(offset, f"the line at byte {offset} was changed after it was written"))
+            broken_lines.append(LogDamage(offset, f"the line at byte {offset} was changed after it was written"))
         else:
             if broken_lines and event.get("torn") != offset - broken_lines[0].offset:
                 damages += broken_lines
             broken_lines = []
             if event["n"] != (events[-1]["n"] + 1 if events else 1):
-                damages.append(Damage(offset, f"lines are missing before byte {offset}"))
+                damages.append(LogDamage(offset, f"lines are missing before byte {offset}"))
             events.append(event)
         offset += len(line) + 1
     damages += broken_lines

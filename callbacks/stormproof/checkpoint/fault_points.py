@@ -24,7 +24,7 @@ PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
 _OBSERVERS: list[Callable[[str], object]] = []
 
 
-def notify_observers(point: str) -> None:
+def reach_fault_point(point: str) -> None:
     """Calls the registered observers with the name of a fault point."""
     for observer in tuple(_OBSERVERS):
         observer(point)
@@ -42,8 +42,8 @@ def observe_fault_points(observer: Callable[[str], object]) -> Generator[None, N
     Example:
         >>> seen = []
         >>> with observe_fault_points(seen.append):
-        ...     notify_observers("commit begins")
-        >>> notify_observers("pruned")
+        ...     reach_fault_point("commit begins")
+        >>> reach_fault_point("pruned")
         >>> seen
         ['commit begins']
     """

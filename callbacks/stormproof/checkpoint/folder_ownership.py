@@ -86,7 +86,7 @@ def verify_shared_folder(folder: Path, token: str, timeout_seconds: float = 30.0
     Raises:
         RanksDisagreeError: on every rank, if one of them looks elsewhere.
     """
-    is_visible = sees_owner(folder, token, timeout_seconds)
+    is_visible = is_owner_visible(folder, token, timeout_seconds)
     folders = all_gather(None if is_visible else str(folder.absolute()))
     mismatches = [f"rank {rank}: {rank_folder}" for rank, rank_folder in enumerate(folders) if rank_folder is not None]
     if mismatches:
@@ -97,7 +97,7 @@ def verify_shared_folder(folder: Path, token: str, timeout_seconds: float = 30.0
         )
 
 
-def sees_owner(folder: Path, token: str, timeout_seconds: float = 30.0) -> bool:
+def is_owner_visible(folder: Path, token: str, timeout_seconds: float = 30.0) -> bool:
     """Whether ``folder``, seen from here, is the one that the hold with ``token`` owns.
 
     Args:

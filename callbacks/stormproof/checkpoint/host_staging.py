@@ -21,11 +21,11 @@ class HostStager:
     pinned, for which torch takes up to twice the memory, and nothing more is put on the GPU.
 
     Example:
-        >>> copies = HostStager()
+        >>> stager = HostStager()
         >>> weight = torch.zeros(2)
-        >>> copied = copies.stage({"state_dict": {"weight": weight}, "step": 1})
+        >>> staged = stager.stage({"state_dict": {"weight": weight}, "step": 1})
         >>> _ = weight.fill_(1.0)
-        >>> copied
+        >>> staged
         {'state_dict': {'weight': tensor([0., 0.])}, 'step': 1}
     """
 

@@ -103,7 +103,7 @@ class LoadableConverter:
         return loadable_checkpoint
 
     def _leave_out_hyperparameters(self, loadable_checkpoint: dict[str, Any], key: str) -> list[str]:
-        """Removes refused hyperparameters from ``loadable_checkpoint[key]``. Removes the key if its value is not a plain dict."""
+        """Removes refused hyperparameters from the dict ``loadable_checkpoint[key]``, or the key if it is no dict."""
         value = loadable_checkpoint[key]
         if type(value) is not dict:
             if _is_plain(value) or _is_loadable(value):

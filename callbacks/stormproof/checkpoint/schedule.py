@@ -21,7 +21,7 @@ class SaveSchedule:
 
     Args:
         every_n_train_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
-        train_time_interval: above 0; None for no such rule. With neither, 5 minutes.
+        interval_minutes: above 0; None for no such rule. With neither, 5 minutes.
         keep_every_n_train_steps: another rule as the first, at least 1.
         max_overhead: the share of the training's time that saving may take, in (0, 1); None for no such rule.
         mean_hours_between_failures: of the whole job, above 0; None where it is not known.
@@ -43,7 +43,7 @@ class SaveSchedule:
     def __init__(
         self,
         every_n_train_steps: int | None = None,
-        train_time_interval: float | None = None,
+        interval_minutes: float | None = None,
         keep_every_n_train_steps: int | None = None,
         max_overhead: float | None = None,
         mean_hours_between_failures: float | None = None,
@@ -54,20 +54,20 @@ class SaveSchedule:
         ):
             if interval is not None and interval < 1:
                 raise ValueError(f"{name} is {interval}; it must be at least 1")
-        if train_time_interval is not None and not train_time_interval > 0:
-            raise ValueError(f"train_time_interval is {train_time_interval}; it must be above 0")
+        if interval_minutes is not None and not interval_minutes > 0:
+            raise ValueError(f"train_time_interval is {interval_minutes}; it must be above 0")
         if max_overhead is not None and not 0 < max_overhead < 1:
             raise ValueError(f"max_overhead is {max_overhead}; it is a share, above 0 and below 1")
         if mean_hours_between_failures is not None and not 0 < mean_hours_between_failures < inf:
             raise ValueError(f"mean_hours_between_failures is {mean_hours_between_failures}; it must be above 0")
         if max_overhead is None and mean_hours_between_failures is not None:
             raise ValueError("mean_hours_between_failures is nothing without max_overhead: give that too")
-        if max_overhead is not None and (every_n_train_steps is not None or train_time_interval is not None):
+        if max_overhead is not None and (every_n_train_steps is not None or interval_minutes is not None):
             raise ValueError(
                 "max_overhead finds the interval, so every_n_train_steps and train_time_interval must be left out"
             )
-        if max_overhead is None and every_n_train_steps is None and train_time_interval is None:
-            train_time_interval = DEFAULT_INTERVAL_MINUTES
+        if max_overhead is None and every_n_train_steps is None and interval_minutes is None:
+            interval_minutes = DEFAULT_INTERVAL_MINUTES
         self._max_overhead = max_overhead
         self._mean_seconds_between_failures = (
             None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
@@ -76,7 +76,7 @@ class SaveSchedule:
         self._step_intervals = [
             interval for interval in (every_n_train_steps, keep_every_n_train_steps) if interval is not None
         ]
-        self._interval_seconds = None if train_time_interval is None else 60 * train_time_interval
+        self._interval_seconds = None if interval_minutes is None else 60 * interval_minutes
         self._last_save: tuple[int, float] | None = None
 
     @property
@@ -89,18 +89,19 @@ class SaveSchedule:
         """The step at which it was saved last; None before the first."""
         return None if self._last_save is None else self._last_save[0]
 
-    def record_save(self, step: int, now: float, stall: float = 0.0) -> None:
+    def record_save(self, step: int, now: float, stall_seconds: float = 0.0) -> None:
         """It was saved, or tried.
 
         Args:
             step: at which.
             now: seconds of a clock that never goes back.
-            stall: seconds for which the training stood still.
+            stall_seconds: seconds for which the training stood still.
         """
         self._last_save = (step, now)
         if self._max_overhead is not None:
             self._interval_seconds = max(
-                stall / self._max_overhead, compute_optimal_interval(stall, self._mean_seconds_between_failures)
+                stall_seconds / self._max_overhead,
+                compute_optimal_interval(stall_seconds, self._mean_seconds_between_failures),
             )
 
     def reset(self) -> None:
@@ -118,11 +119,11 @@ class SaveSchedule:
         return self._interval_seconds is not None and now - self._last_save[1] >= self._interval_seconds
 
 
-def compute_optimal_interval(stall: float, mean_seconds_between_failures: float | None) -> float:
+def compute_optimal_interval(stall_seconds: float, mean_seconds_between_failures: float | None) -> float:
     """The seconds from one checkpoint to the next that lose the least time, by Daly; 0 if failures are not known.
 
     Args:
-        stall: seconds for which the training stands still at each, at least 0.
+        stall_seconds: seconds for which the training stands still at each, at least 0.
         mean_seconds_between_failures: the mean time between failures in seconds, above 0, or None.
 
     Example:
@@ -131,7 +132,7 @@ def compute_optimal_interval(stall: float, mean_seconds_between_failures: float 
     """
     if mean_seconds_between_failures is None:
         return 0.0
-    ratio = stall / (2 * mean_seconds_between_failures)
+    ratio = stall_seconds / (2 * mean_seconds_between_failures)
     if ratio >= 1:
         return mean_seconds_between_failures
-    return sqrt(2 * stall * mean_seconds_between_failures) * (1 + sqrt(ratio) / 3 + ratio / 9) - stall
+    return sqrt(2 * stall_seconds * mean_seconds_between_failures) * (1 + sqrt(ratio) / 3 + ratio / 9) - stall_seconds

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
-from stormproof.checkpoint.fault_points import notify_observers
+from stormproof.checkpoint.fault_points import reach_fault_point
 from stormproof.checkpoint.file_names import LOG_FILE_NAME, format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, encode_manifest
@@ -214,7 +214,7 @@ class Store:
         Raises:
             OSError: if the folder cannot be written or the disk is full.
         """
-        notify_observers("commit begins")
+        reach_fault_point("commit begins")
         sequence = self._next_sequence()
         path = self.folder / f"{format_stem(sequence, info.step)}.ckpt"
         manifest_path = path.with_suffix(".json")
@@ -246,7 +246,7 @@ class Store:
             self._append({"event": "committed", "name": checkpoint.name})
         except OSError:  # it is committed all the same, and the next attempt writes the line
             return checkpoint
-        notify_observers("log appended")
+        reach_fault_point("log appended")
         return checkpoint
 
     def quarantine(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
@@ -306,11 +306,11 @@ class Store:
         if fence is not None:
             fence()
         self._log_deletion(checkpoints)
-        notify_observers("pruning")
+        reach_fault_point("pruning")
         for checkpoint in checkpoints:
             self._unlink(checkpoint)
         fsync_folder(self.folder)
-        notify_observers("pruned")
+        reach_fault_point("pruned")
         return list(checkpoints)
 
     def _log_deletion(self, checkpoints: Sequence[Checkpoint]) -> None:
@@ -326,14 +326,14 @@ class Store:
 
     def _unlink(self, checkpoint: Checkpoint) -> None:
         checkpoint.manifest_path.unlink(missing_ok=True)
-        notify_observers("manifest pruned")
+        reach_fault_point("manifest pruned")
         checkpoint.path.unlink(missing_ok=True)
 
     def _write_checkpoint(
         self, path: Path, write: Callable[[BinaryIO], object], on_stage: Callable[[str], None]
     ) -> tuple[str, int]:
         with atomic_write(path, on_stage) as file:
-            hashing_file = HashingFile(file, lambda: notify_observers("checkpoint half written"))
+            hashing_file = HashingFile(file, lambda: reach_fault_point("checkpoint half written"))
             try:
                 write(cast("BinaryIO", hashing_file))
             except Exception:
@@ -364,7 +364,7 @@ def _make_stage_callback(label: str, fence: Fence | None, completed_stages: set[
 
     def on_stage(stage: str) -> None:
         completed_stages.add(f"{label} {stage}")
-        notify_observers(f"{label} {stage}")
+        reach_fault_point(f"{label} {stage}")
         if stage == "synced" and fence is not None:
             fence()
 

@@ -162,9 +162,10 @@ def _format_row(checkpoint: Checkpoint) -> tuple[str, ...]:
     )
 
 
-def _describe_foreign(foreign: Iterable[str], folder: Path) -> list[str]:
+def _describe_foreign(foreign_files: Iterable[str], folder: Path) -> list[str]:
     return [
-        f"{name} is not ours; to go on from it: stormproof adopt {shlex.quote(str(folder / name))}" for name in foreign
+        f"{name} is not ours; to go on from it: stormproof adopt {shlex.quote(str(folder / name))}"
+        for name in foreign_files
     ]
 
 

@@ -56,7 +56,7 @@ class BatchOrder:
         self._exhausted_epoch: int | None = None  # the epoch whose samplers have been asked to their end
 
     def __len__(self) -> int:
-        shard = self._get_shard()
+        shard = self._get_split_replica()
         if shard.world_size == 1:
             return len(self._sampler)
         if not self._is_split_by_index:
@@ -70,7 +70,7 @@ class BatchOrder:
 
     def world_size(self) -> int:
         """How many processes share a pass."""
-        return self._replica().world_size
+        return self._get_replica().world_size
 
     def capture_start_state(self) -> State:
         """The state of the samplers, as a pass finds it."""
@@ -115,7 +115,7 @@ class BatchOrder:
 
     def _iterate_shard(self, seed_key: tuple[int, int]) -> Iterator[SeededIndices]:
         """This rank's batches, each with its place in the pass of all ranks."""
-        shard = self._get_shard()
+        shard = self._get_split_replica()
         if shard.world_size > 1 and not self._is_split_by_index:
             yield from _iterate_whole_batches(seed_key, self._sampler, shard)
             return
@@ -129,7 +129,7 @@ class BatchOrder:
         elif shard.world_size > 1:
             shard_indices = islice(self._index_sampler, shard.rank, None, shard.world_size)
             batches = (list(islice(shard_indices, batch_size)) for batch_size in self._compute_batch_sizes(shard))
-        rank, stride = self._replica()
+        rank, stride = self._get_replica()
         count = 0
         for batch in batches:
             yield SeededIndices(seed_key, count * stride + rank, stride, batch)
@@ -172,11 +172,11 @@ class BatchOrder:
     def _count_samples(self, batch: Any) -> int:
         return len(batch) if self._loader.batch_sampler is not None and hasattr(batch, "__len__") else 1
 
-    def _replica(self) -> Replica:
+    def _get_replica(self) -> Replica:
         """The rank whose part this is, and of how many: by a sampler that divides the order itself, else by torch."""
         return self._sampler_state.replica() or current_replica()
 
-    def _get_shard(self) -> Replica:
+    def _get_split_replica(self) -> Replica:
         """Which part of the samplers' order to take."""
         return current_replica() if self._distributed and self._sampler_state.replica() is None else Replica(0, 1)
 

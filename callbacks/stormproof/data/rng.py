@@ -88,8 +88,7 @@ def seed_process(*key: int) -> None:
 
 
 class ForkedRng:
-    """Restores the generators of the process on exit, like ``torch.random.fork_rng``. outside it is as if nothing had
-    been.
+    """Restores the generators of the process on exit, like ``torch.random.fork_rng``.
 
     Example:
         >>> state = capture()

@@ -15,14 +15,14 @@ class SyncSchedule:
         max_interval_steps: between two, at least 1, however short they are: later ones may be longer.
 
     Example:
-        >>> meetings = SyncSchedule()
-        >>> meetings.is_due(step=1)
+        >>> schedule = SyncSchedule()
+        >>> schedule.is_due(step=1)
         True
         >>> places = []
         >>> for step in range(1, 30):
-        ...     if meetings.is_due(step):
+        ...     if schedule.is_due(step):
         ...         places.append(step)
-        ...         meetings.record_sync(step, seconds_per_step=0.1)
+        ...         schedule.record_sync(step, seconds_per_step=0.1)
         >>> places
         [1, 3, 7, 15, 25]
     """

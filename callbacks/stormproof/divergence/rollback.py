@@ -149,10 +149,10 @@ def restore_state(
     """
     rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     snapshot.restore_entries(checkpoint, *rank_arguments[:2])
-    rank_state = snapshot.for_rank(checkpoint, *rank_arguments)
+    rank_state = snapshot.select_rank(checkpoint, *rank_arguments)
     module.on_load_checkpoint(checkpoint)
-    model_state.restore_model(trainer, module, checkpoint, rank_state.snapshot.ranks[0].parameters)
-    model_state.clear_optimizer_states(trainer, rank_state.snapshot.shared.untouched)
+    model_state.restore_model(trainer, module, checkpoint, rank_state.snapshot.rank_states[0].parameters)
+    model_state.clear_optimizer_states(trainer, rank_state.snapshot.job_state.untouched)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in callbacks:

@@ -85,7 +85,7 @@ class PendingMeasurement:
 
     def __init__(self, step: int, optimizer: int, parameters: MeasuredParameters, scaler: Any, *, scaled: bool) -> None:
         self.step, self.optimizer = step, optimizer
-        self._parameters = parameters
+        self._measured_parameters = parameters
         self._scaler = scaler
         self._norms: ShardRows = []
         self._updates: ShardRows = []
@@ -102,20 +102,20 @@ class PendingMeasurement:
     @property
     def layers(self) -> list[str]:
         """The layers that had a gradient."""
-        return list(dict.fromkeys(self._parameters.parameter_layers))
+        return list(dict.fromkeys(self._measured_parameters.parameter_layers))
 
     def record_clipping(self, clip_val: float, by_value: bool) -> None:
         """Notes what the gradient as it is, before it is unscaled, is about to be clipped to."""
         self._clip_limit = clip_val
-        if by_value and self._parameters.sampler is not None:
-            self._largest_entry = largest_entry(self._parameters.gradients())
+        if by_value and self._measured_parameters.sampler is not None:
+            self._largest_entry = largest_entry(self._measured_parameters.gradients())
 
     def record_step(self) -> None:
         """The optimizer has stepped: compares the weights with what they were."""
-        sampler = self._parameters.sampler
+        sampler = self._measured_parameters.sampler
         if sampler is not None:
             self._updates = gather_shards(
-                sampler.gram_rows(self._weights_before, sampler.sample()), self._parameters.parameters
+                sampler.gram_rows(self._weights_before, sampler.sample()), self._measured_parameters.parameters
             )
 
     def read(self) -> GradientMeasurement:
@@ -135,7 +135,7 @@ class PendingMeasurement:
     def _norms_by_layer(self) -> dict[str, float]:
         squares = dict.fromkeys(self.layers, 0.0)
         for index, (norm,) in iterate_shards(self._norms):
-            squares[self._parameters.parameter_layers[index]] += norm * norm
+            squares[self._measured_parameters.parameter_layers[index]] += norm * norm
         return {layer: math.sqrt(square) for layer, square in squares.items()}
 
     def _update_ratios(self) -> dict[str, UpdateRatio | None]:
@@ -143,7 +143,7 @@ class PendingMeasurement:
         total, sums = [0.0] * 5, {layer: [0.0] * 5 for layer in self.layers}
         for index, row in iterate_shards(self._updates):
             moments = moments_from_row(row)
-            for accumulator in (total, sums[self._parameters.parameter_layers[index]]):
+            for accumulator in (total, sums[self._measured_parameters.parameter_layers[index]]):
                 accumulator[:] = map(operator.add, accumulator, moments)
         if not self._updates:
             return {}

@@ -10,7 +10,7 @@ WORKING_SHARE = 0.05
 0.4% and 0.6% over a minute (with gloo); compiling, augmenting and computing take a whole one."""
 
 
-class StandstillDetector:
+class StallDetector:
     r"""Measures for how long a training run has stalled: no progress and no work.
 
     With :math:`w(t)` the seconds of work that were done until :math:`t`, it works at :math:`t` where
@@ -28,7 +28,7 @@ class StandstillDetector:
         ValueError: if a number is out of its range.
 
     Example:
-        >>> detector = StandstillDetector(window=2.0)
+        >>> detector = StallDetector(window=2.0)
         >>> [detector.update(float(t), progress=7, work=lambda: 0.0) for t in range(5)]
         [0.0, 0.0, 0.0, 2.0, 3.0]
         >>> detector.update(5.0, progress=8, work=lambda: 0.0)

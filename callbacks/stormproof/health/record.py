@@ -10,7 +10,7 @@ from statistics import fmean
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.confidence_interval import mean_and_standard_error
 from stormproof.health.observers.rank_compute_time import RankComputeTimes
-from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, InputFacts, LayerCall
+from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, InputStats, LayerCall
 from stormproof.units.unit_activity import UnitActivity
 
 LARGE_INPUT, SMALL_INPUT, MAX_SCALE_RATIO = 10.0, 1e-3, 300.0
@@ -20,7 +20,7 @@ COLLAPSED_NORM_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class PredictionFacts:
+class PredictionStats:
     """What the loss was called with, in one batch.
 
     Attributes:
@@ -42,7 +42,7 @@ class PredictionFacts:
 
     loss: str
     loss_input: str
-    made_by: str
+    producer: str
     layer: str
     outputs: int
     low: float
@@ -74,7 +74,7 @@ class Probe:
     layer_calls: tuple[LayerCall, ...] = ()
     activation_calls: tuple[ActivationCall, ...] = ()
     broadcast_mismatches: tuple[BroadcastMismatch, ...] = ()
-    predictions: tuple[PredictionFacts, ...] = ()
+    predictions: tuple[PredictionStats, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Record:
     gradients: list[GradientMeasurement] = field(default_factory=list)
     weight_stats: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
     layer_order: list[str] = field(default_factory=list)
-    input_facts: InputFacts | None = None
+    input_stats: InputStats | None = None
     groups: list[ParameterGroup] = field(default_factory=list)
     unoptimized_entries: dict[str, int] = field(default_factory=dict)
     foreign_parameters: int = 0
@@ -263,7 +263,7 @@ class Record:
     @property
     def has_badly_scaled_inputs(self) -> bool:
         """Whether the first layer takes numbers of a size, an offset or scales that no norm evens out."""
-        facts = self.input_facts
+        facts = self.input_stats
         if facts is None or facts.is_normalized:
             return False
         is_uneven = facts.largest_scale > LARGE_INPUT and facts.largest_scale > MAX_SCALE_RATIO * facts.smallest_scale
@@ -275,9 +275,9 @@ class Record:
         )
 
     @property
-    def facts_by_loss(self) -> list[list[PredictionFacts]]:
+    def predictions_by_loss(self) -> list[list[PredictionStats]]:
         """What each loss was called with in the batches that were looked at, by its name and the layer before it."""
-        calls: dict[tuple[str, str], list[PredictionFacts]] = {}
+        calls: dict[tuple[str, str], list[PredictionStats]] = {}
         for probe in self.probes:
             for facts in probe.predictions:
                 calls.setdefault((facts.loss, facts.layer), []).append(facts)

@@ -15,10 +15,10 @@ class InactiveCopies:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
-        inactive = self._inactive()
+        inactive = self._inactive_state()
         assert inactive.keys() <= state.keys(), inactive.keys() - state.keys()
         return {**state, **inactive}
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         """Returns the values that a copy gets for attributes that are set only during training."""
         return {}

@@ -39,7 +39,7 @@ KEY = "stormproof"
 
 
 @dataclass(frozen=True)
-class OwnPart:
+class RankSnapshot:
     """What a rank restores from a checkpoint between two batches.
 
     Attributes:
@@ -49,8 +49,8 @@ class OwnPart:
     """
 
     snapshot: Snapshot
-    own: RankState
-    dtypes: Sequence[model_state.StateDtypes]
+    rank_state: RankState
+    optimizer_dtypes: Sequence[model_state.StateDtypes]
 
 
 def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: bool, has_ended: bool) -> dict[str, Any]:
@@ -116,7 +116,9 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
     return checkpoint
 
 
-def for_rank(checkpoint: dict[str, Any], rank: int, world_size: int, accumulate_grad_batches: int = 1) -> OwnPart:
+def select_rank(
+    checkpoint: dict[str, Any], rank: int, world_size: int, accumulate_grad_batches: int = 1
+) -> RankSnapshot:
     """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
 
     Args:
@@ -132,20 +134,20 @@ def for_rank(checkpoint: dict[str, Any], rank: int, world_size: int, accumulate_
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
-    rank_states = Snapshot.from_dict(checkpoint[KEY])
-    if len(rank_states.ranks) == world_size:
-        rank_state = rank_states.ranks[rank]
+    snapshot = Snapshot.from_dict(checkpoint[KEY])
+    if len(snapshot.rank_states) == world_size:
+        rank_state = snapshot.rank_states[rank]
     else:
-        rank_state = world_size_change.redistribute(rank_states, checkpoint, rank, world_size, accumulate_grad_batches)
+        rank_state = world_size_change.redistribute(snapshot, checkpoint, rank, world_size, accumulate_grad_batches)
     internals.set_loader_states(checkpoint, _collect_loader_states(rank_state))
     if rank_state.callbacks is not None:
         checkpoint["callbacks"] = rank_state.callbacks
     dtypes = (
         []
-        if rank_states.shared.spread
-        else model_state.collect_state_dtypes(checkpoint, rank_states.ranks[0].parameters)
+        if snapshot.job_state.spread
+        else model_state.collect_state_dtypes(checkpoint, snapshot.rank_states[0].parameters)
     )
-    return OwnPart(rank_states, rank_state, dtypes)
+    return RankSnapshot(snapshot, rank_state, dtypes)
 
 
 def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int) -> None:
@@ -155,7 +157,7 @@ def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int) -> N
         rank_entries.restore_entries(checkpoint, rank_states[rank].get("entries", []))
 
 
-def check_world_size(trainer: pl.Trainer, rank_snapshot: OwnPart) -> None:
+def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
     """Says what another number of ranks than the one that saved means for the resume, before the first batch.
 
     Raises:
@@ -164,8 +166,8 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: OwnPart) -> None:
     """
     is_sharded, shared, ranks = (
         internals.gathers_checkpoints(trainer),
-        rank_snapshot.snapshot.shared,
-        len(rank_snapshot.snapshot.ranks),
+        rank_snapshot.snapshot.job_state,
+        len(rank_snapshot.snapshot.rank_states),
     )
     if shared.spread != is_sharded:
         raise NotResumableError(
@@ -178,7 +180,7 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: OwnPart) -> None:
     assert shared.accumulated is not None  # otherwise redistribute raised an error
     accumulate_grad_batches = (shared.accumulated, trainer.accumulate_grad_batches)
     world_size_change.check_global_batch(
-        rank_snapshot.own.train_loaders, train_loaders(trainer), accumulate_grad_batches, trainer.world_size
+        rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, trainer.world_size
     )
     rank_zero_warn(
         f"saved by {ranks} ranks, and this job has {trainer.world_size}: each sample still comes once an "
@@ -187,9 +189,9 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: OwnPart) -> None:
     )
 
 
-def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: OwnPart) -> None:
+def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Sets it back, between two batches; the training loaders had theirs from Lightning before it iterated them."""
-    shared_state, rank_state = rank_snapshot.snapshot.shared, rank_snapshot.own
+    shared_state, rank_state = rank_snapshot.snapshot.job_state, rank_snapshot.rank_state
     if rank_state.validated:
         _restart_validation_workers(trainer)
     for loader, state in zip(val_loaders(trainer), rank_state.val_loaders, strict=False):
@@ -201,17 +203,17 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: OwnP
         _reapply_accumulation_schedule(trainer)
         swa_state.restore(trainer, module, shared_state.averaging)
     model_state.clear_optimizer_states(trainer, shared_state.untouched)
-    for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.dtypes, strict=False):
+    for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.optimizer_dtypes, strict=False):
         dtypes.restore(optimizer)
-    if len(rank_snapshot.snapshot.ranks) == trainer.world_size:
+    if len(rank_snapshot.snapshot.rank_states) == trainer.world_size:
         ddp_buckets.restore_order(trainer.strategy.model, shared_state.reduction_order)
         ddp_buckets.restore_buffer_sync(trainer.strategy.model, shared_state.syncs_buffers)
     restore_final(trainer, module, rank_snapshot)
 
 
-def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: OwnPart) -> None:
+def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
-    ranks, rank_state = rank_snapshot.snapshot.ranks, rank_snapshot.own
+    ranks, rank_state = rank_snapshot.snapshot.rank_states, rank_snapshot.rank_state
     logged_metrics.restore_metrics(trainer, rank_state.logged)
     metrics, extra_modules = rank_state.metrics, owned_state.find_modules(trainer)
     if len(ranks) != trainer.world_size:
@@ -219,17 +221,17 @@ def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot
     metric_state.restore(module, metrics, extra_modules)
     frozen_modules.restore(module, rank_state.frozen)
     restore_tensors(trainer, module, rank_snapshot)
-    trainer.should_stop = rank_snapshot.snapshot.shared.should_stop
+    trainer.should_stop = rank_snapshot.snapshot.job_state.should_stop
     owned_state.restore_generators(trainer, train_loaders(trainer), rank_state.generators)
     rng.restore(rank_state.rng)
 
 
-def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: OwnPart) -> None:
+def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Restores buffers, parameters outside the ``state_dict``, and gradients.
 
     A rank stores only tensors that differ from rank 0's.
     """
-    rank_zero_state, rank_state = rank_snapshot.snapshot.ranks[0], rank_snapshot.own
+    rank_zero_state, rank_state = rank_snapshot.snapshot.rank_states[0], rank_snapshot.rank_state
     extra_tensors.restore_buffers(module, {**rank_zero_state.buffers, **rank_state.buffers})
     averaged_models = internals.averaged_models(trainer)
     buffer_pairs = zip(rank_zero_state.averaged_buffers, rank_state.averaged_buffers, strict=True)

@@ -18,7 +18,7 @@ FORMAT = 1
 class _State:
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields by name, as they are in the checkpoint file. Copies no values."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {state_field.name: getattr(self, state_field.name) for state_field in fields(self)}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -27,8 +27,16 @@ class _State:
         Raises:
             KeyError: If a field without a default is missing.
         """
-        optional = {each.name for each in fields(cls) if {each.default, each.default_factory} != {MISSING}}
-        names = [each.name for each in fields(cls) if each.name in saved or each.name not in optional]
+        optional_names = {
+            state_field.name
+            for state_field in fields(cls)
+            if {state_field.default, state_field.default_factory} != {MISSING}
+        }
+        names = [
+            state_field.name
+            for state_field in fields(cls)
+            if state_field.name in saved or state_field.name not in optional_names
+        ]
         return cls(**{name: saved[name] for name in names})
 
 
@@ -105,13 +113,13 @@ class Snapshot:
     """
 
     id: str
-    shared: JobState
-    ranks: Sequence[RankState]
+    job_state: JobState
+    rank_states: Sequence[RankState]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the dict that is stored in a checkpoint."""
-        ranks = [rank.to_dict() for rank in self.ranks] or None
-        return {"format": FORMAT, "id": self.id, "shared": self.shared.to_dict(), "ranks": ranks}
+        ranks = [rank.to_dict() for rank in self.rank_states] or None
+        return {"format": FORMAT, "id": self.id, "shared": self.job_state.to_dict(), "ranks": ranks}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Snapshot:

@@ -35,7 +35,7 @@ def redistribute(
     Raises:
         NotResumableError: if it was saved by a release that did not write down how many batches a step had.
     """
-    rank_states, shared_state = saved.ranks, saved.shared
+    rank_states, shared_state = saved.rank_states, saved.job_state
     if shared_state.accumulated is None:
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(rank_states)} ranks and an "
@@ -49,11 +49,11 @@ def redistribute(
     results = [state.logged["results"] for state in rank_states]
     # one rank alone does not know which values are to be reduced, and Lightning refuses them to be logged otherwise
     is_reduction_known = len(rank_states) > 1 and world_size > 1
-    capture_logged = {**rank_state.logged, "results": merge_logged_results(results, rank) if is_reduction_known else {}}
+    logged = {**rank_state.logged, "results": merge_logged_results(results, rank) if is_reduction_known else {}}
     return replace(
         rank_states[0],
         rng=_reseed_generators(rank_states[0].rng, rank),
-        logged=capture_logged,
+        logged=logged,
         buffers=rank_state.buffers,
         averaged_buffers=rank_state.averaged_buffers,
         gradients=rank_state.gradients,

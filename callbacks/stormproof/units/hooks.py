@@ -1,7 +1,8 @@
 """The places of a network at which units are watched, and the hooks that do it.
 
 Hooks are registered once and only record while :attr:`ActivationHooks.active` is True: a compiled network takes the
-flag as a guard, and they leave no break in its graph. They keep nothing but tensors that the callback collects after each batch.
+flag as a guard, and they leave no break in its graph. They keep nothing but tensors that the callback collects after
+each batch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
 
 
-class UncopiedHook:
+class TransientHook:
     """A hook that a copy of the network, and one that is written to a file, leaves behind."""
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -95,13 +96,13 @@ class ActivationHooks:
                 continue
             if is_watched(module):
                 watch_point = self.output_points[name] = WatchPoint(name, module, type(module).__name__.lower())
-                self._handles.append(module.register_forward_hook(UncopiedHook(self._output_hook(watch_point))))
+                self._handles.append(module.register_forward_hook(TransientHook(self._output_hook(watch_point))))
             elif is_layer(module):
                 watch_point = self.input_points[name] = WatchPoint(name, module)
-                self._handles.append(module.register_forward_hook(UncopiedHook(self._layer_hook(watch_point))))
+                self._handles.append(module.register_forward_hook(TransientHook(self._layer_hook(watch_point))))
             elif isinstance(module, BATCH_NORMS):
                 self.batch_norms[name] = module
-                self._handles.append(module.register_forward_hook(UncopiedHook(self._norm_hook(name))))
+                self._handles.append(module.register_forward_hook(TransientHook(self._norm_hook(name))))
 
     def __iter__(self) -> Iterator[WatchPoint]:
         """All places that are watched."""

@@ -59,7 +59,7 @@ class UnitActivity:
 
     @property
     def inputs_needed(self) -> int:
-        """Minimum number of inputs to report dead units: ``MIN_INPUTS_ALL_DEAD`` if all units are dead, 0 if none is, else ``MIN_INPUTS``."""
+        """Minimum number of inputs for a report, which is smaller if all units are dead, and 0 if none is."""
         if not self.dead:
             return 0
         return MIN_INPUTS_ALL_DEAD if self.dead == self.units else MIN_INPUTS
@@ -70,15 +70,15 @@ class UnitRecord:
 
     Args:
         units: how many there are.
-        begin_step: the step at which they began to be watched.
+        start_step: the step at which they began to be watched.
         device: where what is added up is kept.
     """
 
-    def __init__(self, units: int, begin_step: int, device: torch.device) -> None:
+    def __init__(self, units: int, start_step: int, device: torch.device) -> None:
         self.units = units
         self.activity: UnitActivity | None = None
         self.dead_units: torch.Tensor | None = None  # of the last validation pass
-        self._alive_at = torch.full((units,), begin_step - 1, device=device)  # the step of each one's last sign of life
+        self._alive_at = torch.full((units,), start_step - 1, device=device)  # the step of each one's last sign of life
         self._passes: dict[PassName, RunningExtremes | None] = {"training": None, "validation": None}
         self._nonzero_sum: Any = 0.0  # a sum of shares, on the device
         self._nonzero_batches = 0
@@ -160,7 +160,7 @@ class UnitRecord:
         layer: str | None,
         kinds: dict[DeadUnitKind, int],
         *,
-        watched_from_begin: bool,
+        is_watched_from_start: bool,
     ) -> None:
         """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass.
 
@@ -170,7 +170,8 @@ class UnitRecord:
             step: the optimizer steps that are done.
             layer: the one before.
             kinds: in which way how many are dead.
-            watched_from_begin: whether the training has been watched, so that it can be told since when they are dead.
+            is_watched_from_start: whether the training has been watched, so that it can be told since when they are
+                dead.
         """
         extremes = counts.extremes
         assert extremes is not None
@@ -194,8 +195,8 @@ class UnitRecord:
             inputs=extremes.inputs,
             exact=run_stage == "validation",
             bound=None if run_stage == "validation" else min(3 / extremes.inputs, 1.0),
-            since_step=int(last_alive.min()) + 1 if dead_count and watched_from_begin else None,
-            born=int((last_alive < 0).sum()) if watched_from_begin else 0,
+            since_step=int(last_alive.min()) + 1 if dead_count and is_watched_from_start else None,
+            born=int((last_alive < 0).sum()) if is_watched_from_start else 0,
             trend=trend,
             sparsity=sparsity,
             step=step,

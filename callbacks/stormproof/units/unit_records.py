@@ -27,7 +27,7 @@ class UnitRecords:
 
     def __init__(self) -> None:
         self.records: dict[ActivationKey, UnitRecord] = {}
-        self.begin_step: int | None = None
+        self.start_step: int | None = None
         self._unit_counts: dict[ActivationKey, int] = {}  # of those that this process has seen
         self._inconsistent_keys: set[ActivationKey] = (
             set()
@@ -102,7 +102,7 @@ class UnitRecords:
                 extremes_by_name[name] = extremes
                 dead_kinds = _count_dead_kinds(extremes, hooks, key[0])
                 record.finish_pass(
-                    run_stage, counts, step, key[1], dead_kinds, watched_from_begin=self.begin_step is not None
+                    run_stage, counts, step, key[1], dead_kinds, is_watched_from_start=self.start_step is not None
                 )
             elif run_stage == "validation":
                 record.discard_exact()
@@ -111,11 +111,11 @@ class UnitRecords:
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
         record_states = [{"module": key[0], "before": key[1], **self.records[key].state_dict()} for key in self.records]
-        return {"begin": self.begin_step, "places": record_states}
+        return {"begin": self.start_step, "places": record_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from ``state``."""
-        self.begin_step = state["begin"]
+        self.start_step = state["begin"]
         self.records = {
             (record_state["module"], record_state["before"]): UnitRecord.from_state(record_state)
             for record_state in state["places"]
@@ -124,7 +124,7 @@ class UnitRecords:
     def _get_or_create(self, key: ActivationKey, units: int, device: torch.device) -> UnitRecord:
         record = self.records.get(key)
         if record is None or record.units != units:
-            record = self.records[key] = UnitRecord(units, self.begin_step or 0, device)
+            record = self.records[key] = UnitRecord(units, self.start_step or 0, device)
         return record
 
     def _sync_keys(self, device: torch.device) -> None:

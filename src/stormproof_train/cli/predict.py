@@ -10,7 +10,7 @@ import numpy as np
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof_train.console import print_line, print_table
 from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
-from stormproof_train.predict.artifact import Artifact
+from stormproof_train.predict.artifact import ArtifactSession
 from stormproof_train.predict.named_predictions import NamedPredictions, preview_table, to_csv
 from stormproof_train.predict.samples import read_samples
 
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"output={output} would be written over what is read: give another file")
     if output is not None:
         _check_output(output)
-    artifact = Artifact(paths["model"])
+    artifact = ArtifactSession(paths["model"])
     predictions = _predict(artifact, paths["input"], csv_format)
     if output is None:
         print_table(artifact.metadata.run, *preview_table(artifact.metadata, predictions, PREVIEW_ROWS))
@@ -80,7 +80,7 @@ def _check_output(output: Path) -> None:
         raise UserError(f"output={output} {reason}: give a file in a folder that is there")
 
 
-def _predict(artifact: Artifact, path: Path, csv_format: Mapping[str, str]) -> NamedPredictions:
+def _predict(artifact: ArtifactSession, path: Path, csv_format: Mapping[str, str]) -> NamedPredictions:
     names: list[str] = []
     outputs = []
     unit = "row"

@@ -13,20 +13,20 @@ from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.numbers import collect_run_numbers
-from stormproof_train.report.one_run import one_run_page
+from stormproof_train.report.one_run import run_page
 from stormproof_train.report.run_comparison import compare_runs
 from stormproof_train.report.run_files import read_run
-from stormproof_train.report.several_runs import several_runs_page
+from stormproof_train.report.several_runs import comparison_page
 from stormproof_train.report.write import REPORT_FILE, write_output
 
 RUNS_REPORT_FILE = "runs.html"
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Runs the command.
 
     Args:
-        words: those after ``report``.
+        argv: those after ``report``.
 
     Returns:
         The exit code.
@@ -34,18 +34,18 @@ def run(words: Sequence[str]) -> int:
     Raises:
         UserError: if a word is wrong, a folder is no run's, or nothing can be written there.
     """
-    asked = _parser().parse_args(list(words))
-    runs = [read_run(folder) for folder in _select_run_folders(asked.folders)]
+    options = _parser().parse_args(list(argv))
+    runs = [read_run(folder) for folder in _select_run_folders(options.folders)]
     try:
         numbers = collect_run_numbers(runs[0]) if len(runs) == 1 else compare_runs(runs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         folders = ", ".join(str(run.path) for run in runs)
         raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
-    if asked.json:
-        write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", asked.output)
+    if options.json:
+        write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", options.output)
         return ExitCode.FINISHED
-    output = asked.output or (runs[0].path / REPORT_FILE if len(runs) == 1 else Path(RUNS_REPORT_FILE))
-    write_output(render_html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
+    output = options.output or (runs[0].path / REPORT_FILE if len(runs) == 1 else Path(RUNS_REPORT_FILE))
+    write_output(render_html(run_page(numbers) if len(runs) == 1 else comparison_page(numbers)), output)
     print_line(f"report: {output}")
     return ExitCode.FINISHED
 

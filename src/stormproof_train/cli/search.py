@@ -21,7 +21,7 @@ from stormproof_train.search.arguments import Arguments, Composer, parse_argumen
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
-from stormproof_train.search.limits import raise_limits
+from stormproof_train.search.limits import increase_limits
 from stormproof_train.search.local_workers import HELPER_VARIABLE, LocalWorkers
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.report_writer import ReportWriter
@@ -121,7 +121,7 @@ def _trials(args: Arguments, folder: SearchFolder) -> TrialStore:
             )
         grid = combinations if args.settings.sampler == "grid" and combinations else []
         trials.set_shared(
-            "limits", raise_limits(trials.get_shared("limits"), args.settings, len(grid) or DEFAULT_TRIALS)
+            "limits", increase_limits(trials.get_shared("limits"), args.settings, len(grid) or DEFAULT_TRIALS)
         )
         # mixed, so that the first of them are from all over; a kill may have left some for now
         for entry in random.Random(args.settings.seed).sample(grid, len(grid))[len(trials.records()) :]:  # noqa: S311 (no secret)

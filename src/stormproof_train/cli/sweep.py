@@ -55,7 +55,7 @@ def run_job(cfg: DictConfig) -> None:
             ]
             run_subprocess([*_config_flags(sys.argv[1:]), *searchpath_overrides, *hydra.overrides.task])
         with forward_preemption_to_launcher():
-            result["summary"] = run(cfg, trains=not has_ranks)
+            result["summary"] = run(cfg, should_train=not has_ranks)
         print_line(f"#{hydra.job.num}: {_format_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
         print_line(f"#{hydra.job.num}: {error}")

@@ -21,11 +21,11 @@ from stormproof_train.config.overrides import (
 from stormproof_train.errors import ExitCode
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Trains and tests the network that the words describe.
 
     Args:
-        words: Overrides and flags of Hydra.
+        argv: Overrides and flags of Hydra.
 
     Returns:
         The exit code.
@@ -33,28 +33,28 @@ def run(words: Sequence[str]) -> int:
     Raises:
         RunError: With the message for the user and the exit code.
     """
-    return _hydra(_checked(words))
+    return _run_hydra(_check_arguments(argv))
 
 
-def print_help(words: Sequence[str]) -> None:
-    """Prints the help for the choices made in ``words``.
+def print_help(argv: Sequence[str]) -> None:
+    """Prints the help for the choices made in ``argv``.
 
     Raises:
         UserError: If a word is invalid.
     """
     from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (it imports Hydra and torch)
 
-    help_of_runs.print_help(conf_dir(), _checked(words))
+    help_of_runs.print_help(conf_dir(), _check_arguments(argv))
 
 
-def _checked(words: Sequence[str]) -> list[str]:
+def _check_arguments(words: Sequence[str]) -> list[str]:
     check_option_lists(words, _groups())
     check_null_groups(words, _groups())
     check_dashes(words, _settings())
     return normalize_overrides(add_requeue_limit(words))
 
 
-def _hydra(words: list[str]) -> int:
+def _run_hydra(words: list[str]) -> int:
     """Hands the words to Hydra, which composes the config and calls back: once, or once for each job of a sweep."""
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415

@@ -42,7 +42,7 @@ def tune(cfg: DictConfig) -> None:
     data = plan.data.build(seed=plan.seed)
     spec = infer_spec(data)
     loss = plan.bind_loss(spec.task)
-    name = RunSpec.of(plan.settings(loss, get_fingerprint(data))).name
+    name = RunSpec.from_settings(plan.settings(loss, get_fingerprint(data))).name
     file = _make_parent(Path(plan.runs_dir) / f"tune-{plan.tune}-{name}.yaml")
     print_line(f"tune={plan.tune}: {spec.task} on {plan.data.function.__name__}; nothing is kept of these trainings")
     if plan.tune == "lr":

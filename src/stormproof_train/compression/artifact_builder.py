@@ -30,7 +30,7 @@ from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
-from stormproof_train.compression.original import Original
+from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.samples import Samples, load_samples
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.speed import estimate_speedup
@@ -86,7 +86,7 @@ class ArtifactBuilder:
         settings: how many samples are looked at, and how artifacts are timed.
     """
 
-    def __init__(self, original: Original, artifacts: Path, settings: Settings) -> None:
+    def __init__(self, original: OriginalModel, artifacts: Path, settings: Settings) -> None:
         self._original, self._folder, self._settings = original, artifacts, settings
         self._num_outputs = 0 if original.spec.num_classes else original.spec.num_outputs
         self.validation = load_samples(original.data, "validation", self._num_outputs, settings.samples)
@@ -148,7 +148,7 @@ class ArtifactBuilder:
         return load_samples(self._original.data, "test", self._num_outputs, self._settings.samples)
 
     @property
-    def facts(self) -> ArtifactMetadata:
+    def metadata(self) -> ArtifactMetadata:
         """What each artifact says of itself."""
         original = self._original
         classes = original.task.classes or [str(index) for index in range(original.spec.num_classes or 0)]
@@ -168,7 +168,7 @@ class ArtifactBuilder:
                 self._deployed_model(candidate),
                 torch.from_numpy(self.calibration.inputs),
                 folder / MODEL_FILE,
-                self.facts,
+                self.metadata,
             )
         elif quantization == "int8":
             needs_reduced_range = not cpu_has_vnni() and platform.machine().lower() in {"x86_64", "amd64"}

@@ -18,10 +18,10 @@ from stormproof_train.compression.budget import Budget
 from stormproof_train.compression.choice import reaches_target
 from stormproof_train.compression.fine_tuning import FineTuning, count_steps, run_fine_tuning
 from stormproof_train.compression.folder import CompressionFolder
-from stormproof_train.compression.original import Original
+from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.schedule import search_compression_ratio
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.structure.factoring import choose_ranks, factor
+from stormproof_train.compression.structure.factoring import choose_ranks, factorize
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.pruning import UnitPruner
 from stormproof_train.compression.structure.rebuild import Structure
@@ -71,7 +71,7 @@ class CompressionLoop:
 
     def __init__(
         self,
-        original: Original,
+        original: OriginalModel,
         settings: Settings,
         folder: CompressionFolder,
         builder: ArtifactBuilder,
@@ -135,7 +135,7 @@ class CompressionLoop:
         """A network so many times smaller than the first, from one that was good; None where there is none."""
         label = {"prune": "pruned", "factor": "factored"}[method]
         name = f"{label}-{ratio:g}x" if base.name == ORIGINAL else f"{base.name}-{label}-{ratio:g}x"
-        start_checkpoint = self._folder.starts_dir / f"{name}.ckpt"
+        start_checkpoint = self._folder.start_checkpoints_dir / f"{name}.ckpt"
         try:
             structure = self._prepare_structure(
                 start_checkpoint, method, previous, math.floor(count_macs(base.network, self._inputs) / ratio)
@@ -197,7 +197,7 @@ class CompressionLoop:
             return network, Structure(changed_shapes(network, original_network))
         ranks = choose_ranks(previous.network, self._inputs, max_macs)
         network = self._original.build_network(previous.structure, previous.network.state_dict())
-        factor(network, ranks, self._inputs)
+        factorize(network, ranks, self._inputs)
         return network, Structure(previous.structure.shapes, ranks)
 
     def _build_artifacts(self, candidate: Candidate) -> list[Artifact]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.literal_yaml import dump_literal_yaml
-from stormproof_train.compression.original import Original
+from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import redact_settings
 from stormproof_train.console import print_line
@@ -50,7 +50,7 @@ class FineTuning:
     uses_teacher: bool
 
 
-def build_config(fine_tuning: FineTuning, original: Original) -> dict[str, Any]:
+def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, Any]:
     """The config of the run, plain values.
 
     Args:
@@ -93,7 +93,7 @@ def build_config(fine_tuning: FineTuning, original: Original) -> dict[str, Any]:
     return config
 
 
-def run_fine_tuning(fine_tuning: FineTuning, original: Original, configs_dir: Path, log: Path) -> Path:
+def run_fine_tuning(fine_tuning: FineTuning, original: OriginalModel, configs_dir: Path, log: Path) -> Path:
     """Trains on, where that has not been done, by the command that anyone could type.
 
     Args:
@@ -129,7 +129,7 @@ def run_fine_tuning(fine_tuning: FineTuning, original: Original, configs_dir: Pa
     return resolve_weights(run_folder.path).checkpoint
 
 
-def count_steps(original: Original, training: float) -> int:
+def count_steps(original: OriginalModel, training: float) -> int:
     """Of a fine-tuning.
 
     Args:

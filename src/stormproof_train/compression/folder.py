@@ -10,7 +10,7 @@ from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.broken_links import describe_path_error
-from stormproof_train.compression.original import Original
+from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.settings import Settings
 from stormproof_train.config.identity import flatten, result_settings
 from stormproof_train.config.plan import FINGERPRINT_KEY
@@ -31,10 +31,10 @@ class CompressionFolder:
         original: what is compressed.
     """
 
-    def __init__(self, settings: Settings, original: Original) -> None:
+    def __init__(self, settings: Settings, original: OriginalModel) -> None:
         run = original.trained_weights.run
         self.path = RunFolder(Path(settings.folder), settings.name or run.name).path
-        self.starts_dir, self.configs_dir, self.logs_dir, self.runs_dir, self.artifacts_dir = (
+        self.start_checkpoints_dir, self.configs_dir, self.logs_dir, self.runs_dir, self.artifacts_dir = (
             self.path / name for name in ("starts", "fine_tuning", "logs", "runs", "artifacts")
         )
         run_settings = result_settings(redact_settings(original.plan.settings(None)))
@@ -54,7 +54,7 @@ class CompressionFolder:
         try:
             for folder in (
                 self.path,
-                self.starts_dir,
+                self.start_checkpoints_dir,
                 self.configs_dir,
                 self.logs_dir,
                 self.runs_dir,

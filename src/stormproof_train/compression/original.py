@@ -15,7 +15,7 @@ from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.build_task import build_task
 from stormproof_train.compression.structure.rebuild import Structure, apply_structure
-from stormproof_train.config.identity import differences
+from stormproof_train.config.identity import list_differences
 from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.redaction import redact_override, redact_settings
 from stormproof_train.console import print_line
@@ -33,7 +33,7 @@ _DEFAULT_INITIALIZATION = {"_target_": "stormproof_train.initialization.torch_de
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalModel:
     """A trained network, and all that is known of it.
 
     Attributes:
@@ -81,7 +81,7 @@ class Original:
         return network.eval()
 
 
-def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> Original:
+def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> OriginalModel:
     """Finds a run, and builds what it has trained.
 
     Args:
@@ -115,7 +115,7 @@ def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> Original:
     task.load_state_dict(checkpoint["state_dict"])
     steps = int((folder.read_summary() or {"steps": checkpoint["global_step"]})["steps"])
     secret_overrides = [override for override in overrides if redact_override(override) != override]
-    return Original(
+    return OriginalModel(
         trained_weights,
         config,
         plan,
@@ -132,7 +132,7 @@ def _check_same_data(folder: RunFolder, plan: Plan, fingerprint: str | None) -> 
     """They may lie elsewhere, and be the same."""
     old_settings, new_settings = folder.read_settings(), redact_settings(plan.settings(None, fingerprint))
     data_differences = [
-        difference for difference in differences(old_settings, new_settings) if difference.startswith("data.")
+        difference for difference in list_differences(old_settings, new_settings) if difference.startswith("data.")
     ]
     if data_differences:
         raise UserError(

@@ -19,7 +19,7 @@ from stormproof_train.compression.choice import find_dominating, list_remarks, s
 from stormproof_train.compression.compression_loop import CompressionLoop
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, describe_int8_support
 from stormproof_train.compression.folder import CompressionFolder
-from stormproof_train.compression.original import Original
+from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.report.card import model_card
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.compression.settings import Settings
@@ -47,7 +47,7 @@ class CompressionResult:
 
     def __init__(
         self,
-        original: Original,
+        original: OriginalModel,
         settings: Settings,
         folder: CompressionFolder,
         builder: ArtifactBuilder,
@@ -67,7 +67,9 @@ class CompressionResult:
                     self._builder.predict_test_split(artifact.name)
         numbers = to_json(self._collect_numbers(best_artifact))
         for entry in numbers["artifacts"]:
-            self._write_if_changed(Path(entry["folder"]) / CARD_FILE, model_card(numbers, entry, self._builder.facts))
+            self._write_if_changed(
+                Path(entry["folder"]) / CARD_FILE, model_card(numbers, entry, self._builder.metadata)
+            )
         for name in (MODEL_FILE, WEIGHTS_FILE, CARD_FILE):
             if best_artifact is None:
                 (self._folder.path / name).unlink(missing_ok=True)
@@ -154,7 +156,7 @@ class CompressionResult:
         correct_difference = (original_predictions.classes == original_predictions.target).astype(float) - (
             predictions.classes == predictions.target
         )
-        class_names = self._builder.facts.classes
+        class_names = self._builder.metadata.classes
         return [
             {
                 "name": class_names[class_index],

@@ -80,7 +80,7 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def identity(settings: Mapping[str, Any]) -> str:
+def compute_identity(settings: Mapping[str, Any]) -> str:
     """Eight hex digits of the SHA-256 of the effective arguments that change the result.
 
     Args:
@@ -96,7 +96,7 @@ class RunSpec:
 
     Attributes:
         settings: Every effective argument, as plain values. Secrets are replaced.
-        identity: From :func:`identity`.
+        identity: From :func:`compute_identity`.
         name: Name of the run. If the settings have none, ``<data>-<model>-<activation>-<identity>``.
     """
 
@@ -105,15 +105,15 @@ class RunSpec:
     name: str
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> RunSpec:
+    def from_settings(cls, settings: Mapping[str, Any]) -> RunSpec:
         """Returns the spec of a run with these settings, from ``Plan.settings``."""
         plain = redact_settings(settings)
         parts = [str(plain[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
-        own_identity = identity(plain)
+        own_identity = compute_identity(plain)
         return cls(plain, own_identity, settings["name"] or "-".join([*parts, own_identity]))
 
 
-def differences(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def list_differences(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changes the result and differs, as ``key: before -> now``."""
     previous_settings, current_settings = result_settings(previous), result_settings(current)
     absent = "(not set)"

@@ -16,7 +16,7 @@ MODEL_FILE = "model.onnx"
 """The artifact of a folder."""
 
 
-class Artifact:
+class ArtifactSession:
     """Opens an artifact.
 
     Args:

@@ -20,7 +20,7 @@ SUFFIXES = (
 
 
 @dataclass(frozen=True)
-class ImagePreparation:
+class ImagePreprocessor:
     r"""How an image becomes an input: :math:`(w p / 255 - m) / s` of its pixels p, channel by channel.
 
     The image is brought to the channels, its shorter side resized, bilinear with antialiasing, until it covers the
@@ -35,7 +35,7 @@ class ImagePreparation:
 
     Example:
         >>> Image.new("L", (4, 2), 255).save("white.png")
-        >>> preparation = ImagePreparation(channels=1, size=(1, 1), white=1.0, mean=(0.5,), std=(0.25,))
+        >>> preparation = ImagePreprocessor(channels=1, size=(1, 1), white=1.0, mean=(0.5,), std=(0.25,))
         >>> preparation.load(Path("white.png")).tolist()
         [[[2.0]]]
     """

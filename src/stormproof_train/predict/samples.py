@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
 from stormproof_train.predict import arrays, images
-from stormproof_train.predict.images import ImagePreparation
-from stormproof_train.predict.table import TablePreparation
+from stormproof_train.predict.images import ImagePreprocessor
+from stormproof_train.predict.table import TablePreprocessor
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".xlsx"}
 CHUNK_SIZE = 256
@@ -57,11 +57,11 @@ def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[
     elif preparation is not None and kind == "image":
         if path.suffix.lower() in TABLE_SUFFIXES:
             raise UserError(f"input={path}: this network takes images, or a folder of them")
-        yield from _read_image_samples(path, ImagePreparation.from_dict(preparation))
+        yield from _read_image_samples(path, ImagePreprocessor.from_dict(preparation))
     elif preparation is not None and kind == "table":
         if path.is_dir():
             raise UserError(f"input={path}: this network takes a .csv file, and no folder")
-        inputs, warnings = TablePreparation(preparation).transform(path)
+        inputs, warnings = TablePreprocessor(preparation).transform(path)
         yield Samples("row", _row_names(0, len(inputs)), inputs, tuple(warnings))
     else:
         raise UserError(f"input={path}: this network takes arrays, as its data give them: an .npy or .npz file")
@@ -74,7 +74,7 @@ def _read_array_samples(path: Path) -> Iterator[Samples]:
         yield Samples("row", _row_names(start, len(chunk)), chunk)
 
 
-def _read_image_samples(path: Path, preparation: ImagePreparation) -> Iterator[Samples]:
+def _read_image_samples(path: Path, preparation: ImagePreprocessor) -> Iterator[Samples]:
     files = images.list_images(path)
     for start in range(0, len(files), CHUNK_SIZE):
         chunk = files[start : start + CHUNK_SIZE]

@@ -15,7 +15,7 @@ from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.errors import UserError
 
 
-class TablePreparation:
+class TablePreprocessor:
     r"""Turns the rows of a table into inputs, by what the training rows had.
 
     The inputs are, in this order: each number, a missing one replaced by the median; for each number that was missing
@@ -35,7 +35,7 @@ class TablePreparation:
         >>> colour = {"column": "colour", "values": ["blue", "red"]}
         >>> told = {"separator": ",", "encoding": "utf-8", "decimal": ".", "missing": [], "numbers": [size]}
         >>> _ = Path("things.csv").write_text("colour,size\nred,3\nblue,\n")
-        >>> TablePreparation({**told, "categories": [colour]}).transform(Path("things.csv"))[0].tolist()
+        >>> TablePreprocessor({**told, "categories": [colour]}).transform(Path("things.csv"))[0].tolist()
         [[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
     """
 

@@ -35,7 +35,7 @@ class Series:
         return len(self.steps)
 
 
-def read_logged(path: Path) -> dict[str, Series]:
+def read_series(path: Path) -> dict[str, Series]:
     """The series of each name in a ``metrics.csv``, in the order in which the names first come; empty without a file.
 
     Rows that a kill cut short are left out, as :func:`stormproof_train.run.metrics_file.read_metrics` does, which takes

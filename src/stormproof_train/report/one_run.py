@@ -35,7 +35,7 @@ UNIT_HEAT_MAPS = {
 }
 
 
-def one_run_page(numbers: Mapping[str, Any]) -> Page:
+def run_page(numbers: Mapping[str, Any]) -> Page:
     """The page of a run.
 
     Args:

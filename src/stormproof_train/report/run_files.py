@@ -12,7 +12,7 @@ from stormproof.finding import Finding
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.report.logged import Series, read_logged
+from stormproof_train.report.logged import Series, read_series
 from stormproof_train.run.findings_file import read_findings
 
 _SUMMARY_KEYS = ("headline", "test", "validation", "parameters", "steps", "seconds")
@@ -73,7 +73,7 @@ def read_run(path: Path) -> RunFiles:
         is_gone=is_gone and record["status"] == "running",
         summary=read_mapping(path / "summary.json", _SUMMARY_KEYS) if is_finished else None,
         settings=read_mapping(path / "config.yaml") or {},
-        logged=read_logged(path / "metrics.csv"),
+        logged=read_series(path / "metrics.csv"),
         lacks_metrics=not (path / "metrics.csv").exists(),
         findings=read_findings(path / "findings.jsonl"),
         evaluation=read_mapping(path / "evaluation.json", ("samples", "headline")),

@@ -17,7 +17,7 @@ INTERVAL_AND_TEST_DISAGREE = (
 )
 
 
-def several_runs_page(numbers: Mapping[str, Any]) -> Page:
+def comparison_page(numbers: Mapping[str, Any]) -> Page:
     """The page of several runs.
 
     Args:

@@ -10,7 +10,7 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import UserError
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.numbers import collect_run_numbers
-from stormproof_train.report.one_run import one_run_page
+from stormproof_train.report.one_run import run_page
 from stormproof_train.report.run_files import read_run
 
 REPORT_FILE = "report.html"
@@ -24,7 +24,7 @@ def write_report(folder: Path) -> None:
         folder: Folder of the run.
     """
     try:
-        write_output(render_html(one_run_page(collect_run_numbers(read_run(folder)))), folder / REPORT_FILE)
+        write_output(render_html(run_page(collect_run_numbers(read_run(folder)))), folder / REPORT_FILE)
     except Exception as error:  # noqa: BLE001 (a finished run must not fail because of its report)
         print_line(
             f"warning: {folder / REPORT_FILE} could not be written: {error}; stormproof-train report {folder} tries "

@@ -18,7 +18,7 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
 from stormproof.checkpoint.progress_file import read_progress
 from stormproof_train.broken_links import describe_path_error
-from stormproof_train.config.identity import RunSpec, differences
+from stormproof_train.config.identity import RunSpec, list_differences
 from stormproof_train.config.plan import Resume
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
@@ -127,7 +127,7 @@ class RunFolder:
         if is_unfinished and not self.has_trained and resume != "must":
             return  # nothing to lose, whatever the mistake was that ended it
         if record["identity"] != spec.identity:
-            changes = differences(self.read_settings(), spec.settings)
+            changes = list_differences(self.read_settings(), spec.settings)
             changes_text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise UserError(f"the run {self.path} is another one: {changes_text}. Give this one another name (name=…)")
         if resume == "never":

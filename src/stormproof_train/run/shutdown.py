@@ -15,7 +15,7 @@ from stormproof import CheckpointRecovery, Preemption
 from stormproof.distributed.rank import is_rank_zero, is_started_by_rank_zero
 from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import SignalListener
-from stormproof_train.errors import ExitCode, LeaveError, LeaveExit, PreemptedError, StopError
+from stormproof_train.errors import ExitCode, PreemptedError, StopError, StoppedBySearchError, StoppedBySearchExit
 from stormproof_train.run.resume import describe_resume
 
 
@@ -44,7 +44,7 @@ class ShutdownHandler:
 
     def stop_listening(self, error: BaseException | None = None) -> None:
         """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""
-        if not isinstance(error, PreemptedError | LeaveError | PreemptedExit):
+        if not isinstance(error, PreemptedError | StoppedBySearchError | PreemptedExit):
             self._listener.stop()
 
     @contextmanager
@@ -56,8 +56,10 @@ class ShutdownHandler:
             self._listener.listen()
             if not is_rank_zero():
                 raise
-            if isinstance(error, LeaveExit):
-                raise LeaveError(f"{error.reason} (step {trainer.global_step}; {describe_resume(recovery)})") from error
+            if isinstance(error, StoppedBySearchExit):
+                raise StoppedBySearchError(
+                    f"{error.reason} (step {trainer.global_step}; {describe_resume(recovery)})"
+                ) from error
             source = "Ctrl-C" if error.signal == "SIGINT" else error.signal
             message = f"stopped by {source} at step {trainer.global_step}; {describe_resume(recovery)}"
             raise PreemptedError(message, signal.Signals[error.signal]) from error

@@ -11,7 +11,7 @@ Limits = Mapping[str, float | None]
 LIMIT_NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
 
 
-def raise_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
+def increase_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
     """The limits from now on: what one worker is told of more counts for all of them, or they would end each other's.
 
     Args:
@@ -21,7 +21,7 @@ def raise_limits(current: Limits | None, settings: Settings, default_trials: int
 
     Example:
         >>> limits = {"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None}
-        >>> raise_limits(limits, Settings(max_hours=1), 50)
+        >>> increase_limits(limits, Settings(max_hours=1), 50)
         {'trials': 50, 'max_steps': None, 'max_hours': 2.0, 'max_gpu_hours': None}
     """
     requested_limits: dict[str, float | None] = {name: getattr(settings, name) for name in LIMIT_NAMES}

@@ -14,9 +14,9 @@ from stormproof_train.search.limits import describe_exhausted_limit
 from stormproof_train.search.rungs import Rungs, TrialStatus, rung_fractions
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore, trial_status
-from stormproof_train.search.worker_socket import Answer
+from stormproof_train.search.worker_socket import Reply
 
-CONTINUE: Answer = {"verdict": "go on", "reason": ""}
+CONTINUE: Reply = {"verdict": "go on", "reason": ""}
 MIN_INTERVAL_SECONDS = 5.0
 """A value that decides nothing is written down at most so often."""
 
@@ -50,7 +50,7 @@ class TrialPruner:
         self._uses_median = pruner_name == "median"
         self._progress: dict[int, _RunProgress] = {}
 
-    def answer(self, number: int, message: Mapping[str, Any]) -> Answer:
+    def handle_message(self, number: int, message: Mapping[str, Any]) -> Reply:
         """Whether a run goes on, pauses or ends, and why.
 
         Args:
@@ -58,8 +58,8 @@ class TrialPruner:
             message: what it tells.
         """
         if message["kind"] == "begin":
-            return self._answer_begin(number, message)
-        return self._answer_validation(number, message)
+            return self._handle_begin(number, message)
+        return self._handle_validation(number, message)
 
     def trial_statuses(self, records: Sequence[TrialRecord]) -> list[TrialStatus]:
         """Trials as the rungs see them; one that failed says nothing about the others' losses."""
@@ -74,7 +74,7 @@ class TrialPruner:
         hours = (time.time() - (self._trials.get_shared("began") or time.time())) / 3600
         return describe_exhausted_limit(self._trials.get_shared("limits"), records, hours)
 
-    def _answer_begin(self, number: int, message: Mapping[str, Any]) -> Answer:
+    def _handle_begin(self, number: int, message: Mapping[str, Any]) -> Reply:
         length = float(message["length"])
         record = self._trials.record(number)
         measurements = record.notes.get("measured", {}) | message["sizes"]
@@ -102,7 +102,7 @@ class TrialPruner:
             return self._prune(number, f"search.pruner={pruner_name} wants a run with an end: set trainer.max_epochs")
         return CONTINUE
 
-    def _answer_validation(self, number: int, message: Mapping[str, Any]) -> Answer:
+    def _handle_validation(self, number: int, message: Mapping[str, Any]) -> Reply:
         if message["critical"]:
             self._trials.note(number, steps=message["step"])
             return self._prune(number, f"critical: {', '.join(message['critical'])}")
@@ -124,7 +124,7 @@ class TrialPruner:
             return self._prune(number, f"behind the median at {fraction:.0%} of its length")
         return CONTINUE
 
-    def _decide_at_rung(self, number: int, progress: _RunProgress) -> Answer:
+    def _decide_at_rung(self, number: int, progress: _RunProgress) -> Reply:
         with self._folder.lock():
             records = self._trials.records()
             rungs_passed, must_wait = self.rungs.advance(self.trial_statuses(records), number)
@@ -138,11 +138,11 @@ class TrialPruner:
         rungs_passed = max(status.rungs_passed, self.rungs.first_rung(status.number))
         return self.rungs.fractions[rungs_passed] if rungs_passed < len(self.rungs.fractions) else math.inf
 
-    def _pause(self, number: int, reason: str) -> Answer:
+    def _pause(self, number: int, reason: str) -> Reply:
         timestamp = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
         self._trials.note(number, **{PAUSED: True, "reason": reason, "paused_at": timestamp})
         return {"verdict": "pause", "reason": reason}
 
-    def _prune(self, number: int, reason: str) -> Answer:
+    def _prune(self, number: int, reason: str) -> Reply:
         self._trials.note(number, reason=reason)  # it has ended once its run has
         return {"verdict": "prune", "reason": reason}

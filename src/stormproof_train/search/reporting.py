@@ -17,7 +17,7 @@ from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
 from stormproof.lightning.find_callback import find_callback
-from stormproof_train.errors import LeaveExit, UserError
+from stormproof_train.errors import StoppedBySearchExit, UserError
 from stormproof_train.search.worker_socket import WorkerClient
 from stormproof_train.task import Task
 
@@ -25,7 +25,7 @@ PASSES, MAX_WARM_UP_SHARE = 30, 5
 """Passes over one sample whose median is the latency, and those before them."""
 
 
-class ReportToSearch(Callback):
+class TrialReporter(Callback):
     """Asks the search at the start and after each validation whether the run shall go on.
 
     The answer is rank 0's, and all ranks act on it at the same step. A run that is to pause is committed first, between
@@ -91,7 +91,7 @@ class ReportToSearch(Callback):
         message |= {"step": trainer.global_step}
         answer = run_on_rank_zero(lambda: self._connect().ask(message))
         if answer["verdict"] == "prune":
-            raise LeaveExit(answer["reason"], leads=is_rank_zero())
+            raise StoppedBySearchExit(answer["reason"], is_rank_zero=is_rank_zero())
         if answer["verdict"] == "pause":
             self._pause_reason = answer["reason"]
 
@@ -99,7 +99,7 @@ class ReportToSearch(Callback):
         if self._pause_reason is not None:
             assert self._recovery is not None
             self._recovery.commit(trainer, module)
-            raise LeaveExit(self._pause_reason, leads=is_rank_zero())
+            raise StoppedBySearchExit(self._pause_reason, is_rank_zero=is_rank_zero())
 
     def _connect(self) -> WorkerClient:
         if self._client is None:

@@ -15,7 +15,7 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.trial_process import TrialProcess, is_restartable
-from stormproof_train.search.worker_socket import Answer, WorkerServer
+from stormproof_train.search.worker_socket import Reply, WorkerServer
 
 MAX_FUTILE_ATTEMPTS = 4
 """A run that ends so often in a row without having come further has failed."""
@@ -33,7 +33,7 @@ class RunOutcome:
 
     exit_code: int
     message: str
-    answer: Answer | None = None
+    stop_reply: Reply | None = None
 
     @property
     def reason(self) -> str:
@@ -83,7 +83,7 @@ class Runner:
             time.sleep(0.05)
 
     def run(
-        self, job: str, command: Sequence[str], folder: Path, answer: Callable[[Mapping[str, Any]], Answer]
+        self, job: str, command: Sequence[str], folder: Path, handle_message: Callable[[Mapping[str, Any]], Reply]
     ) -> RunOutcome:
         """Runs a run.
 
@@ -91,7 +91,7 @@ class Runner:
             job: its name, for the log.
             command: its command.
             folder: of the run.
-            answer: whether it goes on, when it asks.
+            handle_message: whether it goes on, when it asks.
 
         Raises:
             StopError: if this process is told to end; the run has saved and left then.
@@ -99,16 +99,16 @@ class Runner:
         start_steps: list[int] = []
         while True:
             self._wait_until_free(folder)
-            attempt = _Attempt(answer)
+            attempt = _Attempt(handle_message)
             process = TrialProcess(command, self._folder.log_path(job), is_distributed=self._is_distributed)
-            self._server.serve(attempt.answer, lambda process=process: self._is_running(process))
+            self._server.serve(attempt.handle_message, lambda process=process: self._is_running(process))
             self._exit_on_signal()
             if process.exit_code != ExitCode.FINISHED and _is_in_use(folder):
                 continue  # what an earlier worker has left behind was there first, and still saves
-            outcome = RunOutcome(process.exit_code, process.last_message(), attempt.last_answer)
+            outcome = RunOutcome(process.exit_code, process.last_message(), attempt.stop_reply)
             start_steps.append(attempt.start_step)
             is_futile = len(start_steps) >= MAX_FUTILE_ATTEMPTS and start_steps[-1] <= start_steps[-MAX_FUTILE_ATTEMPTS]
-            if not is_restartable(outcome.exit_code) or outcome.answer is not None or is_futile:
+            if not is_restartable(outcome.exit_code) or outcome.stop_reply is not None or is_futile:
                 return outcome
             print_line(f"{job}: {outcome.reason}; it is started again")
 
@@ -136,17 +136,17 @@ class _Attempt:
         last_answer: that it was to pause or to leave.
     """
 
-    def __init__(self, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
+        self._handle_message = answer
         self.start_step = 0
-        self.last_answer: Answer | None = None
+        self.stop_reply: Reply | None = None
 
-    def answer(self, message: Mapping[str, Any]) -> Answer:
+    def handle_message(self, message: Mapping[str, Any]) -> Reply:
         """The answer to a message."""
         if message["kind"] == "begin":
             self.start_step = message["step"]
-        response = self._answer(message)
-        self.last_answer = None if response["verdict"] == "go on" else response
+        response = self._handle_message(message)
+        self.stop_reply = None if response["verdict"] == "go on" else response
         return response
 
 

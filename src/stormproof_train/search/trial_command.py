@@ -10,7 +10,7 @@ from stormproof_train.config.plan import Plan
 from stormproof_train.search.arguments import Arguments
 from stormproof_train.search.space import format_overrides
 
-CALLBACK = "stormproof_train.search.reporting.ReportToSearch"
+CALLBACK = "stormproof_train.search.reporting.TrialReporter"
 
 
 class TrialCommand:

@@ -19,7 +19,7 @@ from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trial_cost import TrialCost
 from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore
 from stormproof_train.search.work_queue import WorkQueue, trial_name
-from stormproof_train.search.worker_socket import Answer
+from stormproof_train.search.worker_socket import Reply
 
 MAX_CONSECUTIVE_FAILURES = 10
 """So many in a row end the search."""
@@ -91,13 +91,13 @@ class Worker:
         ]
         cost = TrialCost(self._trials, number)
 
-        def answer(message: Mapping[str, Any]) -> Answer:
+        def handle_message(message: Mapping[str, Any]) -> Reply:
             if not self._queue.owns(number):
                 return {"verdict": "pause", "reason": TAKEN_OVER_REASON}
             cost.update()
-            return self._pruner.answer(number, message)
+            return self._pruner.handle_message(number, message)
 
-        outcome = self._runner.run(trial_name(number), command, folder, answer)
+        outcome = self._runner.run(trial_name(number), command, folder, handle_message)
         if not self._queue.owns(number):
             self._log_trial(record, TAKEN_OVER_REASON)
             return
@@ -112,13 +112,13 @@ class Worker:
             self._complete_trial(record, summary)
         elif outcome.exit_code == ExitCode.STORAGE:
             raise StorageError(f"trial {record.number} could not go on: {outcome.reason}")
-        elif outcome.answer is not None:
-            if outcome.answer["verdict"] == "prune":
+        elif outcome.stop_reply is not None:
+            if outcome.stop_reply["verdict"] == "prune":
                 self._trials.tell(record.number, "pruned")
             restart_note = (
                 "" if outcome.exit_code == ExitCode.START_AGAIN else f" (and {outcome.reason}: it goes on from before)"
             )
-            self._log_trial(record, f"{outcome.answer['reason']}{restart_note}")
+            self._log_trial(record, f"{outcome.stop_reply['reason']}{restart_note}")
         elif outcome.exit_code == ExitCode.DIVERGED:
             self._end_trial(record, "pruned", outcome.reason)
         else:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 MAX_PATH_BYTES = 100
 """Bytes of a socket's path; Linux takes 107, others less."""
 
@@ -41,11 +41,11 @@ class WorkerServer:
         self._listener.bind(self.address)
         self._listener.listen(1)
 
-    def serve(self, answer: Callable[[Mapping[str, Any]], Answer], is_running: Callable[[], bool]) -> None:
+    def serve(self, handle_message: Callable[[Mapping[str, Any]], Reply], is_running: Callable[[], bool]) -> None:
         """Answers what a run asks until the run has ended.
 
         Args:
-            answer: to a message.
+            handle_message: to a message.
             is_running: whether the run still runs.
         """
         self._listener.settimeout(0.02)
@@ -55,7 +55,7 @@ class WorkerServer:
             except TimeoutError:
                 continue
             with connection:
-                _answer_all(connection, answer, is_running)
+                _serve_connection(connection, handle_message, is_running)
 
     def close(self) -> None:
         """Ends the line."""
@@ -80,11 +80,11 @@ class WorkerClient:
         except OSError:
             self._socket.close()
             raise
-        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         self._is_closing = False
         threading.Thread(target=self._receive, name="search line", daemon=True).start()
 
-    def ask(self, message: Mapping[str, Any]) -> Answer:
+    def ask(self, message: Mapping[str, Any]) -> Reply:
         """The worker's answer; where it is gone, that the run is to pause."""
         try:
             self._socket.sendall(f"{json.dumps(message)}\n".encode())
@@ -111,8 +111,8 @@ class WorkerClient:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _answer_all(
-    connection: socket.socket, answer: Callable[[Mapping[str, Any]], Answer], is_running: Callable[[], bool]
+def _serve_connection(
+    connection: socket.socket, handle_message: Callable[[Mapping[str, Any]], Reply], is_running: Callable[[], bool]
 ) -> None:
     connection.settimeout(0.02)
     buffer = b""
@@ -130,4 +130,4 @@ def _answer_all(
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
-            connection.sendall(f"{json.dumps(answer(json.loads(line)))}\n".encode())
+            connection.sendall(f"{json.dumps(handle_message(json.loads(line)))}\n".encode())

@@ -39,7 +39,7 @@ def test_what_was_appended_is_read(tmp_path: Path):
     append(tmp_path / "log", EVENTS[1:])
     log = read_log(tmp_path / "log")
     assert _error_of(log.content) == ERRORS
-    assert (log.damages, log.torn_bytes) == ([], 0)
+    assert (log.damaged_places, log.torn_bytes) == ([], 0)
     assert log.checkpoint_names("committed", "lost") == {"000001-step-1", "000003-step-3"}
 
 
@@ -49,7 +49,7 @@ def test_a_cut_anywhere_loses_only_what_is_behind_it_and_is_no_damage():
         log = parse_log(COMPLETE_LOG[:length])
         whole = sum(end <= length + 1 for end in ends) - 1  # a line that lacks only its line end is whole
         assert _error_of(log.content) == ERRORS[:whole]
-        assert log.damages == []
+        assert log.damaged_places == []
         assert (log.torn_bytes > 0) is (length not in ends)
 
 
@@ -59,20 +59,20 @@ def test_the_log_goes_on_after_a_cut_anywhere_and_a_second_one():
         once = cut + format_lines(parse_log(cut), EVENTS[2:])
         log = parse_log(once)
         assert _error_of(once)[-1] == ERRORS[2]
-        assert (log.damages, log.torn_bytes) == ([], 0)
+        assert (log.damaged_places, log.torn_bytes) == ([], 0)
         twice = once[:-30]
         twice += format_lines(parse_log(twice), EVENTS[2:])
         assert _error_of(twice)[-1] == ERRORS[2]
-        assert parse_log(twice).damages == []
+        assert parse_log(twice).damaged_places == []
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff\xfe", b'{"n": 4, "event"'], ids=["zeroes", "junk", "torn"])
 def test_the_log_goes_on_after_what_a_crash_left_at_its_end(tail: bytes):
     log = parse_log(COMPLETE_LOG + tail)
-    assert (log.damages, log.torn_bytes) == ([], len(tail))
+    assert (log.damaged_places, log.torn_bytes) == ([], len(tail))
     longer = COMPLETE_LOG + tail + format_lines(log, EVENTS[:1])
     assert _error_of(longer) == [*ERRORS, ERRORS[0]]
-    assert parse_log(longer).damages == []
+    assert parse_log(longer).damaged_places == []
 
 
 def test_every_byte_that_is_flipped_is_found_and_costs_at_most_its_lines():
@@ -84,13 +84,13 @@ def test_every_byte_that_is_flipped_is_found_and_costs_at_most_its_lines():
         assert set(_error_of(log.content)) <= set(ERRORS)
         assert len(log.events) >= len(EVENTS) - 2  # a flipped line end joins two lines
         assert log.find_problems_since(mark)
-        assert log.damages or log.torn_bytes, offset
+        assert log.damaged_places or log.torn_bytes, offset
 
 
 def test_a_line_that_is_gone_is_found():
     lines = COMPLETE_LOG.splitlines(keepends=True)
-    assert parse_log(lines[0] + lines[2]).damages[0].problem.startswith("lines are missing")
-    assert parse_log(lines[1] + lines[2]).damages[0].problem.startswith("lines are missing")
+    assert parse_log(lines[0] + lines[2]).damaged_places[0].problem.startswith("lines are missing")
+    assert parse_log(lines[1] + lines[2]).damaged_places[0].problem.startswith("lines are missing")
 
 
 def test_what_the_newest_manifest_saw_is_judged_by_its_mark():
@@ -102,7 +102,7 @@ def test_what_the_newest_manifest_saw_is_judged_by_its_mark():
     )  # it was so at that commit already, and was told then
     assert "not those of the newest commit" in log.find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
     assert "has 0 bytes and had" in parse_log(b"").find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
-    assert log.find_problems_since(None) == [damage.problem for damage in log.damages]
+    assert log.find_problems_since(None) == [damage.problem for damage in log.damaged_places]
 
 
 ATTEMPT = {"n": 1, "event": "attempt", "number": 1, "step": 0, "time": 1.0, "removed": []}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import CommitInfo, Lease, Store
-from stormproof.checkpoint.folder_ownership import FolderOwnership, sees_owner, verify_shared_folder
+from stormproof.checkpoint.folder_ownership import FolderOwnership, is_owner_visible, verify_shared_folder
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
 
@@ -22,7 +22,7 @@ def take(tmp_path: Path):
 
     yield take
     for hold in holds:
-        if sees_owner(tmp_path / "checkpoints", hold.token, timeout_seconds=0):
+        if is_owner_visible(tmp_path / "checkpoints", hold.token, timeout_seconds=0):
             hold.release()
 
 
@@ -81,12 +81,12 @@ def test_a_folder_that_changed_since_it_was_resolved_is_not_taken_and_not_kept(t
 def test_the_held_folder_is_seen_by_its_token_and_another_is_not(take: Take, tmp_path: Path):
     hold = take()
     folder = tmp_path / "checkpoints"
-    assert sees_owner(folder, hold.token, timeout_seconds=0)
-    assert not sees_owner(folder, "of another", timeout_seconds=0)
-    assert not sees_owner(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
+    assert is_owner_visible(folder, hold.token, timeout_seconds=0)
+    assert not is_owner_visible(folder, "of another", timeout_seconds=0)
+    assert not is_owner_visible(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "lease.json").write_text("{half")
-    assert not sees_owner(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
+    assert not is_owner_visible(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
 
 
 def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -102,7 +102,7 @@ def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monke
             (late / "lease.json").write_bytes((tmp_path / "checkpoints" / "lease.json").read_bytes())
 
     monkeypatch.setattr("stormproof.checkpoint.folder_ownership.time.sleep", sleep)
-    assert sees_owner(late, hold.token)
+    assert is_owner_visible(late, hold.token)
     assert len(waited) == 3
 
 

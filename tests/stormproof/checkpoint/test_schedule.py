@@ -96,16 +96,16 @@ def test_it_has_begun_with_the_first_save_and_not_after_a_restart():
 )
 def test_saving_takes_no_more_than_its_share_of_the_time(rule: dict, stall: float, seconds: float):
     schedule = SaveSchedule(**rule)
-    schedule.record_save(step=0, now=1000.0, stall=stall)
+    schedule.record_save(step=0, now=1000.0, stall_seconds=stall)
     assert not schedule.is_due_by_clock(1000.0 + seconds - 0.01)
     assert schedule.is_due_by_clock(1000.0 + seconds + 0.01)
 
 
 def test_the_interval_follows_the_last_stall():
     schedule = SaveSchedule(max_overhead=0.01)
-    schedule.record_save(step=0, now=0.0, stall=10.0)
+    schedule.record_save(step=0, now=0.0, stall_seconds=10.0)
     assert not schedule.is_due_by_clock(999.0)
-    schedule.record_save(step=1, now=1000.0, stall=0.1)
+    schedule.record_save(step=1, now=1000.0, stall_seconds=0.1)
     assert schedule.is_due_by_clock(1010.5)
 
 
@@ -129,5 +129,5 @@ def test_the_best_interval_loses_the_least_time(stall: float, between_failures: 
 
 
 def test_where_saving_takes_longer_than_a_failure_takes_to_come_the_interval_is_the_mean_between_them():
-    assert compute_optimal_interval(stall=100.0, mean_seconds_between_failures=40.0) == 40.0
-    assert compute_optimal_interval(stall=100.0, mean_seconds_between_failures=None) == 0.0
+    assert compute_optimal_interval(stall_seconds=100.0, mean_seconds_between_failures=40.0) == 40.0
+    assert compute_optimal_interval(stall_seconds=100.0, mean_seconds_between_failures=None) == 0.0

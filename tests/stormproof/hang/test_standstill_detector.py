@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stormproof.hang.standstill_detector import StandstillDetector
+from stormproof.hang.standstill_detector import StallDetector
 
 SECONDS = 100  # looked at, once each
 NO_EXCUSE = [0.0] * SECONDS
@@ -10,7 +10,7 @@ NO_EXCUSE = [0.0] * SECONDS
 
 def standstill_seconds(progress: list[int], work_per_second: list[float], window: float = 10.0) -> list[float]:
     """What a detector says, second by second."""
-    detector = StandstillDetector(window)
+    detector = StallDetector(window)
     result, standstills = 0.0, []
     for second, (passed, worked) in enumerate(zip(progress, work_per_second, strict=True)):
         result += worked
@@ -53,13 +53,13 @@ def test_work_that_comes_back_ends_a_standstill():
 
 
 def test_work_is_not_asked_for_where_there_is_progress():
-    detector = StandstillDetector(1.0)
+    detector = StallDetector(1.0)
     for second in range(10):
         detector.update(float(second), second, lambda: pytest.fail("asked"))
 
 
 def test_a_restart_forgets_what_was_seen():
-    detector = StandstillDetector(1.0)
+    detector = StallDetector(1.0)
     for second in range(10):
         detector.update(float(second), 0, lambda: 0.0)
     assert detector.update(10.0, 0, lambda: 0.0) == 9.0
@@ -73,4 +73,4 @@ def test_a_restart_forgets_what_was_seen():
 )
 def test_a_number_out_of_its_range_is_named(arguments: tuple[float, ...], name: str):
     with pytest.raises(ValueError, match=f"{name} is"):
-        StandstillDetector(*arguments)
+        StallDetector(*arguments)

@@ -117,7 +117,7 @@ def test_a_state_that_went_through_a_file_is_set_back_in_the_same_place(place: i
 
     class _Loads(_Between):
         def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-            self.part = snapshot.for_rank(checkpoint, rank=0, world_size=1)
+            self.part = snapshot.select_rank(checkpoint, rank=0, world_size=1)
 
     def set_back(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 0:
@@ -178,22 +178,22 @@ def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_
 def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     checkpoint = _take_at_batch(2)
     checkpoint["stormproof"]["ranks"] *= 2
-    parts = [snapshot.for_rank(deepcopy(checkpoint), rank, world_size=3) for rank in range(3)]
-    states = [part.own.rng["torch"] for part in parts]
+    parts = [snapshot.select_rank(deepcopy(checkpoint), rank, world_size=3) for rank in range(3)]
+    states = [part.rank_state.rng["torch"] for part in parts]
     assert not any(torch.equal(states[first], states[second]) for first, second in ((0, 1), (0, 2), (1, 2)))
-    assert {len(part.snapshot.ranks) for part in parts} == {2}
+    assert {len(part.snapshot.rank_states) for part in parts} == {2}
     second = deepcopy(checkpoint)
     second["stormproof"]["ranks"][0]["rng"]["torch"] = torch.Generator().manual_seed(5).get_state()
-    another_run = snapshot.for_rank(second, 0, world_size=3).own.rng["torch"]
+    another_run = snapshot.select_rank(second, 0, world_size=3).rank_state.rng["torch"]
     assert not torch.equal(another_run, states[0])
 
 
 def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_many_ranks():
     checkpoint = _take_at_batch(2)
     del checkpoint["stormproof"]["shared"]["accumulated"]
-    assert snapshot.for_rank(deepcopy(checkpoint), 0, world_size=1)
+    assert snapshot.select_rank(deepcopy(checkpoint), 0, world_size=1)
     with pytest.raises(NotResumableError, match="step 2 was saved by a job of 1 ranks and an earlier release"):
-        snapshot.for_rank(checkpoint, 0, world_size=2)
+        snapshot.select_rank(checkpoint, 0, world_size=2)
 
 
 def test_the_state_is_the_same_dict_after_a_round_trip():
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is
     for key in ("generators", "averaged_buffers", "gradients", "parameters", "entries"):
         del saved["ranks"][0][key]
     read = Snapshot.from_dict(saved)
-    assert (read.shared.accumulated, read.shared.spread, read.ranks[0].entries) == (None, False, ())
+    assert (read.job_state.accumulated, read.job_state.spread, read.rank_states[0].entries) == (None, False, ())
     del saved["ranks"][0]["rng"]
     with pytest.raises(KeyError, match="rng"):
         Snapshot.from_dict(saved)
@@ -223,7 +223,7 @@ def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
     checkpoint = _take_at_batch(2)
     checkpoint["stormproof"]["format"] += 1
     with pytest.raises(NotResumableError, match="step 2 was saved by a later release of stormproof: update it"):
-        snapshot.for_rank(checkpoint, 0, 1)
+        snapshot.select_rank(checkpoint, 0, 1)
 
 
 def test_each_rank_takes_its_own_part_and_its_callbacks_states():
@@ -236,9 +236,9 @@ def test_each_rank_takes_its_own_part_and_its_callbacks_states():
     ]
     for rank in (1, 0):
         without_loops = {**checkpoint, "loops": {"fit_loop": {"state_dict": {}}}}
-        part = snapshot.for_rank(without_loops, rank, 2)
+        part = snapshot.select_rank(without_loops, rank, 2)
         assert part.snapshot.id == checkpoint["stormproof"]["id"]
-        assert part.own.train_loaders == [{"at": rank}, None]
+        assert part.rank_state.train_loaders == [{"at": rank}, None]
         assert without_loops["callbacks"] == {"mine": f"of rank {rank}"}
         assert without_loops["loops"]["fit_loop"]["state_dict"] == {"combined_loader": [{"at": rank}]}
 

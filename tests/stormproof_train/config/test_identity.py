@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import RunSpec, differences, flatten, identity, result_settings
+from stormproof_train.config.identity import RunSpec, compute_identity, flatten, list_differences, result_settings
 from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
@@ -65,12 +65,14 @@ UNCHANGED = [
 
 @pytest.mark.parametrize("words", slow_except(UNCHANGED, UNCHANGED[::5]), ids=" ".join)
 def test_what_does_not_change_the_weights_does_not_change_the_identity(words: list[str], settings: Settings):
-    assert identity(settings(*words)) == identity(settings())
+    assert compute_identity(settings(*words)) == compute_identity(settings())
 
 
 def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
     overrides = ["data=fashion_mnist"]
-    assert identity(settings(*overrides, "data.root=/d", "data.download=true")) == identity(settings(*overrides))
+    assert compute_identity(settings(*overrides, "data.root=/d", "data.download=true")) == compute_identity(
+        settings(*overrides)
+    )
 
 
 @pytest.mark.slow
@@ -83,7 +85,7 @@ def test_where_a_table_lies_is_no_part_of_the_identity_and_what_is_in_it_is(tmp_
                     "config", normalize_overrides(["data=csv", f"data.path={path}", "data.target=y", *overrides])
                 )
             )
-        return identity(plan.settings(plan.bind_loss("regression"), plan.data.build(seed=0).fingerprint))
+        return compute_identity(plan.settings(plan.bind_loss("regression"), plan.data.build(seed=0).fingerprint))
 
     table = "x,y\n" + "".join(f"{row % 2},{row / 3}\n" for row in range(20))
     identity_here = identity_of(tmp_path / "here.csv", table)
@@ -124,14 +126,14 @@ CHANGED = [
 
 @pytest.mark.slow
 def test_whatever_changes_the_weights_changes_the_identity(settings: Settings):
-    identities = {" ".join(overrides): identity(settings(*overrides)) for overrides in [[], *CHANGED]}
+    identities = {" ".join(overrides): compute_identity(settings(*overrides)) for overrides in [[], *CHANGED]}
     assert len(set(identities.values())) == len(identities), identities
 
 
 def test_an_identity_is_eight_hex_digits_and_the_name_tells_the_choices(settings: Settings):
     chosen = settings("data=diabetes", "activation=elu")
-    assert re.fullmatch("[0-9a-f]{8}", identity(chosen))
-    assert RunSpec.of(chosen).name == f"diabetes-mlp-elu-{identity(chosen)}"
+    assert re.fullmatch("[0-9a-f]{8}", compute_identity(chosen))
+    assert RunSpec.from_settings(chosen).name == f"diabetes-mlp-elu-{compute_identity(chosen)}"
 
 
 @pytest.mark.parametrize("words", [[], ["scheduler=cosine"], ["callbacks=early_stopping"], ["data=fashion_mnist"]])
@@ -146,11 +148,11 @@ def test_the_settings_hold_plain_values_and_no_address(words: list[str], setting
 def test_the_order_of_augmentations_counts():
     first, second = (compose_plan(f"augmentation=[{parts}]") for parts in ("crop_flip,mixup", "mixup,crop_flip"))
     loss = first.bind_loss("classification")
-    assert identity(first.settings(loss)) != identity(second.settings(loss))
+    assert compute_identity(first.settings(loss)) != compute_identity(second.settings(loss))
 
 
 def test_the_order_of_the_settings_does_not_matter():
-    assert identity({"a": 1, "b": {"c": 2, "d": 3}}) == identity({"b": {"d": 3, "c": 2}, "a": 1})
+    assert compute_identity({"a": 1, "b": {"c": 2, "d": 3}}) == compute_identity({"b": {"d": 3, "c": 2}, "a": 1})
 
 
 PRINT_NAME = """
@@ -162,7 +164,7 @@ from stormproof_train.config.plan import read_plan
 
 with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
     plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))
-print(RunSpec.of(plan.settings(plan.loss_for("classification"))).name)
+print(RunSpec.from_settings(plan.settings(plan.loss_for("classification"))).name)
 """
 
 
@@ -176,14 +178,14 @@ def test_every_process_gives_a_run_the_same_name(settings: Settings):
         timeout=120,
         check=True,
     )
-    here = RunSpec.of(settings("callbacks=early_stopping", "scheduler=one_cycle"))
+    here = RunSpec.from_settings(settings("callbacks=early_stopping", "scheduler=one_cycle"))
     assert result.stdout.strip() == here.name
 
 
 def test_differences_name_what_changes_the_result_alone():
     before = {"seed": 0, "model": {"width": 8}, "logger": {"mode": "auto"}, "name": "a", "gone": 1}
     now = {"seed": 1, "model": {"width": 8, "depth": 2}, "logger": {"mode": "online"}, "name": "b"}
-    assert differences(before, now) == ["gone: 1 -> (not set)", "model.depth: (not set) -> 2", "seed: 0 -> 1"]
+    assert list_differences(before, now) == ["gone: 1 -> (not set)", "model.depth: (not set) -> 2", "seed: 0 -> 1"]
 
 
 KEYS = st.text("abc", min_size=1, max_size=2)
@@ -213,18 +215,18 @@ def test_flat_reaches_every_leaf_by_its_path(nested: dict[str, Any]):
 @hypothesis_settings(database=None, deadline=None)
 @given(NESTED, NESTED)
 def test_two_identities_differ_just_where_a_difference_can_be_named(one: dict[str, Any], other: dict[str, Any]):
-    assert (identity(one) == identity(other)) is (differences(one, other) == [])
+    assert (compute_identity(one) == compute_identity(other)) is (list_differences(one, other) == [])
 
 
 @pytest.mark.parametrize(("one", "other"), [({"lr": 1}, {"lr": 1.0}), ({"lr": 0}, {"lr": 0.0})], ids=["one", "zero"])
 def test_a_number_is_the_same_with_and_without_its_point(one: dict[str, Any], other: dict[str, Any]):
-    assert identity(one) == identity(other)
-    assert differences(one, other) == []
+    assert compute_identity(one) == compute_identity(other)
+    assert list_differences(one, other) == []
 
 
 def test_a_flag_is_not_the_number_one():
-    assert identity({"nesterov": True}) != identity({"nesterov": 1})
-    assert differences({"nesterov": True}, {"nesterov": 1}) == ["nesterov: True -> 1"]
+    assert compute_identity({"nesterov": True}) != compute_identity({"nesterov": 1})
+    assert list_differences({"nesterov": True}, {"nesterov": 1}) == ["nesterov: True -> 1"]
 
 
 def test_the_result_settings_are_the_leaves_that_count():
@@ -236,10 +238,14 @@ def test_the_result_settings_are_the_leaves_that_count():
 def test_of_anyone_elses_part_every_argument_counts():
     foreign = {"_target_": "mine.Data", "root": "/a", "num_workers": 2}
     first, second = {"data": foreign}, {"data": {**foreign, "root": "/b"}}
-    assert identity(first) != identity(second)
-    assert differences(first, second) == ["data.root: /a -> /b"]
-    assert identity({"callbacks": {"step_timer": {"_target_": "stormproof.StepTimer"}}}) == identity({"callbacks": {}})
-    assert identity({"callbacks": {"step_timer": {"_target_": "mine.Stop"}}}) != identity({"callbacks": {}})
+    assert compute_identity(first) != compute_identity(second)
+    assert list_differences(first, second) == ["data.root: /a -> /b"]
+    assert compute_identity({"callbacks": {"step_timer": {"_target_": "stormproof.StepTimer"}}}) == compute_identity(
+        {"callbacks": {}}
+    )
+    assert compute_identity({"callbacks": {"step_timer": {"_target_": "mine.Stop"}}}) != compute_identity(
+        {"callbacks": {}}
+    )
 
 
 def test_where_a_file_lies_does_not_count_where_its_content_does():
@@ -250,5 +256,5 @@ def test_where_a_file_lies_does_not_count_where_its_content_does():
     changed_content = {"initialization": {**original["initialization"], "sha256": "2"}}
     unknown = {"initialization": {**original["initialization"], "sha256": None}}
     elsewhere = {"initialization": {**unknown["initialization"], "path": "b"}}
-    assert identity(original) == identity(moved)
-    assert len({identity(config) for config in (original, changed_content, unknown, elsewhere)}) == 4
+    assert compute_identity(original) == compute_identity(moved)
+    assert len({compute_identity(config) for config in (original, changed_content, unknown, elsewhere)}) == 4

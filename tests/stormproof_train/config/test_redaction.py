@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.config.identity import differences, identity
+from stormproof_train.config.identity import compute_identity, list_differences
 from stormproof_train.config.redaction import redact_override, redact_settings, redact_text
 from tests.support.cases import slow_except
 
@@ -72,5 +72,5 @@ def test_a_secret_that_was_changed_makes_no_other_run():
         redact_settings({"data": {"password": secret}}) for secret in ("hunter2", "hunter2", "swordfish")
     )
     assert first == repeated != changed
-    assert identity(first) == identity(changed)
-    assert differences(first, changed) == []
+    assert compute_identity(first) == compute_identity(changed)
+    assert list_differences(first, changed) == []

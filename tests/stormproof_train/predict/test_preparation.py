@@ -17,7 +17,7 @@ from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
-from stormproof_train.predict.images import ImagePreparation
+from stormproof_train.predict.images import ImagePreprocessor
 from stormproof_train.predict.samples import read_samples
 from tests.support.csv_tables import make_csv, people_csv
 from tests.support.fashion_files import write_dataset
@@ -49,7 +49,7 @@ def test_an_image_of_a_folder(size: tuple[int, int], channels: Any, tmp_path: Pa
     for split in (data._train, data._validation, data._test):
         expected |= {file: split[index][0].numpy() for index, (file, _) in enumerate(split._samples)}
     assert len(expected) == 28
-    preparation = ImagePreparation.from_dict(_write_preparation(data))
+    preparation = ImagePreprocessor.from_dict(_write_preparation(data))
     for file, inputs in expected.items():
         assert np.allclose(preparation.load(Path(file)), inputs, **CLOSE), file
     (part,) = read_samples(tree, _write_preparation(data))

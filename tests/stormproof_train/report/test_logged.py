@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stormproof_train.errors import UserError
-from stormproof_train.report.logged import read_logged
+from stormproof_train.report.logged import read_series
 from stormproof_train.run.metrics_file import MetricsFile, read_metrics
 
 HEADING = "attempt,step,epoch,time,name,value\n"
@@ -14,7 +14,7 @@ HEADING = "attempt,step,epoch,time,name,value\n"
 def _to_lists(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         name: list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
-        for name, series in read_logged(path).items()
+        for name, series in read_series(path).items()
     }
 
 
@@ -43,17 +43,17 @@ def test_a_nan_comes_back(tmp_path: Path):
     file = MetricsFile(tmp_path / "metrics.csv", 1)
     file.log_metrics({"loss": math.nan}, step=3)
     file.finalize("success")
-    series = read_logged(tmp_path / "metrics.csv")["loss"]
+    series = read_series(tmp_path / "metrics.csv")["loss"]
     assert (series.steps.tolist(), series.attempts.tolist()) == ([3], [1])
     assert np.isnan(series.values).all()
 
 
 def test_a_run_that_logged_nothing_has_no_series(tmp_path: Path):
     (tmp_path / "empty.csv").write_bytes(b"")
-    assert read_logged(tmp_path / "empty.csv") == read_logged(tmp_path / "missing.csv") == {}
+    assert read_series(tmp_path / "empty.csv") == read_series(tmp_path / "missing.csv") == {}
 
 
 def test_what_is_no_file_of_metrics_is_named(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text(HEADING + "one,9,0,5.0,loss,0.5\n")
     with pytest.raises(UserError, match=r"metrics.csv cannot be read as the metrics of a run"):
-        read_logged(tmp_path / "metrics.csv")
+        read_series(tmp_path / "metrics.csv")

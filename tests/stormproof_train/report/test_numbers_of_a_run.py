@@ -13,9 +13,9 @@ from stormproof_train.report.defaults import find_changed_settings
 from stormproof_train.report.kit.evaluation_charts import evaluation_charts
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.layers import compute_layer_cells
-from stormproof_train.report.logged import read_logged
+from stormproof_train.report.logged import read_series
 from stormproof_train.report.numbers import collect_run_numbers
-from stormproof_train.report.one_run import one_run_page
+from stormproof_train.report.one_run import run_page
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import verdict
@@ -159,7 +159,7 @@ def test_what_a_restart_did_again_is_counted(tmp_path: Path):
 def test_the_time_of_a_step_is_split_as_it_was_measured(tmp_path: Path):
     rows = [row for row in training_rows(300) if row[2].startswith("time/")]
     rows += [(1, 150, "checkpoint/stall_seconds", 0.02)]
-    time = step_times(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {1: 1})
+    time = step_times(read_series(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {1: 1})
     assert time is not None
     # a step takes 10 ms by the clock, its batch 8 of them, a quarter of which it waits
     stalls = 0.02 / 290
@@ -173,7 +173,7 @@ def test_the_time_of_a_step_is_split_as_it_was_measured(tmp_path: Path):
     "rows", [[], training_rows(10), [*training_rows(10), *training_rows(10, attempt=2, first_step=10)]]
 )
 def test_a_time_that_was_not_measured_is_not_told(tmp_path: Path, rows):
-    assert step_times(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {}) is None
+    assert step_times(read_series(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), {}) is None
 
 
 def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Path):
@@ -183,7 +183,7 @@ def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Pa
         (2, 501, "gradients/norm/b", math.nan),
         (2, 502, "gradients/norm/b", 0.0),
     ]
-    cells = compute_layer_cells(read_logged(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), "gradients/norm")
+    cells = compute_layer_cells(read_series(write_run(tmp_path / "run", rows=rows) / "metrics.csv"), "gradients/norm")
     assert cells is not None
     assert cells["layers"] == ["a", "b"]
     assert (len(cells["starts"]), cells["starts"][0], cells["ends"][-1]) == (120, -1, 999)
@@ -279,5 +279,5 @@ def test_a_skipped_checkpoint_is_named_with_its_attempt(tmp_path: Path):
     attempts = [{"first_step": 0, "last_step": 40}, {"first_step": 20, "skipped": {"000003-step-40": "it has 7 bytes"}}]
     numbers = collect_run_numbers(read_run(write_run(tmp_path / "run", attempts=attempts)))
     assert [entry["skipped"] for entry in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
-    (section,) = (entry for entry in one_run_page(numbers).sections if entry.title == "Attempts")
+    (section,) = (entry for entry in run_page(numbers).sections if entry.title == "Attempts")
     assert "Attempt 2 skipped checkpoint 000003-step-40: it has 7 bytes." in section.sentences

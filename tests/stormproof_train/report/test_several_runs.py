@@ -9,7 +9,7 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.run_comparison import compare_runs
 from stormproof_train.report.run_files import read_run
-from stormproof_train.report.several_runs import INTERVAL_AND_TEST_DISAGREE, several_runs_page
+from stormproof_train.report.several_runs import INTERVAL_AND_TEST_DISAGREE, comparison_page
 from tests.support.run_folders import SETTINGS, make_predictions, training_rows, write_run
 
 
@@ -71,13 +71,13 @@ def test_groups_of_seeds_are_named_by_their_settings(tmp_path: Path):
     runs += _runs(tmp_path / "other", {"c": 0.5, "d": 0.6}, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
     numbers = compare_runs(runs)
     assert [group["settings"]["optimizer.lr"] for group in numbers["seeds"]] == [0.05, 0.1]
-    (_, results, *_) = several_runs_page(numbers).sections
+    (_, results, *_) = comparison_page(numbers).sections
     (means,) = [table for title, table in results.tables if title.startswith("Over seeds")]
     assert all("optimizer.lr=" in row[0] and "seed=" not in row[0] for row in means.rows)
 
 
 def test_a_group_that_no_setting_tells_apart_is_named_by_its_runs(tmp_path: Path):
-    (_, results, *_) = several_runs_page(compare_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))).sections
+    (_, results, *_) = comparison_page(compare_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))).sections
     assert [table.rows[0][0] for title, table in results.tables if title.startswith("Over seeds")] == ["a, b"]
 
 
@@ -104,7 +104,7 @@ def test_a_note_explains_an_interval_that_disagrees_with_the_test(
     difference = {"accuracy": {"value": 0.02, "low": low, "high": high}}
     test = {"first_alone": 3, "second_alone": 0, "p_value": p_value}
     numbers["paired"] = [{"runs": ["a", "b"], "samples": 60, "differences": difference, "mcnemar": test}]
-    (_, results, *_) = several_runs_page(numbers).sections
+    (_, results, *_) = comparison_page(numbers).sections
     assert results.sentences == ([INTERVAL_AND_TEST_DISAGREE] if says else [])
 
 
@@ -114,7 +114,7 @@ def test_pairs_of_another_metric_have_a_table_of_their_own(tmp_path: Path):
     numbers["paired"] = [
         {"runs": ["a", "b"], "samples": 60, "differences": {name: value}} for name in ("accuracy", "rmse", "accuracy")
     ]
-    (_, results, *_) = several_runs_page(numbers).sections
+    (_, results, *_) = comparison_page(numbers).sections
     tables = [table for title, table in results.tables if title.startswith("On the same")]
     assert [table.head[2] for table in tables] == ["difference of accuracy", "difference of rmse"]
     assert [len(table.rows) for table in tables] == [2, 1]
@@ -134,7 +134,7 @@ def test_those_that_were_tested_on_the_same_samples_are_compared(tmp_path: Path)
     (pair,) = numbers["paired"]
     assert pair == {"runs": ["one", "better"], **compare(reference, better, {"accuracy"})}
     assert pair["mcnemar"]["second_alone"] == (reference.classes != reference.target).sum() > 0
-    page = render_html(several_runs_page(numbers))
+    page = render_html(comparison_page(numbers))
     assert "one minus better" in page
     assert f"0 : {pair['mcnemar']['second_alone']}" in page
 
@@ -145,7 +145,7 @@ def test_runs_that_were_not_tested_are_compared_by_validation_alone(tmp_path: Pa
     (group,) = numbers["seeds"]
     assert group["test"] == {}
     assert group["validation"]["accuracy"]["mean"] == pytest.approx(0.91)
-    (_, results, *_) = several_runs_page(numbers).sections
+    (_, results, *_) = comparison_page(numbers).sections
     (title, table), (_, means) = results.tables
     assert title == "Each run"
     assert table.head == ["run", "status", "validation accuracy", "validation loss", "steps", "seconds"]
@@ -154,7 +154,7 @@ def test_runs_that_were_not_tested_are_compared_by_validation_alone(tmp_path: Pa
 
 def test_a_run_that_was_not_tested_is_beside_one_that_was(tmp_path: Path):
     runs = [*_runs(tmp_path / "one", {"a": 0.9}), *_runs(tmp_path / "other", {"b": 0.92}, tested=False)]
-    (_, results, *_) = several_runs_page(compare_runs(runs)).sections
+    (_, results, *_) = comparison_page(compare_runs(runs)).sections
     ((title, table),) = results.tables
     assert title == "Each run, with 95% intervals over the test samples"
     column = table.head.index("test accuracy")

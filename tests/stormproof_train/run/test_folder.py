@@ -12,7 +12,7 @@ import yaml
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.progress_file import ProgressFile
 from stormproof.errors import FolderLostError, FolderTakenError
-from stormproof_train.config.identity import RunSpec, identity
+from stormproof_train.config.identity import RunSpec, compute_identity
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.run.folder import RunFolder
 
@@ -32,7 +32,7 @@ SUMMARY = {
 
 
 def _spec(settings: dict[str, Any]) -> RunSpec:
-    return RunSpec(settings, identity(settings), "mine")
+    return RunSpec(settings, compute_identity(settings), "mine")
 
 
 SPEC = _spec(SETTINGS)
@@ -78,7 +78,7 @@ def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatc
     (attempt,) = record["attempts"]
     assert {key: record[key] for key in ("name", "identity", "status")} == {
         "name": "mine",
-        "identity": identity(SETTINGS),
+        "identity": compute_identity(SETTINGS),
         "status": "running",
     }
     start = datetime.fromisoformat(attempt.pop("start"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from stormproof_train.errors import UserError
-from stormproof_train.report.logged import read_logged
+from stormproof_train.report.logged import read_series
 from stormproof_train.run import metrics_file
 from stormproof_train.run.metrics_file import read_metrics
 
@@ -124,7 +124,7 @@ def test_zeros_of_a_power_cut_are_ignored_with_a_warning(where: str, path: Path)
     with pytest.warns(UserWarning, match="ignored rows with zero bytes, probably from a power cut: 1"):
         assert read_metrics(path) == {"loss": expected}
     with pytest.warns(UserWarning, match="power cut: 1"):
-        series = read_logged(path)["loss"]
+        series = read_series(path)["loss"]
     assert series.steps.tolist() == [step for step, _ in expected]
 
 
@@ -134,7 +134,7 @@ def test_what_has_no_whole_row_is_not_taken_for_an_empty_file(content: bytes, pa
     with pytest.raises(ValueError, match="it contains no complete row"):
         read_metrics(path)
     with pytest.raises(UserError, match=r"cannot be read as the metrics of a run: it contains no complete row"):
-        read_logged(path)
+        read_series(path)
 
 
 def test_a_deleted_file_is_recreated_with_a_warning(path: Path):

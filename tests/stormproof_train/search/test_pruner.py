@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.limits import raise_limits
+from stormproof_train.search.limits import increase_limits
 from stormproof_train.search.pruner import CONTINUE, TrialPruner
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.trials import PAUSED, TrialStore
@@ -21,7 +21,7 @@ class PrunerSimulation:
 
     def __init__(self, **settings: Any) -> None:
         self.trials: TrialStore = in_memory_trials(**settings)
-        self.trials.set_shared("limits", raise_limits(None, Settings(**settings), DEFAULT_TRIALS))
+        self.trials.set_shared("limits", increase_limits(None, Settings(**settings), DEFAULT_TRIALS))
         self.judge = TrialPruner(Settings(**settings), self.trials, unlocked_folder())
 
     def begin(self, number: int, length: float = LENGTH, **sizes: float) -> dict[str, Any]:
@@ -29,11 +29,11 @@ class PrunerSimulation:
             self.trials.ask()
         sizes = {"parameters": 50, **sizes}
         message = {"kind": "begin", "length": length, "sizes": sizes, "step": 0, "gpus": 0, "samples": None}
-        return self.judge.answer(number, message)
+        return self.judge.handle_message(number, message)
 
     def validated(self, number: int, step: int, value: float, critical: tuple[str, ...] = ()) -> dict[str, Any]:
         message = {"kind": "validated", "step": step, "values": {"val/loss": value}, "critical": list(critical)}
-        return self.judge.answer(number, message)
+        return self.judge.handle_message(number, message)
 
     def promoted(self, number: int, passed: int) -> None:
         """As a worker does it."""

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from stormproof_train.search.claims import Claims
-from stormproof_train.search.limits import raise_limits
+from stormproof_train.search.limits import increase_limits
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
@@ -25,7 +25,7 @@ class Search:
     def __init__(self, folder: Path, **settings: object) -> None:
         search_settings = Settings(pruner="none", **settings)  # pyright: ignore[reportArgumentType]
         self.trials = TrialStore("sqlite:///:memory:", "made", search_settings, SMALL)
-        self.trials.set_shared("limits", raise_limits(None, search_settings, DEFAULT_TRIALS))
+        self.trials.set_shared("limits", increase_limits(None, search_settings, DEFAULT_TRIALS))
         self.claims = folder
         self.judge = TrialPruner(search_settings, self.trials, unlocked_folder())
         self.queue = self.worker()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.worker_socket import Answer, WorkerClient, WorkerServer
+from stormproof_train.search.worker_socket import Reply, WorkerClient, WorkerServer
 from tests.support.forked_command import FORKSERVER_CONTEXT
 
 PRUNE_REASON = {"verdict": "go on", "reason": ""}
@@ -36,7 +36,7 @@ def serve_until(target: Any, answer: Any, until: Any) -> tuple[list[Mapping[str,
     run = FORKSERVER_CONTEXT.Process(target=target, args=(worker.address, sender))
     run.start()
 
-    def noted(message: Mapping[str, Any]) -> Answer:
+    def noted(message: Mapping[str, Any]) -> Reply:
         questions.append(message)
         return answer(message)
 

@@ -91,9 +91,9 @@ def _commit_log_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
         )
 
 
-def _foreign_file_risks(folder: Path, foreign: Sequence[str]) -> Iterator[Risk]:
-    lightning_names = [name for name in foreign if re.fullmatch(r"last(-v\d+)?\.ckpt", name)]
-    other_names = [name for name in foreign if name not in lightning_names]
+def _foreign_file_risks(folder: Path, foreign_files: Sequence[str]) -> Iterator[Risk]:
+    lightning_names = [name for name in foreign_files if re.fullmatch(r"last(-v\d+)?\.ckpt", name)]
+    other_names = [name for name in foreign_files if name not in lightning_names]
     if lightning_names:
         yield Risk(
             f"{_format_names(lightning_names)}: saved by Lightning itself",

@@ -15,12 +15,12 @@ from stormproof.health.observers.input_target_dependence import DependenceTest
 from stormproof.health.observers.objective import (
     Objective,
     TargetPool,
+    compute_prediction_stats,
     find_objective,
     list_data_losses,
-    prediction_facts,
 )
 from stormproof.health.observers.step_trace import StepTrace
-from stormproof.health.record import Comparison, PredictionFacts
+from stormproof.health.record import Comparison, PredictionStats
 
 MAX_UNKNOWN_LOSSES = 5
 """Close looks, after which a loss that nothing reproduces is looked for no longer."""
@@ -49,7 +49,7 @@ class BaselineEvaluator:
 
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
-    ) -> tuple[tuple[PredictionFacts, ...], Comparison | None]:
+    ) -> tuple[tuple[PredictionStats, ...], Comparison | None]:
         """What the losses of a step were called with, and its own beside others; None where that is not known.
 
         Args:
@@ -65,13 +65,13 @@ class BaselineEvaluator:
             objective = self._find_objective(trace, output, loss.detach(), warns=has_single_loss)
         objectives = list_data_losses(trace) if objective is None else [objective]
         if isinstance(loss, torch.Tensor):  # excludes tensors that only a metric uses
-            loss_indices = trace.origins.origin_of(loss).data
+            loss_indices = trace.origins.origin_of(loss).batch_indices
             self.target_indices = loss_indices.intersection(
                 index for candidate in objectives for index in candidate.target_indices
             )
-        truncated = [candidate.truncate() for candidate in objectives]
+        truncated = [candidate.limit_entries() for candidate in objectives]
         facts = tuple(
-            prediction_facts(truncated_objective)
+            compute_prediction_stats(truncated_objective)
             for truncated_objective in truncated
             if truncated_objective is not None
         )

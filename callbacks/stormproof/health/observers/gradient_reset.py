@@ -11,7 +11,7 @@ MAX_STEPS = 8
 """Steps of each optimizer that are looked at."""
 
 
-class GradientResetCheck:
+class ZeroGradCheck:
     """Watches one parameter of an optimizer: what its gradient was when another one came in.
 
     Args:
@@ -31,10 +31,10 @@ class GradientResetCheck:
         self._previous_gradient: torch.Tensor | None = None  # its gradient at the last step
         self._is_stale = self._has_begun = self.has_stepped = False
         self.stale_steps = self.checked_steps = 0
-        self._restorers: list[Callable[[], None]] = []
+        self._undo_functions: list[Callable[[], None]] = []
         if self._parameter is not None:
-            self._restorers.append(self._parameter.register_hook(self._on_gradient).remove)
-            self._restorers.append(optimizer.register_step_post_hook(self._on_step).remove)
+            self._undo_functions.append(self._parameter.register_hook(self._on_gradient).remove)
+            self._undo_functions.append(optimizer.register_step_post_hook(self._on_step).remove)
 
     def _on_gradient(self, gradient: torch.Tensor) -> None:
         assert self._parameter is not None
@@ -63,6 +63,6 @@ class GradientResetCheck:
 
     def stop(self) -> None:
         """Watches no longer."""
-        for restore in self._restorers:
+        for restore in self._undo_functions:
             restore()
-        self._restorers = []
+        self._undo_functions = []

@@ -14,7 +14,7 @@ from torch import nn
 
 from stormproof.health.observers.step_trace import LossCall, PredictionTargetPair, StepTrace
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, torch_losses
-from stormproof.health.record import PredictionFacts
+from stormproof.health.record import PredictionStats
 from stormproof.health.rules.outputs import OUTPUT_RANGES
 
 RELATIVE_TOLERANCE = 1e-5
@@ -52,7 +52,7 @@ class Objective:
     arguments: Mapping[str, Any]
     prediction: torch.Tensor
     target: torch.Tensor
-    made_by: str = ""
+    producer: str = ""
     layer: str = ""
     has_data_targets: bool = True
     target_indices: frozenset[int] = frozenset()
@@ -62,7 +62,7 @@ class Objective:
         empty = torch.empty(0)
         return replace(self, prediction=empty, target=empty)
 
-    def truncate(self) -> Objective | None:
+    def limit_entries(self) -> Objective | None:
         """Returns the objective of the first samples of the batch, up to :data:`MAX_ENTRIES` numbers.
 
         Comparisons must not need much more memory than the training step. None if not even one sample fits, or if the
@@ -125,8 +125,10 @@ def find_objective(
     objective = None
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         origin = trace.origins.origin_of(preds)
-        target_indices = trace.origins.origin_of(target).data
-        pair = PredictionTargetPair(preds.detach(), target.detach(), origin.made_by, origin.layer or "", target_indices)
+        target_indices = trace.origins.origin_of(target).batch_indices
+        pair = PredictionTargetPair(
+            preds.detach(), target.detach(), origin.producer, origin.layer or "", target_indices
+        )
         objective = _match_user_loss(pair, value, module, user_loss) or (
             _match_torch_loss(pair, value) if user_loss is None else None
         )
@@ -142,14 +144,14 @@ def _match_user_loss(
     """The user's loss, or the module's, if it gives the value."""
     functions = [getattr(module, name, None) for name in LOSS_ATTRIBUTES] if user_loss is None else [user_loss]
     for function in functions:
-        if callable(function) and _reproduces(function, pair.prediction, pair.target, value):
+        if callable(function) and _reproduces_value(function, pair.prediction, pair.target, value):
             return _objective_from_pair("", function, pair)
     return None
 
 
 def _objective_from_pair(name: str, function: Callable[..., Any], pair: PredictionTargetPair) -> Objective:
     return Objective(
-        name, function, {}, pair.prediction, pair.target, pair.made_by, pair.layer, target_indices=pair.target_indices
+        name, function, {}, pair.prediction, pair.target, pair.producer, pair.layer, target_indices=pair.target_indices
     )
 
 
@@ -162,7 +164,7 @@ def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | N
         pair.target.cpu(),
     )  # a target that is no class of a loss's ends a process on a GPU
     for name, function in torch_losses().items():
-        if _reproduces(function, *cpu_tensors, value):
+        if _reproduces_value(function, *cpu_tensors, value):
             return _objective_from_pair(name, function, pair)
     return None
 
@@ -201,7 +203,7 @@ def list_data_losses(trace: StepTrace) -> list[Objective]:
     return [_objective_from_call(call, torch.sum) for call in trace.losses if call.has_data_targets]
 
 
-def prediction_facts(objective: Objective) -> PredictionFacts:
+def compute_prediction_stats(objective: Objective) -> PredictionStats:
     """The numbers of what a loss was called with; waits for the device."""
     prediction, target = objective.prediction.float(), objective.target
     target_values = target.float()
@@ -209,10 +211,10 @@ def prediction_facts(objective: Objective) -> PredictionFacts:
     if prediction.ndim > 1 and prediction.size(1) > 1:
         sums_to_one = bool((prediction >= 0).all()) and _are_ones(prediction.sum(1))
         logs_sum_to_one = _are_ones(prediction.exp().sum(1))
-    return PredictionFacts(
+    return PredictionStats(
         loss=objective.name,
         loss_input=LOSS_INPUTS.get(objective.name, ""),
-        made_by=objective.made_by,
+        producer=objective.producer,
         layer=objective.layer,
         outputs=prediction.size(1) if prediction.ndim > 1 else 1,
         low=float(prediction.min()),
@@ -222,7 +224,7 @@ def prediction_facts(objective: Objective) -> PredictionFacts:
         spread=_relative_spread(prediction, target_values if LOSS_INPUTS.get(objective.name) == "numbers" else None),
         target_low=float(target_values.min()),
         target_high=float(target_values.max()),
-        unreachable_share=_unreachable_share(objective.made_by, target_values, objective.name),
+        unreachable_share=_unreachable_share(objective.producer, target_values, objective.name),
     )
 
 
@@ -281,7 +283,7 @@ def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.
         return reduce(torch_loss(prediction, target))
 
     return Objective(
-        call.name, function, call.arguments, call.prediction, call.target, call.made_by, call.layer,
+        call.name, function, call.arguments, call.prediction, call.target, call.producer, call.layer,
         call.has_data_targets,
         call.target_indices,
     )  # fmt: skip
@@ -291,7 +293,7 @@ def _is_close(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
 
 
-def _reproduces(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
+def _reproduces_value(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
     result = _evaluate_loss(function, preds, target)
     return result is not None and _is_close(float(result), value)
 
@@ -316,8 +318,8 @@ def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> f
     return spread / max(size, 1e-30)
 
 
-def _unreachable_share(made_by: str, target: torch.Tensor, loss: str) -> float:
-    low, high = OUTPUT_RANGES.get(made_by, (None, None))
+def _unreachable_share(producer: str, target: torch.Tensor, loss: str) -> float:
+    low, high = OUTPUT_RANGES.get(producer, (None, None))
     if LOSS_INPUTS.get(loss) != "numbers":
         return 0.0
     is_out_of_range = torch.zeros_like(target, dtype=torch.bool)

@@ -17,7 +17,7 @@ from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.observers.baselines import BaselineEvaluator
 from stormproof.health.observers.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.data_wait import DataWaitTimer
-from stormproof.health.observers.gradient_reset import GradientResetCheck
+from stormproof.health.observers.gradient_reset import ZeroGradCheck
 from stormproof.health.observers.learning_rates import LearningRates
 from stormproof.health.observers.non_finite_origin import locate_non_finite
 from stormproof.health.observers.parameter_groups import (
@@ -111,15 +111,17 @@ class TrainingObserver:
         is_untimed = trainer.world_size == 1 or not self._is_traceable
         self._compute_timer = None if is_untimed else ComputeTimer(module, trainer.strategy.root_device)
         self._data_wait_timer = DataWaitTimer(self._compute_timer)
-        self._stop_clock = internals.call_between_batches(trainer, self._data_wait_timer.on_fetch_start, run_last=True)
-        self._constant_targets = ConstantTargetCounter()
+        self._stop_data_wait_timer = internals.call_between_batches(
+            trainer, self._data_wait_timer.on_fetch_start, run_last=True
+        )
+        self._constant_target_counter = ConstantTargetCounter()
         self._sampled_activity: dict[str, UnitActivity] = {}
         self._has_batch_norm = any(
             isinstance(item, _BatchNorm) and item.track_running_stats for item in module.modules()
         )
         self._baseline_evaluator = BaselineEvaluator(module, loss)
         self._validation_losses = ValidationLosses(module, is_traceable=self._is_traceable)
-        self._gradient_resets = {index: GradientResetCheck(item) for index, item in enumerate(trainer.optimizers)}
+        self._zero_grad_checks = {index: ZeroGradCheck(item) for index, item in enumerate(trainer.optimizers)}
         self._batch: Any = None
         self._batch_idx = self._batch_size = self._backward_count = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
@@ -128,7 +130,7 @@ class TrainingObserver:
         self._step_trace: StepTrace | None = None
         self._stop_trace: Callable[[], None] | None = None
         self._step_output: Any = None
-        self._found_non_finite = False  # in the batch that goes on
+        self._has_new_non_finite = False  # in the batch that goes on
         self.record = Record(planned_steps=_planned_steps(trainer), uses_grad_scaler=get_scaler(trainer) is not None)
         self.record.accumulate_grad_batches = trainer.accumulate_grad_batches
         self.record.loader_name, self.record.num_workers = describe_loader(trainer)
@@ -137,13 +139,13 @@ class TrainingObserver:
 
     def stop(self) -> None:
         """Looks no longer."""
-        self._stop_clock()
+        self._stop_data_wait_timer()
         self._data_wait_timer.stop()
         if self._compute_timer is not None:
             self._compute_timer.stop()
         self._end_trace()
         self._validation_losses.stop()
-        for check in self._gradient_resets.values():
+        for check in self._zero_grad_checks.values():
             check.stop()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -178,7 +180,7 @@ class TrainingObserver:
         value = loss.item() * accumulated_batches / (1.0 if scaler is None else scaler.get_scale())
         self._add_loss(step, value)
         if not math.isfinite(value) and self.record.non_finite_origin is None and scaler is None:
-            self._found_non_finite = True
+            self._has_new_non_finite = True
             self.record.non_finite_origin = locate_non_finite(
                 self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.layer_order,
                 is_traceable=self._is_traceable,
@@ -212,14 +214,14 @@ class TrainingObserver:
         if is_traced:
             record.groups = self._learning_rates.update(record.step)
             self._finish_trace()
-        if self._constant_targets.samples is not None:
-            self._constant_targets.add(
+        if self._constant_target_counter.samples is not None:
+            self._constant_target_counter.add(
                 list(iter_tensors(self._batch)), self._baseline_evaluator.target_indices, self._batch_size
             )
-        has_news = is_traced or self._found_non_finite
+        has_news = is_traced or self._has_new_non_finite
         if has_news:
             self.update_record()
-        self._batch, self._found_non_finite = None, False
+        self._batch, self._has_new_non_finite = None, False
         return has_news
 
     def compute_times(self) -> tuple[list[float], list[tuple[float, float]]]:
@@ -230,17 +232,17 @@ class TrainingObserver:
         """Reads what waits on the device, and what the monitors have measured."""
         record = self.record
         self._read_losses()
-        for entry in self._gradient_resets.values():
+        for entry in self._zero_grad_checks.values():
             if entry.is_done:
                 entry.stop()
         record.retained_gradients = {
-            index: (entry.stale_steps, entry.checked_steps) for index, entry in self._gradient_resets.items()
+            index: (entry.stale_steps, entry.checked_steps) for index, entry in self._zero_grad_checks.items()
         }
         record.observed_optimizer_step = record.observed_optimizer_step or any(
-            entry.has_stepped for entry in self._gradient_resets.values()
+            entry.has_stepped for entry in self._zero_grad_checks.values()
         )
         record.batch_waits = list(self._data_wait_timer.batches)
-        record.constant_target_samples = self._constant_targets.samples
+        record.constant_target_samples = self._constant_target_counter.samples
         if not record.targets_depend_on_inputs:  # more samples show more
             record.targets_depend_on_inputs = self._baseline_evaluator.dependence_test.is_dependent()
         record.gradients = self._gradient_source.history
@@ -318,7 +320,7 @@ class TrainingObserver:
                 for entry in record.validations
             ],
             "epoch": record.epoch,
-            "same_targets": self._constant_targets.samples,
+            "same_targets": self._constant_target_counter.samples,
             "rates": self._learning_rates.state_dict(),
             "since_validated": list(self._losses_since_validation),
             "targets": self._baseline_evaluator.target_pool.state_dict(),
@@ -337,7 +339,7 @@ class TrainingObserver:
             for step, losses, loss, training_loss, *samples in state["validations"]
         ]
         record.epoch = state["epoch"]
-        self._constant_targets.samples = state["same_targets"]
+        self._constant_target_counter.samples = state["same_targets"]
         self._learning_rates.load_state_dict(state["rates"])
         record.groups = self._learning_rates.update(self._trainer.global_step)
         self._losses_since_validation = list(state["since_validated"])
@@ -398,7 +400,7 @@ class TrainingObserver:
         )
         if layers and not record.layer_order:
             record.layer_order = list(dict.fromkeys(call.layer for call in layers))
-        record.input_facts = record.input_facts or trace.input_facts()
+        record.input_stats = record.input_stats or trace.compute_input_stats()
         record.unregistered_entries = max(
             record.unregistered_entries,
             count_entries_outside_optimizers(trace.unregistered_parameters, self._trainer.optimizers),

@@ -81,7 +81,7 @@ def find_unreached_layers(
     detached_layers: dict[str, str] = {}
     unused_layers: list[str] = []
     for layer, parameters in trainable_parameters(module).items():
-        is_detached = layer in loss.layers and layer not in loss.live
+        is_detached = layer in loss.layers and layer not in loss.differentiable_layers
         if layer in layers_with_gradient or not any(
             id(layer_parameter) in optimized_ids for layer_parameter in parameters
         ):
@@ -89,8 +89,8 @@ def find_unreached_layers(
         if any(layer_parameter.grad is not None for layer_parameter in parameters) and not is_detached:
             continue
         if is_detached:
-            if layer in trace.detached_input_layers or not loss.live:
-                detached_layers[layer] = loss.cut or "?"
+            if layer in trace.detached_input_layers or not loss.differentiable_layers:
+                detached_layers[layer] = loss.detached_by or "?"
         elif layer in trace.layers_before_untracked:
             detached_layers[layer] = "a function that is not torch's"
         elif layer not in loss.layers:

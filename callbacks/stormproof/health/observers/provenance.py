@@ -37,11 +37,11 @@ class Origin:
     """
 
     layers: frozenset[str] = frozenset()
-    live: frozenset[str] = frozenset()
-    data: frozenset[int] = frozenset()
-    made_by: str = ""
+    differentiable_layers: frozenset[str] = frozenset()
+    batch_indices: frozenset[int] = frozenset()
+    producer: str = ""
     layer: str | None = None
-    cut: str | None = None
+    detached_by: str | None = None
 
 
 FunctionCallback = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
@@ -69,14 +69,14 @@ class ProvenanceTracker(TorchFunctionMode):
         self.error: Exception | None = None
         self._origins: Any = WeakIdKeyDictionary()
         for index, tensor in enumerate(batch):
-            self._origins[tensor] = Origin(data=frozenset({index}))
+            self._origins[tensor] = Origin(batch_indices=frozenset({index}))
 
     def origin_of(self, tensor: torch.Tensor) -> Origin:
         """What a tensor was computed from; nothing, if that is not known."""
         layer = self._layer_names.get(id(tensor))
         if layer is not None:
             layers = frozenset({layer})
-            return Origin(layers=layers, live=layers if tensor.requires_grad else frozenset())
+            return Origin(layers=layers, differentiable_layers=layers if tensor.requires_grad else frozenset())
         return self._origins.get(tensor) or Origin()
 
     def __torch_function__(
@@ -108,33 +108,33 @@ class ProvenanceTracker(TorchFunctionMode):
         outputs: list[torch.Tensor],
     ) -> None:
         input_origins = [self.origin_of(item) for item in inputs]
-        if not any(item.layers or item.data for item in input_origins):
+        if not any(item.layers or item.batch_indices for item in input_origins):
             return
         layer = next((self._layer_names[id(item)] for item in inputs if id(item) in self._layer_names), None)
         input_layers = (item.layer for item in input_origins if item.layer is not None)
         merged = Origin(
             layers=frozenset().union(*(item.layers for item in input_origins)),
-            live=frozenset().union(
+            differentiable_layers=frozenset().union(
                 *(
-                    item.live
+                    item.differentiable_layers
                     for item, input_requires_grad in zip(input_origins, requires_grad, strict=True)
                     if input_requires_grad
                 )
             ),
-            data=frozenset().union(*(item.data for item in input_origins)),
-            made_by=input_origins[0].made_by
+            batch_indices=frozenset().union(*(item.batch_indices for item in input_origins)),
+            producer=input_origins[0].producer
             if name in VALUE_PRESERVING
-            else _producer_name(name, input_origins[0].made_by),
+            else _producer_name(name, input_origins[0].producer),
             layer=layer or next(input_layers, None),
-            cut=next((item.cut for item in input_origins if item.cut is not None), None),
+            detached_by=next((item.detached_by for item in input_origins if item.detached_by is not None), None),
         )
         for tensor in outputs:
             origin = merged
-            if (not tensor.requires_grad or name.rstrip("_") in ZERO_GRADIENT) and merged.live:
+            if (not tensor.requires_grad or name.rstrip("_") in ZERO_GRADIENT) and merged.differentiable_layers:
                 cut_by = name if torch.is_grad_enabled() else "no_grad"
-                origin = replace(merged, live=frozenset(), cut=merged.cut or cut_by)
+                origin = replace(merged, differentiable_layers=frozenset(), detached_by=merged.detached_by or cut_by)
             elif not tensor.requires_grad and merged.layers and not torch.is_grad_enabled():
-                origin = replace(merged, cut=merged.cut or "no_grad")
+                origin = replace(merged, detached_by=merged.detached_by or "no_grad")
             if id(tensor) not in self._layer_names:
                 self._origins[tensor] = origin
                 self._on_call(name, args, kwargs, tensor, origin)

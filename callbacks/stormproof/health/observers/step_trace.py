@@ -69,7 +69,7 @@ class LossCall:
     prediction: torch.Tensor
     target: torch.Tensor
     arguments: Mapping[str, Any]
-    made_by: str
+    producer: str
     layer: str
     value: torch.Tensor
     target_indices: frozenset[int]
@@ -86,7 +86,7 @@ class PredictionTargetPair:
 
     prediction: torch.Tensor
     target: torch.Tensor
-    made_by: str
+    producer: str
     layer: str
     target_indices: frozenset[int] = frozenset()
 
@@ -101,7 +101,7 @@ class BroadcastMismatch:
 
 
 @dataclass(frozen=True)
-class InputFacts:
+class InputStats:
     """The numbers that the first layer takes.
 
     Attributes:
@@ -176,13 +176,13 @@ class StepTrace:
             for (layer, function, _), share in zip(self._activation_shares, shares, strict=True)
         ]
 
-    def input_facts(self) -> InputFacts | None:
+    def compute_input_stats(self) -> InputStats | None:
         """The numbers that the first layer takes; None if there are none, or of a single sample."""
         if self.first_inputs is None or self.first_inputs.size(0) < 2:
             return None
         scales = self.first_inputs.std(0)
         positive_scales = scales[scales > 0]
-        return InputFacts(
+        return InputStats(
             mean=float(self.first_inputs.mean()),
             rms=float(self.first_inputs.square().mean().sqrt()),
             largest_scale=float(scales.max()),
@@ -228,12 +228,12 @@ class StepTrace:
             return
         origin = self.origins.origin_of(inputs)
         if output.requires_grad:
-            self.detached_input_layers |= origin.layers - origin.live
-        if not origin.layers and not origin.data and self.untracked_input_layer is None:
+            self.detached_input_layers |= origin.layers - origin.differentiable_layers
+        if not origin.layers and not origin.batch_indices and self.untracked_input_layer is None:
             self.untracked_input_layer, self.layers_before_untracked = layer, self.called_layers - {layer}
         if name in NORMALIZATIONS and len(self.called_layers) <= 2:
             self.is_normalized = True
-        if origin.data and not origin.layers and self.first_inputs is None:
+        if origin.batch_indices and not origin.layers and self.first_inputs is None:
             self.first_inputs = _subsample(inputs)
         samples = _subsample(output)
         spread = samples.new_tensor(math.nan)
@@ -260,9 +260,9 @@ class StepTrace:
         target_origin = self.origins.origin_of(target)
         self.losses.append(
             LossCall(
-                name, prediction.detach(), target.detach(), other_arguments, origin.made_by, origin.layer or "",
+                name, prediction.detach(), target.detach(), other_arguments, origin.producer, origin.layer or "",
                 output.detach(),
-                target_indices=frozenset() if target_origin.layers else target_origin.data,
+                target_indices=frozenset() if target_origin.layers else target_origin.batch_indices,
             )
         )  # fmt: skip
 
@@ -273,11 +273,13 @@ class StepTrace:
         if len(args) < 2 or not all(isinstance(tensor, torch.Tensor) for tensor in args[:2]):
             return
         first_origin, second_origin = (self.origins.origin_of(tensor) for tensor in args[:2])
-        if bool(first_origin.layers) == bool(second_origin.layers) or not (first_origin.data and second_origin.data):
+        if bool(first_origin.layers) == bool(second_origin.layers) or not (
+            first_origin.batch_indices and second_origin.batch_indices
+        ):
             return
         prediction, target = args[:2] if first_origin.layers else (args[1], args[0])
         if prediction.shape == target.shape:
-            self._append_pair(prediction, target, self.origins.origin_of(target).data)
+            self._append_pair(prediction, target, self.origins.origin_of(target).batch_indices)
         elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
             self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
@@ -287,13 +289,15 @@ class StepTrace:
             return
         for indices in iter_tensors(args[1:]):
             origin = self.origins.origin_of(indices)
-            if not indices.is_floating_point() and indices.ndim and origin.data and not origin.layers:
-                self._append_pair(scores, indices.squeeze(1) if indices.ndim == scores.ndim else indices, origin.data)
+            if not indices.is_floating_point() and indices.ndim and origin.batch_indices and not origin.layers:
+                self._append_pair(
+                    scores, indices.squeeze(1) if indices.ndim == scores.ndim else indices, origin.batch_indices
+                )
 
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
         origin = self.origins.origin_of(prediction)
         pair = PredictionTargetPair(
-            prediction.detach(), target.detach(), origin.made_by, origin.layer or "", target_indices
+            prediction.detach(), target.detach(), origin.producer, origin.layer or "", target_indices
         )
         self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
 

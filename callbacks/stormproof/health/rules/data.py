@@ -38,7 +38,7 @@ def check_degenerate_targets(record: Record) -> Iterator[Finding]:
 
 def check_input_scale(record: Record) -> Iterator[Finding]:
     """The input is of a size or an offset that harms the training."""
-    inputs = record.input_facts
+    inputs = record.input_stats
     if inputs is None or not record.has_badly_scaled_inputs:
         return
     has_large_outputs = _has_large_outputs(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.record import PredictionFacts, Probe, Record
+from stormproof.health.record import PredictionStats, Probe, Record
 
 MIN_PROBES = 2
 """Batches in which the same must have been seen."""
@@ -42,7 +42,7 @@ def check_broadcast_mismatch(record: Record) -> Iterator[Finding]:
 
 def check_loss_input_mismatch(record: Record) -> Iterator[Finding]:
     """The loss gets something else than what it takes: what was made logits or probabilities already, or is neither."""
-    for calls in record.facts_by_loss:
+    for calls in record.predictions_by_loss:
         facts, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_PROBES else None
         if actual_input is not None:
             yield Finding(
@@ -64,9 +64,9 @@ _ADVICE = {
 }
 
 
-def _actual_loss_input(calls: list[PredictionFacts]) -> str | None:
+def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
     """What a loss gets in all batches, where it is not what it takes."""
-    loss_input, loss, made_by = calls[0].loss_input, calls[0].loss, calls[0].made_by
+    loss_input, loss, made_by = calls[0].loss_input, calls[0].loss, calls[0].producer
     is_unit_range = all(calls.low >= 0 and calls.high <= 1 for calls in calls)
     if loss == "cross_entropy" and all(calls.sums_to_one for calls in calls):
         return "probabilities"
@@ -89,9 +89,9 @@ def _actual_loss_input(calls: list[PredictionFacts]) -> str | None:
 
 def check_unreachable_targets(record: Record) -> Iterator[Finding]:
     """The last activation cannot put out the targets; or a softmax of one unit puts out 1."""
-    for calls in record.facts_by_loss:
+    for calls in record.predictions_by_loss:
         facts = calls[-1]
-        is_single_output = facts.made_by in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
+        is_single_output = facts.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
         is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_PROBES:])
         if (
             len(calls) < MIN_PROBES
@@ -106,7 +106,7 @@ def check_unreachable_targets(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {
-                "last_function": facts.made_by,
+                "last_function": facts.producer,
                 "unreachable": facts.unreachable_share,
                 "lowest_target": facts.target_low,
                 "highest_target": facts.target_high,

@@ -28,7 +28,7 @@ MAX_BYTES = 2**31 - 1
 """A protobuf message, which an ONNX file is, holds no more."""
 
 
-def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path, facts: ArtifactMetadata) -> None:
+def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path, metadata: ArtifactMetadata) -> None:
     r"""Writes what a network computes in evaluation as an ONNX file, whole or not at all.
 
     The file takes ``input`` (N, \*input_shape), for any N, and gives an output named for its kind, both in float32.
@@ -39,7 +39,7 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
         deployed_model: what to write; it stays as it is.
         inputs: a sample or more, (N, \*input_shape), to trace the network with.
         path: the file.
-        facts: kept in the file's metadata.
+        metadata: kept in the file's metadata.
 
     Raises:
         UserError: if the network does what ONNX, or torch's way to it, does not know, or is too large.
@@ -57,7 +57,7 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
         raise UserError(f"the network has {size:,} bytes of weights, and one ONNX file holds {MAX_BYTES:,}")
     model = _trace(cpu_copy, _pad_to_two_samples(inputs.detach().cpu()))
     _strip_sources(model)
-    onnx.helper.set_model_props(model, {METADATA_KEY: facts.to_json()})
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
     with atomic_write(path) as file:
         file.write(model.SerializeToString(deterministic=True))
 

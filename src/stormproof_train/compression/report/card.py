@@ -25,7 +25,7 @@ from stormproof_train.report.kit.json_numbers import finite_or_none
 MAX_WORST_CLASSES = 5
 
 
-def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: ArtifactMetadata) -> str:
+def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], metadata: ArtifactMetadata) -> str:
     """The model card of an artifact, in Markdown.
 
     Args:
@@ -33,30 +33,31 @@ def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: A
             :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
         artifact: one of their ``artifacts``, with ``lost_by_class``, of each class ``name`` and ``lost``, by how much
             its recall on validation is worse than with the original.
-        facts: what the artifact says of itself.
+        metadata: what the artifact says of itself.
     """
     compression, artifact_info = read_compression(numbers), read_artifact(artifact)
     lines = [
-        f"# {escape_text(facts.run)}: {escape_text(artifact_info.name)}", "", *_overview(numbers, artifact_info, facts),
-        "", "## Results", "", *_results_table(compression, artifact_info), "", *_comparison(numbers, compression,
-        artifact_info),
-        "", "## Inputs and outputs", "", *describe_interface(facts),
-        "", "## How to run it", "", *describe_usage(artifact_info, facts),
-        "", "## Data", "", *_data_section(numbers, facts),
+        f"# {escape_text(metadata.run)}: {escape_text(artifact_info.name)}", "",
+        *_overview(numbers, artifact_info, metadata), "", "## Results", "",
+        *_results_table(compression, artifact_info), "",
+        *_comparison(numbers, compression, artifact_info),
+        "", "## Inputs and outputs", "", *describe_interface(metadata),
+        "", "## How to run it", "", *describe_usage(artifact_info, metadata),
+        "", "## Data", "", *_data_section(numbers, metadata),
         "", "## Limits", "", *_limits_section(numbers, artifact_info, artifact["lost_by_class"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _overview(numbers: Mapping[str, Any], artifact: ArtifactInfo, facts: ArtifactMetadata) -> list[str]:
-    purpose = f"tells {len(facts.classes):,} classes apart" if facts.classes else "predicts numbers"
+def _overview(numbers: Mapping[str, Any], artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
+    purpose = f"tells {len(metadata.classes):,} classes apart" if metadata.classes else "predicts numbers"
     sizes = (
         format_count(artifact.bytes, "B"),
         f"{format_count(artifact.parameters)} parameters" * (artifact.parameters is not None),
         f"{format_count(artifact.macs)} multiply-accumulates a sample" * (artifact.macs is not None),
     )
     origin = numbers["made_with"]
-    target = f" ({escape_text(facts.target)})" if facts.target is not None else ""
+    target = f" ({escape_text(metadata.target)})" if metadata.target is not None else ""
     task = escape_text(numbers["task"])
     return [
         f"A network for {task}, as an ONNX file ({inline_code(MODEL_FILE)}): it {purpose}{target}.",
@@ -139,15 +140,15 @@ def _degradation_lines(metric: Metric, artifact: ArtifactInfo) -> list[str]:
     return [*lines, *([f"Times faster than the original: {speedups}."] if speedups else [])]
 
 
-def _data_section(numbers: Mapping[str, Any], facts: ArtifactMetadata) -> list[str]:
+def _data_section(numbers: Mapping[str, Any], metadata: ArtifactMetadata) -> list[str]:
     samples = numbers["samples"]
     test_note = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not read"
     lines = [
         f"Measured on {samples['validation']:,} validation samples{test_note}; the training is described in the run."
     ]
-    if facts.preparation is None:
+    if metadata.preparation is None:
         return [*lines, "How a file becomes an input is not known: give arrays as the training data gave them."]
-    description = json.dumps(facts.preparation, indent=1, ensure_ascii=False, default=str).replace("```", "'''")
+    description = json.dumps(metadata.preparation, indent=1, ensure_ascii=False, default=str).replace("```", "'''")
     return [*lines, "", "How a file becomes an input:", "", "```json", description, "```"]
 
 

@@ -18,10 +18,10 @@ _OUTPUT_DESCRIPTIONS = {
 }
 
 
-def describe_interface(facts: ArtifactMetadata) -> list[str]:
+def describe_interface(metadata: ArtifactMetadata) -> list[str]:
     """The lines that say what the file takes, and what it gives."""
-    shape = ", ".join(["N", *map(str, facts.input_shape)])
-    output_shape = f"N, {len(facts.classes)}" if facts.classes else "N, values"
+    shape = ", ".join(["N", *map(str, metadata.input_shape)])
+    output_shape = f"N, {len(metadata.classes)}" if metadata.classes else "N, values"
     rows = [
         (
             inline_code(INPUT_NAME),
@@ -29,12 +29,12 @@ def describe_interface(facts: ArtifactMetadata) -> list[str]:
             "float32",
             "N samples, any number of them, prepared as the training data were",
         ),
-        (inline_code(facts.kind), f"({output_shape})", "float32", _OUTPUT_DESCRIPTIONS[facts.kind]),
+        (inline_code(metadata.kind), f"({output_shape})", "float32", _OUTPUT_DESCRIPTIONS[metadata.kind]),
     ]
     lines = table(("name", "shape", "dtype", "meaning"), rows)
-    if facts.classes:
-        class_list = ", ".join(inline_code(name) for name in facts.classes[:MAX_CLASSES])
-        num_remaining = len(facts.classes) - MAX_CLASSES
+    if metadata.classes:
+        class_list = ", ".join(inline_code(name) for name in metadata.classes[:MAX_CLASSES])
+        num_remaining = len(metadata.classes) - MAX_CLASSES
         more = f" and {num_remaining:,} more" if num_remaining > 0 else ""
         lines += [
             "",
@@ -43,17 +43,17 @@ def describe_interface(facts: ArtifactMetadata) -> list[str]:
     return lines
 
 
-def describe_usage(artifact: ArtifactInfo, facts: ArtifactMetadata) -> list[str]:
+def describe_usage(artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
     """The lines that say how to run it, by itself and on files, and how to have it in PyTorch."""
     quantization_note = " before it was quantized" if artifact.quantization != "none" else ""
-    shape = ", ".join(["1", *map(str, facts.input_shape)])
+    shape = ", ".join(["1", *map(str, metadata.input_shape)])
     return [
         "```python",
         "import numpy as np",
         "import onnxruntime",
         f'session = onnxruntime.InferenceSession("{MODEL_FILE}", providers=["CPUExecutionProvider"])',
         f"inputs = np.zeros(({shape}), dtype=np.float32)  # yours",
-        f'({facts.kind},) = session.run(None, {{"{INPUT_NAME}": inputs}})',
+        f'({metadata.kind},) = session.run(None, {{"{INPUT_NAME}": inputs}})',
         "```",
         "",
         "On files, prepared as the training data were:",

@@ -79,7 +79,7 @@ def choose_ranks(network: nn.Module, inputs: torch.Tensor, max_macs: int) -> dic
     return ranks_at(shares[index])
 
 
-def factor(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor | None = None) -> None:
+def factorize(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor | None = None) -> None:
     r"""Replaces linear layers, in place, by two of which the first has ``rank`` outputs and no bias.
 
     With samples the outputs on them are kept as well as any product of that rank can,
@@ -100,7 +100,7 @@ def factor(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor | 
 
     Example:
         >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
-        >>> factor(network, {"0": 2})
+        >>> factorize(network, {"0": 2})
         >>> network[0]
         Sequential(
           (0): Linear(in_features=8, out_features=2, bias=False)

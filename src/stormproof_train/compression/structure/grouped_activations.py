@@ -70,13 +70,17 @@ def find_grouped_activations(network: nn.Module, inputs: torch.Tensor) -> list[G
         groups[module].layers += [layer for layer in layers if layer not in groups[module].layers]
 
     with ExitStack() as hooks, dry_run(network), torch.enable_grad():
-        for item in [
-            *(item for item in network.modules() if isinstance(item, WeightedLayer | NormLayer)),
+        for hooked_module in [
+            *(
+                hooked_module
+                for hooked_module in network.modules()
+                if isinstance(hooked_module, WeightedLayer | NormLayer)
+            ),
             *activations,
         ]:
-            hooks.enter_context(item.register_forward_hook(record_producer))
-        for item in activations:
-            hooks.enter_context(item.register_forward_pre_hook(record_inputs))
+            hooks.enter_context(hooked_module.register_forward_hook(record_producer))
+        for hooked_module in activations:
+            hooks.enter_context(hooked_module.register_forward_pre_hook(record_inputs))
         network(inputs)
     return _merge_overlapping(list(groups.values()))
 

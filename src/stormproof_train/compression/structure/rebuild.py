@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from stormproof_train.compression.structure.factoring import factor
+from stormproof_train.compression.structure.factoring import factorize
 from stormproof_train.compression.structure.shapes import apply_shapes
 from stormproof_train.config.signature_binding import forwards_arguments
 
@@ -55,5 +55,5 @@ def apply_structure(
         )
     """
     apply_shapes(network, shapes or {})
-    factor(network, ranks or {})
+    factorize(network, ranks or {})
     return network

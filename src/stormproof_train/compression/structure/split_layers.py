@@ -77,8 +77,7 @@ class IdentityPlaceholder(nn.Identity):
 
 
 def split_layers(network: nn.Module, group: GroupedActivations, inputs: torch.Tensor) -> None:
-    """Puts the layers before activations in pieces, in place, and replaces the activations with
-    :class:`IdentityPlaceholder`.
+    """Splits the layers before activations in place; :class:`IdentityPlaceholder` replaces the activations.
 
     Args:
         network: in evaluation.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.health.observers.gradient_reset import MAX_STEPS, GradientResetCheck
+from stormproof.health.observers.gradient_reset import MAX_STEPS, ZeroGradCheck
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer], None]
 
@@ -70,11 +70,11 @@ def test_a_loop_that_never_clears_is_seen_in_every_step(keeps: Loop):
     assert watched.stale_steps == watched.checked_steps == MAX_STEPS
 
 
-def _run_watched(loop: Loop) -> GradientResetCheck:
+def _run_watched(loop: Loop) -> ZeroGradCheck:
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
-    watched = GradientResetCheck(optimizer)
+    watched = ZeroGradCheck(optimizer)
     for _ in range(MAX_STEPS + 3):
         loop(module, optimizer)
     assert watched.is_done

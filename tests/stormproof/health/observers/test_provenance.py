@@ -38,19 +38,21 @@ def two_layers() -> nn.Sequential:
 
 def test_an_output_comes_from_all_layers_and_the_batch(two_layers: nn.Sequential):
     origin = trace_step(two_layers, lambda inputs: two_layers(inputs).softmax(1).view(-1))
-    assert origin == Origin(frozenset("01"), frozenset("01"), frozenset({0}), made_by="softmax", layer="1")
+    assert origin == Origin(frozenset("01"), frozenset("01"), frozenset({0}), producer="softmax", layer="1")
 
 
 def test_a_sigmoid_that_is_taken_twice_is_called_so(two_layers: nn.Sequential):
-    assert trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().view(-1)).made_by == "sigmoid"
-    assert trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().sigmoid()).made_by == "sigmoid of sigmoid"
+    assert trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().view(-1)).producer == "sigmoid"
+    assert (
+        trace_step(two_layers, lambda inputs: two_layers(inputs).sigmoid().sigmoid()).producer == "sigmoid of sigmoid"
+    )
 
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_cut_leaves_the_layers_before_it_without_a_gradient(two_layers: nn.Sequential, cut: str):
     origin = trace_step(two_layers, lambda inputs: two_layers[1](CUTS[cut](two_layers[0](inputs))))
-    assert (origin.layers, origin.live) == (frozenset("01"), frozenset("1"))
-    assert origin.cut is not None
+    assert (origin.layers, origin.differentiable_layers) == (frozenset("01"), frozenset("1"))
+    assert origin.detached_by is not None
 
 
 def test_a_straight_way_past_it_keeps_the_layer_alive(two_layers: nn.Sequential):
@@ -58,7 +60,7 @@ def test_a_straight_way_past_it_keeps_the_layer_alive(two_layers: nn.Sequential)
         hidden = two_layers[0](batch)
         return two_layers[1](hidden + (hidden.round() - hidden).detach()).sum()
 
-    assert trace_step(two_layers, rounded).live == {"0", "1"}
+    assert trace_step(two_layers, rounded).differentiable_layers == {"0", "1"}
 
 
 def test_no_grad_cuts(two_layers: nn.Sequential):
@@ -67,7 +69,7 @@ def test_no_grad_cuts(two_layers: nn.Sequential):
             hidden = two_layers[0](inputs)
         return two_layers[1](hidden)
 
-    assert trace_step(two_layers, step).cut == "no_grad"
+    assert trace_step(two_layers, step).detached_by == "no_grad"
 
 
 def test_a_second_way_around_a_cut_keeps_the_layer_alive(two_layers: nn.Sequential):
@@ -75,7 +77,7 @@ def test_a_second_way_around_a_cut_keeps_the_layer_alive(two_layers: nn.Sequenti
         hidden = two_layers[0](inputs)
         return two_layers[1](hidden.detach()) + two_layers[1](hidden)
 
-    assert trace_step(two_layers, step).live == frozenset("01")
+    assert trace_step(two_layers, step).differentiable_layers == frozenset("01")
 
 
 def test_what_is_written_in_place_comes_from_what_was_written(two_layers: nn.Sequential):
@@ -84,7 +86,7 @@ def test_what_is_written_in_place_comes_from_what_was_written(two_layers: nn.Seq
         outputs[:, 0] = two_layers(inputs)[:, 0]
         return outputs
 
-    assert trace_step(two_layers, step).live == frozenset("01")
+    assert trace_step(two_layers, step).differentiable_layers == frozenset("01")
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4)])

@@ -6,11 +6,11 @@ from typing import Any
 
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.gradients.update_ratio import UpdateRatio
-from stormproof.health.observers.step_trace import InputFacts
-from stormproof.health.record import Comparison, ParameterGroup, PredictionFacts, Probe, Record
+from stormproof.health.observers.step_trace import InputStats
+from stormproof.health.record import Comparison, ParameterGroup, PredictionStats, Probe, Record
 
 
-def make_prediction_facts(**changes: Any) -> PredictionFacts:
+def make_prediction_facts(**changes: Any) -> PredictionStats:
     """Logits of a cross-entropy, as they should be."""
     defaults: dict[str, Any] = {
         "loss": "cross_entropy", "loss_input": "logits", "made_by": "linear", "layer": "head", "outputs": 4,
@@ -18,7 +18,7 @@ def make_prediction_facts(**changes: Any) -> PredictionFacts:
         "high": 2.0, "sums_to_one": False, "logs_sum_to_one": False, "spread": 0.5, "target_low": 0.0,
         "target_high": 3.0, "unreachable_share": 0.0,
     }  # fmt: skip
-    return PredictionFacts(**{**defaults, **changes})
+    return PredictionStats(**{**defaults, **changes})
 
 
 def make_measurement(step: int, norms: dict[str, float], ratio: float = 0.01) -> GradientMeasurement:
@@ -49,7 +49,7 @@ def make_record(losses: list[float], constant: float | None = 1.4, ratio: float 
     return new_record
 
 
-def make_input_facts(**changes: Any) -> InputFacts:
+def make_input_facts(**changes: Any) -> InputStats:
     """Numbers of mean 0 and deviation 1."""
     defaults: dict[str, Any] = {
         "mean": 0.0,
@@ -58,7 +58,7 @@ def make_input_facts(**changes: Any) -> InputFacts:
         "smallest_scale": 0.8,
         "is_normalized": False,
     }
-    return InputFacts(**{**defaults, **changes})
+    return InputStats(**{**defaults, **changes})
 
 
 def oscillating_losses(level: float, count: int, size: float = 0.02) -> list[float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.structure.factoring import choose_ranks, factor
+from stormproof_train.compression.structure.factoring import choose_ranks, factorize
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import apply_structure
 from stormproof_train.compression.structure.shapes import changed_shapes
@@ -15,7 +15,7 @@ from tests.stormproof_train.compression.small_networks import MODELS, make_sampl
 def test_without_samples_the_weight_is_approximated_best():
     network = randomize_weights(nn.Sequential(nn.Linear(9, 7)))
     weight = network[0].weight.detach().clone()
-    factor(network, {"0": 3})
+    factorize(network, {"0": 3})
     first, last = network[0]
     singular = torch.linalg.svdvals(weight)
     assert (last.weight @ first.weight - weight).norm().item() == pytest.approx(singular[3:].norm().item(), rel=1e-5)
@@ -28,8 +28,8 @@ def test_with_samples_the_outputs_are_approximated_best():
     network = randomize_weights(nn.Sequential(nn.Linear(9, 7, bias=False)))
     by_weight = copy.deepcopy(network)
     outputs = network(inputs)
-    factor(network, {"0": 3}, inputs)
-    factor(by_weight, {"0": 3})
+    factorize(network, {"0": 3}, inputs)
+    factorize(by_weight, {"0": 3})
     lost = (network(inputs) - outputs).norm().item()
     assert lost == pytest.approx(torch.linalg.svdvals(outputs)[3:].norm().item(), rel=1e-4)
     assert lost < (by_weight(inputs) - outputs).norm().item()
@@ -38,7 +38,7 @@ def test_with_samples_the_outputs_are_approximated_best():
 def test_at_full_rank_the_network_computes_the_same():
     network = randomize_weights(MODELS["transformer"](nn.GELU)).eval()
     expected = network(make_samples())
-    factor(network, {"blocks.0.1.residual.1.wide": 8, "head.1": 4})
+    factorize(network, {"blocks.0.1.residual.1.wide": 8, "head.1": 4})
     torch.testing.assert_close(network(make_samples()), expected)
 
 
@@ -50,7 +50,7 @@ def test_the_ranks_give_at_most_the_macs_asked_for(model: str):
         factored = copy.deepcopy(network)
         ranks = choose_ranks(network, make_samples(64), int(share * before))
         assert ranks
-        factor(factored, ranks, make_samples(64))
+        factorize(factored, ranks, make_samples(64))
         assert count_macs(factored, make_samples()) <= share * before
 
 
@@ -89,7 +89,7 @@ def test_a_rank_that_cannot_be_is_refused(ranks: dict[str, int], message: str):
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
     network[3].weight = network[2].weight
     with pytest.raises(ValueError, match=message):
-        factor(network, ranks)
+        factorize(network, ranks)
 
 
 def test_attention_of_torch_keeps_its_layers():
@@ -102,7 +102,7 @@ def test_nothing_is_drawn_and_what_is_frozen_stays_frozen():
     network = nn.Sequential(nn.Linear(6, 4)).eval()
     network[0].weight.requires_grad_(requires_grad=False)
     state = torch.get_rng_state()
-    factor(network, {"0": 2})
+    factorize(network, {"0": 2})
     assert torch.equal(torch.get_rng_state(), state)
     assert {name: parameter.requires_grad for name, parameter in network.named_parameters()} == {
         "0.0.weight": False,
@@ -119,7 +119,7 @@ def test_a_pruned_network_is_factored_and_built_again(model: str):
     shapes = changed_shapes(pruned, network)
     ranks = choose_ranks(pruned, make_samples(64), count_macs(pruned, make_samples()) * 4 // 5)
     assert ranks
-    factor(pruned, ranks, make_samples(64))
+    factorize(pruned, ranks, make_samples(64))
     rebuilt = apply_structure(MODELS[model](nn.GELU), shapes, ranks).eval()
     rebuilt.load_state_dict(pruned.state_dict(), strict=True)
     assert torch.equal(rebuilt(make_samples()), pruned(make_samples()))
