@@ -1,4 +1,4 @@
-"""What is known of a training: all that the rules of ``stormproof.detect`` look at, as plain numbers."""
+"""What is known of a training: all that the rules of ``stormproof.health`` look at, as plain numbers."""
 
 from __future__ import annotations
 
