@@ -107,7 +107,7 @@ def test_an_activation_and_a_loss_are_each_a_module_and_an_option(tmp_path: Path
     tests = "tests/stormproof_train"
     values = [f"{tests}/activations/test_formulas.py", f"{tests}/losses/test_loss_values.py"]
     copy.insert(values[0], "FORMULAS")
-    copy.insert("tests/support/loss_references.py", "REGRESSION")
+    copy.insert("tests/support/loss_references.py", "REGRESSION_CASES")
     output = copy.run("-m", "pytest", "-n", "0", "-v", *values, "-k", f"{activation} or {loss}")
     passed = re.findall(r"::test_(\w+)\[\w+\] PASSED", output)
     assert "an_activation_is_its_formula_with_the_right_gradient_and_width_and_is_finite_everywhere" in passed

@@ -108,7 +108,7 @@ from stormproof.testing import FaultInjector
 ours = {name: module for name, module in sys.modules.items() if name.startswith("pytorch_lightning")}
 for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"):
     sys.modules[name] = sys.modules[name.replace("pytorch_lightning", "lightning.pytorch")]
-from tests.support.forked_attempts import assert_bitwise_equal, attempt, uninterrupted
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
 from tests.support.exact_resume_training import Cell, pl
 sys.modules.update(ours)
 
@@ -116,8 +116,8 @@ assert pl.Trainer.__module__.startswith("lightning.pytorch")
 cell = Cell(validate_every=4)
 for phase, step in (("on_train_batch_end", 6), ("on_validation_end", 8), ("on_train_epoch_end", 30)):
     folder = Path(sys.argv[1]) / str(step)
-    assert attempt(cell, folder, lambda: FaultInjector().stop(at=phase, step=step)).killed
-    assert_bitwise_equal(attempt(cell, folder), uninterrupted(cell))
+    assert run_attempt(cell, folder, lambda: FaultInjector().stop(at=phase, step=step)).killed
+    assert_bitwise_equal(run_attempt(cell, folder), train_uninterrupted(cell))
 print("exact")
 """
 

@@ -182,7 +182,7 @@ def test_one_bit_is_flipped_and_flipped_back(bit: int | None, expected: bytes, t
 SCRIPT = """
     import sys, warnings
     import pytorch_lightning as pl
-    from tests.support.small_fits import Plain, loader, module, trainer
+    from tests.support.small_fits import RegressionModule, make_loader, make_module, make_trainer
     from stormproof.testing import FaultInjector
     warnings.simplefilter("ignore")
 
@@ -191,7 +191,7 @@ SCRIPT = """
             print(trainer.global_step, flush=True)
 
     faults = getattr(FaultInjector(), sys.argv[1])(step=2)
-    trainer(callbacks=[Says(), faults]).fit(module(kind=Plain), loader())
+    make_trainer(callbacks=[Says(), faults]).fit(make_module(kind=RegressionModule), make_loader())
 """
 
 

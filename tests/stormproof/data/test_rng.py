@@ -83,12 +83,12 @@ sys.modules["stormproof"] = package
 from stormproof.data import rng
 import torch
 state = rng.capture()
-rng.seed(1)
+rng.seed_process(1)
 drawn = random.random(), torch.rand(1).item()
-with rng.Isolated(5):
+with rng.RandomStream(5):
     inside = random.random(), torch.rand(1).item()
 rng.restore(state)
-rng.seed(1)
+rng.seed_process(1)
 assert drawn == (random.random(), torch.rand(1).item())
 print(sorted(state), "numpy" in sys.modules)
 """

@@ -160,7 +160,7 @@ from pathlib import Path
 from stormproof_train import loggers
 from tests.support.wandb_server import WandbServer
 
-loggers.LAST_SECONDS = 1.0
+loggers.FINISH_TIMEOUT_SECONDS = 1.0
 with WandbServer() as server:
     os.environ |= server.environ
     logger = loggers.wandb_logger(Path("."), {}, "mine", mode="online")

@@ -42,7 +42,7 @@ def test_the_losses_are_found():
 @pytest.mark.parametrize("word", LOSS_NAMES)
 def test_a_loss_has_a_reference(word: str):
     assert word not in WITHOUT_CASE, (
-        f"Add `Case({word!r}, {{}}, <formula in NumPy>)` to tests/support/loss_references.py."
+        f"Add `LossCase({word!r}, {{}}, <formula in NumPy>)` to tests/support/loss_references.py."
     )
 
 

@@ -12,15 +12,15 @@ from multiprocessing import forkserver
 from pathlib import Path
 from stormproof_train.search import trial_process
 
-trial_process._forkserver()
+trial_process._start_forkserver()
 server = forkserver._forkserver._forkserver_pid
 os.kill(server, signal.SIGSTOP)  # so that it is asked for a run, and does not answer
 threading.Timer(1, os.kill, (server, signal.SIGKILL)).start()
 for name in ("first.log", "second.log"):
-    process = trial_process.TrialProcess(["model=nonsense"], Path(name), several=False)
-    while process.runs():
+    process = trial_process.TrialProcess(["model=nonsense"], Path(name), is_distributed=False)
+    while process.is_running():
         time.sleep(0.01)
-    print(process.code, process.last_sentence())
+    print(process.exit_code, process.last_message())
 """
 
 

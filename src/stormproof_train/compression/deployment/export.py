@@ -45,9 +45,9 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
         UserError: if the network does what ONNX, or torch's way to it, does not know, or is too large.
 
     Example:
-        >>> deployed = Deployed(torch.nn.Linear(4, 2), "probabilities")
-        >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), Facts("probabilities", ["no", "yes"], [4],
-        "mouse"))
+        >>> deployed = DeployedModel(torch.nn.Linear(4, 2), "probabilities")
+        >>> facts = ArtifactMetadata("probabilities", ["no", "yes"], [4], "mouse")
+        >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), facts)
         >>> max_difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
         True
     """
