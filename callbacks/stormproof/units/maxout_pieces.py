@@ -10,8 +10,8 @@ class MaxoutPieces(nn.Module):
     r"""Passes on the candidates among which a module takes the largest, so that a detector can watch them.
 
     A Maxout unit is :math:`\max_j z_j` over k affine pieces (Goodfellow et al. 2013). A piece that never attains the
-    maximum is as good as not there, and its weights get no gradient. A module that has such pieces holds a ``MaxoutPieces``
-    and sends them through it; alone it is the identity and costs nothing.
+    maximum is as good as not there, and its weights get no gradient. A module that has such pieces holds a
+    ``MaxoutPieces`` and sends them through it; alone it is the identity and costs nothing.
 
     Args:
         dim: the dimension that counts the pieces of one unit; the one before it counts the units.

@@ -164,7 +164,7 @@ from stormproof_train.config.plan import read_plan
 
 with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
     plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))
-print(RunSpec.from_settings(plan.settings(plan.loss_for("classification"))).name)
+print(RunSpec.from_settings(plan.settings(plan.bind_loss("classification"))).name)
 """
 
 
