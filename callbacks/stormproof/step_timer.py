@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.logging_steps import has_passed_logging_step, log_values
+from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 
 
 class StepTimer(InactiveCopies, Callback):
@@ -135,7 +135,7 @@ class StepTimer(InactiveCopies, Callback):
         if batch_seconds == 0:
             return
         self.last_logged = {"time/batch_seconds": batch_seconds, "time/data_wait_fraction": data_wait_fraction}
-        log_values(trainer, self.last_logged)
+        log_to_loggers(trainer, self.last_logged)  # a resumed run has equal callback metrics, but never equal times
 
     def state_dict(self) -> dict[str, Any]:
         """The totals, as plain numbers."""

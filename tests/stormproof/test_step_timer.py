@@ -31,7 +31,6 @@ class _Loop:
             world_size=1,
             loggers=[logger],
             state=SimpleNamespace(fn="fit"),
-            _logger_connector=SimpleNamespace(_callback_metrics={}),
         )
         self.module: Any = None
         self.timer = StepTimer()

@@ -34,8 +34,7 @@ def has_passed_logging_step(trainer: pl.Trainer, previous_step: int, current_ste
 def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Logs ``values`` to all loggers and adds them to ``trainer.callback_metrics``.
 
-    Faster than one ``self.log`` per value. The step is the one that Lightning logs at: within ``fit`` that of the last
-    batch, from 0. Call it on all ranks with equal values, since ``EarlyStopping`` and ``ModelCheckpoint`` look up their
+    Call it on all ranks with equal values, since ``EarlyStopping`` and ``ModelCheckpoint`` look up their
     metric on every rank.
 
     Args:
@@ -43,6 +42,18 @@ def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         values: Values by metric name.
     """
     add_callback_metrics(trainer, values)
+    log_to_loggers(trainer, values)
+
+
+def log_to_loggers(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Logs ``values`` to all loggers. Faster than one ``self.log`` per value.
+
+    The step is the one that Lightning logs at: within ``fit`` that of the last batch, from 0.
+
+    Args:
+        trainer: Running trainer.
+        values: Values by metric name.
+    """
     step = max(trainer.global_step - (trainer.state.fn == "fit"), 0)
     for logger in trainer.loggers:
         logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
