@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="+", type=Path, metavar="runs/NAME", help="a run's folder, finished or not")
     parser.add_argument("--json", action="store_true", help="prints the numbers of the page instead")
     parser.add_argument(
-        "--output", type=Path, metavar="REPORT_FILE",
+        "--output", type=Path, metavar="FILE",
         help=f"where it goes; by default {REPORT_FILE} in the run's folder, or {RUNS_REPORT_FILE} here where there "
         f"are several",
     )  # fmt: skip

@@ -128,7 +128,7 @@ class CompressionResult:
             "validation": values.pop("value"), **values, "within": self._is_within_budget(artifact),
             "test": None, "test_lost": None, "mcnemar": None,
             "lost_by_class": self._degradation_by_class(artifact),
-            "find_dominating": find_dominating(artifact,
+            "beaten_by": find_dominating(artifact,
             [candidate for candidate in tested_artifacts if candidate is not artifact]),
             "remarks": list_remarks(artifact, original_artifact),
             "folder": str(self._builder.artifact_dir(artifact.name).relative_to(self._folder.path)),

@@ -129,13 +129,13 @@ class ImageFolder(SplitDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the file sizes with which the run began."""
-        return {"fingerprint": self.fingerprint, "read_file_sizes": self._initial_file_sizes}
+        return {"fingerprint": self.fingerprint, "file_sizes": self._initial_file_sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Warns if files of the same data set have changed since the run began."""
         if state_dict["fingerprint"] != self.fingerprint:
             return
-        initial_sizes = state_dict["read_file_sizes"]
+        initial_sizes = state_dict["file_sizes"]
         num_changed = int((self._file_sizes != initial_sizes).sum())
         if num_changed and not torch.equal(initial_sizes, self._initial_file_sizes):  # else it has warned
             rank_zero_warn(

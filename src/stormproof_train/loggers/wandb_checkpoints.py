@@ -38,7 +38,7 @@ def upload_checkpoints(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
         {"step": checkpoint.step, "epoch": checkpoint.epoch, "score": checkpoint.score} for checkpoint in checkpoints
     ]
     name = f"checkpoints-{run.id}"
-    artifact = wandb.Artifact(name, "model", metadata={"sort_best_first": checkpoint_metadata})
+    artifact = wandb.Artifact(name, "model", metadata={"best_first": checkpoint_metadata})
     for checkpoint in checkpoints:
         for file in (checkpoint.path, checkpoint.manifest_path):
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)

@@ -35,7 +35,7 @@ def add_plot_data(evaluation: Mapping[str, Any], predictions: Predictions | None
     return {
         **evaluation,
         "roc": _curve_data(roc_curves(predictions), shown_classes),
-        "precision_recall_curves": _curve_data(precision_recall_curves(predictions), shown_classes),
+        "precision_recall": _curve_data(precision_recall_curves(predictions), shown_classes),
     }
 
 

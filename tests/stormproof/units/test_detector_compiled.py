@@ -113,7 +113,7 @@ def test_units_are_the_same_as_of_a_network_that_is_not_compiled(kind: str, ever
     fitted, plain = fits
     assert fitted[position][1]
     assert fitted.dead.activity == plain.dead.activity
-    assert fitted.dead.counts == plain.dead.counts
+    assert fitted.dead.dead_counts == plain.dead.dead_counts
     assert not breaks()
 
 

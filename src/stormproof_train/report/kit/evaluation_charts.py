@@ -36,7 +36,7 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
                 "ROC curves", evaluation["roc"], names, areas, "false positive rate", "true positive rate", "area"
             )
         )
-    if evaluation.get("precision_recall_curves"):
+    if evaluation.get("precision_recall"):
         areas = {
             class_index: class_metrics["average_precision"]
             for class_index, class_metrics in enumerate(evaluation["classes"])
@@ -44,7 +44,7 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
         charts.append(
             _class_curves_chart(
                 "Precision and recall",
-                evaluation["precision_recall_curves"],
+                evaluation["precision_recall"],
                 names,
                 areas,
                 "recall",
