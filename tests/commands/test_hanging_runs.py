@@ -54,7 +54,7 @@ def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command:
     assert result.returncode == 78, result.stderr
     assert "hang: rank 0 stood still for 3 s at step 15, in train: in " in result.stderr
     assert "Traceback" not in result.stderr
-    assert "in strike" in (tmp_path / "runs/run/hang-rank0.txt").read_text()
+    assert "in trigger" in (tmp_path / "runs/run/hang-rank0.txt").read_text()
     written = record(tmp_path)
     (attempt,) = written["attempts"]
     assert (written["status"], attempt["code"], attempt["last_step"]) == ("failed", 78, 15)

@@ -294,7 +294,7 @@ def test_a_signal_finds_no_worker_that_hears_it_yet():
     mask_worker_signals(inner)
     for _ in range(20):
         batches = iter(inner)
-        worker = batches._num_workers[0].pid  # type: ignore[attr-defined]
+        worker = batches._workers[0].pid  # type: ignore[attr-defined]
         os.waitpid(os.posix_spawnp("kill", ["kill", "-TERM", str(worker)], os.environ), 0)
         assert len(list(batches)) == 4
 

@@ -509,7 +509,7 @@ def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.Mon
 FAILING = {
     "a rule": ("stormproof.training_health", "apply_rules"),
     "what follows the step": ("stormproof.health.observers.step_trace.StepTrace", "_record_layer_call"),
-    "a look": ("stormproof.health.observers.baselines", "prediction_facts"),
+    "a look": ("stormproof.health.observers.baselines", "compute_prediction_stats"),
 }
 
 

@@ -25,7 +25,7 @@ def _make_corruptions(corruptions: ModuleType, count: int, tmp_path: Path) -> li
 @pytest.mark.slow
 def test_every_corruption_is_found_before_any_state_is_loaded(corruptions: ModuleType, tmp_path: Path):
     injected = _make_corruptions(corruptions, 120, tmp_path)
-    assert [corruption for corruption in injected if not corruption.found] == []
+    assert [corruption for corruption in injected if not corruption.is_found] == []
     assert {corruption.kind for corruption in injected} == set(corruptions.KINDS)
     assert {corruption.file for corruption in injected} == set(corruptions.FILES)
     assert {path.name for path in tmp_path.iterdir()} == {"good"}
@@ -39,7 +39,7 @@ def test_a_store_that_does_not_look_misses_some(
     missed = {
         (corruption.file, corruption.kind)
         for corruption in _make_corruptions(corruptions, 60, tmp_path)
-        if not corruption.found
+        if not corruption.is_found
     }
     assert ("checkpoint", "flipped bit") in missed
     assert {file for file, _ in missed} == {"checkpoint"}

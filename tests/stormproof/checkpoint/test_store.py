@@ -121,7 +121,7 @@ try:
     store.commit(lambda file: torch.save({"w": torch.zeros(100_000)}, file), info, attempt=1)
 except Exception as error:
     print(type(error).__name__)
-print(store.latest().step)
+print(store.latest_checkpoint().step)
 """
 
 

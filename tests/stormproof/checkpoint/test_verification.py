@@ -166,8 +166,8 @@ def test_too_little_address_space_is_not_damage(store: Store):
         "import resource, sys, torch; from stormproof.checkpoint import Store; from pathlib import Path\n"
         "size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + 40 * 2**20, resource.RLIM_INFINITY))\n"
-        "found = Store(sys.argv[1]).resolve(); bad = found.bad[0]\n"
-        "print(found.chosen.step, bad.is_unreadable, bad.reason)"
+        "found = Store(sys.argv[1]).resolve(); bad = found.bad_checkpoints[0]\n"
+        "print(found.chosen_checkpoint.step, bad.is_unreadable, bad.reason)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, check=True)
     assert result.stdout == "10 True it cannot be read: Cannot allocate memory\n"

@@ -171,7 +171,9 @@ def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_trainin
                 trainer.optimizers[0].param_groups[0]["lr"] = 100.0
 
     guard = DivergenceGuard(window=32, max_rollbacks=2)
-    with pytest.raises(DivergedError, match=r"time 3 within 1000 steps, where budget is 2: lower the learning rate"):
+    with pytest.raises(
+        DivergedError, match=r"time 3 within 1000 steps, where max_rollbacks is 2: lower the learning rate"
+    ):
         fit_with_guard(tmp_path, guard, FaultInjector(), RateStays(), max_epochs=4)
     assert guard.rollbacks == 2
     newest = CheckpointRecovery(tmp_path).latest_checkpoint()

@@ -42,7 +42,7 @@ import wandb
 from stormproof.checkpoint import Store
 from stormproof_train.loggers.wandb_checkpoints import upload_checkpoints
 
-checkpoints = Store(sys.argv[1]).checkpoints()
+checkpoints = Store(sys.argv[1]).read_checkpoints()
 with wandb.init(id="mine", project="p", settings=wandb.Settings(silent=True, console="off")) as run:
     for kept in ([], checkpoints[:2], checkpoints[1:3]):
         upload_checkpoints(run, kept)
