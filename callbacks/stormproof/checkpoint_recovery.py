@@ -366,7 +366,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         elif folder not in _FINISHED_FOLDERS:
             self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         if not self._is_active:
             return {"_undo_functions": []}
         empty_lists: dict[str, Any] = {

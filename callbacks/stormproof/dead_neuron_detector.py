@@ -313,7 +313,7 @@ class DeadNeuronDetector(Monitor):
         if self._redo is not None and state_dict["redo"] is not None:
             self._redo.load_state_dict(state_dict["redo"])
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_hooks": None}
 
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:

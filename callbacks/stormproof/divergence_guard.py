@@ -257,7 +257,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._lr_scale.factor = state_dict["lr_factor"]
         self._rollback_steps = list(state_dict["proven"])
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_training_health": None, "_recovery": None, "_step_monitor": None, "_undo_functions": []}
 
     def _reset(self) -> None:

@@ -173,7 +173,7 @@ class GradientNormMonitor(Monitor):
         self.first_norms = dict(state_dict["first"])
         self._step_counts = dict(enumerate(state_dict["begun"]))
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
 
     def _read_pending(self) -> None:

@@ -139,7 +139,7 @@ class HangWatch(InactiveCopies, Callback):
     on_predict_start = on_predict_epoch_start = on_predict_epoch_end = on_predict_end = _count_progress
     on_predict_batch_start = on_predict_batch_end = _count_progress
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_watchdog": None, "_undo_function": None}
 
     def _stop(self) -> None:

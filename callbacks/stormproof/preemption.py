@@ -137,7 +137,7 @@ class Preemption(InactiveCopies, Callback):
         """Gives the signals back."""
         self._release()
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_listener": SignalListener(), "_undo_functions": [], "_recovery": None}
 
     def _check_signal_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

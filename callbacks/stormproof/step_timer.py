@@ -109,7 +109,7 @@ class StepTimer(InactiveCopies, Callback):
             self._log_window(trainer)
         self._batch_start, self._is_measurable = now, not logging_step
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"_stop_clock": None}
 
     def _mark_fetch_start(self) -> None:

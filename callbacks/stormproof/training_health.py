@@ -241,7 +241,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._findings = find_root_causes(findings)
         self._observer_state = state_dict["examined"]
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
         return {"_observer_state": observer_state, "_observer": None, "_waits_for_parameters": False}
 

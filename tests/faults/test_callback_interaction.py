@@ -116,7 +116,7 @@ assert pl.Trainer.__module__.startswith("lightning.pytorch")
 cell = Cell(validate_every=4)
 for phase, step in (("on_train_batch_end", 6), ("on_validation_end", 8), ("on_train_epoch_end", 30)):
     folder = Path(sys.argv[1]) / str(step)
-    assert run_attempt(cell, folder, lambda: FaultInjector().stop(at=phase, step=step)).killed
+    assert run_attempt(cell, folder, lambda: FaultInjector().stop(at=phase, step=step)).was_killed
     assert_bitwise_equal(run_attempt(cell, folder), train_uninterrupted(cell))
 print("exact")
 """

@@ -114,7 +114,7 @@ class SaveCoordinator(InactiveCopies):
 
         return run_on_rank_zero(finish)
 
-    def _inactive(self) -> dict[str, Any]:
+    def _inactive_state(self) -> dict[str, Any]:
         return {"writer": None}
 
     def _require_writer(self) -> CheckpointWriter:

@@ -142,11 +142,8 @@ def select_rank(
     internals.set_loader_states(checkpoint, _collect_loader_states(rank_state))
     if rank_state.callbacks is not None:
         checkpoint["callbacks"] = rank_state.callbacks
-    dtypes = (
-        []
-        if snapshot.job_state.spread
-        else model_state.collect_state_dtypes(checkpoint, snapshot.rank_states[0].parameters)
-    )
+    is_whole = not snapshot.job_state.spread and "state_dict" in checkpoint  # a sharded strategy removes it
+    dtypes = model_state.collect_state_dtypes(checkpoint, snapshot.rank_states[0].parameters) if is_whole else []
     return RankSnapshot(snapshot, rank_state, dtypes)
 
 
