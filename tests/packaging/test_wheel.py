@@ -65,6 +65,7 @@ def test_the_wheel_carries_every_config_and_module_and_nothing_else(wheel: Path)
         (ROOT / "src", "py.typed"),
         (ROOT / "callbacks", "py.typed"),
         (ROOT / "src", "*.csv"),
+        (ROOT / "src", "*.pyi"),
         *((ROOT / "src", f"*.{kind}") for kind in ("html", "css", "js")),
     )
     modules = {str(path.relative_to(root)) for root, pattern in roots for path in root.rglob(pattern)}
