@@ -127,7 +127,7 @@ def compute_optimal_interval(stall_seconds: float, mean_seconds_between_failures
         mean_seconds_between_failures: the mean time between failures in seconds, above 0, or None.
 
     Example:
-        >>> round(compute_optimal_interval(stall=10.0, mean_seconds_between_failures=24 * 3600))
+        >>> round(compute_optimal_interval(stall_seconds=10.0, mean_seconds_between_failures=24 * 3600))
         1308
     """
     if mean_seconds_between_failures is None:

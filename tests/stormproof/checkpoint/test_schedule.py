@@ -7,9 +7,9 @@ from stormproof.checkpoint.schedule import SaveSchedule, compute_optimal_interva
 OUT_OF_RANGE = [
     ({"every_n_train_steps": 0}, "every_n_train_steps is 0"),
     ({"every_n_train_steps": -5}, "every_n_train_steps is -5"),
-    ({"train_time_interval": 0.0}, "train_time_interval is 0.0"),
-    ({"train_time_interval": -1.0}, "train_time_interval is -1.0"),
-    ({"train_time_interval": float("nan")}, "train_time_interval is nan"),
+    ({"interval_minutes": 0.0}, "train_time_interval is 0.0"),
+    ({"interval_minutes": -1.0}, "train_time_interval is -1.0"),
+    ({"interval_minutes": float("nan")}, "train_time_interval is nan"),
     ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0"),
     ({"max_overhead": 0.0}, "max_overhead is 0.0"),
     ({"max_overhead": 1.0}, "max_overhead is 1.0"),
@@ -19,7 +19,7 @@ OUT_OF_RANGE = [
     ({"mean_hours_between_failures": 10.0}, "nothing without max_overhead"),
     ({"max_overhead": 0.01, "every_n_train_steps": 5}, "every_n_train_steps and train_time_interval must be left out"),
     (
-        {"max_overhead": 0.01, "train_time_interval": 5.0},
+        {"max_overhead": 0.01, "interval_minutes": 5.0},
         "every_n_train_steps and train_time_interval must be left out",
     ),
 ]
@@ -40,7 +40,7 @@ DUE = [
     ({"every_n_train_steps": 1}, 7, [8, 9], [7]),
     ({"keep_every_n_train_steps": 100}, 0, [100, 250], [50, 99]),
     ({"every_n_train_steps": 40, "keep_every_n_train_steps": 100}, 80, [100, 120], [99]),
-    ({"train_time_interval": 1.0}, 0, [], [1, 1000, 10**9]),
+    ({"interval_minutes": 1.0}, 0, [], [1, 1000, 10**9]),
 ]
 
 
@@ -54,10 +54,10 @@ def test_it_is_due_at_the_first_step_at_or_after_each_multiple(rule: dict, last:
 @pytest.mark.parametrize(
     ("rule", "seconds"),
     [
-        ({"train_time_interval": 2.0}, 120.0),
+        ({"interval_minutes": 2.0}, 120.0),
         ({}, 300.0),  # 5 minutes where no rule is given
         ({"keep_every_n_train_steps": 100}, 300.0),  # what is kept for ever is no rule for the others
-        ({"every_n_train_steps": 50, "train_time_interval": 0.5}, 30.0),
+        ({"every_n_train_steps": 50, "interval_minutes": 0.5}, 30.0),
     ],
 )
 def test_it_is_due_once_the_minutes_are_over(rule: dict, seconds: float):

@@ -32,7 +32,7 @@ def test_a_url_in_place_of_a_path_is_refused(words: list[str], capsys: pytest.Ca
 
 def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     commands: list[list[str]] = []
-    monkeypatch.setattr(train, "_hydra", lambda overrides: commands.append(overrides) or 0)
+    monkeypatch.setattr(train, "_run_hydra", lambda overrides: commands.append(overrides) or 0)
     assert main.main(["~callbacks.generalization_gap", "seed=1"]) == 0
     assert commands == [["~callbacks.generalization_gap", "seed=1"]]
 

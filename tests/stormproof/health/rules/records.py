@@ -13,7 +13,7 @@ from stormproof.health.record import Comparison, ParameterGroup, PredictionStats
 def make_prediction_facts(**changes: Any) -> PredictionStats:
     """Logits of a cross-entropy, as they should be."""
     defaults: dict[str, Any] = {
-        "loss": "cross_entropy", "loss_input": "logits", "made_by": "linear", "layer": "head", "outputs": 4,
+        "loss": "cross_entropy", "loss_input": "logits", "producer": "linear", "layer": "head", "outputs": 4,
         "low": -2.0,
         "high": 2.0, "sums_to_one": False, "logs_sum_to_one": False, "spread": 0.5, "target_low": 0.0,
         "target_high": 3.0, "unreachable_share": 0.0,

@@ -98,19 +98,19 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "a sigmoid before its loss": (
         outputs.check_loss_input_mismatch,
         make_record(LEARNING_LOSSES, probes=make_probes(
-            loss="binary_cross_entropy_with_logits", made_by="sigmoid", low=0.1, high=0.9, outputs=1)),
+            loss="binary_cross_entropy_with_logits", producer="sigmoid", low=0.1, high=0.9, outputs=1)),
     ),
     "a sigmoid of a sigmoid": (
         outputs.check_loss_input_mismatch,
         make_record(FLAT_LOSSES, probes=make_probes(
-            loss="binary_cross_entropy", loss_input="probabilities", made_by="sigmoid of sigmoid", outputs=1)),
+            loss="binary_cross_entropy", loss_input="probabilities", producer="sigmoid of sigmoid", outputs=1)),
     ),
     "targets out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="relu",
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="relu",
         unreachable_share=0.4)),
     ),
     "one softmax unit": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="softmax", low=1.0,
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="softmax", low=1.0,
         high=1.0)),
     ),
     "one output for all": (outputs.check_constant_output, make_record(FLAT_LOSSES, probes=make_probes(8, spread=0.0))),
@@ -120,7 +120,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, constant_target_samples=300)),
     "a large input that harms": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_facts=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_facts(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "waiting": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30)),
@@ -192,7 +192,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "large updates that learn": (optimizers.check_high_learning_rate, make_record(LEARNING_LOSSES, ratio=0.4)),
     "a rise that the input explains": (
         optimizers.check_high_learning_rate,
-        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_facts=make_input_facts(rms=200.0)),
+        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_stats=make_input_facts(rms=200.0)),
     ),
     "small updates that learn": (optimizers.check_low_learning_rate, make_record(LEARNING_LOSSES, ratio=1e-6)),
     "small updates of a warm-up": (
@@ -249,7 +249,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
         outputs=1)),
     ),
     "a target now and then out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(made_by="relu",
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="relu",
         unreachable_share=0.01)),
     ),
     "outputs that differ": (outputs.check_constant_output, make_record(FLAT_LOSSES, probes=make_probes(8))),
@@ -257,11 +257,11 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
     "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, constant_target_samples=None)),
     "a large input that does no harm": (
-        data.check_input_scale, make_record(LEARNING_LOSSES, input_facts=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(LEARNING_LOSSES, input_stats=make_input_facts(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "a large input into a norm": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_facts=make_input_facts(rms=120.0, is_normalized=True)),
+        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_facts(rms=120.0, is_normalized=True)),
     ),
     "a pause now and then": (
         stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([*[0.01] * 30, *[0.3] * 10],
@@ -290,7 +290,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
         dead_units.check_saturated_units,
         make_record(LEARNING_LOSSES, probes=[
             Probe(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
-                  predictions=(make_prediction_facts(made_by="sigmoid"),)) for step in (0, 4, 9)]),
+                  predictions=(make_prediction_facts(producer="sigmoid"),)) for step in (0, 4, 9)]),
     ),
     "gradients that were kept "
     "once": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (1, 7)})),
