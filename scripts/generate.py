@@ -21,7 +21,6 @@ from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-DEFAULT_ACTIVATION = "relu"
 TASKS = {"classification": "| word | of one sample |", "regression": "| word | of one target |"}
 """The header of each task's table in docs/losses.md."""
 
@@ -65,7 +64,9 @@ def docs_of_losses() -> str:
 def readme() -> str:
     """Returns README.md with the current choices of activation and loss."""
     activations = sorted(file.stem for file in (CONF / "activation").glob("*.yaml"))
-    first, *others = sorted(activations, key=lambda word: (word != DEFAULT_ACTIVATION, word))
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    default = next(entry["activation"] for entry in defaults if "activation" in entry)
+    first, *others = sorted(activations, key=lambda word: (word != default, word))
     classes, numbers = (_quoted(losses(task)) for task in TASKS)
     text = (ROOT / "README.md").read_text()
     for group, choices in {

@@ -286,7 +286,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
             return
         rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        self._rank_snapshot = snapshot.select_rank(checkpoint, *rank_arguments)
+        is_sharded = internals.gathers_checkpoints(trainer)
+        self._rank_snapshot = snapshot.select_rank(checkpoint, *rank_arguments, collects_dtypes=not is_sharded)
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)

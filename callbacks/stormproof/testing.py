@@ -5,7 +5,7 @@ Each fault has an action, a position (a Lightning hook or a step of the commit p
     faults = FaultInjector().kill(step=33).slow(0.5, at="on_validation_batch_start", rank=1)
     pl.Trainer(callbacks=[recovery, faults])
 
-Each fault occurs once. The positions in the commit protocol are those where a crash leaves a different folder state.
+Each fault occurs once. A crash leaves a different folder state at each position in the commit protocol.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def test_what_a_person_looks_for_is_there(online: OnlineRun):
         [accuracy[end] for end in ("value", "low", "high")]
     )
     charts = config["_wandb"]["value"]["visualize"]
-    assert charts.keys() == {"test/confusion", "test/roc", "test/precision_recall_curves", "test/reliability"}
+    assert charts.keys() == {"test/confusion", "test/roc", "test/precision_recall", "test/reliability"}
     tables = {entry.collection.split("-")[2]: entry for entry in online.server.artifacts if entry.type == "run_table"}
     assert {"findings", "testconfusion_table", "testroc_table"} <= tables.keys()
     lines = (online.folder / "checkout/runs/run/findings.jsonl").read_text().splitlines()

@@ -191,8 +191,8 @@ def test_what_is_to_be_quoted_is_shown_in_its_quotes():
 
 
 def test_an_interpolation_of_nothing_is_the_users_mistake():
-    config = OmegaConf.create({"name": "${unknown_key_message}"})
+    config = OmegaConf.create({"name": "${no_such_key}"})
     sentence, code = describe_error(_caught(lambda: OmegaConf.to_container(config, resolve=True)))
-    assert "unknown_key_message" in sentence
+    assert "no_such_key" in sentence
     assert "\n" not in sentence
     assert code is ExitCode.USER_MISTAKE

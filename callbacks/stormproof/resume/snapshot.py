@@ -117,18 +117,25 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
 
 
 def select_rank(
-    checkpoint: dict[str, Any], rank: int, world_size: int, accumulate_grad_batches: int = 1
+    checkpoint: dict[str, Any],
+    rank: int,
+    world_size: int,
+    accumulate_grad_batches: int = 1,
+    *,
+    collects_dtypes: bool = False,
 ) -> RankSnapshot:
-    """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
+    """Returns the state of one rank, and replaces rank 0's callback and loader states in the checkpoint with its own.
 
     Args:
-        checkpoint: as it was loaded.
-        rank: of this process.
-        world_size: of this job; of another number than it was saved by, the states are shared out anew.
-        accumulate_grad_batches: batches of a step on each rank.
+        checkpoint: Loaded checkpoint. Modified in place.
+        rank: Rank of this process.
+        world_size: Number of ranks. States are redistributed if another number saved the checkpoint.
+        accumulate_grad_batches: Batches of an optimizer step on each rank.
+        collects_dtypes: Whether to collect the dtypes of optimizer states. Requires ``checkpoint["state_dict"]``, which
+            sharded strategies remove.
 
     Raises:
-        NotResumableError: if it was saved by a later release.
+        NotResumableError: If a later release saved the checkpoint.
     """
     if checkpoint[KEY]["format"] > FORMAT:
         raise NotResumableError(
@@ -142,8 +149,8 @@ def select_rank(
     internals.set_loader_states(checkpoint, _collect_loader_states(rank_state))
     if rank_state.callbacks is not None:
         checkpoint["callbacks"] = rank_state.callbacks
-    is_whole = not snapshot.job_state.spread and "state_dict" in checkpoint  # a sharded strategy removes it
-    dtypes = model_state.collect_state_dtypes(checkpoint, snapshot.rank_states[0].parameters) if is_whole else []
+    parameters = snapshot.rank_states[0].parameters
+    dtypes = model_state.collect_state_dtypes(checkpoint, parameters) if collects_dtypes else []
     return RankSnapshot(snapshot, rank_state, dtypes)
 
 

@@ -15,7 +15,7 @@ from stormproof_train.activations.swap import swap_activations
 from stormproof_train.module_exports import module_exports
 
 ACTIVATIONS = module_exports(__name__, __path__)
-"""Activations that are alone in their module, by name."""
+"""Activations with a module of their own, by name."""
 globals().update(ACTIVATIONS)
 
 __all__ = [  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll] (checkers read the stub)

@@ -86,18 +86,19 @@ def _dispatch(argv: list[str]) -> int:
     if "--version" in argv:
         print(version("stormproof"))
         return ExitCode.FINISHED
-    if "train" in subcommand.packages:
-        _require(name, "train")
+    packages = dict(subcommand.packages)
+    if "train" in packages:
+        _require(name, "train", packages.pop("train"))
         _require_hydra_for_this_python()
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     if name != DEFAULT:
-        argv = [arg for arg in argv if not arg.lower().startswith("debug=")]  # main looks at it
+        argv = [arg for arg in argv if not arg.lower().startswith("debug=")]  # `main` reads it
     if {"--help", "-h"} & set(argv):
         import_module(subcommand.help_module or subcommand.module).print_help(argv)
         return ExitCode.FINISHED
-    for extra in subcommand.packages:
-        _require(name, extra)
+    for extra, names in packages.items():
+        _require(name, extra, names)
     return import_module(subcommand.module).run(argv)
 
 
@@ -122,8 +123,8 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-def _require(name: str, extra: str) -> None:
-    for package in SUBCOMMANDS[name].packages[extra]:
+def _require(name: str, extra: str, packages: Sequence[str]) -> None:
+    for package in packages:
         if find_spec(package) is None:
             purpose = "training" if extra == "train" else name
             raise UserError(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")

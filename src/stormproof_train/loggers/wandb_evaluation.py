@@ -58,7 +58,7 @@ def build_charts(folder: Path) -> dict[str, Any]:
         "test/roc": _curves_chart(
             roc_curves(predictions), shown_classes, "ROC", ("False positive rate", "True positive rate")
         ),
-        "test/precision_recall_curves": _curves_chart(
+        "test/precision_recall": _curves_chart(
             precision_recall_curves(predictions), shown_classes, "Precision and recall", ("Recall", "Precision")
         ),
     }

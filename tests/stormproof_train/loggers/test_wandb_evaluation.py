@@ -58,13 +58,13 @@ def test_an_end_of_an_interval_that_is_not_known_is_left_out(tmp_path: Path):
 def test_the_charts_of_classes_hold_what_the_predictions_say(tmp_path: Path):
     predictions = save_classification(tmp_path, 3)
     charts_by_name = build_charts(tmp_path)
-    assert charts_by_name.keys() == {"test/confusion", "test/roc", "test/precision_recall_curves", "test/reliability"}
+    assert charts_by_name.keys() == {"test/confusion", "test/roc", "test/precision_recall", "test/reliability"}
     counts = confusion_matrix(predictions.target, predictions.classes)
     cells = {
         (int(true), int(predicted)): count for true, predicted, count in chart_rows(charts_by_name["test/confusion"])
     }
     assert cells == {(true, predicted): counts[true, predicted] for true in range(3) for predicted in range(3)}
-    for name in ("test/roc", "test/precision_recall_curves"):
+    for name in ("test/roc", "test/precision_recall"):
         curves = chart_rows(charts_by_name[name])
         assert {of_class for of_class, _, _ in curves} == {"0", "1", "2"}
         assert all(0 <= x <= 1 and 0 <= y <= 1 for _, x, y in curves)
@@ -77,7 +77,7 @@ def test_the_charts_of_classes_hold_what_the_predictions_say(tmp_path: Path):
 
 def test_scores_have_no_reliability(tmp_path: Path):
     save_classification(tmp_path, 3, kind="scores")
-    assert build_charts(tmp_path).keys() == {"test/confusion", "test/roc", "test/precision_recall_curves"}
+    assert build_charts(tmp_path).keys() == {"test/confusion", "test/roc", "test/precision_recall"}
 
 
 @pytest.mark.slow
