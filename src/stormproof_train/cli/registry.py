@@ -22,12 +22,12 @@ class Subcommand:
     """A subcommand: where it is implemented and what it needs.
 
     Attributes:
-        module: Module with ``run(words)``, which takes the words after the subcommand and returns the exit code, and
-            ``print_help(words)``. Imported when the subcommand runs.
+        module: Module with ``run(argv)``, which takes the arguments after the subcommand and returns the exit code, and
+            ``print_help(argv)``. Imported when the subcommand runs.
         summary: One line for ``--help``.
         packages: Packages that must be installed, by import name, for each extra that installs them.
-        help_module: Module with ``print_help(words)``, if ``module`` imports too much to print help.
-        takes_settings: Whether the words are settings, ``key=value``. A warning then names each overridden setting.
+        help_module: Module with ``print_help(argv)``, if ``module`` imports too much to print help.
+        takes_settings: Whether the arguments are settings, ``key=value``. A warning then names each overridden setting.
     """
 
     module: str

@@ -22,7 +22,7 @@ from stormproof_train.errors import ExitCode
 
 
 def run(argv: Sequence[str]) -> int:
-    """Trains and tests the network that the words describe.
+    """Trains and tests the network that the arguments describe.
 
     Args:
         argv: Overrides and flags of Hydra.
@@ -40,22 +40,22 @@ def print_help(argv: Sequence[str]) -> None:
     """Prints the help for the choices made in ``argv``.
 
     Raises:
-        UserError: If a word is invalid.
+        UserError: If an argument is invalid.
     """
     from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (it imports Hydra and torch)
 
     help_of_runs.print_help(conf_dir(), _check_arguments(argv))
 
 
-def _check_arguments(words: Sequence[str]) -> list[str]:
-    check_option_lists(words, _groups())
-    check_null_groups(words, _groups())
-    check_dashes(words, _settings())
-    return normalize_overrides(add_requeue_limit(words))
+def _check_arguments(argv: Sequence[str]) -> list[str]:
+    check_option_lists(argv, _groups())
+    check_null_groups(argv, _groups())
+    check_dashes(argv, _settings())
+    return normalize_overrides(add_requeue_limit(argv))
 
 
-def _run_hydra(words: list[str]) -> int:
-    """Hands the words to Hydra, which composes the config and calls back: once, or once for each job of a sweep."""
+def _run_hydra(argv: list[str]) -> int:
+    """Passes the arguments to Hydra, which composes the config and calls back, once for each job of a sweep."""
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
@@ -84,26 +84,26 @@ def _run_hydra(words: list[str]) -> int:
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
             unfinished.append(error)
 
-    _check_config_folders(words)
-    if {"-m", "--multirun"} & set(words):
+    _check_config_folders(argv)
+    if {"-m", "--multirun"} & set(argv):
         from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after cli.main checked the packages: it needs Hydra)
 
-        check_sweep(words)
+        check_sweep(argv)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
-    sys.argv = [sys.argv[0], *words]
+    sys.argv = [sys.argv[0], *argv]
     hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(job)()
     if unfinished:
         raise unfinished[0]
     return ExitCode.FINISHED
 
 
-def _check_config_folders(words: list[str]) -> None:
+def _check_config_folders(argv: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
     from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after cli.main checked the packages: it needs yaml)
 
-    for name, following in pairwise([*words, ""]):
+    for name, following in pairwise([*argv, ""]):
         option, _, value = name.partition("=")
         if option in {"--config-dir", "-cd"}:
             folder = Path(value or following)
