@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils.data._utils import signal_handling
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.distributed.collectives import all_gather
@@ -46,10 +47,17 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
     def isolated_hook(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
         try:
             hook(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 (of all kinds; the training is worth more than what is said of it)
+        except Exception as error:
+            if _is_raised_by_signal_handler(error):
+                raise
             self._disable(error)
 
     return isolated_hook
+
+
+def _is_raised_by_signal_handler(error: Exception) -> bool:
+    """Returns whether torch raised the error because a loader worker died. It does so in whatever code is running."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename == signal_handling.__file__
 
 
 class TrainingHealth(InactiveCopies, Callback):

@@ -533,6 +533,17 @@ def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pyte
     )
 
 
+def test_a_killed_loader_worker_ends_the_training_and_not_the_diagnosis(monkeypatch: pytest.MonkeyPatch):
+    def lose_worker(*_: Any) -> None:
+        iterator: Any = iter(DataLoader(range(4), num_workers=1))  # pyright: ignore[reportArgumentType]
+        iterator._workers[0].kill()
+        time.sleep(10)  # torch raises in here
+
+    monkeypatch.setattr(training_health, "apply_rules", lose_worker)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
+        fit(Classifier(), loader(), TrainingHealth())
+
+
 def test_it_refuses_a_cadence_below_one():
     with pytest.raises(ValueError, match="every_n_steps is 0"):
         TrainingHealth(every_n_steps=0)
