@@ -340,7 +340,17 @@ def _reset_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _start_long_run(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+def _read_steps(metrics: Path) -> dict[str, set[str]]:
+    """Returns the steps of each attempt that has logged metrics."""
+    steps: dict[str, set[str]] = {}
+    for row in metrics.read_text().split("\n")[1:-1] if metrics.exists() else []:  # the last line may be incomplete
+        attempt, step, *_ = row.split(",")
+        steps.setdefault(attempt, set()).add(step)
+    return steps
+
+
+def _start_long_run(folder: Path, *overrides: str, attempt: str = "1") -> subprocess.Popen[str]:
+    """Starts a run and waits until this attempt has logged two different steps."""
     arguments = ["logger=none", "name=long", "trainer.max_epochs=100000", *overrides]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -351,7 +361,7 @@ def _start_long_run(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         preexec_fn=_reset_sigint,  # noqa: PLW1509 (it does one system call)
     )
     metrics = folder / "runs" / "long" / "metrics.csv"
-    wait_for(lambda: metrics.exists() or process.poll() is not None)  # it has taken its first steps
+    wait_for(lambda: process.poll() is not None or len(_read_steps(metrics).get(attempt, ())) > 1)
     assert process.poll() is None, process.communicate()
     return process
 
@@ -390,7 +400,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     assert record["attempts"][0]["last_step"] == step > 0
     assert not (tmp_path / "runs/long/summary.json").exists()
     assert not (tmp_path / "runs/long/lease.json").exists()
-    rerun = _start_long_run(tmp_path)
+    rerun = _start_long_run(tmp_path, attempt="2")
     assert rerun.stdout is not None
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()
@@ -415,7 +425,7 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     # torch raises the error from a signal handler. Python prints it as ignored if a finalizer runs at that moment.
     ignored = r"^Exception ignored in.*?^RuntimeError: DataLoader worker .*?$"
     assert "RuntimeError" not in re.sub(ignored, "", stderr, flags=re.DOTALL | re.MULTILINE)
-    rerun = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5")
+    rerun = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5", attempt="2")
     assert rerun.stdout is not None
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()

@@ -52,8 +52,10 @@ def test_model_checkpoint_by_dead_units(tmp_path: Path):
     assert 0.0 <= float(checkpoint.best_model_score) <= 1.0
 
 
-def _fit_on_a_rank(rank: int) -> None:
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2")
+def _fit_on_a_rank(rank: int, port: int) -> None:
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     stopping = EarlyStopping("gradients/norm", patience=99, stopping_threshold=1e9)
     by_dead_units = EarlyStopping("units/dead_fraction", patience=99, divergence_threshold=2.0)
     callbacks = [
@@ -68,10 +70,8 @@ def _fit_on_a_rank(rank: int) -> None:
 
 
 @pytest.mark.slow
-def test_every_rank_has_the_metrics(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(get_free_port()))
-    call_on_two_ranks(_fit_on_a_rank)
+def test_every_rank_has_the_metrics():
+    call_on_two_ranks(_fit_on_a_rank, get_free_port())
 
 
 def test_a_metric_is_in_lightning_s_own_dictionary():
