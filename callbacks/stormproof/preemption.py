@@ -10,7 +10,7 @@ from math import inf
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
 from stormproof.checkpoint_recovery import CheckpointRecovery
@@ -20,6 +20,7 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.distributed.rank import is_started_by_rank_zero
 from stormproof.distributed.sync_schedule import SyncSchedule
 from stormproof.errors import NotResumableError, PreemptedExit
+from stormproof.event_log import log_event
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
@@ -252,7 +253,8 @@ class Preemption(InactiveCopies, Callback):
         resume_message = (
             "the same command goes on" if saved_step is None else f"the same command goes on from step {saved_step}"
         )
-        rank_zero_info(f"{received_signal.name}: left in {stage.value if stage else 'the end'}; {resume_message}")
+        stage_name = stage.value if stage else "the end"
+        log_event(__name__, f"{received_signal.name}: left in {stage_name}; {resume_message}")
         raise PreemptedExit(received_signal.name, is_rank_zero=trainer.is_global_zero)
 
     def _release(self) -> None:

@@ -27,7 +27,7 @@ from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.health.observers.observer import TrainingObserver
 from stormproof.health.observers.rank_compute_time import gather_compute_times
 from stormproof.health.observers.replica_check import compare_replicas
-from stormproof.health.publishing import append_finding, log_table, print_finding, send_alert
+from stormproof.health.publishing import append_finding, log_finding, log_table, send_alert
 from stormproof.health.root_causes import apply_rules, find_root_causes
 from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
 from stormproof.health.rules.progress import is_clearly_better
@@ -351,7 +351,7 @@ class TrainingHealth(InactiveCopies, Callback):
         if not is_rank_zero():
             return
         if is_new:
-            print_finding(finding)
+            log_finding(finding)
             send_alert(trainer.loggers, finding)
         if self.run_folder is not None:
             append_finding(self.run_folder / "findings.jsonl", finding)

@@ -10,7 +10,8 @@ from stormproof_train.console import format_warning
 
 def suppress_lightning_output() -> None:
     """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "stormproof.preemption"):  # the application describes a preemption itself
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.formatwarning = format_warning
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available")  # said where no SLURM job runs

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Retention, Store
 from stormproof.checkpoint.background_thread import BackgroundJob
@@ -18,6 +18,7 @@ from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
 from stormproof.checkpoint.store import DISK_FULL_ERRNOS
 from stormproof.errors import StorageError
+from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
 
 HANG_TIMEOUT_SECONDS = 60.0
@@ -256,7 +257,7 @@ class CheckpointWriter:
         self.committed_step = committed_checkpoint.step
         if self._storage_problem is not None:
             self._storage_problem = None
-            rank_zero_info(f"step {self.submitted_step}: checkpoints can be saved again")
+            log_event(__name__, f"step {self.submitted_step}: checkpoints can be saved again")
         try:
             self._store.apply_retention(self.retention, fence=self.ownership.fence)
         except OSError as error:

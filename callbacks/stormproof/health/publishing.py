@@ -1,22 +1,28 @@
-"""Where findings go: the console, a file, and Weights & Biases where that is a logger."""
+"""Where findings go: the log, a file, and Weights & Biases where that is a logger."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from stormproof.event_log import log_event
 from stormproof.finding import Finding, Severity
-from stormproof.standard_output import print_text
 
 COLUMNS = ["severity", "problem", "where", "since_step", "step", "evidence", "advice", "explains"]
+LOG_LEVELS = {
+    Severity.INFO: logging.INFO,
+    Severity.WARNING: logging.WARNING,
+    Severity.CRITICAL: logging.ERROR,
+}
 
 
-def print_finding(finding: Finding) -> None:
-    """One line of the console, at once."""
-    print_text(f"{finding}\n")
+def log_finding(finding: Finding) -> None:
+    """Logs a finding. The log record has it as ``record.finding``."""
+    log_event(__name__, str(finding), LOG_LEVELS[finding.severity], finding=finding)
 
 
 def append_finding(path: Path, finding: Finding) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
+from stormproof.event_log import log_event
 from stormproof.health.observers.input_target_dependence import DependenceTest
 from stormproof.health.observers.objective import (
     Objective,
@@ -98,10 +99,11 @@ class BaselineEvaluator:
         elif (
             self._user_loss is None and self.objective is None and self._unknown_losses == MAX_UNKNOWN_LOSSES and warns
         ):
-            rank_zero_info(
+            log_event(
+                __name__,
                 "TrainingHealth: no loss that it knows gives what training_step returned, so that the comparisons with "
                 "a constant and with other samples' targets are left out; TrainingHealth(loss=…), and {'loss', "
-                "'preds', 'target'} from training_step, bring them back"
+                "'preds', 'target'} from training_step, bring them back",
             )
         return None
 

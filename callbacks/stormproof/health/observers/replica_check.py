@@ -6,9 +6,9 @@ import math
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
 
 from stormproof.distributed.collectives import all_gather_rows, world_size
+from stormproof.event_log import log_event
 from stormproof.resume.compatibility import has_unsharded_state
 
 
@@ -25,7 +25,7 @@ def compare_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float |
         return None
     if not has_unsharded_state(trainer):
         name = type(trainer.strategy).__name__
-        rank_zero_info(f"TrainingHealth does not compare weights between ranks, because {name} may shard them.")
+        log_event(__name__, f"TrainingHealth does not compare weights between ranks, because {name} may shard them.")
         return None
     parameters = list(module.parameters())
     if not parameters:

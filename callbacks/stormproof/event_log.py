@@ -1,0 +1,37 @@
+"""Logs what the callbacks find and do with loggers below ``logging.getLogger("stormproof")``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from stormproof.standard_output import print_text
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints messages to standard output until the program attaches a handler to this logger or to the root logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers and _LOGGER.handlers == [self]:
+            print_text(f"{self.format(record)}\n")
+
+
+_LOGGER = logging.getLogger("stormproof")
+_LOGGER.addHandler(_ConsoleHandler())
+if _LOGGER.level == logging.NOTSET:
+    _LOGGER.setLevel(logging.INFO)
+
+
+@rank_zero_only
+def log_event(name: str, message: str, level: int = logging.INFO, **attributes: Any) -> None:
+    """Logs a message on rank 0.
+
+    Args:
+        name: Name of the logger: ``__name__`` of the calling module.
+        message: One line.
+        level: Level of :mod:`logging`.
+        attributes: Attributes of the log record.
+    """
+    logging.getLogger(name).log(level, message, extra=attributes, stacklevel=3)
