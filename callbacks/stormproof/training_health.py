@@ -48,7 +48,7 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
-            if _is_raised_by_signal_handler(error):
+            if _is_raised_by_signal_handler(error) and hook.__name__ != "on_exception":  # others follow it
                 raise
             self._disable(error)
 

@@ -539,8 +539,9 @@ def test_a_killed_loader_worker_ends_the_training_and_not_the_diagnosis(monkeypa
         time.sleep(10)  # torch raises in here
 
     monkeypatch.setattr(training_health, "apply_rules", lose_worker)
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
-        fit(Classifier(), loader(), TrainingHealth())
+    expected_warning = pytest.warns(UserWarning, match=r"TrainingHealth failed with RuntimeError: DataLoader worker")
+    with expected_warning, pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
+        fit(Classifier(), loader(), TrainingHealth())  # the warning is of its on_exception
 
 
 def test_it_refuses_a_cadence_below_one():
