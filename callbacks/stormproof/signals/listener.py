@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -29,6 +29,17 @@ def signals_blocked_in_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
+
+
+@contextmanager
+def termination_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls ``handler`` for the signals that ask the process to end, and then restores the previous handlers."""
+    previous_handlers = {signum: signal.signal(signum, handler) for signum in TERMINATION_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, previous_handler in previous_handlers.items():
+            signal.signal(signum, previous_handler)
 
 
 class _SignalRecorder:

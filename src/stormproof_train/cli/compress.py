@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stormproof.signals.listener import TERMINATION_SIGNALS
+from stormproof.signals.listener import termination_handler
 from stormproof_train.compression.arguments import parse_arguments
 from stormproof_train.compression.artifact_builder import ArtifactBuilder
 from stormproof_train.compression.budget import check_budget_is_measurable, read_budget
@@ -43,14 +43,11 @@ def stop_on_signals() -> Iterator[None]:
     def stop(signum: int, _: object) -> None:
         raise _SignalReceived(signal.Signals(signum).name)
 
-    previous_handlers = {signum: signal.signal(signum, stop) for signum in TERMINATION_SIGNALS}
     try:
-        yield
+        with termination_handler(stop):
+            yield
     except _SignalReceived as error:
         raise StopError(f"stopped by {error}; the same command goes on", ExitCode.START_AGAIN) from None
-    finally:
-        for signum, handler in previous_handlers.items():
-            signal.signal(signum, handler)
 
 
 def _warn_if_int8_is_slow(settings: Settings) -> None:

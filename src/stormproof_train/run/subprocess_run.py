@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from stormproof.signals.listener import TERMINATION_SIGNALS
+from stormproof.signals.listener import termination_handler
 from stormproof_train.errors import ExitCode, RunError, StopError
 
 _STOPPED_CODES = {ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
@@ -49,12 +48,8 @@ def run_subprocess(argv: Sequence[str], log: Path | None = None) -> None:
             forwarded_signals.append(signum)
             process.send_signal(signum)
 
-        previous_handlers = {signum: signal.signal(signum, forward_signal) for signum in TERMINATION_SIGNALS}
-        try:
+        with termination_handler(forward_signal):
             code = process.wait()
-        finally:
-            for signum, handler in previous_handlers.items():
-                signal.signal(signum, handler)
     if -code in forwarded_signals:  # while it was starting, and nothing there was to save
         code = ExitCode.START_AGAIN
     if code in _STOPPED_CODES:
