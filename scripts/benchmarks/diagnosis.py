@@ -7,7 +7,7 @@
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
 the right cause first, one whose first finding is the right problem. Its step is that at which the right one, or else
 any, was first reported. With ``--peers`` the rules of three others judge the same runs, those that return predictions;
-see peers_of_diagnosis.py.
+see diagnosis_baselines.py.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth}
     if arguments.peers:
-        from peers_of_diagnosis import PEERS  # noqa: PLC0415 (beside this script, found where it is one)
+        from diagnosis_baselines import PEERS  # noqa: PLC0415 (beside this script, found where it is one)
 
         monitors |= PEERS
     for part in [arguments.part] if arguments.part else PARTS:

@@ -9,9 +9,9 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 from torch.func import functional_call, vmap
 
+from claims.batched_training import load_digits, make_mlps
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, below
 from claims.interval import geometric_mean_interval
-from claims.training import load_digits, make_mlps
 from stormproof_train.activations import activation_factory
 
 COARSE, FINER, WIDTH, SAMPLES = 64, 64, 16, 32

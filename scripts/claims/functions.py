@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from claims.batched_training import hidden_activations, load_digits, make_mlps, train
 from claims.claim import (
     Claim,
     Effort,
@@ -26,7 +27,6 @@ from claims.claim import (
     inside,
 )
 from claims.interval import exact_interval, mean_interval, mean_share_interval
-from claims.training import hidden_activations, load_digits, make_mlps, train
 from stormproof_train.activations import Maxout
 from stormproof_train.initialization.quadrature import normal_grid
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
+from claims.batched_training import Data, TrainedNetworks, hidden_activations, load_mnist1d, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, at_most, check_at_least
 from claims.interval import exact_interval, mean_interval, mean_share_interval
-from claims.training import Data, TrainedNetworks, hidden_activations, load_mnist1d, make_mlps, train
 
 WIDTH, DEPTH, STEPS, SAMPLES, NO_GAIN = 32, 2, 1000, 1000, 0.01
 DEEP, DEEP_WIDTH, DEEP_STEPS = 3, 64, 1200

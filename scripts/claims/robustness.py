@@ -9,9 +9,9 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 from torch.func import vmap
 
+from claims.batched_training import Data, TrainedNetworks, load_digits, make_mlps, run_networks, train
 from claims.claim import Claim, Effort, Result, Row, above
 from claims.interval import mean_interval, mean_share_interval
-from claims.training import Data, TrainedNetworks, load_digits, make_mlps, run_networks, train
 
 WIDTH, DEPTH, STEPS, RATE, LITTLE = 64, 3, 400, 1e-3, 0.01
 NOISES, ATTACK = (0.5, 1.0), 0.2

@@ -123,7 +123,7 @@ def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, t
     assert elu > max(0.9, relu + 0.03)
     assert (_freeze(before), _freeze(after)) == (0.0, 0.0)
     figure, runs = tmp_path / "curves.svg", [tmp_path / "relu" / "run", tmp_path / "runs" / "run"]
-    drawing = [sys.executable, ROOT / "scripts" / "demos" / "curves.py", figure, *runs]
+    drawing = [sys.executable, ROOT / "scripts" / "demos" / "plot_curves.py", figure, *runs]
     subprocess.run([*drawing, "--names", "units/dead_fraction/*"], check=True, timeout=60)
     layers = re.findall(r"<!-- (network\.\d+) -->", figure.read_text())
     assert layers == ["network.2", "network.4", "network.6", "network.8", "network.10"]

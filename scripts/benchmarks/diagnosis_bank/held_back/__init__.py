@@ -8,19 +8,19 @@ from diagnosis_bank.held_back import (
     heads,
     healthy_classification,
     healthy_others,
-    nonfinite,
+    non_finite,
+    optimizers,
     rates,
-    steps,
     units,
 )
 from diagnosis_bank.program import Program
 
 PROGRAMS: list[Program] = [
     *rates.PROGRAMS,
-    *steps.PROGRAMS,
+    *optimizers.PROGRAMS,
     *graphs.PROGRAMS,
     *heads.PROGRAMS,
-    *nonfinite.PROGRAMS,
+    *non_finite.PROGRAMS,
     *units.PROGRAMS,
     *data.PROGRAMS,
     *healthy_classification.PROGRAMS,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from diagnosis_bank.third.faulty import bookkeeping, clearing, depth, fitting, numbers, rates, targets
+from diagnosis_bank.third.faulty import gradient_resets, ignored_inputs, non_finite, optimizers, rates, targets, units
 
 PROGRAMS = [
     *rates.PROGRAMS,
-    *bookkeeping.PROGRAMS,
-    *clearing.PROGRAMS,
-    *depth.PROGRAMS,
+    *optimizers.PROGRAMS,
+    *gradient_resets.PROGRAMS,
+    *units.PROGRAMS,
     *targets.PROGRAMS,
-    *numbers.PROGRAMS,
-    *fitting.PROGRAMS,
+    *non_finite.PROGRAMS,
+    *ignored_inputs.PROGRAMS,
 ]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from diagnosis_bank.third.healthy import (
-    faint_and_noisy,
     heads_and_scales,
-    odd_parts,
     rates_and_decay,
     self_supervised,
     several_optimizers,
     slow_starts,
+    unusual_parts,
+    weak_signals,
 )
 
 PROGRAMS = [
     *slow_starts.PROGRAMS,
     *rates_and_decay.PROGRAMS,
-    *faint_and_noisy.PROGRAMS,
+    *weak_signals.PROGRAMS,
     *heads_and_scales.PROGRAMS,
     *several_optimizers.PROGRAMS,
     *self_supervised.PROGRAMS,
-    *odd_parts.PROGRAMS,
+    *unusual_parts.PROGRAMS,
 ]

@@ -9,6 +9,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
+from claims.batched_training import TrainedNetworks, load_digits, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Line, Panel, Requirement, Result, Row, above, below, curve
 from claims.interval import (
     Interval,
@@ -17,7 +18,6 @@ from claims.interval import (
     share_difference_interval,
     share_interval,
 )
-from claims.training import TrainedNetworks, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, MOMENTUM, LAST = 32, 6, 300, 0.9, 50
 RATES = (0.003, 0.01, 0.03, 0.06, 0.1)

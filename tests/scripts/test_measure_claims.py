@@ -1,4 +1,4 @@
-"""scripts/claims.py: the page in docs is its own, and its verdicts follow from the intervals."""
+"""scripts/measure_claims.py: the page in docs is its own, and its verdicts follow from the intervals."""
 
 import math
 import re
@@ -42,7 +42,8 @@ def _claims(page: str) -> list[str]:
 
 @pytest.mark.drill
 def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same_claims(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "scripts" / "claims.py"), "--quick", "--jobs", "1", "--docs", str(tmp_path)]
+    script = str(ROOT / "scripts" / "measure_claims.py")
+    command = [sys.executable, script, "--quick", "--jobs", "1", "--docs", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "claims.md").read_text()

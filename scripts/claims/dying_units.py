@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from claims.batched_training import TrainedNetworks, hidden_activations, load_digits, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Panel, Result, Row, below, check_at_least, curve
 from claims.interval import geometric_mean_interval, mean_interval, mean_share_interval
-from claims.training import TrainedNetworks, hidden_activations, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, RATE = 32, 5, 300, 0.02
 REACHED, WINDOW, LITTLE = 0.3, 20, 0.1

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from diagnosis_bank.third.faulty import datasets, measures
+from diagnosis_bank.third.faulty.manual_optimization import OwnLoop
 from diagnosis_bank.third.faulty.networks import SmallUNet, Tagger, conv_net, mlp
-from diagnosis_bank.third.faulty.own_loop import OwnLoop
 from torch import nn
 from torch.nn import functional
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from claims.batched_training import Data, load_mnist1d, make_mlps, train
 from claims.claim import Claim, Effort, Result, Row, above, at_most, below, check_at_least
 from claims.interval import Interval, exact_interval, geometric_mean_interval, mean_interval, share_interval
-from claims.training import Data, load_mnist1d, make_mlps, train
 from stormproof_train.activations import Maxout
 from stormproof_train.models import MLP
 

@@ -1,7 +1,7 @@
 """Puts each claim of an article about activations to a test, and writes the page that tells what came of it.
 
     pip install -e ".[train,docs,mnist1d]"
-    python scripts/claims.py [--quick] [--jobs 2] [--seeds 10] [--docs docs]
+    python scripts/measure_claims.py [--quick] [--jobs 2] [--seeds 10] [--docs docs]
 
 Writes ``claims.md`` and ``figures/claims_*.svg``, with nothing on them that depends on the time or the machine's load.
 ``--quick`` takes two seeds and a few steps of each training: it tries the script, and settles nothing. The experiments
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 from claims.claim import Effort, Result
+from claims.claims_page import render_page
 from claims.figures import draw
-from claims.page import render_page
 from claims.table import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]

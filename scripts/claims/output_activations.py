@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
+from claims.batched_training import Data, Loss, TrainedNetworks, load_digits, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, at_most, check_at_least
 from claims.interval import mean_interval, mean_share_interval
-from claims.training import Data, Loss, TrainedNetworks, load_digits, make_mlps, train
 
 WIDTH, DEPTH, STEPS, RATE, LITTLE = 32, 2, 500, 3e-3, 0.01
 SAMPLES, DISTANCE, CLEAR, BINARY_WIDTH = 2000, 1.0, 0.01, 16

@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import nn
 
+from claims.batched_training import load_digits, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Panel, Result, Row, above, curve
 from claims.interval import mean_interval
-from claims.training import load_digits, make_mlps, train
 
 WIDTH, STEPS, RATE, LITTLE = 32, 300, 1e-3, 0.01
 DEPTHS = (2, 5, 10, 20)

@@ -1,7 +1,7 @@
 """Draws what runs logged, side by side: one panel a run, one line a name.
 
     pip install -e ".[train,docs]"
-    python scripts/demos/curves.py OUTPUT.svg RUN [RUN …] --names 'units/dead_fraction/*' [--log]
+    python scripts/demos/plot_curves.py OUTPUT.svg RUN [RUN …] --names 'units/dead_fraction/*' [--log]
 
 A run is its folder; ``metrics.csv`` in it is read. A name may hold wildcards.
 """

@@ -8,10 +8,10 @@ from functools import cache, partial
 import torch
 from torch import nn
 
+from claims.batched_training import load_digits, make_mlps, train
 from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, curve, inside, outside
 from claims.functions import NAMED
 from claims.interval import geometric_mean_interval, mean_interval, mean_share_interval
-from claims.training import load_digits, make_mlps, train
 
 DEPTH, WIDTH, SAMPLES, ALIKE = 20, 128, 32, 10.0
 KEPT = ALIKE ** (1 / (DEPTH - 1))

@@ -18,7 +18,7 @@ This page is written by a script, and no measured number on it by hand:
 
 ```console
 $ pip install -e ".[train,docs,mnist1d]"
-$ python scripts/claims.py
+$ python scripts/measure_claims.py
 ```
 
 In brackets is the 95% interval over {seeds} seeds or a multiple of it, each with weights of its own, and for the digits
