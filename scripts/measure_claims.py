@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from claims.all_claims import CLAIMS
 from claims.claim import Effort, Result
 from claims.claims_page import render_page
 from claims.figures import draw
-from claims.table import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,1 +1,1 @@
-"""What an article claims of activations, measured: one kind of experiment a file, ``table`` lists the claims."""
+"""What an article claims of activations, measured: one kind of experiment a file, ``all_claims`` lists the claims."""
