@@ -120,7 +120,9 @@ class LoadableConverter:
                 names.append(f"{path} ({_type_name(hyperparameter)})")
                 self._left_out_reprs[path] = _truncate_repr(hyperparameter)
         loadable_checkpoint[key] = {
-            name: item for name, item in value.items() if f"{key}/{name}" not in self._left_out_reprs
+            name: hyperparameter
+            for name, hyperparameter in value.items()
+            if f"{key}/{name}" not in self._left_out_reprs
         }
         return names
 

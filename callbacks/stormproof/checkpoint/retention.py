@@ -50,7 +50,9 @@ class Retention:
             if checkpoint.score is not None
         ]
         return [
-            checkpoint for *_, checkpoint in sorted(scored_checkpoints, key=lambda item: item[:2]) if checkpoint.finite
+            checkpoint
+            for *_, checkpoint in sorted(scored_checkpoints, key=lambda scored_checkpoint: scored_checkpoint[:2])
+            if checkpoint.finite
         ]
 
     def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:

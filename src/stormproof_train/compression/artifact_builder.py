@@ -212,7 +212,7 @@ class ArtifactBuilder:
             method=candidate.method
             if quantization == "none"
             else f"{candidate.method}, {_QUANTIZATION_DESCRIPTIONS[quantization]}",
-            parameters=sum(item.numel() for item in candidate.network.parameters()),
+            parameters=sum(parameter.numel() for parameter in candidate.network.parameters()),
             macs=count_macs(candidate.network, inputs),
             bytes=process.bytes,
             value=Interval(**headline) if headline else Interval(float("nan"), None, None),
@@ -223,16 +223,16 @@ class ArtifactBuilder:
             difference=max_difference(folder / MODEL_FILE, self._deployed_model(candidate), inputs),
             latency={  # of the rounds' geometric means the ratio is the speedup
                 str(batch_size): {
-                    "median": geometric_mean([item[batch_size].median for item in artifact_latencies]),
-                    "p95": geometric_mean([item[batch_size].p95 for item in artifact_latencies]),
-                    "original": geometric_mean([item[batch_size].median for item in original_latencies]),
+                    "median": geometric_mean([latencies[batch_size].median for latencies in artifact_latencies]),
+                    "p95": geometric_mean([latencies[batch_size].p95 for latencies in artifact_latencies]),
+                    "original": geometric_mean([latencies[batch_size].median for latencies in original_latencies]),
                 }
                 for batch_size in artifact_latencies[0]
             },
             speedup={
                 str(batch_size): estimate_speedup(
                     *(
-                        [item[batch_size].median for item in rounds]
+                        [latencies[batch_size].median for latencies in rounds]
                         for rounds in (original_latencies, artifact_latencies)
                     )
                 )

@@ -113,7 +113,9 @@ class CompressionLoop:
         def try_ratio(ratio: float) -> bool:
             # factors of a layer that was factored mean nothing
             previous = (
-                accepted_candidates[max(item for item in accepted_candidates if item < ratio)]
+                accepted_candidates[
+                    max(accepted_ratio for accepted_ratio in accepted_candidates if accepted_ratio < ratio)
+                ]
                 if method == "prune"
                 else base
             )
@@ -126,7 +128,7 @@ class CompressionLoop:
                 return False
             accepted_candidates[ratio] = candidate
             target = self._settings.target
-            return not target or not any(reaches_target(item, self.artifacts[0], target) for item in artifacts)
+            return not target or not any(reaches_target(artifact, self.artifacts[0], target) for artifact in artifacts)
 
         search_compression_ratio(try_ratio)
         return accepted_candidates[max(accepted_candidates)]
@@ -217,8 +219,8 @@ class CompressionLoop:
 
 
 def _is_mostly_dense(network: nn.Module) -> bool:
-    num_weights = sum(item.numel() for item in network.parameters())
-    num_dense_weights = sum(item.weight.numel() for item in network.modules() if isinstance(item, nn.Linear))
+    num_weights = sum(parameter.numel() for parameter in network.parameters())
+    num_dense_weights = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Linear))
     return num_dense_weights > MIN_DENSE_SHARE * num_weights
 
 

@@ -92,7 +92,7 @@ class CompressionResult:
     def _collect_numbers(self, best_artifact: Artifact | None) -> dict[str, Any]:
         original, settings, builder = self._original, self._settings, self._builder
         headline = original.headline
-        tested_artifacts = [item for item in self._loop.artifacts if self._is_within_budget(item)]
+        tested_artifacts = [artifact for artifact in self._loop.artifacts if self._is_within_budget(artifact)]
         return {
             "name": self._folder.path.name, "run": str(original.trained_weights.run),
             "checkpoint": str(original.trained_weights.checkpoint), "task": original.spec.task,
@@ -103,7 +103,7 @@ class CompressionResult:
             "machine": {"processor": _processor_name(), "threads": settings.threads,
             "int8": describe_int8_support(cpu_has_vnni())},
             "made_with": {
-                "network": {item: str(original.config[item]["_target_"]) for item in ("model", "activation", "data")},
+                "network": {key: str(original.config[key]["_target_"]) for key in ("model", "activation", "data")},
                 "versions": {name: version(name) for name in ("stormproof", "torch", "onnxruntime", "torch-pruning")},
             },
             "samples": {
@@ -111,13 +111,13 @@ class CompressionResult:
                 "test": len(builder.test_samples) if self._reads_test else None,
                 "calibration": len(builder.calibration),
             },
-            "artifacts": [self._artifact_numbers(item, tested_artifacts) for item in self._loop.artifacts],
+            "artifacts": [self._artifact_numbers(artifact, tested_artifacts) for artifact in self._loop.artifacts],
             "best": None if best_artifact is None else best_artifact.name,
             "why_none": None if best_artifact is not None else self._explain_no_recommendation(),
             "skipped": [*self._loop.skipped_messages, *self._describe_subsampling()],
             "fine_tuning": [
-                {**asdict(item), "run": str(self._folder.runs_dir / item.name), "seconds": self._run_seconds(item.name)}
-                for item in self._loop.steps
+                {**asdict(step), "run": str(self._folder.runs_dir / step.name), "seconds": self._run_seconds(step.name)}
+                for step in self._loop.steps
             ],
         }  # fmt: skip
 

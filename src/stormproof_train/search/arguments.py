@@ -111,14 +111,18 @@ def parse_arguments(arguments: Sequence[str], conf: Path) -> Arguments:
         if key in UNSEARCHABLE_KEYS and parameter is not None:
             raise UserError(f"{override}: how trials are run is no setting to search: give it one value")
         # the later word counts, as everywhere: the command line over a config
-        parameters = [item for item in parameters if item.key != key]
-        fixed_overrides = [item for item in fixed_overrides if parameter is None or _override_key(item) != key]
+        parameters = [existing_parameter for existing_parameter in parameters if existing_parameter.key != key]
+        fixed_overrides = [
+            fixed_override
+            for fixed_override in fixed_overrides
+            if parameter is None or _override_key(fixed_override) != key
+        ]
         if parameter is None:
             fixed_overrides.append(override)
         else:
             parameters.append(parameter)
     _check_comparable(parameters, settings)
-    space = Space([_add_conditions(item, parameters, fixed_overrides, composer) for item in parameters])
+    space = Space([_add_conditions(parameter, parameters, fixed_overrides, composer) for parameter in parameters])
     return Arguments(settings, flags, fixed_overrides, space)
 
 

@@ -86,10 +86,10 @@ class FinalEvaluation:
 
     def collect_results(self, winner: TrialRecord) -> dict[str, Any]:
         """By name of each run what came of it, where that is known; that of the test by ``test``."""
-        names = [item.name for item in self.list_runs(winner)]
+        names = [run.name for run in self.list_runs(winner)]
         results = {name: self._trials.get_shared(f"final/{name}") for name in names}
         results["test"] = self._trials.get_shared(f"test/{_trial_name(winner)}")
-        return {name: item for name, item in results.items() if item is not None}
+        return {name: result for name, result in results.items() if result is not None}
 
     def evaluate(self, winner: TrialRecord) -> None:
         """Does what other workers have not taken, and waits for them."""

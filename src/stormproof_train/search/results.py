@@ -44,39 +44,42 @@ def collect_numbers(
         final_evaluation: knows the runs at the end.
         fixed_overrides: words of every trial.
     """
-    records = [item for item in trials.records() if item.state != "waiting" and not item.is_duplicate]
+    records = [record for record in trials.records() if record.state != "waiting" and not record.is_duplicate]
     front = trials.pareto_front() if len(settings.all_objectives) > 1 else []
     winner = select_winner(records, settings, front)
     final_results = final_evaluation.collect_results(winner) if winner else {}
     test_result = final_results.get("test")
     num_expected = len(final_evaluation.list_runs(winner)) + 1 if winner else 0  # the fresh seeds, and the test
-    is_finished = not any(item.state == "running" for item in records) and len(final_results) == num_expected
+    is_finished = not any(record.state == "running" for record in records) and len(final_results) == num_expected
     overrides = [redact_override(override.lstrip("+")) for override in fixed_overrides]
     return {
         "name": name,
         "finished": is_finished,
         "objectives": [
-            {"name": item.name, "higher_is_better": item.higher_is_better} for item in settings.all_objectives
+            {"name": objective.name, "higher_is_better": objective.higher_is_better}
+            for objective in settings.all_objectives
         ],
-        "constraints": [str(item) for item in settings.all_constraints],
+        "constraints": [str(constraint) for constraint in settings.all_constraints],
         "sampler": settings.sampler,
         "pruner": settings.effective_pruner,
         "rungs": list(pruner.rungs.fractions),
-        "space": [item.as_dict() for item in space.parameters],
-        "trials": [_describe_trial(item, settings, is_finished=is_finished) for item in records],
+        "space": [parameter.as_dict() for parameter in space.parameters],
+        "trials": [_describe_trial(record, settings, is_finished=is_finished) for record in records],
         "best": winner and winner.number,
-        "front": [item.number for item in records if item.number in front and is_feasible(item, settings)],
+        "front": [record.number for record in records if record.number in front and is_feasible(record, settings)],
         "importances": trials.importances(),
         "random": estimate_random_search(records, settings),
         "final": winner and _compare_winner(settings, final_evaluation, winner, final_results),
         "test": test_result and test_result["headline"],
         "tested": test_result and (test_result["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
-        "also_tested": [item for item in trials.tested_trial_numbers() if winner is None or item != winner.number],
+        "also_tested": [
+            number for number in trials.tested_trial_numbers() if winner is None or number != winner.number
+        ],
         "words": {"winner": [*overrides, *(format_overrides(winner.params) if winner else [])], "default": overrides},
         "totals": {
-            "steps": sum(item.notes.get("steps", 0) for item in records),
-            "seconds": sum(item.notes.get("seconds", 0.0) for item in records),
-            "gpu_hours": sum(item.notes.get("gpu_seconds", 0.0) for item in records) / 3600,
+            "steps": sum(record.notes.get("steps", 0) for record in records),
+            "seconds": sum(record.notes.get("seconds", 0.0) for record in records),
+            "gpu_hours": sum(record.notes.get("gpu_seconds", 0.0) for record in records) / 3600,
         },
     }
 
@@ -126,22 +129,22 @@ def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -
     (objective, *further_objectives) = settings.all_objectives
     if further_objectives:
         return None
-    statuses = [_final_status(item, objective) for item in records if item.values is not None or item.curve]
-    complete_records = [item for item in records if item.state == "complete" and item.notes.get("steps")]
+    statuses = [_final_status(record, objective) for record in records if record.values is not None or record.curve]
+    complete_records = [record for record in records if record.state == "complete" and record.notes.get("steps")]
     num_random = count_random_trials(settings)
-    random_numbers = {item.number for item in records[:num_random]}
-    pool = [item for item in statuses if item.number in random_numbers]
+    random_numbers = {record.number for record in records[:num_random]}
+    pool = [status for status in statuses if status.number in random_numbers]
     is_model_based = num_random is not None and len(records) > num_random
-    has_pruned_trials = any(item.state == "pruned" for item in records)
+    has_pruned_trials = any(record.state == "pruned" for record in records)
     if not complete_records or len(pool) < MIN_RANDOM_TRIALS or not (is_model_based or has_pruned_trials):
         return None
     final_losses = extrapolate_final_losses(statuses)
-    losses = [loss for item, loss in zip(statuses, final_losses, strict=True) if item.number in random_numbers]
+    losses = [loss for status, loss in zip(statuses, final_losses, strict=True) if status.number in random_numbers]
     finite_losses = [loss for loss in losses if math.isfinite(loss)]
     if not finite_losses:
         return None
-    steps = sum(item.notes.get("steps", 0) for item in records)
-    runs = steps / (sum(item.notes["steps"] for item in complete_records) / len(complete_records))
+    steps = sum(record.notes.get("steps", 0) for record in records)
+    runs = steps / (sum(record.notes["steps"] for record in complete_records) / len(complete_records))
     # a run that ends in nothing finite is the worst that there is; more draws than trials would tell of these alone
     expected_loss = expected_minimum(
         [*finite_losses, *[max(finite_losses)] * (len(losses) - len(finite_losses))], min(runs, len(losses))
@@ -151,7 +154,7 @@ def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -
         "runs": runs,
         "expected": -expected_loss if objective.higher_is_better else expected_loss,
         "pool": len(pool),
-        "stopped_early": sum(not item.is_complete for item in pool),
+        "stopped_early": sum(not status.is_complete for status in pool),
     }
 
 

@@ -20,17 +20,17 @@ def print_summary(numbers: Mapping[str, Any]) -> None:
     Args:
         numbers: as :func:`stormproof_train.search.results.collect_numbers` gives them.
     """
-    objective_names = [item["name"] for item in numbers["objectives"]]
-    trials = [*_rank_trials(numbers), *(item for item in numbers["trials"] if item["state"] == "failed")][:MAX_ROWS]
-    keys = [item["key"] for item in numbers["space"]]
+    objective_names = [objective["name"] for objective in numbers["objectives"]]
+    trials = [*_rank_trials(numbers), *(trial for trial in numbers["trials"] if trial["state"] == "failed")][:MAX_ROWS]
+    keys = [parameter["key"] for parameter in numbers["space"]]
     rows = [
         (
-            str(item["number"]), *(_format_value(item["params"].get(key, "")) for key in keys),
-            *(map(format_value, item["values"]) if item["values"] else [""] * len(objective_names)),
-            f"{item['steps']:,}",
-            _describe_outcome(item),
+            str(trial["number"]), *(_format_value(trial["params"].get(key, "")) for key in keys),
+            *(map(format_value, trial["values"]) if trial["values"] else [""] * len(objective_names)),
+            f"{trial['steps']:,}",
+            _describe_outcome(trial),
         )
-        for item in trials
+        for trial in trials
     ]  # fmt: skip
     title = f"{numbers['name']}: trials, the best first"
     print_table(title, ("trial", *keys, *objective_names, "steps", "what became of it"), rows)

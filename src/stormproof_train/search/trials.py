@@ -139,12 +139,14 @@ class TrialStore:
         record = self.record(number)
         if record.has_ended:
             return
-        optuna_state = {name: item for item, name in _STATE_NAMES.items()}[state]
+        optuna_state = {name: trial_state for trial_state, name in _STATE_NAMES.items()}[state]
         study, measured = self._load_study(number), record.notes.get("measured", {})
         with _suppress_experimental_warnings():
-            for item in self._settings.all_constraints:
-                if item.name in measured:
-                    optuna.Trial(study, self._trial_id(number)).set_constraint(str(item), item.violation(measured))
+            for constraint in self._settings.all_constraints:
+                if constraint.name in measured:
+                    optuna.Trial(study, self._trial_id(number)).set_constraint(
+                        str(constraint), constraint.violation(measured)
+                    )
             study.tell(number, values, optuna_state)
 
     def is_worse_than_median(self, number: int) -> bool:

@@ -105,7 +105,7 @@ class TrainingObserver:
         self._gradient_source, self._unit_source = gradient_source, unit_source
         self._validation_metric, self._every_n_steps = validation_metric, every_n_steps
         self._layer_names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
-        self._is_traceable = not any(is_compiled(item) for item in module.modules())
+        self._is_traceable = not any(is_compiled(submodule) for submodule in module.modules())
         self._on_cpu = trainer.strategy.root_device.type == "cpu"
         self._learning_rates = LearningRates(trainer.optimizers)
         is_untimed = trainer.world_size == 1 or not self._is_traceable
@@ -117,11 +117,11 @@ class TrainingObserver:
         self._constant_target_counter = ConstantTargetCounter()
         self._sampled_activity: dict[str, UnitActivity] = {}
         self._has_batch_norm = any(
-            isinstance(item, _BatchNorm) and item.track_running_stats for item in module.modules()
+            isinstance(submodule, _BatchNorm) and submodule.track_running_stats for submodule in module.modules()
         )
         self._baseline_evaluator = BaselineEvaluator(module, loss)
         self._validation_losses = ValidationLosses(module, is_traceable=self._is_traceable)
-        self._zero_grad_checks = {index: ZeroGradCheck(item) for index, item in enumerate(trainer.optimizers)}
+        self._zero_grad_checks = {index: ZeroGradCheck(optimizer) for index, optimizer in enumerate(trainer.optimizers)}
         self._batch: Any = None
         self._batch_idx = self._batch_size = self._backward_count = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
@@ -232,14 +232,14 @@ class TrainingObserver:
         """Reads what waits on the device, and what the monitors have measured."""
         record = self.record
         self._read_losses()
-        for entry in self._zero_grad_checks.values():
-            if entry.is_done:
-                entry.stop()
+        for check in self._zero_grad_checks.values():
+            if check.is_done:
+                check.stop()
         record.retained_gradients = {
-            index: (entry.stale_steps, entry.checked_steps) for index, entry in self._zero_grad_checks.items()
+            index: (check.stale_steps, check.checked_steps) for index, check in self._zero_grad_checks.items()
         }
         record.observed_optimizer_step = record.observed_optimizer_step or any(
-            entry.has_stepped for entry in self._zero_grad_checks.values()
+            check.has_stepped for check in self._zero_grad_checks.values()
         )
         record.batch_waits = list(self._data_wait_timer.batches)
         record.constant_target_samples = self._constant_target_counter.samples

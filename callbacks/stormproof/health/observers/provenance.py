@@ -107,26 +107,26 @@ class ProvenanceTracker(TorchFunctionMode):
         requires_grad: list[bool],
         outputs: list[torch.Tensor],
     ) -> None:
-        input_origins = [self.origin_of(item) for item in inputs]
-        if not any(item.layers or item.batch_indices for item in input_origins):
+        input_origins = [self.origin_of(tensor) for tensor in inputs]
+        if not any(origin.layers or origin.batch_indices for origin in input_origins):
             return
-        layer = next((self._layer_names[id(item)] for item in inputs if id(item) in self._layer_names), None)
-        input_layers = (item.layer for item in input_origins if item.layer is not None)
+        layer = next((self._layer_names[id(tensor)] for tensor in inputs if id(tensor) in self._layer_names), None)
+        input_layers = (origin.layer for origin in input_origins if origin.layer is not None)
         merged = Origin(
-            layers=frozenset().union(*(item.layers for item in input_origins)),
+            layers=frozenset().union(*(origin.layers for origin in input_origins)),
             differentiable_layers=frozenset().union(
                 *(
-                    item.differentiable_layers
-                    for item, input_requires_grad in zip(input_origins, requires_grad, strict=True)
+                    origin.differentiable_layers
+                    for origin, input_requires_grad in zip(input_origins, requires_grad, strict=True)
                     if input_requires_grad
                 )
             ),
-            batch_indices=frozenset().union(*(item.batch_indices for item in input_origins)),
+            batch_indices=frozenset().union(*(origin.batch_indices for origin in input_origins)),
             producer=input_origins[0].producer
             if name in VALUE_PRESERVING
             else _producer_name(name, input_origins[0].producer),
             layer=layer or next(input_layers, None),
-            detached_by=next((item.detached_by for item in input_origins if item.detached_by is not None), None),
+            detached_by=next((origin.detached_by for origin in input_origins if origin.detached_by is not None), None),
         )
         for tensor in outputs:
             origin = merged

@@ -31,20 +31,20 @@ def run_cleanup_passes(model: onnx.ModelProto) -> onnx.ModelProto:
         ([['input', '0'], ['1', '0']], 1)
     """
     ir_model = ir.from_proto(model)
-    for item in (RemoveUnusedNodesPass(), DeduplicateInitializersPass()):
-        item(ir_model)
+    for cleanup_pass in (RemoveUnusedNodesPass(), DeduplicateInitializersPass()):
+        cleanup_pass(ir_model)
     graphs = [ir_model.graph, *ir_model.graph.subgraphs()]
     nodes = list(ir_model.graph.all_nodes())
-    inner_values: list[ir.Value] = [item for graph in graphs for item in graph.initializers.values()]
-    inner_values += [item for node in nodes for item in node.outputs]
-    interface_values = {id(item): item for graph in graphs for item in (*graph.inputs, *graph.outputs)}
+    inner_values: list[ir.Value] = [value for graph in graphs for value in graph.initializers.values()]
+    inner_values += [value for node in nodes for value in node.outputs]
+    interface_values = {id(value): value for graph in graphs for value in (*graph.inputs, *graph.outputs)}
     used_names = {
-        item.name for item in (*inner_values, *interface_values.values())
+        value.name for value in (*inner_values, *interface_values.values())
     }  # a name has to be free when it is given
     free_names = (name for number in itertools.count() if (name := np.base_repr(number, 36).lower()) not in used_names)
-    for item in inner_values:
-        if id(item) not in interface_values:
-            item.name, item.type, item.shape = next(free_names), None, None
+    for value in inner_values:
+        if id(value) not in interface_values:
+            value.name, value.type, value.shape = next(free_names), None, None
     for node in nodes:
         node.name = None
     return ir.to_proto(ir_model)

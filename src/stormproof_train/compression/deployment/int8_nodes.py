@@ -45,8 +45,8 @@ class Int8Nodes:
         Args:
             graph: in float32.
         """
-        constants = {item.name: item for item in graph.initializer}
-        weighted_nodes = {item.name: item for item in graph.node if _has_weight(item, constants)}
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        weighted_nodes = {node.name: node for node in graph.node if _has_weight(node, constants)}
         float32_nodes = {
             *_find_head_nodes(graph, weighted_nodes),
             *_find_narrow_convolutions(weighted_nodes, constants),
@@ -60,10 +60,10 @@ class Int8Nodes:
         }
         float32_nodes |= {node.name for node in weighted_nodes.values() if shared_constants & {*node.input}}
         float32_nodes |= {
-            item.name for item in graph.node if item.op_type in WEIGHTED_OPS and item.name not in weighted_nodes
+            node.name for node in graph.node if node.op_type in WEIGHTED_OPS and node.name not in weighted_nodes
         }
         float32_nodes |= {
-            item.name for item in graph.node if item.op_type == "Clip" and not _includes_zero(item, constants)
+            node.name for node in graph.node if node.op_type == "Clip" and not _includes_zero(node, constants)
         }
         layers = [node for node in weighted_nodes.values() if node.name not in float32_nodes]
         dense_layers = [node for node in layers if node.op_type in DENSE_OPS]

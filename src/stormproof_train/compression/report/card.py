@@ -172,11 +172,11 @@ def _limits_section(numbers: Mapping[str, Any], artifact: ArtifactInfo, degradat
             f"- The ranges of its int8 numbers were found on {samples['calibration']:,} training samples; inputs far "
             "from these are cut off at the ends."
         )
-    lines += [f"- To be said against it: {escape_text(item)}." for item in artifact.remarks]
+    lines += [f"- To be said against it: {escape_text(remark)}." for remark in artifact.remarks]
     class_degradations = [
-        (str(item["name"]), degradation)
-        for item in degradation_by_class
-        if (degradation := finite_or_none(item["lost"])) is not None and degradation > 0
+        (str(entry["name"]), degradation)
+        for entry in degradation_by_class
+        if (degradation := finite_or_none(entry["lost"])) is not None and degradation > 0
     ]
     worst_classes = sorted(class_degradations, key=lambda pair: -pair[1])[:MAX_WORST_CLASSES]
     if worst_classes:

@@ -124,7 +124,7 @@ def read_compression(numbers: Mapping[str, Any]) -> CompressionInfo:
     Args:
         numbers: as :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
     """
-    artifacts = [read_artifact(item) for item in numbers["artifacts"]]
+    artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
     budget = numbers["budget"] or {"told": "", "allowed": None}
     return CompressionInfo(
         metric=Metric(numbers["headline"], numbers["higher_is_better"]),
@@ -132,21 +132,21 @@ def read_compression(numbers: Mapping[str, Any]) -> CompressionInfo:
         allowed=finite_or_none(budget["allowed"]),
         target={
             quantity: required
-            for quantity, item in numbers["target"].items()
-            if (required := finite_or_none(item)) is not None
+            for quantity, value in numbers["target"].items()
+            if (required := finite_or_none(value)) is not None
         },
         minimize=numbers["minimize"],
         artifacts=artifacts,
         batch_sizes=sorted(
-            {batch_size for item in artifacts for batch_size in [*item.latency, *item.speedup]}, key=int
+            {batch_size for artifact in artifacts for batch_size in [*artifact.latency, *artifact.speedup]}, key=int
         ),
-        best=next((item for item in artifacts if item.name == numbers["best"]), None),
+        best=next((artifact for artifact in artifacts if artifact.name == numbers["best"]), None),
     )
 
 
 def read_artifact(entry: Mapping[str, Any]) -> ArtifactInfo:
     """Reads one of the ``artifacts`` of a compression's numbers."""
-    speedups = {str(batch_size): read_interval(item) for batch_size, item in entry["speedup"].items()}
+    speedups = {str(batch_size): read_interval(interval) for batch_size, interval in entry["speedup"].items()}
 
     def read_degradation(key: str) -> Interval | None:
         degradation = read_interval(entry[key])
@@ -161,13 +161,13 @@ def read_artifact(entry: Mapping[str, Any]) -> ArtifactInfo:
         is_within_budget=entry["within"],
         mcnemar=_read_mcnemar(entry["mcnemar"]),
         latency={
-            str(batch_size): (finite_or_none(item["median"]), finite_or_none(item["p95"]))
-            for batch_size, item in entry["latency"].items()
+            str(batch_size): (finite_or_none(latencies["median"]), finite_or_none(latencies["p95"]))
+            for batch_size, latencies in entry["latency"].items()
         },
         original_latency={
-            str(batch_size): finite_or_none(item["original"]) for batch_size, item in entry["latency"].items()
+            str(batch_size): finite_or_none(latencies["original"]) for batch_size, latencies in entry["latency"].items()
         },
-        speedup={batch_size: item for batch_size, item in speedups.items() if item is not None},
+        speedup={batch_size: speedup for batch_size, speedup in speedups.items() if speedup is not None},
         dominated_by=entry["beaten_by"],
         remarks=entry["remarks"],
         folder=entry["folder"],

@@ -163,8 +163,10 @@ def _describe_closest(compression: CompressionInfo) -> str:
 
 def _describe_counts(numbers: Mapping[str, Any], compression: CompressionInfo) -> str:
     compressed_artifacts = compression.compressed_artifacts
-    num_beyond_budget = sum(not item.is_within_budget for item in compressed_artifacts)
-    num_dominated = sum(item.is_within_budget and item.dominated_by is not None for item in compressed_artifacts)
+    num_beyond_budget = sum(not artifact.is_within_budget for artifact in compressed_artifacts)
+    num_dominated = sum(
+        artifact.is_within_budget and artifact.dominated_by is not None for artifact in compressed_artifacts
+    )
     phrases = [
         *([f"{num_beyond_budget:,} beyond the budget"] if num_beyond_budget else []),
         *([f"{num_dominated:,} within it but beaten by another" if compression.budget else f"{num_dominated:,} beaten "
@@ -172,7 +174,7 @@ def _describe_counts(numbers: Mapping[str, Any], compression: CompressionInfo) -
           if num_dominated else []),
     ]  # fmt: skip
     plural_suffix = "s" * (len(compressed_artifacts) != 1)
-    num_failed = sum(str(item["became"]).startswith("failed") for item in numbers["fine_tuning"])
+    num_failed = sum(str(run["became"]).startswith("failed") for run in numbers["fine_tuning"])
     failure_text = f" {num_failed:,} fine-tuning run{'s' * (num_failed != 1)} failed." if num_failed else ""
     num_skipped = len(numbers["skipped"])
     skipped_text = f" {num_skipped:,} thing{'s' * (num_skipped != 1)} could not be done." if num_skipped else ""

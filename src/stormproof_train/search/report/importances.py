@@ -52,4 +52,4 @@ def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
 def sort_shares(importances: Mapping[str, float]) -> dict[str, float]:
     """The shares, the largest first."""
     finite_shares = {key: finite_or_none(share) or 0.0 for key, share in importances.items()}
-    return dict(sorted(finite_shares.items(), key=lambda item: -item[1]))
+    return dict(sorted(finite_shares.items(), key=lambda pair: -pair[1]))

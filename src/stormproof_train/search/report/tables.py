@@ -28,9 +28,11 @@ def space_table(search: SearchInfo) -> Table:
 def trials_table(trials: Sequence[TrialInfo], search: SearchInfo) -> Table:
     """Trials with all that was set, what it came to, and what it cost."""
     keys = list(
-        dict.fromkeys([*(item.key for item in search.space), *(key for trial in trials for key in trial.params)])
+        dict.fromkeys(
+            [*(parameter.key for parameter in search.space), *(key for trial in trials for key in trial.params)]
+        )
     )
-    head = ("trial", "state", *(item.name for item in search.objectives), *keys, "steps", "seconds", "reason")
+    head = ("trial", "state", *(objective.name for objective in search.objectives), *keys, "steps", "seconds", "reason")
     rows = [
         (
             str(trial.number), _format_state(trial, search), *map(format_objective, trial.values),

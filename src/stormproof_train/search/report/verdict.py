@@ -132,16 +132,16 @@ def _describe_test(numbers: Mapping[str, Any]) -> str:
     if not numbers["test"]:
         return f"The winner could not be tested: {numbers['tested']}." if numbers["tested"] else ""
     phrases = []
-    for name, item in numbers["test"].items():
-        low, high = finite_or_none(item["low"]), finite_or_none(item["high"])
+    for name, interval in numbers["test"].items():
+        low, high = finite_or_none(interval["low"]), finite_or_none(interval["high"])
         interval_text = (
             f" (95% interval {format_objective(low)} to {format_objective(high)})"
             if low is not None and high is not None
             else ""
         )
-        phrases.append(f"{name} {format_objective(finite_or_none(item['value'])) or 'not finite'}{interval_text}")
+        phrases.append(f"{name} {format_objective(finite_or_none(interval['value'])) or 'not finite'}{interval_text}")
     run_note = f", by {numbers['tested']}" if numbers["tested"] else ""
-    earlier_trials = ", ".join(f"trial {item}" for item in numbers["also_tested"])
+    earlier_trials = ", ".join(f"trial {number}" for number in numbers["also_tested"])
     occasion = (
         f"for the winner, and before the search was given more for {earlier_trials}"
         if earlier_trials
