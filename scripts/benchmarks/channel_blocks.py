@@ -29,13 +29,13 @@ ROUNDS = 5
 
 def main() -> None:
     inputs = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    facts = ArtifactMetadata("probabilities", [], [1, 28, 28], "widths")
+    metadata = ArtifactMetadata("probabilities", [], [1, 28, 28], "widths")
     head = ("float 1", "float 32", "int8 1", "int8 32")
     print(f"{'widths':32} {'MACs':>7} {' '.join(f'{item:>8}' for item in head)}   ms, median of {ROUNDS} rounds")
     with TemporaryDirectory() as folder:
         for widths in WIDTHS:
             network, path = _network(widths), Path(folder, f"{'-'.join(map(str, widths))}.onnx")
-            export_onnx(DeployedModel(network, "probabilities"), inputs, path, facts)
+            export_onnx(DeployedModel(network, "probabilities"), inputs, path, metadata)
             quantize_static(path, path.with_suffix(".int8.onnx"), inputs.numpy())
             timings = []
             for item in (path, path.with_suffix(".int8.onnx")):

@@ -122,8 +122,8 @@ def _pruned(original: OriginalModel, ratio: float, inputs: torch.Tensor) -> nn.M
 
 def _exported(original: OriginalModel, network: nn.Module, path: Path, samples: Samples) -> Path:
     deployed = DeployedModel.from_task(original.task, network)
-    facts = ArtifactMetadata(deployed.kind, [], list(original.spec.input_shape), original.trained_weights.run.name)
-    export_onnx(deployed, torch.from_numpy(samples.inputs), path, facts)
+    metadata = ArtifactMetadata(deployed.kind, [], list(original.spec.input_shape), original.trained_weights.run.name)
+    export_onnx(deployed, torch.from_numpy(samples.inputs), path, metadata)
     return path
 
 

@@ -91,8 +91,8 @@ def _files(row: Row, folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     inputs = torch.randn(SAMPLES, *row.shape)
     files = {name: folder / f"{name}.onnx" for name in ("float", "ours", "by channel", "defaults")}
-    facts = ArtifactMetadata("probabilities", [], list(row.shape), "int8")
-    export_onnx(DeployedModel(row.build().eval(), "probabilities"), inputs, files["float"], facts)
+    metadata = ArtifactMetadata("probabilities", [], list(row.shape), "int8")
+    export_onnx(DeployedModel(row.build().eval(), "probabilities"), inputs, files["float"], metadata)
     quantize_static(files["float"], files["ours"], inputs.numpy())
     last = onnx.load(files["float"]).graph.node[-2:]
     assert [node.op_type for node in last] == ["Gemm", "Softmax"]

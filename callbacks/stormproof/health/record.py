@@ -185,7 +185,7 @@ class Record:
         gradients: the measured ones.
         weight_stats: each layer's norm and sum at the beginning of some steps.
         layer_order: the layers with weights, in the order in which they are called.
-        input_facts: what the first of them takes; None if that is no numbers.
+        input_stats: what the first of them takes; None if that is no numbers.
         groups: the parameter groups.
         unoptimized_entries: entries that have a gradient and are in no optimizer, by layer.
         foreign_parameters: entries of optimizers that are none of the module's, where there are such.
@@ -263,14 +263,14 @@ class Record:
     @property
     def has_badly_scaled_inputs(self) -> bool:
         """Whether the first layer takes numbers of a size, an offset or scales that no norm evens out."""
-        facts = self.input_stats
-        if facts is None or facts.is_normalized:
+        stats = self.input_stats
+        if stats is None or stats.is_normalized:
             return False
-        is_uneven = facts.largest_scale > LARGE_INPUT and facts.largest_scale > MAX_SCALE_RATIO * facts.smallest_scale
+        is_uneven = stats.largest_scale > LARGE_INPUT and stats.largest_scale > MAX_SCALE_RATIO * stats.smallest_scale
         return (
-            facts.rms > LARGE_INPUT
-            or facts.rms < SMALL_INPUT
-            or abs(facts.mean) > LARGE_INPUT * facts.largest_scale > 0
+            stats.rms > LARGE_INPUT
+            or stats.rms < SMALL_INPUT
+            or abs(stats.mean) > LARGE_INPUT * stats.largest_scale > 0
             or is_uneven
         )
 
@@ -279,15 +279,15 @@ class Record:
         """What each loss was called with in the batches that were looked at, by its name and the layer before it."""
         calls: dict[tuple[str, str], list[PredictionStats]] = {}
         for probe in self.probes:
-            for facts in probe.predictions:
-                calls.setdefault((facts.loss, facts.layer), []).append(facts)
+            for stats in probe.predictions:
+                calls.setdefault((stats.loss, stats.layer), []).append(stats)
         return list(calls.values())
 
     @property
     def is_classification(self) -> bool:
         """Whether the loss takes logits, or logarithms of probabilities."""
         return any(
-            facts.loss_input in {"logits", "log-probabilities"} for probe in self.probes for facts in probe.predictions
+            stats.loss_input in {"logits", "log-probabilities"} for probe in self.probes for stats in probe.predictions
         )
 
     @property

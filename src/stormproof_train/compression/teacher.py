@@ -22,8 +22,8 @@ def supports_distillation(loss: Loss, num_classes: int | None) -> bool:
         loss: of classes, one whose outputs are logits of probabilities; of numbers, one that takes an output for each.
         num_classes: of the data; None for regression.
     """
-    facts = loss_properties(loss)
-    return facts.softmax if num_classes else facts.outputs_per_target == 1
+    properties = loss_properties(loss)
+    return properties.softmax if num_classes else properties.outputs_per_target == 1
 
 
 @forwards_arguments("network")

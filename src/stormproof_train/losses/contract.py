@@ -77,8 +77,8 @@ def loss_properties(loss: Loss) -> LossProperties:
     """Reads the facts off a loss: ours, torch's, or a user's.
 
     Example:
-        >>> facts = loss_properties(nn.L1Loss())
-        >>> facts.name, facts.task, facts.outputs_per_target
+        >>> properties = loss_properties(nn.L1Loss())
+        >>> properties.name, properties.task, properties.outputs_per_target
         ('L1Loss', 'regression', 1)
     """
     loss_function = loss.func if isinstance(loss, functools.partial) else loss

@@ -27,8 +27,8 @@ class ArtifactMetadata:
         preparation: how a file becomes the network's input, as the data module says it; None where it says nothing.
 
     Example:
-        >>> facts = ArtifactMetadata("values", [], [10], "small_mouse", "price")
-        >>> ArtifactMetadata.from_json(facts.to_json()) == facts
+        >>> metadata = ArtifactMetadata("values", [], [10], "small_mouse", "price")
+        >>> ArtifactMetadata.from_json(metadata.to_json()) == metadata
         True
     """
 

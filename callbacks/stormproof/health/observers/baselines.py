@@ -71,16 +71,16 @@ class BaselineEvaluator:
                 index for candidate in objectives for index in candidate.target_indices
             )
         truncated = [candidate.limit_entries() for candidate in objectives]
-        facts = tuple(
+        prediction_stats = tuple(
             compute_prediction_stats(truncated_objective)
             for truncated_objective in truncated
             if truncated_objective is not None
         )
         truncated_objective = None if objective is None else truncated[0]
         if truncated_objective is None or not has_single_loss or not truncated_objective.has_data_targets:
-            return facts, None
+            return prediction_stats, None
         with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step
-            return facts, self._compare_losses(truncated_objective, trace, step, epoch)
+            return prediction_stats, self._compare_losses(truncated_objective, trace, step, epoch)
 
     def _find_objective(self, trace: StepTrace, output: Any, loss: torch.Tensor, *, warns: bool) -> Objective | None:
         """The loss of the step; says once that what needs it is left out, where nothing reproduces it."""

@@ -389,14 +389,15 @@ class TrainingObserver:
             raise trace.origins.error
         loss = output.get("loss") if isinstance(output, Mapping) else output
         with torch.no_grad():
-            facts, comparison = self._baseline_evaluator.compare(
+            prediction_stats, comparison = self._baseline_evaluator.compare(
                 trace, output, loss, step, self._trainer.current_epoch, has_single_loss=record.has_single_loss
             )
             layers = tuple(trace.layer_calls)
         if comparison is not None:
             record.comparisons = [*record.comparisons, comparison][-2 * MAX_PROBES :]
         record.add_probe(
-            Probe(step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), facts), MAX_PROBES
+            Probe(step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), prediction_stats),
+            MAX_PROBES,
         )
         if layers and not record.layer_order:
             record.layer_order = list(dict.fromkeys(call.layer for call in layers))

@@ -69,12 +69,12 @@ def check_input_scale(record: Record) -> Iterator[Finding]:
 
 def _has_large_outputs(record: Record) -> bool:
     """Whether the first outputs are far larger than they should be."""
-    facts = next((entry for probe in record.probes[:1] for entry in probe.predictions), None)
-    if facts is None or len(record.first_losses) < 3:
+    stats = next((entry for probe in record.probes[:1] for entry in probe.predictions), None)
+    if stats is None or len(record.first_losses) < 3:
         return False
-    if facts.loss_input == "numbers":
-        return max(abs(facts.low), abs(facts.high)) > MAX_OUTPUT_RATIO * max(
-            abs(facts.target_low), abs(facts.target_high)
+    if stats.loss_input == "numbers":
+        return max(abs(stats.low), abs(stats.high)) > MAX_OUTPUT_RATIO * max(
+            abs(stats.target_low), abs(stats.target_high)
         )
     constants = [
         entry.constant_loss

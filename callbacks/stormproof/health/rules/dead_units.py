@@ -101,7 +101,7 @@ def check_saturated_units(record: Record) -> Iterator[Finding]:
     probes = [probe for probe in record.probes if probe.activation_calls]
     if len(probes) < 3 or record.step < 5:
         return
-    output_functions = {(facts.layer, facts.producer) for probe in probes for facts in probe.predictions}
+    output_functions = {(stats.layer, stats.producer) for probe in probes for stats in probe.predictions}
     recent_shares: dict[str, list[float]] = {}
     for probe in probes[-3:]:
         for call in probe.activation_calls:

@@ -43,16 +43,16 @@ def check_broadcast_mismatch(record: Record) -> Iterator[Finding]:
 def check_loss_input_mismatch(record: Record) -> Iterator[Finding]:
     """The loss gets something else than what it takes: what was made logits or probabilities already, or is neither."""
     for calls in record.predictions_by_loss:
-        facts, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_PROBES else None
+        stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_PROBES else None
         if actual_input is not None:
             yield Finding(
                 Problem.LOSS_INPUT_MISMATCH,
                 Severity.WARNING,
-                facts.layer,
+                stats.layer,
                 0,
                 record.step,
-                {"loss": facts.loss, "takes": facts.loss_input, "gets": actual_input},
-                _ADVICE[facts.loss_input],
+                {"loss": stats.loss, "takes": stats.loss_input, "gets": actual_input},
+                _ADVICE[stats.loss_input],
             )
             return
 
@@ -67,8 +67,8 @@ _ADVICE = {
 def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
     """What a loss gets in all batches, where it is not what it takes."""
     loss_input, loss, made_by = calls[0].loss_input, calls[0].loss, calls[0].producer
-    is_unit_range = all(calls.low >= 0 and calls.high <= 1 for calls in calls)
-    if loss == "cross_entropy" and all(calls.sums_to_one for calls in calls):
+    is_unit_range = all(call.low >= 0 and call.high <= 1 for call in calls)
+    if loss == "cross_entropy" and all(call.sums_to_one for call in calls):
         return "probabilities"
     if loss_input == "logits" and made_by in SQUASHING_FUNCTIONS and is_unit_range:
         return f"the output of a {made_by}"
@@ -81,8 +81,8 @@ def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
         return "numbers between 0 and 1"
     if loss_input == "probabilities" and made_by == DOUBLE_SIGMOID:
         return "a sigmoid of a sigmoid"
-    if loss_input == "log-probabilities" and calls[0].outputs > 1 and not any(calls.logs_sum_to_one for calls in calls):
-        sum_to_one = all(calls.sums_to_one for calls in calls)
+    if loss_input == "log-probabilities" and calls[0].outputs > 1 and not any(call.logs_sum_to_one for call in calls):
+        sum_to_one = all(call.sums_to_one for call in calls)
         return "probabilities" if sum_to_one else "numbers that are no logarithms of probabilities"
     return None
 
@@ -90,26 +90,26 @@ def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
 def check_unreachable_targets(record: Record) -> Iterator[Finding]:
     """The last activation cannot put out the targets; or a softmax of one unit puts out 1."""
     for calls in record.predictions_by_loss:
-        facts = calls[-1]
-        is_single_output = facts.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
+        stats = calls[-1]
+        is_single_output = stats.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
         is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_PROBES:])
         if (
             len(calls) < MIN_PROBES
             or not (is_single_output or is_out_of_range)
-            or (is_single_output and facts.target_low == facts.target_high)
+            or (is_single_output and stats.target_low == stats.target_high)
         ):
             continue
         yield Finding(
             Problem.UNREACHABLE_TARGETS,
             Severity.CRITICAL if is_single_output else Severity.WARNING,
-            facts.layer,
+            stats.layer,
             0,
             record.step,
             {
-                "last_function": facts.producer,
-                "unreachable": facts.unreachable_share,
-                "lowest_target": facts.target_low,
-                "highest_target": facts.target_high,
+                "last_function": stats.producer,
+                "unreachable": stats.unreachable_share,
+                "lowest_target": stats.target_low,
+                "highest_target": stats.target_high,
             },
             "leave out the activation behind the last layer, or scale the targets into its range",
         )
@@ -118,7 +118,7 @@ def check_unreachable_targets(record: Record) -> Iterator[Finding]:
 
 def is_constant_from_start(record: Record) -> bool:
     """Whether the predictions of a batch were all the same before and after the first steps."""
-    spreads = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
+    spreads = [stats.spread for probe in record.probes[:3] for stats in probe.predictions[:1]]
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 

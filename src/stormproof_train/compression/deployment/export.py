@@ -46,8 +46,8 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
 
     Example:
         >>> deployed = DeployedModel(torch.nn.Linear(4, 2), "probabilities")
-        >>> facts = ArtifactMetadata("probabilities", ["no", "yes"], [4], "mouse")
-        >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), facts)
+        >>> metadata = ArtifactMetadata("probabilities", ["no", "yes"], [4], "mouse")
+        >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), metadata)
         >>> max_difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
         True
     """

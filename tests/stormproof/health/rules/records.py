@@ -10,7 +10,7 @@ from stormproof.health.observers.step_trace import InputStats
 from stormproof.health.record import Comparison, ParameterGroup, PredictionStats, Probe, Record
 
 
-def make_prediction_facts(**changes: Any) -> PredictionStats:
+def make_prediction_stats(**changes: Any) -> PredictionStats:
     """Logits of a cross-entropy, as they should be."""
     defaults: dict[str, Any] = {
         "loss": "cross_entropy", "loss_input": "logits", "producer": "linear", "layer": "head", "outputs": 4,
@@ -42,14 +42,14 @@ def make_record(losses: list[float], constant: float | None = 1.4, ratio: float 
         Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))
         for step in range(0, len(losses), 4)
     ]
-    new_record.probes = [Probe(step, predictions=(make_prediction_facts(),)) for step in (0, 1, 2, 10, 20)]
+    new_record.probes = [Probe(step, predictions=(make_prediction_stats(),)) for step in (0, 1, 2, 10, 20)]
     for name, value in fields.items():
         assert hasattr(new_record, name), name
         setattr(new_record, name, value)
     return new_record
 
 
-def make_input_facts(**changes: Any) -> InputStats:
+def make_input_stats(**changes: Any) -> InputStats:
     """Numbers of mean 0 and deviation 1."""
     defaults: dict[str, Any] = {
         "mean": 0.0,

@@ -26,9 +26,9 @@ from stormproof.health.rules import (
 from stormproof.units.unit_activity import UnitActivity
 from tests.stormproof.health.rules.records import (
     falling_losses,
-    make_input_facts,
+    make_input_stats,
     make_measurement,
-    make_prediction_facts,
+    make_prediction_stats,
     make_record,
     oscillating_losses,
 )
@@ -41,7 +41,7 @@ def make_unit_record(dead: int, born: int = 0, count: int = 1000, exact: bool = 
 
 
 def make_probes(count: int = 5, **changes: Any) -> list[Probe]:
-    return [Probe(5 * number, predictions=(make_prediction_facts(**changes),)) for number in range(count)]
+    return [Probe(5 * number, predictions=(make_prediction_stats(**changes),)) for number in range(count)]
 
 
 def make_rate(lr: float, first: float, most: float, zero_since: int | None = None) -> list[ParameterGroup]:
@@ -120,7 +120,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, constant_target_samples=300)),
     "a large input that harms": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "waiting": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30)),
@@ -192,7 +192,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "large updates that learn": (optimizers.check_high_learning_rate, make_record(LEARNING_LOSSES, ratio=0.4)),
     "a rise that the input explains": (
         optimizers.check_high_learning_rate,
-        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_stats=make_input_facts(rms=200.0)),
+        make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_stats=make_input_stats(rms=200.0)),
     ),
     "small updates that learn": (optimizers.check_low_learning_rate, make_record(LEARNING_LOSSES, ratio=1e-6)),
     "small updates of a warm-up": (
@@ -257,11 +257,11 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
     "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, constant_target_samples=None)),
     "a large input that does no harm": (
-        data.check_input_scale, make_record(LEARNING_LOSSES, input_stats=make_input_facts(mean=100.0, rms=120.0,
+        data.check_input_scale, make_record(LEARNING_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "a large input into a norm": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_facts(rms=120.0, is_normalized=True)),
+        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_stats(rms=120.0, is_normalized=True)),
     ),
     "a pause now and then": (
         stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([*[0.01] * 30, *[0.3] * 10],
@@ -290,7 +290,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
         dead_units.check_saturated_units,
         make_record(LEARNING_LOSSES, probes=[
             Probe(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
-                  predictions=(make_prediction_facts(producer="sigmoid"),)) for step in (0, 4, 9)]),
+                  predictions=(make_prediction_stats(producer="sigmoid"),)) for step in (0, 4, 9)]),
     ),
     "gradients that were kept "
     "once": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (1, 7)})),
