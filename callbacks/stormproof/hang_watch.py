@@ -310,8 +310,8 @@ def _report_path(rank: int, folder: Path) -> Path:
 
 
 def _format_ranks(ranks: list[int]) -> str:
-    listing = ", ".join(map(str, ranks[:5]))
-    return f"rank{'s' if len(ranks) > 1 else ''} {listing}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
+    rank_list = ", ".join(map(str, ranks[:5]))
+    return f"rank{'s' if len(ranks) > 1 else ''} {rank_list}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
 
 
 def _wait_for_rank_zero() -> None:

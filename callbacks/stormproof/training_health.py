@@ -313,8 +313,8 @@ class TrainingHealth(InactiveCopies, Callback):
         """Adds what is found now to what was; a finding stays as it was told first, unless it has become worse."""
         assert self._observer is not None
         for finding in apply_rules(self._observer.record):
-            recorded = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
-            if recorded is None or (recorded.severity != finding.severity == Severity.CRITICAL):
+            recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
+            if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):
                 self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
                     finding
                 )

@@ -80,6 +80,6 @@ class GeneralizationGap(Callback):
     def _batches(self, trainer: pl.Trainer) -> Iterator[Any]:
         """As a validation step is given them."""
         for batch in self._loader:
-            converted = trainer.precision_plugin.convert_input(batch)
+            converted_batch = trainer.precision_plugin.convert_input(batch)
             with trainer.precision_plugin.val_step_context():
-                yield trainer.strategy.batch_to_device(converted)
+                yield trainer.strategy.batch_to_device(converted_batch)

@@ -27,13 +27,13 @@ def module_exports(package: str, path: Sequence[str], *, internal: Collection[st
         <class 'stormproof_train.losses.log_cosh.LogCosh'>
     """
     exports: dict[str, Any] = {}
-    for info in pkgutil.iter_modules(path):
-        module = import_module(f"{package}.{info.name}")
+    for module_info in pkgutil.iter_modules(path):
+        module = import_module(f"{package}.{module_info.name}")
         exports |= {
             name: value
             for name, value in vars(module).items()
-            if info.name not in internal
-            and _normalize_name(name) == _normalize_name(info.name)
+            if module_info.name not in internal
+            and _normalize_name(name) == _normalize_name(module_info.name)
             and getattr(value, "__module__", None) == module.__name__
         }
     return exports

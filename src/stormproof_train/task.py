@@ -211,15 +211,15 @@ class Task(pl.LightningModule):
     ) -> dict[str, torch.Tensor]:
         inputs, target = batch
         outputs = _upcast(self.network(inputs))
-        scaled = target
+        scaled_target = target
         if not self.spec.num_classes:
             target = target.reshape(-1, self.spec.num_outputs)  # (N,) against (N, 1) would broadcast to (N, N)
-            scaled = (target - self._shift) / self._scale
-        loss = self.loss(outputs, scaled)
+            scaled_target = (target - self._shift) / self._scale
+        loss = self.loss(outputs, scaled_target)
         with torch.no_grad():
-            mean_loss.update(loss.detach(), self._normalizer(scaled))
+            mean_loss.update(loss.detach(), self._normalizer(scaled_target))
             metrics.update(self._unscale(outputs.detach()), self._metric_target(target))
-        return {"loss": loss, "preds": outputs.detach(), "target": scaled}
+        return {"loss": loss, "preds": outputs.detach(), "target": scaled_target}
 
     def _metric_target(self, target: torch.Tensor) -> torch.Tensor:
         """What the metrics compare with: the most probable class, where a target is probabilities."""

@@ -58,8 +58,8 @@ def parse_sequence(file: str) -> int:
     match = _TEMPORARY_PATTERN.fullmatch(file)
     if match is not None:
         return int(match[1])
-    parsed = parse_file_name(file)
-    return parsed[1] if parsed else 0
+    name_parts = parse_file_name(file)
+    return name_parts[1] if name_parts else 0
 
 
 def is_temporary(file: str) -> bool:

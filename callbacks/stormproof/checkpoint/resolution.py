@@ -205,13 +205,13 @@ def _fingerprint_files(files: set[str], log: CommitLog) -> object:
 
 def extract_names(files: set[str]) -> list[str]:
     """The names of checkpoints, without ending, the newest first."""
-    parsed = {parsed[:2] for parsed in map(parse_file_name, files) if parsed}
-    return [name for name, _ in sorted(parsed, key=lambda pair: pair[1], reverse=True)]
+    names_with_sequences = {name_parts[:2] for name_parts in map(parse_file_name, files) if name_parts}
+    return [name for name, _ in sorted(names_with_sequences, key=lambda pair: pair[1], reverse=True)]
 
 
 def _parse_stem(file: str) -> str | None:
-    parsed = parse_file_name(file)
-    return parsed[0] if parsed else None
+    name_parts = parse_file_name(file)
+    return name_parts[0] if name_parts else None
 
 
 def is_foreign(file: str) -> bool:

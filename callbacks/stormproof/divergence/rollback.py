@@ -98,7 +98,7 @@ def _select_checkpoint(
         checkpoint.name for checkpoint in select_for_deletion(checkpoints, writer.retention)
     }  # may still exist if an attempt was killed
     retained_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.name not in expired_names]
-    selected = next(
+    selected_checkpoint = next(
         (
             checkpoint
             for checkpoint in order_by_trust(retained_checkpoints, since_step, trusted_steps)
@@ -106,14 +106,14 @@ def _select_checkpoint(
         ),
         None,
     )
-    if selected is None:
+    if selected_checkpoint is None:
         return None
-    later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected.sequence]
+    later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected_checkpoint.sequence]
     try:
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
         rank_zero_warn(f"what was saved on the way into the divergence could not be set aside: {error}")
-    return str(selected.path)
+    return str(selected_checkpoint.path)
 
 
 def _load_checkpoint(path: str) -> dict[str, Any]:

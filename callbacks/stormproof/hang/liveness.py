@@ -85,10 +85,10 @@ class _Notice:
     def has_changed(self) -> bool:
         """Whether somebody else has posted it since the last time."""
         text = self._read()
-        changed = text not in {"", self._last_text}  # empty while it is being written
-        if changed:
+        is_changed = text not in {"", self._last_text}  # empty while it is being written
+        if is_changed:
             self._last_text = text
-        return changed
+        return is_changed
 
     def post(self, rank: int) -> bool:
         """Whether that was possible."""

@@ -304,9 +304,11 @@ class Record:
 
     def loss_fell_by(self, share: float) -> bool:
         """Whether the loss has fallen by more than this share of what it was."""
-        recent = [loss for _, loss in self.recent_losses if math.isfinite(loss)][-10:]
+        recent_losses = [loss for _, loss in self.recent_losses if math.isfinite(loss)][-10:]
         return (
-            len(self.first_losses) >= 5 and bool(recent) and fmean(recent) < (1 - share) * fmean(self.first_losses[:5])
+            len(self.first_losses) >= 5
+            and bool(recent_losses)
+            and fmean(recent_losses) < (1 - share) * fmean(self.first_losses[:5])
         )
 
     def add_weights(self, step: int, weights: dict[str, tuple[float, float]], max_count: int) -> None:

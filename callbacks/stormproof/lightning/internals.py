@@ -184,13 +184,13 @@ def change_training_loaders(trainer: pl.Trainer, transform: Callable[[list[Any]]
     def request_transformed_loaders() -> Any:
         loaders = request_loaders()
         is_combined = isinstance(loaders, combined_loader)
-        combined = copy.copy(loaders) if is_combined else combined_loader(loaders, "max_size_cycle")
+        combined_loaders = copy.copy(loaders) if is_combined else combined_loader(loaders, "max_size_cycle")
         if trainer.overfit_batches > 0:  # type: ignore[attr-defined]  # set by the data connector
             import_submodule(trainer, "trainer.connectors.data_connector")._resolve_overfit_batches(
-                combined, mode=stage
+                combined_loaders, mode=stage
             )
-        combined.flattened = transform(combined.flattened)
-        return combined
+        combined_loaders.flattened = transform(combined_loaders.flattened)
+        return combined_loaders
 
     return replace(source, "dataloader", request_transformed_loaders)
 

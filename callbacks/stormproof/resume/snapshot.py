@@ -168,12 +168,12 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         NotResumableError: if a step had another number of samples, and it is in the middle of an epoch; or if
             parameters were spread over the ranks and are no longer, or the other way round.
     """
-    is_sharded, shared, ranks = (
+    is_sharded, job_state, ranks = (
         internals.gathers_checkpoints(trainer),
         rank_snapshot.snapshot.job_state,
         len(rank_snapshot.snapshot.rank_states),
     )
-    if shared.spread != is_sharded:
+    if job_state.spread != is_sharded:
         raise NotResumableError(
             "the checkpoint is of a training whose parameters were "
             f"{'whole on each rank' if is_sharded else 'spread over the ranks'}, which numbers the optimizer's states "
@@ -181,8 +181,8 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         )
     if ranks == trainer.world_size:
         return
-    assert shared.accumulated is not None  # otherwise redistribute raised an error
-    accumulate_grad_batches = (shared.accumulated, trainer.accumulate_grad_batches)
+    assert job_state.accumulated is not None  # otherwise redistribute raised an error
+    accumulate_grad_batches = (job_state.accumulated, trainer.accumulate_grad_batches)
     world_size_change.check_global_batch(
         rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, trainer.world_size
     )

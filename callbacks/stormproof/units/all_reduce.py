@@ -43,7 +43,7 @@ def all_reduce_counts(local_counts: Sequence[ReducedCounts], device: torch.devic
         return []
     dtype = accumulation_dtype(device)
     sizes = [len(unit_counts.alive_at) for unit_counts in local_counts]
-    signed = torch.cat([_signed_extremes(unit_counts, device, dtype) for unit_counts in local_counts])
+    signed_extremes = torch.cat([_signed_extremes(unit_counts, device, dtype) for unit_counts in local_counts])
     alive_at = torch.cat([unit_counts.alive_at.to(device) for unit_counts in local_counts])
     inputs = [0 if unit_counts.extremes is None else unit_counts.extremes.inputs for unit_counts in local_counts]
     sum_rows = [
@@ -52,15 +52,15 @@ def all_reduce_counts(local_counts: Sequence[ReducedCounts], device: torch.devic
     ]
     sums = torch.tensor(sum_rows, dtype=dtype, device=device)
     if world_size() > 1:
-        dist.all_reduce(signed, dist.ReduceOp.MAX)
+        dist.all_reduce(signed_extremes, dist.ReduceOp.MAX)
         dist.all_reduce(alive_at, dist.ReduceOp.MAX)
         dist.all_reduce(sums, dist.ReduceOp.SUM)
-    parts = (signed.cpu().split([2 * size for size in sizes]), alive_at.cpu().split(sizes), sums.tolist())
+    parts = (signed_extremes.cpu().split([2 * size for size in sizes]), alive_at.cpu().split(sizes), sums.tolist())
     return [_merge(*part) for part in zip(*parts, strict=True)]
 
 
-def _merge(signed: torch.Tensor, alive_at: torch.Tensor, sums: Sequence[float]) -> ReducedCounts:
-    negative, high = signed.chunk(2)
+def _merge(signed_extremes: torch.Tensor, alive_at: torch.Tensor, sums: Sequence[float]) -> ReducedCounts:
+    negative, high = signed_extremes.chunk(2)
     inputs, nonzero_sum, nonzero_batches = sums
     return ReducedCounts(
         RunningExtremes(-negative, high, int(inputs)) if inputs else None, alive_at, nonzero_sum, int(nonzero_batches)

@@ -129,9 +129,11 @@ class UnitRecords:
 
     def _sync_keys(self, device: torch.device) -> None:
         """Brings all ranks to the same places: what a network calls may depend on the data."""
-        gathered = all_gather(([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys))
+        gathered_keys = all_gather(
+            ([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys)
+        )
         units: dict[ActivationKey, int] = {}
-        for key_counts, inconsistent_keys in gathered:
+        for key_counts, inconsistent_keys in gathered_keys:
             self._inconsistent_keys |= inconsistent_keys
             self._inconsistent_keys |= {key for key, count in key_counts if units.setdefault(key, count) != count}
         for key in sorted(self._inconsistent_keys - self._warned_keys):

@@ -62,7 +62,7 @@ def _run_hydra(argv: list[str]) -> int:
 
     from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
 
-    unfinished: list[Exception] = []
+    job_errors: list[Exception] = []
 
     def job(cfg: Any) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -82,7 +82,7 @@ def _run_hydra(argv: list[str]) -> int:
             summary = run(cfg, show_progress=sys.stderr.isatty())
             print_summary(summary, Path(cfg.runs_dir) / summary["name"])
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
-            unfinished.append(error)
+            job_errors.append(error)
 
     _check_config_folders(argv)
     if {"-m", "--multirun"} & set(argv):
@@ -94,8 +94,8 @@ def _run_hydra(argv: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
     sys.argv = [sys.argv[0], *argv]
     hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(job)()
-    if unfinished:
-        raise unfinished[0]
+    if job_errors:
+        raise job_errors[0]
     return ExitCode.FINISHED
 
 
@@ -103,10 +103,10 @@ def _check_config_folders(argv: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
     from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after cli.main checked the packages: it needs yaml)
 
-    for name, following in pairwise([*argv, ""]):
-        option, _, value = name.partition("=")
+    for argument, next_argument in pairwise([*argv, ""]):
+        option, _, value = argument.partition("=")
         if option in {"--config-dir", "-cd"}:
-            folder = Path(value or following)
+            folder = Path(value or next_argument)
             for files in (folder.glob("*.yaml"), *((folder / group).rglob("*.yaml") for group in _groups())):
                 for file in files:
                     check_alias_expansion(file)

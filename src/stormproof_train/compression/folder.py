@@ -76,19 +76,22 @@ class CompressionFolder:
 
     def _check_definition(self) -> None:
         definition = json.loads(json.dumps(self._definition))
-        stored = read_mapping(
+        stored_definition = read_mapping(
             self.path / COMPRESSION_FILE, tuple(definition), "delete that folder, or give another name (name=…)"
         )
-        if stored is not None:
-            stored["compress"], definition["compress"] = (
+        if stored_definition is not None:
+            stored_definition["compress"], definition["compress"] = (
                 _fill_unset(settings, counterpart["compress"])
-                for settings, counterpart in ((stored["compress"], definition), (definition["compress"], stored))
+                for settings, counterpart in (
+                    (stored_definition["compress"], definition),
+                    (definition["compress"], stored_definition),
+                )
             )
-            if stored != definition:
+            if stored_definition != definition:
                 raise UserError(
-                    f"the artifacts in {self.path} are others: {'; '.join(_format_differences(stored, definition))}. "
-                    f"Give these "
-                    "another name (name=…), or delete that folder"
+                    f"the artifacts in {self.path} are others: "
+                    f"{'; '.join(_format_differences(stored_definition, definition))}. "
+                    "Give these another name (name=…), or delete that folder"
                 )
         with atomic_write(self.path / COMPRESSION_FILE) as file:
             file.write(f"{json.dumps(definition, indent=1)}\n".encode())

@@ -51,10 +51,12 @@ def _can_die(plan: Plan) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         activation = activation_factory(plan.activation.factory())().eval()
         try:
-            below, above = activation(-inputs), activation(inputs)
+            negative_outputs, positive_outputs = activation(-inputs), activation(inputs)
         except RuntimeError:  # its parameters are for another number of features
             return False
-    return below.shape == inputs.shape and bool((below == below[0, 0]).all() and (above != above[0, 0]).any())
+    return negative_outputs.shape == inputs.shape and bool(
+        (negative_outputs == negative_outputs[0, 0]).all() and (positive_outputs != positive_outputs[0, 0]).any()
+    )
 
 
 def _prevent_vanishing_gradients(plan: Plan) -> str:

@@ -107,19 +107,22 @@ class RunSpec:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> RunSpec:
         """Returns the spec of a run with these settings, from ``Plan.settings``."""
-        plain = redact_settings(settings)
-        parts = [str(plain[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
-        own_identity = compute_identity(plain)
-        return cls(plain, own_identity, settings["name"] or "-".join([*parts, own_identity]))
+        redacted_settings = redact_settings(settings)
+        parts = [
+            str(redacted_settings[group]["_target_"]).rpartition(".")[2].lower()
+            for group in ("data", "model", "activation")
+        ]
+        own_identity = compute_identity(redacted_settings)
+        return cls(redacted_settings, own_identity, settings["name"] or "-".join([*parts, own_identity]))
 
 
 def list_differences(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What changes the result and differs, as ``key: before -> now``."""
     previous_settings, current_settings = result_settings(previous), result_settings(current)
-    absent = "(not set)"
+    absent_text = "(not set)"
     return [
-        f"{key}: {previous_settings.get(key, absent)} -> {current_settings.get(key, absent)}"
+        f"{key}: {previous_settings.get(key, absent_text)} -> {current_settings.get(key, absent_text)}"
         for key in sorted(previous_settings.keys() | current_settings.keys())
-        if json.dumps(previous_settings.get(key, absent))
-        != json.dumps(current_settings.get(key, absent))  # in Python, True == 1
+        if json.dumps(previous_settings.get(key, absent_text))
+        != json.dumps(current_settings.get(key, absent_text))  # in Python, True == 1
     ]

@@ -46,8 +46,8 @@ class Predictions:
     def __post_init__(self) -> None:
         if self.kind not in get_args(OutputKind):
             raise ValueError(f"there are no predictions of kind {self.kind}")
-        expected = self.outputs.shape[:1] if self.is_classification else self.outputs.shape
-        if self.outputs.ndim != 2 or not len(self.outputs) or self.target.shape != expected:
+        expected_shape = self.outputs.shape[:1] if self.is_classification else self.outputs.shape
+        if self.outputs.ndim != 2 or not len(self.outputs) or self.target.shape != expected_shape:
             raise ValueError(f"outputs of shape {self.outputs.shape} and a target of {self.target.shape} do not fit")
         if self.is_classification and not set(np.unique(self.target)) <= set(range(self.outputs.shape[1])):
             raise ValueError(f"a target is no class from 0 to {self.outputs.shape[1] - 1}")

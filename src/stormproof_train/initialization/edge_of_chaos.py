@@ -154,7 +154,10 @@ def _stable_edge(
     def drift(q: float) -> float:
         return _map_mean_square(phi, shape, q) + bias_variance - q
 
-    drifts = [mapped + bias_variance - q for q, mapped in zip(MEAN_SQUARE_GRID, mapped_mean_squares, strict=True)]
+    drifts = [
+        mapped_mean_square + bias_variance - q
+        for q, mapped_mean_square in zip(MEAN_SQUARE_GRID, mapped_mean_squares, strict=True)
+    ]
     if all(abs(difference) < 1e-6 * q for difference, q in zip(drifts, MEAN_SQUARE_GRID, strict=True)):
         return Edge(_weight_variance(phi, shape, 1.0), bias_variance, 1.0)  # at any q: it has no scale
     for (low, low_drift), (high, high_drift) in itertools.pairwise(zip(MEAN_SQUARE_GRID, drifts, strict=True)):

@@ -50,9 +50,9 @@ def check_class_counts(class_counts: Sequence[int] | None) -> torch.Tensor:
             "loss.class_counts=[…]"
         )
     if min(class_counts) < 1:
-        empty = min(range(len(class_counts)), key=class_counts.__getitem__)
+        empty_class = min(range(len(class_counts)), key=class_counts.__getitem__)
         raise ValueError(
-            f"class {empty} has no training sample, by which it could be weighted: take the class out of the data, or "
-            "give loss=cross_entropy the loss.class_weights=[…]"
+            f"class {empty_class} has no training sample, by which it could be weighted: take the class out of "
+            "the data, or give loss=cross_entropy the loss.class_weights=[…]"
         )
     return torch.tensor(class_counts, dtype=torch.float32)

@@ -31,8 +31,8 @@ def read_array(path: Path) -> NDArray[Any]:
         (3, 2)
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else _select_array(path, loaded)
+        content = np.load(path, allow_pickle=False)
+        array = content if isinstance(content, np.ndarray) else _select_array(path, content)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         message = first_line(error)
         if "pickle" in message and "Object arrays" not in message:  # NumPy advises to load it unsafely

@@ -118,8 +118,8 @@ def _format_seconds(value: float | None) -> str:
 
 
 def _format_steps(attempt: Mapping[str, Any]) -> str:
-    first, last = attempt["first_step"], attempt["last_step"]
-    return "" if first is None else f"{first:,} to {'?' if last is None else f'{last:,}'}"
+    first_step, last_step = attempt["first_step"], attempt["last_step"]
+    return "" if first_step is None else f"{first_step:,} to {'?' if last_step is None else f'{last_step:,}'}"
 
 
 def _format_end(attempt: Mapping[str, Any]) -> str:

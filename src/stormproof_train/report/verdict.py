@@ -110,8 +110,8 @@ def _progress_clause(logged: Mapping[str, Series]) -> str:
     name = next((headline.name for headline in HEADLINE.values() if f"val/{headline.name}" in logged), None)
     if name is None:
         return ""
-    last = format_value(float(logged[f"val/{name}"].values[-1]))
-    return f"; {name} was {last} on validation{_best_clause(name, logged)}"
+    last_value = format_value(float(logged[f"val/{name}"].values[-1]))
+    return f"; {name} was {last_value} on validation{_best_clause(name, logged)}"
 
 
 def _best_clause(name: str, logged: Mapping[str, Series]) -> str:

@@ -309,8 +309,8 @@ def _write_file(path: Path, text: str) -> None:
 
 def _format_time(seconds: float | None = None) -> str:
     """That moment (seconds since the epoch), or this one, as run.json has it."""
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds")
+    timestamp = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return timestamp.isoformat(timespec="milliseconds")
 
 
 def _parse_time(text: str) -> datetime:

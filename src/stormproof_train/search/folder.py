@@ -65,9 +65,9 @@ class SearchFolder:
                 f"{describe_path_error(self.path, error)}"
             ) from error
         with self.lock():
-            stored = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "told"))
-            is_different = stored is not None and self._is_different(stored)
-            if stored is None or (
+            stored_search = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "told"))
+            is_different = stored_search is not None and self._is_different(stored_search)
+            if stored_search is None or (
                 is_different and not any(self.trials_dir.iterdir())
             ):  # nothing is lost that never began
                 content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
@@ -75,29 +75,32 @@ class SearchFolder:
                 with atomic_write(self.path / SEARCH_FILE) as file:
                     file.write(f"{json.dumps(content, indent=1)}\n".encode())
                 return
-        if stored["identity"] != self.identity:
-            changed = "; ".join(_format_differences(stored["told"], self._definition))
+        if stored_search["identity"] != self.identity:
+            differences = "; ".join(_format_differences(stored_search["told"], self._definition))
             raise UserError(
-                f"the search {self.path} is another one: {changed}. Give this one another name (search.name=…)"
+                f"the search {self.path} is another one: {differences}. Give this one another name (search.name=…)"
             )
-        if stored["storage"] != _storage_location(self._storage):
+        if stored_search["storage"] != _storage_location(self._storage):
             old_location, new_location = (
-                location or "SQLite in its folder" for location in (stored["storage"], _storage_location(self._storage))
+                location or "SQLite in its folder"
+                for location in (stored_search["storage"], _storage_location(self._storage))
             )
             raise UserError(
                 f"the trials of {self.path} are in {old_location}, and not in {new_location}: set search.storage as "
                 f"before"
             )
 
-    def _is_different(self, stored: Mapping[str, Any]) -> bool:
-        return stored["identity"] != self.identity or stored["storage"] != _storage_location(self._storage)
+    def _is_different(self, stored_search: Mapping[str, Any]) -> bool:
+        return stored_search["identity"] != self.identity or stored_search["storage"] != _storage_location(
+            self._storage
+        )
 
     @property
     def study_name(self) -> str:
         """The name of the study, which no other folder's search has, even where several share a storage."""
-        stored = read_mapping(self.path / SEARCH_FILE, ("id",))
-        assert stored is not None
-        return f"{self.name}-{stored['id']}"
+        stored_search = read_mapping(self.path / SEARCH_FILE, ("id",))
+        assert stored_search is not None
+        return f"{self.name}-{stored_search['id']}"
 
     @property
     def storage_url(self) -> str:
@@ -129,8 +132,8 @@ def _storage_location(storage: str | None) -> str | None:
     """Where a storage is, whoever uses it."""
     if storage is None:
         return None
-    kind, _, rest = storage.partition("://")
-    return f"{kind}://{redact_text(rest.rpartition('@')[2])}"
+    kind, _, location = storage.partition("://")
+    return f"{kind}://{redact_text(location.rpartition('@')[2])}"
 
 
 def _format_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

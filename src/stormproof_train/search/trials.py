@@ -140,12 +140,12 @@ class TrialStore:
         if record.has_ended:
             return
         optuna_state = {name: trial_state for trial_state, name in _STATE_NAMES.items()}[state]
-        study, measured = self._load_study(number), record.notes.get("measured", {})
+        study, measured_values = self._load_study(number), record.notes.get("measured", {})
         with _suppress_experimental_warnings():
             for constraint in self._settings.all_constraints:
-                if constraint.name in measured:
+                if constraint.name in measured_values:
                     optuna.Trial(study, self._trial_id(number)).set_constraint(
-                        str(constraint), constraint.violation(measured)
+                        str(constraint), constraint.violation(measured_values)
                     )
             study.tell(number, values, optuna_state)
 

@@ -126,13 +126,13 @@ def _measure_in_subprocess(
     measurements: list[Throughput] = []
     try:
         while True:
-            received = receiver.recv()
-            if isinstance(received, _Failure):
-                failure = UserError if received.code is ExitCode.USER_MISTAKE else RunError
-                raise failure(received.message)
-            if not isinstance(received, Throughput):
-                return measurements, received
-            measurements.append(received)
+            result = receiver.recv()
+            if isinstance(result, _Failure):
+                failure = UserError if result.code is ExitCode.USER_MISTAKE else RunError
+                raise failure(result.message)
+            if not isinstance(result, Throughput):
+                return measurements, result
+            measurements.append(result)
     except EOFError:
         process.join()
     finally:

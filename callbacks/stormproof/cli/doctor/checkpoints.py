@@ -128,5 +128,5 @@ def _adopt_command(path: Path) -> str:
 
 
 def _format_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{', '.join(names[:2])}{more}"
+    remainder = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"{', '.join(names[:2])}{remainder}"

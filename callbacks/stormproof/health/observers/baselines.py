@@ -70,13 +70,13 @@ class BaselineEvaluator:
             self.target_indices = loss_indices.intersection(
                 index for candidate in objectives for index in candidate.target_indices
             )
-        truncated = [candidate.limit_entries() for candidate in objectives]
+        truncated_objectives = [candidate.limit_entries() for candidate in objectives]
         prediction_stats = tuple(
             compute_prediction_stats(truncated_objective)
-            for truncated_objective in truncated
+            for truncated_objective in truncated_objectives
             if truncated_objective is not None
         )
-        truncated_objective = None if objective is None else truncated[0]
+        truncated_objective = None if objective is None else truncated_objectives[0]
         if truncated_objective is None or not has_single_loss or not truncated_objective.has_data_targets:
             return prediction_stats, None
         with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step

@@ -59,8 +59,8 @@ class Objective:
 
     def without_tensors(self) -> Objective:
         """The same, for other predictions and targets: those of a batch may fill much of a GPU."""
-        empty = torch.empty(0)
-        return replace(self, prediction=empty, target=empty)
+        empty_tensor = torch.empty(0)
+        return replace(self, prediction=empty_tensor, target=empty_tensor)
 
     def limit_entries(self) -> Objective | None:
         """Returns the objective of the first samples of the batch, up to :data:`MAX_ENTRIES` numbers.

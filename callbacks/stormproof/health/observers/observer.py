@@ -253,11 +253,11 @@ class TrainingObserver:
         ) in self._unit_source.running_activity.items():  # keeps the previous epoch's until this one's is large enough
             if running_sample.inputs >= MIN_INPUTS or name not in self._sampled_activity:
                 self._sampled_activity[name] = running_sample
-        record.unit_activity, lagging = choose_measurements(
+        record.unit_activity, lagging_units = choose_measurements(
             self._sampled_activity, exact_activity, batch_norm=self._has_batch_norm
         )
         if self._sampled_activity.keys() & exact_activity.keys():
-            record.lagging_units = lagging
+            record.lagging_units = lagging_units
         last_measurement = record.gradients[-1] if record.gradients else None
         if last_measurement is not None and record.non_finite_origin is None and not record.uses_grad_scaler:
             non_finite_layers = [layer for layer, norm in last_measurement.norms.items() if not math.isfinite(norm)]

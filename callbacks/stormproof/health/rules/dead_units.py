@@ -33,7 +33,7 @@ def choose_measurements(
         Chosen measurements by place, and validation measurements of places that are active in training but dead in
         evaluation mode.
     """
-    chosen, lagging_units = {**sampled, **validated}, {}
+    measurements, lagging_units = {**sampled, **validated}, {}
     for name in sampled.keys() & validated.keys():
         sample, validation = sampled[name], validated[name]
         is_lagging = (
@@ -45,8 +45,8 @@ def choose_measurements(
         if is_lagging and validation.inputs >= MIN_INPUTS:
             lagging_units[name] = validation
         if is_lagging or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
-            chosen[name] = sample
-    return chosen, lagging_units
+            measurements[name] = sample
+    return measurements, lagging_units
 
 
 def check_batch_norm_statistics(record: Record) -> Iterator[Finding]:

@@ -35,10 +35,10 @@ def describe_interface(metadata: ArtifactMetadata) -> list[str]:
     if metadata.classes:
         class_list = ", ".join(inline_code(name) for name in metadata.classes[:MAX_CLASSES])
         num_remaining = len(metadata.classes) - MAX_CLASSES
-        more = f" and {num_remaining:,} more" if num_remaining > 0 else ""
+        remainder = f" and {num_remaining:,} more" if num_remaining > 0 else ""
         lines += [
             "",
-            f"Classes, in the order of the output: {class_list}{more}.",
+            f"Classes, in the order of the output: {class_list}{remainder}.",
         ]
     return lines
 

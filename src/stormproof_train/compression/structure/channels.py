@@ -112,6 +112,6 @@ def _keep_input_channels(layer: ChannelLayer, channels: torch.Tensor) -> None:
 def _select_entries(layer: nn.Module, name: str, dim: int, indices: torch.Tensor) -> None:
     tensor = getattr(layer, name, None)
     if tensor is not None:
-        selected = tensor.detach().index_select(dim, indices.to(tensor.device))
+        selected_entries = tensor.detach().index_select(dim, indices.to(tensor.device))
         is_parameter = isinstance(tensor, nn.Parameter)
-        setattr(layer, name, nn.Parameter(selected, tensor.requires_grad) if is_parameter else selected)
+        setattr(layer, name, nn.Parameter(selected_entries, tensor.requires_grad) if is_parameter else selected_entries)

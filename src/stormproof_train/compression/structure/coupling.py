@@ -130,15 +130,15 @@ def remove_units(network: nn.Module, units: Iterable[Unit]) -> None:
             parameter = parameters[name]
             kept_channels = _remaining_channels(parameter.shape[side_or_dim], channels)
             owner, _, attribute = name.rpartition(".")
-            selected = parameter.detach().index_select(side_or_dim, kept_channels.to(parameter.device))
-            setattr(layers[owner], attribute, nn.Parameter(selected, parameter.requires_grad))
+            selected_entries = parameter.detach().index_select(side_or_dim, kept_channels.to(parameter.device))
+            setattr(layers[owner], attribute, nn.Parameter(selected_entries, parameter.requires_grad))
         else:
             assert isinstance(layer, ChannelLayer)
             keep_channels(layer, side_or_dim, _remaining_channels(count_channels(layer, side_or_dim), channels))
 
 
-def _remaining_channels(count: int, removed: set[int]) -> torch.Tensor:
-    return torch.tensor([channel for channel in range(count) if channel not in removed], dtype=torch.long)
+def _remaining_channels(count: int, removed_channels: set[int]) -> torch.Tensor:
+    return torch.tensor([channel for channel in range(count) if channel not in removed_channels], dtype=torch.long)
 
 
 def _find_unprunable_layers(network: nn.Module) -> dict[nn.Module, str]:

@@ -79,25 +79,25 @@ def _permutes_channels(module: nn.Module, x: torch.Tensor) -> bool:
     return False
 
 
-def is_isolated(unmixed: nn.Module, unit: Unit, inputs: torch.Tensor) -> bool:
+def is_isolated(unmixed_network: nn.Module, unit: Unit, inputs: torch.Tensor) -> bool:
     """Whether a unit's channels reach no others than it is said to have.
 
     With its weights in the layers behind set to 0, what the layers before make of it must not change the outputs.
 
     Args:
-        unmixed: a network ``remove_mixing_modules``, as else a norm carries a change of one channel to all.
+        unmixed_network: a network ``remove_mixing_modules``, as else a norm carries a change of one channel to all.
         unit: one of it.
         inputs: some samples.
     """
-    unmixed = copy.deepcopy(unmixed)
-    layers, parameters = dict(unmixed.named_modules()), dict(unmixed.named_parameters())
+    unmixed_network = copy.deepcopy(unmixed_network)
+    layers, parameters = dict(unmixed_network.named_modules()), dict(unmixed_network.named_parameters())
     with torch.no_grad():
         for (name, side_or_dim), channels in unit.channels.items():
             layer = layers.get(name)
             if side_or_dim == "in" and isinstance(layer, WeightedLayer):
                 group_width = layer.weight.shape[1]  # of one group, and all groups have the same channels of the unit
                 layer.weight[:, [channel % group_width for channel in channels]] = 0
-        reference_outputs = unmixed(inputs.double())
+        reference_outputs = unmixed_network(inputs.double())
         for (name, side_or_dim), channels in unit.channels.items():
             layer, index = layers.get(name), torch.tensor(channels)
             if isinstance(side_or_dim, int) and name in parameters:
@@ -106,4 +106,4 @@ def is_isolated(unmixed: nn.Module, unit: Unit, inputs: torch.Tensor) -> bool:
                 )
             elif side_or_dim == "out" and isinstance(layer, WeightedLayer):
                 layer.weight[channels] += 1
-        return torch.equal(reference_outputs, unmixed(inputs.double()))
+        return torch.equal(reference_outputs, unmixed_network(inputs.double()))

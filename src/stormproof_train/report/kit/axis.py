@@ -82,11 +82,13 @@ class Axis:
 
     def _ticks(self) -> list[float]:
         """Powers of ten, at most seven; of less than three decades also twice and five times these."""
-        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        exponent_step = math.ceil((last - first + 1) / 7)
+        first_exponent, last_exponent = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        exponent_step = math.ceil((last_exponent - first_exponent + 1) / 7)
         factors = (1, 2, 5) if math.log10(self.high / self.low) < 3 else (1,)
         ticks = [
-            float(f"{factor}e{exponent}") for exponent in range(first, last + 1, exponent_step) for factor in factors
+            float(f"{factor}e{exponent}")
+            for exponent in range(first_exponent, last_exponent + 1, exponent_step)
+            for factor in factors
         ]
         return [tick for tick in ticks if self.value_at(-MARGIN) <= tick <= self.value_at(1 + MARGIN)]
 

@@ -72,7 +72,7 @@ def _describe_best(numbers: Mapping[str, Any], search: SearchInfo) -> str:
 def _describe_front(search: SearchInfo, suffix: str) -> str:
     trials = [trial for trial in search.ranked_trials(0) if trial.number in search.best_trial_numbers]
     names = ", ".join(objective.name for objective in search.objectives)
-    listing = "; ".join(
+    trial_list = "; ".join(
         f"trial {trial.number} ({', '.join(format_objective(value) for value in trial.values)})"
         for trial in trials[:MAX_FRONT_TRIALS]
     )
@@ -81,7 +81,7 @@ def _describe_front(search: SearchInfo, suffix: str) -> str:
     return (
         f"{len(trials):,} trial{'s' * is_plural}{suffix} {'are' if is_plural else 'is'} on the Pareto front: no other "
         f"is better "
-        f"in one of {names} and as good in the rest: {listing}{remainder}."
+        f"in one of {names} and as good in the rest: {trial_list}{remainder}."
     )
 
 
