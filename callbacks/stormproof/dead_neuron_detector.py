@@ -18,7 +18,7 @@ from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
 from stormproof.units.running_min_max import RunningExtremes
-from stormproof.units.unit_activity import PassName, UnitActivity
+from stormproof.units.unit_activity import RunStage, UnitActivity
 from stormproof.units.unit_records import UnitRecords
 
 SPARSITY_EVERY = 10
@@ -173,7 +173,7 @@ class DeadNeuronDetector(Monitor):
         """Looks at the batch where it is this step's turn; begins a new sample with each epoch."""
         if self._sampled_epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
             self._sampled_epoch, self._sampled_batches = trainer.current_epoch, 0
-            self._unit_records.start_pass("training")
+            self._unit_records.start_epoch("training")
         self._step = step = trainer.global_step
         if step != self._last_batch_step:
             previous_step = (
@@ -225,7 +225,7 @@ class DeadNeuronDetector(Monitor):
         """Concludes the epoch's sample."""
         if self._hooks is not None:
             self._hooks.end_batch()  # a batch that was skipped has no end
-        dead_units = _dead_units(self._finish_pass("training", trainer))
+        dead_units = _dead_units(self._finish_epoch("training", trainer))
         values = {f"units/silent_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
@@ -236,7 +236,7 @@ class DeadNeuronDetector(Monitor):
         """Begins a pass."""
         self._attach(pl_module)
         if not trainer.sanity_checking:
-            self._unit_records.start_pass("validation")
+            self._unit_records.start_epoch("validation")
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -274,7 +274,7 @@ class DeadNeuronDetector(Monitor):
         """Ends the pass and logs the dead fractions, before ``EarlyStopping`` and ``ModelCheckpoint`` read them."""
         if trainer.sanity_checking:
             return
-        dead_units = _dead_units(self._finish_pass("validation", trainer))
+        dead_units = _dead_units(self._finish_epoch("validation", trainer))
         if dead_units:
             values = {f"units/dead_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
             log_values(trainer, {"units/dead_fraction": _dead_fraction(torch.cat([*dead_units.values()])), **values})
@@ -328,10 +328,10 @@ class DeadNeuronDetector(Monitor):
             self._hooks.remove()
             self._hooks = None
 
-    def _finish_pass(self, run_stage: PassName, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
+    def _finish_epoch(self, run_stage: RunStage, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
         hooks = self._hooks
         assert hooks is not None
-        extremes_by_name = self._unit_records.finish_pass(
+        extremes_by_name = self._unit_records.finish_epoch(
             run_stage, trainer.global_step, hooks, trainer.strategy.root_device
         )
         excluded_names = self._warned_names | {

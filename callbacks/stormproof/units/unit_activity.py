@@ -15,10 +15,10 @@ from stormproof.units.running_min_max import RunningExtremes
 MIN_INPUTS, MIN_INPUTS_ALL_DEAD = 200, 30
 """Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are
 enough if no unit of a layer fires or if the output is the same for all inputs."""
-MAX_PASSES = 64
+MAX_DEAD_COUNTS = 64
 """Passes whose counts are remembered."""
 
-PassName = Literal["training", "validation"]
+RunStage = Literal["training", "validation"]
 Trend = Literal["rising", "stable", "falling"]
 
 
@@ -79,10 +79,10 @@ class UnitRecord:
         self.activity: UnitActivity | None = None
         self.dead_units: torch.Tensor | None = None  # of the last validation pass
         self._alive_at = torch.full((units,), start_step - 1, device=device)  # the step of each one's last sign of life
-        self._passes: dict[PassName, RunningExtremes | None] = {"training": None, "validation": None}
+        self._extremes_by_stage: dict[RunStage, RunningExtremes | None] = {"training": None, "validation": None}
         self._nonzero_sum: Any = 0.0  # a sum of shares, on the device
         self._nonzero_batches = 0
-        self._dead_counts: deque[tuple[int, int]] = deque(maxlen=MAX_PASSES)
+        self._dead_counts: deque[tuple[int, int]] = deque(maxlen=MAX_DEAD_COUNTS)
         self._last_batch_values: torch.Tensor | None = None  # the values of the last batch, if it was one input
 
     @property
@@ -90,14 +90,14 @@ class UnitRecord:
         """The step of each of the last passes, and how many units were dead."""
         return list(self._dead_counts)
 
-    def start_pass(self, run_stage: PassName) -> None:
+    def start_epoch(self, run_stage: RunStage) -> None:
         """Begins a new pass."""
-        self._passes[run_stage] = None
+        self._extremes_by_stage[run_stage] = None
         if run_stage == "training":
             self._nonzero_sum, self._nonzero_batches = 0.0, 0
 
     def add(
-        self, batch_extremes: RunningExtremes, nonzero_share: torch.Tensor | None, step: int, run_stage: PassName | None
+        self, batch_extremes: RunningExtremes, nonzero_share: torch.Tensor | None, step: int, run_stage: RunStage | None
     ) -> None:
         """Adds what a batch left at the weights after ``step`` steps; of no pass, it is signs of life alone."""
         device = batch_extremes.low.device
@@ -112,20 +112,22 @@ class UnitRecord:
         self._alive_at = torch.where(is_active, step, self._alive_at.to(device))
         if run_stage is None:
             return
-        pass_extremes = self._passes[run_stage]
-        self._passes[run_stage] = (
-            batch_extremes if pass_extremes is None else pass_extremes.to(device).merge(batch_extremes)
+        epoch_extremes = self._extremes_by_stage[run_stage]
+        self._extremes_by_stage[run_stage] = (
+            batch_extremes if epoch_extremes is None else epoch_extremes.to(device).merge(batch_extremes)
         )
         if nonzero_share is not None:
             self._nonzero_sum, self._nonzero_batches = self._nonzero_sum + nonzero_share, self._nonzero_batches + 1
 
-    def local_counts(self, run_stage: PassName) -> ReducedCounts:
+    def local_counts(self, run_stage: RunStage) -> ReducedCounts:
         """What this rank saw."""
-        return ReducedCounts(self._passes[run_stage], self._alive_at, float(self._nonzero_sum), self._nonzero_batches)
+        return ReducedCounts(
+            self._extremes_by_stage[run_stage], self._alive_at, float(self._nonzero_sum), self._nonzero_batches
+        )
 
     def running_activity(self, layer: str | None, step: int) -> UnitActivity | None:
         """What the running epoch's sample shows on this rank, but in which way units are dead; None before a batch."""
-        extremes = self._passes["training"]
+        extremes = self._extremes_by_stage["training"]
         if extremes is None:
             return None
         dead = extremes.is_dead()
@@ -152,9 +154,9 @@ class UnitRecord:
         if self.activity is not None and self.activity.exact:
             self.activity = None
 
-    def finish_pass(
+    def finish_epoch(
         self,
-        run_stage: PassName,
+        run_stage: RunStage,
         counts: ReducedCounts,
         step: int,
         layer: str | None,
@@ -209,7 +211,7 @@ class UnitRecord:
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        training = self._passes["training"]
+        training = self._extremes_by_stage["training"]
         return {
             "alive_at": self._alive_at.tolist(),
             "training": training and [training.low.tolist(), training.high.tolist(), training.inputs],
@@ -228,7 +230,7 @@ class UnitRecord:
         if state["training"] is not None:
             low, high, inputs = state["training"]
             exact = torch.float64  # whatever it was: to compare, nothing is lost
-            record._passes["training"] = RunningExtremes(
+            record._extremes_by_stage["training"] = RunningExtremes(
                 torch.tensor(low, dtype=exact), torch.tensor(high, dtype=exact), inputs
             )
         record._nonzero_sum, record._nonzero_batches = state["nonzero"]

@@ -14,7 +14,7 @@ from stormproof.units.dead_unit_kinds import DeadUnitKind, count_kinds, saturati
 from stormproof.units.functional_trace import ActivationKey
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.running_min_max import RunningExtremes
-from stormproof.units.unit_activity import PassName, UnitRecord
+from stormproof.units.unit_activity import RunStage, UnitRecord
 
 
 class UnitRecords:
@@ -50,12 +50,12 @@ class UnitRecords:
         """Forgets the places that a network does not have."""
         self.records = {key: record for key, record in self.records.items() if hooks.has(key[0])}
 
-    def start_pass(self, run_stage: PassName) -> None:
+    def start_epoch(self, run_stage: RunStage) -> None:
         """Begins a new pass."""
         for record in self.records.values():
-            record.start_pass(run_stage)
+            record.start_epoch(run_stage)
 
-    def add(self, hooks: ActivationHooks, step: int, run_stage: PassName | None, batch_size: int | None) -> None:
+    def add(self, hooks: ActivationHooks, step: int, run_stage: RunStage | None, batch_size: int | None) -> None:
         """Adds what a batch left, at the weights after ``step`` steps; of no pass, it counts as signs of life alone.
 
         Args:
@@ -79,8 +79,8 @@ class UnitRecords:
                 RunningExtremes(low, high, samples), batch_extremes.nonzero_share, step, run_stage
             )
 
-    def finish_pass(
-        self, run_stage: PassName, step: int, hooks: ActivationHooks, device: torch.device
+    def finish_epoch(
+        self, run_stage: RunStage, step: int, hooks: ActivationHooks, device: torch.device
     ) -> dict[str, RunningExtremes]:
         """What a pass showed over all ranks, which call this together; it becomes each record's ``activity``.
 
@@ -101,7 +101,7 @@ class UnitRecords:
             if extremes is not None:
                 extremes_by_name[name] = extremes
                 dead_kinds = _count_dead_kinds(extremes, hooks, key[0])
-                record.finish_pass(
+                record.finish_epoch(
                     run_stage, counts, step, key[1], dead_kinds, is_watched_from_start=self.start_step is not None
                 )
             elif run_stage == "validation":
