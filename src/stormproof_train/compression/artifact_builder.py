@@ -25,7 +25,7 @@ from stormproof_train.compression.artifact import (
 )
 from stormproof_train.compression.budget import estimate_degradation
 from stormproof_train.compression.deployment.deployed_model import DeployedModel
-from stormproof_train.compression.deployment.export import export_onnx, max_difference
+from stormproof_train.compression.deployment.export import export_onnx, measure_max_difference
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
 from stormproof_train.compression.deployment.isolated_process import IsolatedProcess, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
@@ -220,7 +220,7 @@ class ArtifactBuilder:
             if name != ORIGINAL
             else Interval(0.0, 0.0, 0.0),
             calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
-            difference=max_difference(folder / MODEL_FILE, self._deployed_model(candidate), inputs),
+            difference=measure_max_difference(folder / MODEL_FILE, self._deployed_model(candidate), inputs),
             latency={  # of the rounds' geometric means the ratio is the speedup
                 str(batch_size): {
                     "median": geometric_mean([latencies[batch_size].median for latencies in artifact_latencies]),

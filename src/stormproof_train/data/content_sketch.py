@@ -24,11 +24,11 @@ class HasSketch(Protocol):
     """A data module whose files may be replaced."""
 
     def sketch(self) -> list[int]:
-        """Returns what :func:`content_sketch` returns for its files."""
+        """Returns what :func:`compute_content_sketch` returns for its files."""
         ...
 
 
-def content_sketch(files: Sequence[str]) -> list[int]:
+def compute_content_sketch(files: Sequence[str]) -> list[int]:
     """Returns checksums of the beginning of up to 64 evenly spaced files, 0 for files that cannot be read."""
     sampled_files = [
         files[index * len(files) // min(MAX_FILES, len(files))] for index in range(min(MAX_FILES, len(files)))

@@ -17,7 +17,7 @@ from stormproof_train.data.csv_inputs import TableEncoder
 from stormproof_train.data.csv_target import check_targets_present, encode_class_targets, parse_numeric_targets
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec, add_target_statistics
-from stormproof_train.data.splits import three_way_split
+from stormproof_train.data.splits import split_three_ways
 from stormproof_train.errors import UserError
 
 WARNING_SHARE = 0.05
@@ -116,7 +116,7 @@ class CSV(InMemoryDataModule):
             self.classes, self._targets = encode_class_targets(files, target)
         else:
             self._targets = parse_numeric_targets(files, target)
-        self._rows = three_way_split(
+        self._rows = split_three_ways(
             len(table.cells),
             None if validation_path else validation_fraction,
             None if test_path else test_fraction,

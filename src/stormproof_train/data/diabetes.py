@@ -10,7 +10,7 @@ from sklearn.datasets import load_diabetes
 
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec, add_target_statistics
-from stormproof_train.data.splits import three_way_split
+from stormproof_train.data.splits import split_three_ways
 
 
 class Diabetes(InMemoryDataModule):
@@ -51,7 +51,7 @@ class Diabetes(InMemoryDataModule):
         self._names = list(patients.feature_names)
         self._features = torch.from_numpy(features).float()
         self._targets = torch.from_numpy(target).float().unsqueeze(1)
-        rows = three_way_split(len(target), validation_fraction, test_fraction, seed)
+        rows = split_three_ways(len(target), validation_fraction, test_fraction, seed)
         self._train_rows, self._validation_rows, self._test_rows = rows
         self.spec = add_target_statistics(self.spec, self._targets[self._train_rows])
 

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.data.splits import three_way_split
+from stormproof_train.data.splits import split_three_ways
 
 
 class Digits(InMemoryDataModule):
@@ -49,7 +49,7 @@ class Digits(InMemoryDataModule):
         pixels, labels = load_digits(return_X_y=True)
         self._labels = np.asarray(labels)
         self._images = torch.from_numpy(pixels).float().reshape(-1, *self.spec.input_shape)
-        rows = three_way_split(len(pixels), validation_fraction, test_fraction, seed, self._labels)
+        rows = split_three_ways(len(pixels), validation_fraction, test_fraction, seed, self._labels)
         self._train_rows, self._validation_rows, self._test_rows = rows
 
     def load(self) -> tuple[Split, Split]:

@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.data.class_sizes import check_class_sizes
-from stormproof_train.data.content_sketch import content_sketch
+from stormproof_train.data.content_sketch import compute_content_sketch
 from stormproof_train.data.image_file import ImageDataset, check_images
 from stormproof_train.data.image_folder_layout import (
     compute_fingerprint,
@@ -24,7 +24,7 @@ from stormproof_train.data.image_folder_layout import (
 )
 from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.split_data import SplitDataModule
-from stormproof_train.data.splits import three_way_split
+from stormproof_train.data.splits import split_three_ways
 from stormproof_train.launcher import detect_launcher
 
 MAX_STATISTICS_IMAGES = 1_000
@@ -92,7 +92,7 @@ class ImageFolder(SplitDataModule):
         self._initial_file_sizes = self._file_sizes  # when the run began
         labels = np.array([label for _, label in samples["train"]])
         check_class_sizes(str(folders["train"]), self.classes, labels, num_splits=4 - len(folders))
-        train, validation, test = three_way_split(
+        train, validation, test = split_three_ways(
             len(labels),
             None if "validation" in folders else validation_fraction,
             None if "test" in folders else test_fraction,
@@ -147,7 +147,7 @@ class ImageFolder(SplitDataModule):
 
     def sketch(self) -> list[int]:
         """Returns checksums of some images, from which other images of the same names are recognized."""
-        return content_sketch(self._files)
+        return compute_content_sketch(self._files)
 
     def load_test(self) -> ImageDataset:
         """The test split."""

@@ -35,7 +35,7 @@ def hold_out(
     return np.sort(remaining_indices), np.sort(held_out_indices)
 
 
-def three_way_split(
+def split_three_ways(
     count: int,
     validation_fraction: float | None,
     test_fraction: float | None,

@@ -33,7 +33,7 @@ class LocalWorkers:
     def __enter__(self) -> Self:
         """Starts them."""
         if self._num_workers > 1:
-            environments = [worker_environment(index, self._num_workers) for index in range(self._num_workers)]
+            environments = [build_worker_environment(index, self._num_workers) for index in range(self._num_workers)]
             command = [sys.executable, "-m", "stormproof_train", "search", *self._arguments, "search.workers=1"]
             for environment in environments[1:]:
                 self._processes.append(
@@ -53,7 +53,7 @@ class LocalWorkers:
             print_line(f"warning: a worker of this machine ended with code {exit_code}; the others did its work")
 
 
-def worker_environment(
+def build_worker_environment(
     worker_index: int, num_workers: int, environ: Mapping[str, str] = os.environ, num_gpus: int | None = None
 ) -> dict[str, str]:
     """The part of this machine that a worker has: as many cores as any, and the GPUs in turn.
@@ -68,9 +68,9 @@ def worker_environment(
         Variables of the environment.
 
     Example:
-        >>> worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, num_gpus=3)
+        >>> build_worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, num_gpus=3)
         {'CUDA_VISIBLE_DEVICES': '3'}
-        >>> worker_environment(2, 4, {"OMP_NUM_THREADS": "1"}, num_gpus=2)
+        >>> build_worker_environment(2, 4, {"OMP_NUM_THREADS": "1"}, num_gpus=2)
         {'CUDA_VISIBLE_DEVICES': '0'}
     """
     variables: dict[str, str] = {}

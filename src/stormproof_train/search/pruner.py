@@ -69,7 +69,7 @@ class TrialPruner:
             if record.state not in {"waiting", "failed"}
         ]
 
-    def exhausted_limit(self, records: Sequence[TrialRecord]) -> str | None:
+    def find_exhausted_limit(self, records: Sequence[TrialRecord]) -> str | None:
         """Which budget is used up, in words; None as long as none is."""
         hours = (time.time() - (self._trials.get_shared("began") or time.time())) / 3600
         return describe_exhausted_limit(self._trials.get_shared("limits"), records, hours)
@@ -115,7 +115,7 @@ class TrialPruner:
         self._trials.note(number, steps=message["step"])
         if self._objective.name in message["values"] and len(self._settings.all_objectives) == 1:
             self._trials.report(number, fraction, message["values"][self._objective.name])
-        exhausted_limit = self.exhausted_limit(self._trials.records())
+        exhausted_limit = self.find_exhausted_limit(self._trials.records())
         if exhausted_limit is not None and fraction < 1:
             return self._pause(number, exhausted_limit)
         if reaches_rung:

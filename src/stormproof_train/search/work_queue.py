@@ -37,7 +37,7 @@ class WorkQueue:
             records = self._trials.records()
             if self._can_begin(records) or any(self._has_worker(record) for record in records):
                 return False
-            return self._pruner.exhausted_limit(records) is not None or not self._find_promotable(
+            return self._pruner.find_exhausted_limit(records) is not None or not self._find_promotable(
                 records, promote_at_least_one=True
             )
 
@@ -46,7 +46,7 @@ class WorkQueue:
         with self._folder.lock():
             records = self._trials.records()
             interrupted_number = self._claim_interrupted(records)
-            if interrupted_number is not None or self._pruner.exhausted_limit(records) is not None:
+            if interrupted_number is not None or self._pruner.find_exhausted_limit(records) is not None:
                 return interrupted_number
             promoted_number = self._claim_promotable(records, promote_at_least_one=False)
             if promoted_number is not None:
@@ -132,7 +132,7 @@ class WorkQueue:
             return False
         return (
             len(begun_records) < self._trials.get_shared("limits")["trials"]
-            and self._pruner.exhausted_limit(records) is None
+            and self._pruner.find_exhausted_limit(records) is None
         )
 
 

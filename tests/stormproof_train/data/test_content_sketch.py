@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from stormproof_train.config.identity import RunSpec
-from stormproof_train.data.content_sketch import MAX_FILES, check_files_unchanged, content_sketch, save_sketch
+from stormproof_train.data.content_sketch import MAX_FILES, check_files_unchanged, compute_content_sketch, save_sketch
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.main import _check_run_matches
@@ -34,7 +34,7 @@ def test_up_to_half_of_the_images_may_have_been_repaired(tmp_path: Path):
 
 def test_a_sketch_has_at_most_64_files_and_survives_unreadable_ones(tmp_path: Path):
     files = [str(tmp_path / f"{number:03}") for number in range(1000)]
-    assert content_sketch(files) == [0] * MAX_FILES
+    assert compute_content_sketch(files) == [0] * MAX_FILES
 
 
 def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):

@@ -11,13 +11,13 @@ from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.in_memory import InMemoryDataModule
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.data.splits import three_way_split
+from stormproof_train.data.splits import split_three_ways
 from tests.support.split_arrays import load_splits, sort_rows, to_sorted_rows
 
 
 def test_digits_are_scaled_by_the_training_split_alone():
     pixels, labels = load_digits(return_X_y=True)
-    rows = three_way_split(len(pixels), 0.2, 0.1, 3, labels)
+    rows = split_three_ways(len(pixels), 0.2, 0.1, 3, labels)
     mean, std = pixels[rows[0]].mean(), pixels[rows[0]].std(ddof=1)
     data = Digits(validation_fraction=0.2, test_fraction=0.1, seed=3)
     for split, chosen in zip(load_splits(data).values(), rows, strict=True):
@@ -40,7 +40,7 @@ def test_reading_a_data_set_counts_the_classes_of_its_training_split():
     data = Digits(seed=3)
     assert data.spec.class_counts is None
     _, labels = load_digits(return_X_y=True)
-    rows = three_way_split(len(labels), 0.15, 0.15, 3, labels)
+    rows = split_three_ways(len(labels), 0.15, 0.15, 3, labels)
     assert data.load_spec().class_counts == tuple(np.bincount(labels[rows[0]]).tolist())
     assert data.load_spec() is data.spec
     assert Digits.spec.class_counts is None
@@ -48,7 +48,7 @@ def test_reading_a_data_set_counts_the_classes_of_its_training_split():
 
 def test_diabetes_is_scaled_by_the_training_split_alone_and_its_target_not_at_all():
     features, target = load_diabetes(return_X_y=True, scaled=False)
-    rows = three_way_split(len(target), 0.2, 0.2, 4)
+    rows = split_three_ways(len(target), 0.2, 0.2, 4)
     train = features[rows[0]]
     data = Diabetes(seed=4)
     for split, chosen in zip(load_splits(data).values(), rows, strict=True):

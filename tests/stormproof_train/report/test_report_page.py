@@ -150,22 +150,22 @@ def test_at_the_end_of_a_run_whatever_goes_wrong_is_a_warning(tmp_path: Path, ca
 
 
 def test_the_script_is_put_together_once_and_cannot_end_its_element(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
     monkeypatch.delattr(vega.vl_convert, "javascript_bundle")
-    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(cache: Path):
     cache.write_text("a file where the folder should be")
-    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
 
 
 @pytest.mark.parametrize("damage", [b"", b"window.vegaEmbed = nothing", b"\xff\xfe"])
 def test_a_copy_that_was_damaged_is_made_again(cache: Path, damage: bytes):
-    whole = vega.vega_script()
+    whole = vega.load_vega_script()
     (cached_file,) = cache.rglob("vega-embed-*")
     cached_file.write_bytes(damage)
-    assert vega.vega_script() == whole
+    assert vega.load_vega_script() == whole
     assert cached_file.read_text().endswith(whole)
 
 
@@ -174,7 +174,7 @@ def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
-    assert vega.vega_script().startswith("window.vegaEmbed")
+    assert vega.load_vega_script().startswith("window.vegaEmbed")
 
 
 @pytest.mark.slow

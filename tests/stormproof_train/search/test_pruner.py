@@ -162,7 +162,7 @@ def test_a_budget_that_is_used_up_pauses_what_runs_but_not_at_its_end():
     )  # of another worker
     search.begin(1)
     assert search.validated(1, 20, 0.5) == {"verdict": "pause", "reason": "search.max_steps=120 is used up"}
-    assert search.judge.exhausted_limit(search.trials.records()) == "search.max_steps=120 is used up"
+    assert search.judge.find_exhausted_limit(search.trials.records()) == "search.max_steps=120 is used up"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_budget_is_of_all_trials(settings: dict[str, Any], notes: dict[str, An
     search.begin(0)
     search.trials.note(0, **notes)
     search.trials.set_shared("began", 1.0 if spent else math.inf)
-    assert search.judge.exhausted_limit(search.trials.records()) == spent
+    assert search.judge.find_exhausted_limit(search.trials.records()) == spent
 
 
 def test_of_several_objectives_no_value_on_the_way_is_kept():

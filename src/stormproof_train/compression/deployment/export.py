@@ -48,7 +48,7 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
         >>> deployed = DeployedModel(torch.nn.Linear(4, 2), "probabilities")
         >>> metadata = ArtifactMetadata("probabilities", ["no", "yes"], [4], "mouse")
         >>> export_onnx(deployed, torch.ones(2, 4), Path("model.onnx"), metadata)
-        >>> max_difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
+        >>> measure_max_difference(Path("model.onnx"), deployed, torch.eye(4)) < 1e-6
         True
     """
     cpu_copy = copy.deepcopy(deployed_model).float().cpu().eval()
@@ -62,7 +62,7 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
         file.write(model.SerializeToString(deterministic=True))
 
 
-def max_difference(path: Path, deployed_model: DeployedModel, inputs: torch.Tensor) -> float:
+def measure_max_difference(path: Path, deployed_model: DeployedModel, inputs: torch.Tensor) -> float:
     r"""The largest absolute difference between what a file and the network itself give for the same inputs.
 
     Args:

@@ -26,7 +26,7 @@ MIN_RUNS = 10
 def main(model: str, inputs_file: str, threads: str) -> None:
     """Loads the artifact, and answers until its input ends."""
     inputs = np.load(inputs_file, mmap_mode="r")
-    baseline_memory = peak_memory()
+    baseline_memory = read_peak_memory()
     start = time.perf_counter()
     session = _create_session(model, int(threads))
     load_seconds = time.perf_counter() - start
@@ -45,7 +45,7 @@ def main(model: str, inputs_file: str, threads: str) -> None:
             latencies = {
                 str(size): _measure_latency(predict, timing_inputs[:size], float(argument)) for size in BATCH_SIZES
             }
-            _write_answer({"latencies": latencies, "memory": peak_memory()})
+            _write_answer({"latencies": latencies, "memory": read_peak_memory()})
         else:
             outputs = [
                 predict(inputs[offset : offset + BATCH_SIZES[-1]]) for offset in range(0, len(inputs), BATCH_SIZES[-1])
@@ -59,7 +59,7 @@ def _write_answer(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def peak_memory() -> int:
+def read_peak_memory() -> int:
     """The most bytes of memory that this process has had.
 
     Linux leaves ``ru_maxrss`` as it was in the process that started this one, which may have had gigabytes.

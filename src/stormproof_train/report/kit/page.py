@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stormproof_train.report.kit.chart import Chart
 from stormproof_train.report.kit.section import Page
-from stormproof_train.report.kit.vega import vega_script
+from stormproof_train.report.kit.vega import load_vega_script
 
 TEMPLATE_DIR = Path(__file__).parent
 TONES = {
@@ -34,7 +34,7 @@ def render_html(page: Page) -> str:
     """
     sections = [section for section in page.sections if not section.is_empty]
     charts = [chart for section in sections for chart in (*section.charts, *section.wide_charts)]
-    scripts = [vega_script(), _read_file("page.js")]
+    scripts = [load_vega_script(), _read_file("page.js")]
     return _template().render(
         page=page,
         tone=TONES.get(page.tone),

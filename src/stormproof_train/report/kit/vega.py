@@ -15,7 +15,7 @@ from stormproof.checkpoint import atomic_write
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
-def vega_script() -> str:
+def load_vega_script() -> str:
     """The script, which sets ``window.vegaEmbed``, as it may stand in a page.
 
     It comes out of the package vl-convert-python, which takes two seconds to put it together; a copy is kept in the

@@ -14,7 +14,7 @@ from torch import nn
 
 from stormproof_train.compression.deployment import export as module
 from stormproof_train.compression.deployment.deployed_model import DeployedModel
-from stormproof_train.compression.deployment.export import export_onnx, max_difference
+from stormproof_train.compression.deployment.export import export_onnx, measure_max_difference
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP
 from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
@@ -73,7 +73,7 @@ def test_each_model_gives_the_same_in_the_file_for_any_batch(model: str, tmp_pat
     networks = [MODELS[model](build_activation(word)) for word in ("gelu", "rrelu", "maxout", "swiglu", "crelu")]
     deployed = _exported(_SideBySide(networks), tmp_path / "model.onnx")
     for size in (1, 7, 32):
-        assert max_difference(tmp_path / "model.onnx", deployed, SAMPLES[:size]) < 1e-5
+        assert measure_max_difference(tmp_path / "model.onnx", deployed, SAMPLES[:size]) < 1e-5
     assert "BatchNormalization" not in _operations(tmp_path / "model.onnx")
 
 
@@ -90,7 +90,7 @@ def test_each_model_gives_the_same_in_the_file_for_any_batch(model: str, tmp_pat
 def test_batch_norms_become_a_part_of_the_layer_before(network: nn.Module, shape: tuple[int, ...], tmp_path: Path):
     inputs = torch.randn(4, *shape)
     deployed = _exported(network, tmp_path / "model.onnx", inputs)
-    assert max_difference(tmp_path / "model.onnx", deployed, inputs) < 1e-5
+    assert measure_max_difference(tmp_path / "model.onnx", deployed, inputs) < 1e-5
     operations = _operations(tmp_path / "model.onnx")
     assert "Conv" in operations
     assert "BatchNormalization" not in operations
@@ -199,4 +199,6 @@ def test_the_difference_is_that_of_the_worst_sample(tmp_path: Path):
     export_onnx(deployed, torch.ones(2, 1), tmp_path / "model.onnx", DIGITS)
     with torch.no_grad():
         deployed.network.weight += 0.5
-    assert max_difference(tmp_path / "model.onnx", deployed, torch.tensor([[1.0], [-3.0]])) == pytest.approx(1.5)
+    assert measure_max_difference(tmp_path / "model.onnx", deployed, torch.tensor([[1.0], [-3.0]])) == pytest.approx(
+        1.5
+    )

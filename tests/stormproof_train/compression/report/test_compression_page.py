@@ -31,7 +31,7 @@ BEST = "pruned-2x-int8"
 @pytest.fixture(autouse=True)
 def no_script(monkeypatch: pytest.MonkeyPatch):
     """Nobody waits for Vega's script."""
-    monkeypatch.setattr(page_module, "vega_script", lambda: "window.vegaEmbed = null")
+    monkeypatch.setattr(page_module, "load_vega_script", lambda: "window.vegaEmbed = null")
 
 
 def _charts(page: Page) -> list[Chart]:

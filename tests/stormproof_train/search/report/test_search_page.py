@@ -21,7 +21,7 @@ SCRIPT = 900_000
 @pytest.fixture(autouse=True)
 def no_script(monkeypatch: pytest.MonkeyPatch):
     """Nobody waits for Vega's script."""
-    monkeypatch.setattr(page_module, "vega_script", lambda: "window.vegaEmbed = null")
+    monkeypatch.setattr(page_module, "load_vega_script", lambda: "window.vegaEmbed = null")
 
 
 def _sections(page: Page) -> dict[str, Section]:
