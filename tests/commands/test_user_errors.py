@@ -421,7 +421,10 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     wait_for(ends)
     _, stderr = process.communicate()
     assert process.returncode == 75, stderr
-    assert "a data loader worker was killed, possibly because memory ran out (DataLoader worker (pid" in stderr
+    assert re.search(  # a worker that dies while it sends a batch resets the connection
+        r"a data loader worker was killed, possibly because memory ran out \((DataLoader worker \(pid|\[Errno 104\])",
+        stderr,
+    )
     # torch raises the error from a signal handler. Python prints it as ignored if a finalizer runs at that moment.
     ignored = r"^Exception ignored in.*?^RuntimeError: DataLoader worker .*?$"
     assert "RuntimeError" not in re.sub(ignored, "", stderr, flags=re.DOTALL | re.MULTILINE)

@@ -1,6 +1,8 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hydra
 import pytest
@@ -8,6 +10,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
 from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
 from stormproof_train.config.conf_dir import conf_dir
@@ -188,6 +191,18 @@ def test_what_is_to_be_quoted_is_shown_in_its_quotes():
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
     assert describe_error(error)[0].endswith(""", "data.separator=';'\"""")
+
+
+def test_a_connection_that_breaks_while_a_worker_sends_a_batch_is_a_killed_worker():
+    def fail(**_: float) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    iterator: Any = iter(DataLoader(range(4), num_workers=1))  # pyright: ignore[reportArgumentType]
+    iterator._data_queue = SimpleNamespace(get=fail)
+    sentence, code = describe_error(_caught(lambda: next(iterator)))
+    assert sentence == WORKER.format("[Errno 104] Connection reset by peer")
+    assert code is ExitCode.START_AGAIN
+    assert describe_error(_caught(fail))[1] is ExitCode.FAILED
 
 
 def test_an_interpolation_of_nothing_is_the_users_mistake():
