@@ -39,6 +39,7 @@ from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
+from stormproof_train.run.records import EvaluationSummary, RunSummary
 from stormproof_train.run.resume import (
     TrainingStartRecorder,
     find_recovery,
@@ -51,11 +52,11 @@ from stormproof_train.task import Task
 
 RANK_SEED_STRIDE = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
-_EMPTY_TEST_RESULTS: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
+_EMPTY_TEST_RESULTS: EvaluationSummary = {"intervals": {}, "baselines": {}, "conclusions": []}
 """What a summary says about a test split that was not evaluated."""
 
 
-def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True) -> dict[str, Any]:
+def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True) -> RunSummary:
     """Trains what a config describes, then tests it once if it is to; a finished run is not trained again.
 
     Args:
@@ -64,11 +65,7 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
         should_train: False to tell the summary of a finished run, and of no other.
 
     Returns:
-        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value; ``test`` is empty
-        where nothing was tested), ``intervals`` (the ends of those of the test), ``baselines`` (by name, each metric's
-        value on the test split; empty unless the data are a table), ``conclusions`` (sentences), ``headline``,
-        ``weights`` (the checkpoint that was validated and tested, seen from the run's folder; None for the last
-        weights), ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
+        The run's summary.
 
     Raises:
         RunError: with the sentence for the user and the exit code.
@@ -148,10 +145,10 @@ def _begin(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.Lightn
         save_sketch(folder.path, data)
 
 
-def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+def _finish(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
     """Writes down what the run came to, and the page of it; the whole summary."""
     seconds = round(folder.previous_seconds + summary["seconds"], 3)
-    summary |= {"attempts": folder.attempt, "seconds": seconds}
+    summary.update({"attempts": folder.attempt, "seconds": seconds})
     folder.record_finish(summary, last_step=summary["steps"])
     if plan.report:
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (the one rank that needs it)
@@ -235,7 +232,7 @@ def _train_and_test(
     recovery: CheckpointRecovery | None,
     shutdown: ShutdownHandler,
     plan: Plan,
-) -> dict[str, Any]:
+) -> RunSummary:
     started = time.monotonic()
     # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
     pl.seed_everything((plan.seed + global_rank() * RANK_SEED_STRIDE) % 2**32, workers=True, verbose=False)
@@ -288,7 +285,7 @@ def _evaluate(
     return {name: values[name] for name in order}
 
 
-def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:
+def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> EvaluationSummary:
     """Saves predictions and evaluation of the test split and returns what the summary says about them."""
     from stormproof_train.evaluation import evaluation_files  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
     from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (where it is needed)

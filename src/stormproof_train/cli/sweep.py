@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -26,6 +26,7 @@ from stormproof_train.console import format_value, print_line, print_table
 from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launcher import detect_launcher
+from stormproof_train.run.records import RunSummary
 from stormproof_train.run.subprocess_run import run_subprocess
 
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
@@ -33,6 +34,22 @@ _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-pa
 
 RESULT_FILE = "result.json"
 """What a job leaves in its folder of the sweep, in whatever process or on whatever machine it ran."""
+
+
+class JobResult(TypedDict):
+    """Content of ``result.json``.
+
+    Attributes:
+        overrides: Overrides of the job, redacted.
+        code: Exit code.
+        sentence: Why the job failed. None if it finished.
+        summary: Summary of the run. None if the job failed.
+    """
+
+    overrides: list[str]
+    code: int
+    sentence: str | None
+    summary: RunSummary | None
 
 
 def run_job(cfg: DictConfig) -> None:
@@ -43,7 +60,7 @@ def run_job(cfg: DictConfig) -> None:
     Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's, with all words, secret ones too
     overrides = [redact_override(override.removeprefix("++")) for override in hydra.overrides.task]
     print_line(f"#{hydra.job.num}: {' '.join(overrides)}")
-    result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
+    result: JobResult = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
         _check_not_tuning(cfg)
         has_ranks = _has_ranks_to_start(cfg)
@@ -122,7 +139,7 @@ class SweepTable(Callback):
             raise SystemExit(codes[0])
 
 
-def print_results(results: list[dict[str, Any]]) -> None:
+def print_results(results: list[JobResult]) -> None:
     """Prints one row a job, the best on validation first, the failed ones last; a table for each metric that ranks."""
     common_overrides = (
         set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
@@ -142,11 +159,11 @@ def print_results(results: list[dict[str, Any]]) -> None:
         print_table(title, columns, [_result_row(result, common_overrides) for result in table_results])
 
 
-def _result_row(result: dict[str, Any], common_overrides: set[str]) -> tuple[str, ...]:
+def _result_row(result: JobResult, common_overrides: set[str]) -> tuple[str, ...]:
     swept_overrides = " ".join(override for override in result["overrides"] if override not in common_overrides)
     summary = result["summary"]
     if summary is None:
-        return swept_overrides, "failed", "", "", result["sentence"]
+        return swept_overrides, "failed", "", "", result["sentence"] or ""
     name = summary["headline"]
     test_score = format_value(summary["test"][name]) if summary["test"] else ""
     return (
@@ -158,14 +175,15 @@ def _result_row(result: dict[str, Any], common_overrides: set[str]) -> tuple[str
     )
 
 
-def _format_scores(summary: dict[str, Any]) -> str:
+def _format_scores(summary: RunSummary) -> str:
     name = summary["headline"]
     test_text = f"{format_value(summary['test'][name])} on test" if summary["test"] else "not tested"
     return f"{name} {format_value(summary['validation'][name])} on validation, {test_text}"
 
 
-def _sort_key(result: dict[str, Any]) -> tuple[bool, float]:
+def _sort_key(result: JobResult) -> tuple[bool, float]:
     summary = result["summary"]
+    assert summary is not None
     value = summary["validation"][summary["headline"]]
     if math.isnan(value):
         return True, 0.0

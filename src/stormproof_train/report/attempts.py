@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 from stormproof_train.report.logged import Series
+from stormproof_train.run.records import AttemptRecord, RunRecord
 
 
-def summarize_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list[dict[str, Any]]:
-    """Each attempt of a ``run.json``, as plain values.
+class AttemptSummary(TypedDict):
+    """One attempt as the report shows it. A value that ``run.json`` lacks is None.
+
+    Attributes:
+        number: Counts from 1.
+        host: Host name of rank 0.
+        ranks: World size.
+        start: Time in ISO 8601.
+        end: Time in ISO 8601.
+        first_step: Step at which training started or resumed.
+        last_step: Last known step.
+        reason: Why the attempt ended early.
+        code: Exit code.
+        skipped: Reasons why newer checkpoints were skipped, by name.
+        seconds: Duration.
+        steps_done_again: Steps of the previous attempt that this one repeated.
+        seconds_until_back: Seconds from the last progress of the previous attempt until training resumed.
+    """
+
+    number: int
+    host: str | None
+    ranks: int | None
+    start: str | None
+    end: str | None
+    first_step: int | None
+    last_step: int | None
+    reason: str | None
+    code: int | None
+    skipped: dict[str, str]
+    seconds: float | None
+    steps_done_again: int | None
+    seconds_until_back: float | None
+
+
+def summarize_attempts(record: RunRecord, logged: Mapping[str, Series]) -> list[AttemptSummary]:
+    """Summarizes each attempt of a ``run.json``.
 
     Args:
         record: the ``run.json``.
         logged: everything that was.
-
-    Returns:
-        Of each ``number``, ``host``, ``ranks``, ``start``, ``end``, ``seconds``, ``first_step``, ``last_step``,
-        ``reason``, ``code``; ``skipped``, the reason of each skipped checkpoint by name; ``steps_done_again``, those of
-        the attempt before that it had to do again; and ``seconds_until_back``, from the last sign of life of the
-        attempt before until training went on. None if unknown.
     """
-    attempts: Sequence[Mapping[str, Any]] = record["attempts"]
-    keys = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")
     resume_seconds = _values_by_attempt(logged.get("recovery/seconds"))
     return [
         {
-            **{key: attempt.get(key) for key in keys},
+            "number": attempt.get("number"),
+            "host": attempt.get("host"),
+            "ranks": attempt.get("ranks"),
+            "start": attempt.get("start"),
+            "end": attempt.get("end"),
+            "first_step": attempt.get("first_step"),
+            "last_step": attempt.get("last_step"),
+            "reason": attempt.get("reason"),
+            "code": attempt.get("code"),
             "skipped": attempt.get("skipped", {}),
             "seconds": _elapsed_seconds(attempt.get("start"), attempt.get("end")),
             "steps_done_again": _repeated_steps(previous, attempt),
             "seconds_until_back": resume_seconds.get(attempt["number"]) if previous else None,
         }
-        for previous, attempt in pairwise([{}, *attempts])
+        for previous, attempt in zip([None, *record["attempts"]], record["attempts"], strict=False)
     ]
 
 
-def _repeated_steps(previous: Mapping[str, Any], attempt: Mapping[str, Any]) -> int | None:
-    last_step, first_step = previous.get("last_step"), attempt.get("first_step")
+def _repeated_steps(previous: AttemptRecord | None, attempt: AttemptRecord) -> int | None:
+    last_step, first_step = previous and previous.get("last_step"), attempt.get("first_step")
     return None if last_step is None or first_step is None else max(0, last_step - first_step)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from stormproof.checkpoint import Lease
 from stormproof.finding import Finding
@@ -14,6 +14,7 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.report.logged import Series, read_series
 from stormproof_train.run.findings_file import read_findings
+from stormproof_train.run.records import RunRecord, RunSummary
 
 _SUMMARY_KEYS = ("headline", "test", "validation", "parameters", "steps", "seconds")
 
@@ -36,9 +37,9 @@ class RunFiles:
     """
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     is_gone: bool
-    summary: Mapping[str, Any] | None
+    summary: RunSummary | None
     settings: Mapping[str, Any]
     logged: Mapping[str, Series]
     lacks_metrics: bool
@@ -71,7 +72,7 @@ def read_run(path: Path) -> RunFiles:
         path=path,
         record=record,
         is_gone=is_gone and record["status"] == "running",
-        summary=read_mapping(path / "summary.json", _SUMMARY_KEYS) if is_finished else None,
+        summary=cast("RunSummary | None", read_mapping(path / "summary.json", _SUMMARY_KEYS) if is_finished else None),
         settings=read_mapping(path / "config.yaml") or {},
         logged=read_series(path / "metrics.csv"),
         lacks_metrics=not (path / "metrics.csv").exists(),
@@ -81,8 +82,8 @@ def read_run(path: Path) -> RunFiles:
     )
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    return read_mapping(path / "run.json", ("status", "attempts"))
+def _read_record(path: Path) -> RunRecord | None:
+    return cast("RunRecord | None", read_mapping(path / "run.json", ("status", "attempts")))
 
 
 def _is_gone(path: Path) -> bool:

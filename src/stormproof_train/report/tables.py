@@ -7,10 +7,12 @@ from typing import Any
 
 from stormproof_train.console import drop_empty_columns, format_value
 from stormproof_train.evaluation.regression import QUANTILES
+from stormproof_train.report.attempts import AttemptSummary
 from stormproof_train.report.kit.chart import Table
+from stormproof_train.run.records import RunSummary
 
 
-def metric_names(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+def metric_names(summaries: Iterable[RunSummary]) -> list[str]:
     """The names of all that was tested or validated, each once."""
     return list(dict.fromkeys(name for summary in summaries for name in [*summary["test"], *summary["validation"]]))
 
@@ -33,7 +35,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     ))  # fmt: skip
 
 
-def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
+def attempts_table(attempts: Sequence[AttemptSummary]) -> Table:
     """Attempts as :func:`stormproof_train.report.attempts.summarize_attempts` gives them."""
     head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "done again", "back after", "how it ended")
     return drop_empty(Table(
@@ -117,12 +119,12 @@ def _format_seconds(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}"
 
 
-def _format_steps(attempt: Mapping[str, Any]) -> str:
+def _format_steps(attempt: AttemptSummary) -> str:
     first_step, last_step = attempt["first_step"], attempt["last_step"]
     return "" if first_step is None else f"{first_step:,} to {'?' if last_step is None else f'{last_step:,}'}"
 
 
-def _format_end(attempt: Mapping[str, Any]) -> str:
+def _format_end(attempt: AttemptSummary) -> str:
     if attempt["end"] is None:
         return "not yet, as far as it says"
     reason, code = attempt["reason"], attempt["code"]

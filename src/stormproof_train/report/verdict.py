@@ -15,6 +15,7 @@ from stormproof_train.pluralize import pluralize
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.run.findings_file import active_findings
+from stormproof_train.run.records import RunSummary
 
 RESUME_TEXT = "the same command goes on"
 """What a run says itself, mostly, when it is told to end."""
@@ -61,7 +62,7 @@ def _is_doubtful(evaluation: Mapping[str, Any] | None) -> bool:
     return (constant is not None and not constant.better) or (linear is not None and linear.better is False)
 
 
-def _non_finite_metrics(summary: Mapping[str, Any] | None) -> list[str]:
+def _non_finite_metrics(summary: RunSummary | None) -> list[str]:
     """The numbers of a summary that are not."""
     return [
         f"{split} {name}"
@@ -95,7 +96,7 @@ def _status_sentence(run: RunFiles) -> str:
     return f"{sentence}{_progress_clause(run.logged)}."
 
 
-def _finished_sentence(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
+def _finished_sentence(summary: RunSummary, logged: Mapping[str, Series]) -> str:
     name, steps = summary["headline"], pluralize(summary["steps"], "step")
     validation = f"{format_value(summary['validation'][name])} on validation{_best_clause(name, logged)}"
     if not summary["test"]:

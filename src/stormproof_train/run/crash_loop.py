@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from stormproof_train.errors import CrashLoopError, ExitCode
 from stormproof_train.pluralize import pluralize
+from stormproof_train.run.records import AttemptRecord
 
 _NON_CRASH_CODES = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
 """Codes of attempts that did not crash."""
 
 
-def check_restart_budget(
-    attempts: Sequence[Mapping[str, Any]], step: int, limit: int | None, run_label: object
-) -> None:
+def check_restart_budget(attempts: Sequence[AttemptRecord], step: int, limit: int | None, run_label: object) -> None:
     """Says that starting a run again does not help, where it did not ``limit`` times in a row.
 
     What somebody stopped, or ended by a mistake that was told, does not count.
@@ -28,7 +26,7 @@ def check_restart_budget(
     Raises:
         CrashLoopError: if there were as many.
     """
-    crashes: list[Mapping[str, Any]] = []
+    crashes: list[AttemptRecord] = []
     for attempt in reversed(attempts):
         if attempt["first_step"] not in {None, step}:
             break

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -23,6 +23,7 @@ from stormproof_train.config.plan import Resume
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.mapping_file import read_mapping
+from stormproof_train.run.records import AttemptRecord, RunRecord, RunSummary
 
 _JOB_IDS = (
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
@@ -61,7 +62,7 @@ class RunFolder:
         self.name = name
         self.path = runs_dir / name
         self._lease: Lease | None = None
-        self._record: dict[str, Any] = {}
+        self._record: RunRecord  # set by begin_attempt
 
     @property
     def checkpoints(self) -> Path:
@@ -90,11 +91,12 @@ class RunFolder:
         spans = [(attempt["start"], attempt["end"]) for attempt in self._record["attempts"][:-1]]
         return sum((_parse_time(end) - _parse_time(start)).total_seconds() for start, end in spans if end is not None)
 
-    def read_record(self) -> dict[str, Any] | None:
+    def read_record(self) -> RunRecord | None:
         """``run.json``, or None where no attempt has begun yet."""
-        return read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), RESTORE_FIX)
+        record = read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), RESTORE_FIX)
+        return cast("RunRecord | None", record)
 
-    def read_summary(self) -> dict[str, Any] | None:
+    def read_summary(self) -> RunSummary | None:
         """The summary of a finished run, else None."""
         record = self.read_record()
         if record is None or record["status"] != "finished":
@@ -104,7 +106,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
             )
-        return summary
+        return cast("RunSummary", summary)
 
     def check_startable(self, spec: RunSpec, resume: Resume) -> None:
         """Says why this run cannot be started here, if it cannot.
@@ -165,7 +167,13 @@ class RunFolder:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
-        self._record = self.read_record() or {"name": self.name, "id": secrets.token_hex(4), "attempts": []}
+        self._record = self.read_record() or {
+            "name": self.name,
+            "id": secrets.token_hex(4),
+            "attempts": [],
+            "identity": spec.identity,
+            "status": "running",
+        }
         if self._record["attempts"]:
             self._complete_attempt(self._record["attempts"][-1])
         self._record["identity"] = spec.identity
@@ -189,11 +197,14 @@ class RunFolder:
         )
         self._commit_record()
 
-    def _complete_attempt(self, attempt: dict[str, Any]) -> None:
+    def _complete_attempt(self, attempt: AttemptRecord) -> None:
         """Fills in what an attempt that was killed could not write: as far as it came, and when that was."""
         if attempt["end"] is None:
             progress = read_progress(self.checkpoints / PROGRESS_FILE_NAME)
-            attempt.update(self._read_hang_report(_parse_time(attempt["start"])) or {"reason": "it was killed"})
+            hang_reason = self._read_hang_reason(_parse_time(attempt["start"]))
+            attempt["reason"] = hang_reason or "it was killed"
+            if hang_reason is not None:
+                attempt["code"] = int(ExitCode.HANG)
             attempt["end"] = attempt["start"] if progress is None else _format_time(progress.time)
             if progress is not None and attempt["first_step"] is not None:
                 attempt["last_step"] = progress.step
@@ -202,17 +213,17 @@ class RunFolder:
     def initial_sharding(self) -> tuple[int, int] | None:
         """The ranks of the first attempt that began to train, and the batches of a step on each; None before any."""
         record = self.read_record()
-        trained_attempts = [
-            attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")
-        ]
-        return (trained_attempts[0]["ranks"], trained_attempts[0]["accumulated"]) if trained_attempts else None
+        for attempt in record["attempts"] if record else []:
+            ranks, accumulated = attempt.get("ranks"), attempt.get("accumulated")
+            if ranks and accumulated:
+                return ranks, accumulated
+        return None
 
-    def _read_hang_report(self, since: datetime) -> dict[str, Any] | None:
+    def _read_hang_reason(self, since: datetime) -> str | None:
         """What another rank wrote of an attempt whose rank 0 was stopped; None where none did."""
         for report in sorted(self.path.glob("hang-rank*.txt")):
             if report.stat().st_mtime > since.timestamp():
-                reason = report.read_text(errors="replace").partition("\n")[0]
-                return {"reason": reason, "code": int(ExitCode.HANG)}
+                return report.read_text(errors="replace").partition("\n")[0]
         return None
 
     def record_training_start(
@@ -230,13 +241,13 @@ class RunFolder:
             accumulate_grad_batches: batches of a step on each of them.
             skip_reasons: Reasons why newer checkpoints were skipped, by name.
         """
-        skipped_entry = {"skipped": dict(skip_reasons)} if skip_reasons else {}
-        self._record["attempts"][-1].update(
-            first_step=step, ranks=world_size, accumulated=accumulate_grad_batches, **skipped_entry
-        )
+        attempt = self._record["attempts"][-1]
+        attempt.update({"first_step": step, "ranks": world_size, "accumulated": accumulate_grad_batches})
+        if skip_reasons:
+            attempt["skipped"] = dict(skip_reasons)
         self._commit_record()
 
-    def record_finish(self, summary: Mapping[str, Any], last_step: int) -> None:
+    def record_finish(self, summary: RunSummary, last_step: int) -> None:
         """Writes the summary, then that the run is finished, and gives the folder back."""
         assert self._lease is not None
         self._lease.check()
@@ -260,7 +271,9 @@ class RunFolder:
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
         redacted_reason = None if reason is None else redact_text(reason)
-        attempt.update(end=_format_time(), reason=redacted_reason, code=int(code), preempted=status == "preempted")
+        attempt.update(
+            {"end": _format_time(), "reason": redacted_reason, "code": int(code), "preempted": status == "preempted"}
+        )
         if attempt["first_step"] is not None:
             attempt["last_step"] = last_step
         try:
@@ -297,7 +310,7 @@ class RunFolder:
         )
 
 
-def _has_trained(attempt: Mapping[str, Any]) -> bool:
+def _has_trained(attempt: AttemptRecord) -> bool:
     """Whether there is something to lose: an attempt that was killed cannot say how far it came."""
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 

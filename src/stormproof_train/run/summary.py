@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from stormproof_train.console import print_line, print_table, result_table
 from stormproof_train.pluralize import pluralize
 from stormproof_train.run.findings_file import active_findings, read_findings
+from stormproof_train.run.records import RunSummary
 
 
-def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+def print_summary(summary: RunSummary, folder: Path) -> None:
     """Prints metrics, warnings and output paths of a finished run."""
     test = summary["test"]
     print_table(str(summary["name"]), *result_table(summary))

@@ -181,8 +181,9 @@ def _read_run_settings(run: Path, groups: Sequence[str]) -> dict[str, Any]:
 def _resolve_checkpoint(run: Path) -> Path:
     """The checkpoint that the run has validated and tested, or its newest good one."""
     summary = RunFolder(run.parent, run.name).read_summary()
-    if summary is not None and summary.get("weights"):
-        tested_checkpoint = run / summary["weights"]
+    weights = summary and summary.get("weights")
+    if weights:
+        tested_checkpoint = run / weights
         if not tested_checkpoint.is_file():
             raise UserError(
                 f"{tested_checkpoint}, whose weights the run {run} came to, is gone: name another checkpoint of it"
