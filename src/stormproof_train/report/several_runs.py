@@ -80,7 +80,10 @@ def _disagree(pair: Mapping[str, Any]) -> bool:
     if "mcnemar" not in pair:
         return False
     (difference,) = pair["differences"].values()
-    excludes_zero = not difference["low"] <= 0 <= difference["high"]
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:  # equal predictions
+        return False
+    excludes_zero = not low <= 0 <= high
     return excludes_zero != (pair["mcnemar"]["p_value"] < 0.05)
 
 

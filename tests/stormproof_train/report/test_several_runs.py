@@ -93,6 +93,13 @@ def test_all_pairs_of_the_same_samples_are_compared(tmp_path: Path):
     assert [pair["runs"] for pair in numbers["paired"]] == [["a", "c"], ["a", "e"], ["b", "d"], ["c", "e"]]
 
 
+def test_two_runs_with_the_same_predictions_have_a_difference_without_an_interval(tmp_path: Path):
+    predictions = dataclasses.replace(make_predictions(), samples=np.arange(60))
+    runs = [read_run(write_run(tmp_path / name, predictions=predictions)) for name in ("a", "b")]
+    (_, results, *_) = comparison_page(compare_runs(runs)).sections
+    assert results.tables[-1][1].rows[0][:3] == ("a minus b", "60", "0.0000")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "p_value", "says"),
     [(0.01, 0.03, 0.25, True), (-0.01, 0.03, 0.01, True), (0.01, 0.03, 0.01, False), (-0.01, 0.03, 0.25, False)],
