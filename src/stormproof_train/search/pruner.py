@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.limits import describe_exhausted_limit
 from stormproof_train.search.rungs import Rungs, TrialStatus, rung_fractions
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore, trial_status
-from stormproof_train.search.worker_socket import Reply
+from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
+from stormproof_train.search.worker_socket import BeginMessage, Message, Reply, ValidationMessage
 
 CONTINUE: Reply = {"verdict": "go on", "reason": ""}
 MIN_INTERVAL_SECONDS = 5.0
@@ -50,7 +49,7 @@ class TrialPruner:
         self._uses_median = pruner_name == "median"
         self._progress: dict[int, _RunProgress] = {}
 
-    def handle_message(self, number: int, message: Mapping[str, Any]) -> Reply:
+    def handle_message(self, number: int, message: Message) -> Reply:
         """Whether a run goes on, pauses or ends, and why.
 
         Args:
@@ -74,7 +73,7 @@ class TrialPruner:
         hours = (time.time() - (self._trials.get_shared("began") or time.time())) / 3600
         return describe_exhausted_limit(self._trials.get_shared("limits"), records, hours)
 
-    def _handle_begin(self, number: int, message: Mapping[str, Any]) -> Reply:
+    def _handle_begin(self, number: int, message: BeginMessage) -> Reply:
         length = float(message["length"])
         record = self._trials.record(number)
         measurements = record.notes.get("measured", {}) | message["sizes"]
@@ -102,7 +101,7 @@ class TrialPruner:
             return self._prune(number, f"search.pruner={pruner_name} wants a run with an end: set trainer.max_epochs")
         return CONTINUE
 
-    def _handle_validation(self, number: int, message: Mapping[str, Any]) -> Reply:
+    def _handle_validation(self, number: int, message: ValidationMessage) -> Reply:
         if message["critical"]:
             self._trials.note(number, steps=message["step"])
             return self._prune(number, f"critical: {', '.join(message['critical'])}")
@@ -140,7 +139,7 @@ class TrialPruner:
 
     def _pause(self, number: int, reason: str) -> Reply:
         timestamp = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
-        self._trials.note(number, **{PAUSED: True, "reason": reason, "paused_at": timestamp})
+        self._trials.note(number, paused=True, reason=reason, paused_at=timestamp)
         return {"verdict": "pause", "reason": reason}
 
     def _prune(self, number: int, reason: str) -> Reply:

@@ -18,7 +18,7 @@ from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
 from stormproof.lightning.find_callback import find_callback
 from stormproof_train.errors import StoppedBySearchExit, UserError
-from stormproof_train.search.worker_socket import WorkerClient
+from stormproof_train.search.worker_socket import BeginMessage, Message, WorkerClient
 from stormproof_train.task import Task
 
 PASSES, MAX_WARM_UP_SHARE = 30, 5
@@ -56,13 +56,15 @@ class TrialReporter(Callback):
         if self.latency:  # on all ranks: they may share the layers
             sizes["latency"] = measure_latency(pl_module)
         is_on_gpu = trainer.strategy.root_device.type == "cuda"
-        payload = {
+        message: BeginMessage = {
+            "kind": "begin",
+            "step": trainer.global_step,
             "length": length,
             "sizes": sizes,
             "samples": _count_samples(trainer),
             "gpus": is_on_gpu * trainer.world_size,
         }
-        self._report(trainer, {"kind": "begin", **payload})
+        self._report(message)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what validation measured, and what is critical."""
@@ -76,7 +78,8 @@ class TrialReporter(Callback):
                 f"{', '.join(sorted(name for name in trainer.callback_metrics if name.startswith('val/')))}"
             )
         values = {name: float(value) for name, value in metrics.items() if value is not None}
-        self._report(trainer, {"kind": "validated", "values": values, "critical": _critical_findings(trainer)})
+        critical = _critical_findings(trainer)
+        self._report({"kind": "validated", "step": trainer.global_step, "values": values, "critical": critical})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Ends the line, once training has ended."""
@@ -87,8 +90,7 @@ class TrialReporter(Callback):
         """Ends the line."""
         self._disconnect()
 
-    def _report(self, trainer: pl.Trainer, message: dict[str, Any]) -> None:
-        message |= {"step": trainer.global_step}
+    def _report(self, message: Message) -> None:
         answer = run_on_rank_zero(lambda: self._connect().ask(message))
         if answer["verdict"] == "prune":
             raise StoppedBySearchExit(answer["reason"], is_rank_zero=is_rank_zero())

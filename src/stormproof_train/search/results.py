@@ -144,7 +144,7 @@ def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -
     if not finite_losses:
         return None
     steps = sum(record.notes.get("steps", 0) for record in records)
-    runs = steps / (sum(record.notes["steps"] for record in complete_records) / len(complete_records))
+    runs = steps / (sum(record.notes.get("steps", 0) for record in complete_records) / len(complete_records))
     # a run that ends in nothing finite is the worst that there is; more draws than trials would tell of these alone
     expected_loss = expected_minimum(
         [*finite_losses, *[max(finite_losses)] * (len(losses) - len(finite_losses))], min(runs, len(losses))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from stormproof.checkpoint import Lease
 from stormproof.signals.listener import SignalListener
@@ -15,7 +15,7 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.trial_process import TrialProcess, is_restartable
-from stormproof_train.search.worker_socket import Reply, WorkerServer
+from stormproof_train.search.worker_socket import Message, Reply, WorkerServer
 
 MAX_FUTILE_ATTEMPTS = 4
 """A run that ends so often in a row without having come further has failed."""
@@ -83,7 +83,7 @@ class Runner:
             time.sleep(0.05)
 
     def run(
-        self, job: str, command: Sequence[str], folder: Path, handle_message: Callable[[Mapping[str, Any]], Reply]
+        self, job: str, command: Sequence[str], folder: Path, handle_message: Callable[[Message], Reply]
     ) -> RunOutcome:
         """Runs a run.
 
@@ -136,12 +136,12 @@ class _Attempt:
         last_answer: that it was to pause or to leave.
     """
 
-    def __init__(self, answer: Callable[[Mapping[str, Any]], Reply]) -> None:
+    def __init__(self, answer: Callable[[Message], Reply]) -> None:
         self._handle_message = answer
         self.start_step = 0
         self.stop_reply: Reply | None = None
 
-    def handle_message(self, message: Mapping[str, Any]) -> Reply:
+    def handle_message(self, message: Message) -> Reply:
         """The answer to a message."""
         if message["kind"] == "begin":
             self.start_step = message["step"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -32,6 +32,40 @@ _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", Tr
 State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
 
 
+class TrialNotes(TypedDict, total=False):
+    """What workers store about a trial in Optuna's user attributes.
+
+    Attributes:
+        complete: Whether all parameters were proposed.
+        same_as: Number of the earlier trial with the same parameters.
+        length: Steps of the whole run. None if unlimited.
+        samples: Sizes of the ``training`` and the ``validation`` split. None if unknown.
+        gpus: Number of GPUs.
+        measured: Values by objective and constraint.
+        steps: Steps so far.
+        seconds: Duration so far.
+        gpu_seconds: Duration so far, times the number of GPUs.
+        passed: Number of rungs passed.
+        paused: Whether the trial waits at a rung (``PAUSED``).
+        paused_at: When it was paused, in ISO 8601.
+        reason: Why it was paused, pruned or failed.
+    """
+
+    complete: bool
+    same_as: int
+    length: float | None
+    samples: dict[str, int] | None
+    gpus: int
+    measured: dict[str, float]
+    steps: int
+    seconds: float
+    gpu_seconds: float
+    passed: int
+    paused: bool
+    paused_at: str
+    reason: str | None
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial.
@@ -42,7 +76,7 @@ class TrialRecord:
         params: by key, those that exist.
         values: of the objectives, of a complete one.
         curve: by share of its length, the objective where it was reported.
-        notes: what else is known of it, by name.
+        notes: what else is known of it.
         start: when it was asked for.
         end: when it ended; None before.
     """
@@ -52,7 +86,7 @@ class TrialRecord:
     params: Mapping[str, Any]
     values: Sequence[float] | None
     curve: Mapping[float, float]
-    notes: Mapping[str, Any]
+    notes: TrialNotes
     start: datetime | None = None
     end: datetime | None = None
 
@@ -129,7 +163,7 @@ class TrialStore:
         if step not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
             self._storage.set_trial_intermediate_value(self._trial_id(number), step, value)
 
-    def note(self, number: int, **notes: Any) -> None:
+    def note(self, number: int, **notes: Unpack[TrialNotes]) -> None:
         """Writes down plain values of a trial."""
         for key, value in notes.items():
             self._storage.set_trial_user_attr(self._trial_id(number), key, value)
@@ -208,7 +242,7 @@ def trial_status(record: TrialRecord, as_loss: Callable[[float], float]) -> Tria
     losses = {fraction: as_loss(value) for fraction, value in record.curve.items()}
     rungs_passed = record.notes.get("passed", 0)
     is_complete = record.state == "complete"
-    is_paused = bool(record.notes.get(PAUSED))
+    is_paused = bool(record.notes.get("paused"))
     return TrialStatus(record.number, losses, rungs_passed, is_paused, is_complete, record.has_ended)
 
 
@@ -237,7 +271,9 @@ def _to_record(trial: FrozenTrial) -> TrialRecord:
     curve = {step / STEP_RESOLUTION: value for step, value in trial.intermediate_values.items()}
     values = trial.values if state == "complete" else None
     timestamps = trial.datetime_start, trial.datetime_complete
-    return TrialRecord(trial.number, state, trial.params, values, curve, trial.user_attrs, *timestamps)
+    return TrialRecord(
+        trial.number, state, trial.params, values, curve, cast("TrialNotes", trial.user_attrs), *timestamps
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.space import Space
-from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore
+from stormproof_train.search.trials import TrialRecord, TrialStore
 
 
 class WorkQueue:
@@ -82,7 +82,7 @@ class WorkQueue:
                 rungs_passed, _ = self._pruner.rungs.advance(
                     self._pruner.trial_statuses(records), number, promote_at_least_one=promote_at_least_one
                 )
-                self._trials.note(number, passed=rungs_passed, **{PAUSED: False, "reason": None})
+                self._trials.note(number, passed=rungs_passed, paused=False, reason=None)
                 return number
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from stormproof_train.console import format_value, print_line
 from stormproof_train.errors import ExitCode, RunError, StorageError
 from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.records import RunSummary
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.runner import Runner, RunOutcome
@@ -17,9 +18,9 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import summarize_params
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trial_cost import TrialCost
-from stormproof_train.search.trials import PAUSED, TrialRecord, TrialStore
+from stormproof_train.search.trials import TrialRecord, TrialStore
 from stormproof_train.search.work_queue import WorkQueue, trial_name
-from stormproof_train.search.worker_socket import Reply
+from stormproof_train.search.worker_socket import Message, Reply
 
 MAX_CONSECUTIVE_FAILURES = 10
 """So many in a row end the search."""
@@ -91,7 +92,7 @@ class Worker:
         ]
         cost = TrialCost(self._trials, number)
 
-        def handle_message(message: Mapping[str, Any]) -> Reply:
+        def handle_message(message: Message) -> Reply:
             if not self._queue.owns(number):
                 return {"verdict": "pause", "reason": TAKEN_OVER_REASON}
             cost.update()
@@ -139,13 +140,11 @@ class Worker:
                 f"({summarize_params(last_records[-1].params)}) by: {reason}"
             )
 
-    def _complete_trial(self, record: TrialRecord, summary: Mapping[str, Any]) -> None:
+    def _complete_trial(self, record: TrialRecord, summary: RunSummary) -> None:
         measurements = self._trials.record(record.number).notes.get("measured", {})
         measurements |= {"parameters": summary["parameters"]}
         measurements |= {f"val/{name}": value for name, value in summary["validation"].items()}
-        self._trials.note(
-            record.number, measured=measurements, steps=summary["steps"], **{PAUSED: False, "reason": None}
-        )
+        self._trials.note(record.number, measured=measurements, steps=summary["steps"], paused=False, reason=None)
         values = [objective.get_value(measurements) for objective in self._settings.all_objectives]
         values_text = ", ".join(
             f"{objective.name} {format_value(value)}"

@@ -14,14 +14,64 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
-Reply = dict[str, Any]
 MAX_PATH_BYTES = 100
 """Bytes of a socket's path; Linux takes 107, others less."""
+
+
+class BeginMessage(TypedDict):
+    """Sent when training starts.
+
+    Attributes:
+        kind: Tag.
+        step: Step at which training starts or resumes.
+        length: Steps of the whole run. Infinite if unlimited.
+        sizes: Size of the network (``parameters``, ``latency``), by objective.
+        samples: Sizes of the ``training`` and the ``validation`` split. None if unknown.
+        gpus: Number of GPUs.
+    """
+
+    kind: Literal["begin"]
+    step: int
+    length: float
+    sizes: dict[str, float]
+    samples: dict[str, int] | None
+    gpus: int
+
+
+class ValidationMessage(TypedDict):
+    """Sent after each validation.
+
+    Attributes:
+        kind: Tag.
+        step: Current step.
+        values: Metrics by objective.
+        critical: Titles of the critical findings.
+    """
+
+    kind: Literal["validated"]
+    step: int
+    values: dict[str, float]
+    critical: list[str]
+
+
+Message = BeginMessage | ValidationMessage
+
+
+class Reply(TypedDict):
+    """Answer to a message.
+
+    Attributes:
+        verdict: What the run has to do.
+        reason: One line. Empty if the run continues.
+    """
+
+    verdict: Literal["go on", "pause", "prune"]
+    reason: str
 
 
 class WorkerServer:
@@ -41,7 +91,7 @@ class WorkerServer:
         self._listener.bind(self.address)
         self._listener.listen(1)
 
-    def serve(self, handle_message: Callable[[Mapping[str, Any]], Reply], is_running: Callable[[], bool]) -> None:
+    def serve(self, handle_message: Callable[[Message], Reply], is_running: Callable[[], bool]) -> None:
         """Answers what a run asks until the run has ended.
 
         Args:
@@ -84,7 +134,7 @@ class WorkerClient:
         self._is_closing = False
         threading.Thread(target=self._receive, name="search line", daemon=True).start()
 
-    def ask(self, message: Mapping[str, Any]) -> Reply:
+    def ask(self, message: Message) -> Reply:
         """The worker's answer; where it is gone, that the run is to pause."""
         try:
             self._socket.sendall(f"{json.dumps(message)}\n".encode())
@@ -112,7 +162,7 @@ class WorkerClient:
 
 
 def _serve_connection(
-    connection: socket.socket, handle_message: Callable[[Mapping[str, Any]], Reply], is_running: Callable[[], bool]
+    connection: socket.socket, handle_message: Callable[[Message], Reply], is_running: Callable[[], bool]
 ) -> None:
     connection.settimeout(0.02)
     buffer = b""
