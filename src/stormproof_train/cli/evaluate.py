@@ -28,6 +28,7 @@ from stormproof_train.errors import ExitCode, UserError, first_line, rank_by_sim
 from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.evaluation_files import save_test_results
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Comparison
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.trained_weights import TrainedWeights, read_run_plan, resolve_weights
@@ -95,9 +96,9 @@ def run(argv: Sequence[str]) -> int:
             for predictions_folder in (folder, folder / "against")
         )
         checkpoints = {"first": str(first.checkpoint), "second": str(second.checkpoint)}
-        comparison = {**checkpoints, **compare(first_predictions, second_predictions)}
+        comparison = compare(first_predictions, second_predictions)
         with atomic_write(folder / "comparison.json") as file:
-            file.write(f"{json.dumps(comparison, allow_nan=False)}\n".encode())
+            file.write(f"{json.dumps({**checkpoints, **comparison}, allow_nan=False)}\n".encode())
         _print_comparison(comparison, first, second)
     return ExitCode.FINISHED
 
@@ -217,7 +218,7 @@ def _folder_name(first: TrainedWeights, second: TrainedWeights | None, args: _Ar
     return "-".join([args.split, first.checkpoint.stem, *digest, *against_parts])
 
 
-def _print_comparison(comparison: Mapping[str, Any], first: TrainedWeights, second: TrainedWeights) -> None:
+def _print_comparison(comparison: Comparison, first: TrainedWeights, second: TrainedWeights) -> None:
     print_line(f"{first.run.name} minus {second.run.name}, on the same {comparison['samples']:,} samples")
     _print_metrics("difference", comparison["differences"])
     if "mcnemar" in comparison:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.evaluation import classification, regression
 from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Baselines, ConstantBaseline, Evaluation, LinearBaseline
 
 PENALTIES = 10.0 ** np.arange(4, -3, -1)
 """Candidates for alpha of ridge regression and 1 / C of logistic regression. The strongest of equals is used."""
@@ -29,9 +29,7 @@ MAX_COMPARED_SAMPLES = 5_000
 """Test samples for the interval of the difference. The time of the bootstrap grows with their square."""
 
 
-def add_baselines(
-    evaluation: Mapping[str, Any], predictions: Predictions, data: pl.LightningDataModule
-) -> dict[str, Any]:
+def add_baselines(evaluation: Evaluation, predictions: Predictions, data: pl.LightningDataModule) -> Evaluation:
     """Adds ``baselines`` to an evaluation if the data are a table in memory: samples are vectors.
 
     If a baseline cannot be computed, prints a warning and returns the evaluation as it is.
@@ -42,15 +40,13 @@ def add_baselines(
         data: Data module whose splits were read.
 
     Returns:
-        The evaluation. ``baselines`` has ``constant`` with its ``headline``, metric to value, and ``linear`` with
-        ``headline``, ``model``, ``rows``, ``training_rows`` and ``difference``, which is ``metric``, ``samples``, and
-        ``value``, ``low`` and ``high`` of the network's metric minus that of the linear model.
+        The evaluation.
     """
     if not isinstance(data, InMemoryDataModule) or len(data.spec.input_shape) != 1:
-        return dict(evaluation)
+        return {**evaluation}
     try:
         train, validation, test = (data.get_split(name) for name in ("train", "validation", "test"))
-        baselines = {
+        baselines: Baselines = {
             "constant": _evaluate_constant(predictions),
             "linear": _evaluate_linear(predictions, train, validation, test[0]),
         }
@@ -58,11 +54,11 @@ def add_baselines(
     except Exception as error:  # noqa: BLE001 (an error here must not end a run that has finished)
         problem = str(error).partition("\n")[0] or type(error).__name__
         print_line(f"warning: the baselines could not be computed: {problem}")
-        return dict(evaluation)
+        return {**evaluation}
     return {**evaluation, "baselines": baselines}
 
 
-def _evaluate_constant(predictions: Predictions) -> dict[str, Any]:
+def _evaluate_constant(predictions: Predictions) -> ConstantBaseline:
     """Returns the metrics of the best constant: the mean or the most common class of the test targets."""
     target = predictions.target
     if not predictions.is_classification:
@@ -73,7 +69,7 @@ def _evaluate_constant(predictions: Predictions) -> dict[str, Any]:
     return {"headline": _compute_headline(dataclasses.replace(predictions, kind="scores", outputs=scores))}
 
 
-def _evaluate_linear(predictions: Predictions, train: Split, validation: Split, test_inputs: Any) -> dict[str, Any]:
+def _evaluate_linear(predictions: Predictions, train: Split, validation: Split, test_inputs: Any) -> LinearBaseline:
     num_outputs = predictions.outputs.shape[1]
     rows = min(MAX_ROWS, MAX_WORK // (train[0].shape[1] * num_outputs))
     if rows < min(len(train[0]), 10 * num_outputs):

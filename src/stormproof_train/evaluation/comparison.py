@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -13,6 +12,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.evaluation import classification, regression
 from stormproof_train.evaluation.intervals import bootstrap_interval
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Comparison, McNemarRecord
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,12 @@ class McNemar:
     second_alone: int
     p_value: float
 
+    def as_dict(self) -> McNemarRecord:
+        """Returns plain values."""
+        return {"first_alone": self.first_alone, "second_alone": self.second_alone, "p_value": self.p_value}
 
-def compare(first: Predictions, second: Predictions, names: Collection[str] | None = None) -> dict[str, Any]:
+
+def compare(first: Predictions, second: Predictions, names: Collection[str] | None = None) -> Comparison:
     """What is to be said of two runs that were tested on the same samples, as plain values.
 
     Args:
@@ -33,9 +37,7 @@ def compare(first: Predictions, second: Predictions, names: Collection[str] | No
         names: of the headline numbers to compare; None for all.
 
     Returns:
-        ``samples``; ``differences``, by name of those headline numbers that both have by how much the first's exceeds
-        the second's, the ``value`` with ``low`` and ``high``, the ends of its 95% interval by a bootstrap that draws
-        each sample for both; of classification ``mcnemar``.
+        The differences of those headline numbers that both have. Their bootstrap draws each sample for both.
 
     Raises:
         UserError: if they are not of the same samples.
@@ -44,16 +46,16 @@ def compare(first: Predictions, second: Predictions, names: Collection[str] | No
     task_module = classification if first.is_classification else regression
     first_headline, second_headline = task_module.headline(first), task_module.headline(second)
     differences = {
-        name: asdict(
-            bootstrap_interval(
-                lambda indices, name=name: first_headline[name](indices) - second_headline[name](indices), len(first)
-            )
-        )
+        name: bootstrap_interval(
+            lambda indices, name=name: first_headline[name](indices) - second_headline[name](indices), len(first)
+        ).as_dict()
         for name in first_headline
         if name in second_headline and (names is None or name in names)
     }
-    result: dict[str, Any] = {"samples": len(first), "differences": differences}
-    return result | ({"mcnemar": asdict(mcnemar(first, second))} if first.is_classification else {})
+    result: Comparison = {"samples": len(first), "differences": differences}
+    if first.is_classification:
+        result["mcnemar"] = mcnemar(first, second).as_dict()
+    return result
 
 
 def mcnemar(first: Predictions, second: Predictions) -> McNemar:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stormproof_train.console import format_value
+from stormproof_train.evaluation.records import Evaluation, LinearBaseline
 
 METRIC_NAMES = {"accuracy": "accuracy", "r2": "R²"}
 
@@ -26,7 +25,7 @@ class BaselineComparison:
     better: bool | None
 
 
-def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
+def conclusions(evaluation: Evaluation) -> list[str]:
     """Returns one sentence for each baseline of the evaluation.
 
     Args:
@@ -42,12 +41,13 @@ def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
             f"{format_value(constant.value)})."
         )
     linear = compare_with_linear(evaluation)
-    if linear is not None:
-        sentences.append(_linear_sentence(linear, evaluation["baselines"]["linear"]))
+    baselines = evaluation.get("baselines")
+    if linear is not None and baselines is not None:
+        sentences.append(_linear_sentence(linear, baselines["linear"]))
     return sentences
 
 
-def compare_with_constant(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
+def compare_with_constant(evaluation: Evaluation) -> BaselineComparison | None:
     """Compares with the constant that is best for the test split: its most common class, or the mean of its targets.
 
     Args:
@@ -56,15 +56,16 @@ def compare_with_constant(evaluation: Mapping[str, Any]) -> BaselineComparison |
     Returns:
         The comparison, or None if the metric of the network has no interval.
     """
-    name = "accuracy" if "confusion" in evaluation else "r2"
+    confusion = evaluation.get("confusion")
+    name = "r2" if confusion is None else "accuracy"
     interval = evaluation["headline"].get(name)
-    if interval is None or interval["low"] is None:
+    if interval is None or interval["low"] is None or interval["high"] is None:
         return None
-    value = _most_common_share(evaluation["confusion"]) if name == "accuracy" else 0.0
+    value = 0.0 if confusion is None else _most_common_share(confusion)
     return BaselineComparison(name, value, _decide(better=interval["low"] > value, worse=interval["high"] <= value))
 
 
-def compare_with_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
+def compare_with_linear(evaluation: Evaluation) -> BaselineComparison | None:
     """Compares with the linear model by the interval of the difference on the same test samples.
 
     Args:
@@ -76,10 +77,11 @@ def compare_with_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | N
     linear = evaluation.get("baselines", {}).get("linear")
     if linear is None:
         return None
-    metric, low, high = (linear["difference"][key] for key in ("metric", "low", "high"))
+    difference = linear["difference"]
+    metric, low, high = difference["metric"], difference["low"], difference["high"]
     if evaluation["headline"][metric]["low"] is None:  # R² of a single sample, or of equal targets
         return None
-    better = None if low is None else _decide(better=low > 0, worse=high < 0)
+    better = None if low is None or high is None else _decide(better=low > 0, worse=high < 0)
     return BaselineComparison(metric, linear["headline"][metric], better)
 
 
@@ -94,14 +96,14 @@ def _most_common_share(confusion: list[list[int]]) -> float:
     return max(samples) / sum(samples)
 
 
-def _linear_sentence(comparison: BaselineComparison, linear: Mapping[str, Any]) -> str:
+def _linear_sentence(comparison: BaselineComparison, linear: LinearBaseline) -> str:
     relation = {True: "better than", False: "worse than", None: "not clearly better or worse than"}[comparison.better]
     num_rows, num_training_rows = linear["rows"], linear["training_rows"]
     row_counts = f"{num_training_rows:,}" if num_rows == num_training_rows else f"{num_rows:,} of {num_training_rows:,}"
     difference = linear["difference"]
     interval_text = (
         ""
-        if difference["low"] is None
+        if difference["low"] is None or difference["high"] is None
         else f", 95% interval {format_value(difference['low'])} to {format_value(difference['high'])}"
     )
     return (

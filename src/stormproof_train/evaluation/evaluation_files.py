@@ -14,6 +14,7 @@ from stormproof_train.console import print_line
 from stormproof_train.evaluation.baselines import add_baselines
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.prediction_store import PredictionStore
+from stormproof_train.evaluation.records import Evaluation
 
 
 def save_test_results(
@@ -21,7 +22,7 @@ def save_test_results(
     folder: Path,
     metadata: Mapping[str, Any] | None = None,
     data: pl.LightningDataModule | None = None,
-) -> dict[str, Any] | None:
+) -> Evaluation | None:
     """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
 
     Args:
@@ -56,13 +57,16 @@ def save_test_results(
     return evaluation
 
 
-def extract_intervals(evaluation: Mapping[str, Any]) -> dict[str, list[float]]:
+def extract_intervals(evaluation: Evaluation) -> dict[str, list[float]]:
     """The ends of the 95% intervals of those headline numbers that have one, by name."""
-    bounds_by_name = {name: [metric["low"], metric["high"]] for name, metric in evaluation["headline"].items()}
-    return {name: bounds for name, bounds in bounds_by_name.items() if None not in bounds}
+    return {
+        name: [metric["low"], metric["high"]]
+        for name, metric in evaluation["headline"].items()
+        if metric["low"] is not None and metric["high"] is not None
+    }
 
 
-def extract_baselines(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def extract_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Returns the metrics of the linear model, by its name, and of the ``constant``; empty if there are none."""
     baseline_metrics = evaluation.get("baselines")
     if baseline_metrics is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,14 @@ Statistic = Callable[[NDArray[Any]], NDArray[Any]]
 """Of tables of sample numbers (…, n), a value for each of the rows (…). The order in a row is of no matter."""
 
 
+class IntervalRecord(TypedDict):
+    """An :class:`Interval` in a JSON file."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value with its 95% confidence interval; its ends are None where the samples do not tell them."""
@@ -28,6 +36,10 @@ class Interval:
     value: float
     low: float | None
     high: float | None
+
+    def as_dict(self) -> IntervalRecord:
+        """Returns plain values."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def bootstrap_interval(statistic: Statistic, num_samples: int, seed: int = 0) -> Interval:

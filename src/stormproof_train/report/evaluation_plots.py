@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from stormproof_train.evaluation.curves import Curve, precision_recall_curves, roc_curves
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Evaluation
 from stormproof_train.report.kit.json_numbers import round_for_json
 
 MAX_CURVES = 10
@@ -17,17 +17,49 @@ MAX_POINTS = 1000
 MAX_OUTPUTS = 8
 
 
-def add_plot_data(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
+class Points(TypedDict):
+    """Points of a scatter plot or a curve. A value is None if it is not finite."""
+
+    x: list[float | None]
+    y: list[float | None]
+
+
+class ClassCurve(Points):
+    """Curve of one class.
+
+    Attributes:
+        of_class: Index of the class.
+    """
+
+    of_class: int
+
+
+class PlottedEvaluation(Evaluation):
+    """An ``evaluation.json`` with plot data.
+
+    Attributes:
+        roc: Classification only.
+        precision_recall: Classification only.
+        residuals_by_prediction: Residuals by prediction, for each output. Regression only.
+    """
+
+    roc: NotRequired[list[ClassCurve]]
+    precision_recall: NotRequired[list[ClassCurve]]
+    residuals_by_prediction: NotRequired[list[Points]]
+
+
+def add_plot_data(evaluation: Evaluation, predictions: Predictions | None) -> PlottedEvaluation:
     """An ``evaluation.json`` with what is drawn of its predictions, where they are all finite.
 
     Of classes these are the ROC and precision-recall curves; of more than ten classes, of those ten whose average
     precision is the lowest. Of numbers they are the residuals by prediction.
     """
     if predictions is None or not np.isfinite(predictions.outputs).all():
-        return dict(evaluation)
+        return {**evaluation}
     if not predictions.is_classification:
         return {**evaluation, "residuals_by_prediction": _residual_data(predictions)}
-    precision = {class_index: metrics["average_precision"] for class_index, metrics in enumerate(evaluation["classes"])}
+    classes = evaluation["classes"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of classification)
+    precision = {class_index: metrics["average_precision"] for class_index, metrics in enumerate(classes)}
     hardest_classes = sorted((value, class_index) for class_index, value in precision.items() if value is not None)[
         :MAX_CURVES
     ]
@@ -39,7 +71,7 @@ def add_plot_data(evaluation: Mapping[str, Any], predictions: Predictions | None
     }
 
 
-def _curve_data(curves: list[Curve], shown_classes: set[int]) -> list[dict[str, Any]]:
+def _curve_data(curves: list[Curve], shown_classes: set[int]) -> list[ClassCurve]:
     return [
         {"of_class": curve.class_index, "x": round_for_json(curve.x), "y": round_for_json(curve.y)}
         for curve in curves
@@ -47,7 +79,7 @@ def _curve_data(curves: list[Curve], shown_classes: set[int]) -> list[dict[str, 
     ]
 
 
-def _residual_data(predictions: Predictions) -> list[dict[str, Any]]:
+def _residual_data(predictions: Predictions) -> list[Points]:
     stride = -(-len(predictions) // MAX_POINTS)
     outputs = predictions.outputs[::stride, :MAX_OUTPUTS].astype(np.float64)
     residuals = predictions.target[::stride, :MAX_OUTPUTS] - outputs

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import format_value
+from stormproof_train.evaluation.records import Evaluation
+from stormproof_train.report.evaluation_plots import ClassCurve, PlottedEvaluation, Points
 from stormproof_train.report.kit.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
 
 MAX_CLASSES = 40
@@ -17,45 +19,35 @@ MAX_CONFUSIONS = 10
 BLUE = "var(--series-1)"
 
 
-def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
+def evaluation_charts(evaluation: PlottedEvaluation) -> list[Chart]:
     """Draws those parts of an ``evaluation.json`` that can be drawn."""
     charts = []
     names = class_names(evaluation)
-    if 0 < len(evaluation.get("confusion", ())) <= MAX_CLASSES:
-        charts.append(_confusion_chart(evaluation["confusion"], names))
-    if evaluation.get("reliability"):
-        charts.append(_reliability_chart(evaluation["reliability"], evaluation["calibration_error"]))
-    if evaluation.get("residuals_by_prediction"):
-        charts.append(_residual_chart(evaluation["residuals_by_prediction"]))
-    if evaluation.get("roc"):
-        areas = {
-            class_index: class_metrics["roc_auc"] for class_index, class_metrics in enumerate(evaluation["classes"])
-        }
+    classes = evaluation.get("classes", [])
+    confusion = evaluation.get("confusion", [])
+    if 0 < len(confusion) <= MAX_CLASSES:
+        charts.append(_confusion_chart(confusion, names))
+    if bins := evaluation.get("reliability"):
+        error = evaluation["calibration_error"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of the bins)
+        charts.append(_reliability_chart(bins, error))
+    if residuals := evaluation.get("residuals_by_prediction"):
+        charts.append(_residual_chart(residuals))
+    if curves := evaluation.get("roc"):
+        areas = {class_index: class_metrics["roc_auc"] for class_index, class_metrics in enumerate(classes)}
         charts.append(
-            _class_curves_chart(
-                "ROC curves", evaluation["roc"], names, areas, "false positive rate", "true positive rate", "area"
-            )
+            _class_curves_chart("ROC curves", curves, names, areas, "false positive rate", "true positive rate", "area")
         )
-    if evaluation.get("precision_recall"):
-        areas = {
-            class_index: class_metrics["average_precision"]
-            for class_index, class_metrics in enumerate(evaluation["classes"])
-        }
+    if curves := evaluation.get("precision_recall"):
+        areas = {class_index: class_metrics["average_precision"] for class_index, class_metrics in enumerate(classes)}
         charts.append(
             _class_curves_chart(
-                "Precision and recall",
-                evaluation["precision_recall"],
-                names,
-                areas,
-                "recall",
-                "precision",
-                "average precision",
+                "Precision and recall", curves, names, areas, "recall", "precision", "average precision"
             )
         )
     return charts
 
 
-def class_names(evaluation: Mapping[str, Any]) -> list[str]:
+def class_names(evaluation: Evaluation) -> list[str]:
     """The names of the classes, or their numbers."""
     return evaluation.get("class_names") or [str(number) for number in range(len(evaluation.get("classes", ())))]
 
@@ -164,7 +156,7 @@ def _reliability_chart(bins: Sequence[Mapping[str, Any]], error: float) -> Chart
     )  # fmt: skip
 
 
-def _residual_chart(outputs: Sequence[Mapping[str, Any]]) -> Chart:
+def _residual_chart(outputs: Sequence[Points]) -> Chart:
     title = "Residuals by prediction"
     lines = [Line(f"output {number_encoding}", number_encoding) for number_encoding in range(len(outputs))]
     data: dict[str, list[Any]] = {"line": [], "of": [], "x": [], "y": []}
@@ -207,7 +199,7 @@ def _residual_chart(outputs: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _class_curves_chart(
     title: str,
-    curves: Sequence[Mapping[str, Any]],
+    curves: Sequence[ClassCurve],
     names: Sequence[str],
     areas: Mapping[int, float | None],
     x: str,

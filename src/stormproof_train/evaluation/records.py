@@ -1,0 +1,102 @@
+"""What ``evaluation.json`` and comparisons of runs contain."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+from stormproof_train.evaluation.intervals import IntervalRecord
+
+
+class ConstantBaseline(TypedDict):
+    """The constant that is best for the test split.
+
+    Attributes:
+        headline: Values by metric.
+    """
+
+    headline: dict[str, float]
+
+
+class LinearDifference(IntervalRecord):
+    """Metric of the network minus that of the linear model, with its 95% interval.
+
+    Attributes:
+        metric: ``accuracy`` or ``r2``.
+        samples: Number of test samples.
+    """
+
+    metric: str
+    samples: int
+
+
+class LinearBaseline(TypedDict):
+    """A linear model of the training split.
+
+    Attributes:
+        model: ``logistic regression`` or ``ridge regression``.
+        rows: Number of rows that it was fitted on.
+        training_rows: Number of rows of the training split.
+        headline: Values by metric.
+        difference: Comparison with the network.
+    """
+
+    model: str
+    rows: int
+    training_rows: int
+    headline: dict[str, float]
+    difference: LinearDifference
+
+
+class Baselines(TypedDict):
+    """Baselines of a table."""
+
+    constant: ConstantBaseline
+    linear: LinearBaseline
+
+
+class Evaluation(TypedDict):
+    """Content of ``evaluation.json``.
+
+    Attributes:
+        samples: Number of samples.
+        headline: Values with their 95% intervals, by metric.
+        classes: ``ClassMetrics`` of each class. Classification only.
+        confusion: Counts by true and predicted class. Classification only.
+        reliability: ``ReliabilityBin`` records. Only for probabilities.
+        calibration_error: Expected calibration error. Only for probabilities.
+        residuals: ``Residuals`` of each output. Regression only.
+        baselines: Tables only.
+        class_names: If known.
+    """
+
+    samples: int
+    headline: dict[str, IntervalRecord]
+    classes: NotRequired[list[dict[str, Any]]]
+    confusion: NotRequired[list[list[int]]]
+    reliability: NotRequired[list[dict[str, Any]]]
+    calibration_error: NotRequired[float]
+    residuals: NotRequired[list[dict[str, Any]]]
+    baselines: NotRequired[Baselines]
+    class_names: NotRequired[list[str]]
+
+
+class McNemarRecord(TypedDict):
+    """A :class:`stormproof_train.evaluation.comparison.McNemar` in a JSON file."""
+
+    first_alone: int
+    second_alone: int
+    p_value: float
+
+
+class Comparison(TypedDict):
+    """Two runs on the same samples.
+
+    Attributes:
+        samples: Number of samples.
+        differences: Metric of the first run minus that of the second, with its 95% interval, by metric.
+        mcnemar: Classification only.
+    """
+
+    samples: int
+    differences: dict[str, IntervalRecord]
+    mcnemar: NotRequired[McNemarRecord]
