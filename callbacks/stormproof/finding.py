@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 
 class Problem(StrEnum):
@@ -79,6 +79,19 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class FindingRecord(TypedDict):
+    """A :class:`Finding` in JSON files and checkpoints."""
+
+    problem: str
+    severity: str
+    where: str
+    since_step: int
+    step: int
+    evidence: dict[str, float | str]
+    advice: str
+    consequences: list[str]
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that is wrong with a training, why that is known, and what to do.
@@ -121,12 +134,16 @@ class Finding:
         problem_words = {word.removesuffix("s") for word in problem.split()}  # "degenerate targets in target"
         return problem if not self.where or self.where in problem_words else f"{problem} in {self.where}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+    def as_dict(self) -> FindingRecord:
+        """Returns plain values."""
         return {
-            **asdict(self),
             "problem": str(self.problem),
             "severity": str(self.severity),
+            "where": self.where,
+            "since_step": self.since_step,
+            "step": self.step,
+            "evidence": dict(self.evidence),
+            "advice": self.advice,
             "consequences": list(self.consequences),
         }
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, UserError
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     runs = [read_run(folder) for folder in _select_run_folders(options.folders)]
     try:
-        numbers = collect_run_numbers(runs[0]) if len(runs) == 1 else compare_runs(runs)
+        numbers: Any = collect_run_numbers(runs[0]) if len(runs) == 1 else compare_runs(runs)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         folders = ", ".join(str(run.path) for run in runs)
         raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error

@@ -15,12 +15,13 @@ from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.identity import flatten
 from stormproof_train.config.plan import read_plan
 from stormproof_train.losses import DEFAULT_LOSSES
+from stormproof_train.report.records import SettingRecord
 
 GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "logger", "trainer")
 """Those of which a run has one choice."""
 
 
-def find_changed_settings(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
     """The choices that are not the default ones, and the arguments that differ from those of the same choices.
 
     A choice is known by what it builds. What builds something else than any shipped choice, and a callback that is not
@@ -28,9 +29,6 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         settings: of a run, as its ``config.yaml`` holds them.
-
-    Returns:
-        Of each its ``key``, its ``value``, and its ``default``, which is missing where there is none.
     """
     choices = {group: _choices_by_target(group) for group in GROUPS}
     targets = {group: _target_path(settings, group) for group in GROUPS}
@@ -40,7 +38,7 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         targets["loss"] in DEFAULT_LOSSES.values() and "loss" in shipped_choices
     ):  # chosen or not: it is what the data decide
         default_choices["loss"] = shipped_choices["loss"]
-    changes: list[dict[str, Any]] = [
+    changes: list[SettingRecord] = [
         {"key": group, "value": choice, "default": default_choices[group]}
         for group, choice in shipped_choices.items()
         if choice != default_choices[group]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,27 @@ MAX_CELLS = 4_000
 """Of a heat map, about as many at most: the more layers, the fewer columns."""
 
 
-def compute_layer_cells(logged: Mapping[str, Series], group: str) -> dict[str, Any] | None:
+class LayerCells(TypedDict):
+    """Cells of a heat map. Rows are layers, columns are intervals of steps.
+
+    Attributes:
+        layers: Names of the layers.
+        starts: Step before each column.
+        ends: Last step of each column.
+        largest: Largest finite value of each cell. None if there is none.
+        smallest: Smallest finite value of each cell. None if there is none.
+        non_finite: Number of values of each cell that are not finite.
+    """
+
+    layers: list[str]
+    starts: list[int]
+    ends: list[int]
+    largest: list[list[float | None]]
+    smallest: list[list[float | None]]
+    non_finite: list[list[int]]
+
+
+def compute_layer_cells(logged: Mapping[str, Series], group: str) -> LayerCells | None:
     """The values of a group's layers, ``<group>/<layer>``, in cells of as many logged steps each.
 
     Args:
@@ -25,9 +45,7 @@ def compute_layer_cells(logged: Mapping[str, Series], group: str) -> dict[str, A
         group: such as ``gradients/norm``.
 
     Returns:
-        ``layers``, their names; ``starts`` and ``ends``, of each column the step behind which it begins and its last;
-        and with a row for each layer and a value for each column the ``largest``, the ``smallest`` (None where there is
-        no finite one) and ``non_finite``, how many are not. None where no layer has values.
+        The cells, or None if no layer has values.
     """
     series = {
         name.removeprefix(f"{group}/"): layer_series

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,6 +17,37 @@ MAX_BUCKETS = 150
 """Of a curve at most: four points of each are about as many as a screen has columns."""
 MAX_TOTAL_BUCKETS = 12_000
 """Of all curves of a page, about as many at most."""
+
+
+class CurvePoint(TypedDict):
+    """A point of a curve."""
+
+    step: int
+    value: float
+
+
+class CurveSummary(TypedDict):
+    """A curve as the report draws it.
+
+    Attributes:
+        points: Number of points before thinning.
+        steps: Steps of the drawn points.
+        values: Values of the drawn points. None if not finite.
+        last: Last value.
+        smallest: None if no value is finite.
+        largest: None if no value is finite.
+        non_finite: Number of values that are not finite.
+        non_finite_since: Step of the first of them. None if all are finite.
+    """
+
+    points: int
+    steps: list[int]
+    values: list[float | None]
+    last: float
+    smallest: CurvePoint | None
+    largest: CurvePoint | None
+    non_finite: int
+    non_finite_since: int | None
 
 
 def buckets_per_curve(num_curves: int) -> int:
@@ -33,17 +64,12 @@ def curve_names(logged: Mapping[str, Series]) -> list[str]:
     ]
 
 
-def summarize_curve(series: Series, buckets: int) -> dict[str, Any]:
+def summarize_curve(series: Series, buckets: int) -> CurveSummary:
     """A series thinned, and the numbers that stand for it.
 
     Args:
         series: of any length above 0.
         buckets: into which its points are put.
-
-    Returns:
-        ``points``, how many there are; ``steps`` and ``values`` of those drawn, with None for what is not finite;
-        ``last``; ``smallest`` and ``largest``, each with its step, None where nothing is finite; ``non_finite``, how
-        many are not, and ``non_finite_since``, the step of the first of them, or None.
     """
     indices = thin_indices(series.values, buckets)
     finite_indices = np.flatnonzero(np.isfinite(series.values))
@@ -62,5 +88,5 @@ def summarize_curve(series: Series, buckets: int) -> dict[str, Any]:
     }
 
 
-def _point_at(series: Series, index: int | None) -> dict[str, Any] | None:
+def _point_at(series: Series, index: int | None) -> CurvePoint | None:
     return None if index is None else {"step": int(series.steps[index]), "value": float(series.values[index])}

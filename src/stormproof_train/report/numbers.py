@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stormproof_train.config.identity import flatten
 from stormproof_train.report.attempts import summarize_attempts
 from stormproof_train.report.defaults import find_changed_settings
 from stormproof_train.report.evaluation_plots import add_plot_data
 from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.metric_curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
+from stormproof_train.report.records import RunNumbers
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import last_step, verdict
 from stormproof_train.run.findings_file import active_findings
 
 
-def collect_run_numbers(run: RunFiles) -> dict[str, Any]:
+def collect_run_numbers(run: RunFiles) -> RunNumbers:
     """All that a page says of a run, as plain values.
 
     Args:
         run: finished or not.
-
-    Returns:
-        ``name``, ``folder``, ``status``, ``last_step``, ``verdict``; ``summary``, its ``summary.json`` or None;
-        ``curves``, by name; ``findings``, each with whether it ``stands``; ``layers``, by group of names; ``time`` or
-        None; ``attempts``; ``evaluation`` or None; ``settings``, by dotted key; ``changed``, those that differ from the
-        default.
     """
     names = curve_names(run.logged)
     active = active_findings(run.findings)

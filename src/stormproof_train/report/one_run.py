@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from stormproof_train.console import format_value, result_table
 from stormproof_train.pluralize import pluralize
+from stormproof_train.report.evaluation_plots import PlottedEvaluation
 from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.kit.heat_chart import heat_chart
 from stormproof_train.report.kit.line_chart import FINDING, RESTART, Event, line_chart
 from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.report.kit.time_chart import time_chart
+from stormproof_train.report.layers import LayerCells
+from stormproof_train.report.metric_curves import CurveSummary
+from stormproof_train.report.records import ReportedFinding, RunNumbers
 from stormproof_train.report.tables import (
     attempts_table,
     classes_table,
@@ -35,7 +38,7 @@ UNIT_HEAT_MAPS = {
 }
 
 
-def run_page(numbers: Mapping[str, Any]) -> Page:
+def run_page(numbers: RunNumbers) -> Page:
     """The page of a run.
 
     Args:
@@ -82,7 +85,7 @@ def metric_name(name: str) -> str:
     return metric.removeprefix("epoch_") if split in {"train", "val"} else name
 
 
-def _events(numbers: Mapping[str, Any]) -> list[Event]:
+def _events(numbers: RunNumbers) -> list[Event]:
     restarts = [
         Event(entry["first_step"], RESTART, f"attempt {entry['number']} goes on")
         for entry in numbers["attempts"][1:]
@@ -98,7 +101,7 @@ def _events(numbers: Mapping[str, Any]) -> list[Event]:
     return restarts + [Event(step, FINDING, "; ".join(texts)) for step, texts in findings_by_step.items()]
 
 
-def _result_section(numbers: Mapping[str, Any]) -> Section:
+def _result_section(numbers: RunNumbers) -> Section:
     summary = numbers["summary"]
     if summary is None:
         return Section("Result")
@@ -112,12 +115,12 @@ def _result_section(numbers: Mapping[str, Any]) -> Section:
     return Section("Result", [counts_sentence, *weights_sentences], [("", drop_empty(Table(*result_table(summary))))])
 
 
-def _findings_section(findings: Sequence[Mapping[str, Any]]) -> Section:
+def _findings_section(findings: Sequence[ReportedFinding]) -> Section:
     return Section("Findings", tables=[("", findings_table(findings))] if findings else [])
 
 
-def _metric_charts(curves: Mapping[str, Mapping[str, Any]], last_step: int, events: Sequence[Event]) -> list[Chart]:
-    by_metric: dict[str, dict[str, Mapping[str, Any]]] = {}
+def _metric_charts(curves: Mapping[str, CurveSummary], last_step: int, events: Sequence[Event]) -> list[Chart]:
+    by_metric: dict[str, dict[str, CurveSummary]] = {}
     # training, then validation, then the rest: each looks the same in all charts that have it
     for name in sorted(curves, key=lambda name: ("/epoch_" in name, not name.startswith("train/"), name[:4] != "val/")):
         if not name.startswith(SECTION_PREFIXES):
@@ -127,14 +130,14 @@ def _metric_charts(curves: Mapping[str, Mapping[str, Any]], last_step: int, even
 
 
 def _charts_of_groups(
-    curves: Mapping[str, Mapping[str, Any]], groups: tuple[str, ...], last_step: int, events: Sequence[Event]
+    curves: Mapping[str, CurveSummary], groups: tuple[str, ...], last_step: int, events: Sequence[Event]
 ) -> list[Chart]:
     return [
         line_chart(name, {name: curve}, last_step, events) for name, curve in curves.items() if name.startswith(groups)
     ]
 
 
-def _heat_charts(layers: Mapping[str, Any], groups: Mapping[str, tuple[str, bool]]) -> list[Chart]:
+def _heat_charts(layers: Mapping[str, LayerCells], groups: Mapping[str, tuple[str, bool]]) -> list[Chart]:
     return [
         heat_chart(title, layers[group], is_share=is_share)
         for group, (title, is_share) in groups.items()
@@ -142,12 +145,12 @@ def _heat_charts(layers: Mapping[str, Any], groups: Mapping[str, tuple[str, bool
     ]
 
 
-def _is_zero(cells: Mapping[str, Any]) -> bool:
+def _is_zero(cells: LayerCells) -> bool:
     """Whether a picture would be of one colour: nothing else than 0 at any time."""
     return all(value == 0 for row in cells["largest"] for value in row) and not any(map(any, cells["non_finite"]))
 
 
-def _unit_sentences(numbers: Mapping[str, Any]) -> list[str]:
+def _unit_sentences(numbers: RunNumbers) -> list[str]:
     saturated_findings = [finding for finding in numbers["findings"] if finding["problem"] == "saturated_units"]
     return [
         *(
@@ -162,7 +165,7 @@ def _unit_sentences(numbers: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _attempts_section(numbers: Mapping[str, Any]) -> Section:
+def _attempts_section(numbers: RunNumbers) -> Section:
     attempts = numbers["attempts"]
     num_repeated_steps = sum(attempt["steps_done_again"] or 0 for attempt in attempts)
     restarts = len(attempts) - 1
@@ -179,12 +182,16 @@ def _attempts_section(numbers: Mapping[str, Any]) -> Section:
     return Section("Attempts", sentences, [("", attempts_table(attempts))] if attempts else [])
 
 
-def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
+def _evaluation_section(evaluation: PlottedEvaluation | None) -> Section:
     if evaluation is None:
         return Section("Evaluation of the test split")
     metric_texts = [
         f"{name} {format_value(metric['value'])}"
-        + (f" ({format_value(metric['low'])} to {format_value(metric['high'])})" if metric["low"] is not None else "")
+        + (
+            f" ({format_value(metric['low'])} to {format_value(metric['high'])})"
+            if metric["low"] is not None and metric["high"] is not None
+            else ""
+        )
         for name, metric in evaluation["headline"].items()
     ]
     sentence = f"{pluralize(evaluation['samples'], 'sample')}; with 95% bootstrap intervals: {', '.join(metric_texts)}."
@@ -198,7 +205,7 @@ def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
     )
 
 
-def _configuration_section(numbers: Mapping[str, Any]) -> Section:
+def _configuration_section(numbers: RunNumbers) -> Section:
     if not numbers["settings"]:
         return Section("Configuration", ["Its config.yaml is missing."])
     changes = numbers["changed"]

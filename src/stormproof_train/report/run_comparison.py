@@ -15,6 +15,7 @@ from stormproof_train.evaluation.comparison import compare, have_same_samples
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.report.attempts import summarize_attempts
 from stormproof_train.report.metric_curves import buckets_per_curve, curve_names, summarize_curve
+from stormproof_train.report.records import ComparisonNumbers, MeanRecord, SeedStatistics
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
 from stormproof_train.run.findings_file import active_findings
@@ -26,20 +27,11 @@ MIN_SEEDS = 3
 """Minimum number of runs for an interval over seeds. With two, the interval is 13 times as wide as their difference."""
 
 
-def compare_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
+def compare_runs(runs: Sequence[RunFiles]) -> ComparisonNumbers:
     """All that a page says of several runs, as plain values.
 
     Args:
         runs: at least two, finished or not.
-
-    Returns:
-        ``last_step`` of all; ``settings``, those that differ and change the result, by dotted key a value for each run;
-        ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
-        ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
-        labels, ``settings`` that distinguish the group from other runs, and what :func:`summarize_seeds` says;
-        ``paired``, for each of the first ``MAX_PAIRS`` pairs of runs with the same test samples their labels
-        (``runs``) and the result of :func:`stormproof_train.evaluation.comparison.compare` for the headline metric;
-        ``pairs``, the number of all such pairs.
     """
     labels = _run_labels(runs)
     settings = find_differing_settings([run.settings for run in runs])
@@ -91,7 +83,7 @@ def find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, 
     return {key: column for key, column in columns.items() if len({json.dumps(value) for value in column}) > 1}
 
 
-def summarize_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
+def summarize_seeds(runs: Sequence[RunFiles]) -> SeedStatistics:
     r"""The means of finished runs that differ in their seed alone, with 95% intervals.
 
     With n runs of mean m and standard deviation s an interval is :math:`m \pm t_{0.975, n - 1} s / \sqrt n`. It is of
@@ -100,21 +92,15 @@ def summarize_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
     Args:
         runs: at least two, all finished.
 
-    Returns:
-        ``count``, of the runs; ``test`` and ``validation``, by metric the ``mean``, and ``low`` and ``high``, None
-        where a run's number is not finite, and for fewer than three runs.
-
     References:
         Student, The probable error of a mean, 1908.
     """
     summaries = [run.summary for run in runs if run.summary is not None]
-    result: dict[str, Any] = {"count": len(summaries)}
-    for split in ("test", "validation"):
-        common_metrics = [name for name in summaries[0][split] if all(name in summary[split] for summary in summaries)]
-        result[split] = {
-            name: _mean_interval([summary[split][name] for summary in summaries]) for name in common_metrics
-        }
-    return result
+    return {
+        "count": len(summaries),
+        "test": _mean_intervals([summary["test"] for summary in summaries]),
+        "validation": _mean_intervals([summary["validation"] for summary in summaries]),
+    }
 
 
 def _pair_runs(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[tuple[_TestedRun, _TestedRun]]:
@@ -127,7 +113,13 @@ def _pair_runs(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[tuple[_T
     return [(first, second) for first, second in combinations(tested_runs, 2) if have_same_samples(first[1], second[1])]
 
 
-def _mean_interval(values: list[float]) -> dict[str, float | None]:
+def _mean_intervals(metrics: Sequence[Mapping[str, float]]) -> dict[str, MeanRecord]:
+    """Returns the means of the metrics that all runs have."""
+    common_names = [name for name in metrics[0] if all(name in values for values in metrics)]
+    return {name: _mean_interval([values[name] for values in metrics]) for name in common_names}
+
+
+def _mean_interval(values: list[float]) -> MeanRecord:
     mean = float(np.mean(values))
     if not np.isfinite(mean) or len(values) < MIN_SEEDS:
         return {"mean": mean, "low": None, "high": None}

@@ -11,6 +11,7 @@ from stormproof.checkpoint import Lease
 from stormproof.finding import Finding
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Evaluation
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.report.logged import Series, read_series
 from stormproof_train.run.findings_file import read_findings
@@ -44,7 +45,7 @@ class RunFiles:
     logged: Mapping[str, Series]
     lacks_metrics: bool
     findings: list[Finding]
-    evaluation: Mapping[str, Any] | None
+    evaluation: Evaluation | None
     predictions: Predictions | None
 
     @property
@@ -77,7 +78,7 @@ def read_run(path: Path) -> RunFiles:
         logged=read_series(path / "metrics.csv"),
         lacks_metrics=not (path / "metrics.csv").exists(),
         findings=read_findings(path / "findings.jsonl"),
-        evaluation=read_mapping(path / "evaluation.json", ("samples", "headline")),
+        evaluation=cast("Evaluation | None", read_mapping(path / "evaluation.json", ("samples", "headline"))),
         predictions=Predictions.load(predictions) if predictions.exists() else None,
     )
 

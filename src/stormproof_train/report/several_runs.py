@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import format_value
+from stormproof_train.evaluation.intervals import IntervalRecord
 from stormproof_train.report.kit.chart import Chart, Line, Table
 from stormproof_train.report.kit.line_chart import line_chart
 from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.records import ComparedRun, ComparisonNumbers, MeanRecord, RunPair, SeedGroup
 from stormproof_train.report.tables import attempts_table, drop_empty, findings_table, format_setting, metric_names
 
 INTERVAL_AND_TEST_DISAGREE = (
@@ -17,7 +19,7 @@ INTERVAL_AND_TEST_DISAGREE = (
 )
 
 
-def comparison_page(numbers: Mapping[str, Any]) -> Page:
+def comparison_page(numbers: ComparisonNumbers) -> Page:
     """The page of several runs.
 
     Args:
@@ -49,9 +51,9 @@ def _settings_section(settings: Mapping[str, Sequence[Any]], labels: Sequence[st
 
 
 def _results_section(
-    runs: Sequence[Mapping[str, Any]],
-    seeds: Sequence[Mapping[str, Any]],
-    paired: Sequence[Mapping[str, Any]],
+    runs: Sequence[ComparedRun],
+    seeds: Sequence[SeedGroup],
+    paired: Sequence[RunPair],
     num_pairs: int,
 ) -> Section:
     metrics = metric_names(run["summary"] for run in runs if run["summary"])
@@ -75,7 +77,7 @@ def _results_section(
     return Section("Results", [INTERVAL_AND_TEST_DISAGREE] if any(map(_disagree, paired)) else [], tables)
 
 
-def _disagree(pair: Mapping[str, Any]) -> bool:
+def _disagree(pair: RunPair) -> bool:
     """Whether the interval of a difference excludes zero and McNemar's test finds no difference, or the reverse."""
     if "mcnemar" not in pair:
         return False
@@ -87,7 +89,7 @@ def _disagree(pair: Mapping[str, Any]) -> bool:
     return excludes_zero != (pair["mcnemar"]["p_value"] < 0.05)
 
 
-def _run_row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
+def _run_row(run: ComparedRun, metrics: Sequence[str]) -> tuple[str, ...]:
     summary = run["summary"]
     if summary is None:
         return run["label"], run["status"], *("" for _ in range(2 * len(metrics) + 2))
@@ -102,7 +104,7 @@ def _run_row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
     return run["label"], run["status"], *metric_cells, f"{summary['steps']:,}", f"{summary['seconds']:,.1f}"
 
 
-def _seeds_table(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Table:
+def _seeds_table(seeds: Sequence[SeedGroup], metrics: Sequence[str]) -> Table:
     head = ("settings", "n", *(f"{split} {name}" for name in metrics for split in ("test", "validation")))
     rows = [
         (
@@ -114,19 +116,19 @@ def _seeds_table(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> 
     return drop_empty(Table(head, rows))
 
 
-def _group_label(group: Mapping[str, Any]) -> str:
+def _group_label(group: SeedGroup) -> str:
     """Returns the settings of a group, or the labels of its runs if no setting distinguishes it."""
     return ", ".join(f"{key}={format_setting(value)}" for key, value in group["settings"].items()) or ", ".join(
         group["runs"]
     )
 
 
-def _differences_table(paired: Sequence[Mapping[str, Any]], name: str) -> Table:
+def _differences_table(paired: Sequence[RunPair], name: str) -> Table:
     head = ["", "samples", f"difference of {name}", *(("right alone", "McNemar's p") if "mcnemar" in paired[0] else ())]
     return Table(head, [_difference_row(pair, name) for pair in paired])
 
 
-def _difference_row(pair: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _difference_row(pair: RunPair, name: str) -> tuple[str, ...]:
     row = (" minus ".join(pair["runs"]), f"{pair['samples']:,}", _format_interval(pair["differences"][name]))
     test = pair.get("mcnemar")
     if test is None:
@@ -134,7 +136,7 @@ def _difference_row(pair: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return *row, f"{test['first_alone']:,} : {test['second_alone']:,}", f"{test['p_value']:.2g}"
 
 
-def _metric_charts(runs: Sequence[Mapping[str, Any]], last_step: int) -> list[Chart]:
+def _metric_charts(runs: Sequence[ComparedRun], last_step: int) -> list[Chart]:
     names = dict.fromkeys(name for run in runs for name in run["curves"])
     order = sorted(names, key=lambda name: (name.rpartition("/")[2] not in {"loss", "accuracy", "rmse"}, name))
     labels = [run["label"] for run in runs]
@@ -146,7 +148,7 @@ def _metric_charts(runs: Sequence[Mapping[str, Any]], last_step: int) -> list[Ch
     ]
 
 
-def _run_section(run: Mapping[str, Any]) -> Section:
+def _run_section(run: ComparedRun) -> Section:
     tables = [("", findings_table(run["findings"]))] if run["findings"] else []
     folded = [("Attempts", attempts_table(run["attempts"]))] if run["attempts"] else []
     return Section(run["label"], run["verdict"]["sentences"], tables, folded=folded)
@@ -156,11 +158,11 @@ def _format_optional(value: float | None) -> str:
     return "" if value is None else format_value(value)
 
 
-def _format_mean(mean: Mapping[str, float | None] | None) -> str:
-    return "" if mean is None else _format_interval({**mean, "value": mean["mean"]})
+def _format_mean(mean: MeanRecord | None) -> str:
+    return "" if mean is None else _format_interval({"value": mean["mean"], "low": mean["low"], "high": mean["high"]})
 
 
-def _format_interval(number: Mapping[str, float | None]) -> str:
+def _format_interval(number: IntervalRecord) -> str:
     low, high = number["low"], number["high"]
     return _format_optional(number["value"]) + (
         "" if low is None or high is None else f" ({format_value(low)} to {format_value(high)})"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stormproof.finding import FindingRecord
 from stormproof_train.console import drop_empty_columns, format_value
 from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.attempts import AttemptSummary
 from stormproof_train.report.kit.chart import Table
+from stormproof_train.report.records import SettingRecord
 from stormproof_train.run.records import RunSummary
 
 
@@ -17,7 +19,7 @@ def metric_names(summaries: Iterable[RunSummary]) -> list[str]:
     return list(dict.fromkeys(name for summary in summaries for name in [*summary["test"], *summary["validation"]]))
 
 
-def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
+def findings_table(findings: Sequence[FindingRecord]) -> Table:
     """Findings as plain values."""
     return drop_empty(Table(
         ("severity", "what", "since step", "told at step", "evidence", "what to try", "explains"),
@@ -82,7 +84,7 @@ def residuals_table(residuals: Sequence[Mapping[str, Any]]) -> Table:
     )  # fmt: skip
 
 
-def settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
+def settings_table(settings: Sequence[SettingRecord]) -> Table:
     """Settings with their value, and their default where there is one."""
     if any("default" in setting for setting in settings):
         rows = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,23 @@ PARTS = ("data", "compute", "checkpoint", "other")
 MAX_BUCKETS = 100
 
 
-def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> dict[str, Any] | None:
+class StepTimes(TypedDict):
+    """Seconds per step in buckets of windows.
+
+    Attributes:
+        starts: Step before each bucket.
+        ends: Last step of each bucket.
+        seconds: Mean of each bucket, by part. None if not finite.
+        mean: Mean of all windows, by part. None if not finite.
+    """
+
+    starts: list[int]
+    ends: list[int]
+    seconds: dict[str, list[Any]]
+    mean: dict[str, Any]
+
+
+def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> StepTimes | None:
     r"""Seconds a step, in four parts, over windows from one logging step to the next of the same attempt.
 
     A window lasts T seconds and has n steps of b batches each. A batch takes t seconds, a share w of which it waits for
@@ -27,9 +43,7 @@ def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> dict
         batches: of a step, by attempt; of one that is not there, one.
 
     Returns:
-        ``starts`` and ``ends``, of each bucket of windows the step behind which it begins and its last; ``seconds``, by
-        part the means of its windows; ``mean``, by part that of all. None where no two logging steps of an attempt were
-        timed.
+        The times, or None if no two logging steps of an attempt were timed.
     """
     batch_seconds, wait_fractions = logged.get("time/batch_seconds"), logged.get("time/data_wait_fraction")
     if batch_seconds is None or wait_fractions is None or not np.array_equal(batch_seconds.steps, wait_fractions.steps):

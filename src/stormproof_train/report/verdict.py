@@ -10,9 +10,11 @@ import numpy as np
 from stormproof.finding import Finding, Severity
 from stormproof_train.console import format_value
 from stormproof_train.evaluation.conclusions import compare_with_constant, compare_with_linear, conclusions
+from stormproof_train.evaluation.records import Evaluation
 from stormproof_train.metrics import HEADLINE, higher_is_better
 from stormproof_train.pluralize import pluralize
 from stormproof_train.report.logged import Series
+from stormproof_train.report.records import Verdict
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.run.findings_file import active_findings
 from stormproof_train.run.records import RunSummary
@@ -21,13 +23,8 @@ RESUME_TEXT = "the same command goes on"
 """What a run says itself, mostly, when it is told to end."""
 
 
-def verdict(run: RunFiles) -> dict[str, Any]:
-    """What a run came to.
-
-    Returns:
-        ``tone``: ``good``, ``doubtful`` or ``bad``, or ``open`` where it has not ended for good; ``sentences``: how it
-        ended, what of the findings stands, whether it is better than a constant and a linear model.
-    """
+def verdict(run: RunFiles) -> Verdict:
+    """Returns what a run came to."""
     active = active_findings(run.findings)
     comparisons = [] if run.evaluation is None else conclusions(run.evaluation)
     missing_sentences = (
@@ -54,7 +51,7 @@ def _tone(run: RunFiles, active: Sequence[Finding]) -> str:
     return "doubtful" if active or _is_doubtful(run.evaluation) else "good"
 
 
-def _is_doubtful(evaluation: Mapping[str, Any] | None) -> bool:
+def _is_doubtful(evaluation: Evaluation | None) -> bool:
     """Returns whether the network is not clearly better than a constant, or worse than a linear model."""
     if evaluation is None:
         return False

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from itertools import chain
 from typing import Any
 
 from stormproof_train.console import format_value
 from stormproof_train.report.kit.chart import NOT_FINITE, STEP_ENCODING, Chart, Table
+from stormproof_train.report.layers import LayerCells
 
 MAX_ROW_HEIGHT, MAX_HEIGHT = 16, 600
 
 HOLLOW = "▢"
 
 
-def heat_chart(title: str, layer_cells: Mapping[str, Any], *, is_share: bool) -> Chart:
+def heat_chart(title: str, layer_cells: LayerCells, *, is_share: bool) -> Chart:
     """Draws what :func:`stormproof_train.report.layers.compute_layer_cells` gives.
 
     Args:
@@ -97,7 +98,7 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
     }
 
 
-def _table(cells: Mapping[str, Any]) -> Table:
+def _table(cells: LayerCells) -> Table:
     rows = []
     for index, layer in enumerate(cells["layers"]):
         smallest_values = [value for value in cells["smallest"][index] if value is not None]

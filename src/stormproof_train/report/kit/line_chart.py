@@ -18,6 +18,7 @@ from stormproof_train.report.kit.chart import (
     hover_tooltip,
     line_scales,
 )
+from stormproof_train.report.metric_curves import CurvePoint, CurveSummary
 
 MAX_MARKED_POINTS = 40
 """Of so few points each is drawn."""
@@ -40,7 +41,7 @@ _SIGN_MEANINGS = {RESTART: "restart", FINDING: "finding", NOT_FINITE: "not finit
 
 def line_chart(
     title: str,
-    curves: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, CurveSummary],
     last_step: int,
     events: Sequence[Event] = (),
     order: Sequence[str] = (),
@@ -154,18 +155,16 @@ def _event_columns(events: Sequence[Event]) -> dict[str, list[Any]]:
     }
 
 
-def _decades(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
+def _decades(curves: Mapping[str, CurveSummary]) -> list[float]:
     """At most seven powers of ten to mark on a logarithmic axis; none where a linear one will do."""
-    extremes = [
-        curve[extreme]["value"] for curve in curves.values() for extreme in ("smallest", "largest") if curve[extreme]
-    ]
+    extremes = [point["value"] for curve in curves.values() for point in (curve["smallest"], curve["largest"]) if point]
     if not extremes or min(extremes) <= 0 or max(extremes) / min(extremes) < MIN_LOG_RATIO:
         return []
     low, high = math.floor(math.log10(min(extremes))), math.ceil(math.log10(max(extremes)))
     return [float(f"1e{exponent}") for exponent in range(low, high + 1, math.ceil((high - low + 1) / 7))]
 
 
-def _thinning_note(curves: Mapping[str, Mapping[str, Any]]) -> str:
+def _thinning_note(curves: Mapping[str, CurveSummary]) -> str:
     thinned_curves = [(label, curve) for label, curve in curves.items() if len(curve["steps"]) < curve["points"]]
     if not thinned_curves:
         return ""
@@ -175,18 +174,18 @@ def _thinning_note(curves: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Drawn are {counts_text}: of each stretch the first, the last, the smallest and the largest."
 
 
-def _describe_curve(label: str, curve: Mapping[str, Any]) -> str:
+def _describe_curve(label: str, curve: CurveSummary) -> str:
     non_finite_text = f", {curve['non_finite']:,} values not finite" if curve["non_finite"] else ""
-    if curve["smallest"] is None:
-        return f"{label}: nothing finite{non_finite_text}."
     low, high = curve["smallest"], curve["largest"]
+    if low is None or high is None:
+        return f"{label}: nothing finite{non_finite_text}."
     return (
         f"{label}: from {format_value(low['value'])} at step {low['step']:,} to {format_value(high['value'])} at step "
         f"{high['step']:,}, in the end {format_value(curve['last'])}{non_finite_text}."
     )
 
 
-def _table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
+def _table(curves: Mapping[str, CurveSummary]) -> Table:
     head = ("", "points", "last", "smallest", "at step", "largest", "at step", "not finite")
     rows = [
         (
@@ -199,5 +198,5 @@ def _table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(head, rows)
 
 
-def _extreme_cells(extreme: Mapping[str, Any] | None) -> tuple[str, str]:
+def _extreme_cells(extreme: CurvePoint | None) -> tuple[str, str]:
     return ("", "") if extreme is None else (format_value(extreme["value"]), f"{extreme['step']:,}")

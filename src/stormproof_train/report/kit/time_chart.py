@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from stormproof_train.report.kit.chart import STEP_ENCODING, Chart, Line, Table
-from stormproof_train.report.times import PARTS
+from stormproof_train.report.times import PARTS, StepTimes
 
 
-def time_chart(time: Mapping[str, Any]) -> Chart:
+def time_chart(time: StepTimes) -> Chart:
     """Draws what :func:`stormproof_train.report.times.step_times` gives."""
     lines = [Line(part, number) for number, part in enumerate(PARTS)]
     data: dict[str, list[Any]] = {"line": [], "label": [], "start": [], "end": [], "low": [], "high": []}
