@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import print_line
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.search.folder import SearchFolder
+from stormproof_train.search.records import SearchNumbers
 from stormproof_train.search.report.search_page import search_page
 
 REPORT_FILE = "report.html"
@@ -29,7 +29,7 @@ class ReportWriter:
         collect_numbers: what is to be said now.
     """
 
-    def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], SearchNumbers]) -> None:
         self._folder, self.collect_numbers = folder, collect_numbers
         self._last_write = -math.inf
 
@@ -42,7 +42,7 @@ class ReportWriter:
         except Exception as error:  # noqa: BLE001 (whatever it is: it is tried again, and an error at the end)
             print_line(f"warning: {self._folder.path / REPORT_FILE} could not be written: {error}")
 
-    def write(self, numbers: Mapping[str, Any]) -> Path:
+    def write(self, numbers: SearchNumbers) -> Path:
         """Writes them, and says where the page is."""
         plain_numbers = to_json(numbers)
         page = render_html(search_page(plain_numbers))

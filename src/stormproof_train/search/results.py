@@ -12,6 +12,7 @@ from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.random_search import expected_minimum, extrapolate_final_losses
+from stormproof_train.search.records import RandomSearchRecord, ReportedTrial, SearchNumbers, WinnerComparison
 from stormproof_train.search.rungs import TrialStatus
 from stormproof_train.search.samplers import count_random_trials
 from stormproof_train.search.seed_comparison import compare_with_default
@@ -32,7 +33,7 @@ def collect_numbers(
     pruner: TrialPruner,
     final_evaluation: FinalEvaluation,
     fixed_overrides: Sequence[str],
-) -> dict[str, Any]:
+) -> SearchNumbers:
     """The numbers of a search.
 
     Args:
@@ -86,7 +87,7 @@ def collect_numbers(
 
 def _compare_winner(
     settings: Settings, final_evaluation: FinalEvaluation, winner: TrialRecord, results: Mapping[str, Any]
-) -> dict[str, Any] | None:
+) -> WinnerComparison | None:
     """The winner against the default; None without fresh seeds."""
     validation_objectives = (candidate for candidate in settings.all_objectives if candidate.name.startswith("val/"))
     objective = next(validation_objectives, Objective("val/loss", higher_is_better=False))
@@ -98,7 +99,7 @@ def _compare_winner(
     )
 
 
-def _describe_trial(record: TrialRecord, settings: Settings, *, is_finished: bool) -> dict[str, Any]:
+def _describe_trial(record: TrialRecord, settings: Settings, *, is_finished: bool) -> ReportedTrial:
     notes = record.notes
     # What waits at a rung when all is over goes on only if the search is given more.
     is_stopped = is_finished and record.state == "paused"
@@ -121,7 +122,7 @@ def _describe_trial(record: TrialRecord, settings: Settings, *, is_finished: boo
     }
 
 
-def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -> dict[str, Any] | None:
+def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -> RandomSearchRecord | None:
     """Estimates the result of random search with the same number of steps.
 
     Returns None for random search without early stopping, several objectives, or fewer than 10 random trials.

@@ -19,11 +19,12 @@ from scipy import stats
 
 from stormproof_train.search.final_evaluation import DEFAULT, FinalRun
 from stormproof_train.search.objectives import Objective
+from stormproof_train.search.records import FailedRun, PairedTest, WinnerComparison
 
 
 def compare_with_default(
     runs: Sequence[FinalRun], results: Mapping[str, Any], objective: Objective, samples: Mapping[str, int] | None
-) -> dict[str, Any]:
+) -> WinnerComparison:
     """What is to be said of the two, as plain values.
 
     Args:
@@ -34,7 +35,7 @@ def compare_with_default(
             as independent, and ``samples_known`` is false.
     """
     values_by_seed: dict[int, dict[str, float]] = {}
-    failures = []
+    failures: list[FailedRun] = []
     for run in runs:
         result = results.get(run.name)
         if result is None:
@@ -55,7 +56,7 @@ def compare_with_default(
     }  # fmt: skip
 
 
-def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> dict[str, float | None]:
+def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> PairedTest:
     """The mean difference of pairs with its 95% interval, and the p value of the t test; None with fewer than two.
 
     Args:
@@ -70,13 +71,13 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: floa
     """
     differences = np.subtract(first, second)
     count = len(differences)
-    no_interval: dict[str, float | None] = {"low": None, "high": None, "p_value": None}
     if count < 2:
-        return {"difference": float(differences[0]) if count else None, **no_interval}
+        difference = float(differences[0]) if count else None
+        return {"difference": difference, "low": None, "high": None, "p_value": None}
     mean = float(differences.mean())
     standard_error = float(differences.std(ddof=1)) * math.sqrt(1 / count + overlap)
     if standard_error == 0:
-        return {"difference": mean, **no_interval}
+        return {"difference": mean, "low": None, "high": None, "p_value": None}
     low, high = stats.t.interval(0.95, count - 1, mean, standard_error)
     p_value = float(2 * stats.t.sf(abs(mean) / standard_error, count - 1))
     return {"difference": mean, "low": float(low), "high": float(high), "p_value": p_value}

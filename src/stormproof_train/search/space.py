@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from stormproof_train.errors import UserError
+from stormproof_train.search.records import ParameterRecord
 
 MAX_COMBINATIONS = 100_000
 """As many of a grid are listed."""
@@ -61,16 +62,29 @@ class Parameter:
             case _:
                 return None
 
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        fields = {"key": self.key, "kind": "choice", "log": False, "choices": None, "low": None, "high": None}
-        fields["only_with"] = {group: sorted(choices) for group, choices in self.only_with.items()}
+    def as_dict(self) -> ParameterRecord:
+        """Returns plain values."""
+        fields: ParameterRecord = {
+            "key": self.key,
+            "kind": "choice",
+            "log": False,
+            "choices": None,
+            "low": None,
+            "high": None,
+            "only_with": {group: sorted(choices) for group, choices in self.only_with.items()},
+        }
         if isinstance(self.distribution, CategoricalDistribution):
-            return fields | {"choices": list(self.distribution.choices)}
+            return {**fields, "choices": list(self.distribution.choices)}
         assert isinstance(self.distribution, IntDistribution | FloatDistribution)
         kind = "int" if isinstance(self.distribution, IntDistribution) else "float"
-        bounds = {"low": self.distribution.low, "high": self.distribution.high}
-        return fields | {"kind": kind, "log": self.distribution.log, "step": self.distribution.step, **bounds}
+        return {
+            **fields,
+            "kind": kind,
+            "log": self.distribution.log,
+            "step": self.distribution.step,
+            "low": self.distribution.low,
+            "high": self.distribution.high,
+        }
 
 
 class Space:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from stormproof_train.console import format_value, print_line, print_table
 from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.search.records import ReportedTrial, SearchNumbers
 from stormproof_train.search.report.search_page import search_page
 
 MAX_ROWS = 20
 """More are in the report."""
 
 
-def print_summary(numbers: Mapping[str, Any]) -> None:
+def print_summary(numbers: SearchNumbers) -> None:
     """Prints what a search has come to: the table, and the sentences that head its page.
 
     Args:
@@ -40,7 +41,7 @@ def print_summary(numbers: Mapping[str, Any]) -> None:
         print_line(sentence)
 
 
-def explain_no_winner(numbers: Mapping[str, Any]) -> str:
+def explain_no_winner(numbers: SearchNumbers) -> str:
     """Why there is none."""
     states = Counter(trial["state"] for trial in numbers["trials"])
     if states["complete"]:
@@ -49,16 +50,16 @@ def explain_no_winner(numbers: Mapping[str, Any]) -> str:
     return f"no trial has come to its end ({counts_text}): the table says why"
 
 
-def _rank_trials(numbers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _rank_trials(numbers: SearchNumbers) -> list[ReportedTrial]:
     sign = -1 if numbers["objectives"][0]["higher_is_better"] else 1
     complete_trials = [trial for trial in numbers["trials"] if trial["state"] == "complete"]
     stopped_trials = [trial for trial in numbers["trials"] if trial["state"] in {"pruned", "paused", "running"}]
-    complete_trials.sort(key=lambda trial: (not trial["feasible"], sign * trial["values"][0]))
+    complete_trials.sort(key=lambda trial: (not trial["feasible"], sign * (trial["values"] or [math.nan])[0]))
     stopped_trials.sort(key=lambda trial: (-len(trial["curve"]), trial["number"]))
     return [*complete_trials, *stopped_trials]
 
 
-def _describe_outcome(trial: Mapping[str, Any]) -> str:
+def _describe_outcome(trial: ReportedTrial) -> str:
     if trial["state"] == "complete":
         return ""
     if trial["state"] == "failed" or not trial["reason"]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stormproof_train.report.kit.axis import Axis, value_axis
 from stormproof_train.report.kit.chart import STEP_ENCODING, Chart, Line, Table
 from stormproof_train.report.kit.json_numbers import finite_or_none, round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
+from stormproof_train.search.records import RandomSearchRecord
 from stormproof_train.search.report.marks import MARKS, legend, mark_of
 from stormproof_train.search.report.search_info import SearchInfo, TrialInfo, format_objective
 
@@ -19,7 +20,7 @@ MAX_TOOLTIP_LENGTH = 160
 _FIELDS = ("spent", "value", "look", "trial", "state", "words")
 
 
-def history_chart(search: SearchInfo, objective_index: int, random_search: Mapping[str, Any] | None) -> Chart:
+def history_chart(search: SearchInfo, objective_index: int, random_search: RandomSearchRecord | None) -> Chart:
     """Draws the value of each trial over the steps spent until it ended.
 
     Args:

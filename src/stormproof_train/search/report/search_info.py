@@ -11,6 +11,7 @@ from stormproof_train.console import format_value
 from stormproof_train.report.kit.json_numbers import finite_or_none
 from stormproof_train.report.tables import format_setting
 from stormproof_train.search.objectives import Objective
+from stormproof_train.search.records import ReportedTrial, SearchNumbers
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ class SearchInfo:
         return [trial for *_, trial in sorted(sort_keys, key=lambda sort_key: sort_key[:3])]
 
 
-def read_search(numbers: Mapping[str, Any]) -> SearchInfo:
+def read_search(numbers: SearchNumbers) -> SearchInfo:
     """Reads a search.
 
     Args:
-        numbers: as :func:`stormproof_train.search.report.search_page.search_page` takes them.
+        numbers: of the search.
     """
     objectives = [Objective(entry["name"], entry["higher_is_better"]) for entry in numbers["objectives"]]
     trials = [_read_trial(entry, len(objectives)) for entry in numbers["trials"]]
@@ -136,7 +137,7 @@ def read_search(numbers: Mapping[str, Any]) -> SearchInfo:
     )  # fmt: skip
 
 
-def _read_trial(entry: Mapping[str, Any], num_objectives: int) -> TrialInfo:
+def _read_trial(entry: ReportedTrial, num_objectives: int) -> TrialInfo:
     values = [finite_or_none(value) for value in entry["values"] or ()]
     return TrialInfo(
         number=entry["number"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.search.records import RandomSearchRecord, SearchNumbers
 from stormproof_train.search.report.front import front_charts, front_table
 from stormproof_train.search.report.history import history_chart
 from stormproof_train.search.report.importances import importance_chart, sort_shares
@@ -30,27 +30,13 @@ MAX_SLICES = 24
 MAX_BEST_TRIALS = 10
 
 
-def search_page(numbers: Mapping[str, Any]) -> Page:
+def search_page(numbers: SearchNumbers) -> Page:
     """The page of a search, finished or not.
 
     Any value of an objective may be None or not finite; any text may hold anything.
 
     Args:
-        numbers: ``name``; ``finished``; ``objectives``, each with ``name`` and ``higher_is_better``; ``constraints`` as
-            they were typed; ``sampler`` and ``pruner``; ``rungs``, fractions of a run's length; ``space``, of each
-            parameter ``key``, ``kind`` (``choice``, ``float``, ``int``), ``log``, ``choices``, ``low``, ``high`` and
-            ``only_with``, the choices under which it is there; ``trials``, of each ``number``, ``state`` (``complete``,
-            ``pruned``, ``failed``, ``running``, ``paused``), ``params``, ``values``, one an objective, or None,
-            ``feasible``, ``curve`` (fraction of its length, step, first objective), ``steps``, ``seconds``, ``start``,
-            ``end``, ``reason`` and ``run``, its folder; ``best``, the number
-            of the winner, of several objectives by the first, or None; ``front``, the numbers on the Pareto front;
-            ``importances``, for each objective a share by key; ``random``, what random search would be expected to
-            reach: ``steps``, ``runs``, ``expected``, ``pool`` and ``stopped_early``, or None; ``final``, winner and
-            default on fresh seeds: ``metric``, ``higher_is_better``, ``seeds``, ``winner``, ``default``,
-            ``difference``, ``low``, ``high``, ``p_value``, ``samples_known`` and ``failed`` (``run`` and ``reason``),
-            or None; ``test``, by metric ``value``, ``low`` and ``high``, or None; ``tested``, the run that it is of, or
-            why there is none; ``also_tested``, the numbers of trials for which the test split was read before;
-            ``words`` of ``winner`` and ``default``; ``totals``: ``steps``, ``seconds`` and ``gpu_hours``.
+        numbers: of the search.
     """
     search = read_search(numbers)
     return Page(
@@ -71,7 +57,7 @@ def search_page(numbers: Mapping[str, Any]) -> Page:
     )
 
 
-def _winner_section(numbers: Mapping[str, Any]) -> Section:
+def _winner_section(numbers: SearchNumbers) -> Section:
     final, overrides = numbers["final"], numbers["words"]
     paragraphs = [
         f"{side.capitalize()}: {' '.join(overrides[side])}." for side in ("winner", "default") if overrides[side]
@@ -87,7 +73,7 @@ def _winner_section(numbers: Mapping[str, Any]) -> Section:
     return Section("Winner and default", paragraphs if tables else [], tables)
 
 
-def _history_section(search: SearchInfo, random_search: Mapping[str, Any] | None) -> Section:
+def _history_section(search: SearchInfo, random_search: RandomSearchRecord | None) -> Section:
     if not search.trials:
         return Section("History", ["No trial has begun."])
     charts = [

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import drop_empty_columns
+from stormproof_train.evaluation.intervals import IntervalRecord
 from stormproof_train.report.kit.chart import Table
 from stormproof_train.report.kit.json_numbers import finite_or_none
+from stormproof_train.search.records import WinnerComparison
 from stormproof_train.search.report.search_info import (
     ParameterInfo,
     SearchInfo,
@@ -56,7 +58,7 @@ def stopped_trials_table(trials: Sequence[TrialInfo]) -> Table:
     return Table(*drop_empty_columns(("trial", "steps", "came to", "reason", "with", "folder"), rows))
 
 
-def seeds_table(final: Mapping[str, Any]) -> Table:
+def seeds_table(final: WinnerComparison) -> Table:
     """What the winner and the default came to on each fresh seed; ``final`` of the numbers of a search."""
     rows = []
     for index, seed in enumerate(final["seeds"]):
@@ -66,7 +68,7 @@ def seeds_table(final: Mapping[str, Any]) -> Table:
     return Table(("seed", f"{final['metric']} of the winner", "of the default", "winner minus default"), rows)
 
 
-def winner_test_table(test: Mapping[str, Mapping[str, Any]]) -> Table:
+def winner_test_table(test: Mapping[str, IntervalRecord]) -> Table:
     """The test of the winner, by metric its ``value`` with the ends of its 95% interval."""
     rows = [
         (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stormproof_train.report.kit.duration import format_duration
 from stormproof_train.report.kit.json_numbers import finite_or_none
+from stormproof_train.search.records import SearchNumbers, WinnerComparison
 from stormproof_train.search.report.search_info import SearchInfo, format_objective
 
 MAX_FRONT_TRIALS = 5
@@ -17,7 +18,7 @@ STATE_LABELS = {
 }  # fmt: skip
 
 
-def tone(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def tone(numbers: SearchNumbers, search: SearchInfo) -> str:
     """``open`` until it has finished, ``bad`` where it found nothing, ``good`` where its winner is clearly better."""
     if not numbers["finished"]:
         return "open"
@@ -26,11 +27,11 @@ def tone(numbers: Mapping[str, Any], search: SearchInfo) -> str:
     return "good" if numbers["final"] and is_winner_better(numbers["final"]) else "doubtful"
 
 
-def sentences(numbers: Mapping[str, Any], search: SearchInfo) -> list[str]:
+def sentences(numbers: SearchNumbers, search: SearchInfo) -> list[str]:
     """What was found, whether it is better than the default, what its test says, what random search would have found.
 
     Args:
-        numbers: as :func:`stormproof_train.search.report.search_page.search_page` takes them.
+        numbers: of the search.
         search: the same, read.
     """
     final = numbers["final"]
@@ -43,7 +44,7 @@ def sentences(numbers: Mapping[str, Any], search: SearchInfo) -> list[str]:
     return [sentence for sentence in paragraphs if sentence]
 
 
-def is_winner_better(final: Mapping[str, Any]) -> bool | None:
+def is_winner_better(final: WinnerComparison) -> bool | None:
     """Whether the winner is better than the default: None where the interval of their difference does not say."""
     low, high = finite_or_none(final["low"]), finite_or_none(final["high"])
     if low is None or high is None or low <= 0 <= high:
@@ -51,7 +52,7 @@ def is_winner_better(final: Mapping[str, Any]) -> bool | None:
     return (low > 0) == final["higher_is_better"]
 
 
-def _describe_best(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def _describe_best(numbers: SearchNumbers, search: SearchInfo) -> str:
     suffix = "" if numbers["finished"] else " so far"
     if not search.best_trial_numbers:
         condition = " that keeps to the constraints" if numbers["constraints"] else ""
@@ -85,13 +86,13 @@ def _describe_front(search: SearchInfo, suffix: str) -> str:
     )
 
 
-def _describe_selection_bias(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def _describe_selection_bias(numbers: SearchNumbers, search: SearchInfo) -> str:
     if not numbers["finished"] or search.best is None:
         return ""
     return "It was chosen by that value, which so is likely too good: it was not trained again on fresh seeds."
 
 
-def _compare_with_default(final: Mapping[str, Any]) -> str:
+def _compare_with_default(final: WinnerComparison) -> str:
     means = [_finite_mean(final[side]) for side in ("winner", "default")]
     if not final["seeds"] and not final["failed"]:
         return "Winner and default have not both been trained on a fresh seed yet."
@@ -108,7 +109,7 @@ def _compare_with_default(final: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_difference(final: Mapping[str, Any]) -> str:
+def _describe_difference(final: WinnerComparison) -> str:
     low, high, p_value = (finite_or_none(final[key]) for key in ("low", "high", "p_value"))
     text = format_objective(final["difference"])
     if low is None or high is None:
@@ -128,7 +129,7 @@ def _finite_mean(values: Sequence[Any]) -> float | None:
     return statistics.fmean(finite_values) if finite_values else None
 
 
-def _describe_test(numbers: Mapping[str, Any]) -> str:
+def _describe_test(numbers: SearchNumbers) -> str:
     if not numbers["test"]:
         return f"The winner could not be tested: {numbers['tested']}." if numbers["tested"] else ""
     phrases = []
@@ -150,7 +151,7 @@ def _describe_test(numbers: Mapping[str, Any]) -> str:
     return f"The test split was read {occasion}{run_note}: {', '.join(phrases)}."
 
 
-def _compare_with_random_search(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def _compare_with_random_search(numbers: SearchNumbers, search: SearchInfo) -> str:
     random_search = numbers["random"]
     expected_best = finite_or_none(random_search["expected"]) if random_search else None
     if not random_search or expected_best is None:
@@ -174,7 +175,7 @@ def _compare_with_random_search(numbers: Mapping[str, Any], search: SearchInfo) 
     )
 
 
-def _describe_counts(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def _describe_counts(numbers: SearchNumbers, search: SearchInfo) -> str:
     states = Counter(trial.state for trial in search.trials)
     breakdown = ", ".join(f"{states[state]:,} {label}" for state, label in STATE_LABELS.items() if states[state])
     totals = numbers["totals"]
@@ -188,7 +189,7 @@ def _describe_counts(numbers: Mapping[str, Any], search: SearchInfo) -> str:
     )
 
 
-def _describe_constraints(numbers: Mapping[str, Any], search: SearchInfo) -> str:
+def _describe_constraints(numbers: SearchNumbers, search: SearchInfo) -> str:
     num_infeasible = sum(not trial.is_feasible for trial in search.trials)
     rules_text = f" ({', '.join(numbers['constraints'])})" if numbers["constraints"] else ""
     if not num_infeasible:

@@ -1,0 +1,187 @@
+"""The numbers of a search, as ``answer.json`` contains them."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+from stormproof_train.evaluation.intervals import IntervalRecord
+
+
+class ObjectiveRecord(TypedDict):
+    """An objective."""
+
+    name: str
+    higher_is_better: bool
+
+
+class ParameterRecord(TypedDict):
+    """A parameter of the search space.
+
+    Attributes:
+        key: Key of the setting.
+        kind: ``choice``, ``float`` or ``int``.
+        log: Whether the parameter is searched on a logarithmic scale.
+        choices: None for a number.
+        low: Lower bound. None for a choice.
+        high: Upper bound. None for a choice.
+        step: Step of a number. None if there is none.
+        only_with: The parameter exists only with these choices, by key.
+    """
+
+    key: str
+    kind: str
+    log: bool
+    choices: list[Any] | None
+    low: float | None
+    high: float | None
+    step: NotRequired[float | None]
+    only_with: dict[str, list[str]]
+
+
+class ReportedTrial(TypedDict):
+    """A trial.
+
+    Attributes:
+        number: Counts from 0.
+        state: ``complete``, ``pruned``, ``failed``, ``running`` or ``paused``.
+        params: Values by key.
+        values: One value per objective. None before the trial completes.
+        feasible: Whether the trial keeps to all constraints.
+        curve: Fraction of the length, step and first objective of each validation.
+        steps: Steps so far.
+        seconds: Duration so far.
+        start: Time in ISO 8601.
+        end: Time in ISO 8601. None if the trial has not ended.
+        reason: Why it was paused, pruned or failed.
+        run: Path of its folder, relative to the folder of the search.
+    """
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    values: list[float] | None
+    feasible: bool
+    curve: list[list[Any]]
+    steps: int
+    seconds: float
+    start: str | None
+    end: str | None
+    reason: str | None
+    run: str
+
+
+class RandomSearchRecord(TypedDict):
+    """What random search would be expected to reach.
+
+    Attributes:
+        steps: Steps of all trials.
+        runs: Number of complete runs of as many steps.
+        expected: Expected best value.
+        pool: Number of random trials that the estimate uses.
+        stopped_early: Number of them that were stopped early.
+    """
+
+    steps: int
+    runs: float
+    expected: float
+    pool: int
+    stopped_early: int
+
+
+class FailedRun(TypedDict):
+    """A run on a fresh seed that failed."""
+
+    run: str
+    reason: str
+
+
+class PairedTest(TypedDict):
+    """The mean difference of pairs with its 95% interval and p-value. None if there are too few pairs."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+
+
+class WinnerComparison(PairedTest):
+    """The winner minus the default on fresh seeds.
+
+    Attributes:
+        metric: Name of the objective.
+        higher_is_better: Whether a higher value is better.
+        seeds: Seeds on which both have finished.
+        winner: Value of the winner for each seed.
+        default: Value of the default for each seed.
+        failed: Runs that failed.
+        samples_known: Whether the test accounts for samples that the seeds share.
+    """
+
+    metric: str
+    higher_is_better: bool
+    seeds: list[int]
+    winner: list[float]
+    default: list[float]
+    failed: list[FailedRun]
+    samples_known: bool
+
+
+class FinalOverrides(TypedDict):
+    """Overrides of the winner and of the default."""
+
+    winner: list[str]
+    default: list[str]
+
+
+class Totals(TypedDict):
+    """What all trials cost."""
+
+    steps: int
+    seconds: float
+    gpu_hours: float
+
+
+class SearchNumbers(TypedDict):
+    """The numbers of a search, finished or not. A value of an objective may be None or not finite.
+
+    Attributes:
+        name: Name of the search.
+        finished: Whether all trials and final runs have ended.
+        objectives: Objectives.
+        constraints: Constraints as the user typed them.
+        sampler: Name of the sampler.
+        pruner: Name of the pruner.
+        rungs: Fractions of the length of a run.
+        space: Search space.
+        trials: Trials by number.
+        best: Number of the winner. None if there is none.
+        front: Numbers of the trials on the Pareto front.
+        importances: Shares by key, for each objective.
+        random: None if random search cannot be estimated.
+        final: None without fresh seeds.
+        test: Test results of the winner by metric. None before the test.
+        tested: Path of the tested run, or why there is no test.
+        also_tested: Numbers of the trials that were tested earlier.
+        words: Overrides of the winner and of the default.
+        totals: What all trials cost.
+    """
+
+    name: str
+    finished: bool
+    objectives: list[ObjectiveRecord]
+    constraints: list[str]
+    sampler: str
+    pruner: str
+    rungs: list[float]
+    space: list[ParameterRecord]
+    trials: list[ReportedTrial]
+    best: int | None
+    front: list[int]
+    importances: list[dict[str, float]]
+    random: RandomSearchRecord | None
+    final: WinnerComparison | None
+    test: dict[str, IntervalRecord] | None
+    tested: str | None
+    also_tested: list[int]
+    words: FinalOverrides
+    totals: Totals
