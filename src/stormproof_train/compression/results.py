@@ -7,7 +7,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from stormproof_train.compression.compression_loop import CompressionLoop
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, describe_int8_support
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import OriginalModel
+from stormproof_train.compression.records import ArtifactNumbers, ClassDegradation, CompressionNumbers
 from stormproof_train.compression.report.card import model_card
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.compression.settings import Settings
@@ -57,7 +58,7 @@ class CompressionResult:
         self._original, self._settings, self._folder = original, settings, folder
         self._builder, self._budget, self._loop = builder, budget, loop
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> CompressionNumbers:
         """Reads the test split, for the original and what keeps to the budget, and writes what is known then."""
         artifacts = self._loop.artifacts
         best_artifact = select_best(artifacts, self._budget, self._settings.target, self._settings.minimize)
@@ -65,7 +66,7 @@ class CompressionResult:
             for artifact in artifacts:
                 if self._is_within_budget(artifact):
                     self._builder.predict_test_split(artifact.name)
-        numbers = to_json(self._collect_numbers(best_artifact))
+        numbers: CompressionNumbers = to_json(self._collect_numbers(best_artifact))
         for entry in numbers["artifacts"]:
             self._write_if_changed(
                 Path(entry["folder"]) / CARD_FILE, model_card(numbers, entry, self._builder.metadata)
@@ -89,7 +90,7 @@ class CompressionResult:
     def _is_within_budget(self, artifact: Artifact) -> bool:
         return artifact.name == ORIGINAL or self._budget.allows(artifact.lost)
 
-    def _collect_numbers(self, best_artifact: Artifact | None) -> dict[str, Any]:
+    def _collect_numbers(self, best_artifact: Artifact | None) -> CompressionNumbers:
         original, settings, builder = self._original, self._settings, self._builder
         headline = original.headline
         tested_artifacts = [artifact for artifact in self._loop.artifacts if self._is_within_budget(artifact)]
@@ -98,7 +99,8 @@ class CompressionResult:
             "checkpoint": str(original.trained_weights.checkpoint), "task": original.spec.task,
             "headline": headline.name,
             "higher_is_better": headline.higher_is_better,
-            "budget": asdict(self._budget) if self._budget.told else None, "target": settings.target,
+            "budget": {"told": self._budget.told, "allowed": self._budget.allowed} if self._budget.told else None,
+            "target": settings.target,
             "minimize": settings.minimize,
             "machine": {"processor": _processor_name(), "threads": settings.threads,
             "int8": describe_int8_support(cpu_has_vnni())},
@@ -116,15 +118,18 @@ class CompressionResult:
             "why_none": None if best_artifact is not None else self._explain_no_recommendation(),
             "skipped": [*self._loop.skipped_messages, *self._describe_subsampling()],
             "fine_tuning": [
-                {**asdict(step), "run": str(self._folder.runs_dir / step.name), "seconds": self._run_seconds(step.name)}
+                {
+                    "name": step.name, "times": step.times, "steps": step.steps, "became": step.became,
+                    "run": str(self._folder.runs_dir / step.name), "seconds": self._run_seconds(step.name),
+                }
                 for step in self._loop.steps
             ],
         }  # fmt: skip
 
-    def _artifact_numbers(self, artifact: Artifact, tested_artifacts: list[Artifact]) -> dict[str, Any]:
+    def _artifact_numbers(self, artifact: Artifact, tested_artifacts: list[Artifact]) -> ArtifactNumbers:
         original_artifact = self._loop.artifacts[0]
         values = asdict(artifact)
-        entry: dict[str, Any] = {
+        entry = cast("ArtifactNumbers", {
             "validation": values.pop("value"), **values, "within": self._is_within_budget(artifact),
             "test": None, "test_lost": None, "mcnemar": None,
             "lost_by_class": self._degradation_by_class(artifact),
@@ -132,7 +137,7 @@ class CompressionResult:
             [candidate for candidate in tested_artifacts if candidate is not artifact]),
             "remarks": list_remarks(artifact, original_artifact),
             "folder": str(self._builder.artifact_dir(artifact.name).relative_to(self._folder.path)),
-        }  # fmt: skip
+        })  # fmt: skip
         if artifact not in tested_artifacts or not self._reads_test:
             return entry
         original_predictions, predictions = (
@@ -143,12 +148,12 @@ class CompressionResult:
             entry["test"] = evaluation["headline"][self._original.headline.name]
             entry["calibration_error"] = evaluation.get("calibration_error")
         if artifact.name != ORIGINAL:
-            entry["test_lost"] = asdict(estimate_degradation(original_predictions, predictions))
+            entry["test_lost"] = estimate_degradation(original_predictions, predictions).as_dict()
             if predictions.is_classification:
-                entry["mcnemar"] = asdict(mcnemar(original_predictions, predictions))
+                entry["mcnemar"] = mcnemar(original_predictions, predictions).as_dict()
         return entry
 
-    def _degradation_by_class(self, artifact: Artifact) -> list[dict[str, Any]]:
+    def _degradation_by_class(self, artifact: Artifact) -> list[ClassDegradation]:
         """By how much the recall of each class that came is worse than the original's, on validation."""
         original_predictions, predictions = (self._builder.load_predictions(name) for name in (ORIGINAL, artifact.name))
         if not predictions.is_classification:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from stormproof_train.compression.records import CompressionNumbers
 from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo, read_compression
 from stormproof_train.compression.report.marks import mark_of
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
@@ -19,11 +17,11 @@ _MEANINGS = {
 }
 
 
-def print_summary(numbers: Mapping[str, Any]) -> None:
+def print_summary(numbers: CompressionNumbers) -> None:
     """Prints what a compression has come to: the table, and the sentences that head its page.
 
     Args:
-        numbers: as :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
+        numbers: of the compression.
     """
     compression = read_compression(numbers)
     metric = compression.metric

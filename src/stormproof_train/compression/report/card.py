@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from stormproof_train.compression.artifact import MODEL_FILE
+from stormproof_train.compression.records import ArtifactNumbers, ClassDegradation, CompressionNumbers
 from stormproof_train.compression.report.compression_info import (
     ORIGINAL,
     ArtifactInfo,
@@ -25,14 +25,12 @@ from stormproof_train.report.kit.json_numbers import finite_or_none
 MAX_WORST_CLASSES = 5
 
 
-def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], metadata: ArtifactMetadata) -> str:
+def model_card(numbers: CompressionNumbers, artifact: ArtifactNumbers, metadata: ArtifactMetadata) -> str:
     """The model card of an artifact, in Markdown.
 
     Args:
-        numbers: of its compression, as
-            :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
-        artifact: one of their ``artifacts``, with ``lost_by_class``, of each class ``name`` and ``lost``, by how much
-            its recall on validation is worse than with the original.
+        numbers: of its compression.
+        artifact: one of their ``artifacts``.
         metadata: what the artifact says of itself.
     """
     compression, artifact_info = read_compression(numbers), read_artifact(artifact)
@@ -49,7 +47,7 @@ def model_card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], metadata
     return "\n".join(lines) + "\n"
 
 
-def _overview(numbers: Mapping[str, Any], artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
+def _overview(numbers: CompressionNumbers, artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
     purpose = f"tells {len(metadata.classes):,} classes apart" if metadata.classes else "predicts numbers"
     sizes = (
         format_count(artifact.bytes, "B"),
@@ -103,7 +101,7 @@ def _results_table(compression: CompressionInfo, artifact: ArtifactInfo) -> list
     )
 
 
-def _comparison(numbers: Mapping[str, Any], compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
+def _comparison(numbers: CompressionNumbers, compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
     """What was lost and gained, and where that was measured."""
     machine = numbers["machine"]
     threads = machine["threads"]
@@ -140,7 +138,7 @@ def _degradation_lines(metric: Metric, artifact: ArtifactInfo) -> list[str]:
     return [*lines, *([f"Times faster than the original: {speedups}."] if speedups else [])]
 
 
-def _data_section(numbers: Mapping[str, Any], metadata: ArtifactMetadata) -> list[str]:
+def _data_section(numbers: CompressionNumbers, metadata: ArtifactMetadata) -> list[str]:
     samples = numbers["samples"]
     test_note = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not read"
     lines = [
@@ -152,7 +150,9 @@ def _data_section(numbers: Mapping[str, Any], metadata: ArtifactMetadata) -> lis
     return [*lines, "", "How a file becomes an input:", "", "```json", description, "```"]
 
 
-def _limits_section(numbers: Mapping[str, Any], artifact: ArtifactInfo, degradation_by_class: Any) -> list[str]:
+def _limits_section(
+    numbers: CompressionNumbers, artifact: ArtifactInfo, degradation_by_class: Sequence[ClassDegradation]
+) -> list[str]:
     samples = numbers["samples"]
     lines = [
         "- It was measured on this data only; of samples from elsewhere nothing is known.",
@@ -187,7 +187,7 @@ def _limits_section(numbers: Mapping[str, Any], artifact: ArtifactInfo, degradat
     return lines
 
 
-def _budget_note(numbers: Mapping[str, Any]) -> str:
+def _budget_note(numbers: CompressionNumbers) -> str:
     budget = numbers["budget"]
     return f": the worse end of the interval of what it lost is within {escape_text(budget['told'])}" if budget else ""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+from stormproof_train.compression.records import ArtifactNumbers, CompressionNumbers
 from stormproof_train.compression.report.metric import Metric
 from stormproof_train.compression.report.quantities import divide_or_none
-from stormproof_train.evaluation.intervals import Interval
+from stormproof_train.evaluation.intervals import Interval, IntervalRecord
+from stormproof_train.evaluation.records import McNemarRecord
 from stormproof_train.report.kit.json_numbers import finite_or_none
 
 ORIGINAL = "original"
@@ -118,11 +120,11 @@ class CompressionInfo:
         return all((self.gain(artifact, quantity) or 0) >= required for quantity, required in self.target.items())
 
 
-def read_compression(numbers: Mapping[str, Any]) -> CompressionInfo:
+def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
     """Reads a compression.
 
     Args:
-        numbers: as :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
+        numbers: of the compression.
     """
     artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
     budget = numbers["budget"] or {"told": "", "allowed": None}
@@ -144,11 +146,11 @@ def read_compression(numbers: Mapping[str, Any]) -> CompressionInfo:
     )
 
 
-def read_artifact(entry: Mapping[str, Any]) -> ArtifactInfo:
+def read_artifact(entry: ArtifactNumbers) -> ArtifactInfo:
     """Reads one of the ``artifacts`` of a compression's numbers."""
     speedups = {str(batch_size): read_interval(interval) for batch_size, interval in entry["speedup"].items()}
 
-    def read_degradation(key: str) -> Interval | None:
+    def read_degradation(key: Literal["lost", "test_lost"]) -> Interval | None:
         degradation = read_interval(entry[key])
         if degradation is None or entry["name"] != ORIGINAL:
             return degradation
@@ -185,7 +187,7 @@ def read_artifact(entry: Mapping[str, Any]) -> ArtifactInfo:
     )
 
 
-def read_interval(entry: Mapping[str, Any] | None) -> Interval | None:
+def read_interval(entry: IntervalRecord | None) -> Interval | None:
     """A value with both ends of its interval, or with none; None where it is not finite.
 
     Example:
@@ -199,5 +201,5 @@ def read_interval(entry: Mapping[str, Any] | None) -> Interval | None:
     return Interval(value, low, high) if low is not None and high is not None else Interval(value, None, None)
 
 
-def _read_mcnemar(entry: Mapping[str, Any] | None) -> tuple[int, int, float | None] | None:
+def _read_mcnemar(entry: McNemarRecord | None) -> tuple[int, int, float | None] | None:
     return None if entry is None else (entry["first_alone"], entry["second_alone"], finite_or_none(entry["p_value"]))

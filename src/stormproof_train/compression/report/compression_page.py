@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from stormproof_train.compression.records import CompressionNumbers
 from stormproof_train.compression.report.compression_info import CompressionInfo, read_compression
 from stormproof_train.compression.report.tables import (
     artifact_test_table,
@@ -18,25 +16,13 @@ from stormproof_train.compression.report.verdict import sentences, tone
 from stormproof_train.report.kit.section import Page, Section
 
 
-def compression_page(numbers: Mapping[str, Any]) -> Page:
+def compression_page(numbers: CompressionNumbers) -> Page:
     """The page of a compression.
 
     Any number may be None or not finite; any text may hold anything.
 
     Args:
-        numbers: ``name``; ``run`` and ``checkpoint``, paths; ``task``; ``headline``, the metric, and
-            ``higher_is_better``; ``budget``, ``told`` and ``allowed``, or None; ``target``, by
-            ``speedup``, ``size`` and ``macs`` how many times is wanted; ``minimize``, ``latency``, ``size`` or
-            ``macs``; ``machine``: ``processor``, ``threads`` and ``int8``, a sentence; ``samples``: how many of
-            ``validation``, ``test`` (or None) and ``calibration``; ``artifacts``, the original first, of each ``name``,
-            ``network``, ``quantization``, ``method``, ``validation`` and ``test`` (or None), the metric's ``value``,
-            ``low`` and ``high``, ``lost`` and ``test_lost`` (or None), by how much that is worse than the original's,
-            likewise, ``within``, ``mcnemar`` (``first_alone``, of the original, ``second_alone``, ``p_value``; or
-            None), ``calibration_error``, ``bytes``, ``parameters``, ``macs``, ``memory``, ``load_seconds``, ``latency``
-            (``median`` and ``p95`` by batch size, in seconds), ``speedup`` (``value``, ``low`` and ``high`` by batch
-            size), ``difference``, ``beaten_by``, ``remarks`` and ``folder``; ``best``, the name of one of them, or
-            None, and ``why_none``; ``skipped``, sentences; ``fine_tuning``, of each run ``name``, ``run``, ``steps``,
-            ``seconds``, ``times`` (fewer multiply-accumulates) and ``became``.
+        numbers: of the compression.
     """
     compression = read_compression(numbers)
     return Page(
@@ -68,7 +54,7 @@ def _artifacts_section(compression: CompressionInfo) -> Section:
     )
 
 
-def _test_section(numbers: Mapping[str, Any], compression: CompressionInfo) -> Section:
+def _test_section(numbers: CompressionNumbers, compression: CompressionInfo) -> Section:
     table = artifact_test_table(compression)
     if not table.rows:
         return Section("Test split")
@@ -78,7 +64,7 @@ def _test_section(numbers: Mapping[str, Any], compression: CompressionInfo) -> S
     return Section("Test split", [f"{note} Intervals are 95% ones."], tables=[("", table)])
 
 
-def _methods_section(numbers: Mapping[str, Any], compression: CompressionInfo) -> Section:
+def _methods_section(numbers: CompressionNumbers, compression: CompressionInfo) -> Section:
     runs = numbers["fine_tuning"]
     return Section(
         "How they were made",
@@ -89,7 +75,7 @@ def _methods_section(numbers: Mapping[str, Any], compression: CompressionInfo) -
     )
 
 
-def _measurement_section(numbers: Mapping[str, Any]) -> Section:
+def _measurement_section(numbers: CompressionNumbers) -> Section:
     machine, samples = numbers["machine"], numbers["samples"]
     threads, calibration = machine["threads"], f"{samples['calibration']:,}"
     return Section(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from stormproof_train.compression.records import FineTuningRecord
 from stormproof_train.compression.report.compression_info import ORIGINAL, ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.marks import describe_status
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
@@ -98,7 +99,7 @@ def methods_table(compression: CompressionInfo) -> Table:
     return drop_empty(Table(head, rows))
 
 
-def fine_tuning_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+def fine_tuning_table(runs: Sequence[FineTuningRecord]) -> Table:
     """The fine-tuning runs; ``fine_tuning`` of the numbers of a compression."""
     rows = [
         (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from stormproof_train.compression.records import CompressionNumbers
 from stormproof_train.compression.report.compression_info import ArtifactInfo, CompressionInfo
 from stormproof_train.compression.report.gains import describe_gains, describe_target, is_significantly_faster
 from stormproof_train.console import format_value
@@ -34,11 +32,11 @@ def tone(compression: CompressionInfo) -> str:
     return "doubtful" if any(doubts) else "good"
 
 
-def sentences(numbers: Mapping[str, Any], compression: CompressionInfo) -> list[str]:
+def sentences(numbers: CompressionNumbers, compression: CompressionInfo) -> list[str]:
     """What is recommended, what it costs and gains, what the test split says, what the choice was made by.
 
     Args:
-        numbers: as :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
+        numbers: of the compression.
         compression: the same, read.
     """
     best = compression.best
@@ -129,7 +127,7 @@ def _compare_with_budget(compression: CompressionInfo, degradation: Interval) ->
     return f": within the budget of {compression.budget}"
 
 
-def _describe_selection(numbers: Mapping[str, Any], compression: CompressionInfo) -> str:
+def _describe_selection(numbers: CompressionNumbers, compression: CompressionInfo) -> str:
     samples = numbers["samples"]
     rule = "the worse end of the interval of what is lost there has to be within the budget"
     selection = f"The choice was made on {samples['validation']:,} validation samples alone"
@@ -139,7 +137,7 @@ def _describe_selection(numbers: Mapping[str, Any], compression: CompressionInfo
     return text
 
 
-def _describe_no_recommendation(numbers: Mapping[str, Any]) -> str:
+def _describe_no_recommendation(numbers: CompressionNumbers) -> str:
     reason = str(numbers["why_none"] or "").rstrip(".")
     return f"Nothing is recommended, as {reason}." if reason else "Nothing is recommended."
 
@@ -161,7 +159,7 @@ def _describe_closest(compression: CompressionInfo) -> str:
     )
 
 
-def _describe_counts(numbers: Mapping[str, Any], compression: CompressionInfo) -> str:
+def _describe_counts(numbers: CompressionNumbers, compression: CompressionInfo) -> str:
     compressed_artifacts = compression.compressed_artifacts
     num_beyond_budget = sum(not artifact.is_within_budget for artifact in compressed_artifacts)
     num_dominated = sum(

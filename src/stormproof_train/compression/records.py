@@ -1,0 +1,161 @@
+"""The numbers of a compression, as ``answer.json`` contains them."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from stormproof_train.compression.settings import TargetName
+from stormproof_train.evaluation.intervals import IntervalRecord
+from stormproof_train.evaluation.records import McNemarRecord
+
+
+class BudgetRecord(TypedDict):
+    """A :class:`stormproof_train.compression.budget.Budget`."""
+
+    told: str
+    allowed: float
+
+
+class Machine(TypedDict):
+    """The machine of the measurements.
+
+    Attributes:
+        processor: Name of the processor.
+        threads: Number of threads.
+        int8: What the processor supports, in words.
+    """
+
+    processor: str
+    threads: int
+    int8: str
+
+
+class Origin(TypedDict):
+    """What the network was made with.
+
+    Attributes:
+        network: Import paths by config group.
+        versions: Versions by package.
+    """
+
+    network: dict[str, str]
+    versions: dict[str, str]
+
+
+class SampleCounts(TypedDict):
+    """Number of samples of each split. ``test`` is None if the split was not read."""
+
+    validation: int
+    test: int | None
+    calibration: int
+
+
+class ClassDegradation(TypedDict):
+    """By how much the recall of a class is worse than that of the original, on validation."""
+
+    name: str
+    lost: float
+
+
+class ArtifactNumbers(TypedDict):
+    """An artifact.
+
+    The fields of :class:`stormproof_train.compression.artifact.Artifact`, of which ``validation`` is ``value``, and:
+
+    Attributes:
+        within: Whether the degradation is within the budget.
+        test: Headline metric on the test split. None if it was not read.
+        test_lost: Degradation on the test split. None if it was not read.
+        mcnemar: The original against the artifact on the test split. None if it was not read.
+        lost_by_class: Classification only.
+        beaten_by: Name of an artifact that dominates this one. None if there is none.
+        remarks: Drawbacks, in words.
+        folder: Path, relative to the folder of the compression.
+    """
+
+    name: str
+    network: str
+    quantization: str
+    method: str
+    parameters: int
+    macs: int
+    bytes: int
+    validation: IntervalRecord
+    lost: IntervalRecord
+    calibration_error: float | None
+    difference: float
+    latency: dict[str, dict[str, float]]
+    speedup: dict[str, IntervalRecord]
+    memory: int
+    load_seconds: float
+    digests: dict[str, str]
+    within: bool
+    test: IntervalRecord | None
+    test_lost: IntervalRecord | None
+    mcnemar: McNemarRecord | None
+    lost_by_class: list[ClassDegradation]
+    beaten_by: str | None
+    remarks: list[str]
+    folder: str
+
+
+class FineTuningRecord(TypedDict):
+    """A fine-tuning run.
+
+    Attributes:
+        name: Name of the network and of the run.
+        times: Minimum reduction of the multiply-accumulates.
+        steps: Optimizer steps.
+        became: Drawbacks, in words. Empty if there are none.
+        run: Path of the run folder.
+        seconds: Duration. None if the run has not finished.
+    """
+
+    name: str
+    times: float
+    steps: int
+    became: str
+    run: str
+    seconds: float | None
+
+
+class CompressionNumbers(TypedDict):
+    """The numbers of a compression. Any number may be None or not finite.
+
+    Attributes:
+        name: Name of the compression.
+        run: Path of the compressed run.
+        checkpoint: Path of the compressed checkpoint.
+        task: Task of the data.
+        headline: Name of the headline metric.
+        higher_is_better: Whether a higher headline metric is better.
+        budget: None if there is no budget.
+        target: Minimum gain by ``speedup``, ``size`` and ``macs``.
+        minimize: ``latency``, ``size`` or ``macs``.
+        machine: Machine of the measurements.
+        made_with: What the network was made with.
+        samples: Number of samples of each split.
+        artifacts: Artifacts, the original first.
+        best: Name of the recommended artifact. None if there is none.
+        why_none: Why no artifact is recommended. None if there is one.
+        skipped: What could not be done, in sentences.
+        fine_tuning: Fine-tuning runs.
+    """
+
+    name: str
+    run: str
+    checkpoint: str
+    task: str
+    headline: str
+    higher_is_better: bool
+    budget: BudgetRecord | None
+    target: dict[TargetName, float]
+    minimize: str
+    machine: Machine
+    made_with: Origin
+    samples: SampleCounts
+    artifacts: list[ArtifactNumbers]
+    best: str | None
+    why_none: str | None
+    skipped: list[str]
+    fine_tuning: list[FineTuningRecord]
