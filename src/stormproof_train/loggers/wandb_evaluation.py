@@ -13,6 +13,7 @@ import wandb
 
 from stormproof_train.evaluation.curves import Curve, precision_recall_curves, roc_curves
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.records import Evaluation
 
 MAX_ROWS = 3000
 """Of a chart's table, at most."""
@@ -53,8 +54,9 @@ def build_charts(folder: Path) -> dict[str, Any]:
     if not predictions.is_classification:
         return {"test/residuals": _residuals_chart(predictions)}
     shown_classes = {class_index for class_index, _ in Counter(predictions.target.tolist()).most_common(MAX_CLASSES)}
+    confusion = evaluation["confusion"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of classification)
     charts_by_name = {
-        "test/confusion": _confusion_chart(evaluation["confusion"]),
+        "test/confusion": _confusion_chart(confusion),
         "test/roc": _curves_chart(
             roc_curves(predictions), shown_classes, "ROC", ("False positive rate", "True positive rate")
         ),
@@ -67,7 +69,7 @@ def build_charts(folder: Path) -> dict[str, Any]:
     return charts_by_name
 
 
-def _read_evaluation(folder: Path) -> dict[str, Any] | None:
+def _read_evaluation(folder: Path) -> Evaluation | None:
     file = folder / "evaluation.json"
     return json.loads(file.read_bytes()) if file.exists() else None
 
