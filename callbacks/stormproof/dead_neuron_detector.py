@@ -18,7 +18,7 @@ from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
 from stormproof.units.running_min_max import RunningExtremes
-from stormproof.units.unit_activity import RunStage, UnitActivity
+from stormproof.units.unit_activity import Stage, UnitActivity
 from stormproof.units.unit_records import UnitRecords
 
 SPARSITY_EVERY = 10
@@ -39,14 +39,14 @@ class DeadNeuronDetector(Monitor):
     ``<name>@<layer>``. Where it cannot be told which dimension counts the units (heads that were split off a layer's),
     or which layer takes what a function gives, a warning names it, and nothing is claimed.
 
-    Over a validation pass the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
+    Over a validation epoch the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
     ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
-    ``every_n_steps=1`` nothing of an epoch is left out. A pass keeps two numbers a unit, and nothing waits for the
+    ``every_n_steps=1`` nothing of an epoch is left out. An epoch keeps two numbers a unit, and nothing waits for the
     device before its end. The table reports dead units after 200 inputs, or 30 if all units of a layer are dead.
 
-    Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation pass;
+    Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation epoch;
     ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
-    of zeros in every tenth of those, after each epoch. A pass with one input logs no dead fraction.
+    of zeros in every tenth of those, after each epoch. An epoch with one input logs no dead fraction.
 
     Args:
         every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
@@ -101,7 +101,7 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def dead_units(self) -> dict[str, torch.Tensor]:
-        """Which units are dead, as bool (units,) by name: of the last complete validation pass, exact."""
+        """Which units are dead, as bool (units,) by name: of the last complete validation epoch, exact."""
         return {
             name: record.dead_units
             for name, record in self._unit_records.records_by_name().items()
@@ -110,7 +110,7 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def activity(self) -> dict[str, UnitActivity]:
-        """What is known of each layer's units: of the last validation pass; before any, of the last epoch's sample."""
+        """What is known of each layer's units: of the last validation epoch; before any, of the last epoch's sample."""
         records = self._unit_records.records_by_name().items()
         return {name: record.activity for name, record in records if record.activity is not None}
 
@@ -125,7 +125,7 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def dead_counts(self) -> dict[str, list[tuple[int, int]]]:
-        """Of the last passes, the step and the number of dead units, by name."""
+        """Step and number of dead units of the last epochs, by name."""
         return {name: record.dead_counts for name, record in self._unit_records.records_by_name().items()}
 
     @property
@@ -233,7 +233,7 @@ class DeadNeuronDetector(Monitor):
             log_values(trainer, values)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins a pass."""
+        """Starts an epoch."""
         self._attach(pl_module)
         if not trainer.sanity_checking:
             self._unit_records.start_epoch("validation")
@@ -271,7 +271,7 @@ class DeadNeuronDetector(Monitor):
         self._unit_records.add(hooks, trainer.global_step, run_stage, _smallest_batch_size(batch))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends the pass and logs the dead fractions, before ``EarlyStopping`` and ``ModelCheckpoint`` read them."""
+        """Ends the epoch and logs the dead fractions, before ``EarlyStopping`` and ``ModelCheckpoint`` read them."""
         if trainer.sanity_checking:
             return
         dead_units = _dead_units(self._finish_epoch("validation", trainer))
@@ -328,7 +328,7 @@ class DeadNeuronDetector(Monitor):
             self._hooks.remove()
             self._hooks = None
 
-    def _finish_epoch(self, run_stage: RunStage, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
+    def _finish_epoch(self, run_stage: Stage, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
         hooks = self._hooks
         assert hooks is not None
         extremes_by_name = self._unit_records.finish_epoch(
@@ -355,7 +355,7 @@ class DeadNeuronDetector(Monitor):
 
 
 def _dead_units(extremes_by_name: Mapping[str, RunningExtremes]) -> dict[str, torch.Tensor]:
-    """Returns dead units by name. Skips passes with one input, in which every output is constant."""
+    """Returns dead units by name. Skips epochs with one input, in which every output is constant."""
     return {name: extremes.is_dead() for name, extremes in extremes_by_name.items() if extremes.inputs > 1}
 
 

@@ -1,4 +1,4 @@
-"""Logs what the callbacks find and do with loggers below ``logging.getLogger("stormproof")``."""
+"""Logs findings and other events of the callbacks with child loggers of ``stormproof``."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ def log_event(name: str, message: str, level: int = logging.INFO, **attributes: 
         level: Level of :mod:`logging`.
         attributes: Attributes of the log record.
     """
-    logging.getLogger(name).log(level, message, extra=attributes, stacklevel=3)
+    logging.getLogger(name).log(level, message, extra=attributes, stacklevel=3)  # skips rank_zero_only

@@ -135,7 +135,7 @@ class Finding:
         return problem if not self.where or self.where in problem_words else f"{problem} in {self.where}"
 
     def as_dict(self) -> FindingRecord:
-        """Returns plain values."""
+        """Returns the fields as JSON-serializable values."""
         return {
             "problem": str(self.problem),
             "severity": str(self.severity),

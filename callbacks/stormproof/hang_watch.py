@@ -310,8 +310,8 @@ def _report_path(rank: int, folder: Path) -> Path:
 
 
 def _format_ranks(ranks: list[int]) -> str:
-    rank_list = ", ".join(map(str, ranks[:5]))
-    return f"rank{'s' if len(ranks) > 1 else ''} {rank_list}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
+    ranks_text = ", ".join(map(str, ranks[:5]))
+    return f"rank{'s' if len(ranks) > 1 else ''} {ranks_text}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
 
 
 def _wait_for_rank_zero() -> None:

@@ -17,7 +17,6 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils.data._utils import signal_handling
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.distributed.collectives import all_gather
@@ -48,7 +47,8 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
-            if _is_raised_by_signal_handler(error) and hook.__name__ != "on_exception":  # others follow it
+            # Lightning calls the on_exception hooks of other callbacks only if this one does not raise
+            if _is_raised_by_signal_handler(error) and hook.__name__ != "on_exception":
                 raise
             self._disable(error)
 
@@ -57,7 +57,8 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
 
 def _is_raised_by_signal_handler(error: Exception) -> bool:
     """Returns whether torch raised the error because a loader worker died. It does so in whatever code is running."""
-    return traceback.extract_tb(error.__traceback__)[-1].filename == signal_handling.__file__
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") == "torch.utils.data._utils.signal_handling"
 
 
 class TrainingHealth(InactiveCopies, Callback):

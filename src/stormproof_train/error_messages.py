@@ -66,19 +66,20 @@ def is_killed_worker(error: BaseException) -> bool:
 
 def _describe_killed_worker(error: BaseException) -> tuple[str, ExitCode] | None:
     """Describes a loader worker that was killed. torch has no error of its own for it."""
-    if not (isinstance(error, RuntimeError) and _KILLED_WORKER.search(str(error))) and not _lost_worker(error):
+    is_torch_error = isinstance(error, RuntimeError) and _KILLED_WORKER.search(str(error))
+    if not is_torch_error and not _is_broken_worker_connection(error):
         return None
     message = (
         f"a data loader worker was killed, possibly because memory ran out ({_first_nonempty_line(str(error))}): the "
-        f"same command resumes the run. If this happens again, lower data.num_workers"
+        "same command resumes the run. If this happens again, lower data.num_workers"
     )
     return message, ExitCode.START_AGAIN
 
 
-def _lost_worker(error: BaseException) -> bool:
-    """Returns whether the connection to a loader worker broke, because it was killed while it sent a batch."""
+def _is_broken_worker_connection(error: BaseException) -> bool:
+    """Returns whether the connection to a loader worker broke, as it does if a worker is killed while it sends."""
     return isinstance(error, ConnectionError | EOFError) and any(
-        frame.f_code.co_name == "_try_get_data" and frame.f_globals["__name__"] == "torch.utils.data.dataloader"
+        frame.f_code.co_name == "_try_get_data" and frame.f_globals.get("__name__") == "torch.utils.data.dataloader"
         for frame, _ in traceback.walk_tb(error.__traceback__)
     )
 

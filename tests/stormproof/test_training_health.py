@@ -532,16 +532,16 @@ def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pyte
     )
 
 
-def test_a_killed_loader_worker_ends_the_training_and_not_the_diagnosis(monkeypatch: pytest.MonkeyPatch):
+def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pytest.MonkeyPatch):
     def lose_worker(*_: Any) -> None:
         iterator: Any = iter(DataLoader(range(4), num_workers=1))  # pyright: ignore[reportArgumentType]
         iterator._workers[0].kill()
-        time.sleep(10)  # torch raises in here
+        time.sleep(10)  # torch raises in its signal handler
 
     monkeypatch.setattr(training_health, "apply_rules", lose_worker)
     expected_warning = pytest.warns(UserWarning, match=r"TrainingHealth failed with RuntimeError: DataLoader worker")
     with expected_warning, pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
-        fit(Classifier(), loader(), TrainingHealth())  # the warning is of its on_exception
+        fit(Classifier(), loader(), TrainingHealth())  # on_exception applies the rules again, and warns
 
 
 def test_it_refuses_a_cadence_below_one():

@@ -21,7 +21,8 @@ def call_on_two_ranks(function: Callable[..., None], *arguments: Any, timeout: f
 def call_on_ranks(count: int, function: Callable[..., None], *arguments: Any, timeout: float = 200) -> None:
     """Calls ``function(rank, *arguments)`` in several processes.
 
-    Their environment is that of the fork server, which may have started earlier: pass what they need as arguments.
+    The processes inherit the environment of the fork server, which may have started earlier. Pass ports and paths as
+    arguments.
 
     Args:
         count: Number of processes.

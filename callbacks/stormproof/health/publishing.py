@@ -1,4 +1,4 @@
-"""Where findings go: the log, a file, and Weights & Biases where that is a logger."""
+"""Publishes findings to the log, a file, and Weights & Biases if it is a logger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG_LEVELS = {
 
 
 def log_finding(finding: Finding) -> None:
-    """Logs a finding. The log record has it as ``record.finding``."""
+    """Logs a finding and attaches it to the log record as ``finding``."""
     log_event(__name__, str(finding), LOG_LEVELS[finding.severity], finding=finding)
 
 

@@ -33,7 +33,7 @@ def signals_blocked_in_children() -> Iterator[None]:
 
 @contextmanager
 def termination_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Calls ``handler`` for the signals that ask the process to end, and then restores the previous handlers."""
+    """Handles termination signals with ``handler`` within the block, then restores the previous handlers."""
     previous_handlers = {signum: signal.signal(signum, handler) for signum in TERMINATION_SIGNALS}
     try:
         yield

@@ -15,7 +15,7 @@ from stormproof.units.running_min_max import RunningExtremes
 
 @dataclass(frozen=True)
 class ReducedCounts:
-    """What was seen of the units of one place in a pass.
+    """Counts of the units of one place in an epoch.
 
     Attributes:
         extremes: None if nothing was.

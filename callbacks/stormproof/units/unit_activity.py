@@ -16,32 +16,32 @@ MIN_INPUTS, MIN_INPUTS_ALL_DEAD = 200, 30
 """Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are
 enough if no unit of a layer fires or if the output is the same for all inputs."""
 MAX_DEAD_COUNTS = 64
-"""Passes whose counts are remembered."""
+"""Number of epochs whose dead-unit counts are kept."""
 
-RunStage = Literal["training", "validation"]
+Stage = Literal["training", "validation"]
 Trend = Literal["rising", "stable", "falling"]
 
 
 @dataclass(frozen=True)
 class UnitActivity:
-    """How the units of one place behaved over the last pass.
+    """Activity of the units of one place over the last epoch.
 
     Attributes:
         layer: the layer before the activation, which has the weights of the units; None if none is known.
         units: how many there are; of pieces, all of all units.
         dead: how many of them never left one value.
         kinds: how many of these in which way.
-        inputs: samples seen in the pass, over all ranks.
-        exact: whether it was a pass over the validation data, during which the weights stay as they are. Else it was a
+        inputs: samples seen in the epoch, over all ranks.
+        exact: whether it was a validation epoch, during which the weights stay as they are. Else it was a
             sample of an epoch's training batches.
         bound: of a sample, what each of these units fires on at most, as a share of all inputs, with 95% confidence:
             3/n for n inputs (Hanley & Lippman-Hand 1983). None where it is exact.
         since_step: the optimizer steps after which the first of the dead units gave no sign of life any more, 0 for
             before training; None if none is dead, or the training was not watched.
         born: how many of them never gave one, from the first step on.
-        trend: whether the dead have become more or fewer since the pass before.
+        trend: whether the number of dead units has changed since the previous epoch.
         sparsity: share of zeros among the outputs in the sampled training batches, which is no death; None before.
-        step: the optimizer steps that were done at the pass.
+        step: optimizer steps before the epoch ended.
     """
 
     layer: str | None
@@ -77,9 +77,9 @@ class UnitRecord:
     def __init__(self, units: int, start_step: int, device: torch.device) -> None:
         self.units = units
         self.activity: UnitActivity | None = None
-        self.dead_units: torch.Tensor | None = None  # of the last validation pass
+        self.dead_units: torch.Tensor | None = None  # of the last validation epoch
         self._alive_at = torch.full((units,), start_step - 1, device=device)  # the step of each one's last sign of life
-        self._extremes_by_stage: dict[RunStage, RunningExtremes | None] = {"training": None, "validation": None}
+        self._extremes_by_stage: dict[Stage, RunningExtremes | None] = {"training": None, "validation": None}
         self._nonzero_sum: Any = 0.0  # a sum of shares, on the device
         self._nonzero_batches = 0
         self._dead_counts: deque[tuple[int, int]] = deque(maxlen=MAX_DEAD_COUNTS)
@@ -87,19 +87,19 @@ class UnitRecord:
 
     @property
     def dead_counts(self) -> list[tuple[int, int]]:
-        """The step of each of the last passes, and how many units were dead."""
+        """Step and number of dead units of the last epochs."""
         return list(self._dead_counts)
 
-    def start_epoch(self, run_stage: RunStage) -> None:
-        """Begins a new pass."""
+    def start_epoch(self, run_stage: Stage) -> None:
+        """Starts a new epoch."""
         self._extremes_by_stage[run_stage] = None
         if run_stage == "training":
             self._nonzero_sum, self._nonzero_batches = 0.0, 0
 
     def add(
-        self, batch_extremes: RunningExtremes, nonzero_share: torch.Tensor | None, step: int, run_stage: RunStage | None
+        self, batch_extremes: RunningExtremes, nonzero_share: torch.Tensor | None, step: int, run_stage: Stage | None
     ) -> None:
-        """Adds what a batch left at the weights after ``step`` steps; of no pass, it is signs of life alone."""
+        """Adds a batch that was computed after ``step`` steps. Without a stage, it only shows which units are alive."""
         device = batch_extremes.low.device
         is_active = batch_extremes.high > batch_extremes.low
         if batch_extremes.inputs == 1:  # a batch of one shows nothing but beside the one before
@@ -119,7 +119,7 @@ class UnitRecord:
         if nonzero_share is not None:
             self._nonzero_sum, self._nonzero_batches = self._nonzero_sum + nonzero_share, self._nonzero_batches + 1
 
-    def local_counts(self, run_stage: RunStage) -> ReducedCounts:
+    def local_counts(self, run_stage: Stage) -> ReducedCounts:
         """What this rank saw."""
         return ReducedCounts(
             self._extremes_by_stage[run_stage], self._alive_at, float(self._nonzero_sum), self._nonzero_batches
@@ -149,14 +149,14 @@ class UnitRecord:
         )
 
     def discard_exact(self) -> None:
-        """A validation pass did not come by here: what one before found is of other weights."""
+        """Discards the result of an earlier validation epoch, because this one did not reach the place."""
         self.dead_units = None
         if self.activity is not None and self.activity.exact:
             self.activity = None
 
     def finish_epoch(
         self,
-        run_stage: RunStage,
+        run_stage: Stage,
         counts: ReducedCounts,
         step: int,
         layer: str | None,
@@ -164,10 +164,10 @@ class UnitRecord:
         *,
         is_watched_from_start: bool,
     ) -> None:
-        """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass.
+        """Stores what all ranks counted. A sample does not replace the result of an exact epoch.
 
         Args:
-            run_stage: the pass.
+            run_stage: Training or validation.
             counts: of all ranks.
             step: the optimizer steps that are done.
             layer: the one before.
@@ -205,7 +205,7 @@ class UnitRecord:
         )
 
     def _trend(self, dead_count: int) -> Trend:
-        """Whether ``dead_count`` dead ones are more or fewer than in the pass before."""
+        """Returns whether there are more or fewer dead units than in the previous epoch."""
         previous_count = self._dead_counts[-1][1] if self._dead_counts else dead_count
         return "stable" if dead_count == previous_count else "rising" if dead_count > previous_count else "falling"
 

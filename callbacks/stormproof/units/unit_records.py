@@ -1,4 +1,4 @@
-"""The records of all units of a network: what a batch adds to them, and what a pass concludes."""
+"""The records of all units of a network: what a batch adds to them, and what an epoch concludes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stormproof.units.dead_unit_kinds import DeadUnitKind, count_kinds, saturati
 from stormproof.units.functional_trace import ActivationKey
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.running_min_max import RunningExtremes
-from stormproof.units.unit_activity import RunStage, UnitRecord
+from stormproof.units.unit_activity import Stage, UnitRecord
 
 
 class UnitRecords:
@@ -50,18 +50,18 @@ class UnitRecords:
         """Forgets the places that a network does not have."""
         self.records = {key: record for key, record in self.records.items() if hooks.has(key[0])}
 
-    def start_epoch(self, run_stage: RunStage) -> None:
-        """Begins a new pass."""
+    def start_epoch(self, run_stage: Stage) -> None:
+        """Starts a new epoch."""
         for record in self.records.values():
             record.start_epoch(run_stage)
 
-    def add(self, hooks: ActivationHooks, step: int, run_stage: RunStage | None, batch_size: int | None) -> None:
-        """Adds what a batch left, at the weights after ``step`` steps; of no pass, it counts as signs of life alone.
+    def add(self, hooks: ActivationHooks, step: int, run_stage: Stage | None, batch_size: int | None) -> None:
+        """Adds a batch that was computed after ``step`` steps. Without a stage, it only shows which units are alive.
 
         Args:
             hooks: the network's.
             step: the optimizer steps that were done.
-            run_stage: the pass.
+            run_stage: Training or validation.
             batch_size: samples in the batch, None if unknown; of a place whose first dimension is larger, as where that
                 counts the steps of sequences, no more inputs than these are counted.
         """
@@ -80,12 +80,12 @@ class UnitRecords:
             )
 
     def finish_epoch(
-        self, run_stage: RunStage, step: int, hooks: ActivationHooks, device: torch.device
+        self, run_stage: Stage, step: int, hooks: ActivationHooks, device: torch.device
     ) -> dict[str, RunningExtremes]:
-        """What a pass showed over all ranks, which call this together; it becomes each record's ``activity``.
+        """Counts an epoch over all ranks, which call this together. Sets the ``activity`` of each record.
 
         Args:
-            run_stage: the pass.
+            run_stage: Training or validation.
             step: the optimizer steps that are done.
             hooks: the network's.
             device: on which ranks communicate.

@@ -55,7 +55,7 @@ def _check_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def _run_hydra(argv: list[str]) -> int:
-    """Passes the arguments to Hydra, which composes the config and calls back, once for each job of a sweep."""
+    """Runs Hydra, which composes the config and calls ``job``: once, or once per job of a sweep."""
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415

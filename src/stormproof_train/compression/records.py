@@ -22,7 +22,7 @@ class Machine(TypedDict):
     Attributes:
         processor: Name of the processor.
         threads: Number of threads.
-        int8: What the processor supports, in words.
+        int8: Support of the processor for int8, as a sentence.
     """
 
     processor: str
@@ -31,7 +31,7 @@ class Machine(TypedDict):
 
 
 class Origin(TypedDict):
-    """What the network was made with.
+    """Components and package versions that produced the network.
 
     Attributes:
         network: Import paths by config group.
@@ -51,7 +51,7 @@ class SampleCounts(TypedDict):
 
 
 class ClassDegradation(TypedDict):
-    """By how much the recall of a class is worse than that of the original, on validation."""
+    """Decrease in the recall of a class on validation, compared with the original."""
 
     name: str
     lost: float
@@ -60,14 +60,14 @@ class ClassDegradation(TypedDict):
 class ArtifactNumbers(TypedDict):
     """An artifact.
 
-    The fields of :class:`stormproof_train.compression.artifact.Artifact`, of which ``validation`` is ``value``, and:
+    The fields of :class:`stormproof_train.compression.artifact.Artifact`, with ``value`` as ``validation``, and:
 
     Attributes:
         within: Whether the degradation is within the budget.
         test: Headline metric on the test split. None if it was not read.
         test_lost: Degradation on the test split. None if it was not read.
         mcnemar: The original against the artifact on the test split. None if it was not read.
-        lost_by_class: Classification only.
+        lost_by_class: Classes whose recall decreased. Classification only.
         beaten_by: Name of an artifact that dominates this one. None if there is none.
         remarks: Drawbacks, in words.
         folder: Path, relative to the folder of the compression.
@@ -120,7 +120,7 @@ class FineTuningRecord(TypedDict):
 
 
 class CompressionNumbers(TypedDict):
-    """The numbers of a compression. Any number may be None or not finite.
+    """The numbers of a compression. JSON has ``nan``, ``inf`` and ``-inf`` as strings.
 
     Attributes:
         name: Name of the compression.
@@ -133,7 +133,7 @@ class CompressionNumbers(TypedDict):
         target: Minimum gain by ``speedup``, ``size`` and ``macs``.
         minimize: ``latency``, ``size`` or ``macs``.
         machine: Machine of the measurements.
-        made_with: What the network was made with.
+        made_with: Components and package versions that produced the network.
         samples: Number of samples of each split.
         artifacts: Artifacts, the original first.
         best: Name of the recommended artifact. None if there is none.

@@ -21,7 +21,7 @@ def print_summary(numbers: CompressionNumbers) -> None:
     """Prints what a compression has come to: the table, and the sentences that head its page.
 
     Args:
-        numbers: of the compression.
+        numbers: Content of ``answer.json``.
     """
     compression = read_compression(numbers)
     metric = compression.metric

@@ -51,11 +51,12 @@ def _can_die(plan: Plan) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         activation = activation_factory(plan.activation.factory())().eval()
         try:
-            negative_outputs, positive_outputs = activation(-inputs), activation(inputs)
+            outputs_below_zero, outputs_above_zero = activation(-inputs), activation(inputs)
         except RuntimeError:  # its parameters are for another number of features
             return False
-    return negative_outputs.shape == inputs.shape and bool(
-        (negative_outputs == negative_outputs[0, 0]).all() and (positive_outputs != positive_outputs[0, 0]).any()
+    return outputs_below_zero.shape == inputs.shape and bool(
+        (outputs_below_zero == outputs_below_zero[0, 0]).all()
+        and (outputs_above_zero != outputs_above_zero[0, 0]).any()
     )
 
 

@@ -24,7 +24,7 @@ class McNemar:
     p_value: float
 
     def as_dict(self) -> McNemarRecord:
-        """Returns plain values."""
+        """Returns the fields as JSON-serializable values."""
         return {"first_alone": self.first_alone, "second_alone": self.second_alone, "p_value": self.p_value}
 
 

@@ -38,7 +38,7 @@ class Interval:
     high: float | None
 
     def as_dict(self) -> IntervalRecord:
-        """Returns plain values."""
+        """Returns the fields as JSON-serializable values."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 

@@ -18,7 +18,7 @@ class ConstantBaseline(TypedDict):
 
 
 class LinearDifference(IntervalRecord):
-    """Metric of the network minus that of the linear model, with its 95% interval.
+    """Difference in a metric between network and linear model (network minus linear), with its 95% interval.
 
     Attributes:
         metric: ``accuracy`` or ``r2``.
@@ -65,8 +65,8 @@ class Evaluation(TypedDict):
         reliability: ``ReliabilityBin`` records. Only for probabilities.
         calibration_error: Expected calibration error. Only for probabilities.
         residuals: ``Residuals`` of each output. Regression only.
-        baselines: Tables only.
-        class_names: If known.
+        baselines: Comparison with a constant and a linear model. Tables only.
+        class_names: Names of the classes by index. Missing if unknown.
     """
 
     samples: int
@@ -93,8 +93,8 @@ class Comparison(TypedDict):
 
     Attributes:
         samples: Number of samples.
-        differences: Metric of the first run minus that of the second, with its 95% interval, by metric.
-        mcnemar: Classification only.
+        differences: Difference in each metric (first minus second), with its 95% interval.
+        mcnemar: McNemar's test. Classification only.
     """
 
     samples: int

@@ -79,9 +79,9 @@ class TablePreprocessor:
     def _unseen_warnings(self, features: pd.DataFrame) -> Iterator[str]:
         for entry in self._categories:
             cells = features[entry["column"]].tolist()
-            new_cells = [cell for cell in cells if cell not in entry["values"]]
-            if new_cells:
+            unseen = [cell for cell in cells if cell not in entry["values"]]
+            if unseen:
                 yield (
-                    f"{len(new_cells)} of {len(cells)} rows have a value of {entry['column']!r} that no training row "
-                    f"had ({new_cells[0]!r}{' …' if len(set(new_cells)) > 1 else ''}), and the network gets none of it"
+                    f"{len(unseen)} of {len(cells)} rows have a value of {entry['column']!r} that no training row "
+                    f"had ({unseen[0]!r}{' …' if len(set(unseen)) > 1 else ''}), and the network gets none of it"
                 )

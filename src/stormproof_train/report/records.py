@@ -29,7 +29,7 @@ class SettingRecord(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What a run came to.
+    """Outcome of a run.
 
     Attributes:
         tone: ``good``, ``doubtful`` or ``bad``; ``open`` if the run has not ended for good.
@@ -58,7 +58,7 @@ class RunNumbers(TypedDict):
         folder: Path of its folder.
         status: Status in ``run.json``, or ``gone`` if its process is gone.
         last_step: Last known step.
-        verdict: What the run came to.
+        verdict: Outcome of the run.
         summary: Content of ``summary.json``. None before the run finishes.
         curves: Curves by logged name.
         findings: All findings, in the order of their report.
@@ -93,7 +93,7 @@ class ComparedRun(TypedDict):
         label: Name of the run, or its folder if names repeat.
         folder: Path of its folder.
         status: Status in ``run.json``, or ``gone`` if its process is gone.
-        verdict: What the run came to.
+        verdict: Outcome of the run.
         summary: Content of ``summary.json``. None before the run finishes.
         findings: Active findings.
         attempts: Attempts, oldest first.
@@ -111,7 +111,13 @@ class ComparedRun(TypedDict):
 
 
 class MeanRecord(TypedDict):
-    """A mean over seeds with its 95% interval, which is None for fewer than three seeds or infinite values."""
+    """Mean over seeds with its 95% interval.
+
+    Attributes:
+        mean: Mean.
+        low: Lower bound. None for fewer than three seeds or if the mean is not finite.
+        high: Upper bound, like ``low``.
+    """
 
     mean: float
     low: float | None

@@ -24,7 +24,7 @@ RESUME_TEXT = "the same command goes on"
 
 
 def verdict(run: RunFiles) -> Verdict:
-    """Returns what a run came to."""
+    """Returns the outcome of a run."""
     active = active_findings(run.findings)
     comparisons = [] if run.evaluation is None else conclusions(run.evaluation)
     missing_sentences = (

@@ -13,7 +13,7 @@ class AttemptRecord(TypedDict):
         host: Host name of rank 0.
         pid: Process ID of rank 0.
         ranks: World size. None before training starts.
-        accumulated: Batches of an optimizer step on each rank. None before training starts.
+        accumulated: Batches per optimizer step on each rank. None before training starts.
         jobs: Job IDs from the environment of the launcher.
         start: Time in ISO 8601.
         end: Time in ISO 8601. None until the attempt ends.
@@ -60,7 +60,7 @@ class RunRecord(TypedDict):
 
 
 class EvaluationSummary(TypedDict):
-    """What ``summary.json`` takes from the evaluation of the test split. Empty if there is none.
+    """What ``summary.json`` contains about the test split. All fields are empty if the split was not evaluated.
 
     Attributes:
         intervals: Ends of the 95% interval, by metric.
@@ -74,7 +74,7 @@ class EvaluationSummary(TypedDict):
 
 
 class RunSummary(EvaluationSummary):
-    """Content of ``summary.json``. Earlier releases wrote no ``intervals``, ``baselines`` and ``conclusions``.
+    """Content of ``summary.json``.
 
     Attributes:
         name: Name of the run.
@@ -86,8 +86,8 @@ class RunSummary(EvaluationSummary):
         parameters: Number of parameters of the network.
         steps: Optimizer steps.
         epochs: Epochs.
-        attempts: Number of attempts. Only rank 0 counts them.
-        seconds: Duration of all attempts.
+        attempts: Number of attempts. Present on rank 0 only.
+        seconds: Total duration of all attempts.
     """
 
     name: str

@@ -21,7 +21,7 @@ class ParameterRecord(TypedDict):
         key: Key of the setting.
         kind: ``choice``, ``float`` or ``int``.
         log: Whether the parameter is searched on a logarithmic scale.
-        choices: None for a number.
+        choices: Options of a choice. None for a number.
         low: Lower bound. None for a choice.
         high: Upper bound. None for a choice.
         step: Step of a number. None if there is none.
@@ -46,12 +46,12 @@ class ReportedTrial(TypedDict):
         state: ``complete``, ``pruned``, ``failed``, ``running`` or ``paused``.
         params: Values by key.
         values: One value per objective. None before the trial completes.
-        feasible: Whether the trial keeps to all constraints.
+        feasible: Whether the trial satisfies all constraints.
         curve: Fraction of the length, step and first objective of each validation.
         steps: Steps so far.
         seconds: Duration so far.
-        start: Time in ISO 8601.
-        end: Time in ISO 8601. None if the trial has not ended.
+        start: Time in ISO 8601. None if the trial has not started.
+        end: When the trial ended or was last paused, in ISO 8601. None otherwise.
         reason: Why it was paused, pruned or failed.
         run: Path of its folder, relative to the folder of the search.
     """
@@ -75,10 +75,10 @@ class RandomSearchRecord(TypedDict):
 
     Attributes:
         steps: Steps of all trials.
-        runs: Number of complete runs of as many steps.
+        runs: Number of complete runs that fit into these steps.
         expected: Expected best value.
         pool: Number of random trials that the estimate uses.
-        stopped_early: Number of them that were stopped early.
+        stopped_early: Number of trials in the pool that were stopped early.
     """
 
     steps: int
@@ -96,7 +96,14 @@ class FailedRun(TypedDict):
 
 
 class PairedTest(TypedDict):
-    """The mean difference of pairs with its 95% interval and p-value. None if there are too few pairs."""
+    """Mean difference of pairs with its 95% interval and p-value.
+
+    Attributes:
+        difference: None if there are no pairs.
+        low: None for fewer than two pairs, or if all differences are equal.
+        high: Like ``low``.
+        p_value: Like ``low``.
+    """
 
     difference: float | None
     low: float | None
@@ -142,7 +149,7 @@ class Totals(TypedDict):
 
 
 class SearchNumbers(TypedDict):
-    """The numbers of a search, finished or not. A value of an objective may be None or not finite.
+    """The numbers of a search, finished or not. JSON has ``nan``, ``inf`` and ``-inf`` as strings.
 
     Attributes:
         name: Name of the search.
@@ -157,8 +164,8 @@ class SearchNumbers(TypedDict):
         best: Number of the winner. None if there is none.
         front: Numbers of the trials on the Pareto front.
         importances: Shares by key, for each objective.
-        random: None if random search cannot be estimated.
-        final: None without fresh seeds.
+        random: Estimate for random search. None if there is none.
+        final: Winner and default on fresh seeds. None if there are none.
         test: Test results of the winner by metric. None before the test.
         tested: Path of the tested run, or why there is no test.
         also_tested: Numbers of the trials that were tested earlier.

@@ -63,7 +63,7 @@ class Parameter:
                 return None
 
     def as_dict(self) -> ParameterRecord:
-        """Returns plain values."""
+        """Returns the fields as JSON-serializable values."""
         fields: ParameterRecord = {
             "key": self.key,
             "kind": "choice",

@@ -27,10 +27,10 @@ class BeginMessage(TypedDict):
     """Sent when training starts.
 
     Attributes:
-        kind: Tag.
+        kind: Message type.
         step: Step at which training starts or resumes.
         length: Steps of the whole run. Infinite if unlimited.
-        sizes: Size of the network (``parameters``, ``latency``), by objective.
+        sizes: Number of parameters and latency in seconds, if requested, by name.
         samples: Sizes of the ``training`` and the ``validation`` split. None if unknown.
         gpus: Number of GPUs.
     """
@@ -47,9 +47,9 @@ class ValidationMessage(TypedDict):
     """Sent after each validation.
 
     Attributes:
-        kind: Tag.
+        kind: Message type.
         step: Current step.
-        values: Metrics by objective.
+        values: Values of the requested metrics, by logged name.
         critical: Titles of the critical findings.
     """
 
@@ -66,7 +66,7 @@ class Reply(TypedDict):
     """Answer to a message.
 
     Attributes:
-        verdict: What the run has to do.
+        verdict: What the run does next.
         reason: One line. Empty if the run continues.
     """
 

@@ -29,8 +29,8 @@ def model_card(numbers: CompressionNumbers, artifact: ArtifactNumbers, metadata:
     """The model card of an artifact, in Markdown.
 
     Args:
-        numbers: of its compression.
-        artifact: one of their ``artifacts``.
+        numbers: Content of ``answer.json``.
+        artifact: Entry of ``numbers["artifacts"]``.
         metadata: what the artifact says of itself.
     """
     compression, artifact_info = read_compression(numbers), read_artifact(artifact)

@@ -124,7 +124,7 @@ def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
     """Reads a compression.
 
     Args:
-        numbers: of the compression.
+        numbers: Content of ``answer.json``.
     """
     artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
     budget = numbers["budget"] or {"told": "", "allowed": None}

@@ -22,7 +22,7 @@ def compression_page(numbers: CompressionNumbers) -> Page:
     Any number may be None or not finite; any text may hold anything.
 
     Args:
-        numbers: of the compression.
+        numbers: Content of ``answer.json``.
     """
     compression = read_compression(numbers)
     return Page(

@@ -36,7 +36,7 @@ def sentences(numbers: CompressionNumbers, compression: CompressionInfo) -> list
     """What is recommended, what it costs and gains, what the test split says, what the choice was made by.
 
     Args:
-        numbers: of the compression.
+        numbers: Content of ``answer.json``.
         compression: the same, read.
     """
     best = compression.best

@@ -116,7 +116,7 @@ def read_search(numbers: SearchNumbers) -> SearchInfo:
     """Reads a search.
 
     Args:
-        numbers: of the search.
+        numbers: Content of ``answer.json``.
     """
     objectives = [Objective(entry["name"], entry["higher_is_better"]) for entry in numbers["objectives"]]
     trials = [_read_trial(entry, len(objectives)) for entry in numbers["trials"]]

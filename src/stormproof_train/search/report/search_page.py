@@ -36,7 +36,7 @@ def search_page(numbers: SearchNumbers) -> Page:
     Any value of an objective may be None or not finite; any text may hold anything.
 
     Args:
-        numbers: of the search.
+        numbers: Content of ``answer.json``.
     """
     search = read_search(numbers)
     return Page(

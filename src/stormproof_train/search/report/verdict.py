@@ -31,7 +31,7 @@ def sentences(numbers: SearchNumbers, search: SearchInfo) -> list[str]:
     """What was found, whether it is better than the default, what its test says, what random search would have found.
 
     Args:
-        numbers: of the search.
+        numbers: Content of ``answer.json``.
         search: the same, read.
     """
     final = numbers["final"]
@@ -73,7 +73,7 @@ def _describe_best(numbers: SearchNumbers, search: SearchInfo) -> str:
 def _describe_front(search: SearchInfo, suffix: str) -> str:
     trials = [trial for trial in search.ranked_trials(0) if trial.number in search.best_trial_numbers]
     names = ", ".join(objective.name for objective in search.objectives)
-    trial_list = "; ".join(
+    trials_text = "; ".join(
         f"trial {trial.number} ({', '.join(format_objective(value) for value in trial.values)})"
         for trial in trials[:MAX_FRONT_TRIALS]
     )
@@ -82,7 +82,7 @@ def _describe_front(search: SearchInfo, suffix: str) -> str:
     return (
         f"{len(trials):,} trial{'s' * is_plural}{suffix} {'are' if is_plural else 'is'} on the Pareto front: no other "
         f"is better "
-        f"in one of {names} and as good in the rest: {trial_list}{remainder}."
+        f"in one of {names} and as good in the rest: {trials_text}{remainder}."
     )
 
 
