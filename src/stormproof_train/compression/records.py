@@ -30,7 +30,7 @@ class Machine(TypedDict):
     int8: str
 
 
-class Origin(TypedDict):
+class Provenance(TypedDict):
     """Components and package versions that produced the network.
 
     Attributes:
@@ -152,7 +152,7 @@ class CompressionNumbers(TypedDict):
     target: dict[TargetName, float]
     minimize: str
     machine: Machine
-    made_with: Origin
+    made_with: Provenance
     samples: SampleCounts
     artifacts: list[ArtifactNumbers]
     best: str | None
