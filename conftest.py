@@ -13,6 +13,7 @@ import pytest
 gc.disable()  # re-enabled after test collection; imports create little garbage
 sys.dont_write_bytecode = False  # tests start hundreds of processes, which import the same modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide text that is never flushed
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run in parallel
 for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "HYDRA_"))]:
     del os.environ[name]

@@ -40,6 +40,16 @@ def print_error(text: str) -> None:
         sys.stderr.flush()
 
 
+def discard_unwritten_errors() -> None:
+    """Discards buffered text that standard error cannot write. Otherwise, Python exits with code 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _redirect_to_null_device(sys.stderr)
+    except (AttributeError, ValueError):  # None, closed
+        pass
+
+
 def pipe_is_broken() -> bool:
     """Returns whether writing to standard output failed with BrokenPipeError, as in ``… | head``."""
     return _pipe_is_broken
@@ -59,12 +69,16 @@ def _discard_output(stream: Any, error: OSError) -> None:
     """Redirects a stream to the null device. Otherwise, flushing its buffer fails again when Python exits."""
     global _pipe_is_broken  # noqa: PLW0603 (standard output is global, too)
     try:
-        null_descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null_descriptor, stream.fileno())
-        os.close(null_descriptor)
+        _redirect_to_null_device(stream)
     except (OSError, AttributeError):  # without a file descriptor
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     if isinstance(error, BrokenPipeError):
         _pipe_is_broken = True
         return
     print_error(f"warning: standard output cannot be written ({error.strerror}); later output is discarded\n")
+
+
+def _redirect_to_null_device(stream: Any) -> None:
+    null_descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_descriptor, stream.fileno())
+    os.close(null_descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from typing import NoReturn
 from stormproof.distributed.rank import global_rank, is_started_by_rank_zero
 from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import TERMINATION_SIGNALS
-from stormproof.standard_output import pipe_is_broken, print_error, print_text
+from stormproof.standard_output import discard_unwritten_errors, pipe_is_broken, print_error, print_text
 from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
 from stormproof_train.config.overrides import describe_overridden
 from stormproof_train.config.urls import check_urls
@@ -75,6 +76,7 @@ def _make_streams_robust() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (until Python exits)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    atexit.register(discard_unwritten_errors)
 
 
 def _dispatch(argv: list[str]) -> int:
