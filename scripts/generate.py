@@ -1,4 +1,4 @@
-"""Writes the generated files: ``__init__.pyi`` of losses and activations, and tables in docs/losses.md and README.md.
+"""Writes the generated files: ``__init__.pyi`` of losses and activations, and tables in docs.
 
 The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
 ``# when:``. Run this script after you add or remove an activation or a loss.
@@ -29,7 +29,11 @@ def generated() -> dict[Path, str]:
     """Returns the text of each file that this script writes."""
     packages = [import_module(f"stormproof_train.{name}") for name in ("activations", "losses")]
     stubs = {Path(str(package.__file__)).with_suffix(".pyi"): stub(package) for package in packages}
-    return {**stubs, ROOT / "docs" / "losses.md": docs_of_losses(), ROOT / "README.md": readme()}
+    return {
+        **stubs,
+        ROOT / "docs" / "losses.md": docs_of_losses(),
+        ROOT / "docs" / "application.md": docs_of_application(),
+    }
 
 
 def stub(package: ModuleType) -> str:
@@ -61,21 +65,21 @@ def docs_of_losses() -> str:
     return text
 
 
-def readme() -> str:
-    """Returns README.md with the current choices of activation and loss."""
+def docs_of_application() -> str:
+    """Returns docs/application.md with the current choices of activation and loss."""
     activations = sorted(file.stem for file in (CONF / "activation").glob("*.yaml"))
     defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
     default = next(entry["activation"] for entry in defaults if "activation" in entry)
     first, *others = sorted(activations, key=lambda word: (word != default, word))
     classes, numbers = (_quoted(losses(task)) for task in TASKS)
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "application.md").read_text()
     for group, choices in {
         "activation": f"`{first}` (default) and {len(others)} more: {_quoted(others)}",
         "loss": f"none chosen: the data decides. Classes: {classes}. Numbers: {numbers}",
     }.items():
         row = f"| `{group}` | {choices} |"
         text, rows = re.subn(rf"^\| `{group}` \| .* \|$", lambda _, row=row: row, text, flags=re.MULTILINE)
-        assert rows == 1, f"README.md must have one row for {group}"
+        assert rows == 1, f"docs/application.md must have one row for {group}"
     return text
 
 
