@@ -110,7 +110,7 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def activity(self) -> dict[str, UnitActivity]:
-        """What is known of each layer's units: of the last validation epoch; before any, of the last epoch's sample."""
+        """Activity of each place: of the last validation epoch; before any, of the last epoch's sample."""
         records = self._unit_records.records_by_name().items()
         return {name: record.activity for name, record in records if record.activity is not None}
 

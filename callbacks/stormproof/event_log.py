@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_only
-
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.standard_output import print_text
 
 
@@ -14,7 +13,8 @@ class _ConsoleHandler(logging.Handler):
     """Prints messages to standard output until the program attaches a handler to this logger or to the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers and _LOGGER.handlers == [self]:
+        handlers = [*logging.getLogger().handlers, *_LOGGER.handlers]
+        if all(handler is self or isinstance(handler, logging.NullHandler) for handler in handlers):
             print_text(f"{self.format(record)}\n")
 
 
@@ -24,7 +24,6 @@ if _LOGGER.level == logging.NOTSET:
     _LOGGER.setLevel(logging.INFO)
 
 
-@rank_zero_only
 def log_event(name: str, message: str, level: int = logging.INFO, **attributes: Any) -> None:
     """Logs a message on rank 0.
 
@@ -34,4 +33,5 @@ def log_event(name: str, message: str, level: int = logging.INFO, **attributes: 
         level: Level of :mod:`logging`.
         attributes: Attributes of the log record.
     """
-    logging.getLogger(name).log(level, message, extra=attributes, stacklevel=3)  # skips rank_zero_only
+    if is_rank_zero():
+        logging.getLogger(name).log(level, message, extra=attributes, stacklevel=2)

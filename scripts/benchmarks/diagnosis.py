@@ -135,7 +135,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth}
     if arguments.peers:
-        from diagnosis_baselines import PEERS  # noqa: PLC0415 (beside this script, found where it is one)
+        from diagnosis_baselines import PEERS  # noqa: PLC0415 (importable only if this file runs as a script)
 
         monitors |= PEERS
     for part in [arguments.part] if arguments.part else PARTS:

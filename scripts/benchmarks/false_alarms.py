@@ -3,8 +3,8 @@
     python scripts/benchmarks/false_alarms.py [--steps 1500] [--seeds 3]
 
 Trains small networks in a plain loop: digits with an MLP and a convolutional network, diabetes with an MLP, characters
-of an earlier README (corpus.txt) with a transformer; SGD with momentum and AdamW, two learning rates each, batches of 8
-and 64, with batch norm, and with dropout in its place. Each step's loss and gradient norm go to a
+of LICENSE with a transformer (until 2026-11-29, of the README); SGD with momentum and AdamW, two learning rates each,
+batches of 8 and 64, with batch norm, and with dropout in its place. Each step's loss and gradient norm go to a
 ``stormproof.divergence.detector.DivergenceDetector`` as it is by default, which only looks.
 
 A training has diverged if the median loss of its last hundred steps is no lower than that of its first 32. Shown are
@@ -28,7 +28,7 @@ from torch import nn
 from stormproof.divergence.detector import DivergenceDetector
 
 Batches = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-TEXT = Path(__file__).resolve().parent / "corpus.txt"
+TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 
 
 def hidden(width: int, normed: bool) -> list[nn.Module]:

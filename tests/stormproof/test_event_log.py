@@ -30,6 +30,22 @@ def test_events_are_printed_by_default(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == "100% saved\n"
 
 
+def test_a_null_handler_does_not_replace_the_console(capsys: pytest.CaptureFixture[str]):
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        log_event("stormproof.checkpoint", "saved")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().out == "saved\n"
+
+
+def test_other_ranks_log_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("RANK", "1")
+    log_event("stormproof.checkpoint", "saved")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_handler_of_the_program_replaces_the_console(recorder: Recorder, capsys: pytest.CaptureFixture[str]):
     log_event("stormproof.checkpoint", "saved")
     assert capsys.readouterr().out == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stormproof import GradientNormMonitor, resumable, standard_output
-from stormproof.standard_output import pipe_is_broken, print_text
+from stormproof.standard_output import discard_unwritten_errors, pipe_is_broken, print_error, print_text
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
@@ -106,3 +106,11 @@ def test_a_full_stream_without_a_file_descriptor_is_replaced(monkeypatch: pytest
     print_text("text")
     assert sys.stdout.name == os.devnull
     sys.stdout.close()
+
+
+def test_text_that_standard_error_cannot_write_is_discarded(monkeypatch: pytest.MonkeyPatch):
+    with Path("/dev/full").open("w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        print_error("text")
+        discard_unwritten_errors()
+        stream.flush()

@@ -540,9 +540,7 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
 
     monkeypatch.setattr(training_health, "apply_rules", lose_worker)
     with (
-        warnings.catch_warnings(
-            record=True, action="always"
-        ) as caught,  # also Python's warning of forks beside threads
+        warnings.catch_warnings(record=True, action="always") as caught,  # Python warns of forks if threads run
         pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"),
     ):
         fit(Classifier(), loader(), TrainingHealth())  # on_exception applies the rules again, and warns

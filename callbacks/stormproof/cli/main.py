@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from typing import NoReturn
 from stormproof.checkpoint import Checkpoint, Resolution, Store
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
 from stormproof.errors import StormproofError
+from stormproof.standard_output import discard_unwritten_errors, print_error
 
 EXIT_OK, EXIT_RISKS_FOUND, EXIT_USAGE_ERROR, EXIT_DAMAGED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 74, 130, 141
 
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 where all is good, 1 where ``doctor`` found something, 2 for a mistake in what was typed, 74 where a
         checkpoint is damaged or the disk fails.
     """
+    atexit.register(discard_unwritten_errors)
     try:
         options = _build_parser().parse_args(arguments)
         code = options.run(options)
@@ -269,7 +272,7 @@ def _print_lines(*lines: str) -> None:
 
 def _print_error(message: str, code: int) -> int:
     sys.stdout.flush()
-    sys.stderr.write(f"stormproof: {message}\n")
+    print_error(f"stormproof: {message}\n")
     return code
 
 

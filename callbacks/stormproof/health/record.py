@@ -185,7 +185,7 @@ class Record:
         gradients: the measured ones.
         weight_stats: each layer's norm and sum at the beginning of some steps.
         layer_order: the layers with weights, in the order in which they are called.
-        input_stats: what the first of them takes; None if that is no numbers.
+        input_stats: Statistics of the input of the first layer. None if it is not numeric.
         groups: the parameter groups.
         unoptimized_entries: entries that have a gradient and are in no optimizer, by layer.
         foreign_parameters: entries of optimizers that are none of the module's, where there are such.

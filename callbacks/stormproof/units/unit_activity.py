@@ -31,7 +31,7 @@ class UnitActivity:
         units: how many there are; of pieces, all of all units.
         dead: how many of them never left one value.
         kinds: how many of these in which way.
-        inputs: samples seen in the epoch, over all ranks.
+        inputs: number of samples in the epoch, over all ranks.
         exact: whether it was a validation epoch, during which the weights stay as they are. Else it was a
             sample of an epoch's training batches.
         bound: of a sample, what each of these units fires on at most, as a share of all inputs, with 95% confidence:

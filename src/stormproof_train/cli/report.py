@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, UserError
@@ -37,15 +38,20 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     runs = [read_run(folder) for folder in _select_run_folders(options.folders)]
     try:
-        numbers: Any = collect_run_numbers(runs[0]) if len(runs) == 1 else compare_runs(runs)
+        if len(runs) == 1:
+            numbers = collect_run_numbers(runs[0])
+            build_page, default_output = partial(run_page, numbers), runs[0].path / REPORT_FILE
+        else:
+            numbers = compare_runs(runs)
+            build_page, default_output = partial(comparison_page, numbers), Path(RUNS_REPORT_FILE)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         folders = ", ".join(str(run.path) for run in runs)
         raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
     if options.json:
         write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", options.output)
         return ExitCode.FINISHED
-    output = options.output or (runs[0].path / REPORT_FILE if len(runs) == 1 else Path(RUNS_REPORT_FILE))
-    write_output(render_html(run_page(numbers) if len(runs) == 1 else comparison_page(numbers)), output)
+    output = options.output or default_output
+    write_output(render_html(build_page()), output)
     print_line(f"report: {output}")
     return ExitCode.FINISHED
 

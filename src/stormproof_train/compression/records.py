@@ -67,7 +67,7 @@ class ArtifactNumbers(TypedDict):
         test: Headline metric on the test split. None if it was not read.
         test_lost: Degradation on the test split. None if it was not read.
         mcnemar: The original against the artifact on the test split. None if it was not read.
-        lost_by_class: Classes whose recall decreased. Classification only.
+        lost_by_class: Decrease in the recall of each class on validation. Empty for regression.
         beaten_by: Name of an artifact that dominates this one. None if there is none.
         remarks: Drawbacks, in words.
         folder: Path, relative to the folder of the compression.

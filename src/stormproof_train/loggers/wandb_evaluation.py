@@ -54,7 +54,7 @@ def build_charts(folder: Path) -> dict[str, Any]:
     if not predictions.is_classification:
         return {"test/residuals": _residuals_chart(predictions)}
     shown_classes = {class_index for class_index, _ in Counter(predictions.target.tolist()).most_common(MAX_CLASSES)}
-    confusion = evaluation["confusion"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of classification)
+    confusion = evaluation["confusion"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (present for classification)
     charts_by_name = {
         "test/confusion": _confusion_chart(confusion),
         "test/roc": _curves_chart(

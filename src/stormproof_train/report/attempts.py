@@ -68,6 +68,7 @@ def summarize_attempts(record: RunRecord, logged: Mapping[str, Series]) -> list[
             "steps_done_again": _repeated_steps(previous, attempt),
             "seconds_until_back": resume_seconds.get(attempt["number"]) if previous else None,
         }
+        # pairs each attempt with the previous one
         for previous, attempt in zip([None, *record["attempts"]], record["attempts"], strict=False)
     ]
 

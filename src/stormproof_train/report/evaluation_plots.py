@@ -58,7 +58,7 @@ def add_plot_data(evaluation: Evaluation, predictions: Predictions | None) -> Pl
         return {**evaluation}
     if not predictions.is_classification:
         return {**evaluation, "residuals_by_prediction": _residual_data(predictions)}
-    classes = evaluation["classes"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of classification)
+    classes = evaluation["classes"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (present for classification)
     precision = {class_index: metrics["average_precision"] for class_index, metrics in enumerate(classes)}
     hardest_classes = sorted((value, class_index) for class_index, value in precision.items() if value is not None)[
         :MAX_CURVES

@@ -167,18 +167,17 @@ class RunFolder:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
-        self._record = self.read_record() or {
+        record = self.read_record()
+        self._record = {
             "name": self.name,
-            "id": secrets.token_hex(4),
-            "attempts": [],
+            "id": record["id"] if record else secrets.token_hex(4),
+            "attempts": record["attempts"] if record else [],
             "identity": spec.identity,
             "status": "running",
         }
         if self._record["attempts"]:
             self._complete_attempt(self._record["attempts"][-1])
-        self._record["identity"] = spec.identity
         _write_file(self.path / "config.yaml", yaml.safe_dump(dict(spec.settings), sort_keys=False))
-        self._record["status"] = "running"
         self._record["attempts"].append(
             {
                 "number": len(self._record["attempts"]) + 1,

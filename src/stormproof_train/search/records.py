@@ -167,7 +167,7 @@ class SearchNumbers(TypedDict):
         random: Estimate for random search. None if there is none.
         final: Winner and default on fresh seeds. None if there are none.
         test: Test results of the winner by metric. None before the test.
-        tested: Path of the tested run, or why there is no test.
+        tested: Path of the tested run, or the reason for not testing.
         also_tested: Numbers of the trials that were tested earlier.
         words: Overrides of the winner and of the default.
         totals: What all trials cost.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -54,9 +53,14 @@ def _rank_trials(numbers: SearchNumbers) -> list[ReportedTrial]:
     sign = -1 if numbers["objectives"][0]["higher_is_better"] else 1
     complete_trials = [trial for trial in numbers["trials"] if trial["state"] == "complete"]
     stopped_trials = [trial for trial in numbers["trials"] if trial["state"] in {"pruned", "paused", "running"}]
-    complete_trials.sort(key=lambda trial: (not trial["feasible"], sign * (trial["values"] or [math.nan])[0]))
+    complete_trials.sort(key=lambda trial: (not trial["feasible"], sign * _first_value(trial)))
     stopped_trials.sort(key=lambda trial: (-len(trial["curve"]), trial["number"]))
     return [*complete_trials, *stopped_trials]
+
+
+def _first_value(trial: ReportedTrial) -> float:
+    assert trial["values"] is not None  # of a complete trial
+    return trial["values"][0]
 
 
 def _describe_outcome(trial: ReportedTrial) -> str:

@@ -267,3 +267,9 @@ def test_a_reader_that_leaves_is_no_error(store: Store):
     finally:
         os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_the_exit_code_does_not_depend_on_standard_error(tmp_path: Path):
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        result = _process("list", tmp_path / "missing", capture_output=False, stderr=full)
+    assert result.returncode == 2

@@ -28,7 +28,7 @@ def evaluation_charts(evaluation: PlottedEvaluation) -> list[Chart]:
     if 0 < len(confusion) <= MAX_CLASSES:
         charts.append(_confusion_chart(confusion, names))
     if bins := evaluation.get("reliability"):
-        error = evaluation["calibration_error"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (of the bins)
+        error = evaluation["calibration_error"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (present with reliability)
         charts.append(_reliability_chart(bins, error))
     if residuals := evaluation.get("residuals_by_prediction"):
         charts.append(_residual_chart(residuals))
