@@ -1,7 +1,6 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -198,8 +197,9 @@ def test_a_connection_that_breaks_while_a_worker_sends_a_batch_is_a_killed_worke
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
     iterator: Any = iter(DataLoader(range(4), num_workers=1))  # pyright: ignore[reportArgumentType]
-    iterator._data_queue = SimpleNamespace(get=fail)
+    iterator._data_queue.get = fail
     sentence, code = describe_error(_caught(lambda: next(iterator)))
+    iterator._shutdown_workers()  # else garbage collection waits 5 s for the worker, in any later test
     assert sentence == WORKER.format("[Errno 104] Connection reset by peer")
     assert code is ExitCode.START_AGAIN
     assert describe_error(_caught(fail))[1] is ExitCode.FAILED
