@@ -278,8 +278,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.drill
 def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
     result = run_compress(
-        runs, "compress", "run=runs/mlp", "budget=10pp", "methods=[prune,distill]", "minimize=size", "name=ranks",
-        "trainer=ddp",
+        runs, "compress", "run=runs/mlp", "budget=10pp", "methods=prune", "minimize=size", "name=ranks", "trainer=ddp",
         "trainer.devices=2", "trainer.accelerator=cpu", *QUICK_OVERRIDES,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
