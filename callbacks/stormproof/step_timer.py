@@ -27,12 +27,10 @@ class StepTimer(InactiveCopies, Callback):
 
     Logged values, each the mean over all ranks:
 
-    ============================= ================================= ===================================
-    Name                          Value                             When
-    ============================= ================================= ===================================
-    ``time/batch_seconds``        Mean duration of a batch, seconds every ``log_every_n_steps`` steps
-    ``time/data_wait_fraction``   Wait fraction, in [0, 1]          every ``log_every_n_steps`` steps
-    ============================= ================================= ===================================
+    | name                        | value                                   | when                              |
+    |-----------------------------|-----------------------------------------|-----------------------------------|
+    | ``time/batch_seconds``      | mean duration of a batch, in seconds    | every ``log_every_n_steps`` steps |
+    | ``time/data_wait_fraction`` | fraction of it spent on waiting, 0 to 1 | every ``log_every_n_steps`` steps |
 
     The values are sent to the loggers only, not to ``trainer.callback_metrics``. On a GPU, the host runs ahead until
     the device's queue is full, so the first window may be too short. With ``log_every_n_steps=1``, only the first batch
