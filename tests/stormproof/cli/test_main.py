@@ -11,7 +11,6 @@ from stormproof.checkpoint import Lease, Store
 from stormproof.cli import main
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_state, make_store
 
-
 FOREIGN = "last.ckpt is not a checkpoint of CheckpointRecovery; to resume from it: stormproof adopt"
 
 

@@ -59,8 +59,8 @@ def _temporary_folder_risks(folder: Path) -> Iterator[Risk]:
         yield Risk(
             "temporary files are on another file system",
             f"{temporary_folder} (TMPDIR), for {folder}",
-            "Lightning's ModelCheckpoint writes to TMPDIR and then copies over the old file; a kill in between leaves a "
-            "truncated checkpoint instead of a good one (CheckpointRecovery writes to the folder itself)",
+            "Lightning's ModelCheckpoint writes to TMPDIR and then copies over the old file; a kill in between leaves "
+            "a truncated checkpoint instead of a good one (CheckpointRecovery writes to the folder itself)",
             "save with CheckpointRecovery, or set TMPDIR to a folder on the same file system",
         )
 
