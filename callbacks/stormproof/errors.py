@@ -76,7 +76,7 @@ class NoGoodCheckpointError(DamagedError):
 
 
 class RanksDisagreeError(StormproofError):
-    """The ranks would resume from different states. A restart usually resolves this."""
+    """The states of the ranks differ. A restart usually resolves this."""
 
     exit_code = 75
 

@@ -59,7 +59,7 @@ class StepTimer(InactiveCopies, Callback):
         self.data_wait_seconds = 0.0
         self.last_logged: dict[str, float] = {}
         self._window_start = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
-        self._batch_start = 0.0  # when the batch before ended
+        self._batch_start = 0.0  # end of the previous batch
         self._fetch_start = self._wait_seconds = 0.0
         self._stop_clock: Callable[[], None] | None = None
         self._previous_step = 0

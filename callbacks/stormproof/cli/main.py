@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="stormproof", description="Inspects and repairs folders of checkpoints.")
+    parser = _Parser(prog="stormproof", description="Manages folders of checkpoints.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     folder_help = "a folder of checkpoints, or a run folder that contains checkpoints/"
     for name, handler, summary in (

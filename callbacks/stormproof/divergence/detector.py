@@ -12,8 +12,8 @@ from stormproof.divergence.spike_detector import SpikeDetector
 GRADIENT_FACTOR, GRADIENT_FLOOR = 10.0, 1.0
 """Gradient norms vary more than losses. A spike must exceed ten times the median and the initial median."""
 MAX_OVERFLOWS = 20
-"""Number of consecutive overflows of a gradient scaler that counts as an anomaly. 16 of them halve its initial scale of
-65536 to 1."""
+"""Number of consecutive overflows of a gradient scaler that is an anomaly. 16 of them halve the initial scale of 65536
+down to 1."""
 
 
 @dataclass(frozen=True)
