@@ -330,6 +330,7 @@ class DeadNeuronDetector(Monitor):
         return {"_hooks": None}
 
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:
+        """Returns the hooks. Registers them in the first call."""
         if self._hooks is None:
             self._hooks = ActivationHooks(module)
             if self._hooks.is_compiled and self._trace_state is not None:
@@ -342,6 +343,7 @@ class DeadNeuronDetector(Monitor):
             self._hooks = None
 
     def _finish_epoch(self, run_stage: Stage, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
+        """Ends an epoch, warns about unknown units, and returns extremes over all ranks by name."""
         hooks = self._hooks
         assert hooks is not None
         extremes_by_name = self._unit_records.finish_epoch(

@@ -284,11 +284,13 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._must_skip = self._must_save = self._has_unlogged_values = False
 
     def _skip_anomalous_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
+        """Skips the update if the step is anomalous. Called after the hooks of all callbacks."""
         if self._must_skip:
             self._must_skip = False
             skip_step(optimizer, get_scaler(trainer))
 
     def _act_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Checks losses, rolls back and saves if necessary. Does nothing while gradients are accumulated."""
         assert self._step_monitor is not None
         if self._step_monitor.is_accumulating:
             return
@@ -298,6 +300,7 @@ class DivergenceGuard(InactiveCopies, Callback):
             self._recovery.save(trainer, module)
 
     def _check_before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Checks losses before a checkpoint is saved, so that no diverged state is saved."""
         self._check(trainer, module)
         self._must_save = False
 
@@ -355,6 +358,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         )
 
     def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, since_step: int) -> None:
+        """Rolls back to a checkpoint, lowers the learning rate and warns."""
         assert self._recovery is not None
         step = trainer.global_step
         self._detectors[0].count_anomaly(step)

@@ -188,6 +188,7 @@ class GradientNormMonitor(Monitor):
         return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
 
     def _read_pending(self) -> None:
+        """Reads pending measurements. Synchronizes with the device."""
         for measurement in self._first_measurements:
             for layer, norm in measurement.read().norms.items():
                 self.first_norms.setdefault(layer, norm)
@@ -205,6 +206,7 @@ class GradientNormMonitor(Monitor):
     def _measure_before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
     ) -> None:
+        """Records the clipping limit and, with manual optimization, measures the gradient."""
         index = find_optimizer_index(trainer, optimizer)
         if index is None:
             return
@@ -216,6 +218,7 @@ class GradientNormMonitor(Monitor):
     def _measure(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, index: int, *, scaled: bool
     ) -> None:
+        """Measures the gradient if the step of the optimizer is due and was not measured yet."""
         step = self._step_counts.get(index, 0) + 1
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
@@ -237,6 +240,8 @@ class GradientNormMonitor(Monitor):
             self._first_measurements.append(measurement)
 
     def _register_step_hook(self, optimizer: Optimizer, index: int) -> Callable[[], None]:
+        """Registers a hook that records the update after each step. Returns a function that removes it."""
+
         def finish(*_: Any) -> None:
             if index in self._open_measurements:
                 self._open_measurements.pop(index).record_step()
@@ -244,6 +249,7 @@ class GradientNormMonitor(Monitor):
         return optimizer.register_step_post_hook(finish).remove
 
     def _log(self, trainer: pl.Trainer) -> None:
+        """Logs the last measured step and the fractions over the history."""
         norms = self.last_norms
         values = {_metric_name("gradients/norm", layer): norm for layer, norm in norms.items()}
         updates = {

@@ -214,6 +214,7 @@ class _Watchdog:
         self._thread.join(JOIN_SECONDS)
 
     def _stalled_seconds(self, clock: float, activity: ProcessActivity) -> float:
+        """Returns for how many seconds the process has stalled. 0 during a long wait or under a debugger."""
         stalled_seconds = self._detector.update(clock, self._callback.progress, activity.seconds)
         if stalled_seconds and (
             get_current_wait() is not None or is_debugged(current_frames().get(self._training_thread))
@@ -223,6 +224,7 @@ class _Watchdog:
         return stalled_seconds
 
     def _is_hanging(self, clock: float, stalled_seconds: float) -> bool:
+        """Returns True if the job hangs. With several ranks, this requires that no rank is alive."""
         if self._liveness_poll is None:
             return stalled_seconds >= self._timeout
         # a rank may still prepare its data before its first hook, and does not reply until then
@@ -320,6 +322,7 @@ def _report_path(rank: int, folder: Path) -> Path:
 
 
 def _format_ranks(ranks: list[int]) -> str:
+    """Formats at most five ranks, such as ``ranks 1, 2``."""
     ranks_text = ", ".join(map(str, ranks[:5]))
     return f"rank{'s' if len(ranks) > 1 else ''} {ranks_text}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
 

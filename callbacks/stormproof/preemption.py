@@ -151,6 +151,7 @@ class Preemption(InactiveCopies, Callback):
         return {"_listener": SignalListener(), "_undo_functions": [], "_recovery": None}
 
     def _check_signal_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Commits a checkpoint and exits if a rank has received a signal."""
         assert self._recovery is not None
         received_signal = self._poll_signal(trainer)
         if received_signal is not None:
@@ -158,6 +159,7 @@ class Preemption(InactiveCopies, Callback):
             self._exit(trainer, received_signal, self._recovery.commit(trainer, module))
 
     def _begin_evaluation(self, trainer: pl.Trainer, batches: Any) -> None:
+        """Determines the number of batches and starts the time measurement of an evaluation."""
         if self._undo_functions:
             is_countable = internals.evaluates_in_sequence(trainer)  # otherwise the sum is not the number of batches
             self._num_batches = float(sum(batches) if isinstance(batches, list) else batches) if is_countable else inf
@@ -169,6 +171,7 @@ class Preemption(InactiveCopies, Callback):
             self._reset_sync_schedule()
 
     def _check_signal_in_evaluation(self, trainer: pl.Trainer) -> None:
+        """Exits if a rank has received a signal, unless there is time to finish the validation."""
         if not self._undo_functions or self._num_sync_points >= self._num_common_batches:
             return
         received_signal = self._poll_signal(trainer)
@@ -190,6 +193,7 @@ class Preemption(InactiveCopies, Callback):
         self._num_sync_points, self._last_sync = 0, (0, time.monotonic())
 
     def _poll_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
+        """Returns the signal that a rank has received, if ranks synchronize at this point. Otherwise None."""
         self._num_sync_points += 1
         if trainer.world_size == 1:
             return self._listener.received_signal
@@ -205,6 +209,7 @@ class Preemption(InactiveCopies, Callback):
         return signal.Signals(signal_number) if signal_number else None
 
     def _sync_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
+        """Synchronizes all ranks and returns the signal that a rank has received, or None."""
         signal_number, _ = self._reduce_signal(trainer, 0.0)
         return signal.Signals(signal_number) if signal_number else None
 
@@ -227,6 +232,7 @@ class Preemption(InactiveCopies, Callback):
         )
 
     def _warn_if_save_exceeds_grace(self, received_signal: signal.Signals) -> None:
+        """Warns if a checkpoint probably takes longer than the time until SIGKILL."""
         remaining_seconds, write_seconds = (
             self._compute_remaining_seconds(received_signal, os.environ),
             self._get_write_seconds(),
@@ -258,6 +264,7 @@ class Preemption(InactiveCopies, Callback):
         self._undo_functions.append(mask_worker_signals(loader))
 
     def _exit(self, trainer: pl.Trainer, received_signal: signal.Signals, saved_step: int | None) -> None:
+        """Logs how to resume and raises PreemptedExit."""
         stage = trainer.state.stage
         resume_message = (
             "the same command resumes the run"
@@ -269,6 +276,7 @@ class Preemption(InactiveCopies, Callback):
         raise PreemptedExit(received_signal.name, is_rank_zero=trainer.is_global_zero)
 
     def _release(self) -> None:
+        """Undoes everything that ``setup`` installed."""
         while self._undo_functions:
             self._undo_functions.pop()()
         self._recovery = None

@@ -56,6 +56,7 @@ def pipe_is_broken() -> bool:
 
 
 def _write_escaped(stream: Any, text: str) -> None:
+    """Writes text. Replaces or escapes characters that the encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"  # a replaced stream may lack the attribute
     try:
         text.encode(encoding)

@@ -71,6 +71,7 @@ class BufferSnapshot:
 
 
 def _may_have_changed(buffer: torch.Tensor, version: int) -> bool:
+    """Returns True unless the version counter proves that the buffer is unchanged."""
     return buffer.is_floating_point() or buffer.is_complex() or _version(buffer) != version
 
 

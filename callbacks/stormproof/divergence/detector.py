@@ -155,6 +155,7 @@ class DivergenceDetector:
         self.consecutive_overflows = state["consecutive_overflows"]
 
     def _find_spike(self, step: int, values: Mapping[str, float]) -> Anomaly | None:
+        """Returns an anomaly for the first value that is a spike, or None."""
         for name, value in values.items():
             median = self._series_for(name).detect(value, after_spike=self.since_step is not None)
             if median is not None:

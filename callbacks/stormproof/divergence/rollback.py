@@ -117,6 +117,7 @@ def _select_checkpoint(
 
 
 def _load_checkpoint(path: str) -> dict[str, Any]:
+    """Loads the checkpoint on every rank and verifies that all ranks loaded the same one."""
     checkpoint: dict[str, Any] = {}
     failure = None
     try:

@@ -103,11 +103,13 @@ class SpikeDetector:
             self._consecutive_highs = []
 
     def _is_outlier(self, value: float) -> bool:
+        """Returns True if the value exceeds both limits of an outlier. False during the warm-up."""
         if self._initial_median is None or self._is_disabled or value <= self.floor * self._initial_median:
             return False
         return value > self.factor * _sorted_median(self._sorted)
 
     def _append(self, value: float) -> None:
+        """Adds a value to the window and removes the oldest one if the window is full."""
         self._values.append(value)
         insort(self._sorted, value)
         if len(self._values) > self.window:

@@ -148,6 +148,7 @@ def _flatten_in_memory_order(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _lattice_slice(entries: int, shape: Sequence[int]) -> slice:
+    """Returns a slice of about ``SAMPLED_ENTRIES`` entries, whose step is coprime to all dimensions."""
     step = max(entries // SAMPLED_ENTRIES, 1)
     while any(math.gcd(step, size) > 1 for size in shape):
         step -= 1

@@ -74,6 +74,7 @@ def _read_tcp_sockets() -> Iterator[tuple[int, int]]:
 
 
 def _read_replies(netlink: socket.socket) -> Iterator[tuple[int, int]]:
+    """Yields inode and received bytes from the replies to a request."""
     while True:
         buffer = memoryview(netlink.recv(_BUFFER_BYTES))
         while buffer:
@@ -85,6 +86,7 @@ def _read_replies(netlink: socket.socket) -> Iterator[tuple[int, int]]:
 
 
 def _parse_message(message: memoryview) -> Iterator[tuple[int, int]]:
+    """Yields inode and received bytes of one socket."""
     inode = _MESSAGE.unpack_from(message)[-1]
     attributes = message[_MESSAGE.size :]
     while len(attributes) >= _ATTRIBUTE.size:

@@ -136,6 +136,7 @@ def _format_collectives(collectives: list[dict[str, Any]] | None) -> str:
 
 
 def _dump_flight_recorder() -> list[dict[str, Any]]:
+    """Returns the entries of torch's flight recorder."""
     distributed = getattr(_C, "_distributed_c10d", None)  # missing in builds of torch without distributed
     for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):  # the first requires a build with NCCL
         dump: Callable[[bool, bool], bytes] | None = getattr(distributed, name, None)
@@ -169,6 +170,7 @@ def _format_children() -> str:
 
 
 def _child_lines() -> Iterator[str]:
+    """Yields one line per child process."""
     for process in descendants(psutil.Process()):
         try:
             cpu = process.cpu_times()

@@ -91,6 +91,7 @@ def monitoring_table(
 
 
 def _format_dead(activity: UnitActivity) -> str:
+    """Formats number, percentage, kinds and trend of the dead units."""
     if not activity.dead:
         return "none" if activity.exact else f"none in {activity.inputs:,} inputs"
     if activity.inputs < activity.inputs_needed:

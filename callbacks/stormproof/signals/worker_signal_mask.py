@@ -117,6 +117,7 @@ def _ignore_signal(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _exit_on_parent_sigterm(parent_pid: int | None) -> None:
+    """Exits the worker if its parent sends SIGTERM. Ignores SIGTERM from other processes."""
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent_pid:
             os._exit(0)

@@ -189,6 +189,7 @@ class FunctionalTrace(TorchFunctionMode):
         return {key: self._resolve_consumers(key[1], calls) for key, calls in calls_by_key.items()}
 
     def _resolve_consumers(self, layer: str | None, calls: Sequence[TracedCall]) -> Mapping[str, Positions] | None:
+        """Returns all layers that consume the outputs of ``calls``, or None if a use is unknown."""
         consumers = {name: positions for call in calls for name, positions in call.consumers.items()}
         layer_calls = self._layer_calls[layer] if layer is not None else []
         sources = [call.source for call in calls]
@@ -201,6 +202,7 @@ class FunctionalTrace(TorchFunctionMode):
         return consumers if is_complete else None
 
     def _trace_activation(self, name: str, output: torch.Tensor, source: UnitLayout | None) -> UnitLayout | None:
+        """Records a functional activation and returns the layout of its output, or None if unknown."""
         shape = weight_shape(output)
         if source is not None and source.units is None and source.call.function is None:
             layer, axis = source.call.layer, source.dimension

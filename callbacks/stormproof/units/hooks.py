@@ -216,6 +216,7 @@ class ActivationHooks:
             self.consumers[key] = None if previous is None or consumers is None else {**previous, **consumers}
 
     def _resolve_source(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
+        """Returns the last called layer and the dimension of the units, or None if unknown."""
         axis = unit_axis(shape, self._last_units, gated=function == "glu")
         return None if self._last_layer is None or axis is None else (self._last_layer, axis)
 
@@ -344,6 +345,7 @@ class ActivationHooks:
         samples: int,
         activation_input: ActivationInput | None = None,
     ) -> None:
+        """Adds the outputs of one call to the records of the current batch."""
         if not tensor.numel():  # an empty batch
             return
         if self._functional_trace is not None:

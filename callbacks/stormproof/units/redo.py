@@ -182,6 +182,7 @@ class Redo:
         optimizers: list[Optimizer],
         hooks: ActivationHooks,
     ) -> None:
+        """Draws incoming weights, resets the batch norm, and sets outgoing weights to 0."""
         consumers = hooks.consumers[key]
         assert key[1] is not None
         assert consumers is not None

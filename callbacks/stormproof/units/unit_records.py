@@ -124,6 +124,7 @@ class UnitRecords:
         }
 
     def _get_or_create(self, key: ActivationKey, units: int, device: torch.device) -> UnitRecord:
+        """Returns the record of a key. Replaces it if the number of units has changed."""
         record = self.records.get(key)
         if record is None or record.units != units:
             record = self.records[key] = UnitRecord(units, self.start_step or 0, device)
@@ -149,6 +150,7 @@ class UnitRecords:
 
 
 def _count_dead_kinds(extremes: RunningExtremes, hooks: ActivationHooks, module: str) -> dict[DeadUnitKind, int]:
+    """Returns the number of dead units by kind."""
     values = extremes.low[extremes.is_dead()].tolist()
     watch_point = hooks.get(module)
     if watch_point.has_pieces:

@@ -87,6 +87,7 @@ def _operation_risks(folder: Path) -> Iterator[Risk]:
 
 
 def _run_check(check: Callable[[Path], str | None], trial_folder: Path) -> str | None:
+    """Runs a check and returns its problem, or None."""
     try:
         return check(trial_folder)
     except (OSError, NotImplementedError) as error:
