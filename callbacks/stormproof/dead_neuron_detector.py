@@ -1,4 +1,4 @@
-"""Which units of a network are dead, exactly, and since when."""
+"""Detects dead units exactly, and the step since which they are dead."""
 
 from __future__ import annotations
 
@@ -22,54 +22,68 @@ from stormproof.units.unit_activity import Stage, UnitActivity
 from stormproof.units.unit_records import UnitRecords
 
 SPARSITY_EVERY = 10
-"""Of the sampled batches, in how many zeros are counted: the first of an epoch, and every so many."""
+"""Interval of the sampled batches in which zeros are counted. The first one of each epoch is included."""
 
 
 class DeadNeuronDetector(Monitor):
-    r"""Finds the units whose output never leaves one value.
+    r"""Detects dead units, and optionally reinitializes dormant units.
 
-    A unit is dead over some inputs if :math:`\max_x h(x) = \min_x h(x)`, without any tolerance: then it says nothing
-    about its input. One rule for all kinds: a ReLU that is always 0, a sigmoid that is always 1, a channel that is
-    constant over all positions, an output of an LSTM, a gate that is shut; and of a Maxout unit a piece that never wins
-    (:class:`stormproof.MaxoutPieces`). Zeros that come and go are sparsity, and no death.
+    A unit is dead over a set of inputs if its output is constant: :math:`\max_x h(x) = \min_x h(x)` (exact equality).
+    The same rule applies to all activations:
 
-    What is watched: the output of every activation module and recurrent network, of modules of your own without
-    parameters that keep the shape, and, where an activation is applied as a function, the input of the first Linear or
-    convolution that consumes it. A name is that module's dotted name; of one that is called behind several layers,
-    ``<name>@<layer>``. Where it cannot be told which dimension counts the units (heads that were split off a layer's),
-    or which layer takes what a function gives, a warning names it, and nothing is claimed.
+    - a ReLU that is always 0
+    - a sigmoid that is always 1
+    - a channel that is constant over all positions
+    - an output of an LSTM, or a closed gate
+    - a piece of a Maxout unit that is never the maximum (:class:`stormproof.MaxoutPieces`)
 
-    Over a validation epoch the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
-    ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
-    ``every_n_steps=1`` nothing of an epoch is left out. An epoch keeps two numbers a unit, and nothing waits for the
-    device before its end. The table reports dead units after 200 inputs, or 30 if all units of a layer are dead.
+    The detector watches the outputs of activation modules, recurrent networks, and user modules without parameters that
+    preserve the shape. If an activation is applied as a function, it watches the input of the first Linear or
+    convolution that consumes it. Units are listed under the dotted name of this module, or under ``<name>@<layer>`` if
+    the module is called after several layers. A warning names modules whose unit dimension is ambiguous, for example
+    after a split into heads, and functions whose consuming layer is unknown. They are excluded.
 
-    Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation epoch;
-    ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
-    of zeros in every tenth of those, after each epoch. An epoch with one input logs no dead fraction.
+    During a validation epoch, the weights do not change, so the result is **exact** over all ranks
+    (:attr:`dead_units`). Training batches are a sample: a unit that never fired on n inputs fires on at most 3/n of all
+    inputs (95% confidence). With ``every_n_steps=1``, the sample is the whole epoch. The detector stores two values per
+    unit and synchronizes with the device at the end of an epoch only. The table reports dead units after 200 inputs,
+    or after 30 if all units of a layer are dead.
+
+    Logged values:
+
+    | name                             | value                 | when             |
+    |----------------------------------|-----------------------|------------------|
+    | ``units/dead_fraction``          | dead units            | after validation |
+    | ``units/dead_fraction/<name>``   | dead units per module | after validation |
+    | ``units/silent_fraction/<name>`` | dead units per module | after each epoch |
+    | ``units/sparsity/<name>``        | zero outputs          | after each epoch |
+
+    All values are fractions in [0, 1]. The last two are measured in the sampled training batches, and sparsity in every
+    tenth of them. Fractions of dead units are not logged for an epoch with a single input.
 
     Args:
-        every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
+        every_n_steps: Interval of the sampled training batches in optimizer steps. The first step is always sampled.
+            Must be at least 1.
         reinit_every_n_steps: Steps between reinitializations of dormant units, as in ReDo. Incoming weights are drawn
-            from a normal distribution with their initial standard deviation; outgoing weights and the optimizer's
-            moments of both become 0. The same on all ranks. Must be at least 1. Disabled if None.
+            from a normal distribution with their initial standard deviation. Outgoing weights and the optimizer states
+            of both are set to 0. Must be at least 1 and equal on all ranks. Disabled if None.
         dormant_threshold: A unit is dormant if its mean absolute output over the last batch of the step is at most this
-            share of the mean over its layer. Must be at least 0. In a small batch, units can seem dormant by chance.
-        table: whether to print a table when the training ends.
+            fraction of the mean over its layer. Must be at least 0. In small batches, units can be dormant by chance.
+        table: Whether to print a table at the end of training.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
-        >>> dead = DeadNeuronDetector()
-        >>> trainer = pl.Trainer(callbacks=[dead])  # doctest: +SKIP
+        >>> detector = DeadNeuronDetector(every_n_steps=50, reinit_every_n_steps=1000)
+        >>> trainer = pl.Trainer(callbacks=[detector])  # doctest: +SKIP
         >>> trainer.fit(module, loader, val_loader)  # doctest: +SKIP
-        >>> dead.dead_units["net.2"]  # doctest: +SKIP
+        >>> detector.dead_units["net.2"]  # doctest: +SKIP
         tensor([False, True, False])
 
     References:
-        Dying ReLU and Initialization, Lu et al. 2020; The Dormant Neuron Phenomenon in Deep Reinforcement Learning,
-        Sokar et al. 2023 (ReDo, sections 3 and 4).
+        Lu et al., Dying ReLU and initialization, 2020.
+        Sokar et al., The dormant neuron phenomenon in deep reinforcement learning, 2023 (ReDo, sections 3 and 4).
     """
 
     def __init__(
@@ -83,25 +97,25 @@ class DeadNeuronDetector(Monitor):
         reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
         for name, number in (("every_n_steps", every_n_steps), ("reinit_every_n_steps", reinit)):
             if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {number}.")
         if not dormant_threshold >= 0:
-            raise ValueError(f"dormant_threshold is {dormant_threshold}; it must be at least 0")
+            raise ValueError(f"`dormant_threshold` must be at least 0, got {dormant_threshold}.")
         super().__init__(table)
         self.every_n_steps = every_n_steps
         self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
         self._unit_records = UnitRecords()
         self._hooks: ActivationHooks | None = None
-        self._sampled_epoch: int | None = None  # the one that is being sampled
-        self._step = 0  # at which the batch that passes began
-        self._last_batch_step: int | None = None  # the step at which the last training batch began
-        self._is_sampling_step = False  # whether it is that step's turn
-        self._sampled_batches = 0  # batches of the epoch
-        self._trace_state: dict[str, Any] | None = None  # in a compiled network
+        self._sampled_epoch: int | None = None
+        self._step = 0  # optimizer steps at the start of the current batch
+        self._last_batch_step: int | None = None  # optimizer steps at the start of the last training batch
+        self._is_sampling_step = False  # whether batches of the current step are sampled
+        self._sampled_batches = 0  # in the current epoch
+        self._trace_state: dict[str, Any] | None = None  # of a compiled network
         self._warned_names: set[str] = set()
 
     @property
     def dead_units(self) -> dict[str, torch.Tensor]:
-        """Which units are dead, as bool (units,) by name: of the last complete validation epoch, exact."""
+        """Exact masks of dead units in the last complete validation epoch, boolean ``(units,)``, by name."""
         return {
             name: record.dead_units
             for name, record in self._unit_records.records_by_name().items()
@@ -110,13 +124,13 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def activity(self) -> dict[str, UnitActivity]:
-        """Activity of each place: of the last validation epoch; before any, of the last epoch's sample."""
+        """Activity by name, in the last validation epoch or, before any, in the sample of the last training epoch."""
         records = self._unit_records.records_by_name().items()
         return {name: record.activity for name, record in records if record.activity is not None}
 
     @property
     def running_activity(self) -> dict[str, UnitActivity]:
-        """What the running epoch's sample shows of each layer's units on this rank. Reading it waits for the device."""
+        """Activity by name in the current epoch, on this rank. Synchronizes with the device."""
         activities = {
             name: self._unit_records.records[key].running_activity(key[1], self._step)
             for name, key in self._unit_records.keys_by_name().items()
@@ -125,17 +139,17 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def dead_counts(self) -> dict[str, list[tuple[int, int]]]:
-        """Step and number of dead units of the last epochs, by name."""
+        """Steps and numbers of dead units of the last epochs, by name."""
         return {name: record.dead_counts for name, record in self._unit_records.records_by_name().items()}
 
     @property
     def reinitialized(self) -> dict[str, int]:
-        """How many units were re-initialized so far, by name; empty without ``reinit_every_n_steps``."""
+        """Number of reinitialized units so far, by name. Empty without ``reinit_every_n_steps``."""
         counts = self._redo.reinitialized if self._redo else {}
         return {name: counts[key] for name, key in self._unit_records.keys_by_name().items() if key in counts}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets an earlier training, unless this one goes on with it."""
+        """Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
         if stage == "fit" and trainer.global_step == 0:
             self._unit_records, self._sampled_epoch, self._last_batch_step, self._trace_state = (
@@ -147,7 +161,7 @@ class DeadNeuronDetector(Monitor):
             self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_threshold)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hooks on to the network: one that is compiled at its first call takes the hooks with it."""
+        """Registers the hooks before the first call of the network, which may compile it."""
         hooks = self._attach(pl_module)
         self._unit_records.remove_missing(hooks)
         if not self._unit_records.records:
@@ -156,37 +170,37 @@ class DeadNeuronDetector(Monitor):
             self._redo.record_initial_stds(hooks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what will not be seen."""
+        """Warns if activations cannot be traced."""
         hooks = self._attach(pl_module)
         if not hooks.is_compiled:
             return
         hooks.reset_coverage()
         if self._trace_state is None:
             rank_zero_warn(
-                "the network is compiled and there was no sanity check: activations that it applies as functions are "
-                "not watched; set Trainer(num_sanity_val_steps=1) or more, and give fit() a validation loader"
+                "Activations that are applied as functions are not watched, because the network is compiled and there "
+                "was no sanity check. Pass a validation loader to fit() and set num_sanity_val_steps to at least 1."
             )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the batch where it is this step's turn; begins a new sample with each epoch."""
-        if self._sampled_epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
+        """Records the batch if its step is due. Starts a new sample in each epoch."""
+        # not in on_train_epoch_start, which is not called after a resume at the last batch of an epoch
+        if self._sampled_epoch != trainer.current_epoch:
             self._sampled_epoch, self._sampled_batches = trainer.current_epoch, 0
             self._unit_records.start_epoch("training")
         self._step = step = trainer.global_step
         if step != self._last_batch_step:
-            previous_step = (
-                step - 1 if self._last_batch_step is None else self._last_batch_step
-            )  # with several optimizers, not the one before
+            # with several optimizers, the previous batch may start several steps earlier
+            previous_step = step - 1 if self._last_batch_step is None else self._last_batch_step
             self._is_sampling_step = (
                 step == 0 or (step + 1) // self.every_n_steps > (previous_step + 1) // self.every_n_steps
             )
             self._last_batch_step = step
-        last_step = step + max(len(trainer.optimizers), 1)  # that the batch may end at
+        last_step = step + max(len(trainer.optimizers), 1)  # upper bound for the end of the batch
         records_magnitudes = self._redo is not None and self._redo.is_due(step, last_step)
         hooks = self._attach(pl_module)
-        is_traceable = not hooks.is_compiled  # what runs eagerly differs in the last bits
+        is_traceable = not hooks.is_compiled  # eager results of a compiled network differ by rounding errors
         counts_zeros = self._is_sampling_step and self._sampled_batches % SPARSITY_EVERY == 0
         hooks.begin_batch(
             "train",
@@ -197,19 +211,19 @@ class DeadNeuronDetector(Monitor):
         )
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Looks away: what is computed again during the backward pass has been seen."""
+        """Pauses the hooks, because activation checkpointing repeats the forward pass."""
         if self._hooks is not None:
             self._hooks.active = False
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks again: in manual optimization another forward pass may follow."""
+        """Resumes the hooks, because with manual optimization another forward pass may follow."""
         if self._hooks is not None:
             self._hooks.active = self._hooks.records_batch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds what the batch left to the sample, and revives."""
+        """Adds the batch to the sample and reinitializes dormant units if due."""
         hooks = self._hooks
         if hooks is None or not hooks.records_batch:
             return
@@ -222,9 +236,9 @@ class DeadNeuronDetector(Monitor):
         hooks.discard_batch()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Concludes the epoch's sample."""
+        """Ends the sample of the epoch and logs it."""
         if self._hooks is not None:
-            self._hooks.end_batch()  # a batch that was skipped has no end
+            self._hooks.end_batch()  # on_train_batch_end is not called for skipped batches
         dead_units = _dead_units(self._finish_epoch("training", trainer))
         values = {f"units/silent_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
@@ -233,7 +247,7 @@ class DeadNeuronDetector(Monitor):
             log_values(trainer, values)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts an epoch."""
+        """Starts a validation epoch."""
         self._attach(pl_module)
         if not trainer.sanity_checking:
             self._unit_records.start_epoch("validation")
@@ -241,7 +255,7 @@ class DeadNeuronDetector(Monitor):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Looks at every batch."""
+        """Records every batch."""
         hooks = self._attach(pl_module)
         is_traceable = not hooks.is_compiled or trainer.sanity_checking or trainer.state.fn != "fit"
         hooks.begin_batch(f"validate {dataloader_idx}", records_extremes=True, is_traceable=is_traceable)
@@ -255,10 +269,9 @@ class DeadNeuronDetector(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds what the batch left; in the sanity check, which sees a few batches, as signs of life alone.
+        """Adds the batch. A sanity check has only a few batches, so that it only shows which units are alive.
 
-        Lightning has another sanity check where it resumes between two epochs, of which an unbroken training shows
-        nothing.
+        The sanity check of a resumed run is ignored, because an uninterrupted run does not have it.
         """
         hooks = self._attach(pl_module)
         hooks.end_batch()
@@ -280,36 +293,36 @@ class DeadNeuronDetector(Monitor):
             log_values(trainer, {"units/dead_fraction": _dead_fraction(torch.cat([*dead_units.values()])), **values})
 
     def table_entries(self) -> TableEntries:
-        """What is known of the units, for the table."""
+        """Returns the activity of the units."""
         return TableEntries(activity=self.activity)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes the hooks away."""
+        """Removes the hooks."""
         self._detach()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes the hooks away."""
+        """Removes the hooks."""
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known and what is being added up, as plain values."""
+        """Returns the state as plain values."""
         redo_state = None if self._redo is None else self._redo.state_dict()
         return {
-            "epoch": self._sampled_epoch,
-            "begun": self._last_batch_step,
-            "turn": self._is_sampling_step,
-            "sampled": self._sampled_batches,
-            "found": self._trace_state,
-            "census": self._unit_records.state_dict(),
+            "sampled_epoch": self._sampled_epoch,
+            "last_batch_step": self._last_batch_step,
+            "is_sampling_step": self._is_sampling_step,
+            "sampled_batches": self._sampled_batches,
+            "trace": self._trace_state,
+            "unit_records": self._unit_records.state_dict(),
             "redo": redo_state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
-        self._sampled_epoch, self._sampled_batches = state_dict["epoch"], state_dict["sampled"]
-        self._last_batch_step, self._is_sampling_step = state_dict["begun"], state_dict["turn"]
-        self._trace_state = state_dict["found"]
-        self._unit_records.load_state_dict(state_dict["census"])
+        """Restores the state."""
+        self._sampled_epoch, self._sampled_batches = state_dict["sampled_epoch"], state_dict["sampled_batches"]
+        self._last_batch_step, self._is_sampling_step = state_dict["last_batch_step"], state_dict["is_sampling_step"]
+        self._trace_state = state_dict["trace"]
+        self._unit_records.load_state_dict(state_dict["unit_records"])
         if self._redo is not None and state_dict["redo"] is not None:
             self._redo.load_state_dict(state_dict["redo"])
 
@@ -317,6 +330,7 @@ class DeadNeuronDetector(Monitor):
         return {"_hooks": None}
 
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:
+        """Returns the hooks. Registers them in the first call."""
         if self._hooks is None:
             self._hooks = ActivationHooks(module)
             if self._hooks.is_compiled and self._trace_state is not None:
@@ -329,27 +343,28 @@ class DeadNeuronDetector(Monitor):
             self._hooks = None
 
     def _finish_epoch(self, run_stage: Stage, trainer: pl.Trainer) -> dict[str, RunningExtremes]:
+        """Ends an epoch, warns about unknown units, and returns extremes over all ranks by name."""
         hooks = self._hooks
         assert hooks is not None
         extremes_by_name = self._unit_records.finish_epoch(
             run_stage, trainer.global_step, hooks, trainer.strategy.root_device
         )
-        excluded_names = self._warned_names | {
-            name.partition("@")[0] for name in extremes_by_name
-        }  # other ranks may have seen it
+        # includes modules that were called on other ranks only
+        excluded_names = self._warned_names | {name.partition("@")[0] for name in extremes_by_name}
         uncalled_names = [name for name in hooks.uncalled_names() if name not in excluded_names]
-        self._warn_once("nothing has passed {}: nothing is known of these units", uncalled_names)
+        self._warn_once("{}: dead units cannot be detected, because the module was not called", uncalled_names)
         ambiguous_names = [name for name in hooks.ambiguous_names() if name not in excluded_names]
         self._warn_once(
-            "{}: it cannot be told which dimension counts the units, or which layer takes them", ambiguous_names
+            "{}: dead units cannot be detected, because the unit dimension or the consuming layer is unknown",
+            ambiguous_names,
         )
         return extremes_by_name
 
     def _warn_once(self, message: str, names: list[str]) -> None:
-        """Says what is not known, once."""
+        """Warns once about each name. ``message`` contains a placeholder for the names."""
         self._warned_names.update(names)
         if names:
-            compiled_hint = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
+            compiled_hint = ". A network that was compiled and called before fit() runs without hooks: compile it again"
             hint = compiled_hint if self._hooks is not None and self._hooks.is_compiled else ""
             rank_zero_warn(message.format(join_names(names)) + hint)
 
@@ -364,6 +379,6 @@ def _dead_fraction(dead_units: torch.Tensor) -> float:
 
 
 def _smallest_batch_size(batch: Any) -> int | None:
-    """How many samples a batch has, or fewer; None if it holds no tensors."""
+    """Returns a lower bound of the number of samples in a batch. None if the batch contains no tensors."""
     sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim]
     return min(sizes, default=None)

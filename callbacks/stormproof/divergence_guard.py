@@ -1,4 +1,4 @@
-"""A training that diverges is kept from it, or ended."""
+"""Skips anomalous steps, rolls back, or stops when a run diverges."""
 
 from __future__ import annotations
 
@@ -30,64 +30,79 @@ from stormproof.resume.compatibility import check_strategy
 from stormproof.training_health import TrainingHealth
 
 MAX_CONSECUTIVE_ANOMALIES = {"skip": 10, "rollback": 3}
-"""Anomalous steps in a row after which something else is done than to skip them."""
+"""Number of consecutive anomalous steps that ends skipping, by action."""
 
 
 class DivergenceGuard(InactiveCopies, Callback):
-    """Looks at losses and gradients, and does something about a step that is not finite or a spike.
+    """Detects non-finite values and spikes of losses and gradient norms, and skips, rolls back or stops.
 
-    It looks before the optimizer's update (``every_n_steps=1``): at the norm of the reduced gradient, which all ranks
-    share, and the loss of the step, which several ranks tell each other every ten steps. One that is anomalous there is
-    skipped, whatever else is done: the weights, the optimizer and the buffers stay as they were. With a greater
-    ``every_n_steps`` it reads the losses of so many steps at once, which waits for the device so much less often, and
-    finds out afterwards. :class:`stormproof.divergence.spike_detector.SpikeDetector` says what a spike is.
+    With ``every_n_steps=1``, each step is checked before the optimizer's update. The check includes the norm of the
+    reduced gradient, which is equal on all ranks, and the loss, which several ranks exchange every ten steps. An
+    anomalous step is always skipped: weights, optimizer states and buffers stay unchanged. With a larger
+    ``every_n_steps``, the losses of that many steps are read together after their updates, which synchronizes with the
+    device less often.
+    :class:`stormproof.divergence.spike_detector.SpikeDetector` defines a spike.
 
-    What it does is up to ``action``:
+    Actions:
 
-    - ``skip``: anomalous steps are skipped. Ten in a row end the training.
-    - ``rollback``: if that does not help for three steps, or it was found too late, parameters, buffers, optimizers and
-      averages of the weights are set back to the newest checkpoint of the :class:`stormproof.CheckpointRecovery` beside
-      it that was healthy for ten steps more. The data, the counters and the schedules go on, and the state is saved.
-    - ``stop``: the training ends.
+    - ``skip``: Skips anomalous steps. Ten consecutive ones stop the run.
+    - ``rollback``: Skips anomalous steps. After three consecutive ones, or if an anomaly is detected after the update,
+      restores parameters, buffers, optimizer states and averaged weights from a checkpoint of
+      :class:`stormproof.CheckpointRecovery`. It chooses the newest one that at least ten healthy steps followed. Data
+      position, counters and schedules do not change. The restored state is saved.
+    - ``stop``: Stops the run.
 
-    A training ends by :class:`stormproof.errors.DivergedError` on all ranks, whose ``exit_code`` is 76; as it does when
-    it was not finite, or went back, more than ``max_rollbacks`` times within ``rollback_window_steps``. Nothing is
-    saved while it diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Where
-    the very first step with the weights that it went back to is a spike again, it is the data or the loss that changed:
-    it says so, takes the new size of the numbers for good and compares anew.
+    A stop raises :class:`stormproof.DivergedError` on all ranks (exit code 76). Every action also stops after more than
+    ``max_rollbacks`` anomalies with non-finite values or rollbacks within ``rollback_window_steps``. No checkpoint is
+    saved while the run diverges. Checkpoints newer than the restored one are moved to ``quarantine/``. If the first
+    step after a rollback is a spike again, the data or the loss has changed. The guard then warns and compares with new
+    values from then on.
 
-    A gradient scaler's overflows are no anomaly, unless twenty steps in a row do. A loss that is zero or below is only
-    watched for being finite. In manual optimization losses are not looked at, each optimizer's gradient is. LBFGS is
-    left alone. What a skipped batch did to metrics stays there: do not stop early by a metric of the training.
-    Floating-point buffers are copied at every step that is looked at.
+    Logged values:
+
+    | name                         | value                          | when              |
+    |------------------------------|--------------------------------|-------------------|
+    | ``divergence/skipped_steps`` | skipped steps so far           | after each change |
+    | ``divergence/rollbacks``     | rollbacks so far               | after each change |
+    | ``divergence/lr_factor``     | learning-rate scale, in (0, 1] | after each change |
+
+    Limits: An overflow of a gradient scaler is an anomaly only after twenty consecutive overflows. After a loss of zero
+    or below, losses are only checked for being finite. With manual optimization, only the gradients of each optimizer
+    are checked. LBFGS is not supported. Metrics keep the values of skipped batches, so early stopping should not
+    monitor a metric of training batches. Floating-point buffers are copied at each checked step.
 
     Args:
-        action: what to do.
-        every_n_steps: 1, to look before each update, or the steps between two looks. None: 1 for a module on a CPU and
-            where ``action`` is ``skip``; else 10.
-        lr_factor: what the learning rates are multiplied by after each going back, for good, whatever schedulers say;
-            in (0, 1].
-        max_rollbacks: how often that may be within ``rollback_window_steps``, at least 0.
-        rollback_window_steps: at least 1.
-        window: healthy steps that a value is compared with, at least 32.
-        spike_sigma: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
-        stop_on_critical: Whether a critical finding of the trainer's :class:`stormproof.TrainingHealth` ends the run,
-            unless the guard handles its problem through ``action``. Or the TrainingHealth itself.
+        action: One of ``"skip"``, ``"rollback"`` and ``"stop"``.
+        every_n_steps: Interval of the checks in optimizer steps. Must be at least 1, and 1 with ``action="skip"``.
+            By default 1 on a CPU or with ``action="skip"``, otherwise 10.
+        lr_factor: Factor by which each rollback multiplies the learning rates, in addition to schedulers. Must be in
+            (0, 1].
+        max_rollbacks: Maximum number of anomalies or rollbacks within ``rollback_window_steps``. Must be at least 0.
+        rollback_window_steps: Number of steps over which ``max_rollbacks`` counts. Must be at least 1.
+        window: Number of healthy steps that a value is compared with. Must be at least 32.
+        spike_sigma: Threshold of a spike, in robust standard deviations of the logarithm above the median. Must be
+            above 0.
+        stop_on_critical: Whether a critical finding of the trainer's :class:`stormproof.TrainingHealth` stops the run,
+            unless the guard handles its problem through ``action``. Can also be the TrainingHealth itself.
 
     Attributes:
-        skipped: the steps that were skipped.
-        rollbacks: how often it was gone back.
+        skipped: Number of skipped steps.
+        rollbacks: Number of rollbacks.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: If an argument is out of range.
+        NotResumableError: In ``setup``, if a required callback is missing or the strategy shards gradients.
+        DivergedError: In ``fit``, if the run diverges and ``action`` does not help.
 
     Example:
+        >>> guard = DivergenceGuard(action="rollback", lr_factor=0.5, max_rollbacks=3)
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints")
-        >>> trainer = pl.Trainer(callbacks=[DivergenceGuard(), recovery], logger=False)  # doctest: +SKIP
+        >>> trainer = pl.Trainer(callbacks=[guard, recovery], logger=False)  # doctest: +SKIP
         >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
 
     References:
-        PaLM, Chowdhery et al. 2022, section 5.1: going back some 100 steps and on with other data.
+        Chowdhery et al., PaLM: Scaling language modeling with Pathways, 2022, section 5.1: rollback by about 100 steps
+        and training on other batches.
     """
 
     def __init__(
@@ -103,29 +118,30 @@ class DivergenceGuard(InactiveCopies, Callback):
         stop_on_critical: TrainingHealth | bool = False,
     ) -> None:
         if action not in {"skip", "rollback", "stop"}:
-            raise ValueError(f"action is {action!r}; it is 'skip', 'rollback' or 'stop'")
+            raise ValueError(f"`action` must be 'skip', 'rollback' or 'stop', got {action!r}.")
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}; it must be at least 1")
+            raise ValueError(f"`every_n_steps` must be at least 1, got {every_n_steps}.")
         if action == "skip" and every_n_steps not in {None, 1}:
-            raise ValueError(f"every_n_steps is {every_n_steps}; a step can only be skipped where it is 1")
+            raise ValueError(f"`every_n_steps` must be 1 with action='skip', got {every_n_steps}.")
         if not 0 < lr_factor <= 1:
-            raise ValueError(f"lr_factor is {lr_factor}; it is above 0 and at most 1")
+            raise ValueError(f"`lr_factor` must be above 0 and at most 1, got {lr_factor}.")
         if max_rollbacks < 0 or rollback_window_steps < 1:
             raise ValueError(
-                f"max_rollbacks is {max_rollbacks} in {rollback_window_steps} steps; they must be at least 0 and 1"
+                "`max_rollbacks` must be at least 0 and `rollback_window_steps` at least 1, got "
+                f"max_rollbacks={max_rollbacks} and rollback_window_steps={rollback_window_steps}."
             )
         self.action, self.every_n_steps, self.lr_factor = action, every_n_steps, lr_factor
         self.max_rollbacks, self.rollback_window_steps = max_rollbacks, rollback_window_steps
         self.window, self.spike_sigma, self.stop_on_critical = window, spike_sigma, stop_on_critical
         self._training_health: TrainingHealth | None = None
         self._recovery: CheckpointRecovery | None = None
-        self._step_monitor: StepMonitor | None = None  # while it looks
+        self._step_monitor: StepMonitor | None = None  # None outside training
         self._undo_functions: list[Callable[[], None]] = []
         self._module_id = 0
         self._reset()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Looks for what it needs, and forgets an earlier training, unless this one goes on with it."""
+        """Finds the required callbacks. Resets the state, unless ``fit`` continues an earlier run."""
         self._recovery = None
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
@@ -133,21 +149,21 @@ class DivergenceGuard(InactiveCopies, Callback):
         if trainer.global_step == 0 or self._module_id != id(pl_module):
             self._reset()
         self._module_id = id(pl_module)
-        check_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
+        check_strategy(trainer, "DivergenceGuard requires a gradient norm that is known on all ranks")
         self._recovery = find_callback(trainer, CheckpointRecovery)
         self._training_health = (
             find_callback(trainer, TrainingHealth) if self.stop_on_critical is True else self.stop_on_critical or None
         )
         if self.stop_on_critical and self._training_health is None:
             raise NotResumableError(
-                "DivergenceGuard(stop_on_critical=True) watches a TrainingHealth: put one among the callbacks"
+                "DivergenceGuard(stop_on_critical=True) requires TrainingHealth: add TrainingHealth to the callbacks"
             )
         if self.action != "rollback":
             return
         if self._recovery is None:
             raise NotResumableError(
-                "DivergenceGuard goes back to what a CheckpointRecovery saved: put one among the callbacks, or choose "
-                "action='skip' or 'stop'"
+                "DivergenceGuard(action='rollback') requires CheckpointRecovery: add CheckpointRecovery to the "
+                "callbacks or choose action='skip' or 'stop'"
             )
         save_interval, retention = self._recovery.schedule.every_n_train_steps, self._recovery.retention
         if (
@@ -156,27 +172,25 @@ class DivergenceGuard(InactiveCopies, Callback):
             and save_interval * retention.keep_last < rollback.MARGIN_STEPS
         ):
             rank_zero_warn(
-                f"DivergenceGuard trusts a checkpoint that {rollback.MARGIN_STEPS} healthy steps followed, and none is "
-                f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // save_interval + 1}, or "
-                f"save less "
-                "often"
+                f"DivergenceGuard rolls back to checkpoints that {rollback.MARGIN_STEPS} healthy steps followed, but "
+                "CheckpointRecovery deletes them earlier. Set its keep_last to "
+                f"{rollback.MARGIN_STEPS // save_interval + 1} or save less often."
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to look."""
+        """Starts checking steps."""
         if getattr(trainer, "fast_dev_run", False):
             return
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(
-                "DivergenceGuard leaves LBFGS alone, whose steps look at the loss and the gradient many times"
+                "DivergenceGuard is inactive: it does not support LBFGS, which evaluates the loss many times per step."
             )
             return
         on_cpu = trainer.strategy.root_device.type == "cpu"
         every_n_steps = self.every_n_steps or (1 if on_cpu or self.action == "skip" else 10)
         if every_n_steps > 1 and not pl_module.automatic_optimization:
             rank_zero_warn(
-                "DivergenceGuard sees nothing here: of manual optimization it looks at gradients, which takes "
-                "every_n_steps=1"
+                "DivergenceGuard is inactive: with manual optimization it checks gradients only. Set every_n_steps=1."
             )
         self._step_monitor = StepMonitor(trainer, pl_module, self._detectors, every_n_steps)
         scales_lr = self.lr_factor < 1 or self._lr_scale.factor < 1
@@ -191,19 +205,19 @@ class DivergenceGuard(InactiveCopies, Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the buffers, before the first batch of a step."""
+        """Captures the buffers before the first batch of a step."""
         if self._step_monitor is not None:
             self._step_monitor.on_train_batch_start()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Keeps the loss: this batch's part of the step's."""
+        """Adds the loss of the batch to the loss of the step."""
         if self._step_monitor is not None:
             self._step_monitor.on_before_backward(loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Looks at the step; an anomalous one is skipped once all other hooks have seen it."""
+        """Checks the step. An anomalous step is skipped after the hooks of all other callbacks."""
         detection = None if self._step_monitor is None else self._step_monitor.on_before_optimizer_step(optimizer)
         self._must_skip = detection is not None
         if detection is not None:
@@ -213,12 +227,12 @@ class DivergenceGuard(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes down the loss of a step that is done."""
+        """Records the loss if the batch completed a step."""
         if self._step_monitor is not None:
             self._step_monitor.on_train_batch_end()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks, so that no diverged state is the last: at the end nothing will show whether skipping was enough."""
+        """Checks losses. In the last epoch, rolls back after any anomaly, because no later step can show a recovery."""
         if self.action == "rollback" and self._step_monitor is not None and _is_last_epoch(trainer):
             self._diverged_since = min(
                 (detector.since_step for detector in self._detectors.values() if detector.since_step is not None),
@@ -227,35 +241,35 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._check(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks, so that no diverged state is validated."""
+        """Checks losses before the validation of a diverged state."""
         self._check(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks no longer."""
+        """Stops checking steps."""
         self._detach()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Looks no longer."""
+        """Stops checking steps."""
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, as plain values."""
+        """Returns the state as plain values."""
         return {
             "detectors": {str(index): detector.state_dict() for index, detector in self._detectors.items()},
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
             "lr_factor": self._lr_scale.factor,
-            "proven": list(self._rollback_steps),
+            "rollback_steps": list(self._rollback_steps),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
+        """Restores the state."""
         self._reset()
         for index, state in state_dict["detectors"].items():
             self._detectors[int(index)].load_state_dict(state)
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
         self._lr_scale.factor = state_dict["lr_factor"]
-        self._rollback_steps = list(state_dict["proven"])
+        self._rollback_steps = list(state_dict["rollback_steps"])
 
     def _inactive_state(self) -> dict[str, Any]:
         return {"_training_health": None, "_recovery": None, "_step_monitor": None, "_undo_functions": []}
@@ -265,16 +279,18 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._detectors: defaultdict[int, DivergenceDetector] = defaultdict(detector, {0: detector()})  # by optimizer
         self.skipped = self.rollbacks = 0
         self._lr_scale = LearningRateScale()
-        self._rollback_steps: list[int] = []  # steps at which it was gone back
-        self._diverged_since: int | None = None  # the step since which it diverges, where it must go back
+        self._rollback_steps: list[int] = []  # steps at which rollbacks took place
+        self._diverged_since: int | None = None  # first diverged step if a rollback is pending
         self._must_skip = self._must_save = self._has_unlogged_values = False
 
     def _skip_anomalous_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
+        """Skips the update if the step is anomalous. Called after the hooks of all callbacks."""
         if self._must_skip:
             self._must_skip = False
             skip_step(optimizer, get_scaler(trainer))
 
     def _act_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Checks losses, rolls back and saves if necessary. Does nothing while gradients are accumulated."""
         assert self._step_monitor is not None
         if self._step_monitor.is_accumulating:
             return
@@ -284,11 +300,12 @@ class DivergenceGuard(InactiveCopies, Callback):
             self._recovery.save(trainer, module)
 
     def _check_before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Checks losses before a checkpoint is saved, so that no diverged state is saved."""
         self._check(trainer, module)
         self._must_save = False
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Looks at the losses since the last time, and does what is to be done."""
+        """Checks the losses since the last call, rolls back if necessary, and logs."""
         if self._step_monitor is None:
             return
         if self._training_health is not None:
@@ -305,39 +322,43 @@ class DivergenceGuard(InactiveCopies, Callback):
             log_values(trainer, {f"divergence/{name}": float(value) for name, value in values.items()})
 
     def _handle_anomaly(self, anomaly: Anomaly, detector: DivergenceDetector, *, is_applied: bool) -> None:
-        """Says so, and decides what is to be done; ``is_applied`` if the step is taken already."""
+        """Warns and schedules a rollback if necessary. ``is_applied`` is True if the update has taken place."""
         self._has_unlogged_values = True
         self._raise_if_diverged(detector, f"at {anomaly}")
         if detector.consecutive_anomalies == 1:
-            consequence = "it showed when the step was taken" if is_applied else "the step is skipped"
+            consequence = "detected after the update" if is_applied else "the step is skipped"
             count_note = (
-                f" ({detector.anomaly_count} of {self.max_rollbacks} times in {self.rollback_window_steps} steps)"
+                f" (anomaly {detector.anomaly_count} of {self.max_rollbacks} allowed in "
+                f"{self.rollback_window_steps} steps)"
+                if anomaly.median is None
+                else ""
             )
-            rank_zero_warn(f"{anomaly}; {consequence}{count_note if anomaly.median is None else ''}")
+            rank_zero_warn(f"{anomaly}; {consequence}{count_note}")
         if self.action == "rollback" and (
             is_applied or detector.consecutive_anomalies >= MAX_CONSECUTIVE_ANOMALIES[self.action]
         ):
             self._diverged_since = detector.since_step
 
     def _raise_if_diverged(self, detector: DivergenceDetector, occurrence: str) -> None:
-        """Raises DivergedError if nothing is left to be done about what shows there."""
+        """Raises DivergedError if the action and its limits require a stop."""
         anomaly_count, consecutive_anomalies = detector.anomaly_count, detector.consecutive_anomalies
         if self.action == "stop":
             reason = ""
         elif anomaly_count > self.max_rollbacks:
             reason = (
-                f", time {anomaly_count} within {self.rollback_window_steps} steps, where max_rollbacks is "
-                f"{self.max_rollbacks}"
+                f" (anomaly {anomaly_count} within {self.rollback_window_steps} steps, max_rollbacks is "
+                f"{self.max_rollbacks})"
             )
         elif self.action == "skip" and consecutive_anomalies >= MAX_CONSECUTIVE_ANOMALIES[self.action]:
-            reason = f", {consecutive_anomalies} steps in a row"
+            reason = f" ({consecutive_anomalies} consecutive anomalous steps)"
         else:
             return
         raise DivergedError(
-            f"training diverges {occurrence}{reason}: lower the learning rate, clip the gradients, or look at the data"
+            f"training diverges {occurrence}{reason}: lower the learning rate, clip gradients or check the data"
         )
 
     def _roll_back(self, trainer: pl.Trainer, module: pl.LightningModule, since_step: int) -> None:
+        """Rolls back to a checkpoint, lowers the learning rate and warns."""
         assert self._recovery is not None
         step = trainer.global_step
         self._detectors[0].count_anomaly(step)
@@ -349,21 +370,23 @@ class DivergenceGuard(InactiveCopies, Callback):
         checkpoint = rollback.roll_back(
             trainer, module, store, writer, other_callbacks, since_step, self._rollback_steps
         )
-        self._recovery.monitored_metric.reset()  # what was validated was other weights
+        self._recovery.monitored_metric.reset()  # the last validation was of other weights
         detector_states = checkpoint["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
-        # since the last time, no optimizer took a healthy step with trusted weights
+        # no optimizer has taken a healthy step since the last rollback
         has_shifted = bool(self._rollback_steps) and since_step <= self._rollback_steps[-1] + len(trainer.optimizers)
         for index, detector in self._detectors.items():
-            detector.roll_back(None if has_shifted else detector_states.get(str(index)))  # its losses were others then
+            # after a shift, the losses of the checkpoint are not comparable
+            detector.roll_back(None if has_shifted else detector_states.get(str(index)))
         self._rollback_steps.append(step)
         self._lr_scale.factor *= self.lr_factor
         self.rollbacks += 1
         self._diverged_since, self._must_save, self._has_unlogged_values = None, True, True
-        lr_note = f", with {self._lr_scale.factor:.3g} of the learning rate" if self._lr_scale.factor < 1 else ""
+        lr_note = f", the learning-rate scale is {self._lr_scale.factor:.3g}" if self._lr_scale.factor < 1 else ""
         rank_zero_warn(
-            f"step {step}: the weights are again those of step {checkpoint['global_step']}, the data goes on{lr_note}"
+            f"step {step}: rolled back to the weights of step {checkpoint['global_step']}, the data position is "
+            f"unchanged{lr_note}"
             + (
-                "; with these too the first step was a spike: taken for the new size of the numbers"
+                "; the first step after the last rollback was a spike too, so later steps are compared with new values"
                 if has_shifted
                 else ""
             )
@@ -376,7 +399,7 @@ class DivergenceGuard(InactiveCopies, Callback):
 
 
 def _is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether the training ends with the epoch that ends now."""
+    """Returns True if training ends with the current epoch."""
     max_epochs = trainer.max_epochs
     return (
         trainer.should_stop

@@ -1,4 +1,4 @@
-"""How large the gradients are, layer by layer, and what the optimizer makes of them."""
+"""Measures gradient norms and update-to-weight ratios of each layer."""
 
 from __future__ import annotations
 
@@ -21,60 +21,70 @@ from stormproof.monitoring.monitor import Monitor, TableEntries
 
 
 class GradientNormMonitor(Monitor):
-    r"""Measures the norm of the gradient, layer by layer, every so many optimizer steps.
+    r"""Measures the gradient norm and the update-to-weight ratio of each layer at every n-th optimizer step.
 
     .. math:: \|g_l\| = \Big(\sum_{\theta \in l} \sum_j g_{\theta,j}^2\Big)^{1/2}, \qquad
         \|g\| = \Big(\sum_l \|g_l\|^2\Big)^{1/2}
 
-    where g is the gradient that the optimizer gets, of the whole job: reduced over the ranks, accumulated, unscaled,
-    and before clipping. A layer is the module that owns the parameters. With several optimizers each is measured at
-    every n-th of its own steps. Between logging steps nothing waits for the device.
+    :math:`g` is the gradient of the whole job: reduced over ranks, accumulated, unscaled, and before clipping. A layer
+    is the module that owns the parameters. With several optimizers, each is measured at every n-th of its own steps.
+    The device is synchronized at logging steps only.
 
-    Logged at Lightning's logging steps, of the last measured one: ``gradients/norm``, ``gradients/norm/<layer>``;
-    ``updates/ratio`` and ``updates/ratio/<layer>``, the size of the update relative to the weights, estimated from some
-    256 entries a tensor (:class:`stormproof.gradients.update_ratio.WeightSampler`); ``gradients/clipped_fraction``
-    where something clips and ``gradients/skipped_fraction`` where something skips: shares of the measured steps in
-    :attr:`history`.
+    Logged values:
 
-    In manual optimization, what ``self.clip_gradients`` clips is measured before it; what a function of torch's clips,
-    after it.
+    | name                           | value                  | when                  |
+    |--------------------------------|------------------------|-----------------------|
+    | ``gradients/norm``             | total norm             | ``log_every_n_steps`` |
+    | ``gradients/norm/<layer>``     | norm per layer         | ``log_every_n_steps`` |
+    | ``updates/ratio``              | update-to-weight ratio | ``log_every_n_steps`` |
+    | ``updates/ratio/<layer>``      | ratio per layer        | ``log_every_n_steps`` |
+    | ``gradients/clipped_fraction`` | clipped steps          | ``log_every_n_steps`` |
+    | ``gradients/skipped_fraction`` | skipped steps          | ``log_every_n_steps`` |
+
+    Norms and ratios are from the last measured step. Ratios are estimated from about 256 entries per tensor
+    (:class:`stormproof.gradients.update_ratio.WeightSampler`). ``updates/ratio`` requires a single optimizer. The last
+    two values are fractions of the steps in :attr:`history`, logged only if something clips gradients or skips steps.
+    With manual optimization, gradients are measured before ``self.clip_gradients``, but after torch's clipping
+    functions.
 
     Args:
-        every_n_steps: measure the first step and each multiple of it, at least 1.
-        history: measurements to remember, at least 1.
-        table: whether to print a table when the training ends.
+        every_n_steps: Interval of the measurements in optimizer steps. The first step is always measured. Must be at
+            least 1.
+        history: Number of measurements to keep. Must be at least 1.
+        table: Whether to print a table at the end of training.
+
+    Attributes:
+        first_norms: First measured norm of each layer.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: If ``every_n_steps`` or ``history`` is below 1.
 
     Example:
-        >>> monitor = GradientNormMonitor()
-        >>> trainer = pl.Trainer(callbacks=[norms])  # doctest: +SKIP
+        >>> monitor = GradientNormMonitor(every_n_steps=50)
+        >>> trainer = pl.Trainer(callbacks=[monitor])  # doctest: +SKIP
         >>> trainer.fit(module, loader)  # doctest: +SKIP
-        >>> norms.last_norms  # doctest: +SKIP
+        >>> monitor.last_norms  # doctest: +SKIP
         {'total': 0.83, 'net.0': 0.41, 'net.2': 0.72}
 
     References:
-        On the difficulty of training recurrent neural networks, Pascanu et al. 2013 (norms and clipping).
+        Pascanu et al., On the difficulty of training recurrent neural networks, 2013 (gradient norms and clipping).
     """
 
     def __init__(self, every_n_steps: int = 10, *, history: int = 100, table: bool = True) -> None:
         for name, number in (("every_n_steps", every_n_steps), ("history", history)):
             if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {number}.")
         super().__init__(table)
         self.every_n_steps = every_n_steps
         self.first_norms: dict[str, float] = {}
         self._measurements: deque[GradientMeasurement] = deque(maxlen=history)
-        self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # their numbers are on the device
+        self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # values are on the device
         self._last_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
-        self._latest_norms_by_layer: dict[str, float] = {}  # by layer, whenever that was
-        self._first_measurements: list[PendingMeasurement] = []  # those of them with which layers came up
-        self._open_measurements: dict[int, PendingMeasurement] = {}  # by optimizer: measured, and its step not done yet
-        self._step_counts: dict[int, int] = {}  # steps that each optimizer has begun
-        self._last_global_steps: dict[
-            int, int
-        ] = {}  # the global step of the last of them: one step may ask for several gradients
+        self._latest_norms_by_layer: dict[str, float] = {}  # from different steps if a layer had no gradient
+        self._first_measurements: list[PendingMeasurement] = []  # pending measurements with new layers
+        self._open_measurements: dict[int, PendingMeasurement] = {}  # by optimizer, before its step
+        self._step_counts: dict[int, int] = {}  # started steps by optimizer
+        self._last_global_steps: dict[int, int] = {}  # by optimizer; a step may compute several gradients
         self._measured_parameters: dict[tuple[int, tuple[bool, ...]], MeasuredParameters] = {}
         self._previous_step = 0
         self._has_trained = False
@@ -82,15 +92,15 @@ class GradientNormMonitor(Monitor):
 
     @property
     def history(self) -> list[GradientMeasurement]:
-        """The last measurements, oldest first. Reading it waits for the device."""
+        """Last measurements, oldest first. Synchronizes with the device."""
         self._read_pending()
         return list(self._measurements)
 
     @property
     def last_norms(self) -> dict[str, float]:
-        """``total`` and the norm of each layer that had a gradient in the last measured step; empty before.
+        """Norms of the last measured step by layer, and ``total``. Empty before the first step.
 
-        Of several optimizers it is the last measured step of each, and the total is over all of them.
+        With several optimizers, the norms are from the last measured step of each, and ``total`` is over all of them.
         """
         self._read_pending()
         norms = {
@@ -99,13 +109,13 @@ class GradientNormMonitor(Monitor):
         return {"total": math.hypot(*norms.values()), **norms} if norms else {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets an earlier training, unless this one goes on with it."""
+        """Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
         if stage == "fit" and trainer.global_step == 0:
-            self.load_state_dict({"history": [], "first": {}, "begun": []})
+            self.load_state_dict({"history": [], "first_norms": {}, "step_counts": []})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to look at what the optimizers do."""
+        """Starts measuring."""
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
         if len(trainer.optimizers) == 1:
@@ -118,7 +128,7 @@ class GradientNormMonitor(Monitor):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measures the gradient, where it is this step's turn."""
+        """Measures the gradient if the step is due."""
         index = find_optimizer_index(trainer, optimizer)
         if index is None or self._last_global_steps.get(index) == trainer.global_step:
             return
@@ -137,46 +147,48 @@ class GradientNormMonitor(Monitor):
             self._log(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reads what is left, and looks no longer."""
+        """Reads pending measurements and stops measuring."""
         self._read_pending()
         self._stop()
         if self._has_trained and not self._measurements:
             rank_zero_warn(
-                "no gradient was measured: no optimizer of configure_optimizers has stepped in this training"
+                "No gradient was measured: no optimizer returned by configure_optimizers has stepped. "
+                "GradientNormMonitor cannot measure other optimizers."
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Looks no longer."""
+        """Stops measuring."""
         self._stop()
 
     def table_entries(self) -> TableEntries:
-        """Each layer's first and last norm, for the table."""
+        """Returns the first and last norm of each layer."""
         self._read_pending()
         return TableEntries(first_norms=self.first_norms, last_norms=self._latest_norms_by_layer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, as plain values."""
+        """Returns the state as plain values."""
         return {
             "history": [measurement.state_dict() for measurement in self.history],
-            "first": dict(self.first_norms),
-            "begun": [self._step_counts.get(index, 0) for index in range(len(self._step_counts))],
+            "first_norms": dict(self.first_norms),
+            "step_counts": [self._step_counts.get(index, 0) for index in range(len(self._step_counts))],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
+        """Restores the state."""
         self._pending_measurements.clear()
         self._first_measurements.clear()
         self._measurements.clear()
         self._last_measurements, self._latest_norms_by_layer = {}, {}
         for measurement_state in state_dict["history"]:
             self._add_measurement(GradientMeasurement.from_state(measurement_state))
-        self.first_norms = dict(state_dict["first"])
-        self._step_counts = dict(enumerate(state_dict["begun"]))
+        self.first_norms = dict(state_dict["first_norms"])
+        self._step_counts = dict(enumerate(state_dict["step_counts"]))
 
     def _inactive_state(self) -> dict[str, Any]:
         return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
 
     def _read_pending(self) -> None:
+        """Reads pending measurements. Synchronizes with the device."""
         for measurement in self._first_measurements:
             for layer, norm in measurement.read().norms.items():
                 self.first_norms.setdefault(layer, norm)
@@ -194,10 +206,11 @@ class GradientNormMonitor(Monitor):
     def _measure_before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
     ) -> None:
+        """Records the clipping limit and, with manual optimization, measures the gradient."""
         index = find_optimizer_index(trainer, optimizer)
         if index is None:
             return
-        if not module.automatic_optimization:  # before the step, and so before the gradient is unscaled
+        if not module.automatic_optimization:  # clipping precedes the step, which unscales the gradient
             self._measure(trainer, module, optimizer, index, scaled=True)
         if index in self._open_measurements:
             self._open_measurements[index].record_clipping(clip_val, by_value)
@@ -205,6 +218,7 @@ class GradientNormMonitor(Monitor):
     def _measure(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, index: int, *, scaled: bool
     ) -> None:
+        """Measures the gradient if the step of the optimizer is due and was not measured yet."""
         step = self._step_counts.get(index, 0) + 1
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
@@ -226,6 +240,8 @@ class GradientNormMonitor(Monitor):
             self._first_measurements.append(measurement)
 
     def _register_step_hook(self, optimizer: Optimizer, index: int) -> Callable[[], None]:
+        """Registers a hook that records the update after each step. Returns a function that removes it."""
+
         def finish(*_: Any) -> None:
             if index in self._open_measurements:
                 self._open_measurements.pop(index).record_step()
@@ -233,6 +249,7 @@ class GradientNormMonitor(Monitor):
         return optimizer.register_step_post_hook(finish).remove
 
     def _log(self, trainer: pl.Trainer) -> None:
+        """Logs the last measured step and the fractions over the history."""
         norms = self.last_norms
         values = {_metric_name("gradients/norm", layer): norm for layer, norm in norms.items()}
         updates = {
@@ -241,7 +258,7 @@ class GradientNormMonitor(Monitor):
             for layer, ratio in measurement.updates.items()
         }
         if len(self._last_measurements) > 1:
-            updates.pop("total", None)  # each optimizer has its own
+            updates.pop("total", None)  # a total exists for each optimizer only
         values |= {
             _metric_name("updates/ratio", layer): ratio.value for layer, ratio in updates.items() if ratio is not None
         }

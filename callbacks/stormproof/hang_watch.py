@@ -28,7 +28,7 @@ from stormproof.hang import report
 from stormproof.hang.debugger import is_debugged
 from stormproof.hang.liveness import LivenessPoll
 from stormproof.hang.process_activity import ProcessActivity
-from stormproof.hang.standstill_detector import StallDetector
+from stormproof.hang.stall_detector import StallDetector
 from stormproof.hang.thread_frames import current_frames
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
@@ -37,59 +37,68 @@ from stormproof.standard_output import print_error, print_text
 
 EXIT_CODE = 78
 REQUEST_SHARE = 0.8
-"""Of the time; the rest is for other ranks to answer. On a network file system they may see a call a minute late."""
+"""Fraction of the timeout after which a stalled rank sends a request. The rest is for replies: on a network file
+system, other ranks may read a request a minute late."""
 CHECKS_PER_TIMEOUT = 30
-"""Of the watching thread within the time; but at least one in five seconds, and at most fifty in one."""
+"""Checks of the watchdog thread per timeout. Limited to one per 5 seconds at least and 50 per second at most."""
 PEER_REPORT_SECONDS = 2.0
-"""And three looks, at most, until all have written their reports: who leaves first makes a launcher kill the rest."""
+"""Maximum wait for the reports of other ranks, in addition to three checks. The first exit makes a launcher kill the
+other ranks."""
 JOIN_SECONDS = 5.0
 """Maximum wait for the watchdog thread at the end of training. It may be blocked on storage."""
 REPORT_SECONDS = 30.0
-"""At most, for all that is written at the end: storage may be what hangs."""
+"""Maximum time for writing reports. Storage may be the cause of the hang."""
 
 
 class HangWatch(InactiveCopies, Callback):
     """Watchdog that detects a hang, writes the stacks of all threads, and ends the process with exit code 78.
 
-    Nothing raises in a training that hangs: one rank is stopped, or waits for a loader worker that is deadlocked, or
-    left out a collective, and all others wait for it. What torch has sees only collectives, where they are waited for,
-    after 30 minutes (``timeout=`` of Lightning's ``DDPStrategy``). This looks at every rank, in a thread of its own,
-    and leaves the training thread alone but for a counter that hooks count up. It stands still where for
-    ``timeout_seconds``
+    A hang raises no exception. Typical causes are a suspended rank, a deadlocked loader worker, or a collective that
+    one rank does not enter. torch detects only the last, after 30 minutes (``timeout`` of Lightning's ``DDPStrategy``).
+    This callback watches every rank in a background thread. The training thread only increments a counter in each hook.
 
-    - no hook was called, in any stage,
-    - the process and all that it started, loader workers, compilers, programs, used less than 5% of a core and
-      transferred less than 100 kB a second (storage reads and writes; on Linux also TCP receives). On a GPU, a
-      waiting process may busy-wait: CPU time spent at one place in the code is ignored there, but transfers count,
-    - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
-      collective; a rank that does not answer is stopped or gone.
+    A job hangs if all of the following are true for ``timeout_seconds``:
 
-    Time in which the process itself was stopped does not count, nor does a debugger, nor a wait inside of
-    :func:`stormproof.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`. A call
-    that hangs and keeps Python's lock to itself is noticed by the other ranks only.
+    - No hook was called, in any stage.
+    - The process and its descendants (loader workers, compilers, programs) used less than 5% of a core.
+    - They transferred less than 100 kB per second. Storage reads and writes count and, on Linux, TCP receives.
+    - No other rank reports that it is active. Ranks exchange requests and replies through files in ``run_folder``, not
+      through a collective. A rank that does not reply is suspended or terminated.
 
-    Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
-    collectives, its child processes; and leaves with 78, past all that Python does at its end, for which it would have
-    to wait too. torchrun, srun and Kubernetes end the rest, and start again. Under Lightning's own launcher rank 0
-    carries the code; if it is suspended (SIGSTOP), another rank sends SIGCONT so that it exits.
+    On a GPU, a waiting process may busy-wait. If CUDA is initialized, CPU time spent at one place in the code is
+    therefore ignored. The clock is paused while the process is suspended, while a debugger is active, and inside
+    :func:`stormproof.long_wait`, which :class:`stormproof.CheckpointRecovery` uses while it waits for a checkpoint. If
+    a call hangs without releasing the GIL, only the other ranks detect it.
+
+    Each rank that still runs then writes ``hang-rank<k>.txt`` with the place of the hang, the stacks of all threads,
+    the last collectives and the child processes. It exits with code 78 without running Python's exit handlers, which
+    could hang too. torchrun, srun and Kubernetes then terminate the other ranks and restart the job. Under Lightning's
+    own launcher, rank 0 returns the code. If it is suspended (SIGSTOP), another rank sends SIGCONT so that it exits.
 
     Args:
-        timeout_seconds: above 0. By default 10 minutes.
-        run_folder: where reports are written, and ranks ask each other; the same on all. None: reports go to stderr,
-            and each rank decides alone, so that the time must be longer than any rank ever waits for another.
-        on_hang: called with a sentence and the ``global_step`` on every rank that still runs, before it leaves, in the
-            watching thread; it has some seconds.
+        timeout_seconds: Seconds without progress, work and transfers after which the job hangs. Must be above 0. By
+            default 600 (10 minutes).
+        run_folder: Folder for reports and for the files that ranks exchange. Must be the same on all ranks. If None,
+            reports go to stderr and each rank decides by itself. ``timeout_seconds`` must then exceed the longest wait
+            of one rank for another.
+        on_hang: Called as ``on_hang(message, global_step)`` in the watchdog thread of every rank that still runs,
+            before it exits. Must return within a few seconds.
 
     Attributes:
-        progress: how many hooks were called so far.
+        progress: Number of hooks called so far.
 
     Raises:
-        ValueError: if ``timeout_seconds`` is out of its range.
+        ValueError: If ``timeout_seconds`` is not above 0.
 
     Example:
-        >>> trainer = pl.Trainer(callbacks=[HangWatch(run_folder="runs/mine")], logger=False)  # doctest: +SKIP
+        >>> watch = HangWatch(timeout_seconds=300, run_folder="runs/mine")
+        >>> trainer = pl.Trainer(callbacks=[watch], logger=False)  # doctest: +SKIP
         >>> trainer.fit(module, loader)  # doctest: +SKIP
-        hang: rank 0 of 2 stood still for 600 s at step 33, in training: in a collective, in all_reduce (…)
+        hang: rank 0 of 2 made no progress for 300 s at step 33, in train: in a collective, in all_reduce (…)
+
+    References:
+        https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.strategies.DDPStrategy.html
+        https://docs.pytorch.org/docs/stable/distributed.html#torch.distributed.init_process_group (``timeout``)
     """
 
     def __init__(
@@ -100,16 +109,16 @@ class HangWatch(InactiveCopies, Callback):
         on_hang: Callable[[str, int], None] | None = None,
     ) -> None:
         if not timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds is {timeout_seconds}; it must be above 0")
+            raise ValueError(f"`timeout_seconds` must be above 0, got {timeout_seconds}.")
         self.timeout_seconds = timeout_seconds
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.on_hang = on_hang
         self.progress = 0
-        self._watchdog: _Watchdog | None = None  # while it watches
+        self._watchdog: _Watchdog | None = None  # None outside setup() to teardown()
         self._undo_function: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begins to watch the thread that calls this."""
+        """Starts watching the calling thread."""
         self._stop()
         if getattr(trainer, "fast_dev_run", False):
             return
@@ -117,15 +126,15 @@ class HangWatch(InactiveCopies, Callback):
         self._undo_function = internals.call_on_exception(trainer, self._stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watches no longer."""
+        """Stops the watchdog."""
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Watches no longer."""
+        """Stops the watchdog."""
         self._stop()
 
     def _count_progress(self, *args: Any, **kwargs: Any) -> None:
-        """There is progress."""
+        """Counts a hook as progress."""
         self.progress += 1
 
     on_fit_start = on_fit_end = on_train_start = on_train_end = _count_progress
@@ -152,15 +161,15 @@ class HangWatch(InactiveCopies, Callback):
 
 
 class _Watchdog:
-    """Of one stage of one trainer, in a thread of its own.
+    """Watches one stage of one trainer in a background thread.
 
-    Its clock goes on by no more than two looks at a time: so it stands while this whole process is stopped, by Ctrl-Z
-    or a debugger, and nothing that waited meanwhile has waited long.
+    Between two checks, its clock advances by at most two check intervals. Time in which the whole process is suspended,
+    by Ctrl-Z or a debugger, therefore does not count.
     """
 
     def __init__(self, callback: HangWatch, trainer: pl.Trainer) -> None:
         self._callback, self._trainer = callback, trainer
-        self._lock = threading.Lock()  # held while it is decided whether this ends or the process does
+        self._lock = threading.Lock()  # makes stop() and the decision to exit mutually exclusive
         self._stop_event, self._is_exiting = threading.Event(), False
         self._timeout, self._folder = callback.timeout_seconds, callback.run_folder
         self._rank, self._world_size = trainer.global_rank, trainer.world_size
@@ -171,13 +180,13 @@ class _Watchdog:
         self._initial_progress = callback.progress
         self._liveness_poll: LivenessPoll | None = None
         if self._world_size > 1 and self._folder is not None:
-            notice_folder = self._folder / f".roll-call-{broadcast(secrets.token_hex(4))}"  # no other job's
+            notice_folder = self._folder / f".liveness-{broadcast(secrets.token_hex(4))}"  # unique to this job
             self._liveness_poll = LivenessPoll(notice_folder, self._rank, (1 - REQUEST_SHARE) * self._timeout)
         self._thread = threading.Thread(target=self._run, name="hang-watch", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        """Looks until the trainer has ended; if the training hangs, this process ends here."""
+        """Checks until the trainer has ended. Exits the process if the job hangs."""
         activity = ProcessActivity(self._training_thread, self._launched_pids)
         clock, previous = 0.0, time.monotonic()
         while not self._stop_event.wait(self._poll_seconds) and self._trainer.state.status == "running":
@@ -194,9 +203,9 @@ class _Watchdog:
             self._liveness_poll.clear()
 
     def stop(self) -> None:
-        """Stops the watchdog and joins its thread. does not return where this process is being ended.
+        """Stops the watchdog and joins its thread. Waits for the exit if the process is exiting because of a hang.
 
-        The first rank that leaves wakes the others up with an error, which is not what ended the run.
+        The first rank that exits causes communication errors on other ranks, which must not hide the cause.
         """
         with self._lock:
             self._stop_event.set()
@@ -205,6 +214,7 @@ class _Watchdog:
         self._thread.join(JOIN_SECONDS)
 
     def _stalled_seconds(self, clock: float, activity: ProcessActivity) -> float:
+        """Returns for how many seconds the process has stalled. 0 during a long wait or under a debugger."""
         stalled_seconds = self._detector.update(clock, self._callback.progress, activity.seconds)
         if stalled_seconds and (
             get_current_wait() is not None or is_debugged(current_frames().get(self._training_thread))
@@ -214,24 +224,26 @@ class _Watchdog:
         return stalled_seconds
 
     def _is_hanging(self, clock: float, stalled_seconds: float) -> bool:
+        """Returns True if the job hangs. With several ranks, this requires that no rank is alive."""
         if self._liveness_poll is None:
             return stalled_seconds >= self._timeout
-        # before the first hook after the ranks have met, one may still set its data up, and answers nobody
+        # a rank may still prepare its data before its first hook, and does not reply until then
         has_progressed = self._callback.progress != self._initial_progress
         return self._liveness_poll.timed_out(
             clock, is_stalled=has_progressed and stalled_seconds >= REQUEST_SHARE * self._timeout
         )
 
     def _exit(self, stalled_seconds: float) -> None:
-        """Writes, for a bounded time, and ends the process."""
+        """Writes the report within a time limit and exits the process."""
         follows_rank_zero = is_started_by_rank_zero()
         try:
             report_job = BackgroundJob(lambda: self._report_hang(stalled_seconds), "hang-report")
             if wait([report_job], REPORT_SECONDS).not_done:
-                faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
+                faulthandler.dump_traceback(file=2)  # requires neither a lock nor the file system
             elif report_job.exception() is not None:
                 traceback.print_exception(report_job.exception())
-            for worker in multiprocessing.active_children():  # as Python does at its end: a deadlocked one would stay
+            # as Python does on exit: a deadlocked worker would stay
+            for worker in multiprocessing.active_children():
                 if worker.daemon:
                     worker.kill()
             for pid in self._launched_pids:
@@ -239,11 +251,11 @@ class _Watchdog:
                     os.kill(pid, signal.SIGKILL)
             if follows_rank_zero:
                 _wait_for_rank_zero()
-        finally:  # Lightning would kill rank 0, before it has left with its code, for another one than 0
+        finally:  # for a nonzero code, Lightning would kill rank 0 before it has exited with its own code
             os._exit(0 if follows_rank_zero else EXIT_CODE)
 
     def _report_hang(self, stalled_seconds: float) -> None:
-        """Writes the report, waits for those of the others, and says what it came to."""
+        """Writes the report, waits for the reports of other ranks, and prints the result."""
         if self._liveness_poll is not None:
             self._liveness_poll.declare_hang()
         step, stage = self._trainer.global_step, self._trainer.state.stage
@@ -252,9 +264,9 @@ class _Watchdog:
             report.thread_stack(self._training_thread), report.pending_collective(collectives)
         )
         rank_total = f" of {self._world_size}" if self._world_size > 1 else ""
-        # other ranks concluded that the job hangs, and this one did not answer them
+        # a rank that was suspended did not reply, and the other ranks concluded that the job hangs
         cause = (
-            f"stood still for {stalled_seconds:.0f} s"
+            f"made no progress for {stalled_seconds:.0f} s"
             if stalled_seconds
             else "was suspended and the other ranks made no progress"
         )
@@ -262,20 +274,20 @@ class _Watchdog:
         message = f"hang: rank {self._rank}{rank_total} {cause} at step {step}, in {stage_name}: {location}"
         text = report.format_report(self._training_thread, collectives)
         is_written = self._write_report(message, text)
-        missing_ranks = self._wait_for_reports()  # who leaves first ends the others by an error
+        missing_ranks = self._wait_for_reports()  # the first exit ends the other ranks with an error
         if is_written and missing_ranks:
-            message += f"; {_format_ranks(missing_ranks)} wrote no report: stopped, or gone"
+            message += f"; {_format_ranks(missing_ranks)} wrote no report (suspended or terminated)"
             self._write_report(message, text)
         if self._callback.on_hang is not None:
             self._callback.on_hang(message, step)
         print_error(f"{message}{self._report_location()}\n")
-        print_text("")  # flushes what the training has printed; may block, so it comes last
+        print_text("")  # flushes standard output; may block, so it is the last call
 
     def _report_location(self) -> str:
-        return "" if self._folder is None else f"; {_report_path(self._rank, self._folder)} has the stacks"
+        return "" if self._folder is None else f"; stacks are in {_report_path(self._rank, self._folder)}"
 
     def _write_report(self, message: str, text: str) -> bool:
-        """Whether it is written; else it is printed."""
+        """Writes the report, or prints it if storage fails. Returns False if storage fails."""
         with suppress(OSError):
             if self._folder is not None:
                 with atomic_write(_report_path(self._rank, self._folder)) as file:
@@ -285,7 +297,7 @@ class _Watchdog:
         return self._folder is None
 
     def _wait_for_reports(self) -> list[int]:
-        """Gives all ranks time to write; returns those that do not, as far as that can be seen."""
+        """Waits for the reports of other ranks. Returns ranks without a report; empty without ``run_folder``."""
         pending_ranks = [rank for rank in range(self._world_size) if rank != self._rank]
         deadline = time.monotonic() + 3 * self._poll_seconds + PEER_REPORT_SECONDS
         while pending_ranks and time.monotonic() < deadline:
@@ -295,7 +307,7 @@ class _Watchdog:
         return pending_ranks if self._folder is not None else []
 
     def _has_reported(self, rank: int, folder: Path) -> bool:
-        """An earlier attempt's report is older than this one has stood still."""
+        """Returns True if a rank has written a report of this hang. Reports of earlier attempts are older."""
         try:
             own_mtime, rank_mtime = (
                 _report_path(reporting_rank, folder).stat().st_mtime for reporting_rank in (self._rank, rank)
@@ -310,6 +322,7 @@ def _report_path(rank: int, folder: Path) -> Path:
 
 
 def _format_ranks(ranks: list[int]) -> str:
+    """Formats at most five ranks, such as ``ranks 1, 2``."""
     ranks_text = ", ".join(map(str, ranks[:5]))
     return f"rank{'s' if len(ranks) > 1 else ''} {ranks_text}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
 

@@ -1,4 +1,4 @@
-"""Waits that are long, and no hang."""
+"""Marks long waits, so that the watchdog does not mistake them for hangs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _active_waits: list[str] = []
 
 @contextmanager
 def long_wait(reason: str) -> Iterator[None]:
-    """Tells :class:`stormproof.HangWatch` that this process waits, and will not wait for ever.
+    """Pauses the clock of :class:`stormproof.HangWatch` in this process while the block runs.
 
-    For what takes long and shows no sign of work: storage that has to be synced, an answer of another service. Whoever
-    waits has a timeout of their own.
+    Use it for a wait without CPU work or data transfer, such as syncing storage or waiting for another service. The
+    block must have its own timeout, because a hang inside it is not detected. Blocks can be nested.
 
     Args:
-        reason: it waits for.
+        reason: What the process waits for, as a noun phrase.
 
     Example:
         >>> with long_wait("the queue of the evaluation service"):
@@ -31,5 +31,5 @@ def long_wait(reason: str) -> Iterator[None]:
 
 
 def get_current_wait() -> str | None:
-    """What this process waits for, if it said so."""
+    """Returns the reason of the innermost active :func:`long_wait`, or None."""
     return _active_waits[-1] if _active_waits else None

@@ -1,4 +1,4 @@
-"""A training that is told to end leaves at a place from which it goes on."""
+"""Saves a checkpoint and exits after a termination signal."""
 
 from __future__ import annotations
 
@@ -28,40 +28,49 @@ from stormproof.signals.listener import SignalListener
 from stormproof.signals.worker_signal_mask import mask_worker_signals
 
 GRACE_SECONDS = 30.0
-"""Between the signal and the kill, where nobody says: what SLURM, Kubernetes and torchrun give by default."""
+"""Seconds between a termination signal and SIGKILL: the default of SLURM, Kubernetes and torchrun."""
 
 
 class Preemption(InactiveCopies, Callback):
-    """Answers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: all ranks save at the same step and leave, rank 0 with code 75.
+    """Saves on all ranks and exits after SIGTERM, SIGINT, SIGUSR1 or SIGUSR2. Rank 0 exits with code 75.
 
-    The signal may reach one rank or all. About once a second, between two steps, the ranks ask each other whether one
-    came; then :class:`stormproof.CheckpointRecovery`, which must be beside it, commits that step, all wait until it is
-    committed, and ``fit`` raises :class:`stormproof.errors.PreemptedExit`, a SystemExit. The same command goes on
-    there, bit for bit. A validation goes on to its end if, at its pace, there is time for it and for saving; else it is
-    left between two batches, and training goes on from what was committed before. So are a sanity check, a test and a
-    prediction; on several ranks only where all know how many batches they have, else after their end.
+    The signal may reach one rank or all ranks. About once per second, between two steps, the ranks agree on whether one
+    has arrived. :class:`stormproof.CheckpointRecovery`, a required callback, then commits a checkpoint of that step.
+    When it is committed, ``fit`` raises :class:`stormproof.PreemptedExit` on all ranks. The same command resumes from
+    this step with bitwise identical results.
 
-    Lightning's own handlers, and the ones that were there before, answer no signal meanwhile; afterwards the latter do.
-    So Lightning requeues no SLURM job: the job script does, by the exit code. Loader workers hear none of these signals
-    (forked ones, on Linux). A second Ctrl-C, a second or more after the first, does not wait.
+    - A validation continues to its end if there is enough time for it and for saving. Otherwise it stops between two
+      batches, and the run resumes from the last committed checkpoint.
+    - A sanity check, a test and a prediction stop between two batches. With several ranks, this requires that all ranks
+      know their number of batches; otherwise they stop after their end.
+
+    While the callback is active, it replaces all other handlers of these signals, including Lightning's. Lightning
+    therefore does not requeue a SLURM job: the job script must, if the exit code is 75. Forked loader workers ignore
+    the signals (Linux only). A second Ctrl-C at least one second after the first exits without saving.
 
     Args:
-        grace_seconds: from the signal to the kill, above 0. By default 30, or until SLURM's end of the job where
-            that is later and the signal is one of those that SLURM sends ahead. Saving is tried even if it takes
-            longer, with a warning.
+        grace_seconds: Seconds from the signal until SIGKILL. Must be above 0. By default 30, or the remaining time of
+            the SLURM job if that is longer and the signal is SIGUSR1 or SIGUSR2, which SLURM sends in advance. If
+            saving takes longer, the callback warns and tries to save.
 
     Raises:
-        ValueError: if ``grace_seconds`` is out of its range.
+        ValueError: If ``grace_seconds`` is not above 0.
+        NotResumableError: In ``setup``, if the trainer has no :class:`stormproof.CheckpointRecovery`.
+        PreemptedExit: In ``fit``, ``validate``, ``test`` and ``predict``, after a signal.
 
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints")
-        >>> trainer = pl.Trainer(callbacks=[Preemption(), recovery], logger=False)  # doctest: +SKIP
+        >>> trainer = pl.Trainer(callbacks=[Preemption(grace_seconds=60), recovery], logger=False)  # doctest: +SKIP
         >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
+
+    References:
+        https://lightning.ai/docs/pytorch/stable/clouds/cluster_advanced.html
+        https://slurm.schedmd.com/sbatch.html (``--signal``)
     """
 
     def __init__(self, grace_seconds: float | None = None) -> None:
         if grace_seconds is not None and not grace_seconds > 0:
-            raise ValueError(f"grace_seconds is {grace_seconds}; it must be above 0")
+            raise ValueError(f"`grace_seconds` must be above 0, got {grace_seconds}.")
         self.grace_seconds = grace_seconds
         self._listener = SignalListener()
         self._undo_functions: list[Callable[[], None]] = []
@@ -69,18 +78,18 @@ class Preemption(InactiveCopies, Callback):
         self._sync_schedule = SyncSchedule()
         self._num_sync_points = 0  # number of possible synchronization points since the last reset
         self._last_sync = (0, 0.0)  # sync point and time of the last synchronization
-        self._num_batches = self._num_common_batches = inf  # of this pass: this rank's, and those that every rank has
+        self._num_batches = self._num_common_batches = inf  # of this evaluation: on this rank and on every rank
         self._evaluation_start_time = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """From here on, answers the signals."""
+        """Installs the signal handlers."""
         if getattr(trainer, "fast_dev_run", False):
             return
         make_forks_safe()
         destroy_gloo_before_exit()
         self._listener = SignalListener(raise_on_second_sigint=not is_started_by_rank_zero())
         if not self._listener.listen():
-            rank_zero_warn("Preemption answers no signal: Python allows it in the main thread only")
+            rank_zero_warn("Preemption is inactive: Python allows signal handlers in the main thread only")
             return
         self._undo_functions = [
             self._listener.stop,
@@ -92,56 +101,57 @@ class Preemption(InactiveCopies, Callback):
             self._recovery = find_callback(trainer, CheckpointRecovery)
             if self._recovery is None:
                 raise NotResumableError(
-                    "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or take "
-                    "Preemption out"
+                    "Preemption requires CheckpointRecovery: add CheckpointRecovery to the callbacks or remove "
+                    "Preemption"
                 )
             self._undo_functions.append(self._recovery.call_at_steps(self._check_signal_at_step))
             self._reset_sync_schedule()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts the batches that all ranks have."""
+        """Determines the number of batches that every rank has."""
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._begin_evaluation(trainer, batches)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts the batches that all ranks have."""
+        """Determines the number of batches that every rank has."""
         self._begin_evaluation(trainer, trainer.num_test_batches)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts the batches that all ranks have."""
+        """Determines the number of batches that every rank has."""
         self._begin_evaluation(trainer, trainer.num_predict_batches)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leaves if a rank was told to."""
+        """Exits if a rank has received a signal."""
         self._check_signal_in_evaluation(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leaves if a rank was told to."""
+        """Exits if a rank has received a signal."""
         self._check_signal_in_evaluation(trainer)
 
     def on_predict_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leaves if a rank was told to."""
+        """Exits if a rank has received a signal."""
         self._check_signal_in_evaluation(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts steps again."""
+        """Resets the schedule, which counts training steps again."""
         self._reset_sync_schedule()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leaves if a rank was told to at the very end, when all was committed; else gives the signals back."""
+        """Restores the signal handlers. Exits if a signal arrived at the end, when everything is committed."""
         received_signal = self._sync_signal(trainer) if self._undo_functions else None
         self._release()
         if received_signal is not None:
             self._exit(trainer, received_signal, None)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Gives the signals back."""
+        """Restores the signal handlers."""
         self._release()
 
     def _inactive_state(self) -> dict[str, Any]:
         return {"_listener": SignalListener(), "_undo_functions": [], "_recovery": None}
 
     def _check_signal_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Commits a checkpoint and exits if a rank has received a signal."""
         assert self._recovery is not None
         received_signal = self._poll_signal(trainer)
         if received_signal is not None:
@@ -149,17 +159,19 @@ class Preemption(InactiveCopies, Callback):
             self._exit(trainer, received_signal, self._recovery.commit(trainer, module))
 
     def _begin_evaluation(self, trainer: pl.Trainer, batches: Any) -> None:
+        """Determines the number of batches and starts the time measurement of an evaluation."""
         if self._undo_functions:
-            is_countable = internals.evaluates_in_sequence(trainer)  # else the sum says nothing
+            is_countable = internals.evaluates_in_sequence(trainer)  # otherwise the sum is not the number of batches
             self._num_batches = float(sum(batches) if isinstance(batches, list) else batches) if is_countable else inf
             num_common_batches = -all_reduce_max([-self._num_batches], trainer.strategy.root_device)[0]
             self._num_common_batches = (
                 num_common_batches if trainer.world_size == 1 or num_common_batches < inf else 0
-            )  # who has ended meets nobody
+            )  # a rank that has finished takes part in no collective
             self._evaluation_start_time = time.monotonic()
             self._reset_sync_schedule()
 
     def _check_signal_in_evaluation(self, trainer: pl.Trainer) -> None:
+        """Exits if a rank has received a signal, unless there is time to finish the validation."""
         if not self._undo_functions or self._num_sync_points >= self._num_common_batches:
             return
         received_signal = self._poll_signal(trainer)
@@ -181,6 +193,7 @@ class Preemption(InactiveCopies, Callback):
         self._num_sync_points, self._last_sync = 0, (0, time.monotonic())
 
     def _poll_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
+        """Returns the signal that a rank has received, if ranks synchronize at this point. Otherwise None."""
         self._num_sync_points += 1
         if trainer.world_size == 1:
             return self._listener.received_signal
@@ -196,17 +209,18 @@ class Preemption(InactiveCopies, Callback):
         return signal.Signals(signal_number) if signal_number else None
 
     def _sync_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
+        """Synchronizes all ranks and returns the signal that a rank has received, or None."""
         signal_number, _ = self._reduce_signal(trainer, 0.0)
         return signal.Signals(signal_number) if signal_number else None
 
     def _reduce_signal(self, trainer: pl.Trainer, seconds: float) -> tuple[int, float]:
-        """The signal that a rank received, 0 for none, and the most of their ``seconds``."""
+        """Returns the number of the signal that any rank received (0 if none) and the maximum of ``seconds``."""
         local_signal = 0 if self._listener.received_signal is None else self._listener.received_signal
         signal_number, max_seconds = all_reduce_max([local_signal, seconds], trainer.strategy.root_device)
         return int(signal_number), max_seconds
 
     def _has_time_to_finish(self, trainer: pl.Trainer, received_signal: signal.Signals) -> bool:
-        """Whether the rest of this validation and a checkpoint take no longer than what is left, on every rank."""
+        """Returns True if every rank has time for the rest of this validation and for a checkpoint."""
         seconds_per_batch = (time.monotonic() - self._evaluation_start_time) / self._num_sync_points
         needed_seconds = seconds_per_batch * (self._num_batches - self._num_sync_points) + self._get_write_seconds()
         return (
@@ -218,24 +232,25 @@ class Preemption(InactiveCopies, Callback):
         )
 
     def _warn_if_save_exceeds_grace(self, received_signal: signal.Signals) -> None:
+        """Warns if a checkpoint probably takes longer than the time until SIGKILL."""
         remaining_seconds, write_seconds = (
             self._compute_remaining_seconds(received_signal, os.environ),
             self._get_write_seconds(),
         )
         if write_seconds > remaining_seconds:
             rank_zero_warn(
-                f"a checkpoint takes {write_seconds:.0f} s to write, and {remaining_seconds:.0f} s are left before "
-                f"{received_signal.name} is "
-                "followed by a kill: what was committed before is kept in any case"
+                f"Writing a checkpoint takes {write_seconds:.0f} s, but only {remaining_seconds:.0f} s remain between "
+                f"{received_signal.name} and SIGKILL. If it is not finished in time, the run resumes from the last "
+                "committed checkpoint."
             )
 
     def _get_write_seconds(self) -> float:
-        """How long the last checkpoint took to write, as far as this rank knows."""
+        """Returns the duration of the last write of a checkpoint on this rank, or 0."""
         writer = self._recovery.save_coordinator.writer if self._recovery else None
         return 0.0 if writer is None or writer.write_seconds is None else writer.write_seconds
 
     def _compute_remaining_seconds(self, received_signal: signal.Signals, environ: Mapping[str, str]) -> float:
-        """The seconds that are left of the grace; of a rank that heard no signal, as if it had just come."""
+        """Returns the seconds until SIGKILL. A rank without a signal assumes that it has just arrived."""
         elapsed_seconds = (
             time.monotonic() - self._listener.received_at if self._listener.received_signal is not None else 0.0
         )
@@ -249,15 +264,19 @@ class Preemption(InactiveCopies, Callback):
         self._undo_functions.append(mask_worker_signals(loader))
 
     def _exit(self, trainer: pl.Trainer, received_signal: signal.Signals, saved_step: int | None) -> None:
+        """Logs how to resume and raises PreemptedExit."""
         stage = trainer.state.stage
         resume_message = (
-            "the same command goes on" if saved_step is None else f"the same command goes on from step {saved_step}"
+            "the same command resumes the run"
+            if saved_step is None
+            else f"the same command resumes from step {saved_step}"
         )
         stage_name = stage.value if stage else "the end"
-        log_event(__name__, f"{received_signal.name}: left in {stage_name}; {resume_message}")
+        log_event(__name__, f"{received_signal.name}: stopped in {stage_name}; {resume_message}")
         raise PreemptedExit(received_signal.name, is_rank_zero=trainer.is_global_zero)
 
     def _release(self) -> None:
+        """Undoes everything that ``setup`` installed."""
         while self._undo_functions:
             self._undo_functions.pop()()
         self._recovery = None

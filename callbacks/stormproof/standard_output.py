@@ -27,7 +27,7 @@ def print_text(text: str) -> None:
         return
     try:
         _write_escaped(stream, text)
-    except ValueError:  # a program closed it
+    except ValueError:  # the stream is closed
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     except OSError as error:
         _discard_output(stream, error)
@@ -35,7 +35,7 @@ def print_text(text: str) -> None:
 
 def print_error(text: str) -> None:
     """Writes text to standard error and flushes it. Never raises: a failure could not be reported anywhere."""
-    with suppress(OSError, ValueError, AttributeError):  # full or a broken pipe, closed, None
+    with suppress(OSError, ValueError, AttributeError):  # a full disk or broken pipe, a closed stream, None
         sys.stderr.write(text)
         sys.stderr.flush()
 
@@ -46,7 +46,7 @@ def discard_unwritten_errors() -> None:
         sys.stderr.flush()
     except OSError:
         _redirect_to_null_device(sys.stderr)
-    except (AttributeError, ValueError):  # None, closed
+    except (AttributeError, ValueError):  # None, a closed stream
         pass
 
 
@@ -56,7 +56,8 @@ def pipe_is_broken() -> bool:
 
 
 def _write_escaped(stream: Any, text: str) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"  # a replaced stream may have none
+    """Writes text. Replaces or escapes characters that the encoding lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # a replaced stream may lack the attribute
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

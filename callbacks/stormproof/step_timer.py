@@ -1,4 +1,4 @@
-"""How long a training step takes, and how much of it is waiting for data."""
+"""Measures the duration of training batches and the wait for data."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_l
 
 
 class StepTimer(InactiveCopies, Callback):
-    r"""Measures the time of a training batch and the share of it spent waiting for the data loader.
+    r"""Measures the duration of training batches and the fraction spent waiting for the data loader.
 
-    A batch lasts from the end of the one before (or the start of its epoch, or the end of a validation in between) to
-    its own end; the wait is the part from where it begins to be fetched until it is handed over. The batch after a
-    logging step is left out, since the loggers write just before it. Over the window of batches since the last logging
-    step it reports
+    The duration :math:`t_i` of a batch is the time since the end of the previous batch, the start of the epoch, or the
+    end of a validation, whichever is latest. The wait :math:`w_i` is the time from the request for the batch until the
+    data loader returns it. The batch after a logging step is excluded, because loggers write just before it. Over the
+    :math:`n` batches since the last logging step,
 
-    .. math:: \text{seconds} = \frac{1}{n}\sum t_i, \qquad \text{wait fraction} = \frac{\sum w_i}{\sum t_i}
+    .. math:: \text{batch seconds} = \frac{1}{n}\sum t_i, \qquad \text{wait fraction} = \frac{\sum w_i}{\sum t_i}.
 
-    sent to the loggers at Lightning's logging steps as ``time/batch_seconds`` and ``time/data_wait_fraction``: the mean
-    over all ranks, under the step of Lightning's own rows. With a GPU the host runs ahead of the device; over a window
-    the device's queue holds it back to the true pace, so the first window, in which the queue fills, may read short.
-    With ``log_every_n_steps=1`` only an epoch's first batch and one after a validation can be measured.
+    Logged values, each the mean over all ranks:
+
+    | name                        | value                                   | when                              |
+    |-----------------------------|-----------------------------------------|-----------------------------------|
+    | ``time/batch_seconds``      | mean duration of a batch, in seconds    | every ``log_every_n_steps`` steps |
+    | ``time/data_wait_fraction`` | fraction of it spent on waiting, 0 to 1 | every ``log_every_n_steps`` steps |
+
+    The values are sent to the loggers only, not to ``trainer.callback_metrics``. On a GPU, the host runs ahead until
+    the device's queue is full, so the first window may be too short. With ``log_every_n_steps=1``, only the first batch
+    of an epoch and the first batch after a validation are measured.
 
     Attributes:
-        batches: batches measured since training began, resumes included.
-        seconds: their duration in s.
-        data_wait_seconds: the part of it in s that the loop waited for the data loader.
-        last_logged: what was logged last, by name; empty before.
+        batches: Number of batches measured, including those before a resume.
+        seconds: Total duration of these batches, in seconds.
+        data_wait_seconds: Total wait for the data loader, in seconds.
+        last_logged: Values logged last, by name. Empty before the first logging step.
 
     Example:
         >>> timer = StepTimer()
@@ -42,6 +48,9 @@ class StepTimer(InactiveCopies, Callback):
         >>> trainer.fit(module, loader)  # doctest: +SKIP
         >>> timer.data_wait_seconds / timer.seconds  # doctest: +SKIP
         0.031
+
+    References:
+        https://lightning.ai/docs/pytorch/stable/tuning/profiler.html
     """
 
     def __init__(self) -> None:
@@ -50,33 +59,33 @@ class StepTimer(InactiveCopies, Callback):
         self.data_wait_seconds = 0.0
         self.last_logged: dict[str, float] = {}
         self._window_start = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
-        self._batch_start = 0.0  # when the batch before ended
+        self._batch_start = 0.0  # end of the previous batch
         self._fetch_start = self._wait_seconds = 0.0
         self._stop_clock: Callable[[], None] | None = None
         self._previous_step = 0
-        self._is_measurable = True  # whether nothing but the data loader stands between the mark and the batch
+        self._is_measurable = True  # False if loggers have written since the start of the batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins a new window: time between two fits is nobody's."""
-        self._batch_start, self._is_measurable = time.perf_counter(), True  # in the middle of an epoch, none begins
+        """Starts a new window, which excludes the time between two calls of ``fit``."""
+        self._batch_start, self._is_measurable = time.perf_counter(), True  # a resumed epoch has no start hook
         self._previous_step = trainer.global_step
         self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
         self._stop_clock = internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Clocks no longer."""
+        """Stops the timer."""
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Clocks no longer."""
+        """Stops the timer."""
         self._stop()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock of an epoch's first batch."""
+        """Starts timing the first batch of an epoch."""
         self._batch_start, self._is_measurable = time.perf_counter(), True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the validation's time out."""
+        """Excludes the duration of the validation."""
         self._batch_start, self._is_measurable = time.perf_counter(), True
 
     def on_train_batch_start(
@@ -86,7 +95,7 @@ class StepTimer(InactiveCopies, Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """The batch is here: the wait is over."""
+        """Ends the wait for the data loader."""
         self._wait_seconds = time.perf_counter() - self._fetch_start
 
     def on_train_batch_end(
@@ -97,7 +106,7 @@ class StepTimer(InactiveCopies, Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Adds the batch to the totals, and logs the window at a logging step."""
+        """Adds the batch to the totals and logs the window at a logging step."""
         now = time.perf_counter()
         if self._is_measurable:
             self.batches += 1
@@ -121,7 +130,7 @@ class StepTimer(InactiveCopies, Callback):
             self._stop_clock = None
 
     def _log_window(self, trainer: pl.Trainer) -> None:
-        """Hands the window to the loggers."""
+        """Logs the means of the window and starts a new one."""
         batches, seconds, wait = self._window_start
         self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
         elapsed = self.seconds - seconds
@@ -129,20 +138,21 @@ class StepTimer(InactiveCopies, Callback):
         if elapsed > 0:
             values[0] = elapsed / (self.batches - batches)
             values[1] = (self.data_wait_seconds - wait) / elapsed
-        if trainer.world_size > 1:  # with all ranks: each is at this step, measured or not
+        if trainer.world_size > 1:  # a collective: all ranks reach this step, even without measured batches
             values = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op="mean")
         batch_seconds, data_wait_fraction = values.tolist()
         if batch_seconds == 0:
             return
         self.last_logged = {"time/batch_seconds": batch_seconds, "time/data_wait_fraction": data_wait_fraction}
-        log_to_loggers(trainer, self.last_logged)  # a resumed run has equal callback metrics, but never equal times
+        # not in callback_metrics, which must be equal in a resumed run, and times never are
+        log_to_loggers(trainer, self.last_logged)
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals, as plain numbers."""
+        """Returns the totals."""
         return {"batches": self.batches, "seconds": self.seconds, "data_wait_seconds": self.data_wait_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the totals of ``state_dict``."""
+        """Restores the totals."""
         self.batches = state_dict["batches"]
         self.seconds = state_dict["seconds"]
         self.data_wait_seconds = state_dict["data_wait_seconds"]

@@ -1,4 +1,4 @@
-"""Injects faults into a training run, to test how it recovers.
+"""Injects faults into a run, to test how it recovers.
 
 Each fault has an action, a position (a Lightning hook or a step of the commit protocol), a step and a rank::
 
@@ -129,7 +129,7 @@ class FaultInjector(Callback):
     def spike(
         self, factor: float = 1000.0, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
-        """Multiplies the floating-point tensors of a training batch by ``factor``, which may be NaN."""
+        """Multiplies the floating-point tensors of the current batch by ``factor``, which may be NaN."""
         return self._add(lambda faults: _multiply_batch(faults.batch, factor), at, step, rank)
 
     def torn_write(self, at: str = "checkpoint renamed", step: int | None = None) -> FaultInjector:
@@ -248,7 +248,7 @@ class FaultInjector(Callback):
 def faults_from_environment() -> FaultInjector:
     """Returns the faults listed in the environment variable ``STORMPROOF_FAULTS``; ``scripts/drill.py`` sets it.
 
-    The variable holds words separated by spaces: ``nan:120`` multiplies the batch at ``global_step`` 120 by NaN,
+    The variable contains words separated by spaces. ``nan:120`` multiplies the batch at ``global_step`` 120 by NaN.
     ``spike:340`` multiplies the batch at step 340 by 1000. Without the variable, there are no faults.
 
     Raises:
@@ -264,7 +264,7 @@ def faults_from_environment() -> FaultInjector:
     for word in os.environ.get("STORMPROOF_FAULTS", "").split():
         kind, _, step = word.partition(":")
         if kind not in _SPIKE_FACTORS or not step.isdecimal():
-            raise ValueError(f"STORMPROOF_FAULTS must hold words like nan:STEP and spike:STEP, got {word!r}.")
+            raise ValueError(f"STORMPROOF_FAULTS must contain words like nan:STEP and spike:STEP, got {word!r}.")
         faults.spike(_SPIKE_FACTORS[kind], step=int(step))
     return faults
 

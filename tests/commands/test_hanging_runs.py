@@ -52,7 +52,7 @@ def record(folder: Path) -> dict[str, Any]:
 def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command: Command, tmp_path: Path):
     result = hanging(at="on_train_batch_end", step=15, stands_still=True)
     assert result.returncode == 78, result.stderr
-    assert "hang: rank 0 stood still for 3 s at step 15, in train: in " in result.stderr
+    assert "hang: rank 0 made no progress for 3 s at step 15, in train: in " in result.stderr
     assert "Traceback" not in result.stderr
     assert "in trigger" in (tmp_path / "runs/run/hang-rank0.txt").read_text()
     written = record(tmp_path)
@@ -72,7 +72,7 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
     result = hanging(*RANKS, at="on_train_batch_end", step=15, rank=1)
     assert result.returncode == 78, result.stderr
     (attempt,) = record(tmp_path)["attempts"]
-    assert attempt["reason"].endswith("rank 1 wrote no report: stopped, or gone")
+    assert attempt["reason"].endswith("rank 1 wrote no report (suspended or terminated)")
     assert attempt["code"] == 78
     rerun = command(*OVERRIDES, *RANKS)
     assert rerun.returncode == 0, rerun.stderr
@@ -84,8 +84,8 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
 def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path: Path):
     result = hanging(*RANKS, at="on_train_batch_end", step=15, rank=0)
     assert result.returncode == 78, result.stderr
-    assert "hang: rank 1 of 2 stood still for 3 s at step 15, in train: " in result.stderr
-    assert "rank 0 wrote no report: stopped, or gone" in result.stderr
+    assert "hang: rank 1 of 2 made no progress for 3 s at step 15, in train: " in result.stderr
+    assert "rank 0 wrote no report (suspended or terminated)" in result.stderr
     assert command(*OVERRIDES, *RANKS).returncode == 0
     first, second = record(tmp_path)["attempts"]
     assert first["reason"].startswith(

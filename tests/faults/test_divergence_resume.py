@@ -124,7 +124,9 @@ PHASES = [
 def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment: str, tmp_path: Path):
     cell = CELLS[name]
     for number, (phase, step) in enumerate(PHASES):
-        if phase == "checkpoint half written" and guard_state(train_undisturbed(cell, treatment))["proven"] != [step]:
+        if phase == "checkpoint half written" and guard_state(train_undisturbed(cell, treatment))["rollback_steps"] != [
+            step
+        ]:
             continue  # there is none of that step
         rank = 0 if phase == "checkpoint half written" else number % cell.ranks
         killed = run_treated(

@@ -197,7 +197,7 @@ def test_without_a_recovery_it_says_so(tmp_path: Path):
         ONE_RANK, tmp_path, lambda: [Preemption()], function=partial(train_with_both, arrange=lambda all_: all_[:-1])
     )
     assert outcome.exit_codes == (2,)
-    assert "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or" in outcome.output
+    assert "Preemption requires CheckpointRecovery: add CheckpointRecovery to the callbacks" in outcome.output
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):

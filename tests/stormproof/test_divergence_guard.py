@@ -106,11 +106,11 @@ def test_consecutive_skipped_steps_give_one_warning(tmp_path: Path):
         fit_with_guard(tmp_path, DivergenceGuard("skip"), spike_at(20, 30, 31))
     messages = [str(warning.message) for warning in warning_records if "the step is skipped" in str(warning.message)]
     assert [message.partition(":")[0] for message in messages] == ["step 20", "step 30"]
-    assert messages[1].endswith("the step is skipped (2 of 5 times in 1000 steps)")
+    assert messages[1].endswith("the step is skipped (anomaly 2 of 5 allowed in 1000 steps)")
 
 
 def test_too_many_anomalies_ends_the_training(tmp_path: Path):
-    with pytest.raises(DivergedError, match=r"step 30: .* is nan, time 3 within 1000 steps, where max_rollbacks is 2"):
+    with pytest.raises(DivergedError, match=r"step 30: .* is nan \(anomaly 3 within 1000 steps, max_rollbacks is 2\)"):
         fit_with_guard(tmp_path, DivergenceGuard("skip", max_rollbacks=2), spike_at(10, 20, 21, 22, 30))
 
 
@@ -121,7 +121,7 @@ def test_one_now_and_then_does_not(tmp_path: Path):
 
 
 def test_skipping_that_does_not_help_ends_the_training(tmp_path: Path):
-    with pytest.raises(DivergedError, match=r"step 39: .* is nan, 10 steps in a row"):
+    with pytest.raises(DivergedError, match=r"step 39: .* is nan \(10 consecutive anomalous steps\)"):
         fit_with_guard(tmp_path, DivergenceGuard("skip"), spike_at(*range(30, 60)))
 
 
@@ -161,7 +161,7 @@ def test_another_model_begins_with_nothing_remembered():
 @pytest.mark.slow
 def test_lbfgs_is_left_alone(tmp_path: Path):
     kind = type("Kind", (Classifier,), {"optimizer": staticmethod(torch.optim.LBFGS)})
-    with pytest.warns(match="DivergenceGuard leaves LBFGS alone"):
+    with pytest.warns(match="DivergenceGuard is inactive: it does not support LBFGS"):
         fit_with_guard(tmp_path, DivergenceGuard(), FaultInjector(), kind=kind)
 
 
@@ -223,12 +223,12 @@ def test_in_manual_optimization_the_step_of_one_optimizer_is_skipped(tmp_path: P
 
 
 def test_where_nothing_can_be_seen_it_says_so(tmp_path: Path):
-    with pytest.warns(match="DivergenceGuard sees nothing here"):
+    with pytest.warns(match="DivergenceGuard is inactive: with manual optimization"):
         fit_with_guard(tmp_path, DivergenceGuard(every_n_steps=10), FaultInjector(), kind=TwoOptimizers)
 
 
 def test_going_back_takes_a_recovery_and_skipping_does_not():
-    with pytest.raises(NotResumableError, match="DivergenceGuard goes back to what a CheckpointRecovery saved"):
+    with pytest.raises(NotResumableError, match="requires CheckpointRecovery: add CheckpointRecovery to the callbacks"):
         make_trainer(callbacks=[DivergenceGuard()]).fit(make_module(kind=Classifier), make_loader())
     guard = DivergenceGuard("skip")
     make_trainer(callbacks=[spike_at(20), guard]).fit(make_module(kind=Classifier), make_loader())
@@ -236,7 +236,7 @@ def test_going_back_takes_a_recovery_and_skipping_does_not():
 
 
 def test_rollback_warns_if_too_few_checkpoints_are_kept(tmp_path: Path):
-    with pytest.warns(match="give CheckpointRecovery keep_last=4, or save less often"):
+    with pytest.warns(match="Set its keep_last to 4 or save less often"):
         fit_with_guard(tmp_path, DivergenceGuard(), FaultInjector(), every=3)
 
 
@@ -245,7 +245,7 @@ def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():
         def optimizer_state(self, optimizer: Any) -> Any:  # as the real one does
             return super().optimizer_state(optimizer)
 
-    with pytest.raises(NotResumableError, match="whose norm all ranks know, and FSDPStrategy does not give it"):
+    with pytest.raises(NotResumableError, match=r"gradient norm that is known on all ranks, .*FSDPStrategy"):
         make_trainer(callbacks=[DivergenceGuard("skip")], strategy=FSDPStrategy(torch.device("cpu"))).fit(
             make_module(kind=Classifier), make_loader()
         )
@@ -261,15 +261,15 @@ def test_a_new_training_begins_with_nothing_remembered():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"action": "retry"}, "action is 'retry'"),
-        ({"every_n_steps": 0}, "every_n_steps is 0"),
-        ({"action": "skip", "every_n_steps": 2}, "can only be skipped where it is 1"),
-        ({"lr_factor": 0.0}, "lr_factor is 0.0"),
-        ({"lr_factor": 1.1}, "lr_factor is 1.1"),
-        ({"max_rollbacks": -1}, "max_rollbacks is -1"),
-        ({"rollback_window_steps": 0}, "max_rollbacks is 5 in 0 steps"),
-        ({"window": 31}, "window 31"),
-        ({"spike_sigma": 0.0}, "spike_sigma is 0"),
+        ({"action": "retry"}, "got 'retry'"),
+        ({"every_n_steps": 0}, "`every_n_steps` must be at least 1, got 0"),
+        ({"action": "skip", "every_n_steps": 2}, "must be 1 with action='skip', got 2"),
+        ({"lr_factor": 0.0}, "`lr_factor` .*, got 0.0"),
+        ({"lr_factor": 1.1}, "`lr_factor` .*, got 1.1"),
+        ({"max_rollbacks": -1}, "got max_rollbacks=-1"),
+        ({"rollback_window_steps": 0}, "got max_rollbacks=5 and rollback_window_steps=0"),
+        ({"window": 31}, "got window=31"),
+        ({"spike_sigma": 0.0}, "got spike_sigma=0"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(arguments: dict[str, Any], sentence: str):

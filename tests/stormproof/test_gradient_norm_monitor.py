@@ -336,7 +336,7 @@ def test_a_training_of_which_nothing_was_measured_says_so():
             self.layer(batch).sum().backward()
             self.own.step()
 
-    with pytest.warns(UserWarning, match="no gradient was measured"):
+    with pytest.warns(UserWarning, match="No gradient was measured"):
         fit(GradientNormMonitor(), Alone)
 
 
@@ -351,5 +351,5 @@ def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("arguments", [{"every_n_steps": 0}, {"history": 0}])
 def test_numbers_out_of_range_are_refused(arguments: dict[str, int]):
-    with pytest.raises(ValueError, match="is 0; it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
         GradientNormMonitor(**arguments)

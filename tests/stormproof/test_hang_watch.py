@@ -99,7 +99,7 @@ def test_a_fast_dev_run_is_not_watched():
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
 def test_a_time_that_is_none_is_named(seconds: float):
-    with pytest.raises(ValueError, match=r"timeout_seconds is .*; it must be above 0"):
+    with pytest.raises(ValueError, match="`timeout_seconds` must be above 0"):
         HangWatch(seconds)
 
 

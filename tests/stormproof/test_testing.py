@@ -257,6 +257,6 @@ def test_faults_may_be_ordered_by_an_environment_variable(monkeypatch: pytest.Mo
     assert len(testing.faults_from_environment()) == 3
     monkeypatch.setenv("STORMPROOF_FAULTS", "lunch:3")
     with pytest.raises(
-        ValueError, match="STORMPROOF_FAULTS must hold words like nan:STEP and spike:STEP, got 'lunch:3'"
+        ValueError, match="STORMPROOF_FAULTS must contain words like nan:STEP and spike:STEP, got 'lunch:3'"
     ):
         testing.faults_from_environment()

@@ -26,7 +26,10 @@ from tests.support.small_fits import (
     make_trainer,
 )
 
-pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:DivergenceGuard trusts a checkpoint.*")]
+pytestmark = [
+    *LIGHTNING_WARNING_FILTERS,
+    pytest.mark.filterwarnings("ignore:DivergenceGuard rolls back to checkpoints.*"),
+]
 
 
 class Fails(pl.Callback):

@@ -1,4 +1,4 @@
-"""The command ``stormproof``: look at a folder of checkpoints, take one over, find what would lose work."""
+"""The command ``stormproof``: lists, verifies and adopts checkpoints, and checks for risks of data loss."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ EXIT_OK, EXIT_RISKS_FOUND, EXIT_USAGE_ERROR, EXIT_DAMAGED, EXIT_INTERRUPTED, EXI
 
 
 class UsageError(StormproofError):
-    """What was typed cannot be done: what, and what would be right."""
+    """The command line is invalid."""
 
     exit_code = EXIT_USAGE_ERROR
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; {self.prog} --help shows what there is")
+        raise UsageError(f"{message}. Run {self.prog} --help for usage.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: the words after the command's name; ``sys.argv`` by default.
+        arguments: Arguments after the command name. By default those of ``sys.argv``.
 
     Returns:
-        0 where all is good, 1 where ``doctor`` found something, 2 for a mistake in what was typed, 74 where a
-        checkpoint is damaged or the disk fails.
+        Exit code: 0 for success, 1 if ``doctor`` found risks, 2 for invalid usage, 74 for a damaged checkpoint or a
+        storage error, 130 after Ctrl-C, 141 for a broken pipe.
     """
     atexit.register(discard_unwritten_errors)
     try:
         options = _build_parser().parse_args(arguments)
         code = options.run(options)
         sys.stdout.flush()
-        return code  # noqa: TRY300 (the flush may find that the reader has left)
+        return code  # noqa: TRY300 (the flush may raise BrokenPipeError)
     except BrokenPipeError:  # `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
@@ -62,22 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="stormproof", description="Looks after folders of checkpoints.")
+    parser = _Parser(prog="stormproof", description="Manages folders of checkpoints.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    folder_help = "a folder of checkpoints, or a run folder with checkpoints/ in it"
+    folder_help = "a folder of checkpoints, or a run folder that contains checkpoints/"
     for name, handler, summary in (
-        ("verify", _run_verify, "read every checkpoint, and name each bad one; 74 if there is one"),
-        ("list", _run_list, "show what there is, at a glance"),
+        ("verify", _run_verify, "read every checkpoint and report damaged ones (exit code 74)"),
+        ("list", _run_list, "list checkpoints without reading them"),
     ):
         command = commands.add_parser(name, help=summary, description=f"{name}: {summary}.")
         command.add_argument("folder", metavar="DIR", help=folder_help)
         command.set_defaults(run=handler)
-    summary = "take a checkpoint of stock Lightning over, to go on from it; the file stays"
+    summary = "import a checkpoint of Lightning's ModelCheckpoint to resume from it; the file is unchanged"
     command = commands.add_parser("adopt", help=summary, description=f"adopt: {summary}.")
     command.add_argument("file", metavar="FILE", type=Path, help="a .ckpt file")
-    command.add_argument("--into", metavar="DIR", help=f"{folder_help}; the file's own folder by default")
+    command.add_argument("--into", metavar="DIR", help=f"{folder_help}; by default the folder of FILE")
     command.set_defaults(run=_run_adopt)
-    summary = "find what would lose work, in the installation and in a folder; 1 if there is something"
+    summary = "check the installation and optionally a folder for risks of data loss (exit code 1)"
     command = commands.add_parser("doctor", help=summary, description=f"doctor: {summary}.")
     command.add_argument("folder", metavar="DIR", nargs="?", help=folder_help)
     command.set_defaults(run=_run_doctor)
@@ -94,11 +94,11 @@ def _run_verify(options: argparse.Namespace) -> int:
     ]
     verdicts = {checkpoint.name: "good" for checkpoint in good_checkpoints}
     verdicts |= {bad_checkpoint.name: f"bad: {bad_checkpoint.reason}" for bad_checkpoint in resolution.bad_checkpoints}
-    verdicts |= dict.fromkeys(resolution.lost_names, "lost: it was committed, and its files are gone")
+    verdicts |= dict.fromkeys(resolution.lost_names, "lost: it was committed, but its files are missing")
     if not verdicts and not resolution.log_problems:
         raise UsageError(
             ". ".join(
-                [f"{store.folder} holds no checkpoint", *_describe_foreign(resolution.foreign_files, store.folder)]
+                [f"{store.folder} contains no checkpoint", *_describe_foreign(resolution.foreign_files, store.folder)]
             )
         )
     rows = [
@@ -113,9 +113,9 @@ def _run_verify(options: argparse.Namespace) -> int:
 def _describe_resume(resolution: Resolution) -> str:
     if resolution.chosen_checkpoint is None:
         return "there is no good checkpoint" + (
-            ": a start is refused" if resolution.bad_checkpoints or resolution.lost_names else ""
+            ": the next start is refused" if resolution.bad_checkpoints or resolution.lost_names else ""
         )
-    return f"the next start goes on from {resolution.chosen_checkpoint.name}"
+    return f"the next start resumes from {resolution.chosen_checkpoint.name}"
 
 
 def _run_list(options: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def _run_list(options: argparse.Namespace) -> int:
         header = ("checkpoint", "step", "epoch", "score", "size", "age", "attempt", "finite")
         _print_lines(*_format_table([header, *map(_format_row, listing.checkpoints)], right_aligned_from=1))
     elif not listing.bad_checkpoints:
-        _print_lines(f"{store.folder} holds no checkpoint")
+        _print_lines(f"{store.folder} contains no checkpoint")
     _print_lines(
         *(
             f"{checkpoint.name} was adopted from another tool"
@@ -167,7 +167,8 @@ def _format_row(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _describe_foreign(foreign_files: Iterable[str], folder: Path) -> list[str]:
     return [
-        f"{name} is not ours; to go on from it: stormproof adopt {shlex.quote(str(folder / name))}"
+        f"{name} is not a checkpoint of CheckpointRecovery; to resume from it: stormproof adopt "
+        f"{shlex.quote(str(folder / name))}"
         for name in foreign_files
     ]
 
@@ -180,10 +181,9 @@ def _run_adopt(options: argparse.Namespace) -> int:
     adopted_checkpoint = adopt(options.file, folder)
     _print_lines(
         f"adopted as {adopted_checkpoint.path}: step {adopted_checkpoint.step}, epoch {adopted_checkpoint.epoch}; "
-        f"{options.file} stays as it is",
-        f"the next start goes on from it{f' and not from {previous_names[-1]}' if previous_names else ''}; that "
-        f"resume is not exact: "
-        "random numbers and the position in the data are not in the file",
+        f"{options.file} is unchanged",
+        f"the next start resumes from it{f' instead of {previous_names[-1]}' if previous_names else ''}, but not "
+        "bit for bit: the file contains neither random states nor the data position",
     )
     return EXIT_OK
 
@@ -204,23 +204,23 @@ def _run_doctor(options: argparse.Namespace) -> int:
     width = shutil.get_terminal_size().columns
     for number, risk in enumerate(risks, 1):
         _print_lines(*_wrap_paragraph(f"{number}. ", risk.summary, width))
-        for label, text in (("where", risk.location), ("why", risk.reason), ("do", risk.advice)):
+        for label, text in (("where", risk.location), ("why", risk.reason), ("fix", risk.advice)):
             _print_lines(*_wrap_paragraph(f"   {label:6}", text, width))
-    _print_lines(f"{len(risks)} found" if risks else "nothing found that would lose work")
+    _print_lines(f"{len(risks)} risk{'s' if len(risks) > 1 else ''} found" if risks else "no risks found")
     return EXIT_RISKS_FOUND if risks else EXIT_OK
 
 
 def _open_store(folder: str) -> Store:
-    """The store of a folder that must be there."""
+    """Returns the store of an existing folder."""
     path = _checkpoint_folder(folder)
     if not path.is_dir():
-        problem = "is no folder" if path.exists() else "is not there"
-        raise UsageError(f"{folder} {problem}: give a folder of checkpoints, or a run folder")
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise UsageError(f"{folder} {problem}: pass a folder of checkpoints or a run folder")
     return Store(path)
 
 
 def _checkpoint_folder(folder: str) -> Path:
-    """The folder of checkpoints: ``folder`` itself, or the one in a run folder."""
+    """Returns the folder of checkpoints: ``folder`` itself, or ``checkpoints/`` in a run folder."""
     try:
         path = Store(folder).folder
     except ValueError as error:
@@ -230,7 +230,7 @@ def _checkpoint_folder(folder: str) -> Path:
 
 
 def _format_table(rows: Sequence[Sequence[str]], right_aligned_from: int = 99) -> list[str]:
-    """Columns two blanks apart, those from ``right_aligned_from`` on to the right."""
+    """Formats rows as columns separated by two spaces. Columns from ``right_aligned_from`` on are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -243,7 +243,7 @@ def _format_table(rows: Sequence[Sequence[str]], right_aligned_from: int = 99) -
 
 
 def _wrap_paragraph(label: str, text: str, width: int) -> list[str]:
-    # a path or a command is not broken: it could not be copied
+    # paths and commands are not wrapped, so that they can be copied
     wrapper = textwrap.TextWrapper(
         max(width, 40), label, " " * len(label), break_long_words=False, break_on_hyphens=False
     )

@@ -1,1 +1,1 @@
-"""Detection of divergence, and recovery from it."""
+"""Detection of divergence and recovery from it."""

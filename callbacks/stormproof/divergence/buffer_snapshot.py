@@ -1,4 +1,4 @@
-"""The buffers of a module as they were before a step, such as the running statistics of BatchNorm."""
+"""Snapshots of the buffers of a module before a step, such as the running statistics of BatchNorm."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch.nn.parameter import is_lazy
 
 
 class BufferSnapshot:
-    """Copies what a step may change of a module beside its parameters, and puts it back.
+    """Copies and restores the buffers of a module, which a forward pass may change.
 
-    Floating-point buffers are copied each time: the kernels of normalizations, and code that goes by ``.data``, change
-    them without being counted. The others are copied where torch's count of changes says that they changed.
+    Floating-point buffers are copied each time, because normalization kernels and code that uses ``.data`` change them
+    without a change of torch's version counter. Other buffers are copied if their version counter has changed.
 
     Args:
-        module: its buffers are those that it has now.
+        module: Module. Buffers that are registered later are not copied.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(2)
@@ -28,11 +28,11 @@ class BufferSnapshot:
         self._buffer_locations = [
             (owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)
         ]
-        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}  # by place: buffer, copy, count of changes
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}  # by index: buffer, copy, version
 
     @torch.no_grad()
     def capture(self) -> None:
-        """Copies the buffers as they are."""
+        """Copies the buffers."""
         for index, (owner, name) in enumerate(self._buffer_locations):
             buffer, saved = getattr(owner, name, None), self._copies.get(index)
             if buffer is None or buffer.is_inference() or is_lazy(buffer):
@@ -43,10 +43,10 @@ class BufferSnapshot:
                 self._copies[index] = (buffer, saved[1].copy_(buffer), _version(buffer))
 
     def restore(self, *, non_finite_only: bool = False) -> None:
-        """Puts them back as they were at :meth:`capture`.
+        """Restores the values of the last :meth:`capture`.
 
         Args:
-            non_finite_only: only those that were finite then and are no longer.
+            non_finite_only: Whether to restore only buffers that were finite then and are not finite now.
         """
         for index, (buffer, copy, version) in self._copies.items():
             owner, name = self._buffer_locations[index]
@@ -55,10 +55,11 @@ class BufferSnapshot:
             if getattr(owner, name, None) is not buffer:
                 setattr(owner, name, buffer)
             if _may_have_changed(buffer, version):
-                buffer.data.copy_(copy)  # uncounted: a backward pass that is still to come may need it
+                # .data does not change the version counter, which a later backward pass checks
+                buffer.data.copy_(copy)
 
     def has_new_non_finite(self) -> bool:
-        """Whether one that was finite at :meth:`capture` is no longer."""
+        """Returns True if a buffer that was finite at :meth:`capture` is not finite now."""
         return any(map(self._is_new_non_finite, self._copies))
 
     def _is_new_non_finite(self, index: int) -> bool:
@@ -70,9 +71,10 @@ class BufferSnapshot:
 
 
 def _may_have_changed(buffer: torch.Tensor, version: int) -> bool:
+    """Returns True unless the version counter proves that the buffer is unchanged."""
     return buffer.is_floating_point() or buffer.is_complex() or _version(buffer) != version
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """How often it was changed in its place; torch's own count, which has no public name."""
+    """Returns torch's version counter of in-place changes, which has no public name."""
     return tensor._version  # noqa: SLF001

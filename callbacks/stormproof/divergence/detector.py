@@ -1,4 +1,4 @@
-"""Whether a training diverges, by the numbers of its steps."""
+"""Detects divergence from the loss and gradient norms of each step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from typing import Any
 from stormproof.divergence.spike_detector import SpikeDetector
 
 GRADIENT_FACTOR, GRADIENT_FLOOR = 10.0, 1.0
-"""A gradient scatters more than a loss: it is a spike above ten times the median and above the size it began with."""
+"""Gradient norms vary more than losses. A spike must exceed ten times the median and the initial median."""
 MAX_OVERFLOWS = 20
-"""Steps in a row that a gradient scaler may refuse: halved as often, its first scale of 65536 is gone."""
+"""Number of consecutive overflows of a gradient scaler that is an anomaly. 16 of them halve the initial scale of 65536
+down to 1."""
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """How a step shows it: by a number that is not finite or, where ``median`` is there, one that jumped out of it."""
+    """A value of a step that is not finite or is a spike.
+
+    Attributes:
+        step: Optimizer step, from 1.
+        name: Name of the value, such as ``loss``.
+        value: The value.
+        median: Median of earlier values. None if the value is not finite.
+    """
 
     step: int
     name: str
@@ -27,24 +35,25 @@ class Anomaly:
     def __str__(self) -> str:
         if self.median is None:
             return f"step {self.step}: the {self.name} is {self.value}"
-        return f"step {self.step}: the {self.name} is {self.value:.3g}, and the median before {self.median:.3g}"
+        return f"step {self.step}: the {self.name} is {self.value:.3g} (median of earlier steps: {self.median:.3g})"
 
 
 class DivergenceDetector:
-    """Compares the numbers of each step, such as its loss and the norm of its gradient, with those of healthy steps.
+    """Compares the values of each step, such as loss and gradient norm, with those of healthy steps.
 
     Args:
-        window: healthy steps that a number is compared with, at least 32.
-        spike_sigma: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
-        memory_steps: steps for which anomalies are counted, at least 1.
+        window: Number of healthy steps to compare with. Must be at least 32.
+        spike_sigma: Threshold of a spike, in robust standard deviations of the logarithm above the median. Must be
+            above 0.
+        memory_steps: Number of steps over which anomalies are counted. Must be at least 1.
 
     Attributes:
-        since_step: the step since which all are anomalous; None while the training is healthy.
-        consecutive_anomalies: the anomalous steps since then.
-        consecutive_overflows: the steps in a row that a gradient scaler refused.
+        since_step: First of the consecutive anomalous steps. None while the run is healthy.
+        consecutive_anomalies: Number of consecutive anomalous steps.
+        consecutive_overflows: Number of consecutive steps that a gradient scaler skipped.
 
     Raises:
-        ValueError: if one is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> detector = DivergenceDetector()
@@ -57,25 +66,24 @@ class DivergenceDetector:
             raise ValueError(f"`memory_steps` must be at least 1, got {memory_steps}.")
         self._window, self._spike_sigma, self._memory_steps = window, spike_sigma, memory_steps
         self._series: dict[str, SpikeDetector] = {}
-        self._series_for("loss")  # says what is out of its range
+        self._series_for("loss")  # raises ValueError for invalid arguments
         self._anomaly_steps: list[int] = []
-        self._is_counted = False  # whether the one that goes on was counted
+        self._is_counted = False  # whether the current anomaly is in _anomaly_steps
         self.since_step: int | None = None
         self.consecutive_anomalies = self.consecutive_overflows = 0
 
     @property
     def anomaly_count(self) -> int:
-        """How many anomalies were counted, each once however long it lasted, as far back as it counts."""
+        """Number of anomalies in the last ``memory_steps`` steps. Consecutive anomalous steps count once."""
         return len(self._anomaly_steps)
 
     def update(self, step: int, values: Mapping[str, float], *, has_grad_scaler: bool = False) -> Anomaly | None:
-        """What is anomalous about the step; None if nothing is, and it is one to compare later ones with.
+        """Adds a step and returns its anomaly. None if the step is healthy.
 
         Args:
-            step: the number of optimizer steps with this one; one before others that were looked at, if need be.
-            values: by name; ``loss``, and any other is taken for the norm of a gradient.
-            has_grad_scaler: whether a gradient scaler refuses a step that is not finite, and goes on with another
-                scale.
+            step: Optimizer step, from 1. May be smaller than in earlier calls.
+            values: Values by name. ``loss`` is the loss, and other names are gradient norms.
+            has_grad_scaler: Whether a gradient scaler skips steps with non-finite gradients and lowers its scale.
         """
         non_finite_name = next((name for name, value in values.items() if not math.isfinite(value)), None)
         if has_grad_scaler:
@@ -89,7 +97,7 @@ class DivergenceDetector:
         )
         if anomaly is None:
             for name, value in values.items():
-                if name == "loss" or value > 0:  # a gradient may be zero now and then
+                if name == "loss" or value > 0:  # a gradient may be zero in some steps
                     self._series_for(name).add(value)
             if self.since_step is not None and step > self.since_step:
                 self.mark_healthy()
@@ -102,7 +110,7 @@ class DivergenceDetector:
         return anomaly
 
     def count_anomaly(self, step: int) -> None:
-        """Counts the anomaly that goes on, once. What is not finite counts anyway, a spike where this is called."""
+        """Counts the current anomaly once. Non-finite values are counted by :meth:`update`, spikes only by this."""
         if not self._is_counted:
             self._is_counted = True
             self._anomaly_steps = [
@@ -111,13 +119,14 @@ class DivergenceDetector:
             ]
 
     def mark_healthy(self) -> None:
-        """The training is healthy again."""
+        """Ends the current anomaly."""
         self.since_step, self.consecutive_anomalies = None, 0
 
     def roll_back(self, state: Mapping[str, Any] | None) -> None:
-        """The training was set back to where :meth:`state_dict` was ``state``, with the numbers to compare with then.
+        """Restores the values to compare with after a rollback. Keeps the anomaly count.
 
-        What it counts goes on. Where there is no such state, it begins to compare anew.
+        Args:
+            state: Result of :meth:`state_dict` at the restored checkpoint. If None, the comparison starts anew.
         """
         self._series = {}
         for name, series_state in state["series"].items() if state else ():
@@ -126,28 +135,27 @@ class DivergenceDetector:
         self.mark_healthy()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, as plain values."""
+        """Returns the state as plain values."""
         return {
             "series": {name: series.state_dict() for name, series in self._series.items()},
-            "times": list(self._anomaly_steps),
-            "since": self.since_step,
-            "counts": self._is_counted,
-            "in_a_row": self.consecutive_anomalies,
-            "overflows": self.consecutive_overflows,
+            "anomaly_steps": list(self._anomaly_steps),
+            "since_step": self.since_step,
+            "is_counted": self._is_counted,
+            "consecutive_anomalies": self.consecutive_anomalies,
+            "consecutive_overflows": self.consecutive_overflows,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from ``state``."""
+        """Restores the state."""
         for name, series_state in state["series"].items():
             self._series_for(name).load_state_dict(series_state)
-        self._anomaly_steps, self._is_counted = list(state["times"]), state["counts"]
-        self.since_step, self.consecutive_anomalies, self.consecutive_overflows = (
-            state["since"],
-            state["in_a_row"],
-            state["overflows"],
-        )
+        self._anomaly_steps, self._is_counted = list(state["anomaly_steps"]), state["is_counted"]
+        self.since_step = state["since_step"]
+        self.consecutive_anomalies = state["consecutive_anomalies"]
+        self.consecutive_overflows = state["consecutive_overflows"]
 
     def _find_spike(self, step: int, values: Mapping[str, float]) -> Anomaly | None:
+        """Returns an anomaly for the first value that is a spike, or None."""
         for name, value in values.items():
             median = self._series_for(name).detect(value, after_spike=self.since_step is not None)
             if median is not None:

@@ -1,4 +1,4 @@
-"""A learning rate that stays lower whatever a scheduler makes of it."""
+"""A learning-rate scale that does not interfere with schedulers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch.optim import Optimizer
 
 
 class LearningRateScale:
-    """Multiplies the learning rates of optimizers by ``factor``, within their steps alone.
+    """Multiplies the learning rates of optimizers by ``factor`` during ``optimizer.step()`` only.
 
-    A scheduler sets a rate from the step it is at, or from the rate as it was: either way it never sees the factor, and
-    neither is undone by the other.
+    The original rates are restored after each step. Schedulers therefore never read or overwrite a scaled rate.
 
     Attributes:
-        factor: in (0, 1]; may be changed between two steps.
+        factor: Learning-rate scale in (0, 1]. Can be changed between two steps.
 
     Example:
         >>> import torch
@@ -35,13 +34,13 @@ class LearningRateScale:
         self.factor = 1.0
 
     def attach(self, optimizers: Iterable[Optimizer]) -> list[Callable[[], None]]:
-        """From here on, acts on them; returns what ends that."""
+        """Scales the learning rates of ``optimizers`` from now on. Returns functions that undo this."""
         restorers: list[Callable[[], None]] = []
         for optimizer in optimizers:
             saved_rates: list[Any] = []
             restorers.append(optimizer.register_step_pre_hook(self._scale_hook(saved_rates)).remove)
             restorers.append(optimizer.register_step_post_hook(_restore_hook(saved_rates)).remove)
-            restorers.append(partial(_restore_hook(saved_rates), optimizer))  # of a step that an error has ended
+            restorers.append(partial(_restore_hook(saved_rates), optimizer))  # in case a step raises an error
         return restorers
 
     def _scale_hook(self, saved_rates: list[Any]) -> Callable[..., None]:

@@ -54,7 +54,7 @@ def roll_back(
     path = run_on_rank_zero(lambda: _select_checkpoint(store, writer, since_step, trusted_steps))
     if path is None:
         raise DivergedError(
-            f"training diverges since step {since_step}, and there is no good checkpoint to go back to in "
+            f"training diverges since step {since_step}, and there is no good checkpoint to roll back to in "
             f"{store.folder}"
         )
     checkpoint = _load_checkpoint(path)
@@ -112,11 +112,12 @@ def _select_checkpoint(
     try:
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
-        rank_zero_warn(f"what was saved on the way into the divergence could not be set aside: {error}")
+        rank_zero_warn(f"Checkpoints of diverged weights could not be moved to quarantine/: {error}")
     return str(selected_checkpoint.path)
 
 
 def _load_checkpoint(path: str) -> dict[str, Any]:
+    """Loads the checkpoint on every rank and verifies that all ranks loaded the same one."""
     checkpoint: dict[str, Any] = {}
     failure = None
     try:
@@ -125,8 +126,8 @@ def _load_checkpoint(path: str) -> dict[str, Any]:
         failure = f"{path}: {error}"
     failures = [(rank, message) for rank, message in enumerate(all_gather(failure)) if message]
     if failures:
-        raise StorageError(f"rank {failures[0][0]} cannot go back to a checkpoint: {failures[0][1]}")
-    assert_equal("the checkpoint to go back to", str(checkpoint[snapshot.KEY]["id"]))
+        raise StorageError(f"rank {failures[0][0]} cannot read the checkpoint for a rollback: {failures[0][1]}")
+    assert_equal("the checkpoint to roll back to", str(checkpoint[snapshot.KEY]["id"]))
     return checkpoint
 
 

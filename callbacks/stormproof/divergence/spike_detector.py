@@ -1,4 +1,4 @@
-"""Values that jump out of a positive series, such as losses or gradient norms."""
+"""Detects spikes in a positive series, such as losses or gradient norms."""
 
 from __future__ import annotations
 
@@ -10,44 +10,42 @@ from statistics import median
 from typing import Any
 
 MAD_TO_STD = 1.4826
-"""The standard deviation of a normal distribution over its median absolute deviation: 1 / 0.6745."""
+"""Ratio of the standard deviation to the median absolute deviation of a normal distribution: 1 / 0.6745."""
 CONSECUTIVE_HIGHS, HIGH_FACTOR = 5, 1.5
-"""So many values, each greater than so many times all of the window, are no chance, and no slow rise."""
+"""Number of consecutive values, and their ratio to the maximum of the window, that make a sustained spike."""
 
 
 class SpikeDetector:
-    r"""Tells the spikes of a positive series from its noise.
+    r"""Distinguishes spikes of a positive series from its noise.
 
-    With :math:`m` the median of the last ``window`` values that were none, :math:`s = 1.4826 \cdot
-    \text{median}|\ln x_i - \ln m|` their robust spread, and :math:`x_0` the median of the first ``warm_up`` values,
-    a value :math:`x` is far out where
+    Let :math:`m` be the median of the last ``window`` values without spikes. Let :math:`s = 1.4826 \cdot
+    \text{median}|\ln x_i - \ln m|` be their robust spread, and :math:`x_0` the median of the first ``warm_up`` values.
+    A value :math:`x` is an outlier if
 
-    .. math:: x > \text{factor} \cdot m, \qquad x > \text{floor} \cdot x_0
+    .. math:: x > \text{factor} \cdot m, \qquad x > \text{floor} \cdot x_0.
 
-    and of those it is a spike where
+    An outlier is a spike if one of two conditions is true:
 
-    .. math:: \ln x - \ln m > \text{spike\_sigma} \cdot s
+    - It is a jump: :math:`\ln x - \ln m > \text{spike\_sigma} \cdot s`. This detects spikes of a series with low noise.
+    - It is the fifth consecutive value above 1.5 times the maximum of the window. This detects a lasting increase of a
+      series with high noise. In a random order, the last five of 133 values are the largest once in 3e8 times.
 
-    or where it is the fifth in a row that is greater than 1.5 times all of the window. The first tells a jump out of a
-    series that scatters little; the second a series that stays where it never was, however it scatters: by chance, the
-    last five of 133 values are the greatest once in 3e8 times.
-
-    The median and the spread do not follow spikes; logarithms, because losses and norms spread by factors. The floor
-    keeps it silent on the noise of a series that has fallen near zero. It is silent during the warm-up, and for good
-    once a value is zero or below, whose logarithm nobody knows.
+    Spikes do not affect the median and the spread. Logarithms are used because losses and norms vary by factors. The
+    floor suppresses noise of a series that has decreased to almost zero. The detector returns None during the warm-up,
+    and permanently after a value of zero or below, which has no logarithm.
 
     Args:
-        window: values to compare with, at least ``warm_up``.
-        warm_up: values until it speaks, at least 2.
-        spike_sigma: above 0.
-        factor: above 1.
-        floor: at least 0.
+        window: Number of values to compare with. Must be at least ``warm_up``.
+        warm_up: Number of values before detection starts. Must be at least 2.
+        spike_sigma: Threshold of a jump, in robust standard deviations of the logarithm. Must be above 0.
+        factor: Minimum ratio of a spike to the median. Must be above 1.
+        floor: Minimum ratio of a spike to the median of the warm-up. Must be at least 0.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If an argument is out of range.
 
     References:
-        Rousseeuw and Croux 1993, Alternatives to the Median Absolute Deviation, section 1.
+        Rousseeuw and Croux, Alternatives to the median absolute deviation, 1993, section 1.
 
     Example:
         >>> detector = SpikeDetector(window=8, warm_up=4)
@@ -61,28 +59,29 @@ class SpikeDetector:
         self, window: int = 128, warm_up: int = 32, spike_sigma: float = 7.0, factor: float = 3.0, floor: float = 0.5
     ) -> None:
         if not 2 <= warm_up <= window:
-            raise ValueError(f"warm_up is {warm_up} and window {window}; 2 <= warm_up <= window must hold")
+            raise ValueError(
+                f"`window` must be at least `warm_up`, and `warm_up` at least 2, got window={window} and "
+                f"warm_up={warm_up}."
+            )
         if not (spike_sigma > 0 and factor > 1 and floor >= 0):
             raise ValueError(
-                f"spike_sigma is {spike_sigma}, factor {factor}, floor {floor}; "
-                "they must be above 0, above 1, at least 0"
+                "`spike_sigma` must be above 0, `factor` above 1 and `floor` at least 0, got "
+                f"spike_sigma={spike_sigma}, factor={factor} and floor={floor}."
             )
         self.window, self.warm_up = window, warm_up
         self.spike_sigma, self.factor, self.floor = spike_sigma, factor, floor
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
-        self._consecutive_highs: list[
-            float
-        ] = []  # the last ones, if they are beyond all of the window, which lacks them
-        self._initial_median: float | None = None  # the median of the first
+        self._consecutive_highs: list[float] = []  # latest values above the window, not yet part of it
+        self._initial_median: float | None = None  # None during the warm-up
         self._is_disabled = False
 
     def detect(self, value: float, *, after_spike: bool = False) -> float | None:
-        """The median that ``value``, finite, is a spike against; None if it is none.
+        """Returns the median of the window if ``value`` is a spike, otherwise None.
 
         Args:
-            value: the next one.
-            after_spike: whether the one before was a spike: then half the deviations are enough.
+            value: Next value. Must be finite.
+            after_spike: Whether the previous value was a spike, which halves ``spike_sigma``.
         """
         if not self._is_outlier(value):
             return None
@@ -93,7 +92,7 @@ class SpikeDetector:
         return baseline if is_sustained or is_jump else None
 
     def add(self, value: float) -> None:
-        """Takes a value, finite and no spike, into the window."""
+        """Adds a value to the window. It must be finite and not a spike."""
         if self._is_disabled or value <= 0:
             self._is_disabled = True
         elif self._is_outlier(value) and value > HIGH_FACTOR * self._sorted[-1]:
@@ -104,11 +103,13 @@ class SpikeDetector:
             self._consecutive_highs = []
 
     def _is_outlier(self, value: float) -> bool:
+        """Returns True if the value exceeds both limits of an outlier. False during the warm-up."""
         if self._initial_median is None or self._is_disabled or value <= self.floor * self._initial_median:
             return False
         return value > self.factor * _sorted_median(self._sorted)
 
     def _append(self, value: float) -> None:
+        """Adds a value to the window and removes the oldest one if the window is full."""
         self._values.append(value)
         insort(self._sorted, value)
         if len(self._values) > self.window:
@@ -117,20 +118,20 @@ class SpikeDetector:
             self._initial_median = _sorted_median(self._sorted)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its window, as plain values."""
+        """Returns the state as plain values."""
         return {
             "values": list(self._values),
-            "above": list(self._consecutive_highs),
-            "start": self._initial_median,
-            "blind": self._is_disabled,
+            "consecutive_highs": list(self._consecutive_highs),
+            "initial_median": self._initial_median,
+            "is_disabled": self._is_disabled,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from ``state``."""
+        """Restores the state."""
         self._values = deque(state["values"])
         self._sorted = sorted(self._values)
-        self._consecutive_highs = list(state["above"])
-        self._initial_median, self._is_disabled = state["start"], state["blind"]
+        self._consecutive_highs = list(state["consecutive_highs"])
+        self._initial_median, self._is_disabled = state["initial_median"], state["is_disabled"]
 
 
 def _sorted_median(ordered: list[float]) -> float:

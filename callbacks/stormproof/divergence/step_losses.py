@@ -1,4 +1,4 @@
-"""The loss of each step, and when it is read."""
+"""Accumulates the loss of each step without synchronizing with the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stormproof.errors import RanksDisagreeError
 
 
 class StepLosses:
-    """Adds up what the batches of a step contribute to its loss, and keeps it on the device until it is asked for.
+    """Sums the losses of the batches of each step and keeps the sums on the device until they are read.
 
     Example:
         >>> losses = StepLosses()
@@ -28,43 +28,48 @@ class StepLosses:
 
     @property
     def is_accumulating(self) -> bool:
-        """Whether a step has begun whose loss was neither kept nor dropped."""
+        """True if the current step has losses and was neither finished nor discarded."""
         return bool(self._batch_losses)
 
     def add(self, loss: torch.Tensor, scaler: Any) -> None:
-        """Takes a batch's part of the loss, 0-d, as it is handed to the backward pass: multiplied by its scale."""
+        """Adds the loss of a batch to the current step.
+
+        Args:
+            loss: 0-d tensor on which ``backward`` is called, multiplied by the scale of ``scaler``.
+            scaler: Gradient scaler. None if the loss is not scaled.
+        """
         batch_loss = loss.detach().float()
         self._batch_losses.append(
             batch_loss if scaler is None else batch_loss / scaler.scale(torch.ones_like(batch_loss))
         )
 
     def accumulated_loss(self) -> float | None:
-        """This rank's loss of the step that goes on, if it has one; waits for the device."""
+        """Returns the loss of the current step on this rank, or None without batches. Synchronizes with the device."""
         return float(torch.stack(self._batch_losses).sum()) if self._batch_losses else None
 
     def discard_step(self) -> None:
-        """The step that goes on is not kept."""
+        """Discards the losses of the current step."""
         self._batch_losses = []
 
     def finish_step(self, step: int) -> None:
-        """The step that goes on is done, and the ``step``-th."""
+        """Ends the current step, which is optimizer step ``step``."""
         if self._batch_losses:
             self._step_losses.append((step, torch.stack(self._batch_losses).sum()))
         self._batch_losses = []
 
     def clear(self) -> None:
-        """Drops all."""
+        """Discards all losses."""
         self._batch_losses, self._step_losses = [], []
 
     def read(self, skipped_steps: int, device: torch.device) -> list[tuple[int, float]]:
-        """The kept steps and their losses, the ranks' mean. All ranks call it together.
+        """Returns finished steps and the mean of their losses over all ranks. All ranks must call this together.
 
         Args:
-            skipped_steps: how many steps this rank has skipped, which must be as many on each.
-            device: the one that the ranks talk from.
+            skipped_steps: Number of steps that this rank has skipped.
+            device: Device for communication between ranks.
 
         Raises:
-            RanksDisagreeError: if it is not.
+            RanksDisagreeError: If the ranks have skipped different numbers of steps.
         """
         if world_size() > 1:
             assert_equal_counts(skipped_steps, len(self._step_losses), device)
@@ -76,10 +81,10 @@ class StepLosses:
 
 
 def assert_equal_counts(skipped_steps: int, recorded_steps: int, device: torch.device) -> None:
-    """Stops all ranks if they skipped different numbers of steps."""
+    """Raises RanksDisagreeError on all ranks if the ranks have skipped different numbers of steps."""
     counts = all_gather_rows(torch.tensor([skipped_steps, recorded_steps], device=device)).tolist()
     if any(count != counts[0] for count in counts):
         raise RanksDisagreeError(
-            f"the ranks have skipped {[count[0] for count in counts]} steps, so that their gradients were not the "
-            "same: start all of them again"
+            f"the ranks have skipped different numbers of steps ({[count[0] for count in counts]}), so their gradients "
+            "differed: restart all ranks"
         )

@@ -1,4 +1,4 @@
-"""What is looked at of the steps of a training, and when."""
+"""Feeds the losses and gradient norms of training steps to the divergence detectors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradie
 
 
 class StepMonitor:
-    """Looks at each step before its update, or at the losses of several once they are taken.
+    """Checks each step before its update, or the losses of several steps after their updates.
 
-    Before an update there is the norm of the reduced gradient, the same on all ranks, and on a single rank the loss.
-    Several ranks tell each other their losses every ten steps, in either case.
+    Before an update, it checks the norm of the reduced gradient, which is equal on all ranks, and with one rank the
+    loss. With several ranks, losses are exchanged every ten steps.
 
     Args:
-        trainer: about to train.
-        module: what it trains.
-        detectors: by the number of the optimizer, which may step for the first time; losses are the first one's.
-        every_n_steps: 1, to look before each update; else the steps whose losses are read at once.
+        trainer: Trainer at the start of training.
+        module: Module that it trains.
+        detectors: Detectors by optimizer index. Losses belong to optimizer 0.
+        every_n_steps: If 1, steps are checked before their updates. Otherwise, the number of steps whose losses are
+            read together.
     """
 
     def __init__(
@@ -48,36 +49,36 @@ class StepMonitor:
 
     @property
     def is_accumulating(self) -> bool:
-        """Whether gradients are being added up."""
+        """True between the first batch of a step and its update."""
         return self._losses.is_accumulating
 
     @property
     def is_due(self) -> bool:
-        """Whether losses are to be read, after a step."""
+        """True after a step if losses must be read."""
         return self._step % self._every_n_steps == 0
 
     def on_train_batch_start(self) -> None:
-        """Keeps the buffers, before the first batch of a step."""
+        """Captures the buffers before the first batch of a step."""
         self._has_backward = False
         if self._checks_every_step and not self._losses.is_accumulating:
             self._buffer_snapshot.capture()
 
     def on_before_backward(self, loss: torch.Tensor) -> None:
-        """Takes this batch's part of the loss."""
+        """Adds the loss of a batch."""
         self._has_backward = True
         if self._module.automatic_optimization:
             self._losses.add(loss, get_scaler(self._trainer))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> tuple[Anomaly, DivergenceDetector] | None:
-        """What is anomalous about the step that is about to be taken; the buffers are put back then.
+        """Returns the anomaly of the next update and its detector, or None. Restores the buffers after an anomaly.
 
-        They are, too, where a gradient scaler refuses the step, if it broke them.
+        Also restores the buffers if a gradient scaler skips the step and a buffer is not finite.
         """
         index, gradients = find_optimizer_index(self._trainer, optimizer), get_gradients(optimizer)
         if not self._checks_every_step or index is None or not gradients:
             return None
         scaler = get_scaler(self._trainer)
-        if scaler is not None and not self._has_backward:  # it left the gradient scaled, and no step will be taken
+        if scaler is not None and not self._has_backward:  # the gradient is still scaled, and no update will follow
             return None
         norm = total_norm(gradients)
         if scaler is not None and unscales_gradients(optimizer):
@@ -90,25 +91,25 @@ class StepMonitor:
         detector = self._detectors[index]
         anomaly = detector.update(self._trainer.global_step + 1, values, has_grad_scaler=scaler is not None)
         if is_single_rank or anomaly is not None or detector.consecutive_overflows:
-            self._losses.discard_step()  # it was looked at
+            self._losses.discard_step()  # already checked
         if anomaly is not None or (detector.consecutive_overflows and self._buffer_snapshot.has_new_non_finite()):
             self._buffer_snapshot.restore()
         return None if anomaly is None else (anomaly, detector)
 
     def on_train_batch_end(self) -> None:
-        """Takes down the loss of a step that is done."""
+        """Records the loss if the batch completed a step."""
         if self._trainer.global_step != self._step:
             self._step = self._trainer.global_step
             self._losses.finish_step(self._step)
 
     def check_losses(self, skipped_steps: int) -> Anomaly | None:
-        """What is anomalous about the losses since this was called last, the ranks' means. All ranks call it together.
+        """Returns the first anomaly of the mean losses since the last call, or None. All ranks must call this together.
 
         Args:
-            skipped_steps: how many steps this rank has skipped.
+            skipped_steps: Number of steps that this rank has skipped.
 
         Raises:
-            RanksDisagreeError: if they did not skip as many.
+            RanksDisagreeError: If the ranks have skipped different numbers of steps.
         """
         detector, has_grad_scaler = (
             self._detectors[0],
@@ -120,16 +121,16 @@ class StepMonitor:
             if anomaly is not None:
                 return anomaly
         if has_grad_scaler and not all(math.isfinite(loss) for _, loss in losses) and self._any_buffer_non_finite():
-            return detector.update(losses[-1][0], {"size of a buffer": math.nan})
+            return detector.update(losses[-1][0], {"value of a buffer": math.nan})
         return None
 
     def reset_after_rollback(self) -> None:
-        """The training was set back: forgets losses, and puts back broken buffers that no checkpoint holds."""
+        """Discards losses after a rollback and restores non-finite buffers that are not part of checkpoints."""
         self._losses.clear()
         self._buffer_snapshot.restore(non_finite_only=True)
 
     def _any_buffer_non_finite(self) -> bool:
-        """Whether one is on any rank. A scaler refuses a step that is not finite, and leaves what it did to them."""
+        """Returns True if a buffer became non-finite on any rank. A gradient scaler skips only the update."""
         return (
             all_reduce_max([float(self._buffer_snapshot.has_new_non_finite())], self._trainer.strategy.root_device)[0]
             > 0

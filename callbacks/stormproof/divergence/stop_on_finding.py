@@ -30,4 +30,4 @@ def stop_on_critical(findings: Iterable[Finding]) -> None:
     ]
     message = broadcast(str(critical[0]) if critical else None)
     if message is not None:
-        raise DivergedError(f"TrainingHealth found what makes this training useless: {message}")
+        raise DivergedError(f"stopped because of a critical finding of TrainingHealth: {message}")

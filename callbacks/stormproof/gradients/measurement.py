@@ -1,4 +1,4 @@
-"""The gradient of one optimizer step: measured on the device, and read later."""
+"""Measures the gradient of one optimizer step on the device, to be read later."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stormproof.lightning.layer_names import get_layer_names
 
 @dataclass(frozen=True)
 class GradientMeasurement:
-    """The gradient of one optimizer step, and what became of it.
+    """Gradient and update of one optimizer step.
 
     Attributes:
-        step: the optimizer steps that are done with it, from 1.
-        optimizer: the number of its optimizer, from 0.
-        norms: the 2-norm by layer, over the parameters that had a gradient.
-        updates: the update-to-weight ratio by layer and, as ``total``, over all; None where all weights were zero, and
-            empty if the step was skipped.
-        clipped: whether it was clipped; None where nothing clips.
-        skipped: whether the optimizer left the weights alone: there was no gradient, or the gradient scaler found it
-            not to be finite.
+        step: Step of the optimizer, from 1.
+        optimizer: Index of the optimizer, from 0.
+        norms: 2-norms by layer, over parameters with a gradient.
+        updates: Update-to-weight ratios by layer and, as ``total``, over all layers. None if all weights are zero.
+            Empty if the step was skipped.
+        clipped: Whether the gradient was clipped. None if clipping is disabled.
+        skipped: Whether the weights did not change, because there was no gradient or because the gradient scaler
+            skipped a non-finite gradient.
     """
 
     step: int
@@ -39,27 +39,27 @@ class GradientMeasurement:
 
     @property
     def total(self) -> float:
-        """The 2-norm over all layers."""
+        """2-norm over all layers."""
         return math.hypot(*self.norms.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the state as plain values."""
         updates = {layer: ratio and [ratio.value, ratio.half_width] for layer, ratio in self.updates.items()}
         return {**vars(self), "norms": dict(self.norms), "updates": updates}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> GradientMeasurement:
-        """The measurement whose :meth:`state_dict` was ``state``."""
+        """Creates a measurement from the result of :meth:`state_dict`."""
         updates = {layer: ratio and UpdateRatio(*ratio) for layer, ratio in state["updates"].items()}
         return cls(**{**state, "norms": dict(state["norms"]), "updates": updates})
 
 
 class MeasuredParameters:
-    """The parameters of an optimizer that have a gradient, and the layers that they are of.
+    """Parameters of an optimizer that have a gradient, and their layers.
 
     Args:
-        module: gives the layers their names.
-        parameters: those that have a gradient; there may be none.
+        module: Module that contains the layers.
+        parameters: Parameters with a gradient. May be empty.
     """
 
     def __init__(self, module: torch.nn.Module, parameters: list[torch.Tensor]) -> None:
@@ -68,19 +68,19 @@ class MeasuredParameters:
         self.sampler = WeightSampler(parameters) if parameters else None
 
     def gradients(self) -> list[torch.Tensor]:
-        """Their gradients as they are."""
+        """Returns the current gradients."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
 
 class PendingMeasurement:
-    """A measurement whose numbers are still on the device: nothing here waits for it, but :meth:`read`.
+    """A measurement whose values are on the device. Only :meth:`read` synchronizes with it.
 
     Args:
-        step: the optimizer steps that will be done with it.
-        optimizer: the number of its optimizer.
-        parameters: the parameters.
-        scaler: of the gradient; None where there is none.
-        scaled: whether the gradient is still multiplied by its scale.
+        step: Step of the optimizer, from 1.
+        optimizer: Index of the optimizer, from 0.
+        parameters: Parameters to measure.
+        scaler: Gradient scaler, or None.
+        scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
     """
 
     def __init__(self, step: int, optimizer: int, parameters: MeasuredParameters, scaler: Any, *, scaled: bool) -> None:
@@ -91,27 +91,27 @@ class PendingMeasurement:
         self._updates: ShardRows = []
         self._scale: torch.Tensor | None = None
         self._clip_limit: float | None = None
-        self._largest_entry: torch.Tensor | None = None  # where that is what is limited
+        self._largest_entry: torch.Tensor | None = None  # None unless gradients are clipped by value
         if parameters.sampler is not None:
             gradients = parameters.gradients()
             self._norms = gather_shards(local_norms(gradients)[:, None], gradients)
             self._weights_before = parameters.sampler.sample()
             if scaler is not None and scaled:
-                self._scale = scaler.scale(self._weights_before.new_ones(()))  # get_scale() would wait for the device
+                self._scale = scaler.scale(self._weights_before.new_ones(()))  # get_scale() would synchronize
 
     @property
     def layers(self) -> list[str]:
-        """The layers that had a gradient."""
+        """Names of the layers that have a gradient."""
         return list(dict.fromkeys(self._measured_parameters.parameter_layers))
 
     def record_clipping(self, clip_val: float, by_value: bool) -> None:
-        """Notes what the gradient as it is, before it is unscaled, is about to be clipped to."""
+        """Records the limit of clipping, which applies to the gradient before it is unscaled."""
         self._clip_limit = clip_val
         if by_value and self._measured_parameters.sampler is not None:
             self._largest_entry = largest_entry(self._measured_parameters.gradients())
 
     def record_step(self) -> None:
-        """The optimizer has stepped: compares the weights with what they were."""
+        """Compares the weights after the optimizer step with those before it."""
         sampler = self._measured_parameters.sampler
         if sampler is not None:
             self._updates = gather_shards(
@@ -119,11 +119,11 @@ class PendingMeasurement:
             )
 
     def read(self) -> GradientMeasurement:
-        """The measurement as plain numbers; waits for the device."""
+        """Returns the measured values. Synchronizes with the device."""
         raw_norms = self._norms_by_layer()
         scale = 1.0 if self._scale is None else float(self._scale)
         norms = {layer: norm / scale for layer, norm in raw_norms.items()}
-        # a fused optimizer is asked to step, and does not
+        # step() of a fused optimizer is called, but does not change the weights
         is_step_skipped = self._scaler is not None and not all(map(math.isfinite, norms.values()))
         updates = {} if is_step_skipped else self._update_ratios()
         clipped = None
@@ -139,7 +139,7 @@ class PendingMeasurement:
         return {layer: math.sqrt(square) for layer, square in squares.items()}
 
     def _update_ratios(self) -> dict[str, UpdateRatio | None]:
-        """By layer and, as ``total``, of all; empty unless the optimizer has stepped."""
+        """Returns ratios by layer and, as ``total``, over all layers. Empty unless the optimizer has stepped."""
         total, sums = [0.0] * 5, {layer: [0.0] * 5 for layer in self.layers}
         for index, row in iterate_shards(self._updates):
             moments = moments_from_row(row)

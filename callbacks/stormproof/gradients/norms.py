@@ -1,4 +1,4 @@
-"""The norms of gradients."""
+"""Norms of gradients."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 
 from stormproof.distributed.dtensor import gather_shards, to_local
 
-# One kernel for all tensors, as torch's own clip_grad_norm_ has it: 300 tensors would be 300 kernels on a GPU.
+# One kernel for all tensors, as in torch's clip_grad_norm_. Otherwise, 300 tensors need 300 kernels on a GPU.
 _foreach_norm: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
 
 
 def local_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    r"""The 2-norm :math:`(\sum_j |g_j|^2)^{1/2}` of each gradient, or of this rank's part of it.
+    r"""Returns the 2-norm :math:`(\sum_j |g_j|^2)^{1/2}` of each gradient, or of the local shard of a ``DTensor``.
 
-    No copy, no synchronization with the device. Half precision is added up in float32, whose range is the limit: a
-    tensor with a norm beyond 1.8e19 has an infinite one.
+    Does not copy gradients or synchronize with the device. Sums half precision in float32, so norms above 1.8e19 are
+    infinite.
 
     Args:
-        gradients: n tensors of any shapes and floating or complex types; sparse ones and ``DTensor`` too.
+        gradients: n floating-point or complex tensors of any shape. Can be sparse or ``DTensor``.
 
     Returns:
-        (n,), on the first one's device.
+        Norms, ``(n,)``, on the device of the first gradient.
 
     Example:
         >>> local_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
@@ -36,7 +36,9 @@ def local_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def total_norm(gradients: Sequence[torch.Tensor]) -> float:
-    """The 2-norm over all gradients; waits for the device. Where some are ``DTensor``, all ranks call it together.
+    """Returns the 2-norm over all gradients. Synchronizes with the device.
+
+    If some gradients are ``DTensor``, all ranks must call this together.
 
     Example:
         >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
@@ -47,7 +49,7 @@ def total_norm(gradients: Sequence[torch.Tensor]) -> float:
 
 
 def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The largest absolute value among all entries, as a 0-d tensor.
+    """Returns the largest absolute value of all entries, as a 0-d tensor.
 
     Example:
         >>> largest_entry([torch.tensor([3.0, -4.0]), torch.ones(2)])

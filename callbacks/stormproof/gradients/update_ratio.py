@@ -1,4 +1,4 @@
-"""How large a step an optimizer takes, relative to the weights, from a sample of their entries."""
+"""Estimates the update-to-weight ratio from a sample of the entries."""
 
 from __future__ import annotations
 
@@ -12,33 +12,44 @@ from stormproof.distributed.dtensor import to_local
 from stormproof.units.accumulation_dtype import accumulation_dtype
 
 SAMPLED_ENTRIES = 256
-"""Entries sampled of each tensor, seldom a few more; a tensor of up to so many is taken whole."""
+"""Approximate number of sampled entries of each tensor. Smaller tensors are sampled completely."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateRatio:
-    """The size of an update relative to the weights, with the half-width of its 95% interval (no unit)."""
+    """Norm of an update divided by the norm of the weights.
+
+    Attributes:
+        value: Estimated ratio.
+        half_width: Half-width of its 95% confidence interval.
+    """
 
     value: float
     half_width: float
 
 
 class WeightSampler:
-    r"""Estimates :math:`r = \|\theta' - \theta\| / \|\theta\|` from some 256 entries a tensor.
+    r"""Estimates :math:`r = \|\theta' - \theta\| / \|\theta\|` from about 256 entries per tensor.
 
-    The entries lie on a lattice through the tensor whose step has no factor in common with any of its dimensions, so
-    that they meet rows and columns alike. With :math:`x = (\theta' - \theta)^2` and :math:`y = \theta^2`, of tensor t
-    with :math:`N_t` entries :math:`k_t` are sampled; :math:`r^2` is the ratio estimator
+    The entries are equally spaced in memory. The spacing is coprime to all dimensions, so that rows and columns are
+    sampled evenly. Let :math:`x = (\theta' - \theta)^2` and :math:`y = \theta^2`. From the :math:`N_t` entries of
+    tensor :math:`t`, :math:`k_t` are sampled. The estimator of :math:`r^2` is the ratio estimator
 
-    .. math:: R = \frac{\sum_t N_t \bar x_t}{\sum_t N_t \bar y_t}, \qquad
-        \operatorname{var} R \approx \Big(\sum_t N_t \bar y_t\Big)^{-2}
-        \sum_t \Big(1 - \frac{k_t}{N_t}\Big) \frac{N_t^2}{k_t}\, s_t^2(x - R y)
+    .. math:: R = \frac{\sum_t N_t \bar x_t}{\sum_t N_t \bar y_t}
 
-    and the standard error of r is :math:`\sqrt{\operatorname{var} R} / 2r` (Cochran 1977, sections 6.4 and 6.11). A
-    tensor taken whole has no error.
+    with variance
+
+    .. math:: \operatorname{var} R \approx \Big(\sum_t N_t \bar y_t\Big)^{-2}
+        \sum_t \Big(1 - \frac{k_t}{N_t}\Big) \frac{N_t^2}{k_t}\, s_t^2(x - R y).
+
+    The standard error of :math:`r` is :math:`\sqrt{\operatorname{var} R} / 2r`. A completely sampled tensor contributes
+    no error.
 
     Args:
-        weights: n tensors; a rank samples its own part of a ``DTensor``.
+        weights: n tensors. Each rank samples its shard of a ``DTensor``.
+
+    References:
+        Cochran, Sampling techniques, 3rd edition, 1977, sections 6.4 and 6.11.
 
     Example:
         >>> weight = torch.ones(3, 3)
@@ -65,9 +76,9 @@ class WeightSampler:
         )
 
     def sample(self) -> torch.Tensor:
-        """The sampled entries as they are now: one copy of some 256 numbers a tensor."""
+        """Returns the current values of the sampled entries, about 256 per tensor."""
         data_pointers = [to_local(weight).data_ptr() for weight in self._weights]
-        if data_pointers != self._data_pointers:  # somebody has put others in their place
+        if data_pointers != self._data_pointers:  # the weights were moved to other memory
             parts = [_flatten_in_memory_order(weight) for weight in self._weights]
             self._sampled_views = [part[sample_slice] for part, sample_slice in zip(parts, self._slices, strict=True)]
             self._data_pointers = data_pointers
@@ -78,25 +89,28 @@ class WeightSampler:
         return entries.float() if entries.dtype in {torch.float16, torch.bfloat16} else entries
 
     def gram_rows(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        r"""What :func:`moments_from_row` needs of each tensor, from the entries before and after an update.
+        r"""Returns the input of :func:`moments_from_row` for each tensor.
+
+        Args:
+            before: Result of :meth:`sample` before the update.
+            after: Result of :meth:`sample` after the update.
 
         Returns:
-            (n, 10): the Gram matrix of the sampled :math:`x`, :math:`y` and 1, row by row, and :math:`N_t`.
+            Rows, ``(n, 10)``: the Gram matrix of the sampled :math:`x`, :math:`y` and 1, and :math:`N_t`.
         """
         entries = torch.cat([after - before, before, self._constants])
-        x_y_1 = (
-            entries.take(self._positions).to(accumulation_dtype(self._device)).square_()
-        )  # (n, 3, most), with zeros behind
+        # (n, 3, max_size), padded with zeros
+        x_y_1 = entries.take(self._positions).to(accumulation_dtype(self._device)).square_()
         return torch.cat([(x_y_1 @ x_y_1.mT).flatten(1), self._entry_counts], 1)
 
 
 def moments_from_row(row: Sequence[float]) -> tuple[float, ...]:
-    """Of a tensor, the estimated sums of x and y, the variances of both estimates and their covariance.
+    """Returns the estimated sums of x and y of a tensor, the variances of both estimates and their covariance.
 
-    They add up: over the parts of a tensor, over the tensors of a layer, and over all layers.
+    Moments are additive over the shards of a tensor, the tensors of a layer, and layers.
 
     Args:
-        row: one of :meth:`WeightSampler.gram_rows`.
+        row: Row of :meth:`WeightSampler.gram_rows`.
 
     Example:
         >>> moments_from_row([5.0, 5.0, 3.0, 5.0, 10.0, 6.0, 3.0, 6.0, 4.0, 8.0])
@@ -111,7 +125,7 @@ def moments_from_row(row: Sequence[float]) -> tuple[float, ...]:
 
 
 def ratio_from_moments(moments: Sequence[float]) -> UpdateRatio | None:
-    """The ratio behind five moments, or None where all weights are zero.
+    """Returns the ratio from the five moments, or None if all weights are zero.
 
     Example:
         >>> ratio_from_moments([0.04, 4.0, 0.0, 0.0, 0.0])
@@ -127,13 +141,14 @@ def ratio_from_moments(moments: Sequence[float]) -> UpdateRatio | None:
 
 
 def _flatten_in_memory_order(weight: torch.Tensor) -> torch.Tensor:
-    """All entries in the order of the memory: a view, unless the tensor overlaps itself or has gaps."""
+    """Returns all entries in memory order. A view, unless the memory of the tensor overlaps or has gaps."""
     part = to_local(weight.detach())
     part = torch.view_as_real(part) if part.is_complex() else part
     return part.permute(sorted(range(part.ndim), key=lambda dimension: -part.stride(dimension))).reshape(-1)
 
 
 def _lattice_slice(entries: int, shape: Sequence[int]) -> slice:
+    """Returns a slice of about ``SAMPLED_ENTRIES`` entries, whose step is coprime to all dimensions."""
     step = max(entries // SAMPLED_ENTRIES, 1)
     while any(math.gcd(step, size) > 1 for size in shape):
         step -= 1
@@ -141,7 +156,7 @@ def _lattice_slice(entries: int, shape: Sequence[int]) -> slice:
 
 
 def _gather_positions(sample_sizes: Sequence[int]) -> torch.Tensor:
-    """(n, 3, most): where each tensor's updates, weights and ones lie in all updates, all weights, a zero and a one."""
+    """Returns the indices of x, y and 1 of each tensor in [all updates, all weights, 0, 1], ``(n, 3, max_size)``."""
     total, max_size = sum(sample_sizes), max(sample_sizes)
     positions = torch.full((len(sample_sizes), 3, max_size), 2 * total)
     start = 0

@@ -1,4 +1,4 @@
-"""Whether somebody looks at a program with a debugger."""
+"""Detects whether a thread runs under a debugger."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ DEBUGGER_MODULES = {"bdb", "pdb", "ipdb", "pudb", "pydevd", "_pydevd_bundle", "d
 
 
 def is_debugged(frame: FrameType | None) -> bool:
-    """Whether a debugger is at work in the thread whose innermost frame this is.
+    """Returns True if a debugger is active in a thread.
 
-    It is where one of the frames belongs to a debugger, as at its prompt, or is traced, as between two prompts; and
-    where a debugger uses ``sys.monitoring``. Nobody can tell one that is traced for its coverage from that.
+    A debugger is active if it owns a frame of the thread (at its prompt), traces a frame (between two prompts), or
+    uses ``sys.monitoring``. A thread that is traced for coverage cannot be distinguished from a debugged thread.
+
+    Args:
+        frame: Innermost frame of the thread. None if the thread has ended.
 
     Example:
         >>> is_debugged(None)

@@ -1,4 +1,4 @@
-"""How ranks that seem to hang learn whether another one is alive: by notices in a folder that all of them see."""
+"""Agreement of all ranks that the job hangs, through files in a shared folder."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import time
 from pathlib import Path
 
 STORAGE_ERROR_FACTOR = 5
-"""As many times as long a rank waits that cannot even ask, as where the disk is full: the others may well be alive."""
+"""Multiplies the patience of a rank that cannot write a request, for example on a full disk. Others may be alive."""
 
 
 class LivenessPoll:
-    """Asks all ranks whether one of them is alive. Without a collective: those are what hangs.
+    """Determines whether any rank is alive, without a collective, because a collective may be the cause of the hang.
 
-    A rank that stands still calls, at every look. A rank that does not answers each call that it sees. Once nobody has
-    answered for ``patience`` seconds the call is over: who could answer is hanging too, or is stopped. One concludes
-    it for all. As long as nobody calls, a look is one attempt to read a file that is not there.
+    A stalled rank posts a request at every poll, and a rank that is not stalled replies to each request that it reads.
+    If no rank replies for ``patience`` seconds, every other rank hangs or is suspended. The first rank that reaches
+    this conclusion posts it for all ranks. Without a request, a poll costs one attempt to read a missing file.
 
-    A notice is news where it differs from what was read before: no clocks are compared, and what an earlier attempt
-    left in the folder is none. Where the folder cannot be used, nobody is heard, and the wait is longer.
+    A notice counts if its text differs from the text that was read before. Therefore no clocks are compared, and files
+    of an earlier attempt are ignored. If the folder is not accessible, no reply arrives, and the rank waits longer.
 
     Args:
-        folder: of the notices; made when somebody calls.
-        rank: of this process.
-        patience: seconds, above 0. On a network file system another host may see a notice a minute late.
+        folder: Folder of the notices. Created with the first request.
+        rank: Rank of this process.
+        patience: Seconds to wait for a reply. Must be above 0. On a network file system, another host may read a
+            notice a minute late.
 
     Example:
         >>> import tempfile
@@ -43,16 +44,16 @@ class LivenessPoll:
     def __init__(self, folder: Path, rank: int, patience: float) -> None:
         self._folder, self._rank, self._patience = folder, rank, patience
         self._request_notice, self._reply_notice, self._hang_notice = (
-            _Notice(folder / name) for name in ("call", "alive", "over")
+            _Notice(folder / name) for name in ("request", "alive", "hang")
         )
-        self._unanswered_since: float | None = None  # since when; None while this rank does not call
+        self._unanswered_since: float | None = None  # None unless this rank waits for a reply
 
     def timed_out(self, now: float, *, is_stalled: bool) -> bool:
-        """Whether all ranks hang or are gone.
+        """Returns True if no rank is alive.
 
         Args:
-            now: in seconds, by any clock.
-            is_stalled: whether this rank stands still, and so has to call.
+            now: Time in seconds, from any monotonic clock.
+            is_stalled: Whether this rank is stalled and must post a request.
         """
         if self._hang_notice.has_changed():
             return True
@@ -67,31 +68,31 @@ class LivenessPoll:
         return now - self._unanswered_since >= (self._patience if is_posted else STORAGE_ERROR_FACTOR * self._patience)
 
     def clear(self) -> None:
-        """Takes the notices away, at the end."""
+        """Deletes the notices."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def declare_hang(self) -> None:
-        """Tells the others that it is over."""
+        """Notifies the other ranks that the job hangs."""
         self._hang_notice.post(self._rank)
 
 
 class _Notice:
-    """A file that tells one thing, each time in other words."""
+    """A file with a message of one kind, whose text is different after each post."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last_text = self._read()
 
     def has_changed(self) -> bool:
-        """Whether somebody else has posted it since the last time."""
+        """Returns True if another rank has posted since the last call."""
         text = self._read()
-        is_changed = text not in {"", self._last_text}  # empty while it is being written
+        is_changed = text not in {"", self._last_text}  # the file is empty while it is being written
         if is_changed:
             self._last_text = text
         return is_changed
 
     def post(self, rank: int) -> bool:
-        """Whether that was possible."""
+        """Writes a new text. Returns False if the storage fails."""
         text = f"rank {rank}, {time.time_ns()}\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

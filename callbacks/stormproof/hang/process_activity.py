@@ -1,4 +1,4 @@
-"""How much a process and the processes that it started have worked."""
+"""Measures the CPU time and the transferred bytes of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from stormproof.hang.received_bytes import ReceivedBytes
 from stormproof.hang.thread_frames import current_frames
 
 BYTES_PER_SECOND = 2_000_000
-"""So many bytes read from storage, written or received count as a second of work: slow storage is work, too."""
+"""Transferred bytes that count as one second of work, so that reading from slow storage counts as work."""
 
 
 class ProcessActivity:
-    """Adds up the seconds of CPU time, and the bytes, of this process and its descendants.
+    """Sums CPU seconds and transferred bytes of this process and its descendants.
 
-    Loader workers, compilers and programs that a hook starts are descendants; other ranks are not counted, and neither
-    is the thread that asks. With a GPU a thread that waits for it may spin: what this process does while the thread
-    that trains stays at one place of one function takes no part in that but by the bytes that it moves.
+    Descendants are loader workers, compilers and programs that a hook starts. Other ranks and the calling thread are
+    excluded. A thread that waits for a GPU may busy-wait. Therefore, if CUDA is initialized, CPU time of this process
+    is ignored while the training thread stays at one instruction. Transferred bytes always count.
 
     Args:
-        training_thread: the identifier of the thread that trains, as of ``threading.get_ident``.
-        rank_pids: the process numbers of the ranks that this process started.
+        training_thread: Identifier of the training thread, as returned by ``threading.get_ident``.
+        rank_pids: Process IDs of the ranks that this process started.
 
     Example:
         >>> import threading
@@ -48,7 +48,7 @@ class ProcessActivity:
         self._total_seconds = 0.0
 
     def seconds(self) -> float:
-        """All since the first time, in a number that never falls."""
+        """Returns the seconds of work since construction. Never decreases."""
         cpu_seconds, code_location = self._process_cpu_seconds(), self._training_code_location()
         io_bytes, descendant_seconds = self._measure_io_and_descendants()
         is_spinning = torch.cuda.is_initialized() and code_location == self._code_location
@@ -65,15 +65,15 @@ class ProcessActivity:
         return self._total_seconds
 
     def _process_cpu_seconds(self) -> float:
-        """Of CPU time: of this process but for this thread, and its descendants that have ended."""
+        """Returns the CPU time of this process and its ended descendants, without the calling thread."""
         cpu_times = os.times()
         return time.process_time() - time.thread_time() + cpu_times.children_user + cpu_times.children_system
 
     def _measure_io_and_descendants(self) -> tuple[int, float]:
-        """Returns the bytes read and written here and received by TCP anywhere, and the seconds of descendants."""
+        """Returns bytes that this process transferred or any process received by TCP, and seconds of descendants."""
         processes, descendant_seconds = list(descendants(self._process, self._rank_pids)), 0.0
         for process in processes:
-            with suppress(psutil.Error):  # it has ended meanwhile
+            with suppress(psutil.Error):  # the process may have ended
                 cpu_times = process.cpu_times()
                 descendant_seconds += (
                     cpu_times.user
@@ -91,10 +91,10 @@ class ProcessActivity:
 
 
 def descendants(process: psutil.Process, exclude: Collection[int] = ()) -> Iterator[psutil.Process]:
-    """All processes that ``process`` and its children started, but for those ``exclude`` and what these started."""
+    """Yields the descendants of ``process``, without the process IDs ``exclude`` and their children."""
     excluded_pids = set(exclude)
     with suppress(psutil.Error):
-        for child in process.children(recursive=True):  # parents come before their children
+        for child in process.children(recursive=True):  # psutil lists parents before their children
             if child.pid in excluded_pids or _parent_pid(child) in excluded_pids:
                 excluded_pids.add(child.pid)
             else:
@@ -109,7 +109,7 @@ def _parent_pid(process: psutil.Process) -> int | None:
 
 
 def _transferred_bytes(process: psutil.Process) -> int:
-    """Read from storage, and written anywhere; 0 where the system does not tell."""
+    """Returns the bytes read from storage and written anywhere, or 0 if the system does not count them."""
     counters = getattr(process, "io_counters", None)
     if counters is None:
         return 0

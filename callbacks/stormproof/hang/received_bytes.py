@@ -51,7 +51,7 @@ class ReceivedBytes:
 
 def _socket_inodes(pid: int) -> Iterator[int]:
     """Yields the inodes of the sockets of a process."""
-    with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
+    with suppress(OSError):  # the process may have ended or belong to another user
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):
                 target = str(descriptor.readlink())
@@ -63,7 +63,7 @@ def _read_tcp_sockets() -> Iterator[tuple[int, int]]:
     """Yields inode and received bytes of each TCP socket."""
     if sys.platform != "linux":
         return
-    with suppress(OSError):  # a sandbox may not let us ask
+    with suppress(OSError):  # a sandbox may forbid netlink sockets
         for family in (socket.AF_INET, socket.AF_INET6):
             with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
                 netlink.settimeout(1.0)
@@ -74,17 +74,19 @@ def _read_tcp_sockets() -> Iterator[tuple[int, int]]:
 
 
 def _read_replies(netlink: socket.socket) -> Iterator[tuple[int, int]]:
+    """Yields inode and received bytes from the replies to a request."""
     while True:
         buffer = memoryview(netlink.recv(_BUFFER_BYTES))
         while buffer:
             size, message_type, *_ = _HEADER.unpack_from(buffer)
             if message_type != _SOCK_DIAG_BY_FAMILY:
-                return  # done, or an error
+                return  # end of the dump, or an error
             yield from _parse_message(buffer[_HEADER.size : size])
             buffer = buffer[(size + 3) & ~3 :]
 
 
 def _parse_message(message: memoryview) -> Iterator[tuple[int, int]]:
+    """Yields inode and received bytes of one socket."""
     inode = _MESSAGE.unpack_from(message)[-1]
     attributes = message[_MESSAGE.size :]
     while len(attributes) >= _ATTRIBUTE.size:

@@ -1,4 +1,4 @@
-"""What a process that hangs is doing: the stacks of its threads, its last collectives, its child processes."""
+"""Reports the state of a hanging process: thread stacks, last collectives and child processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from stormproof.hang.process_activity import descendants
 from stormproof.hang.thread_frames import current_frames
 
 REPORTING_THREAD_PREFIX = "hang-"
-"""How the names of the threads begin that tell of the others."""
+"""Prefix of the names of threads that write reports. Reports omit these threads."""
 MAX_COLLECTIVES = 5
 FLIGHT_RECORDER_TIMEOUT = 2.0
-"""As long as the flight recorder is waited for: it asks the GPU, which may be what hangs."""
-_WAIT_KINDS = {  # by the files that a stack passes
+"""Maximum wait for torch's flight recorder, in seconds. It queries the GPU, which may be the cause of the hang."""
+_WAIT_KINDS = {  # by part of a file name in the stack
     "torch/distributed/": "in a collective",
     "torch/nn/parallel/distributed": "in a collective",
     "torch/autograd/": "in backward",  # where gradients are reduced over the ranks
@@ -36,11 +36,11 @@ _WAIT_PRIMITIVES = ("/threading.py", "/queue.py", "/selectors.py", "/multiproces
 
 
 def describe_wait(stack: list[FrameSummary], collective: str | None = None) -> str:
-    """Where a thread waits, in a few words: of what kind the wait is, and the innermost line that is not Python's own.
+    """Describes where a thread waits: the kind of wait and the innermost line outside Python's waiting primitives.
 
     Args:
-        stack: of the thread, outermost frame first.
-        collective: one that has not completed; None where there is none.
+        stack: Frames of the thread, outermost first.
+        collective: Name of a collective that has not completed. None if all have completed.
 
     Example:
         >>> describe_wait([
@@ -51,7 +51,7 @@ def describe_wait(stack: list[FrameSummary], collective: str | None = None) -> s
         'waiting for the data loader, in _try_get_data (site-packages/torch/utils/data/dataloader.py:1327)'
     """
     if not stack:
-        return "the thread that trains has ended"
+        return "the training thread has ended"
     file_frames = [(frame.filename.replace("\\", "/"), frame) for frame in reversed(stack)]
     wait_kinds = (kind for name, _ in file_frames for part, kind in _WAIT_KINDS.items() if part in name)
     name, frame = next(
@@ -59,22 +59,26 @@ def describe_wait(stack: list[FrameSummary], collective: str | None = None) -> s
         file_frames[0],
     )
     location = f"in {frame.name} ({'/'.join(name.split('/')[-5:])}:{frame.lineno})"
-    collective_notes = [] if collective is None else [f"with {collective} not completed"]
+    collective_notes = [] if collective is None else [f"{collective} not completed"]
     return ", ".join([*list(wait_kinds)[:1], location, *collective_notes])
 
 
 def thread_stack(thread: int) -> list[FrameSummary]:
-    """The stack of a thread, by ``threading.get_ident``, outermost frame first; empty where it has ended."""
+    """Returns the stack of a thread, outermost frame first. Empty if the thread has ended.
+
+    Args:
+        thread: Identifier of the thread, as returned by ``threading.get_ident``.
+    """
     frame = current_frames().get(thread)
     return [] if frame is None else list(traceback.extract_stack(frame))
 
 
 def format_report(training_thread: int, collectives: list[dict[str, Any]] | None) -> str:
-    """All that can be told of this process now.
+    """Returns the text of a report about this process.
 
     Args:
-        training_thread: the identifier of the thread that trains.
-        collectives: as :func:`last_collectives` gives them.
+        training_thread: Identifier of the training thread.
+        collectives: Result of :func:`last_collectives`.
     """
     process = f"process {os.getpid()} on {socket.gethostname()}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
     parts = [process, _format_threads(training_thread), _format_collectives(collectives), _format_children()]
@@ -82,9 +86,15 @@ def format_report(training_thread: int, collectives: list[dict[str, Any]] | None
 
 
 def last_collectives() -> list[dict[str, Any]] | None:
-    """The last collectives of this process, the newest last, as torch's flight recorder has them; None: it is silent.
+    """Returns the last collectives of this process, newest last, from torch's flight recorder.
 
-    It keeps them in a ring of its own, for NCCL and, in newer releases, for gloo.
+    The flight recorder is a ring buffer for NCCL and, in newer releases of torch, for gloo.
+
+    Returns:
+        Entries of the flight recorder. None if it does not answer within :data:`FLIGHT_RECORDER_TIMEOUT`.
+
+    References:
+        https://docs.pytorch.org/tutorials/unstable/flight_recorder_tutorial.html
     """
     results: list[list[dict[str, Any]]] = []
     job = BackgroundJob(lambda: results.append(_dump_flight_recorder()), "hang-flight-recorder")
@@ -94,7 +104,7 @@ def last_collectives() -> list[dict[str, Any]] | None:
 
 
 def pending_collective(collectives: list[dict[str, Any]] | None) -> str | None:
-    """The name of the oldest collective that has not completed; None where there is none.
+    """Returns the name of the oldest collective that has not completed, or None.
 
     Example:
         >>> pending_collective([{"profiling_name": "gloo:barrier", "state": "scheduled", "retired": False}])
@@ -111,23 +121,24 @@ def _is_completed(collective: dict[str, Any]) -> bool:
 
 def _format_collectives(collectives: list[dict[str, Any]] | None) -> str:
     if collectives is None:
-        return "the last collectives are not known: torch's flight recorder does not answer"
+        return "last collectives: unknown, because torch's flight recorder did not answer"
     if not collectives:
         return ""
     now = time.time_ns()
     lines = [
-        f"  {collective['profiling_name']}, number {collective['collective_seq_id']} of group "
+        f"  {collective['profiling_name']}, number {collective['collective_seq_id']} in group "
         f"{collective['process_group'][-1]}, "
-        f"of sizes {collective['input_sizes']}: begun {(now - collective['time_created_ns']) / 1e9:.0f} s ago, "
+        f"sizes {collective['input_sizes']}: started {(now - collective['time_created_ns']) / 1e9:.0f} s ago, "
         f"{'completed' if _is_completed(collective) else 'NOT completed'}"
         for collective in reversed(collectives[-MAX_COLLECTIVES:])
     ]
-    return "\n".join(["the last collectives, the newest first:", *lines])
+    return "\n".join(["last collectives, newest first:", *lines])
 
 
 def _dump_flight_recorder() -> list[dict[str, Any]]:
-    distributed = getattr(_C, "_distributed_c10d", None)  # some builds of torch have none
-    for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):  # the first is there where torch has NCCL
+    """Returns the entries of torch's flight recorder."""
+    distributed = getattr(_C, "_distributed_c10d", None)  # missing in builds of torch without distributed
+    for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):  # the first requires a build with NCCL
         dump: Callable[[bool, bool], bytes] | None = getattr(distributed, name, None)
         entries = [] if dump is None else json.loads(dump(True, False)).get("entries", [])
         if entries:
@@ -141,7 +152,7 @@ def _format_threads(training_thread: int) -> str:
     other_threads = sorted(set(current_frames()) - reporting_threads - {training_thread})
     parts = [
         (
-            f"the thread that trains ({names.get(training_thread, training_thread)}), innermost call last:\n"
+            f"training thread ({names.get(training_thread, training_thread)}), innermost call last:\n"
             f"{_format_stack(training_thread)}"
         )
     ]
@@ -159,12 +170,13 @@ def _format_children() -> str:
 
 
 def _child_lines() -> Iterator[str]:
+    """Yields one line per child process."""
     for process in descendants(psutil.Process()):
         try:
             cpu = process.cpu_times()
             wchan = Path(f"/proc/{process.pid}/wchan")
-            location = f", in the kernel's {wchan.read_text()}" if wchan.exists() else ""
+            location = f", in kernel function {wchan.read_text()}" if wchan.exists() else ""
             cpu_seconds = cpu.user + cpu.system
-            yield f"  {process.pid} {process.name()}: {process.status()}{location}, {cpu_seconds:.1f} s of CPU"
-        except (psutil.Error, OSError):  # it has ended meanwhile
+            yield f"  {process.pid} {process.name()}: {process.status()}{location}, {cpu_seconds:.1f} s of CPU time"
+        except (psutil.Error, OSError):  # the process may have ended
             continue

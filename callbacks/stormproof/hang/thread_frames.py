@@ -1,4 +1,4 @@
-"""Where the threads of this process are."""
+"""Stack frames of the threads of this process."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from types import FrameType
 
 
 def current_frames() -> dict[int, FrameType]:
-    """The innermost frame of each thread that runs Python, by ``threading.get_ident``."""
-    return sys._current_frames()  # noqa: SLF001 (its documented name)
+    """Returns the innermost frame of each thread that runs Python, by ``threading.get_ident``."""
+    return sys._current_frames()  # noqa: SLF001 (documented despite the underscore)

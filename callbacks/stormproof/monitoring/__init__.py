@@ -1,1 +1,1 @@
-"""Base class and summary table of the monitoring callbacks."""
+"""Base class and summary table of monitoring callbacks."""

@@ -1,4 +1,4 @@
-"""What callbacks measured, printed in one table when the training ends."""
+"""Prints the measurements of all monitoring callbacks in one table at the end of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from stormproof.units.unit_activity import UnitActivity
 
 @dataclass(frozen=True)
 class TableEntries:
-    """What a callback has for the table: each layer's first and last gradient norm, the units of each place."""
+    """Measurements of a callback for the table.
+
+    Attributes:
+        first_norms: First gradient norm by layer.
+        last_norms: Last gradient norm by layer.
+        activity: Activity of the units by name of the watched module.
+    """
 
     first_norms: dict[str, float] = field(default_factory=dict)
     last_norms: dict[str, float] = field(default_factory=dict)
@@ -26,10 +32,10 @@ class TableEntries:
 
 
 class Monitor(InactiveCopies, Callback, ABC):
-    """A callback that measures; the last one of a trainer prints what all of them have.
+    """Base class of monitoring callbacks. The last one of a trainer prints the table of all of them.
 
     Args:
-        table: whether this one's measurements are printed.
+        table: Whether the table includes the measurements of this callback.
     """
 
     def __init__(self, table: bool) -> None:
@@ -37,10 +43,10 @@ class Monitor(InactiveCopies, Callback, ABC):
 
     @abstractmethod
     def table_entries(self) -> TableEntries:
-        """What it has for the table."""
+        """Returns the measurements for the table."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the table, once the last callback has ended its work."""
+        """Prints the table if this is the last monitoring callback."""
         callbacks = internals.callbacks(trainer)
         monitors = [callback for callback in callbacks if isinstance(callback, Monitor) and callback.table]
         if not is_rank_zero() or not monitors or monitors[-1] is not self:

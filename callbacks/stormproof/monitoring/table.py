@@ -1,4 +1,4 @@
-"""Gradient norms and dead units, layer by layer, as a table."""
+"""Formats gradient norms and dead units of each layer as a table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from stormproof.units.unit_activity import UnitActivity
 
 MAX_ROWS = 20
-"""Rows shown: of more, those with the largest share of dead units, then those with the smallest last gradient."""
+"""Maximum number of rows. Rows with the most dead units and then with the smallest last gradient norm are kept."""
 
 COLUMNS = ("layer", "units of", "units", "dead", "first at step", "gradient norm")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A layer with weights, and a place whose units it makes."""
+    """A layer with weights and an activation of its units."""
 
     layer: str | None
     activation: str | None
@@ -25,7 +25,7 @@ class _Row:
 
     @property
     def sort_key(self) -> tuple[float, float]:
-        """The smaller, the more there is to see."""
+        """Sort key. Rows with the smallest keys are the most important."""
         activity = self.activity
         dead_share = activity.dead / activity.units if activity and activity.inputs >= activity.inputs_needed else 0.0
         return -dead_share, float("inf") if self.last_norm is None else self.last_norm
@@ -51,15 +51,15 @@ class _Row:
 def monitoring_table(
     first_norms: Mapping[str, float], last_norms: Mapping[str, float], activity: Mapping[str, UnitActivity]
 ) -> list[str]:
-    r"""The lines of a table: a row for each layer with weights, and for each place whose units are watched.
+    r"""Returns the lines of a table with one row per layer with weights and per activation.
 
     Args:
-        first_norms: each layer's first gradient norm.
-        last_norms: each layer's last one.
-        activity: what is known of the units, by place; a place stands beside the layer that makes its units.
+        first_norms: First gradient norm by layer.
+        last_norms: Last gradient norm by layer.
+        activity: Activity of the units by name of the watched module. Shown in the row of the layer before it.
 
     Returns:
-        its lines; empty if nothing was measured.
+        Lines of the table. Empty if there are no measurements.
 
     Example:
         >>> print(*monitoring_table({"net.0": 0.5, "net.2": 0.25}, {"net.0": 0.125, "net.2": 0.25}, {}), sep="\n")
@@ -91,6 +91,7 @@ def monitoring_table(
 
 
 def _format_dead(activity: UnitActivity) -> str:
+    """Formats number, percentage, kinds and trend of the dead units."""
     if not activity.dead:
         return "none" if activity.exact else f"none in {activity.inputs:,} inputs"
     if activity.inputs < activity.inputs_needed:
@@ -98,9 +99,11 @@ def _format_dead(activity: UnitActivity) -> str:
     kinds = ", ".join(
         f"{count:,} {kind}" if len(activity.kinds) > 1 else kind for kind, count in activity.kinds.items()
     )
-    percent = 100 * activity.dead // activity.units  # 100% are all
+    percent = 100 * activity.dead // activity.units  # rounded down, so that 100% means all units
     share = f"{activity.dead:,} ({percent or '<1'}%) {kinds}"
-    dead_from_start = f", {activity.born:,} from the start" if 0 < activity.born < activity.dead else ""
+    dead_from_start = (
+        f", {activity.dead_from_start:,} from the start" if 0 < activity.dead_from_start < activity.dead else ""
+    )
     trend = "" if activity.trend == "stable" else f", {activity.trend}"
     bound = "" if activity.bound is None else f" in {activity.inputs:,} inputs"
     return f"{share}{bound}{dead_from_start}{trend}"

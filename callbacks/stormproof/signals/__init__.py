@@ -1,1 +1,1 @@
-"""Signal handlers, and the signal masks of worker processes."""
+"""Signal handlers and signal masks of worker processes."""

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: noted, and answered when it suits."""
+"""Records termination signals, so that the process can exit at a suitable time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from types import FrameType
 from typing import Any
 
 TERMINATION_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""What schedulers, launchers and people send before they kill: SLURM and Kubernetes TERM, others USR1 or USR2."""
+"""Signals that schedulers, launchers and users send before SIGKILL. SLURM can be configured to send SIGUSR1 or
+SIGUSR2."""
 
 SECOND_SIGINT_SECONDS = 1.0
+"""Minimum delay of a second Ctrl-C. Some programs forward the first one, so that it arrives twice."""
 
 
 @contextmanager
 def signals_blocked_in_children() -> Iterator[None]:
-    """Processes that are started meanwhile never hear the signals that ask to end; this one hears them afterwards.
+    """Blocks termination signals in processes started within the block. This process receives them afterwards.
 
-    SLURM may send them to every process of a job, those in sessions of their own included. A blocked signal stays
-    blocked in a new program, unless that asks for it; one that is ignored does not, in a program written in Go.
+    SLURM may send them to every process of a job, including those in other sessions. The signals are blocked and not
+    ignored, because programs written in Go do not inherit ignored signals.
     """
     previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
     try:
@@ -71,11 +73,10 @@ class _SignalRecorder:
         if self.listeners:
             return
         current_descriptor = signal.set_wakeup_fd(self._previous_descriptor)
-        if current_descriptor != self._write_descriptor:  # somebody has set another one since
+        if current_descriptor != self._write_descriptor:  # other code has set a descriptor since
             signal.set_wakeup_fd(current_descriptor)
-        os.write(
-            self._write_descriptor, _STOP_BYTE
-        )  # a forked process may still have the descriptor, so that closing it ends nothing
+        # closing the descriptor would not end the thread: a forked process may still have a copy
+        os.write(self._write_descriptor, _STOP_BYTE)
         self._thread.join()
         self.close()
 
@@ -96,17 +97,17 @@ class _SignalRecorder:
                 if (
                     self._previous_descriptor != -1
                     and os.fstat(self._previous_descriptor).st_ino == self._previous_inode
-                ):  # it is still the same file
+                ):  # the descriptor may have been closed and reused
                     os.write(self._previous_descriptor, signal_numbers.replace(_STOP_BYTE, b""))
 
 
 _STOP_BYTE = b"\0"
-"""Written to end the thread."""
+"""Byte that ends the thread."""
 _RECORDER = _SignalRecorder()
 
 
 def _reset_in_child() -> None:
-    """Stops recording in a forked child, which receives signals of its own."""
+    """Stops recording in a forked child, which receives its own signals."""
     if _RECORDER.listeners:
         signal.set_wakeup_fd(-1)
         _RECORDER.close()
@@ -117,19 +118,18 @@ os.register_at_fork(after_in_child=_reset_in_child)
 
 
 class SignalListener:
-    """Notes the first signal that asks this process to end; its handlers do nothing else.
+    """Records the first termination signal.
 
-    A SIGINT that comes a second or more after it, from somebody who does not want to wait, raises KeyboardInterrupt;
-    one that comes at once is the same Ctrl-C, which some programs pass on twice. A signal that is ignored stays
-    ignored. What C code has set, as ``faulthandler.register`` does, Python cannot give back.
+    A SIGINT at least :data:`SECOND_SIGINT_SECONDS` after the first signal raises KeyboardInterrupt. A signal that is
+    ignored stays ignored. Handlers set by C code, such as ``faulthandler.register``, cannot be restored by Python.
 
     Args:
-        raise_on_second_sigint: whether the second one raises.
+        raise_on_second_sigint: Whether a second SIGINT raises KeyboardInterrupt.
 
     Attributes:
-        received_signal: the first signal that came; None as long as there is none.
-        received_at: when it arrived, by ``time.monotonic``; 0 before.
-        arrived_at: when the first one arrived, even if the main thread has not run its handler yet; 0 before.
+        received_signal: First signal. None before it arrives.
+        received_at: Time of its arrival, from ``time.monotonic``. 0 before it arrives.
+        arrived_at: Same, but set even if the main thread has not run the signal handler yet.
 
     Example:
         >>> listener = SignalListener()
@@ -149,7 +149,7 @@ class SignalListener:
         self.arrived_at = 0.0
 
     def listen(self) -> bool:
-        """Takes the signals over; False in a thread, where Python lets nobody do that."""
+        """Installs the handlers. Returns False outside the main thread, where Python does not allow handlers."""
         if threading.current_thread() is not threading.main_thread():
             return False
         if not self._previous_handlers:
@@ -166,11 +166,11 @@ class SignalListener:
         return True
 
     def stop(self) -> None:
-        """Gives each signal back to whom it had belonged; what was noted stays."""
+        """Restores the previous handlers. Keeps the recorded signal."""
         if self._previous_handlers:
             _RECORDER.remove(self)  # first, as it joins a thread: signals that arrive meanwhile must be recorded
         for signal_number, handler in self._previous_handlers.items():
-            if signal.getsignal(signal_number) == self._handle_signal:  # else somebody has taken it over since
+            if signal.getsignal(signal_number) == self._handle_signal:  # other code may have replaced the handler
                 signal.signal(signal_number, signal.SIG_DFL if handler is None else handler)
         self._previous_handlers = {}
 

@@ -1,4 +1,4 @@
-"""Loader workers that do not hear what is meant for the process that trains."""
+"""Makes loader workers ignore termination signals that are meant for the training process."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ IGNORED_SIGNALS = set(TERMINATION_SIGNALS) - {signal.SIGTERM}
 
 
 class IgnoreSignals:
-    """A ``worker_init_fn`` that has the worker ignore signals that ask to end, but for its own process' SIGTERM.
+    """A ``worker_init_fn`` that makes the worker ignore termination signals, except SIGTERM from its parent.
 
-    A scheduler or a terminal signals the whole process group. A worker that dies of it takes the training along; one
-    that could not be ended by its parent would keep that from ending. Who sent a signal is known on Linux, and in a
-    worker that was forked and so has no other thread; elsewhere SIGTERM stays as it was. A program that such a worker
-    starts begins with SIGTERM blocked: end it with SIGKILL.
+    Schedulers and terminals signal the whole process group. A worker that such a signal kills makes training fail, but
+    the parent must be able to end the worker. The sender of a signal can be determined on Linux in a forked worker,
+    which has one thread. In other workers, SIGTERM keeps its default action. A program started by a forked worker
+    inherits a blocked SIGTERM and can only be ended with SIGKILL.
 
     Args:
-        worker_init_fn: the worker's own ``worker_init_fn``; None for none.
+        worker_init_fn: The loader's own ``worker_init_fn``, called last.
     """
 
     def __init__(self, worker_init_fn: Callable[[int], None] | None) -> None:
         self.worker_init_fn = worker_init_fn
 
     def __call__(self, worker_id: int) -> None:
-        """Runs in the worker, first of all."""
+        """Runs at the start of the worker."""
         for signal_number in IGNORED_SIGNALS:
-            signal.signal(
-                signal_number, _ignore_signal
-            )  # a handler, and not SIG_IGN, which programs that it starts would inherit
+            # a handler instead of SIG_IGN, which programs started by the worker would inherit
+            signal.signal(signal_number, _ignore_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
         parent_process = multiprocessing.parent_process()
         if parent_process is not None and _has_one_thread():
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that the new thread alone takes it
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # so that only the new thread receives it
             threading.Thread(
                 target=_exit_on_parent_sigterm, args=(parent_process.pid,), name="signals", daemon=True
             ).start()
@@ -54,13 +53,13 @@ class IgnoreSignals:
 
 
 def mask_worker_signals(loader: Any) -> Callable[[], None]:
-    """Makes workers that ``loader`` starts from now on ignore signals. Returns a function that undoes this.
+    """Makes workers that ``loader`` starts from now on ignore termination signals. Returns a function that undoes this.
 
     Args:
-        loader: anything with a ``worker_init_fn``, as ``torch.utils.data.DataLoader``, or a resumable one; others have
-            no workers that we know of.
+        loader: ``torch.utils.data.DataLoader``, any loader with a ``worker_init_fn``, or a ResumableLoader. Other
+            loaders are left unchanged.
     """
-    loaders = getattr(loader, "loaders_with_workers", [loader])  # a ResumableLoader has them
+    loaders = getattr(loader, "loaders_with_workers", [loader])  # defined by ResumableLoader
     worker_init_fns = [
         (worker_loader, worker_loader.worker_init_fn)
         for worker_loader in loaders
@@ -86,7 +85,7 @@ def mask_worker_signals(loader: Any) -> Callable[[], None]:
 
 
 class _MaskedForkProcess(ForkProcess):
-    """A worker that hears nothing until :class:`IgnoreSignals` is called there: a signal in between would kill it."""
+    """A worker with blocked signals until :class:`IgnoreSignals` runs. An earlier signal would kill it."""
 
     def start(self) -> None:
         previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
@@ -101,7 +100,7 @@ class _MaskedForkContext(ForkContext):
 
 
 def _starts_workers_by_fork(loader: Any) -> bool:
-    """Whether it starts its workers by a fork; others learn of the signals only in :class:`IgnoreSignals`."""
+    """Returns True if the loader forks its workers. Other workers ignore signals only after :class:`IgnoreSignals`."""
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return False
     context = loader.multiprocessing_context or multiprocessing.get_context()
@@ -118,6 +117,7 @@ def _ignore_signal(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _exit_on_parent_sigterm(parent_pid: int | None) -> None:
+    """Exits the worker if its parent sends SIGTERM. Ignores SIGTERM from other processes."""
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent_pid:
             os._exit(0)

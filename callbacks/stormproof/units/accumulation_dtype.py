@@ -1,4 +1,4 @@
-"""The type in which sums over many numbers are kept."""
+"""Data type of sums over many values."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """float64; on MPS, which has none, float32."""
+    """Returns float64, or float32 on MPS, which does not support float64."""
     return torch.float32 if device.type == "mps" else torch.float64

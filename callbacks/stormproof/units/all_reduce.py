@@ -1,4 +1,4 @@
-"""What all ranks saw of the same units, in three collectives for all of them together."""
+"""Reduces the activity of all units over ranks, with three collectives in total."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stormproof.units.running_min_max import RunningExtremes
 
 @dataclass(frozen=True)
 class ReducedCounts:
-    """Counts of the units of one place in an epoch.
+    """Counts of the units of one watch point in an epoch.
 
     Attributes:
-        extremes: None if nothing was.
-        alive_at: (units,), the step of each unit's last sign of life.
-        nonzero_sum: a sum of shares of outputs that are not 0.
-        nonzero_batches: how many shares.
+        extremes: Minimum and maximum output of each unit. None without inputs.
+        alive_at: Last step at which the output of each unit was not constant, ``(units,)``.
+        nonzero_sum: Sum of the fractions of nonzero outputs over batches.
+        nonzero_batches: Number of these batches.
     """
 
     extremes: RunningExtremes | None
@@ -31,13 +31,16 @@ class ReducedCounts:
 
 
 def all_reduce_counts(local_counts: Sequence[ReducedCounts], device: torch.device) -> list[ReducedCounts]:
-    """Merges what each rank saw, place by place; on the CPU. All ranks call it together with the same places.
+    """Reduces counts over all ranks. All ranks must call this together, with the same watch points in the same order.
 
-    A unit of which any rank saw a NaN has infinite extremes: it is not finite, and not dead.
+    A unit with a NaN on any rank gets infinite extremes, so that it is not dead.
 
     Args:
-        local_counts: of this rank.
-        device: on which ranks communicate.
+        local_counts: Counts of this rank, one per watch point.
+        device: Device for communication between ranks.
+
+    Returns:
+        Counts of all ranks, with tensors on the CPU.
     """
     if not local_counts:
         return []
@@ -68,7 +71,7 @@ def _merge(signed_extremes: torch.Tensor, alive_at: torch.Tensor, sums: Sequence
 
 
 def _signed_extremes(counts: ReducedCounts, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The negative minimum and the maximum, so that the larger of two ranks' is that of both."""
+    """Returns the negative minimum and the maximum, so that one MAX reduction reduces both."""
     if counts.extremes is None:
         return torch.full((2 * len(counts.alive_at),), -torch.inf, device=device, dtype=dtype)
     extremes = torch.cat([-counts.extremes.low, counts.extremes.high]).to(device, dtype)

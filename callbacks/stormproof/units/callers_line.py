@@ -31,9 +31,9 @@ def call_at_callers_line(function: Callable[..., Any], args: tuple[Any, ...], kw
     """
     if is_dynamo_compiling():  # dynamo cannot trace frames
         return function(*args, **kwargs)
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (its documented name)
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (documented despite the underscore)
     frames = 1
-    if frame.f_code is _DISPATCHER and frame.f_back is not None:  # of a Python function, which calls it once more
+    if frame.f_code is _DISPATCHER and frame.f_back is not None:  # a function in Python, which calls itself once more
         frame, frames = frame.f_back.f_back, _FRAMES
     while frame is not None and frames:
         code = _code_at(frame.f_code.co_filename, frame.f_code.co_name, frame.f_lineno or 1)

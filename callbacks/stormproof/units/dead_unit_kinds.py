@@ -1,4 +1,4 @@
-"""In which way a unit is dead."""
+"""Classifies dead units by their constant value."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
 
 
 def saturation_bounds(function: str, module: nn.Module) -> tuple[float | None, float | None]:
-    """The values towards which an activation saturates on either side; None where it does not, or rests at 0.
+    """Returns the lower and upper saturation value of an activation. None for a side without saturation or at 0.
 
     Args:
-        function: its name in lower case.
-        module: the module that is or applies it; its ``alpha`` or ``min_val`` and ``max_val`` count.
+        function: Name of the activation in lower case.
+        module: Module that applies the activation. ``alpha``, ``min_val`` and ``max_val`` are read from it.
 
     Example:
         >>> saturation_bounds("elu", nn.ELU(alpha=0.5)), saturation_bounds("relu", nn.ReLU())
@@ -49,11 +49,11 @@ def saturation_bounds(function: str, module: nn.Module) -> tuple[float | None, f
 
 
 def count_kinds(values: Sequence[float], limits: tuple[float | None, float | None]) -> dict[DeadUnitKind, int]:
-    """How many dead units there are of each kind.
+    """Returns the number of dead units of each kind.
 
     Args:
-        values: the one value of each dead unit.
-        limits: what :func:`saturation_bounds` gave.
+        values: Constant output of each dead unit.
+        limits: Result of :func:`saturation_bounds`.
 
     Example:
         >>> count_kinds([1.0, 1.0, 0.0, 0.3], saturation_bounds("sigmoid", nn.Sigmoid()))
@@ -72,4 +72,4 @@ def _classify(value: float, low: float | None, high: float | None) -> DeadUnitKi
 
 
 def _is_close(value: float, bound: float | None) -> bool:
-    return bound is not None and abs(value - bound) <= 1e-6 * abs(bound)  # single precision rounds it
+    return bound is not None and abs(value - bound) <= 1e-6 * abs(bound)  # rounding error of float32

@@ -1,4 +1,7 @@
-"""Where activations are applied as functions, and where outputs go: what no hook of a module sees."""
+"""Traces activations that are applied as functions, and the layers that consume their outputs.
+
+Module hooks cannot observe either.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,20 @@ _VALUE_CHANGING = frozenset({
     "pad", "amax", "max_pool1d", "max_pool2d", "max_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
 })  # fmt: skip
-"""Behind these a unit that never leaves a value may leave it, or the reverse, unless that value is a ReLU's 0."""
+"""Functions that may change whether a unit is constant, unless its constant value is the 0 of a ReLU."""
 _UNIT_PRESERVING = _RESHAPE | _PERMUTE | _REDUCE | _VALUE_CHANGING | frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "batch_norm",
     "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "mul", "div", "square",
     "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
 })  # fmt: skip
-"""Behind these a unit is constant where it was, and no new unit is made; a product is a gate."""
+"""Functions whose outputs have the same units as their inputs. A product is a gate."""
 
 ActivationKey = tuple[str, str | None]
-"""A watched module or consuming layer, and the layer before it."""
+"""Name of a watched module or consuming layer, and name of the layer before it."""
 
 Positions = torch.Tensor | None
-"""(units, positions): where the units of an activation lie in the input of a layer; None if one after the other."""
+"""Indices of the units in the input of a layer, ``(units, positions)``. None if the units are in order."""
 
 
 @dataclass(eq=False)
@@ -48,13 +51,15 @@ class TracedCall:
     """One call of a layer or of an activation.
 
     Attributes:
-        layer: the layer; of an activation, the one whose output it takes, or was called before it if that is unknown.
-        function: the activation's name, e.g. ``relu``; None of a layer.
-        source: of an activation, what its input is the output of, if that is known.
-        watched_module: of an activation, the module whose output is watched already; None for a plain function.
-        preceding_layer_calls: how many layers had been called before it.
-        untracked_uses: how many functions took its output, those of ``consumers`` and what only passes it on left out.
-        consumers: the layers that took it.
+        layer: Name of the layer. For an activation, the layer whose output it takes or, if unknown, the layer called
+            before it.
+        function: Name of the activation, such as ``relu``. None for a layer.
+        source: For an activation, the call that produced its input, if known.
+        watched_module: For an activation, the module whose output is watched. None if it is applied as a function.
+        preceding_layer_calls: Number of layer calls before this call.
+        untracked_uses: Number of functions that used the output, without ``consumers`` and functions that preserve
+            units.
+        consumers: Layers that used the output, with the positions of the units.
     """
 
     layer: str | None
@@ -68,14 +73,14 @@ class TracedCall:
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """What a tensor holds.
+    """Position of units in a tensor.
 
     Attributes:
-        call: whose output.
-        dimension: the one along which the units lie, from the end.
-        count: of the units.
-        units: (positions,), which unit is where along it; None if one after the other.
-        zero_only: whether it tells no more of a unit than whether that is always 0.
+        call: Call that computed the units.
+        dimension: Dimension of the units, from the end (negative).
+        count: Number of units.
+        units: Index of the unit at each position of this dimension, ``(positions,)``. None if the units are in order.
+        zero_only: Whether the tensor only shows if a unit is always 0.
     """
 
     call: TracedCall
@@ -85,19 +90,19 @@ class UnitLayout:
     zero_only: bool = False
 
     def positions(self) -> Positions:
-        """Where each unit lies."""
+        """Returns the positions of each unit."""
         return None if self.units is None else self.units.argsort(stable=True).view(self.count, -1)
 
 
 class FunctionalTrace(TorchFunctionMode):
-    """Follows what layers and activations put out, while one batch passes the network, to whatever takes it.
+    """Traces the outputs of layers and activations to the layers that consume them, for one batch.
 
     Args:
-        resolve_source: called with an activation's name and the shape of its output; gives the layer before it and the
-            dimension that counts its units, None where there is none.
+        resolve_source: Called with the name of an activation and the shape of its output. Returns the layer before it
+            and the dimension of its units, or None if unknown.
 
     Attributes:
-        is_paused: whether it is not the network that calls functions now.
+        is_paused: Whether calls are ignored, because they are not part of the network.
     """
 
     def __init__(self, resolve_source: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:
@@ -110,7 +115,7 @@ class FunctionalTrace(TorchFunctionMode):
         self._input_calls: defaultdict[str, list[TracedCall | None]] = defaultdict(list)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls ``func`` and notes what its output holds."""
+        """Calls ``func`` and records the layout of its output."""
         kwargs = kwargs or {}
         if self.is_paused:
             return call_at_callers_line(func, args, kwargs)
@@ -135,11 +140,11 @@ class FunctionalTrace(TorchFunctionMode):
         return output
 
     def layout_of(self, tensor: Any) -> UnitLayout | None:
-        """What ``tensor`` holds; None if it is not known."""
+        """Returns the layout of ``tensor``, or None if unknown."""
         return self._layouts.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def record_layer(self, name: str, inputs: Any, output: Any, axis: int | None) -> UnitLayout | None:
-        """Notes that a layer made ``output`` from ``inputs``, along the units of ``axis``; returns what it took."""
+        """Records a call of a layer, whose units are along dimension ``axis``. Returns the layout of its input."""
         input_layout = self.layout_of(inputs)
         self._input_calls[name].append(input_layout.call if input_layout else None)
         call = TracedCall(name)
@@ -150,7 +155,7 @@ class FunctionalTrace(TorchFunctionMode):
     def record_activation(
         self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int
     ) -> TracedCall:
-        """Notes that ``output`` is that of the watched module ``name``; what function it applies may be known."""
+        """Records the output of the watched module ``name``, which applies ``function`` unless another was traced."""
         layout = self.layout_of(output)
         call = layout.call if layout and layout.call.function and layout.call.watched_module is None else None
         if call is None:
@@ -163,27 +168,28 @@ class FunctionalTrace(TorchFunctionMode):
         return call
 
     def unconsumed_activations(self) -> list[str]:
-        """Activations of a layer's output, applied as functions, of which no other layer was found that takes them.
+        """Returns activations applied as functions whose consuming layer is unknown.
 
-        What comes behind the last layer is no unit that another one takes: it is not among them.
+        Activations after the last layer are excluded.
         """
         calls = [call for call in self._activation_calls if call.watched_module is None and call.source is not None]
         return [
-            f"{call.function} behind {call.layer}"
+            f"{call.function} after {call.layer}"
             for call in calls
             if not call.consumers and call.preceding_layer_calls < self._layer_call_count
         ]
 
     def consumers(self) -> dict[ActivationKey, Mapping[str, Positions] | None]:
-        """By place, the layers that take its units; None if not all that makes and takes them is known."""
+        """Returns the layers that consume the units, by key. None if a source or consumer is unknown."""
         calls_by_key: defaultdict[ActivationKey, list[TracedCall]] = defaultdict(list)
         for call in self._activation_calls:
-            name = call.watched_module or next(iter(call.consumers), None)  # of several layers that take it, the first
+            name = call.watched_module or next(iter(call.consumers), None)  # the first of several consumers
             if name is not None:
                 calls_by_key[name, call.layer].append(call)
         return {key: self._resolve_consumers(key[1], calls) for key, calls in calls_by_key.items()}
 
     def _resolve_consumers(self, layer: str | None, calls: Sequence[TracedCall]) -> Mapping[str, Positions] | None:
+        """Returns all layers that consume the outputs of ``calls``, or None if a use is unknown."""
         consumers = {name: positions for call in calls for name, positions in call.consumers.items()}
         layer_calls = self._layer_calls[layer] if layer is not None else []
         sources = [call.source for call in calls]
@@ -196,6 +202,7 @@ class FunctionalTrace(TorchFunctionMode):
         return consumers if is_complete else None
 
     def _trace_activation(self, name: str, output: torch.Tensor, source: UnitLayout | None) -> UnitLayout | None:
+        """Records a functional activation and returns the layout of its output, or None if unknown."""
         shape = weight_shape(output)
         if source is not None and source.units is None and source.call.function is None:
             layer, axis = source.call.layer, source.dimension
@@ -216,7 +223,7 @@ class FunctionalTrace(TorchFunctionMode):
         if layout is not None:
             self._layouts[output] = layout
         elif isinstance(output, torch.Tensor):
-            self._layouts.pop(output, None)  # changed in place, it is something else
+            self._layouts.pop(output, None)  # an in-place function invalidates the layout
 
 
 def _propagate_layout(
@@ -227,7 +234,7 @@ def _propagate_layout(
     kwargs: Any,
     output: torch.Tensor,
 ) -> UnitLayout | None:
-    """What the output of a function holds that makes no new units."""
+    """Returns the layout of the output of a function that preserves units, or None if unknown."""
     layout, shape = next((candidate for candidate in input_layouts if candidate[0].call.function), input_layouts[0])
     output_layout = _locate_units(name, func, layout, shape, args, kwargs, output)
     if output_layout is None:
@@ -239,14 +246,14 @@ def _propagate_layout(
     for candidate, _ in input_layouts:
         candidate.call.untracked_uses += candidate is not layout
     if name == "batch_norm" and layout.call.function:
-        layout.call.untracked_uses += 1  # it moves zero
+        layout.call.untracked_uses += 1  # a batch norm shifts zero
     return output_layout
 
 
 def _locate_units(
     name: str, func: Any, layout: UnitLayout, shape: torch.Size, args: Any, kwargs: Any, output: torch.Tensor
 ) -> UnitLayout | None:
-    """Where the units lie in ``output``; None if along none of its dimensions."""
+    """Returns the layout of ``output``, or None if no dimension contains the units."""
     if name not in _RESHAPE | _PERMUTE | _REDUCE:
         is_unchanged = output.ndim == len(shape) and weight_shape(output)[layout.dimension] == shape[layout.dimension]
         return layout if is_unchanged else None
@@ -261,7 +268,7 @@ def _locate_units(
         unit_markers = func(unit_markers, *args[1:], **kwargs)
     else:
         unit_markers = unit_markers.amax(*args[1:], **{key: kwargs[key] for key in ("dim", "keepdim") if key in kwargs})
-    for dimension in range(-1, -unit_markers.ndim, -1):  # the first counts the samples
+    for dimension in range(-1, -unit_markers.ndim, -1):  # the first dimension is the batch
         rows = unit_markers.movedim(dimension, -1)
         row = rows[(0,) * (rows.ndim - 1)]
         rows_are_equal = not any(rows.stride()[:-1]) or bool((rows == row).all())

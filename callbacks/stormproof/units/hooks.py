@@ -1,8 +1,8 @@
-"""The places of a network at which units are watched, and the hooks that do it.
+"""Hooks that record the minimum and maximum output of each unit of a network.
 
-Hooks are registered once and only record while :attr:`ActivationHooks.active` is True: a compiled network takes the
-flag as a guard, and they leave no break in its graph. They keep nothing but tensors that the callback collects after
-each batch.
+Hooks are registered once and record only while :attr:`ActivationHooks.active` is True. ``torch.compile`` treats this
+flag as a guard, so that hooks cause no graph breaks. They store only tensors, which the callback collects after each
+batch.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ from stormproof.units.unit_axis import output_units, unit_axis, unit_dimension, 
 from stormproof.units.watch_point import ActivationInput, BatchExtremes, WatchPoint
 
 SPARSITY_INPUTS = 16
-"""Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
+"""Inputs of a batch from which sparsity is estimated. Counting all zeros takes longer than computing both extremes."""
 
 
 class TransientHook:
-    """A hook that a copy of the network, and one that is written to a file, leaves behind."""
+    """A hook that becomes inactive in copies and pickles of the network."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """Looks at what a module puts out."""
+        """Calls the function with the output of a module."""
         self._function(module, arguments, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Becomes a function of the standard library that takes anything and does nothing."""
+        """Pickles as a function of the standard library that accepts any arguments and does nothing."""
         return getattr, (nullcontext(), "__exit__")
 
 
 class ActivationHooks:
-    """All watched places of a network.
+    """Watch points of a network and their hooks.
 
     Args:
-        network: the network, in which nothing is changed but its hooks.
+        network: Network. Only its hooks are changed.
 
     Attributes:
-        active: whether the hooks look at what passes.
+        active: Whether the hooks record at this moment.
         records_batch: Whether the hooks record the current batch.
-        counts_zeros: whether they take the share of zeros too.
-        records_magnitudes: whether they take the mean absolute output of each unit too.
-        output_points: watched modules by name.
-        input_points: all layers by name; those are watched whose input was found to be that of a functional activation.
-        batch_norms: batch norms by name.
-        consumers: by place, the layers that take its units; None if not all that makes and takes them is known.
-        unconsumed_activations: activations that were traced, and not to a layer that takes them.
-        has_recorded: whether they have looked at any batch.
+        counts_zeros: Whether the hooks also record the fraction of zeros.
+        records_magnitudes: Whether the hooks also record the mean absolute output of each unit.
+        output_points: Watched modules by name.
+        input_points: All layers by name. Layers whose input is a functional activation are watched.
+        batch_norms: Batch norms by name.
+        consumers: Layers that consume the units, by key. None if a source or consumer is unknown.
+        unconsumed_activations: Functional activations whose consuming layer is unknown.
+        has_recorded: Whether the hooks have recorded a batch.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -85,7 +85,7 @@ class ActivationHooks:
         self._last_layer: str | None = None
         self._last_norm: str | None = None
         self._last_units: tuple[int, int] | None = None
-        self._traced_stages: set[str] = set()  # that have been traced
+        self._traced_stages: set[str] = set()
         self._trace_context = ExitStack()
         self._functional_trace: FunctionalTrace | None = None
         self._handles: list[Any] = []
@@ -105,16 +105,16 @@ class ActivationHooks:
                 self._handles.append(module.register_forward_hook(TransientHook(self._norm_hook(name))))
 
     def __iter__(self) -> Iterator[WatchPoint]:
-        """All places that are watched."""
+        """Yields all watch points."""
         yield from self.output_points.values()
         yield from (watch_point for watch_point in self.input_points.values() if watch_point.activation_inputs)
 
     def get(self, name: str) -> WatchPoint:
-        """The place called ``name``."""
+        """Returns the watch point ``name``."""
         return self.output_points.get(name) or self.input_points[name]
 
     def has(self, name: str) -> bool:
-        """Whether there is such a place."""
+        """Returns True if ``name`` is a watch point."""
         return name in self.output_points or name in self.input_points
 
     def begin_batch(
@@ -126,14 +126,14 @@ class ActivationHooks:
         records_magnitudes: bool = False,
         is_traceable: bool = True,
     ) -> None:
-        """Looks at the batch that begins, if it counts or is the first of its stage, which is traced.
+        """Starts a batch. Records it if requested, and traces it if it is the first of its stage.
 
         Args:
-            stage: what the network is called for.
-            records_extremes: whether what passes is wanted.
-            counts_zeros: whether the share of zeros is.
-            records_magnitudes: whether the mean absolute outputs are, even if nothing else.
-            is_traceable: whether it may be run eagerly, under a mode of torch's functions.
+            stage: Name of the stage.
+            records_extremes: Whether to record minimum and maximum outputs.
+            counts_zeros: Whether to record the fraction of zeros.
+            records_magnitudes: Whether to record mean absolute outputs.
+            is_traceable: Whether the batch may run eagerly under a ``TorchFunctionMode``.
         """
         is_traced = is_traceable and stage not in self._traced_stages
         self.records_batch = self.active = records_extremes or records_magnitudes or is_traced
@@ -148,18 +148,18 @@ class ActivationHooks:
                 watch_point.extremes_by_source, watch_point.call_index = {}, 0
 
     def end_batch(self) -> None:
-        """The batch has passed."""
+        """Ends a batch."""
         self._trace_context.close()
         self.active = self.records_batch = False
 
     def reset_coverage(self) -> None:
-        """Forgets what has been seen: in the batches that are traced a compiled network is not, and calls its hooks."""
+        """Resets the record of called watch points. Tracing runs a compiled network eagerly, which calls all hooks."""
         self.has_recorded = False
         for watch_point in self:
             watch_point.was_called = False
 
     def uncalled_names(self) -> list[str]:
-        """Places that were looked at and not seen, of those that every forward pass should call."""
+        """Returns watch points that were not called, although every forward pass should call them."""
         expected_points = [
             watch_point for watch_point in self if watch_point.activation_inputs or is_activation(watch_point.module)
         ]
@@ -170,37 +170,37 @@ class ActivationHooks:
         )
 
     def ambiguous_names(self) -> list[str]:
-        """Places of which it cannot be told which dimension counts the units, and functions that nobody takes."""
+        """Returns watch points without a known unit dimension, and functional activations without a known consumer."""
         return [
             *(watch_point.name for watch_point in self.output_points.values() if watch_point.is_ambiguous),
             *self.unconsumed_activations,
         ]
 
     def remove(self) -> None:
-        """Takes the hooks away, in the middle of a batch too."""
+        """Removes the hooks. Can be called during a batch."""
         self.end_batch()
         for handle in self._handles:
             handle.remove()
 
     def pop_batch(self) -> Iterator[tuple[WatchPoint, str | None, BatchExtremes]]:
-        """What the batch that has passed left, place by place; forgets it."""
+        """Yields and discards the records of the last batch."""
         for watch_point in self:
             extremes_by_source, watch_point.extremes_by_source = watch_point.extremes_by_source, {}
-            watch_point.was_called |= bool(extremes_by_source)  # also a layer that takes a functional activation
+            watch_point.was_called |= bool(extremes_by_source)  # includes layers that consume functional activations
             yield from (
                 (watch_point, source_layer, batch_extremes)
                 for source_layer, batch_extremes in extremes_by_source.items()
             )
 
     def discard_batch(self) -> None:
-        """Drops what the batch that has passed left."""
+        """Discards the records of the last batch."""
         for _ in self.pop_batch():
             pass
 
     @contextmanager
     def _trace_batch(self) -> Iterator[None]:
-        """While a batch passes in this context, functional activations are found, and who consumes what."""
-        uses_dynamo = "torch._dynamo" in sys.modules  # else nothing can be
+        """Traces functional activations and consumers while a batch runs in this context."""
+        uses_dynamo = "torch._dynamo" in sys.modules  # otherwise nothing is compiled
         with (
             torch.compiler.set_stance("force_eager") if uses_dynamo else nullcontext(),
             FunctionalTrace(self._resolve_source) as functional_trace,
@@ -216,13 +216,14 @@ class ActivationHooks:
             self.consumers[key] = None if previous is None or consumers is None else {**previous, **consumers}
 
     def _resolve_source(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
+        """Returns the last called layer and the dimension of the units, or None if unknown."""
         axis = unit_axis(shape, self._last_units, gated=function == "glu")
         return None if self._last_layer is None or axis is None else (self._last_layer, axis)
 
     def _locate_units(
         self, watch_point: WatchPoint, output: Any, tensor: torch.Tensor
     ) -> tuple[str | None, int | None]:
-        """The layer whose output a watched module takes, and the dimension that counts the units."""
+        """Returns the layer before a watched module and the dimension of the units, or None if unknown."""
         layout = self._functional_trace.layout_of(output) if self._functional_trace is not None else None
         if (
             layout is not None
@@ -236,23 +237,23 @@ class ActivationHooks:
         return self._last_layer, self._unit_axis(watch_point.module, weight_shape(tensor))
 
     def _unit_axis(self, module: nn.Module, shape: torch.Size) -> int | None:
-        """The dimension of a watched module's output that counts the units."""
+        """Returns the dimension of the units in the output of a watched module, or None if unknown."""
         if isinstance(module, RECURRENT):
             return -1
         maxout_pieces = next((child for child in module.children() if isinstance(child, MaxoutPieces)), None)
-        if maxout_pieces is not None:  # the one before the pieces, once these are gone
+        if maxout_pieces is not None:  # the dimension before the pieces, which the output lacks
             return maxout_pieces.dim - 1 - len(shape) if maxout_pieces.dim >= 0 else maxout_pieces.dim
         return unit_axis(shape, self._last_units, gated=isinstance(module, nn.GLU))
 
     def _output_hook(self, watch_point: WatchPoint) -> Callable[..., None]:
         def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active or module is not watch_point.module:  # a copy of the network has copies of its hooks
+            if not self.active or module is not watch_point.module:  # hooks are copied with the network
                 return
             watch_point.was_called = True
             tensor = output_tensor(output)
             if tensor is None or tensor.ndim < 2 or makes_no_units(module, arguments, output):
                 return
-            if self._last_layer is None and not is_activation(module):  # it prepares the data
+            if self._last_layer is None and not is_activation(module):  # the module preprocesses data
                 return
             if isinstance(module, MaxoutPieces):
                 self._record(
@@ -263,7 +264,7 @@ class ActivationHooks:
                     tensor.size(0),
                 )
                 return
-            if isinstance(module, RECURRENT):  # it makes units, too
+            if isinstance(module, RECURRENT):  # a recurrent network is a layer and an activation
                 self._last_layer, self._last_units, self._last_norm = watch_point.name, (-1, tensor.shape[-1]), None
             source_layer, axis = self._locate_units(watch_point, output, tensor)
             if axis is None:
@@ -296,7 +297,7 @@ class ActivationHooks:
                 inputs = arguments[0]
                 self._record(
                     watch_point,
-                    activation_input.before,
+                    activation_input.source_layer,
                     inputs,
                     activation_input.dimension,
                     inputs.size(0),
@@ -316,14 +317,14 @@ class ActivationHooks:
         return record_norm
 
     def _trace_input(self, consumer: WatchPoint, inputs: torch.Tensor, input_layout: UnitLayout | None) -> None:
-        """Notes what the input of a layer was, in the batch that is traced."""
+        """Records the input of a layer while tracing."""
         function = None if input_layout is None else input_layout.call.function
         if input_layout is None or function is None:
             consumer.has_other_inputs = True
             return
         call, positions, first_input = input_layout.call, input_layout.positions(), consumer.activation_inputs.get(0)
         if call.watched_module is None and next(iter(call.consumers), consumer.name) == consumer.name:
-            consumer.has_other_inputs |= first_input is not None and first_input.before != call.layer
+            consumer.has_other_inputs |= first_input is not None and first_input.source_layer != call.layer
             consumer.function = function
             device_positions = None if positions is None else positions.to(inputs.device)
             consumer.activation_inputs[consumer.call_index] = ActivationInput(
@@ -344,7 +345,8 @@ class ActivationHooks:
         samples: int,
         activation_input: ActivationInput | None = None,
     ) -> None:
-        if not tensor.numel():  # nothing has come by
+        """Adds the outputs of one call to the records of the current batch."""
+        if not tensor.numel():  # an empty batch
             return
         if self._functional_trace is not None:
             self._functional_trace.is_paused = True

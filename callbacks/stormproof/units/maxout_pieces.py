@@ -1,4 +1,4 @@
-"""How a module tells which of its pieces wins."""
+"""Exposes the pieces of a Maxout unit to DeadNeuronDetector."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from torch import nn
 
 
 class MaxoutPieces(nn.Module):
-    r"""Passes on the candidates among which a module takes the largest, so that a detector can watch them.
+    r"""Identity module for the pieces of a Maxout unit, so that :class:`stormproof.DeadNeuronDetector` can watch them.
 
-    A Maxout unit is :math:`\max_j z_j` over k affine pieces (Goodfellow et al. 2013). A piece that never attains the
-    maximum is as good as not there, and its weights get no gradient. A module that has such pieces holds a
-    ``MaxoutPieces`` and sends them through it; alone it is the identity and costs nothing.
+    A Maxout unit is :math:`\max_j z_j` over :math:`k` affine pieces. A piece that is never the maximum has no effect,
+    and its weights get no gradient. To detect such pieces, pass them through a ``MaxoutPieces`` submodule.
 
     Args:
-        dim: the dimension that counts the pieces of one unit; the one before it counts the units.
+        dim: Dimension of the pieces of one unit. The dimension before it is the dimension of the units.
+
+    References:
+        Goodfellow et al., Maxout networks, 2013.
 
     Example:
         >>> class Maxout(nn.Module):
@@ -34,12 +36,19 @@ class MaxoutPieces(nn.Module):
         self.dim = dim
 
     def forward(self, candidates: torch.Tensor) -> torch.Tensor:
-        r"""Returns ``candidates`` (\*, units, pieces, \*) as they are."""
+        r"""Returns ``candidates``, ``(*, units, pieces, *)``, unchanged."""
         return candidates
 
 
 def winning_pieces(candidates: torch.Tensor, dim: int) -> torch.Tensor:
-    r"""Where a piece attains the maximum of its unit, as 0 or 1; (\*, units x pieces) with the samples in front.
+    r"""Returns 1 where a piece is the maximum of its unit, otherwise 0.
+
+    Args:
+        candidates: Pieces, ``(*, units, pieces, *)``.
+        dim: Dimension of the pieces.
+
+    Returns:
+        Tensor of 0 and 1, ``(*, units * pieces)``.
 
     Example:
         >>> winning_pieces(torch.tensor([[[1.0, 2.0], [4.0, 3.0]]]), dim=-1)
@@ -47,5 +56,5 @@ def winning_pieces(candidates: torch.Tensor, dim: int) -> torch.Tensor:
     """
     dim %= candidates.ndim
     maximum = candidates.amax(dim, keepdim=True)
-    is_winner = ((candidates == maximum) | maximum.isnan()).to(torch.float32)  # a unit that is not finite is not dead
+    is_winner = ((candidates == maximum) | maximum.isnan()).to(torch.float32)  # a unit with a NaN is not dead
     return is_winner.movedim((dim - 1, dim), (-2, -1)).flatten(-2)

@@ -1,4 +1,4 @@
-"""What kind of module puts out units, and how its output is to be read."""
+"""Classifies modules as activations, layers or others, and reads their outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Activations, recurrent networks, pieces and who has them, and modules of one's own without parameters."""
+    """A module is watched if it is an activation, contains MaxoutPieces, or is a user's leaf without parameters."""
     if is_activation(module) or any(isinstance(child, MaxoutPieces) for child in module.children()):
         return True
     is_user_module = not type(module).__module__.startswith(("torch.", "torchmetrics."))
@@ -24,14 +24,14 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether its kind is known to be called in a forward pass and to put out units: torch's own, and pieces."""
+    """Returns True for activations and recurrent networks of torch, and for MaxoutPieces."""
     if isinstance(module, (*RECURRENT, MaxoutPieces)):
         return True
     return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether units are made by it: it has parameters, of which each output is a combination."""
+    """A module is a layer if it computes units from parameters."""
     if output_units(module) is not None:
         return True
     is_user_module = not type(module).__module__.startswith("torch.")
@@ -43,7 +43,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def makes_no_units(module: nn.Module, arguments: Any, output: Any) -> bool:
-    """Whether a module of one's own makes something else than an activation: of another shape, or nothing at all."""
+    """Returns True if a user's module is not an activation, because it returns its input or changes the shape."""
     if is_activation(module) or any(True for _ in module.children()):
         return False
     takes_tensor = isinstance(output, torch.Tensor) and bool(arguments) and isinstance(arguments[0], torch.Tensor)
@@ -51,15 +51,16 @@ def makes_no_units(module: nn.Module, arguments: Any, output: Any) -> bool:
 
 
 def output_tensor(output: Any) -> torch.Tensor | None:
-    """What of a module's output are its units; None if it is nothing of the kind."""
-    while isinstance(output, tuple) and output and not isinstance(output, PackedSequence):  # recurrent: output, state
+    """Returns the tensor with the units of an output, or None if there is no floating-point tensor."""
+    # recurrent networks return (output, state)
+    while isinstance(output, tuple) and output and not isinstance(output, PackedSequence):
         output = output[0]
     tensor = output.data if isinstance(output, PackedSequence) else output
     return tensor if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
 
 
 def count_samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
-    """How many inputs an output is of."""
+    """Returns the number of samples of an output."""
     sequences = output[0] if isinstance(output, tuple) and not isinstance(output, PackedSequence) else output
     if isinstance(sequences, PackedSequence):
         return int(sequences.batch_sizes[0])
@@ -69,12 +70,12 @@ def count_samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
 
 
 def flatten_nested(tensor: torch.Tensor) -> torch.Tensor:
-    """Sequences of several lengths, one behind the other."""
+    """Concatenates the sequences of a nested tensor. Returns other tensors unchanged."""
     return torch.cat(tensor.unbind()) if tensor.is_nested else tensor
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module, its ``forward`` or a function that it holds went through ``torch.compile``."""
+    """Returns True if the module, its ``forward`` or a function attribute was compiled with ``torch.compile``."""
     if getattr(module, "_compiled_call_impl", None) is not None:
         return True
     candidates = (*vars(module).values(), type(module).forward)

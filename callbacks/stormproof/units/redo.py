@@ -1,4 +1,8 @@
-"""Dormant units, and how they are given another start (ReDo, Sokar et al. 2023)."""
+"""Detects and reinitializes dormant units.
+
+References:
+    Sokar et al., The dormant neuron phenomenon in deep reinforcement learning, 2023 (ReDo).
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,18 @@ from stormproof.units.hooks import ActivationHooks
 from stormproof.units.unit_axis import Convolution, output_units
 
 ParameterSlice = tuple[torch.Tensor, tuple[slice | torch.Tensor, ...]]
-"""A parameter, and where in it lies what belongs to some units."""
+"""A parameter and the index of the entries that belong to some units."""
 
 
 def is_dormant(magnitudes: torch.Tensor, threshold: float) -> torch.Tensor:
-    r"""Which units are dormant: :math:`s_i = E|h_i| / \frac1n \sum_j E|h_j| \le \tau`.
+    r"""A unit is dormant if :math:`s_i = E|h_i| / \frac1n \sum_j E|h_j| \le \tau`.
 
     Args:
-        magnitudes: (units,), the mean absolute output of each unit of a layer.
-        threshold: tau, at least 0.
+        magnitudes: Mean absolute output of each unit of a layer, ``(units,)``.
+        threshold: :math:`\tau`. Must be at least 0.
 
     Returns:
-        (units,) bool; all of a layer that is silent as a whole.
+        Boolean mask, ``(units,)``. All True if all outputs of the layer are 0.
 
     Example:
         >>> is_dormant(torch.tensor([0.0, 0.01, 1.0]), 0.025)
@@ -40,7 +44,7 @@ def is_dormant(magnitudes: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def incoming_weights(layer: nn.Module, units: torch.Tensor) -> Iterator[ParameterSlice]:
-    """The weights that make ``units`` (indices): rows of a Linear, filters of a convolution, and their biases."""
+    """Yields the incoming weights of ``units`` (indices): rows of a Linear, filters of a convolution, and biases."""
     weight, bias = _weight(layer), layer.bias
     units = units.to(weight.device)
     yield weight, (slice(None), units) if _is_transposed(layer) else (units,)
@@ -49,12 +53,13 @@ def incoming_weights(layer: nn.Module, units: torch.Tensor) -> Iterator[Paramete
 
 
 def outgoing_weights(layer: nn.Module, units: torch.Tensor, positions: Positions) -> Iterator[ParameterSlice]:
-    """The weights that take ``units`` (indices): columns of a Linear, input channels of a convolution.
+    """Yields the outgoing weights of units: columns of a Linear, input channels of a convolution.
 
     Args:
-        layer: the consumer.
-        units: indices.
-        positions: (all units, positions), where in its input they lie; None if one after the other.
+        layer: Consuming layer.
+        units: Indices of the units.
+        positions: Positions of all units in the input of ``layer``, ``(all units, positions)``. None if the units are
+            in order.
     """
     weight = _weight(layer)
     if positions is not None:
@@ -64,7 +69,7 @@ def outgoing_weights(layer: nn.Module, units: torch.Tensor, positions: Positions
 
 
 def reset_moments(optimizers: Iterable[Optimizer], parameter_slice: ParameterSlice) -> None:
-    """Sets to 0 what optimizers keep of these entries: every state of the parameter's shape."""
+    """Sets the optimizer states of these entries to 0, for every state with the shape of the parameter."""
     parameter, index = parameter_slice
     for optimizer in optimizers:
         for state in optimizer.state.get(parameter, {}).values():
@@ -73,27 +78,27 @@ def reset_moments(optimizers: Iterable[Optimizer], parameter_slice: ParameterSli
 
 
 class Redo:
-    """Re-initializes dormant units every so many steps.
+    """Reinitializes dormant units at regular intervals.
 
     Args:
-        every_n_steps: at least 1.
-        dormant_threshold: tau of :func:`is_dormant`.
+        every_n_steps: Interval in optimizer steps. Must be at least 1.
+        dormant_threshold: Threshold of :func:`is_dormant`. Must be at least 0.
     """
 
     def __init__(self, every_n_steps: int, dormant_threshold: float) -> None:
         self.every_n_steps = every_n_steps
         self.dormant_threshold = dormant_threshold
         self.reinitialized: Counter[ActivationKey] = Counter()
-        self._initial_stds: dict[str, float] = {}  # of each weight and bias before training
-        self._owner_counts: Counter[torch.Tensor] = Counter()  # a weight may be that of two layers
+        self._initial_stds: dict[str, float] = {}  # by name of the weight or bias
+        self._owner_counts: Counter[torch.Tensor] = Counter()  # layers may share a weight
         self._warned_keys: set[ActivationKey] = set()
 
     def is_due(self, previous_step: int, step: int) -> bool:
-        """Whether it is time when the steps from ``previous_step`` to ``step`` have been done."""
+        """Returns True if a multiple of ``every_n_steps`` is after ``previous_step``, up to and including ``step``."""
         return step // self.every_n_steps > previous_step // self.every_n_steps
 
     def record_initial_stds(self, hooks: ActivationHooks) -> None:
-        """Remembers how the weights were drawn, before training."""
+        """Records the standard deviations of the weights before training."""
         layers = [watch_point.module for watch_point in hooks.input_points.values()]
         self._owner_counts = Counter(parameter for layer in layers for parameter in layer.parameters(recurse=False))
         if self._initial_stds:
@@ -102,13 +107,14 @@ class Redo:
             for parameter_name, parameter in watch_point.module.named_parameters(recurse=False):
                 if isinstance(parameter, DTensor):
                     raise StormproofError(
-                        f"revive needs whole weights, and {name}.{parameter_name} is sharded: leave revive out"
+                        f"reinit_every_n_steps requires unsharded weights, but {name}.{parameter_name} is sharded: "
+                        "remove reinit_every_n_steps"
                     )
                 self._initial_stds[f"{name}.{parameter_name}"] = float(parameter.detach().std(correction=0))
 
     @torch.no_grad()
     def reinitialize(self, step: int, optimizers: Iterable[Optimizer], hooks: ActivationHooks) -> None:
-        """Gives the units that the last batch found dormant another start. All ranks call it together."""
+        """Reinitializes the units that were dormant in the last batch. All ranks must call this together."""
         magnitudes = {
             (watch_point.name, source_layer): batch_extremes.magnitudes.tolist()
             for watch_point in hooks
@@ -128,21 +134,21 @@ class Redo:
                 self.reinitialized[key] += len(dormant_units)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the state as plain values."""
         return {
-            "deviations": dict(self._initial_stds),
-            "revived": [[*key, count] for key, count in self.reinitialized.items()],
+            "initial_stds": dict(self._initial_stds),
+            "reinitialized": [[*key, count] for key, count in self.reinitialized.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state``."""
-        self._initial_stds = dict(state["deviations"])
+        """Restores the state."""
+        self._initial_stds = dict(state["initial_stds"])
         self.reinitialized = Counter(
-            {(module, source_layer): count for module, source_layer, count in state["revived"]}
+            {(module, source_layer): count for module, source_layer, count in state["reinitialized"]}
         )
 
     def _can_reinitialize(self, key: ActivationKey, unit_count: int, hooks: ActivationHooks) -> bool:
-        """Whether it is known which weights make the units and which take them; if not, says so once."""
+        """Returns True if incoming and outgoing weights of the units are known. Otherwise warns once."""
         name, source_layer = key
         consumers = hooks.consumers.get(key)
         if consumers is not None and source_layer is not None:
@@ -158,13 +164,13 @@ class Redo:
         if key not in self._warned_keys:
             self._warned_keys.add(key)
             rank_zero_warn(
-                f"{name}: its dormant units are not revived, because its output does not go from one plain Linear or "
-                "convolution to others that train, and nowhere else"
+                f"{name}: dormant units are not reinitialized, because this requires that one trainable Linear or "
+                "convolution computes the units and that only trainable Linear or convolution layers consume them."
             )
         return False
 
     def _has_own_trained_weights(self, layer: nn.Module) -> bool:
-        """Whether all of a layer's weights are trained, and no other layer's."""
+        """Returns True if all weights of a layer are trained and not shared with other layers."""
         parameters = layer.parameters(recurse=False)
         return all(parameter.requires_grad and self._owner_counts[parameter] <= 1 for parameter in parameters)
 
@@ -176,6 +182,7 @@ class Redo:
         optimizers: list[Optimizer],
         hooks: ActivationHooks,
     ) -> None:
+        """Draws incoming weights, resets the batch norm, and sets outgoing weights to 0."""
         consumers = hooks.consumers[key]
         assert key[1] is not None
         assert consumers is not None
@@ -196,7 +203,7 @@ class Redo:
 
 
 def _reset_batch_norm(norm: nn.Module, units: torch.Tensor, optimizers: list[Optimizer]) -> None:
-    """Sets some channels of a batch norm to what it began with."""
+    """Resets some channels of a batch norm to their initial values."""
     for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
         tensor = getattr(norm, name)
         if tensor is not None:
@@ -205,7 +212,7 @@ def _reset_batch_norm(norm: nn.Module, units: torch.Tensor, optimizers: list[Opt
 
 
 def _has_row_per_unit(layer: nn.Module) -> bool:
-    """Whether a layer has one row of weights of its own for each unit: not so where they are computed from others."""
+    """Returns True if a layer has one row of weights per unit. False for parametrized weights and groups."""
     is_known_type = isinstance(layer, nn.Linear | Convolution)
     return is_known_type and isinstance(layer.weight, nn.Parameter) and getattr(layer, "groups", 1) == 1
 

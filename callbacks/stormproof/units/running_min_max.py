@@ -1,4 +1,4 @@
-"""The smallest and the largest output of every unit."""
+"""Minimum and maximum output of each unit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stormproof.units.accumulation_dtype import accumulation_dtype
 
 
 def compute_extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The minimum and maximum of each unit over all samples and positions.
+    """Returns the minimum and maximum of each unit over all samples and positions.
 
     Args:
-        outputs: a tensor with at least 2 dimensions, one of which counts the units.
-        axis: that one.
+        outputs: Tensor with at least 2 dimensions.
+        axis: Dimension of the units.
 
     Returns:
-        two tensors (units,); NaN where the unit's outputs hold one.
+        Minimum and maximum, two tensors ``(units,)``. NaN if an output of the unit is NaN.
 
     Example:
         >>> compute_extremes(torch.tensor([[0.0, 1.0], [0.0, 3.0]]), axis=1)
@@ -26,7 +26,7 @@ def compute_extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, to
     axis %= outputs.ndim
     units = outputs.shape[axis]
     low = high = outputs
-    if axis + 1 < outputs.ndim:  # first over what lies behind the units: twice as fast on a CPU as all at once
+    if axis + 1 < outputs.ndim:  # reducing the last dimensions first is twice as fast on a CPU
         positions = outputs.flatten(axis + 1)
         low, high = positions.amin(-1), positions.amax(-1)
     return low.reshape(-1, units).amin(0), high.reshape(-1, units).amax(0)
@@ -34,14 +34,14 @@ def compute_extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, to
 
 @dataclass
 class RunningExtremes:
-    """The running minimum and maximum of each unit over the inputs seen: two numbers a unit.
+    """Running minimum and maximum of each unit.
 
-    They do not depend on the order, nor on inputs that come twice, and merge over ranks exactly.
+    They depend neither on the order of inputs nor on duplicates, and can be merged exactly over ranks.
 
     Attributes:
-        low: (units,), the smallest outputs so far.
-        high: (units,), the largest.
-        inputs: samples seen.
+        low: Minimum outputs, ``(units,)``.
+        high: Maximum outputs, ``(units,)``.
+        inputs: Number of samples.
     """
 
     low: torch.Tensor
@@ -49,14 +49,14 @@ class RunningExtremes:
     inputs: int
 
     def to(self, device: torch.device) -> RunningExtremes:
-        """The same on ``device``."""
+        """Returns a copy on ``device``, or this object if it is there."""
         if self.low.device == device:
             return self
         low, high = (bound.to(accumulation_dtype(device)).to(device) for bound in (self.low, self.high))
         return RunningExtremes(low, high, self.inputs)
 
     def merge(self, other: RunningExtremes) -> RunningExtremes:
-        """Of the inputs of both.
+        """Returns the extremes over the inputs of both.
 
         Example:
             >>> one = RunningExtremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4)
@@ -68,7 +68,10 @@ class RunningExtremes:
         )
 
     def is_dead(self) -> torch.Tensor:
-        """(units,) bool: the output never left one value, without any tolerance; never where a NaN was seen.
+        """A unit is dead if its output is constant (exact equality). A unit with a NaN is not dead.
+
+        Returns:
+            Boolean mask, ``(units,)``.
 
         Example:
             >>> RunningExtremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4).is_dead()

@@ -1,4 +1,4 @@
-"""What tracing has found of a network, as plain values: one that is compiled cannot be traced again when it resumes."""
+"""Saves the results of tracing, because a compiled network cannot be traced again after a resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stormproof.units.watch_point import ActivationInput
 
 
 def state_dict(hooks: ActivationHooks) -> dict[str, Any]:
-    """What has been found."""
+    """Returns the results of tracing as plain values."""
     input_rows = [
         [
             watch_point.name,
@@ -34,21 +34,21 @@ def state_dict(hooks: ActivationHooks) -> dict[str, Any]:
         for watch_point in hooks.output_points.values()
         for last_layer, (source_layer, dimension) in watch_point.traced_sources.items()
     ]
-    return {"feeds": input_rows, "chains": consumer_rows, "origins": origin_rows}
+    return {"activation_inputs": input_rows, "consumers": consumer_rows, "traced_sources": origin_rows}
 
 
 def load_state_dict(hooks: ActivationHooks, state: Mapping[str, Any]) -> None:
-    """Has ``hooks`` know what :func:`state_dict` gave, of the same network."""
-    for name, last_layer, source_layer, dimension in state["origins"]:
+    """Restores the results of tracing for the same network."""
+    for name, last_layer, source_layer, dimension in state["traced_sources"]:
         if name in hooks.output_points:
             hooks.output_points[name].traced_sources[last_layer] = source_layer, dimension
-    for name, function, mixed, call_index, input_state in state["feeds"]:
+    for name, function, mixed, call_index, input_state in state["activation_inputs"]:
         if name in hooks.input_points:
             hooks.input_points[name].function, hooks.input_points[name].has_other_inputs = function, mixed
             hooks.input_points[name].activation_inputs[call_index] = ActivationInput(
                 **{**input_state, "positions": _to_tensor(input_state["positions"])}
             )
-    for name, source_layer, consumers in state["chains"]:
+    for name, source_layer, consumers in state["consumers"]:
         hooks.consumers[name, source_layer] = consumers and {
             layer: _to_tensor(positions) for layer, positions in consumers.items()
         }

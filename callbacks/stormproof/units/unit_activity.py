@@ -1,4 +1,4 @@
-"""What is known of the units of one place, and for how long."""
+"""Activity of the units of one watch point."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ Trend = Literal["rising", "stable", "falling"]
 
 @dataclass(frozen=True)
 class UnitActivity:
-    """Activity of the units of one place over the last epoch.
+    """Activity of the units of one watch point in the last epoch.
 
     Attributes:
-        layer: the layer before the activation, which has the weights of the units; None if none is known.
-        units: how many there are; of pieces, all of all units.
-        dead: how many of them never left one value.
-        kinds: how many of these in which way.
-        inputs: number of samples in the epoch, over all ranks.
-        exact: whether it was a validation epoch, during which the weights stay as they are. Else it was a
-            sample of an epoch's training batches.
-        bound: of a sample, what each of these units fires on at most, as a share of all inputs, with 95% confidence:
-            3/n for n inputs (Hanley & Lippman-Hand 1983). None where it is exact.
-        since_step: the optimizer steps after which the first of the dead units gave no sign of life any more, 0 for
-            before training; None if none is dead, or the training was not watched.
-        born: how many of them never gave one, from the first step on.
-        trend: whether the number of dead units has changed since the previous epoch.
-        sparsity: share of zeros among the outputs in the sampled training batches, which is no death; None before.
-        step: optimizer steps before the epoch ended.
+        layer: Layer before the activation, which has the weights of the units. None if unknown.
+        units: Number of units. For MaxoutPieces, the number of pieces of all units.
+        dead: Number of dead units, whose output is constant.
+        kinds: Number of dead units by kind.
+        inputs: Number of samples in the epoch, over all ranks.
+        exact: True for a validation epoch, in which the weights do not change. False for a sample of training batches.
+        bound: For a sample, the upper 95% confidence bound of the fraction of inputs on which a dead unit fires: 3/n
+            for n inputs. None if exact.
+        since_step: Optimizer steps after which the first dead unit became constant, from 0 (before training). None if
+            no unit is dead or if training was not watched.
+        dead_from_start: Number of dead units that were constant from the start of training.
+        trend: Change of the number of dead units since the previous epoch.
+        sparsity: Fraction of zeros among the outputs in the sampled training batches. None before the first sample.
+        step: Optimizer steps at the end of the epoch.
+
+    References:
+        Hanley and Lippman-Hand, If nothing goes wrong, is everything all right?, 1983 (the bound 3/n).
     """
 
     layer: str | None
@@ -52,38 +54,39 @@ class UnitActivity:
     exact: bool
     bound: float | None
     since_step: int | None
-    born: int
+    dead_from_start: int
     trend: Trend
     sparsity: float | None
     step: int
 
     @property
     def inputs_needed(self) -> int:
-        """Minimum number of inputs for a report, which is smaller if all units are dead, and 0 if none is."""
+        """Minimum number of inputs for a report. Smaller if all units are dead, and 0 without dead units."""
         if not self.dead:
             return 0
         return MIN_INPUTS_ALL_DEAD if self.dead == self.units else MIN_INPUTS
 
 
 class UnitRecord:
-    """The units of one place over a run.
+    """Activity of the units of one watch point over a run.
 
     Args:
-        units: how many there are.
-        start_step: the step at which they began to be watched.
-        device: where what is added up is kept.
+        units: Number of units.
+        start_step: Optimizer step at which recording started.
+        device: Device of the recorded tensors.
     """
 
     def __init__(self, units: int, start_step: int, device: torch.device) -> None:
         self.units = units
         self.activity: UnitActivity | None = None
         self.dead_units: torch.Tensor | None = None  # of the last validation epoch
-        self._alive_at = torch.full((units,), start_step - 1, device=device)  # the step of each one's last sign of life
+        # last step at which the output of each unit was not constant
+        self._alive_at = torch.full((units,), start_step - 1, device=device)
         self._extremes_by_stage: dict[Stage, RunningExtremes | None] = {"training": None, "validation": None}
-        self._nonzero_sum: Any = 0.0  # a sum of shares, on the device
+        self._nonzero_sum: Any = 0.0  # sum of the fractions of nonzero outputs over batches, on the device
         self._nonzero_batches = 0
         self._dead_counts: deque[tuple[int, int]] = deque(maxlen=MAX_DEAD_COUNTS)
-        self._last_batch_values: torch.Tensor | None = None  # the values of the last batch, if it was one input
+        self._last_batch_values: torch.Tensor | None = None  # outputs of the last batch with one input
 
     @property
     def dead_counts(self) -> list[tuple[int, int]]:
@@ -102,7 +105,7 @@ class UnitRecord:
         """Adds a batch that was computed after ``step`` steps. Without a stage, it only shows which units are alive."""
         device = batch_extremes.low.device
         is_active = batch_extremes.high > batch_extremes.low
-        if batch_extremes.inputs == 1:  # a batch of one shows nothing but beside the one before
+        if batch_extremes.inputs == 1:  # outputs of a single input are constant, so compare with the previous batch
             is_active |= (
                 False
                 if self._last_batch_values is None
@@ -120,13 +123,13 @@ class UnitRecord:
             self._nonzero_sum, self._nonzero_batches = self._nonzero_sum + nonzero_share, self._nonzero_batches + 1
 
     def local_counts(self, run_stage: Stage) -> ReducedCounts:
-        """What this rank saw."""
+        """Returns the counts of this rank."""
         return ReducedCounts(
             self._extremes_by_stage[run_stage], self._alive_at, float(self._nonzero_sum), self._nonzero_batches
         )
 
     def running_activity(self, layer: str | None, step: int) -> UnitActivity | None:
-        """What the running epoch's sample shows on this rank, but in which way units are dead; None before a batch."""
+        """Returns the activity in the current epoch on this rank, without kinds. None before the first batch."""
         extremes = self._extremes_by_stage["training"]
         if extremes is None:
             return None
@@ -142,14 +145,14 @@ class UnitRecord:
             exact=False,
             bound=min(3 / extremes.inputs, 1.0),
             since_step=int(last_alive.min()) + 1 if dead_count else None,
-            born=int((last_alive < 0).sum()),
+            dead_from_start=int((last_alive < 0).sum()),
             trend=self._trend(dead_count),
             sparsity=None,
             step=step,
         )
 
     def discard_exact(self) -> None:
-        """Discards the result of an earlier validation epoch, because this one did not reach the place."""
+        """Discards the result of an earlier validation epoch, because this one did not call the watch point."""
         self.dead_units = None
         if self.activity is not None and self.activity.exact:
             self.activity = None
@@ -164,16 +167,15 @@ class UnitRecord:
         *,
         is_watched_from_start: bool,
     ) -> None:
-        """Stores what all ranks counted. A sample does not replace the result of an exact epoch.
+        """Stores the counts of an epoch. A sample of training batches does not replace an exact result.
 
         Args:
             run_stage: Training or validation.
-            counts: of all ranks.
-            step: the optimizer steps that are done.
-            layer: the one before.
-            kinds: in which way how many are dead.
-            is_watched_from_start: whether the training has been watched, so that it can be told since when they are
-                dead.
+            counts: Counts of all ranks.
+            step: Number of completed optimizer steps.
+            layer: Layer before the watch point.
+            kinds: Number of dead units by kind.
+            is_watched_from_start: Whether training was watched, so that ``since_step`` is known.
         """
         extremes = counts.extremes
         assert extremes is not None
@@ -198,47 +200,47 @@ class UnitRecord:
             exact=run_stage == "validation",
             bound=None if run_stage == "validation" else min(3 / extremes.inputs, 1.0),
             since_step=int(last_alive.min()) + 1 if dead_count and is_watched_from_start else None,
-            born=int((last_alive < 0).sum()) if is_watched_from_start else 0,
+            dead_from_start=int((last_alive < 0).sum()) if is_watched_from_start else 0,
             trend=trend,
             sparsity=sparsity,
             step=step,
         )
 
     def _trend(self, dead_count: int) -> Trend:
-        """Returns whether there are more or fewer dead units than in the previous epoch."""
+        """Returns the change of the number of dead units since the previous epoch."""
         previous_count = self._dead_counts[-1][1] if self._dead_counts else dead_count
         return "stable" if dead_count == previous_count else "rising" if dead_count > previous_count else "falling"
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the state as plain values."""
         training = self._extremes_by_stage["training"]
         return {
             "alive_at": self._alive_at.tolist(),
-            "training": training and [training.low.tolist(), training.high.tolist(), training.inputs],
+            "training_extremes": training and [training.low.tolist(), training.high.tolist(), training.inputs],
             "nonzero": [float(self._nonzero_sum), self._nonzero_batches],
-            "counts": [list(dead_count) for dead_count in self._dead_counts],
+            "dead_counts": [list(dead_count) for dead_count in self._dead_counts],
             "activity": self.activity and asdict(self.activity),
-            "dead": None if self.dead_units is None else self.dead_units.nonzero().flatten().tolist(),
-            "latest": None if self._last_batch_values is None else self._last_batch_values.tolist(),
+            "dead_units": None if self.dead_units is None else self.dead_units.nonzero().flatten().tolist(),
+            "last_batch_values": None if self._last_batch_values is None else self._last_batch_values.tolist(),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> UnitRecord:
-        """The record whose :meth:`state_dict` was ``state``, on the CPU."""
+        """Creates a record on the CPU from the result of :meth:`state_dict`."""
         record = cls(len(state["alive_at"]), 0, torch.device("cpu"))
         record._alive_at = torch.tensor(state["alive_at"], dtype=torch.int64)
-        if state["training"] is not None:
-            low, high, inputs = state["training"]
-            exact = torch.float64  # whatever it was: to compare, nothing is lost
+        if state["training_extremes"] is not None:
+            low, high, inputs = state["training_extremes"]
+            exact = torch.float64  # represents the values of all smaller types exactly
             record._extremes_by_stage["training"] = RunningExtremes(
                 torch.tensor(low, dtype=exact), torch.tensor(high, dtype=exact), inputs
             )
         record._nonzero_sum, record._nonzero_batches = state["nonzero"]
-        record._dead_counts.extend((step, dead) for step, dead in state["counts"])
+        record._dead_counts.extend((step, dead) for step, dead in state["dead_counts"])
         record.activity = state["activity"] and UnitActivity(**state["activity"])
-        if state["dead"] is not None:
+        if state["dead_units"] is not None:
             record.dead_units = torch.zeros(record.units, dtype=torch.bool)
-            record.dead_units[state["dead"]] = True
-        if state["latest"] is not None:
-            record._last_batch_values = torch.tensor(state["latest"], dtype=torch.float64)
+            record.dead_units[state["dead_units"]] = True
+        if state["last_batch_values"] is not None:
+            record._last_batch_values = torch.tensor(state["last_batch_values"], dtype=torch.float64)
         return record

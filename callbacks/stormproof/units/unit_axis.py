@@ -1,4 +1,4 @@
-"""Which dimension of a layer's output counts its units."""
+"""Determines the dimension of the units in the output of a layer or activation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTr
 
 
 def unit_dimension(consumer: nn.Module) -> int:
-    """The dimension of a layer's input that counts what it takes, from the end."""
+    """Returns the dimension of the units in the input of a layer, from the end (negative)."""
     return -1 - len(consumer.kernel_size) if isinstance(consumer, Convolution) else -1
 
 
 def output_units(layer: nn.Module) -> tuple[int, int] | None:
-    """The dimension of a layer's output that counts its units, from the end, and how many they are; None if unknown.
+    """Returns the dimension of the units in the output of a layer, from the end, and their number. None if unknown.
 
     Example:
         >>> output_units(nn.Linear(4, 8)), output_units(nn.Conv2d(3, 16, 3)), output_units(nn.Flatten())
@@ -30,23 +30,24 @@ def output_units(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def weight_shape(tensor: torch.Tensor) -> torch.Size:
-    """The shape of a tensor; sequences of several lengths, as a TransformerEncoder nests them, have the length 0."""
+    """Returns the shape of a tensor. Nested sequences, as in TransformerEncoder, have length 0."""
     if not tensor.is_nested:
         return tensor.shape
     return torch.Size([tensor.size(0), *[0] * (tensor.ndim - 2), tensor.size(-1)])
 
 
 def unit_axis(shape: torch.Size, layer_units: tuple[int, int] | None, *, gated: bool = False) -> int | None:
-    """Which dimension of an activation's output counts the units of the layer before it; None if none can be told.
+    """Returns the dimension of the units in the output of an activation, from the end. None if ambiguous.
 
-    It is where that layer had them if their number is still the same there; else where that number is found among the
-    last dimension and the second. Else it is the only one that does not count the samples, or of images behind a
-    convolution the channels. Where no layer tells, it is the second of four dimensions and more, and else the last.
+    1. The dimension of the units in the layer before it, if the size is unchanged.
+    2. Otherwise, the last or second dimension, if its size is the number of units.
+    3. Otherwise, the only dimension besides the batch dimension, or the channels of an image after a convolution.
+    4. Without a known layer, the second of four or more dimensions, otherwise the last.
 
     Args:
-        shape: of the activation's output, at least 2 dimensions.
-        layer_units: what :func:`output_units` said of the layer before it.
-        gated: whether one half of the layer's units is the gate of the other.
+        shape: Shape of the output. At least 2 dimensions.
+        layer_units: Result of :func:`output_units` for the layer before the activation.
+        gated: Whether one half of the layer's units gates the other half.
 
     Example:
         >>> unit_axis(torch.Size([4, 16, 10]), (-2, 16)), unit_axis(torch.Size([4, 10, 16]), (-2, 16))

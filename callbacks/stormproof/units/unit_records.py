@@ -1,4 +1,4 @@
-"""The records of all units of a network: what a batch adds to them, and what an epoch concludes."""
+"""Records of the unit activity of a network."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from stormproof.units.unit_activity import Stage, UnitRecord
 
 
 class UnitRecords:
-    """Counts the living and the dead of a network.
+    """Records the activity of all units of a network.
 
     Attributes:
-        records: of each place, in the order in which they were first seen.
+        records: Records by key, in the order of their first batch.
         start_step: Step at which recording started. None outside training.
     """
 
     def __init__(self) -> None:
         self.records: dict[ActivationKey, UnitRecord] = {}
         self.start_step: int | None = None
-        self._unit_counts: dict[ActivationKey, int] = {}  # of those that this process has seen
-        self._inconsistent_keys: set[ActivationKey] = (
-            set()
-        )  # the number of whose units changes: it is not units that are counted
+        self._unit_counts: dict[ActivationKey, int] = {}  # on this rank
+        # keys whose number of units changes between batches, so that the dimension cannot be the units
+        self._inconsistent_keys: set[ActivationKey] = set()
         self._warned_keys: set[ActivationKey] = set()
 
     def keys_by_name(self) -> dict[str, ActivationKey]:
-        """The places by name: the module's, with the layer before it where the module is called behind several."""
+        """Returns keys by name: the module, and ``@`` and the layer before it if the module is called after several."""
         calls = Counter(module for module, _ in self.records)
         return {
             module if calls[module] == 1 else f"{module}@{source_layer}": (module, source_layer)
@@ -43,11 +42,11 @@ class UnitRecords:
         }
 
     def records_by_name(self) -> dict[str, UnitRecord]:
-        """The records by name."""
+        """Returns records by name."""
         return {name: self.records[key] for name, key in self.keys_by_name().items()}
 
     def remove_missing(self, hooks: ActivationHooks) -> None:
-        """Forgets the places that a network does not have."""
+        """Removes records of watch points that the network does not have."""
         self.records = {key: record for key, record in self.records.items() if hooks.has(key[0])}
 
     def start_epoch(self, run_stage: Stage) -> None:
@@ -56,14 +55,14 @@ class UnitRecords:
             record.start_epoch(run_stage)
 
     def add(self, hooks: ActivationHooks, step: int, run_stage: Stage | None, batch_size: int | None) -> None:
-        """Adds a batch that was computed after ``step`` steps. Without a stage, it only shows which units are alive.
+        """Adds a batch. Without a stage, it only shows which units are alive.
 
         Args:
-            hooks: the network's.
-            step: the optimizer steps that were done.
+            hooks: Hooks of the network.
+            step: Number of completed optimizer steps.
             run_stage: Training or validation.
-            batch_size: samples in the batch, None if unknown; of a place whose first dimension is larger, as where that
-                counts the steps of sequences, no more inputs than these are counted.
+            batch_size: Maximum number of inputs to count for the batch. The first dimension of an output may be larger,
+                for example if it is the time of sequences. None if unknown.
         """
         for watch_point, source_layer, batch_extremes in hooks.pop_batch():
             key, units = (watch_point.name, source_layer), len(batch_extremes.low)
@@ -72,7 +71,7 @@ class UnitRecords:
             if key in self._inconsistent_keys:
                 continue
             low, high = batch_extremes.low, batch_extremes.high
-            if hooks.is_compiled:  # it may use their memory again
+            if hooks.is_compiled:  # a compiled network may reuse the memory
                 low, high = low.clone(), high.clone()
             samples = batch_extremes.samples if batch_size is None else min(batch_extremes.samples, batch_size)
             self._get_or_create(key, units, low.device).add(
@@ -82,16 +81,16 @@ class UnitRecords:
     def finish_epoch(
         self, run_stage: Stage, step: int, hooks: ActivationHooks, device: torch.device
     ) -> dict[str, RunningExtremes]:
-        """Counts an epoch over all ranks, which call this together. Sets the ``activity`` of each record.
+        """Ends an epoch and sets the ``activity`` of each record. All ranks must call this together.
 
         Args:
             run_stage: Training or validation.
-            step: the optimizer steps that are done.
-            hooks: the network's.
-            device: on which ranks communicate.
+            step: Number of completed optimizer steps.
+            hooks: Hooks of the network.
+            device: Device for communication between ranks.
 
         Returns:
-            the merged extremes by name, of the places that were seen.
+            Extremes over all ranks by name, of the watch points with inputs.
         """
         self._sync_keys(device)
         reduced_counts = all_reduce_counts([record.local_counts(run_stage) for record in self.records.values()], device)
@@ -109,26 +108,30 @@ class UnitRecords:
         return extremes_by_name
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        record_states = [{"module": key[0], "before": key[1], **self.records[key].state_dict()} for key in self.records]
-        return {"begin": self.start_step, "places": record_states}
+        """Returns the state as plain values."""
+        record_states = [
+            {"module": module, "source_layer": source_layer, **record.state_dict()}
+            for (module, source_layer), record in self.records.items()
+        ]
+        return {"start_step": self.start_step, "records": record_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from ``state``."""
-        self.start_step = state["begin"]
+        """Restores the state."""
+        self.start_step = state["start_step"]
         self.records = {
-            (record_state["module"], record_state["before"]): UnitRecord.from_state(record_state)
-            for record_state in state["places"]
+            (record_state["module"], record_state["source_layer"]): UnitRecord.from_state(record_state)
+            for record_state in state["records"]
         }
 
     def _get_or_create(self, key: ActivationKey, units: int, device: torch.device) -> UnitRecord:
+        """Returns the record of a key. Replaces it if the number of units has changed."""
         record = self.records.get(key)
         if record is None or record.units != units:
             record = self.records[key] = UnitRecord(units, self.start_step or 0, device)
         return record
 
     def _sync_keys(self, device: torch.device) -> None:
-        """Brings all ranks to the same places: what a network calls may depend on the data."""
+        """Gives all ranks the same keys. The modules that a network calls may depend on the data."""
         gathered_keys = all_gather(
             ([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys)
         )
@@ -138,8 +141,8 @@ class UnitRecords:
             self._inconsistent_keys |= {key for key, count in key_counts if units.setdefault(key, count) != count}
         for key in sorted(self._inconsistent_keys - self._warned_keys):
             rank_zero_warn(
-                f"{key[0]}: the dimension that was taken to count its units changes its size from batch to batch: "
-                "nothing is known of them"
+                f"{key[0]}: dead units cannot be detected, because the size of the unit dimension changes between "
+                "batches."
             )
         self._warned_keys |= self._inconsistent_keys
         consistent_keys = [key for key in units if key not in self._inconsistent_keys]
@@ -147,6 +150,7 @@ class UnitRecords:
 
 
 def _count_dead_kinds(extremes: RunningExtremes, hooks: ActivationHooks, module: str) -> dict[DeadUnitKind, int]:
+    """Returns the number of dead units by kind."""
     values = extremes.low[extremes.is_dead()].tolist()
     watch_point = hooks.get(module)
     if watch_point.has_pieces:

@@ -1,4 +1,4 @@
-"""A place at which units are watched, and what a batch leaves there."""
+"""A watch point of a network and the records of a batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stormproof.units.maxout_pieces import MaxoutPieces
 
 @dataclass
 class BatchExtremes:
-    """What a batch left at one place.
+    """Records of a batch at one watch point.
 
     Attributes:
-        low: (units,), the smallest output of each unit.
-        high: (units,), the largest.
-        samples: inputs.
-        nonzero_share: the share of outputs that are not 0, if asked for.
-        magnitudes: (units,), the mean absolute outputs, if asked for.
+        low: Minimum output of each unit, ``(units,)``.
+        high: Maximum output of each unit, ``(units,)``.
+        samples: Number of samples.
+        nonzero_share: Fraction of nonzero outputs. None unless requested.
+        magnitudes: Mean absolute output of each unit, ``(units,)``. None unless requested.
     """
 
     low: torch.Tensor
@@ -32,16 +32,16 @@ class BatchExtremes:
 
 @dataclass(frozen=True)
 class ActivationInput:
-    """A functional activation that a layer takes.
+    """Output of a functional activation as the input of a layer.
 
     Attributes:
-        before: the layer before it.
-        dimension: of the input, the one that counts the units.
-        positions: of units that were flattened with their positions, where they lie along it.
-        zero_only: whether its values tell no more of a unit than whether that is always 0.
+        source_layer: Layer before the activation.
+        dimension: Dimension of the units in the input.
+        positions: Positions of the units in this dimension. None if the units are in order.
+        zero_only: Whether the values only show if a unit is always 0.
     """
 
-    before: str | None
+    source_layer: str | None
     dimension: int
     positions: Positions
     zero_only: bool = False
@@ -49,22 +49,21 @@ class ActivationInput:
 
 @dataclass
 class WatchPoint:
-    """One place: the output of a module, or the input of a layer that consumes a functional activation.
+    """Watch point: the output of a module, or the input of a layer that consumes a functional activation.
 
     Attributes:
-        name: of that module.
-        module: it.
-        function: the activation's name, as far as known.
-        extremes_by_source: of the batch that passes, by the layer before it (None if none is known).
-        traced_sources: by the layer that was called last before it, the one whose output it takes and the dimension of
-            the units, as far as they were traced.
-        batch_norms: by the layer before it, the batch norm between the two.
-        activation_inputs: what it takes, by the number of its call in a batch: of a layer that is called again and
-            again, the input may be an activation's output in some calls only.
-        has_other_inputs: whether some call took something else, in the batch that was traced.
-        call_index: the calls so far in the batch that passes.
-        was_called: whether anything has passed it.
-        is_ambiguous: whether something has of which it cannot be told which dimension counts the units.
+        name: Name of the module.
+        module: The module.
+        function: Name of the activation, if known.
+        extremes_by_source: Records of the current batch by the layer before the watch point (None if unknown).
+        traced_sources: Layer before the watch point and dimension of the units, by the layer that was called last.
+        batch_norms: Batch norm between the layer and the watch point, by layer.
+        activation_inputs: Inputs by index of the call within a batch. If a layer is called repeatedly, some of its
+            inputs may be activations and others not.
+        has_other_inputs: Whether an input in the traced batch was not an activation.
+        call_index: Number of calls in the current batch.
+        was_called: Whether the module was called.
+        is_ambiguous: Whether the dimension of the units is unknown for an output.
     """
 
     name: str
@@ -81,12 +80,12 @@ class WatchPoint:
 
     @property
     def current_input(self) -> ActivationInput | None:
-        """What it takes in the call that comes now: if that is always the same, also in calls more than were traced."""
+        """Input of the next call. Untraced calls have the input of the first call if all traced inputs are equal."""
         return self.activation_inputs.get(
             self.call_index, None if self.has_other_inputs else self.activation_inputs.get(0)
         )
 
     @property
     def has_pieces(self) -> bool:
-        """Whether it is pieces that are watched, and not units."""
+        """True if pieces of Maxout units are watched instead of units."""
         return isinstance(self.module, MaxoutPieces)

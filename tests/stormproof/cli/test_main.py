@@ -11,6 +11,8 @@ from stormproof.checkpoint import Lease, Store
 from stormproof.cli import main
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_state, make_store
 
+FOREIGN = "last.ckpt is not a checkpoint of CheckpointRecovery; to resume from it: stormproof adopt"
+
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """The exit code, what was said, and what was complained of."""
@@ -34,7 +36,7 @@ def test_verify_names_each_checkpoint_and_where_a_start_goes_on(
         "000003-step-30  good",
         "000002-step-20  good",
         "000001-step-10  good",
-        "the next start goes on from 000003-step-30",
+        "the next start resumes from 000003-step-30",
     ]
 
 
@@ -48,10 +50,10 @@ def test_verify_names_each_bad_one_with_its_reason(store: Store, capsys: pytest.
     lines = captured.splitlines()
     assert lines[:3] == [
         "000003-step-30  bad: its manifest was changed after it was written",
-        "000002-step-20  lost: it was committed, and its files are gone",
+        "000002-step-20  lost: it was committed, but its files are missing",
         "000001-step-10  bad: its content was changed after it was committed",
     ]
-    assert lines[-1] == "there is no good checkpoint: a start is refused"
+    assert lines[-1] == "there is no good checkpoint: the next start is refused"
 
 
 def test_verify_tells_of_a_damaged_log_and_of_what_is_foreign(store: Store, capsys: pytest.CaptureFixture[str]):
@@ -60,7 +62,7 @@ def test_verify_tells_of_a_damaged_log_and_of_what_is_foreign(store: Store, caps
     code, captured, _ = _run(capsys, "verify", store.folder)
     assert code == 74
     assert re.search(r"^commits\.log +damaged: ", captured, re.MULTILINE)
-    assert f"last.ckpt is not ours; to go on from it: stormproof adopt {store.folder / 'last.ckpt'}" in captured
+    assert f"{FOREIGN} {store.folder / 'last.ckpt'}" in captured
 
 
 def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -75,7 +77,7 @@ def test_verify_where_nothing_is_to_verify_is_a_mistake(tmp_path: Path, capsys: 
     (tmp_path / "last.ckpt").touch()
     code, captured, complaint = _run(capsys, "verify", tmp_path)
     assert (code, captured) == (2, "")
-    assert complaint.startswith(f"stormproof: {tmp_path} holds no checkpoint. last.ckpt is not ours")
+    assert complaint.startswith(f"stormproof: {tmp_path} contains no checkpoint. last.ckpt is not a checkpoint of")
 
 
 def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[str]):
@@ -97,7 +99,7 @@ def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[st
         "000002-step-20 is bad: its manifest was changed after it was written",
         "000001-step-10 is in quarantine: its content was changed after it was committed",
         "000004-step-140 is in quarantine: it holds numbers that are not finite",
-        f"last.ckpt is not ours; to go on from it: stormproof adopt {store.folder / 'last.ckpt'}",
+        f"{FOREIGN} {store.folder / 'last.ckpt'}",
     ]
     assert max(map(len, lines[:3])) <= 80
 
@@ -108,7 +110,7 @@ def test_list_shows_one_that_is_not_finite(store: Store, capsys: pytest.CaptureF
 
 
 def test_list_of_an_empty_folder_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert _run(capsys, "list", tmp_path)[:2] == (0, f"{tmp_path} holds no checkpoint\n")
+    assert _run(capsys, "list", tmp_path)[:2] == (0, f"{tmp_path} contains no checkpoint\n")
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,9 @@ def test_adopt_says_what_it_did(run_folder: bool, store: Store, tmp_path: Path, 
     code, captured, _ = _run(capsys, "adopt", source, "--into", into)
     assert code == 0
     assert captured.splitlines()[0] == (
-        f"adopted as {store.folder / '000004-step-600.ckpt'}: step 600, epoch 6; {source} stays as it is"
+        f"adopted as {store.folder / '000004-step-600.ckpt'}: step 600, epoch 6; {source} is unchanged"
     )
-    assert "goes on from it and not from 000003-step-30" in captured
+    assert "the next start resumes from it instead of 000003-step-30, but" in captured
     latest = store.latest_checkpoint()
     assert latest is not None
     assert latest.adopted
@@ -145,20 +147,20 @@ def test_adopt_goes_to_the_files_own_folder(tmp_path: Path, capsys: pytest.Captu
     torch.save(make_state(600), tmp_path / "last.ckpt")
     code, captured, _ = _run(capsys, "adopt", tmp_path / "last.ckpt")
     assert (code, Store(tmp_path).read_checkpoints()[0].step) == (0, 600)
-    assert "goes on from it; that" in captured
+    assert "the next start resumes from it, but not bit for bit" in captured
 
 
 MISTAKES = {
     "no command": ([], "the following arguments are required: COMMAND"),
     "no such command": (["frobnicate"], "invalid choice: 'frobnicate'"),
     "no folder": (["list"], "the following arguments are required: DIR"),
-    "a folder that is not there": (["list", "missing"], "missing is not there: give a folder of checkpoints"),
-    "a file": (["verify", "file"], "file is no folder: give a folder of checkpoints"),
+    "a folder that is not there": (["list", "missing"], "missing does not exist: pass a folder of checkpoints"),
+    "a file": (["verify", "file"], "file is not a folder: pass a folder of checkpoints"),
     "an object store": (["list", "s3://bucket/run"], "s3://bucket/run is no folder of this machine"),
     "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is no file"),
     "adopt no checkpoint": (["adopt", "file"], "file is not adopted: it is no whole zip archive"),
     "adopt to an object store": (["adopt", "file", "--into", "s3://bucket"], "s3://bucket is no folder"),
-    "doctor of nothing": (["doctor", "missing"], "missing is not there"),
+    "doctor of nothing": (["doctor", "missing"], "missing does not exist"),
 }
 
 
@@ -215,13 +217,13 @@ def test_doctor_numbers_what_it_finds_in_the_width_of_the_terminal(
         assert lines[0] == "1. a checkpoint is damaged"
         assert lines[1].split() == ["where", str(store.folder / "000003-step-30.ckpt")]
         assert lines[2] == "   why   its content was changed after it was committed"
-        assert "2. last.ckpt: saved by Lightning itself" in lines
-        assert lines[-1] == "2 found"
+        assert "2. last.ckpt: saved by Lightning's ModelCheckpoint" in lines
+        assert lines[-1] == "2 risks found"
         assert max(len(line) for line in lines if "/" not in line) <= width
 
 
 def test_doctor_without_a_folder_looks_at_the_installation(capsys: pytest.CaptureFixture[str]):
-    assert _run(capsys, "doctor") == (0, "nothing found that would lose work\n", "")
+    assert _run(capsys, "doctor") == (0, "no risks found\n", "")
 
 
 def test_doctor_finds_the_address_of_an_object_store(capsys: pytest.CaptureFixture[str]):
@@ -243,7 +245,7 @@ def test_the_command_is_installed_and_its_exit_code_is_that_of_the_process(store
     assert _process("verify", store.folder).returncode == 74
     mistake = _process("verify", "missing", cwd=store.folder)
     assert (mistake.returncode, mistake.stdout) == (2, "")
-    assert mistake.stderr.startswith("stormproof: missing is not there")
+    assert mistake.stderr.startswith("stormproof: missing does not exist")
     assert mistake.stderr.count("\n") == 1
 
 

@@ -118,7 +118,7 @@ def test_where_none_is_good_training_ends_with_code_76(tmp_path: Path):
         for file in tmp_path.glob("*.ckpt"):
             flip_bit(file)
 
-    with pytest.raises(DivergedError, match="no good checkpoint to go back to in ") as ended:
+    with pytest.raises(DivergedError, match="no good checkpoint to roll back to in ") as ended:
         fit_with_rollback(tmp_path, flip_all)
     assert ended.value.exit_code == 76
 
@@ -130,7 +130,9 @@ def test_a_rank_that_cannot_read_it_ends_all_with_code_74(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    with pytest.raises(StorageError, match=f"rank 0 cannot go back to a checkpoint: .*-step-4.ckpt: {error}"):
+    with pytest.raises(
+        StorageError, match=f"rank 0 cannot read the checkpoint for a rollback: .*-step-4.ckpt: {error}"
+    ):
         fit_with_rollback(tmp_path, lambda: monkeypatch.setattr(rollback, "torch", SimpleNamespace(load=fail)))
 
 
@@ -138,7 +140,7 @@ def test_what_cannot_be_set_aside_ends_nothing(tmp_path: Path, monkeypatch: pyte
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space")
 
-    with pytest.warns(match="could not be set aside: no space"):
+    with pytest.warns(match="could not be moved to quarantine/: no space"):
         back = fit_with_rollback(tmp_path, lambda: monkeypatch.setattr(Store, "quarantine", fail))
     assert back.restored_entry is not None
 

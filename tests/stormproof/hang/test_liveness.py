@@ -18,8 +18,8 @@ def poll_ranks(
     ranks: list[LivenessPoll], now: float, stalled_ranks: set[int], exited_ranks: set[int] = frozenset()
 ) -> list[bool]:  # type: ignore[assignment]
     return [
-        roll_call.timed_out(now, is_stalled=rank in stalled_ranks)
-        for rank, roll_call in enumerate(ranks)
+        poll.timed_out(now, is_stalled=rank in stalled_ranks)
+        for rank, poll in enumerate(ranks)
         if rank not in exited_ranks
     ]
 

@@ -41,12 +41,12 @@ def test_the_kind_of_a_wait_is_told_by_the_innermost_that_is_known(files: list[s
 
 
 def test_a_thread_that_has_ended_stands_nowhere():
-    assert describe_wait([]) == "the thread that trains has ended"
+    assert describe_wait([]) == "the training thread has ended"
     assert thread_stack(-1) == []
 
 
 def test_a_collective_that_has_not_completed_is_named():
-    assert describe_wait(make_stack(), "nccl:all_gather").endswith("with nccl:all_gather not completed")
+    assert describe_wait(make_stack(), "nccl:all_gather").endswith(", nccl:all_gather not completed")
 
 
 def make_collective(name: str, state: str, retired: bool) -> dict[str, Any]:
@@ -80,17 +80,17 @@ def waiting() -> Iterator[threading.Thread]:
 
 def test_a_report_has_the_stacks_of_all_threads_and_the_collectives(waiting: threading.Thread):
     text = format_report(threading.get_ident(), [make_collective("nccl:all_gather", "started", False)])
-    assert "the thread that trains (MainThread)" in text
+    assert "training thread (MainThread)" in text
     assert "test_a_report_has_the_stacks" in text
     assert "thread waits-for-ever:" in text
-    assert "  nccl:all_gather, number 3 of group default_pg, of sizes [[10]]: begun 5 s ago, NOT completed" in text
+    assert "  nccl:all_gather, number 3 in group default_pg, sizes [[10]]: started 5 s ago, NOT completed" in text
 
 
 def test_without_a_process_group_there_are_no_collectives():
     collectives = last_collectives()
     assert collectives == []
     text = format_report(threading.get_ident(), collectives)
-    assert "the newest first" not in text
+    assert "newest first" not in text
 
 
 def test_a_flight_recorder_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
@@ -98,5 +98,5 @@ def test_a_flight_recorder_that_does_not_answer_is_not_waited_for(monkeypatch: p
     monkeypatch.setattr("stormproof.hang.report.FLIGHT_RECORDER_TIMEOUT", 0.05)
     monkeypatch.setattr("stormproof.hang.report._dump_flight_recorder", finished.wait)
     assert last_collectives() is None
-    assert "torch's flight recorder does not answer" in format_report(threading.get_ident(), None)
+    assert "torch's flight recorder did not answer" in format_report(threading.get_ident(), None)
     finished.set()

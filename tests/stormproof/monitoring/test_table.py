@@ -13,12 +13,12 @@ from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 pytestmark = LIGHTNING_WARNING_FILTERS
 
 EXACT = UnitActivity(
-    layer="net.0", units=64, dead=64, kinds={"zero": 64}, inputs=1000, exact=True, bound=None, since_step=0, born=64,
-    trend="stable", sparsity=None, step=5,
+    layer="net.0", units=64, dead=64, kinds={"zero": 64}, inputs=1000, exact=True, bound=None, since_step=0,
+    dead_from_start=64, trend="stable", sparsity=None, step=5,
 )  # fmt: skip
 SAMPLED = replace(EXACT, exact=False, bound=3 / 1000)
-SOME = {"dead": 20, "kinds": {"zero": 20}, "born": 0}
-NONE = {"dead": 0, "kinds": {}, "born": 0, "since_step": None}
+SOME = {"dead": 20, "kinds": {"zero": 20}, "dead_from_start": 0}
+NONE = {"dead": 0, "kinds": {}, "dead_from_start": 0, "since_step": None}
 
 
 @pytest.mark.parametrize(

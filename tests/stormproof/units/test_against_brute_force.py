@@ -11,7 +11,7 @@ from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 pytestmark = [
     pytest.mark.slow,
     *LIGHTNING_WARNING_FILTERS,
-    pytest.mark.filterwarnings("ignore:.*cannot be told.*"),
+    pytest.mark.filterwarnings("ignore:.*consuming layer is unknown.*"),
 ]  # said of functions that no layer takes
 VALIDATED = 7  # in batches of four: the last one has three
 

@@ -27,7 +27,7 @@ from tests.stormproof.units.unit_fits import (
 )
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*consuming layer is unknown.*")]
 
 
 def functional_loop(net: Any, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_a_place_that_a_later_pass_does_not_see_is_known_no_longer():
 
 def test_an_activation_that_is_never_called_is_said_to_be_unknown():
     net = NamedLayers(lambda net, x: net.a(x), a=make_linear(1), act=nn.ReLU())
-    with pytest.warns(UserWarning, match="nothing has passed net.act: nothing is known"):
+    with pytest.warns(UserWarning, match="net.act: dead units cannot be detected, because the module was not called"):
         result = fit(net, make_inputs(8, 6), make_inputs(7, 6))
     assert result.dead.dead_units == {}
 

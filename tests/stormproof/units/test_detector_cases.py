@@ -22,7 +22,7 @@ from tests.stormproof.units.unit_fits import (
 )
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.filterwarnings("ignore:.*consuming layer is unknown.*")]
 
 
 class OwnPlus(nn.Module):

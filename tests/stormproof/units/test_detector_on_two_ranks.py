@@ -97,7 +97,7 @@ def fit(
         warnings.simplefilter("always")
         pl_trainer.fit(module, train, val)
     return {
-        "said": [sentence for record in records if "nothing has passed" in (sentence := str(record.message))],
+        "said": [sentence for record in records if "was not called" in (sentence := str(record.message))],
         "dead": {name: units.tolist() for name, units in dead.dead_units.items()},
         "activity": {name: asdict(activity) for name, activity in dead.activity.items()},
         "counts": dead.dead_counts,
@@ -188,13 +188,13 @@ def test_a_part_that_one_rank_alone_calls_is_known_to_both(ranks: list[dict[str,
 
 def test_the_last_sign_of_life_is_that_of_any_rank(ranks: list[dict[str, Any]]):
     activity = ranks[0]["killed"]["activity"]["net.act"]
-    assert (activity["dead"], activity["born"], activity["since_step"]) == (2, 1, 0)
+    assert (activity["dead"], activity["dead_from_start"], activity["since_step"]) == (2, 1, 0)
     assert ranks[0]["killed"]["counts"]["net.act"] == [(2, 1), (4, 2)]
 
 
 def test_who_has_lived_on_any_rank_was_not_born_dead(ranks: list[dict[str, Any]]):
     activity = ranks[0]["seen in training"]["activity"]["net.act"]
-    assert (activity["dead"], activity["born"]) == (3, 1)
+    assert (activity["dead"], activity["dead_from_start"]) == (3, 1)
 
 
 def test_only_what_is_dormant_on_all_ranks_together_is_revived(ranks: list[dict[str, Any]]):

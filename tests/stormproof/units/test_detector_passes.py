@@ -66,11 +66,14 @@ def test_the_sanity_check_is_no_pass_but_a_sign_of_life():
     )
     assert result.dead.dead_counts == {"net.act": [(2, 3)]}
     activity = result.dead.activity["net.act"]
-    assert (activity.born, activity.since_step) == (2, 0)  # unit 0 was alive, the others are not known to have been
+    assert (activity.dead_from_start, activity.since_step) == (
+        2,
+        0,
+    )  # unit 0 was alive, the others are not known to have been
     lonely = fit(
         SignedUnits(), train, ABOVE, OnStep(1, kill), optimizer=zero_lr_optimizer, dead=make_detector(every_n_steps=1)
     )
-    assert lonely.dead.activity["net.act"].born == 3
+    assert lonely.dead.activity["net.act"].dead_from_start == 3
 
 
 def test_a_validation_that_is_interrupted_is_not_published():
@@ -206,7 +209,7 @@ def test_death_in_training_is_told_from_death_at_initialization(every: int, sinc
         dead=make_detector(every_n_steps=every),
     )
     activity = result.dead.activity["net.1"]
-    assert (activity.dead, activity.born, activity.since_step) == (2, 1, 0)
+    assert (activity.dead, activity.dead_from_start, activity.since_step) == (2, 1, 0)
     alone = fit(
         mlp(6, 4, 1),
         make_inputs(16, 6),
@@ -216,7 +219,7 @@ def test_death_in_training_is_told_from_death_at_initialization(every: int, sinc
         dead=make_detector(every_n_steps=every),
     )
     activity = alone.dead.activity["net.1"]
-    assert (activity.dead, activity.born, activity.since_step) == (1, 0, since)
+    assert (activity.dead, activity.dead_from_start, activity.since_step) == (1, 0, since)
 
 
 def test_the_running_epoch_distinguishes_units_that_died_in_training():
@@ -227,7 +230,7 @@ def test_the_running_epoch_distinguishes_units_that_died_in_training():
     observe = OnStep(7, lambda _: observed.append(detector.running_activity["net.1"]))
     fit(net, make_inputs(16, 6), None, kill, observe, optimizer=zero_lr_optimizer, dead=detector, max_epochs=2)
     (activity,) = observed
-    assert (activity.dead, activity.born, activity.since_step) == (2, 1, 0)
+    assert (activity.dead, activity.dead_from_start, activity.since_step) == (2, 1, 0)
 
 
 def test_a_unit_that_a_pass_finds_alive_was_alive_then():
@@ -238,7 +241,7 @@ def test_a_unit_that_a_pass_finds_alive_was_alive_then():
     result = fit(SignedUnits(), still_, val, kill, optimizer=zero_lr_optimizer, max_epochs=2)
     activity = result.dead.activity["net.act"]
     assert result.dead.dead_counts["net.act"] == [(2, 1), (4, 3)]
-    assert (activity.born, activity.since_step) == (1, 0)
+    assert (activity.dead_from_start, activity.since_step) == (1, 0)
     alone = fit(
         mlp(1, 1, 1),
         still_,
@@ -248,7 +251,7 @@ def test_a_unit_that_a_pass_finds_alive_was_alive_then():
         max_epochs=2,
     )
     assert alone.dead.dead_counts["net.1"] == [(2, 0), (4, 1)]
-    assert (alone.dead.activity["net.1"].born, alone.dead.activity["net.1"].since_step) == (0, 3)
+    assert (alone.dead.activity["net.1"].dead_from_start, alone.dead.activity["net.1"].since_step) == (0, 3)
 
 
 def test_batches_of_one_input_show_life_one_beside_the_other():
@@ -258,7 +261,7 @@ def test_batches_of_one_input_show_life_one_beside_the_other():
     pl_trainer = make_trainer(callbacks=[kill, dead])
     pl_trainer.fit(module, make_loader(make_inputs(8, 6), 1), make_loader(make_inputs(7, 6), 1))
     activity = dead.activity["net.1"]
-    assert (activity.dead, activity.born) == (2, 1)
+    assert (activity.dead, activity.dead_from_start) == (2, 1)
 
 
 def test_the_dead_become_more_stay_or_become_fewer():
@@ -326,7 +329,7 @@ def test_a_second_training_with_one_callback_begins_anew():
     set_unit_weights(net[0], 0, bias=-100)
     second = fit(net, make_inputs(12, 6), dead=dead)
     activity = second.dead.activity["net.1"]
-    assert (activity.inputs, activity.dead, activity.born, activity.since_step) == (12, 1, 1, 0)
+    assert (activity.inputs, activity.dead, activity.dead_from_start, activity.since_step) == (12, 1, 1, 0)
     assert second.dead.dead_counts == {"net.1": [(3, 1)]}
     second_fit = fit(
         nn.Sequential(make_linear(3), nn.Tanh(), make_linear(1, 3)), make_inputs(8, 6), make_inputs(7, 6), dead=dead
@@ -342,7 +345,7 @@ def test_a_training_that_goes_on_goes_on():
         running.fit_loop.max_epochs = epochs
         running.fit(module, make_loader(make_inputs(8, 6)), make_loader(make_inputs(7, 6)))
     assert dead.dead_counts == {"net.1": [(2, 1), (4, 1)]}
-    assert dead.activity["net.1"].born == 1
+    assert dead.activity["net.1"].dead_from_start == 1
 
 
 @pytest.mark.parametrize(("samples", "logged"), [(1, False), (2, True)])

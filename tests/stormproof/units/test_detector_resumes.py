@@ -127,7 +127,7 @@ def test_a_batch_of_one_is_compared_with_the_one_before_the_checkpoint(tmp_path:
         return dead.state_dict()
 
     expected = fit(make_detector(every_n_steps=1), Save(tmp_path / "x.ckpt", 3))
-    assert max(expected["census"]["places"][0]["alive_at"]) == 3
+    assert max(expected["unit_records"]["records"][0]["alive_at"]) == 3
     assert fit(make_detector(every_n_steps=1), ckpt_path=tmp_path / "x.ckpt") == expected
 
 
@@ -190,9 +190,9 @@ def test_an_epoch_at_which_it_did_not_look_is_no_reason_to_complain(
     for epochs, ckpt_path in ((1, None), (2, tmp_path / "x.ckpt")):
         net = torch.compile(BothHeads(), backend="eager", fullgraph=True) if compiled else BothHeads()
         pl_trainer = make_trainer(callbacks=[make_detector(), Save(tmp_path / "x.ckpt", 2)], max_epochs=epochs)
-        with pytest.warns(UserWarning, match="no sanity check") if compiled else nullcontext():
+        with pytest.warns(UserWarning, match="there was no sanity check") if compiled else nullcontext():
             pl_trainer.fit(TrainingModule(net), resumable(make_loader(make_inputs(8, 6))), ckpt_path=ckpt_path)
-    assert not [record for record in recwarn if "nothing has passed" in str(record.message)]
+    assert not [record for record in recwarn if "was not called" in str(record.message)]
 
 
 def test_a_network_that_lost_a_layer_loses_what_was_known_of_it(tmp_path: Path):

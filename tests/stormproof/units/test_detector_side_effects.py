@@ -164,16 +164,16 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
         restored = make_detector(every_n_steps=1, reinit_every_n_steps=2)
         restored.load_state_dict(json.loads(json.dumps(state)))
         assert restored.state_dict() == state
-    assert states[0]["census"]["places"][0]["training"] is not None
+    assert states[0]["unit_records"]["records"][0]["training_extremes"] is not None
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"every_n_steps": 0}, "every_n_steps is 0; it must be a whole number, at least 1"),
-        ({"reinit_every_n_steps": 0}, "reinit_every_n_steps is 0; it must be a whole number, at least 1"),
-        ({"dormant_threshold": -0.1}, "dormant_threshold is -0.1; it must be at least 0"),
-        ({"dormant_threshold": float("nan")}, "dormant_threshold is nan; it must be at least 0"),
+        ({"every_n_steps": 0}, "`every_n_steps` must be an integer of at least 1, got 0"),
+        ({"reinit_every_n_steps": 0}, "`reinit_every_n_steps` must be an integer of at least 1, got 0"),
+        ({"dormant_threshold": -0.1}, "`dormant_threshold` must be at least 0, got -0.1"),
+        ({"dormant_threshold": float("nan")}, "`dormant_threshold` must be at least 0, got nan"),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(options: dict[str, Any], sentence: str):

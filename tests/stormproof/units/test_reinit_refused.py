@@ -158,9 +158,9 @@ def test_what_it_cannot_it_leaves_alone_and_says_so_once(case: str):
         if interval is None:
             pl_trainer.fit(module, make_loader(make_inputs(8, 6)))
         else:
-            with pytest.warns(UserWarning, match="its dormant units are not revived") as records:
+            with pytest.warns(UserWarning, match="dormant units are not reinitialized") as records:
                 pl_trainer.fit(module, make_loader(make_inputs(8, 6)))
-            assert len([record for record in records if "are not revived" in str(record.message)]) == 1
+            assert len([record for record in records if "are not reinitialized" in str(record.message)]) == 1
         assert not sum(dead.reinitialized.values())
         ends.append(net.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1])

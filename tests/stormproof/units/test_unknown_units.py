@@ -77,7 +77,7 @@ UNREPORTED = {
 @pytest.mark.parametrize("case", UNREPORTED)
 def test_a_dimension_that_cannot_be_told_is_said_and_nothing_is_counted_along_it(case: str):
     net = copy.deepcopy(UNREPORTED[case])
-    with pytest.warns(UserWarning, match=r"net\.relu: it cannot be told which dimension"):
+    with pytest.warns(UserWarning, match=r"net\.relu: dead units cannot be detected, because the unit dimension"):
         result = fit(net, make_inputs(8, 5, 6), make_inputs(7, 5, 6))
     assert "net.relu" not in result.dead.activity
 
@@ -95,7 +95,9 @@ def test_a_number_of_units_that_changes_is_refused():
 
     val = torch.cat([torch.full((4, 6), -1.0), torch.ones(4, 6)])
     net = Net(lambda net, x: net.relu(net.own(x)).sum(1, keepdim=True), own=Own(), relu=nn.ReLU())
-    with pytest.warns(UserWarning, match=r"net\.relu: the dimension .* changes its size"):
+    with pytest.warns(
+        UserWarning, match=r"net\.relu: dead units cannot be detected, because the size of the unit dimension changes"
+    ):
         result = fit(net, val, val, num_sanity_val_steps=0)
     assert result.dead.activity == {}
 
@@ -137,7 +139,7 @@ LOST = {
 @pytest.mark.parametrize("case", LOST)
 def test_a_function_that_no_layer_was_found_to_take_is_said(case: str):
     net = Net(LOST[case], a=nn.Linear(6, 8), out=nn.Linear(14, 2))
-    with pytest.warns(UserWarning, match=r"relu behind net\.a: it cannot be told"):
+    with pytest.warns(UserWarning, match=r"relu after net\.a: dead units cannot be detected"):
         fit(net, make_inputs(8, 6), make_inputs(7, 6))
 
 
@@ -168,7 +170,7 @@ def test_the_largest_of_some_outputs_does_not_pass_for_all_of_them(function: Any
     )
     val = make_inputs(7, 1, 12, 12)
     if told:
-        with pytest.warns(UserWarning, match=r"behind net\.conv: it cannot be told"):
+        with pytest.warns(UserWarning, match=r"after net\.conv: dead units cannot be detected"):
             assert fit(net, make_inputs(8, 1, 12, 12), val).dead.activity == {}
     else:
         assert fit(net, make_inputs(8, 1, 12, 12), val)["net.out"] == [unit == 3 for unit in range(8)]
@@ -277,7 +279,7 @@ def test_padding_hides_a_constant_but_for_zero(function: Any, told: bool):
 
     net = Net(padded, conv=kill_unit(nn.Conv1d(1, 4, 3), 2), out=nn.Conv1d(4, 2, 3))
     if told:
-        with pytest.warns(UserWarning, match=r"sigmoid behind net\.conv: it cannot be told"):
+        with pytest.warns(UserWarning, match=r"sigmoid after net\.conv: dead units cannot be detected"):
             assert fit(net, make_inputs(8, 1, 9), make_inputs(7, 1, 9)).dead.activity == {}
     else:
         assert fit(net, make_inputs(8, 1, 9), make_inputs(7, 1, 9))["net.out"] == [False, False, True, False]
@@ -310,4 +312,4 @@ def test_a_validation_alone_knows_what_is_dead_and_not_since_when(compiled: bool
     make_trainer(callbacks=[dead]).validate(module, make_loader(make_inputs(32, 6)), verbose=False)
     activity = dead.activity["net.out"]
     assert dead.dead_units["net.out"].nonzero().flatten().tolist() == [3]
-    assert (activity.dead, activity.since_step, activity.born, activity.exact) == (1, None, 0, True)
+    assert (activity.dead, activity.since_step, activity.dead_from_start, activity.exact) == (1, None, 0, True)

@@ -1,4 +1,4 @@
-"""What, in a folder of checkpoints, would lose work at the next start or the next crash."""
+"""Checks a folder of checkpoints for risks of data loss at the next start or crash."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stormproof.cli.doctor.risk import Risk
 
 
 def checkpoint_risks(folder: Path) -> list[Risk]:
-    """Reads every checkpoint of ``folder``, and changes nothing.
+    """Reads every checkpoint of ``folder`` and returns the risks. Changes nothing.
 
     Args:
-        folder: a folder of checkpoints that exists.
+        folder: Existing folder of checkpoints.
     """
     resolution = Store(folder).resolve(verify_all=True)
     lease, is_alive = _lease_risks(folder)
@@ -31,63 +31,59 @@ def checkpoint_risks(folder: Path) -> list[Risk]:
 
 
 def _lease_risks(folder: Path) -> tuple[list[Risk], bool]:
-    """What there is to say of the lease, and whether its owner lives."""
+    """Returns the risks of the lease, and whether its owner is running."""
     location = str(folder / "lease.json")
     try:
         owner = Lease.read_owner(folder)
         is_alive = Lease.is_held(folder)
     except LeaseError as error:
-        reason = "no run can begin here while it lies there"
+        reason = "no run can start in this folder while the file exists"
         return [Risk("the lease is not readable", location, reason, str(error))], False
     if owner is None:
         return [], False
     owner_description = f"process {owner.pid} on {owner.host}"
     if is_alive:
         reason = (
-            "what is copied, moved or removed there now may be half of what the run needs; a second start is refused"
+            "files that are copied, moved or removed now may be incomplete or needed by the run; a second start is "
+            "refused"
         )
-        return [
-            Risk(f"in use by {owner_description}, which lives", location, reason, "wait for that run, or stop it")
-        ], True
-    reason = "that run was killed: what it did after its newest checkpoint is lost unless it is started again"
+        return [Risk(f"in use by running {owner_description}", location, reason, "wait for that run or stop it")], True
+    reason = "that run was killed: all steps after its newest checkpoint are lost"
     return [
-        Risk(
-            f"a stale lease, of {owner_description}", location, reason, "start the run again: it takes the folder over"
-        )
+        Risk(f"a stale lease of {owner_description}", location, reason, "restart the run, which takes over the folder")
     ], False
 
 
 def _damaged_checkpoint_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
-    advice = "put a copy back; else the next start moves it to quarantine/ and goes on from an older one"
+    advice = "restore a copy; otherwise the next start moves it to quarantine/ and resumes from an older checkpoint"
     if resolution.chosen_checkpoint is None:
-        advice = "put a copy back: there is no good one to go on from, and a start is refused"
+        advice = "restore a copy: there is no good checkpoint, and the next start is refused"
     for bad_checkpoint in resolution.bad_checkpoints:
         yield Risk(
             "a checkpoint is damaged", str(folder / f"{bad_checkpoint.name}.ckpt"), bad_checkpoint.reason, advice
         )
     for name in resolution.lost_names:
-        reason = "it was committed, and its files are gone: nothing of ours removed them"
+        reason = "it was committed, but its files are missing: another program or user removed them"
         yield Risk("a checkpoint is lost", str(folder / f"{name}.ckpt"), reason, advice)
 
 
 def _single_checkpoint_risks(resolution: Resolution) -> Iterator[Risk]:
     if resolution.chosen_checkpoint is not None and not resolution.older_checkpoints:
         yield Risk(
-            "there is one good checkpoint, and no other",
+            "there is only one good checkpoint",
             str(resolution.chosen_checkpoint.path),
-            "if it is damaged there is nothing to go back to",
-            "let the run commit once more, or copy the file and its .json to another disk",
+            "if it is damaged, there is no older checkpoint to resume from",
+            "let the run commit another checkpoint, or copy the file and its .json to another disk",
         )
 
 
 def _commit_log_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
     if resolution.log_problems:
         yield Risk(
-            "the log of commits is damaged",
+            "the commit log is damaged",
             str(folder / "commits.log"),
-            f"{'; '.join(resolution.log_problems)}; without it a checkpoint that was lost looks as if it had never "
-            f"been",
-            "find out what writes there or what ails the disk; the next commit starts afresh",
+            f"{'; '.join(resolution.log_problems)}; without the log, a lost checkpoint is not detected",
+            "check the disk and other programs that write to the folder; the next commit starts a new log",
         )
 
 
@@ -96,18 +92,19 @@ def _foreign_file_risks(folder: Path, foreign_files: Sequence[str]) -> Iterator[
     other_names = [name for name in foreign_files if name not in lightning_names]
     if lightning_names:
         yield Risk(
-            f"{_format_names(lightning_names)}: saved by Lightning itself",
+            f"{_format_names(lightning_names)}: saved by Lightning's ModelCheckpoint",
             str(folder),
-            "ckpt_path='last' takes the newest by its date, torn or not, and begins at step 0 if there is none",
-            f"pass ckpt_path=recovery.latest_checkpoint(); to go on from it: "
+            "ckpt_path='last' resumes from the newest file by date, even if it is truncated, and starts at step 0 if "
+            "no file exists",
+            f"pass ckpt_path=recovery.latest_checkpoint(); to resume from this file: "
             f"{_adopt_command(folder / lightning_names[0])}",
         )
     if other_names:
         yield Risk(
-            f"{_format_names(other_names)}: not committed here",
+            f"{_format_names(other_names)}: not committed by CheckpointRecovery",
             str(folder),
-            "nothing tells whether such a file is whole, and the next start does not go on from it",
-            f"to go on from one: {_adopt_command(folder / other_names[0])}; else move it away",
+            "the file cannot be verified, and the next start does not resume from it",
+            f"to resume from it: {_adopt_command(folder / other_names[0])}; otherwise move it to another folder",
         )
 
 
@@ -116,10 +113,10 @@ def _leftover_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
     if leftover_names:
         size = sum((folder / name).lstat().st_size for name in leftover_names)
         yield Risk(
-            f"{_format_names(sorted(leftover_names))}, {size:,} bytes, left over from a kill",
+            f"{_format_names(sorted(leftover_names))}: {size:,} bytes left over from a killed run",
             str(folder),
-            "they take the room that the next checkpoint needs",
-            "the next start removes those of checkpoints; nobody needs any of them",
+            "these files use space that the next checkpoint may need",
+            "delete them; the next start deletes those of checkpoints",
         )
 
 

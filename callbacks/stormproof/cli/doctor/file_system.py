@@ -1,4 +1,4 @@
-"""Whether a folder's file system keeps what a commit needs: tried, not looked up."""
+"""Tests whether the file system of a folder supports the operations of a commit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from stormproof.cli.doctor.risk import Risk
 
 
 def file_system_risks(folder: Path) -> list[Risk]:
-    """What the file system of ``folder`` does not do, and what it has no room for.
+    """Returns risks of the file system of ``folder``: unsupported operations and too little space.
 
-    Files are made in a folder of their own there, which is removed again.
+    Creates files in a temporary subfolder and deletes it.
 
     Args:
-        folder: a folder of checkpoints that exists.
+        folder: Existing folder of checkpoints.
     """
     return [*_temporary_folder_risks(folder), *_operation_risks(folder), *_free_space_risks(folder)]
 
 
 def address_risks(address: str) -> list[Risk]:
-    """What is wrong with the place of checkpoints as it was worded: that it is no folder, but in an object store.
+    """Returns a risk if ``address`` is the address of an object store and not a folder.
 
     Args:
-        address: a path or an address.
+        address: Path or URL.
 
     Example:
         >>> [risk.summary for risk in address_risks("s3://bucket/run")], address_risks("runs/mine")
@@ -39,8 +39,8 @@ def address_risks(address: str) -> list[Risk]:
     try:
         Store(address)
     except ValueError as error:
-        advice = "save to a folder, and copy finished runs from there"
-        return [Risk("the address of an object store", address, f"nothing can be saved there: {error}", advice)]
+        advice = "save to a folder and copy finished runs to the object store"
+        return [Risk("the address of an object store", address, f"checkpoints cannot be saved there: {error}", advice)]
     return []
 
 
@@ -51,16 +51,16 @@ def _temporary_folder_risks(folder: Path) -> Iterator[Risk]:
         yield Risk(
             "there is no folder for temporary files",
             str(error),
-            "Lightning's own ModelCheckpoint writes there first, and cannot save without (CheckpointRecovery does not)",
-            "set TMPDIR to a folder that can be written to",
+            "Lightning's ModelCheckpoint writes temporary files and cannot save without (CheckpointRecovery can)",
+            "set TMPDIR to a writable folder",
         )
         return
     if temporary_folder.stat().st_dev != folder.stat().st_dev:
         yield Risk(
             "temporary files are on another file system",
             f"{temporary_folder} (TMPDIR), for {folder}",
-            "Lightning's own ModelCheckpoint writes there and then copies over the old file: killed in between, it "
-            "leaves a stump in the place of a good checkpoint (CheckpointRecovery writes in the folder itself)",
+            "Lightning's ModelCheckpoint writes to TMPDIR and then copies over the old file; a kill in between leaves "
+            "a truncated checkpoint instead of a good one (CheckpointRecovery writes to the folder itself)",
             "save with CheckpointRecovery, or set TMPDIR to a folder on the same file system",
         )
 
@@ -70,9 +70,9 @@ def _operation_risks(folder: Path) -> Iterator[Risk]:
         trial_folder = Path(tempfile.mkdtemp(prefix=".doctor.", dir=folder))
     except OSError as error:
         yield Risk(
-            "the folder cannot be written to",
+            "the folder is not writable",
             str(folder),
-            f"no checkpoint can be saved there: {error.strerror}",
+            f"checkpoints cannot be saved there: {error.strerror}",
             "change its owner or mode, or use another folder",
         )
         return
@@ -87,6 +87,7 @@ def _operation_risks(folder: Path) -> Iterator[Risk]:
 
 
 def _run_check(check: Callable[[Path], str | None], trial_folder: Path) -> str | None:
+    """Runs a check and returns its problem, or None."""
     try:
         return check(trial_folder)
     except (OSError, NotImplementedError) as error:
@@ -114,17 +115,17 @@ def _check_lock(trial_folder: Path) -> str | None:
     with filelock.FileLock(trial_folder / "lock"):
         try:
             with filelock.FileLock(trial_folder / "lock", timeout=0):
-                return "two locks of one file were given at once"
+                return "two locks of one file were acquired at once"
         except filelock.Timeout:
             return None
 
 
 _CHECKS = (
-    ("fsync does not work", "after a power cut, a checkpoint that was reported as saved may be gone", _check_fsync),
-    ("a rename does not replace a file", "a killed save may leave no whole file at all", _check_rename),
+    ("fsync does not work", "a checkpoint that was reported as saved may be lost in a power failure", _check_fsync),
+    ("a rename does not replace a file", "a kill while saving may leave no complete file", _check_rename),
     (
         "files cannot be locked",
-        "two runs may write to the folder at once, and each remove the other's files",
+        "two runs may write to the folder at the same time and delete each other's files",
         _check_lock,
     ),
 )
@@ -132,14 +133,13 @@ _CHECKS = (
 
 def _free_space_risks(folder: Path) -> Iterator[Risk]:
     sizes = [file.stat().st_size for file in folder.glob("*.ckpt") if file.is_file()]
-    checkpoint_count = Retention().keep_last + 1  # a new one is whole before an old one goes
+    checkpoint_count = Retention().keep_last + 1  # a new checkpoint is complete before an old one is deleted
     free_bytes = shutil.disk_usage(folder).free
     if sizes and free_bytes < checkpoint_count * max(sizes):
         yield Risk(
             f"{free_bytes / 1e9:.2f} GB are free, and the largest checkpoint has {max(sizes) / 1e9:.2f} GB",
             str(folder),
-            f"there must be room for {checkpoint_count}: a new one is written whole before an old one is removed; on "
-            f"a full disk "
-            "the run stops at its next save",
-            "make room, keep fewer checkpoints, or use another file system",
+            f"the file system must have space for {checkpoint_count} checkpoints, because a new one is complete before "
+            "an old one is deleted; on a full disk, the run stops at its next save",
+            "free space, keep fewer checkpoints, or use another file system",
         )

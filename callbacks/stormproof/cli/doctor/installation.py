@@ -1,4 +1,4 @@
-"""Releases of torch and Lightning that are known to lose work, or to run a stranger's code."""
+"""Checks for releases of torch and Lightning with known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COMPROMISED_RELEASES = {(2, 6, 2), (2, 6, 3)}
 
 
 def installation_risks(installed: Mapping[str, str] | None = None) -> list[Risk]:
-    """What is wrong with the installed releases.
+    """Returns the risks of the installed releases.
 
     Args:
-        installed: version by package; those of this environment by default.
+        installed: Versions by package. By default those of this environment.
 
     Example:
         >>> [risk.summary for risk in installation_risks({"torch": "2.9.1", "lightning": "2.6.6"})]
@@ -32,7 +32,7 @@ def _installed_versions() -> dict[str, str]:
     for package in ("torch", *LIGHTNING_PACKAGES):
         try:
             versions[package] = version(package)
-        except PackageNotFoundError:  # of the two Lightnings, one is enough
+        except PackageNotFoundError:  # one of the two Lightning packages is enough
             continue
     return versions
 
@@ -41,7 +41,7 @@ def _package_risks(package: str, version_number: str) -> Iterator[Risk]:
     release = _parse_release(version_number)
     if package == "torch" and release < (2, 6, 0):
         yield Risk(
-            f"torch {version_number} runs code out of a crafted checkpoint",
+            f"torch {version_number} runs code from a crafted checkpoint",
             sys.prefix,
             "torch.load runs it even with weights_only=True (CVE-2025-32434)",
             "pip install 'torch>=2.10'",
@@ -57,19 +57,19 @@ def _package_risks(package: str, version_number: str) -> Iterator[Risk]:
         yield Risk(
             f"{package} {version_number} was published by an attacker",
             sys.prefix,
-            "it may have run their code here, with all the rights that you have (GHSA-w37p-236h-pfx3)",
-            f"pip uninstall {package}; replace the keys and passwords that were within reach; install 2.6.6 or newer",
+            "it may have run their code with all your permissions (GHSA-w37p-236h-pfx3)",
+            f"pip uninstall {package}; replace all keys and passwords that it could read; install 2.6.6 or newer",
         )
     elif package in LIGHTNING_PACKAGES and release < (2, 6, 6):
         yield Risk(
-            f"{package} {version_number} runs code out of a crafted checkpoint",
+            f"{package} {version_number} runs code from a crafted checkpoint",
             sys.prefix,
-            "load_from_checkpoint runs it in spite of weights_only=True (CVE-2026-58659)",
+            "load_from_checkpoint runs it even with weights_only=True (CVE-2026-58659)",
             f"pip install '{package}>=2.6.6'",
         )
 
 
 def _parse_release(version_number: str) -> tuple[int, ...]:
-    """The first three numbers of a version; a local or development part does not count."""
+    """Returns the first three numbers of a version, without local and development parts."""
     match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version_number)
     return tuple(int(part or 0) for part in match.groups()) if match else (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Something that would lose work."""
+"""A risk of data loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Risk:
-    """What is found, where, why it would lose work, and what to do about it: each for a person to read."""
+    """A risk of data loss, as text for users.
+
+    Attributes:
+        summary: The problem.
+        location: File, folder or setting that has the problem.
+        reason: How it can lose data.
+        advice: How to fix it.
+    """
 
     summary: str
     location: str

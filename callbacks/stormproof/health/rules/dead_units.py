@@ -81,7 +81,10 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
             continue
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
             continue  # it is not the units
-        dead_share, died_share = activity.dead / activity.units, (activity.dead - activity.born) / activity.units
+        dead_share, died_share = (
+            activity.dead / activity.units,
+            (activity.dead - activity.dead_from_start) / activity.units,
+        )
         if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_share >= DIED_SHARE):
             continue
         yield Finding(
@@ -90,7 +93,11 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
             name,
             activity.since_step or 0,
             record.step,
-            {"dead": float(activity.dead), "units": float(activity.units), "from_the_start": float(activity.born)},
+            {
+                "dead": float(activity.dead),
+                "units": float(activity.units),
+                "from_the_start": float(activity.dead_from_start),
+            },
             "lower lr, use an activation without a flat side (nn.LeakyReLU, nn.ELU), and initialize for it "
             "(nn.init.kaiming_normal_, biases 0)",
         )

@@ -119,7 +119,7 @@ def check_high_learning_rate(record: Record) -> Iterator[Finding]:
     has_died = any(
         activity.units >= 4
         and activity.inputs >= MIN_INPUTS
-        and activity.dead - activity.born > DIED_SHARE * activity.units
+        and activity.dead - activity.dead_from_start > DIED_SHARE * activity.units
         for activity in record.unit_activity.values()
     )
     is_warming_up = any(group.is_rising for group in record.groups)

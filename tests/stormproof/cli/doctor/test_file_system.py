@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(tempfile, "mkdtemp", refused)
     risk = _check_one(tmp_path)
-    assert risk.summary == "the folder cannot be written to"
+    assert risk.summary == "the folder is not writable"
     assert "Read-only file system" in risk.reason
 
 
@@ -92,7 +92,7 @@ def _refusing(path: Path, timeout: float = -1) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "problem"), [(_NoLock, "two locks of one file were given at once"), (_refusing, "FileSystem does not")]
+    ("lock", "problem"), [(_NoLock, "two locks of one file were acquired at once"), (_refusing, "FileSystem does not")]
 )
 def test_locks_that_do_not_lock_are_told(lock: object, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(filelock, "FileLock", lock)

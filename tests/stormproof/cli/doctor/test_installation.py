@@ -8,17 +8,17 @@ TABLE = [
     ("torch", "2.10.0a0+git1234", None),
     ("torch", "2.9.1+cu128", "corrupts memory"),
     ("torch", "2.6.0", "corrupts memory"),
-    ("torch", "2.5.1", "runs code out of a crafted checkpoint"),
-    ("torch", "1.13.1", "runs code out of a crafted checkpoint"),
+    ("torch", "2.5.1", "runs code from a crafted checkpoint"),
+    ("torch", "1.13.1", "runs code from a crafted checkpoint"),
     ("pytorch-lightning", "2.6.6", None),
     ("pytorch-lightning", "2.7.0.dev1", None),
     ("pytorch-lightning", "2.10", None),
-    ("pytorch-lightning", "2.6.5", "runs code out of a crafted checkpoint"),
-    ("pytorch-lightning", "2.6.4.post1", "runs code out of a crafted checkpoint"),
+    ("pytorch-lightning", "2.6.5", "runs code from a crafted checkpoint"),
+    ("pytorch-lightning", "2.6.4.post1", "runs code from a crafted checkpoint"),
     ("pytorch-lightning", "2.6.3", "was published by an attacker"),
     ("lightning", "2.6.2", "was published by an attacker"),
-    ("lightning", "2.6", "runs code out of a crafted checkpoint"),
-    ("lightning", "not a version", "runs code out of a crafted checkpoint"),
+    ("lightning", "2.6", "runs code from a crafted checkpoint"),
+    ("lightning", "not a version", "runs code from a crafted checkpoint"),
 ]
 
 

@@ -28,18 +28,18 @@ def _touch(*names: str) -> Callable[[Path], object]:
 
 FINDINGS = {
     "damaged": (lambda f: flip_bit(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content was changed"),
-    "lost": (_lose_checkpoint, "a checkpoint is lost", "its files are gone"),
-    "log": (lambda f: flip_bit(f / "commits.log", 3), "the log of commits is damaged",
+    "lost": (_lose_checkpoint, "a checkpoint is lost", "its files are missing"),
+    "log": (lambda f: flip_bit(f / "commits.log", 3), "the commit log is damaged",
             "not those of the newest commit"),
-    "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not go on from it"),
-    "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning itself", "newest by its date"),
-    "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by", "by its date"),
+    "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not resume from it"),
+    "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning's ModelCheckpoint", "newest file by date"),
+    "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by", "by date"),
     "left over": (
-        _touch(".000009-step-9.ckpt.0123abcd.tmp"), ".000009-step-9.ckpt.0123abcd.tmp, 0 bytes, left over", "the room"
+        _touch(".000009-step-9.ckpt.0123abcd.tmp"), ".000009-step-9.ckpt.0123abcd.tmp: 0 bytes left over", "use space"
     ),
-    "left over of a lease": (_touch(".lease.json.0123abcd.tmp"), ".lease.json.0123abcd.tmp, 0 bytes", "the room"),
-    "a stale lease": (_kill_attempt, "a stale lease, of process 17 on ", "was killed"),
-    "a strange lease": (_touch("lease.json"), "the lease is not readable", "no run can begin"),
+    "left over of a lease": (_touch(".lease.json.0123abcd.tmp"), ".lease.json.0123abcd.tmp: 0 bytes", "use space"),
+    "a stale lease": (_kill_attempt, "a stale lease of process 17 on ", "was killed"),
+    "a strange lease": (_touch("lease.json"), "the lease is not readable", "no run can start"),
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_a_first_start_has_nothing_to_lose(tmp_path: Path):
 def test_one_good_checkpoint_alone_is_told(tmp_path: Path):
     store = make_store(tmp_path, [10])
     (risk,) = checkpoint_risks(tmp_path)
-    assert risk.summary == "there is one good checkpoint, and no other"
+    assert risk.summary == "there is only one good checkpoint"
     assert risk.location == str(store.read_checkpoints()[0].path)
 
 
@@ -72,7 +72,7 @@ def test_where_none_is_good_it_says_that_a_start_is_refused(tmp_path: Path):
     make_store(tmp_path, [10])
     os.truncate(tmp_path / "000001-step-10.ckpt", 10)
     (risk,) = checkpoint_risks(tmp_path)
-    assert "a start is refused" in risk.advice
+    assert "the next start is refused" in risk.advice
 
 
 def test_a_run_that_lives_is_told_and_its_temporary_files_are_not(tmp_path: Path):
@@ -81,6 +81,6 @@ def test_a_run_that_lives_is_told_and_its_temporary_files_are_not(tmp_path: Path
     try:
         (tmp_path / ".000009-step-9.ckpt.0123abcd.tmp").touch()
         (risk,) = checkpoint_risks(tmp_path)
-        assert risk.summary.startswith(f"in use by process {os.getpid()} on ")
+        assert risk.summary.startswith(f"in use by running process {os.getpid()} on ")
     finally:
         lease.release()

@@ -36,8 +36,8 @@ from tests.stormproof.health.rules.records import (
 Rule = Callable[[Record], Iterator[Finding]]
 
 
-def make_unit_record(dead: int, born: int = 0, count: int = 1000, exact: bool = False) -> UnitActivity:
-    return UnitActivity("a", 100, dead, {}, count, exact, None, 3, born, "stable", None, 20)
+def make_unit_record(dead: int, dead_from_start: int = 0, count: int = 1000, exact: bool = False) -> UnitActivity:
+    return UnitActivity("a", 100, dead, {}, count, exact, None, 3, dead_from_start, "stable", None, 20)
 
 
 def make_probes(count: int = 5, **changes: Any) -> list[Probe]:
@@ -88,7 +88,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         count=40)}),
     ),
     "a layer that dies": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
-    unit_activity={"net.1": make_unit_record(60, born=5)})),
+    unit_activity={"net.1": make_unit_record(60, dead_from_start=5)})),
     "probabilities for "
     "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES, probes=make_probes(sums_to_one=True))),
     "logits for logarithms": (
@@ -230,13 +230,13 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "units that few inputs let seem dead in a warm-up": (
         optimizers.check_high_learning_rate,
-        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(60, born=5, count=100)},
+        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(60, dead_from_start=5, count=100)},
         groups=make_rate(0.1, 0.01,
         0.1)),
     ),
     "some dead units": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
     unit_activity={"net.1": make_unit_record(30,
-    born=20)})),
+    dead_from_start=20)})),
     "units that get the same for all": (
         dead_units.check_dead_units,
         make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(100)}, probes=[
