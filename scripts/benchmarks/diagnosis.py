@@ -1,7 +1,7 @@
 """How much of what goes wrong TrainingHealth finds, and how often it is wrong: the programs of diagnosis_bank/.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out] [--only NAME]
         [--quiet] [--peers]
 
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
@@ -32,7 +32,7 @@ from diagnosis_bank.program import Outcome, Program, run_program
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "third", "held_back")
+PARTS = ("development", "second", "third", "held_out")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, digit_images, digits, make_loader, rings, seeded, signals, waves
-from diagnosis_bank.held_back.measures import accuracy, activations, constant_share, explained_variance
+from diagnosis_bank.held_out.datasets import clouds, digit_images, digits, make_loader, rings, seeded, signals, waves
+from diagnosis_bank.held_out.measures import accuracy, activations, constant_share, explained_variance
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

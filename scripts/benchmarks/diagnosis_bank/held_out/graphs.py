@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, counts, digit_images, make_loader, orders, seeded, surface
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.held_out.datasets import clouds, counts, digit_images, make_loader, orders, seeded, surface
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, output_spread
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

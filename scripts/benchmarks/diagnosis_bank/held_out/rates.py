@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     digit_images,
     load_table,
@@ -16,7 +16,7 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, output_spread
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

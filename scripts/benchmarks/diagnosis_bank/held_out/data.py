@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     counts,
     digit_images,
@@ -18,7 +18,7 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, ran_to_end, training_tensors
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, ran_to_end, training_tensors
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

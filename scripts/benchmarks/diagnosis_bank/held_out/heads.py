@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, load_table, make_loader, seeded, signals, surface, waves
-from diagnosis_bank.held_back.measures import explained_variance, output_spread, predictions
+from diagnosis_bank.held_out.datasets import digit_images, load_table, make_loader, seeded, signals, surface, waves
+from diagnosis_bank.held_out.measures import explained_variance, output_spread, predictions
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import counts, digits, load_raw_table, load_table, make_loader, repeated, seeded
-from diagnosis_bank.held_back.measures import became_non_finite
+from diagnosis_bank.held_out.datasets import counts, digits, load_raw_table, load_table, make_loader, repeated, seeded
+from diagnosis_bank.held_out.measures import became_non_finite
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

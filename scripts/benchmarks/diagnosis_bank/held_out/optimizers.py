@@ -6,8 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, digits, make_loader, seeded, signals, surface
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, ran_to_end
+from diagnosis_bank.held_out.datasets import digit_images, digits, make_loader, seeded, signals, surface
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, ran_to_end
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     counts,
     digit_images,
@@ -19,7 +19,7 @@ from diagnosis_bank.held_back.datasets import (
     seeded,
     signals,
 )
-from diagnosis_bank.held_back.measures import accuracy, activations, predictions
+from diagnosis_bank.held_out.measures import accuracy, activations, predictions
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional

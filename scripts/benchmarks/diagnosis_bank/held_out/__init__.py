@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diagnosis_bank.held_back import (
+from diagnosis_bank.held_out import (
     data,
     graphs,
     heads,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     digit_images,
     digits,
     load_table,
@@ -17,7 +17,7 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import explained_variance, training_tensors
+from diagnosis_bank.held_out.measures import explained_variance, training_tensors
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
