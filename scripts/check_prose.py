@@ -29,6 +29,8 @@ CHECKED = ("callbacks", "src", "conf", "docs", "scripts", "*.md")
 MAX_WORDS = 30
 MAX_SUBJECT = 72
 
+NOUNS = "batch|data|epoch|hook|image|job|loop|loss|metric|phase|process|row|run|sample|script|set|split|step"
+"""Nouns that may follow "a training"."""
 PHRASES = {
     r"told": "reported, logged, named, stated",
     r"tells?": "reports, logs, states, shows",
@@ -40,7 +42,7 @@ PHRASES = {
     r"beside": "with, next to",
     r"c[oa]mes? to": "reaches, produces",
     r"g(?:o|oes|oing|one) on|went on": "continues, resumes",
-    r"a training": "a training run",
+    rf"a training(?!\s+(?:{NOUNS}))": "a training run",
     r"stands?|standing|stood": "is, remains, active, done",
     r"looks?": "appears, inspects, inspection",
     r"alone": "only, by itself",
@@ -56,7 +58,7 @@ PHRASES = {
     r"nothing but|those which|(?:is|are) none": "state what is the case",
 }
 ALLOWED = ("held-out", "held out")
-WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(PHRASES)})(?![\w-])", re.IGNORECASE)
+WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(PHRASES)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
 QUESTIONS = re.compile(r"^(?:What|Whether|How|Who|Whose|Where|Why|Which)\b")
 
 Text = tuple[int, str, str]
@@ -78,7 +80,7 @@ def python_texts(source: str) -> Iterator[Text]:
             if line in docstrings:
                 yield line, "docstring", docstrings.pop(line)
             else:
-                yield line, "string", token.string.strip("rbfRBF\"'")
+                yield line, "string", re.sub(r"^\w*[\"']+|[\"']+$", "", token.string)
         elif token.type == tokenize.COMMENT:
             yield line, "comment", token.string.lstrip("#: ")
         elif token.type == getattr(tokenize, "FSTRING_MIDDLE", None):
@@ -135,8 +137,9 @@ def problems(path: Path) -> Iterator[str]:
         for allowed in ALLOWED:
             shown = shown.replace(allowed, "")
         for match in WORDS.finditer(shown):
-            suggestion = next(value for key, value in PHRASES.items() if re.fullmatch(key, match[0], re.IGNORECASE))
-            yield f"{place}: '{match[0]}', use: {suggestion}"
+            phrase = " ".join(match[0].split())
+            suggestion = next(value for key, value in PHRASES.items() if re.fullmatch(key, phrase, re.IGNORECASE))
+            yield f"{place}: '{phrase}', use: {suggestion}"
         if kind == "docstring" and QUESTIONS.match(text):
             yield f"{place} begins with '{text.split()[0]}': write a statement"
         if kind in {"docstring", "prose", "comment"}:
