@@ -55,7 +55,7 @@ PHRASES = {
     r"born": "created, initial",
     r"nobody": "name the actor",
     r"outlives?": "survives",
-    r"nothing but|those which|(?:is|are) none": "state what is the case",
+    r"nothing but|those which|(?:is|are) (?-i:none)": "state what is the case",
 }
 ALLOWED = ("held-out", "held out")
 WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(PHRASES)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
@@ -118,8 +118,8 @@ def comment_texts(source: str) -> Iterator[Text]:
 
 def sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a docstring or paragraph, without code, formulas and link targets."""
-    text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$", "", text)
-    text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " x ", text)
+    text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$|^ {4}(?:python|pip) .*$(?:\n {8}.*$)*", "", text)
+    text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " X ", text)
     for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+: |\w+ \(.*\): )|:\n", text):
         yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`])", paragraph)
 
