@@ -22,9 +22,9 @@ Each fault is injected at a random step:
 - nan, spike: a batch of NaN, or a batch multiplied by 1,000. The undisturbed run receives these faults too. They
   require the callbacks ``stormproof.testing.faults_from_environment`` and ``DivergenceGuard``.
 
-Prints the number of faults survived, the steps repeated, the seconds between an exit and the next new step, the ratio
-of the undisturbed time to the time with faults, and whether weights and optimizers are bit-identical. Exits with 1 if
-they are not, if the run makes no progress for two minutes, or if it ends for another reason than an injected fault.
+Prints the number of faults survived, the steps repeated, and the seconds between an exit and the next new step. Then
+prints the ratio of the undisturbed time to the time with faults, and whether weights and optimizers are bit-identical.
+Exits with 1 if they are not, if the run makes no progress for two minutes, or if it ends without an injected fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Adds Stormproof's callbacks to every Trainer of a pytest run, and writes down the outcome of each test.
+"""Adds Stormproof's callbacks to every Trainer of a pytest run and records the outcome of each test.
 
 ``lightning_suite.py`` runs pytest with ``-p lightning_suite_plugin``. The environment variable ``STORMPROOF_CALLBACKS``
-names the set of callbacks, ``STORMPROOF_OUTCOMES`` the file of the outcomes.
+names the set of callbacks, and ``STORMPROOF_OUTCOMES`` names the file for the outcomes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OURS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which this run does without")
+    config.addinivalue_line("markers", "flaky: marker of pytest-rerunfailures, which is not used here")
     make, folder = SETS[os.environ["STORMPROOF_CALLBACKS"]], Path(tempfile.mkdtemp(prefix="stormproof-suite-"))
     init = _CallbackConnector.on_trainer_init
 

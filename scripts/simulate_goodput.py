@@ -56,7 +56,7 @@ def main() -> None:
     our_costs = Costs(arguments.stall, arguments.write, arguments.detect, arguments.restart)
     stock = Costs(arguments.stock, 0.0, arguments.detect, arguments.restart)
     print(
-        "| GPUs | between failures | ours, interval | goodput | closed form | stock, interval | goodput | stock, hourly |"
+        "| GPUs | between failures | our interval | goodput | closed form | stock interval | goodput | stock hourly |"
     )
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for gpus in GPUS:

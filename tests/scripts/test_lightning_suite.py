@@ -53,7 +53,7 @@ def test_unexpected_failures_and_passes_are_a_difference(capsys: pytest.CaptureF
     assert not report("sensors", outcome, {"b"}, {"b": "why", "not run": "why"})
     assert report("sensors", outcome, {"b"}, {})
     assert report("sensors", outcome, {"b"}, {"a": "why", "b": "why"})
-    assert "expected to fail, and passes: a (why)" in capsys.readouterr().out
+    assert "expected to fail, but passes: a (why)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("callbacks", ["sensors", "recovery"])

@@ -1,4 +1,4 @@
-"""The half of the bank that is held back: programs no threshold was chosen by."""
+"""The held-out half of the bank. No threshold was chosen on these programs."""
 
 from __future__ import annotations
 
