@@ -66,7 +66,7 @@ def test_each_violation_is_one_problem_with_its_place(check, name: str, text: st
         ("a.py", '"""Ends a training run after a training\nstep of a training script."""\n'),
         ("a.py", f'"""{SENTENCE} {SENTENCE}"""\n'),
         ("a.py", f'"""Doubles a value.\n\n>>> {LONG_SENTENCE}\n"""\n'),
-        ("a.py", f'"""Runs.\n\n    python {LONG_SENTENCE}\n        {LONG_SENTENCE}\n"""\n'),
+        ("a.py", f'"""Runs.\n\n    python {LONG_SENTENCE}\n        {LONG_SENTENCE}\n\nText.\n"""\n'),
         ("a.py", f'"""{SENTENCE} ``x`` runs."""\n'),
         ("a.py", '"""Disabled if it is None."""\n'),
         ("a.py", f'x = "{LONG_SENTENCE}"\n'),
