@@ -1,4 +1,4 @@
-"""Trainings with targets that go well, some of them in ways that look odd from within."""
+"""Healthy supervised runs with unusual internal values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import accuracy, activations, chance_loss, ends_below, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -41,7 +41,7 @@ def plain_rows(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def raw_images(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pixels from 0 to 255 into batch norm, and a rate with warm restarts."""
+    """Raw pixels from 0 to 255 into batch norm, and a learning rate with warm restarts."""
     torch.manual_seed(seed)
     pixels, label = digits()
     network = nn.Sequential(
@@ -81,7 +81,7 @@ class _Block(nn.Module):
 
 
 def zero_branches(seed: int, return_dict: bool) -> TrainingSetup:
-    """Residual branches that start from zero, and gradients of four batches for each step."""
+    """Residual branches initialized to zero, and gradients accumulated over four batches."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 48), *[_Block(48) for _ in range(4)], nn.LayerNorm(48), nn.Linear(48, 10))
     module = Supervised(
@@ -91,7 +91,7 @@ def zero_branches(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def clipped_lstm(seed: int, return_dict: bool) -> TrainingSetup:
-    """Gradients are clipped at every step."""
+    """Clips gradients at every step."""
     torch.manual_seed(seed)
     module = Supervised(
         _LastState(), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
@@ -146,7 +146,7 @@ class _Attentive(nn.Module):
 
 
 def warmed_up(seed: int, return_dict: bool) -> TrainingSetup:
-    """A rate that starts from zero, and smoothed labels."""
+    """A learning rate that starts at zero, and label smoothing."""
     torch.manual_seed(seed)
 
     def optimizer(parameters: Any) -> Any:
@@ -159,7 +159,7 @@ def warmed_up(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def noisy_patients(seed: int, return_dict: bool) -> TrainingSetup:
-    """Few rows, and a best loss that is about half that of the mean."""
+    """Few rows, and a best loss that is about half the loss of the mean."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1))
     module = Supervised(
@@ -169,7 +169,7 @@ def noisy_patients(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
-    """Three labels of ten are drawn anew."""
+    """Three of ten labels are random."""
     torch.manual_seed(seed)
     table, label = blobs(seed, 2400)
     source = make_generator(seed + 1)
@@ -200,7 +200,7 @@ def heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def summed(seed: int, return_dict: bool) -> TrainingSetup:
-    """A sum for a loss, with a rate that fits, and targets around 200 that the bias of the head starts from."""
+    """A summed loss with a suitable rate, and targets around 200 with a matching initial bias."""
     torch.manual_seed(seed)
     table, target = curve(seed)
     network = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
@@ -215,7 +215,7 @@ def summed(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def tiny_batches(seed: int, return_dict: bool) -> TrainingSetup:
-    """Four rows a batch, and an embedding of which most rows never occur."""
+    """Batches of four rows, and an embedding most of whose rows never occur."""
     torch.manual_seed(seed)
     tokens, label = commonest_token(seed, 320, length=6, vocabulary=6)
     network = nn.Sequential(nn.EmbeddingBag(200, 16, mode="mean"), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
@@ -226,7 +226,7 @@ def tiny_batches(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def exact_line(seed: int, return_dict: bool) -> TrainingSetup:
-    """Data without noise, learned down to what the numbers can hold."""
+    """Noise-free data, learned to the precision of float32."""
     torch.manual_seed(seed)
     module = Supervised(
         nn.Linear(5, 1), nn.MSELoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5)
@@ -248,14 +248,14 @@ class _Sparse(nn.Module):
 
 
 def sparse_units(seed: int, return_dict: bool) -> TrainingSetup:
-    """Every unit is at rest for nine rows of ten, none for all."""
+    """Every unit is inactive for nine of ten rows, but none for all."""
     torch.manual_seed(seed)
     module = Supervised(_Sparse(), F.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
 def rare_class(seed: int, return_dict: bool) -> TrainingSetup:
-    """One row of twenty is of the other class, and it is found."""
+    """One of twenty rows belongs to the other class, and the network finds it."""
     torch.manual_seed(seed)
     source = make_generator(seed)
     label = (torch.rand(3200, generator=source) < 0.05).long()
@@ -270,7 +270,7 @@ def rare_class(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
-    """A rate so large that the loss goes up as often as down, and gets far down."""
+    """A high rate: the loss rises as often as it falls, but decreases strongly."""
     torch.manual_seed(seed)
     table, label = cancer()
     network = nn.Sequential(nn.Linear(30, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
@@ -281,7 +281,7 @@ def edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def slow_and_steady(seed: int, return_dict: bool) -> TrainingSetup:
-    """A small rate and as many steps as it needs."""
+    """A low rate with a sufficient number of steps."""
     torch.manual_seed(seed)
     inputs, label = signals()
     network = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Learning rates that are too high, too low, or nothing, decay of the weights, and a loss that jumps."""
+"""Learning rates that are too high, too low or zero, weight decay, and loss spikes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import ends_above, ran_to_end
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
 
 def convolutions() -> nn.Module:
-    """A small network for the images of digits."""
+    """Returns a small network for images of digits."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
