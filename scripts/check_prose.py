@@ -121,7 +121,7 @@ def sentences(text: str) -> Iterator[str]:
     text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$|^ {4}(?:python|pip) .*$(?:\n {8}.*$)*", "", text)
     text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " X ", text)
     for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+: |\w+ \(.*\): )|:\n", text):
-        yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`])", paragraph)
+        yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`\d])", paragraph)
 
 
 def problems(path: Path) -> Iterator[str]:

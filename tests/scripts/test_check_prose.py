@@ -69,6 +69,7 @@ def test_each_violation_is_one_problem_with_its_place(check, name: str, text: st
         ("a.py", f'"""Runs.\n\n    python {LONG_SENTENCE}\n        {LONG_SENTENCE}\n\nText.\n"""\n'),
         ("a.py", f'"""{SENTENCE} ``x`` runs."""\n'),
         ("a.py", '"""Disabled if it is None."""\n'),
+        ("a.md", f"{SENTENCE} 6 of them run.\n"),
         ("a.py", f'x = "{LONG_SENTENCE}"\n'),
         ("a.md", "```python\ntold = 1\n```\n"),
         ("a.md", "1. An item.\n\n   ```console\n   $ it goes on\n   ```\n"),
