@@ -3,7 +3,7 @@
     python scripts/benchmarks/false_alarms.py [--steps 1500] [--seeds 3]
 
 Trains small networks in a plain loop: an MLP and a convolutional network on digits, an MLP on diabetes, and a
-transformer on the characters of LICENSE (until 2026-11-29: of the README). The optimizers are SGD with momentum and
+transformer on the text of LICENSE (until 2026-11-29: README). The optimizers are SGD with momentum and
 AdamW, with two learning rates each, batches of 8 and 64, and batch norm or dropout. A
 ``stormproof.divergence.detector.DivergenceDetector`` with default arguments observes the loss and gradient norm of each
 step.

@@ -3,8 +3,8 @@
     python scripts/benchmarks/hook_times.py [--workload mlp|cnn|transformer]
 
 Whole steps are too noisy to measure this. Prints the median time per step in the hooks of each callback for three kinds
-of steps: most steps, steps that measure gradients and units, and steps with a detailed inspection. Lightning's own
-overhead to call hooks is not included.
+of steps: most steps, steps that measure gradients and units, and inspected steps. Lightning's own overhead to call
+hooks is not included.
 """
 
 from __future__ import annotations
