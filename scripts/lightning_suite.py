@@ -1,12 +1,12 @@
 """Runs the tests of Lightning itself with Stormproof's callbacks in every Trainer.
 
     pip install -e ".[dev]"
-    python scripts/lightning_suite.py [--callbacks sensors recovery] [--checkout DIR] [TEST ...]
+    python scripts/lightning_suite.py [--callbacks monitors recovery] [--checkout DIR] [TEST ...]
 
 Fetches the tests of the installed version of pytorch-lightning, or of the nearest version that has a tag, and runs a
 selection of them with each set of callbacks:
 
-- ``sensors``: GradientNormMonitor, DeadNeuronDetector, StepTimer and TrainingHealth,
+- ``monitors``: GradientNormMonitor, DeadNeuronDetector, StepTimer and TrainingHealth,
 - ``recovery``: Preemption, HangWatch and CheckpointRecovery, which writes to a temporary folder.
 
 A test that fails runs again without the callbacks. If it fails again, it is ignored. If it passes, it runs once more
@@ -206,7 +206,7 @@ def _output(command: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", default=SELECTION, help="paths below tests/tests_pytorch, or single tests")
-    parser.add_argument("--callbacks", nargs="+", choices=["sensors", "recovery"], default=["sensors", "recovery"])
+    parser.add_argument("--callbacks", nargs="+", choices=["monitors", "recovery"], default=["monitors", "recovery"])
     parser.add_argument("--checkout", type=Path, help="checkout of Lightning's repository; fetched if left out")
     parser.add_argument("--log", type=Path, default=Path("lightning_suite.log"), help="file for what pytest prints")
     options = parser.parse_args()

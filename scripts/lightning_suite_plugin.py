@@ -25,7 +25,7 @@ from stormproof import (
 )
 
 
-def sensors(_: Path) -> list[pl.Callback]:
+def monitors(_: Path) -> list[pl.Callback]:
     return [GradientNormMonitor(), DeadNeuronDetector(), StepTimer(), TrainingHealth()]
 
 
@@ -33,7 +33,7 @@ def recovery(folder: Path) -> list[pl.Callback]:
     return [Preemption(), HangWatch(), CheckpointRecovery(tempfile.mkdtemp(dir=folder))]
 
 
-SETS = {"sensors": sensors, "recovery": recovery, "none": lambda _: []}
+SETS = {"monitors": monitors, "recovery": recovery, "none": lambda _: []}
 OURS = (
     CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, HangWatch, Preemption, StepTimer, TrainingHealth
 )  # fmt: skip

@@ -324,6 +324,6 @@ PROGRAMS: list[Program] = [
         build=no_activation,
         problems=frozenset({Problem.NO_BETTER_THAN_CONSTANT}),
         took_effect=lambda outcome: accuracy(outcome) < 0.7 and ends_above(outcome, 0.6),
-        source="constructed: a stack of linear layers is linear, and exclusive or is not",
+        source="constructed: linear layers cannot represent exclusive or",
     ),
 ]

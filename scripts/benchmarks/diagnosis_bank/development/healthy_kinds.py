@@ -188,7 +188,7 @@ def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def healthy(
     name: str, domain: Domain, build: Callable[[int, bool], TrainingSetup], took_effect: Callable[[Outcome], bool]
 ) -> Program:
-    return Program(name, domain, build, frozenset(), took_effect, "constructed: a kind of training that goes well")
+    return Program(name, domain, build, frozenset(), took_effect, "constructed: a healthy training run")
 
 
 def _cancer(seed: int, return_dict: bool) -> TrainingSetup:

@@ -288,7 +288,7 @@ PROGRAMS: list[Program] = [
         build=restorer,
         problems=NOTHING,
         took_effect=lambda outcome: ends_below(outcome, 0.2),
-        source="constructed: a reconstruction has no label and a target all the same",
+        source="constructed: a reconstruction, without labels",
     ),
     Program(
         name="hidden_tokens_are_guessed_with_tied_weights",
@@ -312,7 +312,7 @@ PROGRAMS: list[Program] = [
         build=halves,
         problems=NOTHING,
         took_effect=lambda outcome: ends_below(outcome, 0.15),
-        source="constructed: two optimizers that are cleared and stepped as they should be",
+        source="constructed: two optimizers that are cleared and stepped correctly",
     ),
     Program(
         name="plain_network_on_images",
@@ -320,6 +320,6 @@ PROGRAMS: list[Program] = [
         build=plain_images,
         problems=NOTHING,
         took_effect=lambda outcome: accuracy(outcome) > 0.9 and ends_below(outcome, 0.4),
-        source="constructed: what everyone starts from",
+        source="constructed: a default setup",
     ),
 ]

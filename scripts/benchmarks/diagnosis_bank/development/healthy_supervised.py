@@ -355,7 +355,7 @@ def _healthy(name: str, domain: Any, build: Any, took_effect: Any, source: str) 
 
 
 PROGRAMS: list[Program] = [
-    _healthy("plain_network_on_rows", "dense", plain_rows, _knows, "constructed: what everyone starts from"),
+    _healthy("plain_network_on_rows", "dense", plain_rows, _knows, "constructed: a default setup"),
     _healthy(
         "raw_pixels_into_batch_norm_with_warm_restarts",
         "convolutional",
@@ -382,7 +382,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         forecast,
         lambda outcome: ends_below(outcome, 0.05),
-        "constructed: a forecast that goes well",
+        "constructed: a healthy forecast",
     ),
     _healthy(
         "transformer_is_warmed_up_from_a_rate_of_zero",
@@ -396,18 +396,16 @@ PROGRAMS: list[Program] = [
         "regression",
         noisy_patients,
         lambda outcome: ends_below(outcome, 0.65),
-        "constructed: a loss that is not far below that of the mean, and as low as the data allow",
+        "constructed: a loss close to that of the mean, the minimum for the data",
     ),
     _healthy(
         "three_labels_of_ten_are_drawn_anew",
         "dense",
         noisy_labels,
         lambda outcome: ends_below(outcome, 1.05),
-        "constructed: labels of people who err",
+        "constructed: labels with human errors",
     ),
-    _healthy(
-        "dropout_of_six_tenths", "dense", heavy_dropout, _knows, "constructed: training is noisier than it is bad"
-    ),
+    _healthy("dropout_of_six_tenths", "dense", heavy_dropout, _knows, "constructed: noisy but healthy training"),
     _healthy(
         "summed_loss_with_a_rate_to_fit_and_targets_around_200",
         "regression",
@@ -420,7 +418,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         tiny_batches,
         lambda outcome: ends_below(outcome, 0.7) and accuracy(outcome) > 0.7,
-        "constructed: a vocabulary that is larger than the texts",
+        "constructed: a vocabulary with unused words",
     ),
     _healthy(
         "line_is_learned_to_the_last_digit",
@@ -434,14 +432,14 @@ PROGRAMS: list[Program] = [
         "dense",
         sparse_units,
         _sparse_and_knows,
-        "constructed: sparse is not dead",
+        "constructed: sparse but not dead units",
     ),
     _healthy(
         "one_row_of_twenty_is_of_the_other_class",
         "dense",
         rare_class,
         _finds_the_rare,
-        "constructed: the best constant prediction is good here, and is beaten",
+        "constructed: the network is better than a good constant prediction",
     ),
     _healthy(
         "rate_at_the_edge_of_stability",
@@ -455,7 +453,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         slow_and_steady,
         lambda outcome: ends_below(outcome, 1.5),
-        "constructed: a small rate and the patience that it needs",
+        "constructed: a low rate with sufficient steps",
     ),
     _healthy(
         "two_tasks_and_a_head_for_later",

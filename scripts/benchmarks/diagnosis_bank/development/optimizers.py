@@ -331,6 +331,6 @@ PROGRAMS: list[Program] = [
         build=fine_tuning,
         problems=frozenset({Problem.WEIGHTS_UNCHANGED}),
         took_effect=ran_to_end,
-        source="constructed: loading a checkpoint in a hook that runs for every batch in place of one that runs once",
+        source="constructed: loading a checkpoint in a hook that runs for every batch instead of once",
     ),
 ]

@@ -226,7 +226,7 @@ PROGRAMS: list[Program] = [
         build=clipped_hard,
         problems=frozenset({Problem.LEARNING_RATE_TOO_LOW}),
         took_effect=lambda outcome: ends_above(outcome, 1.5),  # clipped at 1: 0.06
-        source="constructed: a clip that was chosen for another loss and is always in force makes the steps tiny",
+        source="constructed: a clip value for another loss makes all steps tiny",
     ),
     Program(
         name="transformer_at_an_adam_rate_of_a_tenth",
