@@ -1,7 +1,7 @@
 # Run `pip install -e ".[dev]"` first. All targets except `compat` use the active environment.
 .PHONY: check test slow drill system third-party compat generate docs bench build
 
-check:   ## Linters, types, import contracts
+check:   ## Linters, types, import contracts, prose
 	.ci/check
 
 test:    ## The default tests

@@ -29,6 +29,8 @@ CHECKED = ("callbacks", "src", "conf", "docs", "scripts", "*.md")
 MAX_WORDS = 30
 MAX_SUBJECT = 72
 
+NOUNS = "batch|data|epoch|hook|image|job|loader|loop|loss|metric|phase|process|row|run|sample|script|set|split|step"
+"""Nouns that may follow "a training"."""
 PHRASES = {
     r"told": "reported, logged, named, stated",
     r"tells?": "reports, logs, states, shows",
@@ -40,7 +42,7 @@ PHRASES = {
     r"beside": "with, next to",
     r"c[oa]mes? to": "reaches, produces",
     r"g(?:o|oes|oing|one) on|went on": "continues, resumes",
-    r"a training": "a training run",
+    rf"a training(?!\s+(?:{NOUNS}))": "a training run",
     r"stands?|standing|stood": "is, remains, active, done",
     r"looks?": "appears, inspects, inspection",
     r"alone": "only, by itself",
@@ -53,10 +55,10 @@ PHRASES = {
     r"born": "created, initial",
     r"nobody": "name the actor",
     r"outlives?": "survives",
-    r"nothing but|those which|(?:is|are) none": "state what is the case",
+    r"nothing but|those which|(?:is|are) (?-i:none)": "state what is the case",
 }
 ALLOWED = ("held-out", "held out")
-WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(PHRASES)})(?![\w-])", re.IGNORECASE)
+WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(PHRASES)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
 QUESTIONS = re.compile(r"^(?:What|Whether|How|Who|Whose|Where|Why|Which)\b")
 
 Text = tuple[int, str, str]
@@ -78,7 +80,7 @@ def python_texts(source: str) -> Iterator[Text]:
             if line in docstrings:
                 yield line, "docstring", docstrings.pop(line)
             else:
-                yield line, "string", token.string.strip("rbfRBF\"'")
+                yield line, "string", re.sub(r"^\w*[\"']+|[\"']+$", "", token.string)
         elif token.type == tokenize.COMMENT:
             yield line, "comment", token.string.lstrip("#: ")
         elif token.type == getattr(tokenize, "FSTRING_MIDDLE", None):
@@ -116,10 +118,10 @@ def comment_texts(source: str) -> Iterator[Text]:
 
 def sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a docstring or paragraph, without code, formulas and link targets."""
-    text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$", "", text)
-    text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " x ", text)
+    text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$|^ {4}(?:python|pip) .*$(?:\n {8}.*$)*", "", text)
+    text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " X ", text)
     for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+: |\w+ \(.*\): )|:\n", text):
-        yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`])", paragraph)
+        yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`\d])", paragraph)
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -135,8 +137,9 @@ def problems(path: Path) -> Iterator[str]:
         for allowed in ALLOWED:
             shown = shown.replace(allowed, "")
         for match in WORDS.finditer(shown):
-            suggestion = next(value for key, value in PHRASES.items() if re.fullmatch(key, match[0], re.IGNORECASE))
-            yield f"{place}: '{match[0]}', use: {suggestion}"
+            phrase = " ".join(match[0].split())
+            suggestion = next(value for key, value in PHRASES.items() if re.fullmatch(key, phrase, re.IGNORECASE))
+            yield f"{place}: '{phrase}', use: {suggestion}"
         if kind == "docstring" and QUESTIONS.match(text):
             yield f"{place} begins with '{text.split()[0]}': write a statement"
         if kind in {"docstring", "prose", "comment"}:
@@ -160,7 +163,8 @@ def tracked_files() -> list[Path]:
     names = subprocess.run(
         ["git", "ls-files", "-z", *CHECKED], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\0")
-    return [ROOT / name for name in names if name.endswith((".py", ".md", ".yaml", ".sh", ".sbatch"))]
+    paths = [ROOT / name for name in names if name.endswith((".py", ".md", ".yaml", ".sh", ".sbatch"))]
+    return [path for path in paths if path != Path(__file__).resolve()]  # this file lists the phrases
 
 
 def main() -> int:

@@ -1,29 +1,30 @@
-"""Strikes a training under torchrun with random faults until it has finished, and compares it with one left alone.
+"""Injects random faults into a command under torchrun and compares the result with an undisturbed run.
 
     python scripts/drill.py [--faults 20] [--kinds kill term pause torn flip full nan spike] [--seed 0]
         [--nproc-per-node 1] [--folder DIR] -- COMMAND …
 
-COMMAND is what torchrun is to run; ``{folder}`` in its words becomes the folder of a run, below which it keeps its
-checkpoints. It must save every so many steps, not minutes: else it is not decided what the weights have to be. For
-example this project's own application, after ``pip install -e ".[train]"``:
+COMMAND is the script and its arguments. ``{folder}`` in them is replaced by the folder of a run, which must contain the
+checkpoints. The command must save every n steps, not after a time: otherwise the weights depend on the timing. An
+example with this project's application, after ``pip install -e ".[train]"``:
 
     python scripts/drill.py --faults 40 -- train.py runs_dir={folder} name=run logger=none trainer.max_epochs=60 \\
         callbacks.recovery.every_n_train_steps=25 callbacks.divergence_guard.max_rollbacks=1000 \\
         callbacks.faults._target_=stormproof.testing.faults_from_environment max_restarts_without_progress=null
 
-Each fault waits for a step of its own, drawn at random:
+Each fault is injected at a random step:
 
-- kill: SIGKILL to a random rank; term: SIGTERM to torchrun, as a scheduler sends it;
-- pause: SIGSTOP to a random rank, SIGCONT some seconds later;
-- torn, flip: SIGKILL to all, and the newest checkpoint has lost its second half, or a bit of it has changed, once there
-  is another one;
-- full: for some seconds no file of rank 0 may grow beyond half a checkpoint (a soft limit, as on a full disk);
-- nan, spike: a batch of NaN, or a thousand times as large. These are of the data, as in the run that is left alone;
-  they need ``stormproof.testing.faults_from_environment`` among the callbacks, and ``DivergenceGuard``.
+- kill: SIGKILL to a random rank.
+- term: SIGTERM to torchrun, as a scheduler sends it.
+- pause: SIGSTOP to a random rank, and SIGCONT up to 3 seconds later.
+- torn, flip: SIGKILL to all ranks. Then the newest checkpoint is truncated to half its size, or one of its bits is
+  flipped. Waits until there are two checkpoints.
+- full: for up to 3 seconds, files of rank 0 cannot grow beyond half a checkpoint (a soft limit, like a full disk).
+- nan, spike: a batch of NaN, or a batch multiplied by 1,000. The undisturbed run receives these faults too. They
+  require the callbacks ``stormproof.testing.faults_from_environment`` and ``DivergenceGuard``.
 
-Prints the faults survived, the steps done again, the seconds from a death until training went on, the share of the time
-that training would have taken by itself, and whether weights and optimizers are the same to the last bit. Ends with 1
-if they are not, if the run stood still for two minutes, or ended by what was no fault of ours.
+Prints the number of faults survived, the steps repeated, and the seconds between an exit and the next new step. Then
+prints the ratio of the undisturbed time to the time with faults, and whether weights and optimizers are bit-identical.
+Exits with 1 if they are not, if the run makes no progress for two minutes, or if it ends without an injected fault.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ from stormproof.testing import flip_bit, truncate_file
 
 KINDS = ("kill", "term", "pause", "torn", "flip", "full", "nan", "spike")
 DATA_FAULTS = {"nan", "spike"}
-STALL_SECONDS = 120.0  # seconds
+STALL_SECONDS = 120.0
 END_SECONDS = 10.0
-"""After a full disk, in which a training that came to its end meanwhile ends with an error: the end must be saved."""
+"""Time after a full disk in which an error is accepted. The command fails if it cannot save its final state."""
 
 
 @dataclass
 class Run:
-    """A folder in which a command is started again and again."""
+    """A folder and the command that is restarted in it."""
 
     folder: Path
     command: list[str]
@@ -83,12 +84,12 @@ class Run:
             )  # fmt: skip
 
     def ended(self) -> int | None:
-        """The exit code, if it has ended."""
+        """Returns the exit code, or None while the command runs."""
         assert self.process is not None
         return self.process.poll()
 
     def workers(self) -> list[psutil.Process]:
-        """The ranks, by rank."""
+        """Returns the processes of the ranks, ordered by rank."""
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             return self.process.children()
@@ -115,7 +116,7 @@ class Run:
         return None if store is None else read_progress(store.folder / PROGRESS_FILE_NAME)
 
     def count_loss(self) -> None:
-        """After a death: what is done again."""
+        """Records the steps that the next attempt must repeat."""
         store, reached = self.store(), self.reached()
         self.died_at = time.time()
         if store is not None and reached is not None:
@@ -129,55 +130,57 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nproc-per-node", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where both runs are kept; by default nowhere")
+    parser.add_argument("--folder", type=Path, help="folder for both runs (default: a temporary one)")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     if arguments.faults < 1 or arguments.nproc_per_node < 1:
         parser.error("--faults and --nproc-per-node must be at least 1")
     if arguments.folder and arguments.folder.exists():
-        parser.error(f"--folder {arguments.folder} is there already: name another, or remove it")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left running
+        parser.error(f"--folder {arguments.folder} already exists. Remove it or choose another folder.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stops the runs, too
     generator = random.Random(arguments.seed)
     kinds = [arguments.kinds[number % len(arguments.kinds)] for number in range(arguments.faults)]
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(TemporaryDirectory()))
-        uninterrupted_folder, faulty_folder = ((folder / name).absolute() for name in ("whole", "struck"))
-        for run_folder in (uninterrupted_folder, faulty_folder):
+        undisturbed_folder, faulty_folder = ((folder / name).absolute() for name in ("undisturbed", "faulty"))
+        for run_folder in (undisturbed_folder, faulty_folder):
             run_folder.mkdir(parents=True, exist_ok=False)
         runs = [
             Run(run_folder, arguments.command, arguments.nproc_per_node, {})
-            for run_folder in (uninterrupted_folder, faulty_folder)
+            for run_folder in (undisturbed_folder, faulty_folder)
         ]
         stack.callback(lambda: [run.kill_all() for run in runs])
-        print("left alone …", flush=True)
+        print("undisturbed run …", flush=True)
         start = time.monotonic()
         _run_to_end(runs[0])
-        untouched = _load_last_checkpoint(runs[0])
-        steps = untouched["global_step"]
+        undisturbed = _load_last_checkpoint(runs[0])
+        steps = undisturbed["global_step"]
         if steps < 2:
-            sys.exit(f"the run ended with step {steps}: there is no step in between for a fault")
+            sys.exit(f"The run ended at step {steps}. At least 2 steps are required to inject a fault.")
         plan = sorted((generator.randrange(1, steps), kind) for kind in kinds)
         data = [f"{kind}:{step}" for step, kind in plan if kind in DATA_FAULTS]
         if data:
-            print(f"left alone, with {len(data)} faults of the data …", flush=True)
-            runs[0] = Run((folder / "whole with faults").absolute(), arguments.command, arguments.nproc_per_node, {})
+            print(f"undisturbed run with {len(data)} faults in the data …", flush=True)
+            runs[0] = Run(
+                (folder / "undisturbed with data faults").absolute(), arguments.command, arguments.nproc_per_node, {}
+            )
             runs[0].folder.mkdir()
             for run in (runs[0], runs[1]):
                 run.environment = {"STORMPROOF_FAULTS": " ".join(data)}
             start = time.monotonic()
             _run_to_end(runs[0])
-            if _is_same_checkpoint(untouched, _load_last_checkpoint(runs[0])):
+            if _is_same_checkpoint(undisturbed, _load_last_checkpoint(runs[0])):
                 sys.exit(
                     "No nan or spike fault occurred. Add stormproof.testing.faults_from_environment to the callbacks, "
                     "or omit nan and spike from --kinds."
                 )
-        alone = time.monotonic() - start
-        print(f"struck by {len(plan) - len(data)} more …", flush=True)
+        undisturbed_seconds = time.monotonic() - start
+        print(f"run with {len(plan) - len(data)} more faults …", flush=True)
         start = time.monotonic()
         left = _inject_fault(runs[1], [(step, kind) for step, kind in plan if kind not in DATA_FAULTS], generator)
-        took = time.monotonic() - start
+        total_seconds = time.monotonic() - start
         is_same = _is_same_checkpoint(_load_last_checkpoint(runs[0]), _load_last_checkpoint(runs[1]))
-        _report(runs[1], Counter(kinds) - left, steps, alone, took, is_same)
+        _report(runs[1], Counter(kinds) - left, steps, undisturbed_seconds, total_seconds, is_same)
     sys.exit(not is_same)
 
 
@@ -185,13 +188,13 @@ def _run_to_end(run: Run) -> None:
     run.start()
     code = run.process.wait() if run.process else 1
     if code:
-        sys.exit(f"the command ended with {code} though nothing struck it: {_tail(run)}")
+        sys.exit(f"The command ended with {code} without an injected fault: {_tail(run)}")
 
 
 def _inject_fault(run: Run, plan: list[tuple[int, str]], generator: random.Random) -> Counter[str]:
-    """Starts the run until it has finished, and has each fault strike at its step; returns those that came too late.
+    """Restarts the run until it finishes and injects each fault at its step. Returns the faults that were not injected.
 
-    A strike returns for how many seconds an end is excused by it.
+    A fault function returns the number of seconds in which an exit with an error is attributed to the fault.
     """
     run.start()
     excused_until, moved = 0.0, time.monotonic()
@@ -202,7 +205,7 @@ def _inject_fault(run: Run, plan: list[tuple[int, str]], generator: random.Rando
             return Counter(kind for _, kind in plan)
         if code is not None:
             if time.monotonic() > excused_until:
-                sys.exit(f"the command ended with {code} though nothing struck it: {_tail(run)}")
+                sys.exit(f"The command ended with {code} without an injected fault: {_tail(run)}")
             run.count_loss()
             run.start()
             excused_until, moved = 0.0, time.monotonic()
@@ -213,20 +216,20 @@ def _inject_fault(run: Run, plan: list[tuple[int, str]], generator: random.Rando
                 run.died_at = None
             last, moved = reached, time.monotonic()
         if time.monotonic() - moved > STALL_SECONDS:
-            sys.exit(f"the run stands still at step {last.step if last else 0}: {_tail(run)}")
-        alive = run.died_at is None and excused_until < math.inf  # else it must get there first
+            sys.exit(f"The run makes no progress at step {last.step if last else 0}: {_tail(run)}")
+        alive = run.died_at is None and excused_until < math.inf  # a run that is restarting cannot be hit
         if plan and alive and reached is not None and reached.step >= plan[0][0] and _can_inject(run, plan[0][1]):
             try:
                 excused_until = time.monotonic() + _FAULT_FUNCTIONS[plan[0][1]](run, generator)
                 plan.pop(0)
             except (IndexError, psutil.NoSuchProcess, ProcessLookupError):
-                time.sleep(0.1)  # there is nobody to strike: it has just ended, or is about to
+                time.sleep(0.1)  # the process has just ended or is about to end
             moved = time.monotonic()
         time.sleep(0.005)
 
 
 def _can_inject(run: Run, kind: str) -> bool:
-    """Whether there is something to strike: of a single checkpoint nothing would be left to go on from."""
+    """Returns whether the fault can be injected. Damaging the only checkpoint would leave none to resume from."""
     store = run.store()
     return kind not in {"torn", "flip"} or (store is not None and len(store.read_checkpoints()) > 1)
 
@@ -293,8 +296,8 @@ def _load_last_checkpoint(run: Run) -> dict:
     latest = None if store is None else store.latest_checkpoint()
     if latest is None:
         sys.exit(
-            f"no checkpoint of CheckpointRecovery is below {run.folder}: put {{folder}} into the command, and a "
-            "CheckpointRecovery among the callbacks"
+            f"{run.folder} contains no checkpoint. Use {{folder}} in the command and add CheckpointRecovery to the "
+            "callbacks."
         )
     return torch.load(latest.path, map_location="cpu", weights_only=True)
 
@@ -317,19 +320,19 @@ def _is_equal(first: object, second: object) -> bool:
 
 
 def _report(
-    run: Run, kinds: Counter[str], steps: int, uninterrupted_seconds: float, total_seconds: float, is_same: bool
+    run: Run, kinds: Counter[str], steps: int, undisturbed_seconds: float, total_seconds: float, is_same: bool
 ) -> None:
     print(f"\n{sum(kinds.values())} faults survived: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
-    print(f"{len(run.lost_steps)} restarts, {sum(run.lost_steps)} steps done again of {steps}")
+    print(f"{len(run.lost_steps)} restarts, {sum(run.lost_steps)} of {steps} steps repeated")
     if run.seconds:
         middle, longest = statistics.median(run.seconds), max(run.seconds)
-        print(f"from a death until training went on: {middle:.1f} s, at most {longest:.1f} s")
-    if uninterrupted_seconds:
+        print(f"seconds from an exit to the next new step: {middle:.1f}, at most {longest:.1f}")
+    if undisturbed_seconds:
         print(
-            f"effective training time ratio: {uninterrupted_seconds / total_seconds:.2f} ({uninterrupted_seconds:.0f} "
-            f"s left alone, {total_seconds:.0f} s struck)"
+            f"effective training time ratio: {undisturbed_seconds / total_seconds:.2f} ({undisturbed_seconds:.0f} "
+            f"s undisturbed, {total_seconds:.0f} s with faults)"
         )
-    print(f"weights and optimizers: {'the same, to the last bit' if is_same else 'NOT THE SAME'}")
+    print(f"weights and optimizers: {'bit-identical' if is_same else 'DIFFERENT'}")
 
 
 def _tail(run: Run) -> str:

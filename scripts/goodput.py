@@ -1,9 +1,9 @@
-"""Which share of its time a job trains, when it is interrupted again and again.
+"""Computes goodput: the share of its time that a job trains if failures interrupt it.
 
-A job runs until it fails, which takes an exponential time of mean M. It is noticed after ``detect`` seconds, and the
-job started again, which takes ``restart``; during that it may fail, too. It trains for ``interval`` seconds, stands
-still for ``stall``, and so on; a checkpoint is there ``write`` seconds after its stall. What was trained since the last
-is lost.
+The time between failures is exponentially distributed with mean M. A failure is detected after ``detect`` seconds. The
+restart takes ``restart`` seconds, in which the job can fail again. The job then alternates between ``interval`` seconds
+of training and ``stall`` seconds of waiting for a checkpoint, which is complete ``write`` seconds after its stall. A
+failure loses the training since the last complete checkpoint.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from scipy.optimize import minimize_scalar
 
 @dataclass(frozen=True)
 class Costs:
-    """What checkpoints and failures cost, in seconds.
+    """Costs of checkpoints and failures, in seconds.
 
     Attributes:
-        stall: for which training stands still at a checkpoint.
-        write: from there until it is on the disk, while training goes on.
-        detect: from a failure until somebody has noticed.
-        restart: from there until training goes on.
+        stall: Time that training waits for a checkpoint.
+        write: Time from the end of the stall until the checkpoint is on disk. Training continues meanwhile.
+        detect: Time from a failure to its detection.
+        restart: Time from the detection until training resumes.
     """
 
     stall: float
@@ -33,14 +33,14 @@ class Costs:
 
 
 def simulate_goodput(costs: Costs, interval: float, between_failures: float, failures: int, seed: int = 0) -> float:
-    """The share of the time that goes into training that counts, over so many failures.
+    """Returns the simulated share of the time that is spent on training and not lost.
 
     Args:
-        costs: of checkpoints and failures.
-        interval: seconds of training from one checkpoint to the next, above 0.
-        between_failures: the mean time between failures in seconds, above 0.
-        failures: how many, at least 1.
-        seed: of their times.
+        costs: Costs of checkpoints and failures.
+        interval: Seconds of training between two checkpoints. Must be above 0.
+        between_failures: Mean time between failures in seconds. Must be above 0.
+        failures: Number of failures to simulate. Must be at least 1.
+        seed: Seed of the failure times.
     """
     generator = random.Random(seed)
     trained = wall = 0.0
@@ -54,7 +54,7 @@ def simulate_goodput(costs: Costs, interval: float, between_failures: float, fai
 
 
 def expected_goodput(costs: Costs, interval: float, between_failures: float) -> float:
-    r"""The same in closed form, Daly's with a write that goes on beside the training.
+    r"""Returns the expected goodput: Daly's closed form with a write in the background.
 
     .. math:: \frac{\tau}{M} \cdot \frac{e^{-(d + r + w) / M}}{e^{(\tau + \delta) / M} - 1}
 
@@ -69,7 +69,7 @@ def expected_goodput(costs: Costs, interval: float, between_failures: float) -> 
 
 
 def compute_optimal_interval(costs: Costs, between_failures: float) -> float:
-    """The interval that trains most, in seconds."""
+    """Returns the interval with the highest goodput, in seconds."""
     span = (math.log(1e-2), math.log(10 * between_failures))
     optimum = minimize_scalar(
         lambda log: -expected_goodput(costs, math.exp(log), between_failures), bounds=span, method="bounded"
@@ -78,7 +78,9 @@ def compute_optimal_interval(costs: Costs, between_failures: float) -> float:
 
 
 def mean_time_between_failures(gpus: int) -> float:
-    """Seconds, on a line through two published points, both axes logarithmic: 7.9 h at 1,024 GPUs, 1.8 h at 16,384.
+    """Returns the mean time between failures in seconds.
+
+    Interpolates two published points on logarithmic axes: 7.9 h at 1,024 GPUs and 1.8 h at 16,384 GPUs.
 
     References:
         Revisiting reliability in large-scale machine learning research clusters, Kokolis et al. 2024.

@@ -1,20 +1,20 @@
 """Runs the tests of Lightning itself with Stormproof's callbacks in every Trainer.
 
     pip install -e ".[dev]"
-    python scripts/lightning_suite.py [--callbacks sensors recovery] [--checkout DIR] [TEST ...]
+    python scripts/lightning_suite.py [--callbacks monitors recovery] [--checkout DIR] [TEST ...]
 
 Fetches the tests of the installed version of pytorch-lightning, or of the nearest version that has a tag, and runs a
 selection of them with each set of callbacks:
 
-- ``sensors``: GradientNormMonitor, DeadNeuronDetector, StepTimer and TrainingHealth,
+- ``monitors``: GradientNormMonitor, DeadNeuronDetector, StepTimer and TrainingHealth,
 - ``recovery``: Preemption, HangWatch and CheckpointRecovery, which writes to a temporary folder.
 
-A test that fails runs again without the callbacks. If it fails then too, it says nothing about them and is left out; if
-it passes, it runs once more with them, because tests with time limits fail on a loaded machine. The tests that fail
-twice are compared with ``lightning_suite_expected.toml``, which gives the reason of each.
+A test that fails runs again without the callbacks. If it fails again, it is ignored. If it passes, it runs once more
+with the callbacks, because tests with time limits fail on a loaded machine. The tests that fail twice are compared with
+``lightning_suite_expected.toml``, which contains the reason for each.
 
-A module that needs a package which is not installed counts as one test that fails without the callbacks. The log names
-it; ``pip install "pytorch-lightning[extra]"`` installs what most need.
+A module that requires a missing package counts as one test that fails without the callbacks. The log names it.
+``pip install "pytorch-lightning[extra]"`` installs most of these packages.
 
 Exits with 1 if another test fails, or if one of the expected failures passes.
 """
@@ -53,9 +53,9 @@ SELECTION = (
     "checkpointing/test_model_checkpoint.py",
     "checkpointing/test_trainer_checkpoint.py",
 )
-"""Relative to ``tests/tests_pytorch``; each is a pytest run of its own."""
+"""Paths relative to ``tests/tests_pytorch``. Each runs in a separate pytest process."""
 SECONDS = 300
-"""Limit of one test. Some start two processes, which takes a minute on a loaded machine."""
+"""Time limit of one test. Some tests start two processes, which takes a minute on a loaded machine."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def nearest_tag(tags: Iterable[str], installed_version: str) -> str:
-    """Returns the tag of the version ``installed_version``; else the last one before it, or the first one after it.
+    """Returns the tag of ``installed_version``, otherwise the last tag before it or the first tag after it.
 
     Example:
         >>> nearest_tag(["2.6.4", "2.6.5", "2.7.0", "app/0.6"], "2.6.6")
@@ -149,12 +149,12 @@ def run(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> Outcome
     with log.open("a") as file:
         result = subprocess.run(command, cwd=suite, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     if result.returncode not in {0, 1}:
-        sys.exit(f"pytest ended with {result.returncode} for {' '.join(tests[:3])}; {log} says why")
+        sys.exit(f"pytest exited with {result.returncode} for {' '.join(tests[:3])}. See {log}.")
     return Outcome.read(outcomes.read_text().splitlines())
 
 
 def failures(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> tuple[Outcome, set[str]]:
-    """Runs ``tests``, each path by itself.
+    """Runs ``tests``, each path in a separate process.
 
     Returns:
         Outcome of the first run, and the tests that failed twice with the callbacks and passed without them.
@@ -174,7 +174,7 @@ def failures(suite: Path, tests: Sequence[str], callbacks: str, log: Path) -> tu
 
 
 def read_expected(callbacks: str) -> dict[str, str]:
-    """Returns the reason of each expected failure, by test."""
+    """Returns the reason for each expected failure, by test."""
     groups = tomllib.loads(EXPECTED.read_text())["expected"]
     return {test: group["reason"] for group in groups if callbacks in group["callbacks"] for test in group["tests"]}
 
@@ -192,7 +192,7 @@ def report(callbacks: str, outcome: Outcome, failed: set[str], reasons: dict[str
     for test in unexpected:
         print(f"  unexpected failure: {test}")
     for test in passing:
-        print(f"  expected to fail, and passes: {test} ({reasons[test]})")
+        print(f"  expected to fail, but passes: {test} ({reasons[test]})")
     return bool(unexpected or passing)
 
 
@@ -206,7 +206,7 @@ def _output(command: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", default=SELECTION, help="paths below tests/tests_pytorch, or single tests")
-    parser.add_argument("--callbacks", nargs="+", choices=["sensors", "recovery"], default=["sensors", "recovery"])
+    parser.add_argument("--callbacks", nargs="+", choices=["monitors", "recovery"], default=["monitors", "recovery"])
     parser.add_argument("--checkout", type=Path, help="checkout of Lightning's repository; fetched if left out")
     parser.add_argument("--log", type=Path, default=Path("lightning_suite.log"), help="file for what pytest prints")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Adds Stormproof's callbacks to every Trainer of a pytest run, and writes down the outcome of each test.
+"""Adds Stormproof's callbacks to every Trainer of a pytest run and records the outcome of each test.
 
 ``lightning_suite.py`` runs pytest with ``-p lightning_suite_plugin``. The environment variable ``STORMPROOF_CALLBACKS``
-names the set of callbacks, ``STORMPROOF_OUTCOMES`` the file of the outcomes.
+names the set of callbacks, and ``STORMPROOF_OUTCOMES`` names the file for the outcomes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stormproof import (
 )
 
 
-def sensors(_: Path) -> list[pl.Callback]:
+def monitors(_: Path) -> list[pl.Callback]:
     return [GradientNormMonitor(), DeadNeuronDetector(), StepTimer(), TrainingHealth()]
 
 
@@ -33,14 +33,14 @@ def recovery(folder: Path) -> list[pl.Callback]:
     return [Preemption(), HangWatch(), CheckpointRecovery(tempfile.mkdtemp(dir=folder))]
 
 
-SETS = {"sensors": sensors, "recovery": recovery, "none": lambda _: []}
+SETS = {"monitors": monitors, "recovery": recovery, "none": lambda _: []}
 OURS = (
     CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, HangWatch, Preemption, StepTimer, TrainingHealth
 )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which this run does without")
+    config.addinivalue_line("markers", "flaky: marker of pytest-rerunfailures, which is not used here")
     make, folder = SETS[os.environ["STORMPROOF_CALLBACKS"]], Path(tempfile.mkdtemp(prefix="stormproof-suite-"))
     init = _CallbackConnector.on_trainer_init
 

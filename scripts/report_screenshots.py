@@ -1,9 +1,9 @@
-"""Takes the pictures of reports in docs/figures, of two real runs.
+"""Takes the screenshots of reports in docs/figures, of two real runs.
 
     python scripts/report_screenshots.py [--into docs/figures] [--all]
 
-One run is broken on purpose (``experiment=broken/dying_relu``); the other is killed twice and goes on. With ``--all``
-there is a picture of each whole page at three widths, light and dark, to be looked at. It takes Debian's chromium.
+One run is broken on purpose (``experiment=broken/dying_relu``). The other is killed twice and resumes. ``--all`` writes
+screenshots of the whole pages at three widths, light and dark, for visual inspection. Requires Debian's chromium.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stormproof_train.run.metrics_file import read_rows
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (360, 768, 1280)
 HEIGHT = 1180
-"""Pixels of a page's top that its picture shows."""
+"""Height of a screenshot in pixels, from the top of the page."""
 RESUMED = (
     "activation=gelu",
     "model.dropout=0.2",
@@ -37,7 +37,7 @@ KILLED_AT = (380, 820)
 
 
 def train(folder: Path, name: str, *overrides: str, kill_at: int | None = None) -> Path:
-    """Trains in a process of its own, which is killed at a step if there is one to be killed at; the run's folder."""
+    """Trains in a subprocess and returns the run folder. Kills the subprocess at step ``kill_at``, if given."""
     command = [sys.executable, str(ROOT / "train.py"), *overrides, "logger=none", f"runs_dir={folder}", f"name={name}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     metrics = folder / name / "metrics.csv"
@@ -54,7 +54,7 @@ def train(folder: Path, name: str, *overrides: str, kill_at: int | None = None) 
 def take_screenshot(
     browser: Browser, run: Path, file: Path, width: int, scheme: str, height: int | None = None
 ) -> None:
-    """A picture of a run's report, of its top or of all of it."""
+    """Writes a screenshot of a report: the top ``height`` pixels, or the whole page if None."""
     page = browser.new_context(viewport={"width": width, "height": height or 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     page.goto((run / "report.html").as_uri())
     page.wait_for_selector("body[data-drawn]")
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     arguments = parser.parse_args()
     chromium = shutil.which("chromium")
-    assert chromium, "there is no chromium: apt-get install chromium"
+    assert chromium, "chromium is not installed. Run `apt-get install chromium`."
     with TemporaryDirectory() as directory, sync_playwright() as playwright:
         folder = Path(directory)
         broken = train(folder, "dying-relu", "experiment=broken/dying_relu")

@@ -1,14 +1,14 @@
-"""The share of its time that a job trains, against its number of GPUs: ours, and stock Lightning's.
+"""Compares the goodput of Stormproof and stock Lightning for different numbers of GPUs.
 
     python scripts/simulate_goodput.py [--stall 0.18] [--write 2.2] [--stock 2.2] [--detect 28] [--restart 12]
     python scripts/simulate_goodput.py --drill 10 [--between-failures 40]
 
-The first prints a table, simulated, beside the closed form that it is checked against (``goodput.py``). The seconds are
-by default those of this project's records, of a state of 604 MB on two cores: give your own. Stock Lightning stands
-still until a checkpoint is written; it is given the best interval, too, and beside that its checkpoint of every hour.
+The first command prints a table of simulated values and the closed form (``goodput.py``). By default, the times are
+from this project's records: a state of 604 MB on two cores. Replace them with your own. Stock Lightning waits until a
+checkpoint is written. The table shows it with its best interval and with hourly checkpoints.
 
-The second kills this project's own training so many times, at random, starts it again at once, and prints the measured
-share beside the simulated one of the same seconds, which are measured on the way.
+The second command kills a training run at random times and restarts it immediately. It prints the measured goodput and
+the goodput simulated with the times that were measured in this run.
 """
 
 from __future__ import annotations
@@ -33,35 +33,41 @@ from stormproof_train.run.metrics_file import read_metrics
 
 GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
 FAILURES = 20_000
-CHECKPOINT_INTERVAL, STEP = 50, 0.02  # steps between two checkpoints of the drill; seconds that each is slowed down by
+CHECKPOINT_INTERVAL, STEP = 50, 0.02  # of the drill: steps between two checkpoints; seconds added to each step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--stall", type=float, default=0.18, help="seconds: ours")
-    parser.add_argument("--write", type=float, default=2.2, help="seconds: ours, while training goes on")
-    parser.add_argument("--stock", type=float, default=2.2, help="seconds for which stock Lightning stands still")
-    parser.add_argument("--detect", type=float, default=28.0, help="seconds from a failure until it is noticed")
-    parser.add_argument("--restart", type=float, default=12.0, help="seconds from there until training goes on")
-    parser.add_argument("--drill", type=int, help="kill a real training so many times")
-    parser.add_argument("--between-failures", type=float, default=40.0, help="seconds, of the drill")
+    parser.add_argument(
+        "--stall", type=float, default=0.18, help="seconds that Stormproof's checkpoints delay training"
+    )
+    parser.add_argument("--write", type=float, default=2.2, help="seconds of the write in the background")
+    parser.add_argument(
+        "--stock", type=float, default=2.2, help="seconds that stock Lightning's checkpoints delay training"
+    )
+    parser.add_argument("--detect", type=float, default=28.0, help="seconds from a failure to its detection")
+    parser.add_argument("--restart", type=float, default=12.0, help="seconds from the detection until training resumes")
+    parser.add_argument("--drill", type=int, help="number of times to kill a real training run")
+    parser.add_argument("--between-failures", type=float, default=40.0, help="mean seconds between kills of the drill")
     arguments = parser.parse_args()
     if arguments.drill:
         _drill(arguments.drill, arguments.between_failures)
         return
     our_costs = Costs(arguments.stall, arguments.write, arguments.detect, arguments.restart)
     stock = Costs(arguments.stock, 0.0, arguments.detect, arguments.restart)
-    print("| GPUs | between failures | ours, every | trains | closed form | stock, every | trains | stock, hourly |")
+    print(
+        "| GPUs | between failures | our interval | goodput | closed form | stock interval | goodput | stock hourly |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for gpus in GPUS:
         mean = mean_time_between_failures(gpus)
-        every, stock_goodput = compute_optimal_interval(our_costs, mean), compute_optimal_interval(stock, mean)
+        interval, stock_interval = compute_optimal_interval(our_costs, mean), compute_optimal_interval(stock, mean)
         shares = (
-            simulate_goodput(our_costs, every, mean, FAILURES), expected_goodput(our_costs, every, mean),
-            simulate_goodput(stock, stock_goodput, mean, FAILURES), simulate_goodput(stock, 3600.0, mean, FAILURES),
+            simulate_goodput(our_costs, interval, mean, FAILURES), expected_goodput(our_costs, interval, mean),
+            simulate_goodput(stock, stock_interval, mean, FAILURES), simulate_goodput(stock, 3600.0, mean, FAILURES),
         )  # fmt: skip
-        trains, form, best, hourly = (f"{100 * share:.2f}%" for share in shares)
-        times = (f"{mean / 3600:.2f} h", f"{every:.0f} s", trains, form, f"{stock_goodput:.0f} s", best, hourly)
+        ours, form, best, hourly = (f"{100 * share:.2f}%" for share in shares)
+        times = (f"{mean / 3600:.2f} h", f"{interval:.0f} s", ours, form, f"{stock_interval:.0f} s", best, hourly)
         print(f"| {gpus:,} | {' | '.join(times)} |")
     mean = mean_time_between_failures(1024)
     young = math.sqrt(2 * stock.stall * mean)
@@ -72,7 +78,7 @@ def main() -> None:
 
 
 def _drill(kills: int, mean: float) -> None:
-    """Kills a training at exponential times, and compares."""
+    """Kills a training run at exponentially distributed times and compares the goodput with the simulation."""
     generator = random.Random(0)
     with TemporaryDirectory() as folder:
         root = Path(folder)
@@ -85,7 +91,7 @@ def _drill(kills: int, mean: float) -> None:
             "trainer.accelerator=cpu", "trainer.max_epochs=1000000",
             f"callbacks.recovery.every_n_train_steps={CHECKPOINT_INTERVAL}",
             "callbacks.slow._target_=mine.Slow", "max_restarts_without_progress=null",
-            "callbacks.divergence_guard=null",  # long after it has fitted all data, Adam makes spikes of its own
+            "callbacks.divergence_guard=null",  # Adam causes loss spikes long after the data is fitted
         ]  # fmt: skip
         start = time.monotonic()
         for _ in range(kills):
@@ -94,7 +100,9 @@ def _drill(kills: int, mean: float) -> None:
                 process = subprocess.Popen(command, cwd=root, stdout=output, stderr=output)
                 try:
                     code = process.wait(life)
-                    sys.exit(f"the training ended by itself, with {code}: {(root / 'output.txt').read_text()[-2000:]}")
+                    sys.exit(
+                        f"The run ended with {code} before it was killed: {(root / 'output.txt').read_text()[-2000:]}"
+                    )
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
@@ -110,17 +118,17 @@ def _compare(run: Path, kills: int, wall: float, mean: float) -> None:
     batches = logged.get("time/batch_seconds", [])
     reached = read_progress(run / "checkpoints" / PROGRESS_FILE_NAME)
     if not restarts or not stalls or not batches or reached is None:
-        sys.exit("too few restarts came to a checkpoint to compare anything: give --between-failures more seconds")
+        sys.exit("Too few restarts reached a checkpoint. Increase --between-failures.")
     step = statistics.median(batches)
-    steps = reached.step // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL  # those that are in a checkpoint
+    steps = reached.step // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL  # steps that a checkpoint contains
     costs = Costs(statistics.median(stalls), 0.0, 0.0, statistics.median(restarts))
-    foreseen = [simulate_goodput(costs, CHECKPOINT_INTERVAL * step, mean, kills, seed) for seed in range(1000)]
-    low, high = sorted(foreseen)[25], sorted(foreseen)[974]
+    simulated = [simulate_goodput(costs, CHECKPOINT_INTERVAL * step, mean, kills, seed) for seed in range(1000)]
+    low, high = sorted(simulated)[25], sorted(simulated)[974]
     print(
-        f"{kills} kills in {wall:.0f} s, {steps} steps of {1000 * step:.1f} ms; a stall {1000 * costs.stall:.0f} ms, a "
+        f"{kills} kills in {wall:.0f} s, {steps} steps of {1000 * step:.1f} ms, stall {1000 * costs.stall:.0f} ms, "
         f"restart {costs.restart:.1f} s\n"
-        f"trained: {100 * steps * step / wall:.1f}%; simulated, with other times of so many failures: "
-        f"{100 * statistics.fmean(foreseen):.1f}%, 95% of them from {100 * low:.1f} to {100 * high:.1f}%"
+        f"goodput: measured {100 * steps * step / wall:.1f}%, simulated {100 * statistics.fmean(simulated):.1f}% "
+        f"(95% of simulations from {100 * low:.1f} to {100 * high:.1f}%)"
     )
 
 

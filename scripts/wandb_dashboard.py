@@ -1,9 +1,9 @@
-"""Makes a W&B workspace that shows the runs of a project: a section each for what people ask of them.
+"""Creates a W&B workspace with panels for the runs of a project.
 
-    python scripts/wandb_dashboard.py --entity my-team         # saves it, and says where it is; each time another one
-    python scripts/wandb_dashboard.py --offline workspace.json  # writes its specification, and needs no account
+    python scripts/wandb_dashboard.py --entity my-team         # saves a new workspace and prints its address
+    python scripts/wandb_dashboard.py --offline workspace.json  # writes the specification, without an account
 
-Needs ``pip install 'stormproof[dashboard]'``, and, but for ``--offline``, an API key as training does.
+Requires ``pip install 'stormproof[dashboard]'``. Without ``--offline``, it requires an API key.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ STEP = "step"
 def main() -> None:
     """Saves or writes the workspace."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--project", default="stormproof", help="as logger.project says (default: stormproof)")
-    parser.add_argument("--entity", help="the team or user (default: that of the API key)")
-    parser.add_argument("--offline", type=Path, metavar="FILE", help="where to write the specification, instead")
+    parser.add_argument("--project", default="stormproof", help="the project in logger.project (default: stormproof)")
+    parser.add_argument("--entity", help="team or user (default: the owner of the API key)")
+    parser.add_argument("--offline", type=Path, metavar="FILE", help="write the specification to this file instead")
     chosen = parser.parse_args()
     if chosen.offline is None:
         entity = chosen.entity or wandb.Api().default_entity
         if entity is None:
-            parser.error("the API key has no entity of its own: say --entity")
+            parser.error("The API key has no default entity. Pass --entity.")
         print(workspace(chosen.project, entity).save().url)
         return
     dashboard = workspace(chosen.project, chosen.entity or "")
-    view = dashboard._to_model()  # noqa: SLF001 (nothing public tells what would be saved)
+    view = dashboard._to_model()  # noqa: SLF001 (there is no public access to the specification)
     chosen.offline.write_text(view.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
 
 
 def workspace(project: str, entity: str) -> ws.Workspace:
-    """The workspace of a project, not yet saved; a panel for whatever else is logged follows by itself."""
+    """Returns the unsaved workspace of a project. W&B adds panels for all other metrics."""
     return ws.Workspace(
         name="Stormproof",
         project=project,
@@ -59,17 +59,17 @@ def workspace(project: str, entity: str) -> ws.Workspace:
 
 
 def line_panel(title: str, *names: str, log: bool = False) -> wr.LinePlot:
-    """Metrics over the step."""
+    """Returns a panel of metrics over the step."""
     return wr.LinePlot(title=title, x=STEP, y=list(names), log_y=log or None)
 
 
 def group_panels(title: str, group: str, log: bool = False) -> wr.LinePlot:
-    """All metrics below ``group`` over the step: those of each layer or place."""
+    """Returns a panel of all metrics below ``group`` over the step, one per layer or place."""
     return wr.LinePlot(title=title, x=STEP, metric_regex=f"^{group}/.+", log_y=log or None)
 
 
 def bar_panel(title: str, name: str, by: str) -> wr.BarPlot:
-    """The mean of a summary over the runs that share a setting, with its standard error."""
+    """Returns a panel of a summary metric grouped by a setting: mean and standard error."""
     return wr.BarPlot(
         title=title, metrics=[name], groupby=wr.Config(by), groupby_aggfunc="mean", groupby_rangefunc="stderr"
     )
@@ -80,7 +80,7 @@ PROGRESS = [
     line_panel("Loss of the epoch", "train/epoch_loss"),
     line_panel("Accuracy", "train/accuracy", "val/accuracy"),
     line_panel("F1", "val/f1"),
-    line_panel("How much worse on validation", "generalization/gap"),
+    line_panel("Generalization gap", "generalization/gap"),
     line_panel("Root mean squared error", "train/rmse", "val/rmse"),
     line_panel("Mean absolute error", "val/mae"),
     line_panel("R²", "val/r2"),
@@ -91,7 +91,7 @@ GRADIENTS = [
     group_panels("By layer", "gradients/norm", log=True),
     line_panel("Update relative to the weights", "updates/ratio", log=True),
     group_panels("Update by layer", "updates/ratio", log=True),
-    line_panel("Share of the steps that were clipped", "gradients/clipped_fraction"),
+    line_panel("Share of clipped steps", "gradients/clipped_fraction"),
 ]
 NEURONS = [
     line_panel("Dead units", "units/dead_fraction"),
@@ -101,15 +101,15 @@ NEURONS = [
 ]
 RECOVERY = [
     line_panel("Restarts", "recovery/restarts"),
-    line_panel("Steps done again", "recovery/lost_steps"),
-    line_panel("Seconds until training went on", "recovery/seconds"),
-    line_panel("Share of the time that counts", "recovery/effective_time_ratio"),
-    line_panel("Seconds that a checkpoint took", "checkpoint/stall_seconds"),
-    line_panel("Steps skipped, and times gone back", "divergence/skipped_steps", "divergence/rollbacks"),
-    line_panel("Factor on the learning rates", "divergence/lr_factor"),
+    line_panel("Steps repeated", "recovery/lost_steps"),
+    line_panel("Seconds until training resumed", "recovery/seconds"),
+    line_panel("Effective time ratio", "recovery/effective_time_ratio"),
+    line_panel("Seconds of delay per checkpoint", "checkpoint/stall_seconds"),
+    line_panel("Skipped steps and rollbacks", "divergence/skipped_steps", "divergence/rollbacks"),
+    line_panel("Learning-rate scale", "divergence/lr_factor"),
 ]
 TIME = [
-    line_panel("Seconds a batch", "time/batch_seconds"),
+    line_panel("Seconds per batch", "time/batch_seconds"),
     line_panel("Share spent waiting for data", "time/data_wait_fraction"),
 ]
 COMPARISON = [

@@ -1,15 +1,15 @@
-"""How good default runs of the bundled data sets are, next to linear models and constants of the same split.
+"""Compares default runs on the bundled data sets with linear models and constants on the same split.
 
     python scripts/benchmarks/bundled_data.py choose [--seeds 10 11 …]
     python scripts/benchmarks/bundled_data.py compare [--seeds 0 1 …] [--data diabetes digits mnist1d]
     python scripts/benchmarks/bundled_data.py cost
 
 ``choose`` trains the candidates for the default settings of ``data=diabetes`` and prints their R² on validation. It
-leaves the test split unread (``test=false``). ``compare`` trains what ``python train.py data=…`` trains and prints the
-scores (R² or accuracy) on validation and test, means over the seeds. A seed fixes the split and the initial weights.
-The linear model is ridge or logistic regression of scikit-learn with the penalty that is best on validation, the
-constant is the mean or the most common class of the training split. ``cost`` prints the CPU time of the baselines that
-a run computes for a table, next to that of its evaluation, for tables of random numbers.
+leaves the test split unread (``test=false``). ``compare`` trains the runs of ``python train.py data=…`` and prints the
+mean scores (R² or accuracy) over the seeds on validation and test. A seed fixes the split and the initial weights. The
+linear model is ridge or logistic regression of scikit-learn with the penalty that is best on validation. The constant
+is the mean or the most common class of the training split. ``cost`` prints the CPU time of the baselines and of the
+evaluation of a run, for tables of random numbers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CANDIDATES = [
     "optimizer.weight_decay=5 model.depth=1", "optimizer.weight_decay=5 model.width=32",
     "optimizer.weight_decay=5 callbacks=early_stopping",
 ]  # fmt: skip
-"""0.01 is the default of AdamW: these candidates are what ``data=diabetes`` was before and single changes of it."""
+"""0.01 is the default of AdamW. The candidates are the former defaults of ``data=diabetes`` and changes of them."""
 MODULES: dict[str, Any] = {"diabetes": Diabetes, "digits": Digits, "mnist1d": MNIST1D}
 RUNS = {
     "diabetes": {"old default": ["optimizer.weight_decay=0.01"], "default": []},
@@ -67,7 +67,7 @@ TABLES = [
 """Training rows, inputs, outputs and test samples."""
 
 Score = tuple[float, float]
-"""Validation and test."""
+"""Validation score and test score."""
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 class RandomTable(InMemoryDataModule):
-    """A table of random numbers whose targets depend linearly on them, with noise; 1 output is a number."""
+    """A table of random numbers with noisy linear targets. One output means regression."""
 
     def __init__(self, rows: int, inputs: int, outputs: int, tested: int) -> None:
         super().__init__(batch_size=32, num_workers=0, drop_last=False, seed=0)

@@ -1,4 +1,4 @@
-"""How long a convolutional network takes by the widths of its layers, in onnxruntime, at as many multiply-accumulates.
+"""Measures the latency of convolutional networks with different layer widths in onnxruntime.
 
 python scripts/benchmarks/channel_blocks.py
 """

@@ -1,21 +1,21 @@
-"""What saving costs: how long training stands still, how long a write takes, how slow steps are meanwhile.
+"""Measures the cost of checkpoints: the stall, the duration of a write, and the slowdown of steps during a write.
 
     python scripts/benchmarks/checkpoint.py [--megabytes 540] [--rounds 7] [--threads 1 2]
 
-One state for all: a Lightning checkpoint of frozen layers of so many megabytes beside a small network that is trained,
-with steps of some 10 ms, on the CPU, to ``--folder`` (by default a temporary one). In each round, in another order:
+All variants save the same state on the CPU to ``--folder``: a Lightning checkpoint with ``--megabytes`` of frozen
+layers and a small trained network, with steps of about 10 ms. In each round, in random order:
 
-- plain copy: ``copy_`` of every tensor of the checkpoint into buffers that are used again; all else is a ratio to it;
-- ours: ``CheckpointRecovery``, asynchronous. Stall is all that happens between two batches, taking the state included;
-  total is until the write is committed, verified and the one before deleted;
-- ours, not asynchronous;
-- ModelCheckpoint: what it does, ``trainer.save_checkpoint``, which fsyncs nothing;
-- AsyncCheckpointIO: the same with that plugin;
-- DCP: ``torch.distributed.checkpoint.async_save``, on one process, with
-  the staging that it has by default: the one that keeps its copy needs a GPU.
+- plain copy: ``copy_`` of every tensor of the checkpoint into reused buffers. All other times are ratios to it.
+- ours: ``CheckpointRecovery``, asynchronous. The stall is the time between two batches, including the capture of the
+  state. The total ends when the write is committed and verified and the previous checkpoint is deleted.
+- ours, not asynchronous.
+- ModelCheckpoint: ``trainer.save_checkpoint``, as ModelCheckpoint calls it. It does not call fsync.
+- AsyncCheckpointIO: the same with this plugin.
+- DCP: ``torch.distributed.checkpoint.async_save`` in one process with its default staging. The caching stager requires
+  a GPU.
 
-The first save of each is not counted. Steps meanwhile are those that begin and end while a write goes on, over the
-median of those before it. Memory is the resident set after all rounds, over that before the first save, in checkpoints.
+The first save of each variant is discarded. "Step meanwhile" is the median duration of steps during a write, divided
+by the median before it. Memory is the growth of the resident set over all rounds, in checkpoint sizes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class Task(pl.LightningModule):
 
 
 class Probe(pl.Callback):
-    """Times each step, and at some of them calls ``save``, which begins a write and returns what tells its end."""
+    """Measures each step and calls ``save`` at some of them.
+
+    ``save`` starts a write and returns a function that returns True when the write is complete.
+    """
 
     def __init__(self, save: Callable[[pl.Trainer], Callable[[], bool]], saves: int, rest: int) -> None:
         self.save, self.saves, self.rest = save, saves, rest
@@ -124,7 +127,7 @@ def save_with_model_checkpoint(
         trainer.save_checkpoint(folder / "stock.ckpt")
         if plugin is None:
             return lambda: True
-        executor = plugin._executor  # noqa: SLF001 (it tells nobody when it is done)
+        executor = plugin._executor  # noqa: SLF001 (there is no public way to wait for a write)
         assert executor is not None
         return executor.submit(lambda: None).done
 
@@ -142,7 +145,7 @@ def save_with_dcp(folder: Path) -> Callable[[pl.Trainer], Callable[[], bool]]:
 
 
 def time_plain_copy(task: Task, times: int) -> float:
-    """The median of so many copies, after one that is not counted."""
+    """Returns the median duration of ``times`` copies. The first copy is discarded."""
     tensors = list(task.state_dict().values())
     buffers = [torch.empty_like(tensor) for tensor in tensors]
     seconds = []
@@ -166,7 +169,7 @@ class Measured:
 
 
 def measure(name: str, folder: Path, megabytes: int, saves: int) -> Measured:
-    """A training of its own, with so many saves and one before them."""
+    """Runs a training run with ``saves`` + 1 saves. The first save is discarded."""
     torch.manual_seed(0)
     recovery, plugins = None, []
     if name.startswith("ours"):
@@ -202,15 +205,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--megabytes", type=int, default=540)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--saves", type=int, default=4, help="of each in a round, after one that is not counted")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch's operations")
+    parser.add_argument("--saves", type=int, default=4, help="measured saves per variant and round")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of torch's operations")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     size = f"{arguments.megabytes} MB"
-    print(f"torch {torch.__version__}, {os.cpu_count()} cores, {size}; median [least, most] of the rounds")
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, {size}; median [minimum, maximum] of the rounds")
     for threads in arguments.threads:
         results: dict[str, list[tuple[float, Measured]]] = {name: [] for name in arguments.variants}
         for _ in range(arguments.rounds):

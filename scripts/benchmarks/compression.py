@@ -1,11 +1,11 @@
-"""What ``compress`` comes to, beside torch-pruning and onnxruntime's quantization by themselves with their defaults.
+"""Compares the result of ``compress`` with torch-pruning and onnxruntime's quantization with their defaults.
 
     python train.py experiment=fashion_mnist_cnn name=cnn
     python train.py compress run=runs/cnn budget=1pp
     python scripts/benchmarks/compression.py compressed/cnn
 
-torch-pruning prunes to the multiply-accumulates of the best network of the compression, and that is trained on for as
-many steps. All files are measured in turn, on the same samples, in fresh processes.
+torch-pruning prunes to the number of multiply-accumulates of the best artifact. Its network is then fine-tuned for the
+same number of steps. All files are measured alternately, on the same samples, in fresh processes.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ ROUNDS, SECONDS = 7, 0.4
 
 
 def main(folder: Path, *overrides: str) -> None:
-    """Makes what the others come to, and prints all in one table.
+    """Creates the artifacts of the other tools and prints a table of all artifacts.
 
     Args:
-        folder: of a compression that has ended.
-        overrides: that it was given for its fine-tuning runs.
+        folder: Folder of a finished compression.
+        overrides: Overrides that this compression passed to its fine-tuning runs.
     """
     suppress_lightning_output()
     answer = json.loads((folder / "answer.json").read_text())
@@ -72,9 +72,9 @@ def main(folder: Path, *overrides: str) -> None:
         try:
             _pruned(original, 0.1, inputs)(inputs[:2])
         except RuntimeError as error:
-            print(f"torch-pruning by itself leaves a network that does not run: {error}")
+            print(f"torch-pruning produces a network that does not run: {error}")
         else:
-            pruned = _pruned_alone(original, best["macs"], steps, folder, inputs)
+            pruned = _pruned_by_peer(original, best["macs"], steps, folder, inputs)
             files[f"torch-pruning: {count_macs(pruned, inputs):,} MACs"] = _exported(
                 original, pruned, peers / "pruned.onnx", calibration
             )
@@ -96,8 +96,8 @@ def _dynamic(source: Path, target: Path) -> Path:
     return target
 
 
-def _pruned_alone(original: OriginalModel, most: int, steps: int, folder: Path, inputs: torch.Tensor) -> nn.Module:
-    """By torch-pruning's own pruner, with its defaults: every layer loses the same share of its channels."""
+def _pruned_by_peer(original: OriginalModel, most: int, steps: int, folder: Path, inputs: torch.Tensor) -> nn.Module:
+    """Prunes with the default pruner of torch-pruning, which removes the same share of channels from every layer."""
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
@@ -134,12 +134,12 @@ def _print(files: dict[str, Path], splits: dict[str, Samples], kind: Any, thread
     }
     timed: dict[str, list[Any]] = {name: [] for name in files}
     with ExitStack() as processes:
-        alone = {
+        isolated = {
             name: processes.enter_context(IsolatedProcess(path, splits["validation"].inputs[:1], threads))
             for name, path in files.items()
         }
         for _ in range(ROUNDS):
-            for name, process in alone.items():
+            for name, process in isolated.items():
                 timed[name].append(process.measure_latencies(SECONDS))
     reference, *_ = files
 
@@ -171,5 +171,5 @@ def _right(predictions: Predictions) -> float:
 
 if __name__ == "__main__":
     asked_for = sys.argv[1:]
-    sys.argv = [str(Path(__file__).resolve().parents[2] / "train.py")]  # the command that a fine-tuning is started by
+    sys.argv = [str(Path(__file__).resolve().parents[2] / "train.py")]  # fine-tuning runs are started with this command
     main(Path(asked_for[0]), *asked_for[1:])

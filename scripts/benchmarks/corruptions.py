@@ -1,12 +1,15 @@
-"""Damages folders of real checkpoints at random, and counts what is found before any state is loaded.
+"""Damages folders of real checkpoints at random and counts how many corruptions are detected before loading.
 
     python scripts/benchmarks/corruptions.py --count 1000 --seed 0
 
-A corruption is a kind of damage to one file: a checkpoint, its manifest or the log of commits. One is found if the
-resolution names the file's checkpoint bad or lost (or the log damaged), chooses the newest undamaged checkpoint, and
-torch has unpickled no file that was damaged; half the time every checkpoint is read, otherwise those down to the chosen
-one. What leaves the bytes as they are is no damage, nor is a log that lacks its last line, as a crash may leave it:
-another is made then.
+A corruption damages one file: a checkpoint, its manifest or the commit log. It counts as detected if:
+
+- the resolution reports the checkpoint of the file as damaged or lost, or the log as damaged,
+- it chooses the newest undamaged checkpoint, and
+- torch has not unpickled a damaged file.
+
+Half of the resolutions read every checkpoint, the others stop at the chosen one. If a corruption leaves the bytes
+unchanged, or only removes the last line of the log as a crash can do, it is drawn again.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ FILES = ("checkpoint", "manifest", "log")
 
 @dataclass(frozen=True)
 class Corruption:
-    """One that was made: what kind of damage, to what kind of file, and whether it was found."""
+    """A corruption: the kind of damage, the kind of file, and the result of the detection."""
 
     kind: str
     file: str
@@ -44,7 +47,7 @@ class Corruption:
 
 
 def make_folder(folder: Path) -> Store:
-    """A folder with a real checkpoint, model and AdamW state, at each of STEPS."""
+    """Creates a folder with a real checkpoint (model and AdamW state) at each of STEPS."""
     store = Store(folder)
     attempt = store.begin_attempt(store.resolve())
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ELU(), torch.nn.Linear(32, 4))
@@ -65,7 +68,7 @@ def make_folder(folder: Path) -> Store:
 
 
 def corrupt(good: Path, copy: Path, generator: random.Random) -> Corruption:
-    """Copies the folder ``good`` to ``copy``, damages one file there (two, if they are swapped), and judges."""
+    """Copies ``good`` to ``copy``, damages one file there (two if they are swapped) and checks the detection."""
     shutil.copytree(good, copy)
     try:
         return _corrupt(copy, generator)
@@ -94,7 +97,7 @@ def _corrupt(copy: Path, generator: random.Random) -> Corruption:
 
 
 def _damage(kind: str, path: Path, other_path: Path, generator: random.Random) -> None:
-    """Damages ``path``; where it is swapped with ``other_path``, that too."""
+    """Damages ``path``, and also ``other_path`` if the two are swapped."""
     content = path.read_bytes()
     start, end = sorted(generator.sample(range(1, len(content)), 2))
     match kind:
@@ -128,11 +131,11 @@ def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tupl
     loaded: list[str] = []
     load = torch.load
 
-    def watched(path: Any, *arguments: Any, **options: Any) -> Any:
+    def recording_load(path: Any, *arguments: Any, **options: Any) -> Any:
         loaded.append(Path(path).name)
         return load(path, *arguments, **options)
 
-    torch.load = watched
+    torch.load = recording_load
     try:
         resolution = store.resolve(verify_all=thorough)
     finally:
@@ -141,9 +144,9 @@ def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tupl
     reported = {bad.name for bad in resolution.bad_checkpoints} | set(resolution.lost_names)
     checks = {
         f"chose {chosen and chosen.name}": chosen is not None and chosen.name == expected,
-        f"told {sorted(reported)} of {sorted(hurt)}": reported == hurt if thorough else reported <= hurt,
-        "did not tell of a newer one": reported >= {name for name in hurt if name > expected},
-        "said nothing of the log": LOG not in damaged or bool(resolution.log_problems) or resolution.is_log_torn,
+        f"reported {sorted(reported)} of {sorted(hurt)}": reported == hurt if thorough else reported <= hurt,
+        "did not report a newer checkpoint": reported >= {name for name in hurt if name > expected},
+        "did not report the log": LOG not in damaged or bool(resolution.log_problems) or resolution.is_log_torn,
         f"loaded {loaded}": not hurt & {Path(name).stem for name in loaded},
     }
     missed = [why for why, good in checks.items() if not good]

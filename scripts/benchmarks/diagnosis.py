@@ -1,13 +1,13 @@
-"""How much of what goes wrong TrainingHealth finds, and how often it is wrong: the programs of diagnosis_bank/.
+"""Measures recall and false alarms of TrainingHealth on the programs in diagnosis_bank/.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out] [--only NAME]
         [--quiet] [--peers]
 
-Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
-the right cause first, one whose first finding is the right problem. Its step is that at which the right one, or else
-any, was first reported. With ``--peers`` the rules of three others judge the same runs, those that return predictions;
-see diagnosis_baselines.py.
+Only runs whose fault took effect, and healthy runs that learned, are counted. A run is found if it has any warning. The
+right cause is first if the first warning names the right problem. The step of a run is the step at which the right
+problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
+(diagnosis_baselines.py) judge the same runs, but only those that return predictions.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from diagnosis_bank.program import Outcome, Program, run_program
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "third", "held_back")
+PARTS = ("development", "second", "third", "held_out")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of a run of a program."""
+    """The findings in one run of a program."""
 
     program: Program
     seed: int
@@ -61,7 +61,7 @@ class Verdict:
 
     @property
     def step(self) -> int:
-        """When a right problem was first reported; of none, when any was."""
+        """Step at which a right problem was first reported, or any problem if no right one was."""
         right = [finding.step for finding in self.warnings if finding.problem in self.program.problems]
         return min(right or [finding.step for finding in self.warnings])
 
@@ -88,7 +88,7 @@ def judge_program(
 
 
 def summary_lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """The lines that sum up a part."""
+    """Returns the lines that summarize a part."""
     runs = [verdict for verdict in verdicts if verdict.took_effect]
     faulty = [verdict for verdict in runs if verdict.program.problems]
     healthy = [verdict for verdict in runs if not verdict.program.problems]
@@ -112,12 +112,12 @@ def _share(part: list[Verdict], total: list[Verdict]) -> str:
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """What was said of a run."""
+    """Returns a line with the expected problems and the findings of a run."""
     expected = "/".join(sorted(verdict.program.problems)) or "healthy"
     reported = ", ".join(f"{finding.problem}@{finding.step}" for finding in verdict.findings) or "nothing"
     good = verdict.is_right if verdict.program.problems else not verdict.is_found
     mark = "  " if not verdict.took_effect else "ok" if good else "!!"
-    output_kind = "told" if verdict.returns_dict else "bare"
+    output_kind = "dict" if verdict.returns_dict else "loss"
     error = f"  [{verdict.error[:90]}]" if verdict.error else ""
     return f"{mark} {verdict.program.name} {verdict.seed} {output_kind}: {expected} <- {reported}{error}"
 
@@ -127,8 +127,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--only", default="")
-    parser.add_argument("--quiet", action="store_true", help="only the sums")
-    parser.add_argument("--peers", action="store_true", help="the rules of others too, where predictions are returned")
+    parser.add_argument("--quiet", dest="summary_only", action="store_true", help="print only the summaries")
+    parser.add_argument("--peers", action="store_true", help="also judge runs that return predictions by other tools")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -145,7 +145,7 @@ def main() -> None:
                 for seed in range(arguments.seeds):
                     for return_dict in (True,) if arguments.peers else (True, False):
                         verdicts.append(judge_program(program, seed, return_dict, monitor))
-                        if not arguments.quiet:
+                        if not arguments.summary_only:
                             print(verdict_line(verdicts[-1]), flush=True)
             print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ")
 

@@ -1,13 +1,13 @@
-"""Three peers' rules, with their defaults, as callbacks that find what they would; for scripts/benchmarks/diagnosis.py.
+"""The rules of three other tools, with their defaults, as callbacks for scripts/benchmarks/diagnosis.py.
 
 - SageMaker Debugger (Amazon, "List of Debugger built-in rules"): vanishing_gradient, exploding_tensor, dead_relu,
-  loss_not_decreasing and overfit, of which all but overfit are asked at each step.
+  loss_not_decreasing and overfit. All but overfit are checked at each step.
 - AUTOTRAINER (Zhang et al. 2021, "AUTOTRAINER: An Automatic DNN Training Problem Detection and Repair System"):
-  exploding and vanishing gradients, dying ReLU and slow convergence, asked at each epoch's end from the second one, and
-  said only where the accuracy is not satisfactory; of a regression, which has none, only what is not finite.
+  exploding and vanishing gradients, dying ReLU and slow convergence. They are checked at the end of each epoch from the
+  second one, and reported only if the accuracy is unsatisfactory. In regressions, only non-finite values are reported.
 - UMLAUT (Schoop et al. 2021, "UMLAUT: Debugging Deep Learning Programs using Program Structure and Model Behavior"):
-  input beyond [-1, 1], the learning rate's range, NaN in the input, and overfitting, asked at each epoch's end. Its
-  checks of Keras source code have no counterpart here.
+  inputs outside [-1, 1], the range of the learning rate, NaN in the input, and overfitting, checked at the end of each
+  epoch. Its checks of Keras source code do not apply here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stormproof.health.observers.provenance import iter_tensors
 
 
 class Peer(pl.Callback):
-    """Keeps the first finding of each problem."""
+    """Records the first finding of each problem."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
@@ -62,9 +62,9 @@ class SageMakerDebugger(Peer):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         for module in pl_module.modules():
             if isinstance(module, nn.ReLU):
-                module.register_forward_hook(self._look)
+                module.register_forward_hook(self._check_activity)
 
-    def _look(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def _check_activity(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         active = (output.detach() > 0).flatten(1).float().mean(0) if output.ndim > 1 else output.new_ones(1)
         self.inactive |= bool((active < self.INACTIVE).float().mean() > self.OF_LAYER)
 

@@ -1,4 +1,4 @@
-"""How long it takes to evaluate predictions, and what telling samples apart adds to a test.
+"""Measures the time to evaluate and compare predictions, and to hash samples.
 
 python scripts/benchmarks/evaluation.py
 """
@@ -25,7 +25,7 @@ IMAGES = {"10,000 of 28 x 28": (10_000, 1, 28, 28), "256 of 224 x 224, colour": 
 
 
 def main() -> None:
-    print(f"{'samples':>8} {'':>10} {'evaluated and kept':>19} {'compared':>9}   seconds")
+    print(f"{'samples':>8} {'':>10} {'evaluate and save':>19} {'compare':>9}   seconds")
     for samples in SIZES:
         for kind in ("classes", "values"):
             tested = _tested(samples, kind)
@@ -40,7 +40,7 @@ def main() -> None:
     }.items():
         inputs = torch.randn(*shape)
         seconds = min(_seconds(hash_samples, inputs) for _ in range(5))
-        print(f"told apart: {name}: {seconds:.3f} s, {inputs.numel() * 4 / seconds / 1e9:.2f} GB/s")
+        print(f"hash {name}: {seconds:.3f} s, {inputs.numel() * 4 / seconds / 1e9:.2f} GB/s")
 
 
 def _tested(samples: int, kind: str) -> PredictionStore:

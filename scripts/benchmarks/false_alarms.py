@@ -1,14 +1,15 @@
-"""Whether DivergenceGuard's detector is silent on trainings that are well, and speaks on those that diverge.
+"""Measures false alarms and detections of DivergenceGuard's detector on healthy and diverging training runs.
 
     python scripts/benchmarks/false_alarms.py [--steps 1500] [--seeds 3]
 
-Trains small networks in a plain loop: digits with an MLP and a convolutional network, diabetes with an MLP, characters
-of LICENSE with a transformer (until 2026-11-29, of the README); SGD with momentum and AdamW, two learning rates each,
-batches of 8 and 64, with batch norm, and with dropout in its place. Each step's loss and gradient norm go to a
-``stormproof.divergence.detector.DivergenceDetector`` as it is by default, which only looks.
+Trains small networks in a plain loop: an MLP and a convolutional network on digits, an MLP on diabetes, and a
+transformer on the text of LICENSE (until 2026-11-29: README). The optimizers are SGD with momentum and
+AdamW, with two learning rates each, batches of 8 and 64, and batch norm or dropout. A
+``stormproof.divergence.detector.DivergenceDetector`` with default arguments observes the loss and gradient norm of each
+step.
 
-A training has diverged if the median loss of its last hundred steps is no lower than that of its first 32. Shown are
-the trainings that are well, and in how many of them an anomaly was told; and those that diverged.
+A run has diverged if the median loss of its last hundred steps is not lower than the median of its first 32. Prints the
+number of healthy runs, how many of them have an anomaly, and the number of diverged runs.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Characters(nn.Module):
 
 @cache
 def tables() -> dict[str, tuple[Callable[[bool], nn.Module], Batches, Callable[..., torch.Tensor]]]:
-    """By name: the network, given whether it is normed; a batch, given its size; the loss."""
+    """Returns by name: the network (argument: with batch norm), a batch (argument: its size), and the loss."""
 
     def draws(inputs: torch.Tensor, targets: torch.Tensor) -> Batches:
         def draw(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +104,7 @@ def cells(seeds: int) -> Iterator[tuple[str, str, float, int, bool, int]]:
 
 
 def train(cell: tuple[str, str, float, int, bool, int], steps: int) -> tuple[bool, str | None]:
-    """Whether it diverged, and the first anomaly that was told."""
+    """Trains and returns whether the run diverged, and the first anomaly."""
     name, kind, rate, size, normed, seed = cell
     torch.manual_seed(seed)
     network, batches, compute_loss = tables()[name]
@@ -132,16 +133,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    well = alarms = diverged = found_count = 0
+    healthy = alarms = diverged = found_count = 0
     for cell in cells(arguments.seeds):
         bad, report = train(cell, arguments.steps)
-        well, alarms = well + (not bad), alarms + (not bad and report is not None)
+        healthy, alarms = healthy + (not bad), alarms + (not bad and report is not None)
         diverged, found_count = diverged + bad, found_count + (bad and report is not None)
         if bad or report:
-            print(*cell, "diverged" if bad else "well", report or "nothing told", sep="; ", flush=True)
+            print(*cell, "diverged" if bad else "healthy", report or "no anomaly", sep="; ", flush=True)
     print(
-        f"well: {well} trainings of {arguments.steps} steps, {alarms} false alarms; diverged: {diverged}, "
-        f"{found_count} told"
+        f"healthy: {healthy} runs of {arguments.steps} steps, {alarms} false alarms; diverged: {diverged}, "
+        f"{found_count} detected"
     )
 
 

@@ -1,9 +1,10 @@
-"""How long the hooks of TrainingHealth and of both sensors take, one by one, where whole steps are too noisy to tell.
+"""Measures the time in the hooks of TrainingHealth, GradientNormMonitor and DeadNeuronDetector.
 
     python scripts/benchmarks/hook_times.py [--workload mlp|cnn|transformer]
 
-Shown are medians of the time that all hooks of a callback take in a step: in most steps, in those at which gradients
-and units are measured, and in those that are looked at closely. What Lightning needs to call them is not in it.
+Whole steps are too noisy to measure this. Prints the median time per step in the hooks of each callback for three kinds
+of steps: most steps, steps that measure gradients and units, and inspected steps. Lightning's own overhead to call
+hooks is not included.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ STEPS, FIRST = 600, 100
 KINDS: dict[str, Callable[[int], bool]] = {
     "most": lambda step: step % 10 != 9,
     "measured": lambda step: step % 10 == 9 and step % 100 != 99,
-    "looked at": lambda step: step % 100 == 99,
+    "inspected": lambda step: step % 100 == 99,
 }
 
 
 class HookTimer:
-    """Adds up what hooks take, by callback and step; it is the loader, too, and so knows the step."""
+    """Sums the time of hooks by callback and step. Also serves as the loader, which provides the step."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches, self.step = batches, 0
@@ -88,7 +89,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     trainer.fit(Task(workload), clock)
-    print(f"a step: {(time.perf_counter() - start) / STEPS * 1e3:.1f} ms")
+    print(f"step: {(time.perf_counter() - start) / STEPS * 1e3:.1f} ms")
     for name in (type(callback).__name__ for callback in callbacks):
         for kind, chosen in KINDS.items():
             seconds = [clock.seconds[name, step] for step in range(FIRST, STEPS) if chosen(step)]

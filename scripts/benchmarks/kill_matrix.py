@@ -1,7 +1,7 @@
 """Small training runs that combine features of Lightning and torch, for ``random_kills.py --matrix``.
 
-Each feature is something that a resume could forget. :func:`draw` combines them at random, :func:`train` trains one
-combination and returns everything that an exact resume must reproduce.
+Each feature has state that a resume could fail to restore. :func:`draw` combines features at random. :func:`train`
+trains one combination and returns everything that an exact resume must reproduce.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Samples(Dataset):
 
 
 class OwnGenerator(Samples):
-    """Draws augmentation from a generator of its own, of which a warning speaks."""
+    """Draws augmentation from its own generator. A warning names it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class OwnGenerator(Samples):
 
 
 class Stream(IterableDataset):
-    """Saves its position."""
+    """An iterable data set that saves its position."""
 
     def __init__(self) -> None:
         self.samples, self.position = Samples(), 0
@@ -394,7 +394,7 @@ WEIGHTS = {"ranked": (6, 2, 2, 1)}
 
 @dataclass(frozen=True)
 class Spec:
-    """One combination: a name of each group of ``FEATURES``."""
+    """One combination: one name from each group of ``FEATURES``."""
 
     optimizer: str
     schedule: str
@@ -437,7 +437,7 @@ def _is_possible(spec: Spec) -> bool:
         spec.schedule == "one cycle" and spec.optimizer in {"Adagrad", "ASGD", "Adafactor", "Rprop", "LBFGS"},
         spec.callback == "StochasticWeightAveraging" and (spec.schedule not in {"constant", "step"} or spec.ranks > 1),
         spec.callback == "StochasticWeightAveraging" and spec.loader == "stateful stream",  # needs a length
-        spec.callback == "StochasticWeightAveraging" and scaled,  # steps without gradients in its last epoch
+        spec.callback == "StochasticWeightAveraging" and scaled,  # the last epoch has steps without gradients
         spec.callback == "GradientAccumulationScheduler" and spec.accumulated != "1",
         spec.callback == "BackboneFinetuning" and (spec.ranks > 1 or spec.schedule != "constant"),
         spec.loader == "stateful stream" and (spec.ranks > 1 or spec.workers != "0"),
@@ -450,7 +450,7 @@ def _is_possible(spec: Spec) -> bool:
 
 
 def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> dict[str, Any]:
-    """Trains one combination in ``folder`` and resumes if it can. Returns what must be equal in the end."""
+    """Trains one combination in ``folder``, resuming if possible, and returns the results that must be equal."""
     torch.set_num_threads(1)
     pl.seed_everything(7, verbose=False)
     recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=2)
@@ -479,7 +479,7 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
         "weights": module.state_dict(),
         "buffers": dict(module.named_buffers()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        # None for an attempt after the end of the run, in which SWA does not build its schedule
+        # None if the run had already finished: SWA then does not build its schedule
         "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs] or None,
         "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002

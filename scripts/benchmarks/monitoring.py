@@ -1,39 +1,41 @@
-"""What monitoring costs per training step and per validation, as ratios of times from one run, on the CPU.
+"""Measures the cost of monitoring per training step and per validation on the CPU, as ratios from the same run.
 
     python scripts/benchmarks/monitoring.py [--workload mlp|cnn|transformer|all] [--rounds 8] [--steps 60]
         [--threads 1] [--variants dead wandb] [--validation]
 
-Bare is a pl.Trainer without callbacks, whose module logs nothing, on batches held in memory. The variants add to it:
+"Bare" is a ``pl.Trainer`` without callbacks and logging, on batches in memory. The variants add to it:
 
-- GradientNormMonitor, DeadNeuronDetector and both, as constructed without arguments, and with ``every_n_steps=1``; both
-  with TrainingHealth, which looks closely at every hundredth step once the first hundred are past;
-- ``grad_norm`` of pytorch_lightning.utilities with ``log_dict``, at every 10th step and at every step;
-- ``wandb.watch`` of the network, offline, at its own ``log_freq`` of 1000 and at 1; a row is committed at Lightning's
-  logging steps. No step measured is a 1000th: what is seen there is the hooks, and a log adds a thousandth of what
-  ``log_freq=1`` does. What wandb's second process does is in neither clock;
-- bare again, which differs from bare in nothing: the noise.
+- GradientNormMonitor, DeadNeuronDetector and both, with default arguments and with ``every_n_steps=1``. Both with
+  TrainingHealth, which inspects every hundredth step in detail after the first hundred.
+- ``grad_norm`` of pytorch_lightning.utilities with ``log_dict``, at every 10th step and at every step.
+- ``wandb.watch`` of the network, offline, with its default ``log_freq`` of 1000 and with 1. A row is committed at
+  Lightning's logging steps. No measured step is a 1000th step, so the default shows the cost of the hooks only. A log
+  adds a thousandth of the cost of ``log_freq=1``. Neither clock includes wandb's second process.
+- bare again, identical to bare, which shows the noise.
 
-All have a logger, else nothing would be logged: W&B's for ``wandb.watch``, for the others one that keeps nothing;
-``log_every_n_steps=10``, not Lightning's 50.
+All variants have a logger: W&B's for ``wandb.watch``, a logger that discards everything for the others.
+``log_every_n_steps`` is 10 instead of Lightning's 50.
 
-A round is one training in a process of its own, with the same network, optimizer and memory for all variants; ours,
-``grad_norm`` and W&B have one each, each with bare steps. Variants take turns of 30 steps, in another random order in
-each sweep: the loader puts a variant's callbacks into the trainer, with the hooks that begin a training, and takes them
-out with those that end it. After 10 steps, once the first hundred are past, 20 are measured. A step lasts from the
-loop's request for its batch to the request for the next one, all hooks and logging included. There is no validation
-among them, no checkpoint, no end of an epoch. CPU time is the process's own.
+A round is one training run in a separate process, with the same network, optimizer and memory for all its variants.
+There is one for our callbacks, one for ``grad_norm`` and one for W&B, each with bare steps. Variants take turns of 30
+steps, in a new random order in each sweep. Between two turns, the loader calls the hooks that end and begin training
+and exchanges the callbacks of the trainer. In each turn after the first hundred steps, 10 steps are discarded and 20
+are measured. A step lasts from the request for its batch to the request for the next one, including all hooks and
+logging. The measured steps contain no validation, checkpoint or end of an epoch. CPU time is the time of the process.
 
-Each step is divided by the median step of the bare turns of its sweep. The median over a variant's steps would hide
-what comes at every 10th, so it is taken at each of the 10 places in the cadence, and the mean of the ten is the
-variant's time in the round, to be divided by bare's (that of both; bare again's by bare's). Shown are the geometric
-mean of the rounds' ratios and its 95% interval, Student's t on their logarithms; and the CPU time added at the 10th
-place and at the others, medians over the rounds. The peers, which need less precision, have half the sweeps.
+Each step is divided by the median step of the bare turns of its sweep. The median over all steps of a variant would
+hide the cost of every 10th step. Therefore the median is computed for each of the 10 positions in the cadence, and the
+mean of the ten is the time of the variant in the round. It is divided by the time of both bare variants (for bare
+again: of bare). Prints the geometric mean of the ratios over the rounds with its 95% interval (Student's t on the
+logarithms). Also prints the CPU time added at the 10th position and at the others, as medians over the rounds. The
+variants of other tools have half the sweeps, since they need less precision.
 
-With ``--validation`` instead: the time of a whole validation pass of 20 batches in a fit, from before the first hook
-that a callback has to after the last one, with and without DeadNeuronDetector. A turn is 3 training steps, which do
-not count, each with a pass after it, of which the first does not; there are ``--steps`` / 20 in a round.
+``--validation`` measures a validation pass of 20 batches with and without DeadNeuronDetector instead, from before the
+first hook of a callback until after the last one. A turn is 3 training steps, each followed by a pass. The steps and
+the first pass are discarded. A round has ``--steps`` / 20 turns.
 
-Targets: at the default cadence <= 1.01, at every step <= 1.05. Met or missed means that the whole interval is.
+Targets: at the default cadence <= 1.01, at every step <= 1.05. A target is reached or missed if the whole interval is
+on one side.
 """
 
 from __future__ import annotations
@@ -75,8 +77,8 @@ from pytorch_lightning.loggers.logger import Logger
 from scipy import stats
 from torch import nn
 
-WARM_STEPS, TURN_STEPS = CADENCE, 2 * CADENCE  # of a turn: not measured, measured
-FIRST_STEPS = 10 * CADENCE  # in nobody's turn; TrainingHealth looks closely at 21 of them
+WARM_STEPS, TURN_STEPS = CADENCE, 2 * CADENCE  # discarded and measured steps of a turn
+FIRST_STEPS = 10 * CADENCE  # before the first turn; TrainingHealth inspects 21 of them in detail
 VALIDATION_TURN = 2  # passes
 VALIDATION_BATCHES = 20
 FORK = multiprocessing.get_context("fork")  # the imports take seconds
@@ -95,12 +97,12 @@ class Times(NamedTuple):
         return Times(wall - self.wall, cpu - self.cpu)
 
 
-Round = dict[str, list[list[Times]]]  # by variant, turn and step
+Round = dict[str, list[list[Times]]]  # indexed by variant, turn and step
 Entry = tuple[list[pl.Callback], Logger]
 
 
 class Task(pl.LightningModule):
-    """Logs nothing, so that bare is as cheap as it can be; keeps the time of its last validation."""
+    """Logs nothing, to make bare steps cheap, and records the time of its last validation."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
@@ -122,12 +124,12 @@ class Task(pl.LightningModule):
         self.begin = Times.now()
         super().on_validation_model_eval()
 
-    def on_validation_end(self) -> None:  # after that of every callback
+    def on_validation_end(self) -> None:  # after the hook of every callback
         self.validation = self.begin.until_now()
 
 
 class Turns:
-    """A loader that exchanges its trainer's callbacks between two batches."""
+    """A loader that exchanges the callbacks of its trainer between two batches."""
 
     def __init__(self, trainer: pl.Trainer, task: Task, batches: list[Any], sweeps: int, with_validation: bool) -> None:
         self.trainer, self.task, self.batches, self.sweeps = trainer, task, itertools.cycle(batches), sweeps
@@ -136,14 +138,14 @@ class Turns:
         self.entries: dict[str, Entry] = {}
         self.times: Round = {}
 
-    def __len__(self) -> int:  # a loader without a length is asked for a batch ahead
+    def __len__(self) -> int:  # Lightning prefetches a batch from a loader without a length
         return 10**9
 
     def __iter__(self) -> Iterator[Any]:
         yield from itertools.islice(self.batches, self.measured if self.with_validation else FIRST_STEPS)
         for _ in range(self.sweeps):
             for name in random.sample(list(self.entries), len(self.entries)):
-                with self.on_duty(*self.entries[name]):
+                with self.active_variant(*self.entries[name]):
                     yield from itertools.islice(self.batches, self.warm)
                     self.times[name].append((yield from self.turn()))
 
@@ -156,8 +158,8 @@ class Turns:
         return times
 
     @contextlib.contextmanager
-    def on_duty(self, callbacks: list[pl.Callback], logger: Logger) -> Iterator[None]:
-        """Adds callbacks to the trainer, as if the training began, and takes them away, as if it ended."""
+    def active_variant(self, callbacks: list[pl.Callback], logger: Logger) -> Iterator[None]:
+        """Adds callbacks to the trainer and calls their start hooks. Then calls their end hooks and removes them."""
         self.trainer.callbacks, self.trainer.loggers = callbacks, [logger]  # pyright: ignore[reportAttributeAccessIssue]
         for callback in callbacks:
             callback.setup(self.trainer, self.task, "fit")
@@ -170,13 +172,14 @@ class Turns:
         for callback in callbacks:
             callback.teardown(self.trainer, self.task, "fit")
         self.trainer.callbacks = []  # pyright: ignore[reportAttributeAccessIssue]
-        self.trainer.fit_loop.epoch_loop._results.clear()  # noqa: SLF001 (else passed to the loggers in others' turns too)
+        self.trainer.fit_loop.epoch_loop._results.clear()  # noqa: SLF001 (else logged in later turns)
 
 
 def keep_freed_memory() -> None:
-    """Forbids glibc to hand memory back to the kernel, which cost 16% of some processes' steps and others nothing.
+    """Prevents glibc from returning memory to the kernel.
 
-    Whether the end of the heap is freed at each step, and faulted in again, is a matter of what was allocated last.
+    This cost 16% of the step time in some processes and nothing in others. It depends on the last allocations if the
+    end of the heap is freed and faulted in again at each step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -187,7 +190,7 @@ def keep_freed_memory() -> None:
 def run_round(
     workload_name: str, names: Sequence[str], sweeps: int, threads: int, with_validation: bool, seed: int
 ) -> Round:
-    """Trains once, in this process, with each variant in turn."""
+    """Trains once in this process, with the variants in turns."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -212,14 +215,14 @@ def run_round(
     turns = Turns(trainer, task, batches, sweeps, with_validation)
     turns.entries = {name: (VARIANTS[name].callbacks(), VARIANTS[name].logger()) for name in names}
     turns.times = {name: [] for name in names}
-    trainer.fit(task, turns, UserList(batches) if with_validation else None)  # a list would be many loaders
+    trainer.fit(task, turns, UserList(batches) if with_validation else None)  # a list means several loaders
     if any(VARIANTS[name].logger is offline_wandb for name in names):
         offline_wandb().experiment.finish()
     return turns.times
 
 
 def step_times(times: Round, name: str, clock: str) -> list[float]:
-    """The median step at each place of the cadence, relative to the bare steps of its sweep."""
+    """Returns the median step at each position of the cadence, relative to the bare steps of its sweep."""
     relative: list[list[float]] = [[] for _ in range(CADENCE)]
     for sweep, turn in enumerate(times[name]):
         bare = statistics.median(getattr(step, clock) for control in CONTROLS for step in times[control][sweep])
@@ -229,7 +232,7 @@ def step_times(times: Round, name: str, clock: str) -> list[float]:
 
 
 def log_ratios(rounds: list[Round], name: str, clock: str) -> list[float]:
-    """A variant's log ratio in each round, to both bare ones; of bare again, to bare."""
+    """Returns the log ratio of a variant to both bare variants in each round (for bare again: to bare)."""
     below = ["bare"] if name in CONTROLS else list(CONTROLS)
     return [
         math.log(
@@ -241,7 +244,7 @@ def log_ratios(rounds: list[Round], name: str, clock: str) -> list[float]:
 
 
 def added_milliseconds(rounds: list[Round], name: str) -> tuple[float, float]:
-    """CPU time in ms over that of bare steps, at the 10th place and at another."""
+    """Returns the CPU time in ms that is added to bare steps, at the 10th position and at the others."""
     more = []
     for times in rounds:
         unit = statistics.median(step.cpu for control in CONTROLS for turn in times[control] for step in turn) * 1e3
@@ -253,14 +256,14 @@ def added_milliseconds(rounds: list[Round], name: str) -> tuple[float, float]:
 
 
 def interval(logs: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean and the ends of its 95% interval."""
+    """Returns the geometric mean and the ends of its 95% interval."""
     half = stats.t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     mean = statistics.fmean(logs)
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
 def verdict(low: float, high: float, target: float) -> str:
-    return "met" if high <= target else "MISSED" if low > target else "not settled"
+    return "reached" if high <= target else "MISSED" if low > target else "inconclusive"
 
 
 def show(rounds: list[Round], validation: bool) -> None:
@@ -301,9 +304,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--workload", choices=(*WORKLOADS, "all"), default="all")
     parser.add_argument("--rounds", type=int, default=8, help="at least 2")
-    parser.add_argument("--steps", type=int, default=60, help="measured, of a variant in a round: 20, 40, ...")
-    parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
-    parser.add_argument("--variants", nargs="*", default=[""], help="those whose name has one of these words; else all")
+    parser.add_argument("--steps", type=int, default=60, help="measured steps per variant and round: 20, 40, ...")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
+    parser.add_argument(
+        "--variants", nargs="*", default=[""], help="variants whose name contains one of these words (default: all)"
+    )
     parser.add_argument("--validation", action="store_true", help="measure validation passes, not steps")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

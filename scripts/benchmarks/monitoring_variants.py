@@ -1,4 +1,4 @@
-"""What scripts/benchmarks/monitoring.py trains, and what watches the trainings."""
+"""Networks and variants of scripts/benchmarks/monitoring.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth
 
 DEFAULT_TARGET, EVERY_STEP_TARGET = 1.01, 1.05
-CADENCE = 10  # of the callbacks by default, and of Lightning's loggers here
+CADENCE = 10  # default of the callbacks, and ``log_every_n_steps``
 HAS_WANDB = importlib.util.find_spec("wandb") is not None
 
 
@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Its activation is a module, not a function as in nn.TransformerEncoderLayer: a hook can see it."""
+    """Feed-forward block whose activation is a module, so that hooks observe it, unlike nn.TransformerEncoderLayer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ WORKLOADS = {
 
 
 class NullLogger(Logger):
-    """Takes what is logged and keeps nothing."""
+    """Discards all values."""
 
     name, version = "null", 0
 
@@ -92,15 +92,15 @@ class NullLogger(Logger):
         pass
 
 
-@functools.cache  # one run a process
+@functools.cache  # one W&B run per process
 def offline_wandb() -> Logger:
-    import wandb  # noqa: PLC0415 (imported only where it is measured)
+    import wandb  # noqa: PLC0415 (optional; imported only if it is measured)
 
     return WandbLogger(experiment=wandb.init(settings=wandb.Settings(console="off", x_disable_stats=True)))
 
 
 class Watch(pl.Callback):
-    """``wandb.watch``, and what commits its row, as a logged loss would."""
+    """Calls ``wandb.watch`` and commits its row at logging steps, as a logged loss would."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -121,7 +121,7 @@ class LightningGradNorm(pl.Callback):
         self.every_n_steps = every_n_steps
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        if (trainer.global_step + 1) % self.every_n_steps == 0:  # the steps at which Lightning logs are among them
+        if (trainer.global_step + 1) % self.every_n_steps == 0:  # includes Lightning's logging steps
             pl_module.log_dict(grad_norm(pl_module, norm_type=2))
 
 
@@ -138,7 +138,7 @@ OURS = {
     "DeadNeuronDetector": Variant(lambda: [DeadNeuronDetector()], DEFAULT_TARGET),
     "DeadNeuronDetector, every step": Variant(lambda: [DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET),
     "DivergenceGuard": Variant(lambda: [DivergenceGuard("skip")]),
-    "DivergenceGuard, looks seldom": Variant(lambda: [DivergenceGuard("stop", every_n_steps=10)]),
+    "DivergenceGuard, every 10th step": Variant(lambda: [DivergenceGuard("stop", every_n_steps=10)]),
     "both": Variant(lambda: [GradientNormMonitor(), DeadNeuronDetector()], DEFAULT_TARGET),
     "both, every step": Variant(
         lambda: [GradientNormMonitor(every_n_steps=1), DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET

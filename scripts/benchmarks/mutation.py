@@ -14,7 +14,7 @@ these are the tests that execute any line of its function or module. A mutant is
 cannot be imported, a test times out (60 s) or the process runs for 180 s. It survives if no test fails within 120 s or
 no test executes its line. Results are saved in ``--work``; an interrupted ``run`` resumes.
 
-Why Cosmic Ray: it offers mutation as a function of source text, so mutants run in forks of one process that has
+Why Cosmic Ray: it offers mutation as a function of source text. Mutants therefore run in forks of one process that has
 imported torch, and tests can be selected per line. mutmut 3 selects tests per function.
 """
 
@@ -344,7 +344,7 @@ def _run_tests(copy: Path, tests: list[str], log: Path, options: list[str]) -> i
     sys.path[:] = [*roots, *(path for path in sys.path if path != str(HERE))]
     os.environ["PYTHONPATH"] = os.pathsep.join(roots)
     fixed = ["-n", "0", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", "", "--timeout=60"]
-    fixed += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins among what is preloaded
+    fixed += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # pytest plugins are among the preloaded packages
     arguments = copy.with_suffix(".tests")
     arguments.write_text("\n".join(tests))
     return pytest.main([*fixed, *options, f"@{arguments}"], plugins=[Deadline()])

@@ -1,15 +1,15 @@
-"""Kills one training at random times until it has finished, and compares it with one that was left alone.
+"""Kills a training run at random times until it has finished, and compares it with an uninterrupted run.
 
     python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 10]
     python scripts/benchmarks/random_kills.py --matrix 300 [--seed 1]
 
-The killer is another process. An attempt is killed after a random time. The next one resumes in the same folder. Once
-the kills are used up, the last attempt runs to the end. Prints one line, which counts the attempts that committed
-separately: some are killed too early.
+Another process kills each attempt after a random time. The next attempt resumes in the same folder. After the last
+kill, an attempt runs to the end. Prints one line. It counts the attempts that committed a checkpoint separately,
+because some are killed too early.
 
-With ``--matrix``, each run combines other features (``kill_matrix.py``), is killed twice, and is compared with a run
-that is not killed: exact, warned (something differs, and a warning named it), SILENT (something differs without a
-warning) or refused (one sentence before training).
+With ``--matrix``, each run combines different features (``kill_matrix.py``), is killed twice, and is compared with an
+uninterrupted run. The verdicts are exact, warned (something differs, and a warning named it), SILENT (something differs
+without a warning) and refused (with an error before training).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=10, help="of 100 batches over all ranks")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of 100 batches over all ranks")
     parser.add_argument("--matrix", type=int, metavar="RUNS", help="runs that combine features")
-    parser.add_argument("--longest", type=float, default=0.35, help="seconds until an attempt is killed, at most")
+    parser.add_argument("--longest", type=float, default=0.35, help="maximum seconds until an attempt is killed")
     arguments = parser.parse_args()
     if arguments.matrix:
         matrix(arguments.matrix, arguments.seed)
@@ -69,13 +69,13 @@ def main() -> None:
             if not outcome.was_killed and outcome.results is None:
                 sys.exit(f"attempt {attempts} failed: {outcome.output}")
         if kills < arguments.kills:
-            sys.exit(f"it had finished after {kills} kills: give it more --epochs")
+            sys.exit(f"The run finished after {kills} kills. Increase --epochs.")
         seconds = time.monotonic() - start
         assert_bitwise_equal(outcome, run_attempt(cell, Path(folder, "whole"), kill_after=600.0, **options))
     steps = outcome.results[0]["step"]
     print(
         f"{kills} kills, {attempts} attempts, {advanced} of which committed, {steps} steps, {seconds:.0f} s: weights "
-        "and all else equal to the uninterrupted run's, to the last bit"
+        "and all other results are bit-identical to the uninterrupted run"
     )
 
 

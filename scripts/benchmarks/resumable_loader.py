@@ -1,12 +1,13 @@
-"""What a resumable loader costs over the plain DataLoader that it wraps, as ratios of times from one run, on the CPU.
+"""Measures the cost of a resumable loader relative to the DataLoader that it wraps, on the CPU.
 
     python scripts/benchmarks/resumable_loader.py [--rounds 15]
 
-Per batch: a pass over 12,800 samples in batches of 32, nothing done with them; ratios are per round, the loaders take
-turns in it, and the first round does not count. Then two latencies: the first batch of a shuffled pass over 1,000,000
-samples, from ``iter``; and the first batch of a resume at batch 10,000 of 31,250, from ``load_state_dict``.
+Cost per batch: iterates over 12,800 samples in batches of 32 without using them. Both loaders alternate within a round,
+and ratios compare times of the same round. The first round is discarded. Then measures two latencies: the first batch
+of a shuffled pass over 1,000,000 samples, from ``iter``, and the first batch of a resume at batch 10,000 of 31,250,
+from ``load_state_dict``.
 
-Target: at most 60 µs a batch more for tensors in memory, without workers.
+Target: at most 60 µs more per batch for tensors in memory, without workers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TARGET_US = 60
 
 
 class Draws(Dataset):
-    """A sample that is augmented by one number of each of the three generators."""
+    """Augments each sample with one number from each of the three global generators."""
 
     def __init__(self) -> None:
         self.inputs = torch.zeros(SAMPLES, 16)
@@ -45,7 +46,7 @@ class Draws(Dataset):
 
 
 class Whole(Dataset):
-    """Fetches a batch by one indexing operation, as the application's data sets do."""
+    """Fetches a batch with one indexing operation, as the application's data sets do."""
 
     def __init__(self, draws: bool) -> None:
         self.inputs = torch.zeros(SAMPLES, 16)
@@ -59,7 +60,7 @@ class Whole(Dataset):
 
 
 class Stream(IterableDataset):
-    """Has a state of one number."""
+    """An iterable data set whose state is one number."""
 
     def __init__(self) -> None:
         self.at = 0
@@ -87,7 +88,7 @@ def loader(dataset: Any, **options: Any) -> DataLoader:
 
 CASES: dict[str, Callable[[], DataLoader]] = {
     "TensorDataset, no workers": lambda: loader(TensorDataset(torch.zeros(SAMPLES, 16))),
-    "whole batches, says it draws none": lambda: loader(Whole(draws=False), collate_fn=_identity_collate),
+    "whole batches, declares no random numbers": lambda: loader(Whole(draws=False), collate_fn=_identity_collate),
     "whole batches, may draw": lambda: loader(Whole(draws=True), collate_fn=_identity_collate),
     "draws, no workers": lambda: loader(Draws()),
     "draws, 2 workers": lambda: loader(Draws(), num_workers=2, persistent_workers=True),
@@ -123,7 +124,7 @@ def show(name: str, times: list[tuple[float, float]], target: float | None) -> N
     low, ratio, high = statistics.quantiles((b / a for a, b in times), n=4, method="inclusive")
     before, after = (statistics.median(column) for column in zip(*times, strict=True))
     more = statistics.median(b - a for a, b in times)
-    verdict = "" if target is None else f"  target {target}: {'met' if more <= target else 'MISSED'}"
+    verdict = "" if target is None else f"  target {target}: {'reached' if more <= target else 'MISSED'}"
     print(
         f"  {name:<38} {before:7.1f} -> {after:7.1f} us, {more:+6.1f}, x {ratio:.3f} [{low:.3f}, {high:.3f}]{verdict}"
     )
@@ -164,7 +165,7 @@ def latencies(rounds: int) -> None:
 
     both = [(walk(), resume()) for _ in range(3)]
     walk_ms, resume_ms = (statistics.median(column) for column in zip(*both, strict=True))
-    print(f"batch 10,001 of {len(plain)}: fetched and thrown away {walk_ms:.0f} ms, resumed {resume_ms:.1f} ms")
+    print(f"batch 10,001 of {len(plain)}: fetched and discarded {walk_ms:.0f} ms, resumed {resume_ms:.1f} ms")
 
 
 def main() -> None:

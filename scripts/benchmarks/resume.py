@@ -8,8 +8,8 @@ machine that resume from it, on the CPU with one thread each. Prints two times i
 - ``latest``: ``CheckpointRecovery.latest_checkpoint()``, which verifies the checkpoint;
 - ``start``: from the call of ``latest_checkpoint()`` to the first batch.
 
-With ``--baseline``, each round also measures the package in another checkout of this repository, in alternating order,
-and the last column is the median of the ratios of this checkout's times to the baseline's.
+With ``--baseline``, each round also measures the package in another checkout of this repository, in alternating order.
+The last column is then the median of the ratios of this checkout's times to the baseline's.
 """
 
 from __future__ import annotations

@@ -1,25 +1,27 @@
-"""What a training step costs on one and on two processes, as ratios of times from one run, on the CPU with gloo.
+"""Measures the cost of a training step in one and two processes on the CPU with gloo, as ratios from the same run.
 
     python scripts/benchmarks/scaling.py [--rounds 12] [--workload mlp|cnn|transformer]
 
-Three variants train the same network on the same batches, as many samples on each process:
+Three variants train the same network on the same batches, with the same number of samples per process:
 
-- plain: a loop of forward, backward and optimizer step; on two processes in torch's DistributedDataParallel;
-- bare: a pl.Trainer without callbacks, whose module logs nothing, with the strategy ``ddp``;
-- ours: the same with all callbacks of ``conf/callbacks/default.yaml``, on a resumable loader.
+- plain: a loop of forward pass, backward pass and optimizer step; with two processes, in DistributedDataParallel.
+- bare: a ``pl.Trainer`` with the strategy ``ddp``, without callbacks and logging.
+- ours: the same with all callbacks of ``conf/callbacks/default.yaml`` and a resumable loader.
 
-They take turns in the same processes, in another order in each round, after one round that does not count. A turn is a
-training of 200 steps; the last 100 are measured, on rank 0, from one request for a batch to the next: ten logging steps
-are among them, ten agreement steps, and, the very last, one at which TrainingHealth looks closely. There is no
-validation, and no checkpoint but at the turn's ends, which are not measured. On a machine with other load a step may
-take long and never too short: of the steps at the same place in the cadence of ten the shortest counts, with the last
-step as it was. Shown is the geometric mean of the rounds' ratios with its 95% interval, by Student's t.
+The variants alternate in the same processes, in a different order in each round. The first round is discarded. A turn
+is a training run of 200 steps. The last 100 are measured on rank 0, from one request for a batch to the next. They
+include ten logging steps, ten agreement steps and, at the end, one detailed inspection by TrainingHealth. There is no
+validation. Checkpoints are written only at the start and the end of a turn, which are not measured.
 
-Collectives are counted by the process group itself, DDP's own among them. At every step bare has one in which Lightning
-tells the ranks of signals, in the place of which ours, with Preemption, has one about every second.
+Other load on the machine only makes steps longer. Steps are therefore grouped by their position in the cadence of ten,
+and the shortest of each group counts. The last step counts as it is. Prints the geometric mean of the ratios over the
+rounds with its 95% interval (Student's t).
 
-Targets: ours / bare <= 1.02, and no more collectives than bare's at a step that is neither a logging step nor one of
-those. Met or missed means that the whole interval is.
+The process group counts collectives, including those of DDP. Lightning synchronizes the ranks about signals at every
+step. With Preemption, ours does so about once per second instead.
+
+Targets: ours / bare <= 1.02, and no more collectives than bare at a step that is neither a logging step nor one of
+these synchronizations. A target is reached or missed if the whole interval is on one side.
 """
 
 from __future__ import annotations
@@ -69,20 +71,20 @@ TARGET = 1.02
 
 
 class Turn(NamedTuple):
-    """What rank 0 saw of the measured steps: seconds of each, and how many collectives each had."""
+    """Seconds and number of collectives of each measured step, on rank 0."""
 
     seconds: list[float]
     collectives: list[int]
 
     def seconds_a_step(self) -> float:
-        """The mean over the measured steps, as they would be without other load."""
+        """Returns the mean over the measured steps, estimated for a machine without other load."""
         *regular, last = self.seconds
         shortest = [min(regular[index::CADENCE]) for index in range(CADENCE)]
         return (sum(shortest[index % CADENCE] for index in range(len(regular))) + last) / MEASURED
 
 
 class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """One batch again and again; writes down when it is asked for, and how many collectives there were by then."""
+    """Repeats one batch. Records the time of each request and the number of collectives until then."""
 
     def __init__(self, batch_size: int, rank: int, ranks: int) -> None:
         self.ranks = ranks
@@ -94,7 +96,7 @@ class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.requests: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
-        return STEPS * self.ranks  # a resumable loader shares them out
+        return STEPS * self.ranks  # a resumable loader distributes them over the ranks
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         self.requests.append((time.perf_counter(), collectives_so_far()))
@@ -121,7 +123,7 @@ class Classifier(pl.LightningModule):
 def collectives_so_far() -> int:
     if not distributed.is_initialized():
         return 0
-    return distributed.group.WORLD._get_sequence_number_for_group()  # noqa: SLF001 (it counts DDP's own, too)
+    return distributed.group.WORLD._get_sequence_number_for_group()  # noqa: SLF001 (includes the collectives of DDP)
 
 
 def no_callbacks(workload: Workload, batches: Batches, _: Path) -> None:
@@ -150,7 +152,7 @@ def with_callbacks(workload: Workload, batches: Batches, folder: Path) -> None:
         HangWatch(run_folder=folder),
         Preemption(),
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # what is wrong with this training does not matter
+    with contextlib.redirect_stdout(io.StringIO()):  # discards the findings
         _trainer(callbacks=callbacks).fit(Classifier(workload), resumable(DataLoader(batches, batch_size=None)))
 
 
@@ -162,8 +164,8 @@ VARIANTS: dict[str, Callable[[Workload, Batches, Path], None]] = {
 
 
 def take_turns(rank: int, ranks: int, port: int, name: str, rounds: int, results: Any) -> None:
-    """In each process: all variants in all rounds; rank 0 puts its turns, by variant, into ``results``."""
-    _quiet()
+    """Runs all variants in all rounds in this process. Rank 0 puts its turns by variant into ``results``."""
+    _suppress_output()
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(ranks))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -208,7 +210,7 @@ def show(ranks: int, turns: dict[str, list[Turn]]) -> None:
     print(f"\n{ranks} process{'es' * (ranks > 1)}")
     means = {variant: [turn.seconds_a_step() for turn in variant_turns] for variant, variant_turns in turns.items()}
     for variant, variant_turns in means.items():
-        print(f"  {variant:<6} {statistics.median(variant_turns) * 1e3:7.2f} ms a step")
+        print(f"  {variant:<6} {statistics.median(variant_turns) * 1e3:7.2f} ms per step")
     for above, below, target in (("ours", "bare", TARGET), ("bare", "plain", None), ("ours", "plain", None)):
         low, mean, high = interval([a / b for a, b in zip(means[above], means[below], strict=True)])
         print(f"  {above} / {below:<6} {mean:.3f} [{low:.3f}, {high:.3f}]{verdict(low, high, target)}")
@@ -231,7 +233,7 @@ def show_collectives(turns: dict[str, list[Turn]]) -> None:
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The 95% interval of the geometric mean, and between its ends the mean."""
+    """Returns the lower end of the 95% interval, the geometric mean and the upper end."""
     logarithms = [math.log(ratio) for ratio in ratios]
     mean = statistics.fmean(logarithms)
     half = stats.t.ppf(0.975, len(ratios) - 1) * statistics.stdev(logarithms) / math.sqrt(len(ratios))
@@ -241,7 +243,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
 def verdict(low: float, high: float, target: float | None) -> str:
     if target is None:
         return ""
-    return f"  target {target}: {'met' if high <= target else 'MISSED' if low > target else 'not settled'}"
+    return f"  target {target}: {'reached' if high <= target else 'MISSED' if low > target else 'inconclusive'}"
 
 
 def _trainer(callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
@@ -270,7 +272,7 @@ def _steps(marks: Sequence[Any]) -> list[Any]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
-def _quiet() -> None:
+def _suppress_output() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
 
@@ -281,7 +283,7 @@ def main() -> None:
     parser.add_argument("--workload", choices=tuple(WORKLOADS), default="mlp")
     arguments = parser.parse_args()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
-    print(f"{libraries}, {os.cpu_count()} cores, one thread a process, CPU only; {arguments.workload}")
+    print(f"{libraries}, {os.cpu_count()} cores, one thread per process, CPU only; {arguments.workload}")
     print("ratios: geometric mean over the rounds [95% interval]")
     for ranks in (1, 2):
         show(ranks, measure(ranks, arguments.workload, arguments.rounds))

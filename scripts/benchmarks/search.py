@@ -1,18 +1,18 @@
-"""How many steps ASHA needs for what random search finds, and what a search's own work takes.
+"""Measures how many steps ASHA needs to match random search, and the overhead of a search.
 
     python scripts/benchmarks/search.py record [--seeds 10] [--trials 64]
     python scripts/benchmarks/search.py replay
     python scripts/benchmarks/search.py real [--sampler random|tpe] [--seeds 0 1]
     python scripts/benchmarks/search.py overhead [--pruner none|asha] [--trials 4] [--epochs 30]
 
-``record`` trains the configurations that ``search.sampler=random search.seed=s`` proposes, each to its end, and keeps
-the losses of all validations in ``--curves``: that is random search. ``replay`` has the same configurations compete at
-ASHA's rungs. Nothing is trained anew for it: a run has one outcome, and one that was paused goes on exactly, so what a
-configuration would have come to is known. ``real`` runs the command itself, with ``search.pruner=asha`` and one worker;
-with the sampler ``random`` it says whether each loss came in the replay's order and to the last bit.
+``record`` trains the configurations that ``search.sampler=random search.seed=s`` proposes, each to its end, and saves
+all validation losses in ``--curves``. This is random search. ``replay`` simulates ASHA on the same configurations. It
+trains nothing: runs are deterministic and paused runs resume exactly, so the recorded losses are those of ASHA.
+``real`` runs the command with ``search.pruner=asha`` and one worker. With the sampler ``random``, it reports whether
+all losses and their order are bit-identical to the replay.
 
-``overhead`` runs a search in this process, as its only worker, and times what it does beside its trials: between them,
-and while they wait for an answer. Where it has no pruner, each trial is followed by ``train.py`` with the same words.
+``overhead`` runs a search in this process as its only worker. It measures the time between trials and the time in which
+trials wait for an answer. Without a pruner, each trial is followed by ``train.py`` with the same settings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from stormproof_train.search.worker import Worker
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 EPOCHS, STEPS = 27, 18
-"""Of a run, and steps of each."""
+"""Epochs per run and steps per epoch."""
 RUN = [
     "data=mnist1d", "data.batch_size=200", "trainer=cpu", f"trainer.max_epochs={EPOCHS}", "logger=none",
     "callbacks=none",
@@ -63,11 +63,18 @@ SPACE = [
     "optimizer.weight_decay=tag(log,interval(1e-5,1.0))", "model.width=tag(log,int(interval(16,256)))",
 ]  # fmt: skip
 SETTINGS = [(3, 3), (3, 2), (4, 2), (2, 4)]
-"""Reductions and rungs of a replay; the first is the default."""
+"""Reduction factors and numbers of rungs of the replays. The first pair is the default."""
 
 
 class Moment(NamedTuple):
-    """A validation in a search: after how many of all its steps, of which trial, at which of that one's epochs."""
+    """A validation in a search.
+
+    Attributes:
+        spent: Training steps of the whole search until then.
+        number: Number of the trial.
+        epoch: Epoch of the trial.
+        loss: Validation loss.
+    """
 
     spent: int
     number: int
@@ -75,33 +82,33 @@ class Moment(NamedTuple):
     loss: float
 
 
-def propose_words(seed: int, trials: int, folder: Path) -> Iterator[list[str]]:
-    """The words of each trial of random search."""
+def propose_overrides(seed: int, trials: int, folder: Path) -> Iterator[list[str]]:
+    """Yields the overrides of each trial of random search."""
     arguments = parse_arguments([*RUN, *SPACE, "search.sampler=random", f"search.seed={seed}"], conf_dir())
-    trial_words = TrialCommand(arguments, Composer(conf_dir()).compose_plan(arguments.fixed_overrides), "random")
+    trial_command = TrialCommand(arguments, Composer(conf_dir()).compose_plan(arguments.fixed_overrides), "random")
     study = TrialStore(f"sqlite:///{folder / f'{seed}.db'}", "random", arguments.settings, arguments.space)
     for number in range(trials):
-        yield trial_words.build(study.ask().params, folder / f"{seed}-{number}")
+        yield trial_command.build(study.ask().params, folder / f"{seed}-{number}")
 
 
 def train_curve(overrides: list[str]) -> list[float]:
-    """The validation losses of a run, after each epoch."""
+    """Trains a run and returns its validation loss after each epoch."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     assert command_line.main(overrides) == 0, overrides
     values = dict(word.split("=", 1) for word in overrides if word.startswith(("name=", "runs_dir=")))
     losses = read_metrics(Path(values["runs_dir"].strip("'"), values["name"], "metrics.csv"))["val/loss"]
-    return [loss for step, loss in losses if step < EPOCHS * STEPS]  # the last one again is that of the end
+    return [loss for step, loss in losses if step < EPOCHS * STEPS]  # the last value repeats the final validation
 
 
 def record(arguments: argparse.Namespace) -> None:
     arguments.curves.parent.mkdir(parents=True, exist_ok=True)
     saved_curves = json.loads(arguments.curves.read_text()) if arguments.curves.exists() else {}
-    MNIST1D().load()  # made once, in the process that the others are forked from
+    MNIST1D().load()  # generated once, before the fork
     with TemporaryDirectory() as folder:
         seeds = [seed for seed in map(str, range(arguments.seeds)) if seed not in saved_curves]
-        overrides_by_seed = {seed: list(propose_words(int(seed), arguments.trials, Path(folder))) for seed in seeds}
-        # Only now: what is forked while this process composes a config could compose none.
+        overrides_by_seed = {seed: list(propose_overrides(int(seed), arguments.trials, Path(folder))) for seed in seeds}
+        # Forks after all configs are composed: a process forked during composition could not compose another config.
         with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
             for seed in seeds:
                 start = time.monotonic()
@@ -116,52 +123,52 @@ def endings(curves: Sequence[Sequence[float]]) -> str:
 
 
 def replay(curves: Sequence[Sequence[float]], reduction: int, rungs: int) -> Iterator[Moment]:
-    """What a search by ASHA with one worker validates, in its order.
+    """Yields the validations of an ASHA search with one worker, in order.
 
     Args:
-        curves: of each trial the losses at its end and at equal distances before it.
-        reduction: one in so many goes on.
-        rungs: before the end.
+        curves: Validation losses of each trial at equal intervals, up to its end.
+        reduction: Reduction factor: one in ``reduction`` trials is promoted.
+        rungs: Number of rungs before the end.
     """
     ladder = Rungs(rung_fractions(rungs, reduction), reduction)
     length = len(curves[0])
-    validations_seen, passed, paused, spent = [0] * len(curves), [0] * len(curves), [False] * len(curves), 0
+    validations_done, passed, paused, spent = [0] * len(curves), [0] * len(curves), [False] * len(curves), 0
 
-    def standings() -> list[TrialStatus]:
+    def statuses() -> list[TrialStatus]:
         return [
             TrialStatus(
                 number,
                 {
                     (index + 1) / length: finite(loss)
-                    for index, loss in enumerate(curves[number][: validations_seen[number]])
+                    for index, loss in enumerate(curves[number][: validations_done[number]])
                 },
                 passed[number],
                 paused[number],
-                validations_seen[number] == length,
-                validations_seen[number] == length,
+                validations_done[number] == length,
+                validations_done[number] == length,
             )
             for number in range(len(curves))
-            if validations_seen[number]
+            if validations_done[number]
         ]
 
     def next_one() -> tuple[int, bool] | None:
-        if waiting := ladder.find_promotable(standings()):
+        if waiting := ladder.find_promotable(statuses()):
             return waiting[0], False
-        if 0 in validations_seen:
-            return validations_seen.index(0), False
-        return next(((number, True) for number in ladder.find_promotable(standings(), promote_at_least_one=True)), None)
+        if 0 in validations_done:
+            return validations_done.index(0), False
+        return next(((number, True) for number in ladder.find_promotable(statuses(), promote_at_least_one=True)), None)
 
     while (taken := next_one()) is not None:
         number, closed = taken
-        if validations_seen[number]:
-            passed[number], _ = ladder.advance(standings(), number, promote_at_least_one=closed)
+        if validations_done[number]:
+            passed[number], _ = ladder.advance(statuses(), number, promote_at_least_one=closed)
         paused[number] = False
-        while validations_seen[number] < length and not paused[number]:
-            validations_seen[number] += 1
+        while validations_done[number] < length and not paused[number]:
+            validations_done[number] += 1
             spent += STEPS
-            yield Moment(spent, number, validations_seen[number], curves[number][validations_seen[number] - 1])
-            if validations_seen[number] < length:
-                passed[number], paused[number] = ladder.advance(standings(), number)
+            yield Moment(spent, number, validations_done[number], curves[number][validations_done[number] - 1])
+            if validations_done[number] < length:
+                passed[number], paused[number] = ladder.advance(statuses(), number)
 
 
 def finite(loss: float) -> float:
@@ -169,17 +176,17 @@ def finite(loss: float) -> float:
 
 
 def place_of_best(curves: Sequence[Sequence[float]]) -> int:
-    """Which trial is random search's best."""
+    """Returns the number of the best trial of random search."""
     return min(range(len(curves)), key=lambda number: finite(curves[number][-1]))
 
 
 def best_at_end(curves: Sequence[Sequence[float]]) -> float:
-    """What random search finds."""
+    """Returns the final loss of the best trial of random search."""
     return curves[place_of_best(curves)][-1]
 
 
 def share(moments: Sequence[Moment], target: float, steps: int, *, at_end: bool) -> float:
-    """After which share of some steps a loss is as good as a target; inf if none is."""
+    """Returns the share of ``steps`` after which a loss reaches ``target``, or inf."""
     good = (moment.spent for moment in moments if moment.loss <= target and (moment.epoch == EPOCHS or not at_end))
     return next(good, math.inf) / steps
 
@@ -187,8 +194,8 @@ def share(moments: Sequence[Moment], target: float, steps: int, *, at_end: bool)
 def compared(arguments: argparse.Namespace) -> None:
     saved_curves = json.loads(arguments.curves.read_text())
     first = [(place_of_best(curves) + 1) / len(curves) for curves in saved_curves.values()]
-    print(f"of its own steps random search had taken {ranged(first)} when it found its best")
-    print("| reduction, rungs | as good in flight | as good at an end | reached by | all steps |\n|" + " --- |" * 5)
+    print(f"share of the steps of random search until its best trial ended: {ranged(first)}")
+    print("| reduction, rungs | target at any epoch | target at an end | reached by | all steps |\n|" + " --- |" * 5)
     for reduction, rungs in SETTINGS:
         of_seed = []
         for curves in saved_curves.values():
@@ -207,7 +214,7 @@ def ranged(values: Sequence[float]) -> str:
 
 
 def validations(search: Path) -> list[Moment]:
-    """What a search with one worker has validated, in its order."""
+    """Returns the validations of a finished search with one worker, in order."""
     rows = []
     for run in sorted((search / "trials").iterdir()):
         table = pd.read_csv(run / "metrics.csv", dtype={"value": str})
@@ -241,21 +248,21 @@ def run_real_search(arguments: argparse.Namespace) -> None:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
             moments = validations(Path(folder, "real"))
         shares = [share(moments, best_at_end(curves), steps, at_end=at_end) for at_end in (False, True)]
-        report = f"{shares[0]:.3f} in flight, {shares[1]:.3f} at an end, {moments[-1].spent / steps:.3f} in all"
+        report = f"{shares[0]:.3f} at any epoch, {shares[1]:.3f} at an end, {moments[-1].spent / steps:.3f} in total"
         if arguments.sampler == "random":
-            report += f"; as replayed: {list(replay(curves, *SETTINGS[0])) == moments}"
+            report += f"; equal to the replay: {list(replay(curves, *SETTINGS[0])) == moments}"
         print(f"{arguments.sampler}, seed {seed}: {report}, {time.monotonic() - start:.0f} s", flush=True)
 
 
 class Clock:
-    """Adds up wall and CPU seconds of this process in some of its functions, and the calls."""
+    """Records the wall and CPU seconds that this process spends in chosen functions."""
 
     def __init__(self) -> None:
         self.wall: dict[str, list[float]] = defaultdict(list)
         self.cpu: dict[str, float] = defaultdict(float)
 
     def watch(self, owner: Any, name: str, after: Callable[..., None] | None = None) -> None:
-        """Times a function; ``after`` is called behind it with the same arguments, and is not timed."""
+        """Measures a function. ``after`` is called after it with the same arguments and is not measured."""
         function = getattr(owner, name)
 
         @functools.wraps(function)
@@ -275,17 +282,17 @@ class Clock:
 def overhead(arguments: argparse.Namespace) -> None:
     clock, plain, own_seconds = Clock(), [], []
 
-    def train_alone(_: Runner, job: str, overrides: Sequence[str], run: Path, *_others: Any) -> None:
+    def train_separately(_: Runner, job: str, overrides: Sequence[str], run: Path, *_others: Any) -> None:
         if arguments.pruner != "none" or not job.startswith("trial-"):
             return
         overrides = [word for word in overrides if not word.startswith(("callbacks.search.", "runs_dir="))]
         begun = time.perf_counter()
-        overrides = [sys.executable, str(TRAIN), *overrides, f"runs_dir={folder}/alone"]
+        overrides = [sys.executable, str(TRAIN), *overrides, f"runs_dir={folder}/separate"]
         subprocess.run(overrides, check=True, capture_output=True)
         plain.append(time.perf_counter() - begun)
-        own_seconds.append((seconds_of(run), seconds_of(Path(folder, "alone", run.name))))
+        own_seconds.append((seconds_of(run), seconds_of(Path(folder, "separate", run.name))))
 
-    clock.watch(Runner, "run", after=train_alone)
+    clock.watch(Runner, "run", after=train_separately)
     for owner, name in ((TrialPruner, "answer"), (Worker, "work"), (command_line, "main")):
         clock.watch(owner, name)
     with TemporaryDirectory() as folder:
@@ -305,21 +312,21 @@ def overhead(arguments: argparse.Namespace) -> None:
     (work,), (whole,), answers = clock.wall["work"], clock.wall["main"], clock.wall["answer"]
     between = work - sum(runs) - sum(plain)
     print(f"{len(runs)} starts of {arguments.trials} trials, {sum(runs):.1f} s, each {ranged(runs)} s")
-    print(f"of the worker: {between / len(runs):.3f} s between two, {len(answers)} answers of {ranged(answers)} s")
-    print(f"its share: {(between + sum(answers)) / sum(runs):.4f}, its CPU time: {clock.cpu['work'] / sum(runs):.4f}")
-    print(f"once in a search: {whole - work - test:.2f} s before its first trial and for its report")
+    print(f"worker: {between / len(runs):.3f} s between two trials, {len(answers)} answers of {ranged(answers)} s")
+    print(f"share: {(between + sum(answers)) / sum(runs):.4f}, CPU time: {clock.cpu['work'] / sum(runs):.4f}")
+    print(f"once per search: {whole - work - test:.2f} s before the first trial and for the report")
     if plain:
         print(
             f"trial / train.py: "
             f"{ranged([run_time / plain_time for run_time, plain_time in zip(runs, plain, strict=True)])}"
         )
         starts = [run_time - own_time for run_time, (own_time, _) in zip(runs, own_seconds, strict=True)]
-        alone = [plain_time - own_time for plain_time, (_, own_time) in zip(plain, own_seconds, strict=True)]
-        print(f"before and after the training: {ranged(starts)} s in a trial, {ranged(alone)} s by train.py")
+        separate = [plain_time - own_time for plain_time, (_, own_time) in zip(plain, own_seconds, strict=True)]
+        print(f"before and after training: {ranged(starts)} s in a trial, {ranged(separate)} s in train.py")
 
 
 def seconds_of(run: Path) -> float:
-    """A run's own seconds: its training and its validation, without its start."""
+    """Returns the seconds of training and validation of a run, without its start."""
     summary = RunFolder(run.parent, run.name).read_summary()
     assert summary is not None
     return summary["seconds"]

@@ -1,25 +1,26 @@
-"""What the application costs per training step and at start-up, as ratios of times from one run, on the CPU.
+"""Measures the cost of the application per training step and at start-up on the CPU, as ratios from the same run.
 
     python scripts/benchmarks/training_loop.py [--part step|startup|all] [--rounds 15] [--threads 1]
 
 Per step, with the same network, data, loss, optimizer and seed:
 
-- raw: a PyTorch loop of forward, backward and optimizer step; its validation computes the loss and the accuracy;
-- bare: the application's LightningModule, its metrics and self.log calls included, in a pl.Trainer without callbacks,
-  checkpoints or a logger (``logger=False``), with the application's ``deterministic`` and ``log_every_n_steps``;
-- ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``;
+- raw: a PyTorch loop of forward pass, backward pass and optimizer step. Its validation computes loss and accuracy.
+- bare: the application's LightningModule with its metrics and ``self.log`` calls, in a ``pl.Trainer`` without
+  callbacks, checkpoints and logger, with the application's ``deterministic`` and ``log_every_n_steps``.
+- ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``.
 - no recovery: the same with ``callbacks.recovery=null``.
 
-Raw and bare have torch's DataLoader, ours and no recovery the same one made resumable.
+Raw and bare use torch's DataLoader. Ours and no recovery use the same loader, made resumable.
 
-An epoch lasts from its first training step to that of the next one, its validation and logging included. A variant's
-time in a round is its median epoch's, so that bursts of other load drop out; CPU time is the process's own.
+An epoch lasts from its first training step to the first training step of the next epoch, including validation and
+logging. The time of a variant in a round is its median epoch, which excludes bursts of other load. CPU time is the time
+of the process.
 
-Start-up: wall time from the start of ``python train.py logger=none`` to the end of its first training step, over that
-of a process that imports torch and pytorch_lightning and nothing else.
+Start-up is the wall time of ``python train.py logger=none`` until the end of its first training step. It is divided by
+the time of a process that only imports torch and pytorch_lightning.
 
-The variants take turns in rounds, each round in another order, after one round that does not count. A ratio is of two
-times of the same round; shown are its median over the rounds, the quartiles, minimum and maximum.
+The variants alternate in each round, in a different order each time. The first round is discarded. A ratio compares two
+times of the same round. Prints the median over the rounds, the quartiles, the minimum and the maximum.
 
 Targets, on wall time: ours / bare <= 1.03 per step, and start-up <= 1.5.
 """
@@ -78,7 +79,7 @@ def mark_step() -> None:
 
 
 class FirstStep(pl.Callback):
-    """Tells when the first training step has ended, and ends the process."""
+    """Prints the time at the end of the first training step and exits."""
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         print("at", time.time(), flush=True)
@@ -165,7 +166,7 @@ def in_turns(names: Sequence[str], measure: Callable[[str], Times], rounds: int)
 def show_ratios(above: str, below: str, times: dict[str, list[Times]], clock: str, target: float | None = None) -> None:
     ratios = [getattr(a, clock) / getattr(b, clock) for a, b in zip(times[above], times[below], strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    verdict = "" if target is None else f"  target {target}: {'met' if median <= target else 'MISSED'}"
+    verdict = "" if target is None else f"  target {target}: {'reached' if median <= target else 'MISSED'}"
     spread = f"[{low:.3f}, {high:.3f}] ({min(ratios):.3f}, {max(ratios):.3f})"
     print(f"  {f'{above} / {below}, {clock}':<24} {median:.3f}  {spread}{verdict}")
 

@@ -1,17 +1,16 @@
-"""Trains with a fault that makes a training diverge, with DivergenceGuard and without, and tells what it cost.
+"""Injects faults that cause divergence and compares test accuracies with and without DivergenceGuard.
 
     python scripts/demos/divergence.py [--data digits fashion_mnist] [--seeds 5] [--jobs 2] [--runs-dir runs/divergence]
         [OVERRIDE …]
 
-Each run is ``train.py`` with a callback of this file and further overrides of its config, if any are given. The fault
-comes once, at step 100:
+Each run is ``train.py`` with a callback from this file and the given overrides. One fault is injected at step 100:
 
-- ``nan_batch``: a batch whose inputs are NaN;
-- ``large_batch``: a batch whose inputs are a thousand times as large;
-- ``rate_spike``: a step with a thousand times the learning rate, which ruins the weights by healthy numbers.
+- ``nan_batch``: a batch of NaN inputs.
+- ``large_batch``: a batch whose inputs are multiplied by 1,000.
+- ``rate_spike``: a step with 1,000 times the learning rate. It ruins the weights while loss and gradient are normal.
 
-Shown are the test accuracies, mean over the seeds; the standard error of those without a fault; and how far from these
-the mean with a fault is. Runs that are finished are not trained again.
+Prints the mean test accuracies over the seeds, the standard error without a fault, and the distance from the mean
+without a fault in standard errors. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -58,15 +57,15 @@ class LearningRateSpike(pl.Callback):
 
 
 def fault(name: str) -> pl.Callback:
-    """What ``callbacks.fault._target_`` builds."""
+    """Returns the callback that injects a fault. Used as ``callbacks.fault._target_``."""
     if name == "rate_spike":
         return LearningRateSpike(STEP)
     return FaultInjector().spike(math.nan if name == "nan_batch" else 1000.0, step=STEP)
 
 
 def train(data: str, name: str, seed: int, guarded: bool, folder: Path, overrides: list[str]) -> float:
-    """The test accuracy of a run."""
-    run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"
+    """Trains a run and returns its test accuracy."""
+    run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"  # prose: allow (name in docs/divergence.md)
     run_overrides = [f"data={data}", f"name={run}", f"runs_dir={folder}", f"seed={seed}", "logger=none", *LENGTH[data]]
     run_overrides += [] if guarded else ["~callbacks.divergence_guard"]
     run_overrides += (

@@ -1,9 +1,9 @@
-"""Draws what runs logged, side by side: one panel a run, one line a name.
+"""Plots logged metrics of several runs, with one panel per run and one line per metric.
 
     pip install -e ".[train,docs]"
     python scripts/demos/plot_curves.py OUTPUT.svg RUN [RUN …] --names 'units/dead_fraction/*' [--log]
 
-A run is its folder; ``metrics.csv`` in it is read. A name may hold wildcards.
+RUN is a run folder, whose ``metrics.csv`` is read. Names can contain wildcards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--names", nargs="+", required=True)
-    parser.add_argument("--log", action="store_true", help="a logarithmic axis")
+    parser.add_argument("--log", action="store_true", help="use a logarithmic axis")
     arguments = parser.parse_args()
     figure = Figure(figsize=(3.6 * len(arguments.runs), 3.0), layout="constrained")
     panels = figure.subplots(1, len(arguments.runs), sharey=True, squeeze=False)[0]
@@ -40,7 +40,7 @@ def main() -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(arguments.names[0].removesuffix("/*"))
     panels[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    mpl.rcParams["svg.hashsalt"] = "stormproof"  # the same curves make the same file
+    mpl.rcParams["svg.hashsalt"] = "stormproof"  # makes SVG ids reproducible
     figure.savefig(arguments.output, metadata={"Date": None})
 
 

@@ -1,9 +1,9 @@
-"""Makes the table of ``experiment=table``: 500 deliveries that nobody ever drove, with gaps as real tables have them.
+"""Generates the table of ``experiment=table``: 500 synthetic deliveries with missing cells.
 
     python scripts/examples/make_deliveries.py src/stormproof_train/examples/deliveries.csv
 
-Minutes are those of the road (by vehicle and district), of each parcel and of the rain, with noise of 2 minutes; so the
-best prediction there is has an RMSE of about 2, and more where a cell is missing.
+The duration depends on distance, vehicle, district, number of parcels and rain, with noise of 2 minutes. The best
+possible prediction therefore has an RMSE of about 2, and a larger one in rows with missing cells.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""A plain Lightning script that may be killed at any moment: start it again, and it ends as if nothing had been.
+"""A Lightning script that resumes exactly after it is killed at any moment.
 
-    python scripts/examples/stock_lightning.py runs/example     # kill -9 it, and start it again
+    python scripts/examples/stock_lightning.py runs/example     # stop it with kill -9, then start it again
 
-Four lines are Stormproof's: they are marked. Delete them and it is stock Lightning.
+The four numbered lines use Stormproof. Without them, this is a stock Lightning script.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""``scripts/drill.py``: a training under torchrun, struck by every kind of fault."""
+"""Tests of ``scripts/drill.py``: a training run under torchrun with every kind of fault."""
 
 import re
 import subprocess
@@ -28,9 +28,9 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
     assert result.returncode == 0, result.stdout + result.stderr
     survived, restarts, *_ = result.stdout.strip().splitlines()[-5:]
     assert survived == "8 faults survived: 1 kill, 1 term, 1 pause, 1 torn, 1 flip, 1 full, 1 nan, 1 spike"
-    # kill, term, torn, flip; and a fifth where the training came to its end while the disk was full
-    assert re.fullmatch(r"[45] restarts, \d+ steps done again of 800", restarts)
-    assert result.stdout.endswith("weights and optimizers: the same, to the last bit\n")
+    # kill, term, torn, flip; and a fifth if the training run finished while the disk was full
+    assert re.fullmatch(r"[45] restarts, \d+ of 800 steps repeated", restarts)
+    assert result.stdout.endswith("weights and optimizers: bit-identical\n")
 
 
 @pytest.mark.drill
@@ -39,13 +39,13 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
     [
         (
             "print('trained')",
-            ["no checkpoint of CheckpointRecovery is below ", "put {folder} into the command, and a "],
+            [" contains no checkpoint. ", "Use {folder} in the command and add CheckpointRecovery to the callbacks."],
         ),
-        ("raise RuntimeError('by itself')", ["though nothing struck it", "by itself"]),
+        ("raise RuntimeError('by itself')", ["without an injected fault", "by itself"]),
     ],
     ids=["keeps no checkpoints", "fails by itself"],
 )
-def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path: Path):
+def test_a_command_without_checkpoints_or_with_an_error_is_reported(script: str, words: list[str], tmp_path: Path):
     (tmp_path / "script.py").write_text(script)
     result = run_drill(tmp_path, "--faults", "1", "--", "script.py")
     assert result.returncode == 1
@@ -53,7 +53,7 @@ def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path:
 
 
 @pytest.mark.drill
-def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
+def test_missing_callback_for_data_faults_is_reported(tmp_path: Path):
     arguments = [word for word in TRAINING if "faults_from_environment" not in word]
     result = run_drill(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *arguments, "trainer.max_steps=60")
     assert result.returncode == 1
@@ -62,14 +62,14 @@ def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--faults", "0"], "--faults and --nproc-per-node must be at least 1"),
         (["--nproc-per-node", "0"], "--faults and --nproc-per-node must be at least 1"),
-        (["--folder", "."], "--folder . is there already: name another, or remove it"),
+        (["--folder", "."], "--folder . already exists. Remove it or choose another folder."),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_started(words: list[str], told: str, tmp_path: Path):
+def test_an_invalid_argument_is_reported_before_the_command_starts(words: list[str], message: str, tmp_path: Path):
     result = run_drill(tmp_path, *words, "--", "script.py")
     assert result.returncode == 2
-    assert told in result.stderr
+    assert message in result.stderr

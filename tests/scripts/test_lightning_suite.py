@@ -50,13 +50,13 @@ def test_a_test_whose_teardown_fails_has_failed():
 
 def test_unexpected_failures_and_passes_are_a_difference(capsys: pytest.CaptureFixture[str]):
     outcome = Outcome(frozenset({"a"}), frozenset({"b"}), frozenset())
-    assert not report("sensors", outcome, {"b"}, {"b": "why", "not run": "why"})
-    assert report("sensors", outcome, {"b"}, {})
-    assert report("sensors", outcome, {"b"}, {"a": "why", "b": "why"})
-    assert "expected to fail, and passes: a (why)" in capsys.readouterr().out
+    assert not report("monitors", outcome, {"b"}, {"b": "why", "not run": "why"})
+    assert report("monitors", outcome, {"b"}, {})
+    assert report("monitors", outcome, {"b"}, {"a": "why", "b": "why"})
+    assert "expected to fail, but passes: a (why)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("callbacks", ["sensors", "recovery"])
+@pytest.mark.parametrize("callbacks", ["monitors", "recovery"])
 def test_each_expected_failure_has_a_reason_and_is_in_the_selection(callbacks: str):
     reasons = read_expected(callbacks)
     assert reasons
@@ -70,6 +70,6 @@ def test_what_fails_without_the_callbacks_or_once_is_left_out(tmp_path: Path):
     (checkout / "tests/tests_pytorch").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text("")
     (checkout / "tests/tests_pytorch/test_all.py").write_text(TESTS)
-    outcome, failed_tests = failures(prepare(checkout, tmp_path), ["test_all.py"], "sensors", tmp_path / "log")
+    outcome, failed_tests = failures(prepare(checkout, tmp_path), ["test_all.py"], "monitors", tmp_path / "log")
     assert failed_tests == {"test_all.py::test_fails_with_them"}
     assert outcome.passed == {"test_all.py::test_passes"}

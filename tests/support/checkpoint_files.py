@@ -1,4 +1,4 @@
-"""Folders of small, real checkpoints to test with."""
+"""Folders of small, real checkpoints."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from stormproof.checkpoint.manifest import LogPrefix, encode_manifest
 
 
 def make_state(step: int) -> dict[str, Any]:
-    """What Lightning would save, of a network of 40 numbers, another at each step."""
+    """Returns a checkpoint as Lightning saves it, of 40 weights that depend on the step."""
     weight = torch.arange(40, dtype=torch.float32) + step
     return {"state_dict": {"weight": weight}, "global_step": step, "epoch": step // 100}
 
@@ -30,7 +30,7 @@ def commit_checkpoint(
 
 
 def make_store(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
-    """A folder with one attempt and a checkpoint at each of ``steps``."""
+    """Creates a folder with one attempt and a checkpoint at each of ``steps``."""
     store = Store(folder)
     store.begin_attempt(store.resolve())
     for step in steps:
@@ -39,7 +39,7 @@ def make_store(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
 
 
 def make_checkpoint(folder: Path, sequence: int, step: int = 10, **fields: Any) -> Checkpoint:
-    """A checkpoint as its manifest describes it, without a file."""
+    """Returns a checkpoint as its manifest describes it, without a file."""
     defaults = {
         "epoch": 0, "world_size": 1, "attempt": 1, "sha256": "0" * 64, "bytes": 1, "score": None, "identity": None,
         "run": None, "versions": {}, "finite": True, "healthy": None, "adopted": False, "time": 0.0,
@@ -49,7 +49,7 @@ def make_checkpoint(folder: Path, sequence: int, step: int = 10, **fields: Any) 
 
 
 def forge_manifest(checkpoint: Checkpoint, **fields: Any) -> bytes:
-    """A manifest that says something else, with a hash that is right: what a forger would write."""
+    """Returns a forged manifest: changed content with a valid hash."""
     manifest = (
         json.loads(encode_manifest(checkpoint, LogPrefix.from_content(b""))) | fields | {"manifest_sha256": "0" * 64}
     )
@@ -62,7 +62,7 @@ def _sha256(content: bytes) -> bytes:
 
 
 def flip_bit(path: Path, offset: int | None = None) -> None:
-    """Flips a bit of a file, of its middle byte by default."""
+    """Flips a bit of a file, by default in its middle byte."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if offset is None else offset] ^= 1
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A browser for tests that look at a page."""
+"""A headless browser for tests of HTML pages."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 @contextmanager
 def launch_chromium() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Launches headless Chromium."""
     path = shutil.which("chromium")
-    assert path, "there is no chromium: apt-get install chromium"
+    assert path, "chromium is not installed. Run `apt-get install chromium`."
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
@@ -20,7 +20,7 @@ def launch_chromium() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
-    """The page, drawn, and what the browser complains of."""
+    """Returns the rendered page and the list of its console errors."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     console_errors: list[str] = []
     page.on(

@@ -1,4 +1,4 @@
-"""The numbers of compressions that nobody ran."""
+"""Synthetic records of compressions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 BYTES, MACS, PARAMETERS, LATENCY_SECONDS = 820_000, 4_800_000, 204_000, 0.00097
 """Of the original."""
 LATENCY_FACTORS = {"1": 1.0, "32": 14.0}
-"""By batch size how many times as long as a single sample it takes."""
+"""Latency relative to a single sample, by batch size."""
 
 
 def compression_record(artifacts: Sequence[dict[str, Any]] | None = None, **fields: Any) -> dict[str, Any]:
-    """A compression of a classifier within 1pp, with what ``fields`` say otherwise."""
+    """Returns the record of a compression of a classifier within 1pp. ``fields`` override entries."""
     artifacts = ARTIFACTS if artifacts is None else artifacts
     if "budget" in fields and fields["budget"] is None:
         artifacts = [{**artifact, "within": True} for artifact in artifacts]
@@ -34,7 +34,7 @@ def compression_record(artifacts: Sequence[dict[str, Any]] | None = None, **fiel
 
 
 def artifact_record(name: str, metric_loss: float | None, speedup: float = 1.0, /, **fields: Any) -> dict[str, Any]:
-    """One that lost so much, and is so many times faster and smaller, with what ``fields`` says otherwise."""
+    """Returns the record of an artifact with this loss and speedup. ``fields`` override entries."""
     value = None if metric_loss is None else 0.975 - metric_loss
     is_original, is_within_budget = name == "original", metric_loss is not None and metric_loss + 0.004 <= 0.01
     test_value = value if is_within_budget else None
@@ -65,7 +65,7 @@ def artifact_record(name: str, metric_loss: float | None, speedup: float = 1.0, 
 
 
 def interval(value: float | None, half_width: float) -> dict[str, float | None]:
-    """A value in the middle of its interval."""
+    """Returns a value with a symmetric interval."""
     return {
         "value": value,
         "low": None if value is None else value - half_width,
@@ -101,7 +101,7 @@ FINE_TUNING = [
 
 
 def regression_record(**fields: Any) -> dict[str, Any]:
-    """A compression of a network that predicts numbers, whose test split was not read."""
+    """Returns the record of a compression of a regression whose test split was not read."""
     untested = {"test": None, "test_lost": None, "mcnemar": None, "calibration_error": None}
     artifacts = [
         {**artifact_record(name, metric_loss, speedup), **untested, "validation": interval(53.2 + metric_loss, 2.0),

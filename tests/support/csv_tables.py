@@ -1,4 +1,4 @@
-"""Small tables in files."""
+"""Small CSV tables."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ from stormproof_train.data.csv import CSV
 
 
 def make_csv(folder: Path, text: str, **arguments: Any) -> CSV:
-    """The data of a table whose target is ``y``, unless the arguments say otherwise."""
+    """Returns the data module of a table with the target ``y``. Arguments override its defaults."""
     file = folder / "table.csv"
     file.write_text(text)
     return CSV(str(file), **{"target": "y", **arguments})
 
 
 def people_csv(rows: int = 60) -> str:
-    """Two classes in turn, numbers with gaps, text with gaps."""
+    """Returns a table with two alternating classes, and numbers and text with missing cells."""
     lines = ["age,city,height,y"]
     for row in range(rows):
         age = "" if row % 7 == 0 else str(20 + row)

@@ -1,4 +1,4 @@
-"""Where two results differ, to the last bit."""
+"""Bitwise comparison of nested results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def find_differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """Names every place at which two nested values are not the same; a NaN is the same as a NaN.
+    """Returns the paths at which two nested values differ. NaN equals NaN.
 
     Example:
         >>> find_differences({"weights": [torch.ones(2), 3.0]}, {"weights": [torch.ones(2), 4.0]})

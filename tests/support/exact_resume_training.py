@@ -1,4 +1,4 @@
-"""A small training that has everything an exact resume could forget."""
+"""A small training run that uses all state that an exact resume must restore."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ SYNC_SAVE = {"async_save": False}
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix; 15 batches an epoch unless it says otherwise, so that 4 do not divide them."""
+    """One cell of the matrix. By default, 15 batches per epoch, which is not a multiple of 4."""
 
     workers: int = 0
     accumulate: int = 1
-    validate_every: int | None = None  # batches; once an epoch by default
+    validate_every: int | None = None  # in batches; once per epoch by default
     ranks: int = 1
     ema: bool = False
     precision: str = "32-true"
@@ -51,9 +51,9 @@ class Cell:
     every_n_train_steps: int = 1
     resumable_validation: bool = False
     uses_total_steps: bool = False
-    has_accumulation_schedule: bool = False  # by the epoch
-    unfreezes_layers: bool = False  # the first half of the network, in the second epoch
-    has_second_loader: bool = False  # a shorter loader, which ends before the epoch
+    has_accumulation_schedule: bool = False  # changes per epoch
+    unfreezes_layers: bool = False  # unfreezes the first half of the network in the second epoch
+    has_second_loader: bool = False  # a shorter loader, exhausted before the end of the epoch
     sharded: bool = False
     samples: int = 60
     epochs: int = 3
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def validated_step(self) -> int:
-        """The step of a validation in the first epoch: mid-epoch the second one."""
+        """Returns the step of a validation in the first epoch. With mid-epoch validation, of the second one."""
         return -(-2 * self.validate_every // self.accumulate) if self.validate_every else self.steps_per_epoch
 
     @property
@@ -74,7 +74,7 @@ class Cell:
 
 
 class NoisyDataset(Dataset):
-    """Samples that are augmented by all three generators; each knows its number."""
+    """Samples augmented with all three global generators. Each sample includes its index."""
 
     def __init__(self, count: int, noise: float = 0.1) -> None:
         self.noise = noise
@@ -90,7 +90,7 @@ class NoisyDataset(Dataset):
 
 
 class StatefulModule(pl.LightningModule):
-    """Dropout, batch norm, two optimizers' worth of schedules, running means of every kind, and metrics."""
+    """A module with dropout, batch norm, two optimizers with schedules, running means and metrics."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class StatefulModule(pl.LightningModule):
                 fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The short loader's samples are one more noise, for as long as there are any."""
+        """Adds the samples of the shorter loader as noise until it is exhausted."""
         if not isinstance(batch, dict):
             return batch
         inputs, targets, index = batch["long"]
@@ -171,7 +171,7 @@ class _Warmup:
 
 
 class Journal(pl.Callback):
-    """Writes down what happened; its state is in the checkpoint, so a run that resumes exactly has the same journal."""
+    """Records events. Its state is in the checkpoint, so an exact resume has the same journal."""
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
@@ -197,7 +197,7 @@ class Journal(pl.Callback):
 
 
 class JsonLinesLogger(pl.loggers.Logger):
-    """A logger that appends its rows to a file: a run's rows are those of all its attempts."""
+    """A logger that appends rows to a file, over all attempts of a run."""
 
     name, version = "rows", 0
 
@@ -206,14 +206,14 @@ class JsonLinesLogger(pl.loggers.Logger):
         self._path = path
 
     def log_metrics(self, metrics: Any, step: Any = None) -> None:
-        if any(name.startswith(("time/", "recovery/", "checkpoint/")) for name in metrics):  # what differs, and should
+        if any(name.startswith(("time/", "recovery/", "checkpoint/")) for name in metrics):  # these differ by design
             return
         row = {f"{name}@{step}": float(value) for name, value in metrics.items()}
-        with self._path.open("ab", buffering=0) as file:  # one write: a kill leaves the whole row or none of it
+        with self._path.open("ab", buffering=0) as file:  # a single write, so that a kill cannot leave a partial row
             file.write(json.dumps(row).encode() + b"\n")
 
     def read(self) -> dict[str, float]:
-        """Every value by name and step; the last row of a step counts."""
+        """Returns all values by name and step. The last row of a step counts."""
         rows: dict[str, float] = {}
         self._path.touch()
         for line in self._path.read_text().splitlines():
@@ -228,7 +228,7 @@ def _local_shard(value: Any) -> Any:
 
 
 def _tuples_to_lists(state: dict[str, Any]) -> dict[str, Any]:
-    """Torch makes lists of an optimizer's tuples where it spreads a state over the ranks."""
+    """Converts tuples to lists, as torch does if it distributes optimizer state over ranks."""
     groups = [{key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
               for group in state["param_groups"]]  # fmt: skip
     return {**state, "param_groups": groups}
@@ -239,7 +239,7 @@ def _to_floats(metrics: Any) -> dict[str, float]:
 
 
 def _strip_folder(state: Any, folder: str) -> Any:
-    """A state without the folder in its paths, and without what Lightning saves but neither loads nor reads."""
+    """Returns a state without absolute paths and without entries that Lightning saves but never reads."""
     if isinstance(state, dict):
         pairs = [(key, value) for key, value in state.items() if key != "current_score"]
         return {_strip_folder(key, folder): _strip_folder(value, folder) for key, value in pairs}
@@ -259,19 +259,19 @@ def train(
     start_over: bool = False,
     arrange: Callable[[list[pl.Callback]], list[pl.Callback]] = list,
 ) -> dict[str, Any]:
-    """Trains a cell in ``folder``, resuming where it can; returns all that must be equal in the end.
+    """Trains a cell in ``folder``, resuming if possible, and returns all results that must be equal.
 
     Args:
-        cell: what to train.
-        folder: of the run.
-        extra: further callbacks.
-        module: in the place of the usual one.
-        recovery: arguments of CheckpointRecovery.
-        trainer: arguments of the Trainer.
-        stopping: arguments of EarlyStopping.
-        resume: whether to give ``fit`` what was found.
-        start_over: whether to begin again where all is bad.
-        arrange: orders the callbacks, the last of which is the recovery, or leaves some out.
+        cell: Cell to train.
+        folder: Folder of the run.
+        extra: Additional callbacks.
+        module: Replaces the default module.
+        recovery: Arguments of CheckpointRecovery.
+        trainer: Arguments of the Trainer.
+        stopping: Arguments of EarlyStopping.
+        resume: If True, ``fit`` resumes from the latest checkpoint.
+        start_over: If True, starts again if all checkpoints are damaged.
+        arrange: Function that reorders or removes callbacks. The last callback is the recovery.
     """
     pl.seed_everything(7, verbose=False)
     model = module or StatefulModule(cell)
@@ -334,7 +334,7 @@ def _strategy(cell: Cell) -> Any:
 
 
 def _precision(cell: Cell) -> dict[str, Any]:
-    """Lightning wants a GPU for 16 bits; its plugin, given by hand, does not."""
+    """Returns the plugin for 16 bits on a CPU, since Lightning's ``precision`` requires a GPU."""
     if cell.precision != "16-mixed":
         return {"precision": cell.precision}
     return {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", growth_interval=4))}

@@ -14,7 +14,7 @@ def encode_idx(array: np.ndarray) -> bytes:
 
 
 def write_dataset(folder: Path, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Training images with these labels and twenty test images, brighter ones, packed as Debian packs them."""
+    """Writes training images with these labels and twenty brighter test images, in Debian's file format."""
     generator = np.random.default_rng(0)
     arrays = {
         FILE_NAMES[0]: generator.integers(0, 200, (len(labels), 28, 28), dtype=np.uint8),

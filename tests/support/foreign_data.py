@@ -1,4 +1,4 @@
-"""A data module of somebody who knows nothing of ours."""
+"""A data module that does not use this project."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Foreign(pl.LightningDataModule):
-    """Batches of four out of tensors; the validation is of the same ones, unless others are given."""
+    """Batches of four from tensors. Validation uses the same tensors, unless others are given."""
 
     def __init__(self, *tensors: torch.Tensor, validation: Any = None, **attributes: Any) -> None:
         super().__init__()
@@ -35,4 +35,4 @@ class Foreign(pl.LightningDataModule):
         return DataLoader(TensorDataset(*self.validation), batch_size=4)
 
     def test_dataloader(self) -> DataLoader:
-        raise AssertionError("the test split is read once, at the end")
+        raise AssertionError("The test split is read once, at the end.")

@@ -1,6 +1,6 @@
-"""Attempts at a training, each a fork of this process, killed by it.
+"""Attempts of a training run in forks of this process, which kills them.
 
-Importing torch and Lightning takes seconds and a fork milliseconds: with one import, hundreds of attempts fit.
+Importing torch and Lightning takes seconds, a fork milliseconds. Hundreds of attempts share one import.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from stormproof.testing import FaultInjector
 from tests.support.difference import find_differences
 from tests.support.exact_resume_training import Cell, train
 
-TIMEOUT_SECONDS, GRACE_SECONDS = 120.0, 20.0  # seconds
+TIMEOUT_SECONDS, GRACE_SECONDS = 120.0, 20.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: the result of rank 0, or None where it was killed."""
+    """Result of an attempt. ``results`` is None if it was killed."""
 
     was_killed: bool
     exit_codes: tuple[int, ...]
@@ -48,15 +48,15 @@ def run_attempt(
     function: Callable[..., Any] = train,
     **options: Any,
 ) -> Outcome:
-    """Forks one process a rank, and kills all of them once one stands still or ``kill_after`` seconds are over.
+    """Forks one process per rank and kills all of them if one is stopped or after ``kill_after`` seconds.
 
     Args:
-        cell: what to train.
-        folder: where it goes on.
-        faults: called in each rank; gives the callback that stops it.
-        kill_after: seconds.
-        function: trains.
-        options: further arguments of it.
+        cell: Cell to train.
+        folder: Folder of the run.
+        faults: Function that returns a callback with faults, called in each rank.
+        kill_after: Seconds after which all ranks are killed.
+        function: Training function.
+        options: Additional arguments of ``function``.
     """
     with fork_ranks(cell, folder, faults, function, **options) as pids:
         was_killed, exit_codes = _wait_or_kill(pids, kill_after)
@@ -78,9 +78,10 @@ def fork_ranks(
     function: Callable[..., Any] = train,
     **options: Any,
 ) -> Iterator[list[int]]:
-    """Forks one process a rank, gives their numbers, and kills what is left of them in the end.
+    """Forks one process per rank, yields their process IDs, and kills remaining processes at the end.
 
-    Each ends with the code of its function; ``result<rank>.pt`` and ``output<rank>.txt`` are what it returned and said.
+    Each rank exits with the code of its function. Its result is in ``result<rank>.pt``, its output in
+    ``output<rank>.txt``.
     """
     folder.mkdir(exist_ok=True, parents=True)
     port = get_free_port()
@@ -88,10 +89,10 @@ def fork_ranks(
     for file in results:
         file.unlink(missing_ok=True)
     pids = []
-    with TemporaryDirectory() as scratch:  # what is killed cannot clear up its own
+    with TemporaryDirectory() as scratch:  # killed processes cannot remove their own files
         for rank in range(cell.ranks):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: pytest-xdist has a thread
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest-xdist has a thread
                 pid = os.fork()
             if pid == 0:
                 tempfile.tempdir = scratch
@@ -100,19 +101,19 @@ def fork_ranks(
             pids.append(pid)
         try:
             yield pids
-        finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
+        finally:  # also after a timeout of the test, and for loader workers
             _kill_process_groups(pids)
 
 
 def read_output(cell: Cell, folder: Path) -> str:
-    """What all ranks printed."""
+    """Returns the output of all ranks."""
     outputs = [folder / f"output{rank}.txt" for rank in range(cell.ranks)]
     return "".join(file.read_text(errors="replace") for file in outputs if file.exists())
 
 
 @cache
 def train_uninterrupted(cell: Cell) -> Outcome:
-    """How a cell ends that nobody kills; trained once."""
+    """Returns the outcome of a cell without kills. Trained once."""
     with TemporaryDirectory() as folder:
         outcome = run_attempt(cell, Path(folder))
     assert outcome.results is not None, outcome.output
@@ -120,14 +121,13 @@ def train_uninterrupted(cell: Cell) -> Outcome:
 
 
 def kill_repeatedly(cell: Cell, folder: Path, kill_points: Iterable[tuple[str, int]], **options: Any) -> Outcome:
-    """Kills a training at each of ``kill_points``, attempt after attempt, and lets the last one end.
+    """Kills one attempt at each of ``kill_points``, then runs an attempt to the end.
 
     Args:
-        cell: what to train.
-        folder: of the run.
-        kill_points: a phase and a step each, in the order in which a training comes by them; the ranks stop there in
-            turn.
-        options: further arguments of ``train``.
+        cell: Cell to train.
+        folder: Folder of the run.
+        kill_points: Pairs of a phase and a step, in the order of the run. The ranks are stopped there in turns.
+        options: Additional arguments of ``train``.
     """
     for number, (phase, step) in enumerate(kill_points):
         outcome = run_attempt(cell, folder, partial(FaultInjector().stop, phase, step, number % cell.ranks), **options)
@@ -136,7 +136,7 @@ def kill_repeatedly(cell: Cell, folder: Path, kill_points: Iterable[tuple[str, i
 
 
 def assert_bitwise_equal(first: Outcome, second: Outcome) -> None:
-    """Both finished, with the same bits on every rank."""
+    """Asserts that both outcomes finished with bit-identical results on every rank."""
     assert first.results is not None, first.output
     assert second.results is not None, second.output
     for rank, pair in enumerate(zip(first.results, second.results, strict=True)):
@@ -151,13 +151,16 @@ def _run_rank(
 ) -> None:
     exit_code = 1
     try:
-        os.setsid()  # loader workers go with it
+        os.setsid()  # kills loader workers, too
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
-        warnings.resetwarnings()  # pytest makes errors of them, or keeps them to itself
+        sys.stdout, sys.stderr = (
+            os.fdopen(1, "w", buffering=1),
+            os.fdopen(2, "w", buffering=1),
+        )  # not those of pytest
+        warnings.resetwarnings()  # pytest raises or captures them
         warnings.showwarning = _print_warning
         if cell.ranks > 1:
             os.environ.update(
@@ -183,9 +186,9 @@ def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> 
 
 
 def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list[int]]:
-    """Waits for all; one that stands still, or has died of a signal, takes the others along.
+    """Waits for all ranks. Kills the others if one is stopped or was killed by a signal.
 
-    One that has left with an error gives them time to do so too.
+    If a rank exits with an error, the others have ``GRACE_SECONDS`` to exit.
     """
     exit_codes: dict[int, int] = {}
     was_killed = False

@@ -49,10 +49,10 @@ def _do_nothing() -> None: ...
 
 
 def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """As ``subprocess.run`` with ``capture_output`` and ``text``.
+    """Works as ``subprocess.run`` with ``capture_output`` and ``text``.
 
     Raises:
-        subprocess.TimeoutExpired: after ``timeout`` seconds, when the command has been killed.
+        subprocess.TimeoutExpired: If the command did not end within ``timeout`` seconds. It is killed.
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
@@ -68,7 +68,7 @@ def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: flo
 
 
 def start(arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
-    """A command that runs, in a session of its own: its process number is that of its group."""
+    """A running command in its own session, whose process ID is its process group ID."""
     process = FORKSERVER_CONTEXT.Process(target=run_script, args=(TRAIN, arguments, cwd, dict(env), stdout, stderr))
     process.start()
     return process
@@ -77,10 +77,10 @@ def start(arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Pa
 def run_script(
     script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path
 ) -> None:
-    """Turns this process, forked from the fork server, into ``python <script> <words>`` in a session of its own."""
+    """Turns this process, a fork of the fork server, into ``python <script> <arguments>`` in a new session."""
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too
+    multiprocessing.set_start_method(None, force=True)  # otherwise loader workers are forked from the fork server
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -89,8 +89,8 @@ def run_script(
         file_descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file_descriptor, descriptor)
         os.close(file_descriptor)
-    tempfile.tempdir = None  # asked anew, of this environment
-    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # of all commands: one that ends takes it along
+    tempfile.tempdir = None  # computed again from this environment
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # shared by all commands, and a command deletes it when it ends
     sys.argv = [str(script), *arguments]
     try:
         runpy.run_path(str(script), run_name="__main__")

@@ -1,4 +1,4 @@
-"""Parts as their word in a config gives them."""
+"""Objects built from Hydra configs."""
 
 import functools
 
@@ -11,7 +11,7 @@ from stormproof_train.config.plan import Plan, read_plan
 
 
 def list_choices(group: str) -> list[str]:
-    """The choices of a group that ship."""
+    """Returns the options of a group."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_images(folder: Path, count: int, brightness: int, size: tuple[int, int] = (12, 10), seed: int = 0) -> None:
-    """``count`` images of noise about a brightness, red twice as strong as blue."""
+    """Writes ``count`` noise images of a brightness, with red twice as strong as blue."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for number in range(count):
@@ -17,7 +17,7 @@ def write_images(folder: Path, count: int, brightness: int, size: tuple[int, int
 
 
 def write_pets(folder: Path, count: int = 20) -> Path:
-    """Cats, dogs and owls, each of another brightness."""
+    """Writes a folder of cats, dogs and owls with different brightness."""
     for index, name in enumerate(("cat", "dog", "owl")):
         write_images(folder / name, count, 60 + 60 * index, seed=index)
     return folder

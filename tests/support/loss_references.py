@@ -1,4 +1,4 @@
-"""Every ``loss=``, as its config builds it and with other arguments, beside its formula in NumPy and SciPy."""
+"""All losses, with default and other arguments, and their formulas in NumPy and SciPy."""
 
 from __future__ import annotations
 

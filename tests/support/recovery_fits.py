@@ -1,4 +1,4 @@
-"""Trainings with a :class:`CheckpointRecovery`, as small as they can be, and a clock that the test moves."""
+"""Minimal training runs with a :class:`CheckpointRecovery`, and a clock that tests control."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.small_fits import RegressionModule, ValidatedRegressionModule
 
 
 class FakeClock:
-    """The clock that the callback looks at; the test moves it."""
+    """A clock for the callback, which the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -43,7 +43,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def fit_with_recovery(
     recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: Any = pl, **options: Any
 ) -> Any:
-    """Six steps an epoch; resumed where the folder has something."""
+    """Trains six steps per epoch. Resumes if the folder contains a checkpoint."""
     fit = make_trainer(lightning, callbacks=[*callbacks, recovery], **options)
     kind, val_loaders = (
         (ValidatedRegressionModule, [make_loader(2)]) if options.get("val_check_interval") else (RegressionModule, [])

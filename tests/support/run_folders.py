@@ -1,4 +1,4 @@
-"""Run folders that nobody trained: files as a run leaves them."""
+"""Synthetic run folders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_run(
     findings: Iterable[Finding] = (),
     predictions: Predictions | None = None,
 ) -> Path:
-    """Makes a run's folder, named as the run."""
+    """Creates a run folder with the name of the run."""
     folder.mkdir(parents=True)
     attempt_records = [
         {
@@ -77,7 +77,7 @@ def make_summary(name: str, test: Mapping[str, float]) -> dict[str, Any]:
 def training_rows(
     steps: int, layers: Sequence[str] = ("network.1", "network.3"), attempt: int = 1, first_step: int = 0
 ) -> list[Row]:
-    """What a training logs at every tenth step, and of a validation at every fiftieth."""
+    """Returns the metrics that a run logs at every tenth step, and of a validation at every fiftieth."""
     rows: list[Row] = []
     for step in range(first_step + 9, first_step + steps, 10):
         loss = 2 * math.exp(-step / 100) + 0.1 * math.sin(step)
@@ -96,7 +96,7 @@ def training_rows(
 
 
 def make_predictions(samples: int = 60, classes: int = 3) -> Predictions:
-    """Probabilities of which most are right."""
+    """Returns predicted probabilities, most of which are right."""
     generator = np.random.default_rng(0)
     target = np.arange(samples) % classes
     scores = generator.random((samples, classes)) + 2 * np.eye(classes)[target] * (generator.random((samples, 1)) > 0.1)

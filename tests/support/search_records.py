@@ -1,4 +1,4 @@
-"""The numbers of searches that nobody ran."""
+"""Synthetic records of searches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOSS_OBJECTIVE = {"name": "val/loss", "higher_is_better": False}
 
 
 def search_record(trials: Sequence[Mapping[str, Any]] = (), **fields: Any) -> dict[str, Any]:
-    """A finished search of one objective, with what ``fields`` say otherwise."""
+    """Returns the record of a finished single-objective search. ``fields`` override entries."""
     values = {trial["number"]: (trial["values"] or [None])[0] for trial in trials if trial["state"] == "complete"}
     finite = {number: value for number, value in values.items() if isinstance(value, float) and math.isfinite(value)}
     return {
@@ -38,7 +38,7 @@ def search_record(trials: Sequence[Mapping[str, Any]] = (), **fields: Any) -> di
 
 
 def trial_record(number: int, **fields: Any) -> dict[str, Any]:
-    """A complete trial, with what ``fields`` says otherwise."""
+    """Returns the record of a complete trial. ``fields`` override entries."""
     end = f"2026-01-01T{number // 60:02d}:{number % 60:02d}:00.000+00:00"
     return {
         "number": number, "state": "complete", "params": {"activation": "relu", "optimizer.lr": 0.01}, "values": [0.2],
@@ -49,7 +49,7 @@ def trial_record(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def random_trials(count: int, validations: int = 27, seed: int = 0) -> list[dict[str, Any]]:
-    """Random trials: the worse are stopped at the rungs, one in thirty fails, one in ten breaks a constraint."""
+    """Returns random trials: bad ones are pruned at rungs, 1 in 30 fails, 1 in 10 violates a constraint."""
     generator = random.Random(seed)
     return [_random_trial(number, validations, generator) for number in range(count)]
 

@@ -1,4 +1,4 @@
-"""Trainings of a few steps, as small as they can be, for tests of what happens inside of one."""
+"""Minimal training runs of a few steps."""
 
 import importlib
 from collections.abc import Callable
@@ -17,14 +17,14 @@ LIGHTNING_WARNING_FILTERS = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
     pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable.*"),
 ]
-LIGHTNING_PYTORCH = importlib.import_module("lightning.pytorch")  # people's other name for the same library
+LIGHTNING_PYTORCH = importlib.import_module("lightning.pytorch")  # the other package name of Lightning
 BOTH_PACKAGES = pytest.mark.parametrize(
     "lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"]
 )
 
 
 class IndexDataset(Dataset[torch.Tensor]):
-    """``count`` samples of two numbers; tells ``on_fetch`` which were fetched."""
+    """``count`` samples of two numbers. Calls ``on_fetch`` with each fetched index."""
 
     def __init__(self, count: int = 12, on_fetch: Callable[[int], Any] = lambda _: None) -> None:
         self.count, self.on_fetch = count, on_fetch
@@ -38,7 +38,7 @@ class IndexDataset(Dataset[torch.Tensor]):
 
 
 class IndexStream(IterableDataset[torch.Tensor]):
-    """The same samples, of which nobody knows how many there are."""
+    """The same samples as an iterable without a length."""
 
     def __init__(self, count: int = 12) -> None:
         self.count = count
@@ -48,12 +48,12 @@ class IndexStream(IterableDataset[torch.Tensor]):
 
 
 def make_loader(count: int = 12, **options: Any) -> DataLoader[torch.Tensor]:
-    """Two samples a batch: 6 batches."""
+    """Returns a loader of 6 batches of two samples."""
     return DataLoader(IndexDataset(count), **{"batch_size": 2, **options})
 
 
 class RegressionModule:
-    """A regression to zero; mixed into either Lightning's module."""
+    """Regression to zero. A mixin for the module of either Lightning package."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,19 +68,19 @@ class RegressionModule:
 
 
 class ValidatedRegressionModule(RegressionModule):
-    """The same, with a validation loss."""
+    """RegressionModule with a validation loss."""
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         self.log("val/loss", self.layer(batch).square().mean())  # type: ignore[attr-defined]
 
 
 def make_module(lightning: Any = pl, kind: type = RegressionModule) -> Any:
-    """A module of ``kind`` for a trainer of ``lightning``."""
+    """Returns a module of ``kind`` for a trainer of ``lightning``."""
     return type(kind.__name__, (kind, lightning.LightningModule), {})()
 
 
 class RowsLogger(Logger):
-    """A logger that keeps what it is given, with the step."""
+    """A logger that records values with their steps."""
 
     name, version = "rows", 0
 
@@ -98,7 +98,7 @@ class RowsLogger(Logger):
 
 
 def make_trainer(lightning: Any = pl, **options: Any) -> Any:
-    """A quiet trainer of one epoch on the CPU."""
+    """Returns a trainer of one epoch on the CPU without a progress bar."""
     defaults = {
         "max_epochs": 1,
         "logger": False,

@@ -1,4 +1,4 @@
-"""The splits of a data module as arrays that can be compared."""
+"""Splits of a data module as comparable arrays."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def load_splits(data: SplitDataModule) -> dict[str, Split]:
 
 
 def sort_rows(split: Split) -> np.ndarray:
-    """The samples as rows, in an order of their own: the loader's does not matter."""
+    """Returns the samples as sorted rows, independent of the loader's order."""
     rows = np.concatenate([part.reshape(len(part), -1).double().numpy() for part in split], axis=1)
     return rows[np.lexsort(rows.T)]
 

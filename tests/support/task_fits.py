@@ -1,4 +1,4 @@
-"""Short trainings of a task, and what they log."""
+"""Short training runs of a task, and their logged values."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ IGNORE_LIGHTNING_WARNINGS = pytest.mark.filterwarnings(
 
 
 class RecordingLogger(Logger):
-    """Keeps every logged value with its step."""
+    """Records every logged value with its step."""
 
     name, version = "recorder", 0
 

@@ -13,7 +13,7 @@ from tests.support.forked_command import ROOT
 
 @contextmanager
 def _fake_clock(file: Path) -> Iterator[None]:
-    """Time goes from 100 to 105 s. Leaves the clock to the hook that measures this test."""
+    """Moves time from 100 to 105 s. Does not affect the hook that measures this test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_limit, "PRESSURE", file)
         patch.setattr(time_limit, "time", SimpleNamespace(monotonic=iter([100.0, 105.0]).__next__))

@@ -15,5 +15,5 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Condition not met within {seconds:g} s.")
+            raise TimeoutError(f"Condition is still false after {seconds:g} s.")
         time.sleep(0.005)

@@ -1,10 +1,10 @@
-"""A stand-in for W&B's server on loopback, which keeps all that it is sent.
+"""A fake W&B server on loopback that records all requests.
 
-It answers what the client of wandb 0.31 asks: GraphQL at ``/graphql``, the stream of a run's rows, and uploads by PUT
-to addresses that it gave out itself.
+It supports the requests of the wandb 0.31 client: GraphQL at ``/graphql``, the stream of a run's rows, and uploads by
+PUT to addresses that it returned before.
 """
 
-# ruff: noqa: N802 (a method is named for the operation that it answers)
+# ruff: noqa: N802 (methods have the names of GraphQL operations)
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ API_KEY = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Run:
-    """What the server knows of a run."""
+    """State of a run on the server."""
 
     name: str
     project: str
     inserts: int = 0
-    variables: dict[str, Any] = field(default_factory=dict)  # the latest of each variable that came with it
+    variables: dict[str, Any] = field(default_factory=dict)  # latest value of each GraphQL variable
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    history_lines: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the history, by their place in it
+    history_lines: dict[int, dict[str, Any]] = field(default_factory=dict)  # indexed by line number
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The rows, in their order."""
+        """Returns the rows in order."""
         return [self.history_lines[offset] for offset in sorted(self.history_lines)]
 
     def values(self, name: str) -> dict[int, Any]:
-        """Of each step that has it, a metric's value."""
+        """Returns the value of a metric at each step that has it."""
         return {row["_step"]: row[name] for row in self.history if name in row}
 
 
@@ -61,15 +61,15 @@ class Artifact:
 
 
 class WandbServer:
-    """Serves in a thread while a ``with`` lasts.
+    """Serves in a thread inside a ``with`` block.
 
     Attributes:
-        runs: by their id.
-        alerts: the variables of each.
-        artifacts: all versions, in their order.
-        views: saved workspaces, the variables of each.
-        unknown_operations: names of operations that it has no answer for.
-        requests: every byte of every request, what was compressed as it was before.
+        runs: Runs by ID.
+        alerts: GraphQL variables of each alert.
+        artifacts: All artifact versions, in order.
+        views: GraphQL variables of each saved workspace.
+        unknown_operations: Names of unsupported operations.
+        requests: All bytes of all requests, decompressed, without authorization headers.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class WandbServer:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes a process log to this server."""
+        """Returns the environment variables that make a process log to this server."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY}
 
     def __enter__(self) -> Self:
@@ -102,7 +102,7 @@ class WandbServer:
         self._thread.join()
 
     def respond(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """The data of a GraphQL response."""
+        """Returns the data of a GraphQL response."""
         method = getattr(self, f"_{operation}", None)
         if method is None:
             self.unknown_operations.append(operation)
@@ -110,7 +110,7 @@ class WandbServer:
         return method(variables)
 
     def append_stream(self, name: str, content: dict[str, Any]) -> None:
-        """Takes a piece of a run's rows, summary and output."""
+        """Appends rows, summary and output of a run."""
         run = self.runs[name]
         for file, chunk in content.get("files", {}).items():
             if file == "wandb-history.jsonl":
@@ -122,7 +122,7 @@ class WandbServer:
             run.exit_code = content.get("exitcode")
 
     def upload(self, path: str, content: bytes) -> None:
-        """Takes a file where an address for it was given out."""
+        """Stores a file at an upload address."""
         kind, number, name = path.removeprefix("/upload/").split("/", 2)
         if kind == "run":
             self.runs[number].files[name] = content
@@ -284,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_of: WandbServer
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that leaves resets what it no longer needs
+        with contextlib.suppress(ConnectionError):  # clients reset connections when they exit
             super().handle()
 
     def do_GET(self) -> None:
@@ -298,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server_of.append_stream(self.path.split("/")[-2], json.loads(body))
             self._send({"limits": {}})
             return
-        if self.path.startswith("/sdk/otel/"):  # how often which of the client's functions were called
+        if self.path.startswith("/sdk/otel/"):  # telemetry of the client
             self._send({})
             return
         request = json.loads(body)
@@ -323,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
         headers = b"\n".join(
             f"{name}: {value}".encode() for name, value in self.headers.items() if name.lower() != "authorization"
-        )  # the key goes where it belongs
+        )  # the API key is expected there
         self.server_of.requests.append(b"\n".join([self.requestline.encode(), headers, body]))
         return body
 
@@ -343,5 +343,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the standard library's)
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (name in the standard library)
         pass

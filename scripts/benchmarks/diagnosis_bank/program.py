@@ -1,4 +1,4 @@
-"""What a program of the bank is: a small training, what is wrong with it, and whether that struck."""
+"""Programs of the diagnosis bank: small training runs with a known fault or none, and a check that it took effect."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Domain = Literal["dense", "convolutional", "sequence", "regression"]
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that a program gives.
+    """Module, data and Trainer arguments of a program.
 
     Attributes:
-        module: a plain LightningModule, as anyone writes it, initialized.
-        train: batches; one epoch is 20 steps at least.
-        validation: batches, or None for a program without a validation.
-        trainer: further arguments of the Trainer; ``max_epochs`` is 3 unless given.
+        module: Plain, initialized LightningModule.
+        train: Training loader. An epoch has at least 20 steps.
+        validation: Validation loader, or None to train without validation.
+        trainer: Additional arguments of the Trainer. ``max_epochs`` is 3 by default.
     """
 
     module: pl.LightningModule
@@ -38,15 +38,15 @@ class TrainingSetup:
 
 @dataclass
 class Outcome:
-    """What really happened in a run, taken down without any of the diagnosis.
+    """Record of a run, independent of the diagnosis.
 
     Attributes:
-        losses: of each training batch, as it was handed to the backward pass (manual optimization: as returned).
-        validation: ``val_loss`` after each epoch, where the module logs it.
-        before: the module's state before training.
-        after: the module itself, as it was trained.
-        fit: what was trained.
-        error: what training raised, if it did.
+        losses: Loss of each training batch, as passed to the backward pass (manual optimization: as returned).
+        validation: ``val_loss`` after each epoch, if the module logs it.
+        before: State of the module before training.
+        after: The trained module.
+        fit: The program's setup.
+        error: Exception that training raised, or None.
     """
 
     losses: list[float]
@@ -57,27 +57,27 @@ class Outcome:
     error: Exception | None
 
     def mean_loss(self, last: int = 10) -> float:
-        """The mean of the last losses; NaN where one is."""
+        """Returns the mean of the last losses, or NaN if one of them is NaN."""
         return math.fsum(self.losses[-last:]) / len(self.losses[-last:])
 
     def first_loss(self, first: int = 5) -> float:
-        """The mean of the first losses."""
+        """Returns the mean of the first losses."""
         return math.fsum(self.losses[:first]) / len(self.losses[:first])
 
 
 @dataclass(frozen=True)
 class Program:
-    """A training that is faulty in one way, or healthy.
+    """A training run with one fault, or a healthy one.
 
     Attributes:
-        name: unique in its part of the bank.
-        domain: what it trains.
-        build: given the seed and whether ``training_step`` is to return ``{"loss", "preds", "target"}`` rather than the
-            bare loss.
-        problems: what a right diagnosis calls the root cause, any of these; empty where it is healthy.
-        took_effect: whether the fault did its harm in a run, by what happened there; of a healthy program, whether it
-            really was healthy: it learned what it was to learn. A run of which this is False is left out.
-        source: a question, an issue or a paper that tells of it.
+        name: Name, unique in its part of the bank.
+        domain: Kind of network or task.
+        build: Function of the seed and a bool: True if ``training_step`` returns ``{"loss", "preds", "target"}``, False
+            if it returns the loss only.
+        problems: Root causes that are right for this program. Empty if it is healthy.
+        took_effect: Function of the outcome that returns True if the fault had its effect, or if a healthy program
+            learned. Other runs are excluded.
+        source: Question, issue or paper that describes the fault.
     """
 
     name: str
@@ -89,13 +89,13 @@ class Program:
 
 
 class Supervised(pl.LightningModule):
-    """The module that most people write; programs that need another write their own.
+    """A common LightningModule for supervised learning.
 
     Args:
-        network: maps inputs to predictions.
-        loss: maps (predictions, target) to a scalar.
-        return_dict: whether the training step returns predictions and targets beside the loss.
-        optimizer: given the parameters.
+        network: Maps inputs to predictions.
+        loss: Maps predictions and target to a scalar.
+        return_dict: If True, the training step returns predictions and targets with the loss.
+        optimizer: Maps the parameters to an optimizer.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class _LossRecorder(pl.Callback):
 
 
 def run_program(program: Program, seed: int, return_dict: bool, callbacks: tuple[pl.Callback, ...] = ()) -> Outcome:
-    """Trains a program with ``callbacks``, and says what happened."""
+    """Trains a program with ``callbacks`` and returns the outcome."""
     pl.seed_everything(seed, verbose=False)
     fit = program.build(seed, return_dict)
     before = copy.deepcopy(fit.module.state_dict())
@@ -170,6 +170,6 @@ def run_program(program: Program, seed: int, return_dict: bool, callbacks: tuple
         )
         try:
             trainer.fit(fit.module, fit.train, fit.validation)
-        except Exception as raised:  # noqa: BLE001 (whatever a faulty program brings about is what happened)
+        except Exception as raised:  # noqa: BLE001 (a faulty program can raise anything)
             error = raised
     return Outcome(loss_recorder.losses, loss_recorder.validation, before, fit.module, fit, error)

@@ -1,4 +1,4 @@
-"""The half of the bank that detectors may be developed on."""
+"""The half of the bank on which the rules were developed."""
 
 from diagnosis_bank.development import (
     data,

@@ -1,4 +1,4 @@
-"""Faults of the data: NaN, scale, targets that belong elsewhere, one class, too few rows, waiting."""
+"""Faulty data: NaN, wrong scales, wrong targets, a single class, too few rows, slow loading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import accuracy, ends_above, ends_below, is_finite, ran_to_end, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof.finding import Problem
@@ -154,7 +154,7 @@ def timestamps(seed: int, return_dict: bool, start: float = 1.7e9, unit: float =
 
 
 class _SlowRows(TensorDataset):
-    """Reads every row from a slow place."""
+    """A data set with slow reads."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         time.sleep(0.02 / 8)
@@ -324,6 +324,6 @@ PROGRAMS: list[Program] = [
         build=no_activation,
         problems=frozenset({Problem.NO_BETTER_THAN_CONSTANT}),
         took_effect=lambda outcome: accuracy(outcome) < 0.7 and ends_above(outcome, 0.6),
-        source="constructed: a stack of linear layers is linear, and exclusive or is not",
+        source="constructed: linear layers cannot represent exclusive or",
     ),
 ]

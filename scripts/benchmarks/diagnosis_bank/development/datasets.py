@@ -1,4 +1,4 @@
-"""The data of this half: tables, images and sequences that are made or read in a moment, without a network."""
+"""Data of this part: small tables, images and sequences, generated or read without a network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Loader = DataLoader[Any]
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """A source of random numbers of its own."""
+    """Returns a separate random number generator."""
     return torch.Generator().manual_seed(seed + 1000)
 
 
 def make_loader(*tensors: torch.Tensor, size: int, seed: int, shuffle: bool = True) -> Loader:
-    """Full batches of the rows of ``tensors``."""
+    """Returns a loader of full batches of rows."""
     return DataLoader(
         TensorDataset(*tensors), batch_size=size, shuffle=shuffle, drop_last=True, generator=make_generator(seed)
     )
 
 
 def split(pair: Pair, size: int, seed: int, held_out: float = 0.2) -> tuple[Loader, Loader]:
-    """Batches for training, and others for validation."""
+    """Returns a training loader and a validation loader."""
     inputs, target = pair
     order = torch.randperm(len(inputs), generator=make_generator(seed))
     inputs, target = inputs[order], target[order]
@@ -40,32 +40,32 @@ def split(pair: Pair, size: int, seed: int, held_out: float = 0.2) -> tuple[Load
 
 
 def standardize(table: torch.Tensor) -> torch.Tensor:
-    """Every column with mean 0 and deviation 1; a column that is one number becomes 0."""
+    """Scales columns to mean 0 and deviation 1. Constant columns become 0."""
     return (table - table.mean(0)) / table.std(0).clamp_min(1e-8)
 
 
 @functools.cache
 def digits() -> Pair:
-    """The 1797 digits as rows of 64 pixels from 0 to 16."""
+    """Returns the 1,797 digits as rows of 64 pixels from 0 to 16."""
     bunch = load_digits()
     return torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).long()
 
 
 def digit_rows() -> Pair:
-    """The digits, standardized."""
+    """Returns the standardized digits."""
     pixels, label = digits()
     return standardize(pixels), label
 
 
 def digit_images() -> Pair:
-    """The digits as images of one channel with pixels about -1 to 1."""
+    """Returns the digits as images of one channel with pixels of about -1 to 1."""
     pixels, label = digits()
     return (pixels / 8 - 1).view(-1, 1, 8, 8), label
 
 
 @functools.cache
 def cancer(raw: bool = False) -> Pair:
-    """569 tumours of two classes in 30 columns."""
+    """Returns 569 tumors of two classes in 30 columns."""
     bunch = load_breast_cancer()
     table = torch.from_numpy(bunch.data).float()
     return (table if raw else standardize(table)), torch.from_numpy(bunch.target).long()
@@ -73,7 +73,7 @@ def cancer(raw: bool = False) -> Pair:
 
 @functools.cache
 def wine(raw: bool = False) -> Pair:
-    """178 wines of three classes in 13 columns, which are of very different size when raw."""
+    """Returns 178 wines of three classes in 13 columns of very different scales."""
     bunch = load_wine()
     table = torch.from_numpy(bunch.data).float()
     return (table if raw else standardize(table)), torch.from_numpy(bunch.target).long()
@@ -81,7 +81,7 @@ def wine(raw: bool = False) -> Pair:
 
 @functools.cache
 def diabetes() -> Pair:
-    """442 patients in 10 columns, and a standardized measure of disease."""
+    """Returns 442 patients in 10 columns and a standardized measure of disease."""
     bunch = load_diabetes()
     table, target = torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).float().unsqueeze(1)
     return standardize(table), standardize(target)
@@ -89,17 +89,17 @@ def diabetes() -> Pair:
 
 @functools.cache
 def signals(count: int = 2000) -> Pair:
-    """The one-dimensional digits: sequences of 40 numbers in ten classes, which take some learning."""
+    """Returns MNIST-1D: sequences of 40 numbers in ten classes."""
     arguments = get_dataset_args()
     arguments.num_samples = count
-    state = np.random.get_state()  # noqa: NPY002 (the package seeds this one)
+    state = np.random.get_state()  # noqa: NPY002 (the package uses the global generator)
     dataset = make_dataset(arguments)
     np.random.set_state(state)  # noqa: NPY002 (see above)
     return torch.from_numpy(dataset["x"]).float(), torch.from_numpy(dataset["y"]).long()
 
 
 def blobs(seed: int, count: int = 1600, columns: int = 10, classes: int = 4, spread: float = 1.0) -> Pair:
-    """Clouds about random centres, one a class."""
+    """Returns clusters around random centers, one per class."""
     source = make_generator(seed)
     centres = 2 * torch.randn(classes, columns, generator=source)
     label = torch.randint(classes, (count,), generator=source)
@@ -107,7 +107,7 @@ def blobs(seed: int, count: int = 1600, columns: int = 10, classes: int = 4, spr
 
 
 def curve(seed: int, count: int = 1600, columns: int = 6, noise: float = 0.1) -> Pair:
-    """A smooth function of a few columns, standardized."""
+    """Returns a smooth function of a few columns, standardized."""
     source = make_generator(seed)
     table = torch.randn(count, columns, generator=source)
     value = torch.sin(table[:, 0] * 2) + table[:, 1] * table[:, 2] + 0.5 * table[:, 3]
@@ -115,7 +115,7 @@ def curve(seed: int, count: int = 1600, columns: int = 6, noise: float = 0.1) ->
 
 
 def line(seed: int, count: int = 1600, columns: int = 5, noise: float = 0.1) -> Pair:
-    """A linear function of a few columns."""
+    """Returns a linear function of a few columns."""
     source = make_generator(seed)
     table = torch.randn(count, columns, generator=source)
     weight = torch.randn(columns, 1, generator=source)
@@ -123,14 +123,14 @@ def line(seed: int, count: int = 1600, columns: int = 5, noise: float = 0.1) -> 
 
 
 def commonest_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int = 12) -> Pair:
-    """Sequences of tokens from 1 on, and which of the first four of them is there most often."""
+    """Returns sequences of tokens from 1 on, and the most frequent of the first four tokens."""
     tokens = torch.randint(1, vocabulary, (count, length), generator=make_generator(seed))
     counts = torch.stack([(tokens == token).sum(1) for token in range(1, 5)], 1)
     return tokens, counts.argmax(1)
 
 
 def first_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int = 8) -> Pair:
-    """Sequences of tokens, and which of four stood first."""
+    """Returns sequences of tokens. The class is the one of four tokens that comes first."""
     source = make_generator(seed)
     tokens = torch.randint(4, vocabulary, (count, length), generator=source)
     label = torch.randint(4, (count,), generator=source)
@@ -139,7 +139,7 @@ def first_token(seed: int, count: int = 1600, length: int = 12, vocabulary: int 
 
 
 def waves(seed: int, count: int = 1600, length: int = 20, noise: float = 0.05) -> Pair:
-    """Pieces of waves of many frequencies, and the value that follows each."""
+    """Returns windows of waves of many frequencies, and the next value of each."""
     source = make_generator(seed)
     start = 6.28 * torch.rand(count, 1, generator=source)
     speed = 0.2 + 0.4 * torch.rand(count, 1, generator=source)

@@ -1,4 +1,4 @@
-"""Graphs that are cut: through numpy, under no_grad, by an argmax, and parameters that were frozen by mistake."""
+"""Graphs cut by numpy, no_grad or argmax, and parameters frozen by mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import ends_above, is_unchanged, ran_to_end, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -83,7 +83,7 @@ def under_no_grad(seed: int, return_dict: bool, cut: bool = True) -> TrainingSet
 
 
 class _HardAttention(nn.Module):
-    """Picks the token to answer with."""
+    """Selects the token that it answers with."""
 
     def __init__(self, soft: bool) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def all_but_the_bias(seed: int, return_dict: bool, last: int = 1) -> TrainingSet
     return TrainingSetup(module, *split((inputs, label), 32, seed))
 
 
-def _encoder_stood_still(outcome: Outcome) -> bool:
+def _encoder_is_unchanged(outcome: Outcome) -> bool:
     return ran_to_end(outcome) and is_unchanged(outcome, "network.encoder.") and ends_above(outcome, 1.0)  # whole: 0.5
 
 
@@ -172,7 +172,7 @@ PROGRAMS: list[Program] = [
         domain="dense",
         build=through_numpy,
         problems=frozenset({Problem.NO_GRADIENT}),
-        took_effect=_encoder_stood_still,
+        took_effect=_encoder_is_unchanged,
         source="https://prodopsy.com/how-can-the-backward-function-in-tensor-influence-the-matrix-in-model",
     ),
     Program(

@@ -1,4 +1,4 @@
-"""What the last layer puts out, and what the loss takes it for."""
+"""Outputs of the last layer that do not fit the loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import ends_above, ran_to_end, squared_error, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 

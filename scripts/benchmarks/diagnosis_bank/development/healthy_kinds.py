@@ -1,4 +1,4 @@
-"""Trainings that go well, of many kinds that a rule might take for something else: losses, schedules, architectures."""
+"""Healthy runs that resemble faults: losses, schedules, architectures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diagnosis_bank.development.datasets import (
 )
 from diagnosis_bank.program import Domain, Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 
 def mlp(inputs: int, outputs: int, act: Callable[[], nn.Module] = nn.ReLU, width: int = 64) -> nn.Sequential:
@@ -30,7 +30,7 @@ def digits_mlp() -> nn.Module:
 
 
 def falls(share: float) -> Callable[[Outcome], bool]:
-    """Whether the last losses are below a share of the first."""
+    """Returns a check that the last losses are below a share of the first losses."""
     return lambda outcome: outcome.error is None and outcome.mean_loss(10) < share * outcome.first_loss(5)
 
 
@@ -55,7 +55,7 @@ def plain(
 
 
 class Scheduled(Supervised):
-    """With a schedule by the step."""
+    """Uses a schedule that advances per step."""
 
     schedule: Callable[[Any], Any]
 
@@ -93,7 +93,7 @@ def regression(
 
 
 def full_batch(rate: float, steps: int) -> Callable[[int, bool], TrainingSetup]:
-    """Gradient descent on all samples at once: 1 batch is 1 epoch."""
+    """Full-batch gradient descent: one batch per epoch."""
 
     def build(seed: int, return_dict: bool) -> TrainingSetup:
         torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def segmented(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Language(nn.Module):
-    """Guesses the next of 20 tokens."""
+    """Predicts the next of 20 tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def language(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pixels up to 255 into a network that does well with them."""
+    """Raw pixels up to 255 into a network that can handle them."""
     torch.manual_seed(seed)
     pixels, label = digits()
     network = nn.Sequential(
@@ -161,7 +161,7 @@ def raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def noisy(seed: int, return_dict: bool) -> TrainingSetup:
-    """A tenth of the variance can be explained."""
+    """Targets of which only a tenth of the variance can be explained."""
     torch.manual_seed(seed)
     inputs = torch.randn(1600, 6, generator=make_generator(seed))
     target = inputs[:, :1] / 3 + torch.randn(1600, 1, generator=make_generator(seed + 1))
@@ -181,14 +181,14 @@ def bottleneck(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """A mean and the logarithm of a variance."""
+    """Predicts a mean and the logarithm of a variance."""
     return F.gaussian_nll_loss(preds[:, :1], target, preds[:, 1:].exp())
 
 
 def healthy(
     name: str, domain: Domain, build: Callable[[int, bool], TrainingSetup], took_effect: Callable[[Outcome], bool]
 ) -> Program:
-    return Program(name, domain, build, frozenset(), took_effect, "constructed: a kind of training that goes well")
+    return Program(name, domain, build, frozenset(), took_effect, "constructed: a healthy training run")
 
 
 def _cancer(seed: int, return_dict: bool) -> TrainingSetup:
@@ -263,7 +263,7 @@ PROGRAMS: list[Program] = [
     healthy("one_logit_for_two_classes", "dense", _cancer, falls(0.5)),
     healthy("six_rare_labels_at_once", "dense", many_labels, falls(0.6)),
     healthy("every_pixel_has_a_class", "convolutional", segmented, falls(0.5)),
-    healthy("raw_pixels_behind_a_convolution_with_a_norm", "convolutional", raw_pixels, falls(0.3)),
+    healthy("raw_pixels_into_a_convolution_with_a_norm", "convolutional", raw_pixels, falls(0.3)),
     healthy("bottleneck_restores_its_input", "dense", bottleneck, falls(0.85)),
     healthy("next_token_is_guessed", "sequence", language, falls(0.75)),
     healthy("a_tenth_of_the_variance_is_explained", "regression", noisy, lambda outcome: outcome.mean_loss(40) < 1.1),

@@ -1,4 +1,4 @@
-"""Trainings without a target, with two optimizers, or with parts that are not to learn, all of which go well."""
+"""Healthy runs without targets, with two optimizers, or with parts that are not trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diagnosis_bank.development.datasets import digit_images, digit_rows, make_g
 from diagnosis_bank.development.measures import accuracy, ends_below, ran_to_end, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -103,7 +103,7 @@ def contrast(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Restorer(pl.LightningModule):
-    """An autoencoder of images that are partly hidden."""
+    """Autoencoder of partly masked images."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def restorer(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _MaskedTokens(pl.LightningModule):
-    """Guesses hidden tokens of sequences that count up, with one matrix for reading and for writing."""
+    """Predicts masked tokens of counting sequences, with tied input and output embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def _pretrained(inputs: torch.Tensor, label: torch.Tensor) -> nn.Module:
 
 
 def new_head(seed: int, return_dict: bool) -> TrainingSetup:
-    """A backbone that was trained for digits stays as it is, and a head learns odd and even."""
+    """A frozen backbone pretrained on digits with a new head for odd and even."""
     torch.manual_seed(seed)
     pixels, label = digit_rows()
     network = _OnFeatures(_pretrained(pixels, label))
@@ -208,7 +208,7 @@ def new_head(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Halves(pl.LightningModule):
-    """An encoder and a decoder of waves with an optimizer each."""
+    """An encoder and a decoder of waves with one optimizer each."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ PROGRAMS: list[Program] = [
         source="https://arxiv.org/abs/1406.2661",
     ),
     Program(
-        name="views_of_an_image_are_told_from_others",
+        name="views_of_an_image_are_distinguished",
         domain="convolutional",
         build=contrast,
         problems=NOTHING,
@@ -288,7 +288,7 @@ PROGRAMS: list[Program] = [
         build=restorer,
         problems=NOTHING,
         took_effect=lambda outcome: ends_below(outcome, 0.2),
-        source="constructed: a reconstruction has no label and a target all the same",
+        source="constructed: a reconstruction, without labels",
     ),
     Program(
         name="hidden_tokens_are_guessed_with_tied_weights",
@@ -312,7 +312,7 @@ PROGRAMS: list[Program] = [
         build=halves,
         problems=NOTHING,
         took_effect=lambda outcome: ends_below(outcome, 0.15),
-        source="constructed: two optimizers that are cleared and stepped as they should be",
+        source="constructed: two optimizers that are cleared and stepped correctly",
     ),
     Program(
         name="plain_network_on_images",
@@ -320,6 +320,6 @@ PROGRAMS: list[Program] = [
         build=plain_images,
         problems=NOTHING,
         took_effect=lambda outcome: accuracy(outcome) > 0.9 and ends_below(outcome, 0.4),
-        source="constructed: what everyone starts from",
+        source="constructed: a default setup",
     ),
 ]

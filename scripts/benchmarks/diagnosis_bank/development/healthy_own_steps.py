@@ -1,4 +1,4 @@
-"""Trainings that go well whose steps are their own: two terms or two passes, teachers, averages, rewards, turns."""
+"""Healthy runs with custom steps: two losses or passes, teachers, averages, rewards, alternation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from diagnosis_bank.development.healthy_kinds import adam, falls, healthy, mlp, 
 from diagnosis_bank.development.measures import step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 
 class Variational(Supervised):
-    """Two terms in one loss, and noise within."""
+    """Two terms in one loss, and random noise in the network."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         images = (batch[0] + 1) / 2
@@ -35,7 +35,7 @@ def variational(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Distilled(Supervised):
-    """A student that follows a teacher; the teacher's weights ask for a gradient, and get none."""
+    """A student with a frozen teacher, whose weights require gradients but receive none."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
@@ -80,7 +80,7 @@ def bootstrapped(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Triplets(Supervised):
-    """Images of one digit come near to each other, others go away; easy triplets give a loss of zero."""
+    """Triplet loss on images of digits. Easy triplets have a loss of zero."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         inputs, label = batch
@@ -98,7 +98,7 @@ def triplets(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Critic(Supervised):
-    """A generator and a critic that takes five steps for each of its own (Arjovsky et al. 2017)."""
+    """A generator and a critic with five critic steps per generator step (Arjovsky et al. 2017)."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -132,7 +132,7 @@ def critic(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Policy(Supervised):
-    """Chooses one of four arms by the state, and learns from rewards (Williams 1992)."""
+    """Selects one of four arms by the state and learns from rewards (Williams 1992)."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         state, best = batch
@@ -155,7 +155,7 @@ def policy(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class Sharpness(Supervised):
-    """Two backward passes a step (Foret et al. 2021)."""
+    """Two backward passes per step (Foret et al. 2021)."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -191,7 +191,7 @@ def sharpness(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def mixed(seed: int, return_dict: bool) -> TrainingSetup:
-    """Inputs and targets are mixed with those of other samples (Zhang et al. 2018)."""
+    """Mixes inputs and targets of different samples (Zhang et al. 2018)."""
 
     class Mixed(Supervised):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -207,7 +207,7 @@ def mixed(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def turns(seed: int, return_dict: bool) -> TrainingSetup:
-    """The trunk is trained in the first epochs, the head alone later."""
+    """Trains the trunk in the first epochs and only the head later."""
 
     class Turns(Supervised):
         def on_train_epoch_start(self) -> None:

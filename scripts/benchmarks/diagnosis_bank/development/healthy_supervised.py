@@ -1,4 +1,4 @@
-"""Trainings with targets that go well, some of them in ways that look odd from within."""
+"""Healthy supervised runs with unusual internal values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import accuracy, activations, chance_loss, ends_below, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -41,7 +41,7 @@ def plain_rows(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def raw_images(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pixels from 0 to 255 into batch norm, and a rate with warm restarts."""
+    """Raw pixels from 0 to 255 into batch norm, and a learning rate with warm restarts."""
     torch.manual_seed(seed)
     pixels, label = digits()
     network = nn.Sequential(
@@ -81,7 +81,7 @@ class _Block(nn.Module):
 
 
 def zero_branches(seed: int, return_dict: bool) -> TrainingSetup:
-    """Residual branches that start from zero, and gradients of four batches for each step."""
+    """Residual branches initialized to zero, and gradients accumulated over four batches."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(64, 48), *[_Block(48) for _ in range(4)], nn.LayerNorm(48), nn.Linear(48, 10))
     module = Supervised(
@@ -91,7 +91,7 @@ def zero_branches(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def clipped_lstm(seed: int, return_dict: bool) -> TrainingSetup:
-    """Gradients are clipped at every step."""
+    """Clips gradients at every step."""
     torch.manual_seed(seed)
     module = Supervised(
         _LastState(), nn.CrossEntropyLoss(), return_dict, lambda parameters: torch.optim.Adam(parameters, lr=1e-2)
@@ -146,7 +146,7 @@ class _Attentive(nn.Module):
 
 
 def warmed_up(seed: int, return_dict: bool) -> TrainingSetup:
-    """A rate that starts from zero, and smoothed labels."""
+    """A learning rate that starts at zero, and label smoothing."""
     torch.manual_seed(seed)
 
     def optimizer(parameters: Any) -> Any:
@@ -159,7 +159,7 @@ def warmed_up(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def noisy_patients(seed: int, return_dict: bool) -> TrainingSetup:
-    """Few rows, and a best loss that is about half that of the mean."""
+    """Few rows, and a best loss that is about half the loss of the mean."""
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1))
     module = Supervised(
@@ -169,7 +169,7 @@ def noisy_patients(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
-    """Three labels of ten are drawn anew."""
+    """Three of ten labels are random."""
     torch.manual_seed(seed)
     table, label = blobs(seed, 2400)
     source = make_generator(seed + 1)
@@ -200,7 +200,7 @@ def heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def summed(seed: int, return_dict: bool) -> TrainingSetup:
-    """A sum for a loss, with a rate that fits, and targets around 200 that the bias of the head starts from."""
+    """A summed loss with a suitable rate, and targets around 200 with a matching initial bias."""
     torch.manual_seed(seed)
     table, target = curve(seed)
     network = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
@@ -215,7 +215,7 @@ def summed(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def tiny_batches(seed: int, return_dict: bool) -> TrainingSetup:
-    """Four rows a batch, and an embedding of which most rows never occur."""
+    """Batches of four rows, and an embedding most of whose rows never occur."""
     torch.manual_seed(seed)
     tokens, label = commonest_token(seed, 320, length=6, vocabulary=6)
     network = nn.Sequential(nn.EmbeddingBag(200, 16, mode="mean"), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
@@ -226,7 +226,7 @@ def tiny_batches(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def exact_line(seed: int, return_dict: bool) -> TrainingSetup:
-    """Data without noise, learned down to what the numbers can hold."""
+    """Noise-free data, learned to the precision of float32."""
     torch.manual_seed(seed)
     module = Supervised(
         nn.Linear(5, 1), nn.MSELoss(), return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5)
@@ -248,14 +248,14 @@ class _Sparse(nn.Module):
 
 
 def sparse_units(seed: int, return_dict: bool) -> TrainingSetup:
-    """Every unit is at rest for nine rows of ten, none for all."""
+    """Every unit is inactive for nine of ten rows, but none for all."""
     torch.manual_seed(seed)
     module = Supervised(_Sparse(), F.cross_entropy, return_dict, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
 def rare_class(seed: int, return_dict: bool) -> TrainingSetup:
-    """One row of twenty is of the other class, and it is found."""
+    """One of twenty rows belongs to the other class, and the network finds it."""
     torch.manual_seed(seed)
     source = make_generator(seed)
     label = (torch.rand(3200, generator=source) < 0.05).long()
@@ -270,7 +270,7 @@ def rare_class(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
-    """A rate so large that the loss goes up as often as down, and gets far down."""
+    """A high rate: the loss rises as often as it falls, but decreases strongly."""
     torch.manual_seed(seed)
     table, label = cancer()
     network = nn.Sequential(nn.Linear(30, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1), nn.Flatten(0))
@@ -281,7 +281,7 @@ def edge_of_stability(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def slow_and_steady(seed: int, return_dict: bool) -> TrainingSetup:
-    """A small rate and as many steps as it needs."""
+    """A low rate with a sufficient number of steps."""
     torch.manual_seed(seed)
     inputs, label = signals()
     network = nn.Sequential(
@@ -355,7 +355,7 @@ def _healthy(name: str, domain: Any, build: Any, took_effect: Any, source: str) 
 
 
 PROGRAMS: list[Program] = [
-    _healthy("plain_network_on_rows", "dense", plain_rows, _knows, "constructed: what everyone starts from"),
+    _healthy("plain_network_on_rows", "dense", plain_rows, _knows, "constructed: a default setup"),
     _healthy(
         "raw_pixels_into_batch_norm_with_warm_restarts",
         "convolutional",
@@ -382,7 +382,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         forecast,
         lambda outcome: ends_below(outcome, 0.05),
-        "constructed: a forecast that goes well",
+        "constructed: a healthy forecast",
     ),
     _healthy(
         "transformer_is_warmed_up_from_a_rate_of_zero",
@@ -396,18 +396,16 @@ PROGRAMS: list[Program] = [
         "regression",
         noisy_patients,
         lambda outcome: ends_below(outcome, 0.65),
-        "constructed: a loss that is not far below that of the mean, and as low as the data allow",
+        "constructed: a loss close to that of the mean, the minimum for the data",
     ),
     _healthy(
         "three_labels_of_ten_are_drawn_anew",
         "dense",
         noisy_labels,
         lambda outcome: ends_below(outcome, 1.05),
-        "constructed: labels of people who err",
+        "constructed: labels with human errors",
     ),
-    _healthy(
-        "dropout_of_six_tenths", "dense", heavy_dropout, _knows, "constructed: training is noisier than it is bad"
-    ),
+    _healthy("dropout_of_six_tenths", "dense", heavy_dropout, _knows, "constructed: noisy but healthy training"),
     _healthy(
         "summed_loss_with_a_rate_to_fit_and_targets_around_200",
         "regression",
@@ -420,7 +418,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         tiny_batches,
         lambda outcome: ends_below(outcome, 0.7) and accuracy(outcome) > 0.7,
-        "constructed: a vocabulary that is larger than the texts",
+        "constructed: a vocabulary with unused words",
     ),
     _healthy(
         "line_is_learned_to_the_last_digit",
@@ -434,14 +432,14 @@ PROGRAMS: list[Program] = [
         "dense",
         sparse_units,
         _sparse_and_knows,
-        "constructed: sparse is not dead",
+        "constructed: sparse but not dead units",
     ),
     _healthy(
         "one_row_of_twenty_is_of_the_other_class",
         "dense",
         rare_class,
         _finds_the_rare,
-        "constructed: the best constant prediction is good here, and is beaten",
+        "constructed: the network is better than a good constant prediction",
     ),
     _healthy(
         "rate_at_the_edge_of_stability",
@@ -455,7 +453,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         slow_and_steady,
         lambda outcome: ends_below(outcome, 1.5),
-        "constructed: a small rate and the patience that it needs",
+        "constructed: a low rate with sufficient steps",
     ),
     _healthy(
         "two_tasks_and_a_head_for_later",

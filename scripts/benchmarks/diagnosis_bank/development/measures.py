@@ -1,4 +1,4 @@
-"""What the programs measure of a run, and what their training steps return."""
+"""Measures of runs, and outputs of training steps."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from torch import nn
 
 
 def step_output(return_dict: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
-    """What a training step returns."""
+    """Returns the output of a training step in either form."""
     return {"loss": loss, "preds": preds, "target": target} if return_dict else loss
 
 
 def ran_to_end(outcome: Outcome) -> bool:
-    """Whether training came to its end: enough for a fault that is a plain fact."""
+    """Returns True if training finished. Sufficient for faults that are visible in the code."""
     return outcome.error is None and len(outcome.losses) >= 20
 
 
 def ends_above(outcome: Outcome, least: float) -> bool:
-    """Whether the last losses are no lower than ``least``, or not finite."""
+    """Returns True if the last losses are at least ``least`` or not finite."""
     return ran_to_end(outcome) and not outcome.mean_loss(20) < least
 
 
 def ends_below(outcome: Outcome, most: float) -> bool:
-    """Whether the last losses are lower than ``most``."""
+    """Returns True if the last losses are below ``most``."""
     return ran_to_end(outcome) and outcome.mean_loss(20) < most
 
 
 def training_tensors(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
-    """All inputs and targets of the training."""
+    """Returns all training inputs and targets."""
     inputs, target = outcome.fit.train.dataset.tensors[:2]  # type: ignore[attr-defined]
     return inputs, target
 
 
 @torch.no_grad()
 def predictions(outcome: Outcome) -> torch.Tensor:
-    """What the trained module makes of the training inputs."""
+    """Returns the outputs of the trained module on the training inputs."""
     return outcome.after.eval()(training_tensors(outcome)[0])
 
 
 def accuracy(outcome: Outcome) -> float:
-    """The share of training rows of which the trained module knows the class."""
+    """Returns the accuracy of the trained module on the training rows."""
     return float((predictions(outcome).argmax(1) == training_tensors(outcome)[1]).float().mean())
 
 
 def squared_error(outcome: Outcome) -> float:
-    """The mean squared error on the training rows, row by row, whatever the shapes."""
+    """Returns the mean squared error on the training rows, for any shapes."""
     return float((predictions(outcome).flatten() - training_tensors(outcome)[1].flatten()).square().mean())
 
 
 def is_unchanged(outcome: Outcome, prefix: str) -> bool:
-    """Whether all weights under ``prefix`` are what they were."""
+    """Returns True if all weights under ``prefix`` are unchanged."""
     after = outcome.after.state_dict()
     return all(torch.equal(value, after[name]) for name, value in outcome.before.items() if name.startswith(prefix))
 
 
 def is_finite(outcome: Outcome) -> bool:
-    """Whether the trained weights are all numbers."""
+    """Returns True if all trained weights are finite."""
     return all(bool(weight.isfinite().all()) for weight in outcome.after.parameters())
 
 
 @torch.no_grad()
 def activations(outcome: Outcome, kind: type[nn.Module]) -> list[torch.Tensor]:
-    """The outputs of all layers of a kind for the training inputs, channels or units last."""
+    """Returns the outputs of all layers of a kind on the training inputs, with channels or units last."""
     outputs: list[torch.Tensor] = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
@@ -79,12 +79,12 @@ def activations(outcome: Outcome, kind: type[nn.Module]) -> list[torch.Tensor]:
 
 
 def dead_share(outcome: Outcome) -> float:
-    """The share of ReLU units that are zero for all training inputs, in the layer that has most of them."""
+    """Returns the share of ReLU units that are zero on all training inputs, in the layer with most of them."""
     return max(float((layer <= 0).all(0).float().mean()) for layer in activations(outcome, nn.ReLU))
 
 
 def saturated_share(outcome: Outcome, kind: type[nn.Module], low: float, high: float) -> float:
-    """The share of activations within 1% of ``low`` or ``high``, in the layer that has most of them."""
+    """Returns the share of activations within 1% of ``low`` or ``high``, in the layer with most of them."""
     margin = 0.01 * (high - low)
     return max(
         float(((layer < low + margin) | (layer > high - margin)).float().mean()) for layer in activations(outcome, kind)
@@ -92,7 +92,7 @@ def saturated_share(outcome: Outcome, kind: type[nn.Module], low: float, high: f
 
 
 def chance_loss(outcome: Outcome) -> float:
-    """The cross entropy of the best prediction that is the same for all rows."""
+    """Returns the cross entropy of the best constant prediction."""
     share = training_tensors(outcome)[1].flatten().bincount().double()
     share = share[share > 0] / share.sum()
     return -math.fsum((share * share.log()).tolist())

@@ -1,4 +1,4 @@
-"""Numbers that come up as NaN or infinite in the network, the loss or a gradient, from data that have none."""
+"""NaN or infinite values in the network, the loss or a gradient, from finite data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diagnosis_bank.development.datasets import blobs, curve, digit_images, make
 from diagnosis_bank.development.measures import is_finite, ran_to_end, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 

@@ -1,4 +1,4 @@
-"""Parameters that no optimizer holds, or two do, steps that are not taken, gradients that are not cleared."""
+"""Parameters in no optimizer or in two, missing steps, and gradients that are not cleared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import ends_above, is_unchanged, ran_to_end, step_output
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (everyone's name for it)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -264,7 +264,7 @@ def fine_tuning(seed: int, return_dict: bool, rebuilds_optimizer: bool = True) -
     return TrainingSetup(module, *split(digit_images(), 32, seed))
 
 
-def _encoder_stood_still(outcome: Outcome) -> bool:
+def _encoder_is_unchanged(outcome: Outcome) -> bool:
     return ran_to_end(outcome) and is_unchanged(outcome, "encoder.") and not is_unchanged(outcome, "decoder.")
 
 
@@ -322,7 +322,7 @@ PROGRAMS: list[Program] = [
         domain="sequence",
         build=copier,
         problems=frozenset({Problem.WEIGHTS_UNCHANGED}),
-        took_effect=_encoder_stood_still,
+        took_effect=_encoder_is_unchanged,
         source="https://github.com/clovaai/stargan-v2/issues/34",
     ),
     Program(
@@ -331,6 +331,6 @@ PROGRAMS: list[Program] = [
         build=fine_tuning,
         problems=frozenset({Problem.WEIGHTS_UNCHANGED}),
         took_effect=ran_to_end,
-        source="constructed: loading a checkpoint in a hook that runs for every batch in place of one that runs once",
+        source="constructed: loading a checkpoint in a hook that runs for every batch instead of once",
     ),
 ]

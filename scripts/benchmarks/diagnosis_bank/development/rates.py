@@ -1,4 +1,4 @@
-"""Learning rates that are too high, too low, or nothing, decay of the weights, and a loss that jumps."""
+"""Learning rates that are too high, too low or zero, weight decay, and loss spikes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import ends_above, ran_to_end
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
 
 def convolutions() -> nn.Module:
-    """A small network for the images of digits."""
+    """Returns a small network for images of digits."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
@@ -226,7 +226,7 @@ PROGRAMS: list[Program] = [
         build=clipped_hard,
         problems=frozenset({Problem.LEARNING_RATE_TOO_LOW}),
         took_effect=lambda outcome: ends_above(outcome, 1.5),  # clipped at 1: 0.06
-        source="constructed: a clip that was chosen for another loss and is always in force makes the steps tiny",
+        source="constructed: a clip value for another loss makes all steps tiny",
     ),
     Program(
         name="transformer_at_an_adam_rate_of_a_tenth",

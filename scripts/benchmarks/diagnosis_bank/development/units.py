@@ -1,4 +1,4 @@
-"""Units that are dead or saturated, and gradients that vanish or explode on their way through the layers."""
+"""Dead and saturated units, and gradients that vanish or explode between layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diagnosis_bank.development.datasets import (
 from diagnosis_bank.development.measures import dead_share, ends_above, ran_to_end, saturated_share
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.nn import functional as F  # noqa: N812 (conventional name)
 
 from stormproof.finding import Problem
 
@@ -35,7 +35,7 @@ def killed(seed: int, return_dict: bool, rate: float = 2.0) -> TrainingSetup:
     return TrainingSetup(module, *split(digit_rows(), 32, seed))
 
 
-def born_dead(seed: int, return_dict: bool, bias: float = -4.0) -> TrainingSetup:
+def dead_from_the_start(seed: int, return_dict: bool, bias: float = -4.0) -> TrainingSetup:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -198,9 +198,9 @@ PROGRAMS: list[Program] = [
         source="https://datarekha.com/interview/deep-learning/dead-relu-problem/",
     ),
     Program(
-        name="channels_are_born_dead_of_a_negative_bias",
+        name="channels_are_dead_from_the_start_by_a_negative_bias",
         domain="convolutional",
-        build=born_dead,
+        build=dead_from_the_start,
         problems=frozenset({Problem.DEAD_UNITS}),
         took_effect=_mostly_dead,
         source="https://datarekha.com/interview/deep-learning/dead-relu-problem/",

@@ -1,6 +1,6 @@
-"""Trainings that were first judged by finished rules, which were then amended by what that showed.
+"""Programs that the finished rules judged first. The rules were changed afterwards, based on the results.
 
-Faulty and healthy ones were written by two people who knew no rule, and no program of the other parts.
+Two people wrote the faulty and the healthy programs. They knew neither the rules nor the programs of the other parts.
 """
 
 from diagnosis_bank.program import Program

@@ -1,4 +1,7 @@
-"""Trainings that were judged after those of ``second``, by two more people who knew no rule and no other program."""
+"""Programs that were judged after the part ``second``.
+
+Two other people wrote them. They knew neither the rules nor the programs of the other parts.
+"""
 
 from diagnosis_bank.program import Program
 from diagnosis_bank.third import faulty, healthy

@@ -1,4 +1,4 @@
-"""Faulty programs of an examiner who has not seen the rules."""
+"""Faulty programs whose author did not know the rules."""
 
 from diagnosis_bank.second.faulty import (
     data,

@@ -1,4 +1,4 @@
-"""Input of a size or an offset that cannot be trained with, and input that holds a NaN."""
+"""Inputs with unsuitable scales or offsets, and inputs with a NaN."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stormproof.finding import Problem
 
 
 def _income(seed: int, return_dict: bool, scaled: bool = False) -> TrainingSetup:
-    """A table whose columns are as they are: ages, shares, an income, and the seconds since 1970."""
+    """An unscaled table: ages, shares, an income, and seconds since 1970."""
     x, label = clusters(seed, 640, features=6, classes=3)
     if not scaled:
         x = x * torch.tensor([20.0, 0.2, 5e4, 4e6, 1.0, 3.0]) + torch.tensor([45.0, 0.5, 6e4, 1.6e9, 0.0, 10.0])
@@ -36,7 +36,7 @@ def _income(seed: int, return_dict: bool, scaled: bool = False) -> TrainingSetup
 
 
 class _Sensor(StepOutputModule):
-    """Pictures of a camera of sixteen bits."""
+    """Images of a 16-bit camera."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -69,7 +69,7 @@ class _Camera(Dataset[Any]):
 
 
 def _camera(seed: int, return_dict: bool, unit: float = 65535.0) -> TrainingSetup:
-    """Pictures of sixteen bits, divided by nothing, where those of eight bits had come through ToTensor."""
+    """Images of 16 bits without scaling, where ToTensor had scaled those of 8 bits."""
     batches: DataLoader[Any] = DataLoader(
         _Camera(seed, unit), batch_size=16, shuffle=True, generator=make_generator(seed)
     )
@@ -77,7 +77,7 @@ def _camera(seed: int, return_dict: bool, unit: float = 65535.0) -> TrainingSetu
 
 
 class _Prices(StepOutputModule):
-    """Whether a price goes up next, from its last twenty."""
+    """Predicts from the last twenty prices if the next one is higher."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -97,14 +97,14 @@ class _Prices(StepOutputModule):
 
 
 def _prices(seed: int, return_dict: bool, offset: float = 3000.0) -> TrainingSetup:
-    """Prices around 3000 that differ by tens, into an LSTM as they are: its gates see the offset only."""
+    """Prices around 3,000 with differences of tens, without scaling, into an LSTM."""
     wave, after = waves(seed, 640)
     prices = offset + (20 if offset else 1) * wave
     return TrainingSetup(_Prices(return_dict), make_loader(prices, after - wave[:, -1], batch=16, seed=seed))
 
 
 def _metres(seed: int, return_dict: bool, unit: float = 1e-7) -> TrainingSetup:
-    """Lengths of molecules in metres: the inputs are some 1e-7, and the biases are all that learns."""
+    """Lengths of molecules in meters: inputs of about 1e-7, so only the biases learn."""
     x, y = surface(seed, 800)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(network, nn.SmoothL1Loss(), return_dict, lambda ps: SGD(ps, lr=0.1, momentum=0.9))
@@ -112,7 +112,7 @@ def _metres(seed: int, return_dict: bool, unit: float = 1e-7) -> TrainingSetup:
 
 
 class _Sensors(StepOutputModule):
-    """Predicts a sensor from the window before."""
+    """Predicts a sensor from the previous window."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -132,14 +132,14 @@ class _Sensors(StepOutputModule):
 
 
 def _gap(seed: int, return_dict: bool) -> TrainingSetup:
-    """One reading of a sensor is missing in the whole table, and came out of the CSV as NaN."""
+    """One missing reading of a sensor in the table, which is NaN."""
     wave, after = waves(seed, 640)
     wave[int(torch.randint(640, (1,), generator=make_generator(seed))), 7, 0] = math.nan
     return TrainingSetup(_Sensors(return_dict), make_loader(wave, after, batch=16, seed=seed))
 
 
 class _Standardized(Dataset[Any]):
-    """Pictures, each less its mean and by its deviation."""
+    """Images, each standardized by its own mean and deviation."""
 
     def __init__(self, image: torch.Tensor, label: torch.Tensor) -> None:
         self.image, self.label = image, label
@@ -153,7 +153,7 @@ class _Standardized(Dataset[Any]):
 
 
 def _blank(seed: int, return_dict: bool) -> TrainingSetup:
-    """Each picture is standardized by itself, and one of them is blank: 0 by 0."""
+    """Each image is standardized separately, and one of them is blank: 0 divided by 0."""
     image, label = stripes(seed, 480)
     image[int(torch.randint(480, (1,), generator=make_generator(seed)))] = 0.0
     network = nn.Sequential(
@@ -167,7 +167,7 @@ def _blank(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _target(seed: int, return_dict: bool) -> TrainingSetup:
-    """The logarithm of a target of which a few are zero: the target is minus infinity."""
+    """The logarithm of a target with a few zeros: the target is minus infinity."""
     x, y = surface(seed, 800)
     amount = torch.exp(y)
     amount[torch.randperm(800, generator=make_generator(seed))[:3]] = 0

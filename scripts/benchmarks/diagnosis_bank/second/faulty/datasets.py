@@ -1,4 +1,4 @@
-"""Data made from a seed, all of it learnable, and the loaders over it."""
+"""Synthetic, learnable data and its loaders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """Chance of one's own."""
+    """Returns a separate random number generator."""
     return torch.Generator().manual_seed(seed + 4321)
 
 
 def make_loader(*tensors: torch.Tensor, batch: int = 16, seed: int = 0, shuffle: bool = True) -> DataLoader[Any]:
-    """Batches of rows."""
+    """Returns a loader of batches of rows."""
     return DataLoader(TensorDataset(*tensors), batch_size=batch, shuffle=shuffle, generator=make_generator(seed))
 
 
 def clusters(
     seed: int, count: int, features: int = 10, classes: int = 4, noise: float = 0.7
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points around one center a class."""
+    """Returns points around one center per class."""
     rng = make_generator(seed)
     centers = torch.randn(classes, features, generator=rng)
     label = torch.randint(classes, (count,), generator=rng)
@@ -30,7 +30,7 @@ def clusters(
 
 
 def surface(seed: int, count: int, features: int = 6, noise: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
-    """A smooth function of independent normal features, of mean 0 and deviation 1 about."""
+    """Returns a smooth function of normal features, with mean 0 and deviation of about 1."""
     rng = make_generator(seed)
     x = torch.randn(count, features, generator=rng)
     y = torch.sin(1.5 * x[:, 0]) + 0.7 * x[:, 1] - 0.4 * x[:, 2] * x[:, 3]
@@ -38,7 +38,7 @@ def surface(seed: int, count: int, features: int = 6, noise: float = 0.05) -> tu
 
 
 def stripes(seed: int, count: int, size: int = 12, noise: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures in [0, 1] about of lines, lying, standing, or oblique either way: which is the class."""
+    """Returns images of about [0, 1] with horizontal, vertical or diagonal lines, which are the classes."""
     rng = make_generator(seed)
     label = torch.randint(4, (count,), generator=rng)
     rows = torch.arange(size).view(1, size, 1).float()
@@ -51,7 +51,7 @@ def stripes(seed: int, count: int, size: int = 12, noise: float = 0.4) -> tuple[
 
 
 def discs(seed: int, count: int, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of a bright disc on noise, and the mask of it."""
+    """Returns images of a bright disc on noise, and its mask."""
     rng = make_generator(seed)
     centers = torch.rand(count, 2, 1, 1, generator=rng) * (size - 6) + 3
     radius = 2 + 2 * torch.rand(count, 1, 1, generator=rng)
@@ -65,7 +65,7 @@ def discs(seed: int, count: int, size: int = 16) -> tuple[torch.Tensor, torch.Te
 def sentences(
     seed: int, count: int, length: int = 12, vocabulary: int = 40, classes: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Words in any order, padded behind with 0, of which three are of the class's own ten."""
+    """Returns shuffled words with trailing padding of 0. Three of them are among ten words of the class."""
     rng = make_generator(seed)
     label = torch.randint(classes, (count,), generator=rng)
     tokens = torch.randint(1 + 10 * classes, vocabulary, (count, length), generator=rng)
@@ -77,7 +77,7 @@ def sentences(
 
 
 def waves(seed: int, count: int, length: int = 20, noise: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sines of any frequency and phase as (count, length, 1), and the value that comes next as (count, 1)."""
+    """Returns sines (count, length, 1) and their next values (count, 1)."""
     rng = make_generator(seed)
     frequency = 0.2 + 0.4 * torch.rand(count, 1, generator=rng)
     phase = 2 * math.pi * torch.rand(count, 1, generator=rng)

@@ -1,4 +1,4 @@
-"""Gradients of earlier steps in those of later ones."""
+"""Gradients of earlier steps that remain in later steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stormproof.finding import Problem
 
 
 class _Squeeze(StepOutputModule):
-    """An autoencoder with a training loop of its own."""
+    """An autoencoder with a manual training loop."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -48,13 +48,13 @@ class _Squeeze(StepOutputModule):
 
 
 def _manual(seed: int, return_dict: bool) -> TrainingSetup:
-    """A training loop carried over into manual optimization, all but its zero_grad."""
+    """A training loop ported to manual optimization without its zero_grad."""
     x, label = clusters(seed, 640, features=16, classes=5, noise=0.3)
     return TrainingSetup(_Squeeze(return_dict), make_loader(x, label, batch=20, seed=seed))
 
 
 class _Hurried(StepOutputModule):
-    """Its optimizer_zero_grad was made a no-op, once, to accumulate."""
+    """Its optimizer_zero_grad does nothing."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -81,7 +81,7 @@ def _noop(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Relay(StepOutputModule):
-    """An encoder and a decoder with an optimizer each, of which one is cleared."""
+    """An encoder and a decoder with one optimizer each, of which one is cleared."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -108,12 +108,12 @@ class _Relay(StepOutputModule):
 
 
 def _relay(seed: int, return_dict: bool) -> TrainingSetup:
-    """Two optimizers in manual optimization, and zero_grad of the encoder's only."""
+    """Two optimizers in manual optimization, with zero_grad of the encoder's optimizer only."""
     return TrainingSetup(_Relay(return_dict), make_loader(*waves(seed, 800), batch=16, seed=seed))
 
 
 class _Accumulating(StepOutputModule):
-    """Gathers gradients of four batches by hand, and clears before the wrong ones."""
+    """Accumulates gradients of four batches manually and clears them before the wrong batch."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -142,12 +142,12 @@ class _Accumulating(StepOutputModule):
 
 
 def _accumulating(seed: int, return_dict: bool) -> TrainingSetup:
-    """Accumulation by hand whose zero_grad stands under a condition that is never met."""
+    """Manual accumulation whose zero_grad is under a condition that is never true."""
     return TrainingSetup(_Accumulating(return_dict), make_loader(*stripes(seed, 960), batch=8, seed=seed))
 
 
 def _swung(outcome: Outcome, constant: float) -> bool:
-    """Whether the loss is back up after it had fallen, or never fell."""
+    """Returns True if the loss rose again after a decrease, or never fell."""
     late = outcome.mean_loss(30)
     return not math.isfinite(late) or late > 0.6 * constant or is_no_better_than_constant(outcome, constant)
 

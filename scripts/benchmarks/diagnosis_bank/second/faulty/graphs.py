@@ -1,4 +1,4 @@
-"""Layers on the way to the loss that get no gradient, or do not change whatever they get."""
+"""Layers that receive no gradient or do not change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stormproof.finding import Problem
 
 
 class _Codebook(StepOutputModule):
-    """A VQ-VAE on pictures."""
+    """A VQ-VAE on images."""
 
     def __init__(self, return_dict: bool, through: bool) -> None:
         super().__init__(return_dict)
@@ -51,7 +51,7 @@ class _Codebook(StepOutputModule):
 
 
 def _codebook(seed: int, return_dict: bool) -> TrainingSetup:
-    """A VQ-VAE without the straight-through estimator: argmin lets no gradient to the encoder."""
+    """A VQ-VAE without the straight-through estimator: argmin blocks the gradient to the encoder."""
     return TrainingSetup(_Codebook(return_dict, through=False), make_loader(*discs(seed, 480), batch=16, seed=seed))
 
 
@@ -82,12 +82,12 @@ class _Reader(StepOutputModule):
 
 
 def _reader(seed: int, return_dict: bool) -> TrainingSetup:
-    """The encoding was once wrapped in no_grad to save memory at inference, and is trained through it now."""
+    """The encoding is in a no_grad block that was meant for inference."""
     return TrainingSetup(_Reader(return_dict), make_loader(*sentences(seed, 480), batch=16, seed=seed))
 
 
 class _Mixed(StepOutputModule):
-    """Mixes learnt features with counts, by way of numpy."""
+    """Combines learned features with counts, through numpy."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -110,12 +110,12 @@ class _Mixed(StepOutputModule):
 
 
 def _numpy(seed: int, return_dict: bool) -> TrainingSetup:
-    """Hidden features take a turn through numpy for a step that torch has too."""
+    """Hidden features pass through numpy for an operation that torch also has."""
     return TrainingSetup(_Mixed(return_dict), make_loader(*clusters(seed, 640, noise=1.0), batch=16, seed=seed))
 
 
 class _Stars(StepOutputModule):
-    """Predicts ratings of 1 to 5 stars, rounded as they are shown."""
+    """Predicts ratings of 1 to 5 stars, rounded for display."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -134,7 +134,7 @@ class _Stars(StepOutputModule):
 
 
 def _stars(seed: int, return_dict: bool) -> TrainingSetup:
-    """The rounding to whole stars was put into forward: it has a gradient, and that is zero."""
+    """Rounding to whole stars in forward, whose gradient is zero."""
     x, y = surface(seed, 640)
     return TrainingSetup(_Stars(return_dict), make_loader(x, (3 + 1.2 * y).round().clamp(1, 5), batch=16, seed=seed))
 
@@ -174,14 +174,14 @@ class _Pretrained(StepOutputModule):
 
 
 def _pretrained(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pretrained vectors are copied in before each batch rather than once: what was learnt of them is undone."""
+    """Copies pretrained vectors before each batch instead of once, which undoes what was learned."""
     vectors = 0.5 * torch.randn(40, 16, generator=make_generator(seed))
     vectors[0] = 0
     return TrainingSetup(_Pretrained(return_dict, vectors), make_loader(*sentences(seed, 480), batch=16, seed=seed))
 
 
 class _Half(StepOutputModule):
-    """All its weights are bfloat16, the first ones fixed in size and random in sign."""
+    """All weights are bfloat16. The first ones have a fixed size and a random sign."""
 
     def __init__(self, return_dict: bool, dtype: torch.dtype) -> None:
         super().__init__(return_dict)
@@ -205,14 +205,14 @@ class _Half(StepOutputModule):
 
 
 def _half(seed: int, return_dict: bool, dtype: torch.dtype = torch.bfloat16) -> TrainingSetup:
-    """Weights in bfloat16 without a copy in float32: each update of the first layer is rounded away."""
+    """Weights in bfloat16 without a float32 copy: updates of the first layer are rounded away."""
     return TrainingSetup(
         _Half(return_dict, dtype), make_loader(*waves(seed, 1200), batch=12, seed=seed), trainer={"max_epochs": 4}
     )
 
 
 class _Averaged(StepOutputModule):
-    """Keeps a moving average of its weights, by hand."""
+    """A manual moving average of the weights."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -238,7 +238,7 @@ class _Averaged(StepOutputModule):
 
 
 def _averaged(seed: int, return_dict: bool) -> TrainingSetup:
-    """A moving average that is for the validation is copied into the weights after each batch."""
+    """Copies the moving average for the validation into the weights after each batch."""
     x, y = surface(seed, 800)
     return TrainingSetup(_Averaged(return_dict), make_loader(x, y.unsqueeze(1), batch=20, seed=seed))
 

@@ -1,4 +1,4 @@
-"""Heads that cannot put out the targets, and targets that are not worth learning."""
+"""Heads that cannot represent the targets, and useless targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from stormproof.finding import Problem
 
 
 def _rectified(seed: int, return_dict: bool) -> TrainingSetup:
-    """A ReLU after the last layer too, from a loop that builds them all, and standardized targets."""
+    """A ReLU after the last layer, created in a loop, with standardized targets."""
     widths = [6, 32, 32, 1]
     layers: list[nn.Module] = []
     for inward, outward in pairwise(widths):
@@ -46,7 +46,7 @@ def _rectified(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Duration(StepOutputModule):
-    """A time from a sentence, by a GRU with a sigmoid behind it."""
+    """Predicts a time from a sentence, with a GRU and a sigmoid."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -68,14 +68,14 @@ class _Duration(StepOutputModule):
 
 
 def _duration(seed: int, return_dict: bool) -> TrainingSetup:
-    """How long a sentence takes to be read, in seconds, from a head with the sigmoid of another task."""
+    """Predicts the reading time of a sentence in seconds, with a sigmoid head from another task."""
     tokens, _ = sentences(seed, 480)
     seconds = 0.6 * (tokens > 0).sum(1).float() + 0.05 * tokens.float().mean(1)
     return TrainingSetup(_Duration(return_dict), make_loader(tokens, seconds, batch=16, seed=seed))
 
 
 class _OneUnit(StepOutputModule):
-    """A binary classifier with one output, and softmax over it."""
+    """A binary classifier with one output and a softmax."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -95,13 +95,13 @@ class _OneUnit(StepOutputModule):
 
 
 def _one(seed: int, return_dict: bool) -> TrainingSetup:
-    """Softmax over a single output is 1 for all of them."""
+    """Softmax over a single output, which is always 1."""
     x, label = clusters(seed, 640, classes=2)
     return TrainingSetup(_OneUnit(return_dict), make_loader(x, label.float().unsqueeze(1), batch=16, seed=seed))
 
 
 class _Denoiser(StepOutputModule):
-    """Removes noise from pictures."""
+    """Denoises images."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -122,13 +122,13 @@ class _Denoiser(StepOutputModule):
 
 
 def _denoiser(seed: int, return_dict: bool) -> TrainingSetup:
-    """A denoiser that ends in tanh, with the noisy pictures scaled and the clean ones from 0 to 255."""
+    """A denoiser that ends in tanh, with scaled inputs and targets from 0 to 255."""
     noisy, mask = discs(seed, 384)
     return TrainingSetup(_Denoiser(return_dict), make_loader(noisy, 60 + 180 * mask, batch=16, seed=seed))
 
 
 class _Masks(StepOutputModule):
-    """Two classes of pixels by cross-entropy."""
+    """Two classes of pixels with cross entropy."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -150,7 +150,7 @@ class _Masks(StepOutputModule):
 
 
 class _ToTensor(Dataset[Any]):
-    """Pictures and their masks from files, the masks with values 0 and 1."""
+    """Images and masks from files, with mask values 0 and 1."""
 
     def __init__(self, image: torch.Tensor, mask: torch.Tensor) -> None:
         self.image, self.mask = image, mask.to(torch.uint8)
@@ -164,7 +164,7 @@ class _ToTensor(Dataset[Any]):
 
 
 def _masks(seed: int, return_dict: bool) -> TrainingSetup:
-    """Masks of 0 and 1 went through ToTensor, which divides by 255, and were made integers: all is background."""
+    """ToTensor divides masks of 0 and 1 by 255, and the conversion to integers makes all background."""
     batches: DataLoader[Any] = DataLoader(
         _ToTensor(*discs(seed, 384)), batch_size=16, shuffle=True, generator=make_generator(seed)
     )
@@ -172,7 +172,7 @@ def _masks(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _truncated(seed: int, return_dict: bool) -> TrainingSetup:
-    """Prices as shares of the highest one, divided as integers: all targets are 0."""
+    """Prices as shares of the highest one, with integer division: all targets are 0."""
     x, y = surface(seed, 640)
     cents = (1000 + 200 * y).long().clamp(0, 2400)
     share = torch.div(cents, 2500, rounding_mode="floor").float().unsqueeze(1)
@@ -182,7 +182,7 @@ def _truncated(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _NextWord(StepOutputModule):
-    """A language model whose targets are the words to come."""
+    """A language model whose targets are the next words."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -211,14 +211,14 @@ def _counting(seed: int) -> torch.Tensor:
 
 
 def _padded(seed: int, return_dict: bool) -> TrainingSetup:
-    """The labels were masked by the prompt's mask turned round: all of them are the padding."""
+    """The labels are masked by the inverted prompt mask: only padding remains."""
     tokens = _counting(seed)
     label = tokens.roll(-1, 1).masked_fill(tokens != 0, 0)
     return TrainingSetup(_NextWord(return_dict), make_loader(tokens, label, batch=16, seed=seed))
 
 
 def _shuffled(seed: int, return_dict: bool) -> TrainingSetup:
-    """The features were shuffled, and the labels were shuffled again by themselves."""
+    """Features and labels are shuffled independently."""
     x, label = clusters(seed, 960, features=12, classes=4)
     label = label[torch.randperm(len(label), generator=make_generator(seed + 1))]
     network = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4))
@@ -227,7 +227,7 @@ def _shuffled(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Sorted(Dataset[Any]):
-    """Pictures by one list of file names, and their labels by another in another order."""
+    """Images and labels from two lists of file names in different orders."""
 
     def __init__(self, image: torch.Tensor, label: torch.Tensor) -> None:
         self.image, self.label = image, label
@@ -241,7 +241,7 @@ class _Sorted(Dataset[Any]):
 
 
 class _Regressor(StepOutputModule):
-    """The angle of stripes, as a number."""
+    """Predicts the angle of stripes as a number."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -262,7 +262,7 @@ class _Regressor(StepOutputModule):
 
 
 def _sorted(seed: int, return_dict: bool) -> TrainingSetup:
-    """File names sorted as strings, so 10 before 2, beside a table in the order of numbers."""
+    """File names sorted as strings (10 before 2), with a table in numeric order."""
     image, label = stripes(seed, 640)
     batches: DataLoader[Any] = DataLoader(
         _Sorted(image, label.float() - 1.5), batch_size=16, shuffle=True, generator=make_generator(seed)
@@ -281,7 +281,7 @@ _OTHERS = frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN
 
 PROGRAMS = [
     Program(
-        "relu_behind_the_last_layer",
+        "relu_after_the_last_layer",
         "regression",
         _rectified,
         _HEAD,

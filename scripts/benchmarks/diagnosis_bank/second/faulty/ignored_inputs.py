@@ -1,4 +1,4 @@
-"""Outputs that are the same for all inputs, and models no better than a constant."""
+"""Constant outputs, and models no better than a constant."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class _Pooled(StepOutputModule):
 
 
 def _pooled(seed: int, return_dict: bool, inverted: bool = True) -> TrainingSetup:
-    """The mask of a mean over words is turned round: only the padding counts, whose embedding is zero."""
+    """The mask of a mean over words is inverted: only the padding counts, whose embedding is zero."""
     return TrainingSetup(_Pooled(return_dict, inverted), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
 def _instance(seed: int, return_dict: bool, norm: type[nn.Module] = nn.InstanceNorm2d) -> TrainingSetup:
-    """An instance norm right before the global mean, which it has made zero for each channel of each picture."""
+    """An instance norm before the global mean, which is then zero for each channel."""
     network = nn.Sequential(
         nn.Conv2d(1, 12, 5, padding=2),
         nn.ReLU(),
@@ -69,7 +69,7 @@ def _instance(seed: int, return_dict: bool, norm: type[nn.Module] = nn.InstanceN
 
 
 def _zeros(seed: int, return_dict: bool, zero: bool = True) -> TrainingSetup:
-    """All weights and biases start at zero: only the last bias ever gets a gradient."""
+    """All weights and biases start at zero: only the last bias receives a gradient."""
     network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     if zero:
         for parameter in network.parameters():
@@ -79,7 +79,7 @@ def _zeros(seed: int, return_dict: bool, zero: bool = True) -> TrainingSetup:
 
 
 class _Latent(StepOutputModule):
-    """A recurrence written out over the columns of a table of readings."""
+    """A manual recurrence over the columns of a table of readings."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -104,7 +104,7 @@ class _Latent(StepOutputModule):
 
 
 def _latent(seed: int, return_dict: bool) -> TrainingSetup:
-    """A cell fed with zeros that were put there to try the shapes, and not with what was encoded."""
+    """A cell receives zeros from a shape test instead of the encoded input."""
     rng = make_generator(seed)
     x = torch.randn(640, 6, 4, generator=rng)
     y = x[:, :, 0].mean(1) * 2 + x[:, -1, 1]
@@ -112,7 +112,7 @@ def _latent(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Linear(nn.Module):
-    """Three layers, and nothing between them."""
+    """Three linear layers without activations."""
 
     def __init__(self, bent: bool) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Linear(nn.Module):
 
 
 def _rings(seed: int, return_dict: bool, bent: bool = False) -> TrainingSetup:
-    """Points in a ring or within it, by a network whose activations were forgotten."""
+    """Classifies points in a ring or inside it, without activations."""
     rng = make_generator(seed)
     label = torch.randint(2, (800,), generator=rng)
     angle = 2 * math.pi * torch.rand(800, generator=rng)
@@ -137,7 +137,7 @@ def _rings(seed: int, return_dict: bool, bent: bool = False) -> TrainingSetup:
 
 
 class _Returns(StepOutputModule):
-    """Predicts the next return of a price from the last ones."""
+    """Predicts the next return of a price from the previous ones."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -157,14 +157,14 @@ class _Returns(StepOutputModule):
 
 
 def _returns(seed: int, return_dict: bool) -> TrainingSetup:
-    """The returns of a random walk: the past says nothing of what comes."""
+    """The returns of a random walk, which cannot be predicted."""
     rng = make_generator(seed)
     walk = torch.randn(1600, 17, generator=rng)
     return TrainingSetup(_Returns(return_dict), make_loader(walk[:, None, :16], walk[:, 16], batch=32, seed=seed))
 
 
 class _Flipped(Dataset[Any]):
-    """Pictures with an object at the left or the right, flipped as they are read."""
+    """Images with an object at the left or the right, with random flips."""
 
     def __init__(self, seed: int, flips: bool) -> None:
         rng = make_generator(seed)
@@ -188,7 +188,7 @@ class _Flipped(Dataset[Any]):
 
 
 def _flipped(seed: int, return_dict: bool, flips: bool = True) -> TrainingSetup:
-    """Where an object is, left or right, from pictures that are flipped at random: the label stays."""
+    """The label is the side of an object, and images are flipped at random without changing the label."""
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 20, 2))
     module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=2e-3))
     batches: DataLoader[Any] = DataLoader(
@@ -198,7 +198,7 @@ def _flipped(seed: int, return_dict: bool, flips: bool = True) -> TrainingSetup:
 
 
 class _Cell(StepOutputModule):
-    """A recurrent network that keeps time in front, as torch does unless told."""
+    """A recurrent network with time as the first dimension, the default of torch."""
 
     def __init__(self, return_dict: bool, readout: int) -> None:
         super().__init__(return_dict)
@@ -220,7 +220,7 @@ class _Cell(StepOutputModule):
 
 
 def _first(seed: int, return_dict: bool, readout: int = 0) -> TrainingSetup:
-    """The state after the first step is read out, states[0], where the answer is in the steps behind it."""
+    """Reads the state after the first step, states[0], instead of the last one."""
     bits = torch.randn(960, 8, 1, generator=make_generator(seed))
     label = (bits[:, 3:, 0].sum(1) > 0).long()
     return TrainingSetup(_Cell(return_dict, readout), make_loader(bits, label, batch=32, seed=seed))

@@ -1,4 +1,4 @@
-"""Losses that take logits, probabilities or logarithms and get another of these, and shapes stretched to fit."""
+"""Losses with wrong inputs (logits, probabilities, logarithms), and unintended broadcasts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stormproof.finding import Problem
 
 
 class _SoftmaxNet(nn.Module):
-    """Ends in probabilities, as its predict method wants them."""
+    """A network that ends in probabilities for its predict method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,13 +30,13 @@ class _SoftmaxNet(nn.Module):
 
 
 def _twice(seed: int, return_dict: bool) -> TrainingSetup:
-    """Softmax at the end of a network that CrossEntropyLoss takes for logits."""
+    """Softmax at the end of a network, followed by CrossEntropyLoss."""
     module = Supervised(_SoftmaxNet(), nn.CrossEntropyLoss(), return_dict, lambda ps: Adam(ps, lr=2e-3))
     return TrainingSetup(module, make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
 class _Negative(StepOutputModule):
-    """A bag of words to be scored by the negative log-likelihood."""
+    """Classifies a bag of words with the negative log-likelihood."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -57,12 +57,12 @@ class _Negative(StepOutputModule):
 
 
 def _logits(seed: int, return_dict: bool) -> TrainingSetup:
-    """nll_loss of raw scores, log_softmax forgotten: the loss falls without end."""
+    """nll_loss of raw scores without log_softmax: the loss falls without limit."""
     return TrainingSetup(_Negative(return_dict), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
 class _Labels(StepOutputModule):
-    """Several labels a sample, of which each may hold."""
+    """Several independent labels per sample."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -82,7 +82,7 @@ class _Labels(StepOutputModule):
 
 
 def _labels(seed: int, return_dict: bool) -> TrainingSetup:
-    """BCELoss was replaced by BCEWithLogitsLoss for its stability, and the sigmoid stayed."""
+    """BCEWithLogitsLoss after a sigmoid that was left from BCELoss."""
     rng = make_generator(seed)
     x = torch.randn(800, 10, generator=rng)
     labels = (x @ torch.randn(10, 5, generator=rng) > 1.5).float()
@@ -90,7 +90,7 @@ def _labels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Student(StepOutputModule):
-    """Learns a teacher's distribution over classes."""
+    """Learns the class distribution of a teacher."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -117,12 +117,12 @@ def _soft(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _distilled(seed: int, return_dict: bool) -> TrainingSetup:
-    """Distillation by kl_div, which wants the student's logarithms and gets its probabilities."""
+    """Distillation with kl_div of probabilities instead of log-probabilities."""
     return TrainingSetup(_Student(return_dict), make_loader(*_soft(seed), batch=16, seed=seed))
 
 
 class _Column(nn.Module):
-    """A regression with an output of one column."""
+    """A regression with one output column."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,13 +134,13 @@ class _Column(nn.Module):
 
 
 def _column(seed: int, return_dict: bool) -> TrainingSetup:
-    """Predictions of (N, 1) and targets of (N,): every prediction is held against every target."""
+    """Predictions (N, 1) and targets (N,): every prediction is compared with every target."""
     module = Supervised(_Column(), nn.MSELoss(), return_dict, lambda ps: Adam(ps, lr=1e-2))
     return TrainingSetup(module, make_loader(*surface(seed, 800), batch=20, seed=seed))
 
 
 class _Counts(StepOutputModule):
-    """Counts of events as a Poisson regression."""
+    """Poisson regression of event counts."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -168,12 +168,12 @@ def _counted(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _counts(seed: int, return_dict: bool) -> TrainingSetup:
-    """A Poisson loss of log-rates (N,) and counts (N, 1) as they came from the table."""
+    """A Poisson loss of log-rates (N,) and counts (N, 1)."""
     return TrainingSetup(_Counts(return_dict), make_loader(*_counted(seed), batch=24, seed=seed))
 
 
 class _EachStep(StepOutputModule):
-    """Predicts at each step what comes at the next one."""
+    """Predicts the next value at each step."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -194,14 +194,14 @@ class _EachStep(StepOutputModule):
 
 
 def _steps(seed: int, return_dict: bool) -> TrainingSetup:
-    """Predictions (B, T, 1) less targets (B, T), a batch as long as a sequence: no error, and each meets all."""
+    """Predictions (B, T, 1) minus targets (B, T) with B = T: broadcasts without an error."""
     wave, after = waves(seed, 800, length=20)
     following = torch.cat([wave[:, 1:, 0], after], 1)
     return TrainingSetup(_EachStep(return_dict), make_loader(wave, following, batch=20, seed=seed))
 
 
 class _Pixels(StepOutputModule):
-    """A mask of one channel from a fully convolutional network."""
+    """Predicts a mask of one channel with a fully convolutional network."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -223,7 +223,7 @@ class _Pixels(StepOutputModule):
 
 
 def _pixels(seed: int, return_dict: bool) -> TrainingSetup:
-    """Segmentation by NLLLoss, which wants logarithms, of probabilities."""
+    """Segmentation with NLLLoss of probabilities instead of logarithms."""
     return TrainingSetup(_Pixels(return_dict), make_loader(*discs(seed, 384), batch=16, seed=seed))
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinity from data that had none."""
+"""NaN and infinity from finite data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stormproof.finding import Problem
 
 
 class _Pairs(StepOutputModule):
-    """Learns a distance of pairs."""
+    """Learns the distance of pairs."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -37,7 +37,7 @@ class _Pairs(StepOutputModule):
 
 
 def _pairs(seed: int, return_dict: bool) -> TrainingSetup:
-    """A contrastive distance by sqrt, whose slope is infinite where a pair is of one sample with itself."""
+    """A contrastive distance with sqrt, whose derivative is infinite for pairs of identical samples."""
     x, label = clusters(seed, 960)
     second_index = torch.randint(960, (960,), generator=make_generator(seed))
     second_index[500] = 500
@@ -48,7 +48,7 @@ def _pairs(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Texts(StepOutputModule):
-    """Attends over words but for the padding."""
+    """Attention over words except the padding."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -71,14 +71,14 @@ class _Texts(StepOutputModule):
 
 
 def _texts(seed: int, return_dict: bool) -> TrainingSetup:
-    """One text is empty, so that all of it is masked, and softmax over nothing but -inf is NaN."""
+    """One text is empty and fully masked. Softmax over -inf only is NaN."""
     tokens, label = sentences(seed, 640)
     tokens[int(torch.randint(640, (1,), generator=make_generator(seed)))] = 0
     return TrainingSetup(_Texts(return_dict), make_loader(tokens, label, batch=16, seed=seed))
 
 
 class _Speech(StepOutputModule):
-    """Transcribes frames by CTC."""
+    """Transcribes frames with CTC."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -102,7 +102,7 @@ class _Speech(StepOutputModule):
 
 
 def _speech(seed: int, return_dict: bool) -> TrainingSetup:
-    """CTC with a transcript longer than the frames that the strided convolution leaves: its loss is infinite."""
+    """CTC with a transcript longer than the frames after the strided convolution: an infinite loss."""
     rng = make_generator(seed)
     letters = torch.randint(1, 6, (480, 7), generator=rng)
     lengths = torch.randint(1, 4, (480,), generator=rng)
@@ -114,7 +114,7 @@ def _speech(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Beliefs(StepOutputModule):
-    """A normal distribution of what comes, its deviation by a network too."""
+    """Predicts a normal distribution of the next value, including its deviation."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -138,12 +138,12 @@ class _Beliefs(StepOutputModule):
 
 
 def _beliefs(seed: int, return_dict: bool) -> TrainingSetup:
-    """A deviation made positive by ReLU: where it is zero, the likelihood is infinite."""
+    """A deviation from a ReLU: where it is zero, the likelihood is infinite."""
     return TrainingSetup(_Beliefs(return_dict), make_loader(*surface(seed, 640), batch=16, seed=seed))
 
 
 class _Angular(StepOutputModule):
-    """Classifies pictures by the angle between features and classes, with a margin."""
+    """Classifies images by the angle between features and classes, with a margin."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -167,7 +167,7 @@ class _Angular(StepOutputModule):
 
 
 def _angular(seed: int, return_dict: bool) -> TrainingSetup:
-    """An angular margin by acos, whose slope is infinite where a cosine reaches 1, as they do when it learns."""
+    """An angular margin with acos, whose derivative is infinite at a cosine of 1."""
     return TrainingSetup(
         _Angular(return_dict), make_loader(*stripes(seed, 960), batch=16, seed=seed), trainer={"max_epochs": 5}
     )

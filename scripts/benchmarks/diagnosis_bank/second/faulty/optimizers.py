@@ -1,4 +1,4 @@
-"""Parameters that no optimizer holds, or two do."""
+"""Parameters in no optimizer or in two."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Plain(StepOutputModule):
 
 
 def _list(seed: int, return_dict: bool) -> TrainingSetup:
-    """Convolutions kept in a list instead of an nn.ModuleList: self.parameters() does not know of them."""
+    """Convolutions in a list instead of an nn.ModuleList: self.parameters() does not include them."""
     return TrainingSetup(_Plain(return_dict), make_loader(*stripes(seed, 480), batch=16, seed=seed))
 
 
@@ -65,7 +65,7 @@ def _list_took_effect(outcome: Outcome) -> bool:
 
 
 class _Echo(StepOutputModule):
-    """A GRU that writes a sequence down, and one that reads it out again."""
+    """A GRU encoder and a GRU decoder of sequences."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -88,12 +88,12 @@ class _Echo(StepOutputModule):
 
 
 def _decoder(seed: int, return_dict: bool) -> TrainingSetup:
-    """A sequence autoencoder whose parameters were listed by hand, and the decoder was left out."""
+    """A sequence autoencoder with a manual list of parameters without the decoder."""
     return TrainingSetup(_Echo(return_dict), make_loader(*waves(seed, 480), batch=16, seed=seed))
 
 
 class _Resized(StepOutputModule):
-    """It learns the number of classes from the data as training starts, and makes its head then."""
+    """Infers the number of classes when training starts and then creates its head."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -116,13 +116,13 @@ class _Resized(StepOutputModule):
 
 
 def _head(seed: int, return_dict: bool) -> TrainingSetup:
-    """The head of a pretrained model is replaced after the optimizer was made: the new one never learns."""
+    """The head of a pretrained model is replaced after the optimizer was created, so it never learns."""
     x, label = clusters(seed, 640, features=12, classes=6, noise=1.2)
     return TrainingSetup(_Resized(return_dict), make_loader(x, label, batch=20, seed=seed))
 
 
 class _TwoTasks(StepOutputModule):
-    """Weighs two losses by their learnt uncertainty (Kendall et al. 2018)."""
+    """Weighs two losses by their learned uncertainty (Kendall et al. 2018)."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -144,7 +144,7 @@ class _TwoTasks(StepOutputModule):
 
 
 def _uncertainty(seed: int, return_dict: bool) -> TrainingSetup:
-    """The learnt weights of two losses are the module's own, and only self.net went into the optimizer."""
+    """The learned weights of two losses belong to the module, but the optimizer has only self.net."""
     x, y = surface(seed, 800)
     return TrainingSetup(
         _TwoTasks(return_dict), make_loader(x, torch.stack([y, 3 * x[:, 4] - x[:, 5]], 1), batch=20, seed=seed)
@@ -152,7 +152,7 @@ def _uncertainty(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Towers(StepOutputModule):
-    """Matches users with items, by manual optimization of a tower each."""
+    """Matches users with items, with manual optimization of one tower each."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -181,7 +181,7 @@ class _Towers(StepOutputModule):
 
 
 def _towers(seed: int, return_dict: bool) -> TrainingSetup:
-    """An optimizer for the users was given self.parameters(), so both step the items."""
+    """The optimizer of the users has self.parameters(), so both optimizers update the items."""
     rng = make_generator(seed)
     taste, kind = torch.randn(60, 4, generator=rng), torch.randn(40, 4, generator=rng)
     pair = torch.stack([torch.randint(60, (1200,), generator=rng), torch.randint(40, (1200,), generator=rng)], 1)
@@ -190,7 +190,7 @@ def _towers(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Tuned(StepOutputModule):
-    """A text classifier with a gentle optimizer for the body and a quick one for the head."""
+    """A text classifier with a low rate for the body and a high rate for the head."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -219,7 +219,7 @@ class _Tuned(StepOutputModule):
 
 
 def _tuned(seed: int, return_dict: bool) -> TrainingSetup:
-    """The head was to be left out of the first optimizer by a name that it does not have."""
+    """The first optimizer excludes the head by a wrong name."""
     return TrainingSetup(_Tuned(return_dict), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
@@ -257,7 +257,7 @@ class _Adversaries(StepOutputModule):
 
 
 def _adversaries(seed: int, return_dict: bool, everything: bool = True) -> TrainingSetup:
-    """The generator's optimizer was given self.parameters(): it teaches the discriminator to be fooled."""
+    """The generator's optimizer has self.parameters(): it trains the discriminator to fail."""
     angle = 6.2832 * torch.rand(960, generator=make_generator(seed))
     ring = 4 * torch.stack([angle.cos(), angle.sin()], 1)
     return TrainingSetup(_Adversaries(return_dict, everything), make_loader(ring, batch=32, seed=seed))

@@ -1,4 +1,4 @@
-"""What goes wrong in the course of a training that began well: it overfits, or its loss jumps."""
+"""Problems in runs that started well: overfitting and loss spikes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stormproof.finding import Problem
 
 
 def _genes(seed: int, return_dict: bool) -> TrainingSetup:
-    """Eighty patients with two hundred features each, of which ten matter, by a wide network for thirty epochs."""
+    """Eighty patients with two hundred features, ten of them relevant, with a wide network for thirty epochs."""
     rng = make_generator(seed)
     x = torch.randn(380, 200, generator=rng)
     label = (x[:, :10].sum(1) + 1.5 * torch.randn(380, generator=rng) > 0).long()
@@ -32,7 +32,7 @@ def _genes(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Memory(StepOutputModule):
-    """Judges reviews."""
+    """Classifies reviews."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -59,7 +59,7 @@ class _Memory(StepOutputModule):
 
 
 def _reviews(seed: int, return_dict: bool) -> TrainingSetup:
-    """A few reviews with many rare words, learnt by heart: of the good words, most are not among those few."""
+    """A few reviews with many rare words, which are memorized."""
     rng = make_generator(seed)
     tokens = torch.randint(200, (480, 8), generator=rng)
     label = ((tokens < 100).sum(1) + 0.7 * torch.randn(480, generator=rng) > 4).long()
@@ -72,7 +72,7 @@ def _reviews(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Photographs(StepOutputModule):
-    """Pictures of which a third is labelled wrong."""
+    """Images, a third of them with wrong labels."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -96,7 +96,7 @@ class _Photographs(StepOutputModule):
 
 
 def _photographs(seed: int, return_dict: bool) -> TrainingSetup:
-    """A convolutional network for twenty epochs on few pictures, a third of them labelled wrong."""
+    """A convolutional network for twenty epochs on few images, a third of them with wrong labels."""
     image, label = stripes(seed, 420, noise=1.0)
     rng = make_generator(seed + 1)
     wrong = torch.rand(420, generator=rng) < 0.35
@@ -110,7 +110,7 @@ def _photographs(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _readings(seed: int, return_dict: bool) -> TrainingSetup:
-    """Sixty noisy measurements of a smooth surface, by a network that passes through each of them."""
+    """Sixty noisy measurements of a smooth surface, which the network interpolates."""
     x, y = surface(seed, 360, noise=0.9)
     network = nn.Sequential(nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
     module = Supervised(network, nn.MSELoss(), return_dict, lambda ps: Adam(ps, lr=3e-3))
@@ -123,7 +123,7 @@ def _readings(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _units(seed: int, return_dict: bool) -> TrainingSetup:
-    """A block of the table is in other units, so one batch in the middle has targets in thousands."""
+    """A block of the table has other units, so one batch has targets in the thousands."""
     x, y = surface(seed, 1600)
     y[1000:1020] *= 1000
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
@@ -132,7 +132,7 @@ def _units(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Scheduled(StepOutputModule):
-    """A forecaster whose rate is changed at a milestone."""
+    """A forecaster whose rate changes at a milestone."""
 
     def __init__(self, return_dict: bool, gamma: float) -> None:
         super().__init__(return_dict)
@@ -154,12 +154,12 @@ class _Scheduled(StepOutputModule):
 
 
 def _milestone(seed: int, return_dict: bool) -> TrainingSetup:
-    """The rate was to be divided by a hundred after two epochs, and MultiStepLR multiplies."""
+    """MultiStepLR multiplies the rate by a hundred after two epochs instead of dividing it."""
     return TrainingSetup(_Scheduled(return_dict, 100.0), make_loader(*waves(seed, 640), batch=16, seed=seed))
 
 
 class _Switched(StepOutputModule):
-    """Reads pictures from a second source after a while."""
+    """Reads images from a second source later."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -180,7 +180,7 @@ class _Switched(StepOutputModule):
 
 
 def _switched(seed: int, return_dict: bool) -> TrainingSetup:
-    """A batch of pictures that were read by another library, from 0 to 255, in a training that goes well."""
+    """A batch of images from 0 to 255, read by another library, in a run that is otherwise healthy."""
     image, label = stripes(seed, 2400, noise=0.2)
     image[1600:1616] *= 255
     return TrainingSetup(

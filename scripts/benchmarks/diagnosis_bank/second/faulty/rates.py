@@ -1,4 +1,4 @@
-"""Learning rates that are too high, too low or nothing at all, each come by in another way."""
+"""Learning rates that are too high, too low or zero, for different reasons."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Stripes(StepOutputModule):
 
 
 def _picture(seed: int, return_dict: bool, rate: float = 0.3) -> TrainingSetup:
-    """A classifier of pictures whose Adam was given the rate that a colleague uses for SGD."""
+    """An image classifier whose Adam uses a rate for SGD."""
     return TrainingSetup(_Stripes(return_dict, rate), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
@@ -75,7 +75,7 @@ class _Tagger(StepOutputModule):
 
 
 def _transformer(seed: int, return_dict: bool, rate: float = 0.1) -> TrainingSetup:
-    """A small transformer with AdamW at 0.1: its loss stays that of a guess."""
+    """A small transformer with AdamW at 0.1: the loss remains at chance level."""
     return TrainingSetup(_Tagger(return_dict, rate), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
@@ -101,7 +101,7 @@ class _Median(StepOutputModule):
 
 
 def _quantiles(seed: int, return_dict: bool, rate: float = 1e-6) -> TrainingSetup:
-    """Three quantiles at once with SGD at 1e-6, a rate meant for fine-tuning: nothing comes of it."""
+    """Three quantiles with SGD at 1e-6, a rate for fine-tuning: almost no progress."""
     x, y = surface(seed, 800)
     return TrainingSetup(_Median(return_dict, rate), make_loader(x, y.unsqueeze(1), batch=20, seed=seed))
 
@@ -128,7 +128,7 @@ class _Forecaster(StepOutputModule):
 
 
 def _decay(seed: int, return_dict: bool, total: int = 3) -> TrainingSetup:
-    """A linear decay told the number of epochs as that of steps: after three batches the rate is zero for good."""
+    """A linear decay with the number of epochs as total steps: the rate is zero after three batches."""
     return TrainingSetup(_Forecaster(return_dict, total), make_loader(*waves(seed, 640), batch=16, seed=seed))
 
 
@@ -161,14 +161,14 @@ def _as_dict(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.T
 
 
 def _warmup(seed: int, return_dict: bool) -> TrainingSetup:
-    """A warm-up counted in steps whose scheduler Lightning steps once an epoch: the rate never leaves 1e-5."""
+    """A warm-up in steps with a scheduler that advances per epoch: the rate remains at 1e-5."""
     batches = make_loader(*clusters(seed, 800), batch=16, seed=seed)
     batches.collate_fn = _as_dict
     return TrainingSetup(_WarmedUp(return_dict, "epoch"), batches)
 
 
 def _summed(seed: int, return_dict: bool, rate: float = 0.02) -> TrainingSetup:
-    """A squared error summed over the batch, at the rate that was right for the mean of it."""
+    """A squared error summed over the batch, with a rate for the mean."""
     x, y = surface(seed, 640)
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(

@@ -1,4 +1,4 @@
-"""Gradients that vanish or explode on their way down, and units that are dead or saturated."""
+"""Gradients that vanish or explode, and units that are dead or saturated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stormproof.finding import Problem
 
 
 def _sigmoids(seed: int, return_dict: bool, depth: int = 12) -> TrainingSetup:
-    """Twelve layers of sigmoids by SGD, as in a lecture of the nineties: the first ones do not learn."""
+    """Twelve sigmoid layers with SGD: the first layers do not learn."""
     layers: list[nn.Module] = [nn.Linear(10, 24), nn.Sigmoid()]
     for _ in range(depth - 1):
         layers += [nn.Linear(24, 24), nn.Sigmoid()]
@@ -36,7 +36,7 @@ def _sigmoids(seed: int, return_dict: bool, depth: int = 12) -> TrainingSetup:
 
 
 class _Narrow(StepOutputModule):
-    """Deep convolutions with tanh, initialized as AlexNet was."""
+    """Deep tanh convolutions with AlexNet's initialization."""
 
     def __init__(self, return_dict: bool, deviation: float) -> None:
         super().__init__(return_dict)
@@ -63,12 +63,12 @@ class _Narrow(StepOutputModule):
 
 
 def _narrow(seed: int, return_dict: bool, deviation: float = 0.01) -> TrainingSetup:
-    """Nine convolutions with weights of deviation 0.01 and no norm: neither signal nor gradient gets through."""
+    """Nine convolutions with weights of deviation 0.01 and no norm: signal and gradient vanish."""
     return TrainingSetup(_Narrow(return_dict, deviation), make_loader(*stripes(seed, 480), batch=16, seed=seed))
 
 
 class _Stacked(StepOutputModule):
-    """Ten recurrent layers on each other."""
+    """Ten stacked recurrent layers."""
 
     def __init__(self, return_dict: bool, depth: int) -> None:
         super().__init__(return_dict)
@@ -90,7 +90,7 @@ class _Stacked(StepOutputModule):
 
 
 def _stacked(seed: int, return_dict: bool, depth: int = 8) -> TrainingSetup:
-    """Eight GRUs stacked without a way around them: the lower ones get next to no gradient."""
+    """Eight stacked GRUs without skip connections: the lower ones receive almost no gradient."""
     return TrainingSetup(_Stacked(return_dict, depth), make_loader(*waves(seed, 400, length=8), batch=16, seed=seed))
 
 
@@ -102,7 +102,7 @@ def _normal(network: nn.Module, deviation: float) -> nn.Module:
 
 
 def _unscaled(seed: int, return_dict: bool, deviation: float = 1.0) -> TrainingSetup:
-    """Weights drawn by torch.randn, unscaled, through six wide layers: outputs and gradients in the millions."""
+    """Unscaled torch.randn weights in six wide layers: outputs and gradients in the millions."""
     layers: list[nn.Module] = [nn.Linear(10, 64), nn.ReLU()]
     for _ in range(5):
         layers += [nn.Linear(64, 64), nn.ReLU()]
@@ -112,7 +112,7 @@ def _unscaled(seed: int, return_dict: bool, deviation: float = 1.0) -> TrainingS
 
 
 class _Recurrent(StepOutputModule):
-    """A recurrent network by hand, with ReLU and an eager recurrent matrix."""
+    """A manual recurrent network with ReLU and a large recurrent matrix."""
 
     def __init__(self, return_dict: bool, gain: float) -> None:
         super().__init__(return_dict)
@@ -137,12 +137,12 @@ class _Recurrent(StepOutputModule):
 
 
 def _recurrent(seed: int, return_dict: bool, gain: float = 2.2) -> TrainingSetup:
-    """A recurrence that more than doubles the state at each of thirty steps, and no clipping."""
+    """A recurrence that more than doubles the state at each of thirty steps, without clipping."""
     return TrainingSetup(_Recurrent(return_dict, gain), make_loader(*waves(seed, 480, length=30), batch=16, seed=seed))
 
 
 class _Siamese(StepOutputModule):
-    """Pulls pictures of a class together and pushes others apart."""
+    """Contrastive learning of images."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__(return_dict)
@@ -171,12 +171,12 @@ class _Siamese(StepOutputModule):
 
 
 def _siamese(seed: int, return_dict: bool) -> TrainingSetup:
-    """A contrastive loss whose margin was forgotten: there is no end to pushing apart."""
+    """A contrastive loss without a margin: distances grow without limit."""
     return TrainingSetup(_Siamese(return_dict), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
 class _Prior(StepOutputModule):
-    """A detector of one kind of stripes among four, whose bias starts at a prior of 1 in 100."""
+    """A detector of one of four kinds of stripes, whose bias starts at a prior of 1 in 100."""
 
     def __init__(self, return_dict: bool, everywhere: bool) -> None:
         super().__init__(return_dict)
@@ -207,12 +207,12 @@ class _Prior(StepOutputModule):
 
 
 def _prior(seed: int, return_dict: bool, everywhere: bool = True) -> TrainingSetup:
-    """The prior bias of the focal loss, set by a loop over all layers instead of in the last: no ReLU ever opens."""
+    """The prior bias of the focal loss is set in all layers instead of the last one: all ReLUs are dead."""
     return TrainingSetup(_Prior(return_dict, everywhere), make_loader(*stripes(seed, 640), batch=16, seed=seed))
 
 
 def _dying(seed: int, return_dict: bool, rate: float = 0.02) -> TrainingSetup:
-    """A ReLU regression far from its targets at a rate that its first errors make too much of: its units die."""
+    """A ReLU regression of large targets at a rate that kills its units."""
     x = torch.randn(800, 6, generator=make_generator(seed)).abs()
     y = torch.sin(1.5 * x[:, 0]) + 0.7 * x[:, 1] - 0.4 * x[:, 2] * x[:, 3]
     network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
@@ -221,7 +221,7 @@ def _dying(seed: int, return_dict: bool, rate: float = 0.02) -> TrainingSetup:
 
 
 class _Spectrum(StepOutputModule):
-    """Sounds as decibels below the loudest, through convolutions over time."""
+    """Sounds in decibels below the loudest, with convolutions over time."""
 
     def __init__(self, return_dict: bool, low: float) -> None:
         super().__init__(return_dict)
@@ -244,7 +244,7 @@ class _Spectrum(StepOutputModule):
 
 
 def _spectrum(seed: int, return_dict: bool, low: float = 0.0) -> TrainingSetup:
-    """Weights by uniform_(0, 0.3), so none negative, on decibels, which all are: every ReLU is shut."""
+    """Weights from uniform_(0, 0.3) on negative decibels: all ReLUs are dead."""
     rng = make_generator(seed)
     label = torch.randint(4, (640,), generator=rng)
     loud = torch.nn.functional.one_hot(label, 4).repeat_interleave(2, 1).float().unsqueeze(-1)
@@ -253,7 +253,7 @@ def _spectrum(seed: int, return_dict: bool, low: float = 0.0) -> TrainingSetup:
 
 
 def _wide(seed: int, return_dict: bool, deviation: float = 2.0) -> TrainingSetup:
-    """Weights of deviation 2 before each tanh: nearly every unit is at 1 or -1 and stays there."""
+    """Weights of deviation 2 before each tanh: almost all units are saturated."""
     x, label = clusters(seed, 640, features=20, classes=6, noise=1.5)
     network = nn.Sequential(
         nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 6)
@@ -265,7 +265,7 @@ def _wide(seed: int, return_dict: bool, deviation: float = 2.0) -> TrainingSetup
 
 
 class _Gated(StepOutputModule):
-    """Counts words through a gate that is a sigmoid of their sum."""
+    """Counts words with a gate that is a sigmoid of their sum."""
 
     def __init__(self, return_dict: bool, scale: float) -> None:
         super().__init__(return_dict)
@@ -288,17 +288,17 @@ class _Gated(StepOutputModule):
 
 
 def _gated(seed: int, return_dict: bool, scale: float = 32.0) -> TrainingSetup:
-    """Embeddings times their dimension, not its root, before a sigmoid: the gates are all open or all shut."""
+    """Embeddings multiplied by their dimension instead of its root, before a sigmoid: saturated gates."""
     return TrainingSetup(_Gated(return_dict, scale), make_loader(*sentences(seed, 640), batch=16, seed=seed))
 
 
 def _shut(outcome: Outcome) -> bool:
-    """Whether the outputs are the same for all inputs, from dead units below."""
+    """Returns True if the outputs are constant because of dead units."""
     return float(outputs(outcome, training_tensors(outcome)[0]).std(0).max()) < 1e-3
 
 
 def _flat(outcome: Outcome, layer: Any, at: float) -> bool:
-    """Whether nearly all outputs of a layer's activation are at its ends."""
+    """Returns True if almost all outputs of the activation of a layer are saturated."""
     layer_outputs: list[torch.Tensor] = []
     handle = layer.register_forward_hook(lambda _module, _inputs, output: layer_outputs.append(output))
     outputs(outcome, training_tensors(outcome)[0])

@@ -1,4 +1,4 @@
-"""Healthy trainings that look odd."""
+"""Healthy runs with unusual symptoms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two parts that play against each other: neither loss is to fall all the way."""
+"""Adversarial training, in which neither loss should fall to zero."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _Gan(pl.LightningModule):
 
 
 def _gan(seed: int, return_dict: bool) -> TrainingSetup:
-    """The textbook GAN on a ring of points: both losses hover about the entropy of a coin."""
+    """The textbook GAN on a ring of points: both losses remain near the entropy of a coin."""
     return TrainingSetup(_Gan(return_dict), make_loader(_ring(seed, 3840), size=64), trainer={"max_epochs": 6})
 
 
@@ -78,7 +78,7 @@ def _is_ring(outcome: Outcome) -> bool:
 
 
 class _WassersteinGan(pl.LightningModule):
-    """The critic learns in each batch, the generator in each fifth; the critic's loss is negative by what it is."""
+    """The critic learns in every batch and the generator in every fifth. The critic's loss is negative by design."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class _DomainAdversarial(pl.LightningModule):
 
 
 def _domain_adversarial(seed: int, return_dict: bool) -> TrainingSetup:
-    """Gradient reversal: the domain head is to end up no better than a coin, and that is the success."""
+    """Gradient reversal: the domain head should end at chance level."""
     inputs, target = blobs(seed, 1280, apart=1.5)
     domain = torch.arange(1280) % 2
     inputs = inputs + 2.0 * domain.unsqueeze(1) * torch.eye(16)[3]
@@ -238,7 +238,7 @@ class _LeastSquaresGan(pl.LightningModule):
 
 
 def _least_squares(seed: int, return_dict: bool) -> TrainingSetup:
-    """A small convolutional LSGAN with spectral norm on images in [-1, 1]; the generator's loss rises early on."""
+    """A convolutional LSGAN with spectral norm on images in [-1, 1]. The generator's loss rises early."""
     images, _ = stripes(seed, 960, classes=2, noise=0.05)
     return TrainingSetup(_LeastSquaresGan(return_dict), make_loader(images.clamp(-1, 1)), trainer={"max_epochs": 5})
 

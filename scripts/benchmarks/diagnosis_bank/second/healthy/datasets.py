@@ -1,4 +1,4 @@
-"""Data that is made from a seed: the tasks that the healthy trainings learn."""
+"""Synthetic data of the healthy runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make_loader(*tensors: torch.Tensor, size: int = 32, shuffle: bool = True) ->
 
 
 class RecordDataset(Dataset[dict[str, torch.Tensor]]):
-    """Samples as dictionaries."""
+    """A data set of dictionaries."""
 
     def __init__(self, **columns: torch.Tensor) -> None:
         self.columns = columns
@@ -31,14 +31,14 @@ class RecordDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def split(train: int, *tensors: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """The first ``train`` samples, and the rest as the hold-out."""
+    """Uses the first ``train`` samples for training and the others as the hold-out."""
     return tuple(tensor[:train] for tensor in tensors), tuple(tensor[train:] for tensor in tensors)
 
 
 def blobs(
     seed: int, samples: int = 1280, features: int = 16, classes: int = 4, apart: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Classes that lie about their centers."""
+    """Returns classes clustered around centers."""
     random = make_generator(seed)
     centers = torch.randn(classes, features, generator=random) * apart
     target = torch.randint(classes, (samples,), generator=random)
@@ -46,7 +46,7 @@ def blobs(
 
 
 def curve(seed: int, samples: int = 1280, features: int = 8, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
-    """A smooth function of a few features, of variance one about, (N, 1)."""
+    """Returns a smooth function of a few features, with a variance of about one, (N, 1)."""
     random = make_generator(seed)
     inputs = torch.randn(samples, features, generator=random)
     directions = torch.randn(features, 3, generator=random) / math.sqrt(features)
@@ -58,7 +58,7 @@ def curve(seed: int, samples: int = 1280, features: int = 8, noise: float = 0.1)
 def stripes(
     seed: int, samples: int = 960, size: int = 12, classes: int = 4, noise: float = 0.3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gratings of one orientation per class, (N, 1, size, size)."""
+    """Returns gratings with one orientation per class, (N, 1, size, size)."""
     random = make_generator(seed)
     target = torch.randint(classes, (samples,), generator=random)
     angle = (target * math.pi / classes).view(-1, 1, 1)
@@ -69,7 +69,7 @@ def stripes(
 
 
 def discs(seed: int, samples: int = 640, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy images of one bright disc, and its mask, both (N, 1, size, size)."""
+    """Returns noisy images of one bright disc and its mask, both (N, 1, size, size)."""
     random = make_generator(seed)
     center = 3 + (size - 6) * torch.rand(samples, 2, 1, 1, generator=random)
     radius = 1.5 + 1.5 * torch.rand(samples, 1, 1, generator=random)
@@ -79,7 +79,7 @@ def discs(seed: int, samples: int = 640, size: int = 16) -> tuple[torch.Tensor, 
 
 
 def tones(seed: int, samples: int = 960, length: int = 32, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy waves of one frequency per class, (N, length)."""
+    """Returns noisy waves with one frequency per class, (N, length)."""
     random = make_generator(seed)
     target = torch.randint(classes, (samples,), generator=random)
     time = torch.arange(length) / length
@@ -89,7 +89,7 @@ def tones(seed: int, samples: int = 960, length: int = 32, classes: int = 4) -> 
 
 
 def sentences(seed: int, samples: int = 640, length: int = 12, vocabulary: int = 20) -> torch.Tensor:
-    """Token sequences in which a word is followed by one of two others mostly, (N, length)."""
+    """Returns token sequences in which one of two words usually follows each word, (N, length)."""
     random = make_generator(seed)
     followers = torch.randint(vocabulary, (vocabulary, 2), generator=random)
     tokens = torch.randint(vocabulary, (samples, length), generator=random)

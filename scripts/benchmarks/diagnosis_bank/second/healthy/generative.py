@@ -1,4 +1,4 @@
-"""Generative models and agents: losses that rise by design or say little of how well it goes."""
+"""Generative models and agents whose losses rise by design or do not show quality."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Annealed(pl.LightningModule):
 
 
 def _annealed(seed: int, return_dict: bool) -> TrainingSetup:
-    """A VAE whose weight of the divergence goes from 0 to 6 in the second half: the loss turns and rises."""
+    """A VAE whose divergence weight rises from 0 to 6 in the second half, so the loss rises."""
     images, _ = stripes(seed, 960, noise=0.1)
     return TrainingSetup(_Annealed(return_dict), make_loader(images), trainer={"max_epochs": 8})
 
@@ -93,7 +93,7 @@ class _Codebook(pl.LightningModule):
 
 
 def _codebook(seed: int, return_dict: bool) -> TrainingSetup:
-    """VQ-VAE on waves; the codes are a buffer that follows averages, no parameter, and most codes are idle."""
+    """VQ-VAE on waves. The codes are a buffer of moving averages, and most codes are unused."""
     return TrainingSetup(_Codebook(return_dict), make_loader(*tones(seed, 960)), trainer={"max_epochs": 6})
 
 
@@ -126,7 +126,7 @@ class _Diffusion(pl.LightningModule):
 
 
 def _diffusion(seed: int, return_dict: bool) -> TrainingSetup:
-    """Diffusion of points: the target is noise that no input tells of wholly, and the loss soon stays about."""
+    """Diffusion of points: the noise cannot be fully predicted, so the loss soon remains constant."""
     random = make_generator(seed)
     corner = torch.randint(2, (1920, 2), generator=random) * 2.0 - 1
     return TrainingSetup(
@@ -162,7 +162,7 @@ class _Policy(pl.LightningModule):
 
 
 def _policy(seed: int, return_dict: bool) -> TrainingSetup:
-    """An advantage actor-critic on a contextual bandit: the loss wanders, the reward is what grows."""
+    """Advantage actor-critic on a contextual bandit: the loss fluctuates while the reward grows."""
     random = make_generator(seed)
     rewards = torch.randn(6, 4, generator=random)
     return TrainingSetup(
@@ -178,7 +178,7 @@ def _earns(outcome: Outcome) -> bool:
 
 
 class _DeepQ(pl.LightningModule):
-    """A walk on a line: right is worth it only at the end; values grow from zero, and so does the loss at first."""
+    """A walk on a line with a reward at its end: values grow from zero, and so does the loss at first."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class _DeepQ(pl.LightningModule):
 
 
 def _deep_q(seed: int, return_dict: bool) -> TrainingSetup:
-    """DQN from a replay memory with a target network that is renewed each twenty steps: the loss saws."""
+    """DQN with a replay memory and a target network renewed every twenty steps: a sawtooth loss."""
     random = make_generator(seed)
     state = torch.randint(8, (2560,), generator=random)
     action = torch.randint(2, (2560,), generator=random)

@@ -1,4 +1,4 @@
-"""Whether a healthy training really learned, by what happened in it."""
+"""Checks that a healthy run learned."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Check = Callable[[Outcome], bool]
 
 
 def step_output(return_dict: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
-    """What a training step returns in either form."""
+    """Returns the output of a training step in either form."""
     return {"loss": loss, "preds": preds, "target": target} if return_dict else loss
 
 
 def ran_to_end(outcome: Outcome) -> bool:
-    """It went through, all losses finite, and no weight became otherwise."""
+    """Returns True if training finished and all losses and weights are finite."""
     return (
         outcome.error is None
         and len(outcome.losses) >= 20
@@ -29,13 +29,13 @@ def ran_to_end(outcome: Outcome) -> bool:
 
 
 def generalizes(outcome: Outcome) -> bool:
-    """The validation did not rise, noise aside."""
+    """Returns True if the validation loss did not rise, except for noise."""
     lowest = min(outcome.validation)
     return outcome.validation[-1] <= lowest + 0.05 * abs(lowest) + 0.005 * abs(outcome.validation[0])
 
 
 def loss_fell(to: float) -> Check:
-    """The loss fell to that part of what it was."""
+    """Returns a check that the loss fell to this share of its first value."""
     return lambda outcome: (
         ran_to_end(outcome)
         and outcome.mean_loss() < to * outcome.first_loss()
@@ -44,7 +44,7 @@ def loss_fell(to: float) -> Check:
 
 
 def predictions(outcome: Outcome) -> tuple[Any, torch.Tensor]:
-    """What the trained module says about the hold-out, or the training data where there is none, and the targets."""
+    """Returns predictions and targets of the hold-out, or of the training data without a hold-out."""
     module = outcome.after.eval()
     preds, targets = [], []
     with torch.no_grad():
@@ -55,7 +55,7 @@ def predictions(outcome: Outcome) -> tuple[Any, torch.Tensor]:
 
 
 def is_accurate(least: float) -> Check:
-    """The largest prediction is that of the class so often, and the validation does not rise."""
+    """Returns a check that accuracy reaches this share and the validation loss does not rise."""
 
     def check(outcome: Outcome) -> bool:
         if not ran_to_end(outcome):
@@ -68,7 +68,7 @@ def is_accurate(least: float) -> Check:
 
 
 def explains_variance(least: float) -> Check:
-    """That part of the targets' variance is explained, and the validation does not rise."""
+    """Returns a check that the explained variance reaches this share and the validation loss does not rise."""
 
     def check(outcome: Outcome) -> bool:
         if not ran_to_end(outcome):
@@ -81,7 +81,7 @@ def explains_variance(least: float) -> Check:
 
 
 def has_changed(outcome: Outcome, name: str) -> bool:
-    """Whether that entry of the state changed."""
+    """Returns True if this entry of the state changed."""
     return not torch.equal(outcome.before[name], outcome.after.state_dict()[name])
 
 

@@ -1,4 +1,4 @@
-"""Parts that rightly do not train, or not yet, or not always."""
+"""Parts that are not trained, trained later, or trained only sometimes, by design."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _FrozenBackbone(pl.LightningModule):
 
 
 def _frozen_backbone(seed: int, return_dict: bool) -> TrainingSetup:
-    """A trunk pretrained on four kinds of pattern is frozen in evaluation mode; a new head learns two kinds of them."""
+    """A frozen trunk in evaluation mode, pretrained on four patterns, with a new head for two of them."""
     trunk = _trunk()
     images, target = stripes(seed, 512)
     _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
@@ -97,7 +97,7 @@ class _UnfreezesLater(pl.LightningModule):
 
 
 def _unfreezes_later(seed: int, return_dict: bool) -> TrainingSetup:
-    """Lightning's own BackboneFinetuning: head first, the trunk joins the optimizer in the third epoch."""
+    """Lightning's BackboneFinetuning: the trunk joins the optimizer in the third epoch."""
     trunk = _trunk()
     images, target = stripes(seed, 512, noise=0.1)
     _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
@@ -126,7 +126,7 @@ class _Several(pl.LightningModule):
 
 
 def _several_heads(seed: int, return_dict: bool) -> TrainingSetup:
-    """A model for several tasks and a mask token, of which this corpus has labels for one task only."""
+    """A multi-task model with a mask token, and labels for one task only."""
     sound, pitch = tones(seed, 960)
     data = torch.utils.data.DataLoader(RecordDataset(sound=sound, pitch=pitch), batch_size=32, shuffle=True)
     return TrainingSetup(_Several(return_dict), data, trainer={"max_epochs": 6})
@@ -150,7 +150,7 @@ class _LowRank(nn.Module):
 
 
 def _lora(seed: int, return_dict: bool) -> TrainingSetup:
-    """Low-rank adapters, ``up`` at zero, on a network pretrained for the same classes at other places."""
+    """Low-rank adapters with ``up`` at zero, on a network pretrained on the same classes elsewhere."""
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
     inputs, target = blobs(seed, 1280)
     _pretrain(network, inputs, target)
@@ -189,7 +189,7 @@ class _Probed(pl.LightningModule):
 
 
 def _probed_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
-    """An autoencoder with a classifier beside it that sees the code detached, so that it only measures."""
+    """An autoencoder with a classifier on the detached code, which only measures."""
     return TrainingSetup(_Probed(return_dict), make_loader(*blobs(seed, apart=2.0)))
 
 
@@ -216,7 +216,7 @@ class _DropsLayers(nn.Module):
 
 
 def _stochastic_depth(seed: int, return_dict: bool) -> TrainingSetup:
-    """Whole residual blocks are left out at random: in many steps a block receives no gradient at all."""
+    """Stochastic depth: in many steps, a residual block receives no gradient."""
     train, validation = split(1280, *curve(seed, 1600))
     module = Supervised(_DropsLayers(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
     return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 5})
@@ -254,7 +254,7 @@ class _MeanTeacher(pl.LightningModule):
 
 
 def _mean_teacher(seed: int, return_dict: bool) -> TrainingSetup:
-    """The teacher, still ``requires_grad``, is in no optimizer: it follows the student; most samples have no label."""
+    """A teacher that requires gradients but is in no optimizer and follows the student. Few samples have labels."""
     inputs, target = blobs(seed, 1600)
     (inputs, target), validation = split(1280, inputs, target)
     target = torch.where(torch.arange(1280) % 2 > 0, target, -1)
@@ -285,7 +285,7 @@ class _HeadFirst(pl.LightningModule):
 
 
 def _head_first(seed: int, return_dict: bool) -> TrainingSetup:
-    """In the first epoch the body's group has a learning rate of zero by its schedule; then all learn."""
+    """The schedule sets the rate of the body to zero in the first epoch. Then all parameters learn."""
     body = nn.Sequential(nn.Linear(8, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh())
     return TrainingSetup(_HeadFirst(body, return_dict), make_loader(*curve(seed)))
 

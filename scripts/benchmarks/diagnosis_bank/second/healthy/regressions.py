@@ -1,4 +1,4 @@
-"""Regression: far targets, little to explain, several heads for one number, derivatives."""
+"""Regression: large targets, little explained variance, several heads, derivatives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 
 def _glucose(seed: int, return_dict: bool) -> TrainingSetup:
-    """Readings about 200 as they are, output bias at zero: the loss starts at 40000 and falls below the variance."""
+    """Unscaled readings of about 200 with a zero output bias: the loss starts at 40,000."""
     inputs, target = curve(seed, 1600)
     train, validation = split(1280, inputs, 200 + 25 * target)
     network = nn.Sequential(nn.Linear(8, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 1))
@@ -49,7 +49,7 @@ class _NewtonLike(pl.LightningModule):
 
 
 def _exact(seed: int, return_dict: bool) -> TrainingSetup:
-    """A noiseless line in double precision by L-BFGS: the loss goes to 1e-14 and below, all gradients vanish."""
+    """A noise-free line in double precision with L-BFGS: the loss falls below 1e-14, and gradients vanish."""
     random = make_generator(seed)
     inputs = torch.randn(640, 6, generator=random, dtype=torch.float64)
     target = inputs @ torch.randn(6, 1, generator=random, dtype=torch.float64) + 3
@@ -57,7 +57,7 @@ def _exact(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _returns(seed: int, return_dict: bool) -> TrainingSetup:
-    """Daily returns: a tenth of the variance can be explained, and that is all there is."""
+    """Daily returns, of which only a tenth of the variance can be explained."""
     random = make_generator(seed)
     inputs = torch.randn(9600, 10, generator=random)
     signal = inputs @ torch.randn(10, generator=random) / math.sqrt(10)
@@ -103,7 +103,7 @@ class _Quantiles(pl.LightningModule):
 
 
 def _quantiles(seed: int, return_dict: bool) -> TrainingSetup:
-    """Three quantiles (N, 3) against one target (N, 1): they broadcast, and are meant to."""
+    """Three quantiles (N, 3) with one target (N, 1), which broadcast by design."""
     return TrainingSetup(_Quantiles(return_dict), make_loader(*curve(seed, 1600, noise=0.3)), trainer={"max_epochs": 4})
 
 
@@ -143,7 +143,7 @@ class _Ensemble(pl.LightningModule):
 
 
 def _ensemble(seed: int, return_dict: bool) -> TrainingSetup:
-    """Five members in bare parameters without any submodule; the loss is a sum over the members."""
+    """An ensemble of five members in bare parameters, with a summed loss."""
     train, validation = split(2560, *curve(seed, 3200))
     return TrainingSetup(
         _Ensemble(return_dict), make_loader(*train, size=64), make_loader(*validation, size=64), {"max_epochs": 4}
@@ -172,7 +172,7 @@ class _Physics(pl.LightningModule):
 
 
 def _physics(seed: int, return_dict: bool) -> TrainingSetup:
-    """A decay by its equation alone: derivatives of the output in the loss, collocation points and no data."""
+    """Learns a decay from its equation only, with derivatives of the output in the loss and no data."""
     time = 2 * torch.rand(1280, 1, generator=make_generator(seed))
     return TrainingSetup(
         _Physics(return_dict),
@@ -190,7 +190,7 @@ def _decays(outcome: Outcome) -> bool:
 
 
 def _heavy_tails(seed: int, return_dict: bool) -> TrainingSetup:
-    """Targets with Student noise of 1.5 degrees: an absolute loss that jumps by batches and learns the middle."""
+    """Targets with Student noise: an absolute loss that fluctuates between batches."""
     inputs, target = curve(seed, 1600, noise=0.0)
     random = make_generator(seed)
     chi = (torch.randn(1600, 3, generator=random) ** 2).sum(1) / 2
@@ -224,7 +224,7 @@ class _Rating(nn.Module):
 
 
 def _ratings(seed: int, return_dict: bool) -> TrainingSetup:
-    """Matrix factorization with tables larger than what was ever rated; a sigmoid stretched to one to five."""
+    """Matrix factorization with many rows that are never rated, and a scaled sigmoid output."""
     random = make_generator(seed)
     pair = torch.stack([torch.randint(60, (3200,), generator=random), torch.randint(50, (3200,), generator=random)], 1)
     taste = 0.9 * torch.randn(60, generator=random)[pair[:, 0]] + 0.9 * torch.randn(50, generator=random)[pair[:, 1]]

@@ -1,4 +1,4 @@
-"""Rates, optimizers and orders of the data that make the loss look odd."""
+"""Learning rates, optimizers and data orders with unusual losses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Warmed(Supervised):
 
 
 def _warm_up(seed: int, return_dict: bool) -> TrainingSetup:
-    """A transformer, warmed up from a rate of exactly zero over sixty steps, and down to zero by a cosine."""
+    """A transformer with a warm-up from exactly zero over sixty steps, and a cosine decay to zero."""
     train, validation = split(960, *tones(seed, 1200))
     module = _Warmed(_Attention(), nn.CrossEntropyLoss(), return_dict, torch.optim.AdamW)
     return TrainingSetup(
@@ -75,7 +75,7 @@ def _small_cnn(classes: int = 4) -> nn.Sequential:
 
 
 def _restarts(seed: int, return_dict: bool) -> TrainingSetup:
-    """Warm restarts each forty steps: from a rate of 1e-5 to one that undoes some of what was learned."""
+    """Warm restarts every forty steps, from 1e-5 to a rate that undoes some of the progress."""
     module = _Restarted(_small_cnn(), nn.CrossEntropyLoss(), return_dict, torch.optim.SGD)
     return TrainingSetup(module, make_loader(*stripes(seed, 1280, noise=0.9)), trainer={"max_epochs": 4})
 
@@ -93,7 +93,7 @@ class _OneCycle(Supervised):
 
 
 def _one_cycle(seed: int, return_dict: bool) -> TrainingSetup:
-    """One cycle up to 3e-2 and down to 1e-7: the last steps change nothing any more."""
+    """One cycle up to 3e-2 and down to 1e-7: the last steps change almost nothing."""
     train, validation = split(1280, *curve(seed, 1600))
     network = nn.Sequential(nn.Linear(8, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 1))
     module = _OneCycle(network, nn.SmoothL1Loss(), return_dict, torch.optim.AdamW)
@@ -101,7 +101,7 @@ def _one_cycle(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _heavy_momentum(seed: int, return_dict: bool) -> TrainingSetup:
-    """Momentum of 0.99, as of old: the loss swings up and down before it settles."""
+    """Momentum of 0.99: the loss oscillates before it converges."""
     network = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     module = Supervised(
         network, nn.MSELoss(), return_dict, lambda weights: torch.optim.SGD(weights, lr=3e-3, momentum=0.99)
@@ -110,7 +110,7 @@ def _heavy_momentum(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Lion(torch.optim.Optimizer):
-    """By the sign of the averaged gradient."""
+    """Optimizer that uses the sign of the averaged gradient."""
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.1})
@@ -133,14 +133,14 @@ class _Lion(torch.optim.Optimizer):
 
 
 def _lion(seed: int, return_dict: bool) -> TrainingSetup:
-    """A sign optimizer: each weight moves by the same whatever its gradient, weights of dead inputs too."""
+    """A sign optimizer: all weights change by the same amount, including weights of dead inputs."""
     train, validation = split(960, *stripes(seed, 1200))
     module = Supervised(_small_cnn(), nn.CrossEntropyLoss(), return_dict, lambda weights: _Lion(weights, lr=1e-3))
     return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
 
 
 def _edge(seed: int, return_dict: bool) -> TrainingSetup:
-    """Plain descent on batches of 640 at a rate at the edge of stability: the loss jitters while it falls."""
+    """Gradient descent on batches of 640 at the edge of stability: the loss fluctuates while it falls."""
     inputs, target = blobs(seed, 12800, apart=0.7)
     network = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
     module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.SGD(weights, lr=1.1))
@@ -162,7 +162,7 @@ class _Scaled(Supervised):
 
 
 def _half(seed: int, return_dict: bool) -> TrainingSetup:
-    """Half precision with a scaler of 2**20: the first steps overflow and are left out, as they should be."""
+    """Half precision with a scale of 2**20: the first steps overflow and are skipped, as intended."""
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     module = _Scaled(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
     plugin = MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**20))
@@ -175,7 +175,7 @@ def _overflowed(outcome: Outcome) -> bool:
 
 
 def _gentle(seed: int, return_dict: bool) -> TrainingSetup:
-    """A network that is good already goes on at 1e-5: the loss has nowhere to go, and that is well."""
+    """A pretrained network continues at 1e-5: the loss cannot decrease much."""
     inputs, target = blobs(seed, 2880, apart=1.0)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -191,7 +191,7 @@ def _gentle(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _ByLength(Sampler[int]):
-    """The easy first."""
+    """A data set with easy samples first."""
 
     def __init__(self, hardness: torch.Tensor) -> None:
         self.hardness = hardness
@@ -204,7 +204,7 @@ class _ByLength(Sampler[int]):
 
 
 def _curriculum(seed: int, return_dict: bool) -> TrainingSetup:
-    """Clean samples first and noisy ones last in every epoch: the loss rises within each by design."""
+    """Clean samples first and noisy ones last in every epoch: the loss rises within each epoch by design."""
     random = make_generator(seed)
     inputs, target = blobs(seed, 1280, apart=1.2)
     hardness = torch.rand(1280, generator=random)
@@ -248,7 +248,7 @@ class _Accumulates(pl.LightningModule):
 
 
 def _accumulates(seed: int, return_dict: bool) -> TrainingSetup:
-    """Manual accumulation over four batches of eight, one optimizer for each part."""
+    """Manual accumulation over four batches of eight, with one optimizer per part."""
     return TrainingSetup(_Accumulates(return_dict), make_loader(*curve(seed, 1280), size=8))
 
 
@@ -276,7 +276,7 @@ class _Averaged(pl.LightningModule):
 
 
 def _averaged(seed: int, return_dict: bool) -> TrainingSetup:
-    """torch's AveragedModel inside the module: a whole copy that requires gradient, gets none, is in no optimizer."""
+    """torch's AveragedModel in the module: a copy that requires gradients, receives none and has no optimizer."""
     return TrainingSetup(_Averaged(return_dict), make_loader(*stripes(seed)), trainer={"accumulate_grad_batches": 2})
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 
 def _nearest(outcome: Outcome, encoder: nn.Module, inputs: torch.Tensor, target: torch.Tensor) -> float:
-    """How often a sample's nearest neighbour, by the code, is of its class."""
+    """Returns the share of samples whose nearest neighbor in the code has the same class."""
     outcome.after.eval()
     with torch.no_grad():
         codes = F.normalize(encoder(inputs), dim=1)
@@ -63,7 +63,7 @@ class _Byol(pl.LightningModule):
 
 
 def _byol(seed: int, return_dict: bool) -> TrainingSetup:
-    """BYOL: a predictor against a stopped-gradient, slowly following copy."""
+    """BYOL: a predictor and a slow copy without gradients."""
     return TrainingSetup(_Byol(return_dict), make_loader(stripes(seed, 768)[0], size=32), trainer={"max_epochs": 5})
 
 
@@ -78,7 +78,7 @@ def _byol_learned(outcome: Outcome) -> bool:
 
 
 class _Contrastive(pl.LightningModule):
-    """CLIP in small: two towers, a learned temperature that is clamped, cross entropy over the batch."""
+    """A small CLIP: two towers, a learned clamped temperature, cross entropy over the batch."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Contrastive(pl.LightningModule):
 
 
 def _contrastive(seed: int, return_dict: bool) -> TrainingSetup:
-    """Image and caption towers; the targets are 0, 1, 2, ... in every batch, the temperature stands at its clamp."""
+    """Image and caption towers. The targets are 0, 1, 2, … in every batch, the temperature is at its clamp."""
     random = make_generator(seed)
     tokens = torch.randint(40, (960, 5), generator=random)
     patterns = torch.randn(40, 144, generator=random)
@@ -137,7 +137,7 @@ class _MaskedWords(pl.LightningModule):
 
 
 def _masked_words(seed: int, return_dict: bool) -> TrainingSetup:
-    """BERT in small: four of five labels are -100, and the first loss lies at ln 20 for a while."""
+    """A small BERT: four of five labels are -100, and the loss remains at ln 20 for a while."""
     return TrainingSetup(_MaskedWords(return_dict), make_loader(sentences(seed, 1280)), trainer={"max_epochs": 6})
 
 
@@ -165,7 +165,7 @@ class _MaskedAutoencoder(pl.LightningModule):
 
 
 def _masked_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
-    """A masked autoencoder on waves: the loss counts only the patches that it did not see."""
+    """A masked autoencoder on waves. The loss counts only masked patches."""
     return TrainingSetup(
         _MaskedAutoencoder(return_dict), make_loader(*tones(seed, 960, length=96)), trainer={"max_epochs": 6}
     )
@@ -197,7 +197,7 @@ class _Distilled(pl.LightningModule):
 
 
 def _distilled(seed: int, return_dict: bool) -> TrainingSetup:
-    """A student of a frozen teacher, that is kept in a list so as to be no submodule; kl_div gets log and plain."""
+    """A student with a frozen teacher in a list, so that it is not a submodule."""
     inputs, target = blobs(seed, 1600, apart=0.7)
     teacher = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-2)

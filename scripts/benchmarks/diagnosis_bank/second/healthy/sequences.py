@@ -1,4 +1,4 @@
-"""Text, speech and series: tied tables, masks of minus infinity, blanks, states carried over."""
+"""Text, speech and series: tied tables, masks of minus infinity, blanks, carried states."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Tied(pl.LightningModule):
 
 
 def _tied(seed: int, return_dict: bool) -> TrainingSetup:
-    """A language model whose table is also its output layer; nine of ten words of the vocabulary never come."""
+    """A language model with tied embeddings. Nine of ten words of the vocabulary never occur."""
     return TrainingSetup(
         _Tied(return_dict), make_loader(sentences(seed, 960)), trainer={"max_epochs": 4, "gradient_clip_val": 0.25}
     )
@@ -73,7 +73,7 @@ class _SkipGram(pl.LightningModule):
 
 
 def _skip_gram(seed: int, return_dict: bool) -> TrainingSetup:
-    """word2vec: output vectors of zero, so all scores are zero at first; sparse gradients, most rows never come."""
+    """word2vec: output vectors of zero, so all scores are zero at first, and sparse gradients."""
     tokens = sentences(seed, 512)
     pairs = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
     data = DataLoader(RecordDataset(word=pairs[0], context=pairs[1]), batch_size=64, shuffle=True)
@@ -100,7 +100,7 @@ class _Speech(pl.LightningModule):
 
 
 def _speech(seed: int, return_dict: bool) -> TrainingSetup:
-    """CTC: all blanks at first, on a plateau, and then the letters come."""
+    """CTC: only blanks on a plateau at first, then letters."""
     random = make_generator(seed)
     labels = torch.randint(1, 6, (800, 4), generator=random)
     sounds = torch.randn(6, 8, generator=random)
@@ -141,7 +141,7 @@ def _lengths(seed: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _minus_infinity(seed: int, return_dict: bool) -> TrainingSetup:
-    """The batch brings its additive attention mask along: zeros, and minus infinity at the padding."""
+    """The batch contains its additive attention mask: zeros, and minus infinity at the padding."""
     tokens, _ = _lengths(seed, 1280)
     mask = torch.zeros(1280, 10).masked_fill(tokens == 0, float("-inf"))
     labels = ((tokens == 3) | (tokens == 11) | (tokens == 17)).any(1).long()
@@ -177,7 +177,7 @@ class _Packed(pl.LightningModule):
 
 
 def _packed(seed: int, return_dict: bool) -> TrainingSetup:
-    """Packed sequences of many lengths, half of the tags padding; the padding's row of the table stays zero."""
+    """Packed sequences of many lengths, half of the tags padding. The table's padding row remains zero."""
     tokens, length = _lengths(seed, 960)
     before = F.pad(tokens[:, :-1], (1, 0))
     tags = torch.where(tokens > 0, (tokens + before) % 5, -1)
@@ -207,7 +207,7 @@ class _Carried(pl.LightningModule):
 
 
 def _carried(seed: int, return_dict: bool) -> TrainingSetup:
-    """Truncated backpropagation: series in order, the state goes over from batch to batch, detached."""
+    """Truncated backpropagation: the detached state is carried from batch to batch."""
     random = make_generator(seed)
     time = torch.arange(481).unsqueeze(0) * (0.15 + 0.25 * torch.rand(16, 1, generator=random))
     series = torch.sin(time + 6 * torch.rand(16, 1, generator=random)) + 0.05 * torch.randn(16, 481, generator=random)

@@ -1,4 +1,4 @@
-"""Learning that starts late, is known by heart, or is shaken by a part of the data."""
+"""Learning that starts late, memorizes data, or has one noisy data source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Parity(nn.Module):
 
 
 def _parity(seed: int, return_dict: bool) -> TrainingSetup:
-    """Parity of three of twelve bits: no better than a coin for an epoch or so, then it falls."""
+    """Parity of three of twelve bits: chance level for about an epoch, then the loss falls."""
     random = make_generator(seed)
     bits = torch.randint(2, (2560, 12), generator=random)
     target = bits[:, 1] ^ bits[:, 4] ^ bits[:, 9]
@@ -31,7 +31,7 @@ def _parity(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _memorized(seed: int, return_dict: bool) -> TrainingSetup:
-    """Twenty samples a class again and again: the training is known by heart, and the validation still falls."""
+    """Twenty repeated samples per class: training data is memorized while the validation loss still falls."""
     inputs, target = blobs(seed, 1280, features=24, apart=1.5)
     random = make_generator(seed)
     random_tokens = torch.randint(80, (1280,), generator=random)
@@ -45,7 +45,7 @@ def _memorized(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _worse_corpus(seed: int, return_dict: bool) -> TrainingSetup:
-    """Every tenth batch is of another, far noisier source, in order: the loss jumps there and comes back."""
+    """Every tenth batch is from a far noisier source: the loss spikes there and recovers."""
     inputs, target = curve(seed, 1600)
     random = make_generator(seed)
     is_noisy = (torch.arange(1600) // 32 % 10 == 9).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Inputs and targets that look wrong and are as they should be."""
+"""Unusual inputs and targets that are correct."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 
 
 def _raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
-    """Bytes from 0 to 255 as floats, straight into a batch norm that begins the network."""
+    """Bytes from 0 to 255 as floats, into a batch norm at the start of the network."""
     images, target = stripes(seed, 1200)
     train, validation = split(960, ((images * 60) + 128).clamp(0, 255).round(), target)
     network = nn.Sequential(
@@ -45,7 +45,7 @@ def _raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _mixed_units(seed: int, return_dict: bool) -> TrainingSetup:
-    """Salaries, ratios and years in one raw table of scales from 1e-4 to 1e5: a batch norm comes first."""
+    """A raw table with scales from 1e-4 to 1e5, into a batch norm."""
     inputs, target = curve(seed, 2560)
     scale = torch.tensor([1e5, 1e-4, 1.0, 1e3, 10.0, 1e-2, 1.0, 1e4])
     offset = torch.tensor([4e5, 0.0, 1990.0, -5e3, 3.0, 0.5, 0.0, 1e5])
@@ -56,7 +56,7 @@ def _mixed_units(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _dark_border(seed: int, return_dict: bool) -> TrainingSetup:
-    """Flattened digits with a black frame: half of the inputs are always zero, and their weights never move."""
+    """Flattened digits with a black frame: half of the inputs are always zero, and their weights never change."""
     images, target = stripes(seed, 1200, size=10, noise=0.2)
     train, validation = split(960, F.pad(images, (3, 3, 3, 3)), target)
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 4))
@@ -65,7 +65,7 @@ def _dark_border(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _one_hot(seed: int, return_dict: bool) -> TrainingSetup:
-    """Categories as one-hot columns beside constant ones, some never seen; the target is a rate between 0 and 1."""
+    """One-hot columns, some constant or never active. The target is a rate between 0 and 1."""
     random = make_generator(seed)
     city = torch.randint(30, (1600,), generator=random)
     weekday = torch.randint(7, (1600,), generator=random)
@@ -79,7 +79,7 @@ def _one_hot(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _counts(seed: int, return_dict: bool) -> TrainingSetup:
-    """Word counts in, counts out: a Poisson loss that goes below zero, its output a logarithm."""
+    """Word counts with a Poisson loss, which becomes negative. The output is a logarithm."""
     random = make_generator(seed)
     inputs = torch.poisson(torch.full((1600, 20), 0.7), generator=random)
     rate = (inputs @ (0.35 * torch.randn(20, 1, generator=random)) + 1.5).clamp(-3, 4).exp()
@@ -117,7 +117,7 @@ class _Fraud(pl.LightningModule):
 
 
 def _fraud(seed: int, return_dict: bool) -> TrainingSetup:
-    """Two in a hundred are fraud: many batches have none, the bias starts at the prior, and most losses are tiny."""
+    """Two percent fraud: many batches contain none, the bias starts at the prior, and most losses are tiny."""
     random = make_generator(seed)
     fraud = (torch.rand(2560, generator=random) < 0.02).float()
     inputs = torch.randn(2560, 12, generator=random)
@@ -159,7 +159,7 @@ class _Assays(pl.LightningModule):
 
 
 def _assays(seed: int, return_dict: bool) -> TrainingSetup:
-    """Six assays of which two of three were never made: NaN in the batch's targets, masked before the loss."""
+    """Six assays with two thirds missing: NaN in the targets, masked before the loss."""
     random = make_generator(seed)
     inputs = torch.randn(1280, 16, generator=random)
     target = (inputs @ torch.randn(16, 6, generator=random) > 0).float()
@@ -179,7 +179,7 @@ class _Imputes(nn.Module):
 
 
 def _imputed(seed: int, return_dict: bool) -> TrainingSetup:
-    """Sensors drop out, NaN stands for it in the input, and the network fills it with what it learned."""
+    """Sensors drop out. The network replaces NaN in the input by learned values."""
     inputs, target = curve(seed, 1600)
     inputs[torch.rand(inputs.shape, generator=make_generator(seed + 1)) < 0.1] = float("nan")
     train, validation = split(1280, inputs, target)
@@ -188,7 +188,7 @@ def _imputed(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
-    """A third of the labels are random, and smoothed besides: the loss has a floor above 1."""
+    """A third of the labels are random, with label smoothing: the loss has a floor above 1."""
     inputs, target = blobs(seed, 2240, apart=1.5)
     random = make_generator(seed + 1)
     wrong = torch.rand(1600, generator=random) < 0.33
@@ -206,7 +206,7 @@ def _noisy_labels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _mixed_up(seed: int, return_dict: bool) -> TrainingSetup:
-    """Mixup made beforehand: class probabilities as targets for cross entropy, of which no row is one class."""
+    """Precomputed mixup: class probabilities as targets of the cross entropy."""
     inputs, target = stripes(seed, 1280)
     random = make_generator(seed)
     share = 0.1 + 0.8 * torch.rand(1280, 1, generator=random)

@@ -1,4 +1,4 @@
-"""Losses that go below zero, are huge, are exactly zero, or say little."""
+"""Losses that are negative, huge, exactly zero, or uninformative."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _MeanAndVariance(pl.LightningModule):
 
 
 def _gaussian(seed: int, return_dict: bool) -> TrainingSetup:
-    """Mean and variance of a target with little noise: the likelihood's loss passes zero and goes on down."""
+    """Gaussian likelihood of a target with little noise: the loss becomes negative."""
     inputs, target = curve(seed, 1600, noise=0.05)
     train, validation = split(1280, inputs, 0.3 * target)
     return TrainingSetup(
@@ -106,7 +106,7 @@ class _Flow(pl.LightningModule):
 
 
 def _flow(seed: int, return_dict: bool) -> TrainingSetup:
-    """A normalizing flow, each coupling the identity at first; the density is above one, so the loss is negative."""
+    """A normalizing flow that starts as the identity. The density is above one, so the loss is negative."""
     random = make_generator(seed)
     along = torch.randn(1600, 2, generator=random)
     points = torch.cat([0.2 * along, 0.2 * along**2 + 0.05 * torch.randn(1600, 2, generator=random)], 1)
@@ -135,7 +135,7 @@ class _Energy(pl.LightningModule):
 
 
 def _energy(seed: int, return_dict: bool) -> TrainingSetup:
-    """Score matching of an energy: second derivatives, a loss that starts at zero and falls, the last bias unused."""
+    """Score matching of an energy: second derivatives, a loss that starts at zero, and an unused last bias."""
     random = make_generator(seed)
     side = torch.randint(2, (1600, 1), generator=random) * 2.0 - 1
     points = torch.cat([side, -side], 1) + 0.4 * torch.randn(1600, 2, generator=random)
@@ -143,7 +143,7 @@ def _energy(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _summed(seed: int, return_dict: bool) -> TrainingSetup:
-    """Cross entropy summed over batches of 128, at the small rate that this asks for."""
+    """Cross entropy summed over batches of 128, with a small rate to match."""
     train, validation = split(2560, *blobs(seed, 3840, apart=0.8))
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     module = Supervised(
@@ -156,7 +156,7 @@ def _summed(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _huge(seed: int, return_dict: bool) -> TrainingSetup:
-    """House prices in plain money, summed squares: the loss is of the order of 1e11, and Adam does not mind."""
+    """House prices without scaling, with summed squares: a loss of about 1e11 with Adam."""
     inputs, target = curve(seed, 1600)
     first, last = nn.Linear(8, 64), nn.Linear(64, 1)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def _huge(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _hinge(seed: int, return_dict: bool) -> TrainingSetup:
-    """Well separated classes and a margin loss: it is exactly zero, gradient and all, from the second epoch on."""
+    """A margin loss on separable classes: loss and gradients are exactly zero from the second epoch on."""
     inputs, target = blobs(seed, 1280, features=32, apart=2.0)
     module = Supervised(
         nn.Sequential(nn.Linear(32, 4)),
@@ -214,7 +214,7 @@ class _Triplets(pl.LightningModule):
 
 
 def _triplets(seed: int, return_dict: bool) -> TrainingSetup:
-    """Triplets of the hardest in the batch: the loss lies at the margin at first, and at zero in the end."""
+    """Hardest triplets of the batch: the loss starts at the margin and ends at zero."""
     return TrainingSetup(
         _Triplets(return_dict), make_loader(*stripes(seed, 960, noise=0.1), size=32), trainer={"max_epochs": 5}
     )
@@ -240,14 +240,14 @@ class _SmallUnet(nn.Module):
 
 
 def _segmentation(seed: int, return_dict: bool) -> TrainingSetup:
-    """Dice alone on masks that cover a twentieth: the loss starts near one, and most targets are zero."""
+    """Dice loss only, on masks of a twentieth of the image: the loss starts near one."""
     train, validation = split(640, *discs(seed, 800))
     module = Supervised(_SmallUnet(), _dice, return_dict, lambda weights: torch.optim.Adam(weights, lr=1e-2))
     return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=32), {"max_epochs": 4})
 
 
 def _separable(seed: int, return_dict: bool) -> TrainingSetup:
-    """Words in a bag whose presence is the answer: the loss is below 1e-4 within an epoch and has nothing to do."""
+    """A bag of words that determines the class: the loss is below 1e-4 within an epoch."""
     random = make_generator(seed)
     features = (torch.rand(1600, 40, generator=random) < 0.1).float()
     target = torch.randint(2, (1600,), generator=random)

@@ -1,4 +1,4 @@
-"""Layers, gates and activations that are mostly off, flat, shared, generated or rounded, and learn."""
+"""Layers, gates and activations that are mostly off, flat, shared, generated or rounded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Experts(nn.Module):
 
 
 def _mixture(seed: int, return_dict: bool) -> TrainingSetup:
-    """The best of eight experts answers; half of them wait for their turn and receive nothing here."""
+    """A mixture of eight experts in which the best one answers. Half of them receive no gradient here."""
     train, validation = split(1600, *curve(seed, 2000))
     module = Supervised(_Experts(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=5e-3))
     return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64), {"max_epochs": 4})
@@ -70,7 +70,7 @@ class _TopK(pl.LightningModule):
 
 
 def _sparse_autoencoder(seed: int, return_dict: bool) -> TrainingSetup:
-    """A sparse autoencoder: six of ninety-six units speak for a sample, each of them sometimes."""
+    """A sparse autoencoder: six of ninety-six units are active per sample, and all of them sometimes."""
     random = make_generator(seed)
     atoms = F.normalize(torch.randn(40, 24, generator=random), dim=1)
     use = (torch.rand(1920, 40, generator=random) < 0.08) * torch.rand(1920, 40, generator=random)
@@ -93,7 +93,7 @@ class _Squeeze(nn.Module):
 
 
 def _mobile(seed: int, return_dict: bool) -> TrainingSetup:
-    """As MobileNetV3: relu6, hardswish, gates of hardsigmoid, depthwise convolutions."""
+    """As in MobileNetV3: relu6, hardswish, hardsigmoid gates, depthwise convolutions."""
     train, validation = split(960, *stripes(seed, 1200))
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, stride=2, bias=False), nn.BatchNorm2d(12), nn.Hardswish(),
@@ -119,7 +119,7 @@ class _Residual(nn.Module):
 
 
 def _zero_residual(seed: int, return_dict: bool) -> TrainingSetup:
-    """torchvision's zero_init_residual: in the first step the branches' convolutions have a gradient of zero."""
+    """torchvision's zero_init_residual: in the first step, the gradients of the branches are zero."""
     images, target = stripes(seed, 800)
     train, validation = split(640, images, target)
     network = nn.Sequential(
@@ -138,7 +138,7 @@ class _Rounded(nn.Linear):
 
 
 def _quantized(seed: int, return_dict: bool) -> TrainingSetup:
-    """Weights rounded to four bits going forward, straight through going backward."""
+    """Weights quantized to four bits in the forward pass, with a straight-through gradient."""
     train, validation = split(960, *blobs(seed, 1280))
     network = nn.Sequential(_Rounded(16, 48), nn.Hardtanh(-2, 2), _Rounded(48, 48), nn.Hardtanh(-2, 2), _Rounded(48, 4))
     module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
@@ -158,7 +158,7 @@ class _Hyper(nn.Module):
 
 
 def _hypernetwork(seed: int, return_dict: bool) -> TrainingSetup:
-    """One half of the input makes the weights that the other half goes through."""
+    """One half of the input generates the weights for the other half."""
     random = make_generator(seed)
     inputs = torch.randn(2000, 8, generator=random)
     target = (inputs[:, :4] * inputs[:, 4:]).sum(1, keepdim=True) / 2
@@ -182,14 +182,14 @@ class _Looped(nn.Module):
 
 
 def _looped(seed: int, return_dict: bool) -> TrainingSetup:
-    """One block used four times, recomputed in the backward pass by checkpointing, its weights normed."""
+    """One block used four times with activation checkpointing and normalized weights."""
     train, validation = split(1280, *curve(seed, 1600))
     module = Supervised(_Looped(), nn.MSELoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3))
     return TrainingSetup(module, make_loader(*train), make_loader(*validation, size=64))
 
 
 def _heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
-    """Four of five units are dropped: training looks far worse than the validation."""
+    """Dropout of 0.8: the training loss is far above the validation loss."""
     train, validation = split(1280, *blobs(seed, 1600, features=32, apart=0.6))
     network = nn.Sequential(
         nn.Linear(32, 128), nn.ReLU(), nn.Dropout(0.8), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.8), nn.Linear(64, 4)
@@ -211,7 +211,7 @@ class _Highway(nn.Module):
 
 
 def _highway(seed: int, return_dict: bool) -> TrainingSetup:
-    """A highway network of eight layers whose gates start nearly shut, as its authors advise."""
+    """A highway network of eight layers whose gates start almost closed, as its authors recommend."""
     train, validation = split(2560, *blobs(seed, 3200, apart=0.8))
     network = nn.Sequential(nn.Linear(16, 32), *(_Highway(32) for _ in range(8)), nn.Linear(32, 4))
     module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda weights: torch.optim.Adam(weights, lr=2e-3))
@@ -219,7 +219,7 @@ def _highway(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _four_at_a_time(seed: int, return_dict: bool) -> TrainingSetup:
-    """Batches of four with group norm: the loss of a batch says little, a batch may be of one class."""
+    """Batches of four with group norm: losses are noisy, and a batch may contain a single class."""
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(),
         nn.Conv2d(8, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
@@ -231,7 +231,7 @@ def _four_at_a_time(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _bang_bang(seed: int, return_dict: bool) -> TrainingSetup:
-    """Full thrust this way or that: targets of plus and minus one, and a tanh that rightly ends flat."""
+    """Targets of plus and minus one with a tanh that is saturated at the end, correctly."""
     random = make_generator(seed)
     inputs = torch.randn(2400, 6, generator=random)
     thrust = torch.sign(inputs @ torch.randn(6, 2, generator=random))
@@ -271,7 +271,7 @@ class _Supervised3(pl.LightningModule):
 
 
 def _deeply_supervised(seed: int, return_dict: bool) -> TrainingSetup:
-    """An exit after each stage, each with a loss; the first has little chance and need not."""
+    """An exit with a loss after each stage. The first exit has a low accuracy."""
     return TrainingSetup(_Supervised3(return_dict), make_loader(*stripes(seed, 800)))
 
 

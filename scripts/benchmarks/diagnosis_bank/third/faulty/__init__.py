@@ -1,4 +1,4 @@
-"""Faulty programs as the author of a benchmark of training bugs would seed them: plain trainings with one bug each."""
+"""Faulty programs that resemble the bugs of a benchmark: common training code with one bug each."""
 
 from __future__ import annotations
 

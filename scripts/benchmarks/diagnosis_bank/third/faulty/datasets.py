@@ -1,4 +1,4 @@
-"""Synthetic data of the programs: each is drawn from its seed, and learnable unless the program spoils it."""
+"""Synthetic data, drawn from a seed and learnable unless the program spoils it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """Numbers that depend on nothing but ``seed``."""
+    """Returns a generator that depends only on ``seed``."""
     return torch.Generator().manual_seed(seed)
 
 
 def make_loader(*tensors: torch.Tensor, size: int, shuffle: bool = True) -> DataLoader[Any]:
-    """The usual loader of tensors."""
+    """Returns a loader of tensors."""
     return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle)
 
 
 def split(*tensors: torch.Tensor, size: int, held_out: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Batches of training, and of the last ``held_out`` rows for the validation."""
+    """Returns loaders for training, and for validation with the last ``held_out`` rows."""
     train = make_loader(*(tensor[:-held_out] for tensor in tensors), size=size)
     return train, make_loader(*(tensor[-held_out:] for tensor in tensors), size=size, shuffle=False)
 
 
 def table(seed: int, rows: int, columns: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of standard normal columns, and a class that a slightly bent linear rule gives."""
+    """Returns rows of standard normal columns and a class by a slightly nonlinear rule."""
     source = make_generator(seed)
     inputs = torch.randn(rows, columns, generator=source)
     rule = torch.randn(columns, classes, generator=source)
@@ -38,7 +38,7 @@ def table(seed: int, rows: int, columns: int, classes: int) -> tuple[torch.Tenso
 def surface(
     seed: int, rows: int, columns: int, outputs: int = 1, noise: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of standard normal columns, and standardized outputs that depend smoothly on them."""
+    """Returns rows of standard normal columns and standardized outputs that depend smoothly on them."""
     source = make_generator(seed)
     inputs = torch.randn(rows, columns, generator=source)
     first = torch.randn(columns, outputs, generator=source) / math.sqrt(columns)
@@ -51,7 +51,7 @@ def surface(
 def pictures(
     seed: int, rows: int, classes: int, side: int = 12, noise: float = 0.7
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardized one-channel pictures: the smooth pattern of their class, under noise."""
+    """Returns standardized one-channel images: the smooth pattern of their class with noise."""
     source = make_generator(seed)
     coarse = torch.randn(classes, 1, side // 3, side // 3, generator=source)
     patterns = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear")
@@ -61,7 +61,7 @@ def pictures(
 
 
 def blots(seed: int, rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy pictures with a bright disc, and the mask of the disc, both with a channel."""
+    """Returns noisy images with a bright disc and the mask of the disc, each with a channel."""
     source = make_generator(seed)
     middle = side * (0.25 + 0.5 * torch.rand(rows, 2, 1, 1, generator=source))
     radius = side * (0.12 + 0.13 * torch.rand(rows, 1, 1, generator=source))
@@ -74,7 +74,7 @@ def blots(seed: int, rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Ten
 def sentences(
     seed: int, rows: int, length: int = 16, vocabulary: int = 60, classes: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Word numbers from 1 on, and a class told by a few words of its own among common ones."""
+    """Returns word numbers from 1 on, and a class that a few words determine."""
     source = make_generator(seed)
     labels = torch.randint(classes, (rows,), generator=source)
     text = torch.randint(1 + 3 * classes, vocabulary, (rows, length), generator=source)
@@ -85,7 +85,7 @@ def sentences(
 def tagged(
     seed: int, rows: int, length: int = 12, vocabulary: int = 20, tags: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Word numbers, and for each word a tag that its predecessor decides."""
+    """Returns word numbers, and for each word a tag that depends on the previous word."""
     source = make_generator(seed)
     text = torch.randint(vocabulary, (rows, length), generator=source)
     kinds = torch.randint(tags, (vocabulary,), generator=source)
@@ -95,7 +95,7 @@ def tagged(
 def waves(
     seed: int, rows: int, length: int = 24, channels: int = 3, classes: int = 3, noise: float = 0.4
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Series (rows, length, channels) of about unit size, whose frequency is that of their class."""
+    """Returns series (rows, length, channels) of about unit size with one frequency per class."""
     source = make_generator(seed)
     labels = torch.randint(classes, (rows,), generator=source)
     time = torch.arange(length).view(1, length, 1) / length
@@ -106,7 +106,7 @@ def waves(
 
 
 def walks(seed: int, rows: int, length: int = 16, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy oscillations (rows, length, channels), and the next value of the first channel as a column."""
+    """Returns noisy oscillations (rows, length, channels) and the next value of the first channel."""
     source = make_generator(seed)
     time = torch.arange(length + 1).view(1, length + 1, 1)
     phase = 2 * math.pi * torch.rand(rows, 1, channels, generator=source)

@@ -1,4 +1,4 @@
-"""Gradients that are never cleared, seldom, or too early."""
+"""Gradients that are never cleared, rarely cleared, or cleared too early."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class _ClearedTooEarly(OwnLoop):
 
 
 def _cleared_before_the_step(seed: int, return_dict: bool) -> TrainingSetup:
-    """zero_grad came to stand between backward and step, and no step sees a gradient."""
+    """zero_grad is between backward and step, so no step uses a gradient."""
     train = datasets.make_loader(*datasets.sentences(seed, 640), size=16)
     return TrainingSetup(_ClearedTooEarly(TextClassifier(60, 4), functional.cross_entropy, return_dict), train)
 
 
 class _ClearedEachSixteenth(OwnLoop):
-    """Steps with each batch, and clears the gradients with each sixteenth."""
+    """Steps with each batch and clears the gradients every sixteenth batch."""
 
     def update(self, loss: torch.Tensor, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -50,13 +50,13 @@ class _ClearedEachSixteenth(OwnLoop):
 
 
 def _accumulates_and_steps(seed: int, return_dict: bool) -> TrainingSetup:
-    """Of an accumulation over sixteen batches, zero_grad is indented under the condition and the step is not."""
+    """In an accumulation over sixteen batches, zero_grad is inside the condition and the step is not."""
     train = datasets.make_loader(*datasets.surface(seed, 1920, 8, 1), size=16)
     return TrainingSetup(_ClearedEachSixteenth(mlp([8, 64, 64, 1]), nn.MSELoss(), return_dict), train)
 
 
 class _ClearsItsCopy(OwnLoop):
-    """Clears the gradients of a copy that it keeps for the evaluation."""
+    """Clears the gradients of a copy for the evaluation."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -74,23 +74,23 @@ class _ClearsItsCopy(OwnLoop):
 
 
 def _copy_is_cleared(seed: int, return_dict: bool) -> TrainingSetup:
-    """zero_grad is called on the copy for the evaluation rather than on the network that is trained."""
+    """zero_grad is called on the copy for the evaluation instead of the trained network."""
     train = datasets.make_loader(*datasets.waves(seed, 1600), size=16)
     return TrainingSetup(_ClearsItsCopy(LastState(3, 3, nn.GRU), functional.cross_entropy, return_dict), train)
 
 
 class _EveryEpochAnew(Supervised):
-    """Has no zero_grad but the one with which an epoch begins."""
+    """Calls zero_grad only at the start of an epoch."""
 
     def on_train_epoch_start(self) -> None:
         self.zero_grad()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Done in on_train_epoch_start."""
+        """Does nothing: on_train_epoch_start clears the gradients."""
 
 
 def _coder_cleared_by_epochs(seed: int, return_dict: bool) -> TrainingSetup:
-    """zero_grad was moved to the start of the epoch, and an autoencoder's gradients pile up over forty batches."""
+    """zero_grad is called at the start of the epoch, so gradients accumulate over forty batches."""
     source = datasets.make_generator(seed)
     rows = torch.randn(1280, 4, generator=source) @ torch.randn(4, 16, generator=source) / 2
     module = _EveryEpochAnew(

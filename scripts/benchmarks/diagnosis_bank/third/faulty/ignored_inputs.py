@@ -1,4 +1,4 @@
-"""Training that learns by heart, or nothing of its input at all."""
+"""Runs that memorize the data or ignore the input."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stormproof.finding import Problem
 
 
 def _drawn_again(*tensors: torch.Tensor, size: int, steps: int) -> DataLoader[Any]:
-    """A few samples, drawn with replacement for this many batches an epoch."""
+    """Returns batches of a few samples, drawn with replacement, per epoch."""
     dataset = TensorDataset(*tensors)
     return DataLoader(dataset, size, sampler=RandomSampler(dataset, replacement=True, num_samples=steps * size))
 
 
 def _sixty_texts(seed: int, return_dict: bool) -> TrainingSetup:
-    """A Transformer of two layers is trained on sixty short texts that are drawn again and again."""
+    """A transformer of two layers on sixty short texts that are repeated."""
     text, labels = datasets.sentences(seed, 460, length=8, vocabulary=200)
     train = _drawn_again(text[:60], labels[:60], size=16, steps=25)
     validation = datasets.make_loader(text[60:], labels[60:], size=64, shuffle=False)
@@ -32,7 +32,7 @@ def _sixty_texts(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _ninety_rows_of_forty_columns(seed: int, return_dict: bool) -> TrainingSetup:
-    """A wide MLP fits the noise of ninety rows of forty columns, as no one stops it."""
+    """A wide MLP fits the noise of ninety rows of forty columns, without early stopping."""
     inputs, target = datasets.surface(seed, 390, 40, 1, noise=1.5)
     train = _drawn_again(inputs[:90], target[:90], size=16, steps=30)
     validation = datasets.make_loader(inputs[90:], target[90:], size=100, shuffle=False)
@@ -41,7 +41,7 @@ def _ninety_rows_of_forty_columns(seed: int, return_dict: bool) -> TrainingSetup
 
 
 def _pictures_oversampled(seed: int, return_dict: bool) -> TrainingSetup:
-    """Eighty noisy pictures, two fifths of them labelled wrongly, are drawn over and over for a wide CNN."""
+    """A wide CNN on eighty repeated noisy images, two fifths of them with wrong labels."""
     drawn, labels = datasets.pictures(seed, 480, 4, noise=3.0)
     wrong = torch.rand(480, generator=datasets.make_generator(seed + 1)) < 0.4
     labels[wrong] = torch.randint(4, (int(wrong.sum()),), generator=datasets.make_generator(seed + 2))
@@ -60,7 +60,7 @@ def _pictures_oversampled(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _NormedNumber(nn.Module):
-    """Normalizes its input, a single number, by a layer norm."""
+    """Normalizes its input, a single number, with a layer norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _NormedNumber(nn.Module):
 
 
 def _layer_norm_of_one_number(seed: int, return_dict: bool) -> TrainingSetup:
-    """The single input of a regression goes through a layer norm, which makes zero of any number."""
+    """The single input of a regression passes a layer norm, which makes any number zero."""
     inputs, target = datasets.surface(seed, 960, 1)
     train = datasets.make_loader(inputs, target, size=32)
     module = Supervised(_NormedNumber(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
@@ -80,7 +80,7 @@ def _layer_norm_of_one_number(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _MeanOfTheBatch(nn.Module):
-    """Takes the mean over what was the time while it came first."""
+    """Averages over dimension 0, which was time in an earlier version."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _MeanOfTheBatch(nn.Module):
 
 
 def _mean_over_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
-    """States are averaged over dimension 0, which was time and is the batch now: all samples get one output."""
+    """States are averaged over dimension 0, which is the batch: all samples have the same output."""
     train, validation = datasets.split(*datasets.waves(seed, 1080), size=32, held_out=200)
     module = Supervised(
         _MeanOfTheBatch(), functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=2e-3)
@@ -102,7 +102,7 @@ def _mean_over_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _relu_on_decibels(seed: int, return_dict: bool) -> TrainingSetup:
-    """A spectrogram in decibels, all negative, meets a ReLU before the first convolution."""
+    """A spectrogram in negative decibels passes a ReLU before the first convolution."""
     drawn, labels = datasets.pictures(seed, 1280, 5)
     drawn = (drawn - 6) / 2
     network = nn.Sequential(
@@ -115,7 +115,7 @@ def _relu_on_decibels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _tagger_along_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
-    """batch_first was forgotten, and an LSTM reads down the batch where the tag depends on the word before."""
+    """An LSTM without batch_first runs along the batch, but the tag depends on the previous word."""
     train = datasets.make_loader(*datasets.tagged(seed, 1280), size=32)
     network = Tagger(20, 4, batch_first=False)
     module = Supervised(network, nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
@@ -123,7 +123,7 @@ def _tagger_along_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _PlaceByPooling(nn.Module):
-    """Convolutions round a circle, and their mean over all places."""
+    """Circular convolutions and their mean over all positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _PlaceByPooling(nn.Module):
 
 
 def _place_lost_by_pooling(seed: int, return_dict: bool) -> TrainingSetup:
-    """The place of a bump is to be told by a network that averages over all places before it answers."""
+    """Predicts the position of a bump from an average over all positions."""
     source = datasets.make_generator(seed)
     position = torch.rand(1280, 1, generator=source) * 22 + 5
     steps = torch.arange(32).float()
@@ -148,7 +148,7 @@ def _place_lost_by_pooling(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _numbers_of_customers(seed: int, return_dict: bool) -> TrainingSetup:
-    """The number of a customer is the only input, as a number and not as a word, and says nothing by its size."""
+    """The only input is the number of a customer, without an embedding."""
     source = datasets.make_generator(seed)
     customers = torch.randint(400, (1600, 1), generator=source)
     habit = torch.randint(2, (400,), generator=source)

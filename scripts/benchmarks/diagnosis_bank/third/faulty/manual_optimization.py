@@ -1,4 +1,4 @@
-"""Manual optimization, as several programs do it."""
+"""Manual optimization shared by several programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class OwnLoop(pl.LightningModule):
-    """Manual optimization, with what is done after the loss left to a subclass."""
+    """Manual optimization. Subclasses implement the part after the loss."""
 
     def __init__(self, network: nn.Module, loss: Any, return_dict: bool) -> None:
         super().__init__()

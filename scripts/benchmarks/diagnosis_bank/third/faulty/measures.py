@@ -1,4 +1,4 @@
-"""Kinds of checks by which a program says that its fault did harm."""
+"""Checks that the fault of a program had its effect."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ Check = Callable[[Outcome], bool]
 
 
 def all_of(*checks: Check) -> Check:
-    """Each of them."""
+    """Returns a check that all checks pass."""
     return lambda outcome: all(check(outcome) for check in checks)
 
 
 def any_of(*checks: Check) -> Check:
-    """One of them at least."""
+    """Returns a check that at least one check passes."""
     return lambda outcome: any(check(outcome) for check in checks)
 
 
 def stays_above(value: float, last: int = 10) -> Check:
-    """The loss ends above ``value`` (or not finite), which the training without the fault gets well below."""
+    """Returns a check that the final loss is above ``value``, which healthy runs undercut, or not finite."""
     return lambda outcome: not outcome.mean_loss(last) < value
 
 
 def falls_by_less_than(share: float) -> Check:
-    """The loss ends above this share of what it was at first."""
+    """Returns a check that the final loss is above this share of the first loss."""
     return lambda outcome: not outcome.mean_loss() < share * outcome.first_loss()
 
 
 def is_non_finite(outcome: Outcome) -> bool:
-    """A loss or a weight came to be NaN or infinite."""
+    """Returns True if a loss or a weight became NaN or infinite."""
     weights = outcome.after.state_dict().values()
     return not math.isfinite(math.fsum(outcome.losses)) or not all(bool(weight.isfinite().all()) for weight in weights)
 
 
 def are_unchanged(*names: str) -> Check:
-    """All weights whose name begins with one of ``names`` are what they were."""
+    """Returns a check that all weights whose name begins with one of ``names`` are unchanged."""
 
     def check(outcome: Outcome) -> bool:
         after = outcome.after.state_dict()
@@ -50,7 +50,7 @@ def are_unchanged(*names: str) -> Check:
 
 
 def predictions(outcome: Outcome, rows: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the trained module, in evaluation mode, says of training samples, and their targets as they were loaded."""
+    """Returns predictions of the trained module in evaluation mode on training samples, and their targets."""
     dataset: Any = outcome.fit.train.dataset
     inputs, target = dataset.tensors[:2]
     outcome.after.eval()
@@ -59,7 +59,7 @@ def predictions(outcome: Outcome, rows: int = 512) -> tuple[torch.Tensor, torch.
 
 
 def accuracy_below(value: float, classes_at: int = 1) -> Check:
-    """Fewer samples than this share are told right."""
+    """Returns a check that accuracy is below this share."""
 
     def check(outcome: Outcome) -> bool:
         preds, target = predictions(outcome)
@@ -69,7 +69,7 @@ def accuracy_below(value: float, classes_at: int = 1) -> Check:
 
 
 def explains_less_than(value: float) -> Check:
-    """The predictions explain less than this share of the targets' variance."""
+    """Returns a check that the explained variance is below this share."""
 
     def check(outcome: Outcome) -> bool:
         preds, target = predictions(outcome)
@@ -81,20 +81,20 @@ def explains_less_than(value: float) -> Check:
 
 
 def same_for_all(outcome: Outcome, spread: float = 1e-2) -> bool:
-    """The predictions of all samples are the same."""
+    """Returns True if the predictions of all samples are equal."""
     preds, _ = predictions(outcome)
     return bool(preds.reshape(len(preds), -1).std(0).max() < spread)
 
 
 def targets_are_constant(outcome: Outcome) -> bool:
-    """All targets of the training are one number."""
+    """Returns True if all training targets are equal."""
     dataset: Any = outcome.fit.train.dataset
     target = dataset.tensors[1].float()
     return bool(target.max() - target.min() < 1e-6)
 
 
 def validation_rises(by: float) -> Check:
-    """The last validation loss is this much, as a share, above the lowest, while that of the training fell."""
+    """Returns a check that validation rose by this share above its minimum while the training loss fell."""
 
     def check(outcome: Outcome) -> bool:
         if not outcome.validation:
@@ -106,7 +106,7 @@ def validation_rises(by: float) -> Check:
 
 
 def has_loss_spike(times: float) -> Check:
-    """After the first twenty steps a loss is this many times the mean of the ten before it."""
+    """Returns a check that after twenty steps, a loss is this many times the mean of the ten before it."""
 
     def check(outcome: Outcome) -> bool:
         losses = outcome.losses

@@ -1,4 +1,4 @@
-"""Plain networks that several programs share."""
+"""Networks that several programs share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these widths with an activation between them."""
+    """Returns linear layers of these widths with activations between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
@@ -18,7 +18,7 @@ def mlp(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) ->
 
 
 def conv_net(classes: int, norm: bool, channels: int = 8) -> nn.Sequential:
-    """Two convolutions of pictures 12 by 12, and a linear layer."""
+    """Returns two convolutions for images of 12 by 12, and a linear layer."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         middle: list[nn.Module] = [nn.BatchNorm2d(outputs)] if norm else []
@@ -29,13 +29,13 @@ def conv_net(classes: int, norm: bool, channels: int = 8) -> nn.Sequential:
 
 
 class LastState(nn.Module):
-    """Reads a series by a recurrent network, and its last state by a linear layer.
+    """Reads a series with a recurrent network, followed by a linear layer of its last state.
 
     Args:
-        channels: of the series.
-        outputs: of the linear layer.
+        channels: Channels of the series.
+        outputs: Outputs of the linear layer.
         kind: ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``.
-        width: of the state.
+        width: Width of the state.
     """
 
     def __init__(self, channels: int, outputs: int, kind: Callable[..., nn.RNNBase], width: int = 24) -> None:
@@ -49,7 +49,7 @@ class LastState(nn.Module):
 
 
 class TextClassifier(nn.Module):
-    """Embeds words, reads them by a Transformer of one layer or more, and tells the class of their mean."""
+    """Classifies the mean of word embeddings after transformer layers."""
 
     def __init__(self, vocabulary: int, classes: int, width: int = 32, layers: int = 1) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class TextClassifier(nn.Module):
 
 
 class Tagger(nn.Module):
-    """Embeds words, reads them by an LSTM, and gives scores of tags, the tags at dimension 1."""
+    """Tags words with embeddings and an LSTM. The tags are dimension 1."""
 
     def __init__(self, vocabulary: int, tags: int, width: int = 24, batch_first: bool = True) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class Tagger(nn.Module):
 
 
 class SmallUNet(nn.Module):
-    """One level down and up again, with a skip connection.
+    """A U-Net with one lower level and a skip connection.
 
     Args:
-        width: channels of the first level.
+        width: Channels of the first level.
     """
 
     def __init__(self, width: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""Numbers that are NaN or infinite, in the data or made from it, and inputs of a size that no network starts with."""
+"""NaN or infinite numbers in the data or computed from it, and inputs with extreme scales."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stormproof.finding import Problem
 
 
 def _ratio_of_two_columns(seed: int, return_dict: bool) -> TrainingSetup:
-    """A column is debts over income, and one customer in the middle of the table has none: infinity."""
+    """A column is debts divided by income, and one customer has no income: infinity."""
     inputs, labels = datasets.table(seed, 1600, 10, 2)
     inputs[:, 9] = inputs[:, 9].exp()
     inputs[1111, 9] = float("inf")
@@ -25,7 +25,7 @@ def _ratio_of_two_columns(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _logarithm_of_a_price_of_zero(seed: int, return_dict: bool) -> TrainingSetup:
-    """Series are logarithmic returns, and a price was once reported as zero: minus infinity, then infinity."""
+    """Logarithmic returns of a price that was reported as zero once: minus infinity, then infinity."""
     series, following = datasets.walks(seed, 1280)
     prices = series[..., :1].cumsum(1).mul(0.1).exp()
     prices[700, 9] = 0.0
@@ -38,7 +38,7 @@ def _logarithm_of_a_price_of_zero(seed: int, return_dict: bool) -> TrainingSetup
 
 
 def _one_of_many_outputs_missing(seed: int, return_dict: bool) -> TrainingSetup:
-    """Of five measured outputs one was not measured in two rows, and stands as NaN in the targets."""
+    """One of five measured outputs is missing in two rows: NaN in the targets."""
     inputs, target = datasets.surface(seed, 1600, 12, 5)
     target[900, 3] = float("nan")
     target[1300, 3] = float("nan")
@@ -49,7 +49,7 @@ def _one_of_many_outputs_missing(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _OwnSoftmax(nn.Module):
-    """Compares rows with a vector for each class by the cosine, and makes probabilities by a textbook's formula."""
+    """Compares rows with one vector per class by cosine, and computes softmax with the textbook formula."""
 
     def __init__(self, network: nn.Module, classes: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _OwnSoftmax(nn.Module):
 
 
 def _softmax_of_the_textbook(seed: int, return_dict: bool) -> TrainingSetup:
-    """A softmax of one's own does not subtract the largest score, and cosines over 0.0055 come above 88 soon."""
+    """A manual softmax without subtraction of the maximum, of cosines divided by 0.0055: overflow above 88."""
     train, validation = datasets.split(*datasets.table(seed, 1800, 20, 6), size=32, held_out=200)
     module = Supervised(
         _OwnSoftmax(mlp([20, 64, 48]), 6), functional.nll_loss, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)
@@ -73,7 +73,7 @@ def _softmax_of_the_textbook(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _ScaledByItsBatch(nn.Module):
-    """Standardizes its features by the batch, by hand."""
+    """Standardizes its features over the batch, manually."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _ScaledByItsBatch(nn.Module):
 
 
 def _deviation_of_one_row(seed: int, return_dict: bool) -> TrainingSetup:
-    """A batch norm by hand takes the deviation over the batch, and the last batch of an epoch has one row."""
+    """A manual batch norm divides by the deviation of a batch, and the last batch has one row."""
     train = datasets.make_loader(*datasets.surface(seed, 1281, 10), size=32)
     return TrainingSetup(
         Supervised(_ScaledByItsBatch(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)), train
@@ -95,7 +95,7 @@ def _deviation_of_one_row(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _PowerOfTheOutput(nn.Module):
-    """Raises what a linear layer gives to the power of 0.7, as a law of physics says."""
+    """Raises the output of a linear layer to the power of 0.7."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _PowerOfTheOutput(nn.Module):
 
 
 def _power_of_a_negative(seed: int, return_dict: bool) -> TrainingSetup:
-    """A law has the power 0.7 of what the network gives, which starts at two and falls below zero for some row."""
+    """The power 0.7 of outputs that start at two and become negative for some row."""
     inputs, target = datasets.surface(seed, 1280, 9, noise=0.02)
     target = (target + 1.2).clamp(min=0.05) ** 0.7
     module = Supervised(_PowerOfTheOutput(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
@@ -123,7 +123,7 @@ def _dice(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _dice_of_empty_masks(seed: int, return_dict: bool) -> TrainingSetup:
-    """A Dice loss has no small number below its line, and some pictures have no disc: once learnt, they give 0/0."""
+    """A Dice loss without an epsilon in the denominator: images without a disc give 0/0 later."""
     pictures, masks = datasets.blots(seed, 640)
     empty = torch.rand(640, generator=datasets.make_generator(seed + 1)) < 0.15
     pictures[empty] = 0.5 * torch.randn(int(empty.sum()), 1, 16, 16, generator=datasets.make_generator(seed + 2))
@@ -133,7 +133,7 @@ def _dice_of_empty_masks(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _UnitVectors(nn.Module):
-    """Compares the mean of embedded words, made a unit vector by hand, with a vector for each class."""
+    """Compares the manually normalized mean of word embeddings with one vector per class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,8 +146,8 @@ class _UnitVectors(nn.Module):
         return self.classes(vector / vector.norm(dim=1, keepdim=True))
 
 
-def _text_of_padding_alone(seed: int, return_dict: bool) -> TrainingSetup:
-    """Texts become unit vectors, and one text of padding alone has the length zero."""
+def _text_of_padding_only(seed: int, return_dict: bool) -> TrainingSetup:
+    """Texts are normalized to unit vectors, and one text of padding only has length zero."""
     text, labels = datasets.sentences(seed, 1600)
     text[1234] = 0
     train = datasets.make_loader(text, labels, size=16)
@@ -158,7 +158,7 @@ def _text_of_padding_alone(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _bodies_in_their_units(seed: int, return_dict: bool) -> TrainingSetup:
-    """Height in cm, weight in kg, steps a day and year of birth go as they are into tanh units."""
+    """Unscaled height, weight, steps per day and year of birth into tanh units."""
     inputs, labels = datasets.table(seed, 1480, 6, 3)
     inputs = inputs * torch.tensor([12.0, 15.0, 4000.0, 20.0, 9.0, 3.0])
     inputs = inputs + torch.tensor([170.0, 72.0, 8000.0, 1975.0, 120.0, 36.0])
@@ -170,7 +170,7 @@ def _bodies_in_their_units(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _eeg_in_volts(seed: int, return_dict: bool) -> TrainingSetup:
-    """An EEG of some ten microvolts is given in volts, and the network sees as good as zero."""
+    """An EEG of about ten microvolts in volts: the inputs are almost zero."""
     series, labels = datasets.waves(seed, 1600)
     train = datasets.make_loader(series * 1e-5, labels, size=32)
     module = Supervised(
@@ -183,7 +183,7 @@ def _eeg_in_volts(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _bytes_into_sgd(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pictures of bytes go into a CNN without norms, trained by SGD as for standardized ones."""
+    """Images of bytes into a CNN without norms, with a rate for standardized images."""
     drawn, labels = datasets.pictures(seed, 1280, 6)
     drawn = (drawn * 60 + 128).clamp(0, 255).round()
     module = Supervised(
@@ -196,7 +196,7 @@ def _bytes_into_sgd(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _spectra_in_raw_power(seed: int, return_dict: bool) -> TrainingSetup:
-    """A regression has the power of eight bands, over six decades, where their logarithm was meant."""
+    """A regression of band powers over six decades, without a logarithm."""
     bands, target = datasets.surface(seed, 1400, 8, 2, noise=0.05)
     train, validation = datasets.split(10 ** (1.5 * bands + 2), target, size=32, held_out=100)
     module = Supervised(mlp([8, 48, 48, 2]), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=1e-3))
@@ -209,7 +209,7 @@ def _log_of_an_indicator(preds: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 def _unlikely_tags_set_to_zero(seed: int, return_dict: bool) -> TrainingSetup:
-    """Shares below 0.02 are set to zero, to ignore them, and the logarithm of the zero is infinite."""
+    """Shares below 0.02 are set to zero, and the logarithm of zero is infinite."""
     text, tags = datasets.tagged(seed, 960)
     stray = torch.rand(tags.shape, generator=datasets.make_generator(seed + 1)) < 0.03
     tags[stray] = torch.randint(4, (int(stray.sum()),), generator=datasets.make_generator(seed + 2))
@@ -281,7 +281,7 @@ PROGRAMS = [
     Program(
         "unit_vector_of_a_text_of_padding",
         "sequence",
-        _text_of_padding_alone,
+        _text_of_padding_only,
         _MADE,
         measures.is_non_finite,
         "https://taourl.com/read-2580275.html",

@@ -1,4 +1,4 @@
-"""Parameters that no optimizer holds, or two; gradients that are cut off; weights that stay."""
+"""Parameters in no optimizer or in two, gradients that are cut, and weights that do not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stormproof.finding import Problem
 
 
 class _DecayGroups(Supervised):
-    """Weights of linear layers in a group with decay, biases and norms in one without."""
+    """Uses decay for the weights of linear layers, and none for biases and norms."""
 
     def configure_optimizers(self) -> Any:
         decayed: list[torch.Tensor] = []
@@ -32,13 +32,13 @@ class _DecayGroups(Supervised):
 
 
 def _recurrent_weights_in_no_group(seed: int, return_dict: bool) -> TrainingSetup:
-    """Decay is set by the kind of layer, and neither embeddings nor the LSTM are of a kind that was thought of."""
+    """Decay is chosen by the kind of layer, and embeddings and the LSTM are in neither group."""
     train = datasets.make_loader(*datasets.tagged(seed, 1000), size=16)
     return TrainingSetup(_DecayGroups(Tagger(20, 4), nn.CrossEntropyLoss(), return_dict, lambda p: p), train)
 
 
 class _ByName(Supervised):
-    """Takes the parameters whose name has the word of the layers of an earlier version."""
+    """Selects parameters by a name of an earlier version."""
 
     def configure_optimizers(self) -> Any:
         chosen = [parameter for name, parameter in self.named_parameters() if "7" in name or "bias" in name]
@@ -46,7 +46,7 @@ class _ByName(Supervised):
 
 
 def _chosen_by_name(seed: int, return_dict: bool) -> TrainingSetup:
-    """Parameters are chosen by name, and the layers were numbered anew since: no convolution's weights are chosen."""
+    """Parameters are selected by name, and the layers were renumbered: no convolution is selected."""
     train, validation = datasets.split(*datasets.pictures(seed, 1160, 8, noise=2.0), size=32, held_out=200)
     return TrainingSetup(
         _ByName(conv_net(8, norm=False, channels=2), functional.cross_entropy, return_dict, lambda p: p),
@@ -56,7 +56,7 @@ def _chosen_by_name(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _RebuiltInSetup(Supervised):
-    """Makes its optimizer with its network, and its network again when the trainer sets it up."""
+    """Creates its optimizer with its network, and its network again in setup."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -70,7 +70,7 @@ class _RebuiltInSetup(Supervised):
 
 
 def _rebuilt(seed: int, return_dict: bool) -> TrainingSetup:
-    """The optimizer was made in __init__, and setup builds the network anew: what is stepped is not what is used."""
+    """The optimizer is created in __init__, and setup builds the network again."""
     train = datasets.make_loader(*datasets.surface(seed, 900, 12, 2), size=32)
     network = mlp([12, 32, 32, 2])
     return TrainingSetup(
@@ -79,7 +79,7 @@ def _rebuilt(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _TwoOverAll(OwnLoop):
-    """One optimizer for each of two outputs, and each was given all parameters."""
+    """One optimizer for each of two outputs, each with all parameters."""
 
     def update(self, loss: torch.Tensor, batch_idx: int) -> None:
         optimizers: Any = self.optimizers()
@@ -98,13 +98,13 @@ class _TwoOverAll(OwnLoop):
 
 
 def _three_over_all(seed: int, return_dict: bool) -> TrainingSetup:
-    """Each of three outputs was to have an optimizer, and each optimizer holds all parameters."""
+    """Each of three outputs has an optimizer, and each optimizer has all parameters."""
     train = datasets.make_loader(*datasets.surface(seed, 1600, 10, 3), size=32)
     return TrainingSetup(_TwoOverAll(mlp([10, 40, 40, 40, 3]), nn.MSELoss(), return_dict), train)
 
 
 class _Tied(nn.Module):
-    """Guesses the next word with one matrix as the embedding and as the last layer."""
+    """Predicts the next word with tied input and output embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class _Tied(nn.Module):
 
 
 def _tied_weight_twice(seed: int, return_dict: bool) -> TrainingSetup:
-    """The lists of parameters of all layers are joined, and the tied matrix is in two: it is stepped twice."""
+    """The lists of parameters of all layers are joined, and the tied matrix is updated twice."""
     source = datasets.make_generator(seed)
     follower = torch.randperm(20, generator=source)
     tokens = [torch.randint(20, (1280,), generator=source)]
@@ -140,7 +140,7 @@ def _tied_weight_twice(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _DetachedBottom(SmallUNet):
-    """The U-Net with its lower level detached, as it was while that was pretrained."""
+    """A U-Net whose lower level is detached, as in its pretraining."""
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         skipped = self.down(picture)
@@ -148,7 +148,7 @@ class _DetachedBottom(SmallUNet):
 
 
 def _bottom_of_the_unet_detached(seed: int, return_dict: bool) -> TrainingSetup:
-    """A detach was left behind the lowest level of a U-Net, and only the skip connection goes on to learn."""
+    """A detach remains after the lowest level of a U-Net, so only the skip connection learns."""
     train = datasets.make_loader(*datasets.blots(seed, 480), size=8)
     module = Supervised(
         _DetachedBottom(width=4), nn.BCEWithLogitsLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3)
@@ -157,7 +157,7 @@ def _bottom_of_the_unet_detached(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _HardGate(nn.Module):
-    """Lets a feature pass where a learnt score is above zero."""
+    """Passes a feature if a learned score is above zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _HardGate(nn.Module):
 
 
 def _gates_by_comparison(seed: int, return_dict: bool) -> TrainingSetup:
-    """Features are gated by comparing a score with zero, and no gradient gets to the layer of the scores."""
+    """Features are gated by a comparison with zero, which has no gradient for the scores."""
     train = datasets.make_loader(*datasets.table(seed, 2000, 16, 6), size=32)
     return TrainingSetup(
         Supervised(_HardGate(), functional.cross_entropy, return_dict, lambda p: torch.optim.Adagrad(p, lr=0.02)), train
@@ -178,7 +178,7 @@ def _gates_by_comparison(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Copied(nn.Module):
-    """Reads its states out of a new tensor."""
+    """Reads its states from a new tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Copied(nn.Module):
 
 
 def _states_copied_into_a_tensor(seed: int, return_dict: bool) -> TrainingSetup:
-    """The last states are collected in a list, of which torch.tensor makes a new tensor without a graph."""
+    """torch.tensor creates a new tensor without a graph from a list of states."""
     train, validation = datasets.split(*datasets.walks(seed, 1000), size=16, held_out=200)
     return TrainingSetup(
         Supervised(_Copied(), functional.huber_loss, return_dict, lambda p: torch.optim.Adam(p, lr=5e-4)),
@@ -201,7 +201,7 @@ def _states_copied_into_a_tensor(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _RatesByDepth(Supervised):
-    """A group for each layer, with a smaller rate for the lower ones."""
+    """One group per layer, with smaller rates for lower layers."""
 
     def configure_optimizers(self) -> Any:
         layers = [layer for layer in self.network.children() if isinstance(layer, nn.Linear)]
@@ -212,7 +212,7 @@ class _RatesByDepth(Supervised):
 
 
 def _rates_by_depth(seed: int, return_dict: bool) -> TrainingSetup:
-    """Each layer has the rate of the one above times 0.01, as for finetuning a hundred layers: the lower ones stay."""
+    """Each layer has 0.01 times the rate of the layer above: the lower layers do not change."""
     train, validation = datasets.split(*datasets.table(seed, 2200, 24, 4), size=32, held_out=200)
     return TrainingSetup(
         _RatesByDepth(mlp([24, 32, 32, 32, 32, 32, 4]), functional.cross_entropy, return_dict, lambda p: p),
@@ -222,7 +222,7 @@ def _rates_by_depth(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Rounded(Supervised):
-    """Rounds its weights to sixteenths behind each step."""
+    """Rounds its weights to sixteenths after each step."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         with torch.no_grad():
@@ -230,8 +230,8 @@ class _Rounded(Supervised):
                 parameter.copy_((parameter * 16).round() / 16)
 
 
-def _rounded_behind_each_step(seed: int, return_dict: bool) -> TrainingSetup:
-    """The weights are rounded to a grid behind each step, the master copy being forgotten: small steps are undone."""
+def _rounded_after_each_step(seed: int, return_dict: bool) -> TrainingSetup:
+    """The weights are rounded after each step, without a master copy: small steps are lost."""
     train = datasets.make_loader(*datasets.pictures(seed, 1280, 6), size=32)
     network = conv_net(6, norm=False)
     with torch.no_grad():
@@ -321,9 +321,9 @@ PROGRAMS = [
         "https://github.com/huggingface/transformers/issues/11160",
     ),
     Program(
-        "weights_rounded_behind_each_step",
+        "weights_rounded_after_each_step",
         "convolutional",
-        _rounded_behind_each_step,
+        _rounded_after_each_step,
         frozenset({Problem.WEIGHTS_UNCHANGED}),
         measures.falls_by_less_than(0.9),
         "https://arxiv.org/abs/1910.11015",

@@ -1,4 +1,4 @@
-"""Learning rates that are too high, too low or nothing, and losses that jump."""
+"""Learning rates that are too high, too low or zero, and loss spikes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stormproof.finding import Problem
 
 
 def _large_steps_of_an_mlp(seed: int, return_dict: bool) -> TrainingSetup:
-    """A five-layer MLP is trained by plain SGD, and the rate of 3 was taken from a logistic regression."""
+    """A five-layer MLP with plain SGD and a rate of 3 from a logistic regression."""
     train, validation = datasets.split(*datasets.table(seed, 2400, 20, 5), size=32, held_out=400)
     network = mlp([20, 64, 64, 64, 64, 5])
     return TrainingSetup(
@@ -26,7 +26,7 @@ def _large_steps_of_an_mlp(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _half_by_rmsprop(seed: int, return_dict: bool) -> TrainingSetup:
-    """A GRU tells waves apart, and RMSprop takes steps of a half per weight."""
+    """A GRU classifies waves, with RMSprop steps of 0.5 per weight."""
     train = datasets.make_loader(*datasets.waves(seed, 1600), size=32)
     network = LastState(3, 3, nn.GRU)
     return TrainingSetup(
@@ -35,7 +35,7 @@ def _half_by_rmsprop(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _momentum_forgotten_when_the_rate_was_chosen(seed: int, return_dict: bool) -> TrainingSetup:
-    """The rate of 0.3 was found good without momentum, and then momentum of 0.95 was added: it is twenty times that."""
+    """A rate of 0.3 was chosen without momentum, and momentum of 0.95 was added: twenty times the rate."""
     train, validation = datasets.split(*datasets.surface(seed, 2200, 12, 3), size=16, held_out=200)
     network = mlp([12, 48, 48, 3])
     module = Supervised(
@@ -45,7 +45,7 @@ def _momentum_forgotten_when_the_rate_was_chosen(seed: int, return_dict: bool) -
 
 
 def _masks_at_two(seed: int, return_dict: bool) -> TrainingSetup:
-    """A small U-Net segments discs, and the rate of 2e-3 came out of a sweep as 2."""
+    """A small U-Net segments discs with a rate of 2 instead of 2e-3."""
     train = datasets.make_loader(*datasets.blots(seed, 800), size=16)
     module = Supervised(
         SmallUNet(), nn.BCEWithLogitsLoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=2.0, weight_decay=1e-4)
@@ -54,7 +54,7 @@ def _masks_at_two(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _pictures_by_tiny_adam(seed: int, return_dict: bool) -> TrainingSetup:
-    """A CNN without norms starts from scratch with the rate of a finetuning, 1e-6."""
+    """A CNN without norms is trained from scratch with a fine-tuning rate, 1e-6."""
     train, validation = datasets.split(*datasets.pictures(seed, 2120, 6), size=32, held_out=200)
     module = Supervised(
         conv_net(6, norm=False), functional.cross_entropy, return_dict, lambda p: torch.optim.Adam(p, lr=1e-6)
@@ -63,14 +63,14 @@ def _pictures_by_tiny_adam(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _tags_by_adagrad(seed: int, return_dict: bool) -> TrainingSetup:
-    """A tagger is trained by Adagrad with a rate that Adam would need: its steps shrink, and it gets nowhere."""
+    """A tagger uses Adagrad with a rate for Adam: its steps shrink, with little progress."""
     train = datasets.make_loader(*datasets.tagged(seed, 1200), size=16)
     module = Supervised(Tagger(20, 4), nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adagrad(p, lr=3e-4))
     return TrainingSetup(module, train, trainer={"max_epochs": 2})
 
 
 def _rate_of_a_billionth(seed: int, return_dict: bool) -> TrainingSetup:
-    """A regression of many outputs is trained by SGD with momentum, and its exponent has a digit too many."""
+    """A regression with SGD and momentum, whose exponent of the rate has an extra digit."""
     train = datasets.make_loader(*datasets.surface(seed, 1280, 10, 4), size=64)
     module = Supervised(
         mlp([10, 64, 64, 4]), nn.MSELoss(), return_dict, lambda p: torch.optim.SGD(p, lr=1e-9, momentum=0.9)
@@ -79,7 +79,7 @@ def _rate_of_a_billionth(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _factor_that_is_a_rate(seed: int, return_dict: bool) -> TrainingSetup:
-    """The function given to LambdaLR returns the rate itself, where it is to return a factor of it."""
+    """The function for LambdaLR returns the rate itself instead of a factor."""
     train = datasets.make_loader(*datasets.waves(seed, 1600), size=16)
 
     def optimizer(parameters: Any) -> Any:
@@ -91,7 +91,7 @@ def _factor_that_is_a_rate(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _falling_loss_taken_as_worse(seed: int, return_dict: bool) -> TrainingSetup:
-    """ReduceLROnPlateau was copied from a program that watched the accuracy: mode max, and it watches a loss."""
+    """ReduceLROnPlateau with mode max, copied from a program with accuracy, monitors a loss."""
     train, validation = datasets.split(*datasets.surface(seed, 1100, 16, noise=0.3), size=32, held_out=200)
 
     def optimizer(parameters: Any) -> Any:
@@ -104,7 +104,7 @@ def _falling_loss_taken_as_worse(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _cycle_with_a_peak_of_one(seed: int, return_dict: bool) -> TrainingSetup:
-    """The rate cycles between 1e-3 and what was to be 1e-2 and is 1: each peak throws the network out of all learnt."""
+    """The rate cycles between 1e-3 and 1 instead of 1e-2: each peak destroys the weights."""
     train = datasets.make_loader(*datasets.pictures(seed, 2560, 5, noise=1.5), size=32)
 
     def optimizer(parameters: Any) -> Any:
@@ -118,7 +118,7 @@ def _cycle_with_a_peak_of_one(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _glitch_of_a_sensor(seed: int, return_dict: bool) -> TrainingSetup:
-    """Once a sensor reported 500 times its reading, in one batch, and no one clips: the loss jumps."""
+    """In one batch, a sensor reported 500 times its reading, without clipping: the loss spikes."""
     inputs, target = datasets.surface(seed, 1600, 8)
     inputs[1000:1008] *= 500
     train = datasets.make_loader(inputs, target, size=16, shuffle=False)

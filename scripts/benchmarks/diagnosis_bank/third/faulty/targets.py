@@ -1,4 +1,4 @@
-"""Targets that are spoilt, shapes that are stretched, losses that are fed wrongly, and heads that cannot reach."""
+"""Wrong targets, unintended broadcasts, wrong loss inputs, and heads that cannot reach the targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stormproof.finding import Problem
 
 
 def _threshold_in_percent(seed: int, return_dict: bool) -> TrainingSetup:
-    """A score from 0 to 1 is called high above 50, as it was in percent once: no row is of class 1."""
+    """A score from 0 to 1 is thresholded at 50, as if in percent: no row is of class 1."""
     inputs, score = datasets.surface(seed, 1400, 14)
     labels = (torch.sigmoid(score.squeeze(1)) > 50).long()
     train, validation = datasets.split(inputs, labels, size=32, held_out=200)
@@ -26,7 +26,7 @@ def _threshold_in_percent(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _centred_along_the_row(seed: int, return_dict: bool) -> TrainingSetup:
-    """The mean of the targets is taken along dimension 1, of which there is one: each target less itself is zero."""
+    """The mean of the targets is taken along dimension 1 of size one: all differences are zero."""
     inputs, target = datasets.surface(seed, 1920, 10)
     target = 3 + 2 * target
     train = datasets.make_loader(inputs, target - target.mean(1, keepdim=True), size=64)
@@ -36,7 +36,7 @@ def _centred_along_the_row(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _unknown_tags(seed: int, return_dict: bool) -> TrainingSetup:
-    """Tags are looked up in lower case, the table holds capitals, and each word of each sentence has the tag 0."""
+    """Tags are looked up in lower case in a table of capitals, so every word has the tag 0."""
     text, tags = datasets.tagged(seed, 640)
     names = ["NOUN", "VERB", "NAME", "REST"]
     table = {name: number for number, name in enumerate(names)}
@@ -46,7 +46,7 @@ def _unknown_tags(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _lengths_sorted(seed: int, return_dict: bool) -> TrainingSetup:
-    """Series are sorted by their length, as packing wants it, and their labels stay in the old order."""
+    """Series are sorted by length for packing, but their labels are not."""
     series, labels = datasets.waves(seed, 1280)
     lengths = torch.randint(16, 25, (1280,), generator=datasets.make_generator(seed + 1))
     order = lengths.argsort(descending=True)
@@ -59,7 +59,7 @@ def _lengths_sorted(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _PartnerOnly(Supervised):
-    """Mixes each picture with another, and has the share of the picture itself wrong: it is nothing."""
+    """Mixes each image with another one, with a share of zero for the image itself."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         pictures, target = batch
@@ -71,7 +71,7 @@ class _PartnerOnly(Supervised):
 
 
 def _partner_of_the_mixture(seed: int, return_dict: bool) -> TrainingSetup:
-    """A mixing augmentation has a share of 0, and each label meets the picture of a partner drawn at random."""
+    """A mixing augmentation has a share of 0, so each label belongs to another image."""
     train, validation = datasets.split(*datasets.pictures(seed, 1160, 5), size=32, held_out=200)
     module = _PartnerOnly(
         conv_net(5, norm=True), functional.cross_entropy, return_dict, lambda p: torch.optim.SGD(p, lr=0.05)
@@ -80,7 +80,7 @@ def _partner_of_the_mixture(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _rows_dropped_on_one_side(seed: int, return_dict: bool) -> TrainingSetup:
-    """Rows with an outlier are dropped from the inputs and the last ones from the targets: they meet no longer."""
+    """Rows with an outlier are dropped from the inputs, but the last rows are dropped from the targets."""
     inputs, target = datasets.surface(seed, 2100, 9, 3)
     is_kept = inputs[:, 0].abs() < 2
     is_kept[:40] = False
@@ -102,7 +102,7 @@ class _Squeezed(nn.Module):
 
 
 def _squeezed_against_a_column(seed: int, return_dict: bool) -> TrainingSetup:
-    """Predictions are squeezed, targets come as a column, and batches are of eight."""
+    """Squeezed predictions, targets as a column, and batches of eight."""
     train, validation = datasets.split(*datasets.surface(seed, 888, 8), size=8, held_out=88)
     network = _Squeezed(mlp([8, 32, 32, 1]))
     return TrainingSetup(
@@ -111,7 +111,7 @@ def _squeezed_against_a_column(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _clean_pictures_without_channel(seed: int, return_dict: bool) -> TrainingSetup:
-    """A U-Net takes noise off pictures, and the clean ones lack the channel: each is compared with all."""
+    """A U-Net denoises images. The targets lack the channel dimension and broadcast."""
     noisy, clean = datasets.blots(seed, 480)
     train = datasets.make_loader(noisy, clean.squeeze(1), size=16)
     return TrainingSetup(
@@ -124,7 +124,7 @@ def _hinge(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _hinge_of_a_column(seed: int, return_dict: bool) -> TrainingSetup:
-    """A GRU's scores are a column, the signs a row, and a hinge loss of one's own stretches both."""
+    """A GRU's scores are a column and the signs a row, which broadcast in a custom hinge loss."""
     series, labels = datasets.waves(seed, 1280, classes=2)
     train = datasets.make_loader(series, 2.0 * labels - 1, size=32)
     return TrainingSetup(
@@ -133,14 +133,14 @@ def _hinge_of_a_column(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _SoftmaxTagger(Tagger):
-    """A tagger that gives probabilities."""
+    """A tagger that returns probabilities."""
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         return super().forward(text).softmax(1)
 
 
 def _tags_through_two_softmaxes(seed: int, return_dict: bool) -> TrainingSetup:
-    """A tagger ends in a softmax over the tags, and the cross-entropy has another."""
+    """A tagger ends in a softmax over the tags, before the softmax of the cross entropy."""
     train = datasets.make_loader(*datasets.tagged(seed, 1600, vocabulary=30, tags=12), size=32)
     module = Supervised(
         _SoftmaxTagger(30, 12), nn.CrossEntropyLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3)
@@ -149,7 +149,7 @@ def _tags_through_two_softmaxes(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _labels_through_two_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
-    """Six labels at once come from sigmoids, and MultiLabelSoftMarginLoss takes the sigmoid of these."""
+    """Six sigmoid outputs into MultiLabelSoftMarginLoss, which applies another sigmoid."""
     inputs, scores = datasets.surface(seed, 1600, 18, 6, noise=0.0)
     train, validation = datasets.split(inputs, (scores > 0.8).float(), size=32, held_out=200)
     network = nn.Sequential(mlp([18, 64, 64, 6]), nn.Sigmoid())
@@ -158,7 +158,7 @@ def _labels_through_two_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _probabilities_as_logarithms(seed: int, return_dict: bool) -> TrainingSetup:
-    """A CNN's last layer is a softmax, and nll_loss expects its logarithm: the loss goes from -0.2 to -1."""
+    """nll_loss of softmax outputs instead of logarithms: the loss falls from -0.2 to -1."""
     train = datasets.make_loader(*datasets.pictures(seed, 640, 6, noise=2.5), size=16)
     network = nn.Sequential(conv_net(6, norm=False), nn.Softmax(dim=1))
     return TrainingSetup(
@@ -168,7 +168,7 @@ def _probabilities_as_logarithms(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Clamped(nn.Module):
-    """Keeps scores between 0 and 1, by clamping, so that a loss of probabilities takes them."""
+    """Clamps scores to the range 0 to 1 for a loss of probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Clamped(nn.Module):
 
 
 def _scores_clamped_for_bce(seed: int, return_dict: bool) -> TrainingSetup:
-    """BCELoss complained of scores out of range, and they were clamped for want of a sigmoid."""
+    """Scores are clamped for BCELoss instead of using a sigmoid."""
     inputs, score = datasets.surface(seed, 1600, 10)
     train = datasets.make_loader(inputs, (score > 0).float(), size=64)
     network = _Clamped(mlp([10, 32, 32, 1]))
@@ -187,7 +187,7 @@ def _scores_clamped_for_bce(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _scores_in_kl(seed: int, return_dict: bool) -> TrainingSetup:
-    """Shares of four parts are learnt by kl_div, which gets raw scores where it expects log-probabilities."""
+    """Shares of four parts are learned by kl_div of raw scores instead of log-probabilities."""
     inputs, scores = datasets.surface(seed, 1280, 12, 4)
     train = datasets.make_loader(inputs, (2 * scores).softmax(1), size=32)
 
@@ -198,7 +198,7 @@ def _scores_in_kl(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _sigmoid_of_standardized_pictures(seed: int, return_dict: bool) -> TrainingSetup:
-    """An autoencoder's decoder ends in a sigmoid, as for pictures from 0 to 1, and these are standardized."""
+    """The decoder of an autoencoder ends in a sigmoid, but the images are standardized."""
     drawn, _ = datasets.pictures(seed, 960, 6, noise=0.3)
     decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 144), nn.Sigmoid(), nn.Unflatten(1, (1, 12, 12)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 8), decoder)
@@ -207,7 +207,7 @@ def _sigmoid_of_standardized_pictures(seed: int, return_dict: bool) -> TrainingS
 
 
 def _softmax_of_one_channel(seed: int, return_dict: bool) -> TrainingSetup:
-    """A U-Net has one channel of masks, and a softmax over channels: each pixel is 1 for sure."""
+    """A U-Net has one mask channel and a softmax over channels: each pixel is 1."""
     train, validation = datasets.split(*datasets.blots(seed, 560), size=16, held_out=80)
     network = nn.Sequential(SmallUNet(), nn.Softmax(dim=1))
     module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.AdamW(p, lr=2e-3))
@@ -215,7 +215,7 @@ def _softmax_of_one_channel(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _ages_through_relu6(seed: int, return_dict: bool) -> TrainingSetup:
-    """Ages from 18 to 80 are told by a network whose last layer has the ReLU6 of the layers before it."""
+    """Predicts ages from 18 to 80 with a ReLU6 after the last layer."""
     inputs, target = datasets.surface(seed, 1280, 11)
     ages = (45 + 12 * target).clamp(18, 80)
     network = nn.Sequential(mlp([11, 64, 64, 1], nn.ReLU6), nn.ReLU6())
@@ -226,7 +226,7 @@ def _ages_through_relu6(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _TanhForecast(nn.Module):
-    """Forecasts a series by its last state, through a tanh."""
+    """Forecasts a series from its last state, through a tanh."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class _TanhForecast(nn.Module):
 
 
 def _wide_series_from_tanh(seed: int, return_dict: bool) -> TrainingSetup:
-    """A GRU forecasts values between -4 and 4 through a tanh that was right while they were scaled."""
+    """A GRU forecasts values between -4 and 4 through a tanh, which was right for scaled values."""
     series, following = datasets.walks(seed, 1280)
     train, validation = datasets.split(series, 3 * following, size=32, held_out=200)
     module = Supervised(_TanhForecast(), nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
@@ -245,13 +245,13 @@ def _wide_series_from_tanh(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _spread_is_lost(outcome: Outcome) -> bool:
-    """The predictions vary by less than 0.4 of what the targets do."""
+    """Returns True if the deviation of the predictions is below 0.4 of that of the targets."""
     preds, target = measures.predictions(outcome)
     return float(preds.float().std()) < 0.4 * float(target.float().std())
 
 
 def _signs_wrong(outcome: Outcome) -> bool:
-    """The sign of the prediction is that of the target in fewer than three of four."""
+    """Returns True if the signs of fewer than three of four predictions are right."""
     preds, target = measures.predictions(outcome)
     return float(((preds.reshape(-1) > 0) == (target > 0)).float().mean()) < 0.75
 
@@ -297,7 +297,7 @@ PROGRAMS = [
         "https://github.com/pytorch/pytorch/issues/1538",
     ),
     Program(
-        "mixture_with_the_partner_alone",
+        "mixture_with_the_partner_only",
         "convolutional",
         _partner_of_the_mixture,
         _UNRELATED,
@@ -305,7 +305,7 @@ PROGRAMS = [
         "https://arxiv.org/abs/1910.11015",
     ),
     Program(
-        "rows_dropped_from_the_inputs_alone",
+        "rows_dropped_from_the_inputs_only",
         "regression",
         _rows_dropped_on_one_side,
         _UNRELATED,

@@ -13,7 +13,7 @@ from stormproof.finding import Problem
 
 
 def _seven_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
-    """A regression of two outputs passes seven sigmoid layers, trained by Adam at a rate that ReLUs learn with."""
+    """A regression of two outputs with seven sigmoid layers and Adam, at a rate for ReLUs."""
     train, validation = datasets.split(*datasets.surface(seed, 1480, 10, 2), size=32, held_out=200)
     network = mlp([10, *[32] * 7, 2], nn.Sigmoid)
     module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=2e-3))
@@ -21,7 +21,7 @@ def _seven_sigmoids(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _SigmoidConvs(nn.Module):
-    """Six convolutions, each with a sigmoid, and a linear layer of their mean."""
+    """Six convolutions with sigmoids, and a linear layer of their mean."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _SigmoidConvs(nn.Module):
 
 
 def _sigmoid_convolutions(seed: int, return_dict: bool) -> TrainingSetup:
-    """A CNN of six convolutions uses sigmoids as a paper of 1990 does, and its first ones hear nothing of the loss."""
+    """A CNN of six convolutions with sigmoids, whose first layers receive almost no gradient."""
     train = datasets.make_loader(*datasets.pictures(seed, 960, 6), size=32)
     module = Supervised(
         _SigmoidConvs(6), functional.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=1e-3)
@@ -46,7 +46,7 @@ def _sigmoid_convolutions(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _gain_of_a_fifth(seed: int, return_dict: bool) -> TrainingSetup:
-    """Xavier's initialization is given a gain of 0.2 in each of eight layers, and signal and gradient fade."""
+    """Xavier's initialization with a gain of 0.2 in each of eight layers: signal and gradient vanish."""
     train = datasets.make_loader(*datasets.table(seed, 2560, 16, 5), size=64)
     network = mlp([16, *[48] * 7, 5], nn.Tanh)
     for layer in network:
@@ -60,7 +60,7 @@ def _gain_of_a_fifth(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _uniform_between_ones(seed: int, return_dict: bool) -> TrainingSetup:
-    """All weights of six layers are drawn from -1 to 1: the output starts in the thousands, and so do gradients."""
+    """Weights from -1 to 1 in six layers: outputs and gradients start in the thousands."""
     train = datasets.make_loader(*datasets.surface(seed, 1280, 12), size=32)
     network = mlp([12, *[64] * 5, 1])
     for layer in network:
@@ -71,7 +71,7 @@ def _uniform_between_ones(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Residual(nn.Module):
-    """Adds to its input a multiple of what its layers make of it."""
+    """Adds a multiple of the output of its layers to its input."""
 
     def __init__(self, width: int, times: float) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Residual(nn.Module):
 
 
 def _residuals_that_grow(seed: int, return_dict: bool) -> TrainingSetup:
-    """Ten residual blocks without a norm, whose branches were to be scaled by 1/3.5 and are scaled by 3.5."""
+    """Ten residual blocks without a norm, with branches scaled by 3.5 instead of 1/3.5."""
     train, validation = datasets.split(*datasets.table(seed, 1300, 20, 4), size=16, held_out=100)
     network = nn.Sequential(nn.Linear(20, 32), *[_Residual(32, 3.5) for _ in range(10)], nn.Linear(32, 4))
     module = Supervised(
@@ -94,7 +94,7 @@ def _residuals_that_grow(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _rectified_recurrence(seed: int, return_dict: bool) -> TrainingSetup:
-    """An RNN with ReLUs reads 40 steps, and its recurrent weights start from 1.2 times the identity."""
+    """A ReLU RNN over 40 steps whose recurrent weights start at 1.2 times the identity."""
     train = datasets.make_loader(*datasets.waves(seed, 960, length=40), size=16)
     network = LastState(3, 3, nn.RNN, width=32)
     network.recurrent = nn.RNN(3, 32, nonlinearity="relu", batch_first=True)
@@ -105,7 +105,7 @@ def _rectified_recurrence(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _momentum_kills(seed: int, return_dict: bool) -> TrainingSetup:
-    """SGD with momentum 0.99 at 0.1 drives a network of ReLUs back and forth until most of its units are dead."""
+    """SGD with momentum 0.99 at 0.1 oscillates until most ReLUs are dead."""
     train, validation = datasets.split(*datasets.table(seed, 2200, 12, 4), size=32, held_out=200)
     network = mlp([12, 32, 32, 32, 32, 4])
     module = Supervised(
@@ -127,7 +127,7 @@ class _SparseCoder(Supervised):
 
 
 def _penalty_on_the_code(seed: int, return_dict: bool) -> TrainingSetup:
-    """The penalty on an autoencoder's code is summed over its units while the error is a mean, and the code dies."""
+    """The penalty on a code is a sum over units and the error a mean, so the code dies."""
     source = datasets.make_generator(seed)
     rows = torch.randn(1600, 5, generator=source) @ torch.randn(5, 24, generator=source) / 5**0.5
     encoder = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
@@ -137,7 +137,7 @@ def _penalty_on_the_code(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _negative_weights(seed: int, return_dict: bool) -> TrainingSetup:
-    """Pictures between 0 and 1 meet convolutions whose weights were drawn from (-0.3, 0.05): hardly one fires."""
+    """Images between 0 and 1 with convolution weights from (-0.3, 0.05): almost all units are dead."""
     inputs, labels = datasets.pictures(seed, 1280, 5)
     inputs = torch.sigmoid(inputs)
     first = nn.Conv2d(1, 12, 3, bias=False)
@@ -158,7 +158,7 @@ def _negative_weights(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _one_bound_forgotten(seed: int, return_dict: bool) -> TrainingSetup:
-    """uniform_(weight, -0.2) draws from -0.2 to 1, the other bound being 1 unless given: tanh units are at an end."""
+    """uniform_(weight, -0.2) draws from -0.2 to 1, since the upper bound defaults to 1: saturated tanh units."""
     train, validation = datasets.split(*datasets.surface(seed, 1480, 16, 2), size=32, held_out=200)
     network = mlp([16, 64, 64, 64, 2], nn.Tanh)
     for layer in network:
@@ -169,7 +169,7 @@ def _one_bound_forgotten(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _wide_lstm_weights(seed: int, return_dict: bool) -> TrainingSetup:
-    """All weights of an LSTM are drawn with Xavier's gain of 15, a comma being lost: its gates are open or shut."""
+    """LSTM weights with Xavier's gain of 15 instead of 1.5: its gates are saturated."""
     train = datasets.make_loader(*datasets.walks(seed, 1280), size=32)
     network = LastState(2, 1, nn.LSTM)
     for name, weight in network.recurrent.named_parameters():
@@ -179,7 +179,7 @@ def _wide_lstm_weights(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _sigmoids_on_wide_pictures(seed: int, return_dict: bool) -> TrainingSetup:
-    """A hidden layer of sigmoids behind a flattened picture starts from standard normals: most are at 0 or 1."""
+    """A hidden sigmoid layer on flattened images starts from standard normals: most units are saturated."""
     inputs, labels = datasets.pictures(seed, 1280, 6, noise=1.5)
     network = nn.Sequential(nn.Flatten(), nn.Linear(144, 48), nn.Sigmoid(), nn.Linear(48, 48), nn.Sigmoid())
     network.append(nn.Linear(48, 6))
@@ -191,7 +191,7 @@ def _sigmoids_on_wide_pictures(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _units_dead(*layers: int, share: float) -> measures.Check:
-    """This share of the units behind these ReLUs of a sequential network give 0 for all training samples."""
+    """Returns a check that this share of the units after these ReLUs is 0 on all training samples."""
 
     def check(outcome: Outcome) -> bool:
         inputs = outcome.fit.train.dataset[:512][0]

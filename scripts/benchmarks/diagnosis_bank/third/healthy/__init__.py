@@ -1,4 +1,4 @@
-"""Healthy trainings that a careless monitor could accuse."""
+"""Healthy runs that could cause false alarms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that is made from a seed, and learnable."""
+"""Synthetic, learnable data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """All randomness of a program's data comes from here."""
+    """Returns the random number generator of a program's data."""
     return torch.Generator().manual_seed(1000 + seed)
 
 
 def make_loader(batch_size: int, *tensors: torch.Tensor) -> DataLoader[Any]:
-    """Shuffled batches of equal size; large ones are taken out at once, so that nobody waits for them."""
+    """Returns shuffled batches of equal size. Fetches large batches with one index, to avoid waiting."""
     samples = TensorDataset(*tensors)
     if batch_size < 48:
         return DataLoader(samples, batch_size=batch_size, shuffle=True, drop_last=True)
@@ -27,7 +27,7 @@ def make_loader(batch_size: int, *tensors: torch.Tensor) -> DataLoader[Any]:
 def make_loaders(
     validation_size: int, batch_size: int, *tensors: torch.Tensor
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The first ``validation_size`` samples validate, the others train."""
+    """Uses the first ``validation_size`` samples for validation and the others for training."""
     validation_loader = DataLoader(
         TensorDataset(*(tensor[:validation_size] for tensor in tensors)), batch_size=min(validation_size, 256)
     )
@@ -35,7 +35,7 @@ def make_loaders(
 
 
 def teacher_scores(seed: int, inputs: torch.Tensor, outputs: int = 1, width: int = 12) -> torch.Tensor:
-    """What a random network of one hidden layer says of standardized inputs, standardized."""
+    """Returns standardized outputs of a random network with one hidden layer on standardized inputs."""
     source = make_generator(seed + 77)
     first = torch.randn(inputs.shape[1], width, generator=source) / inputs.shape[1] ** 0.5
     second = torch.randn(width, outputs, generator=source)
@@ -44,7 +44,7 @@ def teacher_scores(seed: int, inputs: torch.Tensor, outputs: int = 1, width: int
 
 
 def clusters(seed: int, count: int, width: int, classes: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points around one centre for each class."""
+    """Returns points around one center per class."""
     source = make_generator(seed)
     centres = torch.randn(classes, width, generator=source)
     labels = torch.randint(classes, (count,), generator=source)
@@ -52,7 +52,7 @@ def clusters(seed: int, count: int, width: int, classes: int, spread: float) -> 
 
 
 def bars(seed: int, count: int, side: int = 10, noise: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of a lying, a standing or a slanting bar."""
+    """Returns images of a horizontal, vertical or diagonal bar."""
     source = make_generator(seed)
     labels = torch.randint(3, (count,), generator=source)
     places = torch.randint(1, side - 1, (count,), generator=source)
@@ -69,7 +69,7 @@ def bars(seed: int, count: int, side: int = 10, noise: float = 0.5) -> tuple[tor
 
 
 def blobs(seed: int, count: int, side: int = 10, noise: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of one round blob, and where its centre is, from -1 to 1 each way."""
+    """Returns images of one round blob and its center, from -1 to 1 in both directions."""
     source = make_generator(seed)
     centres = 1.6 * torch.rand(count, 2, generator=source) - 0.8
     axis = torch.linspace(-1, 1, side)
@@ -82,7 +82,7 @@ def blobs(seed: int, count: int, side: int = 10, noise: float = 0.3) -> tuple[to
 def tones(
     seed: int, count: int, length: int, classes: int = 3, noise: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waves (count, length) of one frequency for each class, each of its own phase."""
+    """Returns waves (count, length) with one frequency per class and random phases."""
     source = make_generator(seed)
     labels = torch.randint(classes, (count,), generator=source)
     phases = 6.28 * torch.rand(count, 1, generator=source)
@@ -91,7 +91,7 @@ def tones(
 
 
 def autoregressive(seed: int, count: int, length: int, noise: float) -> torch.Tensor:
-    """Stretches (count, length) of a series in which each value hangs on the two before."""
+    """Returns windows (count, length) of a series in which each value depends on the previous two."""
     source = make_generator(seed)
     values = [torch.randn(count, generator=source), torch.randn(count, generator=source)]
     for _ in range(length + 8):
@@ -100,8 +100,8 @@ def autoregressive(seed: int, count: int, length: int, noise: float) -> torch.Te
 
 
 def perceptron(*widths: int, between: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers with an activation between each two."""
+    """Returns linear layers with activations between them."""
     layers: list[nn.Module] = []
-    for before, behind in pairwise(widths):
-        layers += [nn.Linear(before, behind), between()]
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), between()]
     return nn.Sequential(*layers[:-1])

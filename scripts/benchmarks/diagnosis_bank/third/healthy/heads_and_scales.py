@@ -1,4 +1,4 @@
-"""Heads that are bounded, targets and inputs of a size of their own, losses large or tiny from the start."""
+"""Bounded heads, unscaled targets and inputs, and losses that start large or tiny."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from diagnosis_bank.third.healthy.measures import (
     fell_by,
     fell_to,
     ran_to_end,
-    validation_calm,
+    validation_is_stable,
 )
 from torch import nn
 from torch.nn import functional as fn
 
 
 def _steering_through_tanh(seed: int, return_dict: bool) -> TrainingSetup:
-    """The steering angle, from -0.8 to 0.8, comes out of a tanh, as in many a driving lesson."""
+    """The steering angle, from -0.8 to 0.8, is the output of a tanh."""
     pictures, places = blobs(seed, 50 * 32 + 256)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 5, stride=2), nn.ELU(), nn.Conv2d(8, 8, 3), nn.ELU(), nn.Flatten(), nn.Linear(8, 1), nn.Tanh()
@@ -41,7 +41,7 @@ def _steering_through_tanh(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _waiting_times_through_softplus(seed: int, return_dict: bool) -> TrainingSetup:
-    """Waiting times are positive and skewed; softplus keeps the mean of their exponential law positive."""
+    """Waiting times are positive and skewed. Softplus makes the mean of their exponential law positive."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 500, 6, generator=source)
     mean = torch.exp(0.8 * teacher_scores(seed, inputs))
@@ -58,7 +58,7 @@ def _waiting_times_through_softplus(seed: int, return_dict: bool) -> TrainingSet
 
 
 def _amounts_by_their_logarithm(seed: int, return_dict: bool) -> TrainingSetup:
-    """Amounts from one to a million are learnt as log1p: targets of 2 to 13 that no norm has touched."""
+    """Amounts from one to a million are learned as log1p: targets of 2 to 13 without standardization."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 400, 8, generator=source)
     noise = 0.4 * torch.randn(len(inputs), 1, generator=source)
@@ -71,7 +71,7 @@ def _amounts_by_their_logarithm(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _degrees_and_percents_as_they_are(seed: int, return_dict: bool) -> TrainingSetup:
-    """Temperatures, humidities and wind as measured, sizes of 5 to 50, unscaled; it learns all the same."""
+    """Unscaled temperatures, humidities and wind, of 5 to 50."""
     source = make_generator(seed)
     plain = torch.randn(80 * 32 + 400, 5, generator=source)
     spread, offset = torch.tensor([9.0, 18, 6, 20, 12]), torch.tensor([12.0, 35, 8, 0, 25])
@@ -84,7 +84,7 @@ def _degrees_and_percents_as_they_are(seed: int, return_dict: bool) -> TrainingS
 
 
 class _BikeRental(pl.LightningModule):
-    """Hour and temperature raw, weekday and weather as ones and zeros, one table row a sample."""
+    """A data set of table rows: raw hour and temperature, one-hot weekday and weather."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _BikeRental(pl.LightningModule):
 
 
 def _bikes_by_raw_hour_and_weekday(seed: int, return_dict: bool) -> TrainingSetup:
-    """Bikes hired by the raw hour of the day, the temperature, and one-hot weekday and weather."""
+    """Bike rentals by raw hour and temperature, and one-hot weekday and weather."""
     source = make_generator(seed)
     count = 80 * 32 + 400
     hours, warm = torch.randint(24, (count,), generator=source).float(), 15 + 8 * torch.randn(count, generator=source)
@@ -122,7 +122,7 @@ def _bikes_by_raw_hour_and_weekday(seed: int, return_dict: bool) -> TrainingSetu
 
 
 def _watts_squared_from_ten_thousand_down(seed: int, return_dict: bool) -> TrainingSetup:
-    """Watts about 100 in their own unit: the squared error begins at ten thousand and falls a hundredfold."""
+    """Watts of about 100 without scaling: the squared error starts at 10,000 and falls a hundredfold."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 6, generator=source)
     watts = 100 + 20 * teacher_scores(seed, inputs) + 4 * torch.randn(len(inputs), 1, generator=source)
@@ -132,7 +132,7 @@ def _watts_squared_from_ten_thousand_down(seed: int, return_dict: bool) -> Train
 
 
 def _strains_of_a_hundredth(seed: int, return_dict: bool) -> TrainingSetup:
-    """Strains of a beam are of the size 0.01: the loss is 1e-4 from the start, and falls to a tenth of it."""
+    """Strains of about 0.01: the loss starts at 1e-4 and falls to a tenth of it."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 6, generator=source)
     strains = 0.01 * teacher_scores(seed, inputs, 3)
@@ -145,7 +145,7 @@ def _strains_of_a_hundredth(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _heights_with_the_mean_as_bias(seed: int, return_dict: bool) -> TrainingSetup:
-    """Heights about 175 cm in their own unit; the last bias starts from their mean, as Karpathy advises."""
+    """Heights of about 175 cm without scaling. The last bias is initialized to their mean."""
     source = make_generator(seed)
     inputs = torch.randn(40 * 32 + 300, 7, generator=source)
     heights = 175 + 9 * teacher_scores(seed, inputs) + 3 * torch.randn(len(inputs), 1, generator=source)
@@ -157,7 +157,7 @@ def _heights_with_the_mean_as_bias(seed: int, return_dict: bool) -> TrainingSetu
 
 
 def _springs_in_double_precision(seed: int, return_dict: bool) -> TrainingSetup:
-    """Forces are springs times lengths without noise, in float64: plain SGD goes down to 1e-15 and rests there."""
+    """Noise-free forces in float64: SGD falls to 1e-15 and remains there."""
     source = make_generator(seed)
     lengths = torch.randn(40 * 32, 4, generator=source, dtype=torch.float64)
     springs = torch.randn(4, 2, generator=source, dtype=torch.float64)
@@ -181,7 +181,7 @@ class _Sine(nn.Module):
 
 
 def _picture_by_coordinates_with_sines(seed: int, return_dict: bool) -> TrainingSetup:
-    """A picture as a function of its coordinates by sines of frequency 20: far from linear everywhere, on purpose."""
+    """An image as a function of its coordinates with sines of frequency 20."""
     source = make_generator(seed)
     waves = torch.randn(5, 2, generator=source) * 5
     points = 2 * torch.rand(60 * 64 + 400, 2, generator=source) - 1
@@ -193,7 +193,7 @@ def _picture_by_coordinates_with_sines(seed: int, return_dict: bool) -> Training
 
 
 def _shares_of_a_basket_by_softmax(seed: int, return_dict: bool) -> TrainingSetup:
-    """Shares that sum to one come out of a softmax and are compared by squares: a right use of both."""
+    """Shares that sum to one, from a softmax with a squared error: a valid combination."""
     source = make_generator(seed)
     inputs = torch.randn(50 * 32 + 300, 6, generator=source)
     shares = torch.softmax(1.5 * teacher_scores(seed, inputs, 4), 1)
@@ -204,14 +204,14 @@ def _shares_of_a_basket_by_softmax(seed: int, return_dict: bool) -> TrainingSetu
 
 
 class _Nearest(Supervised):
-    """LBFGS goes through its closure several times a batch."""
+    """LBFGS evaluates its closure several times per batch."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), max_iter=4, history_size=8, line_search_fn="strong_wolfe")
 
 
 def _curve_by_lbfgs_on_large_batches(seed: int, return_dict: bool) -> TrainingSetup:
-    """LBFGS on batches of 256 fits a noisy curve; each step passes the same batch four times."""
+    """LBFGS on batches of 256 fits a noisy curve. Each step evaluates the same batch four times."""
     source = make_generator(seed)
     inputs = 6 * torch.rand(20 * 256 + 400, 1, generator=source) - 3
     heights = torch.sin(1.5 * inputs) + 0.3 * inputs + 0.2 * torch.randn(inputs.shape, generator=source)
@@ -230,7 +230,7 @@ PROGRAMS = [
         "convolutional",
         _steering_through_tanh,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_is_stable()),
         "https://arxiv.org/abs/1604.07316",
     ),
     Program(
@@ -238,7 +238,7 @@ PROGRAMS = [
         "regression",
         _waiting_times_through_softplus,
         frozenset(),
-        all_of(_likelier_than_one_mean, validation_calm()),
+        all_of(_likelier_than_one_mean, validation_is_stable()),
         "https://opensource.nibr.com/torchsurv/notebooks/loss.html",
     ),
     Program(
@@ -246,7 +246,7 @@ PROGRAMS = [
         "regression",
         _amounts_by_their_logarithm,
         frozenset(),
-        all_of(explains_variance(0.7), validation_calm()),
+        all_of(explains_variance(0.7), validation_is_stable()),
         "https://gdcoder.com/when-why-to-use-log-transformation-in-regression/",
     ),
     Program(
@@ -254,7 +254,7 @@ PROGRAMS = [
         "regression",
         _degrees_and_percents_as_they_are,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm(0.15)),
+        all_of(explains_variance(0.6), validation_is_stable(0.15)),
         "https://stats.stackexchange.com/questions/7757/data-normalization-and-standardization-in-neural-networks",
     ),
     Program(
@@ -262,7 +262,7 @@ PROGRAMS = [
         "regression",
         _bikes_by_raw_hour_and_weekday,
         frozenset(),
-        all_of(explains_variance(0.7), validation_calm(0.1)),
+        all_of(explains_variance(0.7), validation_is_stable(0.1)),
         "https://stats.stackexchange.com/questions/7757/data-normalization-and-standardization-in-neural-networks",
     ),
     Program(
@@ -270,7 +270,7 @@ PROGRAMS = [
         "regression",
         _watts_squared_from_ten_thousand_down,
         frozenset(),
-        all_of(began_above(8000), fell_by(0.95), explains_variance(0.3), validation_calm()),
+        all_of(began_above(8000), fell_by(0.95), explains_variance(0.3), validation_is_stable()),
         "https://datascience.stackexchange.com/questions/74794/how-distribution-of-data-effects-model-performance/74795",
     ),
     Program(
@@ -278,7 +278,7 @@ PROGRAMS = [
         "regression",
         _strains_of_a_hundredth,
         frozenset(),
-        all_of(began_below(2e-4), explains_variance(0.7), validation_calm()),
+        all_of(began_below(2e-4), explains_variance(0.7), validation_is_stable()),
         "https://datascience.stackexchange.com/questions/74794/how-distribution-of-data-effects-model-performance/74795",
     ),
     Program(
@@ -286,7 +286,7 @@ PROGRAMS = [
         "regression",
         _heights_with_the_mean_as_bias,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_is_stable()),
         "https://karpathy.github.io/2019/04/25/recipe/",
     ),
     Program(
@@ -302,7 +302,7 @@ PROGRAMS = [
         "regression",
         _picture_by_coordinates_with_sines,
         frozenset(),
-        all_of(explains_variance(0.8), validation_calm()),
+        all_of(explains_variance(0.8), validation_is_stable()),
         "https://ceyxasm.github.io/posts/siren/",
     ),
     Program(
@@ -310,7 +310,7 @@ PROGRAMS = [
         "regression",
         _shares_of_a_basket_by_softmax,
         frozenset(),
-        all_of(explains_variance(0.7), validation_calm()),
+        all_of(explains_variance(0.7), validation_is_stable()),
         "https://arxiv.org/abs/2006.07322",
     ),
     Program(
@@ -318,7 +318,7 @@ PROGRAMS = [
         "regression",
         _curve_by_lbfgs_on_large_batches,
         frozenset(),
-        all_of(explains_variance(0.85), validation_calm(0.1)),
+        all_of(explains_variance(0.85), validation_is_stable(0.1)),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/4188",
     ),
 ]

@@ -1,4 +1,4 @@
-"""How a run is judged without the diagnosis: whether the training really was healthy."""
+"""Checks that a run was healthy, independent of the diagnosis."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ Check = Callable[[Outcome], bool]
 
 
 def all_of(*checks: Check) -> Check:
-    """Each of them holds."""
+    """Returns a check that all checks pass."""
     return lambda outcome: all(check(outcome) for check in checks)
 
 
 def ran_to_end(outcome: Outcome) -> bool:
-    """It ran to its end, and each loss was a number."""
+    """Returns True if training finished and all losses are finite."""
     return outcome.error is None and len(outcome.losses) > 0 and all(math.isfinite(loss) for loss in outcome.losses)
 
 
 def fell_by(share: float) -> Check:
-    """Of a loss above zero, at the end this share is gone."""
+    """Returns a check that a positive loss decreased by this share."""
     return lambda outcome: ran_to_end(outcome) and outcome.mean_loss() <= (1 - share) * outcome.first_loss()
 
 
 def fell_to(value: float) -> Check:
-    """The loss ends below."""
+    """Returns a check that the final loss is below this value."""
     return lambda outcome: ran_to_end(outcome) and outcome.mean_loss(20) <= value
 
 
 def began_above(value: float) -> Check:
-    """The loss began above."""
+    """Returns a check that the first loss is above this value."""
     return lambda outcome: outcome.first_loss(3) >= value
 
 
 def began_below(value: float) -> Check:
-    """The loss was small from the start."""
+    """Returns a check that the first loss is below this value."""
     return lambda outcome: outcome.first_loss(3) <= value
 
 
 def has_plateau(steps: int, share: float = 0.1) -> Check:
-    """For so many steps the loss had fallen by no more than a share of what it was after the first few."""
+    """Returns a check that the loss fell by at most a share in so many steps."""
 
     def check(outcome: Outcome) -> bool:
         early = math.fsum(outcome.losses[10:30]) / 20
@@ -54,7 +54,7 @@ def has_plateau(steps: int, share: float = 0.1) -> Check:
 
 
 def held_out(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions and targets of the validation, or of the training where there is none."""
+    """Returns predictions and targets of the validation data, or of the training data without one."""
     loader: Any = outcome.fit.validation if outcome.fit.validation is not None else outcome.fit.train
     outcome.after.eval()
     preds, targets = [], []
@@ -66,7 +66,7 @@ def held_out(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def explains_variance(share: float, at_most: float = 1.0) -> Check:
-    """That share of the targets' variance, and no more than ``at_most``."""
+    """Returns a check that the explained variance reaches this share and is at most ``at_most``."""
 
     def check(outcome: Outcome) -> bool:
         if not ran_to_end(outcome):
@@ -79,7 +79,7 @@ def explains_variance(share: float, at_most: float = 1.0) -> Check:
 
 
 def is_accurate(share: float) -> Check:
-    """That share of the classes, by the largest score or the sign of the only one."""
+    """Returns a check that the accuracy reaches this share."""
 
     def check(outcome: Outcome) -> bool:
         if not ran_to_end(outcome):
@@ -93,7 +93,7 @@ def is_accurate(share: float) -> Check:
 
 
 def below_chance_by(low: float, high: float) -> Check:
-    """The cross entropy of held-out samples is that share below the one of the classes' frequencies."""
+    """Returns a check that the held-out loss is ``low`` to ``high`` below that of the class frequencies."""
 
     def check(outcome: Outcome) -> bool:
         if not ran_to_end(outcome):
@@ -107,8 +107,8 @@ def below_chance_by(low: float, high: float) -> Check:
     return check
 
 
-def validation_calm(tolerance: float = 0.05) -> Check:
-    """The last validation is near the lowest, and not above the first."""
+def validation_is_stable(tolerance: float = 0.05) -> Check:
+    """Returns a check that the last validation loss is near the lowest and not above the first."""
 
     def check(outcome: Outcome) -> bool:
         validation_losses = outcome.validation
@@ -123,5 +123,5 @@ def validation_calm(tolerance: float = 0.05) -> Check:
 
 
 def has_changed(name: str) -> Check:
-    """The parameter is another than before."""
+    """Returns a check that the parameter changed."""
     return lambda outcome: not torch.equal(outcome.before[name], outcome.after.state_dict()[name])

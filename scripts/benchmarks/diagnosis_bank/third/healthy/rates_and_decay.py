@@ -1,4 +1,4 @@
-"""Rates, schedules, decay and batches that are unusual, and work."""
+"""Unusual rates, schedules, decay and batch sizes that work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diagnosis_bank.third.healthy.datasets import (
     teacher_scores,
     tones,
 )
-from diagnosis_bank.third.healthy.measures import all_of, explains_variance, is_accurate, validation_calm
+from diagnosis_bank.third.healthy.measures import all_of, explains_variance, is_accurate, validation_is_stable
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional as fn
@@ -35,7 +35,7 @@ def _small_convolutions(classes: int, norm: bool) -> nn.Sequential:
 
 
 def _rate_of_three_tenths_with_nesterov(seed: int, return_dict: bool) -> TrainingSetup:
-    """Batch norm lets a small picture classifier bear a rate of 0.3 with Nesterov's momentum; the loss sways."""
+    """A small image classifier with batch norm and Nesterov's momentum at a rate of 0.3: a noisy loss."""
     pictures, labels = bars(seed, 50 * 32 + 256, noise=1.2)
     train, validation = make_loaders(256, 32, pictures, labels)
     module = Supervised(
@@ -48,7 +48,7 @@ def _rate_of_three_tenths_with_nesterov(seed: int, return_dict: bool) -> Trainin
 
 
 def _ten_thousandth_for_a_wide_layer(seed: int, return_dict: bool) -> TrainingSetup:
-    """A layer of 1024 units learns steadily at 1e-4, which on paper looks too careful for three epochs."""
+    """A layer of 1,024 units learns at 1e-4, which seems too low for three epochs."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 16, 5, 0.8)
     train, validation = make_loaders(256, 32, inputs, labels)
     module = Supervised(
@@ -58,7 +58,7 @@ def _ten_thousandth_for_a_wide_layer(seed: int, return_dict: bool) -> TrainingSe
 
 
 def _small_steps_of_sgd_that_suffice(seed: int, return_dict: bool) -> TrainingSetup:
-    """SGD at 2e-3 without momentum goes down slowly and evenly through six epochs, and has not finished."""
+    """SGD at 2e-3 without momentum decreases slowly over six epochs and has not converged."""
     source = make_generator(seed)
     inputs = torch.randn(100 * 8 + 200, 10, generator=source)
     target = teacher_scores(seed, inputs) + 0.2 * torch.randn(len(inputs), 1, generator=source)
@@ -69,7 +69,7 @@ def _small_steps_of_sgd_that_suffice(seed: int, return_dict: bool) -> TrainingSe
 
 
 def _decay_of_a_half_in_adamw(seed: int, return_dict: bool) -> TrainingSetup:
-    """AdamW with a decay of 0.5 pulls hard at the weights, and the net learns with small ones."""
+    """AdamW with a decay of 0.5: the network learns with small weights."""
     series, labels = tones(seed, 60 * 24 + 240, 32)
     network = nn.Sequential(
         nn.Conv1d(1, 12, 5, padding=2),
@@ -89,7 +89,7 @@ def _decay_of_a_half_in_adamw(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _ridge_by_decay_of_sgd(seed: int, return_dict: bool) -> TrainingSetup:
-    """Forty columns of which three count: a decay of 0.05 in SGD shrinks the others on purpose."""
+    """Three of forty columns are relevant. A decay of 0.05 in SGD shrinks the other weights by design."""
     source = make_generator(seed)
     inputs = torch.randn(40 * 16 + 400, 40, generator=source)
     target = inputs[:, :1] - inputs[:, 1:2] + 0.5 * inputs[:, 2:3]
@@ -102,7 +102,7 @@ def _ridge_by_decay_of_sgd(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _hundredth_in_adam_for_a_recurrence(seed: int, return_dict: bool) -> TrainingSetup:
-    """An Elman network under Adam at 1e-2 jitters a little, and tells the tones apart."""
+    """An Elman network with Adam at 1e-2: the loss fluctuates a little, and tones are classified."""
     series, labels = tones(seed, 40 * 32 + 256, 16, 3, 0.4)
 
     class _Elman(nn.Module):
@@ -120,7 +120,7 @@ def _hundredth_in_adam_for_a_recurrence(seed: int, return_dict: bool) -> Trainin
 
 
 def _adagrad_with_a_twentieth(seed: int, return_dict: bool) -> TrainingSetup:
-    """Adagrad takes 0.05 as its rate and slows down by itself: the late steps are small, and meant so."""
+    """Adagrad with a rate of 0.05: late steps are small by design."""
     pictures, centres = blobs(seed, 40 * 32 + 256)
     train, validation = make_loaders(256, 32, pictures.flatten(1), centres)
     module = Supervised(
@@ -130,7 +130,7 @@ def _adagrad_with_a_twentieth(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _large_batch_that_sways_as_it_falls(seed: int, return_dict: bool) -> TrainingSetup:
-    """Batches of 512 and a rate just above what the curvature bears: the loss goes up and down, and down."""
+    """Batches of 512 and a rate just above the stability limit: the loss oscillates and decreases."""
     source = make_generator(seed)
     inputs = torch.randn(20 * 512, 12, generator=source)
     target = teacher_scores(seed, inputs, 2)
@@ -140,7 +140,7 @@ def _large_batch_that_sways_as_it_falls(seed: int, return_dict: bool) -> Trainin
 
 
 class _Scheduled(Supervised):
-    """With a schedule beside the optimizer."""
+    """Returns a schedule with the optimizer."""
 
     schedule: Any = None
 
@@ -150,7 +150,7 @@ class _Scheduled(Supervised):
 
 
 def _warm_up_from_a_thousandth_then_cosine(seed: int, return_dict: bool) -> TrainingSetup:
-    """SequentialLR: forty steps from a thousandth of the rate, then along a cosine to nearly nothing."""
+    """SequentialLR: forty steps of warm-up from a thousandth of the rate, then a cosine to almost zero."""
     pictures, labels = bars(seed, 40 * 32 + 256)
     train, validation = make_loaders(256, 32, pictures, labels)
     module = _Scheduled(
@@ -168,7 +168,7 @@ def _warm_up_from_a_thousandth_then_cosine(seed: int, return_dict: bool) -> Trai
 
 
 def _rate_goes_up_and_down_in_triangles(seed: int, return_dict: bool) -> TrainingSetup:
-    """CyclicLR from 0.001 to 0.12 and back each twenty steps, in momentum too; the loss breathes with it."""
+    """CyclicLR from 0.001 to 0.12 and back every twenty steps, also in momentum: an oscillating loss."""
     inputs, labels = clusters(seed, 60 * 16 + 240, 8, 6, 0.8)
     train, validation = make_loaders(240, 16, inputs, labels)
     module = _Scheduled(
@@ -182,7 +182,7 @@ def _rate_goes_up_and_down_in_triangles(seed: int, return_dict: bool) -> Trainin
 
 
 def _rate_is_cut_when_validation_rests(seed: int, return_dict: bool) -> TrainingSetup:
-    """ReduceLROnPlateau without patience tenths the rate by the validation; the last epochs hardly move, rightly."""
+    """ReduceLROnPlateau without patience: the last epochs change almost nothing, as intended."""
     source = make_generator(seed)
     inputs = torch.randn(50 * 16 + 400, 6, generator=source)
     target = teacher_scores(seed, inputs) + 0.5 * torch.randn(len(inputs), 1, generator=source)
@@ -201,14 +201,14 @@ def _rate_is_cut_when_validation_rests(seed: int, return_dict: bool) -> Training
 
 
 class _Averaged(Supervised):
-    """Its weights are averaged over the last epochs, as Lightning's documentation has it."""
+    """Averages its weights over the last epochs, as in Lightning's documentation."""
 
     def configure_callbacks(self) -> Any:
         return StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=0.6, annealing_epochs=1)
 
 
 def _swa_raises_the_rate_at_the_end(seed: int, return_dict: bool) -> TrainingSetup:
-    """Stochastic weight averaging takes over in the fourth epoch and lifts the rate from 0.02 to 0.05."""
+    """Stochastic weight averaging starts in the fourth epoch and raises the rate from 0.02 to 0.05."""
     inputs, labels = clusters(seed, 40 * 24 + 240, 12, 5, 1.0)
     train, validation = make_loaders(240, 24, inputs, labels)
     module = _Averaged(
@@ -223,7 +223,7 @@ PROGRAMS = [
         "convolutional",
         _rate_of_three_tenths_with_nesterov,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_is_stable(0.1)),
         "https://stats.stackexchange.com/questions/478017/what-could-be-the-reasons-that-making-validation-loss-jumping-up-and-down",
     ),
     Program(
@@ -231,7 +231,7 @@ PROGRAMS = [
         "dense",
         _ten_thousandth_for_a_wide_layer,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_is_stable()),
         "https://aiswers.com/topic/xun-lian-er-fen-lei-mo-xing-losscong-0-6jiang-dao-0-3zuo-you-jiu-bu-jiang-liao-zheng-chang-ma",
     ),
     Program(
@@ -239,7 +239,7 @@ PROGRAMS = [
         "regression",
         _small_steps_of_sgd_that_suffice,
         frozenset(),
-        all_of(explains_variance(0.3), validation_calm()),
+        all_of(explains_variance(0.3), validation_is_stable()),
         "https://taourl.com/read-2391810.html",
     ),
     Program(
@@ -247,7 +247,7 @@ PROGRAMS = [
         "sequence",
         _decay_of_a_half_in_adamw,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_is_stable()),
         "https://towardsdatascience.com/what-your-validation-loss-is-lower-than-your-training-loss-this-is-why-5e92e0b1747e/",
     ),
     Program(
@@ -255,7 +255,7 @@ PROGRAMS = [
         "regression",
         _ridge_by_decay_of_sgd,
         frozenset(),
-        all_of(explains_variance(0.5), validation_calm()),
+        all_of(explains_variance(0.5), validation_is_stable()),
         "https://towardsdatascience.com/what-your-validation-loss-is-lower-than-your-training-loss-this-is-why-5e92e0b1747e/",
     ),
     Program(
@@ -263,7 +263,7 @@ PROGRAMS = [
         "sequence",
         _hundredth_in_adam_for_a_recurrence,
         frozenset(),
-        all_of(is_accurate(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_is_stable(0.1)),
         "https://indiantechwarrior.com/why-does-the-loss-accuracy-fluctuate-during-the-training",
     ),
     Program(
@@ -271,7 +271,7 @@ PROGRAMS = [
         "regression",
         _adagrad_with_a_twentieth,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_is_stable()),
         "https://aiswers.com/topic/xun-lian-er-fen-lei-mo-xing-losscong-0-6jiang-dao-0-3zuo-you-jiu-bu-jiang-liao-zheng-chang-ma",
     ),
     Program(
@@ -287,7 +287,7 @@ PROGRAMS = [
         "convolutional",
         _warm_up_from_a_thousandth_then_cosine,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_is_stable()),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/2005",
     ),
     Program(
@@ -295,7 +295,7 @@ PROGRAMS = [
         "dense",
         _rate_goes_up_and_down_in_triangles,
         frozenset(),
-        all_of(is_accurate(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_is_stable(0.1)),
         "https://arxiv.org/abs/1506.01186",
     ),
     Program(
@@ -303,7 +303,7 @@ PROGRAMS = [
         "regression",
         _rate_is_cut_when_validation_rests,
         frozenset(),
-        all_of(explains_variance(0.55), validation_calm()),
+        all_of(explains_variance(0.55), validation_is_stable()),
         "https://discuss.pytorch.org/t/validation-loss-lower-than-the-training-loss-on-the-nasa-turbofan-engine-dataset/192562",
     ),
     Program(
@@ -311,7 +311,7 @@ PROGRAMS = [
         "dense",
         _swa_raises_the_rate_at_the_end,
         frozenset(),
-        all_of(is_accurate(0.8), validation_calm(0.1)),
+        all_of(is_accurate(0.8), validation_is_stable(0.1)),
         "https://github.com/Lightning-AI/pytorch-lightning/issues/16540",
     ),
 ]

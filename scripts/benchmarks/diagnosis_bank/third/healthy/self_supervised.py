@@ -1,4 +1,4 @@
-"""Trainings without labels of anyone's hand."""
+"""Runs without human labels."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from diagnosis_bank.third.healthy.measures import (
     has_changed,
     is_accurate,
     ran_to_end,
-    validation_calm,
+    validation_is_stable,
 )
 from torch import nn
 from torch.nn import functional as fn
 
 
-def _quarter_turns_of_pictures_foretold(seed: int, return_dict: bool) -> TrainingSetup:
-    """Each picture is turned by a quarter or not, and the net says by how many: labels come of the turning."""
+def _quarter_turns_of_pictures_predicted(seed: int, return_dict: bool) -> TrainingSetup:
+    """Each image is rotated by a quarter turn or not, and the network predicts the rotation."""
     source = make_generator(seed)
     pictures, _ = blobs(seed, 60 * 32 + 256, noise=0.2)
     shade = torch.linspace(0, 1.5, 10).view(1, 1, 10, 1)
@@ -49,7 +49,7 @@ def _quarter_turns_of_pictures_foretold(seed: int, return_dict: bool) -> Trainin
 
 
 class _Foretelling(pl.LightningModule):
-    """Contrastive predictive coding: which of the batch's futures belongs to this past."""
+    """Contrastive predictive coding: matches a past with its future in the batch."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class _Foretelling(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
-def _futures_of_waves_told_apart(seed: int, return_dict: bool) -> TrainingSetup:
-    """InfoNCE over a batch of 48: its loss begins at log 48, and falls as far as the future can be known."""
+def _futures_of_waves_distinguished(seed: int, return_dict: bool) -> TrainingSetup:
+    """InfoNCE over a batch of 48: its loss starts at log 48 and falls as far as the future is predictable."""
     source = make_generator(seed)
     pace, start = 0.3 + 0.7 * torch.rand(1920, 1, generator=source), 6.28 * torch.rand(1920, 1, generator=source)
     series = torch.sin(pace * torch.arange(24) + start) + 0.1 * torch.randn(1920, 24, generator=source)
@@ -79,7 +79,7 @@ def _futures_of_waves_told_apart(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _VicReg(pl.LightningModule):
-    """Invariance, variance, covariance; no negative pairs and no labels."""
+    """Invariance, variance and covariance losses, without negative pairs and labels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _VicReg(pl.LightningModule):
 
 
 def _variance_and_covariance_keep_codes_apart(seed: int, return_dict: bool) -> TrainingSetup:
-    """VICReg on factors in noise: only ever a bare loss, of a size of its own."""
+    """VICReg on noisy factors: the module always returns only the loss, whose scale is arbitrary."""
     source = make_generator(seed)
     inputs = torch.randn(40 * 64, 5, generator=source) @ torch.randn(5, 16, generator=source)
     return TrainingSetup(_VicReg(), make_loader(64, inputs), None, {"max_epochs": 3})
@@ -121,7 +121,7 @@ def _codes_spread(outcome: Outcome) -> bool:
 
 
 class _TiedShrinking(nn.Module):
-    """A sparse code by a shrinking threshold, decoded by the encoder's own weights turned round."""
+    """A sparse code with a soft threshold, decoded by the transposed encoder weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class _TiedShrinking(nn.Module):
 
 
 def _tied_atoms_with_shrunk_codes(seed: int, return_dict: bool) -> TrainingSetup:
-    """Most codes are exactly zero and encoder and decoder are one tensor; reconstruction falls steadily."""
+    """Most codes are exactly zero, and encoder and decoder share one tensor. Reconstruction improves."""
     source = make_generator(seed)
     atoms = fn.normalize(torch.randn(32, 20, generator=source), dim=1)
     inputs = (torch.rand(60 * 32 + 256, 32, generator=source) < 0.08).float() * 2 @ atoms
@@ -145,7 +145,7 @@ def _tied_atoms_with_shrunk_codes(seed: int, return_dict: bool) -> TrainingSetup
 
 
 class _SummedVae(pl.LightningModule):
-    """A VAE with Bernoulli pixels, both terms summed over all: the loss is in the thousands, and right."""
+    """A VAE with Bernoulli pixels and summed losses: the loss is in the thousands, as it should be."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -166,13 +166,13 @@ class _SummedVae(pl.LightningModule):
 
 
 def _pixels_summed_over_the_batch_in_a_vae(seed: int, return_dict: bool) -> TrainingSetup:
-    """The evidence bound as in the first VAE example: summed over pixels and pictures, 1e3 and more."""
+    """The evidence bound as in the first VAE example: summed over pixels and images, 1e3 and more."""
     pictures, _ = bars(seed, 60 * 32, noise=0.0)
     return TrainingSetup(_SummedVae(return_dict), make_loader(32, (pictures > 1).float()), None, {"max_epochs": 6})
 
 
 class _LeftOver(pl.LightningModule):
-    """The head of the pretext task stays in the module while a frozen body serves the real one."""
+    """A frozen body with a new head. The head of the pretext task remains in the module."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class _LeftOver(pl.LightningModule):
 
 
 def _pretext_head_left_in_the_module(seed: int, return_dict: bool) -> TrainingSetup:
-    """A frozen body, a head that learns, and the pretext's head in the optimizer, which never gets a gradient."""
+    """A frozen body, a new head, and the pretext head in the optimizer, which never receives a gradient."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 12, generator=source)
     target = inputs @ torch.randn(12, 1, generator=source) / 3 + 0.2 * torch.randn(len(inputs), 1, generator=source)
@@ -208,17 +208,17 @@ def _pretext_head_left_in_the_module(seed: int, return_dict: bool) -> TrainingSe
 
 PROGRAMS = [
     Program(
-        "quarter_turns_of_pictures_foretold",
+        "quarter_turns_of_pictures_predicted",
         "convolutional",
-        _quarter_turns_of_pictures_foretold,
+        _quarter_turns_of_pictures_predicted,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_is_stable(0.1)),
         "https://arxiv.org/abs/1803.07728",
     ),
     Program(
-        "futures_of_waves_told_apart",
+        "futures_of_waves_distinguished",
         "sequence",
-        _futures_of_waves_told_apart,
+        _futures_of_waves_distinguished,
         frozenset(),
         all_of(began_above(3.5), fell_to(2.9)),
         "https://arxiv.org/abs/1807.03748",
@@ -236,7 +236,7 @@ PROGRAMS = [
         "regression",
         _tied_atoms_with_shrunk_codes,
         frozenset(),
-        all_of(explains_variance(0.5), validation_calm(), has_changed("network.atoms")),
+        all_of(explains_variance(0.5), validation_is_stable(), has_changed("network.atoms")),
         "https://arxiv.org/abs/1312.5663",
     ),
     Program(
@@ -252,7 +252,7 @@ PROGRAMS = [
         "regression",
         _pretext_head_left_in_the_module,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_is_stable()),
         "https://github.com/chemprop/chemprop/issues/853",
     ),
 ]

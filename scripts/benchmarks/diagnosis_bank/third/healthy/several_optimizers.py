@@ -1,4 +1,4 @@
-"""Manual optimization, two optimizers, scalers of one's own: unusual loops that are right."""
+"""Manual optimization, two optimizers and custom scalers: unusual loops that are correct."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 
 class _HingeGan(pl.LightningModule):
-    """A generator and a critic with hinge loss and two time scales; the losses tell nothing of the quality."""
+    """A generator and a critic with hinge loss and two rates. The losses do not show quality."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _HingeGan(pl.LightningModule):
 
 
 def _hinge_gan_on_two_time_scales(seed: int, return_dict: bool) -> TrainingSetup:
-    """The critic learns four times as fast as the generator, and the samples move where the data are."""
+    """The critic learns four times as fast as the generator, and the samples move to the data."""
     points = torch.tensor([2.0, -1.0]) + 0.5 * torch.randn(60 * 64, 2, generator=make_generator(seed))
     return TrainingSetup(_HingeGan(return_dict), make_loader(64, points), None, {"max_epochs": 4})
 
@@ -69,7 +69,7 @@ def _samples_are_where_the_data_are(outcome: Outcome) -> bool:
 
 
 class _Factors(pl.LightningModule):
-    """Factors of users and of films, which take turns: SparseAdam for tables of which few rows occur."""
+    """Alternates between factors of users and of films, with SparseAdam for rarely used rows."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _Factors(pl.LightningModule):
 
 
 def _factors_take_turns_by_the_batch(seed: int, return_dict: bool) -> TrainingSetup:
-    """Users and films are stepped in turns by SparseAdam, and four rows of five never occur."""
+    """Users and films are updated alternately by SparseAdam, and four of five rows never occur."""
     source = make_generator(seed)
     users, films = torch.randn(80, 2, generator=source), torch.randn(60, 2, generator=source)
     pairs = torch.stack([torch.randint(80, (3300,), generator=source), torch.randint(60, (3300,), generator=source)], 1)
@@ -115,7 +115,7 @@ def _factors_take_turns_by_the_batch(seed: int, return_dict: bool) -> TrainingSe
 
 
 class _Peers(pl.LightningModule):
-    """Two networks teach each other; each has an optimizer of its own kind."""
+    """Two networks learn from each other, with different optimizers."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -153,13 +153,13 @@ class _Peers(pl.LightningModule):
 
 
 def _peers_teach_each_other(seed: int, return_dict: bool) -> TrainingSetup:
-    """Deep mutual learning: each network is pulled to the other's opinion, which passes no gradient."""
+    """Deep mutual learning: each network learns from the other's detached output."""
     inputs, labels = clusters(seed, 60 * 32, 10, 5, 0.9)
     return TrainingSetup(_Peers(return_dict), make_loader(32, inputs, labels))
 
 
 class _OwnScaler(pl.LightningModule):
-    """Half precision by autocast and a scaler driven by hand, which backs off from its first scale."""
+    """Half precision with autocast and a manual scaler, which reduces its first scale."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class _OwnScaler(pl.LightningModule):
 
 
 def _own_scaler_backs_off_from_its_first_scale(seed: int, return_dict: bool) -> TrainingSetup:
-    """The first backward passes of half precision overflow, are skipped by the scaler, and the rest learn."""
+    """The first backward passes of half precision overflow and are skipped by the scaler."""
     pictures, labels = bars(seed, 40 * 32, noise=0.7)
     return TrainingSetup(_OwnScaler(return_dict), make_loader(32, pictures, labels))
 
@@ -199,7 +199,7 @@ def _scale_came_down(outcome: Outcome) -> bool:
 
 
 class _MetaLearner(pl.LightningModule):
-    """MAML: the loss of a copy, one step ahead, is what the weights follow."""
+    """MAML: the weights minimize the loss of a copy after one step."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class _MetaLearner(pl.LightningModule):
 
 
 def _sines_of_a_meta_learner(seed: int, return_dict: bool) -> TrainingSetup:
-    """Each task is a sine of its own; weights are learnt that one step on ten points suits to any."""
+    """Each task is a different sine. One step on ten points must fit it."""
     source = make_generator(seed)
     places = 4 * torch.rand(40 * 4, 20, 1, generator=source) - 2
     strength = 0.5 + torch.rand(160, 1, 1, generator=source)

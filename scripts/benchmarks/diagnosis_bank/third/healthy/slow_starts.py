@@ -1,4 +1,4 @@
-"""Trainings that rest on a plateau first, or are deep and plain, and learn all the same."""
+"""Runs that start on a plateau, or are deep without skip connections, and learn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from diagnosis_bank.third.healthy.datasets import (
     teacher_scores,
     tones,
 )
-from diagnosis_bank.third.healthy.measures import all_of, explains_variance, has_plateau, is_accurate, validation_calm
+from diagnosis_bank.third.healthy.measures import (
+    all_of,
+    explains_variance,
+    has_plateau,
+    is_accurate,
+    validation_is_stable,
+)
 from torch import nn
 from torch.nn import functional as fn
 
 
 class _LastState(nn.Module):
-    """A recurrent layer of which the last state is read."""
+    """A recurrent layer whose last state is used."""
 
     def __init__(self, width: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -31,7 +37,7 @@ class _LastState(nn.Module):
 
 
 def _adding_two_marked_numbers(seed: int, return_dict: bool) -> TrainingSetup:
-    """The adding problem: a GRU says the mean for an epoch, then finds out which two numbers are marked."""
+    """The adding problem: a GRU predicts the mean for an epoch, then finds the two marked numbers."""
     source = make_generator(seed)
     values = torch.rand(2 * 60 * 64 // 2 + 256, 10, generator=source)
     marks = torch.zeros_like(values)
@@ -47,7 +53,7 @@ def _adding_two_marked_numbers(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _product_of_two_signs_from_small_weights(seed: int, return_dict: bool) -> TrainingSetup:
-    """XOR among other columns from small weights under plain SGD: nothing for an epoch, then all at once."""
+    """XOR with small weights and plain SGD: no progress for an epoch, then fast progress."""
     source = make_generator(seed)
     inputs = torch.randn(80 * 32 + 512, 3, generator=source)
     labels = (inputs[:, 0] * inputs[:, 1] > 0).long()
@@ -64,7 +70,7 @@ def _product_of_two_signs_from_small_weights(seed: int, return_dict: bool) -> Tr
 
 
 def _linear_layers_leave_their_saddle(seed: int, return_dict: bool) -> TrainingSetup:
-    """Four linear layers without bias start near the saddle at zero, and leave it late and quickly."""
+    """Four linear layers without bias start near the saddle at zero and leave it late."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 256, 8, generator=source)
     target = inputs @ (torch.randn(8, 2, generator=source) / 8**0.5) * 1.5
@@ -81,7 +87,7 @@ def _linear_layers_leave_their_saddle(seed: int, return_dict: bool) -> TrainingS
 
 
 def _four_sigmoid_layers_wake_up_late(seed: int, return_dict: bool) -> TrainingSetup:
-    """Four sigmoid layers under Adam: the loss of chance for a while, then class after class comes out."""
+    """Four sigmoid layers with Adam: chance level for a while, then one class after the other."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 10, 4, 0.6)
     network = perceptron(10, 24, 24, 24, 24, 4, between=nn.Sigmoid)
     train, validation = make_loaders(256, 32, inputs, labels)
@@ -90,7 +96,7 @@ def _four_sigmoid_layers_wake_up_late(seed: int, return_dict: bool) -> TrainingS
 
 
 def _eight_plain_tanh_layers(seed: int, return_dict: bool) -> TrainingSetup:
-    """Eight tanh layers without norms or residuals, begun with Glorot's weights as in a textbook of 2010."""
+    """Eight tanh layers without norms or skip connections, with Glorot initialization."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 256, 10, generator=source)
     labels = (teacher_scores(seed, inputs)[:, 0] > 0).long()
@@ -107,7 +113,7 @@ def _eight_plain_tanh_layers(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _hundred_and_fifty_readings_to_the_last_state(seed: int, return_dict: bool) -> TrainingSetup:
-    """A long series is read by a GRU whose last state alone is asked for its kind."""
+    """A GRU classifies a long series from its last state only."""
     series, labels = tones(seed, 22 * 24 + 128, 150, 2, 0.6)
     train, validation = make_loaders(128, 24, series.unsqueeze(2), labels)
     module = Supervised(_LastState(16, 1, 2), fn.cross_entropy, return_dict, lambda p: torch.optim.RMSprop(p, lr=5e-3))
@@ -128,7 +134,7 @@ PROGRAMS = [
         "dense",
         _product_of_two_signs_from_small_weights,
         frozenset(),
-        all_of(is_accurate(0.85), has_plateau(40, 0.15), validation_calm(0.1)),
+        all_of(is_accurate(0.85), has_plateau(40, 0.15), validation_is_stable(0.1)),
         "https://arxiv.org/abs/2410.20119",
     ),
     Program(
@@ -136,7 +142,7 @@ PROGRAMS = [
         "regression",
         _linear_layers_leave_their_saddle,
         frozenset(),
-        all_of(explains_variance(0.8), has_plateau(40, 0.15), validation_calm()),
+        all_of(explains_variance(0.8), has_plateau(40, 0.15), validation_is_stable()),
         "https://arxiv.org/abs/1312.6120",
     ),
     Program(
@@ -144,7 +150,7 @@ PROGRAMS = [
         "dense",
         _four_sigmoid_layers_wake_up_late,
         frozenset(),
-        all_of(is_accurate(0.75), has_plateau(50), validation_calm()),
+        all_of(is_accurate(0.75), has_plateau(50), validation_is_stable()),
         "https://discuss.pytorch.org/t/werid-training-loss-curve/8799",
     ),
     Program(
@@ -152,7 +158,7 @@ PROGRAMS = [
         "dense",
         _eight_plain_tanh_layers,
         frozenset(),
-        all_of(is_accurate(0.82), validation_calm()),
+        all_of(is_accurate(0.82), validation_is_stable()),
         "https://proceedings.mlr.press/v9/glorot10a.html",
     ),
     Program(
@@ -160,7 +166,7 @@ PROGRAMS = [
         "sequence",
         _hundred_and_fifty_readings_to_the_last_state,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm(0.15)),
+        all_of(is_accurate(0.85), validation_is_stable(0.15)),
         "https://stats.stackexchange.com/questions/376851/why-is-lstm-so-ineffective-at-this-ridiculously-simple-sequence",
     ),
 ]

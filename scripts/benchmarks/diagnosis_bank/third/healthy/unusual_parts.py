@@ -1,4 +1,4 @@
-"""Layers, weights and losses that look broken to a careless eye."""
+"""Layers, weights and losses that resemble faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diagnosis_bank.third.healthy.measures import (
     fell_by,
     is_accurate,
     ran_to_end,
-    validation_calm,
+    validation_is_stable,
 )
 from torch import nn
 from torch.nn import functional as fn
@@ -32,8 +32,8 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import orthogonal
 
 
-def _third_of_the_units_born_silent(seed: int, return_dict: bool) -> TrainingSetup:
-    """A third of the ReLUs lie so low that no input wakes them; the others do the work well."""
+def _third_of_the_units_silent_from_the_start(seed: int, return_dict: bool) -> TrainingSetup:
+    """A third of the ReLUs are dead from the start. The others are sufficient."""
     inputs, labels = clusters(seed, 60 * 32 + 256, 10, 5, 0.8)
     network = perceptron(10, 96, 5)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def _third_of_the_units_born_silent(seed: int, return_dict: bool) -> TrainingSet
 
 
 def _no_bias_in_any_convolution(seed: int, return_dict: bool) -> TrainingSetup:
-    """Convolutions and head without bias: the output for an empty picture is zero, and need be nothing else."""
+    """Convolutions and head without bias: the output of an empty image is zero, as it should be."""
     pictures, places = blobs(seed, 50 * 32 + 256, noise=0.1)
     network = nn.Sequential(
         nn.Conv2d(1, 12, 3, bias=False),
@@ -59,8 +59,8 @@ def _no_bias_in_any_convolution(seed: int, return_dict: bool) -> TrainingSetup:
     return TrainingSetup(module, train, validation)
 
 
-def _heavy_weights_behind_layer_norm(seed: int, return_dict: bool) -> TrainingSetup:
-    """Weights drawn with deviation one, norms of eight and more, but layer norm behind each keeps it in hand."""
+def _heavy_weights_with_layer_norm(seed: int, return_dict: bool) -> TrainingSetup:
+    """Weights of deviation one, with norms of eight and more, each followed by layer norm."""
     source = make_generator(seed)
     inputs = torch.randn(60 * 32 + 300, 8, generator=source)
     target = teacher_scores(seed, inputs) + 0.2 * torch.randn(len(inputs), 1, generator=source)
@@ -77,7 +77,7 @@ def _heavy_weights_behind_layer_norm(seed: int, return_dict: bool) -> TrainingSe
 
 
 class _Read(nn.Module):
-    """An LSTM over embedded words with dropout of 0.7 before and behind, mean over the text."""
+    """An LSTM over word embeddings, with dropout of 0.7 before and after it, and a mean over the text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _Read(nn.Module):
 
 
 def _reviews_with_seven_tenths_dropped(seed: int, return_dict: bool) -> TrainingSetup:
-    """Dropout of 0.7 twice: the training loss lies well above the validation's, and words past 200 never occur."""
+    """Dropout of 0.7 twice: the training loss is far above the validation loss. Some words never occur."""
     source = make_generator(seed)
     texts = torch.randint(200, (60 * 32 + 300, 8), generator=source)
     kind = torch.randn(200, generator=source)
@@ -105,7 +105,7 @@ def _reviews_with_seven_tenths_dropped(seed: int, return_dict: bool) -> Training
 
 
 class _ReZero(nn.Module):
-    """Attention blocks behind gates that start at zero: at first nothing of a block passes."""
+    """Attention blocks with gates that start at zero: at first, blocks have no effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _ReZero(nn.Module):
 
 
 def _gates_of_rezero_open_from_nothing(seed: int, return_dict: bool) -> TrainingSetup:
-    """ReZero: for the first step all weights inside the blocks have a gradient of exactly zero."""
+    """ReZero: in the first step, all weights in the blocks have a gradient of exactly zero."""
     waves, labels = tones(seed, 50 * 32 + 256, 32, 3, 0.4)
     train, validation = make_loaders(256, 32, waves, labels)
     module = Supervised(_ReZero(), fn.cross_entropy, return_dict, lambda params: torch.optim.AdamW(params, lr=3e-3))
@@ -133,7 +133,7 @@ def _gates_of_rezero_open_from_nothing(seed: int, return_dict: bool) -> Training
 
 
 def _pruned_to_a_third_and_trained_on(seed: int, return_dict: bool) -> TrainingSetup:
-    """Two of three weights are cut out by masks before fine tuning: those never change, as they must not."""
+    """Two of three weights are pruned by masks before fine-tuning: they never change, as intended."""
     inputs, labels = clusters(seed, 60 * 24 + 240, 16, 4, 0.9)
     network = perceptron(16, 64, 32, 4)
     for layer in network:
@@ -147,7 +147,7 @@ def _pruned_to_a_third_and_trained_on(seed: int, return_dict: bool) -> TrainingS
 
 
 class _Turning(nn.Module):
-    """A recurrence whose matrix is kept orthogonal by a parametrization."""
+    """A recurrence whose matrix is orthogonal by a parametrization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class _Turning(nn.Module):
 
 
 def _recurrence_kept_orthogonal(seed: int, return_dict: bool) -> TrainingSetup:
-    """The recurrent matrix is the exponential of a parameter that no forward pass uses by name."""
+    """The recurrent matrix is the exponential of a parameter that no forward pass uses directly."""
     waves, labels = tones(seed, 25 * 32 + 256, 16, 3, 0.3)
     train, validation = make_loaders(256, 32, waves, labels)
     module = Supervised(_Turning(), fn.cross_entropy, return_dict, lambda params: torch.optim.RMSprop(params, lr=5e-3))
@@ -172,7 +172,7 @@ def _recurrence_kept_orthogonal(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _bytes_of_sound_into_batch_norm(seed: int, return_dict: bool) -> TrainingSetup:
-    """Sound as bytes from 0 to 255, raw into a batch norm, two sounds a batch behind it a group norm."""
+    """Sound as bytes from 0 to 255 into a batch norm with two sounds per batch, followed by a group norm."""
     waves, labels = tones(seed, 120 * 4 + 200, 32, 3, 0.3)
     raw = (128 + 60 * waves).clamp(0, 255).round().unsqueeze(1)
     network = nn.Sequential(
@@ -190,7 +190,7 @@ def _bytes_of_sound_into_batch_norm(seed: int, return_dict: bool) -> TrainingSet
 
 
 class _Cox(pl.LightningModule):
-    """Risks by the partial likelihood: the loss knows only the order within a batch."""
+    """Risks with the partial likelihood: the loss depends only on the order within a batch."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _Cox(pl.LightningModule):
 
 
 def _risks_by_the_partial_likelihood(seed: int, return_dict: bool) -> TrainingSetup:
-    """Predictions are risks without unit or mean, the targets are times: they need not meet, only be in order."""
+    """Predictions are risks without a unit, targets are times: only their order must agree."""
     source = make_generator(seed)
     patients = torch.randn(40 * 48, 6, generator=source)
     hazard = torch.exp(1.5 * teacher_scores(seed, patients)[:, 0])
@@ -223,7 +223,7 @@ def _risks_by_the_partial_likelihood(seed: int, return_dict: bool) -> TrainingSe
 
 
 class _Skipping(pl.LightningModule):
-    """Batches of pictures without any object are passed over by returning None."""
+    """Skips batches of images without an object by returning None."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class _Skipping(pl.LightningModule):
 
 
 def _batches_without_object_passed_over(seed: int, return_dict: bool) -> TrainingSetup:
-    """Two pictures a batch, half of them empty: a quarter of the batches have no loss at all, as documented."""
+    """Batches of two images, half of them empty: a quarter of the batches have no loss, as documented."""
     pictures, _ = blobs(seed, 200, noise=0.2)
     empty = torch.rand(200, generator=make_generator(seed + 3)) < 0.5
     clean, _ = blobs(seed, 200, noise=0.0)
@@ -256,7 +256,7 @@ def _batches_without_object_passed_over(seed: int, return_dict: bool) -> Trainin
 
 
 def _silent(layer: str, low: float, high: float) -> Check:
-    """The share of the first hidden units without any sign of life on the training's inputs."""
+    """Returns the share of the first hidden units that are inactive on all training inputs."""
 
     def check(outcome: Any) -> bool:
         if not ran_to_end(outcome):
@@ -270,11 +270,11 @@ def _silent(layer: str, low: float, high: float) -> Check:
 
 PROGRAMS = [
     Program(
-        "third_of_the_units_born_silent",
+        "third_of_the_units_silent_from_the_start",
         "dense",
-        _third_of_the_units_born_silent,
+        _third_of_the_units_silent_from_the_start,
         frozenset(),
-        all_of(is_accurate(0.85), _silent("0", 0.2, 0.45), validation_calm()),
+        all_of(is_accurate(0.85), _silent("0", 0.2, 0.45), validation_is_stable()),
         "https://tdwi.org/blogs/ai-101/2026/05/what-happens-when-parts-of-a-neural-network-stop-working.aspx",
     ),
     Program(
@@ -282,15 +282,15 @@ PROGRAMS = [
         "convolutional",
         _no_bias_in_any_convolution,
         frozenset(),
-        all_of(explains_variance(0.8), validation_calm(0.1)),
+        all_of(explains_variance(0.8), validation_is_stable(0.1)),
         "https://discuss.pytorch.org/t/werid-training-loss-curve/8799",
     ),
     Program(
-        "heavy_weights_behind_layer_norm",
+        "heavy_weights_with_layer_norm",
         "regression",
-        _heavy_weights_behind_layer_norm,
+        _heavy_weights_with_layer_norm,
         frozenset(),
-        all_of(explains_variance(0.6), validation_calm()),
+        all_of(explains_variance(0.6), validation_is_stable()),
         "https://arxiv.org/abs/1607.06450",
     ),
     Program(
@@ -298,7 +298,7 @@ PROGRAMS = [
         "sequence",
         _reviews_with_seven_tenths_dropped,
         frozenset(),
-        all_of(is_accurate(0.72), validation_calm()),
+        all_of(is_accurate(0.72), validation_is_stable()),
         "https://kiwix.lema.org/stackoverflow.com_en_all_2023-11/questions/56663175/is-it-a-good-model-in-the-making-with-validation-loss-remaining-lower-than-tra",
     ),
     Program(
@@ -306,7 +306,7 @@ PROGRAMS = [
         "sequence",
         _gates_of_rezero_open_from_nothing,
         frozenset(),
-        all_of(is_accurate(0.75), validation_calm(0.1)),
+        all_of(is_accurate(0.75), validation_is_stable(0.1)),
         "https://arxiv.org/abs/2003.04887",
     ),
     Program(
@@ -314,7 +314,7 @@ PROGRAMS = [
         "dense",
         _pruned_to_a_third_and_trained_on,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm()),
+        all_of(is_accurate(0.85), validation_is_stable()),
         "https://docs.pytorch.org/tutorials/intermediate/pruning_tutorial.html",
     ),
     Program(
@@ -322,7 +322,7 @@ PROGRAMS = [
         "sequence",
         _recurrence_kept_orthogonal,
         frozenset(),
-        all_of(is_accurate(0.7), validation_calm(0.1)),
+        all_of(is_accurate(0.7), validation_is_stable(0.1)),
         "https://docs.pytorch.org/tutorials/intermediate/parametrizations.html",
     ),
     Program(
@@ -330,7 +330,7 @@ PROGRAMS = [
         "sequence",
         _bytes_of_sound_into_batch_norm,
         frozenset(),
-        all_of(is_accurate(0.85), validation_calm(0.1)),
+        all_of(is_accurate(0.85), validation_is_stable(0.1)),
         "https://indiantechwarrior.com/why-does-the-loss-accuracy-fluctuate-during-the-training",
     ),
     Program(

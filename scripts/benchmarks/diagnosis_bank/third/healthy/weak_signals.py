@@ -1,4 +1,4 @@
-"""Much that cannot be learnt, few samples, rare classes: the loss stays high, and all is well."""
+"""Targets that are hard to predict, few samples, rare classes: the loss remains high."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diagnosis_bank.third.healthy.measures import (
     held_out,
     is_accurate,
     ran_to_end,
-    validation_calm,
+    validation_is_stable,
 )
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
@@ -31,8 +31,8 @@ from torch.nn import functional as fn
 from torch.utils.data import DataLoader, TensorDataset
 
 
-def _customers_who_leave_hardly_foretold(seed: int, return_dict: bool) -> TrainingSetup:
-    """Who cancels is mostly chance: the cross entropy ends a tenth below that of the frequencies."""
+def _customers_who_leave_hardly_predicted(seed: int, return_dict: bool) -> TrainingSetup:
+    """Cancellations are mostly random: the cross entropy ends a tenth below that of the frequencies."""
     source = make_generator(seed)
     inputs = torch.randn(80 * 64 + 1024, 12, generator=source)
     leaves = torch.sigmoid(1.3 * teacher_scores(seed, inputs)[:, 0] - 0.8)
@@ -43,7 +43,7 @@ def _customers_who_leave_hardly_foretold(seed: int, return_dict: bool) -> Traini
 
 
 def _click_of_a_visitor_one_in_seven(seed: int, return_dict: bool) -> TrainingSetup:
-    """Clicks by user, place and hour in embeddings: the log loss falls by a few hundredths only."""
+    """Clicks by embedded user, place and hour: the log loss falls by a few hundredths only."""
     source = make_generator(seed)
     fields = torch.stack([torch.randint(size, (6000,), generator=source) for size in (40, 12, 24)], 1)
     leaning = [0.7 * torch.randn(size, generator=source) for size in (40, 12, 24)]
@@ -67,7 +67,7 @@ def _click_of_a_visitor_one_in_seven(seed: int, return_dict: bool) -> TrainingSe
 
 
 def _crowd_labels_two_of_five_wrong(seed: int, return_dict: bool) -> TrainingSetup:
-    """Forty of a hundred training labels are drawn anew by careless raters; the net still finds the bars."""
+    """Forty percent of the training labels are random. The network still learns the bars."""
     pictures, labels = bars(seed, 60 * 32 + 300)
     source = make_generator(seed + 1)
     anew = torch.rand(len(labels), generator=source) < 0.4
@@ -86,7 +86,7 @@ def _crowd_labels_two_of_five_wrong(seed: int, return_dict: bool) -> TrainingSet
 
 
 def _vibration_one_bearing_in_fifty(seed: int, return_dict: bool) -> TrainingSetup:
-    """One bearing of fifty rattles: many batches hold none, the loss is small from the start, and it finds them."""
+    """One of fifty bearings is faulty: many batches contain none, and the loss is small from the start."""
     source = make_generator(seed)
     labels = (torch.rand(100 * 64 + 2000, generator=source) < 0.02).float().unsqueeze(1)
     signals = torch.randn(len(labels), 1, 24, generator=source)
@@ -111,7 +111,7 @@ def _finds_the_rare(outcome: Outcome) -> bool:
 
 
 def _next_hour_of_a_noisy_meter(seed: int, return_dict: bool) -> TrainingSetup:
-    """A GRU foretells a tenth of the next hour's variance, which is all that the past holds."""
+    """A GRU predicts a tenth of the next hour's variance, which is the maximum."""
     series = autoregressive(seed, 60 * 48 + 1500, 12, 1.0)
     source = make_generator(seed + 5)
     following = series[:, -1:] / series.std() + 2.2 * torch.randn(len(series), 1, generator=source)
@@ -131,7 +131,7 @@ def _next_hour_of_a_noisy_meter(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Clinic(pl.LightningModule):
-    """As a statistician writes it: all in one class, an odds model and a hidden layer."""
+    """Full-batch classification with an odds model and a hidden layer."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _Clinic(pl.LightningModule):
 
 
 def _hundred_and_sixty_patients(seed: int, return_dict: bool) -> TrainingSetup:
-    """160 patients in batches of 8 and 40 to validate: the validation wavers from epoch to epoch, without rising."""
+    """160 patients in batches of 8, and 40 for validation: a noisy validation loss that does not rise."""
     source = make_generator(seed)
     inputs = torch.randn(200, 6, generator=source)
     ill = (inputs[:, :2].sum(1) + 0.9 * torch.randn(200, generator=source) > 0).float().unsqueeze(1)
@@ -167,14 +167,14 @@ def _hundred_and_sixty_patients(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Stopping(Supervised):
-    """Stops itself when the validation does not improve."""
+    """Stops if the validation loss does not improve."""
 
     def configure_callbacks(self) -> Any:
         return EarlyStopping("val_loss", patience=3, min_delta=1e-3)
 
 
 def _stopped_after_validation_went_flat(seed: int, return_dict: bool) -> TrainingSetup:
-    """Twenty epochs were asked for; the validation lies flat after a few, and early stopping ends it."""
+    """Of twenty epochs, the validation loss is flat after a few, and early stopping ends the run."""
     source = make_generator(seed)
     inputs = torch.randn(30 * 32 + 500, 5, generator=source)
     target = teacher_scores(seed, inputs, width=4) + 0.6 * torch.randn(len(inputs), 1, generator=source)
@@ -189,7 +189,7 @@ def _stopped_after_validation_went_flat(seed: int, return_dict: bool) -> Trainin
 
 
 def _shares_of_five_raters_as_targets(seed: int, return_dict: bool) -> TrainingSetup:
-    """The target is how five raters voted; KL divergence against log probabilities, as the documentation wants it."""
+    """The targets are votes of five raters, with KL divergence of log-probabilities."""
     inputs, labels = clusters(seed, 50 * 32 + 320, 8, 4, 0.8)
     source = make_generator(seed + 9)
     wrong = torch.rand(len(labels), 5, generator=source) < 0.3
@@ -212,7 +212,7 @@ def _follows_most_votes(outcome: Outcome) -> bool:
 
 
 def _label_of_the_neighbouring_word(seed: int, return_dict: bool) -> TrainingSetup:
-    """Thirty percent of the tags of words are wrong, words are rows of an embedding; the tagger learns the rest."""
+    """Thirty percent of the word tags are wrong. The tagger learns the others."""
     source = make_generator(seed)
     tokens = torch.randint(60, (40 * 16 + 200, 10), generator=source)
     tags = (tokens % 5 + torch.roll(tokens, 1, 1) % 2) % 5
@@ -238,11 +238,11 @@ def _label_of_the_neighbouring_word(seed: int, return_dict: bool) -> TrainingSet
 
 PROGRAMS = [
     Program(
-        "customers_who_leave_hardly_foretold",
+        "customers_who_leave_hardly_predicted",
         "dense",
-        _customers_who_leave_hardly_foretold,
+        _customers_who_leave_hardly_predicted,
         frozenset(),
-        all_of(below_chance_by(0.05, 0.2), validation_calm()),
+        all_of(below_chance_by(0.05, 0.2), validation_is_stable()),
         "https://discuss.pytorch.org/t/predictions-stuck-at-zero-when-positive-label-1-is-only-16-of-data/145203/2",
     ),
     Program(
@@ -250,7 +250,7 @@ PROGRAMS = [
         "dense",
         _click_of_a_visitor_one_in_seven,
         frozenset(),
-        all_of(below_chance_by(0.03, 0.2), validation_calm()),
+        all_of(below_chance_by(0.03, 0.2), validation_is_stable()),
         "https://discuss.pytorch.org/t/cross-entropy-loss-for-imbalanced-set-binary-classification/106554",
     ),
     Program(
@@ -258,7 +258,7 @@ PROGRAMS = [
         "convolutional",
         _crowd_labels_two_of_five_wrong,
         frozenset(),
-        all_of(is_accurate(0.62), validation_calm()),
+        all_of(is_accurate(0.62), validation_is_stable()),
         "https://arxiv.org/abs/1705.10694",
     ),
     Program(
@@ -266,7 +266,7 @@ PROGRAMS = [
         "sequence",
         _vibration_one_bearing_in_fifty,
         frozenset(),
-        all_of(_finds_the_rare, validation_calm()),
+        all_of(_finds_the_rare, validation_is_stable()),
         "https://learn-pytorch.oneoffcoder.com/class-imbalance.html",
     ),
     Program(
@@ -274,7 +274,7 @@ PROGRAMS = [
         "sequence",
         _next_hour_of_a_noisy_meter,
         frozenset(),
-        all_of(explains_variance(0.05, 0.25), validation_calm()),
+        all_of(explains_variance(0.05, 0.25), validation_is_stable()),
         "https://example-a.com/answer/52593325",
     ),
     Program(
@@ -282,7 +282,7 @@ PROGRAMS = [
         "dense",
         _hundred_and_sixty_patients,
         frozenset(),
-        all_of(is_accurate(0.65), validation_calm(0.08)),
+        all_of(is_accurate(0.65), validation_is_stable(0.08)),
         "https://datascience.stackexchange.com/questions/31113/validation-showing-huge-fluctuations-what-could-be-the-cause",
     ),
     Program(
@@ -290,7 +290,7 @@ PROGRAMS = [
         "regression",
         _stopped_after_validation_went_flat,
         frozenset(),
-        all_of(explains_variance(0.5), validation_calm(0.05), lambda outcome: len(outcome.validation) < 20),
+        all_of(explains_variance(0.5), validation_is_stable(0.05), lambda outcome: len(outcome.validation) < 20),
         "https://example-a.com/answer/52593325",
     ),
     Program(
@@ -298,7 +298,7 @@ PROGRAMS = [
         "dense",
         _shares_of_five_raters_as_targets,
         frozenset(),
-        all_of(_follows_most_votes, validation_calm()),
+        all_of(_follows_most_votes, validation_is_stable()),
         "https://arxiv.org/abs/1908.07086",
     ),
     Program(
@@ -306,7 +306,7 @@ PROGRAMS = [
         "sequence",
         _label_of_the_neighbouring_word,
         frozenset(),
-        all_of(is_accurate(0.6), validation_calm()),
+        all_of(is_accurate(0.6), validation_is_stable()),
         "https://arxiv.org/abs/1705.10694",
     ),
 ]

@@ -1,10 +1,10 @@
-"""Graphs that are cut, and layers that let nothing through."""
+"""Graphs that are cut, and layers without gradients."""
 
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, counts, digit_images, make_loader, orders, seeded, surface
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.held_out.datasets import clouds, counts, digit_images, make_loader, orders, seeded, surface
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, output_spread
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +13,7 @@ from stormproof.finding import Problem
 
 
 class _Summary(nn.Module):
-    """A GRU over words, whose states are put through numpy for a summary."""
+    """A GRU over words whose states pass through numpy."""
 
     def __init__(self, keeps_graph: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def _through_numpy(seed: int, return_dict: bool, is_fixed: bool = False) -> Trai
 
 
 class _Binarized(nn.Module):
-    """A code of signs between two halves."""
+    """A binary code between encoder and decoder."""
 
     def __init__(self, straight_through: bool) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def _sign_in_the_middle(seed: int, return_dict: bool, is_fixed: bool = False) ->
 
 
 class _Transferred(nn.Module):
-    """A convolutional body, once meant to be frozen, under a head."""
+    """A convolutional body that was once frozen, with a head."""
 
     def __init__(self, trains_body: bool) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def _norm_of_one_feature(seed: int, return_dict: bool, is_fixed: bool = False) -
 
 
 class _OrderBlind(nn.Module):
-    """Attention over words, and a mean over all: it sees which words there are."""
+    """Attention over words, averaged over all positions, so word order is lost."""
 
     def __init__(self, sees_places: bool, vocabulary: int = 20, length: int = 12, width: int = 24) -> None:
         super().__init__()
@@ -159,13 +159,13 @@ def _column_against_row(seed: int, return_dict: bool, is_fixed: bool = False) ->
 
 
 def _asymmetric(preds: Tensor, target: Tensor) -> Tensor:
-    """The pinball loss of a median, written by hand."""
+    """Manual implementation of the pinball loss of the median."""
     error = target - preds
     return torch.maximum(0.5 * error, -0.5 * error).mean()
 
 
 class _LastState(nn.Module):
-    """An LSTM on embedded words that counts."""
+    """An LSTM over embedded words that counts."""
 
     def __init__(self) -> None:
         super().__init__()

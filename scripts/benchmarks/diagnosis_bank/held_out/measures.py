@@ -1,4 +1,4 @@
-"""What a trained module is worth, measured on the inputs it was trained with."""
+"""Measures of a trained module on its training inputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 
 def training_tensors(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """All inputs and targets of one epoch of pairs."""
+    """Returns all inputs and targets of one epoch of pairs."""
     inputs, targets = zip(*outcome.fit.train, strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
 
 def predictions(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """What the trained module predicts for its training inputs, and their targets."""
+    """Returns the predictions of the trained module on its training inputs, and their targets."""
     inputs, targets = training_tensors(outcome)
     outcome.after.eval()
     with torch.no_grad():
@@ -25,7 +25,7 @@ def predictions(outcome: Outcome) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(outcome: Outcome) -> float:
-    """The share of training inputs that are put in their class."""
+    """Returns the accuracy on the training inputs."""
     scores, targets = predictions(outcome)
     if scores.dim() == 2 and scores.shape[1] > 1:
         return (scores.argmax(1) == targets).float().mean().item()
@@ -33,19 +33,19 @@ def accuracy(outcome: Outcome) -> float:
 
 
 def explained_variance(outcome: Outcome) -> float:
-    """The share of the targets' variance that is explained: 0 for the best constant, NaN for broken weights."""
+    """Returns the explained variance: 0 for the best constant, NaN for non-finite weights."""
     values, targets = predictions(outcome)
     values, targets = values.flatten().double(), targets.flatten().double()
     return 1 - ((values - targets).square().mean() / targets.var(correction=0)).item()
 
 
 def output_spread(outcome: Outcome) -> float:
-    """The largest deviation of an output over the training inputs."""
+    """Returns the largest deviation of an output over the training inputs."""
     return predictions(outcome)[0].flatten(1).std(0).max().item()
 
 
 def activations(outcome: Outcome, layer: nn.Module) -> Tensor:
-    """What a layer of the trained module puts out for all training inputs."""
+    """Returns the outputs of a layer of the trained module on all training inputs."""
     outputs: list[Tensor] = []
 
     def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -58,26 +58,26 @@ def activations(outcome: Outcome, layer: nn.Module) -> Tensor:
 
 
 def constant_share(outcome: Outcome, layer: nn.Module) -> float:
-    """The share of a layer's units, or channels, that put out one value for all inputs."""
+    """Returns the share of units or channels of a layer whose output is constant."""
     output = activations(outcome, layer)
     output = output.transpose(1, -1).flatten(0, -2) if output.dim() > 2 else output
     return ((output.max(0).values - output.min(0).values) < 1e-6).float().mean().item()
 
 
 def is_unchanged(outcome: Outcome, prefix: str) -> bool:
-    """Whether all weights under that name are exactly what they were before the training ran."""
+    """Returns True if all weights under ``name`` are unchanged after training."""
     after = {name: value for name, value in outcome.after.state_dict().items() if name.startswith(prefix)}
     assert after, prefix
     return ran_to_end(outcome) and all(torch.equal(outcome.before[name], value) for name, value in after.items())
 
 
 def ran_to_end(outcome: Outcome) -> bool:
-    """Whether the training ran to its end."""
+    """Returns True if training finished."""
     return outcome.error is None and len(outcome.losses) > 0
 
 
 def became_non_finite(outcome: Outcome) -> bool:
-    """Whether the loss or the weights are no longer finite."""
+    """Returns True if the loss or the weights became non-finite."""
     return any(not math.isfinite(loss) for loss in outcome.losses) or any(
         not bool(value.isfinite().all()) for value in outcome.after.state_dict().values()
     )

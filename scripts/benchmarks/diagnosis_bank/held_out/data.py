@@ -1,4 +1,4 @@
-"""Data that cannot be learned from: mixed up, badly scaled, too little, too slow."""
+"""Data that cannot be learned from: shuffled, badly scaled, too small, too slow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     counts,
     digit_images,
@@ -18,7 +18,7 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, ran_to_end, training_tensors
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, ran_to_end, training_tensors
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,7 +52,7 @@ def _labels_of_other_files(seed: int, return_dict: bool, is_fixed: bool = False)
 
 
 @seeded
-def _one_row_behind(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+def _one_row_late(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     inputs, target = surface(seed, 2560)
     network = nn.Sequential(nn.Linear(6, 24), nn.SELU(), nn.Linear(24, 24), nn.SELU(), nn.Linear(24, 1))
     return TrainingSetup(
@@ -80,7 +80,7 @@ def _one_class_only(seed: int, return_dict: bool, is_fixed: bool = False) -> Tra
 
 
 class _Meter(nn.Module):
-    """Two layers of LSTM that read a window of a meter."""
+    """Two LSTM layers that read a window of a meter."""
 
     def __init__(self, width: int = 20) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def _years(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetu
 
 
 class _Memorizer(nn.Module):
-    """Embedded words, flattened: it can learn few sentences by heart."""
+    """Flattened word embeddings that can memorize a few sentences."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def _learned_by_heart(seed: int, return_dict: bool, is_fixed: bool = False) -> T
 
 
 class _Slow(Dataset[Any]):
-    """Batches of images that take their time to be read."""
+    """A data set of images with slow reads."""
 
     def __init__(self, images: Tensor, digit: Tensor, wait: float) -> None:
         self.images = images
@@ -185,7 +185,7 @@ def _slow_to_read(seed: int, return_dict: bool, is_fixed: bool = False) -> Train
 
 
 def _rose(outcome: Outcome) -> bool:
-    """Whether the validation loss is far above its lowest, while that of the training is far below both."""
+    """Returns True if the validation loss is far above its minimum and the training loss far below both."""
     lowest, last = min(outcome.validation), outcome.validation[-1]
     return last > 1.2 * lowest and outcome.mean_loss() < 0.5 * lowest
 
@@ -200,9 +200,9 @@ PROGRAMS: list[Program] = [
         "https://github.com/NoahVl/Explaining-In-Style-Reproducibility-Study/issues/9",
     ),
     Program(
-        "targets_are_one_row_behind",
+        "targets_are_one_row_late",
         "regression",
-        _one_row_behind,
+        _one_row_late,
         frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS}),
         lambda outcome: explained_variance(outcome) < 0.15,  # in their rows it is above 0.9
         "https://github.com/SeldonIO/alibi-detect/issues/166",

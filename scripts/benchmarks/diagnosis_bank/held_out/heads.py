@@ -1,10 +1,10 @@
-"""Last layers and losses that do not go together."""
+"""Last layers that do not fit the loss."""
 
 from __future__ import annotations
 
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, load_table, make_loader, seeded, signals, surface, waves
-from diagnosis_bank.held_back.measures import explained_variance, output_spread, predictions
+from diagnosis_bank.held_out.datasets import digit_images, load_table, make_loader, seeded, signals, surface, waves
+from diagnosis_bank.held_out.measures import explained_variance, output_spread, predictions
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +13,7 @@ from stormproof.finding import Problem
 
 
 class _Digits(nn.Module):
-    """A convolutional classifier that likes to give probabilities."""
+    """A convolutional classifier that returns probabilities."""
 
     def __init__(self, gives_probabilities: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def _relu_below_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> Tr
 
 
 class _Passengers(nn.Module):
-    """An LSTM that tells how many come next, through a tanh."""
+    """An LSTM that predicts a count through a tanh."""
 
     def __init__(self, squashes: bool) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def _tanh_for_hundreds(seed: int, return_dict: bool, is_fixed: bool = False) -> 
 
 
 def _unsure(outcome: Outcome) -> bool:
-    """Whether the loss, for what is put out now, could not fall as it should: the mended one ends at 0.08."""
+    """Returns True if the loss cannot decrease as it should. The corrected program reaches 0.08."""
     return outcome.mean_loss() > 0.35 and bool(predictions(outcome)[0].min() >= 0)
 
 

@@ -1,4 +1,4 @@
-"""Learning rates, schedules and weight decays that do not fit."""
+"""Unsuitable learning rates, schedules and weight decays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     digit_images,
     load_table,
@@ -16,7 +16,7 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, output_spread
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, output_spread
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -88,7 +88,7 @@ def _tiny_rate(seed: int, return_dict: bool, is_fixed: bool = False) -> Training
 
 
 class _Forecaster(nn.Module):
-    """A GRU whose last state tells the next value."""
+    """A GRU whose last state predicts the next value."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Forecaster(nn.Module):
 
 
 class _Scheduled(Supervised):
-    """Adam with a schedule, that steps once a batch or once an epoch."""
+    """Adam with a schedule that advances once per batch or once per epoch."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Healthy trainings of classifiers, with what may look ill about them."""
+"""Healthy classifiers with unusual symptoms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     clouds,
     counts,
     digit_images,
@@ -19,17 +19,17 @@ from diagnosis_bank.held_back.datasets import (
     seeded,
     signals,
 )
-from diagnosis_bank.held_back.measures import accuracy, activations, predictions
+from diagnosis_bank.held_out.measures import accuracy, activations, predictions
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
-CONSTRUCTED = "constructed: a training as it should be"
+CONSTRUCTED = "constructed: a healthy training run"
 
 
 def _half(inputs: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shuffled, four fifths for training and the rest for the validation."""
+    """Shuffles, and uses four fifths for training and the rest for validation."""
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     cut = 4 * len(inputs) // 5
     return inputs[order[:cut]], targets[order[:cut]], inputs[order[cut:]], targets[order[cut:]]
@@ -80,7 +80,7 @@ def _raw_pixels(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Recurrent(nn.Module):
-    """An LSTM over embedded words, of which the vocabulary is far larger than what is ever seen."""
+    """An LSTM with an embedding whose vocabulary is far larger than the words in the data."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def _unseen_words(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _WarmedUp(pl.LightningModule):
-    """A pre-norm transformer, with a rate that rises from zero and then falls."""
+    """A pre-norm transformer with a warm-up from zero and a decay."""
 
     def __init__(self, return_dict: bool, steps: int, width: int = 24) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def _warmup_from_zero(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Frozen(nn.Module):
-    """A frozen convolutional body under a new head."""
+    """A frozen convolutional body with a new head."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class _Frozen(nn.Module):
 
 
 def _pretrained(images: Tensor, digit: Tensor) -> nn.Sequential:
-    """A body that was trained to tell even digits from odd ones."""
+    """Returns a body pretrained to classify even and odd digits."""
     body = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     probe = nn.Linear(64, 2)
     optimizer = torch.optim.Adam([*body.parameters(), *probe.parameters()], lr=3e-3)
@@ -231,7 +231,7 @@ def _heavy_dropout(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Residual(nn.Module):
-    """A convolution that adds nothing at first: its last scale starts at zero."""
+    """A residual convolution whose last scale is initialized to zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ def _rare_class(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _TwoTasks(pl.LightningModule):
-    """Tells the class of a signal and whether that is an even one; a third head is for later."""
+    """Predicts the class of a signal and its parity. A third head is unused."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -362,19 +362,19 @@ def _four_at_a_time(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _right(share: float) -> Callable[[Outcome], bool]:
-    """Whether at least that share of the training inputs is put in its class."""
+    """Returns a check that the accuracy on the training inputs reaches this share."""
     return lambda outcome: outcome.error is None and accuracy(outcome) >= share
 
 
 def _sparse_and_alive(outcome: Outcome) -> bool:
-    """Whether the digits are told apart, units are mostly zero, and nearly each lives for some digit."""
+    """Returns True if digits are classified, units are mostly zero, and almost all units are sometimes active."""
     active = activations(outcome, outcome.after.get_submodule("network.1")) > 0
     alive = (active.float().mean(0) > 0.005).float().mean()
     return accuracy(outcome) > 0.9 and active.float().mean().item() < 0.15 and alive.item() > 0.95
 
 
 def _finds_the_rare(outcome: Outcome) -> bool:
-    """Whether most of the rare class is found, and little else called so."""
+    """Returns True if most of the rare class is found with few false positives."""
     scores, rare = predictions(outcome)
     positive, true_positive = scores > 0, (scores > 0) & (rare > 0.5)
     return bool(true_positive.sum() > 0.6 * rare.sum()) and bool(true_positive.sum() > 0.7 * positive.sum())

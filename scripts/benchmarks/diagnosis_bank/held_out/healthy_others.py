@@ -1,4 +1,4 @@
-"""Healthy trainings that are no plain classification: regression, generation, self-supervision."""
+"""Healthy runs other than classification: regression, generation, self-supervision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import (
+from diagnosis_bank.held_out.datasets import (
     digit_images,
     digits,
     load_table,
@@ -17,17 +17,17 @@ from diagnosis_bank.held_back.datasets import (
     surface,
     waves,
 )
-from diagnosis_bank.held_back.measures import explained_variance, training_tensors
+from diagnosis_bank.held_out.measures import explained_variance, training_tensors
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
-CONSTRUCTED = "constructed: a training as it should be"
+CONSTRUCTED = "constructed: a healthy training run"
 
 
 class _Restarted(pl.LightningModule):
-    """A GRU that forecasts, with a rate that is set back to its start again and again."""
+    """A GRU that forecasts, with a learning rate that restarts several times."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def _no_noise(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Adversaries(pl.LightningModule):
-    """A generator and a critic of points on a line, each with an optimizer."""
+    """A generator and a critic of points on a line, with one optimizer each."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def _adversaries(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Contrastive(pl.LightningModule):
-    """Brings two views of a signal together, and those of others apart."""
+    """Contrastive learning with two views of a signal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def _contrastive(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Masked(pl.LightningModule):
-    """Fills in the pixels it does not see; the way out is the way in, transposed."""
+    """Fills in masked pixels, with tied encoder and decoder weights."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ def _little_to_know(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _TwoHands(pl.LightningModule):
-    """An autoencoder of images, of which each half has an optimizer."""
+    """An autoencoder of images with one optimizer for each half."""
 
     def __init__(self, return_dict: bool) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ def _slow_and_steady(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 def _hits_the_cloud(outcome: Outcome) -> bool:
-    """Whether what is generated lies where the points are: their mean is (2, -1), their deviation 0.5."""
+    """Returns True if the generated points match the data: mean (2, -1), deviation 0.5."""
     with torch.no_grad():
         generated = outcome.after(torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)))
     off = (generated.mean(0) - torch.tensor([2.0, -1.0])).norm().item()
@@ -333,13 +333,13 @@ def _hits_the_cloud(outcome: Outcome) -> bool:
 
 
 def _fills_in(outcome: Outcome) -> bool:
-    """Whether the guesses are far better than the mean of each pixel."""
+    """Returns True if the predictions are far better than the mean of each pixel."""
     pixels, _ = training_tensors(outcome)
     return outcome.mean_loss() < 0.6 * pixels.var(0).mean().item()
 
 
 def _copies(outcome: Outcome) -> bool:
-    """Whether images of mean 0 and deviation 1 are given again."""
+    """Returns True if images of mean 0 and deviation 1 are reconstructed."""
     return outcome.error is None and outcome.mean_loss() < 0.25
 
 

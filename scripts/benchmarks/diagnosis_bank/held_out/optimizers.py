@@ -1,4 +1,4 @@
-"""Who is in which optimizer, and when gradients are cleared."""
+"""Parameters in wrong optimizers, and gradients cleared at wrong times."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import digit_images, digits, make_loader, seeded, signals, surface
-from diagnosis_bank.held_back.measures import accuracy, explained_variance, is_unchanged, ran_to_end
+from diagnosis_bank.held_out.datasets import digit_images, digits, make_loader, seeded, signals, surface
+from diagnosis_bank.held_out.measures import accuracy, explained_variance, is_unchanged, ran_to_end
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +16,7 @@ from stormproof.finding import Problem
 
 
 class _ManualClassifier(pl.LightningModule):
-    """An LSTM over signals, with a training loop carried over from plain torch."""
+    """An LSTM over signals with a training loop taken from plain torch."""
 
     def __init__(self, return_dict: bool, clears: bool) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def _never_cleared(seed: int, return_dict: bool, is_fixed: bool = False) -> Trai
 
 
 class _OftenStepped(pl.LightningModule):
-    """A convolutional network that means to gather the gradients of several batches."""
+    """A convolutional network that should accumulate gradients of several batches."""
 
     def __init__(self, return_dict: bool, gathers: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def _stepped_while_gathering(seed: int, return_dict: bool, is_fixed: bool = Fals
 
 
 class _ManualRegression(pl.LightningModule):
-    """A small network whose loop calls the right three functions."""
+    """A small network with manual optimization."""
 
     def __init__(self, return_dict: bool, clears_last: bool) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def _cleared_before_the_step(seed: int, return_dict: bool, is_fixed: bool = Fals
 
 
 class _CodeAndClass(pl.LightningModule):
-    """An autoencoder and a classifier on its code, each with an optimizer."""
+    """An autoencoder and a classifier of its code, with one optimizer each."""
 
     def __init__(self, return_dict: bool, encoder_twice: bool) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def _encoder_in_both(seed: int, return_dict: bool, is_fixed: bool = False) -> Tr
 
 
 class _FineTuned(Supervised):
-    """Its optimizer is made when it is constructed, before anyone replaces the head."""
+    """Creates its optimizer in the constructor, before the head is replaced."""
 
     def __init__(self, network: nn.Sequential, return_dict: bool) -> None:
         super().__init__(network, nn.CrossEntropyLoss(), return_dict, torch.optim.AdamW)
@@ -205,7 +205,7 @@ def _head_replaced_later(seed: int, return_dict: bool, is_fixed: bool = False) -
 
 
 class _Blocks(nn.Module):
-    """Residual blocks, kept in a list."""
+    """Residual blocks in a list."""
 
     def __init__(self, registers: bool, width: int = 32, depth: int = 4) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Numbers that are no numbers: in the data, or made by the network or the loss."""
+"""Non-finite numbers in the data, the network or the loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diagnosis_bank.held_back.datasets import counts, digits, load_raw_table, load_table, make_loader, repeated, seeded
-from diagnosis_bank.held_back.measures import became_non_finite
+from diagnosis_bank.held_out.datasets import counts, digits, load_raw_table, load_table, make_loader, repeated, seeded
+from diagnosis_bank.held_out.measures import became_non_finite
 from diagnosis_bank.program import Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +18,7 @@ from stormproof.finding import Problem
 
 
 class _Pairs(pl.LightningModule):
-    """Learns distances: pairs of one class near each other, others at least 1 apart."""
+    """Learns distances: pairs of one class are close, others at least 1 apart."""
 
     def __init__(self, return_dict: bool, guards: bool) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def _distance_of_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> T
 
 
 def _likelihood(guard: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The cross entropy of two classes, from the book."""
+    """Textbook formula of the binary cross entropy."""
 
     def loss(probability: Tensor, target: Tensor) -> Tensor:
         probability = probability.clamp(guard, 1 - guard)
@@ -102,7 +102,7 @@ def _missing_values(seed: int, return_dict: bool, is_fixed: bool = False) -> Tra
 
 
 class _Standardizes(nn.Module):
-    """Brings each batch to mean 0 and deviation 1, column by column."""
+    """Standardizes each column of a batch."""
 
     def __init__(self, guard: float) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def _deviation_of_zero(seed: int, return_dict: bool, is_fixed: bool = False) -> 
 
 
 class _Attentive(nn.Module):
-    """Pools words by attention; padding, word 0, gets no weight."""
+    """Attention pooling of words. Padding, word 0, has no weight."""
 
     def __init__(self, lowest: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The half of the bank that is held back: programs no threshold was chosen by."""
+"""The held-out half of the bank. No threshold was chosen on these programs."""
 
 from __future__ import annotations
 
-from diagnosis_bank.held_back import (
+from diagnosis_bank.held_out import (
     data,
     graphs,
     heads,

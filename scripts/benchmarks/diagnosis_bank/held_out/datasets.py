@@ -1,4 +1,4 @@
-"""The data of the programs: small, made or loaded without a network, and the same for the same seed."""
+"""Data of the programs: small, generated or loaded without a network, determined by the seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 
 
 def seeded(build: Callable[Concatenate[int, P], TrainingSetup]) -> Callable[Concatenate[int, P], TrainingSetup]:
-    """Seeds torch by the first argument before anything is built."""
+    """Seeds torch with the first argument before the function runs."""
 
     @functools.wraps(build)
     def built(seed: int, *args: P.args, **kwargs: P.kwargs) -> TrainingSetup:
@@ -33,7 +33,7 @@ def seeded(build: Callable[Concatenate[int, P], TrainingSetup]) -> Callable[Conc
 def make_loader(
     inputs: Tensor, targets: Tensor, batch_size: int, seed: int, *, shuffle: bool = True
 ) -> DataLoader[Any]:
-    """Whole batches of pairs, shuffled by ``seed``."""
+    """Returns a loader of full batches of pairs, shuffled by ``seed``."""
     return DataLoader(
         TensorDataset(inputs, targets),
         batch_size=batch_size,
@@ -44,7 +44,7 @@ def make_loader(
 
 
 def repeated(inputs: Tensor, targets: Tensor, times: int) -> tuple[Tensor, Tensor]:
-    """The same rows several times over, so that an epoch of few rows has enough steps."""
+    """Repeats rows so that an epoch has enough steps."""
     return inputs.repeat(times, *[1] * (inputs.dim() - 1)), targets.repeat(times, *[1] * (targets.dim() - 1))
 
 
@@ -55,25 +55,25 @@ def _bundled(name: str) -> tuple[Tensor, Tensor]:
 
 
 def load_raw_table(name: Table) -> tuple[Tensor, Tensor]:
-    """A table as it comes: no column is scaled."""
+    """Returns a table without scaling."""
     inputs, targets = _bundled(name)
     return inputs.clone(), targets.clone()
 
 
 def load_table(name: Table) -> tuple[Tensor, Tensor]:
-    """A table with columns of mean 0 and deviation 1."""
+    """Returns a table with columns of mean 0 and deviation 1."""
     inputs, targets = load_raw_table(name)
     return (inputs - inputs.mean(0)) / inputs.std(0), targets
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """1797 digits of 8x8 pixels from 0 to 1, as rows of 64."""
+    """Returns 1,797 digits of 8x8 pixels from 0 to 1, as rows of 64."""
     inputs, targets = _bundled("digits")
     return inputs / 16, targets.clone()
 
 
 def digit_images() -> tuple[Tensor, Tensor]:
-    """The digits as images of one channel, mean 0 and deviation 1 over all pixels."""
+    """Returns the digits as images of one channel, with mean 0 and deviation 1 over all pixels."""
     inputs, targets = digits()
     return ((inputs - inputs.mean()) / inputs.std()).view(-1, 1, 8, 8), targets
 
@@ -82,7 +82,7 @@ def digit_images() -> tuple[Tensor, Tensor]:
 def _signals(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     options: Any = get_dataset_args()
     options.num_samples, options.seed, options.train_split = rows, seed, 1.0
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (what it seeds is the global one)
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (mnist1d uses the global generator)
     dataset = make_dataset(options)
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
@@ -90,13 +90,13 @@ def _signals(rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def signals(rows: int = 1600) -> tuple[Tensor, Tensor]:
-    """MNIST-1D: signals of 40 values in ten classes."""
+    """Returns MNIST-1D: signals of 40 values in ten classes."""
     inputs, targets = _signals(rows, 42)
     return inputs.clone(), targets.clone()
 
 
 def clouds(seed: int, rows: int, features: int, classes: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Points around one centre for each class."""
+    """Returns points around one center per class."""
     generator = torch.Generator().manual_seed(1000 + seed)
     centres = 2 * torch.randn(classes, features, generator=generator)
     targets = torch.randint(classes, (rows,), generator=generator)
@@ -104,7 +104,7 @@ def clouds(seed: int, rows: int, features: int, classes: int, spread: float = 1.
 
 
 def rings(seed: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Points of an inner disc and of a ring around it, in the plane."""
+    """Returns points of an inner disc and a ring around it."""
     generator = torch.Generator().manual_seed(2000 + seed)
     targets = torch.randint(2, (rows,), generator=generator)
     radius = 0.4 + 1.1 * targets + 0.15 * torch.randn(rows, generator=generator)
@@ -113,7 +113,7 @@ def rings(seed: int, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def surface(seed: int, rows: int, features: int = 6, noise: float = 0.1) -> tuple[Tensor, Tensor]:
-    """A smooth function of some features, targets of shape (rows, 1), mean about 0 and deviation about 1."""
+    """Returns a smooth function with targets of shape (rows, 1), mean about 0 and deviation about 1."""
     generator = torch.Generator().manual_seed(3000 + seed)
     inputs = torch.randn(rows, features, generator=generator)
     value = torch.sin(1.5 * inputs[:, 0]) + 0.7 * inputs[:, 1] - 0.4 * inputs[:, 2] * inputs[:, 0]
@@ -121,7 +121,7 @@ def surface(seed: int, rows: int, features: int = 6, noise: float = 0.1) -> tupl
 
 
 def orders(seed: int, rows: int, length: int = 12, vocabulary: int = 20) -> tuple[Tensor, Tensor]:
-    """Sentences of words; the class is whether word 1 stands before word 2, and each has both exactly once."""
+    """Returns sentences that contain words 1 and 2 once each. The class is 1 if word 1 comes first."""
     generator = torch.Generator().manual_seed(4000 + seed)
     sentences = torch.randint(3, vocabulary, (rows, length), generator=generator)
     places = torch.rand(rows, length, generator=generator).argsort(dim=1)[:, :2]
@@ -131,7 +131,7 @@ def orders(seed: int, rows: int, length: int = 12, vocabulary: int = 20) -> tupl
 
 
 def counts(seed: int, rows: int, length: int = 16, vocabulary: int = 30) -> tuple[Tensor, Tensor]:
-    """Sentences of words; the class is whether words below a third of the vocabulary are in the majority."""
+    """Returns sentences. The class is 1 if words below a third of the vocabulary are the majority."""
     generator = torch.Generator().manual_seed(5000 + seed)
     share = torch.rand(rows, 1, generator=generator)
     low = torch.rand(rows, length, generator=generator) < share
@@ -145,7 +145,7 @@ def counts(seed: int, rows: int, length: int = 16, vocabulary: int = 30) -> tupl
 
 
 def waves(seed: int, rows: int, length: int = 24, noise: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Windows of sums of two sines, of shape (rows, length, 1), and the value that comes next, (rows, 1)."""
+    """Returns windows of sums of two sines (rows, length, 1) and the next value (rows, 1)."""
     generator = torch.Generator().manual_seed(6000 + seed)
     time = torch.arange(length + 1).float()
     phase = 2 * torch.pi * torch.rand(rows, 2, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Units that are dead or saturated, and gradients that vanish or explode on their way."""
+"""Dead and saturated units, and gradients that vanish or explode."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from diagnosis_bank.held_back.datasets import clouds, digit_images, digits, make_loader, rings, seeded, signals, waves
-from diagnosis_bank.held_back.measures import accuracy, activations, constant_share, explained_variance
+from diagnosis_bank.held_out.datasets import clouds, digit_images, digits, make_loader, rings, seeded, signals, waves
+from diagnosis_bank.held_out.measures import accuracy, activations, constant_share, explained_variance
 from diagnosis_bank.program import Outcome, Program, Supervised, TrainingSetup
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +29,7 @@ def _killed_by_the_rate(seed: int, return_dict: bool, is_fixed: bool = False) ->
 
 
 @seeded
-def _born_dead(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+def _dead_from_the_start(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     images, digit = digit_images()
     first = nn.Conv2d(1, 16, 3, padding=1)
     network = nn.Sequential(
@@ -115,7 +115,7 @@ def _deep_sigmoids(seed: int, return_dict: bool, is_fixed: bool = False) -> Trai
 
 
 class _Unrolled(nn.Module):
-    """Signals set the first state of a plain recurrence, that then runs on by itself before it is read out."""
+    """The signal sets the first state of a recurrence, which then runs without input."""
 
     def __init__(self, steps: int, gain: float, width: int = 32) -> None:
         super().__init__()
@@ -195,12 +195,12 @@ def _grows_with_depth(seed: int, return_dict: bool, is_fixed: bool = False) -> T
 
 
 def _mostly_dead(index: int, share: float) -> Callable[[Outcome], bool]:
-    """Whether that share of the units of a layer of the network puts out one value whatever comes in."""
+    """Returns a check that this share of the units of a layer is constant on all inputs."""
     return lambda outcome: constant_share(outcome, outcome.after.get_submodule(f"network.{index}")) >= share
 
 
 def _flat(outcome: Outcome) -> bool:
-    """Whether most units of each hidden layer are, for most inputs, where tanh is flat; and that did harm."""
+    """Returns True if most units of each hidden layer are saturated for most inputs and accuracy suffered."""
     layers = [outcome.after.get_submodule(f"network.{index}") for index in (1, 3, 5)]
     flat = [(activations(outcome, layer).abs() > 0.99).float().mean().item() for layer in layers]
     return min(flat) > 0.7 and outcome.mean_loss() > 0.7  # with the usual start it ends at 0.4
@@ -218,7 +218,7 @@ PROGRAMS: list[Program] = [
     Program(
         "channels_start_with_a_bias_of_minus_ten",
         "convolutional",
-        _born_dead,
+        _dead_from_the_start,
         frozenset({Problem.DEAD_UNITS}),
         _mostly_dead(1, 0.8),
         "https://ai.stackexchange.com/questions/39853/how-does-gradient-descent-work-with-relu-if-weights-are-negative",
