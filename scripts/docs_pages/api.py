@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 import yaml
@@ -115,9 +116,10 @@ def pages() -> dict[str, Page]:
     return {**plugin, "testing": TESTING, **packages, **groups}
 
 
-def documented_names() -> set[str]:
+@cache
+def documented_names() -> frozenset[str]:
     """Returns the full names of all objects on API pages."""
-    return {name for page in pages().values() for name in page.names}
+    return frozenset(name for page in pages().values() for name in page.names)
 
 
 def api_pages() -> dict[str, str]:
