@@ -1,8 +1,8 @@
 """Writes the generated files: ``__init__.pyi`` of losses and activations, and pages and tables in docs.
 
 The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
-``# when:``. Run this script after you add or remove a public name, an option or an argument, and after you change the
-``--help`` of a command. ``docs_pages/`` contains one module per kind of page.
+``# when:``. Run this script after you change a public name, an option, an argument or a text of ``--help``.
+``docs_pages/`` contains one module per kind of page.
 """
 
 from __future__ import annotations
