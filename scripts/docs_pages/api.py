@@ -72,22 +72,22 @@ TESTING = Page(
 PACKAGES = {
     "activations": (
         "Activations",
-        "Activations that torch lacks, and functions for any activation. [Options](../config.md#activation).",
+        "Activations that torch lacks, and functions for any activation. See [options](../config.md#activation).",
     ),
     "losses": (
         "Losses",
-        "[Losses](../losses.md) compares them. [Options](../config.md#loss).",
+        "[Losses](../losses.md) compares the formulas, and [configuration](../config.md#loss) lists the options.",
     ),
     "initialization": (
         "Initialization",
-        "Functions that initialize the weights of a network in place. [Options](../config.md#initialization).",
+        "Functions that initialize weights in place. [Configuration](../config.md#initialization) lists the options.",
     ),
-    "models": ("Models", "[Options](../config.md#model)."),
+    "models": ("Models", "[Configuration](../config.md#model) lists the options."),
 }
 """Title and introduction for each package of the application with ``__all__``."""
 
 GROUPS = {
-    "data": ("Data modules", "[Options](../config.md#data).", ("data",)),
+    "data": ("Data modules", "[Configuration](../config.md#data) lists the options.", ("data",)),
     "training": (
         "Augmentation, schedules, callbacks and loggers",
         "Parts of the application that the other config groups build.",
