@@ -22,10 +22,10 @@ third-party:  ## Trains models of ten packages that use Lightning, each in its o
 compat:  ## Default tests with the oldest and the newest versions; needs Python 3.11 and 3.13
 	.ci/compat
 
-generate:  ## Stubs and tables that list the options in conf/
+generate:  ## Stubs, reference pages and tables that list public names, options and --help
 	python scripts/generate.py
 
-docs:    ## Documentation site; broken links and anchors are errors
+docs:    ## Documentation site in build/site, readable offline; broken links and anchors are errors
 	mkdocs build --strict
 
 bench:   ## Cost of checkpoints, loaders and monitors on this machine

@@ -1,13 +1,13 @@
-"""Beats overfitting, one change at a time, and says what each is worth: writes docs/case_<data>.md and its figure.
+"""Reduces overfitting, one change at a time, and writes docs/evidence/case_<data>.md and its figure.
 
     pip install -e ".[train,docs,mnist1d]"
     python scripts/case.py mnist1d [--seeds 10] [--jobs 2] [--runs-dir runs/case] [--output docs]
     python scripts/case.py fashion_mnist --seeds 3
 
-Each run is ``train.py`` with the words of one row of case_ladder.py, once a seed; the seed fixes the validation split
-and the weights, so that rows are compared in pairs. A network is tested once, with its last weights, or the best on
-validation where it stops early. Which sum of changes is the best is decided on validation alone. Runs that are finished
-are not trained again.
+Each run is ``train.py`` with the overrides of one row of case_ladder.py and one seed. The seed fixes the validation
+split and the initial weights, so that rows are compared in pairs. A network is tested once, with its last weights, or
+with its best weights if it stops early. The best combination is selected by validation only. Finished runs are not
+trained again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class PredictionSaver(pl.Callback):
-    """Keeps what a network says of each split when it is tested: in evaluation mode and without augmentation."""
+    """Saves the outputs for each split at the test, in evaluation mode and without augmentation."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -84,8 +84,9 @@ def main() -> None:
         f"python scripts/case.py {arguments.data} --seeds {arguments.seeds} {' '.join(arguments.overrides)}".strip()
     )
     hours = sum(measurement.seconds for runs in measured.values() for measurement in runs) / 3600
-    page = render(arguments.data, rows, measured, figure, f"`{command}`, {hours:.1f} hours of one core")
-    (arguments.output / f"case_{arguments.data}.md").write_text(page)
+    page = render(arguments.data, rows, measured, f"../{figure}", f"`{command}`, {hours:.1f} hours of one core")
+    (arguments.output / "evidence").mkdir(exist_ok=True)
+    (arguments.output / "evidence" / f"case_{arguments.data}.md").write_text(page)
     print(page)
 
 
@@ -95,8 +96,8 @@ def _folder(runs_dir: Path, data: str, row: Row, seed: int) -> Path:
 
 
 def _train(run_overrides: Sequence[str], folder: Path) -> str:
-    """One run, unless it is finished; returns what to tell of it."""
-    torch.set_num_threads(1)  # one core a run
+    """Trains one run unless it is finished, and returns its test accuracy as text."""
+    torch.set_num_threads(1)  # one core per run
     overrides = [
         *run_overrides, "logger=none", f"runs_dir={folder.parent}", f"name={folder.name}",
         "callbacks.predictions._target_=case.Predictions", f"callbacks.predictions.folder={folder}",
@@ -104,7 +105,7 @@ def _train(run_overrides: Sequence[str], folder: Path) -> str:
     try:
         with redirect_stdout(StringIO()), hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
             summary = run(hydra.compose("config", normalize_overrides(overrides)))
-    except Exception as error:  # noqa: BLE001 (not every error can go to the other process, and its words have to)
+    except Exception as error:  # noqa: BLE001 (some errors cannot be pickled, their messages can)
         raise RuntimeError(f"{folder.name}: {error}") from None
     return f"{folder.name}: {summary['test']['accuracy']:.4f}"
 

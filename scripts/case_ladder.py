@@ -19,9 +19,9 @@ class Row:
     """A configuration of the ladder.
 
     Attributes:
-        name: what it changes.
-        overrides: the same as overrides.
-        is_sum: whether it is of several changes; these begin with an experiment of their own.
+        name: Name of the change.
+        overrides: The change as overrides.
+        is_sum: Whether it combines several changes, based on its own experiment.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Row:
 
 
 def ladder(data: str) -> list[Row]:
-    """The baseline, one change at a time, then the sums."""
+    """Returns the baseline, one change at a time, then the combinations."""
     baseline, best = f"experiment=case/{data}", f"experiment=case/{data}_best"
     augmentation = AUGMENTATION[data]
     narrow = {"mnist1d": "[16,16]", "fashion_mnist": "[32,16,8]"}[data]
     return [
         Row(BASELINE, (baseline,)),
-        Row("cosine schedule alone", (baseline, "scheduler=cosine")),
+        Row("cosine schedule", (baseline, "scheduler=cosine")),
         Row("weight decay 1", (baseline, "optimizer.weight_decay=1.0")),
         Row("dropout 0.3", (baseline, "model.dropout=0.3")),
         Row("batch norm", (baseline, "model.norm=batch")),

@@ -1,4 +1,4 @@
-"""What the case says of its networks: their metrics, and the page with its figure."""
+"""Metrics of the case study, and its page and figure."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from stormproof_train.config.plan import read_plan
 
 TITLES = {"mnist1d": "MNIST-1D", "fashion_mnist": "Fashion-MNIST"}
 AIMS = {
-    "mnist1d": (0.96, "what people reach (Greydanus & Kobak 2024)"),
-    "fashion_mnist": (0.925, "of two convolutional layers with fewer than 100,000 parameters in its authors' table"),
+    "mnist1d": (0.96, "the accuracy of humans (Greydanus & Kobak 2024)"),
+    "fashion_mnist": (
+        0.925,
+        "the accuracy of two convolutional layers with fewer than 100,000 parameters in the table of its authors",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is told of one trained network; shares, not percent."""
+    """Metrics of one trained network, as shares instead of percentages."""
 
     parameters: int
     seconds: float
@@ -47,9 +50,9 @@ class Measurement:
 
 
 def measure(folder: Path) -> Measurement:
-    """Accuracy, negative log-likelihood and calibration error of each split.
+    """Returns accuracy, negative log-likelihood and calibration error of each split.
 
-    The expected calibration error is over 15 bins of confidence (Guo et al. 2017, section 2).
+    The expected calibration error uses 15 bins of confidence (Guo et al. 2017, section 2).
     """
     accuracy, nll, ece = {}, {}, {}
     with np.load(folder / "predictions.npz") as arrays:
@@ -79,7 +82,7 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def best_sum(rows: Sequence[Row], measured: dict[str, list[Measurement]]) -> str:
-    """The sum with the highest mean accuracy on validation."""
+    """Returns the combination with the highest mean validation accuracy."""
     sums = [row.name for row in rows if row.is_sum]
     return max(
         sums, key=lambda name: statistics.fmean(measurement.accuracy["validation"] for measurement in measured[name])
@@ -87,43 +90,43 @@ def best_sum(rows: Sequence[Row], measured: dict[str, list[Measurement]]) -> str
 
 
 def render(data: str, rows: Sequence[Row], measured: dict[str, list[Measurement]], figure: str, made_by: str) -> str:
-    """The page; every number in it is computed here."""
+    """Returns the page with all numbers."""
     chosen, baseline = best_sum(rows, measured), measured[BASELINE]
     best, (aim, whose) = measured[chosen], AIMS[data]
     reached = _mean_of(best, "test")
     worst, compared = min(measurement.accuracy["test"] for measurement in best), len(rows) - 1
     overrides = next(row.overrides for row in rows if row.name == chosen)
-    return f"""# The case: {TITLES[data]}
+    return f"""# Case study: {TITLES[data]}
 
-`scripts/case.py` writes this page, and measures every number in it: {made_by}.
+`scripts/case.py` writes this page and measures all numbers: {made_by}.
 
-The baseline learns its training split by heart: it is right on {_mean_of(baseline, "train").percent()}% of it and on
-{_mean_of(baseline, "test").percent()}% of the test split, a gap of {_gap(baseline).percent()} points. Then one thing is
-changed at a time, and then several at once. Each row is {len(baseline)} networks, one a seed, which fixes the samples
-held out for validation and the first weights.
+The baseline overfits: its accuracy is {_mean_of(baseline, "train").percent()}% on the training split and
+{_mean_of(baseline, "test").percent()}% on the test split, a gap of {_gap(baseline).percent()} points.
+The rows change one setting at a time, then several. Each row is a mean over {len(baseline)} networks, one per seed.
+The seed fixes the validation split and the initial weights.
 
 {_table(rows, measured, chosen)}
 
-Means ± the half-width of their 95% interval over the seeds (Student's t): for another seed, not for another test split.
-Train is the training split in evaluation mode, without augmentation. NLL is the negative log-likelihood, ECE the
-expected calibration error over 15 bins. Each row is compared with the baseline seed by seed; p is of the paired t-test,
-and a star marks p < 0.05 / {compared}, which allows for {compared} comparisons.
+Values are means ± half-widths of 95% intervals over the seeds (Student's t). They cover other seeds, not other test
+splits. Train is the training split in evaluation mode without augmentation. NLL is the negative log-likelihood, and ECE
+the expected calibration error with 15 bins. Each row is compared with the baseline per seed by a paired t-test. A star
+marks p < 0.05 / {compared}, a correction for {compared} comparisons.
 
-The sums are trained otherwise, too, than the rows above them: {also_changed(rows)}.
+The combinations (“sum”) also differ in these settings: {also_changed(rows)}.
 
-**{chosen}** is the sum with the highest accuracy on validation; nothing was chosen by the test split. With
-{best[0].parameters:,} parameters it is right on {reached.percent()}% of the test split (the worst seed:
-{100 * worst:.1f}%), with a gap of {_gap(best).percent()} points. The aim was {100 * aim:.1f}%, {whose}:
+**{chosen}** is the combination with the highest validation accuracy. The test split was not used for the choice. With
+{best[0].parameters:,} parameters, its test accuracy is {reached.percent()}% (worst seed: {100 * worst:.1f}%), with a
+gap of {_gap(best).percent()} points. The target was {100 * aim:.1f}%, {whose}:
 {"reached" if reached.value >= aim else "not reached"}.
 
 ![Accuracy on the training and the test split, by change]({figure})
 
-It is `python train.py {" ".join(overrides)}`.
+The command is `python train.py {" ".join(overrides)}`.
 """
 
 
 def also_changed(rows: Sequence[Row]) -> str:
-    """What the sums have otherwise than the baseline besides what their names say, read from the configs."""
+    """Returns the settings that differ between combinations and baseline but are not part of their names."""
     first = next(row for row in rows if row.is_sum)
     before, after = (_parse_overrides(row.overrides) for row in (rows[0], first))
     changed = [f"{name} {after[name]} (baseline: {before[name]})" for name in after if after[name] != before[name]]
@@ -131,7 +134,7 @@ def also_changed(rows: Sequence[Row]) -> str:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """The effective arguments of the groups that no row is named for."""
+    """Returns the effective arguments of the groups that no row is named for."""
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         plan = read_plan(hydra.compose("config", normalize_overrides(overrides)))
     groups = {"data": plan.data, "optimizer": plan.optimizer, "trainer": plan.trainer}
@@ -141,7 +144,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def _table(rows: Sequence[Row], measured: dict[str, list[Measurement]], chosen: str) -> str:
     head = (
         "change", "parameters", "validation %", "test %", "train %", "gap", "test NLL", "test ECE %",
-        "against the baseline", "p",
+        "difference from baseline", "p",
     )  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in rows:
@@ -180,7 +183,7 @@ def _gap(runs: Sequence[Measurement]) -> Mean:
 
 
 def draw(rows: Sequence[Row], measured: dict[str, list[Measurement]], path: Path) -> None:
-    """One line a row: the accuracy on both splits, and the gap between them."""
+    """Draws one line per row: the accuracy on both splits and the gap between them."""
     mpl.rcParams["svg.hashsalt"] = path.stem
     figure = Figure(figsize=(7.5, 0.32 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()

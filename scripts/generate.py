@@ -1,7 +1,8 @@
-"""Writes the generated files: ``__init__.pyi`` of losses and activations, and tables in docs.
+"""Writes the generated files: ``__init__.pyi`` of losses and activations, and pages and tables in docs.
 
 The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
-``# when:``. Run this script after you add or remove an activation or a loss.
+``# when:``. Run this script after you change a public name, an option, an argument or a text of ``--help``.
+``docs_pages/`` contains one module per kind of page.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+from docs_pages.api import api_pages
+from docs_pages.command_line import command_line_page
+from docs_pages.config import config_page
 
 from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 TASKS = {"classification": "| word | of one sample |", "regression": "| word | of one target |"}
-"""The header of each task's table in docs/losses.md."""
+"""The header of each task's table in docs/reference/losses.md."""
+
+REFERENCE = ROOT / "docs" / "reference"
+LOSSES_PAGE = REFERENCE / "losses.md"
 
 
 def generated() -> dict[Path, str]:
@@ -31,8 +38,11 @@ def generated() -> dict[Path, str]:
     stubs = {Path(str(package.__file__)).with_suffix(".pyi"): stub(package) for package in packages}
     return {
         **stubs,
-        ROOT / "docs" / "losses.md": docs_of_losses(),
+        LOSSES_PAGE: docs_of_losses(),
         ROOT / "docs" / "application.md": docs_of_application(),
+        **{ROOT / path: text for path, text in api_pages().items()},
+        REFERENCE / "command_line.md": command_line_page(),
+        REFERENCE / "config.md": config_page(),
     }
 
 
@@ -54,14 +64,14 @@ def stub(package: ModuleType) -> str:
 
 
 def docs_of_losses() -> str:
-    """Returns docs/losses.md with a row for each file in conf/loss/."""
-    text = (ROOT / "docs" / "losses.md").read_text()
+    """Returns docs/reference/losses.md with a row for each file in conf/loss/."""
+    text = LOSSES_PAGE.read_text()
     for task, header in TASKS.items():
         rows = "".join(_row(word) for word in losses(task))
         text, tables = re.subn(
             rf"({re.escape(header)}.*\n\|---.*\n)(?:\|.*\n)*", lambda match, rows=rows: match[1] + rows, text
         )
-        assert tables == 1, f"docs/losses.md must have one table that starts with {header}"
+        assert tables == 1, f"docs/reference/losses.md must have one table that starts with {header}"
     return text
 
 
@@ -94,7 +104,7 @@ def _row(word: str) -> str:
     text = (CONF / "loss" / f"{word}.yaml").read_text()
     columns = dict(re.findall(r"^# (formula|source|when): (.+)$", text, re.MULTILINE))
     for column in ("formula", "when"):
-        assert column in columns, f"conf/loss/{word}.yaml needs a comment `# {column}: …` for docs/losses.md"
+        assert column in columns, f"conf/loss/{word}.yaml needs a comment `# {column}: …` for docs/reference/losses.md"
     formula = columns["formula"].replace("|", r"\|")
     return f"| `{word}` | {formula} | {columns.get('source', '')} | {columns['when']} |\n".replace("|  |", "| |")
 
@@ -113,6 +123,12 @@ def outdated() -> Iterator[Path]:
     for path, text in generated().items():
         if not path.exists() or path.read_text() != text:
             yield path
+
+
+def unexpected() -> Iterator[Path]:
+    """Yields API pages that no longer have a public name."""
+    expected = {ROOT / path for path in api_pages()}
+    yield from (path for path in (REFERENCE / "api").glob("*.md") if path not in expected)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""Puts each claim of an article about activations to a test, and writes the page that tells what came of it.
+"""Measures each claim of an article about activations, and writes the page with the verdicts.
 
     pip install -e ".[train,docs,mnist1d]"
     python scripts/measure_claims.py [--quick] [--jobs 2] [--seeds 10] [--docs docs]
 
-Writes ``claims.md`` and ``figures/claims_*.svg``, with nothing on them that depends on the time or the machine's load.
-``--quick`` takes two seeds and a few steps of each training: it tries the script, and settles nothing. The experiments
-are in ``scripts/claims/``, one kind a file.
+Writes ``evidence/claims.md`` and ``figures/claims_*.svg``. Their content does not depend on the time or the load of the
+machine. ``--quick`` uses two seeds and a few steps per run. It tests the script, and its numbers have no meaning. The
+experiments are in ``scripts/claims/``, one kind per file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def groups() -> list[list[int]]:
-    """The claims by the file of their experiment, which shares trainings between them."""
+    """Returns the indices of the claims, grouped by file. Claims of a file share training runs."""
     by_file: dict[str, list[int]] = {}
     for index, claim in enumerate(CLAIMS):
         function = claim.measure.func if isinstance(claim.measure, partial) else claim.measure
         by_file.setdefault(function.__module__, []).append(index)
-    return [*reversed(by_file.values())]  # the longest are at the end of the article, and begin first
+    return [*reversed(by_file.values())]  # the longest are at the end of the article and start first
 
 
 def measured(group: list[int], effort: Effort) -> list[tuple[int, Result, float]]:
@@ -75,7 +75,8 @@ def main() -> None:
     for result in results:
         if result.figure:
             draw(result.figure, figures)
-    page = arguments.docs / "claims.md"
+    page = arguments.docs / "evidence" / "claims.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render_page(CLAIMS, results, effort))
     print(f"{page}: {len(CLAIMS)} claims, {time.monotonic() - started:.0f} s")
 

@@ -1,1 +1,1 @@
-"""What an article claims of activations, measured: one kind of experiment a file, ``all_claims`` lists the claims."""
+"""Measures what an article claims about activations: one kind of experiment per file, listed in ``all_claims``."""

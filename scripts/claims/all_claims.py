@@ -1,4 +1,4 @@
-"""The claims, in the order of the article."""
+"""The claims in the order of the article."""
 
 from __future__ import annotations
 

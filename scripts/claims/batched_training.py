@@ -1,4 +1,4 @@
-"""Small networks that differ in their seed, trained at once, each for itself."""
+"""Trains small networks that differ in their seed in one batched computation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Data = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """Losses and gradient norms are (seeds, steps), each of the step's own batch."""
+    """Networks after training. Losses and gradient norms are ``(seeds, steps)``, on the batch of each step."""
 
     networks: Sequence[nn.Module]
     parameters: dict[str, torch.Tensor]
@@ -33,18 +33,18 @@ class TrainedNetworks:
     gradient_norms: torch.Tensor
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps (seeds, samples, …) to outputs (seeds, samples, outputs), each seed by its own network."""
+        """Returns outputs ``(seeds, samples, outputs)`` for inputs ``(seeds, samples, …)``, one network per seed."""
         with torch.no_grad():
             return run_networks(self.networks[0], self.parameters, inputs)
 
     def each(self) -> list[nn.Module]:
-        """The networks, with their trained weights."""
+        """Returns the networks with their trained weights."""
         for seed, network in enumerate(self.networks):
             network.load_state_dict({name: value[seed].detach() for name, value in self.parameters.items()})
         return list(self.networks)
 
     def accuracy(self, data: Data) -> torch.Tensor:
-        """(seeds,)"""
+        """Returns the accuracy, ``(seeds,)``."""
         return (self.predict(data[0]).argmax(2) == data[1]).double().mean(1)
 
 
@@ -53,7 +53,7 @@ def run_networks(network: nn.Module, parameters: dict[str, torch.Tensor], inputs
 
 
 def hidden_activations(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """(samples, units): the outputs of all activations of a multilayer perceptron, layer behind layer."""
+    """Returns the outputs of all activations of a multilayer perceptron, ``(samples, units)``, layer by layer."""
     outputs, signal = [], inputs
     with torch.no_grad():
         for layer in list(network.children())[:-1]:
@@ -72,7 +72,7 @@ def make_mlps(
     depth: int,
     initialization: str = "auto",
 ) -> list[nn.Module]:
-    """One multilayer perceptron a seed."""
+    """Returns one multilayer perceptron per seed."""
     networks: list[nn.Module] = []
     for seed in range(seeds):
         torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def train(
     momentum: float | None = None,
     loss: Loss = F.cross_entropy,
 ) -> TrainedNetworks:
-    """Adam, or SGD where a momentum is given; batches of 64, drawn anew for each network and step."""
+    """Trains with Adam, or with SGD if a momentum is given. Each network and step has its own batch of 64."""
     parameters, _ = stack_module_state(list(networks))
     leaves = list(parameters.values())
     optimizer = torch.optim.Adam(leaves, lr=lr) if momentum is None else torch.optim.SGD(leaves, lr, momentum)
@@ -103,7 +103,7 @@ def train(
         chosen = torch.randint(inputs.shape[1], (len(networks), BATCH), generator=generator)
         batch_losses = vmap(loss)(run_networks(networks[0], parameters, inputs[rows, chosen]), targets[rows, chosen])
         optimizer.zero_grad()
-        batch_losses.sum().backward()  # no network has a part in another's loss
+        batch_losses.sum().backward()  # the loss of a network does not depend on the others
         norms.append(sum(leaf.grad.flatten(1).square().sum(1) for leaf in leaves if leaf.grad is not None))
         losses.append(batch_losses.detach())
         optimizer.step()
@@ -112,7 +112,7 @@ def train(
 
 @cache
 def load_digits(seeds: int) -> tuple[Data, Data]:
-    """Training and test split of the digits, another one for each seed."""
+    """Returns training and test splits of the digits, one pair per seed."""
     splits = [_load_digits(seed) for seed in range(seeds)]
     return _stack_splits([training for training, _ in splits]), _stack_splits([test for _, test in splits])
 
@@ -125,7 +125,7 @@ def _load_digits(seed: int) -> tuple[Data, Data]:
 
 @cache
 def load_mnist1d(seeds: int) -> tuple[Data, Data]:
-    """Training and test split of MNIST-1D, the same for all seeds."""
+    """Returns the training and test split of MNIST-1D, equal for all seeds."""
     data = MNIST1D()
     return _stack_splits([data.load()[0]] * seeds), _stack_splits([data.load_test()] * seeds)
 

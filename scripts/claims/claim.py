@@ -1,4 +1,4 @@
-"""A claim, what was measured of it, and the verdict that follows from the intervals."""
+"""Claims, their measurements, and the verdicts that follow from the intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from claims.interval import Interval
 
 @dataclass(frozen=True)
 class Effort:
-    """``length`` shortens all trainings alike; below 1 nothing is settled, and only the script is tried."""
+    """Number of seeds and relative length of all training runs. Below a length of 1, results have no meaning."""
 
     seeds: int = 10
     length: float = 1.0
@@ -23,15 +23,15 @@ class Effort:
         return max(10, round(count * self.length))
 
     def times(self, factor: int) -> Effort:
-        """For what is small beside its scatter: so many times the seeds."""
+        """Returns an effort with ``factor`` times the seeds, for effects that are small relative to their spread."""
         return Effort(factor * self.seeds, self.length)
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A range in which the claim needs a number to be.
+    """A range in which a number must be for the claim to be true.
 
-    An interval that reaches into it by ``margin`` at most counts as outside: too small to matter.
+    An interval that overlaps the range by at most ``margin`` counts as outside.
     """
 
     low: float = -math.inf
@@ -40,10 +40,10 @@ class Requirement:
     strict: bool = False
     outside: bool = False
 
-    def holds(self, value: Interval) -> bool | None:
-        """True or False where the whole interval says so, else None."""
+    def check(self, value: Interval) -> bool | None:
+        """Returns True or False if the whole interval is inside or outside, else None."""
         if self.outside:
-            inside = Requirement(self.low, self.high).holds(value)
+            inside = Requirement(self.low, self.high).check(value)
             return None if inside is None else not inside
         high, low = value.high - self.margin, value.low + self.margin
         if high < self.low or low > self.high or (self.strict and (high == self.low or low == self.high)):
@@ -91,9 +91,12 @@ def outside(low: float, high: float) -> Requirement:
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number; without ``need`` it is there to compare with, and decides nothing.
+    """One measured number.
 
-    ``form`` is a format, or ``points`` for a difference of shares; ``detail`` is what the verdict need not repeat.
+    Attributes:
+        need: Required range. None for a number that is shown for comparison only.
+        form: Format, or ``points`` for a difference of shares.
+        detail: Description that the verdict omits.
     """
 
     name: str
@@ -103,8 +106,8 @@ class Row:
     detail: str = ""
 
     @property
-    def holds(self) -> bool | None:
-        return self.need.holds(self.value) if self.need else None
+    def is_satisfied(self) -> bool | None:
+        return self.need.check(self.value) if self.need else None
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Claim:
-    """``of_all``: it speaks of all cases, or its experiment asks for all lines at once, so that one that does not hold
-    makes it false; others may depend.
+    """A claim and its experiment.
+
+    Attributes:
+        of_all: Whether the claim is about all cases, so that one row that is not satisfied makes it false.
     """
 
     title: str
@@ -166,18 +171,20 @@ class Verdict:
 
 
 def verdict_of(claim: Claim, rows: list[Row]) -> Verdict:
-    """By rules: all rows that the claim needs hold, none does, or some."""
-    yes, no, open_ = ([row.name for row in rows if row.need and row.holds is is_met] for is_met in (True, False, None))
+    """Returns the verdict: all required rows are satisfied, no row is, or some rows are."""
+    yes, no, open_ = (
+        [row.name for row in rows if row.need and row.is_satisfied is outcome] for outcome in (True, False, None)
+    )
     rest = f" Not settled: {join_names(open_)}." if open_ else ""
-    is_met = f" It holds for {join_names(yes)}." if yes else ""
-    failed = f" It does not hold for {join_names(no)}." if no else ""
+    passed = f" True for {join_names(yes)}." if yes else ""
+    failed = f" False for {join_names(no)}." if no else ""
     if no and claim.of_all:
-        return Verdict("false", f".{failed}{is_met}{rest}")
+        return Verdict("false", f".{failed}{passed}{rest}")
     if yes and no:
-        return Verdict("depends", f" on {claim.depends_on}.{is_met}{failed}{rest}")
+        return Verdict("depends", f" on {claim.depends_on}.{passed}{failed}{rest}")
     if open_:
-        return Verdict("not settled", f".{is_met}{failed} The interval holds both answers for {join_names(open_)}.")
-    return Verdict("true", ". All lines hold.") if yes else Verdict("false", ". No line holds.")
+        return Verdict("not settled", f".{passed}{failed} The interval contains both answers for {join_names(open_)}.")
+    return Verdict("true", ". All rows are satisfied.") if yes else Verdict("false", ". No row is satisfied.")
 
 
 def join_names(names: list[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""The page: nothing on it that was measured is written by hand."""
+"""Writes the page about the claims."""
 
 from __future__ import annotations
 
@@ -9,45 +9,51 @@ from claims.claim import Claim, Effort, Result, Row, format_value, verdict_of
 from claims.interval import Interval
 
 HEAD = """\
-# What people ask about activations
+# Claims about activations
 
-What an article says of activation functions, claim by claim, each put to a test. The article (禅与计算机程序设计艺术,
-in Chinese; its sections 3.1 and 3.2) says in one place what many say; the paraphrases are ours.
+An article about activation functions makes 29 claims that are common elsewhere too. This page tests each of them. The
+article is in Chinese (禅与计算机程序设计艺术, sections 3.1 and 3.2); the paraphrases are ours.
 
-This page is written by a script, and no measured number on it by hand:
+A script writes this page and measures all numbers:
 
 ```console
 $ pip install -e ".[train,docs,mnist1d]"
 $ python scripts/measure_claims.py
 ```
 
-In brackets is the 95% interval over {seeds} seeds or a multiple of it, each with weights of its own, and for the digits
-a split of its own: Student's t for means, of logarithms for ratios; Clopper and Pearson for shares, Agresti and Min for
-their differences; a bootstrap for ratios of spreads. Numbers without an interval are computed without chance.
-Differences are taken within a seed; those of percentages are in points. *torch* and *auto* are initializations: what
-torch's layers do by themselves, and weights that keep the size of the signal (`initialization=auto`).
+Brackets contain 95% intervals over {seeds} seeds or a multiple of it. Each seed has its own weights, and for the
+digits its own split. Methods are Student's t for means and for logarithms of ratios, Clopper and Pearson for shares,
+Agresti and Min for differences of shares, and a bootstrap for ratios of spreads. Numbers without an interval do not
+depend on random numbers. Differences are computed per seed. Differences of percentages are in points.
 
-The verdict follows from the intervals, by rules that the script holds. Each line of a table says in which range the
-claim needs the number. The line *holds* (yes) where the whole interval lies inside the range, it does not (no) where it
-lies outside, and else it is not settled (–). “(by …)” is what is too small to matter: an interval that reaches into the
-range by that at most counts as outside. Lines without a range are there to compare with, and decide nothing.
+*torch* and *auto* are initializations: the default of torch's layers, and weights that preserve the size of the signal
+(`initialization=auto`).
 
-- **true**: all lines hold. **false**: none does; a claim about all cases is false with one exception.
-- **depends**: some hold and some do not. **not settled**: an interval holds both answers.
+Verdicts follow from the intervals by fixed rules. Each row states the range that the claim requires. A row is satisfied
+(yes) if the whole interval is inside the range. It is not satisfied (no) if the whole interval is outside. Otherwise it
+is not settled (–). The note “(by …)” is a margin: an interval that overlaps the range by less counts as outside. Rows
+without a range are for comparison.
+
+- **true**: all rows are satisfied.
+- **false**: no row is satisfied, or one is not and the claim is about all cases.
+- **depends**: some rows are satisfied, others are not.
+- **not settled**: an interval contains both answers.
 
 | | claim | article | verdict |
 | --- | --- | --- | --- |
 """
 TAIL = """
-## What is not measured
+## Not measured
 
-How widely an activation is used (sigmoid “widely”, ReLU “commonly”, 3.1.1 and 3.1.2), and how convenient it makes the
-building of models (3.2.2), are not matters of measurement. Networks here are small and fully connected, and their tasks
-are the digits, MNIST-1D and functions: an exception found there is one, and what holds there need not hold everywhere.
-No correction is made for asking so many questions at once: of a hundred intervals, some five miss the truth.
-For the claims on leaky ReLU's speed and robustness, on stability and on Maxout the number of seeds, the learning rates
-and what is too small to matter were set anew after a first pass that left them unsettled: these verdicts are weaker
-evidence than the others.
+- How widely an activation is used (“widely” for sigmoid, “commonly” for ReLU, 3.1.1 and 3.1.2), and how convenient it
+  makes building models (3.2.2).
+- Large networks. The networks are small and fully connected, and the tasks are digits, MNIST-1D and functions. A
+  counterexample in these tasks is valid. A confirmation may not apply elsewhere.
+- Multiple comparisons. Of a hundred 95% intervals, about five do not contain the true value, and no correction is made.
+
+For the claims about the speed and robustness of leaky ReLU, about stability and about Maxout, a first pass was not
+settled. Their numbers of seeds, learning rates and margins were then changed, so that these verdicts are weaker
+evidence.
 """
 
 
@@ -62,13 +68,13 @@ def render_page(claims: list[Claim], results: list[Result], effort: Effort) -> s
             f"\n## {number}. {claim.title}\n",
             _wrap_paragraph(f"**The article** ({claim.sections}): {claim.says}") + "\n",
             _wrap_paragraph(f"**Experiment.** {claim.experiment}") + "\n",
-            "| measured | | the claim needs | holds |\n| --- | --- | --- | --- |",
+            "| measured | | required | satisfied |\n| --- | --- | --- | --- |",
             *map(_format_row, result.rows),
             "\n" + _wrap_paragraph(f"**Verdict: {verdict.word}**{verdict.sentence} {claim.why}"),
         ]
         lines += ["\n" + _wrap_paragraph(f"Not decided: {claim.left_open}")] if claim.left_open else []
         if result.figure:
-            lines.append(f"\n![{result.figure.caption}](figures/claims_{result.figure.name}.svg)\n")
+            lines.append(f"\n![{result.figure.caption}](../figures/claims_{result.figure.name}.svg)\n")
             lines.append(_wrap_paragraph(f"*{result.figure.caption}.*"))
     return "\n".join(lines) + "\n" + TAIL
 
@@ -78,10 +84,10 @@ def _wrap_paragraph(paragraph: str) -> str:
 
 
 def _format_row(row: Row) -> str:
-    holds = {True: "yes", False: "no", None: "–"}[row.holds] if row.need else ""
+    satisfied = {True: "yes", False: "no", None: "–"}[row.is_satisfied] if row.need else ""
     needs = row.need.describe(row.form) if row.need else ""
     description = f"{row.name}{', ' if row.detail else ''}{row.detail}".replace("|", "\\|")
-    return f"| {description} | {_format_value(row.value, row.form)} | {needs} | {holds} |"
+    return f"| {description} | {_format_value(row.value, row.form)} | {needs} | {satisfied} |"
 
 
 def _format_value(value: Interval, form: str) -> str:

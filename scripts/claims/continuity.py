@@ -1,4 +1,4 @@
-"""Whether the error changes without jumps when weights are moved."""
+"""Continuity of the error as a function of the weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEVER_NEGATIVE: dict[str, Callable[[], nn.Module]] = {
 
 
 def losses(make: Callable[[], nn.Module], seeds: int) -> torch.Tensor:
-    """(seeds, points): the loss along a straight line in the space of all weights."""
+    """Returns the loss along a straight line in the space of all weights, ``(seeds, points)``."""
     (images, labels), _ = load_digits(seeds)
     way = torch.linspace(0, 1, COARSE * FINER + 1, dtype=torch.float64)
     lines = []
@@ -50,7 +50,7 @@ def losses(make: Callable[[], nn.Module], seeds: int) -> torch.Tensor:
 def _along_a_line(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The loss as a function of the way from the network's weights in a random direction."""
+    """Returns the loss as a function of the distance from the weights in a random direction."""
     weights = {name: value.detach() for name, value in network.named_parameters()}
     aims = {name: torch.randn_like(value) * value.std() for name, value in weights.items()}
 
@@ -81,12 +81,12 @@ def continuity(effort: Effort) -> Result:
 CONTINUITY = Claim(
     title="Non-negative outputs ensure that the error is continuous",
     sections="3.2.1",
-    says="By making outputs non-negative an activation ensures the continuity of the error in later computations.",
-    experiment=f"The loss of {SAMPLES} digits along a random line in the space of all weights, at {COARSE} points, "
-    f"and at {FINER} times as many; measured is the largest change between neighbours, relative to that of the "
-    f"coarse points. Without jumps it goes to 1/{FINER}, with jumps it stays near 1; so activations that are never "
-    f"negative need it below {CONTINUOUS:g}, and the others, if the sign is what matters, above.",
+    says="By making outputs non-negative, an activation ensures that the error is continuous in later computations.",
+    experiment=f"The loss of {SAMPLES} digits along a random line in the space of all weights, at {COARSE} points "
+    f"and at {FINER} times as many. The rows contain the largest change between neighbors, relative to the coarse "
+    f"points. It approaches 1/{FINER} for a continuous loss and remains near 1 for a loss with jumps. The claim "
+    f"requires less than {CONTINUOUS:g} for non-negative activations, and more for the others.",
     measure=continuity,
     of_all=True,
-    why="The error is continuous where the activation is, whatever its sign; without any activation it is, too.",
+    why="The error is continuous where the activation is continuous, whatever its sign, and without activations too.",
 )

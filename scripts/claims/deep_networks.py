@@ -1,4 +1,4 @@
-"""Which activation trains deep networks."""
+"""Accuracy of deep networks by activation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outstanding(effort: Effort) -> Result:
             mean_interval(_accuracy("ReLU", deepest, effort) - _accuracy(name, deepest, effort)),
             above(0.0, LITTLE),
             "points",
-            f"{deepest} layers: test accuracy of ReLU minus its",
+            f"{deepest} layers: test accuracy of ReLU minus this one",
         )
         for name in MAKES
         if name != "ReLU"
@@ -48,12 +48,12 @@ def outstanding(effort: Effort) -> Result:
 OUTSTANDING = Claim(
     title="ReLU is outstanding in deep networks",
     sections="3.2.2",
-    says="ReLU is simple, and its effect is especially outstanding in deep networks.",
-    experiment=f"The digits, {', '.join(map(str, DEPTHS))} layers of {WIDTH} units, {STEPS} steps of Adam, no norms "
-    "and no residual connections, weights of `auto` for each activation. Outstanding means more accurate than each "
-    f"of the others in the deepest; up to {100 * LITTLE:g} point is too little to matter.",
+    says="ReLU is simple, and its results are especially outstanding in deep networks.",
+    experiment=f"Digits, {', '.join(map(str, DEPTHS))} layers of {WIDTH} units, {STEPS} steps of Adam without "
+    "normalization and residual connections, weights of `auto`. Outstanding means more accurate than each of the "
+    f"others in the deepest network, by more than {100 * LITTLE:g} point.",
     measure=outstanding,
     of_all=True,
-    left_open="One task and one width; with norms and residual connections, as deep networks have them, the "
-    "differences may be others.",
+    left_open="One task and one width were measured. Normalization and residual connections may change the "
+    "differences.",
 )

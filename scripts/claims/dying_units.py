@@ -1,4 +1,4 @@
-"""Units that die, and units that begin where the slope is small."""
+"""Dead units, and units that start where the slope is small."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> Trai
 
 
 def _silent(trained: TrainedNetworks, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shares of hidden units, (seeds,) each: of those that give one value only, and of those never above 0."""
+    """Returns two shares of hidden units, ``(seeds,)`` each: with a constant output, and with no output above 0."""
     still, negative = [], []
     for network, inputs in zip(trained.each(), images, strict=True):
         units = hidden_activations(network, inputs)
@@ -55,23 +55,26 @@ def mitigates_dying(effort: Effort) -> Result:
 MITIGATES_DYING = Claim(
     title="The slope of leaky ReLU mitigates dying units",
     sections="3.1.3",
-    says="Leaky ReLU has a small slope for negative values to mitigate the dying of units.",
-    experiment=f"The digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of Adam at a learning rate of {RATE:g}, "
-    "which is too large for ReLU. A unit is dead if it gives one and the same value for all training images; of "
-    "leaky ReLU's also those are counted that are never above 0, and so are no more than linear.",
+    says="Leaky ReLU has a small slope for negative values, which mitigates dying units.",
+    experiment=f"Digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of Adam with a learning rate of {RATE:g}, "
+    "which is too large for ReLU. A unit is dead if its output is the same for all training images. Units that are "
+    "never above 0 are counted separately, because a leaky ReLU is linear there.",
     measure=mitigates_dying,
-    depends_on="what is counted",
-    why="Fewer dead units do not make a better network by themselves: the last line compares the accuracies.",
+    depends_on="the definition of a dead unit",
+    why="Fewer dead units do not imply a better network: the last row compares the accuracies.",
 )
 
 
 def converges_faster(effort: Effort) -> Result:
     rows, effort = [], effort.times(3)
-    for rate_description, rate in (("a learning rate that suits ReLU", CALM_RATE), ("one that kills its units", RATE)):
+    for rate_description, rate in (
+        ("learning rate suitable for ReLU", CALM_RATE),
+        ("learning rate that kills units", RATE),
+    ):
         relu, leaky = (_steps_until(_trained(make, rate, effort)) for make in (nn.ReLU, nn.LeakyReLU))
         rows += [
             Row(
-                f"steps relative to ReLU's, {rate_description}",
+                f"steps relative to ReLU, {rate_description}",
                 geometric_mean_interval(leaky / relu),
                 below(1.0, LITTLE),
             ),
@@ -81,7 +84,7 @@ def converges_faster(effort: Effort) -> Result:
 
 
 def _steps_until(trained: TrainedNetworks) -> torch.Tensor:
-    """(seeds,): steps until the mean loss of the last 20 is low; all, where that was not reached."""
+    """Returns the steps until the mean loss of the last 20 steps is low, ``(seeds,)``; all steps if it never is."""
     means = trained.losses.unfold(1, min(WINDOW, trained.losses.shape[1]), 1).mean(2)
     reached = means < REACHED
     steps = torch.where(reached.any(1), reached.double().argmax(1), torch.tensor(means.shape[1]))
@@ -91,13 +94,13 @@ def _steps_until(trained: TrainedNetworks) -> torch.Tensor:
 CONVERGES_FASTER = Claim(
     title="Leaky ReLU converges faster",
     sections="3.1.3",
-    says="The slope lets a network get to the point of saturation faster when it converges.",
-    experiment=f"The digits again, {DEPTH} layers of {WIDTH} units and Adam, at learning rates of {CALM_RATE:g} and "
-    f"{RATE:g}; counted are the steps until the training loss, as the mean of {WINDOW} steps, is below {REACHED:g} "
-    f"(at most the {STEPS} there are). Less than {LITTLE:.0%} is too little to matter.",
+    says="The slope lets a network reach the point of saturation faster when it converges.",
+    experiment=f"Digits, {DEPTH} layers of {WIDTH} units, Adam with learning rates of {CALM_RATE:g} and {RATE:g}. The "
+    f"rows contain the steps until the mean training loss of {WINDOW} steps is below {REACHED:g} (at most {STEPS}). "
+    f"Differences below {LITTLE:.0%} do not count.",
     measure=converges_faster,
     depends_on="whether units die",
-    why="A point of saturation it does not have; taken here is the point where the loss is low.",
+    why="Leaky ReLU does not saturate. The experiment therefore uses the point where the loss is low.",
 )
 
 
@@ -120,14 +123,20 @@ def negative_inputs(effort: Effort) -> Result:
             mean_interval(accuracies - elu[0]),
             check_at_least(-LOSS_OF_ACCURACY),
             "points",
-            "test accuracy minus that at 0",
+            "test accuracy minus accuracy at 0",
         )
         for bias, accuracies in zip(BIASES[1:], elu[1:], strict=True)
     ]
     rows.append(Row("ELU's test accuracy with biases of 0", mean_share_interval(elu[0]), None, ".1%"))
     for bias, elu_values, relu in zip(BIASES[1:], elu[1:], accuracy["ReLU"][1:], strict=True):
         rows.append(
-            Row(f"biases of {-bias:g}", mean_interval(elu_values - relu), None, "points", "test accuracy minus ReLU's")
+            Row(
+                f"biases of {-bias:g}",
+                mean_interval(elu_values - relu),
+                None,
+                "points",
+                "test accuracy minus accuracy of ReLU",
+            )
         )
     lines = {}
     for name, values in accuracy.items():
@@ -137,14 +146,14 @@ def negative_inputs(effort: Effort) -> Result:
 
 
 NEGATIVE_INPUTS = Claim(
-    title="ELU copes easily with negative inputs",
+    title="ELU handles negative inputs easily",
     sections="3.2.4",
-    says="ELU copes easily with negative inputs.",
-    experiment=f"The digits, 3 layers of {WIDTH} units, {BIAS_STEPS} steps of Adam; the biases begin below 0, so "
-    "that most inputs of the activations are negative. It copes if the accuracy is at most "
-    f"{100 * LOSS_OF_ACCURACY:g} points less than with biases of 0.",
+    says="ELU handles negative inputs easily.",
+    experiment=f"Digits, 3 layers of {WIDTH} units, {BIAS_STEPS} steps of Adam. The initial biases are negative, so "
+    "that most inputs of the activations are negative. The claim requires that the accuracy is at most "
+    f"{100 * LOSS_OF_ACCURACY:g} points lower than with biases of 0.",
     measure=negative_inputs,
     depends_on="how negative they are",
-    why="ELU's slope at x < 0 is α eˣ: a unit a little below 0 learns almost as well as one above, one far below "
-    "hardly.",
+    why="The slope of ELU at x < 0 is α eˣ. A unit slightly below 0 learns almost as well as one above 0, a unit far "
+    "below 0 hardly learns.",
 )

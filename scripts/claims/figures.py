@@ -1,4 +1,4 @@
-"""Draws a figure: one panel beside the other, colours and strokes that a colour-blind reader can tell apart."""
+"""Draws a figure with panels from left to right, in colors and strokes for color-blind readers."""
 
 from __future__ import annotations
 

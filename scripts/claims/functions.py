@@ -1,4 +1,4 @@
-"""What the functions themselves do: no network, no chance."""
+"""Properties of the functions themselves, without networks and randomness."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMED: dict[str, Callable[[], nn.Module]] = {
     "leaky ReLU": nn.LeakyReLU,
     "ELU": nn.ELU,
 }
-"""The six that the article lists in 3.2.1."""
+"""The six activations that the article lists in 3.2.1."""
 LEAK = nn.LeakyReLU().negative_slope
 
 
@@ -63,10 +63,10 @@ def s_shape(effort: Effort) -> Result:
     turns = int((bends[1:] != bends[:-1]).sum())
     far = (slope(torch.sigmoid, _at(FAR)) / slope(torch.sigmoid, _at(0.0))).item()
     rows = [
-        Row("share of the axis on which it rises", exact_interval(rising), check_at_least(1.0)),
+        Row("share of the axis on which it increases", exact_interval(rising), check_at_least(1.0)),
         Row("inflection points", exact_interval(turns), inside(1, 1)),
         Row(f"slope at {FAR:g}, relative to that at 0", exact_interval(far), below(0.01), ".1e"),
-        Row("greatest slope", exact_interval(slopes.max().item())),
+        Row("largest slope", exact_interval(slopes.max().item())),
     ]
     shown = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "ReLU": torch.relu, "ELU": nn.functional.elu}
     shown["leaky ReLU, slope 0.1"] = lambda x: nn.functional.leaky_relu(x, 0.1)
@@ -82,11 +82,10 @@ S_SHAPE = Claim(
     title="Sigmoid is S-shaped",
     sections="3.1.1",
     says="Sigmoid is an S-shaped curve.",
-    experiment=f"The function and its slope on {len(GRID):,} points from {-REACH:g} to {REACH:g}. S-shaped means: it "
-    "rises everywhere, bends once, and is flat at both ends.",
+    experiment=f"The function and its slope are computed at {len(GRID):,} points from {-REACH:g} to {REACH:g}. "
+    "S-shaped means that it increases everywhere, has one inflection point, and is flat at both ends.",
     measure=s_shape,
-    why="Being flat is saturation: a gradient that passes there is lost, and even the steepest place passes on a "
-    "quarter.",
+    why="A flat function is saturated: the gradient vanishes there. The largest slope is a quarter.",
 )
 
 
@@ -101,20 +100,20 @@ def linear(effort: Effort) -> Result:
     rows = [
         Row("scaling", exact_interval(scaled), at_most(0.0), detail="largest |f(cx) − c f(x)| for c > 0"),
         Row("one slope on each side of 0", exact_interval(sides), at_most(2), detail="number of different slopes"),
-        Row("adding", mean_interval(torch.stack(sums)), at_most(0.0), detail="mean |f(x + y) − f(x) − f(y)|"),
+        Row("addition", mean_interval(torch.stack(sums)), at_most(0.0), detail="mean |f(x + y) − f(x) − f(y)|"),
     ]
     return Result(rows)
 
 
 LINEAR = Claim(
-    title="ReLU is linear in character",
+    title="ReLU is linear",
     sections="3.1.2",
     says="ReLU has linear properties.",
-    experiment="A linear function keeps multiples and sums. Both are tried, multiples on the same points, sums on "
+    experiment="A linear function preserves scaling and addition. Scaling is tested at the same points, addition with "
     "pairs of standard normal numbers.",
     measure=linear,
     depends_on="the property",
-    why="It is linear on each side of 0, and the kink between them is what makes it no linear function.",
+    why="It is linear on each side of 0. The kink at 0 makes it nonlinear.",
 )
 
 
@@ -122,11 +121,11 @@ def formulas(effort: Effort) -> Result:
     x, negative = GRID, GRID.clamp(max=0)
     e = torch.exp
     pairs = {
-        "leaky ReLU: ReLU, and a small slope below 0": (nn.LeakyReLU()(x), torch.relu(x) + LEAK * negative),
-        "ELU: ReLU, and an exponential below 0": (nn.ELU()(x), torch.relu(x) + e(negative) - 1),
+        "leaky ReLU: ReLU with a small slope below 0": (nn.LeakyReLU()(x), torch.relu(x) + LEAK * negative),
+        "ELU: ReLU with an exponential below 0": (nn.ELU()(x), torch.relu(x) + e(negative) - 1),
         "tanh: the hyperbolic tangent": (nn.Tanh()(x), (e(x) - e(-x)) / (e(x) + e(-x))),
         "softmax: exponentials, normalized": (nn.Softmax(0)(x), e(x) / e(x).sum()),
-        "Maxout: one output of several units": (
+        "Maxout: maximum of several units": (
             Maxout(2)(torch.stack((x, -x), 1))[:, 0],
             torch.where(x > 0, x, -x),
         ),
@@ -142,10 +141,10 @@ def formulas(effort: Effort) -> Result:
 FORMULAS = Claim(
     title="The formulas",
     sections="3.1.3 – 3.1.6, 3.2.5",
-    says="Leaky ReLU is ReLU with a small slope for negative values, ELU is ReLU with an exponential term, tanh is the "
-    "hyperbolic tangent, softmax a normalized exponential, and Maxout makes one output of those of several units.",
-    experiment="What torch (and, for Maxout, this project) computes is compared with the formula. Shown is the largest "
-    f"difference on the {len(GRID):,} points.",
+    says="Leaky ReLU is ReLU with a small slope for negative values. ELU is ReLU with an exponential term. Tanh is the "
+    "hyperbolic tangent, softmax is a normalized exponential, and Maxout combines several units into one output.",
+    experiment="The functions of torch (for Maxout, of this project) are compared with the formulas. The rows contain "
+    f"the largest difference over {len(GRID):,} points.",
     measure=formulas,
 )
 
@@ -180,11 +179,11 @@ ELU_NEGATIVE = Claim(
     title="ELU prevents negative values",
     sections="3.1.4, 3.2.4",
     says="ELU adds an exponential term to ReLU so that the model has no negative values.",
-    experiment="ELU's outputs for inputs of both signs, and those of 32 hidden units trained on digits. If it "
-    "prevented negative values, none would be below 0.",
+    experiment="Outputs of ELU for inputs of both signs, and outputs of 32 hidden units that are trained on digits. "
+    "The claim requires that no output is negative.",
     measure=elu_negative,
-    why="It is the other way round: ReLU has no negative outputs, and the exponential term adds them, which brings "
-    "the mean nearer to 0 (Clevert et al. 2016).",
+    why="The opposite is true: ReLU has no negative outputs, and the exponential term adds them. This moves the mean "
+    "closer to 0 (Clevert et al. 2016).",
 )
 
 
@@ -194,11 +193,11 @@ def elu_small(effort: Effort) -> Result:
     return Result(
         [
             Row(
-                f"largest size of the output within {SMALL:g} of 0",
+                f"largest absolute output within {SMALL:g} of 0",
                 exact_interval(elu(near).abs().max().item()),
                 at_most(SMALL),
             ),
-            Row(f"size of the output at {-FAR:g}", exact_interval(elu(_at(-FAR)).abs().item()), at_most(FIRM)),
+            Row(f"absolute output at {-FAR:g}", exact_interval(elu(_at(-FAR)).abs().item()), at_most(FIRM)),
             Row(f"slope at {-SMALL:g}", exact_interval(slope(elu, _at(-SMALL)).item())),
             Row(f"slope at {-FAR:g}", exact_interval(slope(elu, _at(-FAR)).item()), None, ".1e"),
         ]
@@ -208,13 +207,13 @@ def elu_small(effort: Effort) -> Result:
 ELU_SMALL = Claim(
     title="ELU returns a very small value for small inputs and those near zero",
     sections="3.1.4",
-    says="Where the input is very small or near zero, ELU returns a very small value.",
-    experiment=f"ELU near 0, and far below it. A very small value is one of at most {FIRM:g}, near 0 of at most the "
-    "input's own size.",
+    says="If the input is very small or near zero, ELU returns a very small value.",
+    experiment=f"ELU near 0 and far below 0. A very small value is at most {FIRM:g}; near 0, it is at most the "
+    "absolute value of the input.",
     measure=elu_small,
-    depends_on="what is meant by small: near 0, or far below it",
-    why="Near 0 any function of slope 1 through the origin does that, ReLU too; far below ELU goes to −α, and its "
-    "slope to 0.",
+    depends_on="the meaning of small: near 0 or far below 0",
+    why="Near 0, any function with slope 1 through the origin has this property, including ReLU. Far below 0, ELU "
+    "approaches −α and its slope approaches 0.",
 )
 
 
@@ -226,9 +225,7 @@ def tanh_range(effort: Effort) -> Result:
             Row("smallest output, float32", exact_interval(torch.tanh(wide).min().item()), check_at_least(-1.0)),
             Row("largest output, float32", exact_interval(torch.tanh(wide).max().item()), at_most(1.0)),
             Row("smallest input for which float32 gives 1", exact_interval(reached)),
-            Row(
-                "what is missing to 1 there, float64", exact_interval(1 - torch.tanh(_at(reached)).item()), None, ".1e"
-            ),
+            Row("distance from 1 there, float64", exact_interval(1 - torch.tanh(_at(reached)).item()), None, ".1e"),
         ]
     )
 
@@ -237,9 +234,9 @@ TANH_RANGE = Claim(
     title="Tanh lies in [−1, 1]",
     sections="3.1.5",
     says="The outputs of tanh are in [−1, 1].",
-    experiment=f"Tanh on the {len(GRID):,} points, at ±1e30 and at infinity. The ends are looked at in two precisions.",
+    experiment=f"Tanh at {len(GRID):,} points, at ±1e30 and at infinity, in two precisions.",
     measure=tanh_range,
-    why="The ends themselves belong to the range by rounding and at infinity only.",
+    why="The bounds themselves are reached only by rounding and at infinity.",
 )
 
 
@@ -248,9 +245,7 @@ def non_negative(effort: Effort) -> Result:
     rows = [Row(name, exact_interval(make()(z).min().item()), check_at_least(0.0)) for name, make in NAMED.items()]
     lowest = [function(z).detach().min().item() for function in _words()]
     count = sum(low >= 0 for low in lowest)
-    rows.append(
-        Row(f"of the {len(lowest)} activations of this project, those without a negative output", exact_interval(count))
-    )
+    rows.append(Row(f"activations without negative outputs, of {len(lowest)} in this project", exact_interval(count)))
     return Result(rows)
 
 
@@ -265,9 +260,9 @@ def _words() -> Iterator[Function]:
 NON_NEGATIVE = Claim(
     title="Activations make outputs non-negative",
     sections="3.2.1",
-    says="The role of an activation is that a neuron's output is not negative; those in use are sigmoid, tanh, ReLU, "
-    "Maxout, leaky ReLU and ELU.",
-    experiment="The smallest output of each of the six for standard normal inputs. It must not be below 0.",
+    says="An activation makes the output of a neuron non-negative. Common ones are sigmoid, tanh, ReLU, Maxout, leaky "
+    "ReLU and ELU.",
+    experiment="The smallest output of each of the six activations for standard normal inputs must be at least 0.",
     measure=non_negative,
     of_all=True,
 )
@@ -287,7 +282,7 @@ def leaky_slope(effort: Effort) -> Result:
             Row("smallest slope of ReLU", exact_interval(slope(torch.relu, wide).min().item())),
             Row("smallest slope of ELU", exact_interval(slope(nn.ELU(), wide).min().item())),
             Row(
-                f"left of a gradient behind {FAR:g} leaky units that are all below 0",
+                f"factor of the gradient after {FAR:g} leaky units below 0",
                 exact_interval(LEAK**FAR),
                 None,
                 ".1e",
@@ -299,9 +294,9 @@ def leaky_slope(effort: Effort) -> Result:
 LEAKY_SLOPE = Claim(
     title="Leaky ReLU neither saturates nor loses the gradient entirely",
     sections="3.2.3",
-    says="With its small slope for negative values leaky ReLU neither saturates nor entirely loses the gradient.",
-    experiment="The slope of torch's leaky ReLU from -1e6 to 1e6. It saturates if the slope falls far from 0, and "
+    says="With its small slope for negative values, leaky ReLU neither saturates nor loses the gradient entirely.",
+    experiment="The slope of torch's leaky ReLU from -1e6 to 1e6. It saturates if the slope decreases far from 0. It "
     "loses the gradient where the slope is 0.",
     measure=leaky_slope,
-    why="“Not entirely” is to be taken at its word: through many negative units in a row little is left.",
+    why="After many negative units in a row, little of the gradient remains.",
 )

@@ -1,4 +1,4 @@
-"""A number with its 95% interval."""
+"""Numbers with 95% intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """``drawn`` counts the runs behind the interval; 0 for a number that is computed without chance."""
+    """A number with its 95% interval.
+
+    Attributes:
+        drawn: Number of runs. 0 for a number that does not depend on random numbers.
+    """
 
     mean: float
     low: float
@@ -25,26 +29,26 @@ def exact_interval(value: float) -> Interval:
 
 
 def mean_interval(values: torch.Tensor) -> Interval:
-    """Of the mean over seeds, by Student's t."""
+    """Returns the interval of a mean over seeds, by Student's t."""
     n, mean = len(values), values.double().mean().item()
     half = float(stats.t.ppf(0.975, n - 1)) * values.double().std().item() / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
 def mean_share_interval(values: torch.Tensor) -> Interval:
-    """The same of shares, which are from 0 to 1."""
+    """Returns the interval of a mean of shares, limited to 0 to 1."""
     mean = mean_interval(values)
     return Interval(mean.mean, max(mean.low, 0.0), min(mean.high, 1.0), mean.drawn)
 
 
 def geometric_mean_interval(values: torch.Tensor) -> Interval:
-    """Of ratios: the t interval of their logarithms."""
+    """Returns the interval of a mean of ratios, by the t interval of their logarithms."""
     logs = mean_interval(values.double().log())
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.drawn)
 
 
 def share_interval(happened: torch.Tensor) -> Interval:
-    """Of the share of runs, by Clopper and Pearson; so no run of ten is no share of zero."""
+    """Returns the interval of a share of runs, by Clopper and Pearson. 0 of 10 runs has an upper bound above 0."""
     n, k = happened.numel(), int(happened.sum())
     low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
     high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
@@ -52,7 +56,7 @@ def share_interval(happened: torch.Tensor) -> Interval:
 
 
 def share_difference_interval(first: torch.Tensor, second: torch.Tensor) -> Interval:
-    """Of paired shares, one minus other, by Agresti and Min (2005): half a run more in each cell of the table."""
+    """Returns the interval of a difference of paired shares, by Agresti and Min (2005): half a run more per cell."""
     n, more, fewer = first.numel(), int((first & ~second).sum()), int((second & ~first).sum())
     centre = (more - fewer) / (n + 2)
     half = 1.96 * math.sqrt((more + fewer + 1 - (more - fewer) ** 2 / (n + 2)) / (n + 2) ** 2)
@@ -62,7 +66,7 @@ def share_difference_interval(first: torch.Tensor, second: torch.Tensor) -> Inte
 def bootstrap_interval(
     statistic: Callable[[torch.Tensor], torch.Tensor], runs: torch.Tensor, rounds: int = 4000
 ) -> Interval:
-    """Of a statistic of runs (runs, …), by percentiles of runs drawn again; ``statistic`` takes (rounds, runs, …)."""
+    """Returns the bootstrap interval of a statistic of ``(runs, …)``; ``statistic`` takes ``(rounds, runs, …)``."""
     n = len(runs)
     resampled = torch.randint(n, (rounds, n), generator=torch.Generator().manual_seed(0))
     values = statistic(runs[resampled]).double()

@@ -1,4 +1,4 @@
-"""How the gradient changes from layer to layer of a network that was not trained yet."""
+"""Change of the gradient from layer to layer in networks before training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAINED_DEPTH, TRAINED_WIDTH, TRAINED_STEPS = 10, 64, 400
 
 @cache
 def gradient_norms(make: Callable[[], nn.Module], initialization: str, seeds: int, gain: float = 1.0) -> torch.Tensor:
-    """(seeds, layers): norms of the gradient of a random loss, by the outputs of each hidden linear layer."""
+    """Returns gradient norms of a random loss at the outputs of the hidden linear layers, ``(seeds, layers)``."""
     norms = []
     for network in make_mlps(seeds, make, (WIDTH,), WIDTH, WIDTH, DEPTH, initialization):
         network.double()
@@ -38,7 +38,7 @@ def gradient_norms(make: Callable[[], nn.Module], initialization: str, seeds: in
 
 
 def factors(make: Callable[[], nn.Module], initialization: str, seeds: int, gain: float = 1.0) -> torch.Tensor:
-    """(seeds,): by what the gradient is multiplied in a layer, on its way back; the geometric mean over the layers."""
+    """Returns the factor of the gradient per layer in the backward pass, ``(seeds,)``: a geometric mean over layers."""
     norms = gradient_norms(make, initialization, seeds, gain)
     return (norms[:, 0] / norms[:, -1]) ** (1 / (DEPTH - 1))
 
@@ -50,9 +50,9 @@ def _curve(make: Callable[[], nn.Module], initialization: str, seeds: int, gain:
 
 
 EACH_LAYER = (
-    f"Networks of {DEPTH} layers of {WIDTH} units before training, {SAMPLES} normal samples, a random loss; measured "
-    "is by what the gradient is multiplied in each layer on its way back. It is kept where the first layer's "
-    f"gradient is within {ALIKE:g} times the last one's, which is {1 / KEPT:.3f} to {KEPT:.3f} a layer."
+    f"Networks of {DEPTH} layers of {WIDTH} units before training, {SAMPLES} normal samples, a random loss. The rows "
+    "contain the factor of the gradient per layer in the backward pass. The gradient is preserved if the norms of the "
+    f"first and last layer differ by at most a factor of {ALIKE:g}, which is {1 / KEPT:.3f} to {KEPT:.3f} per layer."
 )
 
 
@@ -84,12 +84,12 @@ def without_activation(effort: Effort) -> Result:
 
 
 WITHOUT_ACTIVATION = Claim(
-    title="Without an activation gradients vanish or explode",
+    title="Without activations, gradients vanish or explode",
     sections="3.2.1",
-    says="Without an activation each layer computes the size of its input, which may make gradients vanish or explode.",
+    says="Without an activation, each layer passes on the size of its input, so that gradients may vanish or explode.",
     experiment=EACH_LAYER,
     measure=without_activation,
-    depends_on="the scale of the weights, and not on the lack of an activation",
+    depends_on="the scale of the weights, not on the activation",
 )
 
 
@@ -113,8 +113,9 @@ ELIMINATE = Claim(
     experiment=EACH_LAYER,
     measure=eliminate,
     of_all=True,
-    why="Sigmoid is itself a cause: with weights that keep the signal, theory gives its gradient a factor of "
-    "E[φ²]^-½ E[φ'²]^½ a layer, and no width helps. The others need weights of the right size, as no activation does.",
+    why="Sigmoid itself is a cause. With weights that preserve the signal, its gradient has a factor of "
+    "E[φ²]^-½ E[φ'²]^½ per layer, at any width. The others need weights of the right scale, as does a network without "
+    "activations.",
 )
 
 
@@ -124,17 +125,24 @@ def _suppresses(make: Callable[[], nn.Module], name: str, effort: Effort) -> Res
         own_factors, sigmoid = (factors(activation, kind, effort.seeds) for activation in (make, nn.Sigmoid))
         rows.append(
             Row(
-                f"factor relative to sigmoid's, weights of {kind}",
+                f"factor relative to sigmoid, weights of {kind}",
                 geometric_mean_interval(own_factors / sigmoid),
                 above(1.0),
             )
         )
     more = _accuracies(make, effort) - _accuracies(nn.Sigmoid, effort)
     rows.append(
-        Row(f"test accuracy minus sigmoid's, {TRAINED_DEPTH} layers", mean_interval(more), above(0.0), "points")
+        Row(
+            f"test accuracy minus accuracy of sigmoid, {TRAINED_DEPTH} layers",
+            mean_interval(more),
+            above(0.0),
+            "points",
+        )
     )
     rows += [
-        Row(f"factor of {name} a layer, weights of {kind}", geometric_mean_interval(factors(make, kind, effort.seeds)))
+        Row(
+            f"factor of {name} per layer, weights of {kind}", geometric_mean_interval(factors(make, kind, effort.seeds))
+        )
         for kind in ("auto", "torch")
     ]
     return Result([*rows, Row(f"test accuracy of {name}", mean_share_interval(_accuracies(make, effort)), None, ".1%")])
@@ -148,9 +156,9 @@ def _accuracies(make: Callable[[], nn.Module], effort: Effort) -> torch.Tensor:
 
 
 AND_TRAINED = (
-    f"Networks of {DEPTH} layers of {WIDTH} units before training: by what the gradient is multiplied in each layer "
-    f"on its way back. And the digits, learnt by {TRAINED_DEPTH} layers of {TRAINED_WIDTH} units in {TRAINED_STEPS} "
-    "steps of Adam with weights of `auto`. To a degree means: better than sigmoid, whatever the weights."
+    f"The factor of the gradient per layer in networks of {DEPTH} layers of {WIDTH} units before training. Also the "
+    f"accuracy on digits of {TRAINED_DEPTH} layers of {TRAINED_WIDTH} units after {TRAINED_STEPS} steps of Adam with "
+    "weights of `auto`. To a degree means better than sigmoid with both initializations."
 )
 
 RELU_SUPPRESSES = Claim(
@@ -159,7 +167,7 @@ RELU_SUPPRESSES = Claim(
     says="ReLU suppresses vanishing gradients to a degree, and performs well at the same time.",
     experiment=AND_TRAINED,
     measure=partial(_suppresses, nn.ReLU, "ReLU"),
-    why="To a degree it is: with weights that are too small for it, as torch's are, its gradient vanishes too.",
+    why="With weights that are too small for ReLU, as those of torch are, its gradient vanishes too.",
 )
 
 ELU_SUPPRESSES = Claim(
@@ -168,6 +176,6 @@ ELU_SUPPRESSES = Claim(
     says="Because it returns very small values, ELU suppresses vanishing gradients to a degree.",
     experiment=AND_TRAINED,
     measure=partial(_suppresses, nn.ELU, "ELU"),
-    why="The reason is another one: not its small values, but its slope of 1 above 0 and near 1 just below. Where "
-    "its values are settled, far below 0, its gradient vanishes.",
+    why="The reason is its slope, which is 1 above 0 and near 1 just below 0, and not its small values. Far below 0, "
+    "its gradient vanishes.",
 )

@@ -1,4 +1,4 @@
-"""How steadily ReLU, leaky ReLU and ELU train, over learning rates."""
+"""Stability of training with ReLU, leaky ReLU and ELU over learning rates."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def train_at_rate(name: str, rate: float, effort: Effort) -> TrainedNetworks:
 
 
 def _final(name: str, rate: float, effort: Effort) -> torch.Tensor:
-    """(seeds,): the mean loss of the last steps; infinite where it is not finite."""
+    """Returns the mean loss of the last steps, ``(seeds,)``. Not a number counts as infinite."""
     return train_at_rate(name, rate, effort).losses[:, -LAST:].mean(1).nan_to_num(torch.inf)
 
 
 def _failed(name: str, effort: Effort) -> torch.Tensor:
-    """(learning rates x seeds,): whether training ended no better than 0.95 times guessing."""
+    """Returns which runs end above 0.95 times the loss of guessing, ``(learning rates x seeds,)``."""
     return torch.cat([_final(name, rate, effort) > 0.95 * NULL for rate in RATES])
 
 
 def _final_logs(name: str, effort: Effort) -> torch.Tensor:
-    """(seeds, safe learning rates)"""
+    """Returns final log losses, ``(seeds, safe learning rates)``."""
     return torch.stack([_final(name, rate, effort).log() for rate in SAFE], 1)
 
 
 def _ratio_of_spreads(runs: torch.Tensor) -> torch.Tensor:
-    """Of (…, seeds, learning rates, 2): standard deviations over the seeds, one over the other, at any of the rates."""
+    """Returns the ratio of standard deviations over seeds, from runs ``(…, seeds, learning rates, 2)``."""
     spreads = runs.std(-3).log()
     return (spreads[..., 0] - spreads[..., 1]).mean(-1).exp()
 
@@ -60,7 +60,7 @@ def _spread(name: str, reference: str, effort: Effort) -> Interval:
 
 
 def _roughness(name: str, effort: Effort) -> torch.Tensor:
-    """(seeds,): by how much the gradient's norm changes from step to step, as the mean change of its logarithm."""
+    """Returns the mean change of the log gradient norm from step to step, ``(seeds,)``."""
     norms = torch.stack([train_at_rate(name, rate, effort).gradient_norms for rate in SAFE])
     return norms.log().diff(dim=2).abs().mean((0, 2))
 
@@ -75,13 +75,13 @@ def _against_relu(name: str, steadier: bool, effort: Effort) -> Result:
     rougher = geometric_mean_interval(_roughness(name, effort) / _roughness("ReLU", effort))
     higher = geometric_mean_interval((_final_logs(name, effort) - _final_logs("ReLU", effort)).mean(1).exp())
     rows = [
-        Row("share of failed trainings, minus ReLU's", fewer, need(0.0, FEW), "points"),
-        Row("spread of the final loss, relative to ReLU's", _spread(name, "ReLU", effort), need(1.0, LITTLE)),
-        Row("roughness of the gradient norm, relative to ReLU's", rougher, need(1.0, LITTLE)),
-        Row("final training loss, relative to ReLU's", higher, None if steadier else need(1.0, LITTLE)),
+        Row("share of failed runs, minus share of ReLU", fewer, need(0.0, FEW), "points"),
+        Row("spread of the final loss, relative to ReLU", _spread(name, "ReLU", effort), need(1.0, LITTLE)),
+        Row("roughness of the gradient norm, relative to ReLU", rougher, need(1.0, LITTLE)),
+        Row("final training loss, relative to ReLU", higher, None if steadier else need(1.0, LITTLE)),
     ]
     rows += [
-        Row(f"failed trainings of {activation}", share_interval(_failed(activation, effort)), None, ".1%")
+        Row(f"failed runs of {activation}", share_interval(_failed(activation, effort)), None, ".1%")
         for activation in ("ReLU", name)
     ]
     return Result(rows, None if steadier else _figure(effort))
@@ -104,27 +104,27 @@ def _figure(effort: Effort) -> Figure:
 
 
 SETTING = (
-    f"The digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of SGD with momentum {MOMENTUM:g}, learning rates "
-    f"{', '.join(f'{rate:g}' for rate in RATES)}. Counted are trainings that end no better than guessing (up to "
-    f"{100 * FEW:g} points is too little to matter), and, at rates up to {SAFE[-1]:g}, the standard deviation over "
-    "the seeds of the final log loss, the mean change of the log gradient norm from step to step, and the final "
-    f"loss itself (up to {LITTLE:.0%})."
+    f"Digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of SGD with momentum {MOMENTUM:g}, learning rates of "
+    f"{', '.join(f'{rate:g}' for rate in RATES)}. A run fails if its final loss is not better than guessing; "
+    f"differences up to {100 * FEW:g} points do not count. The other rows use rates up to {SAFE[-1]:g}. The spread "
+    "is the standard deviation of the final log loss over the seeds. The roughness is the mean change of the log "
+    f"gradient norm from step to step. Differences up to {LITTLE:.0%} do not count."
 )
 
 LEAKY_UNSTABLE = Claim(
     title="Leaky ReLU is unstable and harder to train",
     sections="3.2.3",
-    says="The price of leaky ReLU is some instability, which makes training more difficult.",
+    says="Leaky ReLU is somewhat unstable, which makes training more difficult.",
     experiment=SETTING,
     measure=partial(_against_relu, "leaky ReLU", False),
-    depends_on="what is taken for instability",
+    depends_on="the measure of instability",
 )
 
 ELU_STEADIES = Claim(
     title="ELU mitigates instability",
     sections="3.2.4",
-    says="ELU mitigates the instability of a network to a degree.",
+    says="ELU mitigates instability to a degree.",
     experiment=SETTING,
     measure=partial(_against_relu, "ELU", True),
-    depends_on="what is taken for instability",
+    depends_on="the measure of instability",
 )

@@ -1,4 +1,4 @@
-"""What Maxout adds to ReLU, where, and at what price."""
+"""Capacity and cost of Maxout compared with ReLU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parameters(name: str, width: int, depth: int, shape: tuple[int, ...] = (1, 4
 
 @cache
 def width_alike(depth: int) -> int:
-    """The width at which ReLU has as many parameters as 32 units of Maxout, to the nearest."""
+    """Returns the width at which ReLU has about as many parameters as 32 units of Maxout."""
     target = parameters("Maxout", UNITS, depth)
     return min(range(UNITS, 4 * UNITS), key=lambda width: abs(parameters("ReLU", width, depth) - target))
 
@@ -56,7 +56,7 @@ def _gain(depth: int, alike: str, effort: Effort) -> torch.Tensor:
 
 
 def _pieces(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
-    """(seeds,): linear pieces of networks before training, along a random line through their input."""
+    """Returns the number of linear pieces before training along a random line of inputs, ``(seeds,)``."""
     counts = []
     for network in make_mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth):
         start, direction = torch.randn(2, 40)
@@ -74,7 +74,7 @@ def _pieces(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
 
 
 def _by_hand() -> tuple[float, float]:
-    """The largest errors on |x| of one Maxout unit of the pieces x and −x, and of the best ReLU unit with an offset."""
+    """Returns the largest errors on |x| of a Maxout unit with pieces x and −x, and of the best ReLU unit and offset."""
     x = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None]
     unit = Maxout(PIECES)(torch.cat((x, -x), 1))
     kinks = torch.linspace(-1, 1, 401, dtype=torch.float64)
@@ -86,11 +86,11 @@ def _by_hand() -> tuple[float, float]:
 def expressive(effort: Effort) -> Result:
     error, relu_error = _by_hand()
     rows = [
-        Row("|x| by one unit", exact_interval(error), at_most(0.0), detail="largest error, two pieces set by hand"),
+        Row("|x| by one unit", exact_interval(error), at_most(0.0), detail="largest error, pieces x and −x"),
         Row(
             "|x| by one ReLU unit and an offset",
             exact_interval(relu_error),
-            detail="largest error, the best by least squares",
+            detail="largest error, best least-squares fit",
         ),
     ]
     x = 2 * torch.rand(effort.seeds, 500, 1, generator=torch.Generator().manual_seed(1)) - 1
@@ -99,14 +99,14 @@ def expressive(effort: Effort) -> Result:
         make_mlps(effort.seeds, MAKES["Maxout"], (1,), 1, 1, 1), data, effort.steps(STEPS), 1e-2, loss=F.mse_loss
     )
     is_exact = (trained.predict(x) - data[1]).abs().amax((1, 2)) < HIT
-    rows.append(Row("|x| by one unit", share_interval(is_exact), None, ".0%", f"trainings that find it, to {HIT:g}"))
+    rows.append(Row("|x| by one unit", share_interval(is_exact), None, ".0%", f"runs that find it to within {HIT:g}"))
     for alike in ("units", "parameters"):
         for depth in (SHALLOW, DEEP):
             description = f"as many {alike}, {depth} layer{'s' * (depth > 1)}"
             pieces, gain = _more_pieces(depth, alike, effort), mean_interval(_gain(depth, alike, effort))
             rows += [
-                Row(f"pieces, {description}", pieces, above(1.0, MORE), detail="on a line, relative to ReLU's"),
-                Row(f"accuracy, {description}", gain, above(0.0, LITTLE), "points", "MNIST-1D, minus ReLU's"),
+                Row(f"pieces, {description}", pieces, above(1.0, MORE), detail="on a line, relative to ReLU"),
+                Row(f"accuracy, {description}", gain, above(0.0, LITTLE), "points", "MNIST-1D, minus ReLU"),
             ]
     return Result(rows)
 
@@ -114,18 +114,19 @@ def expressive(effort: Effort) -> Result:
 EXPRESSIVE = Claim(
     title="Maxout increases nonlinearity and expressiveness",
     sections="3.2.5",
-    says="Maxout combines several units into one output, which increases a network's nonlinearity and expressiveness "
-    "to a degree.",
-    experiment=f"|x| by a single unit of {PIECES} pieces; then networks of {SHALLOW} and {DEEP} layers of {UNITS} "
-    "units against ReLU with as many units, and with as many parameters (more units, then): the linear pieces along "
-    f"a line through their input before training, and the test accuracy on MNIST-1D after {STEPS:,} steps of Adam. "
-    f"{MORE:.0%} more pieces and {100 * LITTLE:g} point of accuracy are too little to matter.",
+    says="Maxout combines several units into one output, which increases the nonlinearity and expressiveness of a "
+    "network to a degree.",
+    experiment=f"|x| is learned by a single unit of {PIECES} pieces. Networks of {SHALLOW} and {DEEP} layers of "
+    f"{UNITS} units are compared with ReLU with as many units, and with as many parameters (and more units). The "
+    "rows contain the linear pieces along a line of inputs before training, and the test accuracy on MNIST-1D after "
+    f"{STEPS:,} steps of Adam. Up to {MORE:.0%} more pieces and up to {100 * LITTLE:g} point of accuracy do not "
+    "count.",
     measure=expressive,
-    depends_on="what is counted, and what is held equal",
-    why="A unit of two pieces chooses between two linear functions, as ReLU does between one and 0: that makes no more "
-    "pieces, but each is freer.",
-    left_open="Accuracy on a test split is what a network learns, which is less than what it could express. More than "
-    "two pieces a unit were not tried.",
+    depends_on="the measure, and on the size of the ReLU network",
+    why="A unit with two pieces selects one of two linear functions, while ReLU selects a linear function or 0. The "
+    "number of pieces is the same, but Maxout can choose both functions.",
+    left_open="Test accuracy shows what a network learns, which is less than it can express. More than two pieces per "
+    "unit were not measured.",
 )
 
 
@@ -148,9 +149,7 @@ def only_deep(effort: Effort) -> Result:
     return Result(
         [
             *(
-                Row(
-                    f"1 layer, as many {alike}", gain, at_most(LITTLE), "points", "MNIST-1D, test accuracy minus ReLU's"
-                )
+                Row(f"1 layer, as many {alike}", gain, at_most(LITTLE), "points", "MNIST-1D, test accuracy minus ReLU")
                 for alike, gain in shallow.items()
             ),
             Row(
@@ -158,15 +157,15 @@ def only_deep(effort: Effort) -> Result:
                 mean_interval(explained[0]),
                 below(HALF),
                 ".1%",
-                "variance explained by Maxout",
+                "explained variance of Maxout",
             ),
-            Row("1 layer, a convex function", mean_interval(explained[1]), None, ".1%", "variance explained by ReLU"),
+            Row("1 layer, a convex function", mean_interval(explained[1]), None, ".1%", "explained variance of ReLU"),
             Row(
                 "as many parameters",
                 mean_interval(more),
                 None,
                 "points",
-                f"gain over ReLU of {DEEP} layers minus that of {SHALLOW}",
+                f"gain over ReLU with {DEEP} layers minus gain with {SHALLOW}",
             ),
         ]
     )
@@ -176,12 +175,12 @@ ONLY_DEEP = Claim(
     title="Maxout is for deep networks only",
     sections="3.2.5",
     says="Maxout is generally used in deep networks only.",
-    experiment="Whether it is of use with one hidden layer: MNIST-1D as above, and |x₁| + … + |x₄|, which is "
-    f"convex. If it were for deep networks only, it would gain no more than {100 * LITTLE:g} point over ReLU there "
-    f"and explain less than {HALF:.0%} of the convex function's variance.",
+    experiment="Networks with one hidden layer on MNIST-1D as above, and on |x₁| + … + |x₄|, which is convex. The "
+    f"claim requires a gain over ReLU of at most {100 * LITTLE:g} point, and less than {HALF:.0%} of the variance of "
+    "the convex function.",
     measure=only_deep,
     of_all=True,
-    left_open="How often it is used, and where, is no matter of measurement here.",
+    left_open="How often it is used, and where, was not measured.",
 )
 
 
@@ -215,7 +214,7 @@ def complex_to_implement(effort: Effort) -> Result:
         [
             Row("statements of its forward pass", exact_interval(statements), check_at_least(FEW)),
             Row("operations that make a tensor", exact_interval(_operations(Maxout(PIECES))), check_at_least(FEW)),
-            Row("the same of ReLU", exact_interval(_operations(nn.ReLU()))),
+            Row("operations of ReLU", exact_interval(_operations(nn.ReLU()))),
             Row("parameters relative to ReLU with as many units", exact_interval(times)),
         ]
     )
@@ -225,8 +224,8 @@ COMPLEX = Claim(
     title="Maxout is complex to implement",
     sections="3.2.5",
     says="Its implementation is rather complex.",
-    experiment=f"This project's Maxout is counted: statements, and operations of torch. Complex means {FEW} or more "
+    experiment=f"The statements and torch operations of this project's Maxout are counted. Complex means {FEW} or more "
     "of either.",
     measure=complex_to_implement,
-    why="It is a maximum over neighbours. What it costs is parameters: each piece has weights of its own.",
+    why="It is a maximum over neighboring features. Its cost is parameters: each piece has its own weights.",
 )

@@ -1,4 +1,4 @@
-"""What networks can fit with ReLU and without an activation."""
+"""Functions that networks fit with ReLU and without an activation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _quadrants(seeds: int, seed: int) -> Data:
 
 
 def _explained(trained: TrainedNetworks, data: Data) -> torch.Tensor:
-    """(seeds,): share of the variance."""
+    """Returns the share of the variance that is explained, ``(seeds,)``."""
     x, y = data
     return (1 - (trained.predict(x) - y).square().mean((1, 2)) / y.var((1, 2), correction=0)).double()
 
@@ -72,7 +72,7 @@ def lacks_nonlinearity(effort: Effort) -> Result:
 
 
 def _pieces(trained: TrainedNetworks) -> torch.Tensor:
-    """(seeds,): the linear pieces along a diagonal of the square, by the patterns of units that are on."""
+    """Returns the number of linear pieces along a diagonal, ``(seeds,)``, from the patterns of active units."""
     x = torch.linspace(-1, 1, 20_001)[:, None] * torch.tensor([[1.0, 0.7]])
     counts = []
     for network in trained.each():
@@ -86,13 +86,12 @@ LACKS_NONLINEARITY = Claim(
     sections="3.2.2",
     says="Because it lacks nonlinearity, ReLU is not always suitable.",
     experiment=f"Networks of {DEPTH} layers of {WIDTH} units learn |x|, sin 3x and whether two numbers have the same "
-    f"sign ({STEPS:,} steps of Adam), with ReLU and without any activation. If ReLU lacked nonlinearity it would "
-    f"gain at most {100 * NO_GAIN:g} point over none, and be one linear piece. The variance explained is 1 less the "
-    "squared error by the variance: below 0 where a fit is worse than the mean.",
+    f"sign ({STEPS:,} steps of Adam), with ReLU and without any activation. The claim requires a gain of at most "
+    f"{100 * NO_GAIN:g} point over no activation, and one linear piece. The explained variance is 1 minus the squared "
+    "error divided by the variance. It is negative if a fit is worse than the mean.",
     measure=lacks_nonlinearity,
-    why="A network of ReLUs is piecewise linear, and with enough pieces comes as near to any continuous function as "
-    "one likes (Leshno et al. 1993). That it does not always suit is true for other reasons: its last layer, and "
-    "dying units.",
+    why="A network with ReLU is piecewise linear, and approximates any continuous function with enough pieces (Leshno "
+    "et al. 1993). It is unsuitable for other reasons: as last layer, and because of dying units.",
 )
 
 
@@ -116,7 +115,7 @@ def purpose(effort: Effort) -> Result:
             Row(f"test accuracy of {DEEP} layers without activation", mean_share_interval(accuracy[1]), None, ".1%"),
             Row("test accuracy of a linear model", mean_share_interval(accuracy[2]), None, ".1%"),
             Row(
-                f"largest difference of the {DEEP} layers' outputs from one matrix",
+                f"largest difference between the outputs of {DEEP} layers and of one matrix",
                 exact_interval(_collapsed(deep)),
                 None,
                 ".1e",
@@ -126,7 +125,7 @@ def purpose(effort: Effort) -> Result:
 
 
 def _collapsed(trained: TrainedNetworks) -> float:
-    """How far a network without activations is from the product of its matrices, relative to its outputs."""
+    """Returns the relative error if a network without activations is replaced by the product of its matrices."""
     network = trained.each()[0].double()
     x = torch.randn(100, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -137,12 +136,13 @@ def _collapsed(trained: TrainedNetworks) -> float:
 
 
 PURPOSE = Claim(
-    title="Activations are there to correct the size of gradients",
+    title="The purpose of activations is to correct gradients",
     sections="3.2.1",
-    says="Activations are what corrects vanishing and exploding gradients; that is why they are needed.",
-    experiment=f"MNIST-1D, {DEEP} hidden layers of {DEEP_WIDTH} units, {DEEP_STEPS:,} steps of Adam: with ReLU, and "
-    "without activation but with orthogonal weights, which pass on each gradient as it is. If that were all, the "
-    f"second would do as well, to {100 * NO_GAIN:g} point.",
+    says="Activations are needed because they correct vanishing and exploding gradients.",
+    experiment=f"MNIST-1D, {DEEP} hidden layers of {DEEP_WIDTH} units, {DEEP_STEPS:,} steps of Adam. One network has "
+    "ReLU, the other has no activation but orthogonal weights, which preserve gradients. The claim requires that "
+    f"the accuracy of the second is at most {100 * NO_GAIN:g} point lower.",
     measure=purpose,
-    why="Layers without activation are one matrix, however many. An activation is needed for what a matrix cannot do.",
+    why="Any number of layers without activation is one matrix. Activations make functions possible that are not "
+    "linear.",
 )

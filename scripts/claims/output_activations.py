@@ -1,4 +1,4 @@
-"""What the last layer's activation does to what a network can say."""
+"""Effect of an activation in the last layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _cut(networks: list[nn.Module]) -> list[nn.Module]:
 
 
 def _numbers(seeds: int, seed: int) -> Data:
-    """Regression of a smooth function whose values are negative as often as not."""
+    """Returns samples of a smooth function whose values are negative half of the time."""
     x = torch.randn(seeds, SAMPLES, 4, generator=torch.Generator().manual_seed(seed))
     y = torch.sin(x[..., :1]) + 0.5 * x[..., 1:2] * x[..., 2:3]
     return x, y / y.std((1, 2), keepdim=True)
@@ -52,31 +52,33 @@ def relu_everywhere(effort: Effort) -> Result:
     lost = _explained(number_cut, numbers) - _explained(number, numbers)
     return Result(
         [
-            Row("hidden layers", mean_interval(in_hidden), above(0.0), "points", "test accuracy minus that without"),
+            Row(
+                "hidden layers", mean_interval(in_hidden), above(0.0), "points", "test accuracy minus accuracy without"
+            ),
             Row(
                 "class outputs",
                 mean_interval(in_last),
                 check_at_least(-LITTLE),
                 "points",
-                "test accuracy minus that without",
+                "test accuracy minus accuracy without",
             ),
             Row(
                 "dead class outputs",
                 mean_share_interval(dead),
                 at_most(0.0),
                 ".1%",
-                "those that are 0 for all training images",
+                "0 for all training images",
             ),
             Row(
                 "outputs of a regression",
                 mean_interval(lost),
                 check_at_least(-LITTLE),
                 "points",
-                "variance explained minus that without",
+                "explained variance minus variance without",
             ),
             Row("test accuracy without a last ReLU", mean_share_interval(plain.accuracy(test)), None, ".1%"),
             Row("test images for which all class outputs are 0", mean_share_interval(none_known), None, ".1%"),
-            Row("variance explained without a last ReLU", mean_interval(_explained(number, numbers)), None, ".1%"),
+            Row("explained variance without a last ReLU", mean_interval(_explained(number, numbers)), None, ".1%"),
         ]
     )
 
@@ -84,19 +86,18 @@ def relu_everywhere(effort: Effort) -> Result:
 RELU_EVERYWHERE = Claim(
     title="ReLU can be used at the outputs of all layers",
     sections="3.2.2",
-    says="ReLU can be used at the outputs of the nodes of every layer, which makes it easy to build and train deep "
-    "models.",
-    experiment=f"The digits, and a smooth function whose values are as often negative as not, {DEPTH} layers of "
-    f"{WIDTH} units, {STEPS} steps of Adam: with a ReLU behind the last layer too, and without. It can be used where "
-    f"nothing is lost, to {100 * LITTLE:g} point, and no output is dead.",
+    says="ReLU can be used at the output of every layer, which makes it easy to build and train deep models.",
+    experiment=f"Digits and a smooth function with negative values, {DEPTH} layers of {WIDTH} units, {STEPS} steps of "
+    "Adam, with and without a ReLU after the last layer. The claim requires a loss of at most "
+    f"{100 * LITTLE:g} point and no dead output.",
     measure=relu_everywhere,
     of_all=True,
-    why="A last ReLU cannot give what is negative, and an output that is 0 for all images learns nothing any more.",
+    why="A last ReLU cannot produce negative values, and an output that is 0 for all images no longer learns.",
 )
 
 
 def _clouds(seeds: int, seed: int) -> tuple[Data, torch.Tensor]:
-    """Two normal clouds, and the true probability of the second: the logistic function of 2 d x₁."""
+    """Returns samples of two normal distributions and the true probability of the second: sigmoid(2 d x₁)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (seeds, SAMPLES), generator=generator)
     x = torch.randn(seeds, SAMPLES, 2, generator=generator)
@@ -107,7 +108,7 @@ def _clouds(seeds: int, seed: int) -> tuple[Data, torch.Tensor]:
 def _probabilities(
     make: Callable[[], nn.Module], effort: Effort, cut: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a network's second class on new samples, and the true ones, (seeds, samples) each."""
+    """Returns predicted and true probabilities of the second class on new samples, ``(seeds, samples)`` each."""
     (data, _), (test, true) = _clouds(effort.seeds, 1), _clouds(effort.seeds, 2)
     networks = make_mlps(effort.seeds, make, (2,), 1, BINARY_WIDTH, 1)
     trained = train(
@@ -139,13 +140,13 @@ def binary(effort: Effort) -> Result:
     p, true = _probabilities(nn.ReLU, effort, cut=True)
     rows += [
         Row(
-            "ReLU before the sigmoid too: outputs below one half",
+            "ReLU also before the sigmoid: outputs below one half",
             mean_share_interval((p < 0.5).double().mean(1)),
             None,
             ".1%",
         ),
         Row(
-            "ReLU before the sigmoid too: mean distance from the true probability",
+            "ReLU also before the sigmoid: mean distance from the true probability",
             mean_interval((p - true).abs().mean(1)),
         ),
     ]
@@ -159,12 +160,12 @@ def binary(effort: Effort) -> Result:
 BINARY = Claim(
     title="In binary classification an output without ReLU can only be 1 or 0",
     sections="3.2.2",
-    says="In binary classification, if ReLU is not the activation, the output node can only give 1 or 0, which does "
-    "not reflect the real information on the classes.",
-    experiment="Two normal clouds in two dimensions that overlap, so that the true probability is known; "
-    f"{BINARY_WIDTH} hidden units with tanh, or with nothing, one output through a sigmoid, {STEPS} steps of Adam. "
-    f"On {SAMPLES:,} new samples it would give two different values at most, none of them in between.",
+    says="In binary classification without ReLU, the output node can only be 1 or 0, which does not reflect the real "
+    "information about the classes.",
+    experiment="Two overlapping normal distributions in two dimensions, whose true probability is known. "
+    f"{BINARY_WIDTH} hidden units with tanh or without activation, one output with a sigmoid, {STEPS} steps of Adam. "
+    f"The claim requires at most two different outputs on {SAMPLES:,} new samples, and none between 0 and 1.",
     measure=binary,
-    why="An output is 1 or 0 only after somebody cut it at a threshold; the probability is there before, with ReLU "
-    "or not. It is a ReLU before the sigmoid that takes something away: whatever is less likely than not.",
+    why="An output is 1 or 0 only after a threshold. The probability before the threshold exists with and without "
+    "ReLU. A ReLU before the sigmoid removes all probabilities below one half.",
 )

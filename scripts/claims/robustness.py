@@ -1,4 +1,4 @@
-"""How trained networks stand disturbed inputs."""
+"""Accuracy of trained networks on perturbed inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> Trai
 
 
 def _attacked(trained: TrainedNetworks, data: Data) -> Data:
-    """A step of the sign of the gradient (Goodfellow et al. 2015, section 4)."""
+    """Adds one step of the sign of the gradient to the inputs (Goodfellow et al. 2015, section 4)."""
     inputs = data[0].clone().requires_grad_()
     outputs = run_networks(trained.networks[0], trained.parameters, inputs)
     (gradient,) = torch.autograd.grad(vmap(F.cross_entropy)(outputs, data[1]).sum(), inputs)
@@ -43,7 +43,7 @@ def robustness(effort: Effort) -> Result:
             mean_interval(leaky.accuracy(leaky_accuracy) - relu.accuracy(relu_accuracy)),
             above(0.0, LITTLE),
             "points",
-            "test accuracy minus ReLU's",
+            "test accuracy minus accuracy of ReLU",
         )
         for name, (leaky_accuracy, relu_accuracy) in disturbed.items()
     ]
@@ -58,11 +58,11 @@ ROBUSTNESS = Claim(
     title="Leaky ReLU is more robust than ReLU",
     sections="3.2.3",
     says="Compared with ReLU, leaky ReLU makes a network somewhat more robust.",
-    experiment=f"The digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of Adam; then the test images with "
-    "normal noise, in standard deviations of the pixels, and with one adversarial step against each network. More "
-    f"robust means more accurate on these; up to {100 * LITTLE:g} point is too little to matter.",
+    experiment=f"Digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of Adam. The test images get normal noise, in "
+    "standard deviations of the pixels, or one adversarial step against each network. More robust means more accurate "
+    f"on these images by more than {100 * LITTLE:g} point.",
     measure=robustness,
-    depends_on="the disturbance",
-    left_open="The article does not say robust against what. Against learning rates that are too large: see the "
-    "claims on dying units and on instability.",
+    depends_on="the perturbation",
+    left_open="The article does not name the perturbation. For learning rates that are too large, see the claims about "
+    "dying units and instability.",
 )

@@ -1,4 +1,4 @@
-"""What softmax takes and gives."""
+"""Inputs and outputs of softmax."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ def normalized(effort: Effort) -> Result:
         [
             Row("smallest output", exact_interval(outputs.min().item()), check_at_least(0.0), ".1e"),
             Row("largest |sum − 1|", exact_interval((outputs.sum(1) - 1).abs().max().item()), at_most(ROUNDING), ".1e"),
-            Row("share of places in order of size that stay", exact_interval(same_order), check_at_least(1.0), ".1%"),
             Row(
-                "largest change if all inputs are raised alike",
+                "share of ranks in sorted order that are unchanged",
+                exact_interval(same_order),
+                check_at_least(1.0),
+                ".1%",
+            ),
+            Row(
+                "largest change if a constant is added to all inputs",
                 exact_interval((moved - outputs).abs().max().item()),
                 None,
                 ".1e",
@@ -43,13 +48,13 @@ def normalized(effort: Effort) -> Result:
 NORMALIZED = Claim(
     title="Softmax gives each class a probability",
     sections="3.1.6",
-    says="Softmax, used for several classes, turns its input into a normalized probability distribution: a "
-    "probability for each class.",
-    experiment=f"Ten thousand vectors of {CLASSES} normal numbers with standard deviation 10. Outputs must not be "
-    "negative, must sum to 1, and keep the order of the inputs.",
+    says="Softmax, used for several classes, turns its input into a normalized probability distribution with one "
+    "probability per class.",
+    experiment=f"Ten thousand vectors of {CLASSES} normal numbers with standard deviation 10. Outputs must be at "
+    "least 0, sum to 1, and have the same order as the inputs.",
     measure=normalized,
-    left_open="That they are a distribution does not make them right: how often a class with probability p is the "
-    "true one is another question.",
+    left_open="A normalized distribution can be wrong. The claim does not cover how often a class with probability "
+    "p is the true one.",
 )
 
 
@@ -68,10 +73,10 @@ ONE_DIMENSIONAL = Claim(
     title="Softmax takes a one-dimensional tensor",
     sections="3.1.6",
     says="The function takes a one-dimensional tensor.",
-    experiment="Softmax over the classes of a vector, of a batch, and of a batch of maps. If one dimension were all "
-    "that it takes, what it gives for the others would not sum to 1.",
+    experiment="Softmax over the classes of a vector, a batch of vectors and a batch of maps. If it accepted one "
+    "dimension only, the outputs for the others would not sum to 1.",
     measure=one_dimensional,
-    depends_on="whether it means one dimension at least, or at most",
-    why="One distribution is made of one vector; the tensor may hold any number of them, and `dim` says along which "
-    "dimension they lie.",
+    depends_on="whether it means at least or at most one dimension",
+    why="Each distribution is computed from one vector. A tensor can contain any number of vectors, along the "
+    "dimension `dim`.",
 )

@@ -1,4 +1,4 @@
-"""``scripts/case.py``: what it measures, compares and chooses; its trainings are in the docs."""
+"""``scripts/case.py`` measures, compares and selects; the docs contain its results."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_the_page_says_what_was_reached_and_compares_in_pairs(tmp_path: Path):
     assert f"+{100 * np.mean(gained):.1f} ± " in line
     assert f"{p:.1g}" in line
     assert "| 98.0 ± 0.0 | 96.5 ± " in line  # validation before test
-    assert f"**{best}** is the sum with the highest accuracy on validation" in page
+    assert f"**{best}** is the combination with the highest validation accuracy" in page
     assert page.count("reached") == page.count("not reached") + 1
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()

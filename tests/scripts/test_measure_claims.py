@@ -1,4 +1,4 @@
-"""scripts/measure_claims.py: the page in docs is its own, and its verdicts follow from the intervals."""
+"""scripts/measure_claims.py writes the page in docs, and its verdicts follow from the intervals."""
 
 import math
 import re
@@ -46,7 +46,7 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
     command = [sys.executable, script, "--quick", "--jobs", "1", "--docs", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert result.returncode == 0, result.stderr
-    page = (tmp_path / "claims.md").read_text()
+    page = (tmp_path / "evidence" / "claims.md").read_text()
     claims = _claims(page)
     assert len(claims) > 25
     assert re.findall(r"^\| \d+ \| \[(.+?)\]\(#", page, re.MULTILINE) == claims
@@ -56,10 +56,10 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
     assert re.findall(r"^\| \d+ \| .* \| (.+?) \|$", page, re.MULTILINE) == verdicts
     assert not re.search(r"[{}]|\bnan\b|\bNone\b|Interval\(", page)
     for folder in (tmp_path, ROOT / "docs"):
-        written_page = (folder / "claims.md").read_text()
+        written_page = (folder / "evidence" / "claims.md").read_text()
         assert _claims(written_page) == claims
-        figures = {f"figures/{file.name}" for file in (folder / "figures").glob("claims_*.svg")}
-        assert figures == set(re.findall(r"\]\((figures/.+?)\)", written_page))
+        figures = {f"../figures/{file.name}" for file in (folder / "figures").glob("claims_*.svg")}
+        assert figures == set(re.findall(r"\]\((\.\./figures/.+?)\)", written_page))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same
     ],
 )
 def test_a_line_holds_where_the_whole_interval_says_so(need: Requirement, low: float, high: float, holds: bool | None):
-    assert need.holds(Interval((low + high) / 2, low, high)) is holds
+    assert need.check(Interval((low + high) / 2, low, high)) is holds
 
 
 @pytest.mark.parametrize(

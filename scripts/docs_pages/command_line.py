@@ -1,0 +1,69 @@
+"""The page with the ``--help`` of both programs."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+
+from stormproof.cli.main import main as plugin_main
+from stormproof_train.cli.main import main as application_main
+from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
+
+COLUMNS = 120
+PLUGIN_COMMANDS = ("verify", "list", "adopt", "doctor")
+ARGUMENTS = re.compile(r"\n\n\w+: [\w.]+\n")
+"""Start of the arguments of the chosen options. Their defaults depend on the versions of torch and Lightning."""
+
+HEAD = """\
+# Command line
+
+Both programs print these texts with `--help`. See also [exit codes](exit_codes.md) and [configuration](config.md).
+In a checkout, `python train.py` is the same program as `stormproof-train`.
+"""
+
+
+def command_line_page() -> str:
+    """Returns the page."""
+    parts = [HEAD]
+    for name in SUBCOMMANDS:
+        words = [] if name == DEFAULT else [name]
+        text = ARGUMENTS.split(_help(application_main, words))[0].rstrip()
+        parts.append(_section("stormproof-train", words, text))
+        if name == DEFAULT:
+            parts.append(
+                "The help continues with the arguments of the chosen options and their defaults. For those of\n"
+                "`data=diabetes`, run `python train.py data=diabetes --help`.\n"
+            )
+    parts.append(_section("stormproof", [], _help(plugin_main, [])))
+    parts.extend(_section("stormproof", [name], _help(plugin_main, [name])) for name in PLUGIN_COMMANDS)
+    return "\n".join(parts)
+
+
+def _section(program: str, words: Sequence[str], text: str) -> str:
+    command = " ".join([program, *words])
+    lines = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return f"## `{command}`\n\n```text\n$ {command} --help\n{lines}\n```\n"
+
+
+def _help(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
+    output = io.StringIO()
+    with _terminal_width(COLUMNS), redirect_stdout(output), suppress(SystemExit):
+        main([*words, "--help"])
+    return output.getvalue()
+
+
+@contextmanager
+def _terminal_width(columns: int) -> Iterator[None]:
+    """Sets the width at which argparse wraps lines."""
+    previous = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(columns)
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = previous
