@@ -1,4 +1,4 @@
-"""Writes the generated files: ``__init__.pyi`` of losses and activations, and tables in docs.
+"""Writes the generated files: ``__init__.pyi`` of losses and activations, and the tables of losses in docs.
 
 The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
 ``# when:``. Run this script after you add or remove an activation or a loss.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +32,6 @@ def generated() -> dict[Path, str]:
     return {
         **stubs,
         ROOT / "docs" / "losses.md": docs_of_losses(),
-        ROOT / "docs" / "application.md": docs_of_application(),
     }
 
 
@@ -65,24 +64,6 @@ def docs_of_losses() -> str:
     return text
 
 
-def docs_of_application() -> str:
-    """Returns docs/application.md with the current choices of activation and loss."""
-    activations = sorted(file.stem for file in (CONF / "activation").glob("*.yaml"))
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
-    default = next(entry["activation"] for entry in defaults if "activation" in entry)
-    first, *others = sorted(activations, key=lambda word: (word != default, word))
-    classes, numbers = (_quoted(losses(task)) for task in TASKS)
-    text = (ROOT / "docs" / "application.md").read_text()
-    for group, choices in {
-        "activation": f"`{first}` (default) and {len(others)} more: {_quoted(others)}",
-        "loss": f"none chosen: the data decides. Classes: {classes}. Numbers: {numbers}",
-    }.items():
-        row = f"| `{group}` | {choices} |"
-        text, rows = re.subn(rf"^\| `{group}` \| .* \|$", lambda _, row=row: row, text, flags=re.MULTILINE)
-        assert rows == 1, f"docs/application.md must have one row for {group}"
-    return text
-
-
 def losses(task: str) -> list[str]:
     """Returns the losses for a task, the default first."""
     entries = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "loss").glob("*.yaml")}
@@ -97,10 +78,6 @@ def _row(word: str) -> str:
         assert column in columns, f"conf/loss/{word}.yaml needs a comment `# {column}: …` for docs/losses.md"
     formula = columns["formula"].replace("|", r"\|")
     return f"| `{word}` | {formula} | {columns.get('source', '')} | {columns['when']} |\n".replace("|  |", "| |")
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words)
 
 
 def _isort_key(name: str) -> tuple[int, str]:
