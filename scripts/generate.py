@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +39,6 @@ def generated() -> dict[Path, str]:
     return {
         **stubs,
         LOSSES_PAGE: docs_of_losses(),
-        ROOT / "docs" / "application.md": docs_of_application(),
         **{ROOT / path: text for path, text in api_pages().items()},
         REFERENCE / "command_line.md": command_line_page(),
         REFERENCE / "config.md": config_page(),
@@ -75,24 +74,6 @@ def docs_of_losses() -> str:
     return text
 
 
-def docs_of_application() -> str:
-    """Returns docs/application.md with the current choices of activation and loss."""
-    activations = sorted(file.stem for file in (CONF / "activation").glob("*.yaml"))
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
-    default = next(entry["activation"] for entry in defaults if "activation" in entry)
-    first, *others = sorted(activations, key=lambda word: (word != default, word))
-    classes, numbers = (_quoted(losses(task)) for task in TASKS)
-    text = (ROOT / "docs" / "application.md").read_text()
-    for group, choices in {
-        "activation": f"`{first}` (default) and {len(others)} more: {_quoted(others)}",
-        "loss": f"none chosen: the data decides. Classes: {classes}. Numbers: {numbers}",
-    }.items():
-        row = f"| `{group}` | {choices} |"
-        text, rows = re.subn(rf"^\| `{group}` \| .* \|$", lambda _, row=row: row, text, flags=re.MULTILINE)
-        assert rows == 1, f"docs/application.md must have one row for {group}"
-    return text
-
-
 def losses(task: str) -> list[str]:
     """Returns the losses for a task, the default first."""
     entries = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "loss").glob("*.yaml")}
@@ -107,10 +88,6 @@ def _row(word: str) -> str:
         assert column in columns, f"conf/loss/{word}.yaml needs a comment `# {column}: …` for docs/reference/losses.md"
     formula = columns["formula"].replace("|", r"\|")
     return f"| `{word}` | {formula} | {columns.get('source', '')} | {columns['when']} |\n".replace("|  |", "| |")
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words)
 
 
 def _isort_key(name: str) -> tuple[int, str]:

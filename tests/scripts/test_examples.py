@@ -19,15 +19,12 @@ from tests.support.forked_command import ROOT
 from tests.support.waiting import wait_for
 
 SCRIPT = ROOT / "scripts" / "examples" / "stock_lightning.py"
-PAGE = "docs/search.md"
+PAGE = "docs/how-to/search.md"
 
 
 def _documented_searches() -> list[str]:
     """The words of every search that is written out in full."""
-    files = [
-        ROOT / name
-        for name in ("README.md", "docs/application.md", PAGE, "docs/clusters.md", "scripts/slurm/search.sbatch")
-    ]
+    files = [ROOT / name for name in ("README.md", PAGE, "docs/how-to/slurm.md", "scripts/slurm/search.sbatch")]
     text = "\n".join(re.sub(r"\\\n#? *", "", file.read_text()) for file in files)
     matches = re.findall(r"(?:train\.py search|search\.sbatch) ([^`\n]*)", text)
     return [arguments for arguments in matches if "=" in arguments and "…" not in arguments]

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the command's name; ``sys.argv`` by default.
 
     Returns:
-        The exit code, as docs/run_folder.md lists them.
+        The exit code, as docs/reference/exit_codes.md lists them.
     """
     _make_streams_robust()
     args = list(sys.argv[1:] if argv is None else argv)
