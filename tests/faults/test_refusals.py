@@ -71,7 +71,7 @@ def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
 @pytest.mark.slow
 def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
     outcome = run_attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
-    assert_refused(outcome, 2, "monitor=val/los is not logged; there is: ")
+    assert_refused(outcome, 2, "monitor=val/los is not logged. Log it or choose one of: ")
     assert "val/loss" in outcome.output
 
 
@@ -101,7 +101,7 @@ def test_a_folder_of_bad_checkpoints_only_is_no_first_start(tmp_path: Path):
     for _ in range(2):  # it changes nothing, so the second start is told the same
         outcome = run_attempt(Cell(), tmp_path)
         assert_refused(outcome, 74, "has no good checkpoint (")
-        assert "its content was changed after it was committed" in outcome.output
+        assert "its content has changed since it was committed" in outcome.output
     assert sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt")) == spoiled
 
 

@@ -30,12 +30,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 OUT_OF_RANGE = [
-    ({"every_n_train_steps": 0}, "every_n_train_steps is 0; it must be at least 1"),
-    ({"train_time_interval": 0}, "train_time_interval is 0; it must be above 0"),
-    ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0; it must be at least 1"),
-    ({"keep_last": 1}, "keep_last=1: at least 2 are kept"),
+    ({"every_n_train_steps": 0}, "`every_n_train_steps` must be at least 1 or None, got 0"),
+    ({"train_time_interval": 0}, "`train_time_interval` must be above 0 minutes or None, got 0"),
+    ({"keep_every_n_train_steps": 0}, "`keep_every_n_train_steps` must be at least 1 or None, got 0"),
+    ({"keep_last": 1}, "`keep_last` must be at least 2, .* got 1"),
     ({"monitor": "val/loss", "save_top_k": 0}, "to keep the best by val/loss it must be at least 1"),
-    ({"mode": "best"}, "mode='best': it is 'min' or 'max'"),
+    ({"mode": "best"}, "`mode` must be 'min' or 'max', got 'best'"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], senten
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", "gs://bucket"])
 def test_an_object_store_is_refused(folder: str):
-    with pytest.raises(ValueError, match="checkpoints go to a path of a mounted file system"):
+    with pytest.raises(ValueError, match="Pass the path of a folder on a mounted file system"):
         CheckpointRecovery(folder)
 
 
@@ -85,7 +85,7 @@ def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path)
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
     recovery = CheckpointRecovery(tmp_path)
-    expected = rf"Skipping checkpoint .*{newest.name}: its content was changed .*\. The file moves to quarantine/ when"
+    expected = rf"Skipping checkpoint .*{newest.name}: its content has changed .*\. The file moves to quarantine/ when"
     with pytest.warns(UserWarning, match=expected):
         assert recovery.latest_checkpoint() == str(older[0])
     assert [bad.name for bad in recovery.skipped_checkpoints] == [newest.stem]
@@ -107,7 +107,7 @@ def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):
 
 
 def test_a_metric_that_is_not_logged_is_named_beside_those_that_are(tmp_path: Path):
-    with pytest.raises(NotResumableError, match="monitor=val/los is not logged; there is: val/loss"):
+    with pytest.raises(NotResumableError, match=r"monitor=val/los is not logged\. Log it or choose one of: val/loss"):
         fit_with_recovery(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
 
 
@@ -236,7 +236,7 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
             return {"folder": tmp_path}
 
     with pytest.raises(
-        NotResumableError, match=r"would not load again, because of callbacks/\S*_Odd\S*/folder: pathlib"
+        NotResumableError, match=r"refuse a checkpoint of this run, because of callbacks/\S*_Odd\S*/folder: pathlib"
     ):
         fit_with_recovery(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
     assert checkpoint_steps(tmp_path / "checkpoints") == []
@@ -244,7 +244,7 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
 
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
-    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
+    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed but is bad: it has \d+ bytes"):
         fit_with_recovery(recovery, FaultInjector().torn_write(step=0))
     assert not list(tmp_path.glob("*step-1*"))
 
