@@ -34,7 +34,7 @@ OUT_OF_RANGE = [
     ({"train_time_interval": 0}, "`train_time_interval` must be above 0 minutes or None, got 0"),
     ({"keep_every_n_train_steps": 0}, "`keep_every_n_train_steps` must be at least 1 or None, got 0"),
     ({"keep_last": 1}, "`keep_last` must be at least 2, .* got 1"),
-    ({"monitor": "val/loss", "save_top_k": 0}, "to keep the best by val/loss it must be at least 1"),
+    ({"monitor": "val/loss", "save_top_k": 0}, "`save_top_k` must be at least 1 with `monitor=val/loss`, got 0"),
     ({"mode": "best"}, "`mode` must be 'min' or 'max', got 'best'"),
 ]
 
@@ -164,7 +164,7 @@ def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: 
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     if asked:
         recovery.latest_checkpoint()
-    with pytest.raises(NotResumableError, match="holds a checkpoint of step 6, and fit was given none"):
+    with pytest.raises(NotResumableError, match="contains a checkpoint of step 6, but fit was called without"):
         make_trainer(callbacks=[recovery]).fit(make_module(), resumable(make_loader()))
     assert not Lease.is_held(tmp_path)
 
@@ -214,7 +214,7 @@ def test_the_time_of_two_fits_of_one_process_is_added(clock: FakeClock, tmp_path
 
 
 def test_a_loader_that_does_not_resume_is_named_in_a_warning(tmp_path: Path):
-    with pytest.warns(match="a resume will not be exact: .*DataLoader"):
+    with pytest.warns(match="A resume will not be exact: .*DataLoader"):
         make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), make_loader())
 
 
@@ -224,7 +224,7 @@ def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):
     stock.save_checkpoint(tmp_path / "stock.ckpt")
     recovery = CheckpointRecovery(tmp_path / "ours", every_n_train_steps=100, keep_last=10)
     fit = make_trainer(callbacks=[recovery], max_epochs=2)
-    with pytest.warns(match="was not saved by CheckpointRecovery: .* this resume is not exact"):
+    with pytest.warns(match="This resume is not exact, because CheckpointRecovery did not save"):
         fit.fit(make_module(), resumable(make_loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
     assert fit.global_step == 12
     assert checkpoint_steps(tmp_path / "ours") == [6, 12]

@@ -245,7 +245,7 @@ def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():
         def optimizer_state(self, optimizer: Any) -> Any:  # as the real one does
             return super().optimizer_state(optimizer)
 
-    with pytest.raises(NotResumableError, match="whose norm all ranks know, and FSDPStrategy does not give it"):
+    with pytest.raises(NotResumableError, match="whose norm all ranks know, which FSDPStrategy does not provide"):
         make_trainer(callbacks=[DivergenceGuard("skip")], strategy=FSDPStrategy(torch.device("cpu"))).fit(
             make_module(kind=Classifier), make_loader()
         )

@@ -148,4 +148,4 @@ def assert_equal(name: str, value: str | None) -> None:
     values = all_gather(value)
     if any(gathered_value != values[0] for gathered_value in values):
         description = "; ".join(f"rank {rank}: {rank_value or 'none'}" for rank, rank_value in enumerate(values))
-        raise RanksDisagreeError(f"the ranks do not agree on {name} ({description}): start all of them again")
+        raise RanksDisagreeError(f"The ranks do not agree on {name} ({description}). Restart all ranks.")

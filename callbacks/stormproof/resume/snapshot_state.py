@@ -47,7 +47,7 @@ class JobState(_State):
     Attributes:
         loops: Progress of Lightning's loops. None after the training run has ended.
         should_stop: ``trainer.should_stop``.
-        accumulated: Batches of an optimizer step on each rank. None if an earlier release did not save it.
+        accumulated: Batches per optimizer step on each rank. None if an earlier release did not save it.
         untouched: Indices of the optimizers without a state.
         spread: Whether the parameters are sharded, and gathered on rank 0.
         averaging: From :mod:`stormproof.resume.swa_state`.
@@ -108,8 +108,8 @@ class Snapshot:
 
     Attributes:
         id: Random name.
-        shared: State that all ranks share.
-        ranks: State of each rank. Empty where it was captured, on ranks other than 0.
+        job_state: State that all ranks share.
+        rank_states: State of each rank. Empty on ranks other than 0 when it was captured there.
     """
 
     id: str
