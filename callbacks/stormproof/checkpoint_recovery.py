@@ -133,8 +133,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
 
     References:
-        Builds on Lightning's checkpoints, https://lightning.ai/docs/pytorch/stable/common/checkpointing_intermediate.html.
+        Builds on Lightning's checkpoints, https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html.
+
         Mohan et al., CheckFreq: Frequent, Fine-Grained DNN Checkpointing (FAST 2021): saving in the background.
+
         Daly, A higher order estimate of the optimum checkpoint interval for restart dumps (2006), equation 37.
     """
 
