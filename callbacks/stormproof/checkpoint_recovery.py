@@ -101,8 +101,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             least 1. Disabled if None.
         identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run with another
             identity refuses to resume. Disabled if None.
-        max_overhead: Maximum share of the training time that saving may take, in (0, 1). Disabled if None. The interval
-            is the duration of the last save divided by this share. Excludes ``every_n_train_steps`` and
+        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. The
+            interval is the duration of the last pause divided by this share. Excludes ``every_n_train_steps`` and
             ``train_time_interval``.
         mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. Requires
             ``max_overhead``. The interval is then at least the one with the least expected loss of time (Daly 2006).

@@ -302,7 +302,7 @@ class ResumableLoader:
 
     def _describe_data(self) -> dict[str, Any]:
         data_description = {"samples": _get_length(self.dataset), "batch_size": self.batch_size}
-        if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
+        if isinstance(self.dataset, IterableDataset):  # each worker yields separate batches
             data_description["num_workers"] = self.num_workers
         return data_description
 

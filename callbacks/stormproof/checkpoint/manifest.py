@@ -15,7 +15,7 @@ from stormproof.checkpoint.file_names import format_stem
 _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
 _DIGEST_SUFFIX = b'"\n}\n'
-_MAX_BYTES = 1_000_000  # bytes; ours take about 1,000
+_MAX_BYTES = 1_000_000  # bytes; a manifest has about 1,000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from stormproof.errors import NotResumableError
 
 
 class MonitoredMetric:
-    """Returns the value of a logged metric, but only if the last validation used the current weights.
+    """Logged metric whose value counts only if the last validation used the current weights.
 
     Args:
         name: Name of the metric. Disabled if None.

@@ -26,7 +26,7 @@ class SaveSchedule:
         interval_minutes: Time between checkpoints, in minutes. Must be above 0. Disabled if None. The default is 5
             without ``every_n_train_steps`` and ``max_overhead``.
         keep_every_n_train_steps: A second interval in steps, like ``every_n_train_steps``.
-        max_overhead: Maximum share of the training time that saving may take, in (0, 1). Disabled if None. Excludes
+        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. Excludes
             ``every_n_train_steps`` and ``interval_minutes``.
         mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. None if
             unknown. Requires ``max_overhead``.

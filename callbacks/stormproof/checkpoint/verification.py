@@ -59,7 +59,7 @@ def describe_read_error(error: OSError) -> str:
 
 
 def find_size_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns whether the file is missing, not regular or of the wrong size, without reading it. None if it is good."""
+    """Returns why the file is missing, irregular or of the wrong size, without reading it. None if it is fine."""
     path = checkpoint.path
     try:
         if not _is_regular_file(path):
