@@ -77,7 +77,7 @@ def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
     assert resume_paths[0] == resume_paths[1]
     assert str(resume_paths[0]).endswith("-step-6.ckpt")
     assert _content(tmp_path) == before
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path):
@@ -131,7 +131,7 @@ def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_pa
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="injected fault"):
         fit_with_recovery(recovery, FaultInjector().fail(at="on_train_batch_start", step=5))
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     assert checkpoint_steps(tmp_path) == [2, 4]
     assert fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
 
@@ -144,7 +144,7 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     fit.fit(net, resumable(make_loader()))
     assert fit.global_step == 12
     assert [checkpoint.attempt for checkpoint in recovery.store.read_checkpoints()] == [1] * 4 + [2] * 4
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
@@ -155,7 +155,7 @@ def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_pa
     assert second_fit.callback_metrics == first.callback_metrics
     assert "val/loss" in second_fit.callback_metrics
     assert checkpoint_steps(tmp_path) == before
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -166,7 +166,7 @@ def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: 
         recovery.latest_checkpoint()
     with pytest.raises(NotResumableError, match="contains a checkpoint of step 6, but fit was called without"):
         make_trainer(callbacks=[recovery]).fit(make_module(), resumable(make_loader()))
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it_went_on_from(

@@ -99,7 +99,7 @@ class Lease:
         >>> lease = Lease(folder)
         >>> lease.check()  # before each commit
         >>> lease.release()
-        >>> Lease.is_held(folder)
+        >>> Lease.is_active(folder)
         False
     """
 
@@ -149,7 +149,7 @@ class Lease:
             self.path.unlink(missing_ok=True)
 
     @staticmethod
-    def is_held(folder: Path) -> bool:
+    def is_active(folder: Path) -> bool:
         """Returns whether the folder has a valid lease."""
         path = folder / "lease.json"
         holder = _read_owner(path)

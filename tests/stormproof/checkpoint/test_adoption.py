@@ -31,7 +31,7 @@ def test_a_stock_checkpoint_is_taken_over_as_the_newest_and_stays(tmp_path: Path
     resolution = store.resolve(verify_all=True)
     assert resolution.chosen_checkpoint == result
     assert list(resolution.foreign_files) == ["last.ckpt"]
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     assert commit_checkpoint(store, 610).name == "000005-step-610"
 
 

@@ -140,7 +140,7 @@ def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp
     with pytest.raises(RuntimeError, match="injected fault"):
         fit(recovery, FaultInjector().fail(at="checkpoint synced", step=2), BatchEndCallback(finished_steps.append))
     assert finished_steps[-1] <= 4
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path):
@@ -237,7 +237,7 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
     ):
         fit(recovery)
     assert checkpoint_steps(tmp_path) == [0, 4]
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     resumed = fit(CheckpointRecovery(tmp_path, every_n_train_steps=4))
     assert is_equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
 

@@ -50,7 +50,7 @@ def test_the_folder_is_made_and_another_cannot_take_it_meanwhile(take: Take, tmp
 
 def test_one_that_was_given_back_can_be_taken_again(take: Take, tmp_path: Path):
     take().release()
-    assert not Lease.is_held(tmp_path / "checkpoints")
+    assert not Lease.is_active(tmp_path / "checkpoints")
     take().release()
 
 
@@ -75,7 +75,7 @@ def test_a_folder_that_changed_since_it_was_resolved_is_not_taken_and_not_kept(t
     hold.release()
     with pytest.raises(RanksDisagreeError, match="while this attempt began"):
         FolderOwnership(store, old)
-    assert not Lease.is_held(store.folder)
+    assert not Lease.is_active(store.folder)
 
 
 def test_the_held_folder_is_seen_by_its_token_and_another_is_not(take: Take, tmp_path: Path):
