@@ -199,7 +199,7 @@ class ResumableLoader:
     def next_epoch_state(self) -> State:
         """Returns a state from which the next ``for`` loop begins a new epoch, from any position."""
         if self._loaded_state is not None:
-            return {**self._loaded_state, "ended": True} if self._loaded_state["batches"] else self._loaded_state
+            return {**self._loaded_state, "is_finished": True} if self._loaded_state["batches"] else self._loaded_state
         return self.state_dict() if self._cursor is None else self._make_state(self._cursor, is_finished=True)
 
     def load_state_dict(self, state: State) -> None:
@@ -211,13 +211,13 @@ class ResumableLoader:
             NotResumableError: If the state belongs to a data set of another length, or to another batch size with the
                 same world size.
         """
-        if "fits" not in state:
+        if "data_description" not in state:
             raise NotResumableError(
                 f"The state with the keys {sorted(map(str, state))} was not saved by a resumable loader. Wrap the same "
                 "loaders as in the run that saved it."
             )
         for name, current_value in self._describe_data().items():
-            saved_value = state["fits"].get(name)
+            saved_value = state["data_description"].get(name)
             if saved_value != current_value and (
                 name != "batch_size" or state["world_size"] == self._source.world_size()
             ):
@@ -252,19 +252,19 @@ class ResumableLoader:
         if state["world_size"] != self._source.world_size():
             state = {**state, "batches": self._convert_batch_count(state)}
         saved_position = state["position"]
-        self._source.restore(state["start"], saved_position)
-        length = state["batches"] if state["whole"] else _get_length(self)
+        self._source.restore(state["start_state"], saved_position)
+        length = state["batches"] if state["is_complete"] else _get_length(self)
         cursor = Cursor(
-            Epoch(state["epoch"], state["start"], length),
+            Epoch(state["epoch"], state["start_state"], length),
             state["batches"],
             saved_position and SavedPosition(saved_position),
         )
-        return self._advance_epoch(cursor) if state["ended"] else cursor
+        return self._advance_epoch(cursor) if state["is_finished"] else cursor
 
     def _convert_batch_count(self, state: State) -> int:
         """Converts the number of batches to the current world size. The number of samples stays the same."""
         world_size = self._source.world_size()
-        if state["whole"]:
+        if state["is_complete"]:
             return _get_length(self) or state["batches"]
         if not state["batches"]:
             return 0
@@ -273,7 +273,7 @@ class ResumableLoader:
                 f"The state of the loader was saved with world size {state['world_size']}, but this job has world size "
                 f"{world_size}. An iterable data set resumes only with world size {state['world_size']}."
             )
-        samples_taken = state["batches"] * state["world_size"] * (state["fits"]["batch_size"] or 1)
+        samples_taken = state["batches"] * state["world_size"] * (state["data_description"]["batch_size"] or 1)
         batches, remainder = divmod(samples_taken, world_size * (self.batch_size or 1))
         if remainder:
             raise NotResumableError(
@@ -292,12 +292,12 @@ class ResumableLoader:
             "seed": self.seed,
             "epoch": cursor.epoch.index,
             "batches": cursor.batches_yielded,
-            "whole": cursor.is_complete,
-            "ended": is_finished,
-            "start": cursor.epoch.start_state,
+            "is_complete": cursor.is_complete,
+            "is_finished": is_finished,
+            "start_state": cursor.epoch.start_state,
             "position": position and position.to_state(int(is_refetched)),
             "world_size": self._source.world_size(),
-            "fits": self._describe_data(),
+            "data_description": self._describe_data(),
         }
 
     def _describe_data(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class SavedPosition:
 
     def to_state(self, num_refetched: int) -> State:
         """Returns the state for a resume that first fetches ``num_refetched`` more batches again."""
-        return {**self.state, "again": self.state["again"] + num_refetched}
+        return {**self.state, "num_refetched": self.state["num_refetched"] + num_refetched}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class _IterablePosition:
     stream: RandomStream
 
     def to_state(self, num_refetched: int) -> State:
-        return {"owner": self.owner_state, "stream": self.stream.state_dict(), "again": num_refetched}
+        return {"owner": self.owner_state, "stream": self.stream.state_dict(), "num_refetched": num_refetched}
 
 
 class IterableSource:
@@ -108,7 +108,7 @@ class IterableSource:
             return _iterate_in_stream(stream, batches) if self._isolate_rng else batches
         if restored_position is not None:
             stream.load_state_dict(restored_position["stream"])
-            skip = restored_position["again"]
+            skip = restored_position["num_refetched"]
         self._position = _IterablePosition(owner_state, copy.copy(stream))
         self._batches = self._track_position(stream, batches)
         next(islice(self._batches, skip, skip), None)

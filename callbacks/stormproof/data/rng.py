@@ -148,12 +148,12 @@ class RandomStream:
     def state_dict(self) -> State:
         """Returns the state of the stream, as plain values and tensors."""
         stream_state = None if self._stream_state is None else self._stream_state.to_plain()
-        return {"key": list(self._key), "inside": stream_state}
+        return {"key": list(self._key), "state": stream_state}
 
     def load_state_dict(self, state: State) -> None:
         """Restores a state from :meth:`state_dict`."""
         self._key = tuple(state["key"])
-        self._stream_state = None if state["inside"] is None else _RngState.from_plain(state["inside"])
+        self._stream_state = None if state["state"] is None else _RngState.from_plain(state["state"])
 
 
 class _RngState:

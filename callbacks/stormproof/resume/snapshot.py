@@ -103,8 +103,8 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         loops=None if has_ended else internals.capture_loops(trainer),
         should_stop=trainer.should_stop,
         accumulated=trainer.accumulate_grad_batches,
-        untouched=model_state.find_unstepped_optimizers(trainer),
-        spread=is_sharded,
+        unstepped_optimizers=model_state.find_unstepped_optimizers(trainer),
+        is_sharded=is_sharded,
         averaging=swa_state.capture(trainer),
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
@@ -176,7 +176,7 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         rank_snapshot.snapshot.job_state,
         len(rank_snapshot.snapshot.rank_states),
     )
-    if job_state.spread != is_sharded:
+    if job_state.is_sharded != is_sharded:
         raise NotResumableError(
             f"The checkpoint was saved {'without' if is_sharded else 'with'} sharded parameters, so that its optimizer "
             "states are indexed differently. Resume with the same strategy."
@@ -208,7 +208,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
         logged_metrics.restore_logged(trainer, rank_state.logged)
         _reapply_accumulation_schedule(trainer)
         swa_state.restore(trainer, module, shared_state.averaging)
-    model_state.clear_optimizer_states(trainer, shared_state.untouched)
+    model_state.clear_optimizer_states(trainer, shared_state.unstepped_optimizers)
     for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.optimizer_dtypes, strict=False):
         dtypes.restore(optimizer)
     if len(rank_snapshot.snapshot.rank_states) == trainer.world_size:

@@ -103,9 +103,14 @@ def check_global_batch(
         NotResumableError: If the number of samples per step changes.
     """
     for state, loader in zip(saved_states, loaders, strict=False):
-        if not isinstance(state, dict) or "fits" not in state or not state["batches"] or state["whole"]:
+        if (
+            not isinstance(state, dict)
+            or "data_description" not in state
+            or not state["batches"]
+            or state["is_complete"]
+        ):
             continue
-        batch_sizes = (state["fits"]["batch_size"] or 1, loader.batch_size or 1)
+        batch_sizes = (state["data_description"]["batch_size"] or 1, loader.batch_size or 1)
         saved_factors = (state["world_size"], accumulate_grad_batches[0], batch_sizes[0])
         current_factors = (world_size, accumulate_grad_batches[1], batch_sizes[1])
         if (
