@@ -1,4 +1,4 @@
-"""Checkpoints that are verified, and from which training goes on bit for bit."""
+"""Saves verified checkpoints from which training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -39,17 +39,21 @@ _FINISHED_FOLDERS: set[Path] = set()
 
 
 class CheckpointRecovery(InactiveCopies, Callback):
-    """Saves what an exact resume needs, verified, and finds it again.
+    """Saves verified checkpoints and finds the newest good one for an exact resume.
 
-    A checkpoint is a plain Lightning ``.ckpt`` and a manifest ``.json`` beside it, which is written last and protects
-    itself. It is taken between two batches that a step lies between, after every other callback's hooks and after the
-    validation and the epoch end that the step brought about. Resumed from it, a run ends with the weights, bit for bit,
-    that it would have ended with: parameters, optimizer, schedules, random number generators of every rank, running
-    metrics and means, position in the data (of a :func:`stormproof.resumable` loader).
+    A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
+    own checksum. It is captured between two batches after an optimizer step. By then, all other callbacks' hooks, a
+    validation and the end of the epoch are complete. A resumed run ends with bit-identical weights. The checkpoint
+    contains
 
-    Adding the callback changes no bit of a run that is not interrupted. Training stands still while the state is copied
-    into host memory, as much again as a checkpoint has, and goes on while it is written. Where storage fails it goes on
-    too, and says so.
+    - parameters, optimizer states and learning-rate schedules,
+    - random number generators of every rank,
+    - metric states and epoch means of ``self.log``,
+    - the position in the data of a :func:`stormproof.resumable` loader.
+
+    The callback does not change the result of a run that is not interrupted. Training pauses while the state is copied
+    into host memory, which needs room for one more checkpoint, and continues while it is written. If storage fails,
+    training continues with a warning.
 
     The first checkpoint is saved before the first batch. A run that is killed later can resume, even without a seed,
     and ``DivergenceGuard`` can roll back to a healthy state. As with ``trainer.save_checkpoint`` and Lightning's tuner,
@@ -61,49 +65,79 @@ class CheckpointRecovery(InactiveCopies, Callback):
     ``trainer.fit(..., ckpt_path=recovery.latest_checkpoint(), weights_only=False)``. Unpickling can execute code from
     the file.
 
-    Warns about attributes of the module and of callbacks that change during training but are not in the checkpoint.
-    List exceptions in the class attribute ``not_restored``.
+    Metrics in the trainer's loggers:
+
+    | name | when | value |
+    | --- | --- | --- |
+    | ``checkpoint/stall_seconds`` | save | seconds that training waited |
+    | ``recovery/restarts`` | resume | number of earlier attempts in this folder |
+    | ``recovery/lost_steps`` | resume | optimizer steps to repeat |
+    | ``recovery/seconds`` | resume | seconds since the last progress of the previous attempt |
+    | ``recovery/effective_time_ratio`` | resume | share of time spent on steps of the result, in [0, 1] |
+
+    Warnings of rank 0:
+
+    | cause | consequence |
+    | --- | --- |
+    | A newer checkpoint is damaged or cannot be read. | The run resumes from an older one. |
+    | A loader, sampler or callback has state that cannot be saved. | A resume will not be exact. |
+    | An attribute changes but is not saved. Exempt it in the class attribute ``not_restored``. | A resume may differ. |
+    | Storage fails or hangs. | Training continues until ``storage_timeout``. |
+    | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
+    | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
 
     Args:
-        dirpath: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
-        every_n_train_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
+        dirpath: Folder of the checkpoints, the same on all ranks. Created if it does not exist. Use one folder per run.
+        every_n_train_steps: Optimizer steps between checkpoints. Must be at least 1. Disabled if None.
         train_time_interval: Time between checkpoints by rank 0's clock, as a timedelta or in minutes. Must be above 0.
-            Disabled if None. If ``every_n_train_steps`` is None too, every 5 minutes. The state before the first batch
-            and the final state are always saved.
-        max_overhead: in the place of both: the share of the training's time that may be spent standing still, in
-            (0, 1); the minutes follow from how long it stood still the last time.
-        mean_hours_between_failures: of the whole job, above 0; with ``max_overhead``, the minutes are no fewer than
-            those which lose the least time to saving and failures together (Daly 2006).
-        keep_last: checkpoints to keep, at least 2.
-        monitor: a logged validation metric; the state behind each of its ``save_top_k`` best values is saved and kept.
-        mode: whether small (``min``) or large (``max``) values of it are good.
-        save_top_k: how many of them, at least 1.
-        keep_every_n_train_steps: a checkpoint at or after each multiple of it is kept for ever; None for none.
-        identity: what the run is, in words or a hash; written into the manifests, and compared with them.
-        async_save: whether training goes on while a checkpoint is written.
+            Disabled if None. The default is 5 minutes without ``every_n_train_steps`` and ``max_overhead``. The state
+            before the first batch and the final state are always saved.
+        keep_last: Number of the newest checkpoints to keep. Must be at least 2.
+        monitor: Name of a logged validation metric. The checkpoints with its ``save_top_k`` best values are kept.
+            Disabled if None.
+        mode: Whether low (``min``) or high (``max``) values of ``monitor`` are better.
+        save_top_k: Number of the best checkpoints to keep. Must be at least 1. Ignored without ``monitor``.
+        keep_every_n_train_steps: Keeps a checkpoint at or after each multiple of this step permanently. Must be at
+            least 1. Disabled if None.
+        identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run with another
+            identity refuses to resume. Disabled if None.
+        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. The
+            interval is the duration of the last pause divided by this share. Excludes ``every_n_train_steps`` and
+            ``train_time_interval``.
+        mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. Requires
+            ``max_overhead``. The interval is then at least the one with the least expected loss of time (Daly 2006).
+        async_save: Whether training continues while a checkpoint is written.
         storage_timeout: Time without a successful save after which training stops with exit code 74, as a timedelta or
             in minutes. Must be above 0.
         wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
             creates the loaders. This changes the order of the batches, as ``resumable`` does.
         resume: Whether ``fit`` resumes from :meth:`latest_checkpoint` if it is called without ``ckpt_path``. Set it if
             a package calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
-        weights_only: Passed on when ``resume`` loads a checkpoint, as in ``Trainer.fit``. False restores pickled
-            entries.
+        weights_only: Argument of ``Trainer.fit`` when ``resume`` loads a checkpoint. False restores pickled entries.
 
     Attributes:
-        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before, or if there is none.
+        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before, or without a checkpoint.
         skipped_checkpoints: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are
             damaged or unreadable.
-        last_logged: what was logged last, by name; empty before.
-        save_coordinator: when and how it saves; its ``writer`` is there on rank 0 while it trains.
+        last_logged: Values logged last, by name.
+        save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
     Raises:
-        ValueError: if a number is out of its range, or ``dirpath`` is the address of an object store.
+        ValueError: If a number is out of range or ``dirpath`` is a URL.
 
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_train_steps=50)
+        >>> print(recovery.latest_checkpoint())  # before the first run
+        None
         >>> trainer = pl.Trainer(callbacks=[recovery], logger=False)  # doctest: +SKIP
         >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
+
+    References:
+        Builds on Lightning's checkpoints, https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html.
+
+        Mohan et al., CheckFreq: Frequent, Fine-Grained DNN Checkpointing (FAST 2021): saving in the background.
+
+        Daly, A higher order estimate of the optimum checkpoint interval for restart dumps (2006), equation 37.
     """
 
     def __init__(
@@ -127,10 +161,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         weights_only: bool | None = None,
     ) -> None:
         if monitor is not None and save_top_k < 1:
-            raise ValueError(f"save_top_k is {save_top_k}; to keep the best by {monitor} it must be at least 1")
+            raise ValueError(f"`save_top_k` must be at least 1 with `monitor={monitor}`, got {save_top_k}.")
         timeout_minutes = _to_minutes(storage_timeout)
         if not timeout_minutes > 0:
-            raise ValueError(f"storage_timeout is {storage_timeout}; it must be above 0")
+            raise ValueError(f"`storage_timeout` must be above 0, got {storage_timeout}.")
         self.schedule = SaveSchedule(
             every_n_train_steps,
             None if train_time_interval is None else _to_minutes(train_time_interval),
@@ -153,28 +187,28 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._goodput = Goodput(time.time())
-        self._resolution: Resolution | None = None  # what this process found last
-        self._start_over = False  # what :meth:`latest_checkpoint` was asked for
+        self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
+        self._start_over = False  # last argument of :meth:`latest_checkpoint`
         self._is_active = self._has_ended = False
-        # of the checkpoint that was loaded, until it is set back
-        self._rank_snapshot: snapshot.RankSnapshot | None = None
+        self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
         self._loaded_description: str | None = None
-        self._last_step = 0  # the one that was reached when we last looked
+        self._last_step = 0  # step at the last call between batches
         self._has_validated = False
-        self._undo_functions: list[Callable[[], None]] = []  # what was changed in the trainer
+        self._undo_functions: list[Callable[[], None]] = []  # revert changes to the trainer
 
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
-        """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
+        """Returns the path of the newest good checkpoint after verifying its content. None without a checkpoint.
 
-        It needs no trainer, takes no lease and changes nothing in the folder. Every rank calls it. Before training
+        Needs neither a trainer nor a lease, and does not modify the folder. Call it on every rank. Before training
         begins, the ranks check that they found the same checkpoint. Only one rank per node reads its content.
 
         Args:
-            start_over: begin at step 0 even though there are checkpoints, all of them bad.
+            start_over: Whether to begin at step 0 if all checkpoints are bad or lost.
 
         Raises:
-            NoGoodCheckpointError: if there are checkpoints and none of them is good.
-            NotResumableError: if they are another run's: both have an ``identity``, and these differ.
+            NoGoodCheckpointError: If all checkpoints are bad or lost.
+            NotResumableError: If the checkpoint belongs to a run with another ``identity``.
+            StorageError: If no checkpoint is good and at least one cannot be read.
         """
         self._start_over = start_over
         self._resolution = self.store.resolve()
@@ -187,63 +221,67 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if checkpoint is not None and self.identity is not None and checkpoint.identity not in {None, self.identity}:
             if checkpoint.step > 0:
                 raise NotResumableError(
-                    f"{checkpoint.path} is of another run ({checkpoint.identity}, and this one is {self.identity}): "
-                    f"use another "
-                    "folder"
+                    f"{checkpoint.path} belongs to another run (its identity is {checkpoint.identity}, not "
+                    f"{self.identity}). Use another folder."
                 )
-            checkpoint = None  # another start that never took a step: there is nothing to lose
+            checkpoint = None  # the other run did no step, so that no work is lost
         self.resumed_from = checkpoint
         return None if checkpoint is None else str(checkpoint.path)
 
     def best_checkpoint(self) -> str | None:
-        """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
+        """Returns the path of the best good checkpoint by ``monitor``. None if no good checkpoint has a score."""
         sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
         good_checkpoints = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
         return next((str(checkpoint.path) for checkpoint in good_checkpoints), None)
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
-        """Has ``function`` called, on all ranks, before the first batch and between two that a step lies between.
+        """Calls ``function`` on all ranks before the first batch and between batches after each optimizer step.
 
-        There :meth:`commit` can be called.
+        The function may call :meth:`commit`.
 
         Returns:
-            What ends that.
+            Function that undoes this.
         """
         self._step_functions.append(function)
         return lambda: self._step_functions.remove(function)
 
     def call_before_saving(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
-        """Has ``function`` called, on all ranks, where the state between two batches is about to be saved.
+        """Calls ``function`` on all ranks before the state between two batches is captured.
 
-        It may still change that state, or raise.
+        The function may change the state or raise an exception.
 
         Returns:
-            What ends that.
+            Function that undoes this.
         """
         self._before_save_functions.append(function)
         return lambda: self._before_save_functions.remove(function)
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves now, and does not wait; between two batches that a step lies between, on all ranks together."""
+        """Saves a checkpoint now and returns while it is being written.
+
+        Call it on all ranks together, between two batches after an optimizer step.
+        """
         if self._is_active:
             self._save(trainer, pl_module, time.monotonic())
 
     def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int | None:
-        """Saves now, and waits until it is committed; where :meth:`call_at_steps` calls, on all ranks together.
+        """Saves a checkpoint now and waits until it is committed.
+
+        Call it on all ranks together, from a function of :meth:`call_at_steps`.
 
         Returns:
-            The step of what was committed last, None if that was before this process began: it is an earlier one if
-            this one is not finite.
+            The step of the newest commit of this process, which is an earlier one if the current state is not finite.
+            None without a commit.
 
         Raises:
-            StormproofError: on every rank, with exit code 74, if it could not be saved.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved.
         """
         if self.schedule.last_saved_step != trainer.global_step:
             self._save(trainer, pl_module, time.monotonic())
         return self.save_coordinator.wait_until_committed()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Makes sure that all ranks go on from the same state, and takes the folder."""
+        """Checks that all ranks found the same checkpoint, and acquires the folder."""
         self._undo_functions = [
             internals.patch_checkpoint_loading(trainer, self.store.folder, retry_read),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
@@ -252,7 +290,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
-        check_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
+        check_strategy(trainer, "CheckpointRecovery requires checkpoints in a single file")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -275,14 +313,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Puts this rank's own states in the place of rank 0's."""
+        """Replaces rank 0's states in the checkpoint with those of this rank."""
         if not self._is_active or trainer.state.fn != "fit":
             return
         self._loaded_description = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
         if snapshot.KEY not in checkpoint:
             rank_zero_warn(
-                "this checkpoint was not saved by CheckpointRecovery: random number generators, running means and the "
-                "position in the data are not in it, so that this resume is not exact"
+                "This resume is not exact, because CheckpointRecovery did not save the checkpoint. It does not contain "
+                "random number generators, epoch means and the position in the data."
             )
             return
         rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
@@ -293,12 +331,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.writer.set_baseline(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
+        """Checks that all ranks loaded the same state. Refuses to begin at step 0 in a folder with checkpoints."""
         if self._is_active and not trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on, looks after what lies between two batches."""
+        """Registers the function that restores and saves the state between batches."""
         if not self._is_active:
             return
         if trainer.strategy.restore_checkpoint_after_setup:
@@ -306,7 +344,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         check_loop(trainer)
         check_initialized(pl_module)
         for reason in find_resume_caveats(trainer):
-            rank_zero_warn(f"a resume will not be exact: {reason}")
+            rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.check_world_size(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
@@ -320,20 +358,20 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes down how far the training came."""
+        """Records the progress of the attempt."""
         self._record_progress(trainer.global_step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remembers that the validation loaders have been iterated, be it in the sanity check."""
+        """Records that the validation loaders have been iterated, possibly in the sanity check."""
         self._has_validated = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remembers that there is a new value of the monitored metric."""
+        """Records that the monitored metric has a new value."""
         self.monitored_metric.record_validation(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Commits the end of the training, after every callback's ``on_train_end``."""
-        if self._is_active and self._rank_snapshot is not None:  # it had ended before
+        """Commits the final state, after every callback's ``on_train_end``."""
+        if self._is_active and self._rank_snapshot is not None:  # the loaded run had already ended
             snapshot.restore_final(trainer, pl_module, self._rank_snapshot)
             self._rank_snapshot = None
         elif self._is_active and self.schedule.has_saved:
@@ -343,27 +381,27 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._has_ended = self._is_active
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives the folder back."""
+        """Releases the folder."""
         if self._has_ended:
             _FINISHED_FOLDERS.add(self.store.folder.resolve())
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Gives the folder back: what was committed is what there is to go on from."""
+        """Releases the folder."""
         self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
-        """The run's time, as plain numbers."""
+        """Returns the productive time of the run."""
         return {"time": self._goodput.state_dict(time.time())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
+        """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
     def _resume(self, trainer: pl.Trainer) -> None:
         folder, path = self.store.folder.resolve(), self.latest_checkpoint(self._start_over)
         if path is None:
-            _FINISHED_FOLDERS.discard(folder)  # it was emptied
+            _FINISHED_FOLDERS.discard(folder)  # the user emptied the folder
         elif folder not in _FINISHED_FOLDERS:
             self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
 
@@ -377,7 +415,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return {**empty_lists, **nones, "_is_active": False}
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
-        assert_equal("the state they loaded", self._loaded_description)
+        assert_equal("the loaded state", self._loaded_description)
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
         if (
             checkpoint is not None
@@ -388,12 +426,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
             folder = checkpoint.path.parent
             if self.resume:
                 raise NotResumableError(
-                    f"{folder} contains a finished training run of {checkpoint.step} steps: use another folder for "
-                    f"each fit"
+                    f"{folder} contains a finished run of {checkpoint.step} steps. Use another folder for each fit."
                 )
             raise NotResumableError(
-                f"{folder} holds a checkpoint of step {checkpoint.step}, and fit was given none: pass "
-                "ckpt_path=recovery.latest_checkpoint(), or use another folder"
+                f"{folder} contains a checkpoint of step {checkpoint.step}, but fit was called without ckpt_path. Pass "
+                "ckpt_path=recovery.latest_checkpoint() or use another folder."
             )
 
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -410,7 +447,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._record_progress(step)
         elif not self.schedule.has_saved or (step != self._last_step and self.save_coordinator.is_due(trainer)):
             self._save(trainer, module, stall_start)
-        elif step == self._last_step:  # gradients are being added up, which no checkpoint holds
+        elif step == self._last_step:  # gradients are being accumulated, and checkpoints do not contain them
             return
         self._last_step = step
         for function in tuple(self._step_functions):
@@ -423,7 +460,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._log(trainer, {"checkpoint/stall_seconds": stall})
 
     def _acquire_folder(self, resolution: Resolution) -> str:
-        """Acquires the folder on rank 0 and returns the token of the ownership."""
+        """Acquires the folder on rank 0. Returns the token of the ownership."""
         ownership = FolderOwnership(self.store, resolution)
         self.save_coordinator.writer = CheckpointWriter(
             self.store,
@@ -439,7 +476,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.writer.ownership.record_progress(step)
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
-        """Tells the loggers what the interruption cost."""
+        """Logs the cost of the interruption."""
         if self.save_coordinator.writer is None:
             return
         now = time.time()

@@ -1,4 +1,4 @@
-"""A loader that goes on, after a restart, exactly where it was."""
+"""Loader that resumes exactly at its last position after a restart."""
 
 from __future__ import annotations
 
@@ -21,40 +21,46 @@ from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
 
 MAX_REWIND_BATCHES = 8
-"""Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""
+"""Maximum number of prefetched batches that a state can exclude. Lightning prefetches one or two."""
 
 
 def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
-    """A loader with the samples of ``loader`` whose order, position and augmentation resume exactly.
+    """Wraps a loader so that its order, position and augmentation resume exactly.
 
-    Shuffling and augmentation use their own random numbers, so a shuffled loader yields other batches than without
+    Shuffling and augmentation use separate random numbers, so a shuffled loader yields other batches than without
     ``resumable``. With the same resumable loader, adding Stormproof's callbacks leaves the result bit-identical.
 
-    It has a state that Lightning saves and hands back with the checkpoint. The order of a pass is what the loader's own
-    samplers give from generators seeded by (seed, epoch); each sample draws from Python's, NumPy's and torch's
-    generators as seeded by (seed, epoch, its position in the pass): so the number of workers changes nothing, and what
-    is drawn here is not missed elsewhere. An iterable data set draws from generators seeded by (seed, epoch, worker);
-    where it has a ``state_dict`` and no workers it is resumed by that, else its pass is run again up to the batch.
+    Lightning saves the state of the loader in the checkpoint and restores it. The loader's own samplers determine the
+    order of an epoch, with generators seeded by (seed, epoch). Before each sample, the generators of Python, NumPy and
+    torch are seeded by (seed, epoch, position in the epoch). Batches therefore do not depend on the number of workers,
+    and the loader does not change the random numbers of other code.
 
-    A data set that draws nothing may say so, by an attribute ``draws_random_numbers = False``, and pays nothing.
+    For an iterable data set, the generators are seeded by (seed, epoch, worker). It resumes from its ``state_dict`` if
+    it has one and ``num_workers`` is 0. Otherwise, a resume repeats the epoch up to the batch.
 
-    Samplers are asked for some batches at once, ahead of their use. What they remember from pass to pass is resumed:
-    generators, numbers and words among their attributes, all of it where they have a ``state_dict``.
+    Set the attribute ``draws_random_numbers = False`` on a data set that draws no random numbers. This saves the time
+    to seed each sample.
+
+    Samplers are iterated several batches ahead. Their state is restored: their ``state_dict``, if they have one, or
+    otherwise generators, numbers, strings and tensors in their attributes.
 
     Args:
-        loader: any torch DataLoader, or a loader that has ``state_dict`` and ``load_state_dict``. A resumable one is
-            given back as it is.
-        seed: None: that of ``seed_everything`` where it was called; else torch's initial seed, or 0 on several ranks,
-            which must agree. Loaders used side by side draw the same numbers unless each has a seed of its own.
-        distributed: whether to divide the order of a map-style data set among the ranks, where no sampler does.
-        padded: whether the ranks then have as many samples each, for which some samples come twice, as torch's
-            DistributedSampler has it. False: each comes once, as the numbers of an evaluation want it, and the ranks
-            have as many batches still: the last ones of some have a sample less, or, of batches of one, two samples.
+        loader: A torch DataLoader, or another loader with ``state_dict`` and ``load_state_dict``. A resumable loader is
+            returned unchanged.
+        seed: Any integer, equal on all ranks. Loaders of the same run need different seeds to draw different numbers.
+            If None, the seed of ``seed_everything``, or otherwise torch's initial seed (0 on several ranks).
+        distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so.
+        padded: Whether all ranks get the same number of samples, some of them twice, as with torch's
+            DistributedSampler. If False, each sample occurs once, as needed for evaluation. All ranks still have the
+            same number of batches, but the last batches of some ranks have one sample less. With batches of one sample,
+            the last batches of some ranks have two.
+
+    Returns:
+        A loader with the batches of ``loader``, in an order that depends on ``seed``.
 
     Raises:
-        TypeError: if ``loader`` is neither.
-        ValueError: if ``loader`` cannot be divided without ``padded``: it has a batch sampler of its own, or a sampler
-            that divides.
+        TypeError: If ``loader`` is neither a DataLoader nor stateful.
+        ValueError: If ``padded`` is False and the loader has a custom batch sampler or a sampler that divides the data.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -66,6 +72,12 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
         >>> loader.load_state_dict(state)
         >>> rest == [batch.tolist() for batch in loader]
         True
+
+    References:
+        Builds on https://docs.pytorch.org/docs/stable/data.html. The state follows the protocol of stateful loaders,
+        https://pytorch.org/data/0.11/stateful_dataloader_tutorial.html.
+
+        Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011): random numbers as a function of a key.
     """
     if isinstance(loader, ResumableLoader):
         return loader
@@ -76,7 +88,7 @@ def find_loader_caveats(loader: Any) -> list[str]:
     """Returns the reasons why a resume of ``loader`` may not be exact, each with what to do.
 
     Args:
-        loader: what is handed to ``fit``, resumable or not.
+        loader: Argument of ``fit``, resumable or not.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -100,13 +112,13 @@ _WRAP_ADVICE = "pass resumable(loader), or CheckpointRecovery(..., wrap_loaders=
 
 
 class ResumableLoader:
-    """What :func:`resumable` returns. Each ``for`` loop over it is a pass, which begins with its first batch.
+    """Loader that :func:`resumable` returns. Each ``for`` loop is an epoch, which begins with its first batch.
 
     Attributes:
-        dataset: the user's data set.
-        batch_size: samples of a batch; None where a batch sampler decides.
-        num_workers: processes that fetch.
-        wrapped: the user's loader.
+        dataset: Data set of the user.
+        batch_size: Samples per batch. None with a custom batch sampler.
+        num_workers: Number of worker processes.
+        wrapped: Loader of the user.
     """
 
     def __init__(self, loader: Any, source: Source, seed: int | None) -> None:
@@ -116,10 +128,10 @@ class ResumableLoader:
         self.wrapped: Any = loader
         self._source = source
         self._seed = seed
-        self._cursor: Cursor | None = None  # None before the first pass
+        self._cursor: Cursor | None = None  # None before the first epoch
         self._recent_cursors: deque[Cursor] = deque(maxlen=MAX_REWIND_BATCHES)
-        self._loaded_state: State | None = None  # until a pass begins from it
-        self._is_epoch_requested = False  # for a pass that has not begun
+        self._loaded_state: State | None = None  # until an epoch begins from it
+        self._is_epoch_requested = False  # for an epoch that has not begun
 
     def __iter__(self) -> Iterator[Any]:
         self._is_epoch_requested = True
@@ -144,9 +156,8 @@ class ResumableLoader:
             yield batch
             if self._cursor is not cursor:
                 raise RuntimeError(
-                    f"another pass over this resumable loader began, or a state was loaded, after "
-                    f"{cursor.batches_yielded} "
-                    "batches of this one: give each use a loader of its own"
+                    "Another loop over this resumable loader began, or a state was loaded, before this loop ended "
+                    f"(batches so far: {cursor.batches_yielded}). Use a separate loader for each loop."
                 )
 
     def __len__(self) -> int:
@@ -154,25 +165,28 @@ class ResumableLoader:
 
     @property
     def seed(self) -> int:
-        """What fixes the order and the random numbers."""
+        """Seed of the order and the random numbers."""
         if self._seed is None:
             self._seed = default_seed()
         return self._seed
 
     def state_dict(self, num_prefetched: int = 0, requested_only: bool = False) -> State:
-        """Where the loader is, as plain values and tensors; at the end of a pass: where the next begins.
+        """Returns the position of the loader, as plain values and tensors.
+
+        At the end of an epoch, this is the beginning of the next one.
 
         Args:
-            num_prefetched: how many of the batches handed out last are to be handed out again, 0 to 8.
-            requested_only: where the next begins only once it was asked for. Beside a longer loader, a pass that has
-                ended may have to stay so.
+            num_prefetched: Number of the last batches that a resume yields again, from 0 to 8.
+            requested_only: Whether to stay at the end of an epoch until the next one is requested. Needed together with
+                a longer loader.
 
         Raises:
-            ValueError: if it handed out fewer since it was made or loaded, or more than it remembers.
+            ValueError: If fewer batches were yielded since the loader was created or restored.
         """
         if num_prefetched > len(self._recent_cursors):
             raise ValueError(
-                f"ahead is {num_prefetched}; this loader can go back by {len(self._recent_cursors)} batches"
+                f"`num_prefetched` must be at most {len(self._recent_cursors)}, the number of recent batches, got "
+                f"{num_prefetched}."
             )
         if num_prefetched:
             return self._make_state(self._recent_cursors[-num_prefetched])
@@ -183,32 +197,33 @@ class ResumableLoader:
         return self._make_state(cursor, is_finished=is_requested or (cursor.is_complete and not requested_only))
 
     def next_epoch_state(self) -> State:
-        """The state from which the next ``for`` loop begins a pass of its own, wherever this one is."""
+        """Returns a state from which the next ``for`` loop begins a new epoch, from any position."""
         if self._loaded_state is not None:
-            return {**self._loaded_state, "ended": True} if self._loaded_state["batches"] else self._loaded_state
+            return {**self._loaded_state, "is_finished": True} if self._loaded_state["batches"] else self._loaded_state
         return self.state_dict() if self._cursor is None else self._make_state(self._cursor, is_finished=True)
 
     def load_state_dict(self, state: State) -> None:
-        """Goes on at ``state`` with the next ``for`` loop.
+        """Resumes from ``state`` with the next ``for`` loop.
 
-        One that another number of ranks saved is the place behind the samples that they had taken together.
+        If the world size has changed, resumes after the samples that all ranks had taken together.
 
         Raises:
-            NotResumableError: if it belongs to a data set of another length, or, of as many ranks, another batch size.
+            NotResumableError: If the state belongs to a data set of another length, or to another batch size with the
+                same world size.
         """
-        if "fits" not in state:
+        if "data_description" not in state:
             raise NotResumableError(
-                f"the state with the keys {sorted(map(str, state))} was not saved by a resumable loader: "
-                "wrap the same loaders as in the run that saved it"
+                f"The state with the keys {sorted(map(str, state))} was not saved by a resumable loader. Wrap the same "
+                "loaders as in the run that saved it."
             )
         for name, current_value in self._describe_data().items():
-            saved_value = state["fits"].get(name)
+            saved_value = state["data_description"].get(name)
             if saved_value != current_value and (
                 name != "batch_size" or state["world_size"] == self._source.world_size()
             ):
                 raise NotResumableError(
-                    f"the state of the loader was saved with {name} {saved_value} and this one has {current_value}: "
-                    "go on with the same data and batches, or begin a new run"
+                    f"The state of the loader was saved with {name}={saved_value}, but this loader has "
+                    f"{name}={current_value}. Resume with the same data and batches, or begin a new run."
                 )
         self._loaded_state = state
         self._seed = state["seed"]
@@ -230,42 +245,41 @@ class ResumableLoader:
         self._source.finish_epoch(
             self.seed, epoch.index, epoch.start_state, None if cursor.is_complete else cursor.batches_yielded
         )
-        previous_cursor = replace(cursor, epoch=replace(epoch, previous_cursor=None))  # not every earlier epoch
+        previous_cursor = replace(cursor, epoch=replace(epoch, previous_cursor=None))  # drops all earlier epochs
         return Cursor(Epoch(epoch.index + 1, self._source.capture_start_state(), _get_length(self), previous_cursor), 0)
 
     def _make_cursor(self, state: State) -> Cursor:
         if state["world_size"] != self._source.world_size():
             state = {**state, "batches": self._convert_batch_count(state)}
         saved_position = state["position"]
-        self._source.restore(state["start"], saved_position)
-        length = state["batches"] if state["whole"] else _get_length(self)
+        self._source.restore(state["start_state"], saved_position)
+        length = state["batches"] if state["is_complete"] else _get_length(self)
         cursor = Cursor(
-            Epoch(state["epoch"], state["start"], length),
+            Epoch(state["epoch"], state["start_state"], length),
             state["batches"],
             saved_position and SavedPosition(saved_position),
         )
-        return self._advance_epoch(cursor) if state["ended"] else cursor
+        return self._advance_epoch(cursor) if state["is_finished"] else cursor
 
     def _convert_batch_count(self, state: State) -> int:
-        """How many batches of this many ranks have the samples that were taken by another number of them."""
+        """Converts the number of batches to the current world size. The number of samples stays the same."""
         world_size = self._source.world_size()
-        if state["whole"]:
+        if state["is_complete"]:
             return _get_length(self) or state["batches"]
         if not state["batches"]:
             return 0
         if state["position"] is not None or isinstance(self.dataset, IterableDataset):
             raise NotResumableError(
-                f"the state of the loader was saved by {state['world_size']} ranks and this job has {world_size}, and "
-                f"the "
-                "place in an iterable data set is each rank's own: start it with as many"
+                f"The state of the loader was saved with world size {state['world_size']}, but this job has world size "
+                f"{world_size}. An iterable data set resumes only with world size {state['world_size']}."
             )
-        samples_taken = state["batches"] * state["world_size"] * (state["fits"]["batch_size"] or 1)
+        samples_taken = state["batches"] * state["world_size"] * (state["data_description"]["batch_size"] or 1)
         batches, remainder = divmod(samples_taken, world_size * (self.batch_size or 1))
         if remainder:
             raise NotResumableError(
-                f"the loader had given {samples_taken} samples to {state['world_size']} ranks, which are no whole "
-                f"batches of "
-                f"{self.batch_size or 1} for {world_size}: choose another batch size, or as many ranks"
+                f"The loader had yielded {samples_taken} samples with world size {state['world_size']}, which is not a "
+                f"multiple of {world_size} x {self.batch_size or 1} (world size x batch size). Choose another batch "
+                f"size, or world size {state['world_size']}."
             )
         return batches
 
@@ -278,28 +292,28 @@ class ResumableLoader:
             "seed": self.seed,
             "epoch": cursor.epoch.index,
             "batches": cursor.batches_yielded,
-            "whole": cursor.is_complete,
-            "ended": is_finished,
-            "start": cursor.epoch.start_state,
+            "is_complete": cursor.is_complete,
+            "is_finished": is_finished,
+            "start_state": cursor.epoch.start_state,
             "position": position and position.to_state(int(is_refetched)),
             "world_size": self._source.world_size(),
-            "fits": self._describe_data(),
+            "data_description": self._describe_data(),
         }
 
     def _describe_data(self) -> dict[str, Any]:
         data_description = {"samples": _get_length(self.dataset), "batch_size": self.batch_size}
-        if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
+        if isinstance(self.dataset, IterableDataset):  # each worker yields separate batches
             data_description["num_workers"] = self.num_workers
         return data_description
 
     @property
     def loaders_with_workers(self) -> list[Any]:
-        """The user's loader, and the one behind it, which is made from it once or each pass anew."""
+        """The user's loader and the inner loader, which may be rebuilt after a resume."""
         return [self.wrapped, self._source.inner_loader]
 
     @property
     def _iterator(self) -> Any:
-        """Where Lightning looks for workers to stop when a fit ends."""
+        """Iterator of the inner loader. Lightning shuts down its workers when ``fit`` ends."""
         return getattr(self._source.inner_loader, "_iterator", None)
 
     @_iterator.setter
@@ -309,7 +323,7 @@ class ResumableLoader:
 
 
 class _BatchIterator:
-    """The batches of one pass. A copy, as in a deep copy of a trainer, has none: the original owns the pass."""
+    """Iterates over the batches of one epoch. A copy, as in a deep copy of a trainer, is empty."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
@@ -332,7 +346,7 @@ def _get_length(sized: Any) -> int | None:
 
 
 def default_seed() -> int:
-    """Returns the seed of loaders that have none of their own."""
+    """Returns the seed of loaders without an explicit seed."""
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
     return torch.initial_seed() if current_replica().world_size == 1 else 0

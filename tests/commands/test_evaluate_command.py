@@ -264,8 +264,8 @@ def test_a_mistake_is_a_sentence(words: list[str], told: str, spoilt: Path):
 
 
 DAMAGED = {
-    "a torn checkpoint": ("runs/relu/checkpoints/torn.ckpt", "torn.ckpt is damaged: it is no whole zip archive"),
-    "a run of which all have a flipped bit": ("runs/table", "its content was changed after it was committed"),
+    "a torn checkpoint": ("runs/relu/checkpoints/torn.ckpt", "torn.ckpt is damaged: it is not a complete zip archive"),
+    "a run of which all have a flipped bit": ("runs/table", "its content has changed since it was committed"),
 }
 
 

@@ -220,7 +220,7 @@ def test_two_workers_share_a_search_and_when_one_is_killed_the_other_takes_its_t
     overrides = ["search.trials=4", LR_SPACE, "trainer.max_epochs=12"]
     trials = tmp_path / "searches" / "mine" / "trials"
     with start_second_worker(tmp_path, *overrides) as second_worker:
-        wait_for(lambda: Lease.is_held(trials / "trial-0000"))
+        wait_for(lambda: Lease.is_active(trials / "trial-0000"))
         trains = Lease.read_owner(trials / "trial-0000")
         assert trains is not None
         os.kill(trains.pid, signal.SIGSTOP)  # or all might be over before this worker has begun

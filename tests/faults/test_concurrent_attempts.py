@@ -48,7 +48,9 @@ def test_a_second_attempt_is_told_who_is_at_work(tmp_path: Path):
     first = run_attempt(Cell(), tmp_path / "run", lambda: RunDuringTraining(3, try_too))
     code, pid, host, output = message_file.read_text().split(" ", 3)
     assert code == "(2,)"
-    assert f"is in use by process {pid} on {host}: stop it, wait for it, or use another folder" in output
+    assert (
+        f"is in use by process {pid} on {host}. Stop that process, wait for it to end, or use another folder." in output
+    )
     assert_bitwise_equal(first, train_uninterrupted(Cell()))
 
 
@@ -64,7 +66,7 @@ def test_an_attempt_that_lost_its_folder_commits_no_more(tmp_path: Path):
 
     first = run_attempt(Cell(), run, lambda: RunDuringTraining(3, take_over), recovery=SYNC_SAVE)
     assert first.exit_codes == (74,), first.output
-    assert "now belongs to process" in first.output
-    assert "this attempt writes no more to it" in first.output
+    assert "took it over" in first.output
+    assert "It stops writing to the folder." in first.output
     assert repr(checkpoint_names(run / "checkpoints")) == (tmp_path / "taken").read_text()
     assert_bitwise_equal(run_attempt(Cell(), run), train_uninterrupted(Cell()))

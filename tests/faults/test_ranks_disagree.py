@@ -65,7 +65,7 @@ def checkpoint_names(folder: Path) -> dict[str, bytes]:
 def test_two_ranks_that_see_different_folders_stop(tmp_path: Path):
     outcome = run_attempt(TWO_RANKS, tmp_path, function=use_own_folder)
     assert outcome.exit_codes == (75, 75), outcome.output
-    assert f"rank 1: {tmp_path}/disk1/checkpoints is not the folder that rank 0 writes to" in outcome.output
+    assert f"the folder that rank 0 writes to (rank 1: {tmp_path}/disk1/checkpoints)" in outcome.output
     assert checkpoint_names(tmp_path) == {}
 
 
@@ -75,7 +75,7 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
     before = checkpoint_names(tmp_path)
     outcome = run_attempt(TWO_RANKS, tmp_path, function=use_own_folder)
     assert outcome.exit_codes == (75, 75), outcome.output
-    assert "the ranks do not agree on the newest good checkpoint" in outcome.output
+    assert "The ranks do not agree on the newest good checkpoint" in outcome.output
     assert checkpoint_names(tmp_path) == before
 
 
@@ -86,10 +86,10 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
         [
             (hide_checkpoints, "the newest good checkpoint (rank 0: 000007-step-6.ckpt"),
             (show_older_checkpoint, "the newest good checkpoint (rank 0: 000007-step-6.ckpt"),
-            (drop_resume_path, "the state they loaded (rank 0: epoch 0, step 6"),
-            (pass_older_checkpoint, "the state they loaded (rank 0: epoch 0, step 6"),
+            (drop_resume_path, "the loaded state (rank 0: epoch 0, step 6"),
+            (pass_older_checkpoint, "the loaded state (rank 0: epoch 0, step 6"),
         ],
-        [(pass_older_checkpoint, "the state they loaded (rank 0: epoch 0, step 6")],
+        [(pass_older_checkpoint, "the loaded state (rank 0: epoch 0, step 6")],
     ),
 )
 def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(function: Any, sentence: str, tmp_path: Path):
@@ -99,6 +99,6 @@ def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(functio
     before = checkpoint_names(tmp_path)
     outcome = run_attempt(TWO_RANKS, tmp_path, function=function)
     assert outcome.exit_codes == (75, 75), outcome.output
-    assert f"the ranks do not agree on {sentence}" in outcome.output
+    assert f"The ranks do not agree on {sentence}" in outcome.output
     assert checkpoint_names(tmp_path) == before
     assert_bitwise_equal(run_attempt(TWO_RANKS, tmp_path), train_uninterrupted(TWO_RANKS))

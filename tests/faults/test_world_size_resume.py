@@ -98,7 +98,7 @@ def test_each_sample_comes_once_an_epoch_in_the_same_steps(
     assert resumed_result["step"] == expected_result["step"] == 21
     assert resumed_result["schedulers"][0]["last_epoch"] == expected_result["schedulers"][0]["last_epoch"]
     assert [entry[1] for entry in resumed_result["journal"] if entry[0] == "epoch"] == [0, 1, 2]
-    assert "each sample still comes once an epoch" in outcome.output
+    assert "Each sample still occurs once per epoch" in outcome.output
 
 
 def test_another_global_batch_in_the_middle_of_an_epoch_is_refused_in_a_sentence(tmp_path: Path):
@@ -106,7 +106,4 @@ def test_another_global_batch_in_the_middle_of_an_epoch_is_refused_in_a_sentence
     one_rank_cell = Cell(ranks=1, samples=SAMPLES)
     outcome = run_attempt(one_rank_cell, tmp_path, recovery=SYNC_SAVE)
     assert outcome.exit_codes == (2,), outcome.output
-    assert (
-        "steps took 2 x 1 x 4 samples, in the middle of an epoch, and those of this job take 1 x 1 x 4"
-        in outcome.output
-    )
+    assert "epoch with 2 x 1 x 4 samples per step, but this job has 1 x 1 x 4" in outcome.output

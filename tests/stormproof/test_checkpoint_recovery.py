@@ -30,12 +30,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 OUT_OF_RANGE = [
-    ({"every_n_train_steps": 0}, "every_n_train_steps is 0; it must be at least 1"),
-    ({"train_time_interval": 0}, "train_time_interval is 0; it must be above 0"),
-    ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0; it must be at least 1"),
-    ({"keep_last": 1}, "keep_last=1: at least 2 are kept"),
-    ({"monitor": "val/loss", "save_top_k": 0}, "to keep the best by val/loss it must be at least 1"),
-    ({"mode": "best"}, "mode='best': it is 'min' or 'max'"),
+    ({"every_n_train_steps": 0}, "`every_n_train_steps` must be at least 1 or None, got 0"),
+    ({"train_time_interval": 0}, "`train_time_interval` must be above 0 minutes or None, got 0"),
+    ({"keep_every_n_train_steps": 0}, "`keep_every_n_train_steps` must be at least 1 or None, got 0"),
+    ({"keep_last": 1}, "`keep_last` must be at least 2, .* got 1"),
+    ({"monitor": "val/loss", "save_top_k": 0}, "`save_top_k` must be at least 1 with `monitor=val/loss`, got 0"),
+    ({"mode": "best"}, "`mode` must be 'min' or 'max', got 'best'"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], senten
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", "gs://bucket"])
 def test_an_object_store_is_refused(folder: str):
-    with pytest.raises(ValueError, match="checkpoints go to a path of a mounted file system"):
+    with pytest.raises(ValueError, match="Pass the path of a folder on a mounted file system"):
         CheckpointRecovery(folder)
 
 
@@ -77,7 +77,7 @@ def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
     assert resume_paths[0] == resume_paths[1]
     assert str(resume_paths[0]).endswith("-step-6.ckpt")
     assert _content(tmp_path) == before
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path):
@@ -85,7 +85,7 @@ def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path)
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
     recovery = CheckpointRecovery(tmp_path)
-    expected = rf"Skipping checkpoint .*{newest.name}: its content was changed .*\. The file moves to quarantine/ when"
+    expected = rf"Skipping checkpoint .*{newest.name}: its content has changed .*\. The file moves to quarantine/ when"
     with pytest.warns(UserWarning, match=expected):
         assert recovery.latest_checkpoint() == str(older[0])
     assert [bad.name for bad in recovery.skipped_checkpoints] == [newest.stem]
@@ -107,7 +107,7 @@ def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):
 
 
 def test_a_metric_that_is_not_logged_is_named_beside_those_that_are(tmp_path: Path):
-    with pytest.raises(NotResumableError, match="monitor=val/los is not logged; there is: val/loss"):
+    with pytest.raises(NotResumableError, match=r"monitor=val/los is not logged\. Log it or choose one of: val/loss"):
         fit_with_recovery(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
 
 
@@ -131,7 +131,7 @@ def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_pa
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="injected fault"):
         fit_with_recovery(recovery, FaultInjector().fail(at="on_train_batch_start", step=5))
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     assert checkpoint_steps(tmp_path) == [2, 4]
     assert fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
 
@@ -144,7 +144,7 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     fit.fit(net, resumable(make_loader()))
     assert fit.global_step == 12
     assert [checkpoint.attempt for checkpoint in recovery.store.read_checkpoints()] == [1] * 4 + [2] * 4
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
@@ -155,7 +155,7 @@ def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_pa
     assert second_fit.callback_metrics == first.callback_metrics
     assert "val/loss" in second_fit.callback_metrics
     assert checkpoint_steps(tmp_path) == before
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -164,9 +164,9 @@ def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: 
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     if asked:
         recovery.latest_checkpoint()
-    with pytest.raises(NotResumableError, match="holds a checkpoint of step 6, and fit was given none"):
+    with pytest.raises(NotResumableError, match="contains a checkpoint of step 6, but fit was called without"):
         make_trainer(callbacks=[recovery]).fit(make_module(), resumable(make_loader()))
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it_went_on_from(
@@ -214,7 +214,7 @@ def test_the_time_of_two_fits_of_one_process_is_added(clock: FakeClock, tmp_path
 
 
 def test_a_loader_that_does_not_resume_is_named_in_a_warning(tmp_path: Path):
-    with pytest.warns(match="a resume will not be exact: .*DataLoader"):
+    with pytest.warns(match="A resume will not be exact: .*DataLoader"):
         make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), make_loader())
 
 
@@ -224,7 +224,7 @@ def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):
     stock.save_checkpoint(tmp_path / "stock.ckpt")
     recovery = CheckpointRecovery(tmp_path / "ours", every_n_train_steps=100, keep_last=10)
     fit = make_trainer(callbacks=[recovery], max_epochs=2)
-    with pytest.warns(match="was not saved by CheckpointRecovery: .* this resume is not exact"):
+    with pytest.warns(match="This resume is not exact, because CheckpointRecovery did not save"):
         fit.fit(make_module(), resumable(make_loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
     assert fit.global_step == 12
     assert checkpoint_steps(tmp_path / "ours") == [6, 12]
@@ -236,7 +236,7 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
             return {"folder": tmp_path}
 
     with pytest.raises(
-        NotResumableError, match=r"would not load again, because of callbacks/\S*_Odd\S*/folder: pathlib"
+        NotResumableError, match=r"refuse a checkpoint of this run, because of callbacks/\S*_Odd\S*/folder: pathlib"
     ):
         fit_with_recovery(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
     assert checkpoint_steps(tmp_path / "checkpoints") == []
@@ -244,7 +244,7 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
 
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
-    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
+    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed but is bad: it has \d+ bytes"):
         fit_with_recovery(recovery, FaultInjector().torn_write(step=0))
     assert not list(tmp_path.glob("*step-1*"))
 

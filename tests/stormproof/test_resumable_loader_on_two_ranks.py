@@ -176,7 +176,7 @@ def test_samples_that_are_no_whole_batches_of_this_job_are_a_sentence(ranks: lis
     by_three = resumable(DataLoader(NoisyDataset(), batch_size=3, shuffle=True), seed=1)
     by_three.load_state_dict(ranks[0]["state"])
     with pytest.raises(
-        NotResumableError, match="had given 4 samples to 2 ranks, which are no whole batches of 3 for 1"
+        NotResumableError, match="had yielded 4 samples with world size 2, which is not a multiple of 1 x 3"
     ):
         next(iter(by_three))
 

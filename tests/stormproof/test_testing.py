@@ -151,7 +151,7 @@ def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: P
 def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
     order: Callable[..., FaultInjector], tmp_path: Path
 ):
-    with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed and is bad"):
+    with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed but is bad"):
         _fit(tmp_path, order(FaultInjector(), step=2))
     names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]

@@ -155,4 +155,4 @@ def test_a_thread_that_waits_for_storage_keeps_no_trainer(
     gate.set()
     for thread in left:
         thread.join(60)
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)

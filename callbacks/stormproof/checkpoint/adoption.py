@@ -1,4 +1,4 @@
-"""Takes a checkpoint of stock Lightning into a folder of verified ones."""
+"""Copies a stock Lightning checkpoint into a folder of verified checkpoints."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from stormproof.errors import NotResumableError
 
 
 def adopt(source: Path, folder: Path | None = None) -> Checkpoint:
-    """Commits a copy of the stock Lightning checkpoint at ``source``; the file itself stays as it is.
+    """Commits a copy of a stock Lightning checkpoint. The original file stays unchanged.
 
-    The copy becomes the newest checkpoint of the folder, from which the next start goes on. It holds neither the random
-    number generators nor the position in the data, so that this one resume is not exact. Step and epoch come from the
-    file. The number of ranks is not in it: the manifest says 0, for not known, since a stock checkpoint holds nothing
-    that belongs to one rank. No attempt wrote it: its attempt is 0.
+    The copy becomes the newest checkpoint of the folder, and the next attempt resumes from it. That resume is not
+    exact, because a stock checkpoint contains neither the states of the random number generators nor the position in
+    the data. The manifest takes the step and the epoch from the file. It records a world size of 0 (unknown) and
+    attempt 0 (no attempt wrote it).
 
     Args:
-        source: a ``.ckpt`` file.
-        folder: the folder of checkpoints, made if it is not there; by default the one that ``source`` is in.
+        source: A ``.ckpt`` file.
+        folder: Folder of checkpoints. Created if it does not exist. The folder of ``source`` if None.
 
     Raises:
-        NotResumableError: if the file is no Lightning checkpoint, or must not be resumed from.
-        FolderTakenError: if a run that still lives holds the folder.
-        OSError: if the file cannot be read, or the folder cannot be written.
+        NotResumableError: If the file is not a Lightning checkpoint, or no run may resume from it.
+        FolderTakenError: If a running process owns the folder.
+        OSError: If the file cannot be read or the folder cannot be written.
 
     Example:
         >>> import tempfile, torch
@@ -41,9 +41,11 @@ def adopt(source: Path, folder: Path | None = None) -> Checkpoint:
         '000001-step-600.ckpt'
     """
     if not source.is_file():
-        raise NotResumableError(f"{source} is no file: adopt takes one .ckpt file of Lightning")
+        raise NotResumableError(f"{source} is not a file. Pass a single .ckpt file that Lightning saved.")
     if parse_file_name(source.name) and source.with_suffix(".json").exists():
-        raise NotResumableError(f"{source} has a manifest beside it: it is a checkpoint of ours already")
+        raise NotResumableError(
+            f"{source} already has a manifest. Resume from it, or adopt a checkpoint that Lightning saved."
+        )
     step, epoch = _read_step_and_epoch(source)
     store = Store(folder or source.parent)
     make_folder(store.folder)
@@ -63,7 +65,7 @@ def adopt(source: Path, folder: Path | None = None) -> Checkpoint:
 def _read_step_and_epoch(source: Path) -> tuple[int, int]:
     problem = find_load_problem(source)
     if problem is not None:
-        raise NotResumableError(f"{source} is not adopted: {problem}")
+        raise NotResumableError(f"{source} cannot be adopted: {problem}")
     import torch  # noqa: PLC0415 (it takes a second)
 
     from stormproof.checkpoint.finite_check import find_non_finite_tensors  # noqa: PLC0415 (it needs torch)
@@ -71,23 +73,23 @@ def _read_step_and_epoch(source: Path) -> tuple[int, int]:
     checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
     missing_key = _find_missing_key(checkpoint)
     if missing_key:
-        raise NotResumableError(f"{source} is no Lightning checkpoint: it has no {missing_key}")
+        raise NotResumableError(f"{source} is not a Lightning checkpoint: it has no {missing_key}")
     try:
         non_finite_names = find_non_finite_tensors(checkpoint)
     except (KeyError, TypeError, AttributeError) as error:
         raise NotResumableError(
-            f"{source} is no Lightning checkpoint: its optimizer states are not as Lightning's"
+            f"{source} is not a Lightning checkpoint: its optimizer states have another structure"
         ) from error
     if non_finite_names:
         raise NotResumableError(
-            f"{source} is not adopted: {non_finite_names[0]} is not finite ({len(non_finite_names)} such tensors); "
-            f"take one from before"
+            f"{source} cannot be adopted: {non_finite_names[0]} is not finite ({len(non_finite_names)} such tensors). "
+            "Adopt an earlier checkpoint."
         )
     return checkpoint["global_step"], checkpoint["epoch"]
 
 
 def _find_missing_key(checkpoint: Any) -> str | None:
-    """The first thing that a Lightning checkpoint has and this has not."""
+    """Returns the first key of a Lightning checkpoint that is missing or invalid. None if all are valid."""
     if not isinstance(checkpoint, Mapping):
         return "keys"
     if not isinstance(checkpoint.get("state_dict"), Mapping):

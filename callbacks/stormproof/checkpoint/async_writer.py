@@ -1,4 +1,4 @@
-"""Commits checkpoints behind the training, one at a time, and outlives what storage does."""
+"""Writes checkpoints in a background thread and retries after storage errors."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
 
 HANG_TIMEOUT_SECONDS = 60.0
-"""How long training waits for the write before, once; after that storage counts as hanging, and nobody waits."""
+"""Maximum time that training waits for the previous write. After that, storage counts as hanging, without waiting."""
 MAX_WRITE_WAIT_SECONDS = 600.0
-"""How long training waits for a write that it needs: less than the 1800 s after which ranks give each other up."""
+"""Maximum wait for a required write. Shorter than the 1800 s after which a collective of the other ranks times out."""
 INTERRUPT_WAIT_SECONDS = 1.0
 """Maximum wait for the last write after Ctrl-C."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
-"""Delays before retrying a write that training waits for: the first and the last checkpoint. In seconds."""
+"""Delays in seconds before the retries of a write that training waits for: the first and the last checkpoint."""
 PERMANENT_ERRNOS = {*DISK_FULL_ERRNOS, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
-"""Values of ``errno`` for which the first checkpoint is not retried: the user can fix it, and no work is lost."""
+"""Values of ``errno`` for which the first checkpoint is not retried, because the user can fix the cause."""
 RETRY_INTERVAL_SECONDS = 60.0
-"""After a checkpoint that was not saved, until another is tried, if none is due before."""
+"""Time between a failed write and the next try, unless a checkpoint is due earlier."""
 
 
 class CheckpointWriter:
-    """Copies a checkpoint in the training thread, and commits the copy in another; rank 0's.
+    """Copies checkpoints in the training thread and commits the copies in a background thread. Runs on rank 0.
 
-    Where storage fails (no space, no permission, a server that is away), training goes on, what was committed stays,
-    and the next checkpoint is tried as ever; where it is full, all but the newest good checkpoint and what is kept for
-    ever or as the best makes room. Only once nothing could be committed for ``storage_timeout_seconds`` seconds the
-    training ends.
+    If storage fails (disk full, no permission, file server unavailable), training continues, committed checkpoints
+    stay, and the next checkpoint is written as scheduled. If the disk is full, older checkpoints are deleted. The
+    newest good checkpoint, the best ones, and those of ``keep_every_n_train_steps`` stay. Training stops if nothing
+    could be committed for ``storage_timeout_seconds``.
 
     Args:
-        store: where checkpoints go.
-        retention: what is kept.
-        ownership: on the folder; given back by :meth:`close`.
-        async_save: whether training goes on while a checkpoint is written.
-        storage_timeout_seconds: seconds, above 0.
+        store: Folder of checkpoints.
+        retention: Checkpoints to keep.
+        ownership: Ownership of the folder. :meth:`close` releases it.
+        async_save: Whether training continues while a checkpoint is written.
+        storage_timeout_seconds: Seconds without a commit, despite failures, after which training stops. Must be above
+            0.
 
     Attributes:
-        ownership: the same.
-        retention: the same.
-        submitted_step: of the checkpoint that was handed over last; None before.
-        committed_step: the step of the one that was committed last; None before.
-        write_seconds: how long it took to write the last one that was committed; None before.
+        ownership: Ownership of the folder.
+        retention: Checkpoints to keep.
+        submitted_step: Step of the last submitted checkpoint. None before the first.
+        committed_step: Step of the last committed checkpoint. None before the first.
+        write_seconds: Duration of the last commit, in seconds. None before the first.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class CheckpointWriter:
         self._storage_timeout_seconds = storage_timeout_seconds
         self._stager = HostStager()
         self._retry_write: Callable[[], None] | None = None  # writes the last checkpoint
-        self._write_job: BackgroundJob | None = None  # the last one, until it was asked what became of it
+        self._write_job: BackgroundJob | None = None  # the last write, until its result was read
         self._converter = LoadableConverter()
         self._finite_check = FiniteCheck()
         self._has_baseline = False
-        self._storage_problem: str | None = None  # with storage, since the last commit
+        self._storage_problem: str | None = None  # since the last commit
         self._problem_since = self._last_try_time = time.monotonic()
         self._is_hanging = False
         self.submitted_step: int | None = None
@@ -87,57 +88,57 @@ class CheckpointWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether one is being written."""
+        """True while a checkpoint is being written."""
         return not self._wait_for_write(0.0)
 
     @property
     def should_retry(self) -> bool:
-        """Whether the last one was not saved, and it is time to try again."""
+        """True if the last write failed at least ``RETRY_INTERVAL_SECONDS`` ago."""
         seconds_since_try = time.monotonic() - self._last_try_time
         return self._storage_problem is not None and not self.is_busy and seconds_since_try > RETRY_INTERVAL_SECONDS
 
     def set_baseline(self, checkpoint: Mapping[str, Any]) -> None:
-        """The numbers in it that are not finite mean it: it was loaded."""
+        """Sets the checkpoint that was loaded. Tensors that are not finite in it are accepted in later checkpoints."""
         self._finite_check.set_baseline(checkpoint)
         self._has_baseline = True
 
     def wait_until_free(self) -> bool:
-        """Whether a checkpoint can be handed over: the one before is written, if need be once it is waited for."""
+        """Waits for the previous write. Returns True if a checkpoint can be submitted, False if storage hangs."""
         if self._wait_for_write(0.0 if self._is_hanging else min(HANG_TIMEOUT_SECONDS, self._storage_timeout_seconds)):
             self._is_hanging = False
             return True
         if not self._is_hanging:
             self._is_hanging = True
             self._report_problem(
-                f"the checkpoint of step {self.submitted_step} is still being written: storage is slow, or hangs"
+                f"The checkpoint of step {self.submitted_step} is still being written, because storage is slow or hangs"
             )
         return False
 
     def submit(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
-        """Takes a checkpoint, of which the caller may change everything afterwards; waits for the one before.
+        """Waits for the previous write, copies a checkpoint, and starts to write the copy.
 
-        The first of a run is committed and read back before this returns: what is wrong shows while there is nothing to
-        lose.
+        The first checkpoint of a run is committed and read back before this method returns, so that a problem is
+        reported before any work can be lost.
 
         Args:
-            checkpoint: a Lightning checkpoint.
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
             state_keys: Top-level keys with training state.
             info: Description of the checkpoint.
 
         Raises:
-            NotResumableError: if it would not load again.
-            OSError: if the first cannot be written.
+            NotResumableError: If torch would refuse to load the checkpoint.
+            OSError: If the first checkpoint cannot be written.
+            StorageError: If the previous write hangs, or nothing could be committed for too long.
         """
-        self._require_write_finished(f"the checkpoint of step {self.submitted_step}")
+        self._require_write_finished()
         self.check_last_write()
         checkpoint = self._converter.convert(checkpoint, state_keys)
         is_first = not self._has_baseline
         if is_first:
             self._finite_check.set_baseline(checkpoint)
         self.submitted_step, self._last_try_time = info.step, time.monotonic()
-        staged_checkpoint = self._stager.stage(
-            checkpoint
-        )  # also where it is waited for: a write may hang, and come back
+        # also if training waits for the write, which may hang and continue after the wait
+        staged_checkpoint = self._stager.stage(checkpoint)
         self._retry_write = lambda: self._commit(staged_checkpoint, info, should_read_back=is_first)
         self._write_job = BackgroundJob(self._retry_write, "checkpoint-writer")
         if is_first:
@@ -150,36 +151,39 @@ class CheckpointWriter:
             self.check_last_write()
 
     def check_last_write(self) -> None:
-        """Tells what became of the last one.
+        """Warns if the last write failed because of storage.
 
         Raises:
-            StorageError: if nothing could be committed for too long.
-            Exception: whatever ended the commit and is no fault of the storage.
+            StorageError: If nothing could be committed for too long.
+            Exception: The exception of the last write, if storage is not its cause.
         """
         failure = self._pop_failure()
         if isinstance(failure, OSError):
             location = f" ({failure.filename})" if failure.filename else ""
             self._report_problem(
-                f"the checkpoint of step {self.submitted_step} was not saved: {failure.strerror or failure}{location}"
+                f"The checkpoint of step {self.submitted_step} was not saved: {failure.strerror or failure}{location}"
             )
         elif failure is not None:
             raise failure
         failing_seconds = time.monotonic() - self._problem_since
         if self._storage_problem is not None and failing_seconds > self._storage_timeout_seconds:
             raise StorageError(
-                f"training stops: nothing could be saved for {_format_seconds(failing_seconds)}; "
-                f"{self._storage_problem}"
+                f"Training stops, because no checkpoint could be saved for {_format_seconds(failing_seconds)}. "
+                f"{self._storage_problem}."
             )
 
     def finish(self) -> None:
-        """Waits for the last checkpoint, and writes it again if storage fails, after 1, 2, 4 and 8 s.
+        """Waits for the last checkpoint. If storage fails, retries the write after 1, 2, 4 and 8 s.
 
         Raises:
             StorageError: If it could not be saved.
         """
         failure = self._wait_and_retry()
         if isinstance(failure, OSError):
-            raise StorageError(f"step {self.submitted_step} could not be saved: {failure}") from failure
+            raise StorageError(
+                f"The checkpoint of step {self.submitted_step} could not be saved: {failure}. Restart the run when "
+                "storage is available."
+            ) from failure
         if failure is not None:
             raise failure
 
@@ -191,25 +195,26 @@ class CheckpointWriter:
         """
         delays = iter(WRITE_RETRY_DELAYS)
         while True:
-            self._require_write_finished(f"the checkpoint of step {self.submitted_step}")
+            self._require_write_finished()
             failure, delay = self._pop_failure(), next(delays, None)
             if not isinstance(failure, OSError) or failure.errno in permanent_errnos or delay is None:
                 return failure
-            retry_message = f"trying again in {delay:g} s"
-            rank_zero_warn(f"the checkpoint of step {self.submitted_step} was not saved: {failure}; {retry_message}")
+            rank_zero_warn(
+                f"The checkpoint of step {self.submitted_step} was not saved: {failure}. Retrying in {delay:g} s."
+            )
             with long_wait("storage"):
                 time.sleep(delay)
             assert self._retry_write is not None
             self._write_job = BackgroundJob(self._retry_write, "checkpoint-writer")
 
     def close(self, *, is_interrupted: bool = False) -> None:
-        """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.
+        """Waits for the last write, unless storage hangs, and releases the folder. Ignores a failed write.
 
-        It takes ``HANG_TIMEOUT_SECONDS`` and ``RELEASE_TIMEOUT_SECONDS`` at most, whatever storage does. If the last
-        one takes longer, the folder is given back once it is written.
+        Takes at most ``HANG_TIMEOUT_SECONDS`` plus ``RELEASE_TIMEOUT_SECONDS``. If the last write takes longer, the
+        folder is released once it ends.
 
         Args:
-            is_interrupted: wait ``INTERRUPT_WAIT_SECONDS`` for the last one, at most.
+            is_interrupted: Whether to wait for at most ``INTERRUPT_WAIT_SECONDS`` for the last write.
         """
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
         if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):
@@ -221,28 +226,31 @@ class CheckpointWriter:
             self._write_job.add_done_callback(lambda _: self.ownership.release())
 
     def _wait_for_write(self, timeout_seconds: float) -> bool:
-        """Whether the last one is written, or has failed; waits for it for so long at most."""
+        """Waits for the last write for at most ``timeout_seconds``. Returns whether it has ended."""
         if self._write_job is None:
             return True
-        with long_wait("storage"):  # with a patience of its own
+        with long_wait("storage"):  # has its own timeout
             return self._write_job.join(timeout_seconds)
 
     def _pop_failure(self) -> BaseException | None:
-        """What the last one raised, if it has ended; told once."""
+        """Returns the exception of the last write once. None if it succeeded or has not ended."""
         if self._write_job is None or not self._write_job.done():
             return None
         failure, self._write_job = self._write_job.exception(), None
         return failure
 
-    def _require_write_finished(self, description: str) -> None:
+    def _require_write_finished(self) -> None:
         if not self._wait_for_write(min(self._storage_timeout_seconds, MAX_WRITE_WAIT_SECONDS)):
             self._is_hanging = True
-            raise StorageError(f"{description} is still being written: storage hangs")
+            raise StorageError(
+                f"The checkpoint of step {self.submitted_step} is still being written, because storage hangs. Restart "
+                "the run when storage is available."
+            )
 
     def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo, *, should_read_back: bool) -> None:
         start_time = time.monotonic()
         if self._finite_check.has_new_non_finite(checkpoint):
-            self._storage_problem = None  # storage is not to blame
+            self._storage_problem = None  # storage is not the cause
             return
         try:
             committed_checkpoint = self._write_checkpoint(checkpoint, info)
@@ -257,12 +265,13 @@ class CheckpointWriter:
         self.committed_step = committed_checkpoint.step
         if self._storage_problem is not None:
             self._storage_problem = None
-            log_event(__name__, f"step {self.submitted_step}: checkpoints can be saved again")
+            log_event(__name__, f"step {self.submitted_step}: checkpoints are saved again")
         try:
             self._store.apply_retention(self.retention, fence=self.ownership.fence)
         except OSError as error:
             rank_zero_warn(
-                f"step {self.submitted_step} is saved, and what it makes superfluous could not be deleted: {error}"
+                f"The checkpoint of step {self.submitted_step} is saved, but older checkpoints could not be deleted: "
+                f"{error}."
             )
         self.write_seconds = time.monotonic() - start_time
 
@@ -272,12 +281,12 @@ class CheckpointWriter:
         )
 
     def _report_problem(self, problem: str) -> None:
-        """Says so, until a checkpoint is committed once."""
+        """Records a storage problem. Warns unless another one was reported since the last commit."""
         if self._storage_problem is None:
             self._problem_since = time.monotonic()
             rank_zero_warn(
-                f"{problem}; training goes on, what was saved before is not touched, and it stops if nothing can be "
-                f"saved for {_format_seconds(self._storage_timeout_seconds)}"
+                f"{problem}. Training continues and earlier checkpoints are kept. Training stops if no checkpoint can "
+                f"be saved for {_format_seconds(self._storage_timeout_seconds)}."
             )
         self._storage_problem = problem
 

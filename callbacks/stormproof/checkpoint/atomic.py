@@ -1,4 +1,4 @@
-"""A file that is either whole and on the disk, or not there."""
+"""Writes files atomically and durably."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = None) -> Generator[BinaryIO, None, None]:
-    """Opens a file for writing that appears at ``path`` only when the block ends without an error.
+    """Opens a file for writing that appears at ``path`` only if the block ends without an error.
 
-    The bytes go to a temporary name in the same folder (a rename is atomic only within one file system), are
-    fsynced, then renamed over ``path``, and the folder is fsynced so that the rename survives a power cut. When the
-    block raises, the temporary file is removed and what stood at ``path`` before stands there still. A process killed
-    in between leaves a name that begins with a dot and ends in ``.tmp``.
+    The bytes are written to a temporary file in the same folder, because a rename is atomic only within one file
+    system. The temporary file is fsynced and renamed to ``path``, and the folder is fsynced so that the rename survives
+    a power failure. If the block raises, the temporary file is removed and an existing file at ``path`` stays
+    unchanged. A killed process leaves the temporary file, whose name begins with a dot and ends in ``.tmp``.
 
     Args:
-        path: the file to write, in a folder that exists.
-        on_stage: called with "written", "synced" and "renamed" when that is done. If it raises at one of the first two,
-            the file does not appear.
+        path: File to write, in an existing folder.
+        on_stage: Called with "written", "synced" and "renamed" after these stages. If it raises after one of the first
+            two, the file does not appear.
 
     Yields:
         A binary file, open for writing.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full.
+        OSError: If the folder cannot be written or the disk is full.
 
     Example:
         >>> import tempfile
@@ -57,10 +57,10 @@ def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = No
 
 
 def make_folder(folder: Path) -> None:
-    """Makes ``folder``, and what is missing above it, so that all of it survives a power cut.
+    """Creates ``folder`` and its missing parents so that they survive a power failure.
 
-    A folder that is there already may have been made a moment ago, and not be on the disk: every folder above it that
-    this user may write to, and so may have changed, is fsynced too.
+    An existing folder may have been created a moment ago and not be on the disk yet. All parents that this user can
+    write to are therefore fsynced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for parent in folder.absolute().parents:
@@ -70,8 +70,8 @@ def make_folder(folder: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in ``folder`` (what was created, renamed or removed there) survive a power cut."""
-    if os.name == "nt":  # Windows cannot open a folder; there NTFS journals the rename itself
+    """Makes changes to the names in ``folder`` (files created, renamed or removed) survive a power failure."""
+    if os.name == "nt":  # Windows cannot open a folder, and NTFS journals renames
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

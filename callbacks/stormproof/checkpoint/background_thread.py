@@ -1,4 +1,4 @@
-"""A job beside the program."""
+"""Runs a job in a daemon thread."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from concurrent.futures import Future
 
 
 class BackgroundJob(Future[None]):
-    """Future of a job that runs in its own thread, for which a process that ends does not wait.
+    """Future of a job that runs in its own daemon thread.
 
-    The executors of :mod:`concurrent.futures` would wait: a job that hangs would keep the process.
+    The interpreter exits without waiting for the job. With the executors of :mod:`concurrent.futures` it would wait, so
+    a job that hangs would keep the process alive.
 
     Args:
-        job: Function to call. What it raises is the future's exception.
+        job: Function to call. Its exception becomes the exception of the future.
         name: Name of the thread.
 
     Example:
@@ -30,10 +31,10 @@ class BackgroundJob(Future[None]):
         self._thread.start()
 
     def join(self, seconds: float) -> bool:
-        """Waits for the thread, for ``seconds`` at most.
+        """Waits for the thread for at most ``seconds``.
 
         Returns:
-            Whether the thread has ended, callbacks of the future included.
+            Whether the thread has ended, including the callbacks of the future.
         """
         self._thread.join(seconds)
         return not self._thread.is_alive()

@@ -1,7 +1,7 @@
-"""The append-only log of what was committed, deleted and begun in a folder.
+"""Append-only log of commits, deletions and attempts in a folder.
 
-It tells a checkpoint that was never committed from one that was lost. Each line is JSON with its own checksum and a
-running number; damage to it is reported and stands in no good checkpoint's way.
+The log distinguishes a checkpoint that was never committed from one that was lost. Each line is JSON with a checksum
+and a consecutive number. Damage to the log is reported, but does not prevent a resume from a good checkpoint.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
 
 Event = Mapping[str, Any]
-"""One line: its ``event`` is committed, deleted, quarantined, lost or attempt; all but the last name a checkpoint."""
+"""One line. Its ``event`` is committed, deleted, quarantined, lost or attempt. All but "attempt" name a checkpoint."""
 
 _CHECKSUM_KEY = b', "sum": "'
 
 
 @dataclass(frozen=True)
 class LogDamage:
-    """A place in the log that is not as it was written: its first byte, and what is wrong there."""
+    """A place where the log differs from what was written.
+
+    Attributes:
+        offset: Position of its first byte in the log.
+        problem: Description of the damage.
+    """
 
     offset: int
     problem: str
@@ -35,14 +40,14 @@ class LogDamage:
 
 @dataclass(frozen=True)
 class CommitLog:
-    """What a log's bytes say.
+    """Parsed content of a log.
 
     Attributes:
-        content: the bytes.
-        events: its whole lines, in order.
-        damages: what is broken in it, seen from the lines alone.
-        torn_bytes: the length in bytes of a last line that a crash cut off; 0 if there is none.
-        intact_bytes: the bytes before the broken lines at its end, if there are any.
+        content: Bytes of the log.
+        events: Events of the intact lines, in order.
+        damaged_places: Damage that the lines by themselves reveal.
+        torn_bytes: Length in bytes of a last line that a crash cut off. 0 if the last line is complete.
+        intact_bytes: Number of bytes before the broken lines at the end.
     """
 
     content: bytes
@@ -52,27 +57,27 @@ class CommitLog:
     intact_bytes: int
 
     def checkpoint_names(self, *event_types: str) -> set[str]:
-        """The checkpoints with a line of one of these kinds."""
+        """Returns the names of the checkpoints with an event of one of these types."""
         return {event["name"] for event in self.events if event["event"] in event_types}
 
     def find_problems_since(self, log_prefix: LogPrefix | None) -> list[str]:
-        """What is damaged, in words.
+        """Returns descriptions of the damage.
 
         Args:
-            log_prefix: what the newest manifest says of the log as it was then; None if there is no manifest.
+            log_prefix: Length and hash of the log before the newest commit, from its manifest. None without a manifest.
         """
         if log_prefix is None:
             return [damage.problem for damage in self.damaged_places]
-        if log_prefix.matches(self.content):  # up to there it is as it was at that commit, crashes before it included
+        if log_prefix.matches(self.content):  # broken lines before that commit are traces of crashes
             return [damage.problem for damage in self.damaged_places if damage.offset >= log_prefix.bytes]
         problems = [damage.problem for damage in self.damaged_places]
         if len(self.content) < log_prefix.bytes:
-            return [f"it has {len(self.content)} bytes and had {log_prefix.bytes} at the newest commit", *problems]
-        return [f"its first {log_prefix.bytes} bytes are not those of the newest commit", *problems]
+            return [f"it has {len(self.content)} bytes but had {log_prefix.bytes} at the newest commit", *problems]
+        return [f"its first {log_prefix.bytes} bytes have changed since the newest commit", *problems]
 
 
 def read_log(path: Path) -> CommitLog:
-    """Reads a log; one that is not there is empty."""
+    """Reads and parses a log. A missing log counts as empty."""
     try:
         return parse_log(retry_read(path.read_bytes))
     except FileNotFoundError:
@@ -80,7 +85,7 @@ def read_log(path: Path) -> CommitLog:
 
 
 def parse_log(content: bytes) -> CommitLog:
-    """Reads a log's bytes.
+    """Parses the bytes of a log.
 
     Example:
         >>> log = parse_log(format_lines(parse_log(b""), [{"event": "committed", "name": "000001-step-5"}]))
@@ -89,7 +94,7 @@ def parse_log(content: bytes) -> CommitLog:
     """
     events: list[Event] = []
     damages: list[LogDamage] = []
-    broken_lines: list[LogDamage] = []  # the lines just before, which crashes may have cut off
+    broken_lines: list[LogDamage] = []  # directly before the current line; crashes may have cut them off
     offset = 0
     lines = content.split(b"\n")
     last_line = lines.pop()
@@ -107,15 +112,15 @@ def parse_log(content: bytes) -> CommitLog:
         offset += len(line) + 1
     damages += broken_lines
     last_event = _parse_line(last_line)
-    if last_event is not None:  # whole but for its line end
+    if last_event is not None:  # only its newline is missing
         events.append(last_event)
     return CommitLog(content, events, damages, len(last_line), broken_lines[0].offset if broken_lines else offset)
 
 
 def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
-    """What to append to ``log`` so that it holds ``events`` too, on lines of their own.
+    """Returns the bytes to append to ``log`` in order to add ``events``, one per line.
 
-    A line that a crash cut off stays; the line after it says how many bytes before it are broken.
+    A line that a crash cut off stays. The next line records how many bytes before it are broken.
     """
     last_number = log.events[-1]["n"] if log.events else 0
     has_torn_line = log.torn_bytes and _parse_line(log.content[-log.torn_bytes :]) is None
@@ -129,10 +134,10 @@ def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
 
 
 def append(path: Path, events: Sequence[Event]) -> None:
-    """Appends ``events`` to the log at ``path``; when it returns they survive a power cut.
+    """Appends ``events`` to the log at ``path``. When it returns, they survive a power failure.
 
     Raises:
-        OSError: if the log cannot be written or the disk is full. What was written of a line is then ignored.
+        OSError: If the log cannot be written or the disk is full. Readers ignore a partly written line.
     """
     log = read_log(path)
     with path.open("ab", buffering=0) as file:
@@ -149,7 +154,7 @@ def _compute_checksum(body: bytes) -> bytes:
 
 
 def _parse_line(line: bytes) -> Event | None:
-    """The event that a line holds; None if it is not whole."""
+    """Returns the event of a line. None if the line is damaged."""
     body, separator, checksum = line.rpartition(_CHECKSUM_KEY)
     if not separator or checksum != _compute_checksum(body) + b'"}':
         return None

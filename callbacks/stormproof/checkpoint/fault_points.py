@@ -1,4 +1,4 @@
-"""The named moments of a commit, at which a drill may kill, stop or fail the process."""
+"""Named points of a commit, where tests can kill, suspend or fail the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COMMIT_POINTS = (
     "manifest renamed",
     "log appended",
 )
-"""The points that every commit passes, in this order; from "manifest renamed" on it is committed."""
+"""Fault points of a commit, in this order. The checkpoint counts as committed from "manifest renamed" on."""
 
 PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
-"""The points of a retention that deletes something: its log line is written, a manifest is gone, all is done."""
+"""Fault points of a deletion: the log line is written, a manifest is deleted, all checkpoints are deleted."""
 
 _OBSERVERS: list[Callable[[str], object]] = []
 
@@ -32,19 +32,19 @@ def reach_fault_point(point: str) -> None:
 
 @contextmanager
 def observe_fault_points(observer: Callable[[str], object]) -> Generator[None, None, None]:
-    """Calls ``observer`` with the name of each point that is reached while the block runs, in any thread.
+    """Calls ``observer`` with the name of each fault point that any thread reaches while the block runs.
 
-    The observer runs where the point is: what it raises, the commit raises.
+    The observer runs at the fault point in the same thread. Its exception propagates to the commit.
 
     Args:
-        observer: takes one of :data:`COMMIT_POINTS` or :data:`PRUNING_POINTS`.
+        observer: Takes an item of :data:`COMMIT_POINTS` or :data:`PRUNING_POINTS`.
 
     Example:
-        >>> seen = []
-        >>> with observe_fault_points(seen.append):
+        >>> points = []
+        >>> with observe_fault_points(points.append):
         ...     reach_fault_point("commit begins")
         >>> reach_fault_point("pruned")
-        >>> seen
+        >>> points
         ['commit begins']
     """
     _OBSERVERS.append(observer)

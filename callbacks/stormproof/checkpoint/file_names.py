@@ -1,7 +1,7 @@
-"""What the store's files are called.
+"""Formats and parses the names of checkpoint files.
 
-``000012-step-600.ckpt`` is the twelfth commit of its folder, at step 600. The number of the commit makes the name
-unique: a run that goes back to an older checkpoint reaches step 600 again.
+``000012-step-600.ckpt`` is the twelfth commit of its folder, at step 600. The sequence number makes the name unique,
+because a run that rolls back to an older checkpoint reaches step 600 again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUARANTINE_FOLDER_NAME = "quarantine"
 
 
 def format_stem(sequence: int, step: int) -> str:
-    """The name of a commit, without ``.ckpt`` or ``.json``.
+    """Returns the name of a commit, without ``.ckpt`` or ``.json``.
 
     Example:
         >>> format_stem(sequence=12, step=600)
@@ -27,7 +27,7 @@ def format_stem(sequence: int, step: int) -> str:
 
 
 def parse_file_name(file: str) -> tuple[str, int, int] | None:
-    """The stem, sequence and step of a checkpoint's or manifest's file name; None for any other name.
+    """Returns the stem, sequence number and step of the file name of a checkpoint or manifest. None for other names.
 
     Example:
         >>> parse_file_name("000012-step-600.json")
@@ -41,13 +41,13 @@ def parse_file_name(file: str) -> tuple[str, int, int] | None:
 
 
 def is_stem(name: object) -> bool:
-    """Whether ``name`` is one that :func:`format_stem` gives."""
-    # no file system takes a name of 200 characters and more; int() does not take thousands of digits
+    """Returns whether ``name`` is in the format of :func:`format_stem`."""
+    # 200 is near the limit of file systems (255 bytes), and int() refuses thousands of digits
     return isinstance(name, str) and len(name) < 200 and parse_file_name(f"{name}.ckpt") is not None
 
 
 def parse_sequence(file: str) -> int:
-    """The number of the commit that ``file`` belongs to, temporary names included; 0 if it belongs to none.
+    """Returns the sequence number of the commit of ``file``, which may be a temporary name. 0 for other names.
 
     Example:
         >>> parse_sequence(".000012-step-600.ckpt.0123abcd.tmp")
@@ -63,5 +63,5 @@ def parse_sequence(file: str) -> int:
 
 
 def is_temporary(file: str) -> bool:
-    """Whether ``file`` is the temporary name of a checkpoint or manifest of ours."""
+    """Returns whether ``file`` is the temporary name of a checkpoint or manifest."""
     return _TEMPORARY_PATTERN.fullmatch(file) is not None

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are not finite, and should be."""
+"""Finds tensors of a checkpoint that contain a NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 
 def find_non_finite_tensors(checkpoint: Mapping[str, Any]) -> list[str]:
-    """Names the weights, buffers and optimizer states that hold a NaN or an infinity.
+    """Returns the names of weights, buffers and optimizer states that contain a NaN or an infinity.
 
     Args:
-        checkpoint: a Lightning checkpoint.
+        checkpoint: Lightning checkpoint.
 
     Returns:
-        Their names, as ``state_dict/<name>`` (``current_model_state/<name>`` where that is an average) and
-        ``optimizer_states/<optimizer>/<parameter>/<name>``.
+        Names in the form ``state_dict/<name>``, ``current_model_state/<name>`` (if ``state_dict`` contains an average)
+        and ``optimizer_states/<optimizer>/<parameter>/<name>``.
 
     Example:
         >>> find_non_finite_tensors({"state_dict": {"weight": torch.tensor([1.0, torch.nan]), "bias": torch.ones(2)}})
@@ -27,31 +27,33 @@ def find_non_finite_tensors(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 class FiniteCheck:
-    """Tells a checkpoint that went bad from one whose infinities mean something: they were there from the start."""
+    """Finds tensors that were finite at the start of the run and are not finite in a later checkpoint.
+
+    Infinities that exist from the start are accepted, because a model may use them, for example in an attention mask.
+    """
 
     def __init__(self) -> None:
         self._baseline_names: set[str] = set()
         self._has_warned = False
 
     def set_baseline(self, checkpoint: Mapping[str, Any]) -> None:
-        """What is not finite in ``checkpoint`` means it."""
+        """Accepts the tensors that are not finite in ``checkpoint``, also in later checkpoints."""
         self._baseline_names = set(find_non_finite_tensors(checkpoint))
 
     def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Whether anything else is not finite; says so the first time."""
+        """Returns whether other tensors than those of the baseline are not finite. Warns the first time."""
         new_names = [name for name in find_non_finite_tensors(checkpoint) if name not in self._baseline_names]
         if new_names and not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
-                f"step {checkpoint['global_step']}: {new_names[0]} is not finite ({len(new_names)} such tensors): "
-                f"nothing is "
-                "committed while that is so, and the last good checkpoint is kept"
+                f"step {checkpoint['global_step']}: {new_names[0]} is not finite ({len(new_names)} such tensors). No "
+                "checkpoint is committed until all tensors are finite again. The last good checkpoint is kept."
             )
         return bool(new_names)
 
 
 def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    for key in ("state_dict", "current_model_state"):  # the second is Lightning's, where the first is an average
+    for key in ("state_dict", "current_model_state"):  # Lightning adds the second if the first contains an average
         for name, value in checkpoint.get(key, {}).items():
             if isinstance(value, torch.Tensor):
                 yield f"{key}/{name}", value
@@ -72,8 +74,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    if tensor.element_size() == 1:  # 8-bit numbers, for which torch has no aminmax
+    if tensor.element_size() == 1:  # torch does not implement aminmax for 8-bit floats
         tensor = tensor.float()
-    # a NaN is both the smallest and the largest; one pass, and no mask in memory: 30 times as fast as isfinite().all()
+    # aminmax propagates NaN; one pass without a mask in memory is 30 times as fast as isfinite().all()
     minimum, maximum = torch.aminmax(tensor)
     return bool(torch.isfinite(minimum) & torch.isfinite(maximum))

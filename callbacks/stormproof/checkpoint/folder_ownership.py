@@ -1,4 +1,4 @@
-"""Ownership of a checkpoint folder by rank 0 during a training run."""
+"""Ownership of a checkpoint folder by rank 0 of a run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PROGRESS_FILE_NAME = "reached"
 
 
 class FolderOwnership:
-    """Owns the folder, numbers the attempt, and writes down how far it came.
+    """Acquires the lease of the folder, begins an attempt, and records its progress.
 
     Args:
-        store: of the folder; made if it is not there.
-        resolution: of the folder as it still is; what is bad is moved aside.
+        store: Folder of checkpoints. Created if it does not exist.
+        resolution: Current resolution of the folder. Damaged checkpoints are moved to ``quarantine/``.
 
     Attributes:
-        attempt: its number in this folder, from 1.
-        token: Random token of this ownership, also stored in ``lease.json``.
-        previous_progress: how far the attempt before came; None if there was none.
+        attempt: Number of the attempt in this folder, from 1.
+        token: Fencing token of this ownership, also stored in ``lease.json``.
+        previous_progress: Progress of the previous attempt. None if it is missing or implausible.
 
     Raises:
-        FolderTakenError: if another attempt that still lives holds it.
-        RanksDisagreeError: if somebody committed here since ``resolution`` was made.
+        FolderTakenError: If another running attempt owns the folder.
+        RanksDisagreeError: If another process committed to the folder after ``resolution`` was made.
     """
 
     def __init__(self, store: Store, resolution: Resolution) -> None:
@@ -46,20 +46,24 @@ class FolderOwnership:
         self.token = self._lease.owner.token
 
     def fence(self) -> None:
-        """Raises FolderLostError if another attempt took the folder over."""
+        """Raises FolderLostError if another attempt has taken over the folder."""
         self._lease.check()
 
     def record_progress(self, step: int) -> None:
-        """Writes down that ``step`` optimizer steps are done, if storage lets it: it is for the report of a restart."""
+        """Records the number of optimizer steps done. Ignores storage errors, because only reports use it."""
         with suppress(OSError):
             self._progress_file.write(step)
 
     def compute_recovery_metrics(self, step: int, now: float) -> dict[str, float]:
-        """What the interruption before this attempt cost, by the names under which it is logged.
+        """Returns the logged metrics about the interruption before this attempt.
 
         Args:
-            step: the one that training goes on from.
-            now: seconds since the epoch.
+            step: Step from which training resumes.
+            now: Current time, in seconds since the epoch.
+
+        Returns:
+            ``recovery/restarts`` (attempts minus 1), ``recovery/lost_steps`` (steps to repeat) and
+            ``recovery/seconds`` (time since the last progress of the previous attempt).
         """
         return {
             "recovery/restarts": self.attempt - 1,
@@ -68,7 +72,7 @@ class FolderOwnership:
         }
 
     def release(self) -> None:
-        """Gives the folder back, if storage lets it: else its lease ends with this process."""
+        """Releases the lease. Ignores storage errors, because the lease ends with this process anyway."""
         with suppress(OSError, LeaseError):
             self._progress_file.close()
         with suppress(OSError, LeaseError):
@@ -76,34 +80,33 @@ class FolderOwnership:
 
 
 def verify_shared_folder(folder: Path, token: str, timeout_seconds: float = 30.0) -> None:
-    """Makes sure that all ranks look at the folder that rank 0 holds.
+    """Checks that all ranks see the folder that rank 0 owns. All ranks call it together.
 
     Args:
-        folder: this rank's folder of checkpoints.
+        folder: Folder of checkpoints of this rank.
         token: Token of rank 0's :class:`FolderOwnership`.
-        timeout_seconds: seconds to wait for a network file system to show what another host has just written.
+        timeout_seconds: Maximum time for a network file system to show what another host wrote.
 
     Raises:
-        RanksDisagreeError: on every rank, if one of them looks elsewhere.
+        RanksDisagreeError: On every rank, if a rank sees a different folder.
     """
     is_visible = is_owner_visible(folder, token, timeout_seconds)
     folders = all_gather(None if is_visible else str(folder.absolute()))
     mismatches = [f"rank {rank}: {rank_folder}" for rank, rank_folder in enumerate(folders) if rank_folder is not None]
     if mismatches:
         raise RanksDisagreeError(
-            f"{'; '.join(mismatches[:3])} is not the folder that rank 0 writes to: checkpoints must lie where all "
-            f"ranks see "
-            "them"
+            f"Not all ranks see the folder that rank 0 writes to ({'; '.join(mismatches[:3])}). Put checkpoints on a "
+            "file system that all ranks share."
         )
 
 
 def is_owner_visible(folder: Path, token: str, timeout_seconds: float = 30.0) -> bool:
-    """Whether ``folder``, seen from here, is the one that the hold with ``token`` owns.
+    """Returns whether the lease in ``folder``, as this host sees it, has the token ``token``.
 
     Args:
-        folder: of checkpoints.
-        token: of a hold on some folder, perhaps taken on another host.
-        timeout_seconds: seconds to wait for a network file system to show what another host has just written.
+        folder: Folder of checkpoints.
+        token: Token of a lease, possibly acquired on another host.
+        timeout_seconds: Maximum time for a network file system to show what another host wrote.
     """
     deadline = time.monotonic() + timeout_seconds
     while not _is_owned_by(folder, token):
@@ -116,5 +119,5 @@ def is_owner_visible(folder: Path, token: str, timeout_seconds: float = 30.0) ->
 def _is_owned_by(folder: Path, token: str) -> bool:
     try:
         return json.loads((folder / "lease.json").read_bytes()).get("token") == token
-    except (OSError, ValueError):  # not there yet, not whole yet, or storage fails
+    except (OSError, ValueError):  # missing or incomplete so far, or storage fails
         return False

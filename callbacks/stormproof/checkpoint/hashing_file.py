@@ -1,4 +1,4 @@
-"""A file that hashes what is written to it."""
+"""Hashes the bytes that are written to a file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import BinaryIO
 
 
 class HashingFile(io.RawIOBase):
-    """Passes what is written on to ``file``, and keeps its SHA-256 and length.
+    """Writes to ``file`` and computes the SHA-256 and the length of all bytes.
 
-    It has no file descriptor and cannot seek, so that no byte gets past the hash.
+    Has no file descriptor and cannot seek, so that no byte bypasses the hash.
 
     Args:
-        file: where the bytes go.
-        on_first_write: called once the first bytes are written.
+        file: File to write to.
+        on_first_write: Called once, after the first bytes are written.
 
     Attributes:
-        length: bytes written so far.
-        failure: the error of ``file``, if it raised one; ``torch.save`` hides it behind one of its own.
+        length: Number of bytes written so far.
+        failure: Last error of ``file``, which ``torch.save`` replaces with its own. None without an error.
 
     Example:
         >>> inner = io.BytesIO()
@@ -38,11 +38,11 @@ class HashingFile(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far, 64 hex digits."""
+        """SHA-256 of the bytes written so far, as 64 hex digits."""
         return self._hash.hexdigest()
 
     def writable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     # The stubs of RawIOBase accept any buffer. torch and shutil write only these.

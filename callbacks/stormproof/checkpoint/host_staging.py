@@ -1,4 +1,4 @@
-"""A copy of a checkpoint in host memory, whose buffers are used again for the next one."""
+"""Copies checkpoints into host memory and reuses the buffers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, to
 
 
 class HostStager:
-    """Copies a tree of tensors and plain values, so that the original may go on changing.
+    """Copies a tree of tensors and plain values, so that training can modify the original.
 
-    Whole storages are copied, each once, as ``torch.save`` writes them: tensors that share one share its copy, and a
-    file of the copy is a file of the original. A buffer is used again where a storage has as many bytes; asking for
-    fresh memory is what makes the first copy several times as slow as the others. Buffers of what lies on a GPU are
-    pinned, for which torch takes up to twice the memory, and nothing more is put on the GPU.
+    Copies each storage once and as a whole, as ``torch.save`` does. Tensors that share a storage share its copy, and
+    both trees are saved as equal files. A buffer is reused for a storage with the same number of bytes, because
+    allocating memory makes the first copy several times as slow as later ones. Buffers for GPU tensors are pinned, for
+    which torch allocates up to twice the memory. No additional GPU memory is used.
 
     Example:
         >>> stager = HostStager()
@@ -34,22 +34,22 @@ class HostStager:
 
     @torch.no_grad()
     def stage(self, tree: Any) -> Any:
-        """A copy of ``tree``, which holds until the next call.
+        """Returns a copy of ``tree`` that is valid until the next call.
 
         Args:
-            tree: dictionaries, lists and tuples of tensors and plain values; anything else in it is deep-copied. NumPy
-                scalars become Python numbers, which ``torch.load(weights_only=True)`` accepts.
+            tree: Dicts, lists and tuples of tensors and plain values. Other objects are deep-copied. NumPy scalars
+                become Python numbers, which ``torch.load(weights_only=True)`` accepts.
         """
         copier = _TreeCopier(self._buffers)
         copied_tree = copier.copy_value(tree)
-        for device in copier.devices:  # so far the copies only stand in a queue
+        for device in copier.devices:  # the copies are asynchronous
             torch.cuda.synchronize(device)
         self._buffers = copier.used_buffers
         return copied_tree
 
 
 class _TreeCopier:
-    """Through one tree, with the buffers of the one before."""
+    """Copies one tree into the buffers of the previous one."""
 
     def __init__(self, buffers: list[torch.Tensor]) -> None:
         self._free_buffers: defaultdict[tuple[int, bool], list[torch.Tensor]] = defaultdict(list)
@@ -67,7 +67,7 @@ class _TreeCopier:
             return {key: self.copy_value(item) for key, item in value.items()}
         if value_type is OrderedDict:
             ordered_dict = OrderedDict((key, self.copy_value(item)) for key, item in value.items())
-            vars(ordered_dict).update(self.copy_value(vars(value)))  # a state_dict has its versions there
+            vars(ordered_dict).update(self.copy_value(vars(value)))  # the _metadata of a state_dict
             return ordered_dict
         if value_type is list or value_type is tuple:
             return value_type(self.copy_value(item) for item in value)
@@ -81,7 +81,7 @@ class _TreeCopier:
         )
         if not is_plain_strided:
             return tensor.detach().clone().cpu()
-        copied_tensor = torch.empty(0, dtype=tensor.dtype, device="cpu")  # whatever the default device is
+        copied_tensor = torch.empty(0, dtype=tensor.dtype, device="cpu")  # the default device may be a GPU
         copied_tensor.set_(self._copy_storage(tensor), tensor.storage_offset(), tensor.size(), tensor.stride())
         if type(tensor) is torch.nn.Parameter:
             return torch.nn.Parameter(copied_tensor, requires_grad=tensor.requires_grad)
@@ -92,7 +92,7 @@ class _TreeCopier:
         key = (storage.device, storage.data_ptr(), storage.nbytes())
         if key not in self._copied_storages:
             buffer = self._allocate_buffer(storage.nbytes(), pin_memory=storage.device.type == "cuda")
-            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]  # torch's stubs know no storage by itself
+            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]  # torch's stubs lack this overload
             is_on_gpu = storage.device.type == "cuda"
             buffer.copy_(source, non_blocking=is_on_gpu)
             if is_on_gpu:

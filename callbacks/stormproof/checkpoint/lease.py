@@ -1,4 +1,4 @@
-"""Which process may write to a folder."""
+"""Lease that gives one process the right to write to a folder."""
 
 from __future__ import annotations
 
@@ -20,32 +20,42 @@ from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
-"""On another host nobody can ask the process itself; six missed heartbeats mean that it is gone."""
+"""A lease of another host, where the process cannot be queried, expires after six missed heartbeats."""
 HEARTBEAT_JOIN_SECONDS = 10.0
-"""How long a release waits for a heartbeat that is under way."""
+"""Maximum time that a release waits for a heartbeat in progress."""
 
 
 class LeaseError(StormproofError):
-    """A folder that cannot be locked, or whose lease is not readable."""
+    """Raised if a folder cannot be locked or its lease cannot be read."""
 
     exit_code = 74
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lease."""
+    """The process that owns a lease.
+
+    Attributes:
+        host: Host name.
+        boot_id: Identifier of the boot of the host.
+        pid_namespace: PID namespace. Containers of one host may share its name, but not the process ids.
+        pid: Process id.
+        started: Start time of the process, in seconds since the epoch. Distinguishes processes that reuse a pid.
+        token: Fencing token: a random string, new for each lease.
+        start_ticks: Start time in clock ticks since boot, which clock changes do not affect. None except on Linux.
+    """
 
     host: str
     boot_id: str
-    pid_namespace: str  # containers of one machine may share its name, and not their process numbers
+    pid_namespace: str
     pid: int
-    started: float  # of the process, seconds since the epoch: a pid is used again, a pid with its start is not
+    started: float
     token: str
-    start_ticks: int | None = None  # start time in clock ticks since boot (Linux only), unaffected by clock changes
+    start_ticks: int | None = None
 
     @classmethod
     def from_this_process(cls) -> Owner:
-        """This process, with a fresh token."""
+        """Returns an owner for this process, with a new token."""
         pid, start_time = os.getpid(), psutil.Process().create_time()
         token = secrets.token_hex(8)
         return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, start_time, token, _start_ticks(pid))
@@ -60,7 +70,7 @@ class Owner:
             return None
         try:
             process = psutil.Process(self.pid)
-            # a killed process that nobody has waited for is still listed, as a zombie
+            # a killed process whose parent has not waited for it is still listed, as a zombie
             is_alive = process.status() != psutil.STATUS_ZOMBIE
             if self.start_ticks is not None:
                 return is_alive and _start_ticks(self.pid) == self.start_ticks
@@ -70,26 +80,26 @@ class Owner:
 
 
 class Lease:
-    """Ownership of a folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
+    """Exclusive right to write to a folder, stored in its ``lease.json`` and renewed by a heartbeat.
 
-    On the same machine, an old lease is valid while its process runs. On another machine, or after a restart of this
-    one, it is valid for 60 s after its last heartbeat, by the clock of the file server. :meth:`check` detects a lease
-    that was taken over.
+    A heartbeat every 10 s updates the file's modification time. On the same machine, a lease is valid while its process
+    runs. On another machine, or after a reboot of this one, it is valid for 60 s after its last heartbeat. The clock of
+    the file server counts. :meth:`check` detects that another process took over the lease.
 
     Args:
-        folder: a folder that exists.
+        folder: Existing folder.
 
     Raises:
-        FolderTakenError: if another process that still lives holds it.
-        LeaseError: if the folder cannot be locked, or its lease is not readable.
+        FolderTakenError: If another running process owns the folder.
+        LeaseError: If the folder cannot be locked or its lease cannot be read.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> lease = Lease(folder)
-        >>> lease.check()  # before anything is committed
+        >>> lease.check()  # before each commit
         >>> lease.release()
-        >>> Lease.is_held(folder)
+        >>> Lease.is_active(folder)
         False
     """
 
@@ -101,54 +111,56 @@ class Lease:
                 holder = _read_owner(self.path)
                 if holder is not None and _is_lease_valid(self.path, holder):
                     raise FolderTakenError(
-                        f"{folder} is in use by process {holder.pid} on {holder.host}: stop it, wait for it, or use "
-                        "another folder"
+                        f"{folder} is in use by process {holder.pid} on {holder.host}. Stop that process, wait for it "
+                        "to end, or use another folder."
                     )
                 with atomic_write(self.path) as file:
                     file.write(json.dumps(asdict(self.owner), indent=1).encode())
         except (filelock.Timeout, NotImplementedError) as error:
             raise LeaseError(
-                f"the folder {folder} cannot be locked: {error}; use one where files can be locked"
+                f"{folder} cannot be locked: {error}. Use a folder on a file system that supports file locks."
             ) from error
         self._stop_event = threading.Event()
         self._heartbeat_thread = threading.Thread(target=self._run_heartbeat, name="lease-heartbeat", daemon=True)
         self._heartbeat_thread.start()
 
     def check(self) -> None:
-        """Asks before anything is committed whether this attempt still owns the folder.
+        """Checks that this process still owns the folder. Call it before each commit.
 
         Raises:
-            FolderLostError: if another attempt took over, as after a suspension longer than the heartbeat allows.
-            FileNotFoundError: if the folder is gone: it may come back, as a file system that was unmounted does.
+            FolderLostError: If another process took over, for example because this one was suspended for over 60 s.
+            FileNotFoundError: If the folder is missing. It may return, for example when its file system is mounted.
         """
         holder = _read_owner(self.path)
         if holder is None and not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
         if holder is None or holder.token != self.owner.token:
-            new_owner = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
-            raise FolderLostError(f"{self.path.parent} now belongs to {new_owner}; this attempt writes no more to it")
+            reason = f"process {holder.pid} on {holder.host} took it over" if holder else "its lease.json was removed"
+            raise FolderLostError(
+                f"This process no longer owns {self.path.parent}, because {reason}. It stops writing to the folder."
+            )
 
     def release(self) -> None:
-        """Gives the folder back, if it is still this attempt's."""
+        """Removes the lease if this process still owns it."""
         self._stop_event.set()
-        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # it may hang where storage does
+        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # a heartbeat hangs if storage does
         holder = _read_owner(self.path)
         if holder is not None and holder.token == self.owner.token:
             self.path.unlink(missing_ok=True)
 
     @staticmethod
-    def is_held(folder: Path) -> bool:
-        """Whether an attempt that still lives holds the folder's lease."""
+    def is_active(folder: Path) -> bool:
+        """Returns whether the folder has a valid lease."""
         path = folder / "lease.json"
         holder = _read_owner(path)
         return holder is not None and _is_lease_valid(path, holder)
 
     @staticmethod
     def read_owner(folder: Path) -> Owner | None:
-        """Who the folder's lease names, alive or not; None if there is no lease.
+        """Returns the owner of the folder's lease, which may have expired. None if the folder has no lease.
 
         Raises:
-            LeaseError: if it is not readable.
+            LeaseError: If the lease cannot be read.
         """
         return _read_owner(folder / "lease.json")
 
@@ -157,9 +169,9 @@ class Lease:
             try:
                 holder = _read_owner(self.path)
                 if holder is not None and holder.token != self.owner.token:
-                    return  # taken over: another's lease is not ours to renew
+                    return  # another process took over the lease
                 os.utime(self.path)
-            except (OSError, LeaseError):  # the folder is away for now: a missed beat, which others should see
+            except (OSError, LeaseError):  # storage is unavailable; other hosts should notice the missed heartbeat
                 continue
 
 
@@ -171,19 +183,21 @@ def _read_owner(path: Path) -> Owner | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
-        raise LeaseError(f"{path} is no lease of ours ({error}); remove it if no other process writes there") from error
+        raise LeaseError(
+            f"{path} is not a valid lease ({error}). Remove it if no other process writes to the folder."
+        ) from error
 
 
 def _is_lease_valid(path: Path, holder: Owner) -> bool:
     is_running = holder.is_running()
     if is_running is not None:
         return is_running
-    probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is now, by the file server's clock
+    probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is the current time of the file server
     probe.touch()
     try:
-        # far in the future: the server's clock was set back, and there was no heartbeat since
+        # an mtime far in the future means that the server's clock was set back and no heartbeat followed
         return abs(probe.stat().st_mtime - path.stat().st_mtime) < STALE_SECONDS
-    except FileNotFoundError:  # released in between
+    except FileNotFoundError:  # released since it was read
         return False
     finally:
         probe.unlink()
@@ -200,10 +214,10 @@ def _start_ticks(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])  # field 22; the name in parentheses is the second
+    return int(stat.rpartition(")")[2].split()[19])  # field 22 (proc_pid_stat(5)); field 2 is in parentheses
 
 
 def _boot_id() -> str:
-    """Tells one start of this machine from the next."""
+    """Returns an identifier that changes with each boot of this machine."""
     boot_id_path = Path("/proc/sys/kernel/random/boot_id")
     return boot_id_path.read_text().strip() if boot_id_path.exists() else str(round(psutil.boot_time()))

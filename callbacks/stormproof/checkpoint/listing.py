@@ -1,4 +1,4 @@
-"""What a folder holds, at a glance: names, manifests and lengths, and no content."""
+"""Lists the checkpoints of a folder by names, manifests and file sizes, without reading their content."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from stormproof.checkpoint.verification import find_size_problem
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder at a glance; only :func:`stormproof.checkpoint.resolution.resolve` says what is good.
+    """Checkpoints of a folder. Use :func:`stormproof.checkpoint.resolution.resolve` to verify their content.
 
     Attributes:
-        checkpoints: those whose manifest is whole and whose file has the right length, newest first.
-        bad_checkpoints: those of which a glance shows that they are not as they were committed, newest first.
-        quarantined_checkpoints: what was moved aside, and why, as far as the log knows.
+        checkpoints: Checkpoints with an intact manifest and the right file size, newest first.
+        bad_checkpoints: Committed checkpoints with a missing or damaged manifest or a wrong file size, newest first.
+        quarantined_checkpoints: Checkpoints in ``quarantine/``, with the reasons from the log.
         foreign_files: ``.ckpt`` files of other tools.
     """
 
@@ -39,10 +39,10 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Lists ``folder``; one that is not there is empty.
+    """Lists ``folder``. A missing folder counts as empty.
 
     Raises:
-        OSError: if the folder cannot be read.
+        OSError: If the folder cannot be read.
     """
     files = list_files(folder)
     names, log = extract_names(files), read_log(folder / LOG_FILE_NAME)
@@ -53,7 +53,7 @@ def list_folder(folder: Path) -> Listing:
         if (problem := find_size_problem(checkpoint)) is not None
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is gone")
+    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is missing")
     return Listing(
         [checkpoint for checkpoint in folder_manifests.checkpoints if checkpoint.name not in bad_reasons],
         [BadCheckpoint(name, bad_reasons[name]) for name in names if name in bad_reasons],

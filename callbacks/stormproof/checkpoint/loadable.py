@@ -22,17 +22,17 @@ MAX_REPR_LENGTH = 1000
 
 
 def find_refused_values(checkpoint: Any, path: str = "") -> list[str]:
-    """Names what ``torch.load(weights_only=True)``, the only way Lightning resumes by default, would not take.
+    """Returns the values that ``torch.load(weights_only=True)``, Lightning's default for a resume, would refuse.
 
-    Tensors are left out: what matters is the type of everything else, and a type can be tried without a file. NumPy
-    scalars are accepted, because :class:`~stormproof.checkpoint.host_staging.HostStager` makes Python numbers of them.
+    Saves and loads the values in memory, without the tensors, which torch always loads. Accepts NumPy scalars, because
+    :class:`~stormproof.checkpoint.host_staging.HostStager` converts them to Python numbers.
 
     Args:
-        checkpoint: what is to be saved.
-        path: the name of ``checkpoint`` itself.
+        checkpoint: Object to save.
+        path: Path of ``checkpoint`` in the whole checkpoint. Prefix of the returned names.
 
     Returns:
-        One ``<key>/<key>: <type>`` for each value of a type that is refused.
+        One ``<key>/<key>: <type>`` for each refused value.
 
     Example:
         >>> from fractions import Fraction
@@ -103,7 +103,7 @@ class LoadableConverter:
         return loadable_checkpoint
 
     def _leave_out_hyperparameters(self, loadable_checkpoint: dict[str, Any], key: str) -> list[str]:
-        """Removes refused hyperparameters from the dict ``loadable_checkpoint[key]``, or the key if it is no dict."""
+        """Removes refused hyperparameters from ``loadable_checkpoint[key]``, or the key if its value is not a dict."""
         value = loadable_checkpoint[key]
         if type(value) is not dict:
             if _is_plain(value) or _is_loadable(value):
@@ -150,9 +150,9 @@ def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> No
         return
     if weights_only is not False:
         rank_zero_warn(
-            f"Pickled entries of this checkpoint were not restored: {', '.join(pickled_values)}. If "
-            f"on_load_checkpoint needs "
-            "them and you trust the file, pass weights_only=False to fit (with resume=True: to CheckpointRecovery)."
+            f"Pickled entries of this checkpoint were not restored: {', '.join(pickled_values)}. If on_load_checkpoint "
+            "needs them and you trust the file, pass weights_only=False to fit (with resume=True: to "
+            "CheckpointRecovery)."
         )
         return
     for key, data in pickled_values.items():
@@ -163,19 +163,19 @@ def _check_state_is_loadable(state: Mapping[str, Any]) -> None:
     names = find_refused_values(state)
     if names:
         raise NotResumableError(
-            f"a checkpoint of this run would not load again, because of {join_names(names)}: a state may hold tensors "
-            "and plain Python values only; convert the value in state_dict()"
+            f"torch.load(weights_only=True) would refuse a checkpoint of this run, because of {join_names(names)}. "
+            "Convert these values to tensors or plain Python values in state_dict()."
         )
 
 
 def _is_loadable_hyperparameter(value: Any) -> bool:
-    if isinstance(value, torch.nn.Module):  # a trial would copy all weights into memory
+    if isinstance(value, torch.nn.Module):  # saving it to try would copy all weights into memory
         return False
     return _is_plain(value) or _is_loadable(_remove_tensors(value))
 
 
 def _is_plain(value: Any) -> bool:
-    """Returns whether torch certainly loads a value. If False, only a trial shows it."""
+    """Returns whether torch certainly loads a value. If False, saving and loading it must be tried."""
     value_type = type(value)
     if value_type in {dict, OrderedDict}:
         return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
@@ -189,7 +189,7 @@ def _pickle(value: Any) -> torch.Tensor | None:
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)
-    except Exception:  # noqa: BLE001 (classes of users raise what they like)
+    except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return None
     return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
@@ -202,7 +202,7 @@ def _type_name(value: Any) -> str:
 def _truncate_repr(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 (classes of users raise what they like)
+    except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return f"<{_type_name(value)}>"
     return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}…"
 
@@ -217,7 +217,7 @@ def _named_children(value: Any) -> Iterator[tuple[Any, Any]]:
 def _remove_tensors(value: Any) -> Any:
     if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter):
         return None
-    if type(value) in {dict, OrderedDict}:  # a state_dict is the latter
+    if type(value) in {dict, OrderedDict}:  # a state_dict is an OrderedDict
         return {key: _remove_tensors(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
         return type(value)(_remove_tensors(item) for item in value)
@@ -230,6 +230,6 @@ def _is_loadable(value: Any) -> bool:
         torch.save(value, buffer)
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
-    except Exception:  # noqa: BLE001 (classes of users raise what they like)
+    except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return False
     return True

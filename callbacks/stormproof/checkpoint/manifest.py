@@ -1,4 +1,4 @@
-"""What is known of a checkpoint, and the file beside it that says so and protects itself."""
+"""Description of a checkpoint, and the manifest file that stores it with a checksum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stormproof.checkpoint.file_names import format_stem
 _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
 _DIGEST_SUFFIX = b'"\n}\n'
-_MAX_BYTES = 1_000_000  # bytes; ours take about 1,000
+_MAX_BYTES = 1_000_000  # bytes; a manifest has about 1,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class CommitInfo:
         step: Optimizer steps done (Lightning's ``global_step``). Must be at least 0.
         epoch: Epoch in which it was captured, from 0.
         world_size: Number of ranks. 0 if unknown, as for a checkpoint of another tool.
-        score: Monitored metric. None if there is none.
-        identity: Identity of the run, in any words.
+        score: Value of the monitored metric. None without one.
+        identity: Identity of the run, any string.
         run: Name of the run.
         finite: Whether all numbers in it are finite. Otherwise no run resumes from it.
         healthy: Whether the run is healthy. None if unknown.
@@ -47,16 +47,16 @@ class CommitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(CommitInfo):
-    """One committed checkpoint, as its manifest describes it.
+    """A committed checkpoint, as its manifest describes it.
 
     Attributes:
-        path: the ``.ckpt`` file, which Lightning reads.
-        sequence: the order of commits in this folder, from 1; the newest has the highest, whatever its step.
-        attempt: the attempt that wrote it, from 1; 0 where none did.
-        sha256: of the file, 64 hex digits.
-        bytes: the file's length.
-        versions: of what wrote it: python, torch, pytorch-lightning, stormproof.
-        time: of the commit, seconds since the epoch.
+        path: The ``.ckpt`` file, which Lightning reads.
+        sequence: Number of the commit in this folder, from 1. The newest checkpoint has the highest number.
+        attempt: Attempt that wrote it, from 1. 0 if no attempt wrote it.
+        sha256: SHA-256 of the file, as 64 hex digits.
+        bytes: Size of the file, in bytes.
+        versions: Versions of python, torch, pytorch-lightning and stormproof that wrote it.
+        time: Time of the commit, in seconds since the epoch.
     """
 
     path: Path
@@ -69,34 +69,39 @@ class Checkpoint(CommitInfo):
 
     @property
     def name(self) -> str:
-        """The file's name without ``.ckpt``."""
+        """Name of the file without ``.ckpt``."""
         return self.path.stem
 
     @property
     def manifest_path(self) -> Path:
-        """The manifest's file."""
+        """Path of the manifest."""
         return self.path.with_suffix(".json")
 
 
 @dataclass(frozen=True)
 class LogPrefix:
-    """How long the log of commits was, and its hash, just before a commit: so that damage to it is found."""
+    """Length and hash of the commit log directly before a commit, to detect later damage.
+
+    Attributes:
+        bytes: Length of the log, in bytes.
+        sha256: SHA-256 of the log, as 64 hex digits.
+    """
 
     bytes: int
     sha256: str
 
     @classmethod
     def from_content(cls, content: bytes) -> LogPrefix:
-        """The mark of a log with this content."""
+        """Returns the prefix of a log with this content."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     def matches(self, content: bytes) -> bool:
-        """Whether ``content`` begins as it was."""
+        """Returns whether ``content`` begins with this prefix."""
         return len(content) >= self.bytes and hashlib.sha256(content[: self.bytes]).hexdigest() == self.sha256
 
 
 def encode_manifest(checkpoint: Checkpoint, log_prefix: LogPrefix) -> bytes:
-    """The manifest's bytes: JSON whose last field is the SHA-256 of all of them, with that field's digits zeroed."""
+    """Returns a manifest as JSON. Its last field is the SHA-256 of the JSON with zeros for the digits of that field."""
     fields = {"format": 1, "file": checkpoint.path.name}
     fields |= {name: getattr(checkpoint, name) for name in _FIELD_TYPES}
     fields |= {"log_bytes": log_prefix.bytes, "log_sha256": log_prefix.sha256, "manifest_sha256": _ZERO_DIGEST}
@@ -110,23 +115,23 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     """Reads a manifest that :func:`encode_manifest` wrote.
 
     Args:
-        content: the manifest's bytes.
-        path: the ``.ckpt`` file beside it. The name that the manifest holds is compared with this one, and never used.
+        content: Bytes of the manifest.
+        path: The ``.ckpt`` file. Its name must equal the one in the manifest, which is not used otherwise.
 
     Raises:
-        ValueError: with the reason, if one byte of it is not as it was written, or it is another file's.
+        ValueError: If any byte has changed or the manifest belongs to another file. The message states the reason.
     """
     fields = _parse_verified_fields(content)
     if fields.get("format") != 1:
-        raise ValueError("its manifest has a format that this version does not know")
+        raise ValueError("its manifest has a format that this version of stormproof does not support")
     if fields.get("file") != path.name:
-        raise ValueError(f"its manifest is that of another file, {fields.get('file')!r:.60}")
+        raise ValueError(f"its manifest belongs to another file, {fields.get('file')!r:.60}")
     for name, types in {**_FIELD_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
         if not _has_type(fields.get(name), types):
-            raise ValueError(f"its manifest's field {name} is not what it should be")
+            raise ValueError(f"the field {name} of its manifest has a wrong type")
     checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
-        raise ValueError("its manifest says another sequence or step than its name")
+        raise ValueError("its manifest has another sequence or step than its name")
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
@@ -150,10 +155,10 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
 
 
 def _parse_verified_fields(content: bytes) -> dict[str, Any]:
-    """The fields of a manifest whose own hash is right."""
+    """Returns the fields of a manifest after verifying its hash."""
     digest_slice = slice(len(content) - len(_DIGEST_SUFFIX) - 64, len(content) - len(_DIGEST_SUFFIX))
     if len(content) > _MAX_BYTES or not content[: max(digest_slice.start, 0)].endswith(_DIGEST_PREFIX):
-        raise ValueError("its manifest is no manifest of ours, or torn")
+        raise ValueError("its manifest is truncated or was not written by stormproof")
     zeroed_content = content[: digest_slice.start] + _ZERO_DIGEST.encode() + content[digest_slice.stop :]
     if hashlib.sha256(zeroed_content).hexdigest().encode() != content[digest_slice]:
         raise ValueError("its manifest was changed after it was written")
@@ -162,7 +167,7 @@ def _parse_verified_fields(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError("its manifest is not JSON") from error
     if not isinstance(fields, dict):
-        raise ValueError("its manifest is no JSON object")  # noqa: TRY004 (not a caller's type: the file's content)
+        raise ValueError("its manifest is not a JSON object")  # noqa: TRY004 (the type comes from the file)
     return fields
 
 
@@ -173,4 +178,4 @@ def _has_type(value: object, types: tuple[type | None, ...]) -> bool:
         return dict in types and all(isinstance(item, str) for item in value.values())
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    return type(value) in types  # exact: True is an int to isinstance
+    return type(value) in types  # not isinstance, for which True is an int

@@ -1,4 +1,4 @@
-"""The metric by which checkpoints are the best."""
+"""Monitored metric that ranks the checkpoints."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from stormproof.errors import NotResumableError
 
 
 class MonitoredMetric:
-    """The value of a logged metric, as long as it is that of the weights as they are.
+    """Logged metric whose value counts only if the last validation used the current weights.
 
     Args:
-        name: of the metric; None for none.
+        name: Name of the metric. Disabled if None.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self._validated_step: int | None = None  # of the last validation: at another step the weights are others
+        self._validated_step: int | None = None  # step of the last validation; weights differ at other steps
 
     def reset(self) -> None:
-        """There has been no validation yet."""
+        """Forgets the last validation."""
         self._validated_step = None
 
     def record_validation(self, trainer: pl.Trainer) -> None:
-        """A validation has ended; the sanity check before training is none."""
+        """Records the end of a validation. The sanity check before training does not count."""
         self._validated_step = None if trainer.sanity_checking else trainer.global_step
 
     def is_fresh(self, trainer: pl.Trainer) -> bool:
-        """Whether the last validation was of the weights as they are."""
+        """Returns whether the last validation used the current weights."""
         return self.name is not None and self._validated_step == trainer.global_step
 
     def value(self, trainer: pl.Trainer) -> float | None:
-        """The metric, if it is fresh.
+        """Returns the value of the metric. None if it is not fresh.
 
         Raises:
-            NotResumableError: if it is not logged.
+            NotResumableError: If the metric is not logged.
         """
         if not self.is_fresh(trainer):
             return None
         metrics = trainer.callback_metrics
         if self.name not in metrics:
-            raise NotResumableError(f"monitor={self.name} is not logged; there is: {', '.join(sorted(metrics))}")
+            raise NotResumableError(
+                f"The metric monitor={self.name} is not logged. Log it or choose one of: {', '.join(sorted(metrics))}."
+            )
         return float(metrics[self.name])

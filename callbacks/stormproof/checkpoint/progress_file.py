@@ -1,4 +1,4 @@
-"""How far an attempt came: what a killed process can no longer say."""
+"""Records the progress of an attempt, so that it is available after the process is killed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ MAX_CLOCK_SKEW_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Progress:
-    """The last step that was begun to be counted, and when (seconds since the epoch)."""
+    """Progress of an attempt.
+
+    Attributes:
+        step: Number of optimizer steps done.
+        time: When they were done, in seconds since the epoch.
+    """
 
     step: int
     time: float
 
 
 class ProgressFile:
-    """A file of 16 bytes that is overwritten at every step.
+    """A 16-byte file that is overwritten after every step.
 
-    One ``pwrite`` of about a microsecond; a killed process leaves it in the page cache, which is all that it is for.
+    A write is one ``pwrite`` and takes about 1 µs. It survives a killed process in the page cache, but not a power
+    failure.
 
     Args:
-        path: the file, in a folder that exists.
+        path: The file, in an existing folder.
     """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def write(self, step: int) -> None:
-        """Writes down that ``step`` optimizer steps are done."""
+        """Records the number of optimizer steps done."""
         os.pwrite(self._descriptor, _LAYOUT.pack(step, time.time()), 0)
 
     def close(self) -> None:
@@ -43,9 +49,9 @@ class ProgressFile:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """Returns what an earlier attempt wrote to ``path``. None if it is missing, incomplete or implausible.
+    """Returns the progress of an earlier attempt. None if the file is missing, incomplete or implausible.
 
-    The file is not flushed to the disk, so that a power cut may leave zeros.
+    The file is not fsynced, so that a power failure may leave zeros.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Where bad checkpoints go: out of the way, not away."""
+"""Moves bad checkpoints to ``quarantine/`` instead of deleting them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME
 
 
 def move_to_quarantine(folder: Path, name: str) -> None:
-    """Moves the files of the checkpoint ``name`` to ``folder/quarantine``; what lies there already stays."""
+    """Moves the files of the checkpoint ``name`` to ``folder/quarantine``. Existing files there are kept."""
     quarantine_folder = folder / QUARANTINE_FOLDER_NAME
     quarantine_folder.mkdir(exist_ok=True)
     for suffix in (".ckpt", ".json"):
@@ -21,7 +21,7 @@ def move_to_quarantine(folder: Path, name: str) -> None:
 
 
 def list_quarantined_files(folder: Path) -> list[str]:
-    """The files in ``folder/quarantine``, sorted; none if it is not there."""
+    """Returns the sorted names of the files in ``folder/quarantine``. Empty if that folder does not exist."""
     try:
         return sorted(path.name for path in (folder / QUARANTINE_FOLDER_NAME).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -29,7 +29,7 @@ def list_quarantined_files(folder: Path) -> list[str]:
 
 
 def _find_free_path(folder: Path, name: str) -> Path:
-    """``name`` in ``folder``, with a number behind it if that is taken."""
+    """Returns ``folder/name``, with a numeric suffix if that file exists."""
     path, number = folder / name, 1
     while os.path.lexists(path):
         path, number = folder / f"{name}.{number}", number + 1

@@ -1,4 +1,4 @@
-"""What a folder holds, and which checkpoint to go on from."""
+"""Classifies the files of a folder and chooses the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ class BadCheckpoint:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a folder held when it was looked at; nothing in it was changed.
+    """Contents of a folder at one time.
 
     Attributes:
-        chosen_checkpoint: the newest good checkpoint, verified to the last bit; None if there is none.
-        older_checkpoints: those before it whose manifest is whole, newest first; their content was not read, unless
-            :func:`resolve` was to be thorough.
-        bad_checkpoints: committed, and damaged, not loadable, not finite or without manifest; newest first.
-        lost_names: names that the log says were committed, and whose files are gone.
-        leftover_files: files of ours that no commit finished, or no deletion.
-        foreign_files: ``.ckpt`` files of other tools; ``stormproof adopt`` takes one over.
-        log_problems: what is broken in the log, in words; it keeps nobody from resuming.
-        is_log_torn: whether a crash cut the log's last line off, which is harmless.
-        fingerprint: what was looked at; equal as long as nobody commits to or deletes from the folder.
+        chosen_checkpoint: Newest good checkpoint, with verified content. None if no checkpoint is good.
+        older_checkpoints: Older checkpoints with an intact manifest, newest first. Their content is only verified with
+            ``resolve(verify_all=True)``.
+        bad_checkpoints: Committed checkpoints that are damaged, not loadable, not finite or without a manifest, newest
+            first.
+        lost_names: Names of checkpoints that were committed according to the log, but whose files are missing.
+        leftover_files: Files of unfinished commits and deletions.
+        foreign_files: ``.ckpt`` files of other tools, which ``stormproof adopt`` can copy.
+        log_problems: Descriptions of damage to the log, which does not prevent a resume.
+        is_log_torn: Whether a crash cut off the last line of the log, which is harmless.
+        fingerprint: Names of the files and hash of the log. Changes with each commit and deletion.
     """
 
     chosen_checkpoint: Checkpoint | None
@@ -70,17 +71,17 @@ class Resolution:
 
 
 def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
-    """Classifies everything in ``folder`` and finds the newest good checkpoint; read-only.
+    """Classifies all files of ``folder`` and finds the newest good checkpoint. Modifies no file.
 
-    Files are listed before the log is read: in the folder of a run that goes on, what is deleted in between is then
-    known to be deleted.
+    Lists the files before it reads the log. If a running process deletes a checkpoint in between, the log contains the
+    deletion.
 
     Args:
-        folder: a folder of checkpoints; one that is not there is empty.
-        verify_all: verify the content of every checkpoint, not only down to the newest good one.
+        folder: Folder of checkpoints. A missing folder counts as empty.
+        verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
 
     Raises:
-        OSError: if the folder cannot be read.
+        OSError: If the folder cannot be read.
     """
     files = list_files(folder)
     names = extract_names(files)
@@ -93,9 +94,9 @@ def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
         if name not in log.checkpoint_names("deleted")
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is gone")
+    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is missing")
     lost_names = _find_lost(folder, log)
-    if bad_reasons or lost_names:  # a run that goes on here may have deleted them meanwhile; it says so before it does
+    if bad_reasons or lost_names:  # a running process may have deleted them since; it logs a deletion before it deletes
         current_log = read_log(folder / LOG_FILE_NAME)
         bad_reasons = {
             name: reason for name, reason in bad_reasons.items() if name not in current_log.checkpoint_names("deleted")
@@ -126,7 +127,14 @@ def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
 
 @dataclass
 class FolderManifests:
-    """The manifests of a folder, newest first."""
+    """Manifests of a folder.
+
+    Attributes:
+        checkpoints: Checkpoints with an intact manifest, newest first.
+        log_prefixes: Log prefixes of their manifests, by checkpoint name.
+        bad_reasons: Reasons why checkpoints are bad, by name.
+        unreadable_names: Names of checkpoints with files that storage failed to read.
+    """
 
     checkpoints: list[Checkpoint] = field(default_factory=list)
     log_prefixes: dict[str, LogPrefix] = field(default_factory=dict)
@@ -135,7 +143,7 @@ class FolderManifests:
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The checkpoints of ``folder`` whose manifests are whole, oldest first; their content is not read."""
+    """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
     names = [
         parsed_name[0]
         for file in list_files(folder)
@@ -145,7 +153,7 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def list_files(folder: Path) -> set[str]:
-    """The names in ``folder``; but a folder that is called like a checkpoint is none, and in nobody's way."""
+    """Returns the names in ``folder``, except those of folders that are named like a checkpoint."""
     try:
         return retry_read(
             lambda: {path.name for path in folder.iterdir() if not _is_folder_named_like_checkpoint(path)}
@@ -178,7 +186,7 @@ def read_manifests(folder: Path, names: Sequence[str]) -> FolderManifests:
 
 
 def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
-    """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
+    """Returns the good checkpoints, newest first. Verifies those after the first good one only with ``verify_all``."""
     good_checkpoints: list[Checkpoint] = []
     verify = find_damage if verify_all else verify_once_per_node
     for checkpoint in folder_manifests.checkpoints:
@@ -195,7 +203,7 @@ def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> 
 
 
 def fingerprint_folder(folder: Path) -> object:
-    """What :attr:`Resolution.fingerprint` would be now."""
+    """Returns the current :attr:`Resolution.fingerprint` of ``folder``."""
     return _fingerprint_files(list_files(folder), read_log(folder / LOG_FILE_NAME))
 
 
@@ -204,7 +212,7 @@ def _fingerprint_files(files: set[str], log: CommitLog) -> object:
 
 
 def extract_names(files: set[str]) -> list[str]:
-    """The names of checkpoints, without ending, the newest first."""
+    """Returns the names of the checkpoints among ``files``, without extension, newest first."""
     names_with_sequences = {name_parts[:2] for name_parts in map(parse_file_name, files) if name_parts}
     return [name for name, _ in sorted(names_with_sequences, key=lambda pair: pair[1], reverse=True)]
 
@@ -215,23 +223,26 @@ def _parse_stem(file: str) -> str | None:
 
 
 def is_foreign(file: str) -> bool:
-    """Whether it is a checkpoint's name, and not one of ours."""
+    """Returns whether ``file`` is a ``.ckpt`` file that another tool wrote."""
     return file.endswith(".ckpt") and not file.startswith(".") and parse_file_name(file) is None
 
 
 def _find_newly_committed(folder: Path, unfinished_names: Sequence[str]) -> set[str]:
-    """Those whose manifest came while the folder was being looked at: a run goes on there."""
+    """Returns the names that a running process committed since the files were listed."""
     return {name for name in unfinished_names if os.path.lexists(folder / f"{name}.json")}
 
 
 def find_without_manifest(folder: Path, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
-    """Those of ``unfinished_names`` that the log says were committed."""
+    """Returns the names among ``unfinished_names`` that were committed according to the log."""
     committed_names = log.checkpoint_names("committed", "quarantined") - log.checkpoint_names("deleted")
     return (committed_names & set(unfinished_names)) - _find_newly_committed(folder, unfinished_names)
 
 
 def _find_lost(folder: Path, log: CommitLog) -> list[str]:
-    """What was committed and is gone without a word; asked after the log was read, which may be ahead of the list."""
+    """Returns committed names whose files are missing although the log contains no deletion.
+
+    Checks the files after the log was read, because the log may be newer than the list of files.
+    """
     unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
     files = {name: (folder / f"{name}.ckpt", folder / f"{name}.json") for name in unexplained_names}
     return sorted(name for name, paths in files.items() if not any(map(os.path.lexists, paths)))

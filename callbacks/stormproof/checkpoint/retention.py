@@ -1,4 +1,4 @@
-"""Which checkpoints are kept."""
+"""Selects the checkpoints to keep and to delete."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from stormproof.checkpoint.manifest import Checkpoint
 
 @dataclass(frozen=True)
 class Retention:
-    """Keeps the last few, the best few, and one every n steps for ever.
+    """Keeps the newest checkpoints, the best checkpoints, and one every n steps permanently.
 
-    Only checkpoints whose numbers are all finite count; any other goes once ``keep_last`` newer ones are there.
+    Only checkpoints without NaNs and infinities count. Others are deleted after ``keep_last`` newer ones exist.
 
     Args:
-        keep_last: how many of the newest, at least 2: if the newest turns out damaged, there is one to go back to.
-        save_top_k: how many of the best by score; equal ones by which is newer.
-        mode: whether a low ("min") or high ("max") score is good.
-        keep_every_n_train_steps: the first checkpoint at or after each multiple of it is kept for ever; None for none.
+        keep_last: Number of the newest checkpoints to keep. Must be at least 2, so that a good one remains if the
+            newest is damaged.
+        save_top_k: Number of the best checkpoints to keep, by score. The newer one wins a tie. Must be at least 0.
+        mode: Whether a low (``min``) or a high (``max``) score is better.
+        keep_every_n_train_steps: Keeps the first checkpoint at or after each multiple of this step permanently. Must be
+            at least 1. Disabled if None.
 
     Raises:
-        ValueError: if a number is below its least, or ``mode`` is neither.
+        ValueError: If an argument is out of range.
     """
 
     keep_last: int = 2
@@ -33,16 +35,20 @@ class Retention:
 
     def __post_init__(self) -> None:
         if self.keep_last < 2:
-            raise ValueError(f"keep_last={self.keep_last}: at least 2 are kept, or a damaged one costs everything")
+            raise ValueError(
+                f"`keep_last` must be at least 2, so that a damaged checkpoint has a predecessor, got {self.keep_last}."
+            )
         if self.save_top_k < 0:
-            raise ValueError(f"save_top_k={self.save_top_k}: it counts checkpoints, from 0")
+            raise ValueError(f"`save_top_k` must be at least 0, got {self.save_top_k}.")
         if self.mode not in {"min", "max"}:
-            raise ValueError(f"mode={self.mode!r}: it is 'min' or 'max'")
+            raise ValueError(f"`mode` must be 'min' or 'max', got {self.mode!r}.")
         if self.keep_every_n_train_steps is not None and self.keep_every_n_train_steps < 1:
-            raise ValueError(f"keep_every_n_train_steps={self.keep_every_n_train_steps}: it counts steps, from 1")
+            raise ValueError(
+                f"`keep_every_n_train_steps` must be at least 1 or None, got {self.keep_every_n_train_steps}."
+            )
 
     def sort_by_score(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Those of ``checkpoints`` that are finite and have a score, the best first; of equal ones the newer."""
+        """Returns the finite checkpoints with a score, best first. The newer one is first in a tie."""
         sign = 1 if self.mode == "min" else -1
         scored_checkpoints = [
             (sign * checkpoint.score, -checkpoint.sequence, checkpoint)
@@ -56,7 +62,7 @@ class Retention:
         ]
 
     def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:
-        """Whether a new checkpoint with this score would be among the best; one that is NaN never is."""
+        """Returns whether a new checkpoint with this score would be among the best. False if the score is NaN."""
         best_checkpoints = self.sort_by_score(checkpoints)[: self.save_top_k]
         worst_score = (
             best_checkpoints[-1].score if best_checkpoints and len(best_checkpoints) == self.save_top_k else None
@@ -69,12 +75,12 @@ class Retention:
 def select_for_deletion(
     checkpoints: Sequence[Checkpoint], retention: Retention, keep_last: int | None = None
 ) -> list[Checkpoint]:
-    """The checkpoints that ``retention`` does not keep, oldest first; never the newest finite one.
+    """Returns the checkpoints that ``retention`` does not keep, oldest first. The newest finite one is always kept.
 
     Args:
-        checkpoints: all of a folder, in any order.
-        retention: what to keep.
-        keep_last: how many of the newest, in the place of the policy's: at least 1, where there is no room for more.
+        checkpoints: All checkpoints of a folder, in any order.
+        retention: Checkpoints to keep.
+        keep_last: Overrides ``retention.keep_last``. Must be at least 1. Used if the disk is full.
     """
     keep_last = keep_last or retention.keep_last
     sorted_checkpoints = sorted(checkpoints, key=lambda checkpoint: checkpoint.sequence)
@@ -99,7 +105,7 @@ def select_for_deletion(
 
 
 def _select_every_n(finite_checkpoints: Sequence[Checkpoint], retention: Retention) -> list[Checkpoint]:
-    """The first of each span of n steps; of two at one step, from before and after going back, the newer."""
+    """Returns the first checkpoint of each span of n steps. After a rollback, the newer one of the same step wins."""
     if retention.keep_every_n_train_steps is None:
         return []
     first_by_span: dict[int, Checkpoint] = {}

@@ -1,4 +1,4 @@
-"""When it is time to save."""
+"""Decides when the next checkpoint is due."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ DEFAULT_INTERVAL_MINUTES = 5.0
 
 
 class SaveSchedule:
-    r"""Due after so many steps, so many minutes, or as often as it is worth it, since the last time.
+    r"""Schedules checkpoints by steps, by time, or by the maximum share of time that saving may take.
 
-    By ``max_overhead`` the time from one to the next is
+    With ``max_overhead``, the interval in seconds is
 
     .. math:: \max\left(\frac{\delta}{\text{max\_overhead}}, W(\delta, M)\right),
         \quad W = \sqrt{2 \delta M} \left[1 + \tfrac13 \sqrt{q} + \tfrac19 q\right] - \delta,
         \quad q = \frac{\delta}{2M}
 
-    where :math:`\delta` is how long the training stood still the last time, and :math:`W`, the interval that loses the
-    least time to saving and to failures together, counts only where the mean time :math:`M` between failures is given.
+    Here :math:`\delta` is the time for which the last save stopped training, and :math:`M` is the mean time between
+    failures, both in seconds. The interval :math:`W` minimizes the expected time lost to saving and failures. It is 0
+    without ``mean_hours_between_failures``.
 
     Args:
-        every_n_train_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
-        interval_minutes: above 0; None for no such rule. With neither, 5 minutes.
-        keep_every_n_train_steps: another rule as the first, at least 1.
-        max_overhead: the share of the training's time that saving may take, in (0, 1); None for no such rule.
-        mean_hours_between_failures: of the whole job, above 0; None where it is not known.
+        every_n_train_steps: A checkpoint is due at the first step at or after each multiple of it. Must be at least 1.
+            Disabled if None.
+        interval_minutes: Time between checkpoints, in minutes. Must be above 0. Disabled if None. The default is 5
+            without ``every_n_train_steps`` and ``max_overhead``.
+        keep_every_n_train_steps: A second interval in steps, like ``every_n_train_steps``.
+        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. Excludes
+            ``every_n_train_steps`` and ``interval_minutes``.
+        mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. None if
+            unknown. Requires ``max_overhead``.
 
     Raises:
-        ValueError: if a number is out of its range, or ``max_overhead`` stands beside another rule.
+        ValueError: If a number is out of range or ``max_overhead`` is combined with another interval.
 
     References:
-        A first order approximation to the optimum checkpoint interval, Young 1974; A higher order estimate of the
-        optimum checkpoint interval for restart dumps, Daly 2006, equation 37.
+        Young, A first order approximation to the optimum checkpoint interval (1974). Daly, A higher order estimate of
+        the optimum checkpoint interval for restart dumps (2006), equation 37.
 
     Example:
         >>> schedule = SaveSchedule(every_n_train_steps=50)
@@ -53,18 +58,20 @@ class SaveSchedule:
             ("keep_every_n_train_steps", keep_every_n_train_steps),
         ):
             if interval is not None and interval < 1:
-                raise ValueError(f"{name} is {interval}; it must be at least 1")
+                raise ValueError(f"`{name}` must be at least 1 or None, got {interval}.")
         if interval_minutes is not None and not interval_minutes > 0:
-            raise ValueError(f"train_time_interval is {interval_minutes}; it must be above 0")
+            raise ValueError(f"`train_time_interval` must be above 0 minutes or None, got {interval_minutes}.")
         if max_overhead is not None and not 0 < max_overhead < 1:
-            raise ValueError(f"max_overhead is {max_overhead}; it is a share, above 0 and below 1")
+            raise ValueError(f"`max_overhead` must be above 0 and below 1, got {max_overhead}.")
         if mean_hours_between_failures is not None and not 0 < mean_hours_between_failures < inf:
-            raise ValueError(f"mean_hours_between_failures is {mean_hours_between_failures}; it must be above 0")
+            raise ValueError(
+                f"`mean_hours_between_failures` must be above 0 and finite, got {mean_hours_between_failures}."
+            )
         if max_overhead is None and mean_hours_between_failures is not None:
-            raise ValueError("mean_hours_between_failures is nothing without max_overhead: give that too")
+            raise ValueError("`mean_hours_between_failures` requires `max_overhead`. Set both.")
         if max_overhead is not None and (every_n_train_steps is not None or interval_minutes is not None):
             raise ValueError(
-                "max_overhead finds the interval, so every_n_train_steps and train_time_interval must be left out"
+                "`max_overhead` sets the interval. Remove `every_n_train_steps` and `train_time_interval`."
             )
         if max_overhead is None and every_n_train_steps is None and interval_minutes is None:
             interval_minutes = DEFAULT_INTERVAL_MINUTES
@@ -81,21 +88,21 @@ class SaveSchedule:
 
     @property
     def has_saved(self) -> bool:
-        """Whether anything has been saved yet."""
+        """True after the first save."""
         return self._last_save is not None
 
     @property
     def last_saved_step(self) -> int | None:
-        """The step at which it was saved last; None before the first."""
+        """Step of the last save. None before the first."""
         return None if self._last_save is None else self._last_save[0]
 
     def record_save(self, step: int, now: float, stall_seconds: float = 0.0) -> None:
-        """It was saved, or tried.
+        """Records a save, successful or not.
 
         Args:
-            step: at which.
-            now: seconds of a clock that never goes back.
-            stall_seconds: seconds for which the training stood still.
+            step: Step of the checkpoint.
+            now: Current time of a monotonic clock, in seconds.
+            stall_seconds: Time for which saving stopped training, in seconds. Must be at least 0.
         """
         self._last_save = (step, now)
         if self._max_overhead is not None:
@@ -105,26 +112,26 @@ class SaveSchedule:
             )
 
     def reset(self) -> None:
-        """Forgets the last time."""
+        """Forgets the last save."""
         self._last_save = None
 
     def is_due_by_step(self, step: int) -> bool:
-        """Whether a multiple has been reached since."""
+        """Returns whether a multiple of a step interval was reached since the last save."""
         assert self._last_save is not None
         return any(step // interval > self._last_save[0] // interval for interval in self._step_intervals)
 
     def is_due_by_clock(self, now: float) -> bool:
-        """Whether the minutes are over."""
+        """Returns whether the time interval since the last save has passed."""
         assert self._last_save is not None
         return self._interval_seconds is not None and now - self._last_save[1] >= self._interval_seconds
 
 
 def compute_optimal_interval(stall_seconds: float, mean_seconds_between_failures: float | None) -> float:
-    """The seconds from one checkpoint to the next that lose the least time, by Daly; 0 if failures are not known.
+    """Returns Daly's optimal time between checkpoints, in seconds. 0 if the mean time between failures is unknown.
 
     Args:
-        stall_seconds: seconds for which the training stands still at each, at least 0.
-        mean_seconds_between_failures: the mean time between failures in seconds, above 0, or None.
+        stall_seconds: Time for which each save stops training, in seconds. Must be at least 0.
+        mean_seconds_between_failures: Mean time between failures, in seconds. Must be above 0. None if unknown.
 
     Example:
         >>> round(compute_optimal_interval(stall_seconds=10.0, mean_seconds_between_failures=24 * 3600))

@@ -21,21 +21,21 @@ from stormproof.distributed.rank import is_launched
 MAX_AGE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 60.0
 MIN_BYTES_PER_SECOND = 50e6
-"""Ranks wait ``MAX_WAIT_SECONDS``, and longer for a checkpoint that takes longer to read at this rate."""
+"""Ranks wait for ``MAX_WAIT_SECONDS`` plus the time to read the checkpoint at this rate."""
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     """Returns the same as :func:`find_damage`, but only one rank per node reads the file.
 
-    The other ranks wait for at most 1 minute and 1 s per 50 MB, then verify for themselves. If the checkpoint is good,
-    they rely on a marker file in a private folder for temporary files. A marker is valid for 5 minutes, and only while
-    the checkpoint's device, inode, size and times of modification and change stay the same.
+    The other ranks wait for at most 1 minute plus 1 s per 50 MB, and then verify the checkpoint themselves. If the
+    checkpoint is good, they rely on a marker file in a private temporary folder. A marker is valid for 5 minutes, and
+    only while the checkpoint's device, inode, size, modification time and change time stay the same.
 
-    A process that no launcher started writes a marker but reads the checkpoint itself. So does every rank if the
-    checkpoint is bad or if there can be no marker.
+    A process that no launcher started writes a marker, but reads the checkpoint itself. Every rank reads the checkpoint
+    itself if the checkpoint is bad or the marker cannot be written.
 
     Args:
-        checkpoint: The manifest's content.
+        checkpoint: Content of the manifest.
 
     Raises:
         OSError: If the checkpoint cannot be read.
@@ -61,7 +61,7 @@ def _open_marker(path: Path) -> IO[bytes]:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder_stat = os.lstat(folder)
     if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.getuid() or folder_stat.st_mode & 0o022:
-        raise PermissionError(f"{folder} can be written by other users")
+        raise PermissionError(f"{folder} is writable by other users. Remove it or restrict its permissions.")
     _remove_old_markers(folder)
     name = hashlib.sha256(f"{socket.gethostname()}\n{path.resolve()}".encode()).hexdigest()
     return (folder / name).open("a+b", buffering=0)  # unbuffered: closing it cannot fail on a full disk
@@ -75,7 +75,7 @@ def _remove_old_markers(folder: Path) -> None:
 
 
 def _lock_marker(marker: IO[bytes], seconds: float) -> None:
-    """Waits until no other process verifies. Raises BlockingIOError if one takes too long, such as a suspended one."""
+    """Waits until no other process is verifying. Raises BlockingIOError on a timeout, as with a suspended process."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -109,6 +109,6 @@ def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:
 
 
 def _write_marker(marker: IO[bytes], identity: list[object]) -> None:
-    with suppress(OSError):  # without a marker, the next rank verifies for itself
+    with suppress(OSError):  # without a marker, the next rank verifies the checkpoint itself
         marker.truncate(0)
         marker.write(json.dumps(identity).encode())

@@ -1,4 +1,4 @@
-"""A folder of checkpoints in which nothing that was committed is lost."""
+"""Commits checkpoints to a folder durably and applies the retention."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ Fence = Callable[[], object]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of the run: its number from 1, the step it went on from, when (seconds since the epoch)."""
+    """One start of the run.
+
+    Attributes:
+        number: Number of the attempt, from 1.
+        step: Step from which it resumed. 0 if it began from scratch.
+        time: Start time, in seconds since the epoch.
+    """
 
     number: int
     step: int
@@ -39,16 +45,16 @@ class Attempt:
 
 
 class Store:
-    """Commits checkpoints to a folder, finds the newest good one, and deletes what is no longer kept.
+    """Commits checkpoints to a folder, finds the newest good one, and deletes those that are no longer kept.
 
-    Anybody may read. Only one process may call :meth:`begin_attempt`, :meth:`commit` and :meth:`apply_retention`: the
-    rank that holds the folder's lease.
+    Any process may read. Only the process that owns the folder's lease may call :meth:`begin_attempt`, :meth:`commit`,
+    :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
 
     Args:
-        folder: the folder of checkpoints; it need not be there yet.
+        folder: Folder of checkpoints. It may not exist yet.
 
     Raises:
-        ValueError: if ``folder`` is the address of an object store.
+        ValueError: If ``folder`` is a URL, such as the address of an object store.
 
     Example:
         >>> import tempfile, torch
@@ -66,35 +72,36 @@ class Store:
     def __init__(self, folder: Path | str) -> None:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
             raise ValueError(
-                f"{folder} is no folder of this machine: checkpoints go to a path of a mounted file system"
+                f"Checkpoints cannot be written to the URL {folder}. Pass the path of a folder on a mounted file "
+                "system."
             )
         self.folder = Path(folder)
 
     def resolve(self, *, verify_all: bool = False) -> Resolution:
-        """Finds the newest good checkpoint and classifies all else; changes nothing.
+        """Finds the newest good checkpoint and classifies all other files. Modifies no file.
 
         Args:
-            verify_all: verify the content of every checkpoint, not only down to the newest good one.
+            verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
         """
         return resolve(self.folder, verify_all=verify_all)
 
     def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
-        """The newest good checkpoint, verified; None on a first start.
+        """Returns the newest good checkpoint after verifying it. None if the folder has no checkpoint.
 
         Args:
-            start_over: None, rather than an error, where every checkpoint is bad or lost.
+            start_over: Whether to return None, not raise an error, if all checkpoints are bad or lost.
 
         Raises:
-            NoGoodCheckpointError: if there are checkpoints and none is good.
+            NoGoodCheckpointError: If all checkpoints are bad or lost.
             StorageError: If no checkpoint is good and at least one cannot be read.
         """
         return self.choose_checkpoint(self.resolve(), start_over=start_over)
 
     def choose_checkpoint(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
-        """As :meth:`latest_checkpoint`, from a resolution that is at hand.
+        """Returns the same as :meth:`latest_checkpoint`, from an existing resolution.
 
         Raises:
-            NoGoodCheckpointError: if there are checkpoints and none is good.
+            NoGoodCheckpointError: If all checkpoints are bad or lost.
             StorageError: If no checkpoint is good and at least one cannot be read.
         """
         unreadable_reasons = [
@@ -105,8 +112,7 @@ class Store:
         if resolution.chosen_checkpoint is None and unreadable_reasons and not start_over:
             raise StorageError(
                 f"{self.folder} has no good checkpoint, and {len(unreadable_reasons)} cannot be read "
-                f"({unreadable_reasons[0]}): start "
-                "again when the storage is available"
+                f"({unreadable_reasons[0]}). Restart the run when storage is available."
             )
         bad_reasons = [
             f"{bad_checkpoint.name}: {bad_checkpoint.reason}" for bad_checkpoint in resolution.bad_checkpoints
@@ -119,47 +125,52 @@ class Store:
         return resolution.chosen_checkpoint
 
     def read_checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints whose manifest is whole, oldest first; their content is not read."""
+        """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
         return read_checkpoints(self.folder)
 
     def read_attempts(self) -> list[Attempt]:
-        """The starts of the run, as the log knows them."""
+        """Returns the attempts that the log contains, oldest first."""
         return [Attempt(event["number"], event["step"], event["time"]) for event in self._read_events("attempt")]
 
     def verify(self, checkpoint: Checkpoint) -> str | None:
-        """Why the checkpoint must not be resumed from; None if it is good."""
+        """Returns why no run may resume from the checkpoint. None if it is good."""
         return find_problem(checkpoint)
 
     def read_back(self, checkpoint: Checkpoint) -> None:
-        """Loads again what was just committed.
+        """Verifies a checkpoint that was just committed.
 
         Raises:
-            DamagedError: if it is not what was written.
+            DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
         problem = find_damage(checkpoint)
         if problem is not None:
-            raise DamagedError(f"{checkpoint.path} was just committed and is bad: {problem}; nothing older was deleted")
+            raise DamagedError(
+                f"{checkpoint.path} was just committed but is bad: {problem}. Check the storage. No older "
+                "checkpoint was deleted."
+            )
 
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
-        """Cleans up and writes down a new attempt; makes the folder.
+        """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.
 
-        Damaged checkpoints move to ``quarantine/``, and leftovers of our own go. Foreign files, and checkpoints that
-        storage fails to read, are not touched.
+        Moves damaged checkpoints to ``quarantine/`` and deletes leftover files. Foreign files and checkpoints that
+        cannot be read stay unchanged.
 
         Args:
-            resolution: of this folder, as it still is.
-            step: the step the attempt goes on from; that of the chosen checkpoint by default.
+            resolution: Current resolution of this folder.
+            step: Step from which the attempt resumes. The step of the chosen checkpoint if None.
 
         Returns:
-            The attempt's number, from 1.
+            The number of the attempt, from 1.
 
         Raises:
-            RanksDisagreeError: if somebody committed here since ``resolution`` was made.
+            RanksDisagreeError: If another process committed to the folder after ``resolution`` was made.
         """
         make_folder(self.folder)
         if resolution.fingerprint != fingerprint_folder(self.folder):
-            raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
+            raise RanksDisagreeError(
+                f"Another process changed {self.folder} while this attempt began. Restart the run."
+            )
         damaged_checkpoints = [
             bad_checkpoint for bad_checkpoint in resolution.bad_checkpoints if not bad_checkpoint.is_unreadable
         ]
@@ -199,20 +210,23 @@ class Store:
         attempt: int,
         fence: Fence | None = None,
     ) -> Checkpoint:
-        """Commits what ``write`` writes: when this returns, it survives a power cut.
+        """Commits a checkpoint. When it returns, the checkpoint survives a power failure.
 
-        The checkpoint, then its manifest, are written under a temporary name in the same folder, fsynced and renamed,
-        and the folder is fsynced; then a line is added to the log. The manifest makes it a checkpoint: whatever
-        happens before it is there leaves the folder as it was.
+        Writes the checkpoint and then its manifest: to a temporary file in the same folder, followed by an fsync, a
+        rename and an fsync of the folder. Then appends a line to the log. A checkpoint without a manifest does not
+        count, so that a crash before the manifest exists leaves the earlier checkpoints valid.
 
         Args:
-            write: takes a binary file, open for writing, and writes the checkpoint, as ``torch.save`` does.
-            info: Description of the checkpoint. A score that is not finite counts as none.
-            attempt: what :meth:`begin_attempt` returned; 0 where no attempt wrote it.
-            fence: called before each rename; what it raises ends the commit.
+            write: Takes a binary file, open for writing, and writes the checkpoint to it, as ``torch.save`` does.
+            info: Description of the checkpoint. A score that is not finite counts as None.
+            attempt: Number from :meth:`begin_attempt`. 0 if no attempt writes the checkpoint.
+            fence: Called before each rename. Its exception cancels the commit.
+
+        Returns:
+            The committed checkpoint.
 
         Raises:
-            OSError: if the folder cannot be written or the disk is full.
+            OSError: If the folder cannot be written or the disk is full.
         """
         reach_fault_point("commit begins")
         sequence = self._next_sequence()
@@ -238,24 +252,24 @@ class Store:
             with atomic_write(manifest_path, _make_stage_callback("manifest", fence, completed_stages)) as file:
                 file.write(encode_manifest(checkpoint, log_prefix))
         except BaseException:
-            # a file under this name that we did not put there is that of an attempt which took the folder over
+            # if this commit did not rename the file, it belongs to an attempt that took over the folder
             if "checkpoint renamed" in completed_stages and "manifest renamed" not in completed_stages:
                 path.unlink(missing_ok=True)
             raise
         try:
             self._append({"event": "committed", "name": checkpoint.name})
-        except OSError:  # it is committed all the same, and the next attempt writes the line
+        except OSError:  # the manifest makes the commit valid; the next attempt appends the missing line
             return checkpoint
         reach_fault_point("log appended")
         return checkpoint
 
     def quarantine(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
-        """Moves checkpoints to ``quarantine/``: good ones, which nothing is to go on from.
+        """Moves good checkpoints, from which no run should resume, to ``quarantine/``.
 
         Args:
-            checkpoints: of this folder.
-            reason: in words, for the log.
-            fence: called before anything is moved; what it raises leaves all as it is.
+            checkpoints: Checkpoints of this folder.
+            reason: Description for the log.
+            fence: Called before any file is moved. Its exception cancels the move.
         """
         if fence is not None:
             fence()
@@ -267,32 +281,32 @@ class Store:
         fsync_folder(self.folder)
 
     def apply_retention(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
-        """Deletes what ``retention`` does not keep, once the newest checkpoint is read back and good.
+        """Deletes the checkpoints that ``retention`` does not keep, after verifying the newest finite one.
 
         Args:
-            retention: what to keep.
-            fence: called before anything is deleted; what it raises leaves all as it is.
+            retention: Checkpoints to keep.
+            fence: Called before any file is deleted. Its exception cancels the deletion.
 
         Returns:
-            What was deleted, oldest first.
+            The deleted checkpoints, oldest first.
 
         Raises:
-            DamagedError: if the newest is not what was written; nothing is deleted then.
+            DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
         return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence)
 
     def free_disk_space(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
-        """Deletes checkpoints on a full disk: as :meth:`apply_retention`, and of the last all but the newest good one.
+        """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``.
 
         Args:
-            retention: what to keep else.
-            fence: as of :meth:`apply_retention`.
+            retention: Other checkpoints to keep.
+            fence: Called before any file is deleted. Its exception cancels the deletion.
 
         Returns:
-            What was deleted, oldest first.
+            The deleted checkpoints, oldest first.
 
         Raises:
-            DamagedError: if the newest is not what was written; nothing is deleted then.
+            DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
         return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention, keep_last=1), fence)
 
@@ -343,7 +357,7 @@ class Store:
             return hashing_file.sha256, hashing_file.length
 
     def _next_sequence(self) -> int:
-        """One more than any that was ever used here: names are not used twice."""
+        """Returns 1 plus the highest sequence number that the folder or its log contains, so that names are unique."""
         names = [path.name for path in self.folder.iterdir()]
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
@@ -360,7 +374,7 @@ class Store:
 
 
 def _make_stage_callback(label: str, fence: Fence | None, completed_stages: set[str]) -> Callable[[str], None]:
-    """Notes and reports each stage of writing ``label``, and asks the fence just before its rename."""
+    """Returns a callback that records the stages of writing ``label`` and calls the fence before the rename."""
 
     def on_stage(stage: str) -> None:
         completed_stages.add(f"{label} {stage}")

@@ -1,4 +1,4 @@
-"""By what a checkpoint was written."""
+"""Collects the versions of the software that writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "pytorch-lightning", "stormproof")
 
 @cache
 def collect_versions() -> Mapping[str, str]:
-    """The versions of Python and of these packages; ``unknown`` of one that runs from a folder, not installed."""
+    """Returns the versions of Python and of ``PACKAGES``. A package that is not installed is ``unknown``."""
     return {"python": platform.python_version(), **{package: _find_version(package) for package in PACKAGES}}
 
 

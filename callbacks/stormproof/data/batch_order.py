@@ -1,4 +1,4 @@
-"""The order of a map-style loader's batches: the user's own samplers, made repeatable."""
+"""Repeatable order of the batches of a map-style loader, from the user's own samplers."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from stormproof.data.sampler_state import SamplerState
 from stormproof.data.shard import Replica, current_replica
 
 CHUNK_SIZE = 16
-"""Batches taken from the sampler at once: entering its random stream costs as much as some hundred numbers."""
+"""Batches taken from the sampler at once, because entering its random stream takes as long as drawing some hundred
+numbers."""
 
 ORDER_STREAM_KEY = 0x6F72646572
-"""Keeps the stream of a pass' order apart from those of its samples."""
+"""Separates the random stream of the order from those of the samples."""
 
 
 class BatchOrder:
-    """What ``loader`` would fetch in a pass, as a function of (seed, epoch) and the state of its samplers.
+    """Batches of an epoch of ``loader``, as a function of (seed, epoch) and the state of its samplers.
 
-    The samplers run in a random stream of their own. On several ranks the order is divided among them, unless a
-    sampler already does so itself (it has ``rank`` and ``num_replicas``) or ``distributed`` is False: rank r of W takes
-    every W-th index beginning with the r-th, and the order is filled up from its beginning until W divides it; where
-    the batches are made by a batch sampler of the user's, every W-th batch. Without ``padded`` nothing is filled up:
-    the ranks have as many batches, the last ones of some have a sample less, and where a batch is one sample the last
-    of some have two.
+    The samplers draw from a separate random stream. The order is divided among the ranks, unless ``distributed`` is
+    False or a sampler has ``rank`` and ``num_replicas`` and divides it itself. Rank r of W takes every W-th index from
+    the r-th on, or every W-th batch of a custom batch sampler.
+
+    With ``padded``, the order is repeated from its beginning until W divides it. Without ``padded``, all ranks have the
+    same number of batches, but the last batches of some ranks have one sample less. With batches of one sample, the
+    last batches of some ranks have two.
 
     Args:
-        loader: a map-style DataLoader.
-        distributed: whether to divide the order among the ranks.
-        padded: whether to give all ranks as many samples, some of them twice.
+        loader: Map-style DataLoader.
+        distributed: Whether to divide the order among the ranks.
+        padded: Whether all ranks get the same number of samples, some of them twice.
 
     Raises:
-        ValueError: if ``padded`` is False, and the loader has a batch sampler of its own, or a sampler that divides.
+        ValueError: If ``padded`` is False and the loader has a custom batch sampler or a sampler that divides the data.
     """
 
     def __init__(self, loader: DataLoader[Any], distributed: bool, padded: bool = True) -> None:
@@ -49,11 +51,13 @@ class BatchOrder:
         self._padded = padded
         if not padded and type(loader.batch_sampler) is not BatchSampler:
             raise ValueError(
-                "padded=False sizes the batches itself: give the loader a batch_size, and no batch sampler of its own"
+                "`padded=False` requires torch's default batch sampler. Pass an integer `batch_size` to the loader."
             )
         if not padded and self._sampler_state.replica() is not None:
-            raise ValueError("padded=False divides the data, and the loader's sampler does so already: leave that out")
-        self._exhausted_epoch: int | None = None  # the epoch whose samplers have been asked to their end
+            raise ValueError(
+                "`padded=False` does not support a sampler that divides the data among ranks. Remove the sampler."
+            )
+        self._exhausted_epoch: int | None = None  # epoch whose samplers have been iterated to the end
 
     def __len__(self) -> int:
         shard = self._get_split_replica()
@@ -69,20 +73,20 @@ class BatchOrder:
         return num_samples // batch_size if self._loader.drop_last else ceil(num_samples / batch_size)
 
     def world_size(self) -> int:
-        """How many processes share a pass."""
+        """Returns the number of processes that share an epoch."""
         return self._get_replica().world_size
 
     def capture_start_state(self) -> State:
-        """The state of the samplers, as a pass finds it."""
+        """Returns the state of the samplers. Call it before an epoch."""
         return self._sampler_state.capture()
 
     def restore(self, start_state: State) -> None:
-        """Puts the samplers into the state that :meth:`capture_start_state` gave."""
+        """Restores the samplers to a state from :meth:`capture_start_state`."""
         self._sampler_state.restore(start_state)
         self._exhausted_epoch = None
 
     def iterate(self, seed: int, epoch: int, skip: int = 0) -> Iterator[SeededIndices]:
-        """The batches of pass ``epoch`` without its first ``skip``; the samplers are asked as they are needed."""
+        """Yields the batches of an epoch without the first ``skip``. Iterates the samplers lazily."""
         stream = RandomStream(seed, epoch, ORDER_STREAM_KEY)
         with stream:
             batches = self._begin_epoch(seed, epoch)
@@ -97,9 +101,9 @@ class BatchOrder:
                 return
 
     def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
-        """Leaves the samplers as a pass leaves them whose first ``batches_taken`` batches were asked for; None: all.
+        """Sets the samplers to their state after ``batches_taken`` batches, or after the whole epoch if None.
 
-        How far ahead of that a loader asked for its workers must not show in the passes after it.
+        A loader prefetches for its workers, which must not affect later epochs.
         """
         if (batches_taken is None and self._exhausted_epoch == epoch) or not self._sampler_state.has_state:
             return
@@ -109,12 +113,12 @@ class BatchOrder:
 
     def _begin_epoch(self, seed: int, epoch: int) -> Iterator[SeededIndices]:
         self._sampler_state.set_epoch(epoch)
-        if self._loader.generator is not None:  # torch's loader does so first of all, for the seed of its workers
+        if self._loader.generator is not None:  # like torch's loader, which first draws the seed of its workers
             torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
         return self._iterate_shard((seed, epoch))
 
     def _iterate_shard(self, seed_key: tuple[int, int]) -> Iterator[SeededIndices]:
-        """This rank's batches, each with its place in the pass of all ranks."""
+        """Yields this rank's batches with their positions in the epoch of all ranks."""
         shard = self._get_split_replica()
         if shard.world_size > 1 and not self._is_split_by_index:
             yield from _iterate_whole_batches(seed_key, self._sampler, shard)
@@ -136,16 +140,16 @@ class BatchOrder:
             count += self._count_samples(batch)
 
     def _compute_batch_sizes(self, shard: Replica) -> list[int]:
-        """How many samples each of this rank's batches has where nothing is filled up.
+        """Returns the sizes of this rank's batches without padding.
 
-        All ranks have as many batches, none of them empty: collectives in a forward pass, as of buffers, would else
-        wait for a rank that has ended.
+        All ranks have the same number of batches, and none is empty. Otherwise, collectives in a forward pass, for
+        example of buffers, would wait for a rank that has finished.
         """
         num_samples, batch_size = len(self._index_sampler), self._loader.batch_size or 1
         if num_samples < shard.world_size:
             raise ValueError(
-                f"{shard.world_size} ranks share {num_samples} samples, and each needs one: take fewer ranks, or more "
-                f"data"
+                f"{num_samples} samples are too few for {shard.world_size} ranks, which need one each. Use fewer ranks "
+                "or more data."
             )
         if self._loader.drop_last:
             return [batch_size] * (num_samples // (batch_size * shard.world_size))
@@ -173,11 +177,11 @@ class BatchOrder:
         return len(batch) if self._loader.batch_sampler is not None and hasattr(batch, "__len__") else 1
 
     def _get_replica(self) -> Replica:
-        """The rank whose part this is, and of how many: by a sampler that divides the order itself, else by torch."""
+        """Returns rank and world size, from a sampler that divides the order or otherwise from torch."""
         return self._sampler_state.replica() or current_replica()
 
     def _get_split_replica(self) -> Replica:
-        """Which part of the samplers' order to take."""
+        """Returns the part of the samplers' order to take."""
         return current_replica() if self._distributed and self._sampler_state.replica() is None else Replica(0, 1)
 
 
@@ -192,7 +196,7 @@ def _iterate_whole_batches(
 
 
 def _group_padded(items: Iterable[Any], group_size: int) -> Iterator[list[Any]]:
-    """``items`` in groups of ``group_size``; the last is filled up from the first.
+    """Yields groups of ``group_size`` items. The last group is padded with items of the first one.
 
     Example:
         >>> list(_group_padded("abcde", 3))
@@ -206,7 +210,7 @@ def _group_padded(items: Iterable[Any], group_size: int) -> Iterator[list[Any]]:
 
 
 def _batch_items(items: Iterator[Any], batch_size: int, drop_last: bool) -> Iterator[list[Any]]:
-    """``items`` in lists of ``batch_size``; the last may be shorter, unless it is to be dropped.
+    """Yields lists of ``batch_size`` items. The last may be shorter unless ``drop_last``.
 
     Example:
         >>> list(_batch_items(iter("abc"), 2, drop_last=False))

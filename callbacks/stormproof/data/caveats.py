@@ -1,4 +1,4 @@
-"""What about the resume of a wrapped loader cannot be exact, or cannot be told."""
+"""Finds reasons why the resume of a wrapped loader may not be exact."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stormproof.data.source import has_custom_iteration
 
 
 def find_caveats(loader: Any) -> list[str]:
-    """One reason each why passes of ``loader``, wrapped by ``resumable``, may not resume exactly; empty if they will.
+    """Returns the reasons why ``resumable(loader)`` may not resume exactly. Empty if it resumes exactly.
 
     Args:
-        loader: the user's own.
+        loader: Loader of the user, without the wrapper.
 
     Example:
         >>> import random
         >>> from types import SimpleNamespace
         >>> dataset = SimpleNamespace(noise=random.Random(1), __len__=lambda: 3)
         >>> find_caveats(DataLoader(dataset))  # doctest: +ELLIPSIS
-        ['dataset.noise is a generator of its own, a Random: let it draw from the global generators of ...']
+        ['dataset.noise is a separate random number generator (Random): use the global generators of ...']
     """
     type_name, num_workers = type(loader).__name__, getattr(loader, "num_workers", 0)
     if is_stateful(loader):
@@ -39,24 +39,24 @@ def find_caveats(loader: Any) -> list[str]:
 
 
 _WORKERS_CAVEAT = (
-    "the workers of a {kind} do not resume their random numbers: wrap a torch DataLoader instead, or set "
-    "draws_random_numbers = False on a data set that draws none"
+    "the workers of {kind} do not resume their random numbers: wrap a torch DataLoader instead, or set "
+    "draws_random_numbers = False on a data set that draws no random numbers"
 )
 _GENERATOR_CAVEAT = (
-    "its generator is not in the state of a {kind}: wrap a torch DataLoader instead, or give the loader no generator"
+    "the state of {kind} does not contain its generator: wrap a torch DataLoader instead, or remove the generator"
 )
 _CUSTOM_ITERATION_CAVEAT = (
-    "a {kind} iterates in a way of its own, and its passes are run again up to the batch: give it state_dict and "
+    "{kind} overrides the iteration, so that a resume repeats the epoch up to the batch: implement state_dict and "
     "load_state_dict, or use a torch DataLoader"
 )
-_IN_ORDER_CAVEAT = "in_order=False lets the faster worker decide the order of batches: leave it True"
+_IN_ORDER_CAVEAT = "with in_order=False, the order of batches depends on the speed of the workers: set in_order=True"
 _ITERABLE_CAVEAT = (
-    "dataset, a {kind}, has no state_dict and load_state_dict, and its passes are run again up to the batch, which is "
-    "exact only if they depend on nothing but the global generators: give it both, and num_workers=0"
+    "the data set {kind} has no state_dict and load_state_dict, so that a resume repeats the epoch up to the batch, "
+    "which is exact only if the epoch depends on the global generators only: implement both and set num_workers=0"
 )
 _ITERABLE_WORKERS_CAVEAT = (
-    "dataset, a {kind}, is not asked for its state_dict in {workers} workers, and its passes are run again up to the "
-    "batch, which is exact only if they depend on nothing but the global generators: use num_workers=0"
+    "the state_dict of the data set {kind} is not available from {workers} workers, so that a resume repeats the epoch "
+    "up to the batch, which is exact only if the epoch depends on the global generators only: set num_workers=0"
 )
 
 
@@ -81,10 +81,10 @@ def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
     caveats = list(map(_describe_sample_generator, sample_generators)) if draws_random_numbers(loader) else []
     covered_generators = [
         generator for _, generator in sample_generators
-    ]  # a sampler may have a reference to the data set
+    ]  # excluded below, because a sampler may have a reference to the data set
     for path, sampler in SamplerState(loader).samplers.items():
         if not is_stateful(sampler):
-            covered_generators += find_attribute_generators(sampler).values()  # which are resumed
+            covered_generators += find_attribute_generators(sampler).values()  # which SamplerState restores
             sampler_attributes = {f"{path}.{name}": value for name, value in getattr(sampler, "__dict__", {}).items()}
             caveats += [
                 _describe_sampler_generator(named_generator)
@@ -97,18 +97,21 @@ def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
 def _describe_sample_generator(named_generator: tuple[str, Any]) -> str:
     path, generator = named_generator
     return (
-        f"{path} is a generator of its own, a {type(generator).__name__}: let it draw from the global generators of "
+        f"{path} is a separate random number generator ({type(generator).__name__}): use the global generators of "
         "Python, NumPy or torch, which are seeded for each sample"
     )
 
 
 def _describe_sampler_generator(named_generator: tuple[str, Any]) -> str:
     path, generator = named_generator
-    return f"{path} is a generator, a {type(generator).__name__}, that only a state_dict of the sampler could resume"
+    return (
+        f"{path} is a random number generator ({type(generator).__name__}) that is not saved: implement state_dict and "
+        "load_state_dict in the sampler"
+    )
 
 
 def find_generators(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The random number generators that ``roots`` hold, directly or in what they hold, each once, by its path.
+    """Yields path and object of each random number generator that is reachable from ``roots``, once.
 
     Example:
         >>> import random

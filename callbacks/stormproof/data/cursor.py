@@ -1,4 +1,4 @@
-"""A place in the passes that were made over a loader."""
+"""Position of a loader in its epochs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from stormproof.data.source import Position
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One ``for`` loop over the loader; ``previous_cursor`` is where the one before it was left."""
+    """One ``for`` loop over the loader.
+
+    Attributes:
+        index: Number of the epoch, from 0.
+        start_state: State of the source at its beginning.
+        length: Number of batches. None if unknown.
+        previous_cursor: Last position in the previous epoch. None in the first epoch.
+    """
 
     index: int
     start_state: State
@@ -20,24 +27,26 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class SavedPosition:
-    """A position that was loaded."""
+    """Position from a loaded state."""
 
     state: State
 
     def to_state(self, num_refetched: int) -> State:
-        """The same, to ask for ``num_refetched`` batches more."""
-        return {**self.state, "again": self.state["again"] + num_refetched}
+        """Returns the state for a resume that first fetches ``num_refetched`` more batches again."""
+        return {**self.state, "num_refetched": self.state["num_refetched"] + num_refetched}
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in a pass: ``batches_yielded`` of it were handed out; ``is_exhausted`` once there was no more.
+    """Position in an epoch.
 
     Attributes:
-        position: where the source is.
-        previous_position: where it was before the last batch. It is resumed from there, and asked for that batch again:
-            what a source says at the end of a pass, or when the next has hardly begun, need not tell how that one goes
-            on.
+        epoch: The epoch.
+        batches_yielded: Number of batches yielded so far.
+        position: Position of the source.
+        previous_position: Position of the source before the last batch. A resume starts there and fetches that batch
+            again, because the position at the end of an epoch may not determine how the next one continues.
+        is_exhausted: Whether the source has no more batches.
     """
 
     epoch: Epoch
@@ -48,5 +57,5 @@ class Cursor:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the pass is over."""
+        """True if the epoch is complete."""
         return self.is_exhausted or self.batches_yielded == self.epoch.length

@@ -1,4 +1,4 @@
-"""An object that stands in a data set's place and passes for it."""
+"""Proxy that replaces a data set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class DatasetProxy:
-    """Reads and sets the attributes of ``wrapped``, but for those it sets itself by :meth:`_set_own_attribute`.
+    """Forwards attribute access to ``wrapped``, except for attributes set with :meth:`_set_own_attribute`.
 
-    So ``get_worker_info().dataset``, in a ``worker_init_fn``, may be used as if it were the user's data set.
+    A ``worker_init_fn`` can therefore use ``get_worker_info().dataset`` like the user's data set.
 
     Example:
         >>> from types import SimpleNamespace
@@ -25,7 +25,7 @@ class DatasetProxy:
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "wrapped" or name.startswith("__"):  # asked while unpickling, and by Python itself
+        if name == "wrapped" or name.startswith("__"):  # requested while unpickling and by Python itself
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 

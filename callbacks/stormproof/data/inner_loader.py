@@ -1,4 +1,4 @@
-"""The loader that does the work behind a resumable one."""
+"""Builds the DataLoader that fetches the batches of a resumable loader."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from torch.utils.data import DataLoader
 def rebuild_loader(
     loader: DataLoader[Any], dataset: Any, generator: torch.Generator | None, **sampling_arguments: Any
 ) -> DataLoader[Any]:
-    """A DataLoader with the workers, the collating and the pinning of ``loader``, over another data set and order.
+    """Returns a DataLoader with the settings of ``loader``, such as workers, but another data set and order.
 
     Args:
-        loader: whose settings to take over.
-        dataset: what the new one fetches from.
-        generator: where the seeds of its workers come from; None: the process' own.
-        sampling_arguments: the arguments that say what to fetch: ``batch_sampler``, or ``sampler`` and ``batch_size``,
-            …
+        loader: DataLoader with the settings.
+        dataset: Data set of the new loader.
+        generator: Generator for the seeds of the workers. The global generator if None.
+        sampling_arguments: Arguments of DataLoader for the order, such as ``batch_sampler``.
     """
     if loader.pin_memory_device:
         sampling_arguments["pin_memory_device"] = (
             loader.pin_memory_device
-        )  # deprecated: torch warns where it is given at all
+        )  # deprecated: torch warns whenever the argument is passed
     return DataLoader(
         dataset,
         num_workers=loader.num_workers,

@@ -1,4 +1,4 @@
-"""Loaders whose order nobody but themselves knows: iterable data sets, and loaders with a state of their own."""
+"""Epochs of iterable data sets and of stateful loaders, whose order is not known in advance."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stormproof.data.shard import current_replica
 
 
 class SeededIterableDataset(DatasetProxy, IterableDataset[Any]):
-    """An iterable data set that begins each pass in a worker with generators seeded by (seed, epoch, worker).
+    """Iterable data set that seeds the generators of a worker by (seed, epoch, worker) before each epoch.
 
-    A worker that outlives a pass is not told which one comes next: it counts.
+    A persistent worker counts the epochs itself, because it is not notified of the next one.
     """
 
     def __init__(self, wrapped: Any) -> None:
@@ -27,7 +27,7 @@ class SeededIterableDataset(DatasetProxy, IterableDataset[Any]):
         self.set_next_epoch(0, 0)
 
     def set_next_epoch(self, seed: int, epoch: int) -> None:
-        """Sets the epoch that the workers start with."""
+        """Sets the epoch with which the workers start."""
         self._set_own_attribute("_epoch_arguments", (seed, epoch))
 
     def __iter__(self) -> Iterator[Any]:
@@ -45,17 +45,17 @@ class _IterablePosition:
     stream: RandomStream
 
     def to_state(self, num_refetched: int) -> State:
-        return {"owner": self.owner_state, "stream": self.stream.state_dict(), "again": num_refetched}
+        return {"owner": self.owner_state, "stream": self.stream.state_dict(), "num_refetched": num_refetched}
 
 
 class IterableSource:
-    """Passes that run in a random stream of their own, and are resumed by a state or by running them again.
+    """Epochs that use a separate random stream and are resumed by a ``state_dict`` or by repetition.
 
     Args:
-        make_loader: gives the loader to iterate; asked again when the workers of the first have gone on too far.
-        state_owner: the data set or loader whose ``state_dict`` says where a pass is; None if a pass is to be run again
-            and its first batches thrown away, which is exact if it depends on nothing but random numbers.
-        isolate_rng: whether fetching a batch may draw from this process' generators.
+        make_loader: Returns the loader to iterate. Called again after a restore, because old workers are too far ahead.
+        state_owner: Data set or loader whose ``state_dict`` contains the position. If None, a resume repeats the epoch
+            and discards its first batches, which is exact if the epoch depends on random numbers only.
+        isolate_rng: Whether fetching a batch may draw from the generators of this process.
     """
 
     def __init__(self, make_loader: Callable[[], Any], state_owner: Any, isolate_rng: bool) -> None:
@@ -64,34 +64,34 @@ class IterableSource:
         self._state_owner = state_owner
         self._isolate_rng = isolate_rng
         self._position: _IterablePosition | None = None
-        self._batches: Iterator[Any] | None = None  # the pass that was begun last, of what has a state
+        self._batches: Iterator[Any] | None = None  # the current epoch, with a state owner
         self._restored_position: State | None = None
 
     def __len__(self) -> int:
         return len(self.inner_loader)
 
     def world_size(self) -> int:
-        """How many processes iterate, each a part that the data set must choose itself."""
+        """Returns the number of processes. The data set must choose the part of each process itself."""
         return current_replica().world_size
 
     def capture_start_state(self) -> State:
-        """Nothing: what a pass finds is part of :meth:`position`."""
+        """Returns an empty state, because :meth:`position` contains it."""
         return {}
 
     def position(self) -> _IterablePosition | None:
-        """The state of the data set or loader and of the random stream; None if the count of batches must do."""
+        """Returns the states of the state owner and the random stream. None without a state owner."""
         return self._position
 
     def restore(self, start_state: State, position: State | None) -> None:
-        """The next pass goes on from ``position``; workers begin anew."""
+        """Resumes the next epoch from ``position``, with new workers."""
         self.inner_loader = self._make_loader()
         self._batches = None
         self._restored_position = position
 
     def iterate(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
-        """The batches of a pass from the ``skip``-th on; draws nothing from the process' generators.
+        """Returns the batches of an epoch without the first ``skip``. Preserves the generators of the process.
 
-        After :meth:`restore` with a position it begins there, and skips what it was told to ask for again.
+        After :meth:`restore` with a position, it begins there and skips the refetched batches.
         """
         restored_position, self._restored_position = self._restored_position, None
         stream = RandomStream(seed, epoch)
@@ -108,14 +108,14 @@ class IterableSource:
             return _iterate_in_stream(stream, batches) if self._isolate_rng else batches
         if restored_position is not None:
             stream.load_state_dict(restored_position["stream"])
-            skip = restored_position["again"]
+            skip = restored_position["num_refetched"]
         self._position = _IterablePosition(owner_state, copy.copy(stream))
         self._batches = self._track_position(stream, batches)
         next(islice(self._batches, skip, skip), None)
         return self._batches
 
     def _track_position(self, stream: RandomStream, batches: Iterator[Any]) -> Iterator[Any]:
-        """``batches``, and where each leaves what has a state: asked in the stream, for it may draw to answer."""
+        """Yields the batches and records the position after each. ``state_dict`` may draw from the random stream."""
         while True:
             with stream if self._isolate_rng else nullcontext():
                 try:
@@ -130,7 +130,7 @@ class IterableSource:
         return None if self._state_owner is None else copy.deepcopy(self._state_owner.state_dict())
 
     def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
-        """Leaves what has a state as a pass leaves it that was broken off, or asked for more than there was."""
+        """Sets the state owner to its state after the epoch. None for ``batches_taken`` means the whole epoch."""
         batches = self._batches if self._restored_position is None else self.iterate(seed, epoch, 0)
         if batches_taken is None and batches is not None:
             next(batches, None)

@@ -1,4 +1,4 @@
-"""A map-style loader whose passes can begin anywhere."""
+"""Epochs of a map-style loader that can begin at any batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stormproof.data.sample_seeds import SeededIndices, SeededSamples, draws_ran
 
 
 class MapSource:
-    """The passes of a map-style ``loader``: each is a function of (seed, epoch) and the state of its samplers.
+    """Epochs of a map-style loader, each a function of (seed, epoch) and the state of the samplers.
 
     Args:
-        loader: the user's; its workers, its way to collate and to pin memory are taken over.
-        distributed: whether to divide the order among the ranks.
-        padded: whether to give all ranks as many samples, some of them twice.
+        loader: Loader of the user, with the settings for workers, collating and pinned memory.
+        distributed: Whether to divide the order among the ranks.
+        padded: Whether all ranks get the same number of samples, some of them twice.
     """
 
     def __init__(self, loader: DataLoader[Any], distributed: bool, padded: bool = True) -> None:
@@ -43,34 +43,34 @@ class MapSource:
         return len(self._order)
 
     def world_size(self) -> int:
-        """How many processes share a pass."""
+        """Returns the number of processes that share an epoch."""
         return self._order.world_size()
 
     def capture_start_state(self) -> State:
-        """What the samplers remember."""
+        """Returns the state of the samplers."""
         return self._order.capture_start_state()
 
     def position(self) -> None:
-        """Nothing: the count of batches says where a pass is."""
+        """Returns None, because the number of batches determines the position."""
 
     def restore(self, start_state: State, position: State | None) -> None:
-        """Puts the samplers into the state of a pass' start."""
+        """Restores the samplers to their state at the start of an epoch."""
         self._order.restore(start_state)
 
     def iterate(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
-        """The batches of a pass without its first ``skip``; the process' generators are left alone."""
-        self._base_generator.manual_seed(seed % 2**64)  # what a user's worker_init_fn draws is the same in every pass
+        """Returns the batches of an epoch without the first ``skip``. Preserves the generators of the process."""
+        self._base_generator.manual_seed(seed % 2**64)  # a user's worker_init_fn draws the same numbers in every epoch
         self._remaining_batches.begin_epoch(seed, epoch, skip)
         batches = iter(self.inner_loader)
         return _iterate_preserving_rng(batches) if self._preserves_rng else batches
 
     def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
-        """Leaves the samplers as a pass leaves them of which ``batches_taken`` batches were taken; None: all."""
+        """Sets the samplers to their state after ``batches_taken`` batches, or after the whole epoch if None."""
         self._order.finish_epoch(seed, epoch, start_state, batches_taken)
 
 
 class _RemainingBatches:
-    """What the inner loader takes for its sampler: the rest of the pass that was begun last."""
+    """Sampler of the inner loader: the remaining batches of the current epoch."""
 
     def __init__(self, order: BatchOrder) -> None:
         self._order = order

@@ -1,4 +1,4 @@
-"""Finds objects of a kind in the attributes and containers of other objects."""
+"""Finds objects in the attributes and containers of other objects."""
 
 from __future__ import annotations
 

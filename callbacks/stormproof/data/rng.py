@@ -1,7 +1,7 @@
-"""The random number generators of a process and of its objects: captured, restored, seeded, kept apart.
+"""Captures, restores, seeds and separates random number generators.
 
-Every state here is made of plain values and tensors, so that a checkpoint that holds it loads with
-``torch.load(weights_only=True)``. NumPy is asked only where somebody imported it, a GPU only where somebody uses it.
+All states consist of plain values and tensors, so that ``torch.load(weights_only=True)`` accepts a checkpoint that
+contains them. NumPy is included only if it is imported, and GPUs only if CUDA is initialized.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ State = dict[str, Any]
 
 
 def capture() -> State:
-    """The state of the process' generators: Python, NumPy (if imported), torch on the CPU and on every GPU in use.
+    """Returns the states of the global generators of Python, NumPy (if imported), and torch on the CPU and all GPUs.
 
     Example:
         >>> state = capture()
@@ -37,13 +37,13 @@ def capture() -> State:
 
 
 def restore(state: State) -> None:
-    """Puts the process' generators into ``state``, bit for bit; a generator that it does not hold is left alone.
+    """Restores the global generators. A generator that is not in ``state`` stays unchanged.
 
     Args:
-        state: from :func:`capture`. What it holds of GPUs is left out where torch sees no GPU.
+        state: From :func:`capture`. The states of GPUs are ignored without a GPU.
 
     Raises:
-        RuntimeError: if it holds the states of more GPUs than torch sees.
+        RuntimeError: If ``state`` contains more GPUs than torch can use.
     """
     if "python" in state:
         random.setstate(_to_python_state(state["python"]))
@@ -56,7 +56,7 @@ def restore(state: State) -> None:
 
 
 def hash_key(*key: int) -> bytes:
-    """16 bytes that depend on every bit of every number of ``key``, and on their order.
+    """Returns a 16-byte hash of the numbers in ``key`` and their order.
 
     Example:
         >>> hash_key(1, 23) == hash_key(12, 3)
@@ -66,12 +66,13 @@ def hash_key(*key: int) -> bytes:
 
 
 def seed_process(*key: int) -> None:
-    """Seeds Python, NumPy (if imported) and torch on the CPU by a hash of ``key``; 9 µs with all three.
+    """Seeds Python, NumPy (if imported) and torch on the CPU with a hash of ``key``. Takes 9 µs with all three.
 
-    Each gets other bits of the hash: NumPy and torch draw the same numbers from the same seed. A GPU is not touched.
+    NumPy and torch get different bits of the hash, because both draw the same numbers from the same seed. Generators of
+    GPUs stay unchanged.
 
     Args:
-        key: whole numbers of any size, such as (seed, epoch, position).
+        key: Integers of any size, such as (seed, epoch, position).
 
     Example:
         >>> seed_process(0, 1, 2)
@@ -88,7 +89,7 @@ def seed_process(*key: int) -> None:
 
 
 class ForkedRng:
-    """Restores the generators of the process on exit, like ``torch.random.fork_rng``.
+    """Restores the global generators on exit, like ``torch.random.fork_rng``.
 
     Example:
         >>> state = capture()
@@ -108,10 +109,10 @@ class ForkedRng:
 
 
 class RandomStream:
-    """A random stream of its own: inside ``with stream:`` the process draws from it, outside as if nothing had been.
+    """Separate random stream. Inside ``with stream:``, the global generators draw from it. On exit they are restored.
 
     Args:
-        key: seeds the stream where it begins.
+        key: Integers that seed the stream, as for :func:`seed_process`.
 
     Example:
         >>> stream = RandomStream(0, 7)
@@ -145,18 +146,18 @@ class RandomStream:
         self._process_state = None
 
     def state_dict(self) -> State:
-        """Where the stream stands, as plain values and tensors."""
+        """Returns the state of the stream, as plain values and tensors."""
         stream_state = None if self._stream_state is None else self._stream_state.to_plain()
-        return {"key": list(self._key), "inside": stream_state}
+        return {"key": list(self._key), "state": stream_state}
 
     def load_state_dict(self, state: State) -> None:
-        """Goes on from where :meth:`state_dict` was taken."""
+        """Restores a state from :meth:`state_dict`."""
         self._key = tuple(state["key"])
-        self._stream_state = None if state["inside"] is None else _RngState.from_plain(state["inside"])
+        self._stream_state = None if state["state"] is None else _RngState.from_plain(state["state"])
 
 
 class _RngState:
-    """The states as their owners give them: for use within the process, without the cost of plain values."""
+    """States in the format of each library, which is faster than plain values. For use within the process."""
 
     def __init__(self) -> None:
         self._python = random.getstate()
@@ -166,7 +167,7 @@ class _RngState:
             self._numpy = sys.modules["numpy"].random.get_state(legacy=False)
             numpy_state = self._numpy["state"]
             if "key" in numpy_state:
-                numpy_state["key"] = numpy_state["key"].tolist()  # setting a list takes 3 us, an array 77 us
+                numpy_state["key"] = numpy_state["key"].tolist()  # setting a list takes 3 µs, an array 77 µs
 
     def restore(self) -> None:
         random.setstate(self._python)
@@ -187,7 +188,7 @@ class _RngState:
 
 
 def find_attribute_generators(owner: object) -> dict[str, Any]:
-    """The generators that ``owner`` keeps in attributes of its own, by name: torch's, NumPy's or Python's.
+    """Returns the generators of torch, NumPy and Python in the attributes of ``owner``, by name.
 
     Example:
         >>> from types import SimpleNamespace
@@ -198,7 +199,7 @@ def find_attribute_generators(owner: object) -> dict[str, Any]:
 
 
 def capture_generators(owner: object) -> State:
-    """The states of ``find_attribute_generators(owner)`` by name, as plain values and tensors.
+    """Returns the states of ``find_attribute_generators(owner)`` by name, as plain values and tensors.
 
     Example:
         >>> from types import SimpleNamespace
@@ -213,10 +214,10 @@ def capture_generators(owner: object) -> State:
 
 
 def restore_generators(owner: object, state: State) -> None:
-    """Puts the generators of ``owner`` into ``state``, in place: who shares one sees it too.
+    """Restores the generators of ``owner`` in place, so that objects that share a generator are restored, too.
 
     Raises:
-        KeyError: if ``owner`` has no generator of a name in ``state``.
+        KeyError: If ``owner`` lacks a generator that is in ``state``.
     """
     generators = find_attribute_generators(owner)
     for name, value in state.items():
@@ -224,7 +225,7 @@ def restore_generators(owner: object, state: State) -> None:
 
 
 def is_generator(value: object) -> bool:
-    """Whether ``value`` is a generator with a state, of torch's, NumPy's or Python's."""
+    """Returns whether ``value`` is a random number generator of torch, NumPy or Python with a state."""
     if isinstance(value, torch.Generator | random.Random):
         return not isinstance(value, random.SystemRandom)
     if "numpy" not in sys.modules:
@@ -239,7 +240,7 @@ def get_state(generator: Any) -> Any:
         return generator.get_state()
     if isinstance(generator, random.Random):
         return _to_plain(generator.getstate())
-    if hasattr(generator, "get_state"):  # numpy.random.RandomState, which keeps half a pair of normals besides
+    if hasattr(generator, "get_state"):  # numpy.random.RandomState, which also caches a normal variate
         return _to_plain(generator.get_state(legacy=False))
     return _to_plain(getattr(generator, "bit_generator", generator).state)
 
@@ -262,7 +263,7 @@ def _to_python_state(plain_state: list[Any]) -> tuple[Any, ...]:
 
 
 def _to_plain(value: Any) -> Any:
-    """The same without tuples, arrays and NumPy's numbers: an array becomes its type's name and its numbers."""
+    """Converts tuples, arrays and NumPy scalars to plain values. An array becomes a dict of dtype and numbers."""
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -273,7 +274,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def _from_plain(value: Any) -> Any:
-    """What :func:`_to_plain` made plain, for NumPy."""
+    """Reverts :func:`_to_plain`, for NumPy."""
     if isinstance(value, dict) and value.keys() == {"dtype", "numbers"}:
         return importlib.import_module("numpy").array(value["numbers"], dtype=value["dtype"])
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Random numbers that belong to the sample, not to the process that happens to fetch it."""
+"""Seeds random numbers per sample, independently of the process that fetches it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from stormproof.data.rng import seed_process
 
 
 class SeededIndices(NamedTuple):
-    """What one batch consists of: sample ``i`` of it is the ``first + i * stride``-th of the pass over all ranks."""
+    """Indices of one batch, with the positions of its samples in the epoch.
+
+    Attributes:
+        seed_key: Seed and epoch.
+        first_position: Position of the first sample in the epoch of all ranks, from 0.
+        stride: Distance between the positions of neighboring samples.
+        indices: Indices into the data set.
+    """
 
     seed_key: tuple[int, int]
     first_position: int
@@ -20,14 +27,14 @@ class SeededIndices(NamedTuple):
 
 
 class SeededSamples(DatasetProxy, Dataset[Any]):
-    """A map-style data set whose every sample draws from generators seeded by (seed, epoch, position in the pass).
+    """Map-style data set that seeds the generators by (seed, epoch, position in the epoch) before each sample.
 
-    So a sample's augmentation is the same in whichever worker, and after whichever restart, it is made. A data set
-    that fetches whole batches (``__getitems__``) is seeded once a batch.
+    The augmentation of a sample therefore depends neither on the worker nor on restarts. A data set that fetches whole
+    batches (``__getitems__``) is seeded once per batch.
 
     Args:
-        wrapped: the user's data set.
-        is_random: whether it may draw random numbers.
+        wrapped: Data set of the user.
+        is_random: Whether it may draw random numbers.
     """
 
     def __init__(self, wrapped: Any, is_random: bool) -> None:
@@ -36,13 +43,13 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         self._set_own_attribute("_has_getitems", callable(getattr(wrapped, "__getitems__", None)))
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
-        """One sample, for a loader without batches."""
+        """Returns one sample, for a loader without batches."""
         if self._is_random:
             seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
-        """All samples of a batch."""
+        """Returns all samples of a batch."""
         if self._has_getitems:
             if self._is_random:
                 seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
@@ -60,10 +67,10 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 
 
 def draws_random_numbers(loader: DataLoader[Any]) -> bool:
-    """Whether fetching and collating a batch of ``loader`` may draw from the process' generators.
+    """Returns whether fetching and collating a batch of ``loader`` may draw from the global generators.
 
-    Who knows can say that it does not, by an attribute ``draws_random_numbers = False`` of the data set. Torch's own
-    data sets of tensors, collated in torch's own way, are known to draw none.
+    Returns the attribute ``draws_random_numbers`` of the data set if it exists. Otherwise returns False only for
+    torch's TensorDataset, or a subset of it, with torch's default ``collate_fn``.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What a loader's samplers remember from one pass to the next."""
+"""Captures and restores the state of a loader's samplers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SCALAR_TYPES = (int, float, bool, str, type(None))
 
 
 class SamplerState:
-    """The samplers of ``loader``, those inside them included, and all that can be known of their state.
+    """State of the samplers of ``loader``, including nested samplers.
 
-    That is: their own generators; what a ``state_dict`` of theirs holds; and the numbers, words and tensors among their
-    attributes, and lists of them, that have changed since this object was made (a count of passes, an order).
+    The state of a sampler is its ``state_dict`` if it has one. Otherwise, the state consists of the attributes that are
+    generators, and of attributes that have changed since this object was created, such as an epoch counter. The latter
+    must be numbers, strings, tensors or containers of them.
 
     Args:
-        loader: a map-style DataLoader.
+        loader: Map-style DataLoader.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -35,11 +36,11 @@ class SamplerState:
 
     @property
     def has_state(self) -> bool:
-        """Whether a pass may leave a trace in them; torch's own leave none but in their generators."""
+        """True if an epoch may change the samplers. Torch's own samplers change only their generators."""
         return not all(map(_is_torch_sampler, self.samplers.values())) or bool(self.capture())
 
     def capture(self) -> State:
-        """Their state, as plain values and tensors; empty if they remember nothing."""
+        """Returns the state of the samplers, as plain values and tensors. Empty if they have no state."""
         states = {name: self._capture(name, sampler) for name, sampler in self.samplers.items()}
         states["loader"] = {"generators": _capture_generator_states(self._loader)}
         states = {
@@ -48,7 +49,7 @@ class SamplerState:
         return {name: state for name, state in states.items() if state}
 
     def restore(self, state: State) -> None:
-        """Puts them into ``state``."""
+        """Restores the samplers to ``state``."""
         for name, sampler in self.samplers.items():
             restored_values = {**self._initial_values[name], **state.get(name, {}).get("values", {})}
             attributes = getattr(sampler, "__dict__", {})
@@ -62,13 +63,13 @@ class SamplerState:
                 owner.load_state_dict(parts["state_dict"])
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells those that count epochs."""
+        """Calls ``set_epoch`` of all samplers that have it."""
         for sampler in self.samplers.values():
             if callable(getattr(sampler, "set_epoch", None)):
                 sampler.set_epoch(epoch)
 
     def replica(self) -> Replica | None:
-        """The part of the order that one of them takes by itself; None if none does."""
+        """Returns rank and world size of a sampler that divides the order. None without such a sampler."""
         for sampler in self.samplers.values():
             rank, num_replicas = getattr(sampler, "rank", None), getattr(sampler, "num_replicas", None)
             if isinstance(rank, int) and isinstance(num_replicas, int):
@@ -77,7 +78,7 @@ class SamplerState:
 
     def _capture(self, name: str, sampler: Any) -> State:
         if is_stateful(sampler):
-            return {"state_dict": deepcopy(sampler.state_dict())}  # it may be what the sampler goes on with
+            return {"state_dict": deepcopy(sampler.state_dict())}  # the sampler may modify it later
         current_values, initial_values = self._collect_values(sampler), self._initial_values[name]
         changed_values = {
             key: value
@@ -87,16 +88,16 @@ class SamplerState:
         return {"generators": _capture_generator_states(sampler), "values": deepcopy(changed_values)}
 
     def _collect_values(self, sampler: object) -> dict[str, Any]:
-        """The attributes that are plain values; a list that is the data set itself is none of the sampler's."""
+        """Returns the attributes with plain values, except a list that is the data set itself."""
         attributes = getattr(sampler, "__dict__", {})
-        if _is_torch_sampler(sampler):  # its lists of indices and its weights can be long, and it changes none of them
+        if _is_torch_sampler(sampler):  # torch's samplers do not modify their indices and weights, which can be long
             return {key: value for key, value in attributes.items() if type(value) in SCALAR_TYPES}
         dataset = self._loader.dataset
         return {key: value for key, value in attributes.items() if value is not dataset and _is_plain(value)}
 
 
 def is_stateful(owner: object) -> bool:
-    """Whether ``owner`` can hand out its state and take it back."""
+    """Returns whether ``owner`` has ``state_dict`` and ``load_state_dict``."""
     return callable(getattr(owner, "state_dict", None)) and callable(getattr(owner, "load_state_dict", None))
 
 
@@ -109,7 +110,7 @@ def _is_torch_sampler(sampler: object) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it can be saved and loaded as it is: no class but torch's and Python's own."""
+    """Returns whether a value consists of scalars, strings, tensors and containers of them."""
     if type(value) in {list, tuple}:
         return all(map(_is_plain, value))
     if type(value) is dict:
@@ -130,7 +131,7 @@ def _is_equal(first: Any, second: Any) -> bool:
 
 
 def _find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterator[tuple[str, Any]]:
-    """The samplers among ``candidates`` and in their attributes, each once, by its path."""
+    """Yields path and object of each sampler among ``candidates`` and in their attributes, once."""
     for path, owner in candidates.items():
         if owner is None or id(owner) in visited_ids or type(owner) in {list, tuple, range, torch.Tensor}:
             continue

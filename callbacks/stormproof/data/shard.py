@@ -1,4 +1,4 @@
-"""Which part of the data is this process' own."""
+"""Returns the part of the data that this process takes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from torch import distributed
 
 
 class Replica(NamedTuple):
-    """One of ``world_size`` processes that share the samples; ``rank`` counts from 0."""
+    """One of the processes that share the samples.
+
+    Attributes:
+        rank: Rank of the process, from 0.
+        world_size: Number of processes.
+    """
 
     rank: int
     world_size: int
 
 
 def current_replica() -> Replica:
-    """This process among those of torch's process group; alone while there is none.
+    """Returns rank and world size of torch's process group. Rank 0 of 1 without a process group.
 
-    It is asked at the beginning of each pass: a loader may be built before the process group is.
+    Call it at the beginning of each epoch, because a loader may be created before the process group.
 
     Example:
         >>> current_replica()

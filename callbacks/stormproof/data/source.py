@@ -1,4 +1,4 @@
-"""Which kind of passes a loader makes."""
+"""Chooses the source of batches for a loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stormproof.data.sampler_state import is_stateful
 
 
 class Position(Protocol):
-    """Where a pass is, as far as the count of its batches does not say."""
+    """Position in an epoch that the number of batches does not determine."""
 
     def to_state(self, num_refetched: int) -> State:
         """Returns plain values and tensors, for a resume that first fetches ``num_refetched`` batches again."""
@@ -25,51 +25,51 @@ class Position(Protocol):
 
 
 class Source(Protocol):
-    """Passes over data, each of which can begin anywhere; they draw nothing from the process' generators.
+    """Epochs that can begin at any batch and preserve the global generators.
 
     Attributes:
-        inner_loader: the loader that does the work.
+        inner_loader: Loader that fetches the batches.
     """
 
     inner_loader: Any
 
     def __len__(self) -> int: ...
     def world_size(self) -> int:
-        """How many processes share a pass."""
+        """Returns the number of processes that share an epoch."""
         ...
 
     def capture_start_state(self) -> State:
-        """What a pass finds when it begins."""
+        """Returns the state at the beginning of an epoch."""
         ...
 
     def position(self) -> Position | None:
-        """Where the pass is; None if the count of its batches says it all."""
+        """Returns the position in the epoch. None if the number of batches determines it."""
         ...
 
     def restore(self, start_state: State, position: State | None) -> None:
-        """Goes back to what :meth:`capture_start_state` and :meth:`position` gave."""
+        """Restores states from :meth:`capture_start_state` and :meth:`position`."""
         ...
 
     def iterate(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
-        """The batches of a pass without its first ``skip``."""
+        """Returns the batches of an epoch without the first ``skip``."""
         ...
 
     def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
-        """Leaves all as a pass leaves it whose first ``batches_taken`` batches were taken; None: all of them."""
+        """Sets the state to that after ``batches_taken`` batches, or after the whole epoch if None."""
         ...
 
 
 def make_source(loader: Any, distributed: bool, padded: bool = True) -> Source:
-    """The passes of ``loader``.
+    """Returns the source of batches for ``loader``.
 
     Args:
-        loader: a DataLoader, or a loader of another kind that has ``state_dict`` and ``load_state_dict``.
-        distributed: whether the batches of a map-style data set are to be divided among the ranks.
-        padded: whether all ranks are to have as many samples of it, some of them twice.
+        loader: A DataLoader, or another loader with ``state_dict`` and ``load_state_dict``.
+        distributed: Whether to divide the order of a map-style data set among the ranks.
+        padded: Whether all ranks get the same number of samples, some of them twice.
 
     Raises:
-        TypeError: if it is neither.
-        ValueError: if it cannot be divided without ``padded``.
+        TypeError: If ``loader`` is of another type.
+        ValueError: If ``padded`` is False and the loader's samplers do not support this.
 
     Example:
         >>> type(make_source(DataLoader([1, 2]), distributed=True)).__name__
@@ -79,8 +79,7 @@ def make_source(loader: Any, distributed: bool, padded: bool = True) -> Source:
         return IterableSource(partial(_return_loader, loader), loader, isolate_rng=True)
     if not isinstance(loader, DataLoader):
         raise TypeError(
-            f"resumable() takes a torch DataLoader, or a loader that has state_dict and load_state_dict; "
-            f"a {type(loader).__name__} is neither"
+            f"`loader` must be a torch DataLoader or have state_dict and load_state_dict, got {type(loader).__name__}."
         )
     if has_custom_iteration(loader):
         return IterableSource(partial(_return_loader, loader), None, isolate_rng=True)
@@ -96,7 +95,7 @@ def make_source(loader: Any, distributed: bool, padded: bool = True) -> Source:
 
 
 def has_custom_iteration(loader: DataLoader[Any]) -> bool:
-    """Whether its class, or a pipe of torch's for a data set, decides how it is iterated."""
+    """Returns whether the class of the loader, or a torch IterDataPipe as data set, overrides the iteration."""
     loader_type = type(loader)
     is_overridden = loader_type.__iter__ is not DataLoader.__iter__ or (
         loader_type._get_iterator is not DataLoader._get_iterator  # noqa: SLF001

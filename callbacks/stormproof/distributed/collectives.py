@@ -1,4 +1,4 @@
-"""What the ranks of a job tell each other, so that a decision is one decision. All ranks must call these together."""
+"""Collectives for Python objects and numbers. All ranks must call them together."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from stormproof.errors import RanksDisagreeError, StormproofError
 T = TypeVar("T")
 
 SYNC_EVERY_N_STEPS = 10
-"""How often the ranks tell each other what they do not share anyway: a collective of its own on every step would cost
-more than it tells."""
+"""Interval of additional collectives, in steps, because a collective in every step would cost too much time."""
 
 
 def world_size() -> int:
-    """The number of ranks in the process group; 1 where there is none (yet)."""
+    """Returns the number of ranks in the process group. 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's ``value``, on every rank.
+    """Returns rank 0's ``value`` on every rank.
 
     Args:
-        value: a picklable object; what other ranks pass is ignored.
+        value: A picklable object. Ignored on other ranks.
 
     Example:
         >>> broadcast(600)
@@ -41,7 +40,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T] | None:
-    """Every rank's ``value`` by rank, on rank 0, with its tensors in host memory; None on the others.
+    """Returns the values of all ranks on rank 0, with tensors in host memory. Returns None on the other ranks.
 
     Example:
         >>> gather("state")
@@ -59,7 +58,7 @@ def gather(value: T) -> list[T] | None:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every rank's ``value`` by rank, on every rank.
+    """Returns the values of all ranks on every rank.
 
     Example:
         >>> all_gather("folder")
@@ -73,11 +72,11 @@ def all_gather(value: T) -> list[T]:
 
 
 def all_reduce_max(values: Sequence[float], device: torch.device) -> list[float]:
-    """The largest of what the ranks pass, entry by entry, on every rank; much cheaper than a Python object.
+    """Returns the element-wise maximum over all ranks on every rank. Much faster than gathering Python objects.
 
     Args:
-        values: this rank's, as many on each.
-        device: the one that the ranks talk from: a GPU with NCCL.
+        values: Values of this rank. The number must be equal on all ranks.
+        device: Device for the collective. A GPU with NCCL.
 
     Example:
         >>> all_reduce_max([3.0, -1.0], torch.device("cpu"))
@@ -91,10 +90,11 @@ def all_reduce_max(values: Sequence[float], device: torch.device) -> list[float]
 
 
 def all_gather_rows(values: torch.Tensor) -> torch.Tensor:
-    """What the ranks pass, as (ranks, n), on every rank; much cheaper than Python objects.
+    """Returns the values of all ranks with shape ``(ranks, n)`` on every rank. Much faster than Python objects.
 
     Args:
-        values: this rank's, (n,), on the device that the ranks talk from; as many on each.
+        values: Values of this rank with shape ``(n,)``, on the device of the collective. The shape must be equal on all
+            ranks.
 
     Example:
         >>> all_gather_rows(torch.tensor([3.0, -1.0]))
@@ -108,10 +108,10 @@ def all_gather_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def run_on_rank_zero(function: Callable[[], T]) -> T:
-    """What ``function`` returns on rank 0, on every rank; an error there is an error on all.
+    """Calls ``function`` on rank 0 and returns its result on every rank. An exception is raised on every rank.
 
     Raises:
-        StormproofError: on the other ranks, with what rank 0 raised in words.
+        StormproofError: On the other ranks, with the message and exit code of rank 0's exception.
 
     Example:
         >>> run_on_rank_zero(lambda: 600)
@@ -137,10 +137,14 @@ def run_on_rank_zero(function: Callable[[], T]) -> T:
 
 
 def assert_equal(name: str, value: str | None) -> None:
-    """Stops all ranks together if they do not say the same of ``name``.
+    """Checks that all ranks pass the same ``value``.
+
+    Args:
+        name: Description of the value, for the message.
+        value: Value of this rank.
 
     Raises:
-        RanksDisagreeError: on every rank, with what each said.
+        RanksDisagreeError: On every rank, with the values of all ranks.
 
     Example:
         >>> assert_equal("the newest checkpoint", "000012-step-600")
@@ -148,4 +152,4 @@ def assert_equal(name: str, value: str | None) -> None:
     values = all_gather(value)
     if any(gathered_value != values[0] for gathered_value in values):
         description = "; ".join(f"rank {rank}: {rank_value or 'none'}" for rank, rank_value in enumerate(values))
-        raise RanksDisagreeError(f"the ranks do not agree on {name} ({description}): start all of them again")
+        raise RanksDisagreeError(f"The ranks do not agree on {name} ({description}). Restart all ranks.")

@@ -60,7 +60,7 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
     if sorted(order) != list(range(len(parameters))):
         rank_zero_warn(
             f"DDP reduces {len(parameters)} parameters, but reduced {len(order)} when the checkpoint was saved. "
-            "Gradients are summed in a different order, so this resume is not exact"
+            "Gradients are summed in a different order, so this resume is not exact."
         )
         return
     with torch.enable_grad():

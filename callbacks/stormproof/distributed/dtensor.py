@@ -1,4 +1,4 @@
-"""What ranks hold of tensors that are spread over them (``DTensor``)."""
+"""Access to the shards of distributed tensors (``DTensor``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 ShardRows = list[tuple[list[int], torch.Tensor]]
-"""Of some tensors, by their numbers, (parts, tensors, values): a row for each part of each."""
+"""Pairs of tensor indices and rows of shape ``(shards, tensors, values)``."""
 
 
 def to_local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of ``tensor`` that this rank holds; the tensor itself where it is not spread."""
+    """Returns this rank's shard of ``tensor``, or the tensor itself if it is not distributed."""
     if not isinstance(tensor, DTensor):
         return tensor
     if any(placement.is_partial() for placement in tensor.placements):
@@ -27,14 +27,14 @@ def to_local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_shards(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> ShardRows:
-    """The rows of all parts of some tensors, from those of each rank's :func:`to_local`.
+    """Gathers one row of values per shard of each tensor from all ranks.
 
-    Nothing is communicated where no tensor is a ``DTensor``; else all ranks call it together, and there is one
-    collective for each way in which tensors are spread.
+    Uses no collective if no tensor is a ``DTensor``. Otherwise all ranks must call it together, and it uses one
+    collective per combination of device mesh and placements.
 
     Args:
-        rows: (n, values), a row for the own part of each of the n ``tensors``.
-        tensors: those.
+        rows: Values of this rank's shards with shape ``(n, values)``.
+        tensors: The n tensors.
     """
     if not any(isinstance(tensor, DTensor) for tensor in tensors):
         return [([*range(len(tensors))], rows[None])]
@@ -48,7 +48,7 @@ def gather_shards(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> ShardR
 
 
 def iterate_shards(rows: ShardRows) -> Iterator[tuple[int, list[float]]]:
-    """The number of a tensor and a row of it, part by part; waits for the device."""
+    """Yields the index of a tensor and one of its rows, shard by shard. Synchronizes with the device."""
     for indices, shards in rows:
         for shard in shards.tolist():
             yield from zip(indices, shard, strict=True)

@@ -1,4 +1,4 @@
-"""Forks beside threads of gloo, which Python 3.11 does not survive by itself."""
+"""Prevents deadlocks of forked processes with gloo's threads in Python 3.11."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from functools import cache
 from stormproof.distributed.collectives import world_size
 
 THREAD_WAIT_SECONDS = 0.01
-"""In which threads that carried what the ranks told each other last get at Python's lock, if they are on the way."""
+"""Time for gloo's threads to acquire Python's lock after the last collective."""
 
 
 @cache
 def make_forks_safe() -> None:
-    """Has every later ``os.fork`` of a job of several ranks wait for a moment in which its child can live.
+    """Makes each later ``os.fork`` wait until the child cannot deadlock, in jobs with several ranks.
 
-    A thread of gloo lets go of a tensor of Python's once the ranks have it, often just after the training thread was
-    told so. For that it makes itself known to Python under a lock of the interpreter, and a process that is forked
-    meanwhile waits for that lock for ever (CPython issue 112275; 3.12 is free of it). Loader workers are often forked
-    just then.
+    A thread of gloo releases a Python tensor after a collective, often shortly after the training thread continues. It
+    then registers with Python under a lock of the interpreter. A process that is forked meanwhile waits for this lock
+    forever, and loader workers are often forked at this time. Python 3.12 fixed this (python/cpython#112275).
     """
     if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_wait_for_threads)
@@ -29,4 +28,4 @@ def make_forks_safe() -> None:
 def _wait_for_threads() -> None:
     if world_size() > 1:
         time.sleep(THREAD_WAIT_SECONDS)
-        sys._current_frames()  # noqa: SLF001 (its documented name; it takes the same lock, and so waits for who has it)
+        sys._current_frames()  # noqa: SLF001 (documented; acquires the same lock, so it waits until the lock is free)

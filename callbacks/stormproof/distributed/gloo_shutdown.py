@@ -10,18 +10,18 @@ import threading
 from torch import distributed
 
 SHUTDOWN_TIMEOUT_SECONDS = 5.0
-"""As long as a rank waits at most for collectives that no other rank may ever join."""
+"""Maximum wait for pending collectives, which other ranks may never join."""
 CANNOT_START_THREADS_AT_EXIT = sys.version_info[:3] in {(3, 12, 0), (3, 12, 1)}
 
 
 @functools.cache
 def destroy_gloo_before_exit() -> None:
-    """Has this process destroy its gloo group when its main thread has ended; called once or often.
+    """Destroys the gloo process group after the main thread has ended. Further calls have no effect.
 
-    Threads of gloo may still hold tensors of the last collective. If these go while the interpreter does, the process
-    now and then dies of SIGABRT after all was done, and torchrun calls the job failed (pytorch/pytorch#179291). And
-    where a rank ends by an error while a collective is pending, torch waits until the others have ended too. So a
-    thread destroys the group, and the process waits for it for some seconds.
+    Threads of gloo may still reference tensors of the last collective. If these are freed while the interpreter shuts
+    down, the process may be killed by SIGABRT, and torchrun reports a failure (pytorch/pytorch#179291). If a rank ends
+    with an error during a collective, torch waits until the other ranks have ended, too. Therefore, a thread destroys
+    the group, and the process waits at most 5 s for it.
 
     The thread starts when ``threading`` shuts down, because Python 3.12 and later cannot start threads in ``atexit``.
     ``threading._register_atexit`` is private; ``concurrent.futures`` uses it too. Python 3.12.0 and 3.12.1 cannot start
@@ -38,7 +38,7 @@ def destroy_gloo_before_exit() -> None:
 
 
 def _shut_down(pid: int, thread: threading.Thread, shutdown_event: threading.Event) -> None:
-    if os.getpid() != pid:  # a forked loader worker, for which the group is not its own
+    if os.getpid() != pid:  # a forked loader worker, which does not own the group
         return
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         shutdown_event.set()

@@ -1,4 +1,4 @@
-"""Which rank this process is: asked here, nowhere else."""
+"""Determines the rank of this process from the environment. No other module reads these variables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 
 def global_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """The global rank of this process, known before any process group exists.
+    """Returns the global rank of this process, also before a process group exists.
 
-    It is read from what the launcher set: ``RANK`` (torchrun), ``SLURM_PROCID`` (inside a step that ``srun`` started),
-    or ``NODE_RANK`` and ``LOCAL_RANK`` (Lightning's launcher, where rank 0 means first on the first node). A process
-    that no launcher started is rank 0.
+    Reads the variables of the launcher: ``RANK`` (torchrun), ``SLURM_PROCID`` (in a step that ``srun`` started), or
+    ``NODE_RANK`` and ``LOCAL_RANK`` (Lightning's launcher). For Lightning's launcher, the result is only correct for
+    rank 0. A process that no launcher started is rank 0.
 
     Args:
-        environ: the environment to read.
+        environ: Environment variables.
 
     Example:
         >>> global_rank({"RANK": "3", "LOCAL_RANK": "1"})
@@ -30,9 +30,9 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``srun`` started this process.
+    """Returns whether ``srun`` started this process.
 
-    In an interactive allocation SLURM_PROCID is set too, and no step runs: Lightning asks for the same two names.
+    An interactive allocation sets ``SLURM_PROCID``, too, but runs no step. Lightning detects it by the same job names.
 
     Example:
         >>> is_in_slurm_step({"SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive"})
@@ -54,9 +54,9 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_started_by_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is a further rank that rank 0 itself started, by Lightning's launcher.
+    """Returns whether Lightning's launcher on rank 0 started this process.
 
-    Rank 0 ends such a process, and is killed by that launcher if the process ends by itself with an error.
+    Rank 0 terminates such a process. If the process ends with an error, the launcher kills rank 0.
 
     Example:
         >>> is_started_by_rank_zero({"LOCAL_RANK": "1"})
@@ -69,5 +69,5 @@ def is_started_by_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes files and speaks to the console."""
+    """Returns whether this process is rank 0, which writes files and prints to the console."""
     return global_rank() == 0

@@ -1,29 +1,30 @@
-"""At which steps the ranks of a job meet to agree."""
+"""Schedules the steps at which all ranks synchronize."""
 
 from __future__ import annotations
 
 
 class SyncSchedule:
-    """About one a second: often enough to leave in time, too rarely to be felt.
+    """Schedules a synchronization about once per second, or in every step if a step takes longer.
 
-    Where a step takes longer, one a step. How many steps lie between is decided at each, from what all ranks know then:
-    the most seconds that a step took on any of them; but no more than twice as many as that was measured over. What
-    comes before the first step, or behind a validation, is none, and would let pass fifty that take long.
+    Each synchronization determines the next one from the slowest rank's time per step since the last one. The interval
+    in steps grows at most by a factor of 2. Otherwise, a time that is not typical of a step, as before the first step
+    or after a validation, could lead to 50 long steps without a synchronization.
 
     Args:
-        interval_seconds: between two, above 0.
-        max_interval_steps: between two, at least 1, however short they are: later ones may be longer.
+        interval_seconds: Seconds between synchronizations. Must be above 0.
+        max_interval_steps: Maximum number of steps between synchronizations, because later steps may take longer. Must
+            be at least 1.
 
     Example:
         >>> schedule = SyncSchedule()
         >>> schedule.is_due(step=1)
         True
-        >>> places = []
+        >>> steps = []
         >>> for step in range(1, 30):
         ...     if schedule.is_due(step):
-        ...         places.append(step)
+        ...         steps.append(step)
         ...         schedule.record_sync(step, seconds_per_step=0.1)
-        >>> places
+        >>> steps
         [1, 3, 7, 15, 25]
     """
 
@@ -32,19 +33,19 @@ class SyncSchedule:
         self._last_step = self._next_step = 0
 
     def reset(self) -> None:
-        """They meet at the next step, which is the first to be counted."""
+        """Schedules a synchronization for the next step, and counts steps from 0 again."""
         self._last_step = self._next_step = 0
 
     def is_due(self, step: int) -> bool:
-        """Whether the ranks meet at ``step``, counted from the same on all of them."""
+        """Returns whether to synchronize at ``step``, which must be equal on all ranks."""
         return step >= self._next_step
 
     def record_sync(self, step: int, seconds_per_step: float) -> None:
         """Records a synchronization at ``step``.
 
         Args:
-            step: the same on all ranks.
-            seconds_per_step: the most since the last time on any rank, the same on all.
+            step: Current step, equal on all ranks.
+            seconds_per_step: Time per step of the slowest rank since the last synchronization, equal on all ranks.
         """
         interval_steps = self._interval_seconds / seconds_per_step if seconds_per_step > 0 else self._max_interval_steps
         self._next_step = step + max(

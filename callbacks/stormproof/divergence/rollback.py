@@ -153,7 +153,7 @@ def restore_state(
     rank_state = snapshot.select_rank(checkpoint, *rank_arguments)
     module.on_load_checkpoint(checkpoint)
     model_state.restore_model(trainer, module, checkpoint, rank_state.snapshot.rank_states[0].parameters)
-    model_state.clear_optimizer_states(trainer, rank_state.snapshot.job_state.untouched)
+    model_state.clear_optimizer_states(trainer, rank_state.snapshot.job_state.unstepped_optimizers)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in callbacks:

@@ -1,7 +1,7 @@
-"""Private names of Lightning, but for those of what was logged; each has a test that fails when it moves.
+"""Access to Lightning's private attributes. A test for each of them fails if Lightning changes it.
 
-What a public hook cannot reach, and an exact resume needs: places between its hooks, the whole checkpoint as a
-dictionary, the progress of the loops.
+An exact resume needs more than Lightning's public hooks: code between two hooks, the complete checkpoint as a dict, and
+the progress of the loops. Access to logged metrics is in :mod:`stormproof.lightning.logged_metrics`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from stormproof.lightning.method_replacement import call_after, call_before, rep
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    """All of them. The name is public, but Lightning gives it to the trainer where no type checker sees it."""
+    """Returns the trainer's callbacks. The attribute is public, but type checkers do not see where it is set."""
     return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
-    """What ``trainer.save_checkpoint`` would write, before it is written."""
+    """Returns the checkpoint that ``trainer.save_checkpoint`` would write."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
@@ -145,19 +145,26 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
 def call_between_batches(
     trainer: pl.Trainer, function: Callable[[], None], *, run_last: bool = False
 ) -> Callable[[], None]:
-    """Has ``function`` called before each training batch is fetched, and returns what ends that.
+    """Calls ``function`` before each training batch is fetched.
 
-    Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
-    begun, not even its fetching and its transfer to the device. What was asked for last is called first, unless it is
-    to be the ``run_last``, right before the fetching.
+    Replaces the method with which Lightning starts its profiler. There, all work of the previous batch is done, and no
+    work of the next one has begun, such as fetching it or copying it to the device. Functions run in reverse order of
+    registration, except ``run_last``, which runs directly before fetching.
+
+    Returns:
+        Function that undoes this.
     """
     return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, run_last=run_last)
 
 
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
-    """Has ``function`` called with each loader of any stage before it is iterated, and returns what ends that.
+    """Calls ``function`` with each loader of any stage before it is iterated.
 
-    Lightning hands each to the strategy. What it would do to it afterwards, give the workers its seeds, is done first.
+    Lightning passes each loader to the strategy and then adds a ``worker_init_fn`` that seeds the workers. Here, it is
+    added first.
+
+    Returns:
+        Function that undoes this.
     """
     seed_workers = import_submodule(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
 
@@ -169,9 +176,9 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
 
 
 def change_training_loaders(trainer: pl.Trainer, transform: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
-    """Replaces the training loaders by ``change(loaders)`` whenever Lightning requests them, before it uses them.
+    """Replaces the training loaders by ``transform(loaders)`` whenever Lightning requests them.
 
-    ``overfit_batches`` is applied first, because Lightning can apply it to torch's DataLoader only.
+    Applies ``overfit_batches`` first, because Lightning supports it only for torch's DataLoader.
 
     Returns:
         Function that undoes this.
@@ -201,15 +208,15 @@ def uses_distributed_sampler(trainer: pl.Trainer) -> bool:
 
 
 def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
-    """Whether the validation, test or prediction that goes on takes one loader after the other."""
-    loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]  # in a pass there is a loop
+    """Returns whether the current validation, test or prediction iterates the loaders one after the other."""
+    loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]  # a loop is active during evaluation
     return loader is not None and loader._mode == "sequential"
 
 
 def gathers_checkpoints(trainer: pl.Trainer) -> bool:
-    """Whether the strategy spreads parameters over all ranks, which share the data, and gathers checkpoints on rank 0.
+    """Returns whether the strategy shards parameters over all ranks, divides the data, and gathers checkpoints.
 
-    Lightning's by default spreads them over the devices of a node, each of which then has the same data.
+    By default, Lightning's ModelParallelStrategy uses tensor parallelism in a node, whose ranks get the same data.
     """
     strategy: Any = trainer.strategy
     if "ModelParallelStrategy" not in {cls.__name__ for cls in type(strategy).__mro__}:
@@ -220,15 +227,18 @@ def gathers_checkpoints(trainer: pl.Trainer) -> bool:
 
 
 def list_launched_rank_pids(trainer: pl.Trainer) -> list[int]:
-    """The process numbers of the further ranks that this process started, by Lightning's own launcher."""
+    """Returns the process ids of the ranks that this process started with Lightning's launcher."""
     return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]
 
 
 def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
-    """Keeps Lightning from answering signals, until what is returned is called.
+    """Disables Lightning's signal handlers and its broadcast of SIGTERM before each batch.
 
-    Its handlers save, or talk to the other ranks, inside of the handler, wherever the program is. Nor does rank 0 tell
-    the others before each batch whether a signal came: none comes that Lightning would answer.
+    Lightning's handlers save a checkpoint or communicate with other ranks inside the handler, at any point of the
+    program.
+
+    Returns:
+        Function that undoes this.
     """
     undo_functions = [
         replace(trainer._signal_connector, "register_signal_handlers", _do_nothing),
@@ -245,11 +255,13 @@ def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
 def call_before_clipping(
     trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer, float, bool], None]
 ) -> Callable[[], None]:
-    """Has ``function(optimizer, clip_val, by_value)`` called before gradients are clipped; returns what ends that.
+    """Calls ``function(optimizer, clip_val, by_value)`` before gradients are clipped.
 
-    It is before whatever leads to ``LightningModule.clip_gradients``: the trainer's ``gradient_clip_val``, a module's
-    own ``configure_gradient_clipping``, and a call in manual optimization, which comes before
-    ``on_before_optimizer_step``.
+    This covers all callers of ``LightningModule.clip_gradients``: the trainer's ``gradient_clip_val``, an overridden
+    ``configure_gradient_clipping``, and manual optimization, where clipping precedes ``on_before_optimizer_step``.
+
+    Returns:
+        Function that undoes this.
     """
 
     def on_clip(optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm") -> None:
@@ -260,30 +272,33 @@ def call_before_clipping(
 
 
 def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]:
-    """Has ``function(optimizer)`` called once all hooks are done that look at its gradients, and they are clipped.
+    """Calls ``function(optimizer)`` after gradient clipping and all hooks, directly before the update.
 
-    Next comes the update, in automatic and manual optimization. Returns what ends that.
+    Works in automatic and manual optimization.
+
+    Returns:
+        Function that undoes this.
     """
     return call_after(trainer.precision_plugin, "_after_closure", lambda *arguments: function(arguments[-1]))
 
 
 def fetches_in_training_step(trainer: pl.Trainer) -> bool:
-    """Whether ``training_step`` takes an iterator and fetches its batches: between two of them is inside of it."""
+    """Returns whether ``training_step`` takes an iterator and fetches its batches itself."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
 
 
 def count_prefetched_batches(trainer: pl.Trainer) -> int:
-    """Batches that were fetched and are not trained on yet, between two batches."""
+    """Returns the number of batches that were fetched but not trained on yet. Call it between two batches."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return fetcher.fetched - trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def capture_loops(trainer: pl.Trainer) -> dict[str, Any]:
-    """The progress of the fit loop and all its children, between two batches."""
+    """Returns the progress of the fit loop and its child loops. Call it between two batches."""
     fit_loop = trainer.fit_loop
     progress = fit_loop.state_dict()
-    progress["state_dict"].pop("combined_loader", None)  # the loaders' own states are kept for each rank
+    progress["state_dict"].pop("combined_loader", None)  # loader states are saved per rank
     return {
         "progress": progress,
         "train_reload_epoch": fit_loop._last_train_dl_reload_epoch,
@@ -292,23 +307,26 @@ def capture_loops(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def restore_loops(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Sets the loops to ``state``, taken between two batches, inside the same place: nothing is a restart any more."""
+    """Restores the loops to a state from :func:`capture_loops`, and marks the restart as complete.
+
+    Call it between two batches.
+    """
     fit_loop = trainer.fit_loop
     fit_loop.load_state_dict(state["progress"])
     fit_loop._last_train_dl_reload_epoch = state["train_reload_epoch"]
     fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = state["val_reload_epoch"]
     for loop in _iterate_loops(fit_loop):
-        loop.on_iteration_done()  # what Lightning itself calls after the first iteration
+        loop.on_iteration_done()  # Lightning calls it after the first iteration
 
 
 def adjust_progress(checkpoint: dict[str, Any]) -> None:
-    """Changes a checkpoint taken between two batches so that a plain ``Trainer.fit`` goes on there.
+    """Modifies a checkpoint taken between two batches so that a plain ``Trainer.fit`` resumes correctly.
 
-    Lightning knows checkpoints that were saved inside a batch: it adds one to the step that its loggers see, and where
-    all counters are equal it takes a validation to be due, for which schedules would then be stepped twice.
+    Lightning expects that a checkpoint is saved inside a batch. It adds 1 to the step of the loggers. If all counters
+    are equal, it runs a validation, and schedulers would step twice.
 
     Args:
-        checkpoint: what :func:`dump_checkpoint` gave.
+        checkpoint: From :func:`dump_checkpoint`. Modified in place.
     """
     fit_loop = checkpoint["loops"]["fit_loop"]
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
@@ -316,23 +334,23 @@ def adjust_progress(checkpoint: dict[str, Any]) -> None:
 
 
 def rescale_batch_counts(fit_loop: dict[str, Any], factor: Fraction) -> None:
-    """Changes the counts of batches in the fit loop's progress to those where a step has ``factor`` times as many."""
+    """Multiplies the batch counts in the progress of the fit loop by ``factor``."""
     progress = fit_loop["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
         counts.update({name: int(count * factor) for name, count in counts.items()})
 
 
 def set_loader_states(checkpoint: dict[str, Any], states: list[Any]) -> None:
-    """Sets the states that Lightning hands to the training loaders that have one, in its order."""
+    """Sets the states that Lightning loads into the stateful training loaders, in its order."""
     checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = states
 
 
 def load_pending_loader_states(trainer: pl.Trainer) -> None:
-    """At the start of the training, hands the training loaders those states that Lightning has kept to itself.
+    """Loads the states into the training loaders if Lightning has not done so. Call it at the start of training.
 
-    It does so where the checkpoint is that of an epoch's end, and where somebody asked for
-    ``trainer.estimated_stepping_batches`` before it was loaded, as a schedule does: then the loaders had been iterated.
-    They would begin with the order of the first epoch again.
+    Lightning does not load them if the checkpoint was saved at the end of an epoch, or if a schedule read
+    ``trainer.estimated_stepping_batches`` before the checkpoint was loaded. The loaders would repeat the order of the
+    first epoch.
     """
     loop = trainer.fit_loop
     if loop._combined_loader_states_to_load and loop._combined_loader is not None:
@@ -343,14 +361,14 @@ def load_pending_loader_states(trainer: pl.Trainer) -> None:
 
 
 def get_combining_mode(trainer: pl.Trainer) -> str:
-    """How batches of several training loaders are combined, in the words of ``CombinedLoader``."""
+    """Returns the ``mode`` of ``CombinedLoader`` for the training loaders."""
     loader = trainer.fit_loop._combined_loader
     assert loader is not None
     return loader._mode
 
 
 def prepare_validation(trainer: pl.Trainer) -> None:
-    """Builds the validation loaders now, where they would be built with the first validation."""
+    """Creates the validation loaders, which Lightning creates at the first validation."""
     stage = trainer.state.stage
     trainer.validating = True
     trainer.fit_loop.epoch_loop.val_loop.setup_data()
@@ -370,7 +388,10 @@ def _iterate_loops(loop: Any) -> Iterator[Any]:
 
 
 def import_submodule(trainer: pl.Trainer, name: str) -> Any:
-    """A module of the Lightning that the trainer is of, which must be given classes of its own."""
-    package = type(trainer.fit_loop).__module__.rpartition(".loops")[0]  # pytorch_lightning or lightning.pytorch
+    """Imports a module from the trainer's package, ``pytorch_lightning`` or ``lightning.pytorch``.
+
+    The packages define separate classes.
+    """
+    package = type(trainer.fit_loop).__module__.rpartition(".loops")[0]
     full_name = f"{package}.{name}"
     return sys.modules.get(full_name) or import_module(full_name)

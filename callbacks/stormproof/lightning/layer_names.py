@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
-"""What ``torch.compile`` and torch's checkpoint wrapper put between a module and its name."""
+"""Name components that ``torch.compile`` and torch's activation checkpointing insert."""
 _MAX_NAMES = 3
 """Number of names that :func:`join_names` lists."""
 
 
 def strip_wrappers(name: str) -> str:
-    """The name that a module or parameter would have without wrappers.
+    """Returns the name of a module or parameter without the components of wrappers.
 
     Example:
         >>> strip_wrappers("network._orig_mod.2.weight")
@@ -23,7 +23,7 @@ def strip_wrappers(name: str) -> str:
 
 
 def get_layer_name(parameter: str) -> str:
-    """The layer that owns a parameter; one that the root owns stands for itself.
+    """Returns the name of the layer that owns a parameter, or the parameter's name if the root module owns it.
 
     Example:
         >>> get_layer_name("network._orig_mod.2.weight"), get_layer_name("class_token")
@@ -34,9 +34,9 @@ def get_layer_name(parameter: str) -> str:
 
 
 def get_layer_names(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> list[str]:
-    """The layer of each of ``parameters``; a parameter that two layers share is the first one's.
+    """Returns the layer name of each parameter. A shared parameter belongs to its first layer.
 
-    What ``module`` does not name, as an optimizer may hold, is called ``unnamed``.
+    Parameters that are not in ``module`` are called ``unnamed``. An optimizer may have such parameters.
     """
     layer_names: dict[torch.Tensor, str] = {
         parameter: get_layer_name(name) for name, parameter in module.named_parameters()

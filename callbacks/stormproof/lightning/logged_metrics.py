@@ -1,4 +1,4 @@
-"""What was logged last, and the epoch means that ``self.log`` is still adding up: private names of Lightning, too."""
+"""Captures and restores logged metrics and unfinished epoch means. Uses private attributes of Lightning, too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REDUCTIONS = {
     f"{function.__module__}.{function.__name__}": function
     for function in (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
 }
-"""All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
+"""Functions that ``self.log`` accepts as ``reduce_fx``. It distinguishes torch's from Python's."""
 _METRIC_ATTRIBUTES = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
@@ -33,7 +33,7 @@ def add_callback_metrics(trainer: pl.Trainer, values: Mapping[str, float]) -> No
 
 
 def capture_logged(trainer: pl.Trainer) -> dict[str, Any]:
-    """The metrics logged last, and the means of the epoch still being added up."""
+    """Returns the metrics logged last and the unfinished means of the epoch."""
     connector = trainer._logger_connector
     results = _get_results(trainer)
     grouped_keys = [key for key, result in results.items() if result.meta.sync.group is not None]
@@ -42,18 +42,18 @@ def capture_logged(trainer: pl.Trainer) -> dict[str, Any]:
         "first_loop_iter": connector._first_loop_iter,
         "current_fx": connector._current_fx,
         "results": {key: _capture_result(result) for key, result in results.items() if key not in grouped_keys},
-        # a group of processes cannot be saved, and Lightning refuses a value that is without its
+        # a process group cannot be saved, and Lightning refuses a value without its process group
         "grouped": grouped_keys,
     }
 
 
 def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Sets them to ``state``."""
+    """Restores the state from :func:`capture_logged`."""
     restore_metrics(trainer, state)
     if state["grouped"]:
         rank_zero_warn(
-            f"{', '.join(state['grouped'])}, logged with sync_dist_group: this epoch's value counts only what follows, "
-            "because a group of processes cannot be saved"
+            f"This epoch's values of {', '.join(state['grouped'])} count only the remaining batches, because a process "
+            "group (sync_dist_group) cannot be saved."
         )
     connector = trainer._logger_connector
     device = trainer.strategy.root_device
@@ -66,7 +66,7 @@ def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
 
 
 def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Sets the metrics logged last to those in ``state``, and leaves the means being added up alone."""
+    """Restores only the metrics logged last, and leaves the unfinished means unchanged."""
     device = trainer.strategy.root_device
     for name, metrics in state["metrics"].items():
         setattr(

@@ -1,4 +1,4 @@
-"""When Lightning passes what was logged on to the loggers, and how a callback does so itself."""
+"""Logs values of callbacks at the steps at which Lightning logs to its loggers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stormproof.lightning.logged_metrics import add_callback_metrics
 
 
 def is_logging_step(trainer: pl.Trainer, steps_done: int) -> bool:
-    """Whether the batch that completes ``steps_done`` optimizer steps is one whose values reach the loggers.
+    """Returns whether Lightning logs the values of the batch that completes ``steps_done`` optimizer steps.
 
-    One ``self.log`` takes 0.26 to 0.40 ms (scripts/benchmarks/RECORDS.md), so what is only meant for the loggers is
-    logged at these steps alone.
+    A call of ``self.log`` takes 0.26 to 0.40 ms (scripts/benchmarks/RECORDS.md), so values for the loggers are logged
+    only at these steps.
 
     Args:
-        trainer: the running trainer; ``log_every_n_steps=0`` means never.
-        steps_done: optimizer steps completed once this batch ends, at least 1.
+        trainer: Running trainer. Returns False if its ``log_every_n_steps`` is 0.
+        steps_done: Optimizer steps done at the end of this batch. Must be at least 1.
     """
     return has_passed_logging_step(trainer, steps_done - 1, steps_done)
 
@@ -25,7 +25,7 @@ def is_logging_step(trainer: pl.Trainer, steps_done: int) -> bool:
 def has_passed_logging_step(trainer: pl.Trainer, previous_step: int, current_step: int) -> bool:
     """Returns whether a logging step lies after ``previous_step``, up to and including ``current_step``.
 
-    A batch under gradient accumulation may complete no optimizer step, one with several optimizers completes several.
+    With gradient accumulation, a batch may complete no optimizer step. With several optimizers, it completes several.
     """
     interval: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
     return interval > 0 and current_step // interval > previous_step // interval
@@ -34,8 +34,8 @@ def has_passed_logging_step(trainer: pl.Trainer, previous_step: int, current_ste
 def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Logs ``values`` to all loggers and adds them to ``trainer.callback_metrics``.
 
-    Call it on all ranks with equal values, since ``EarlyStopping`` and ``ModelCheckpoint`` look up their
-    metric on every rank.
+    Call it on all ranks with equal values, because ``EarlyStopping`` and ``ModelCheckpoint`` read their metric on every
+    rank.
 
     Args:
         trainer: Running trainer.
@@ -48,7 +48,7 @@ def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
 def log_to_loggers(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Logs ``values`` to all loggers. Faster than one ``self.log`` per value.
 
-    The step is the one that Lightning logs at: within ``fit`` that of the last batch, from 0.
+    Uses Lightning's step: within ``fit``, the step of the last batch, from 0.
 
     Args:
         trainer: Running trainer.

@@ -1,4 +1,4 @@
-"""The optimizer step that is about to be taken: whose it is, how its gradient is scaled, and how it is skipped."""
+"""Inspects the next optimizer step and its gradient scaling, and skips it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 
 def find_optimizer_index(trainer: pl.Trainer, optimizer: Any) -> int | None:
-    """The number of an optimizer among the trainer's; None of a stranger that a module steps by itself."""
-    unwrapped_optimizer = getattr(optimizer, "optimizer", optimizer)  # manual optimization holds them wrapped
+    """Returns the index of an optimizer in ``trainer.optimizers``. None if the trainer does not have it."""
+    unwrapped_optimizer = getattr(optimizer, "optimizer", optimizer)  # manual optimization wraps optimizers
     return next(
         (
             index
@@ -23,32 +23,32 @@ def find_optimizer_index(trainer: pl.Trainer, optimizer: Any) -> int | None:
 
 
 def get_scaler(trainer: pl.Trainer) -> Any:
-    """The gradient scaler; None where there is none, or it is not enabled."""
+    """Returns the gradient scaler. None without an enabled one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return scaler if scaler is not None and scaler.is_enabled() else None
 
 
 def unscales_gradients(optimizer: Optimizer) -> bool:
-    """Whether the gradient is still scaled before its step: a fused optimizer unscales it within."""
+    """Returns whether the optimizer unscales gradients in its step, as fused optimizers do."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def get_gradients(optimizer: Optimizer) -> list[torch.Tensor]:
-    """The gradients that its step would use."""
+    """Returns the gradients of the optimizer's parameters."""
     gradients = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
     return [gradient for gradient in gradients if gradient is not None]
 
 
 def skip_step(optimizer: Optimizer, scaler: Any) -> None:
-    """Has the step that is about to be taken change neither weights nor the optimizer's state.
+    """Skips the next step, so that it changes neither weights nor optimizer states.
 
     Args:
-        optimizer: whose gradients are there, and not used yet.
-        scaler: of the gradient, or None. Where the optimizer unscales by itself, its scale is halved by this.
+        optimizer: Optimizer with gradients, before its step.
+        scaler: Gradient scaler, or None. Its scale is halved if the optimizer unscales gradients itself.
     """
-    if scaler is not None and unscales_gradients(optimizer):  # without gradients the scaler fails
+    if scaler is not None and unscales_gradients(optimizer):  # the scaler raises an error without gradients
         for gradient in get_gradients(optimizer):
-            gradient.fill_(torch.inf)  # none of which it lets pass
+            gradient.fill_(torch.inf)  # the scaler skips the step
     else:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""What a training must be like, so that its state can be taken and set back."""
+"""Checks whether the state of a trainer can be saved and restored."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ def has_unsharded_state(trainer: pl.Trainer) -> bool:
 
 
 def check_strategy(trainer: pl.Trainer, requirement: str) -> None:
-    """Raises NotResumableError for a strategy that keeps gradients and checkpoints in pieces of its own.
+    """Raises NotResumableError for a strategy that shards gradients and checkpoints in its own way.
 
     Args:
-        trainer: about to train.
-        requirement: who needs what that is whole, the beginning of the sentence.
+        trainer: Trainer before training.
+        requirement: Beginning of the message, such as "DivergenceGuard requires the norm of the whole gradient".
     """
     name = type(trainer.strategy).__name__
     if not has_unsharded_state(trainer) and not internals.gathers_checkpoints(trainer):
         raise NotResumableError(
-            f"{requirement}, and {name} does not give it: use one of "
+            f"{requirement}, which {name} does not provide. Use one of "
             f"{', '.join(sorted(UNSHARDED_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "
-            "tensor_parallel_size=1, save_distributed_checkpoint=False)"
+            "tensor_parallel_size=1, save_distributed_checkpoint=False)."
         )
 
 
 def check_loop(trainer: pl.Trainer) -> None:
-    """Raises NotResumableError for a training in which there is no place between two batches."""
+    """Raises NotResumableError if ``training_step`` fetches batches, so that no code can run between two batches."""
     if internals.fetches_in_training_step(trainer):
         raise NotResumableError(
-            "training_step takes dataloader_iter: CheckpointRecovery needs Lightning to fetch the batches"
+            "CheckpointRecovery does not support training_step(dataloader_iter). Take a batch instead, so that "
+            "Lightning fetches the batches."
         )
 
 
@@ -62,24 +63,24 @@ def check_initialized(module: pl.LightningModule) -> None:
     lazy_names = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy_names:
         raise NotResumableError(
-            f"{lazy_names[0]} belongs to a lazy module and is uninitialized, so it cannot be saved: run a dummy batch "
-            "through the network in setup()"
+            f"{lazy_names[0]} belongs to a lazy module and is uninitialized, so it cannot be saved. Run a dummy batch "
+            "through the network in setup()."
         )
 
 
 PARTIALLY_SAVED_CALLBACKS = {
-    "ModelPruning": "saves the pruned weights, and not its masks",
+    "ModelPruning": "saves the pruned weights, but not its masks",
 }
-"""Callbacks of Lightning, by class, of whose state not all is in a checkpoint, and what is not."""
+"""Reasons why Lightning's callbacks do not resume exactly, by class name."""
 
 
 def find_resume_caveats(trainer: pl.Trainer) -> list[str]:
-    """Why a resume of this training will not be exact, one reason each; empty if it will."""
+    """Returns the reasons why a resume will not be exact. Empty if it will be."""
     loaders = snapshot.train_loaders(trainer)
     caveats = [reason for loader in loaders for reason in find_loader_caveats(loader)]
     if internals.get_combining_mode(trainer) == "max_size" and trainer.num_training_batches == inf:
         caveats.append(
-            'CombinedLoader(mode="max_size") fetches ahead where a length is not known, and forgets which loaders had '
+            'CombinedLoader(mode="max_size") prefetches if a length is unknown, and does not save which loaders have '
             'ended: use "max_size_cycle" or "min_size"'
         )
     order_caveat = find_order_problem(trainer.strategy.model)

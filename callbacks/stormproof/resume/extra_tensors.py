@@ -1,4 +1,4 @@
-"""The tensors of a module that a ``state_dict`` omits, or in which the ranks differ: buffers and gradients."""
+"""Captures tensors that a ``state_dict`` omits or that differ among ranks: buffers, gradients and parameters."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> N
             owner.register_buffer(buffer_name, device_value, persistent=False)
     if missing_names:
         rank_zero_warn(
-            f"the checkpoint contains buffers of modules that do not exist in this run: {', '.join(missing_names)}"
+            "The checkpoint contains buffers of modules that do not exist in this run: "
+            f"{', '.join(missing_names)}. They are ignored."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which parts of a module are not being trained: what freezing changes, and what a ``state_dict`` does not hold."""
+"""Captures which parts of a module are frozen, because a ``state_dict`` does not contain this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEYS = ("without_gradient", "evaluating", "not_tracking")
 
 
 def capture(module: nn.Module) -> FrozenState:
-    """The parameters without a gradient, and the modules that evaluate, or keep no running statistics, by name.
+    """Returns the names of frozen parameters, evaluating modules, and modules without running statistics.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
@@ -30,7 +30,7 @@ def capture(module: nn.Module) -> FrozenState:
 
 
 def restore(module: nn.Module, state: FrozenState) -> None:
-    """Freezes what ``state`` names, and nothing else."""
+    """Freezes the parameters and modules in ``state`` and unfreezes all others."""
     frozen_parameters, eval_modules, non_tracking_modules = (set(state[key]) for key in KEYS)
     for name, parameter in module.named_parameters():
         parameter.requires_grad = name not in frozen_parameters

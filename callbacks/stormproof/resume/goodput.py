@@ -1,18 +1,18 @@
-"""How much of a run's time went into steps that count."""
+"""Measures the share of a run's time that was spent on steps of the result."""
 
 from __future__ import annotations
 
 
 class Goodput:
-    r"""The effective training time ratio of a run, over all its attempts.
+    r"""Effective training time ratio of a run, over all its attempts.
 
     .. math:: \text{ratio} = \frac{\text{seconds spent on steps that are part of the result}}
         {\text{seconds since the first attempt began}}
 
-    Time between a checkpoint and a crash is lost with the steps in it; so is the time until training goes on.
+    The time from a checkpoint to a crash counts as lost, and so does the time until training resumes.
 
     Args:
-        now: seconds since the epoch, when the first attempt begins.
+        now: Start time of the first attempt, in seconds since the epoch.
 
     Example:
         >>> time = Goodput(now=0.0)
@@ -25,7 +25,7 @@ class Goodput:
         0.6
 
     References:
-        The Llama 3 Herd of Models, Grattafiori et al. 2024, section 3.3.4.
+        Grattafiori et al., The Llama 3 Herd of Models (2024), section 3.3.4.
     """
 
     def __init__(self, now: float) -> None:
@@ -34,23 +34,23 @@ class Goodput:
         self._training_start_time: float | None = None
 
     def start(self, now: float) -> None:
-        """From here on time is spent on steps."""
+        """Begins to count productive time."""
         self._training_start_time = now
 
     def stop(self, now: float) -> None:
-        """Time from here on is lost, until training begins again."""
+        """Stops counting productive time until the next :meth:`start`."""
         self._productive_seconds, self._training_start_time = self._compute_productive_seconds(now), None
 
     def ratio(self, now: float) -> float:
-        """The share so far, from 0 to 1."""
+        """Returns the ratio so far, in [0, 1]."""
         return self._compute_productive_seconds(now) / max(now - self._run_start_time, 1e-9)
 
     def state_dict(self, now: float) -> dict[str, float]:
-        """As plain numbers."""
+        """Returns the state as plain numbers."""
         return {"began": self._run_start_time, "counted": self._compute_productive_seconds(now)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Goes on from ``state``: what was spent since is lost."""
+        """Restores the state. Time since it was saved counts as lost."""
         self._run_start_time, self._productive_seconds = state["began"], state["counted"]
         self._training_start_time = None
 

@@ -1,4 +1,4 @@
-"""The running state of torchmetrics, which a ``state_dict`` omits."""
+"""Captures and restores the states of torchmetrics, which a ``state_dict`` omits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchmetrics.wrappers import MetricTracker
 Modules = Mapping[str, torch.nn.Module]
 _NO_MODULES: Modules = MappingProxyType({})
 _UNDECLARED_STATES = ("min_val", "max_val", "_num_vals_seen")
-"""What MinMaxMetric and Running keep beside the states that they declare."""
+"""Attributes of MinMaxMetric and Running that they do not declare with ``add_state``."""
 
 
 def capture(module: torch.nn.Module, extra_modules: Modules = _NO_MODULES) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def capture(module: torch.nn.Module, extra_modules: Modules = _NO_MODULES) -> di
     """
     for collection in _named_modules(module, extra_modules).values():
         if isinstance(collection, MetricCollection):
-            collection.values(copy_state=True)  # torchmetrics 1.3 had what is shared in one of them until asked
+            collection.values(copy_state=True)  # torchmetrics 1.3 copies states shared in a group only on request
     return {
         "tracked": {name: tracker.n_steps for name, tracker in _find_trackers(module, extra_modules).items()},
         "metrics": {
@@ -58,12 +58,15 @@ def restore(module: torch.nn.Module, state: Mapping[str, Any], extra_modules: Mo
     """
     trackers = _find_trackers(module, extra_modules)
     for name in state["tracked"].keys() & trackers:
-        while trackers[name].n_steps < state["tracked"][name]:  # each step is a metric more
+        while trackers[name].n_steps < state["tracked"][name]:  # each step adds one metric
             trackers[name].increment()
     metrics = _find_metrics(module, extra_modules)
     missing_names = sorted(state["metrics"].keys() - metrics)
     if missing_names:
-        rank_zero_warn(f"the checkpoint contains metrics that do not exist in this run: {', '.join(missing_names)}")
+        rank_zero_warn(
+            f"The checkpoint contains metrics that do not exist in this run: {', '.join(missing_names)}. They are "
+            "ignored."
+        )
     for name in state["metrics"].keys() & metrics:
         metric, saved_state = metrics[name], state["metrics"][name]
         for key, value in saved_state["state"].items():
@@ -79,16 +82,16 @@ def merge(
     is_rank_zero: bool,
     extra_modules: Modules = _NO_MODULES,
 ) -> dict[str, Any]:
-    """What the ranks of a job had together, as the state of one of another number of ranks.
+    """Merges the metric states of all ranks into the state of one rank after a change of the world size.
 
-    What is added up over the ranks goes to the first, and the others begin anew; a largest, smallest or mean value goes
-    to all. A metric that is reduced in a way of its own begins anew, with a warning.
+    Rank 0 gets the sums and concatenations, and all other ranks are reset. Every rank gets maxima, minima and means. A
+    metric with another reduction is reset, with a warning.
 
     Args:
-        module: has the same metrics.
-        rank_states: the states of all ranks, each from :func:`capture`.
-        is_rank_zero: whether it is for rank 0.
-        extra_modules: as for :func:`capture`.
+        module: Module with the same metrics.
+        rank_states: States of all ranks from :func:`capture`.
+        is_rank_zero: Whether to return the state of rank 0.
+        extra_modules: Further modules, as for :func:`capture`.
     """
     merged_states: dict[str, Any] = {}
     reset_names = []
@@ -107,8 +110,8 @@ def merge(
         merged_states[name] = {**states[0], "state": {**undeclared_values, **merged_values}}
     if reset_names:
         rank_zero_warn(
-            f"{', '.join(reset_names)} cannot be put together from another number of ranks, and counts only what "
-            f"follows"
+            f"These metrics cannot be merged after a change of the world size and are reset: {', '.join(reset_names)}. "
+            "This epoch's values count only the remaining batches."
         )
     return {"tracked": rank_states[0]["tracked"], "metrics": merged_states}
 
@@ -133,7 +136,7 @@ _MERGE_FUNCTIONS: dict[Any, tuple[Callable[[Sequence[Any]], Any], bool]] = {
     dim_zero_max: (lambda values: torch.stack(list(values)).amax(0), True),
     dim_zero_min: (lambda values: torch.stack(list(values)).amin(0), True),
 }
-"""How the ranks' values are put together, by torchmetrics' name for it, and whether all ranks get the whole."""
+"""Function that merges the values of all ranks, and whether all ranks get the result, by torchmetrics' reduction."""
 
 
 def _collect_state(metric: Metric) -> Mapping[str, Any]:
@@ -141,7 +144,7 @@ def _collect_state(metric: Metric) -> Mapping[str, Any]:
 
 
 def _copy_value(value: Any) -> Any:
-    """So that it stays as it is: tensors are added to in their place, lists only get longer."""
+    """Copies a value. Metrics modify tensors in place, but only append to lists."""
     if isinstance(value, list):
         return list(value)
     return value.clone() if isinstance(value, torch.Tensor) else value

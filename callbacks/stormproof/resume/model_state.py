@@ -1,8 +1,8 @@
-"""What a training has learnt, weights and the optimizers' states: taken in one piece, and set back.
+"""Captures and restores weights and optimizer states, also with sharded parameters.
 
-Where it is spread over the ranks (FSDP2), Lightning and torch gather it on rank 0. To know what an optimizer's state
-looks like, torch has one that took no step take one, of zeros, which it then counts; that is undone here. What they
-save and would not load again is refused.
+Lightning and torch gather parameters that FSDP2 shards on rank 0. To initialize the state of an optimizer without
+steps, torch lets it do a step with zero gradients and counts that step. This module undoes the step. It refuses states
+that torch saves but would not load.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from stormproof.lightning import internals
 
 
 def find_unstepped_optimizers(trainer: pl.Trainer) -> list[int]:
-    """The numbers of the optimizers that took no step yet, or keep no state."""
+    """Returns the indices of the optimizers without state, because they did no step yet or keep none."""
     return [index for index, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
 
 
 def clear_optimizer_states(trainer: pl.Trainer, optimizer_indices: Iterable[int]) -> None:
-    """Makes these optimizers as they were before their first step."""
+    """Clears the states of these optimizers, as before their first step."""
     for index in optimizer_indices:
         trainer.optimizers[index].state.clear()
 
 
 def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-    """What ``trainer.save_checkpoint`` would write, whole on rank 0; all ranks call it, and nothing changes.
+    """Returns the checkpoint that ``trainer.save_checkpoint`` would write, complete on rank 0. All ranks call it.
+
+    Leaves the state of the trainer unchanged.
 
     Args:
-        trainer: between two batches, or at the end of the training; its parameters may be spread, or not.
-        module: what it trains.
+        trainer: Trainer between two batches or at the end of training, with or without sharded parameters.
+        module: Module that it trains.
 
     Raises:
-        NotResumableError: if Lightning would not load it again.
+        NotResumableError: If Lightning would not load the checkpoint.
     """
     if not internals.gathers_checkpoints(trainer):
         return internals.dump_checkpoint(trainer)
@@ -49,13 +51,13 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
         parameter for index in unstepped_indices for parameter in _optimizer_parameters(trainer.optimizers[index])
     ]
     gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:  # where there are some, torch makes no state
+    for parameter in parameters:  # torch initializes the state only without gradients
         parameter.grad = None
     checkpoint = internals.dump_checkpoint(trainer)
     for index in unstepped_indices:
         if not trainer.optimizers[index].state:
             optimizer_name = type(trainer.optimizers[index]).__name__
-            raise _make_error(trainer, f"{optimizer_name} keeps no state: give it momentum")
+            raise _make_error(trainer, f"{optimizer_name} keeps no state. Give it momentum")
     clear_optimizer_states(trainer, unstepped_indices)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -156,14 +158,14 @@ def restore_model(
     checkpoint: Mapping[str, Any],
     unsaved: Mapping[str, torch.Tensor],
 ) -> None:
-    """Sets weights and the optimizers' states to those of a checkpoint, which every rank has whole.
+    """Restores weights and optimizer states from a checkpoint, which every rank has completely.
 
     The optimizers keep their hyperparameters. All ranks call it together.
 
     Args:
-        trainer: in a fit, between two steps; its parameters may be spread, or not.
-        module: what it trains.
-        checkpoint: of :func:`dump_checkpoint`.
+        trainer: Trainer in ``fit``, between two steps, with or without sharded parameters.
+        module: Module that it trains.
+        checkpoint: From :func:`dump_checkpoint`.
         unsaved: Optimized parameters that are not in its ``state_dict``.
     """
     if not internals.gathers_checkpoints(trainer):
@@ -192,16 +194,16 @@ def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule, unstepped_i
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     compiled_name = next((name for name in names.values() if "_orig_mod" in name), None)
     if compiled_name is not None:
-        raise _make_error(trainer, f"torch.compile has renamed {compiled_name}: compile in place, network.compile()")
+        raise _make_error(trainer, f"torch.compile renamed {compiled_name}. Compile in place with network.compile()")
     for index, optimizer in enumerate(trainer.optimizers):
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise _make_error(trainer, "LBFGS cannot take a step by itself: choose another optimizer")
+            raise _make_error(trainer, "LBFGS cannot step without a closure. Use another optimizer")
         for parameter in _optimizer_parameters(optimizer):
-            name = names.get(parameter, "a parameter of nobody")
+            name = names.get(parameter, "a parameter outside the module")
             if not parameter.requires_grad:
-                raise _make_error(trainer, f"{name} is frozen: leave it out of the optimizer, or train it")
+                raise _make_error(trainer, f"{name} is frozen. Remove it from the optimizer, unfreeze it")
             if index not in unstepped_indices and parameter not in optimizer.state:
-                raise _make_error(trainer, f"{name} has had no gradient: leave it out of the optimizer, or use it")
+                raise _make_error(trainer, f"{name} had no gradient. Remove it from the optimizer, use it in the loss")
 
 
 def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -210,6 +212,6 @@ def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor
 
 def _make_error(trainer: pl.Trainer, reason: str) -> NotResumableError:
     return NotResumableError(
-        f"{type(trainer.strategy).__name__} would not load a checkpoint of this training again, because {reason}; or "
-        "use DDPStrategy"
+        f"{type(trainer.strategy).__name__} could not load a checkpoint of this run, because {reason}, or use "
+        "DDPStrategy."
     )

@@ -1,4 +1,4 @@
-"""State outside every ``state_dict``: generators and unregistered modules of the module, callbacks, data module."""
+"""Finds state outside every ``state_dict``: generators and unregistered modules of the trainer's objects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_owners(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[str, Any]:
-    """Returns the random number generators that the owners hold, by path.
+    """Returns the random number generators of the owners, by path.
 
     Excludes those of the training loaders: :func:`stormproof.resumable` restores them at the right batch.
 
@@ -62,19 +62,18 @@ def restore_generators(trainer: pl.Trainer, train_loaders: Iterable[Any], states
             missing_paths.append(path)
     if missing_paths:
         rank_zero_warn(
-            f"random number generators could not be restored (missing or of a different type): "
-            f"{', '.join(missing_paths)}. This "
-            "resume is not exact"
+            f"These random number generators are missing or of a different type and were not restored: "
+            f"{', '.join(missing_paths)}. This resume is not exact."
         )
 
 
 def find_modules(trainer: pl.Trainer) -> dict[str, nn.Module]:
-    """Returns the modules, such as metrics, that the owners hold without registering them as submodules, by path."""
+    """Returns the modules of the owners that are not registered as submodules, such as metrics in a list, by path."""
     return {path: module for modules in find_modules_by_owner(trainer).values() for path, module in modules.items()}
 
 
 def find_modules_by_owner(trainer: pl.Trainer) -> dict[str, dict[str, nn.Module]]:
-    """Returns what :func:`find_modules` does, by the name of the owner."""
+    """Returns the modules of :func:`find_modules` by the name of the owner and path."""
     registered_ids = {id(child) for child in trainer.lightning_module.modules()}
     modules: dict[str, dict[str, nn.Module]] = {}
     for name, owner in find_owners(trainer).items():

@@ -1,4 +1,4 @@
-"""The entries of a checkpoint, added by ``on_save_checkpoint`` hooks, in which a rank differs from rank 0."""
+"""Captures entries of ``on_save_checkpoint`` hooks in which a rank differs from rank 0."""
 
 from __future__ import annotations
 

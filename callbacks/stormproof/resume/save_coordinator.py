@@ -1,4 +1,4 @@
-"""When the state of a training is saved: decided by all ranks together, done by rank 0's writer."""
+"""Coordinates checkpoints among all ranks. Rank 0 writes them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 
 class SaveCoordinator(InactiveCopies):
-    """Saves what :mod:`stormproof.resume.snapshot` takes, where it is due. All ranks call every method together.
+    """Decides when a checkpoint is due and saves it. All ranks call every method together.
 
     Args:
-        store: where checkpoints go.
-        schedule: how often.
-        retention: what is kept.
-        monitored_metric: the metric by which one is among the best.
-        identity: of the run, for the manifests.
+        store: Folder of checkpoints.
+        schedule: Schedule of checkpoints.
+        retention: Checkpoints to keep.
+        monitored_metric: Metric that ranks the checkpoints.
+        identity: Identity of the run, for the manifests.
 
     Attributes:
-        writer: on rank 0, while it trains; None else.
+        writer: Writer on rank 0 during training, otherwise None.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -53,11 +53,11 @@ class SaveCoordinator(InactiveCopies):
         self.unsaved_attributes = UnsavedAttributes()
 
     def is_due(self, trainer: pl.Trainer) -> bool:
-        """Whether to save now, between two batches that a step lies between.
+        """Returns whether to save now, between two batches after an optimizer step.
 
         Raises:
-            StormproofError: on every rank, if the last write ended by what is no fault of storage, or, with exit code
-                74, if nothing could be saved for too long.
+            StormproofError: On every rank, if the last write failed for another reason than storage. With exit code 74
+                if no checkpoint could be saved for too long.
         """
         step, is_due_by_clock = trainer.global_step, False
         if trainer.world_size == 1 or step % SYNC_EVERY_N_STEPS == 0:
@@ -79,17 +79,17 @@ class SaveCoordinator(InactiveCopies):
         has_validated: bool,
         has_ended: bool = False,
     ) -> float:
-        """Takes the state and hands it over; at the end of the training it is committed when this returns.
+        """Captures the state and submits it to the writer.
 
         Args:
-            trainer: between two batches, or at the end of the training.
-            module: what it trains.
-            stall_start: since when training stands still, by ``time.monotonic``.
-            has_validated: whether the validation loaders have been iterated in this run.
-            has_ended: whether the training is over.
+            trainer: Trainer between two batches or at the end of training.
+            module: Module that it trains.
+            stall_start: Time at which training paused, by ``time.monotonic``.
+            has_validated: Whether the validation loaders have been iterated in this run.
+            has_ended: Whether training has ended. If True, waits until the checkpoint is committed.
 
         Returns:
-            The seconds for which training stood still, by rank 0's clock.
+            Seconds for which training paused, by rank 0's clock.
         """
         checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
         if trainer.is_global_zero:
@@ -99,13 +99,13 @@ class SaveCoordinator(InactiveCopies):
         return stall
 
     def wait_until_committed(self) -> int | None:
-        """Waits until what is being written is committed.
+        """Waits until the submitted checkpoint is committed.
 
         Returns:
-            The step of what was committed last, None if that was before this process began.
+            The step of the newest commit of this process. None without a commit.
 
         Raises:
-            StormproofError: on every rank, with exit code 74, if it could not be saved.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved.
         """
 
         def finish() -> int | None:
@@ -122,7 +122,7 @@ class SaveCoordinator(InactiveCopies):
         return self.writer
 
     def _is_due_by_clock(self) -> bool:
-        """Tells, and raises, what became of the last one."""
+        """Returns whether the time interval has passed. Reports a failure of the last write."""
         writer = self._require_writer()
         writer.check_last_write()
         return self._schedule.is_due_by_clock(time.monotonic()) or writer.should_retry
@@ -131,7 +131,7 @@ class SaveCoordinator(InactiveCopies):
         score = self._monitored_metric.value(trainer)
         try:
             return score is not None and self._retention.would_keep(score, self._store.read_checkpoints())
-        except OSError:  # the writer will meet it, and tell
+        except OSError:  # the writer reports the storage error
             return True
 
     def _submit(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer, stall_start: float, has_ended: bool) -> float:

@@ -1,8 +1,8 @@
-"""What a resume needs beyond Lightning's own checkpoint: taken and set back at one and the same place in the program.
+"""Captures the state that Lightning's own checkpoint lacks, and restores it at the same place between two batches.
 
-That place is between two batches: all that the one before brought about is done, validation and epoch end included, and
-nothing of the next has begun. A state set back exactly there needs no account of what Lightning does until then when it
-resumes: whatever that was, it is overwritten.
+At that place, all work of the previous batch is done, including a validation and the end of the epoch, and no work of
+the next batch has begun. The restored state overwrites all changes that Lightning makes between the start of the
+process and that place.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ KEY = "stormproof"
 
 @dataclass(frozen=True)
 class RankSnapshot:
-    """What a rank restores from a checkpoint between two batches.
+    """State that one rank restores from a checkpoint between two batches.
 
     Attributes:
         snapshot: State of the job that saved the checkpoint.
-        own: State of this rank.
-        dtypes: Optimizer states that Lightning may convert. Empty for sharded parameters.
+        rank_state: State of this rank.
+        optimizer_dtypes: Optimizer states that Lightning may convert. Empty for sharded parameters.
     """
 
     snapshot: Snapshot
@@ -54,16 +54,18 @@ class RankSnapshot:
 
 
 def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: bool, has_ended: bool) -> dict[str, Any]:
-    """A Lightning checkpoint with all that it lacks, under one more key; complete on rank 0. All ranks call it.
+    """Returns a Lightning checkpoint with the missing state under the key ``stormproof``. All ranks call it together.
+
+    Only the checkpoint on rank 0 is complete.
 
     Args:
-        trainer: between two batches, or at the end of the training.
-        module: what it trains.
-        has_validated: whether the validation loaders have been iterated in this run.
-        has_ended: whether the training is over.
+        trainer: Trainer between two batches or at the end of training.
+        module: Module that it trains.
+        has_validated: Whether the validation loaders have been iterated in this run.
+        has_ended: Whether training has ended.
 
     Raises:
-        NotResumableError: if Lightning would not load it again.
+        NotResumableError: If Lightning would not load the checkpoint.
     """
     checkpoint, is_rank_zero = model_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
     is_sharded = internals.gathers_checkpoints(trainer)
@@ -101,8 +103,8 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         loops=None if has_ended else internals.capture_loops(trainer),
         should_stop=trainer.should_stop,
         accumulated=trainer.accumulate_grad_batches,
-        untouched=model_state.find_unstepped_optimizers(trainer),
-        spread=is_sharded,
+        unstepped_optimizers=model_state.find_unstepped_optimizers(trainer),
+        is_sharded=is_sharded,
         averaging=swa_state.capture(trainer),
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
@@ -110,7 +112,7 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
     checkpoint[KEY] = Snapshot(secrets.token_hex(8), shared_state, [state for state, _ in gathered_states]).to_dict()
     if not has_ended:
         internals.adjust_progress(checkpoint)
-    # Lightning refuses a state for a loader that has none, and a resumable one is not there without this package
+    # without this package no loader is resumable, and Lightning refuses a state for a loader that is not stateful
     has_resumable_loader = any(isinstance(loader, ResumableLoader) for loader in train_loaders(trainer))
     internals.set_loader_states(checkpoint, [] if has_resumable_loader else _collect_loader_states(rank_state))
     return checkpoint
@@ -130,7 +132,7 @@ def select_rank(
         checkpoint: Loaded checkpoint. Modified in place.
         rank: Rank of this process.
         world_size: Number of ranks. States are redistributed if another number saved the checkpoint.
-        accumulate_grad_batches: Batches of an optimizer step on each rank.
+        accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
         collects_dtypes: Whether to collect the dtypes of optimizer states. Requires ``checkpoint["state_dict"]``, which
             sharded strategies remove.
 
@@ -139,7 +141,8 @@ def select_rank(
     """
     if checkpoint[KEY]["format"] > FORMAT:
         raise NotResumableError(
-            f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
+            f"The checkpoint of step {checkpoint['global_step']} was saved by a later release of stormproof. Update "
+            "stormproof."
         )
     snapshot = Snapshot.from_dict(checkpoint[KEY])
     if len(snapshot.rank_states) == world_size:
@@ -155,29 +158,28 @@ def select_rank(
 
 
 def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int) -> None:
-    """Puts this rank's entries in the place of rank 0's, before any hook reads the checkpoint."""
+    """Replaces rank 0's entries in the checkpoint with those of this rank, before any hook reads the checkpoint."""
     rank_states = checkpoint.get(KEY, {}).get("ranks", [])
     if len(rank_states) == world_size:
         rank_entries.restore_entries(checkpoint, rank_states[rank].get("entries", []))
 
 
 def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
-    """Says what another number of ranks than the one that saved means for the resume, before the first batch.
+    """Warns about a change of the world size. Call it before the first batch.
 
     Raises:
-        NotResumableError: if a step had another number of samples, and it is in the middle of an epoch; or if
-            parameters were spread over the ranks and are no longer, or the other way round.
+        NotResumableError: If the number of samples per step changes in the middle of an epoch, or if parameters were
+            sharded and are not any more, or vice versa.
     """
     is_sharded, job_state, ranks = (
         internals.gathers_checkpoints(trainer),
         rank_snapshot.snapshot.job_state,
         len(rank_snapshot.snapshot.rank_states),
     )
-    if job_state.spread != is_sharded:
+    if job_state.is_sharded != is_sharded:
         raise NotResumableError(
-            "the checkpoint is of a training whose parameters were "
-            f"{'whole on each rank' if is_sharded else 'spread over the ranks'}, which numbers the optimizer's states "
-            "otherwise: go on with the same strategy"
+            f"The checkpoint was saved {'without' if is_sharded else 'with'} sharded parameters, so that its optimizer "
+            "states are indexed differently. Resume with the same strategy."
         )
     if ranks == trainer.world_size:
         return
@@ -187,14 +189,14 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, trainer.world_size
     )
     rank_zero_warn(
-        f"saved by {ranks} ranks, and this job has {trainer.world_size}: each sample still comes once an "
-        "epoch, in the same steps; random numbers are drawn anew, and means of the epoch that was interrupted may "
-        "count only what follows, so that this resume is not exact"
+        f"The checkpoint was saved with world size {ranks} and this job has world size {trainer.world_size}, so that "
+        "this resume is not exact. Each sample still occurs once per epoch, in the same steps. Random numbers are "
+        "seeded anew, and means of the interrupted epoch may count only the remaining batches."
     )
 
 
 def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
-    """Sets it back, between two batches; the training loaders had theirs from Lightning before it iterated them."""
+    """Restores the state between two batches. Lightning has already restored the training loaders."""
     shared_state, rank_state = rank_snapshot.snapshot.job_state, rank_snapshot.rank_state
     if rank_state.validated:
         _restart_validation_workers(trainer)
@@ -206,7 +208,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
         logged_metrics.restore_logged(trainer, rank_state.logged)
         _reapply_accumulation_schedule(trainer)
         swa_state.restore(trainer, module, shared_state.averaging)
-    model_state.clear_optimizer_states(trainer, shared_state.untouched)
+    model_state.clear_optimizer_states(trainer, shared_state.unstepped_optimizers)
     for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.optimizer_dtypes, strict=False):
         dtypes.restore(optimizer)
     if len(rank_snapshot.snapshot.rank_states) == trainer.world_size:
@@ -216,7 +218,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
 
 
 def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
-    """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
+    """Restores the part of the state that remains after training has ended."""
     ranks, rank_state = rank_snapshot.snapshot.rank_states, rank_snapshot.rank_state
     logged_metrics.restore_metrics(trainer, rank_state.logged)
     metrics, extra_modules = rank_state.metrics, owned_state.find_modules(trainer)
@@ -264,13 +266,13 @@ def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:
     if differing_ranks:
         rank_zero_warn(
             f"Optimizer hyperparameters of rank {differing_ranks[0]} (such as the learning rate) differ from rank "
-            f"0's. A "
-            "resume will not be exact. If a schedule monitors a metric, log it with self.log(..., sync_dist=True)"
+            "0's. A resume will not be exact. If a schedule monitors a metric, log it with self.log(..., "
+            "sync_dist=True)."
         )
 
 
 def _capture_loader_state(trainer: pl.Trainer, loader: Any, has_ended: bool) -> Any:
-    """Where a loader is; of one that is stateful and not ours, what it says; None of a plain one."""
+    """Returns the state of a loader. None if it is not stateful."""
     if isinstance(loader, ResumableLoader):
         if has_ended:
             return loader.next_epoch_state()
@@ -287,17 +289,17 @@ def _collect_loader_states(rank_state: RankState) -> list[Any]:
 
 
 def train_loaders(trainer: pl.Trainer) -> list[Any]:
-    """The loaders that training draws from, in Lightning's order."""
+    """Returns the training loaders, in Lightning's order."""
     return tree_leaves(trainer.train_dataloader)
 
 
 def val_loaders(trainer: pl.Trainer) -> list[Any]:
-    """The loaders that validation draws from; empty before Lightning has asked for them."""
+    """Returns the validation loaders. Empty before Lightning has requested them."""
     return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
 
 
 def _reapply_accumulation_schedule(trainer: pl.Trainer) -> None:
-    """Has GradientAccumulationScheduler set the trainer once more: by itself it does when an epoch begins."""
+    """Applies GradientAccumulationScheduler, which otherwise does so only when an epoch begins."""
     for callback in internals.callbacks(trainer):
         get_factor = getattr(callback, "get_accumulate_grad_batches", None)
         if get_factor is not None:
@@ -305,10 +307,10 @@ def _reapply_accumulation_schedule(trainer: pl.Trainer) -> None:
 
 
 def _restart_validation_workers(trainer: pl.Trainer) -> None:
-    """Brings the validation loaders to where they were: workers that persist had been started already.
+    """Starts persistent workers of the validation loaders, which the interrupted run had already started.
 
-    A loader draws the seed of its workers when they start, and from then on no more. Started later than in the run that
-    was never killed, they would take a number that training is to get.
+    A loader draws the seed of its workers when they start. If they started later than in an uninterrupted run, the draw
+    would change the random numbers of training.
     """
     internals.prepare_validation(trainer)
     for loader in val_loaders(trainer):

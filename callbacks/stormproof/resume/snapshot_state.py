@@ -47,9 +47,9 @@ class JobState(_State):
     Attributes:
         loops: Progress of Lightning's loops. None after the training run has ended.
         should_stop: ``trainer.should_stop``.
-        accumulated: Batches of an optimizer step on each rank. None if an earlier release did not save it.
-        untouched: Indices of the optimizers without a state.
-        spread: Whether the parameters are sharded, and gathered on rank 0.
+        accumulated: Batches per optimizer step on each rank. None if an earlier release did not save it.
+        unstepped_optimizers: Indices of the optimizers without a state.
+        is_sharded: Whether the parameters are sharded, and gathered on rank 0.
         averaging: From :mod:`stormproof.resume.swa_state`.
         syncs_buffers: From :func:`stormproof.distributed.ddp_buckets.syncs_buffers`.
         reduction_order: From :func:`stormproof.distributed.ddp_buckets.capture_order`.
@@ -58,8 +58,8 @@ class JobState(_State):
     loops: dict[str, Any] | None
     should_stop: bool
     accumulated: int | None = None
-    untouched: Sequence[int] = ()
-    spread: bool = False
+    unstepped_optimizers: Sequence[int] = ()
+    is_sharded: bool = False
     averaging: list[dict[str, Any]] | None = None
     syncs_buffers: bool | None = None
     reduction_order: list[int] | None = None
@@ -108,8 +108,8 @@ class Snapshot:
 
     Attributes:
         id: Random name.
-        shared: State that all ranks share.
-        ranks: State of each rank. Empty where it was captured, on ranks other than 0.
+        job_state: State that all ranks share.
+        rank_states: State of each rank. Empty on ranks other than 0 when it was captured there.
     """
 
     id: str

@@ -48,5 +48,5 @@ def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find_swa_callbacks(trainer: pl.Trainer) -> list[Any]:
     callbacks = internals.callbacks(trainer)
-    name = "StochasticWeightAveraging"  # of either package
+    name = "StochasticWeightAveraging"  # in pytorch_lightning or lightning.pytorch
     return [callback for callback in callbacks if name in {cls.__name__ for cls in type(callback).__mro__}]

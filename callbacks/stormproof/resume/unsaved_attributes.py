@@ -30,19 +30,21 @@ EXEMPT_ATTRIBUTE = "not_restored"
 _MAX_ITEMS, _MAX_ELEMENTS, _MAX_PARTS, _MAX_NAMES = 1000, 100_000, 2000, 5
 """Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
 _INCOMPARABLE = "other"
-"""Fingerprint of what is neither a number nor a tensor nor a container."""
+"""Fingerprint of a value that is neither a number nor a tensor nor a container."""
 _MAX_LIST_ELEMENTS = 300
-"""Arrays and tensors with at most so many elements equal a list with the same elements."""
+"""Arrays and tensors with at most this many elements have the fingerprint of a list with the same elements."""
 
 
 class UnsavedAttributes:
     """Warns once about each attribute that differs between two snapshots and is not in the checkpoint.
 
     Searches numbers, tensors, arrays and containers of them in the module, its submodules and callbacks. Excludes
-    callbacks that derive from one of Lightning's, and names in the class attribute ``not_restored``. Compares a
-    container by its length, its first 1,000 items (keys, values and nested items count) and, for sequences, the last
-    one; an array or tensor by its first 100,000 elements and the last 1,000; a larger tensor also by its address and
-    version counter. Ignores objects whose comparison raises an error.
+    callbacks that derive from one of Lightning's, and names in the class attribute ``not_restored``. Ignores objects
+    whose comparison raises an error. Compares
+
+    - containers by length, the first 1,000 items (keys, values and nested items count) and the last item of a sequence,
+    - arrays and tensors by the first 100,000 and the last 1,000 elements,
+    - larger tensors also by address and version counter.
     """
 
     def __init__(self) -> None:
@@ -91,14 +93,13 @@ class UnsavedAttributes:
             )
             rank_zero_warn(
                 f"These attributes change during training but are not in the checkpoint: {listed_paths}. A resume may "
-                f"not be "
-                "exact. If training depends on them, register buffers or save them in on_save_checkpoint or "
+                "not be exact. If training depends on them, register buffers or save them in on_save_checkpoint or "
                 f"state_dict. Otherwise list them in the class attribute {EXEMPT_ATTRIBUTE}."
             )
 
 
 class _SavedEntries:
-    """The parts of a checkpoint in which an owner can save attributes: its own state, and entries that users add."""
+    """Parts of a checkpoint in which an owner can save attributes: its own state and entries that users add."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         lightning_keys = {*internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
@@ -193,7 +194,7 @@ def _is_metric(module: nn.Module) -> bool:
 
 
 def _derives_from_lightning_callback(owner: Any) -> bool:
-    """Returns whether it derives from one of Lightning's callbacks, which keeps attributes of its own."""
+    """Returns whether the owner derives from one of Lightning's callbacks, which set their own attributes."""
     classes = [cls for cls in type(owner).__mro__ if cls.__module__.startswith(("pytorch_lightning.", "lightning."))]
     return hasattr(owner, "state_key") and [cls.__name__ for cls in classes] != ["Callback"]
 
@@ -250,13 +251,13 @@ def _fingerprint(value: Any, *, is_saved: bool = False) -> Any:
 
 
 def _compute_fingerprint(value: Any, remaining_items: list[int], is_saved: bool) -> Any:
-    """``remaining_items`` is the number of items that may still be compared."""
+    """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
         return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
     if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
         return _fingerprint_scalar(value)
     if isinstance(value, nn.Parameter):
-        return _INCOMPARABLE  # one that an optimizer changes is in the checkpoint
+        return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes
     if isinstance(value, torch.Tensor):
         return _fingerprint_tensor(value, is_saved)
     value = _sort_items(value) if isinstance(value, set | frozenset) else value
@@ -280,12 +281,12 @@ def _sort_items(values: Collection[Any]) -> list[Any]:
 
 
 def _fingerprint_scalar(value: Any) -> str:
-    """Is the same for equal numbers of different types."""
+    """Returns a fingerprint that is the same for equal numbers of different types."""
     return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
 
 
 def _fingerprint_array(values: Any) -> Any:
-    """Equals the fingerprint of a tensor, list or number with the same content."""
+    """Returns a fingerprint that equals that of a tensor, list or number with the same content."""
     if values.ndim == 0:
         return _compute_fingerprint(values.item(), [0], False)
     if values.size <= _MAX_LIST_ELEMENTS:

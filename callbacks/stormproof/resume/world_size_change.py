@@ -1,8 +1,8 @@
-"""What a job of another number of ranks saved, shared out among those that go on with it.
+"""Redistributes the states of a checkpoint after a change of the world size.
 
-Weights, optimizers, schedules and counts of steps are the whole job's and stay. The place in the data is that many
-samples into the epoch's order, which depends on no number of ranks. What each rank had for itself is put together
-(sums and means of the epoch, metrics) or begins anew (random numbers): the training goes on, and not bit for bit.
+Weights, optimizers, schedules and step counts belong to the whole job and stay unchanged. The position in the data is a
+number of samples in the order of the epoch, which does not depend on the world size. States of single ranks are merged
+(epoch means and metrics) or seeded anew (random number generators). Such a resume is not exact.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ def redistribute(
     """Returns the state of one rank after a change of the world size. Rescales batch counts in ``checkpoint``.
 
     Args:
-        saved: state of the job that saved the checkpoint.
-        checkpoint: as it was loaded, of CheckpointRecovery.
-        rank: of this process.
-        world_size: of this job.
-        accumulate_grad_batches: batches of a step on each of them.
+        saved: State of the job that saved the checkpoint.
+        checkpoint: Loaded checkpoint. Modified in place.
+        rank: Rank of this process.
+        world_size: World size of this job.
+        accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
 
     Raises:
-        NotResumableError: if it was saved by a release that did not write down how many batches a step had.
+        NotResumableError: If the release that saved the checkpoint did not record the batches per step.
     """
     rank_states, shared_state = saved.rank_states, saved.job_state
     if shared_state.accumulated is None:
         raise NotResumableError(
-            f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(rank_states)} ranks and an "
-            "earlier release of stormproof: start it with as many"
+            f"The checkpoint of step {checkpoint['global_step']} was saved with world size {len(rank_states)} by an "
+            "earlier release of stormproof, which does not support another one. Resume with world size "
+            f"{len(rank_states)}."
         )
     factor = Fraction(accumulate_grad_batches, shared_state.accumulated)
     internals.rescale_batch_counts(checkpoint["loops"]["fit_loop"], factor)
@@ -47,7 +48,7 @@ def redistribute(
         internals.rescale_batch_counts(shared_state.loops["progress"], factor)
     rank_state = rank_states[min(rank, len(rank_states) - 1)]
     results = [state.logged["results"] for state in rank_states]
-    # one rank alone does not know which values are to be reduced, and Lightning refuses them to be logged otherwise
+    # one rank does not record which values to reduce, and Lightning refuses to log them with other arguments
     is_reduction_known = len(rank_states) > 1 and world_size > 1
     logged = {**rank_state.logged, "results": merge_logged_results(results, rank) if is_reduction_known else {}}
     return replace(
@@ -63,11 +64,11 @@ def redistribute(
 
 
 def merge_logged_results(results: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
-    """Values that ``self.log`` was adding up, by key: those to be reduced over the ranks put together, on rank 0.
+    """Returns the accumulated values of ``self.log`` by key. Values with ``sync_dist`` are merged on rank 0.
 
     Args:
-        results: of each rank that saved them.
-        rank: of this process.
+        results: Saved values of each rank.
+        rank: Rank of this process.
     """
     merged_results: dict[str, Any] = {}
     for key, rank_result in results[min(rank, len(results) - 1)].items():
@@ -90,21 +91,26 @@ def merge_logged_results(results: Sequence[Mapping[str, Any]], rank: int) -> dic
 def check_global_batch(
     saved_states: Sequence[Any], loaders: Sequence[Any], accumulate_grad_batches: tuple[int, int], world_size: int
 ) -> None:
-    """Refuses to go on in the middle of an epoch with steps of another number of samples.
+    """Refuses to resume in the middle of an epoch if the number of samples per step changes.
 
     Args:
-        saved_states: the saved states of the training loaders.
-        loaders: the training loaders.
-        accumulate_grad_batches: batches of a step on each rank, then and now.
-        world_size: of this job.
+        saved_states: Saved states of the training loaders.
+        loaders: Training loaders.
+        accumulate_grad_batches: Batches per optimizer step on each rank, in the saved run and in this one.
+        world_size: World size of this job.
 
     Raises:
-        NotResumableError: if a step had another number of samples.
+        NotResumableError: If the number of samples per step changes.
     """
     for state, loader in zip(saved_states, loaders, strict=False):
-        if not isinstance(state, dict) or "fits" not in state or not state["batches"] or state["whole"]:
+        if (
+            not isinstance(state, dict)
+            or "data_description" not in state
+            or not state["batches"]
+            or state["is_complete"]
+        ):
             continue
-        batch_sizes = (state["fits"]["batch_size"] or 1, loader.batch_size or 1)
+        batch_sizes = (state["data_description"]["batch_size"] or 1, loader.batch_size or 1)
         saved_factors = (state["world_size"], accumulate_grad_batches[0], batch_sizes[0])
         current_factors = (world_size, accumulate_grad_batches[1], batch_sizes[1])
         if (
@@ -112,11 +118,9 @@ def check_global_batch(
             != current_factors[0] * current_factors[1] * current_factors[2]
         ):
             raise NotResumableError(
-                f"the checkpoint is of a job whose steps took {_format_product(saved_factors)} samples, in the middle "
-                f"of an epoch, and "
-                f"those of this job take {_format_product(current_factors)} (ranks x accumulated batches x batch "
-                f"size): choose "
-                "accumulate_grad_batches and the batch size so that they are as many"
+                f"The checkpoint was saved in the middle of an epoch with {_format_product(saved_factors)} samples per "
+                f"step, but this job has {_format_product(current_factors)} (ranks x accumulated batches x batch "
+                "size). Choose accumulate_grad_batches and the batch size so that both are equal."
             )
 
 
@@ -125,7 +129,7 @@ def _format_product(factors: tuple[int, int, int]) -> str:
 
 
 def _reseed_generators(saved_state: rng.State, rank: int) -> rng.State:
-    """Generators that nobody has used, by where rank 0's were, so that no two runs share them; not those of GPUs."""
+    """Returns new generator states, seeded from rank 0's state and the rank. Excludes the generators of GPUs."""
     with rng.ForkedRng():
         rng.restore({"torch": saved_state["torch"]})
         rng.seed_process(torch.initial_seed(), int(torch.randint(2**62, ())), rank)

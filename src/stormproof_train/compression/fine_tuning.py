@@ -141,7 +141,7 @@ def count_steps(original: OriginalModel, training: float) -> int:
 
 def _wait_until_free(folder: Path) -> None:
     """A run that outlived a killed compression goes on to its end."""
-    if Lease.is_held(folder):
+    if Lease.is_active(folder):
         print_line(f"{folder} is still training: waiting for it")
-    while Lease.is_held(folder):
+    while Lease.is_active(folder):
         time.sleep(0.2)

@@ -98,7 +98,7 @@ def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> OriginalM
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
     folder = RunFolder(trained_weights.run.parent, trained_weights.run.name)
-    if Lease.is_held(folder.path):
+    if Lease.is_active(folder.path):
         raise UserError(f"{folder.path} is still training: wait for its end, or stop it")
     if folder.read_summary() is None:
         print_line(

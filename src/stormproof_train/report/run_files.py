@@ -89,4 +89,4 @@ def _read_record(path: Path) -> RunRecord | None:
 
 def _is_gone(path: Path) -> bool:
     """Whether no attempt that lives owns the folder: of another machine's the heartbeat tells."""
-    return not Lease.is_held(path)
+    return not Lease.is_active(path)

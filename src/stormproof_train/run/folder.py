@@ -299,7 +299,7 @@ class RunFolder:
 
     def _is_running(self) -> bool:
         """Whether another attempt seems to own the folder; taking the lease will tell for sure."""
-        return self._lease is None and Lease.is_held(self.path)
+        return self._lease is None and Lease.is_active(self.path)
 
     def _has_only_own_files(self) -> bool:
         """An attempt that was killed before run.json was there leaves these."""

@@ -24,7 +24,7 @@ class Claims:
     def acquire(self, job: str) -> bool:
         """Claims a job for this process; False where another one that still lives has it."""
         path = self._folder / job
-        if Lease.is_held(path):  # to look takes no lock, and idle workers look every second
+        if Lease.is_active(path):  # to look takes no lock, and idle workers look every second
             return False
         path.mkdir(parents=True, exist_ok=True)
         with suppress(FolderTakenError):
@@ -53,4 +53,4 @@ class Claims:
 
     def is_claimed(self, job: str) -> bool:
         """Whether a worker that lives has it."""
-        return Lease.is_held(self._folder / job)
+        return Lease.is_active(self._folder / job)

@@ -151,4 +151,4 @@ class _Attempt:
 
 
 def _is_in_use(folder: Path) -> bool:
-    return any(Lease.is_held(path) for path in (folder, folder / "checkpoints"))
+    return any(Lease.is_active(path) for path in (folder, folder / "checkpoints"))

@@ -31,7 +31,7 @@ def test_a_stock_checkpoint_is_taken_over_as_the_newest_and_stays(tmp_path: Path
     resolution = store.resolve(verify_all=True)
     assert resolution.chosen_checkpoint == result
     assert list(resolution.foreign_files) == ["last.ckpt"]
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     assert commit_checkpoint(store, 610).name == "000005-step-610"
 
 
@@ -55,12 +55,12 @@ def _torn(path: Path) -> None:
 
 
 BAD_CHECKPOINTS = {
-    "nothing": (lambda path: None, "is no file"),
-    "a folder": (Path.mkdir, "is no file"),
-    "empty": (lambda path: path.write_bytes(b""), "no whole zip archive"),
-    "torn": (_torn, "no whole zip archive"),
+    "nothing": (lambda path: None, "is not a file"),
+    "a folder": (Path.mkdir, "is not a file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a complete zip archive"),
+    "torn": (_torn, "not a complete zip archive"),
     "another type": (lambda path: _save_stock(path, extra=Fraction(1, 2)),
-              "it holds fractions.Fraction, which is code"),
+              "it contains fractions.Fraction, which is code"),
     "a crafted pickle": (lambda path: _save_stock(path, extra=_Crafted(path.parent / "made")), "mkdir, which is code"),
     "a list": (lambda path: torch.save([1], path), "it has no keys"),
     "weights alone": (lambda path: torch.save({"weight": torch.ones(1)}, path), "it has no state_dict"),
@@ -68,7 +68,7 @@ BAD_CHECKPOINTS = {
     "a step below 0": (lambda path: _save_stock(path, global_step=-1), "it has no global_step"),
     "a step that is true": (lambda path: _save_stock(path, global_step=True), "it has no global_step"),
     "no epoch": (lambda path: _save_stock(path, epoch=None), "it has no epoch"),
-    "other optimizers": (lambda path: _save_stock(path, optimizer_states=[{"a": 1}]), "optimizer states are not as"),
+    "other optimizers": (lambda path: _save_stock(path, optimizer_states=[{"a": 1}]), "states have another structure"),
     "not finite": (
         lambda path: _save_stock(path, state_dict={"w": torch.tensor([float("nan")])}), "state_dict/w is not finite"
     ),
@@ -91,7 +91,7 @@ def test_what_cannot_be_resumed_from_is_a_sentence_and_changes_nothing(make: Any
 
 def test_one_of_ours_needs_no_adoption(tmp_path: Path):
     newest = make_store(tmp_path).read_checkpoints()[-1]
-    with pytest.raises(NotResumableError, match="has a manifest beside it"):
+    with pytest.raises(NotResumableError, match="already has a manifest"):
         adopt(newest.path)
 
 

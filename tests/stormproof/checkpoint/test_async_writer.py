@@ -104,7 +104,9 @@ def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asyn
     reported_steps: list[int] = []
     recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2, keep_last=9, async_save=asynchronous)
     failing = FaultInjector().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
-    with pytest.warns(UserWarning, match="the checkpoint of step 2 was not saved: Permission denied; training goes on"):
+    with pytest.warns(
+        UserWarning, match="The checkpoint of step 2 was not saved: Permission denied. Training continues"
+    ):
         weights = fit(recovery, failing, BatchEndCallback(reported_steps.append))
     assert checkpoint_steps(tmp_path / "run") == [0, 4, 6]
     assert [file.name for file in (tmp_path / "run").glob("*.tmp")] == []
@@ -129,7 +131,7 @@ def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
         for warning in warning_records
         if "was not saved" in str(warning.message)
     ]
-    assert steps == ["the checkpoint of step 2", "the checkpoint of step 5"]
+    assert steps == ["The checkpoint of step 2", "The checkpoint of step 5"]
 
 
 def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp_path: Path):
@@ -138,7 +140,7 @@ def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp
     with pytest.raises(RuntimeError, match="injected fault"):
         fit(recovery, FaultInjector().fail(at="checkpoint synced", step=2), BatchEndCallback(finished_steps.append))
     assert finished_steps[-1] <= 4
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
 
 
 def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path):
@@ -169,7 +171,7 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     faults = FaultInjector().bit_flip(at="pruned", step=3).fail(raise_disk_full(), at="checkpoint synced", step=4)
-    with pytest.raises(Exception, match="was just committed and is bad: its content was changed"):
+    with pytest.raises(Exception, match="was just committed but is bad: its content has changed"):
         fit(recovery, faults)
     assert checkpoint_steps(tmp_path) == [2, 3]
     assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-2.ckpt")
@@ -189,7 +191,9 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
     with (
         call_at_point(recovery, "commit begins", fail),
         pytest.warns(UserWarning, match="was not saved"),
-        pytest.raises(StorageError, match=r"training stops: nothing could be saved for 0 s; .* Permission denied"),
+        pytest.raises(
+            StorageError, match=r"Training stops, because no checkpoint could be saved for 0 s\. .* Permission denied"
+        ),
     ):
         fit(recovery, slow, BatchEndCallback(finished_steps.append), steps=100)
     assert StorageError("").exit_code == 74
@@ -212,14 +216,14 @@ def test_the_end_of_a_training_is_written_again_if_storage_fails(tmp_path: Path)
 
     with (
         call_at_point(recovery, "checkpoint synced", fail),
-        pytest.warns(UserWarning, match=r"step 6 was not saved: .*Input/output error; trying again in 0\.01 s"),
+        pytest.warns(UserWarning, match=r"step 6 was not saved: .*Input/output error\. Retrying in 0\.01 s"),
     ):
         fit(recovery)
     assert checkpoint_steps(tmp_path) == [4, 6]
 
 
 @pytest.mark.usefixtures("short_delays")
-@pytest.mark.filterwarnings("ignore:.*trying again")
+@pytest.mark.filterwarnings("ignore:.*Retrying in")
 def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=4)
 
@@ -233,7 +237,7 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
     ):
         fit(recovery)
     assert checkpoint_steps(tmp_path) == [0, 4]
-    assert not Lease.is_held(tmp_path)
+    assert not Lease.is_active(tmp_path)
     resumed = fit(CheckpointRecovery(tmp_path, every_n_train_steps=4))
     assert is_equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
 
@@ -250,7 +254,9 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
 
     with (
         call_at_point(recovery, "checkpoint synced", lambda step: nine.wait(30) if step == 2 else None),
-        pytest.warns(UserWarning, match="the checkpoint of step 2 is still being written: storage is slow, or hangs"),
+        pytest.warns(
+            UserWarning, match="The checkpoint of step 2 is still being written, because storage is slow or hangs"
+        ),
     ):
         fit(recovery, BatchEndCallback(reach), steps=12)
     saved_steps = checkpoint_steps(tmp_path)
@@ -273,7 +279,7 @@ def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waite
 
     with (
         call_at_point(recovery, "commit begins", lambda step: five.wait(30) if step == 2 else None),
-        pytest.warns(UserWarning, match="storage is slow, or hangs"),
+        pytest.warns(UserWarning, match="storage is slow or hangs"),
     ):
         fit(recovery, BatchEndCallback(reach))
     fit(CheckpointRecovery(tmp_path / "other", every_n_train_steps=1, keep_last=9))
@@ -287,7 +293,7 @@ def test_what_is_committed_is_saved_whatever_becomes_of_those_before(tmp_path: P
 
     monkeypatch.setattr(Store, "apply_retention", fail)
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
-    with pytest.warns(UserWarning, match="is saved, and what it makes superfluous could not be deleted"):
+    with pytest.warns(UserWarning, match="is saved, but older checkpoints could not be deleted"):
         fit(recovery)
     assert checkpoint_steps(tmp_path) == [0, 3, 6]
 
@@ -320,12 +326,12 @@ def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("short_delays")
-@pytest.mark.filterwarnings("ignore:.*trying again")
+@pytest.mark.filterwarnings("ignore:.*Retrying in")
 def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2)
     remove = BatchEndCallback(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)
     with (
-        pytest.warns(UserWarning, match="the checkpoint of step [24] was not saved: No such file or directory"),
+        pytest.warns(UserWarning, match="The checkpoint of step [24] was not saved: No such file or directory"),
         pytest.raises(StorageError, match="step 6 could not be saved"),
     ):
         fit(recovery, remove)
@@ -340,5 +346,5 @@ def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
 
 @pytest.mark.parametrize("patience", [0.0, -1.0, float("nan")])
 def test_a_patience_that_is_none_is_named(patience: float, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"storage_timeout is .*; it must be above 0"):
+    with pytest.raises(ValueError, match="`storage_timeout` must be above 0, got"):
         CheckpointRecovery(tmp_path, storage_timeout=patience)

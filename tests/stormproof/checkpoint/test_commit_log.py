@@ -100,8 +100,8 @@ def test_what_the_newest_manifest_saw_is_judged_by_its_mark():
     assert (
         log.find_problems_since(LogPrefix.from_content(bytes(flipped))) == []
     )  # it was so at that commit already, and was told then
-    assert "not those of the newest commit" in log.find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
-    assert "has 0 bytes and had" in parse_log(b"").find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
+    assert "have changed since the newest commit" in log.find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
+    assert "has 0 bytes but had" in parse_log(b"").find_problems_since(LogPrefix.from_content(COMPLETE_LOG))[0]
     assert log.find_problems_since(None) == [damage.problem for damage in log.damaged_places]
 
 

@@ -80,7 +80,7 @@ def test_a_link_is_no_checkpoint_and_its_target_stays(suffix: str, tmp_path: Pat
     resolution = store.resolve()
     assert resolution.chosen_checkpoint is not None
     assert resolution.chosen_checkpoint.step == 10
-    assert "no plain file" in resolution.bad_checkpoints[0].reason
+    assert "not a regular file" in resolution.bad_checkpoints[0].reason
     store.begin_attempt(resolution)
     assert target.read_bytes() == content
     assert (store.folder / "quarantine" / file.name).is_symlink()

@@ -25,12 +25,12 @@ def test_a_glance_sees_names_manifests_and_lengths(tmp_path: Path):
     assert [checkpoint.name for checkpoint in listing.checkpoints] == ["000006-step-60", "000005-step-50"]
     size = (tmp_path / "000005-step-50.ckpt").stat().st_size
     assert listing.bad_checkpoints == [
-        BadCheckpoint("000004-step-40", "its file is gone"),
-        BadCheckpoint("000003-step-30", f"it has 100 bytes and was committed with {size}"),
+        BadCheckpoint("000004-step-40", "its file is missing"),
+        BadCheckpoint("000003-step-30", f"it has 100 bytes but was committed with {size}"),
         BadCheckpoint("000002-step-20", "its manifest was changed after it was written"),
     ]
     assert listing.quarantined_checkpoints == [
-        BadCheckpoint("000001-step-10", "its content was changed after it was committed")
+        BadCheckpoint("000001-step-10", "its content has changed since it was committed")
     ]
     assert listing.foreign_files == ["last.ckpt"]
 
@@ -57,4 +57,4 @@ def test_a_checkpoint_without_its_manifest_is_bad_and_a_folder_called_like_one_i
     make_store(tmp_path, [10])
     (tmp_path / "000001-step-10.json").unlink()
     (tmp_path / "old.ckpt").mkdir()
-    assert list_folder(tmp_path) == Listing([], [BadCheckpoint("000001-step-10", "its manifest is gone")], [], [])
+    assert list_folder(tmp_path) == Listing([], [BadCheckpoint("000001-step-10", "its manifest is missing")], [], [])

@@ -58,13 +58,13 @@ def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"file": "../000012-step-600.ckpt"}, "that of another file"),
-        ({"file": "/etc/passwd"}, "that of another file"),
-        ({"file": "000013-step-600.ckpt"}, "that of another file"),
-        ({"file": None}, "that of another file"),
+        ({"file": "../000012-step-600.ckpt"}, "belongs to another file"),
+        ({"file": "/etc/passwd"}, "belongs to another file"),
+        ({"file": "000013-step-600.ckpt"}, "belongs to another file"),
+        ({"file": None}, "belongs to another file"),
         ({"sequence": 13}, "another sequence or step than its name"),
         ({"step": 601}, "another sequence or step than its name"),
-        ({"format": 2}, "a format that this version does not know"),
+        ({"format": 2}, "a format that this version of stormproof does not support"),
         ({"bytes": True}, "field bytes"),
         ({"bytes": 1.0}, "field bytes"),
         ({"world_size": "2"}, "field world_size"),
@@ -86,7 +86,7 @@ def test_a_forged_manifest_with_the_right_hash_is_not_believed(fields: dict[str,
 
 def test_a_manifest_of_a_megabyte_is_not_ours(tmp_path: Path):
     checkpoint = dataclasses.replace(_full_checkpoint(tmp_path), run="x" * 1_000_000)
-    with pytest.raises(ValueError, match="no manifest of ours"):
+    with pytest.raises(ValueError, match="not written by stormproof"):
         decode_manifest(encode_manifest(checkpoint, LOG), checkpoint.path)
 
 

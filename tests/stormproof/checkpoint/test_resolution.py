@@ -103,16 +103,16 @@ def _delete_file(name: str) -> Callable[[Path], object]:
 
 
 BAD_COMMITS = {
-    "flipped": (lambda folder: flip_bit(folder / f"{THIRD}.ckpt"), "content was changed"),
+    "flipped": (lambda folder: flip_bit(folder / f"{THIRD}.ckpt"), "content has changed"),
     "manifest flipped": (lambda folder: flip_bit(folder / f"{THIRD}.json"), "manifest was changed"),
-    "manifest emptied": (lambda folder: (folder / f"{THIRD}.json").write_bytes(b""), "no manifest of ours, or torn"),
-    "file gone": (_delete_file(f"{THIRD}.ckpt"), "its file is gone"),
-    "manifest gone": (_delete_file(f"{THIRD}.json"), "its manifest is gone"),
+    "manifest emptied": (lambda folder: (folder / f"{THIRD}.json").write_bytes(b""), "truncated or was not written"),
+    "file gone": (_delete_file(f"{THIRD}.ckpt"), "its file is missing"),
+    "manifest gone": (_delete_file(f"{THIRD}.json"), "its manifest is missing"),
     "another's file": (
-        lambda folder: shutil.copy(folder / f"{SECOND}.ckpt", folder / f"{THIRD}.ckpt"), "content was changed"
+        lambda folder: shutil.copy(folder / f"{SECOND}.ckpt", folder / f"{THIRD}.ckpt"), "content has changed"
     ),
     "another's manifest": (
-        lambda folder: shutil.copy(folder / f"{SECOND}.json", folder / f"{THIRD}.json"), "that of another file"
+        lambda folder: shutil.copy(folder / f"{SECOND}.json", folder / f"{THIRD}.json"), "belongs to another file"
     ),
 }  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_what_is_not_finite_is_walked_past_and_quarantined(store: Store):
     result = _resolve_unchanged(store.folder)
     assert result.chosen_checkpoint is not None
     assert result.chosen_checkpoint.name == THIRD
-    assert [bad.reason for bad in result.bad_checkpoints] == ["it holds numbers that are not finite"]
+    assert [bad.reason for bad in result.bad_checkpoints] == ["it contains numbers that are not finite"]
     store.begin_attempt(result)
     assert file_names(store.folder / "quarantine") == {"000004-step-40.ckpt", "000004-step-40.json"}
 
@@ -243,7 +243,7 @@ def test_an_attempt_does_not_begin_on_what_somebody_changed_since(change: str, s
         (store.folder / f"{FIRST}.json").unlink()
     else:
         (store.folder / "commits.log").unlink()
-    with pytest.raises(RanksDisagreeError, match="changed while this attempt began: start it again"):
+    with pytest.raises(RanksDisagreeError, match=r"while this attempt began\. Restart the run"):
         store.begin_attempt(result)
 
 

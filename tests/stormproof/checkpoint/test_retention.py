@@ -69,8 +69,8 @@ def test_whether_a_score_would_be_among_the_best(
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"keep_last": 1}, "at least 2"), ({"save_top_k": -1}, "from 0"), ({"mode": "low"}, "'min' or 'max'"),
-     ({"keep_every_n_train_steps": 0}, "from 1")],
+    [({"keep_last": 1}, "at least 2"), ({"save_top_k": -1}, "at least 0"), ({"mode": "low"}, "'min' or 'max'"),
+     ({"keep_every_n_train_steps": 0}, "at least 1")],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_is_a_sentence(fields: dict, reason: str):
     with pytest.raises(ValueError, match=reason):
@@ -134,7 +134,7 @@ def test_a_retention_that_ends_at_any_point_leaves_no_ruin(point: str, which: in
 def test_nothing_is_deleted_while_the_newest_is_bad(tmp_path: Path):
     store = make_store(tmp_path, [10, 20, 30])
     flip_bit(tmp_path / "000003-step-30.ckpt")
-    with pytest.raises(DamagedError, match=r"000003-step-30\.ckpt was just committed and is bad: .* nothing older"):
+    with pytest.raises(DamagedError, match=r"000003-step-30\.ckpt was just committed but is bad: .* No older"):
         store.apply_retention(Retention())
     assert len(list(tmp_path.glob("*.ckpt"))) == 3
 

@@ -5,22 +5,25 @@ import pytest
 from stormproof.checkpoint.schedule import SaveSchedule, compute_optimal_interval
 
 OUT_OF_RANGE = [
-    ({"every_n_train_steps": 0}, "every_n_train_steps is 0"),
-    ({"every_n_train_steps": -5}, "every_n_train_steps is -5"),
-    ({"interval_minutes": 0.0}, "train_time_interval is 0.0"),
-    ({"interval_minutes": -1.0}, "train_time_interval is -1.0"),
-    ({"interval_minutes": float("nan")}, "train_time_interval is nan"),
-    ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0"),
-    ({"max_overhead": 0.0}, "max_overhead is 0.0"),
-    ({"max_overhead": 1.0}, "max_overhead is 1.0"),
-    ({"max_overhead": float("nan")}, "max_overhead is nan"),
-    ({"max_overhead": 0.01, "mean_hours_between_failures": 0.0}, "mean_hours_between_failures is 0.0"),
-    ({"max_overhead": 0.01, "mean_hours_between_failures": float("inf")}, "mean_hours_between_failures is inf"),
-    ({"mean_hours_between_failures": 10.0}, "nothing without max_overhead"),
-    ({"max_overhead": 0.01, "every_n_train_steps": 5}, "every_n_train_steps and train_time_interval must be left out"),
+    ({"every_n_train_steps": 0}, "`every_n_train_steps` must be .* got 0"),
+    ({"every_n_train_steps": -5}, "`every_n_train_steps` must be .* got -5"),
+    ({"interval_minutes": 0.0}, "`train_time_interval` must be .* got 0.0"),
+    ({"interval_minutes": -1.0}, "`train_time_interval` must be .* got -1.0"),
+    ({"interval_minutes": float("nan")}, "`train_time_interval` must be .* got nan"),
+    ({"keep_every_n_train_steps": 0}, "`keep_every_n_train_steps` must be .* got 0"),
+    ({"max_overhead": 0.0}, "`max_overhead` must be .* got 0.0"),
+    ({"max_overhead": 1.0}, "`max_overhead` must be .* got 1.0"),
+    ({"max_overhead": float("nan")}, "`max_overhead` must be .* got nan"),
+    ({"max_overhead": 0.01, "mean_hours_between_failures": 0.0}, "`mean_hours_between_failures` must be .* got 0.0"),
+    (
+        {"max_overhead": 0.01, "mean_hours_between_failures": float("inf")},
+        "`mean_hours_between_failures` must be .* got inf",
+    ),
+    ({"mean_hours_between_failures": 10.0}, "requires `max_overhead`"),
+    ({"max_overhead": 0.01, "every_n_train_steps": 5}, "Remove `every_n_train_steps` and `train_time_interval`"),
     (
         {"max_overhead": 0.01, "interval_minutes": 5.0},
-        "every_n_train_steps and train_time_interval must be left out",
+        "Remove `every_n_train_steps` and `train_time_interval`",
     ),
 ]
 

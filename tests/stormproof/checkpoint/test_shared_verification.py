@@ -104,19 +104,19 @@ def test_damage_after_the_verification_is_found_even_with_the_old_time(checkpoin
     about = checkpoint.path.stat()
     flip_bit(checkpoint.path)
     os.utime(checkpoint.path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert verify_once_per_node(checkpoint) == "its content was changed after it was committed"
+    assert verify_once_per_node(checkpoint) == "its content has changed since it was committed"
 
 
 def test_every_rank_finds_damage(checkpoint: Checkpoint, reads: list[str]):
     flip_bit(checkpoint.path)
     messages = {verify_once_per_node(checkpoint) for _ in range(2)}
-    assert (messages, len(reads)) == ({"its content was changed after it was committed"}, 2)
+    assert (messages, len(reads)) == ({"its content has changed since it was committed"}, 2)
 
 
 def test_a_missing_file_is_reported(checkpoint: Checkpoint):
     verify_once_per_node(checkpoint)
     checkpoint.path.unlink()
-    assert verify_once_per_node(checkpoint) == "its file is gone"
+    assert verify_once_per_node(checkpoint) == "its file is missing"
 
 
 @pytest.mark.parametrize("seconds", [-301, 60])

@@ -20,7 +20,7 @@ from tests.support.checkpoint_files import commit_checkpoint, file_names, make_s
     "address", ["s3://bucket/run", "gs://bucket", "hdfs://host:9000/run", "file:///tmp/x", Path("s3://bucket/run")]
 )
 def test_the_address_of_an_object_store_is_a_sentence(address: str | Path):
-    with pytest.raises(ValueError, match="is no folder of this machine: checkpoints go to a path of a mounted"):
+    with pytest.raises(ValueError, match="Pass the path of a folder on a mounted"):
         Store(address)
 
 

@@ -35,7 +35,7 @@ def test_every_flipped_byte_is_found(checkpoint: Checkpoint):
     content = checkpoint.path.read_bytes()
     for offset in [*range(0, len(content), 37), len(content) - 1]:
         flip_bit(checkpoint.path, offset)
-        assert find_problem(checkpoint) == "its content was changed after it was committed"
+        assert find_problem(checkpoint) == "its content has changed since it was committed"
         flip_bit(checkpoint.path, offset)
     assert find_problem(checkpoint) is None
 
@@ -52,12 +52,12 @@ def _replace_by_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: os.truncate(path, 100), "it has 100 bytes and was committed with "),
-        (lambda path: os.truncate(path, 0), "it has 0 bytes and was committed with "),
-        (_append_byte, " bytes and was committed with "),
-        (Path.unlink, "its file is gone"),
-        (_replace_by_folder, "it is no plain file"),
-        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "its content was changed"),
+        (lambda path: os.truncate(path, 100), "it has 100 bytes but was committed with "),
+        (lambda path: os.truncate(path, 0), "it has 0 bytes but was committed with "),
+        (_append_byte, " bytes but was committed with "),
+        (Path.unlink, "its file is missing"),
+        (_replace_by_folder, "it is not a regular file"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "its content has changed"),
     ],
     ids=["cut", "emptied", "grown", "gone", "folder", "zeroes"],
 )
@@ -98,8 +98,7 @@ def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp
     assert resolution.chosen_checkpoint.step == 10
     (bad,) = resolution.bad_checkpoints
     assert bad.reason == (
-        "torch does not load it with weights_only=True: "
-        f"it holds {os.mkdir.__module__}.mkdir, which is code and not data"
+        f"torch.load(weights_only=True) refuses it: it contains {os.mkdir.__module__}.mkdir, which is code and not data"
     )
     assert not marker.exists()
     torch.load(store.folder / "000002-step-20.ckpt", weights_only=False)
@@ -109,10 +108,10 @@ def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (lambda path: torch.save({"share": Fraction(1, 2)}, path), "it holds fractions.Fraction, which is code"),
-        (lambda path: path.write_bytes(pickle.dumps({})), "it is no whole zip archive"),
-        (lambda path: path.write_bytes(b""), "it is no whole zip archive"),
-        (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), "it is no whole zip archive"),
+        (lambda path: torch.save({"share": Fraction(1, 2)}, path), "it contains fractions.Fraction, which is code"),
+        (lambda path: path.write_bytes(pickle.dumps({})), "it is not a complete zip archive"),
+        (lambda path: path.write_bytes(b""), "it is not a complete zip archive"),
+        (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), "it is not a complete zip archive"),
     ],
     ids=["type", "bare pickle", "empty", "old format"],
 )
@@ -175,7 +174,7 @@ def test_too_little_address_space_is_not_damage(store: Store):
 
 def test_what_is_not_finite_is_not_resumed_from(store: Store):
     commit_checkpoint(store, 20, finite=False)
-    assert find_problem(store.read_checkpoints()[1]) == "it holds numbers that are not finite"
+    assert find_problem(store.read_checkpoints()[1]) == "it contains numbers that are not finite"
 
 
 def test_content_is_only_loaded_once_its_hash_is_right(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):

@@ -51,7 +51,7 @@ def test_verify_names_each_bad_one_with_its_reason(store: Store, capsys: pytest.
     assert lines[:3] == [
         "000003-step-30  bad: its manifest was changed after it was written",
         "000002-step-20  lost: it was committed, but its files are missing",
-        "000001-step-10  bad: its content was changed after it was committed",
+        "000001-step-10  bad: its content has changed since it was committed",
     ]
     assert lines[-1] == "there is no good checkpoint: the next start is refused"
 
@@ -97,7 +97,7 @@ def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[st
     assert lines[3:] == [
         "000005-step-150 was adopted from another tool",
         "000002-step-20 is bad: its manifest was changed after it was written",
-        "000001-step-10 is in quarantine: its content was changed after it was committed",
+        "000001-step-10 is in quarantine: its content has changed since it was committed",
         "000004-step-140 is in quarantine: it holds numbers that are not finite",
         f"{FOREIGN} {store.folder / 'last.ckpt'}",
     ]
@@ -156,10 +156,10 @@ MISTAKES = {
     "no folder": (["list"], "the following arguments are required: DIR"),
     "a folder that is not there": (["list", "missing"], "missing does not exist: pass a folder of checkpoints"),
     "a file": (["verify", "file"], "file is not a folder: pass a folder of checkpoints"),
-    "an object store": (["list", "s3://bucket/run"], "s3://bucket/run is no folder of this machine"),
-    "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is no file"),
-    "adopt no checkpoint": (["adopt", "file"], "file is not adopted: it is no whole zip archive"),
-    "adopt to an object store": (["adopt", "file", "--into", "s3://bucket"], "s3://bucket is no folder"),
+    "an object store": (["list", "s3://bucket/run"], "cannot be written to the URL s3://bucket/run"),
+    "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is not a file"),
+    "adopt no checkpoint": (["adopt", "file"], "file cannot be adopted: it is not a complete zip archive"),
+    "adopt to an object store": (["adopt", "file", "--into", "s3://bucket"], "cannot be written to the URL s3://bucket"),
     "doctor of nothing": (["doctor", "missing"], "missing does not exist"),
 }
 
@@ -216,7 +216,7 @@ def test_doctor_numbers_what_it_finds_in_the_width_of_the_terminal(
         lines = captured.splitlines()
         assert lines[0] == "1. a checkpoint is damaged"
         assert lines[1].split() == ["where", str(store.folder / "000003-step-30.ckpt")]
-        assert lines[2] == "   why   its content was changed after it was committed"
+        assert lines[2] == "   why   its content has changed since it was committed"
         assert "2. last.ckpt: saved by Lightning's ModelCheckpoint" in lines
         assert lines[-1] == "2 risks found"
         assert max(len(line) for line in lines if "/" not in line) <= width

@@ -108,7 +108,7 @@ NESTED = {
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_generator_of_the_data_sets_own_is_named(generator: Any, workers: int):
     (reason,) = find_loader_caveats(resumable(DataLoader(Samples(rng=generator), num_workers=workers)))
-    assert reason.startswith(f"dataset.rng is a generator of its own, a {type(generator).__name__}: let it draw from")
+    assert reason.startswith(f"dataset.rng is a separate random number generator ({type(generator).__name__}): use the")
 
 
 @pytest.mark.parametrize(("dataset", "path"), NESTED.values(), ids=NESTED.keys())
@@ -119,7 +119,7 @@ def test_it_is_found_where_it_is_hidden(dataset: Any, path: str):
 
 def test_a_generator_in_what_collates_is_named_too():
     (reason,) = find_loader_caveats(resumable(DataLoader(Samples(), collate_fn=partial(max, RNG))))
-    assert reason.startswith("collate_fn.args[0] is a generator")
+    assert reason.startswith("collate_fn.args[0] is a separate random number generator")
 
 
 def test_what_is_named_is_not_resumed_and_what_is_not_named_is():
@@ -144,11 +144,11 @@ WRAPPED = {
     "a data set that draws from the global ones": (lambda: DataLoader(Draws(random)), None),
     "workers": (lambda: DataLoader(Samples(), num_workers=2), None),
     "a generator of the loader's": (lambda: DataLoader(Samples(), shuffle=True, generator=torch.Generator()), None),
-    "whichever worker is ready": (lambda: DataLoader(Samples(), num_workers=2, in_order=False), "leave it True"),
+    "whichever worker is ready": (lambda: DataLoader(Samples(), num_workers=2, in_order=False), "set in_order=True"),
     "no worker to be ready": (lambda: DataLoader(Samples(), in_order=False), None),
-    "a stream": (lambda: DataLoader(Stream()), "give it both, and num_workers=0"),
+    "a stream": (lambda: DataLoader(Stream()), "implement both and set num_workers=0"),
     "a stream with a state": (lambda: DataLoader(StatefulStream()), None),
-    "a stream with a state in workers": (lambda: DataLoader(StatefulStream(), num_workers=2), "use num_workers=0"),
+    "a stream with a state in workers": (lambda: DataLoader(StatefulStream(), num_workers=2), "set num_workers=0"),
     "a stateful loader": (StatefulLoader, None),
     "a stateful loader with workers": (lambda: StatefulLoader(2), "wrap a torch DataLoader instead"),
     "a stateful loader whose workers draw nothing": (
@@ -157,18 +157,18 @@ WRAPPED = {
     ),
     "a stateful loader whose data set has a generator": (
         lambda: StatefulLoader(dataset=Samples(rng=RNG)),
-        "dataset.rng is a generator",
+        "dataset.rng is a separate random number generator",
     ),
     "a stateful loader whose data set tells its state": (lambda: StatefulLoader(2, StatefulStream()), None),
     "a stateful loader with a generator": (
         lambda: StatefulLoader(generator=torch.Generator()),
-        "give the loader no gen",
+        "or remove the generator",
     ),
-    "an iterator of its own": (lambda: CustomIterLoader(Samples()), "give it state_dict and load_state_dict"),
+    "an iterator of its own": (lambda: CustomIterLoader(Samples()), "implement state_dict and load_state_dict"),
     "a sampler with a generator": (lambda: DataLoader(Samples(), sampler=Helped()), None),
     "a sampler whose helper has one": (
         lambda: DataLoader(Samples(), sampler=Helped(rng=RNG)),
-        "sampler.helper.rng is a generator",
+        "sampler.helper.rng is a random number generator",
     ),
     "a sampler that tells its state": (lambda: DataLoader(Samples(), sampler=Helped(rng=RNG, told=True)), None),
     "a sampler that sees the data set": (

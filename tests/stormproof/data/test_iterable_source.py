@@ -60,4 +60,4 @@ def test_a_state_is_taken_as_it_is_and_does_not_change_with_its_owner():
     state = loader.state_dict()
     next(batches)
     assert state["position"]["owner"] == {"seen": [0, 1]}
-    assert state["position"]["again"] == 1
+    assert state["position"]["num_refetched"] == 1

@@ -81,7 +81,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 BOTH_RANKS = ["of rank 0", "of rank 1"]
-DISAGREED = "the ranks do not agree on the step (rank 0: 600; rank 1: none): start all of them again"
+DISAGREED = "The ranks do not agree on the step (rank 0: 600; rank 1: none). Restart all ranks."
 MESSAGES = {
     "world_size": (2, 2),
     "share": ("of rank 0", "of rank 0"),

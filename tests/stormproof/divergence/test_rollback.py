@@ -155,7 +155,7 @@ def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         return commit(self, write, info, **options)
 
     monkeypatch.setattr(Store, "commit", commit_unless_12)
-    with pytest.warns(match="the checkpoint of step 12 was not saved: no space"):
+    with pytest.warns(match="The checkpoint of step 12 was not saved: no space"):
         back = fit_with_rollback(tmp_path, lambda: None, asynchronous=True)
     assert back.restored_entry is not None
     assert back.restored_entry["global_step"] == 0

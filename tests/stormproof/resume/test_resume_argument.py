@@ -111,7 +111,7 @@ def test_pickled_entries_come_back_only_with_weights_only_false(tmp_path: Path):
 
 def test_a_second_fit_does_not_resume_a_finished_run(tmp_path: Path):
     fit(tmp_path)
-    with pytest.raises(NotResumableError, match="contains a finished training run of 6 steps: use another folder"):
+    with pytest.raises(NotResumableError, match=r"contains a finished run of 6 steps\. Use another folder"):
         fit(tmp_path)
 
 

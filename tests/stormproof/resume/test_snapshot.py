@@ -172,7 +172,7 @@ def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_
     fit.fit(rich, data, _shuffled(4))
     our_entry = _without_loops(snapshot.capture(fit, rich, has_validated=True, has_ended=True))["stormproof"]
     assert our_entry["shared"]["loops"] is None
-    assert [(state["epoch"], state["ended"]) for state in our_entry["ranks"][0]["train_loaders"]] == [(1, True)]
+    assert [(state["epoch"], state["is_finished"]) for state in our_entry["ranks"][0]["train_loaders"]] == [(1, True)]
 
 
 def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
@@ -192,7 +192,7 @@ def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_ma
     checkpoint = _take_at_batch(2)
     del checkpoint["stormproof"]["shared"]["accumulated"]
     assert snapshot.select_rank(deepcopy(checkpoint), 0, world_size=1)
-    with pytest.raises(NotResumableError, match="step 2 was saved by a job of 1 ranks and an earlier release"):
+    with pytest.raises(NotResumableError, match="step 2 was saved with world size 1 by an earlier release"):
         snapshot.select_rank(checkpoint, 0, world_size=2)
 
 
@@ -208,12 +208,12 @@ def test_the_state_is_the_same_dict_after_a_round_trip():
 
 def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is_named():
     saved = _take_at_batch(2)["stormproof"]
-    for key in ("accumulated", "untouched", "spread", "averaging", "syncs_buffers", "reduction_order"):
+    for key in ("accumulated", "unstepped_optimizers", "is_sharded", "averaging", "syncs_buffers", "reduction_order"):
         del saved["shared"][key]
     for key in ("generators", "averaged_buffers", "gradients", "parameters", "entries"):
         del saved["ranks"][0][key]
     read = Snapshot.from_dict(saved)
-    assert (read.job_state.accumulated, read.job_state.spread, read.rank_states[0].entries) == (None, False, ())
+    assert (read.job_state.accumulated, read.job_state.is_sharded, read.rank_states[0].entries) == (None, False, ())
     del saved["ranks"][0]["rng"]
     with pytest.raises(KeyError, match="rng"):
         Snapshot.from_dict(saved)
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
     checkpoint = _take_at_batch(2)
     checkpoint["stormproof"]["format"] += 1
-    with pytest.raises(NotResumableError, match="step 2 was saved by a later release of stormproof: update it"):
+    with pytest.raises(NotResumableError, match=r"step 2 was saved by a later release of stormproof\. Update"):
         snapshot.select_rank(checkpoint, 0, 1)
 
 

@@ -71,7 +71,7 @@ def test_what_is_concatenated_is_on_one_rank():
 
 def test_a_metric_with_a_reduction_of_its_own_begins_anew_and_is_named():
     states = rank_states(Own, [1.0, 2.0])
-    with pytest.warns(UserWarning, match="metric cannot be put together from another number of ranks, and counts only"):
+    with pytest.warns(UserWarning, match="after a change of the world size and are reset: metric"):
         (alone,) = on_ranks(Own, states, ranks=1)
     assert float(alone.seen) == 0.0
     assert not alone.update_called

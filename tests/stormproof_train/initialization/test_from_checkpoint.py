@@ -30,7 +30,7 @@ def test_buffers_are_taken_too(tmp_path: Path):
 
 MISTAKES = {
     "nothing there": (None, "there is no checkpoint"),
-    "no archive": (b"weights", "is damaged, or no checkpoint: it is no whole zip archive"),
+    "no archive": (b"weights", "is damaged, or no checkpoint: it is not a complete zip archive"),
     "a number": (1, "holds int, and no weights by name"),
     "another shape": (nn.Linear(4, 2), "holds the weights of another network than Linear as it is here: size mismatch"),
     "other names": (nn.Sequential(nn.Linear(3, 2)), r"as it is here: Missing key\(s\)"),

@@ -35,7 +35,7 @@ def _lease_risks(folder: Path) -> tuple[list[Risk], bool]:
     location = str(folder / "lease.json")
     try:
         owner = Lease.read_owner(folder)
-        is_alive = Lease.is_held(folder)
+        is_alive = Lease.is_active(folder)
     except LeaseError as error:
         reason = "no run can start in this folder while the file exists"
         return [Risk("the lease is not readable", location, reason, str(error))], False

@@ -27,10 +27,10 @@ def _touch(*names: str) -> Callable[[Path], object]:
 
 
 FINDINGS = {
-    "damaged": (lambda f: flip_bit(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content was changed"),
+    "damaged": (lambda f: flip_bit(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content has changed"),
     "lost": (_lose_checkpoint, "a checkpoint is lost", "its files are missing"),
     "log": (lambda f: flip_bit(f / "commits.log", 3), "the commit log is damaged",
-            "not those of the newest commit"),
+            "have changed since the newest commit"),
     "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not resume from it"),
     "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning's ModelCheckpoint", "newest file by date"),
     "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by", "by date"),
