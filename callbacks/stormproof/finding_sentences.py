@@ -17,7 +17,9 @@ TEMPLATES: dict[Problem, tuple[str, ...]] = {
         "no gradient reaches {layers:layer}, because {cut_by} cuts the graph.",
         "no parameter had a gradient in {steps_without_a_gradient:step}.",
         "no optimizer has stepped in {batches} batches.",
-        "{unused_layers:unused layer} and {frozen_layers:frozen layer} receive no gradient.",
+        "no gradient reaches {unused_layers:unused layer} and {frozen_layers:frozen layer}.",
+        "no gradient reaches {unused_layers:unused layer}.",
+        "no gradient reaches {frozen_layers:frozen layer}.",
     ),
     Problem.WEIGHTS_UNCHANGED: ("the weights of {layers} of {of:layer} have not changed in {steps:step}.",),
     Problem.LEARNING_RATE_ZERO: ("the learning rate has been {lr} for {steps:step}, since step {since_step}.",),
@@ -92,7 +94,7 @@ SUFFIXES = {
     "until_step": "Resolved by step {until_step}.",
 }
 """Sentences that follow if the evidence has a key."""
-MEANINGLESS_ZEROS = frozenset({"strangers_in_the_optimizer", "unreachable"})
+MEANINGLESS_ZEROS = frozenset({"strangers_in_the_optimizer", "unreachable", "unused_layers", "frozen_layers"})
 """Evidence that no sentence mentions if it is zero."""
 OTHER_LAYER_PREFIX = "gradient_norm_of_"
 """Start of an evidence key that ends with the name of a layer."""

@@ -1,4 +1,4 @@
-"""One finding a cause."""
+"""Findings are grouped by root cause."""
 
 import pytest
 
@@ -51,19 +51,20 @@ def test_what_may_be_meant_so_explains_nothing_and_comes_last():
 
 
 def test_a_finding_survives_as_plain_values():
-    finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, {"loss": 0.5, "name": "x"}, "wait", ("a", "b"))
+    evidence = {"loss": 0.5, "name": "x"}
+    finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, evidence, "Wait.", ("a", "b"), "noise")
     assert Finding.from_dict(finding.as_dict()) == finding
 
 
 @pytest.mark.parametrize(
     ("problem", "where", "title"),
     [
-        (Problem.DEAD_UNITS, "net.1", "dead units in net.1"),
-        (Problem.NO_GRADIENT, "n", "no gradient in n"),
-        (Problem.DEGENERATE_TARGETS, "target", "degenerate targets"),
-        (Problem.INPUT_BADLY_SCALED, "input", "input badly scaled"),
-        (Problem.OVERFITTING, "", "overfitting"),
+        (Problem.DEAD_UNITS, "net.1", "DEAD_UNITS in net.1"),
+        (Problem.NO_GRADIENT, "n", "NO_GRADIENT in n"),
+        (Problem.DEGENERATE_TARGETS, "target", "DEGENERATE_TARGETS"),
+        (Problem.INPUT_BADLY_SCALED, "input", "INPUT_BADLY_SCALED"),
+        (Problem.OVERFITTING, "", "OVERFITTING"),
     ],
 )
-def test_a_title_says_what_is_wrong_and_where_once(problem: Problem, where: str, title: str):
+def test_a_title_is_the_code_and_an_informative_place(problem: Problem, where: str, title: str):
     assert make_finding(problem, where=where).title == title

@@ -1,4 +1,4 @@
-"""What to type against a finding is true in the configuration at hand."""
+"""Advice fits the configuration of the run."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,13 +11,18 @@ from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
 
+DIED = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
 CASES = [
     (Problem.LEARNING_RATE_TOO_HIGH, ["optimizer.lr=0.5"], "Try optimizer.lr=0.05."),
     (Problem.LEARNING_RATE_TOO_LOW, ["optimizer.lr=1e-6"], "Try optimizer.lr=1e-05."),
     (Problem.LEARNING_RATE_ZERO, ["optimizer.lr=0"], "Try optimizer.lr=0.001."),
     (Problem.LEARNING_RATE_ZERO, ["scheduler=cosine"], "Try scheduler=none."),
-    (Problem.DEAD_UNITS, ["activation=relu"], "Try activation=leaky_relu."),
-    (Problem.DEAD_UNITS, ["activation=squared_relu", "optimizer.lr=0.1"], "Try activation=leaky_relu."),
+    (Problem.DEAD_UNITS, ["activation=relu", "optimizer.lr=0.05"], "Try optimizer.lr=0.005 or activation=leaky_relu."),
+    (
+        Problem.DEAD_UNITS,
+        ["activation=squared_relu", "optimizer.lr=0.1"],
+        "Try optimizer.lr=0.01 or activation=leaky_relu.",
+    ),
     (Problem.DEAD_UNITS, ["activation=reglu", "optimizer.lr=0.1"], "Try optimizer.lr=0.01."),
     (Problem.DEAD_UNITS, ["activation=hardtanh", "optimizer.lr=0.1"], "Try optimizer.lr=0.01."),
     (Problem.DEAD_UNITS, ["activation=leaky_relu", "optimizer.lr=0.1"], "Try optimizer.lr=0.01."),
@@ -43,9 +48,22 @@ CASES = [
 @pytest.mark.parametrize(("problem", "words", "expected"), slow_except(CASES, CASES[::6]))
 def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str], expected: str | None):
     advise = make_advisor(_plan(words))
-    assert advise(Finding(problem, Severity.WARNING, "", 0, 10)) == expected
+    assert advise(Finding(problem, Severity.WARNING, "", 0, 10, DIED)) == expected
     if expected is not None:
-        _plan([*words, *expected.removeprefix("Try .").split()])  # what is advised can be typed
+        for alternative in expected.removeprefix("Try ").removesuffix(".").split(" or "):
+            _plan([*words, *alternative.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["activation=relu", "initialization=torch"], "Try initialization=auto or activation=leaky_relu."),
+        (["activation=relu"], "Try activation=leaky_relu."),
+    ],
+)
+def test_the_advice_for_units_dead_at_initialization_does_not_lower_the_learning_rate(words: list[str], expected: str):
+    finding = Finding(Problem.DEAD_UNITS, Severity.WARNING, "", 0, 10, {**DIED, "from_the_start": 24.0})
+    assert make_advisor(_plan(words))(finding) == expected
 
 
 def _plan(overrides: list[str]):

@@ -357,7 +357,10 @@ def test_it_is_told(case: str):
     (finding,) = rule(record_fields)
     assert finding.severity != Severity.INFO
     assert finding.evidence
-    assert finding.advice
+    assert finding.advice[0].isupper()
+    assert finding.advice.endswith(".")
+    words = finding.problem.replace("_", " ")
+    assert not finding.description.startswith(f"{words} since step")  # a template fits the evidence
 
 
 @pytest.mark.parametrize("case", NOT_REPORTED)
@@ -369,9 +372,9 @@ def test_it_is_no_fault(case: str):
 @pytest.mark.parametrize(
     ("loader", "workers", "advice"),
     [
-        ("DataLoader", 0, "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or prepare"),
-        ("DataLoader", 8, "increase num_workers above 8 if cores are idle, or prepare"),
-        ("Stream", None, "prepare the data once and cache it: Stream is not a torch DataLoader"),
+        ("DataLoader", 0, "Use DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or preprocess"),
+        ("DataLoader", 8, "Raise num_workers above 8 if cores are idle, or preprocess"),
+        ("Stream", None, "Preprocess the data once and cache it, or replace Stream by a DataLoader"),
     ],
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):
