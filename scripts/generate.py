@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+from findings_index import PAGES, findings_index
 
 from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 
@@ -33,6 +34,7 @@ def generated() -> dict[Path, str]:
         **stubs,
         ROOT / "docs" / "losses.md": docs_of_losses(),
         ROOT / "docs" / "application.md": docs_of_application(),
+        PAGES / "index.md": findings_index(),
     }
 
 

@@ -12,7 +12,7 @@ TEMPLATES: dict[Problem, tuple[str, ...]] = {
     Problem.NON_FINITE_DATA: ("the tensor {tensor} contains NaN or infinity (batch {batch}, step {since_step}).",),
     Problem.NON_FINITE: ("the {tensor} is NaN or infinite (batch {batch}, step {since_step}).",),
     Problem.NOT_IN_OPTIMIZER: ("no optimizer contains these {parameters:trainable parameter}.",),
-    Problem.IN_TWO_OPTIMIZERS: ("the parameters of {layers:layer} are in two parameter groups.",),
+    Problem.IN_TWO_OPTIMIZERS: ("the optimizers contain parameters of {layers:layer} more than once.",),
     Problem.NO_GRADIENT: (
         "no gradient reaches {layers:layer}, because {cut_by} cuts the graph.",
         "no parameter had a gradient in {steps_without_a_gradient:step}.",

@@ -65,7 +65,7 @@ def _on_two_ranks(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    assert run_on_two_ranks(__file__, str(folder)).count("replicas diverged") == 1
+    assert run_on_two_ranks(__file__, str(folder)).count("REPLICAS_DIVERGED") == 1
     return folder
 
 
