@@ -16,7 +16,7 @@ def test_every_problem_has_one_rule():
     assert sorted(rule.problem for rule in RULES) == sorted(Problem)
 
 
-def test_nothing_is_found_in_a_training_of_which_nothing_is_known():
+def test_an_empty_record_has_no_findings():
     assert apply_rules(Record()) == []
 
 
@@ -43,7 +43,7 @@ def test_two_layers_with_one_problem_are_one_finding():
     assert [root.where for root in roots] == ["net.1"]
 
 
-def test_what_may_be_meant_so_explains_nothing_and_comes_last():
+def test_info_findings_explain_nothing_and_come_last():
     may_be = make_finding(Problem.NO_GRADIENT, Severity.INFO, "head")
     roots = find_root_causes([may_be, make_finding(Problem.NO_BETTER_THAN_CONSTANT)])
     assert [root.problem for root in roots] == [Problem.NO_BETTER_THAN_CONSTANT, Problem.NO_GRADIENT]
