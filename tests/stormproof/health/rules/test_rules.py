@@ -64,7 +64,8 @@ GROWS = [
 
 REPORTED: dict[str, tuple[Rule, Record]] = {
     "a zero rate": (optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES[:25], groups=make_rate(0, 0, 0, 0))),
-    "a rate that fell to zero": (optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
+    "a rate that fell to zero": (
+        optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
     "a loss that rises with large updates": (
         optimizers.check_high_learning_rate, make_record(falling_losses(1.5, 9.0, 30), ratio=0.4),
     ),
@@ -320,7 +321,8 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, loss) for number,
             loss in enumerate((1.0, 0.8, 0.6))]),
     ),
-    "targets that depend on the inputs": (progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
+    "targets that depend on the inputs": (
+        progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
     "several losses": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES, has_single_loss=False)),
 }  # fmt: skip
 
