@@ -64,7 +64,7 @@ def _is_raised_by_signal_handler(error: Exception) -> bool:
 class TrainingHealth(InactiveCopies, Callback):
     r"""Reports problems of a run: the place, the first step, the evidence, the likely cause and advice.
 
-    :class:`stormproof.problem.Problem` lists all problems. Rules compare the run with its own start and with the best
+    :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
     constant prediction. A rule abstains if it lacks data. The results of the run stay bitwise identical.
 
     The callback measures the loss and the waiting time of each step. It traces single batches: the first ones, then
@@ -262,6 +262,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
+        """Ends a batch and diagnoses after a traced one."""
         if self._observer is not None and self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
@@ -278,6 +279,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def _finish_epoch(self, trainer: pl.Trainer, difference: float) -> None:
+        """Ends an epoch and diagnoses."""
         if self._observer is not None:
             self._observer.on_train_epoch_end(difference)
             self._diagnose(trainer)

@@ -36,14 +36,17 @@ def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
 
 
 def _decrease_learning_rate(plan: Plan) -> str:
+    """Returns an override with a tenth of the learning rate."""
     return f"optimizer.lr={_learning_rate(plan) / 10:g}"
 
 
 def _increase_learning_rate(plan: Plan) -> str:
+    """Returns an override with ten times the learning rate."""
     return f"optimizer.lr={_learning_rate(plan) * 10:g}"
 
 
 def _set_learning_rate(plan: Plan) -> str:
+    """Returns an override against a learning rate of zero."""
     return "optimizer.lr=0.001" if _learning_rate(plan) == 0 else "scheduler=none"
 
 
@@ -83,6 +86,7 @@ def _can_die(plan: Plan) -> bool:
 
 
 def _prevent_vanishing_gradients(plan: Plan) -> str:
+    """Returns overrides for activation and initialization, or for a norm."""
     overrides = ["activation=elu"] if plan.activation.path.endswith(SATURATING_ACTIVATIONS) else []
     if not plan.initialization.path.endswith(".auto"):
         overrides.append("initialization=auto")
@@ -92,6 +96,7 @@ def _prevent_vanishing_gradients(plan: Plan) -> str:
 
 
 def _limit_gradients(plan: Plan) -> str:
+    """Returns an override for the initialization, or for clipping."""
     if not plan.initialization.path.endswith(".auto"):
         return "initialization=auto"
     clip_value = plan.trainer.kwargs.get("gradient_clip_val")
@@ -99,6 +104,7 @@ def _limit_gradients(plan: Plan) -> str:
 
 
 def _regularize(plan: Plan) -> str | None:
+    """Returns overrides for early stopping and more dropout. None if both are in use."""
     has_early_stopping = any(callback.path.endswith(".EarlyStopping") for callback in plan.callbacks.values())
     dropout = plan.model.arguments().get("dropout")
     dropout_override = "" if dropout is None or dropout >= 0.5 else f"model.dropout={0.5 if dropout else 0.3}"
@@ -106,11 +112,13 @@ def _regularize(plan: Plan) -> str | None:
 
 
 def _add_loader_workers(plan: Plan) -> str | None:
+    """Returns an override with twice the worker processes. None if the data has no such setting."""
     num_workers = plan.data.arguments().get("num_workers")
     return None if num_workers is None else f"data.num_workers={max(2 * num_workers, 2)}"
 
 
 def _learning_rate(plan: Plan) -> float:
+    """Returns the configured learning rate, or 0 if the optimizer has no such argument."""
     return float(plan.optimizer.arguments().get("lr") or 0.0)
 
 

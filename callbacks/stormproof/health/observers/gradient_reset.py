@@ -37,6 +37,7 @@ class ZeroGradCheck:
             self._undo_functions.append(optimizer.register_step_post_hook(self._on_step).remove)
 
     def _on_gradient(self, gradient: torch.Tensor) -> None:
+        """Compares the accumulated gradient with the one at the last step."""
         assert self._parameter is not None
         accumulated = self._parameter.grad
         if accumulated is None or not bool(accumulated.any()):
@@ -45,6 +46,7 @@ class ZeroGradCheck:
             self._is_stale = True
 
     def _on_step(self, *_: Any) -> None:
+        """Counts a step and keeps its gradient."""
         assert self._parameter is not None
         self.has_stepped = True
         if self._parameter.grad is None or self.checked_steps >= MAX_STEPS:

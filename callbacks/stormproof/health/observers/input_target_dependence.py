@@ -59,6 +59,7 @@ class DependenceTest:
         return self._result
 
     def _compute(self) -> bool | None:
+        """Runs both tests on the samples so far."""
         if self._count < 100 or any(batch_targets.ndim != 1 for batch_targets in self._targets):
             return None
         inputs, target = torch.cat(self._inputs), torch.cat(self._targets)
@@ -84,6 +85,7 @@ def _to_columns(target: torch.Tensor) -> torch.Tensor | None:
 
 
 def _standardize(columns: torch.Tensor) -> torch.Tensor:
+    """Scales each column to mean 0 and standard deviation 1."""
     centered = columns - columns.mean(0)
     return centered / centered.square().mean(0).sqrt().clamp_min(1e-12)
 

@@ -153,6 +153,7 @@ def _match_user_loss(
 
 
 def _objective_from_pair(name: str, function: Callable[..., Any], pair: PredictionTargetPair) -> Objective:
+    """Returns the objective of a loss function of a traced pair."""
     return Objective(
         name, function, {}, pair.prediction, pair.target, pair.producer, pair.layer, target_indices=pair.target_indices
     )
@@ -197,6 +198,7 @@ def find_reduction(values: torch.Tensor, value: float) -> Callable[[torch.Tensor
 
 
 def _mean_of_sums(values: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over samples of the sum of their losses."""
     return values.sum() / values.size(0)
 
 
@@ -275,10 +277,12 @@ class TargetPool:
 
 
 def _are_ones(sums: torch.Tensor) -> bool:
+    """Returns whether all sums are one within 0.001."""
     return bool(((sums - 1).abs() < 1e-3).all())
 
 
 def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
+    """Returns the objective of a traced call of a standard loss."""
     torch_loss = partial(torch_losses()[call.name], **call.arguments)
 
     def function(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -292,10 +296,12 @@ def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.
 
 
 def _is_close(first: float, second: float) -> bool:
+    """Returns whether two losses are equal within the tolerance."""
     return math.isclose(first, second, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
 
 
 def _reproduces_value(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
+    """Returns whether a loss function returns the value."""
     result = _evaluate_loss(function, preds, target)
     return result is not None and _is_close(float(result), value)
 
@@ -311,6 +317,7 @@ def _evaluate_loss(function: Callable[..., Any], preds: torch.Tensor, target: to
 
 
 def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> float | None:
+    """Returns the standard deviation over the samples, relative to the targets or to the root mean square."""
     if prediction.ndim == 0 or prediction.size(0) < 2:
         return None
     spread = float(prediction.flatten(1).std(0).mean() if prediction.ndim > 1 else prediction.std())
@@ -321,6 +328,7 @@ def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> f
 
 
 def _unreachable_share(producer: str, target: torch.Tensor, loss: str) -> float:
+    """Returns the share of target entries outside the range of the producer."""
     low, high = OUTPUT_RANGES.get(producer, (None, None))
     if LOSS_INPUTS.get(loss) != "numbers":
         return 0.0

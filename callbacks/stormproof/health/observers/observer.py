@@ -342,12 +342,14 @@ class TrainingObserver:
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
     def _add_loss(self, step: int, loss: float) -> None:
+        """Adds a loss to the record."""
         if len(self.record.first_losses) < MAX_FIRST_LOSSES:
             self.record.first_losses.append(loss)
         self.record.recent_losses.append((step, loss))
         self._losses_since_validation = [self._losses_since_validation[0] + loss, self._losses_since_validation[1] + 1]
 
     def _read_losses(self) -> None:
+        """Reads pending losses from the device."""
         if not self._device_losses:
             return
         steps, losses = zip(*self._device_losses, strict=True)
@@ -358,6 +360,7 @@ class TrainingObserver:
                 self.record.non_finite_origin = NonFiniteOrigin(step, self._batch_idx, "loss", "", in_data=False)
 
     def _begin_trace(self) -> None:
+        """Traces the next training step."""
         self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
         self._step_output = None
         context = self._step_trace.origins if self._is_traceable else nullcontext()
@@ -366,6 +369,7 @@ class TrainingObserver:
         )
 
     def _end_trace(self) -> None:
+        """Cancels the trace and drops its tensors."""
         if self._stop_trace is not None:
             self._stop_trace()
         if self._step_trace is not None:
@@ -373,12 +377,15 @@ class TrainingObserver:
         self._stop_trace, self._step_trace, self._step_output = None, None, None
 
     def _record_weights(self) -> None:
+        """Records the weights at the start of a traced step."""
         self.record.add_weights(self._trainer.global_step, measure_weights(self._module), MAX_PROBES)
 
     def _set_output(self, output: Any) -> None:
+        """Keeps the return value of the traced step."""
         self._step_output = output
 
     def _finish_trace(self) -> None:
+        """Adds the measurements of the traced step to the record."""
         trace, record, output, step = self._step_trace, self.record, self._step_output, self._trainer.global_step
         assert trace is not None
         if trace.origins.error is not None:

@@ -142,4 +142,5 @@ def find_layers_with_gradient(module: nn.Module, excluded_layers: set[str]) -> s
 
 
 def _optimized_parameters(optimizers: Iterable[Any]) -> list[torch.Tensor]:
+    """Returns the parameters of all groups of all optimizers."""
     return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]

@@ -107,6 +107,7 @@ class ProvenanceTracker(TorchFunctionMode):
         requires_grad: list[bool],
         outputs: list[torch.Tensor],
     ) -> None:
+        """Merges the origins of the inputs into the origins of the outputs."""
         input_origins = [self.origin_of(tensor) for tensor in inputs]
         if not any(origin.layers or origin.batch_indices for origin in input_origins):
             return
@@ -171,6 +172,7 @@ def _producer_name(name: str, input_producer: str) -> str:
 
 
 def _function_name(func: Any) -> str:
+    """Returns the name of a torch function or property."""
     name = getattr(func, "__name__", "")
     if name == "__get__":  # a property, such as .data
         return getattr(getattr(func, "__self__", None), "__name__", name)

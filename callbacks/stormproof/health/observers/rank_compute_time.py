@@ -75,10 +75,12 @@ class ComputeTimer:
         return [wait + self._elapsed_seconds(start, end) for wait, start, end in self._batches]
 
     def _on_forward(self, module: Any, arguments: Any) -> None:
+        """Starts the measurement at the first forward pass of a batch."""
         if self._start is None and module.training:
             self._start = self._record_time()
 
     def _record_time(self) -> Any:
+        """Returns the current time, or a recorded CUDA event."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -86,6 +88,7 @@ class ComputeTimer:
         return event
 
     def _elapsed_seconds(self, start: Any, end: Any) -> float:
+        """Returns the seconds between two times or events."""
         if not self._on_gpu:
             return end - start
         end.synchronize()

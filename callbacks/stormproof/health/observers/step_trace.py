@@ -191,6 +191,7 @@ class StepTrace:
     def _on_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor, origin: Origin
     ) -> None:
+        """Records the call of a torch function."""
         if not output.is_floating_point():
             return
         if name in LOSS_INPUTS:
@@ -220,6 +221,7 @@ class StepTrace:
             self._activation_shares.append((origin.layer, name, share))
 
     def _record_layer_call(self, layer: str, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Records the input and the output of a layer."""
         self.called_layers.add(layer)
         inputs = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if inputs is None or not inputs.is_floating_point() or id(inputs) in self.layer_names:
@@ -242,6 +244,7 @@ class StepTrace:
     def _record_loss_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
     ) -> None:
+        """Records the arguments of a standard loss."""
         tensors = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]
         if len(tensors) != 2 or not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(args) > 2:
             return
@@ -265,6 +268,7 @@ class StepTrace:
         )  # fmt: skip
 
     def _record_pair(self, name: str, args: tuple[Any, ...]) -> None:
+        """Records a prediction and a target, and whether torch broadcasts them."""
         if name in INDEXING_FUNCTIONS:
             self._record_indexed_pair(args)
             return
@@ -282,6 +286,7 @@ class StepTrace:
             self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
     def _record_indexed_pair(self, args: tuple[Any, ...]) -> None:
+        """Records scores and the class indices that select from them."""
         scores = args[0]
         if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.origin_of(scores).layers:
             return
@@ -293,6 +298,7 @@ class StepTrace:
                 )
 
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
+        """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
         pair = PredictionTargetPair(
             prediction.detach(), target.detach(), origin.producer, origin.layer or "", target_indices

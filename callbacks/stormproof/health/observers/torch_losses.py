@@ -94,6 +94,7 @@ class LossRecorder(TorchFunctionMode):
 def _log_class_shares(
     name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int
 ) -> torch.Tensor | None:
+    """Returns the logarithms of the class shares. None if the target has no classes."""
     weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
     if target.is_floating_point():
         if name == "nll_loss" or target.ndim != 2 or target.size(1) != classes:

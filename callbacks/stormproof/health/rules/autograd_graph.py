@@ -84,6 +84,7 @@ def gradients_reach_all_layers(record: Record) -> bool:
 
 
 def _check_unused_and_frozen(record: Record, unused_layers: list[str]) -> Iterator[Finding]:
+    """Reports unused and frozen layers with severity INFO."""
     if unused_layers or record.frozen_layers:
         layers_by_advice = {
             "Leave unused layers out of the optimizer, or make the loss depend on them.": unused_layers,

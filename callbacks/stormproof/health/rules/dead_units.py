@@ -71,6 +71,7 @@ def check_batch_norm_statistics(record: Record) -> Iterator[Finding]:
 
 
 def _dead_share(activity: UnitActivity) -> float:
+    """Returns the share of dead units."""
     return activity.dead / activity.units
 
 

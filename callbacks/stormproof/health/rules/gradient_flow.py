@@ -127,4 +127,5 @@ def _log_ratio(sizes: list[float]) -> float | None:
 
 
 def _nearest(by_step: dict[int, dict[str, float]], step: int) -> dict[str, float]:
+    """Returns the entry of the nearest step."""
     return by_step[min(by_step, key=lambda candidate_step: abs(candidate_step - step))] if by_step else {}

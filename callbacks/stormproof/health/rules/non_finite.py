@@ -27,6 +27,7 @@ def check_non_finite(record: Record) -> Iterator[Finding]:
 
 
 def _make_finding(problem: Problem, record: Record, origin: NonFiniteOrigin, advice: str) -> Finding:
+    """Returns the finding for the origin of a NaN or infinity."""
     last_finite_loss = next((loss for step, loss in reversed(record.recent_losses) if math.isfinite(loss)), None)
     evidence: dict[str, float | str] = {"tensor": origin.tensor, "batch": float(origin.batch_idx)}
     if last_finite_loss is not None:
