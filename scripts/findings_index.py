@@ -38,7 +38,7 @@ def findings_index() -> str:
         ValueError: If a page states no severity.
     """
     head, _, rest = (PAGES / "index.md").read_text(encoding="utf-8").partition(MARKER)
-    _, separator, tail = rest.partition("\n\n## ")
+    _, separator, tail = rest.partition("\n## ")
     rows = []
     for problem, summary in problem_summaries().items():
         path = page_path(problem)
@@ -47,4 +47,4 @@ def findings_index() -> str:
             raise ValueError(f"{path} must have a line `**Severity:** …`.")
         rows.append(f"| [{problem.code}]({path.name}) | {severity[1]} | {summary} |")
     table = "\n".join(["| code | severity | meaning |", "|---|---|---|", *rows])
-    return f"{head}{MARKER}{table}{separator}{tail}"
+    return f"{head}{MARKER}{table}\n{separator}{tail}"
