@@ -20,6 +20,7 @@ import yaml
 from docs_pages.api import api_pages
 from docs_pages.command_line import command_line_page
 from docs_pages.config import config_page
+from findings_index import PAGES, findings_index
 
 from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 
@@ -42,6 +43,7 @@ def generated() -> dict[Path, str]:
         **{ROOT / path: text for path, text in api_pages().items()},
         REFERENCE / "command_line.md": command_line_page(),
         REFERENCE / "config.md": config_page(),
+        PAGES / "index.md": findings_index(),
     }
 
 

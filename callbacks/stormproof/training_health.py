@@ -1,4 +1,4 @@
-"""What is wrong with a training, and what to do about it."""
+"""Diagnoses a run and reports findings."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 
 TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
-"""What a training that gets somewhere after all disproves."""
+"""Problems that are resolved if the run makes progress later."""
 MAX_ERROR_LENGTH = 200
-"""Letters of an error of its own that are shown."""
+"""Maximum number of characters shown of an internal error."""
 
 
 def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook that ends the diagnosis, and not the training, where it fails."""
+    """Wraps a hook so that an error in it disables the diagnosis instead of ending the run."""
 
     @functools.wraps(hook)
     def isolated_hook(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
@@ -56,46 +56,48 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 def _is_raised_by_signal_handler(error: Exception) -> bool:
-    """Returns whether torch raised the error because a loader worker died. It does so in whatever code is running."""
+    """Returns whether torch raised the error because a loader worker died. It can raise it in any code."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__") == "torch.utils.data._utils.signal_handling"
 
 
 class TrainingHealth(InactiveCopies, Callback):
-    r"""Tells what is wrong with a training: what, where, since when, the numbers that prove it, and what to try.
+    r"""Reports problems of a run: the place, the first step, the evidence, the likely cause and advice.
 
-    It looks closely at some batches (the first ones, then fewer and fewer), at the gradients and units that
-    :class:`stormproof.GradientNormMonitor` and :class:`stormproof.DeadNeuronDetector` measure, which it brings along
-    where they are missing, and at each step's loss and waiting time. What it knows:
-    :class:`stormproof.finding.Problem`.
-    It compares a training with its own beginning, and with the best constant prediction; a rule that lacks what it
-    needs says nothing. It changes no bit of the training.
+    :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
+    constant prediction. A rule abstains if it lacks data. The results of the run stay bitwise identical.
 
-    The loss is followed through torch's functions. A ``training_step`` that returns ``{"loss", "preds", "target"}``
-    tells most where that does not reach: in a compiled network, and for losses of your own. What is found is printed,
-    is a line of ``findings.jsonl``, and where the logger is W&B's an alert, and at the end a row of a table.
-    Where the diagnosis itself fails, it says so and ends; the training goes on.
+    The callback measures the loss and the waiting time of each step. It traces single batches: the first ones, then
+    fewer. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
+    :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they are missing.
+
+    The loss is traced through torch functions. This is not possible in compiled networks and for custom losses. Return
+    ``{"loss", "preds", "target"}`` from ``training_step`` in these cases.
+
+    Findings are logged and appended to ``findings.jsonl``. With a W&B logger each finding is also an alert, and all
+    findings are a table at the end. An internal error disables the callback with a warning, and the run continues.
 
     Args:
-        loss: of (preds, target), as returned by ``training_step``; where it has ``best_constant(target)``, that is the
-            loss of the best constant prediction. None: the loss that reproduces the value that was returned, among
-            those called, the module's own, and torch's; else the only standard one that was called, if it is at least
-            half of it. Where none is known, it is said once what is left out.
-        validation_metric: logged in validation, lower is better: tells overfitting where the validation's loss is not
-            known.
-        run_folder: where ``findings.jsonl`` is written, a line for each new or changed finding; None: nowhere.
-        advise: gives other advice for a finding, or None to leave it; for a project with settings of its own.
-        every_n_steps: batches between two close looks, once the training is some way along; at least 1.
+        loss: Function of ``preds`` and ``target`` as returned by ``training_step``. Its method
+            ``best_constant(target)``, if any, returns the best constant prediction. If None, the callback uses the loss
+            function that reproduces the returned value. Candidates are the functions called, those of the module, and
+            those of torch. If none does, it uses the only standard loss called, if that is at least half of the value.
+            If this fails too, a message lists the comparisons that are left out.
+        validation_metric: Logged validation metric, lower is better. Used to detect overfitting if the validation loss
+            is unknown.
+        run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
+        advise: Returns other advice for a finding, or None to keep it. Use it to suggest the settings of a project.
+        every_n_steps: Number of batches between traced batches after the start of the run. Must be at least 1.
 
     Raises:
-        ValueError: if ``every_n_steps`` is below 1.
+        ValueError: If ``every_n_steps`` is below 1.
 
     Example:
         >>> health = TrainingHealth()
         >>> trainer = pl.Trainer(callbacks=[health])  # doctest: +SKIP
         >>> trainer.fit(module, loader)  # doctest: +SKIP
         >>> print(*health.findings, sep="\n")  # doctest: +SKIP
-        critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above 0 …
+        critical: LEARNING_RATE_ZERO  optimizer 0: the learning rate has been 0 for 20 steps, since step 0. …
     """
 
     def __init__(
@@ -108,26 +110,26 @@ class TrainingHealth(InactiveCopies, Callback):
         every_n_steps: int = 100,
     ) -> None:
         if not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}; it must be a whole number, at least 1")
+            raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
         self.loss, self.validation_metric, self.every_n_steps = loss, validation_metric, every_n_steps
         self.advise = advise
         self.run_folder = None if run_folder is None else Path(run_folder)
-        self._findings_by_key: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether it may be meant so
+        self._findings_by_key: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether the severity is INFO
         self._findings: list[Finding] = []
         self._observer: TrainingObserver | None = None
         self._observer_state: dict[str, Any] | None = None
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
-        self._previous_step = 0  # the step that was reached when we last looked
+        self._previous_step = 0  # at the end of the previous batch
         self._compares_replicas = True  # False once the weights turn out not to be comparable
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong: causes before symptoms, warnings before what may be meant so."""
+        """Current findings: causes before symptoms, severity INFO last."""
         return list(self._findings)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets an earlier training, and brings along the monitors that are missing."""
+        """Drops the findings of an earlier run and adds missing monitors."""
         if stage != "fit":
             return
         if trainer.global_step == 0:
@@ -138,7 +140,7 @@ class TrainingHealth(InactiveCopies, Callback):
                 callbacks.append(callback_class(table=False))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to look."""
+        """Starts observing."""
         self._hosts = tuple(all_gather(socket.gethostname()))
         self._previous_step = trainer.global_step
         self._compares_replicas = True
@@ -148,7 +150,7 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The batch is here."""
+        """Starts timing and tracing the batch."""
         if self._waits_for_parameters:
             self._start_observing(trainer, pl_module)
         if self._observer is not None:
@@ -156,7 +158,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
-        """Takes the loss."""
+        """Records the loss."""
         if self._observer is not None:
             self._observer.on_before_backward(loss)
 
@@ -164,14 +166,14 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Looks at whose gradients there are."""
+        """Records the gradients of the optimizer."""
         if self._observer is not None:
             self._observer.on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses, after a batch that was looked at closely; the ranks compare their times every so many steps."""
+        """Diagnoses after a traced batch, and compares the ranks every ``every_n_steps`` steps."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         if trainer.world_size > 1 and trainer.global_step // self.every_n_steps > previous_step // self.every_n_steps:
             self._gather_compute_times(trainer)
@@ -179,7 +181,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins a pass."""
+        """Starts a validation pass."""
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_start()
 
@@ -187,7 +189,7 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Watches what the validation step takes its loss of."""
+        """Traces the loss of the validation step."""
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_batch_start(batch)
 
@@ -201,19 +203,19 @@ class TrainingHealth(InactiveCopies, Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes the batch's loss."""
+        """Records the loss of the validation batch."""
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_batch_end(outputs)
 
     @_isolate_errors
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Concludes a pass, and diagnoses."""
+        """Ends a validation pass and diagnoses."""
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_end()
             self._diagnose(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the ranks' weights, which all do, whatever became of the rest; and diagnoses."""
+        """Compares the weights of the ranks, on all ranks even after an internal error, and diagnoses."""
         difference = compare_replicas(trainer, pl_module) if self._compares_replicas else None
         self._compares_replicas = difference is not None
         self._gather_compute_times(trainer)
@@ -221,7 +223,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Diagnoses, and looks no longer."""
+        """Diagnoses and stops observing."""
         if self._observer is not None:
             self._observer.update_record()
             self._diagnose(trainer)
@@ -231,7 +233,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Diagnoses what led there, and looks no longer. A GPU is not asked: it may be what failed."""
+        """Diagnoses on a CPU and stops observing. A GPU may have caused the exception, so it is not read."""
         if self._observer is not None:
             if trainer.strategy.root_device.type == "cpu":
                 self._observer.update_record()
@@ -239,32 +241,37 @@ class TrainingHealth(InactiveCopies, Callback):
             self._stop_observing()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and the numbers that it is compared with, as plain values."""
+        """Returns findings and measurements as plain values."""
         observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
-        return {"found": [finding.as_dict() for finding in self._findings_by_key.values()], "examined": observer_state}
+        return {
+            "findings": [finding.as_dict() for finding in self._findings_by_key.values()],
+            "observer": observer_state,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from ``state_dict``."""
-        findings = [Finding.from_dict(finding) for finding in state_dict["found"]]
+        """Restores findings and measurements."""
+        findings = [Finding.from_dict(finding) for finding in state_dict["findings"]]
         self._findings_by_key = {(finding.problem, finding.severity == Severity.INFO): finding for finding in findings}
         self._findings = find_root_causes(findings)
-        self._observer_state = state_dict["examined"]
+        self._observer_state = state_dict["observer"]
 
     def _inactive_state(self) -> dict[str, Any]:
+        """Returns attributes of a copy of this callback that observes nothing."""
         observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
         return {"_observer_state": observer_state, "_observer": None, "_waits_for_parameters": False}
 
     @_isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
+        """Ends a batch and diagnoses after a traced one."""
         if self._observer is not None and self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
     def _gather_compute_times(self, trainer: pl.Trainer) -> None:
-        """The ranks tell each other how long they work for themselves, which all do, whatever became of the rest."""
+        """Gathers the compute times of all ranks, on all ranks even after an internal error."""
         local_times: tuple[list[float], list[tuple[float, float]]] = ([], [])
         try:
             local_times = self._observer.compute_times() if self._observer is not None else local_times
-        except Exception as error:  # noqa: BLE001 (the other ranks wait to be told)
+        except Exception as error:  # noqa: BLE001 (the other ranks wait in all_gather)
             self._disable(error)
         gathered_times = gather_compute_times(*local_times, self._hosts, trainer.strategy.root_device)
         if gathered_times is not None and self._observer is not None:
@@ -272,13 +279,14 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def _finish_epoch(self, trainer: pl.Trainer, difference: float) -> None:
+        """Ends an epoch and diagnoses."""
         if self._observer is not None:
             self._observer.on_train_epoch_end(difference)
             self._diagnose(trainer)
 
     @_isolate_errors
     def _start_observing(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Begins to look, once lazy layers have their parameters: the first batch may give them these."""
+        """Starts observing. Waits for the first batch if lazy layers have no parameters yet."""
         self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())
         if self._waits_for_parameters:
             return
@@ -292,26 +300,27 @@ class TrainingHealth(InactiveCopies, Callback):
             self._observer.load_state_dict(self._observer_state)
 
     def _disable(self, error: Exception) -> None:
-        """Says that it looks no longer, and why."""
+        """Stops observing and warns about the error."""
         observer, self._observer, self._waits_for_parameters = self._observer, None, False
-        with suppress(Exception):  # its hooks may be what failed
+        with suppress(Exception):  # its hooks may have failed
             if observer is not None:
                 observer.stop()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         warnings.warn(
             f"TrainingHealth failed with {type(error).__name__}: {str(error)[:MAX_ERROR_LENGTH]} (in {frame.name}, "
-            f"{Path(frame.filename).name} line {frame.lineno}); the training goes on, and is diagnosed no longer",
+            f"{Path(frame.filename).name} line {frame.lineno}). The run continues without diagnosis.",
             stacklevel=2,
         )
 
     def _stop_observing(self) -> None:
+        """Keeps the measurements and removes all hooks."""
         assert self._observer is not None
         self._observer_state = self._observer.state_dict()
         self._observer.stop()
         self._observer = None
 
     def _diagnose(self, trainer: pl.Trainer) -> None:
-        """Adds what is found now to what was; a finding stays as it was told first, unless it has become worse."""
+        """Adds new findings and publishes changes. A known finding is replaced only if it becomes critical."""
         assert self._observer is not None
         for finding in apply_rules(self._observer.record):
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
@@ -340,15 +349,16 @@ class TrainingHealth(InactiveCopies, Callback):
             if finding is not None:
                 evidence = {**finding.evidence, "until_step": float(self._observer.record.step)}
                 self._findings_by_key[problem, True] = replace(
-                    finding, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
+                    finding, severity=Severity.INFO, evidence=evidence, advice="", likely_cause=""
                 )
 
     def _override_advice(self, finding: Finding) -> Finding:
+        """Returns the finding with the advice of :attr:`advise`, if any."""
         advice = None if self.advise is None else self.advise(finding)
         return finding if advice is None else replace(finding, advice=advice)
 
     def _publish(self, trainer: pl.Trainer, finding: Finding, *, is_new: bool) -> None:
-        """Tells what is new, and writes down what is new or explains more than before."""
+        """Logs a new finding, and appends a new or changed finding to the file."""
         if not is_rank_zero():
             return
         if is_new:

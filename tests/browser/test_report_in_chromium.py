@@ -115,7 +115,7 @@ def test_evidence_and_advice_of_a_finding_are_on_the_screen_of_a_phone(browser: 
     page, _, _ = _open(browser, one, width=390)
     cells = page.locator("table.stacks td[data-head]")
     heads = {cells.nth(index).get_attribute("data-head") for index in range(cells.count())}
-    assert {"evidence", "what to try"} <= heads
+    assert {"evidence", "advice"} <= heads
     boxes = [cells.nth(index).bounding_box() for index in range(cells.count())]
     assert all(box is None or box["x"] + box["width"] <= 390 for box in boxes)  # None: folded away
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

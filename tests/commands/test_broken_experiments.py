@@ -1,4 +1,4 @@
-"""The experiments in conf/experiment/broken are told what they say, and cured by what is advised."""
+"""The experiments in conf/experiment/broken report the expected finding, and its advice cures them."""
 
 import json
 import math
@@ -62,22 +62,26 @@ def _gradients(network: nn.Sequential) -> list[float]:
 
 
 BROKEN = {
-    "dying_relu": (Problem.DEAD_UNITS, "try activation=leaky_relu", ["activation=leaky_relu"]),
+    "dying_relu": (
+        Problem.DEAD_UNITS,
+        "Try optimizer.lr=0.005 or activation=leaky_relu.",
+        ["optimizer.lr=0.005"],
+    ),
     "vanishing_sigmoid": (
         Problem.VANISHING_GRADIENTS,
-        "try activation=elu initialization=auto",
+        "Try activation=elu initialization=auto.",
         ["activation=elu", "initialization=auto"],
     ),
-    "exploding": (Problem.EXPLODING_GRADIENTS, "try initialization=auto", ["initialization=auto"]),
-    "nan_input": (Problem.NON_FINITE_DATA, "find the samples: ", ["data.fill_gaps=true"]),
+    "exploding": (Problem.EXPLODING_GRADIENTS, "Try initialization=auto.", ["initialization=auto"]),
+    "nan_input": (Problem.NON_FINITE_DATA, "Find the samples with ", ["data.fill_gaps=true"]),
     "shuffled_labels": (
         Problem.TARGETS_UNRELATED_TO_INPUTS,
-        "compare some inputs with their targets by eye: were they shuffled, sorted ",
+        "Inspect some inputs together with their targets. ",
         ["data.sorted_as=number"],
     ),
     "overfit": (
         Problem.OVERFITTING,
-        "try callbacks=early_stopping model.dropout=0.3",
+        "Try callbacks=early_stopping model.dropout=0.3.",
         ["callbacks=early_stopping", "model.dropout=0.3"],
     ),
 }
@@ -94,7 +98,7 @@ def test_the_advice_cures_what_is_broken(experiment: str, command: Command, tmp_
     first = _findings(tmp_path / "runs" / "broken")[0]
     assert (first.problem, first.advice[: len(advice)]) == (problem, advice)
     assert first.severity != Severity.INFO
-    assert str(first) in broken.stdout.splitlines()
+    assert f"{first} See {problem.url}" in broken.stdout.splitlines()
     assert broken.returncode == (76 if problem is Problem.NON_FINITE_DATA else 0)
     cured = command(f"experiment=broken/{experiment}", *cure, "name=cured")
     assert (cured.returncode, cured.stderr) == (0, "")

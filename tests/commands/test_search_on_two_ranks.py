@@ -31,7 +31,7 @@ def test_both_ranks_of_a_trial_leave_at_the_same_step_and_go_on_together(command
     answer = json.loads((tmp_path / "searches/mine/answer.json").read_text())
     learns, never_learns = sorted(answer["trials"], key=lambda entry: -float(entry["params"]["optimizer.lr"]))
     assert [(entry["state"], entry["steps"]) for entry in (learns, never_learns)] == [("complete", 120), ("pruned", 20)]
-    assert never_learns["reason"].startswith("critical: learning rate zero")
+    assert never_learns["reason"].startswith("critical: LEARNING_RATE_ZERO")
     waited, critical = (
         json.loads((tmp_path / f"searches/mine/trials/trial-{entry['number']:04d}/run.json").read_text())["attempts"]
         for entry in (learns, never_learns)

@@ -1,4 +1,4 @@
-"""The callback: what it says of trainings with one fault, and that it leaves them alone."""
+"""TrainingHealth reports single faults and does not change the run."""
 
 import gc
 import json
@@ -101,13 +101,13 @@ def test_what_callbacks_take_between_two_batches_is_no_waiting_for_data():
     assert Problem.DATA_STARVATION in [finding.problem for finding in second_health.findings]
 
 
-def test_what_is_found_is_told_once(capsys: pytest.CaptureFixture[str]):
+def test_a_finding_is_logged_once_with_a_link_to_its_page(capsys: pytest.CaptureFixture[str]):
     fit(Classifier(rate=0.0), loader(), TrainingHealth())
     output_lines = capsys.readouterr().out.splitlines()
     assert len(output_lines) == 1
-    assert output_lines[0].startswith(
-        "critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above"
-    )
+    assert output_lines[0].endswith(f"See {Problem.LEARNING_RATE_ZERO.url}")
+    sentence = "critical: LEARNING_RATE_ZERO  optimizer 0: the learning rate has been 0 for 20 steps, since step 0. "
+    assert output_lines[0].startswith(f"{sentence}Set lr above 0")
 
 
 def test_other_advice_can_be_given():
@@ -125,7 +125,7 @@ def test_it_changes_no_bit():
     assert set(vars(with_it)) == set(vars(without))  # no method is left changed
 
 
-def test_softmax_before_the_cross_entropy_is_told_with_its_layer():
+def test_softmax_before_cross_entropy_is_reported_with_its_layer():
     health = TrainingHealth()
     fit(Classifier(head=nn.Softmax(1)), loader(), health)
     first = health.findings[0]
@@ -154,7 +154,7 @@ def test_one_class_is_a_degenerate_target():
     assert find_problems(Classifier(), loader(lambda x, y: (x, torch.zeros_like(y))))[0] == Problem.DEGENERATE_TARGETS
 
 
-def test_a_nan_in_the_data_is_told_from_one_of_the_network():
+def test_nan_in_the_data_differs_from_nan_in_the_network():
     def break_one(inputs: torch.Tensor, target: torch.Tensor) -> Any:
         inputs[100, 3] = torch.nan
         return inputs, target
@@ -174,7 +174,7 @@ def test_the_function_and_layer_of_a_nan_are_named():
     assert finding.evidence["tensor"] == "output of log"
 
 
-def test_a_detached_layer_is_told_and_what_cut_it():
+def test_a_detached_layer_is_reported_with_the_function_that_cut_the_graph():
     class Detached(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             hidden = self.network[:4](batch[0]).detach()
@@ -228,7 +228,7 @@ def test_findings_are_lines_of_a_file(tmp_path: Path):
     assert json.loads(lines[0])["problem"] == "learning_rate_zero"
 
 
-def test_it_goes_on_from_a_checkpoint_with_what_it_knew(tmp_path: Path):
+def test_it_resumes_from_a_checkpoint_with_its_findings(tmp_path: Path):
     first, second = TrainingHealth(), TrainingHealth()
     pl_trainer = fit(Classifier(rate=0.0), loader(), first, max_epochs=1)
     pl_trainer.save_checkpoint(tmp_path / "x.ckpt")
@@ -257,15 +257,15 @@ def test_a_loss_of_ones_own_with_a_best_constant_is_compared_with_it():
         def best_constant(self, target: torch.Tensor) -> float:
             return 0.0  # no training will be better than that
 
-    class Told(Classifier):
+    class WithPredictions(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             preds = self.network(batch[0])
             return {"loss": module(preds, batch[1]), "preds": preds, "target": batch[1]}
 
     module = Own()
     health = TrainingHealth(loss=module)
-    fit(Told(rate=1e-5), loader(), health)
-    assert any(problem in str(health.findings[0]) for problem in ("no better", "too low"))
+    fit(WithPredictions(rate=1e-5), loader(), health)
+    assert health.findings[0].problem in {Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW}
 
 
 WRITTEN_OUT: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
@@ -298,7 +298,7 @@ def test_a_loss_that_nothing_gives_is_left_out_with_a_word(capsys: pytest.Captur
             return (F.one_hot(batch[1], 4) - self.network(batch[0])).square().mean().sqrt()
 
     assert find_problems(Own()) == []
-    assert capsys.readouterr().out.count("no loss that it knows gives") == 1
+    assert capsys.readouterr().out.count("TrainingHealth cannot identify the loss function") == 1
 
 
 def test_of_two_losses_each_is_looked_at():
@@ -321,17 +321,17 @@ def test_of_two_losses_each_is_looked_at():
 
 def test_a_loss_that_is_not_the_one_of_the_step_is_left_out_with_a_word():
     health = TrainingHealth(loss=F.mse_loss)
-    with pytest.warns(UserWarning, match="wants a training_step that returns"):
+    with pytest.warns(UserWarning, match="loss returned by training_step is not TrainingHealth"):
         fit(Classifier(), loader(), health)
     assert health.findings == []
 
 
 def test_a_validation_that_returns_something_else_is_no_trouble():
-    class Told(Classifier):
+    class OwnValidation(Classifier):
         def validation_step(self, batch: Any, batch_idx: int) -> Any:
             return {"preds": self.network(batch[0]).argmax(1), "target": batch[1]}  # classes, not logits
 
-    assert find_problems(Told()) == []
+    assert find_problems(OwnValidation()) == []
 
 
 def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.MonkeyPatch):
@@ -359,16 +359,15 @@ def test_no_prediction_is_kept_between_two_steps():
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             alive.append(len([tensor for tensor in of_its_shape() if id(tensor) not in before]))
 
-    before = {
-        id(tensor): tensor for tensor in of_its_shape()
-    }  # other tests' may not be collected yet; held: no id comes again
+    # tensors of other tests may not be collected yet; references keep their ids from being reused
+    before = {id(tensor): tensor for tensor in of_its_shape()}
     alive: list[int] = []
     fit(Classifier(), loader(), Counts(), TrainingHealth(), max_epochs=1)
     assert max(alive) == 0
 
 
 @pytest.mark.slow
-def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():
+def test_overfitting_is_detected_by_a_metric_if_the_loss_is_unknown():
     class Opaque(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch, batch_idx) * 2 + 0.1
@@ -396,9 +395,9 @@ def test_a_compiled_loss_is_no_trouble():
 
 def test_a_guard_that_watches_it_ends_a_useless_training():
     health = TrainingHealth()
-    with pytest.raises(DivergedError, match="learning rate zero"):
+    with pytest.raises(DivergedError, match="LEARNING_RATE_ZERO"):
         fit(Classifier(rate=0.0), loader(), health, DivergenceGuard(action="stop", stop_on_critical=health))
-    with pytest.raises(DivergedError, match="learning rate zero"):
+    with pytest.raises(DivergedError, match="LEARNING_RATE_ZERO"):
         fit(Classifier(rate=0.0), loader(), TrainingHealth(), DivergenceGuard(action="stop", stop_on_critical=True))
 
 
@@ -407,7 +406,7 @@ def test_a_guard_has_nothing_to_watch_without_it():
         fit(Classifier(), loader(), DivergenceGuard(action="stop", stop_on_critical=True))
 
 
-def test_what_gets_worse_is_told_although_less_was_told_before(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_finding_that_becomes_critical_is_reported_again(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     class Nothing(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             F.cross_entropy(self.network(batch[0]), batch[1])  # and no return
@@ -417,12 +416,12 @@ def test_what_gets_worse_is_told_although_less_was_told_before(capsys: pytest.Ca
     with warnings.catch_warnings(action="ignore"):
         fit(module, loader(), TrainingHealth(run_folder=tmp_path), max_epochs=4)
     out = capsys.readouterr().out
-    assert out.count("critical: no gradient in all layers") == 1
-    assert out.count("info: no gradient in network.0") == 1
+    assert out.count("critical: NO_GRADIENT  all layers") == 1
+    assert out.count("info: NO_GRADIENT  network.0: ") == 1
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_step_that_never_steps_is_told():
+def test_a_run_without_optimizer_steps_is_reported():
     class Forgets(Classifier):
         def __init__(self) -> None:
             super().__init__()
@@ -460,7 +459,7 @@ def test_steps_that_lightning_does_not_count_are_steps():
     assert health.findings == []
 
 
-def test_where_lightning_counts_no_steps_batches_make_the_looks_rarer(monkeypatch: pytest.MonkeyPatch):
+def test_without_counted_steps_batches_determine_which_steps_are_traced(monkeypatch: pytest.MonkeyPatch):
     looked = []
     begin = TrainingObserver._begin_trace
     monkeypatch.setattr(
@@ -495,8 +494,8 @@ def test_lazy_layers_are_waited_for():
         assert find_problems(Lazy()) == [Problem.LEARNING_RATE_ZERO]
 
 
-def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.MonkeyPatch):
-    early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "look")
+def test_a_finding_about_a_slow_start_is_resolved(monkeypatch: pytest.MonkeyPatch):
+    early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "Check.")
     monkeypatch.setattr(training_health, "apply_rules", lambda record: [early] if record.step == 5 else [])
     health = TrainingHealth()
     fit(Classifier(rate=2e-2), loader(), health, max_epochs=4)
@@ -508,13 +507,13 @@ def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.Mon
 FAILING = {
     "a rule": ("stormproof.training_health", "apply_rules"),
     "what follows the step": ("stormproof.health.observers.step_trace.StepTrace", "_record_layer_call"),
-    "a look": ("stormproof.health.observers.baselines", "compute_prediction_stats"),
+    "a traced step": ("stormproof.health.observers.baselines", "compute_prediction_stats"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", FAILING)
-def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_run_continues_after_an_internal_error(part: str, monkeypatch: pytest.MonkeyPatch):
     bare = Classifier()
     fit(bare, loader())
 
@@ -523,7 +522,9 @@ def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pyte
 
     monkeypatch.setattr(".".join(FAILING[part]), fail)
     diagnosed = Classifier()
-    with pytest.warns(UserWarning, match="TrainingHealth failed with ZeroDivisionError: of its own .*training goes on"):
+    with pytest.warns(
+        UserWarning, match="TrainingHealth failed with ZeroDivisionError: of its own .*run continues without diagnosis"
+    ):
         pl_trainer = fit(diagnosed, loader(), TrainingHealth())
     assert pl_trainer.global_step == 80
     assert all(
@@ -550,5 +551,5 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
 
 
 def test_it_refuses_a_cadence_below_one():
-    with pytest.raises(ValueError, match="every_n_steps is 0"):
+    with pytest.raises(ValueError, match="`every_n_steps` must be an integer of at least 1, got 0"):
         TrainingHealth(every_n_steps=0)

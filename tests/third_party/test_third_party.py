@@ -83,7 +83,7 @@ def test_healthy_training_has_no_findings(package: Package, monitored: dict[str,
     assert monitored["findings"] is not None
     problems = [finding for finding in monitored["findings"] if not finding.startswith("info")]
     if package.recipe in STARVED:
-        problems = [finding for finding in problems if "data starvation" not in finding]
+        problems = [finding for finding in problems if "DATA_STARVATION" not in finding]
     assert not problems
 
 

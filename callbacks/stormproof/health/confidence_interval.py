@@ -1,4 +1,4 @@
-"""A mean, and how sure it is."""
+"""The mean of a sample and its standard error."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from statistics import fmean
 
 
 def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
-    r"""The mean and its standard error; NaN where a value is not finite.
+    r"""Returns the mean and its standard error. Both are NaN if a value is not finite.
 
-    The error is :math:`\sqrt{\sum (x_i - \bar x)^2 / ((n - 1) n)}`.
+    The standard error is :math:`\sqrt{\sum (x_i - \bar x)^2 / ((n - 1) n)}`.
 
     Args:
-        values: two at least.
+        values: Sample of at least 2 values.
 
     Example:
         >>> mean_and_standard_error([1.0, 3.0])
@@ -22,7 +22,5 @@ def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     mean, count = fmean(values), len(values)
-    squared_deviations = math.fsum(
-        (value - mean) ** 2 for value in values
-    )  # statistics.stdev is exact, and ten times as slow
+    squared_deviations = math.fsum((value - mean) ** 2 for value in values)  # statistics.stdev is ten times slower
     return mean, math.sqrt(squared_deviations / (count - 1) / count)

@@ -1,4 +1,4 @@
-"""What is known of a training: all that the rules of ``stormproof.health`` look at, as plain numbers."""
+"""Measurements of a run as plain numbers. All rules of ``stormproof.health`` read only these."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from stormproof.health.observers.step_trace import ActivationCall, BroadcastMism
 from stormproof.units.unit_activity import UnitActivity
 
 LARGE_INPUT, SMALL_INPUT, MAX_SCALE_RATIO = 10.0, 1e-3, 300.0
-"""Sizes of inputs for which no usual initialization is made; a ratio of two features' scales that is too large."""
+"""Root mean squares of the input that usual initializations do not suit, and the maximum ratio of the scales of two
+features."""
 COLLAPSED_NORM_SHARE = 0.05
-"""The share of a layer's first norm below which its weights have gone."""
+"""Share of the first weight norm of a layer below which its weights have collapsed."""
 
 
 @dataclass(frozen=True)
 class PredictionStats:
-    """What the loss was called with, in one batch.
+    """Statistics of the prediction and the target of a loss in one batch.
 
     Attributes:
-        loss: the name of its function; empty for a callable of the user's.
-        loss_input: what it takes, see :data:`stormproof.health.observers.torch_losses.LOSS_INPUTS`; empty if that is
-            not known.
-        made_by: the function that gave the prediction its values; empty if that is not known.
-        layer: the last layer on the way to it.
-        outputs: its size along the second dimension; 1 where there is none.
-        low: its smallest entry.
-        high: its largest.
-        sums_to_one: whether it is probabilities along the second dimension, of two classes or more.
-        logs_sum_to_one: whether its exponentials are.
-        spread: the standard deviation between samples, relative to the size; None for a single sample.
-        target_low: the smallest entry of the target.
-        target_high: the largest.
-        unreachable_share: the share of target entries beyond what ``made_by`` can give.
+        loss: Name of the loss function. Empty for a custom function.
+        loss_input: Expected input, see :data:`stormproof.health.observers.torch_losses.LOSS_INPUTS`. Empty if unknown.
+        producer: Function that computed the values of the prediction. Empty if unknown.
+        layer: Last layer before the prediction.
+        outputs: Size of the second dimension. 1 for one-dimensional predictions.
+        low: Smallest entry.
+        high: Largest entry.
+        sums_to_one: Whether the entries are probabilities of at least two classes along the second dimension.
+        logs_sum_to_one: Whether the exponentials of the entries are.
+        spread: Standard deviation over the samples, relative to the root mean square. None for a single sample.
+        target_low: Smallest entry of the target.
+        target_high: Largest entry of the target.
+        unreachable_share: Share of target entries outside the range of ``producer``.
     """
 
     loss: str
@@ -57,7 +57,7 @@ class PredictionStats:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The loss of a batch beside what it would be: for the best constant prediction, and for others' targets."""
+    """Loss of a batch, of the best constant prediction for it, and of its predictions with permuted targets."""
 
     step: int
     epoch: int
@@ -68,7 +68,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Probe:
-    """A batch that was looked at closely, after ``step`` optimizer steps."""
+    """Measurements of a traced batch after ``step`` optimizer steps."""
 
     step: int
     layer_calls: tuple[LayerCall, ...] = ()
@@ -79,16 +79,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """A parameter group.
+    """Learning rates of a parameter group.
 
     Attributes:
-        optimizer: the number of its optimizer.
-        name: what to call it.
-        lr: its learning rate.
-        initial_lr: the one that it began with.
-        max_lr: the highest so far.
-        base_lr: the one that a scheduler has multiples of; where there is none, the highest so far.
-        zero_since: the step since which it is none, beside the highest; None where it is one.
+        optimizer: Index of its optimizer.
+        name: Name in findings.
+        lr: Current learning rate.
+        initial_lr: First learning rate.
+        max_lr: Highest learning rate so far.
+        base_lr: Learning rate that a scheduler multiplies. Without a scheduler, the highest one so far.
+        zero_since: Step since which the learning rate is zero, or negligible compared to the highest one. None if it
+            is not.
     """
 
     optimizer: int
@@ -101,20 +102,20 @@ class ParameterGroup:
 
     @property
     def is_rising(self) -> bool:
-        """Whether it warms up."""
+        """Returns whether the learning rate is in its warm-up."""
         return self.lr >= self.max_lr > self.initial_lr
 
 
 @dataclass(frozen=True)
 class NonFiniteOrigin:
-    """The first number that is not finite.
+    """Origin of the first NaN or infinity.
 
     Attributes:
-        step: the optimizer steps that were done.
-        batch_idx: the batch's number in its epoch.
-        tensor: which one it was.
-        layer: where; empty for the batch.
-        in_data: whether it is the batch itself.
+        step: Number of optimizer steps before it.
+        batch_idx: Index of the batch in its epoch.
+        tensor: Name of the tensor.
+        layer: Name of the layer. Empty for the batch.
+        in_data: Whether the tensor is part of the batch.
     """
 
     step: int
@@ -126,13 +127,13 @@ class NonFiniteOrigin:
 
 @dataclass(frozen=True)
 class ValidationPass:
-    """A pass over the validation data.
+    """Losses of a pass over the validation data.
 
     Attributes:
-        step: the optimizer steps that were done.
-        losses: of its batches; empty where only a metric is known.
-        loss: their mean, or the metric.
-        training_loss: the mean loss of the training since the pass before.
+        step: Number of optimizer steps before it.
+        losses: Losses of its batches. Empty if only a metric is known.
+        loss: Mean of the losses, or the metric.
+        training_loss: Mean training loss since the previous pass.
         samples: Number of samples. None if unknown.
     """
 
@@ -144,15 +145,15 @@ class ValidationPass:
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the mean."""
+        """Standard error of the mean loss."""
         return mean_and_standard_error(self.losses)[1] if len(self.losses) > 1 else 0.0
 
     def is_above(self, other: ValidationPass, *, is_sustained: bool = False) -> bool:
-        """Whether its losses are greater than those of a pass over the same batches, beyond noise.
+        """Returns whether the losses significantly exceed those of a pass over the same batches.
 
         Args:
-            other: the other one.
-            is_sustained: whether more than this pass tells so, so that less of it is enough.
+            other: Pass to compare with.
+            is_sustained: Whether other passes show the same, so that a lower significance is enough.
         """
         if not self.losses:
             return self.loss > other.loss
@@ -166,52 +167,52 @@ class ValidationPass:
 
 @dataclass
 class Record:
-    """All of it.
+    """Measurements of a run.
 
     Attributes:
-        step: the optimizer steps that are done.
-        epoch: the epochs that are.
-        planned_steps: the steps of the whole training; None if there is no end.
-        batches: those that came.
-        accumulate_grad_batches: the batches of an optimizer step.
+        step: Number of optimizer steps so far.
+        epoch: Number of epochs so far.
+        planned_steps: Number of optimizer steps of the whole run. None if unlimited.
+        batches: Number of batches so far.
+        accumulate_grad_batches: Number of batches per optimizer step.
         backward_batches: Number of batches with a backward pass.
-        observed_optimizer_step: whether an optimizer has.
-        has_single_loss: whether each batch went backward once at most: of several losses none is looked at.
-        uses_grad_scaler: whether a gradient scaler skips steps that are not finite.
-        first_losses: the losses of the first batches.
-        recent_losses: the step and the loss of the last batches.
-        probes: the batches that were looked at closely.
-        comparisons: their losses beside others.
-        gradients: the measured ones.
-        weight_stats: each layer's norm and sum at the beginning of some steps.
-        layer_order: the layers with weights, in the order in which they are called.
+        observed_optimizer_step: Whether an optimizer step was observed by a hook.
+        has_single_loss: Whether each batch has at most one backward pass. Rules ignore the loss otherwise.
+        uses_grad_scaler: Whether a gradient scaler skips steps with NaN or infinity.
+        first_losses: Losses of the first batches.
+        recent_losses: Step and loss of the last batches.
+        probes: Measurements of traced batches.
+        comparisons: Losses of traced batches, compared with other predictions and targets.
+        gradients: Gradient measurements.
+        weight_stats: Norm and sum of the weights of each layer, by step.
+        layer_order: Layers with weights in call order.
         input_stats: Statistics of the input of the first layer. None if it is not numeric.
-        groups: the parameter groups.
-        unoptimized_entries: entries that have a gradient and are in no optimizer, by layer.
-        foreign_parameters: entries of optimizers that are none of the module's, where there are such.
-        unregistered_entries: entries of parameters that the step uses, and that are in no submodule and no optimizer.
-        duplicated_layers: layers whose parameters are in two groups.
-        layers_with_gradient: layers that had one.
+        groups: Parameter groups.
+        unoptimized_entries: Number of entries with a gradient and without an optimizer, by layer.
+        foreign_parameters: Number of parameters in optimizers that the module does not own.
+        unregistered_entries: Number of entries of parameters that the step uses, in no submodule and no optimizer.
+        duplicated_layers: Layers whose parameters are in two groups.
+        layers_with_gradient: Layers that had a nonzero gradient.
         first_gradient_step: Optimizer steps before a layer was first seen with a gradient.
-        detached_layers: layers that the output depends on, and no gradient reaches, with the function that cut the
-            graph.
-        steps_without_gradient: steps looked at, from the first one on, at which no parameter had one.
-        unused_layers: layers to be trained that the loss does not depend on.
-        frozen_layers: layers that do not ask for a gradient.
-        retained_gradients: by optimizer, in how many of how many steps gradients of the step before were still there.
-        constant_target_samples: samples seen whose targets are all the same; None once two differ.
-        targets_depend_on_inputs: whether the inputs, by themselves, tell something of the targets; None if that is not
-            known.
-        unit_activity: the dead units of what is known of the epoch, or of the validation.
+        detached_layers: Layers that the loss depends on without a gradient, with the function that cut the graph.
+        steps_without_gradient: Number of traced steps in which no parameter had a gradient.
+        unused_layers: Layers in an optimizer that the loss does not depend on.
+        frozen_layers: Layers without a parameter that requires a gradient.
+        retained_gradients: Number of steps with gradients of the previous step and number of checked steps, by
+            optimizer.
+        constant_target_samples: Number of samples with identical targets. None once two targets differ.
+        targets_depend_on_inputs: Whether a statistical test finds a dependence of the targets on the inputs. None if
+            unknown.
+        unit_activity: Unit activity of the current epoch or of the last validation pass, by place.
         lagging_units: Activity in the validation pass of units that are active in training, by place. None until a
             place was measured in both.
-        non_finite_origin: the first number that is not finite.
-        validations: the passes.
-        batch_waits: seconds of waiting and of work of the last batches.
+        non_finite_origin: Origin of the first NaN or infinity. None without one.
+        validations: Validation passes.
+        batch_waits: Seconds of waiting and of work of the last batches.
         loader_name: Class name of the training loader.
-        num_workers: Processes that fetch its batches. None if it is not a torch ``DataLoader``.
-        rank_times: what the ranks took for themselves; None for a single one.
-        replica_difference: the largest relative difference of the weights' sums between ranks.
+        num_workers: Number of worker processes of the loader. None if it is not a torch ``DataLoader``.
+        rank_times: Compute times of the ranks. None for a single rank.
+        replica_difference: Largest relative difference of the sums of the weights between ranks.
     """
 
     step: int = 0
@@ -257,12 +258,12 @@ class Record:
 
     @property
     def has_stepped(self) -> bool:
-        """Whether an optimizer has taken a step, be it one that Lightning does not count."""
+        """Returns whether an optimizer has stepped. Lightning does not count all steps in manual optimization."""
         return self.observed_optimizer_step or self.step > 0
 
     @property
     def has_badly_scaled_inputs(self) -> bool:
-        """Whether the first layer takes numbers of a size, an offset or scales that no norm evens out."""
+        """Returns whether the scale, offset or feature scales of the input are extreme and no norm follows."""
         stats = self.input_stats
         if stats is None or stats.is_normalized:
             return False
@@ -276,7 +277,7 @@ class Record:
 
     @property
     def predictions_by_loss(self) -> list[list[PredictionStats]]:
-        """What each loss was called with in the batches that were looked at, by its name and the layer before it."""
+        """Statistics of the predictions in traced batches, grouped by loss and last layer."""
         calls: dict[tuple[str, str], list[PredictionStats]] = {}
         for probe in self.probes:
             for stats in probe.predictions:
@@ -285,25 +286,25 @@ class Record:
 
     @property
     def is_classification(self) -> bool:
-        """Whether the loss takes logits, or logarithms of probabilities."""
+        """Returns whether a loss expects logits or log-probabilities."""
         return any(
             stats.loss_input in {"logits", "log-probabilities"} for probe in self.probes for stats in probe.predictions
         )
 
     @property
     def weight_norms(self) -> dict[int, dict[str, float]]:
-        """Each layer's norm, by the steps that were done."""
+        """Weight norm of each layer, by step."""
         return {
             step: {layer: norm for layer, (norm, _) in layers.items()} for step, layers in self.weight_stats.items()
         }
 
     def has_collapsed(self, layer: str | None) -> bool:
-        """Whether a layer's weights have shrunk to next to nothing."""
+        """Returns whether the weights of a layer have shrunk below 5% of their first norm."""
         norms = [layers[layer][0] for layers in self.weight_stats.values() if layer in layers]
         return len(norms) > 1 and norms[-1] < COLLAPSED_NORM_SHARE * norms[0]
 
     def loss_fell_by(self, share: float) -> bool:
-        """Whether the loss has fallen by more than this share of what it was."""
+        """Returns whether the loss has fallen by more than this share of its first values."""
         recent_losses = [loss for _, loss in self.recent_losses if math.isfinite(loss)][-10:]
         return (
             len(self.first_losses) >= 5
@@ -312,18 +313,18 @@ class Record:
         )
 
     def add_weights(self, step: int, weights: dict[str, tuple[float, float]], max_count: int) -> None:
-        """Takes the weights at the beginning of a step; of more than ``max_count``, those after the first four go."""
+        """Adds the weights at the start of a step. Keeps the first four and the last ``max_count`` entries."""
         self.weight_stats[step] = weights
         for old_step in list(self.weight_stats)[4:-max_count]:
             del self.weight_stats[old_step]
 
     def add_validation(self, validation: ValidationPass, max_count: int) -> None:
-        """Takes a pass; of more than ``max_count`` the best stays, and the last ones."""
+        """Adds a validation pass. Keeps the best one and the last ``max_count`` ones."""
         passes = [*self.validations, validation]
         best = min(passes, key=lambda candidate: candidate.loss)
         self.validations = [candidate for candidate in passes[:-max_count] if candidate is best] + passes[-max_count:]
 
     def add_probe(self, probe: Probe, max_count: int) -> None:
-        """Adds a probe. Drops older probes like :meth:`add_validation`."""
+        """Adds a probe. Keeps the first four and the last ``max_count`` ones."""
         self.probes.append(probe)
         del self.probes[4:-max_count]

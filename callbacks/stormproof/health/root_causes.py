@@ -38,6 +38,7 @@ def find_root_causes(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _explains(cause: Finding, symptom: Finding) -> bool:
+    """Returns whether one finding is a possible consequence of another."""
     if Severity.INFO in (cause.severity, symptom.severity):
         return False
     cause_comes_first = _ORDER[cause.problem] < _ORDER[symptom.problem]
@@ -47,4 +48,5 @@ def _explains(cause: Finding, symptom: Finding) -> bool:
 
 
 def _finding_name(finding: Finding) -> str:
+    """Returns the name of a finding in the consequences of another."""
     return f"{finding.problem} in {finding.where}" if finding.where else str(finding.problem)

@@ -1,4 +1,4 @@
-"""What to type against what TrainingHealth finds."""
+"""Advice for findings of TrainingHealth, as overrides on the command line."""
 
 from __future__ import annotations
 
@@ -7,52 +7,77 @@ from collections.abc import Callable
 import torch
 
 from stormproof.finding import Finding, Problem
+from stormproof.health.rules.dead_units import DIED_SHARE
 from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
 SATURATING_ACTIVATIONS = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
-"""Activations that are flat on both sides."""
+"""Activations that saturate on both sides."""
 
 
 def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
-    """The overrides to try against each problem, true in this configuration; None where there is none to type.
+    """Returns a function that translates a finding to advice for this configuration.
 
     Args:
-        plan: of the run.
+        plan: Plan of the run.
+
+    Returns:
+        Function from a finding to a sentence with overrides, or to None if no override helps.
     """
 
     def advise(finding: Finding) -> str | None:
+        if finding.problem is Problem.DEAD_UNITS:
+            return f"Try {_prevent_dead_units(plan, finding)}."
         suggest = _OVERRIDES_BY_PROBLEM.get(finding.problem)
         override = None if suggest is None else suggest(plan)
-        return None if override is None else f"try {override}"
+        return None if override is None else f"Try {override}."
 
     return advise
 
 
 def _decrease_learning_rate(plan: Plan) -> str:
+    """Returns an override with a tenth of the learning rate."""
     return f"optimizer.lr={_learning_rate(plan) / 10:g}"
 
 
 def _increase_learning_rate(plan: Plan) -> str:
+    """Returns an override with ten times the learning rate."""
     return f"optimizer.lr={_learning_rate(plan) * 10:g}"
 
 
 def _set_learning_rate(plan: Plan) -> str:
+    """Returns an override against a learning rate of zero."""
     return "optimizer.lr=0.001" if _learning_rate(plan) == 0 else "scheduler=none"
 
 
-def _prevent_dead_units(plan: Plan) -> str:
-    return "activation=leaky_relu" if _can_die(plan) else _decrease_learning_rate(plan)
+def _prevent_dead_units(plan: Plan, finding: Finding) -> str:
+    """Returns alternatives, the most likely cure first.
+
+    Units that died in training point to the learning rate, and units that were dead at initialization to the initial
+    weights.
+    """
+    alternatives = ["activation=leaky_relu"] if _can_die(plan) else []
+    if _died_in_training(finding):
+        alternatives.insert(0, _decrease_learning_rate(plan))
+    elif not plan.initialization.path.endswith(".auto"):
+        alternatives.insert(0, "initialization=auto")
+    return " or ".join(alternatives or [_decrease_learning_rate(plan)])
+
+
+def _died_in_training(finding: Finding) -> bool:
+    """Returns whether most dead units were active at initialization."""
+    dead, units, initially_dead = (float(finding.evidence[name]) for name in ("dead", "units", "from_the_start"))
+    return dead - initially_dead >= DIED_SHARE * units
 
 
 def _can_die(plan: Plan) -> bool:
-    """Whether the activation is elementwise and constant on [-2, -1] but not on [1, 2], like ReLU."""
+    """Returns whether the activation is elementwise and constant on [-2, -1] but not on [1, 2], like ReLU."""
     inputs = torch.linspace(1, 2, 12).unsqueeze(0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         activation = activation_factory(plan.activation.factory())().eval()
         try:
             outputs_below_zero, outputs_above_zero = activation(-inputs), activation(inputs)
-        except RuntimeError:  # its parameters are for another number of features
+        except RuntimeError:  # its parameters require another number of features
             return False
     return outputs_below_zero.shape == inputs.shape and bool(
         (outputs_below_zero == outputs_below_zero[0, 0]).all()
@@ -61,6 +86,7 @@ def _can_die(plan: Plan) -> bool:
 
 
 def _prevent_vanishing_gradients(plan: Plan) -> str:
+    """Returns overrides for activation and initialization, or for a norm."""
     overrides = ["activation=elu"] if plan.activation.path.endswith(SATURATING_ACTIVATIONS) else []
     if not plan.initialization.path.endswith(".auto"):
         overrides.append("initialization=auto")
@@ -70,6 +96,7 @@ def _prevent_vanishing_gradients(plan: Plan) -> str:
 
 
 def _limit_gradients(plan: Plan) -> str:
+    """Returns an override for the initialization, or for clipping."""
     if not plan.initialization.path.endswith(".auto"):
         return "initialization=auto"
     clip_value = plan.trainer.kwargs.get("gradient_clip_val")
@@ -77,6 +104,7 @@ def _limit_gradients(plan: Plan) -> str:
 
 
 def _regularize(plan: Plan) -> str | None:
+    """Returns overrides for early stopping and more dropout. None if both are in use."""
     has_early_stopping = any(callback.path.endswith(".EarlyStopping") for callback in plan.callbacks.values())
     dropout = plan.model.arguments().get("dropout")
     dropout_override = "" if dropout is None or dropout >= 0.5 else f"model.dropout={0.5 if dropout else 0.3}"
@@ -84,11 +112,13 @@ def _regularize(plan: Plan) -> str | None:
 
 
 def _add_loader_workers(plan: Plan) -> str | None:
+    """Returns an override with twice the worker processes. None if the data has no such setting."""
     num_workers = plan.data.arguments().get("num_workers")
     return None if num_workers is None else f"data.num_workers={max(2 * num_workers, 2)}"
 
 
 def _learning_rate(plan: Plan) -> float:
+    """Returns the configured learning rate, or 0 if the optimizer has no such argument."""
     return float(plan.optimizer.arguments().get("lr") or 0.0)
 
 
@@ -96,7 +126,6 @@ _OVERRIDES_BY_PROBLEM: dict[Problem, Callable[[Plan], str | None]] = {
     Problem.LEARNING_RATE_TOO_HIGH: _decrease_learning_rate,
     Problem.LEARNING_RATE_TOO_LOW: _increase_learning_rate,
     Problem.LEARNING_RATE_ZERO: _set_learning_rate,
-    Problem.DEAD_UNITS: _prevent_dead_units,
     Problem.SATURATED_UNITS: _prevent_vanishing_gradients,
     Problem.VANISHING_GRADIENTS: _prevent_vanishing_gradients,
     Problem.EXPLODING_GRADIENTS: _limit_gradients,

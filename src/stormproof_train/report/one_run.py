@@ -95,9 +95,7 @@ def _events(numbers: RunNumbers) -> list[Event]:
     for entry in numbers["findings"]:
         if entry["severity"] != "info":
             location = f" in {entry['where']}" if entry["where"] else ""
-            findings_by_step.setdefault(entry["since_step"], []).append(
-                f"{entry['problem'].replace('_', ' ')}{location}"
-            )
+            findings_by_step.setdefault(entry["since_step"], []).append(f"{entry['problem'].upper()}{location}")
     return restarts + [Event(step, FINDING, "; ".join(texts)) for step, texts in findings_by_step.items()]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stormproof.finding import FindingRecord
+from stormproof.finding_sentences import describe_evidence
+from stormproof.problem import Problem
 from stormproof_train.console import drop_empty_columns, format_value
 from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.attempts import AttemptSummary
@@ -20,21 +22,41 @@ def metric_names(summaries: Iterable[RunSummary]) -> list[str]:
 
 
 def findings_table(findings: Sequence[FindingRecord]) -> Table:
-    """Findings as plain values."""
-    return drop_empty(Table(
-        ("severity", "what", "since step", "told at step", "evidence", "what to try", "explains"),
-        [
-            (
-                finding["severity"],
-                finding["problem"].replace("_", " ") + (f" in {finding['where']}" if finding["where"] else ""),
-                f"{finding['since_step']:,}", f"{finding['step']:,}",
-                ", ".join(f"{name.replace('_', ' ')} "
-                f"{_format_evidence(value)}" for name, value in finding["evidence"].items()),
-                finding["advice"], ", ".join(finding["consequences"]),
-            )
-            for finding in findings
-        ],
-    ))  # fmt: skip
+    """Returns a table of findings. Each code links to its page in the documentation."""
+    head = (
+        "severity", "finding", "place", "since step", "reported at step", "evidence", "likely cause", "advice",
+        "explains",
+    )  # fmt: skip
+    links = {problem.code: problem.url for problem in Problem}
+    return drop_empty(Table(head, [_finding_row(finding) for finding in findings], links))
+
+
+def _finding_row(finding: FindingRecord) -> tuple[str, ...]:
+    """Returns the cells of a finding."""
+    problem = Problem(finding["problem"])
+    evidence = describe_evidence(problem, finding["since_step"], finding["evidence"])
+    return (
+        finding["severity"],
+        problem.code,
+        finding["where"],
+        f"{finding['since_step']:,}",
+        f"{finding['step']:,}",
+        _capitalize(evidence),
+        _capitalize(finding["likely_cause"]),
+        finding["advice"],
+        ", ".join(_format_consequence(consequence) for consequence in finding["consequences"]),
+    )
+
+
+def _format_consequence(consequence: str) -> str:
+    """Formats the name of a finding with its code, such as ``DEAD_UNITS in network.2``."""
+    problem, separator, place = consequence.partition(" ")
+    return f"{problem.upper()}{separator}{place}"
+
+
+def _capitalize(text: str) -> str:
+    """Returns the text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def attempts_table(attempts: Sequence[AttemptSummary]) -> Table:
@@ -101,16 +123,12 @@ def settings_table(settings: Sequence[SettingRecord]) -> Table:
 
 def drop_empty(table: Table) -> Table:
     """The same without the columns in which no row says anything."""
-    return Table(*drop_empty_columns(table.head, table.rows))
+    return Table(*drop_empty_columns(table.head, table.rows), table.links)
 
 
 def format_setting(value: Any) -> str:
     """A setting as a user types it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _format_evidence(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _format_count(value: int | None) -> str:

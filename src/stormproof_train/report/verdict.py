@@ -128,12 +128,8 @@ def _best_clause(name: str, logged: Mapping[str, Series]) -> str:
 def _findings_sentence(active: Sequence[Finding], has_training_health: bool) -> str:
     if active:
         titles = "; ".join(f"{finding.title} ({finding.severity})" for finding in active)
-        return f"Found in training: {titles}."
-    return (
-        "Nothing was found to be wrong in training."
-        if has_training_health
-        else "Nobody looked for what may be wrong in it."
-    )
+        return f"TrainingHealth reported {titles}."
+    return "TrainingHealth reported no problems." if has_training_health else "TrainingHealth was disabled."
 
 
 def _has_training_health(settings: Mapping[str, Any]) -> bool:

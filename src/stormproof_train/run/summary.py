@@ -29,7 +29,7 @@ def print_summary(summary: RunSummary, folder: Path) -> None:
         print_line(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
     titles = list(dict.fromkeys(finding.title for finding in active_findings(read_findings(folder / "findings.jsonl"))))
     if titles:
-        print_line(f"warning: found in training: {', '.join(titles)}; see findings.jsonl there")
+        print_line(f"warning: TrainingHealth reported {', '.join(titles)}. See findings.jsonl in the run folder.")
     print_line(f"run folder: {folder}")
     if (folder / "report.html").exists():
         print_line(f"report: {folder / 'report.html'}")

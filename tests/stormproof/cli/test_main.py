@@ -98,7 +98,7 @@ def test_list_shows_what_there_is(store: Store, capsys: pytest.CaptureFixture[st
         "000005-step-150 was adopted from another tool",
         "000002-step-20 is bad: its manifest was changed after it was written",
         "000001-step-10 is in quarantine: its content has changed since it was committed",
-        "000004-step-140 is in quarantine: it holds numbers that are not finite",
+        "000004-step-140 is in quarantine: it contains numbers that are not finite",
         f"{FOREIGN} {store.folder / 'last.ckpt'}",
     ]
     assert max(map(len, lines[:3])) <= 80

@@ -1,4 +1,4 @@
-"""Findings on their way to a file and to Weights & Biases."""
+"""Findings in the file and in Weights & Biases."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,15 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.publishing import COLUMNS, append_finding, log_table, send_alert
 
 DEAD = Finding(
-    Problem.DEAD_UNITS, Severity.WARNING, "net.1", 3, 20, {"dead": 24.0, "units": 32.0}, "lower lr", ("loss_spike",)
+    Problem.DEAD_UNITS,
+    Severity.WARNING,
+    "net.1",
+    3,
+    20,
+    {"dead": 24.0, "units": 32.0},
+    "Lower lr.",
+    ("loss_spike",),
+    "the learning rate is too high",
 )
 FROZEN = Finding(Problem.NO_GRADIENT, Severity.INFO, "net.0", 0, 1)
 
@@ -24,7 +32,7 @@ class Run:
 
 
 class WandbLogger:
-    """Named as the one of either Lightning, which need not be installed."""
+    """Has the name of the logger of both Lightning packages, which need not be installed."""
 
     def __init__(self) -> None:
         self.experiment = Run()
@@ -35,36 +43,41 @@ class WandbLogger:
 
 
 class OwnLogger(WandbLogger):
-    """One that somebody made of it."""
+    """A user's subclass."""
 
 
 @pytest.mark.parametrize("kind", [WandbLogger, OwnLogger])
-def test_an_alert_is_sent_of_what_is_wrong_and_not_of_what_may_be_meant_so(kind: type[WandbLogger]):
+def test_an_alert_is_sent_for_warnings_but_not_for_info(kind: type[WandbLogger]):
     logger = kind()
     for finding in (DEAD, FROZEN):
         send_alert([object(), logger], finding)
-    assert logger.experiment.alerts == [{"title": "dead_units", "text": str(DEAD), "level": "WARN"}]
+    assert logger.experiment.alerts == [
+        {"title": "DEAD_UNITS in net.1", "text": f"{DEAD} See {Problem.DEAD_UNITS.url}", "level": "WARN"}
+    ]
 
 
-def test_the_table_has_a_row_a_finding():
+def test_the_table_has_a_row_for_each_finding():
     logger = WandbLogger()
     log_table([object(), logger], [DEAD, FROZEN])
     ((key, columns, rows),) = logger.tables
     assert (key, columns) == ("findings", COLUMNS)
     assert rows == [
-        ["warning", "dead_units", "net.1", 3, 20, "dead 24.0, units 32.0", "lower lr", "loss_spike"],
-        ["info", "no_gradient", "net.0", 0, 1, "", "", ""],
-    ]
+        [
+            "warning", "dead_units", "net.1", 3, 20, "dead 24.0, units 32.0",
+            "the learning rate is too high", "Lower lr.", "loss_spike",
+        ],
+        ["info", "no_gradient", "net.0", 0, 1, "", "", "", ""],
+    ]  # fmt: skip
 
 
-def test_of_no_findings_there_is_no_table():
+def test_without_findings_there_is_no_table():
     logger = WandbLogger()
     log_table([logger], [])
     assert logger.tables == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30])
-def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path, cut: int):
+def test_a_truncated_line_does_not_affect_other_lines(tmp_path: Path, cut: int):
     file = tmp_path / "run" / "findings.jsonl"
     append_finding(file, DEAD)
     file.write_bytes(file.read_bytes() + json.dumps(DEAD.as_dict()).encode()[:cut])

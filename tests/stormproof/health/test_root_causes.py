@@ -1,4 +1,4 @@
-"""One finding a cause."""
+"""Findings are grouped by root cause."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_every_problem_has_one_rule():
     assert sorted(rule.problem for rule in RULES) == sorted(Problem)
 
 
-def test_nothing_is_found_in_a_training_of_which_nothing_is_known():
+def test_an_empty_record_has_no_findings():
     assert apply_rules(Record()) == []
 
 
@@ -43,7 +43,7 @@ def test_two_layers_with_one_problem_are_one_finding():
     assert [root.where for root in roots] == ["net.1"]
 
 
-def test_what_may_be_meant_so_explains_nothing_and_comes_last():
+def test_info_findings_explain_nothing_and_come_last():
     may_be = make_finding(Problem.NO_GRADIENT, Severity.INFO, "head")
     roots = find_root_causes([may_be, make_finding(Problem.NO_BETTER_THAN_CONSTANT)])
     assert [root.problem for root in roots] == [Problem.NO_BETTER_THAN_CONSTANT, Problem.NO_GRADIENT]
@@ -51,19 +51,20 @@ def test_what_may_be_meant_so_explains_nothing_and_comes_last():
 
 
 def test_a_finding_survives_as_plain_values():
-    finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, {"loss": 0.5, "name": "x"}, "wait", ("a", "b"))
+    evidence = {"loss": 0.5, "name": "x"}
+    finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, evidence, "Wait.", ("a", "b"), "noise")
     assert Finding.from_dict(finding.as_dict()) == finding
 
 
 @pytest.mark.parametrize(
     ("problem", "where", "title"),
     [
-        (Problem.DEAD_UNITS, "net.1", "dead units in net.1"),
-        (Problem.NO_GRADIENT, "n", "no gradient in n"),
-        (Problem.DEGENERATE_TARGETS, "target", "degenerate targets"),
-        (Problem.INPUT_BADLY_SCALED, "input", "input badly scaled"),
-        (Problem.OVERFITTING, "", "overfitting"),
+        (Problem.DEAD_UNITS, "net.1", "DEAD_UNITS in net.1"),
+        (Problem.NO_GRADIENT, "n", "NO_GRADIENT in n"),
+        (Problem.DEGENERATE_TARGETS, "target", "DEGENERATE_TARGETS"),
+        (Problem.INPUT_BADLY_SCALED, "input", "INPUT_BADLY_SCALED"),
+        (Problem.OVERFITTING, "", "OVERFITTING"),
     ],
 )
-def test_a_title_says_what_is_wrong_and_where_once(problem: Problem, where: str, title: str):
+def test_a_title_is_the_code_and_an_informative_place(problem: Problem, where: str, title: str):
     assert make_finding(problem, where=where).title == title

@@ -1,4 +1,4 @@
-"""On two ranks: replicas that part are told by both, and what may differ between ranks is not."""
+"""On two ranks, both report diverged replicas. Statistics that may differ between ranks are not reported."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ class Classifier(pl.LightningModule):
 
 
 class Drifting(Classifier):
-    """Sets its weights a little apart, on one rank alone."""
+    """Changes a weight on one rank only."""
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.global_rank == 1 and self.global_step == 10:
@@ -51,9 +51,11 @@ def _on_two_ranks(folder: Path) -> None:
         inputs = torch.randn(640, 8)
         data = TensorDataset(inputs, (inputs @ torch.randn(8, 4)).argmax(1))
         health = TrainingHealth(run_folder=folder / name)
-        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        disabled = dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+        )
         trainer = pl.Trainer(
-            max_epochs=2, strategy="ddp", devices=2, accelerator="cpu", callbacks=[health], **quiet
+            max_epochs=2, strategy="ddp", devices=2, accelerator="cpu", callbacks=[health], **disabled
         )  # fmt: skip
         trainer.fit(kind(), DataLoader(data, batch_size=16, shuffle=True))
         findings_by_name[name] = [
@@ -65,7 +67,7 @@ def _on_two_ranks(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    assert run_on_two_ranks(__file__, str(folder)).count("replicas diverged") == 1
+    assert run_on_two_ranks(__file__, str(folder)).count("REPLICAS_DIVERGED") == 1
     return folder
 
 

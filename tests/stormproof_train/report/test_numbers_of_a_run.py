@@ -40,7 +40,7 @@ def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
     assert tone == "good"
     assert sentences == [
         FINISHED,
-        "Nothing was found to be wrong in training.",
+        "TrainingHealth reported no problems.",
         "The network is better than always predicting the most common class (accuracy 0.3333).",
     ]
 
@@ -50,14 +50,14 @@ def test_of_a_run_that_was_not_tested_the_verdict_is_that_of_validation(tmp_path
     assert tone == "good"
     assert sentences == [
         "It finished after 100 steps: accuracy 0.9000 on validation. It has left its test split unread.",
-        "Nothing was found to be wrong in training.",
+        "TrainingHealth reported no problems.",
     ]
 
 
 def test_no_more_is_said_than_the_files_support(tmp_path: Path):
     tone, sentences = _verdict(tmp_path / "run", settings={"seed": 0})
     assert tone == "good"
-    assert sentences[1:] == ["Nobody looked for what may be wrong in it."]
+    assert sentences[1:] == ["TrainingHealth was disabled."]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_came_back_after_it_was_taken_back_stands(tmp_path: Path):
 
 def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
     (tmp_path / "findings.jsonl").write_text('{"problem": "of tomorrow"}\n')
-    with pytest.raises(UserError, match=r"findings.jsonl, line 1 is no finding of ours"):
+    with pytest.raises(UserError, match=r"findings.jsonl, line 1 is not a valid finding"):
         read_findings(tmp_path / "findings.jsonl")
 
 

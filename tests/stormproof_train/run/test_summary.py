@@ -1,4 +1,4 @@
-"""What a run says to a person."""
+"""The summary that a finished run prints."""
 
 import json
 from pathlib import Path
@@ -25,10 +25,10 @@ RATE = Finding(
 MESSAGES: dict[str, tuple[list[Finding], str | None]] = {
     "nothing": ([], None),
     "what may be meant so": ([FROZEN], None),
-    "one": ([DEAD], "dead units in network.2"),
-    "two": ([DEAD, FROZEN, USELESS], "dead units in network.2, no better than constant"),
-    "a cause that was found after what it explains": ([DEAD, USELESS, RATE], "learning rate too high in optimizer 0"),
-    "one that was found again after a kill": ([DEAD, DEAD], "dead units in network.2"),
+    "one": ([DEAD], "DEAD_UNITS in network.2"),
+    "two": ([DEAD, FROZEN, USELESS], "DEAD_UNITS in network.2, NO_BETTER_THAN_CONSTANT"),
+    "a cause that was found after what it explains": ([DEAD, USELESS, RATE], "LEARNING_RATE_TOO_HIGH in optimizer 0"),
+    "one that was found again after a kill": ([DEAD, DEAD], "DEAD_UNITS in network.2"),
 }
 
 
@@ -38,10 +38,11 @@ def printed_summary(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[st
 
 
 @pytest.mark.parametrize("case", MESSAGES)
-def test_what_was_found_is_said_below_the_table(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_summary_names_active_findings(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     findings, expected = MESSAGES[case]
     (tmp_path / "findings.jsonl").write_text("".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
-    lines = [] if expected is None else [f"warning: found in training: {expected}; see findings.jsonl there"]
+    line = f"warning: TrainingHealth reported {expected}. See findings.jsonl in the run folder."
+    lines = [] if expected is None else [line]
     assert printed_summary(tmp_path, capsys) == lines
 
 

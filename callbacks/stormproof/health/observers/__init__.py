@@ -1,1 +1,1 @@
-"""Observers that fill the record of a training run."""
+"""Observers that fill the record of a run."""

@@ -1,4 +1,4 @@
-"""What the loss of a step is compared with: a constant prediction's, and that of other samples' targets."""
+"""Compares the loss of a step with the best constant prediction and with permuted targets."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.record import Comparison, PredictionStats
 
 MAX_UNKNOWN_LOSSES = 5
-"""Close looks, after which a loss that nothing reproduces is looked for no longer."""
+"""Number of traced batches without a match after which the search for the loss function ends."""
 
 
 class BaselineEvaluator:
-    """Finds the loss of the steps that are looked at, and what else it would have been.
+    """Identifies the loss function of traced steps and evaluates it for other predictions and targets.
 
     Args:
-        module: whose steps.
-        user_loss: the loss, if the user told.
+        module: Module to trace.
+        user_loss: Loss function given by the user, if any.
 
     Attributes:
-        objective: the last loss known, without its tensors.
-        target_pool: the targets seen.
-        dependence_test: some of the inputs, with their targets.
+        objective: Last identified loss, without its tensors.
+        target_pool: Targets so far.
+        dependence_test: Sample of inputs with their targets.
         target_indices: Indices of the batch tensors that are targets of the loss. Empty until known.
     """
 
     def __init__(self, module: nn.Module, user_loss: Callable[..., Any] | None) -> None:
         self._module, self._user_loss = module, user_loss
-        self._unknown_losses = 0  # close looks whose loss nothing reproduced
+        self._unknown_losses = 0  # traced batches without a match
         self.objective: Objective | None = None
         self.target_pool, self.dependence_test = TargetPool(), DependenceTest()
         self.target_indices: frozenset[int] = frozenset()
@@ -51,15 +51,18 @@ class BaselineEvaluator:
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
     ) -> tuple[tuple[PredictionStats, ...], Comparison | None]:
-        """What the losses of a step were called with, and its own beside others; None where that is not known.
+        """Returns statistics of the predictions and a comparison of the loss.
 
         Args:
-            trace: at the step.
-            output: what ``training_step`` returned.
-            loss: of it.
-            step: the optimizer steps that were done.
-            epoch: the running one.
-            has_single_loss: whether there is no other; of several none is compared.
+            trace: Trace of the step.
+            output: Return value of ``training_step``.
+            loss: Loss in it.
+            step: Number of optimizer steps before the batch.
+            epoch: Current epoch.
+            has_single_loss: Whether each batch has at most one backward pass. Otherwise there is no comparison.
+
+        Returns:
+            Statistics for each loss in the step, and the comparison or None if the loss is unknown.
         """
         objective = None
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
@@ -79,11 +82,11 @@ class BaselineEvaluator:
         truncated_objective = None if objective is None else truncated_objectives[0]
         if truncated_objective is None or not has_single_loss or not truncated_objective.has_data_targets:
             return prediction_stats, None
-        with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step
+        with warnings.catch_warnings(action="ignore"):  # the user's own step has shown them
             return prediction_stats, self._compare_losses(truncated_objective, trace, step, epoch)
 
     def _find_objective(self, trace: StepTrace, output: Any, loss: torch.Tensor, *, warns: bool) -> Objective | None:
-        """The loss of the step; says once that what needs it is left out, where nothing reproduces it."""
+        """Identifies the loss function of the step. Reports once if no candidate reproduces the loss."""
         if self._unknown_losses >= MAX_UNKNOWN_LOSSES:
             trace.pairs = []
         objective = find_objective(trace, output, loss, self._module, self._user_loss)
@@ -93,21 +96,21 @@ class BaselineEvaluator:
         self._unknown_losses += 1
         if self._user_loss is not None and self._unknown_losses == 1:
             rank_zero_warn(
-                "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that loss "
-                "of these two; here, what needs them is left out"
+                "The loss returned by training_step is not TrainingHealth(loss=…) of the returned preds and target. "
+                "Return {'loss', 'preds', 'target'}. Until then, rules that compare predictions are disabled."
             )
         elif (
             self._user_loss is None and self.objective is None and self._unknown_losses == MAX_UNKNOWN_LOSSES and warns
         ):
             log_event(
                 __name__,
-                "TrainingHealth: no loss that it knows gives what training_step returned, so that the comparisons with "
-                "a constant and with other samples' targets are left out; TrainingHealth(loss=…), and {'loss', "
-                "'preds', 'target'} from training_step, bring them back",
+                "TrainingHealth cannot identify the loss function, so rules that compare predictions are disabled. Use "
+                "TrainingHealth(loss=…) and return {'loss', 'preds', 'target'} from training_step.",
             )
         return None
 
     def _compare_losses(self, objective: Objective, trace: StepTrace, step: int, epoch: int) -> Comparison | None:
+        """Evaluates the loss for other predictions and targets. Returns None if the loss is not finite."""
         if trace.first_inputs is not None:
             self.dependence_test.add(trace.first_inputs, objective.target)
         self.target_pool.add(objective.target)

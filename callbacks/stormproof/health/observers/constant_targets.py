@@ -34,6 +34,7 @@ class ConstantTargetCounter:
         self.samples = self.samples + samples if is_constant else None
 
     def _is_constant(self, index: int, target: torch.Tensor, samples: int) -> bool:
+        """Returns whether all targets of a batch equal the first target of the run."""
         if target.ndim == 0 or target.size(0) != samples:
             return False
         first_target = self._first_targets.setdefault(index, target[0].clone())

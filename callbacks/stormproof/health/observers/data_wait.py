@@ -1,4 +1,4 @@
-"""How long each batch is waited for, and how long it is worked on."""
+"""Measures the time of waiting for each batch and of training on it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import suppress
 from stormproof.health.observers.rank_compute_time import ComputeTimer
 
 MAX_BATCHES = 200
-"""The last ones that are remembered."""
+"""Maximum number of batches to keep."""
 SCHEDSTAT = "/proc/thread-self/schedstat"
 """Scheduler statistics (Linux only). The second number is the thread's time in the run queue, in nanoseconds."""
 
 
 class DataWaitTimer:
-    """Clocks batches, from the fetching of each to that of the next; what is left out is not remembered.
+    """Measures each batch from its fetch to the fetch of the next one, without excluded batches.
 
     Excludes time in the run queue, when the thread was runnable but other processes used the CPU.
 
     Args:
-        compute_timer: is told of those that are remembered.
+        compute_timer: Timer that also receives each batch that counts.
 
     Attributes:
-        batches: the seconds of waiting and of work of the last ones.
+        batches: Seconds of waiting and of work of the last batches.
     """
 
     def __init__(self, compute_timer: ComputeTimer | None = None) -> None:
@@ -40,7 +40,7 @@ class DataWaitTimer:
         self._run_queue.close()
 
     def on_fetch_start(self) -> None:
-        """The batch before is done, other callbacks' part of it too, and the next one is waited for."""
+        """Ends the previous batch, including other callbacks, and starts waiting for the next one."""
         now, queue_seconds = time.perf_counter(), self._run_queue.seconds()
         if self._is_counted:
             work = (
@@ -55,12 +55,12 @@ class DataWaitTimer:
         self._fetch_start, self._queue_seconds_at_fetch, self._is_counted = now, queue_seconds, False
 
     def on_batch_start(self) -> None:
-        """It is here."""
+        """Ends the wait."""
         self._wait_seconds, self._is_counted = time.perf_counter() - self._fetch_start, self._fetch_start > 0
         self._queue_seconds_in_wait = self._run_queue.seconds() - self._queue_seconds_at_fetch
 
     def exclude_batch(self) -> None:
-        """Something else was done with the batch than training on it."""
+        """Excludes the current batch, for example because it was traced."""
         self._is_counted = False
 
 

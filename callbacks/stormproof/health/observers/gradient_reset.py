@@ -1,4 +1,4 @@
-"""Whether an optimizer's gradients are cleared between its steps."""
+"""Checks that the gradients of an optimizer are cleared between its steps."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 MAX_STEPS = 8
-"""Steps of each optimizer that are looked at."""
+"""Number of steps to check of each optimizer."""
 
 
 class ZeroGradCheck:
-    """Watches one parameter of an optimizer: what its gradient was when another one came in.
+    """Checks whether a parameter of an optimizer still has its last gradient when a new one is added.
 
     Args:
-        optimizer: before its first step.
+        optimizer: Optimizer before its first step.
 
     Attributes:
-        stale_steps: steps whose gradient held that of the step before.
-        checked_steps: steps that were looked at.
-        has_stepped: whether the optimizer has, by whoever's call.
+        stale_steps: Number of steps whose gradient contains the gradient of the previous step.
+        checked_steps: Number of checked steps.
+        has_stepped: Whether the optimizer has stepped, in automatic or manual optimization.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -37,6 +37,7 @@ class ZeroGradCheck:
             self._undo_functions.append(optimizer.register_step_post_hook(self._on_step).remove)
 
     def _on_gradient(self, gradient: torch.Tensor) -> None:
+        """Compares the accumulated gradient with the one at the last step."""
         assert self._parameter is not None
         accumulated = self._parameter.grad
         if accumulated is None or not bool(accumulated.any()):
@@ -45,6 +46,7 @@ class ZeroGradCheck:
             self._is_stale = True
 
     def _on_step(self, *_: Any) -> None:
+        """Counts a step and keeps its gradient."""
         assert self._parameter is not None
         self.has_stepped = True
         if self._parameter.grad is None or self.checked_steps >= MAX_STEPS:
@@ -58,11 +60,11 @@ class ZeroGradCheck:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has seen enough, and can be stopped: not within a step of the optimizer."""
+        """Returns whether enough steps were checked. Call :meth:`stop` then, but not within an optimizer step."""
         return self.checked_steps >= MAX_STEPS
 
     def stop(self) -> None:
-        """Watches no longer."""
+        """Removes the hooks."""
         for restore in self._undo_functions:
             restore()
         self._undo_functions = []

@@ -1,4 +1,4 @@
-"""Whether inputs tell anything of targets, whatever the network makes of them."""
+"""Tests whether targets depend on inputs, independently of the network."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ import math
 import torch
 
 MAX_SAMPLES = 512
-"""Samples kept."""
+"""Maximum number of samples to keep."""
 MAX_ENTRIES = 256
-"""Entries of an input looked at."""
+"""Maximum number of entries of an input to test."""
 MIN_SIGMAS = 4.5
-"""Standard deviations of chance, for the largest of a thousand numbers to be beyond once in 150 times."""
+"""Significance threshold in standard deviations. By chance, the maximum of 1,000 normal variables exceeds it once in
+150 tests."""
 
 
 class DependenceTest:
-    """Keeps samples, and tests whether inputs and targets belong together.
+    """Collects samples and tests whether targets depend on inputs.
 
-    Two tests, of which either is enough: whether any single entry of the inputs is correlated with the target, or with
-    one class of it; and whether the targets of nearest neighbours are more alike than chance has it.
+    Targets depend on inputs if one of two tests is significant. The first is the largest correlation of a single input
+    entry with the target or with one of its classes. The second is the similarity of the targets of nearest neighbors.
     """
 
     def __init__(self) -> None:
         self._inputs: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
         self._count = 0
-        self._result: bool | None = None  # of the samples so far
+        self._result: bool | None = None  # for the samples so far
 
     def add(self, inputs: torch.Tensor, target: torch.Tensor) -> None:
-        """Takes inputs (n, entries), and the targets (N, …) of the batch whose first n samples they are."""
+        """Adds a batch.
+
+        Args:
+            inputs: Inputs of the first n samples, of shape (n, entries).
+            target: Targets of all samples, of shape (N, …).
+        """
         if self._count >= MAX_SAMPLES or target.ndim == 0 or target.size(0) < inputs.size(0):
             return
         stride = max(inputs.size(1) // MAX_ENTRIES, 1)
@@ -47,12 +53,13 @@ class DependenceTest:
         self._result = None
 
     def is_dependent(self) -> bool | None:
-        """Whether they are; None with fewer than 100 samples, or targets that are neither numbers nor classes."""
+        """Returns the result of the test. None with fewer than 100 samples or multidimensional targets."""
         if self._result is None:
             self._result = self._compute()
         return self._result
 
     def _compute(self) -> bool | None:
+        """Runs both tests on the samples so far."""
         if self._count < 100 or any(batch_targets.ndim != 1 for batch_targets in self._targets):
             return None
         inputs, target = torch.cat(self._inputs), torch.cat(self._targets)
@@ -70,7 +77,7 @@ class DependenceTest:
 
 
 def _to_columns(target: torch.Tensor) -> torch.Tensor | None:
-    """The target as columns of numbers: one for each class of at most 20, or itself."""
+    """Returns the target as columns: indicators of up to 20 classes, or the target itself."""
     if target.is_floating_point():
         return target.double()[:, None]
     classes = target.unique()
@@ -78,18 +85,19 @@ def _to_columns(target: torch.Tensor) -> torch.Tensor | None:
 
 
 def _standardize(columns: torch.Tensor) -> torch.Tensor:
+    """Scales each column to mean 0 and standard deviation 1."""
     centered = columns - columns.mean(0)
     return centered / centered.square().mean(0).sqrt().clamp_min(1e-12)
 
 
 def _max_correlation(inputs: torch.Tensor, target_columns: torch.Tensor) -> float:
-    """The largest correlation of an entry with a column, in standard deviations of chance."""
+    """Returns the largest correlation of an entry with a column, in standard deviations under independence."""
     correlations = _standardize(inputs).T @ _standardize(target_columns) / len(inputs)
     return float(correlations.abs().max()) * math.sqrt(len(inputs))
 
 
 def _neighbor_similarity(inputs: torch.Tensor, target_columns: torch.Tensor) -> float:
-    """How much more alike the targets of nearest neighbours are, in standard deviations of chance."""
+    """Returns the similarity of the targets of nearest neighbors, in standard deviations under independence."""
     nearest = torch.cdist(_standardize(inputs), _standardize(inputs)).fill_diagonal_(math.inf).argmin(1)
     targets = _standardize(target_columns)
     products = (targets * targets[nearest]).sum(1)

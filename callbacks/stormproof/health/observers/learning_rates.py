@@ -1,4 +1,4 @@
-"""The learning rates of a training: now, at first, at most, and since when they are none."""
+"""Tracks the learning rates of all parameter groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.optim import Optimizer
 from stormproof.health.record import ParameterGroup
 
 ZERO_LR_SHARE = 1e-6
-"""The share of the highest learning rate down to which it is none."""
+"""Share of the highest learning rate below which a learning rate counts as zero."""
 
 
 class LearningRates:
-    """Follows every parameter group.
+    """Tracks the learning rate of each parameter group.
 
     Args:
-        optimizers: of the training.
+        optimizers: Optimizers of the run.
     """
 
     def __init__(self, optimizers: list[Optimizer]) -> None:
@@ -26,7 +26,7 @@ class LearningRates:
         self._groups: dict[str, ParameterGroup] = {}
 
     def update(self, step: int) -> list[ParameterGroup]:
-        """The groups as they are after ``step`` steps."""
+        """Updates the groups after ``step`` steps and returns them."""
         for index, optimizer in enumerate(self._optimizers):
             has_several_groups = len(optimizer.param_groups) > 1
             for group_index, group in enumerate(optimizer.param_groups):
@@ -42,9 +42,9 @@ class LearningRates:
         return list(self._groups.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the groups as plain values."""
         return {name: list(vars(group).values()) for name, group in self._groups.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from ``state``."""
+        """Restores the groups."""
         self._groups = {name: ParameterGroup(*values) for name, values in state.items()}

@@ -1,4 +1,4 @@
-"""Where the first number came from that is not finite."""
+"""Locates the first NaN or infinity."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def locate_non_finite(
     *,
     is_traceable: bool,
 ) -> NonFiniteOrigin:
-    """Looks for it in the batch, in the weights, and in the step, which is run once more.
+    """Searches the batch, the weights, and a replay of the step.
 
     Args:
-        module: whose loss is not finite.
-        batch: of which.
-        batch_idx: its number in the epoch.
-        step: the optimizer steps that were done.
-        layer_names: by parameter.
-        layer_order: the layers in the order of their calls.
-        is_traceable: whether the step's calls can be seen.
+        module: Module whose loss is not finite.
+        batch: Current batch.
+        batch_idx: Index of the batch in the epoch.
+        step: Number of optimizer steps before the batch.
+        layer_names: Layer names by ``id`` of the parameter.
+        layer_order: Layers in call order.
+        is_traceable: Whether torch functions can be traced in the step.
     """
     tensors = list(iter_tensors(batch))
     for index, tensor in enumerate(tensors):
@@ -49,12 +49,10 @@ def locate_non_finite(
         for name, parameter in module.named_parameters()
         if parameter.is_floating_point() and not bool(torch.isfinite(to_local(parameter)).all())
     }
-    if bad_layers:  # the gradient of the step before; of all layers that it went on to, the one nearest to the loss
+    if bad_layers:  # caused by the previous gradient; the layer nearest to the loss is the first with a NaN
         ordered_layers = [layer for layer in layer_order if layer in bad_layers] or sorted(bad_layers)
         return NonFiniteOrigin(step - 1, batch_idx - 1, "gradient", ordered_layers[-1], in_data=False)
-    is_sharded = any(
-        isinstance(parameter, DTensor) for parameter in module.parameters()
-    )  # a forward pass is all ranks'
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())  # needs all ranks to replay
     if not module.automatic_optimization or not is_traceable or is_sharded:
         return NonFiniteOrigin(step, batch_idx, "loss", "", in_data=False)
 

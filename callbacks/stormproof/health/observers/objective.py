@@ -1,4 +1,4 @@
-"""Which loss a training step took of what, and what other predictions and other targets would have given."""
+"""Identifies the loss function of a step and evaluates it for other predictions and targets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from stormproof.health.record import PredictionStats
 from stormproof.health.rules.outputs import OUTPUT_RANGES
 
 RELATIVE_TOLERANCE = 1e-5
-"""Relative; what reproduces a returned loss this well is that loss."""
+"""Relative tolerance for matching a loss function with the value of a loss."""
 LOSS_ATTRIBUTES = ("loss", "criterion", "loss_fn", "loss_func", "loss_function", "objective")
-"""What people call the loss of a module."""
+"""Common names of the loss function of a module."""
 MAIN_SHARE = 0.5
-"""The share of a loss that is the main part of it."""
+"""Minimum share of the main part of a loss."""
 MAX_ROLLS = 4
-"""Other samples' targets that each prediction is compared with."""
+"""Maximum number of permutations of the targets."""
 MAX_ENTRIES = 1_000_000
-"""Numbers of predictions, or of targets, of a batch that are looked at."""
+"""Maximum number of entries of predictions or targets to evaluate."""
 MAX_POOL_ENTRIES = 20_000
-"""Entries of targets that are kept for the best constant."""
+"""Maximum number of entries of targets to keep for the best constant."""
 
 
 @dataclass
@@ -36,14 +36,14 @@ class Objective:
     """The loss of a step, as a function of the predictions and the targets of a batch.
 
     Attributes:
-        name: of a standard loss; empty for another.
-        function: of (prediction, target).
-        arguments: what else a standard loss is called with.
-        prediction: (N, …), what it was called with.
-        target: (N, …), what with.
-        made_by: the function that gave the prediction its values; empty if that is not known.
-        layer: the last layer on the way to it.
-        has_data_targets: whether the targets are data; those that a training makes by itself are compared with nothing.
+        name: Name of a standard loss. Empty for other losses.
+        function: Function of (prediction, target).
+        arguments: Other arguments of a standard loss.
+        prediction: Predictions of shape (N, …).
+        target: Targets of shape (N, …).
+        producer: Function that computed the values of the prediction. Empty if unknown.
+        layer: Last layer before the prediction.
+        has_data_targets: Whether the targets are data. Computed targets are not compared.
         target_indices: Indices of the batch tensors that the targets were computed from. Empty if unknown.
     """
 
@@ -58,7 +58,7 @@ class Objective:
     target_indices: frozenset[int] = frozenset()
 
     def without_tensors(self) -> Objective:
-        """The same, for other predictions and targets: those of a batch may fill much of a GPU."""
+        """Returns a copy without predictions and targets, which may fill much of a GPU."""
         empty_tensor = torch.empty(0)
         return replace(self, prediction=empty_tensor, target=empty_tensor)
 
@@ -81,7 +81,7 @@ class Objective:
 
     @property
     def samples(self) -> int:
-        """How many there are; 0 where predictions and targets are not as many."""
+        """Number of samples. 0 if predictions and targets differ in it."""
         tensors = self.prediction, self.target
         return (
             self.target.size(0)
@@ -90,13 +90,13 @@ class Objective:
         )
 
     def compute(self, preds: Any, target: Any) -> torch.Tensor | None:
-        """The loss of something else; None where that is nothing that it takes."""
+        """Returns the loss of other predictions and targets. None if they do not fit."""
         if not all(isinstance(argument, torch.Tensor) for argument in (preds, target)):
             return None
         return _evaluate_loss(self.function, preds, target)
 
     def permuted_loss(self) -> float | None:
-        """The mean loss with the targets of other samples of the batch."""
+        """Returns the mean loss with the targets of other samples of the batch."""
         rolls = range(1, min(MAX_ROLLS + 1, self.samples))
         values = [float(self.function(self.prediction, self.target.roll(roll, 0))) for roll in rolls]
         return sum(values) / len(values) if values else None
@@ -105,14 +105,17 @@ class Objective:
 def find_objective(
     trace: StepTrace, output: Any, loss: torch.Tensor, module: nn.Module, user_loss: Callable[..., Any] | None
 ) -> Objective | None:
-    """What reproduces the loss of a step; None if nothing does.
+    """Finds the function that reproduces the loss of a step.
 
     Args:
-        trace: at the step.
-        output: what ``training_step`` returned.
-        loss: of it, as it was returned.
-        module: whose attributes may hold the loss.
-        user_loss: the loss, if the user told; no other is looked for then.
+        trace: Trace of the step.
+        output: Return value of ``training_step``.
+        loss: Loss in it.
+        module: Module whose attributes may contain the loss function.
+        user_loss: Loss function given by the user, if any. It is then the only candidate.
+
+    Returns:
+        The objective, or None if no candidate reproduces the loss.
     """
     value = float(loss)
     if user_loss is None:
@@ -141,7 +144,7 @@ def find_objective(
 def _match_user_loss(
     pair: PredictionTargetPair, value: float, module: nn.Module, user_loss: Callable[..., Any] | None
 ) -> Objective | None:
-    """The user's loss, or the module's, if it gives the value."""
+    """Returns the loss of the user or of the module if it reproduces the value."""
     functions = [getattr(module, name, None) for name in LOSS_ATTRIBUTES] if user_loss is None else [user_loss]
     for function in functions:
         if callable(function) and _reproduces_value(function, pair.prediction, pair.target, value):
@@ -150,19 +153,17 @@ def _match_user_loss(
 
 
 def _objective_from_pair(name: str, function: Callable[..., Any], pair: PredictionTargetPair) -> Objective:
+    """Returns the objective of a loss function of a traced pair."""
     return Objective(
         name, function, {}, pair.prediction, pair.target, pair.producer, pair.layer, target_indices=pair.target_indices
     )
 
 
 def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | None:
-    """The standard loss that gives the value."""
+    """Returns the standard loss that reproduces the value."""
     if max(pair.prediction.numel(), pair.target.numel()) > MAX_ENTRIES:
         return None
-    cpu_tensors = (
-        pair.prediction.cpu(),
-        pair.target.cpu(),
-    )  # a target that is no class of a loss's ends a process on a GPU
+    cpu_tensors = pair.prediction.cpu(), pair.target.cpu()  # on a GPU an invalid class index kills the process
     for name, function in torch_losses().items():
         if _reproduces_value(function, *cpu_tensors, value):
             return _objective_from_pair(name, function, pair)
@@ -170,7 +171,7 @@ def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | N
 
 
 def _find_main_loss(calls: list[LossCall], value: float) -> Objective | None:
-    """The only standard loss of given targets that was called, if it makes up most of the loss of the step."""
+    """Returns the only standard loss with data targets if it is at least half of the loss of the step."""
     data_calls = [call for call in calls if call.has_data_targets]
     if (
         len(data_calls) == 1
@@ -182,7 +183,9 @@ def _find_main_loss(calls: list[LossCall], value: float) -> Objective | None:
 
 
 def find_reduction(values: torch.Tensor, value: float) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """What makes ``value`` of a loss's values: the sum, the mean, or the mean of samples' sums; None if nothing does.
+    """Returns the reduction from ``values`` to ``value``: the sum, the mean, or the mean of the sums of samples.
+
+    None if no reduction matches.
 
     Example:
         >>> find_reduction(torch.tensor([1.0, 3.0]), 2.0)(torch.tensor([5.0, 7.0]))
@@ -195,16 +198,17 @@ def find_reduction(values: torch.Tensor, value: float) -> Callable[[torch.Tensor
 
 
 def _mean_of_sums(values: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over samples of the sum of their losses."""
     return values.sum() / values.size(0)
 
 
 def list_data_losses(trace: StepTrace) -> list[Objective]:
-    """The standard losses of given targets that were called, whatever the step made of them."""
+    """Returns all standard losses with data targets in the step."""
     return [_objective_from_call(call, torch.sum) for call in trace.losses if call.has_data_targets]
 
 
 def compute_prediction_stats(objective: Objective) -> PredictionStats:
-    """The numbers of what a loss was called with; waits for the device."""
+    """Returns statistics of the arguments of a loss. Synchronizes with the device."""
     prediction, target = objective.prediction.float(), objective.target
     target_values = target.float()
     sums_to_one, logs_sum_to_one = False, False
@@ -229,20 +233,20 @@ def compute_prediction_stats(objective: Objective) -> PredictionStats:
 
 
 class TargetPool:
-    """The targets seen so far, as many as fit, and the loss of the best constant by them."""
+    """Collects targets and evaluates the best constant prediction for them."""
 
     def __init__(self) -> None:
         self._targets: list[torch.Tensor] = []
         self._entries = 0
 
     def add(self, target: torch.Tensor) -> None:
-        """Takes a batch's, (N, …)."""
+        """Adds the targets of a batch, of shape (N, …)."""
         if self._entries < MAX_POOL_ENTRIES and (not self._targets or target.shape[1:] == self._targets[0].shape[1:]):
             self._targets.append(target.cpu())
             self._entries += target.numel()
 
     def constant_loss(self, objective: Objective, user_loss: Callable[..., Any] | None) -> float | None:
-        """The loss of a batch for the constant that is the best for all targets seen; None if that is not known."""
+        """Returns the loss of a batch for the best constant prediction of all targets. None if unknown."""
         if not self._targets or not objective.samples:
             return None
         target = torch.cat(self._targets)
@@ -261,11 +265,11 @@ class TargetPool:
         return float(objective.function(constant_prediction, objective.target))
 
     def state_dict(self) -> list[Any]:
-        """The targets, as plain values."""
+        """Returns the targets as plain values."""
         return [[target.is_floating_point(), target.tolist()] for target in self._targets]
 
     def load_state_dict(self, state: list[Any]) -> None:
-        """Goes on from them."""
+        """Restores the targets."""
         self._targets = [
             torch.tensor(values, dtype=None if is_floating else torch.long) for is_floating, values in state
         ]
@@ -273,10 +277,12 @@ class TargetPool:
 
 
 def _are_ones(sums: torch.Tensor) -> bool:
+    """Returns whether all sums are one within 0.001."""
     return bool(((sums - 1).abs() < 1e-3).all())
 
 
 def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
+    """Returns the objective of a traced call of a standard loss."""
     torch_loss = partial(torch_losses()[call.name], **call.arguments)
 
     def function(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -290,18 +296,20 @@ def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.
 
 
 def _is_close(first: float, second: float) -> bool:
+    """Returns whether two losses are equal within the tolerance."""
     return math.isclose(first, second, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
 
 
 def _reproduces_value(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
+    """Returns whether a loss function returns the value."""
     result = _evaluate_loss(function, preds, target)
     return result is not None and _is_close(float(result), value)
 
 
 def _evaluate_loss(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
-    """What a function gives, if that is a loss; None where it takes something else."""
+    """Returns the value of a loss function. None if it does not accept the arguments or does not return a scalar."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # what torch says of a loss that the user does not call
+        with warnings.catch_warnings(action="ignore"):  # from losses that the user does not call
             result = function(preds, target)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return None
@@ -309,6 +317,7 @@ def _evaluate_loss(function: Callable[..., Any], preds: torch.Tensor, target: to
 
 
 def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> float | None:
+    """Returns the standard deviation over the samples, relative to the targets or to the root mean square."""
     if prediction.ndim == 0 or prediction.size(0) < 2:
         return None
     spread = float(prediction.flatten(1).std(0).mean() if prediction.ndim > 1 else prediction.std())
@@ -319,6 +328,7 @@ def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> f
 
 
 def _unreachable_share(producer: str, target: torch.Tensor, loss: str) -> float:
+    """Returns the share of target entries outside the range of the producer."""
     low, high = OUTPUT_RANGES.get(producer, (None, None))
     if LOSS_INPUTS.get(loss) != "numbers":
         return 0.0

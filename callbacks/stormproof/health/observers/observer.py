@@ -1,4 +1,4 @@
-"""Takes down what the rules look at, while a training goes on."""
+"""Fills the record of a run during training."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ from stormproof.units.module_kinds import is_compiled
 from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
 EARLY_STEPS = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
-"""Steps, from 0, whose batches are looked at closely: most mistakes show within the first."""
+"""Steps, from 0, whose batches are traced. Most mistakes show in the first steps."""
 STRUCTURE_STEPS = 3
-"""Steps after which it is settled which parameters get a gradient."""
+"""Number of steps after which the set of parameters with a gradient is final."""
 MAX_PROBES = 64
 """Maximum number of probes, in addition to the first four."""
 MAX_VALIDATIONS = 8
-"""Validations that are remembered, beside the best."""
+"""Maximum number of validation passes, in addition to the best one."""
 MAX_FIRST_LOSSES = 20
-"""Losses that are remembered for good."""
+"""Number of first losses to keep permanently."""
 
 
 class GradientSource(Protocol):
@@ -60,7 +60,7 @@ class GradientSource(Protocol):
 
     @property
     def history(self) -> list[GradientMeasurement]:
-        """The last measurements, oldest first."""
+        """Last measurements, oldest first."""
         ...
 
 
@@ -79,16 +79,16 @@ class UnitSource(Protocol):
 
 
 class TrainingObserver:
-    """Looks at a training, and keeps a :class:`Record` of it.
+    """Observes a run and fills its :class:`Record`.
 
     Args:
-        trainer: about to train.
-        module: what it trains.
-        gradient_source: measures gradients.
-        unit_source: counts dead units.
-        loss: of (preds, target); None if the user did not tell.
-        validation_metric: its name; None for none.
-        every_n_steps: steps between two close looks, after the first ones.
+        trainer: Trainer at the start of training.
+        module: Module to observe.
+        gradient_source: Source of gradient measurements.
+        unit_source: Source of unit measurements.
+        loss: Loss function of (preds, target) given by the user, if any.
+        validation_metric: Name of a validation metric, if any.
+        every_n_steps: Number of steps between traced batches after the first ones.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class TrainingObserver:
         self._batch: Any = None
         self._batch_idx = self._batch_size = self._backward_count = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
-        self._losses_since_validation = [0.0, 0]  # the sum and the number of losses
+        self._losses_since_validation = [0.0, 0]  # sum and number of losses
         self._stepped_optimizers: set[int] = set()  # optimizers
         self._step_trace: StepTrace | None = None
         self._stop_trace: Callable[[], None] | None = None
         self._step_output: Any = None
-        self._has_new_non_finite = False  # in the batch that goes on
+        self._has_new_non_finite = False  # in the current batch
         self.record = Record(planned_steps=_planned_steps(trainer), uses_grad_scaler=get_scaler(trainer) is not None)
         self.record.accumulate_grad_batches = trainer.accumulate_grad_batches
         self.record.loader_name, self.record.num_workers = describe_loader(trainer)
@@ -138,7 +138,7 @@ class TrainingObserver:
         self.record.groups = self._learning_rates.update(trainer.global_step)
 
     def stop(self) -> None:
-        """Looks no longer."""
+        """Removes all hooks."""
         self._stop_data_wait_timer()
         self._data_wait_timer.stop()
         if self._compute_timer is not None:
@@ -149,21 +149,20 @@ class TrainingObserver:
             check.stop()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Takes a batch; looks closely at its step where it is that one's turn."""
+        """Starts a batch and traces it if it is due."""
         self._data_wait_timer.on_batch_start()
         if self._compute_timer is not None:
             self._compute_timer.on_batch_start()
         self._batch, self._batch_idx, self._backward_count = batch, batch_idx, 0
         self._batch_size = batch_size(batch) or 0
         self._end_trace()
-        step = (
-            self._trainer.global_step or self.record.batches // self.record.accumulate_grad_batches
-        )  # some count none of theirs
+        # global_step stays 0 if a module in manual optimization steps its optimizers without Lightning
+        step = self._trainer.global_step or self.record.batches // self.record.accumulate_grad_batches
         if step in EARLY_STEPS or (step + 1) % self._every_n_steps == 0:
             self._begin_trace()
 
     def on_before_backward(self, loss: torch.Tensor) -> None:
-        """Takes the loss of a batch; looks where it comes from, if it is not finite."""
+        """Records the loss of a batch and locates the origin of a NaN or infinity."""
         if self._compute_timer is not None:
             self._compute_timer.on_before_backward()
         self._backward_count += 1
@@ -187,7 +186,7 @@ class TrainingObserver:
             )  # fmt: skip
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Looks at whose gradients there are."""
+        """Records which layers have gradients."""
         if self._step_trace is None or (index := find_optimizer_index(self._trainer, optimizer)) is None:
             return
         optimizers = self._trainer.optimizers
@@ -205,7 +204,7 @@ class TrainingObserver:
             self.record.foreign_parameters = foreign_parameters if self.record.unoptimized_entries else 0
 
     def on_train_batch_end(self) -> bool:
-        """Takes down what the batch showed; whether there is more to diagnose than before."""
+        """Records the batch. Returns whether there are new measurements to diagnose."""
         record, is_traced = self.record, self._step_trace is not None
         if is_traced:
             self._data_wait_timer.exclude_batch()
@@ -225,11 +224,11 @@ class TrainingObserver:
         return has_news
 
     def compute_times(self) -> tuple[list[float], list[tuple[float, float]]]:
-        """What this rank took for itself on the last batches, and their seconds of waiting and of work."""
+        """Returns the compute times of this rank, and the seconds of waiting and of work of the last batches."""
         return self._compute_timer.seconds() if self._compute_timer else [], list(self._data_wait_timer.batches)
 
     def update_record(self) -> None:
-        """Reads what waits on the device, and what the monitors have measured."""
+        """Reads pending losses from the device and the measurements of the monitors."""
         record = self.record
         self._read_losses()
         for check in self._zero_grad_checks.values():
@@ -243,14 +242,12 @@ class TrainingObserver:
         )
         record.batch_waits = list(self._data_wait_timer.batches)
         record.constant_target_samples = self._constant_target_counter.samples
-        if not record.targets_depend_on_inputs:  # more samples show more
+        if not record.targets_depend_on_inputs:  # more samples may show a dependence
             record.targets_depend_on_inputs = self._baseline_evaluator.dependence_test.is_dependent()
         record.gradients = self._gradient_source.history
         exact_activity = {name: entry for name, entry in self._unit_source.activity.items() if entry.exact}
-        for (
-            name,
-            running_sample,
-        ) in self._unit_source.running_activity.items():  # keeps the previous epoch's until this one's is large enough
+        for name, running_sample in self._unit_source.running_activity.items():
+            # keeps the sample of the previous epoch until the current one is large enough
             if running_sample.inputs >= MIN_INPUTS or name not in self._sampled_activity:
                 self._sampled_activity[name] = running_sample
         record.unit_activity, lagging_units = choose_measurements(
@@ -270,26 +267,26 @@ class TrainingObserver:
                 )
 
     def on_train_epoch_end(self, replica_difference: float) -> None:
-        """An epoch is done, and the replicas' weights differ by that."""
+        """Ends an epoch in which the weights of the ranks differ by ``replica_difference``."""
         self.record.epoch = self._trainer.current_epoch + 1
         self.record.step = self._trainer.global_step
         self.record.replica_difference = max(self.record.replica_difference, replica_difference)
         self.update_record()
 
     def on_validation_start(self) -> None:
-        """A pass begins."""
+        """Starts a validation pass."""
         self._validation_losses.on_validation_start()
 
     def on_validation_batch_start(self, batch: Any) -> None:
-        """Watches a batch of the pass."""
+        """Starts a validation batch."""
         self._validation_losses.on_validation_batch_start(batch, self._baseline_evaluator.objective)
 
     def on_validation_batch_end(self, outputs: Any) -> None:
-        """Takes its loss."""
+        """Records the loss of a validation batch."""
         self._validation_losses.on_validation_batch_end(outputs, self._baseline_evaluator.objective)
 
     def on_validation_end(self) -> None:
-        """A pass is done."""
+        """Ends a validation pass."""
         self._data_wait_timer.exclude_batch()
         record, losses = self.record, self._validation_losses.read()
         record.step = self._trainer.global_step
@@ -309,7 +306,7 @@ class TrainingObserver:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers that later ones are compared with, as plain values."""
+        """Returns the measurements that later ones are compared with, as plain values."""
         record = self.record
         return {
             "first": list(record.first_losses),
@@ -327,15 +324,14 @@ class TrainingObserver:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from ``state``."""
+        """Restores the measurements."""
         record = self.record
         record.first_losses = list(state["first"])
         record.recent_losses.extend((step, loss) for step, loss in state["recent"])
         record.comparisons = [Comparison(*values) for values in state["comparisons"]]
         record.validations = [
-            ValidationPass(
-                step, tuple(losses), loss, training_loss, *samples
-            )  # absent in checkpoints of earlier versions
+            # samples are absent in checkpoints of earlier versions
+            ValidationPass(step, tuple(losses), loss, training_loss, *samples)
             for step, losses, loss, training_loss, *samples in state["validations"]
         ]
         record.epoch = state["epoch"]
@@ -346,12 +342,14 @@ class TrainingObserver:
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
     def _add_loss(self, step: int, loss: float) -> None:
+        """Adds a loss to the record."""
         if len(self.record.first_losses) < MAX_FIRST_LOSSES:
             self.record.first_losses.append(loss)
         self.record.recent_losses.append((step, loss))
         self._losses_since_validation = [self._losses_since_validation[0] + loss, self._losses_since_validation[1] + 1]
 
     def _read_losses(self) -> None:
+        """Reads pending losses from the device."""
         if not self._device_losses:
             return
         steps, losses = zip(*self._device_losses, strict=True)
@@ -362,6 +360,7 @@ class TrainingObserver:
                 self.record.non_finite_origin = NonFiniteOrigin(step, self._batch_idx, "loss", "", in_data=False)
 
     def _begin_trace(self) -> None:
+        """Traces the next training step."""
         self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
         self._step_output = None
         context = self._step_trace.origins if self._is_traceable else nullcontext()
@@ -370,6 +369,7 @@ class TrainingObserver:
         )
 
     def _end_trace(self) -> None:
+        """Cancels the trace and drops its tensors."""
         if self._stop_trace is not None:
             self._stop_trace()
         if self._step_trace is not None:
@@ -377,12 +377,15 @@ class TrainingObserver:
         self._stop_trace, self._step_trace, self._step_output = None, None, None
 
     def _record_weights(self) -> None:
+        """Records the weights at the start of a traced step."""
         self.record.add_weights(self._trainer.global_step, measure_weights(self._module), MAX_PROBES)
 
     def _set_output(self, output: Any) -> None:
+        """Keeps the return value of the traced step."""
         self._step_output = output
 
     def _finish_trace(self) -> None:
+        """Adds the measurements of the traced step to the record."""
         trace, record, output, step = self._step_trace, self.record, self._step_output, self._trainer.global_step
         assert trace is not None
         if trace.origins.error is not None:
@@ -420,7 +423,7 @@ class TrainingObserver:
 
 
 def _planned_steps(trainer: pl.Trainer) -> int | None:
-    """The optimizer steps of the whole training; None where there is no end."""
+    """Returns the number of optimizer steps of the whole run. None if unlimited."""
     batches = trainer.num_training_batches
     max_steps = trainer.max_steps if trainer.max_steps and trainer.max_steps > 0 else None
     if trainer.max_epochs is None or trainer.max_epochs < 0 or not math.isfinite(batches):

@@ -1,4 +1,4 @@
-"""Which parameters the optimizers hold, and which of them the gradient reaches."""
+"""Compares the parameters of a module with those of its optimizers and with those that have a gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stormproof.lightning.layer_names import get_layer_name
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, list[torch.Tensor]]:
-    """The parameters that ask for a gradient, by layer."""
+    """Returns the parameters that require a gradient, by layer."""
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -25,7 +25,7 @@ def trainable_parameters(module: nn.Module) -> dict[str, list[torch.Tensor]]:
 
 
 def frozen_layers(module: nn.Module) -> list[str]:
-    """The layers of which no parameter asks for a gradient."""
+    """Returns the layers without a parameter that requires a gradient."""
     trainable_layers = trainable_parameters(module)
     return list(
         dict.fromkeys(
@@ -35,10 +35,10 @@ def frozen_layers(module: nn.Module) -> list[str]:
 
 
 def count_unoptimized_entries(module: nn.Module, optimizers: Iterable[Any]) -> tuple[dict[str, int], int]:
-    """The entries with a gradient that no optimizer holds, by layer, and what optimizers hold of no module.
+    """Counts entries with a gradient and without an optimizer, and parameters of optimizers that are foreign.
 
     Returns:
-        the number of entries by layer, and the number of an optimizer's parameters that are none of the module's.
+        Number of entries by layer, and number of parameters in optimizers that the module does not own.
     """
     optimized_ids = {id(parameter) for parameter in _optimized_parameters(optimizers)}
     entries_by_layer: dict[str, int] = {}
@@ -55,7 +55,7 @@ def count_unoptimized_entries(module: nn.Module, optimizers: Iterable[Any]) -> t
 
 
 def find_duplicated_layers(module: nn.Module, optimizers: Iterable[Any]) -> list[str]:
-    """The layers of which parameters are held by two optimizers, or twice by one."""
+    """Returns the layers whose parameters are in two optimizers, or twice in one."""
     id_counts = Counter(id(parameter) for parameter in _optimized_parameters(optimizers))
     names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
     return list(dict.fromkeys(names.get(key, "unnamed") for key, count in id_counts.items() if count > 1))
@@ -64,18 +64,20 @@ def find_duplicated_layers(module: nn.Module, optimizers: Iterable[Any]) -> list
 def find_unreached_layers(
     module: nn.Module, optimizers: Iterable[Any], loss: Origin, trace: StepTrace, layers_with_gradient: set[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """The layers that an optimizer is to train, and whose gradient is missing after the backward pass.
+    """Returns layers in an optimizer that have no gradient after the backward pass.
+
+    A detached layer whose output only the loss uses is ignored, because it may compute a target on purpose. It is
+    reported if no layer of the loss has a gradient.
 
     Args:
-        module: after a backward pass.
-        optimizers: its own.
-        loss: what the loss was computed from.
-        trace: at the step.
-        layers_with_gradient: the layers of which a gradient was not zero.
+        module: Module after a backward pass.
+        optimizers: Optimizers of the module.
+        loss: Origin of the loss.
+        trace: Trace of the step.
+        layers_with_gradient: Layers that had a nonzero gradient.
 
     Returns:
-        those that the loss depends on, each with the function that cut the graph, and those that it does not. What a
-        layer gives to the loss alone, and to no other layer, is meant to be a target, unless all is cut off.
+        Layers that the loss depends on, with the function that cut the graph, and layers that it does not depend on.
     """
     optimized_ids = {id(parameter) for parameter in _optimized_parameters(optimizers)}
     detached_layers: dict[str, str] = {}
@@ -92,14 +94,14 @@ def find_unreached_layers(
             if layer in trace.detached_input_layers or not loss.differentiable_layers:
                 detached_layers[layer] = loss.detached_by or "?"
         elif layer in trace.layers_before_untracked:
-            detached_layers[layer] = "a function that is not torch's"
+            detached_layers[layer] = "a function outside of torch"
         elif layer not in loss.layers:
             unused_layers.append(layer)
     return detached_layers, unused_layers
 
 
 def count_entries_outside_optimizers(parameters: Iterable[torch.Tensor], optimizers: Iterable[Any]) -> int:
-    """The entries of ``parameters`` that have a gradient and that no optimizer holds."""
+    """Counts the entries of ``parameters`` with a gradient and without an optimizer."""
     optimized_ids = {id(parameter) for parameter in _optimized_parameters(optimizers)}
     return sum(
         candidate.numel()
@@ -109,7 +111,7 @@ def count_entries_outside_optimizers(parameters: Iterable[torch.Tensor], optimiz
 
 
 def measure_weights(module: nn.Module) -> dict[str, tuple[float, float]]:
-    """The norm and the sum of each layer's trained weights, this rank's part of them; waits for the device once."""
+    """Returns norm and sum of the trainable weights of each layer on this rank. Synchronizes with the device once."""
     layers = trainable_parameters(module)
     if not layers:
         return {}
@@ -140,4 +142,5 @@ def find_layers_with_gradient(module: nn.Module, excluded_layers: set[str]) -> s
 
 
 def _optimized_parameters(optimizers: Iterable[Any]) -> list[torch.Tensor]:
+    """Returns the parameters of all groups of all optimizers."""
     return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]

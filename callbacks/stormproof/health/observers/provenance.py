@@ -1,4 +1,4 @@
-"""What each tensor of a training step was computed from: of which layers' weights, of which parts of the batch."""
+"""Tracks the layers and the parts of the batch that each tensor of a step depends on."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ VALUE_PRESERVING = frozenset({
     "movedim", "contiguous", "clone", "to", "float", "double", "type", "type_as", "cpu", "cuda", "expand", "expand_as",
     "__getitem__", "select", "narrow", "detach", "requires_grad_", "squeeze_", "unsqueeze_", "t", "swapaxes", "ravel",
 })  # fmt: skip
-"""Functions whose output has the values of their input: what made these made it too."""
+"""Functions that return the values of their input, so that the producer stays the same."""
 
 ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
-"""Functions whose gradient is zero, so that none passes."""
+"""Functions with a gradient of zero."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tensor was computed from.
+    """Dependencies of a tensor.
 
     Attributes:
-        layers: whose weights its value depends on.
-        live: those of them that its gradient reaches.
-        data: the numbers of the batch's tensors that its value depends on.
-        made_by: the function that gave it its values.
-        layer: the last layer on the way; None where there was none.
-        cut: the function at which the graph was cut first; None if it was not.
+        layers: Layers whose weights the tensor depends on.
+        differentiable_layers: Those of the layers that a gradient of the tensor reaches.
+        batch_indices: Indices of the batch tensors that the tensor depends on.
+        producer: Function that computed the values.
+        layer: Last layer before the tensor. None for data.
+        detached_by: First function that cut the graph. None if the graph is intact.
     """
 
     layers: frozenset[str] = frozenset()
@@ -45,22 +45,22 @@ class Origin:
 
 
 FunctionCallback = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
-"""Called with each function, its arguments, a tensor that it gave, and that one's origin."""
+"""Called with the name of a function, its arguments, a tensor that it returned, and the origin of the tensor."""
 
 
 class ProvenanceTracker(TorchFunctionMode):
-    """Follows a training step while it is run within this context.
+    """Context manager that tracks the origins of all tensors of a step.
 
-    What no function of torch's passes on, such as a NumPy array or the output of a custom ``autograd.Function``, has no
-    origin. Nothing is kept alive that the step does not keep.
+    A tensor that is not the output of a torch function has no origin, such as a converted NumPy array or the output of
+    a custom ``autograd.Function``. The tracker keeps only weak references.
 
     Args:
-        layer_names: the name of each parameter's layer, by the parameter's ``id``.
-        batch: the tensors of the batch.
-        on_call: told of every call.
+        layer_names: Layer names by ``id`` of the parameter.
+        batch: Tensors of the batch.
+        on_call: Function to call after each torch function.
 
     Attributes:
-        error: what went wrong in following; nothing is followed after it.
+        error: First error while tracking. Tracking ends after it.
     """
 
     def __init__(self, layer_names: Mapping[int, str], batch: list[torch.Tensor], on_call: FunctionCallback) -> None:
@@ -72,7 +72,7 @@ class ProvenanceTracker(TorchFunctionMode):
             self._origins[tensor] = Origin(batch_indices=frozenset({index}))
 
     def origin_of(self, tensor: torch.Tensor) -> Origin:
-        """What a tensor was computed from; nothing, if that is not known."""
+        """Returns the origin of a tensor. It is empty if unknown."""
         layer = self._layer_names.get(id(tensor))
         if layer is not None:
             layers = frozenset({layer})
@@ -82,10 +82,10 @@ class ProvenanceTracker(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs ``func``, and notes where its output comes from."""
+        """Runs ``func`` and records the origin of its output."""
         kwargs = kwargs or {}
         inputs = list(iter_tensors((args, kwargs)))
-        requires_grad = [tensor.requires_grad for tensor in inputs]  # before a function changes one in place
+        requires_grad = [tensor.requires_grad for tensor in inputs]  # before an in-place function changes it
         output = call_at_callers_line(func, args, kwargs)
         name = _function_name(func)
         outputs = (
@@ -94,7 +94,7 @@ class ProvenanceTracker(TorchFunctionMode):
         if outputs and inputs and self.error is None and _are_plain_tensors(outputs):
             try:
                 self._record_origins(name, args, kwargs, inputs, requires_grad, outputs)
-            except Exception as error:  # noqa: BLE001 (of all kinds; it would end the user's step)
+            except Exception as error:  # noqa: BLE001 (any error here would end the training step)
                 self.error = error
         return output
 
@@ -107,6 +107,7 @@ class ProvenanceTracker(TorchFunctionMode):
         requires_grad: list[bool],
         outputs: list[torch.Tensor],
     ) -> None:
+        """Merges the origins of the inputs into the origins of the outputs."""
         input_origins = [self.origin_of(tensor) for tensor in inputs]
         if not any(origin.layers or origin.batch_indices for origin in input_origins):
             return
@@ -141,9 +142,9 @@ class ProvenanceTracker(TorchFunctionMode):
 
 
 def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested lists, tuples and mappings of any kind, which torch's own ``pytree`` does not open."""
+    """Yields the tensors in nested lists, tuples and mappings. ``torch.utils._pytree`` skips unregistered mappings."""
     if isinstance(value, torch.Tensor):
-        if not value.is_nested:  # of which no part can be looked at
+        if not value.is_nested:  # a nested tensor does not support most functions
             yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
@@ -154,23 +155,24 @@ def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def batch_size(batch: Any) -> int | None:
-    """Returns the first dimension of the first tensor of a batch that has one. None if there is none."""
+    """Returns the first dimension of the first tensor that is not a scalar. None without such a tensor."""
     return next((tensor.size(0) for tensor in iter_tensors(batch) if tensor.ndim), None)
 
 
 def _are_plain_tensors(tensors: list[torch.Tensor]) -> bool:
-    """Whether they are numbers, rather than what a compiler or a transform such as ``vmap`` traces with."""
+    """Returns whether the tensors have values, unlike those that a compiler or a transform such as ``vmap`` traces."""
     have_plain_types = all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
     functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
     return have_plain_types and functorch.peek_interpreter_stack() is None
 
 
 def _producer_name(name: str, input_producer: str) -> str:
-    """What made a tensor; of a sigmoid, that it was taken twice, which no number of it shows."""
+    """Returns the name of the producer. Marks a sigmoid of a sigmoid, which the values do not show."""
     return f"{name} of {input_producer}" if name == input_producer == "sigmoid" else name
 
 
 def _function_name(func: Any) -> str:
+    """Returns the name of a torch function or property."""
     name = getattr(func, "__name__", "")
     if name == "__get__":  # a property, such as .data
         return getattr(getattr(func, "__self__", None), "__name__", name)

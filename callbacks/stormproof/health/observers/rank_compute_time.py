@@ -1,7 +1,7 @@
-"""How long each rank works for itself on a batch, before the ranks wait for each other.
+"""Measures the time of each rank for a batch before the ranks synchronize.
 
-Gradients are reduced during the backward pass, so that all ranks take as long for a step as the slowest. What is a
-rank's own is the wait for its batch and its forward pass, clocked from where DDP has made the buffers equal.
+Gradients are reduced during the backward pass, so that all ranks take as long for a step as the slowest one. The time
+of a single rank consists of the wait for its batch and its forward pass, measured after DDP has broadcast the buffers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import torch
 from stormproof.distributed.collectives import all_gather_rows, world_size
 
 MAX_BATCHES = 100
-"""The last batches that are remembered."""
+"""Maximum number of batches to keep."""
 
 
 @dataclass(frozen=True)
 class RankComputeTimes:
-    """What all ranks know of each other's.
+    """Compute times of all ranks.
 
     Attributes:
-        hosts: of the ranks.
-        seconds: of each rank, on the last batches, which are the same ones on all.
-        step_seconds: the seconds of a whole batch.
+        hosts: Host names of the ranks.
+        seconds: Seconds per batch of each rank, for the same last batches on all ranks.
+        step_seconds: Seconds of a whole training step.
     """
 
     hosts: tuple[str, ...]
@@ -38,11 +38,11 @@ class RankComputeTimes:
 
 
 class ComputeTimer:
-    """Clocks the forward passes of training; on a GPU by its own clock, which is read when it is asked for.
+    """Measures forward passes in training. On a GPU it records CUDA events and reads them in :meth:`seconds`.
 
     Args:
-        module: what is trained, before anything is wrapped around it.
-        device: on which.
+        module: Module to measure, without wrappers.
+        device: Device of the module.
     """
 
     def __init__(self, module: pl.LightningModule, device: torch.device) -> None:
@@ -53,32 +53,34 @@ class ComputeTimer:
         self._hook = module.register_forward_pre_hook(self._on_forward)
 
     def stop(self) -> None:
-        """Clocks no longer."""
+        """Removes the hook."""
         self._hook.remove()
 
     def on_batch_start(self) -> None:
-        """The next forward pass is this batch's."""
+        """Starts a batch."""
         self._start = self._end = None
 
     def on_before_backward(self) -> None:
-        """From here on the ranks wait for each other."""
+        """Ends the measurement, because the ranks synchronize in the backward pass."""
         if self._end is None:
             self._end = self._record_time()
 
     def add_batch(self, wait_seconds: float) -> None:
-        """The batch counts, and was waited for ``wait_seconds`` seconds."""
+        """Adds the current batch, which was waited for ``wait_seconds`` seconds."""
         if self._start is not None and self._end is not None:
             self._batches.append((wait_seconds, self._start, self._end))
 
     def seconds(self) -> list[float]:
-        """Of the last batches; waits for the device."""
+        """Returns the seconds of the last batches. Synchronizes with the device."""
         return [wait + self._elapsed_seconds(start, end) for wait, start, end in self._batches]
 
     def _on_forward(self, module: Any, arguments: Any) -> None:
+        """Starts the measurement at the first forward pass of a batch."""
         if self._start is None and module.training:
             self._start = self._record_time()
 
     def _record_time(self) -> Any:
+        """Returns the current time, or a recorded CUDA event."""
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -86,6 +88,7 @@ class ComputeTimer:
         return event
 
     def _elapsed_seconds(self, start: Any, end: Any) -> float:
+        """Returns the seconds between two times or events."""
         if not self._on_gpu:
             return end - start
         end.synchronize()
@@ -95,13 +98,16 @@ class ComputeTimer:
 def gather_compute_times(
     compute_seconds: list[float], batch_waits: list[tuple[float, float]], hosts: tuple[str, ...], device: torch.device
 ) -> RankComputeTimes | None:
-    """What the ranks took for themselves on the last batches; None where there is but one rank. All call it together.
+    """Gathers the compute times of all ranks. All ranks call it together.
 
     Args:
-        compute_seconds: this rank's seconds; empty where it does not know.
-        batch_waits: its seconds of waiting and of work.
-        hosts: of the ranks.
-        device: the one that the ranks talk from.
+        compute_seconds: Seconds per batch of this rank. Empty if unknown.
+        batch_waits: Seconds of waiting and of work of this rank.
+        hosts: Host names of the ranks.
+        device: Device for the collective.
+
+    Returns:
+        Times of all ranks, or None with a single rank.
     """
     if world_size() == 1:
         return None

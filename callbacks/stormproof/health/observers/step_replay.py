@@ -1,4 +1,4 @@
-"""A training step run once more, of which nothing is left."""
+"""Replays training steps without side effects."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stormproof.resume import metric_state
 
 @contextmanager
 def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
-    """Whatever the module computes within, its buffers, metrics, logs and the random numbers are as before."""
+    """Restores buffers, metrics, logging and random number generators after the context."""
     generators, metrics = rng.capture(), metric_state.capture(module)
     buffers = [
         (submodule, name, original_buffer)
         for submodule in module.modules()
         for name, original_buffer in submodule.named_buffers(recurse=False)
     ]
-    for owner, name, buffer in buffers:  # others in their place: the backward pass may want these as they are
+    for owner, name, buffer in buffers:  # replaced by copies, because the backward pass may need the originals
         setattr(owner, name, buffer.detach().clone())
     for name in ("log", "log_dict"):
         object.__setattr__(module, name, _do_nothing)
@@ -42,13 +42,16 @@ def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
 def find_first_non_finite(
     module: pl.LightningModule, layer_names: Mapping[int, str], batch: list[torch.Tensor], step: Callable[[], Any]
 ) -> tuple[str, str] | None:
-    """The function that gives the first number that is not finite, from numbers that are, and the layer it is in.
+    """Finds the first function whose output is NaN or infinite.
 
     Args:
-        module: whose step it is.
-        layer_names: by parameter.
-        batch: its tensors.
-        step: runs it.
+        module: Module of the step.
+        layer_names: Layer names by ``id`` of the parameter.
+        batch: Tensors of the batch.
+        step: Function that runs the step.
+
+    Returns:
+        Names of the function and of its layer. None if all outputs are finite.
     """
     matches: list[tuple[str, str]] = []
 
@@ -62,4 +65,4 @@ def find_first_non_finite(
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:
-    pass
+    """Replaces the log methods of a module."""

@@ -1,4 +1,4 @@
-"""One training step, looked at closely: what each layer took and gave, and what the loss was called with."""
+"""Trace of one training step: calls of layers, activations and losses."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS
 
 NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 BOUNDED_ACTIVATIONS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "hardtanh": (-1.0, 1.0)}
-"""Activations that are flat towards two values."""
+"""Limits of bounded activations."""
 SATURATION_MARGIN = 0.01
-"""The share of an activation's range within which of its ends it counts as saturated."""
+"""Distance from a limit, as a share of the range, below which an output is saturated."""
 PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
-"""Functions by which a prediction meets its target, and that stretch shapes that do not fit."""
+"""Functions of a prediction and its target that broadcast their shapes."""
 INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
-"""Functions by which a class's number picks its logarithm of a probability."""
+"""Functions that select the log-probability of a class by its index."""
 MAX_PAIRS = 4
-"""Pairs of a prediction and its target that are kept, the last ones."""
+"""Maximum number of pairs of a prediction and its target to keep."""
 MAX_SAMPLES, MAX_ENTRIES = 64, 512
-"""Of a batch, so many samples, and so many entries of each, are looked at."""
+"""Maximum number of samples of a batch, and of entries of a sample, to measure."""
 
 
 @dataclass
 class LayerCall:
-    """A layer's call.
+    """Call of a layer.
 
     Attributes:
-        layer: its name.
-        spread: how much the output differs between samples, relative to its size; None if it cannot be told.
+        layer: Name of the layer.
+        spread: Standard deviation of the output over the samples, relative to its root mean square. None if unknown.
     """
 
     layer: str
@@ -42,7 +42,7 @@ class LayerCall:
 
 @dataclass
 class ActivationCall:
-    """A call of a bounded activation: the layer before it, and the share of its outputs near its ends."""
+    """Call of a bounded activation: the layer before it and the share of saturated outputs."""
 
     layer: str
     function: str
@@ -51,16 +51,16 @@ class ActivationCall:
 
 @dataclass
 class LossCall:
-    """A call of a standard loss.
+    """Call of a standard loss.
 
     Attributes:
-        name: of its function.
-        prediction: what it was given first.
-        target: what second.
-        arguments: what else.
-        made_by: the function that gave the prediction its values.
-        layer: the last layer on the way to it.
-        value: what it gave.
+        name: Name of the function.
+        prediction: First argument.
+        target: Second argument.
+        arguments: Other arguments.
+        producer: Function that computed the values of the prediction.
+        layer: Last layer before the prediction.
+        value: Return value.
         target_indices: Indices of the batch tensors that the target was computed from. Empty if it also depends on a
             layer.
     """
@@ -82,7 +82,7 @@ class LossCall:
 
 @dataclass
 class PredictionTargetPair:
-    """A prediction and a target of the batch that a function took both of, where the loss may be written out."""
+    """A prediction and a target that a function combines, possibly as part of a custom loss."""
 
     prediction: torch.Tensor
     target: torch.Tensor
@@ -93,7 +93,7 @@ class PredictionTargetPair:
 
 @dataclass
 class BroadcastMismatch:
-    """A prediction and a target whose shapes did not fit, and were stretched."""
+    """A prediction and a target of different shapes that torch broadcast."""
 
     function: str
     prediction: tuple[int, ...]
@@ -102,14 +102,14 @@ class BroadcastMismatch:
 
 @dataclass(frozen=True)
 class InputStats:
-    """The numbers that the first layer takes.
+    """Statistics of the input of the first layer.
 
     Attributes:
-        mean: of all.
-        rms: their root mean square.
-        largest_scale: the largest standard deviation of an entry over the samples.
-        smallest_scale: the smallest that is not zero.
-        is_normalized: whether a norm comes first, or next.
+        mean: Mean of all entries.
+        rms: Root mean square of all entries.
+        largest_scale: Largest standard deviation of an entry over the samples.
+        smallest_scale: Smallest nonzero standard deviation of an entry over the samples.
+        is_normalized: Whether one of the first two layers is a norm.
     """
 
     mean: float
@@ -121,12 +121,12 @@ class InputStats:
 
 @dataclass
 class StepTrace:
-    """What a step showed. :attr:`origins` is the context to run it in.
+    """Calls in one training step, which runs within the context manager :attr:`origins`.
 
     Args:
-        layer_names: the name of each parameter's layer, by the parameter's ``id``.
-        batch: the tensors of the batch.
-        samples: the size of the batch.
+        layer_names: Layer names by ``id`` of the parameter.
+        batch: Tensors of the batch.
+        samples: Batch size.
     """
 
     layer_names: Mapping[int, str]
@@ -135,14 +135,12 @@ class StepTrace:
     losses: list[LossCall] = field(default_factory=list)
     broadcast_mismatches: list[BroadcastMismatch] = field(default_factory=list)
     pairs: list[PredictionTargetPair] = field(default_factory=list)
-    first_inputs: torch.Tensor | None = None  # of the first layer that takes the batch's numbers
-    is_normalized: bool = False  # whether a norm comes first, or next
+    first_inputs: torch.Tensor | None = None  # of the first layer with an input from the batch
+    is_normalized: bool = False  # whether one of the first two layers is a norm
     called_layers: set[str] = field(default_factory=set)
-    detached_input_layers: set[str] = field(
-        default_factory=set
-    )  # layers whose output, cut off its graph, a layer takes
+    detached_input_layers: set[str] = field(default_factory=set)  # layers whose detached output is the input of a layer
     unregistered_parameters: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
-    untracked_input_layer: str | None = None  # a layer that takes numbers of which nobody knows where they come from
+    untracked_input_layer: str | None = None  # a layer with an input of unknown origin
     layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
     _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     _activation_shares: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
@@ -151,12 +149,12 @@ class StepTrace:
         self.origins = ProvenanceTracker(self.layer_names, self.batch, self._on_call)
 
     def release_tensors(self) -> None:
-        """Lets go of the step's tensors: this and :attr:`origins` hold each other, so that they would stay a while."""
+        """Drops the tensors of the step. A reference cycle with :attr:`origins` would delay this."""
         self.batch, self.losses, self.pairs, self.unregistered_parameters, self.first_inputs = [], [], [], [], None
 
     @property
     def layer_calls(self) -> list[LayerCall]:
-        """The calls of layers, in their order; waits for the device."""
+        """Calls of layers in order. Synchronizes with the device."""
         if not self._layer_spreads:
             return []
         spreads = torch.stack([spread for _, spread in self._layer_spreads]).tolist()
@@ -167,7 +165,7 @@ class StepTrace:
 
     @property
     def activation_calls(self) -> list[ActivationCall]:
-        """The calls of bounded activations, in their order; waits for the device."""
+        """Calls of bounded activations in order. Synchronizes with the device."""
         if not self._activation_shares:
             return []
         shares = torch.stack([activation[2] for activation in self._activation_shares]).tolist()
@@ -177,7 +175,7 @@ class StepTrace:
         ]
 
     def compute_input_stats(self) -> InputStats | None:
-        """The numbers that the first layer takes; None if there are none, or of a single sample."""
+        """Returns statistics of the input of the first layer. None without input, or for a single sample."""
         if self.first_inputs is None or self.first_inputs.size(0) < 2:
             return None
         scales = self.first_inputs.std(0)
@@ -193,6 +191,7 @@ class StepTrace:
     def _on_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor, origin: Origin
     ) -> None:
+        """Records the call of a torch function."""
         if not output.is_floating_point():
             return
         if name in LOSS_INPUTS:
@@ -222,6 +221,7 @@ class StepTrace:
             self._activation_shares.append((origin.layer, name, share))
 
     def _record_layer_call(self, layer: str, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Records the input and the output of a layer."""
         self.called_layers.add(layer)
         inputs = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if inputs is None or not inputs.is_floating_point() or id(inputs) in self.layer_names:
@@ -244,6 +244,7 @@ class StepTrace:
     def _record_loss_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
     ) -> None:
+        """Records the arguments of a standard loss."""
         tensors = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]
         if len(tensors) != 2 or not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(args) > 2:
             return
@@ -254,7 +255,7 @@ class StepTrace:
         if not origin.layers:
             if not self.origins.origin_of(target).layers:
                 return
-            prediction, target = target, prediction  # as people write it now and then
+            prediction, target = target, prediction  # some users swap the arguments
             origin = self.origins.origin_of(prediction)
         other_arguments = {key: value for key, value in kwargs.items() if key not in {"input", "target"}}
         target_origin = self.origins.origin_of(target)
@@ -267,6 +268,7 @@ class StepTrace:
         )  # fmt: skip
 
     def _record_pair(self, name: str, args: tuple[Any, ...]) -> None:
+        """Records a prediction and a target, and whether torch broadcasts them."""
         if name in INDEXING_FUNCTIONS:
             self._record_indexed_pair(args)
             return
@@ -284,6 +286,7 @@ class StepTrace:
             self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
     def _record_indexed_pair(self, args: tuple[Any, ...]) -> None:
+        """Records scores and the class indices that select from them."""
         scores = args[0]
         if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.origin_of(scores).layers:
             return
@@ -295,6 +298,7 @@ class StepTrace:
                 )
 
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
+        """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
         pair = PredictionTargetPair(
             prediction.detach(), target.detach(), origin.producer, origin.layer or "", target_indices
@@ -303,9 +307,9 @@ class StepTrace:
 
 
 def _subsample(tensor: torch.Tensor) -> torch.Tensor:
-    """Some of a batch's samples, and of each sample's entries, (N, entries)."""
+    """Returns a sample of the batch of shape (N, entries)."""
     samples = tensor.detach()[:MAX_SAMPLES] if tensor.ndim else tensor.detach()[None]
     entries = samples.flatten(1) if samples.ndim > 1 else samples[:, None]
-    if entries.size(1) > MAX_ENTRIES:  # spread over all of them
+    if entries.size(1) > MAX_ENTRIES:  # evenly spaced
         entries = entries[:, :: entries.size(1) // MAX_ENTRIES]
     return entries.float()

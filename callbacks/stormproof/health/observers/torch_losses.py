@@ -1,4 +1,4 @@
-"""What torch's own losses take, and the best that a constant prediction can do by them."""
+"""Expected inputs of torch losses, and their best constant predictions."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ LOSS_INPUTS: dict[str, LossInput] = {
     "soft_margin_loss": "scores",
     "multilabel_soft_margin_loss": "scores",
 }
-"""Losses of (prediction, target), by the name of their function."""
+"""Expected inputs of losses of (prediction, target), by function name."""
 
 ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "soft_margin_loss"})
-"""Those that stretch shapes that do not fit."""
+"""Losses that broadcast predictions and targets."""
 
 MIN_SHARE = 1e-12
-"""A share of a class that never came up, whose logarithm is finite."""
+"""Minimum share of a class, so that its logarithm is finite."""
 
 
 def torch_losses() -> dict[str, Callable[..., torch.Tensor]]:
-    """The standard losses with their default arguments, by name, for a value that one of them may have given."""
+    """Returns the standard losses by name, to match the value of a loss with them."""
     return {name: getattr(F, name) for name in LOSS_INPUTS}
 
 
 def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int) -> torch.Tensor | None:
-    """The prediction of one sample, (1, …), that has the lowest mean loss over all samples of ``target``.
+    """Returns the constant prediction with the lowest mean loss over all samples of ``target``.
 
-    Of the Huber losses it is the better one of the mean and the median, which may lie above the lowest a little.
+    For Huber losses it is the better one of mean and median, which is close to the optimum.
 
     Args:
-        name: of the loss, one of :data:`LOSS_INPUTS`.
-        arguments: what else the loss was called with.
-        target: (N, …), of as many samples as are known.
-        classes: the size of the prediction's second dimension.
+        name: Name of the loss, one of :data:`LOSS_INPUTS`.
+        arguments: Other arguments of the loss.
+        target: Targets of shape (N, …).
+        classes: Size of the second dimension of the prediction.
 
     Returns:
-        None where it is not known.
+        Prediction of shape (1, …), or None if it is unknown.
     """
     if name in {"cross_entropy", "nll_loss"}:
         return _log_class_shares(name, arguments, target, classes)
@@ -75,7 +75,7 @@ def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor,
 
 
 class LossRecorder(TorchFunctionMode):
-    """Takes down what the standard losses give that are called within."""
+    """Context manager that records the values of standard losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class LossRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs ``func``."""
+        """Runs ``func`` and records its value if it is a standard loss."""
         output = call_at_callers_line(func, args, kwargs or {})
         if getattr(func, "__name__", "") in LOSS_INPUTS and isinstance(output, torch.Tensor) and output.numel() == 1:
             self.values.append((func.__name__, output.detach()))
@@ -94,6 +94,7 @@ class LossRecorder(TorchFunctionMode):
 def _log_class_shares(
     name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int
 ) -> torch.Tensor | None:
+    """Returns the logarithms of the class shares. None if the target has no classes."""
     weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
     if target.is_floating_point():
         if name == "nll_loss" or target.ndim != 2 or target.size(1) != classes:

@@ -1,4 +1,4 @@
-"""The next step of a module, watched."""
+"""Traces the next step of a module."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def trace_next_step(
     on_output: Callable[[Any], None],
     before_step: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
-    """Has the next step run within ``context``, and ``on_output`` told what it returned; returns what ends that.
+    """Runs the next step within a context.
 
     Args:
-        module: whose step.
+        module: Module to trace.
         name: ``training_step`` or ``validation_step``.
-        context: to run it in.
-        on_output: called afterwards.
-        before_step: called first.
+        context: Context manager for the step.
+        on_output: Called with the return value of the step.
+        before_step: Called before the step.
+
+    Returns:
+        Function that cancels the trace.
     """
     step = getattr(module, name)
 

@@ -1,4 +1,4 @@
-"""The losses of a validation, by the loss of the training."""
+"""Measures the losses of a validation pass with the loss function of training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from stormproof.health.observers.traced_step import trace_next_step
 
 
 class ValidationLosses:
-    """Takes the loss of each batch of a pass.
+    """Collects the loss of each validation batch.
 
-    It is the one that ``validation_step`` returns, else what it called the loss of the training with, in a network that
-    is not compiled, else that loss of the predictions and targets that it returns, where they are such.
+    The loss of a batch is the first available of:
+
+    - the loss that ``validation_step`` returns,
+    - the value of the training loss function that ``validation_step`` calls, unless the network is compiled,
+    - the training loss function of the ``preds`` and ``target`` that ``validation_step`` returns.
+
+    Only :meth:`read` synchronizes with the device.
 
     Args:
-        module: that is validated.
-        is_traceable: whether calls can be seen.
-
-    Nothing waits for the device before :meth:`read`.
+        module: Module to validate.
+        is_traceable: Whether torch functions can be traced in the step.
     """
 
     def __init__(self, module: pl.LightningModule, *, is_traceable: bool) -> None:
@@ -32,18 +35,18 @@ class ValidationLosses:
         self._loss_recorder: LossRecorder | None = None
         self._stop_trace: Callable[[], None] | None = None
         self._losses: list[torch.Tensor] = []
-        self.samples: int | None = None  # of the pass; None if a batch has no tensors
+        self.samples: int | None = None  # in the pass; None if a batch has no tensors
 
     def on_validation_start(self) -> None:
-        """A pass begins."""
+        """Starts a pass."""
         self._losses, self.samples = [], 0
 
     def read(self) -> list[float]:
-        """The losses of the batches of the pass."""
+        """Returns the losses of the batches of the pass."""
         return torch.stack([loss.float().mean() for loss in self._losses]).tolist() if self._losses else []
 
     def on_validation_batch_start(self, batch: Any, objective: Objective | None) -> None:
-        """Watches the step that comes, for what ``objective`` is in the training."""
+        """Traces the next step for calls of the training loss function."""
         self.stop()
         size = batch_size(batch)
         self.samples = None if self.samples is None or size is None else self.samples + size
@@ -52,7 +55,7 @@ class ValidationLosses:
             self._stop_trace = trace_next_step(self._module, "validation_step", self._loss_recorder, lambda _: None)
 
     def on_validation_batch_end(self, outputs: Any, objective: Objective | None) -> None:
-        """Takes the loss, if there is one that is that of the training."""
+        """Adds the loss of the batch, if it is known."""
         step_output = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
         recorded_losses = [] if self._loss_recorder is None else self._loss_recorder.values
         self.stop()
@@ -64,7 +67,7 @@ class ValidationLosses:
             self._losses.append(loss.detach())
 
     def stop(self) -> None:
-        """Watches no step."""
+        """Cancels the trace."""
         if self._stop_trace is not None:
             self._stop_trace()
         self._stop_trace = self._loss_recorder = None

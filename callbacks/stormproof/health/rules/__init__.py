@@ -1,4 +1,4 @@
-"""Diagnosis rules: each turns the record of a training run into findings of one problem.
+"""Diagnosis rules. Each rule derives the findings of one problem from the record of a run.
 
 To add a rule, write a function from a :class:`~stormproof.health.record.Record` to findings and add it to ``RULES``.
 """

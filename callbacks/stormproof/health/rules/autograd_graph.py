@@ -1,4 +1,4 @@
-"""Whether gradients reach the layers, and only those of this step."""
+"""Rules for missing gradients and for gradients that are not cleared."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from stormproof.health.record import Record
 from stormproof.lightning.layer_names import join_names
 
 MAX_ACCUMULATED_BATCHES = 64
-"""Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
+"""Batches without an optimizer step that exceed any usual gradient accumulation. In the third epoch one is enough."""
 MAX_WARM_UP_SHARE = 0.5
 """Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
 MIN_STEPS = 5
-"""Steps at which gradients of the step before must have been there, or none at all."""
+"""Minimum number of steps with gradients of the previous step, or without any gradient, to report a finding."""
 
 
 def check_no_gradient(record: Record) -> Iterator[Finding]:
-    """The output depends on a layer, and no gradient reaches it; or a part is frozen or unused, as may be meant."""
+    """Reports layers that receive no gradient. Frozen and unused layers may be intended, so their severity is INFO."""
     detached_layers = {
         layer: function
         for layer, function in record.detached_layers.items()
@@ -32,8 +32,8 @@ def check_no_gradient(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"layers": float(len(detached_layers)), "cut_by": ", ".join(sorted(set(detached_layers.values())))},
-            "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
-            "what is meant to stay as it is takes requires_grad_(False)",
+            "Remove .detach(), .data, .numpy(), argmax and torch.no_grad() between these layers and the loss. If the "
+            "layers are frozen on purpose, set requires_grad_(False).",
         )
     elif lacks_gradient and not _may_be_warming_up(record):
         yield Finding(
@@ -43,8 +43,8 @@ def check_no_gradient(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"steps_without_a_gradient": float(record.steps_without_gradient)},
-            "no parameter has one when the optimizer steps: does training_step return the loss? Is zero_grad() called "
-            "between backward() and step()?",
+            "Check that training_step returns the loss and that zero_grad() is not called between backward() and "
+            "step().",
         )
     elif not record.has_stepped and record.batches >= _min_batches(record) and not _may_be_warming_up(record):
         yield Finding(
@@ -54,14 +54,14 @@ def check_no_gradient(record: Record) -> Iterator[Finding]:
             0,
             0,
             {"batches": float(record.batches), "optimizer_steps": 0.0},
-            "no optimizer has stepped: does training_step return the loss or, in manual optimization, call "
-            "self.manual_backward(loss) and optimizer.step()?",
+            "Return the loss from training_step. In manual optimization, call self.manual_backward(loss) and "
+            "optimizer.step().",
         )
     yield from _check_unused_and_frozen(record, [] if lacks_gradient else record.unused_layers)
 
 
 def _min_batches(record: Record) -> int:
-    """Batches of which an optimizer should have taken one step."""
+    """Returns the number of batches within which an optimizer should have stepped."""
     return (MAX_ACCUMULATED_BATCHES if record.epoch < 2 else 1) * record.accumulate_grad_batches
 
 
@@ -84,10 +84,11 @@ def gradients_reach_all_layers(record: Record) -> bool:
 
 
 def _check_unused_and_frozen(record: Record, unused_layers: list[str]) -> Iterator[Finding]:
+    """Reports unused and frozen layers with severity INFO."""
     if unused_layers or record.frozen_layers:
         layers_by_advice = {
-            "the loss does not depend on it; if that is meant, leave it out of the optimizer": unused_layers,
-            "its requires_grad is False; if that is not meant, requires_grad_(True)": record.frozen_layers,
+            "Leave unused layers out of the optimizer, or make the loss depend on them.": unused_layers,
+            "Call requires_grad_(True) on frozen layers that should be trained.": record.frozen_layers,
         }
         yield Finding(
             Problem.NO_GRADIENT,
@@ -96,12 +97,12 @@ def _check_unused_and_frozen(record: Record, unused_layers: list[str]) -> Iterat
             0,
             record.step,
             {"unused_layers": float(len(unused_layers)), "frozen_layers": float(len(record.frozen_layers))},
-            "; ".join(advice for advice, layers in layers_by_advice.items() if layers),
+            " ".join(advice for advice, layers in layers_by_advice.items() if layers),
         )
 
 
 def check_zero_grad(record: Record) -> Iterator[Finding]:
-    """An optimizer's gradients of earlier steps are in those of later ones."""
+    """Reports optimizers whose gradients contain those of the previous step."""
     for optimizer, (stale_steps, checked_steps) in record.retained_gradients.items():
         if checked_steps >= MIN_STEPS and stale_steps >= checked_steps - 1:
             yield Finding(
@@ -111,5 +112,6 @@ def check_zero_grad(record: Record) -> Iterator[Finding]:
                 0,
                 record.step,
                 {"steps_with_old_gradients": float(stale_steps), "steps_looked_at": float(checked_steps)},
-                "call optimizer.zero_grad() before each backward pass (in manual optimization nobody else does)",
+                "Call optimizer.zero_grad() before each backward pass. In manual optimization Lightning does not call "
+                "it.",
             )

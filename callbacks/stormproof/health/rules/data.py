@@ -1,4 +1,4 @@
-"""Whether the data can be learnt from."""
+"""Rules for targets, inputs, data loading and replicas."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from stormproof.health.record import Record
 from stormproof.health.rules.progress import has_learned, has_risen
 
 MIN_CONSTANT_TARGETS = 256
-"""Samples whose targets are all the same; of a class that has 2% of them, the chance of none in as many is 0.6%."""
+"""Minimum number of identical targets. A class with a share of 2% is absent from as many samples with probability
+0.6%."""
 MAX_OUTPUT_RATIO = 5.0
-"""First outputs so many times the targets, or a first loss so many times that of the best constant, are out of size."""
+"""First outputs are too large above this multiple of the targets, or of the best constant loss for the first loss."""
 MAX_WAIT_SHARE, MIN_BATCHES, MIN_WAIT_SECONDS, LONG_WAIT_SECONDS = 0.5, 20, 0.002, 0.015
-"""The share of batches that took longer to come than to be trained on; of how many; seconds to mention and warn of."""
+"""Share of batches that take longer to load than to train on, minimum number of batches, and median seconds of waiting
+for INFO and for WARNING."""
 
 
 def check_degenerate_targets(record: Record) -> Iterator[Finding]:
-    """All targets are the same."""
+    """Reports identical targets."""
     constant_samples = record.constant_target_samples
     if constant_samples is None or (
         constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32)
@@ -32,12 +34,12 @@ def check_degenerate_targets(record: Record) -> Iterator[Finding]:
         0,
         record.step,
         {"samples": float(constant_samples), "different_targets": 1.0},
-        "look at how targets are read; if the data is sorted by target, shuffle: DataLoader(shuffle=True)",
+        "Check the code that reads the targets. If the data is sorted by target, use DataLoader(shuffle=True).",
     )
 
 
 def check_input_scale(record: Record) -> Iterator[Finding]:
-    """The input is of a size or an offset that harms the training."""
+    """Reports inputs whose scale or offset harms the run."""
     inputs = record.input_stats
     if inputs is None or not record.has_badly_scaled_inputs:
         return
@@ -62,13 +64,13 @@ def check_input_scale(record: Record) -> Iterator[Finding]:
                 "largest_scale": inputs.largest_scale,
                 "smallest_scale": inputs.smallest_scale,
             },
-            "subtract each feature's mean and divide by its standard deviation, of the training data, or put a "
-            "nn.BatchNorm first",
+            "Standardize each feature with the mean and standard deviation of the training data, or start the network "
+            "with a batch norm.",
         )
 
 
 def _has_large_outputs(record: Record) -> bool:
-    """Whether the first outputs are far larger than they should be."""
+    """Returns whether the first outputs far exceed the targets, or the first loss exceeds the best constant loss."""
     stats = next((entry for probe in record.probes[:1] for entry in probe.predictions), None)
     if stats is None or len(record.first_losses) < 3:
         return False
@@ -85,7 +87,7 @@ def _has_large_outputs(record: Record) -> bool:
 
 
 def check_data_starvation(record: Record) -> Iterator[Finding]:
-    """Most steps are waited for longer than they take; a sign test, because single waits may be long by chance."""
+    """Reports steps that mostly wait longer for data than they compute. The sign test ignores single long waits."""
     waits = record.batch_waits
     if len(waits) < MIN_BATCHES:
         return
@@ -108,22 +110,19 @@ def check_data_starvation(record: Record) -> Iterator[Finding]:
 
 
 def _loader_advice(record: Record) -> str:
-    """Returns what makes the training loader faster."""
+    """Returns advice to make the training loader faster."""
     if record.num_workers is None:
-        return (
-            f"prepare the data once and cache it: {record.loader_name} is not a torch DataLoader, which has num_workers"
-        )
+        return f"Preprocess the data once and cache it, or replace {record.loader_name} by a DataLoader with workers."
     if record.num_workers == 0:
         return (
-            f"{record.loader_name}(num_workers=4, pin_memory=True, persistent_workers=True), or prepare the data once "
-            f"and "
-            "cache it"
+            f"Use {record.loader_name}(num_workers=4, pin_memory=True, persistent_workers=True), or preprocess the "
+            "data once and cache it."
         )
-    return f"increase num_workers above {record.num_workers} if cores are idle, or prepare the data once and cache it"
+    return f"Raise num_workers above {record.num_workers} if cores are idle, or preprocess the data once and cache it."
 
 
 def check_replicas(record: Record) -> Iterator[Finding]:
-    """The ranks hold different weights."""
+    """Reports ranks with different weights."""
     if record.replica_difference > 0:
         yield Finding(
             Problem.REPLICAS_DIVERGED,
@@ -132,6 +131,6 @@ def check_replicas(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"relative_difference": record.replica_difference},
-            "all ranks must begin with the same weights and take the same steps: no parameter changed outside of the "
-            "optimizer, no step skipped on one rank alone",
+            "Start all ranks with the same weights and the same optimizer steps. Do not change parameters outside the "
+            "optimizer, and do not skip steps on single ranks.",
         )

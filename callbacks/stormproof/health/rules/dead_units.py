@@ -1,4 +1,4 @@
-"""Whether the units of a layer tell anything of its input."""
+"""Rules for dead and saturated units."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from stormproof.lightning.layer_names import join_names
 from stormproof.units.unit_activity import MIN_INPUTS, MIN_INPUTS_ALL_DEAD, UnitActivity
 
 MOST_DEAD_SHARE, MANY_DEAD_SHARE, DIED_SHARE = 0.8, 0.5, 0.3
-"""Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
+"""Shares of the units of a layer. A finding needs the first share dead, or the second share dead and the third share
+died in training."""
 CONSTANT_SPREAD = 1e-4
-"""The spread over the samples, relative to the size, of what is the same."""
+"""Standard deviation over the samples, relative to the root mean square, below which a signal is constant."""
 SATURATED_AT_START_SHARE, SATURATED_SHARE = 0.6, 0.8
-"""Shares of outputs near an activation's ends: that no usual initialization begins with, and that little passes."""
+"""Shares of saturated outputs that no usual initialization produces, and that block most of the gradient."""
 
 
 def choose_measurements(
@@ -63,30 +64,31 @@ def check_batch_norm_statistics(record: Record) -> Iterator[Finding]:
                 "dead_in_training": float(sum(record.unit_activity[name].dead for name in record.lagging_units)),
                 "units": float(sum(activity.units for activity in record.lagging_units.values())),
             },
-            "the running statistics of batch norm are out of date: raise their momentum (torch's default is 0.1), or "
-            "recompute them before evaluation with torch.optim.swa_utils.update_bn",
+            "Raise the momentum of batch norm (default 0.1), or recompute the running statistics before evaluation "
+            "with torch.optim.swa_utils.update_bn.",
+            likely_cause="the running statistics of batch norm are out of date",
         )
 
 
 def _dead_share(activity: UnitActivity) -> float:
+    """Returns the share of dead units."""
     return activity.dead / activity.units
 
 
 def check_dead_units(record: Record) -> Iterator[Finding]:
-    """All, most, or more and more of a layer's units put out one value."""
+    """Reports layers of which most units are dead, or at least half if many of them died in training."""
     for name, activity in record.unit_activity.items():
         if activity.units < 4 or activity.inputs < (
             MIN_INPUTS_ALL_DEAD if probes_with_constant_output(record) else activity.inputs_needed
         ):
             continue
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
-            continue  # it is not the units
-        dead_share, died_share = (
-            activity.dead / activity.units,
-            (activity.dead - activity.dead_from_start) / activity.units,
-        )
+            continue  # the cause is elsewhere
+        dead_share = activity.dead / activity.units
+        died_share = (activity.dead - activity.dead_from_start) / activity.units
         if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_share >= DIED_SHARE):
             continue
+        likely_cause, advice = _explain_dead_units(record, died_in_training=died_share >= DIED_SHARE)
         yield Finding(
             Problem.DEAD_UNITS,
             Severity.CRITICAL if activity.dead == activity.units else Severity.WARNING,
@@ -98,13 +100,31 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
                 "units": float(activity.units),
                 "from_the_start": float(activity.dead_from_start),
             },
-            "lower lr, use an activation without a flat side (nn.LeakyReLU, nn.ELU), and initialize for it "
-            "(nn.init.kaiming_normal_, biases 0)",
+            advice,
+            likely_cause=likely_cause,
         )
 
 
+def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str, str]:
+    """Returns the likely cause and the advice.
+
+    Units that were active at initialization were probably killed by large updates. Other units were dead before the
+    first step, so the learning rate cannot be the cause.
+    """
+    activation_advice = "use an activation without a flat side (nn.LeakyReLU, nn.ELU)."
+    if not died_in_training:
+        return (
+            "the initial weights or biases",
+            f"Initialize for the activation (nn.init.kaiming_normal_, biases 0), or {activation_advice}",
+        )
+    lr = max((group.max_lr for group in record.groups), default=0.0)
+    if lr <= 0:
+        return "the learning rate is too high", f"Lower lr, or {activation_advice}"
+    return f"the learning rate ({lr:.3g}) is too high", f"Lower lr to {lr / 10:.3g}, or {activation_advice}"
+
+
 def check_saturated_units(record: Record) -> Iterator[Finding]:
-    """A bounded activation is at its ends, from the start, or where nothing is learnt."""
+    """Reports bounded activations that are saturated from the start, or while the loss does not improve."""
     probes = [probe for probe in record.probes if probe.activation_calls]
     if len(probes) < 3 or record.step < 5:
         return
@@ -127,13 +147,15 @@ def check_saturated_units(record: Record) -> Iterator[Finding]:
                 0 if from_start else probes[-3].step,
                 record.step,
                 {"saturated": shares[-1]},
-                "initialize smaller (nn.init.xavier_normal_), put a norm before the activation, or use nn.GELU",
+                "Initialize with smaller weights (nn.init.xavier_normal_), put a norm before the activation, or use "
+                "nn.GELU.",
+                likely_cause="the initial weights or the inputs are too large" if from_start else "",
             )
             return
 
 
 def _has_constant_input(record: Record, layer: str | None) -> bool:
-    """Whether a layer's output before its activation is the same for all samples."""
+    """Returns whether the output of a layer before its activation is the same for all samples."""
     last_probe = next((probe for probe in reversed(record.probes) if probe.layer_calls), None)
     spreads = [call.spread for call in last_probe.layer_calls if call.layer == layer] if last_probe is not None else []
     return bool(spreads) and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)

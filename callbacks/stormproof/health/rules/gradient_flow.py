@@ -1,9 +1,12 @@
-r"""How the gradient changes from layer to layer.
+r"""Rules for gradients that vanish or explode from layer to layer.
 
-Layers are compared by :math:`s_l = \|g_l\| \|\theta_l\|`, the most that a relative change of a layer's weights can
-change the loss by. It does not depend on the scale of the weights: in a network of ReLU layers
-:math:`\langle g_l, \theta_l \rangle` is the same for all layers, because its output is homogeneous in each (Du, Hu
-and Lee 2018, theorem 2.1).
+Layers are compared by their sensitivity :math:`s_l = \|g_l\| \|\theta_l\|`, which bounds the change of the loss for a
+relative change of the weights of layer :math:`l`. The sensitivity does not depend on the scale of the weights. In a
+network of ReLU layers the output is homogeneous in the weights of each layer, so that
+:math:`\langle g_l, \theta_l \rangle` is equal for all layers.
+
+References:
+    Du, Hu and Lee, Algorithmic Regularization in Learning Deep Homogeneous Models (2018), theorem 2.1.
 """
 
 from __future__ import annotations
@@ -17,22 +20,20 @@ from stormproof.health.record import Record
 from stormproof.health.rules.progress import has_learned, has_risen, update_ratio
 
 MIN_LAYERS = 4
-"""So many layers at least make a depth."""
+"""Minimum number of layers for a trend over depth."""
 STRONG_RATIO, MILD_RATIO = 1e-3, 0.05
-"""From one end of a network to the other; a healthy one stays within some powers of two. The milder one is enough where
-nothing is learnt and the first layer stays where it is."""
+"""Ratios of the sensitivities of the first and the last layer. Healthy networks stay within some powers of two. The
+mild ratio is enough if the loss does not improve and the first layer does not change."""
 MIN_GRADUAL_SHARE = 0.7
-"""The share of pairs of neighbours that change in the same direction."""
+"""Minimum share of neighboring layers whose ratios have the same direction."""
 MAX_SENSITIVITY = 1e3
-"""A relative change of the weights changes the loss by so many times itself: nothing can be trained with that."""
-
-
+"""Maximum relative change of the loss per relative change of the weights. Above it, a network cannot be trained."""
 MAX_INITIAL_LOSS_RATIO = 10.0
-"""A first loss of so many times that of the best constant, where classes are told apart."""
+"""Maximum ratio of the first loss and the best constant loss in classification."""
 
 
 def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
-    """Each layer's :math:`s_l` in the order of the calls, at a measurement of the gradient."""
+    """Returns the sensitivity :math:`s_l` of each layer, in call order, at a measurement of the gradient."""
     measurement = record.gradients[index]
     weights = _nearest(record.weight_norms, measurement.step)
     return {
@@ -43,7 +44,7 @@ def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
 
 
 def check_vanishing_gradients(record: Record) -> Iterator[Finding]:
-    """The gradient shrinks towards the first layers, and these do not learn."""
+    """Reports gradients that shrink towards the first layers while these do not learn."""
     if len(record.gradients) < 2 or record.uses_grad_scaler or any(group.is_rising for group in record.groups):
         return
     slopes = [_log_ratio(list(layer_sensitivities(record, index).values())) for index in (0, -1)]
@@ -67,13 +68,13 @@ def check_vanishing_gradients(record: Record) -> Iterator[Finding]:
             "gradient_norm": last_measurement.norms[first_layer],
             f"gradient_norm_of_{last_layer}": last_measurement.norms[last_layer],
         },
-        "use ReLU-like activations (nn.ELU, nn.GELU) with a matching initialization (nn.init.kaiming_normal_), a norm "
-        "before each activation, or residual connections",
+        "Use a non-saturating activation (nn.ELU, nn.GELU) with a matching initialization (nn.init.kaiming_normal_), a "
+        "norm before each activation, or residual connections.",
     )
 
 
 def check_exploding_gradients(record: Record) -> Iterator[Finding]:
-    """The gradient grows towards the first layers, or with the steps, beyond what can be trained with."""
+    """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
     if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.probes:
         return
     constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
@@ -108,13 +109,14 @@ def check_exploding_gradients(record: Record) -> Iterator[Finding]:
         record.step,
         {"gradient_norm": record.gradients[0].total}
         | ({"last_gradient_norm": record.gradients[-1].total} if len(record.gradients) > 1 else {}),
-        "initialize smaller (nn.init.kaiming_normal_), put a norm between the layers, or clip: "
-        "Trainer(gradient_clip_val=1.0)",
+        "Initialize with smaller weights (nn.init.kaiming_normal_), put a norm between the layers, or clip the "
+        "gradient with Trainer(gradient_clip_val=1.0).",
+        likely_cause="the initial weights are too large" if is_too_sensitive or grows_with_depth else "",
     )
 
 
 def _log_ratio(sizes: list[float]) -> float | None:
-    """The logarithm of the first over the last, where all between them changes gradually; None elsewhere."""
+    """Returns the logarithm of the ratio of the first and the last size. None if they do not change gradually."""
     if len(sizes) < MIN_LAYERS or not all(math.isfinite(size) and size > 0 for size in sizes):
         return None
     log_ratio = math.log(sizes[0] / sizes[-1])
@@ -125,4 +127,5 @@ def _log_ratio(sizes: list[float]) -> float | None:
 
 
 def _nearest(by_step: dict[int, dict[str, float]], step: int) -> dict[str, float]:
+    """Returns the entry of the nearest step."""
     return by_step[min(by_step, key=lambda candidate_step: abs(candidate_step - step))] if by_step else {}

@@ -1,4 +1,4 @@
-"""Whether a loss jumped out of what it was."""
+"""Rule for loss spikes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
 SPIKE_FACTOR, MIN_BATCHES = 10.0, 32
-"""A loss of so many times all of so many before, and above the first ones, has jumped, whatever comes after."""
+"""A loss above this multiple of all losses of at least so many previous batches, and above the first losses, is a spike
+even if it does not last."""
 SUSTAINED_BATCHES = 20
-"""Batches for which a loss has stayed above to have jumped for good."""
+"""Number of batches after which a higher loss is a lasting jump."""
 
 
 def check_loss_spike(record: Record) -> Iterator[Finding]:
-    """The loss jumped: and stayed there, or beyond all that it was."""
+    """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
     losses = list(record.recent_losses)
     if not record.has_single_loss or len(losses) <= MIN_BATCHES:
         return
@@ -55,9 +56,9 @@ def check_loss_spike(record: Record) -> Iterator[Finding]:
                     "largest_before": largest_loss,
                     "median_since": median(following_losses),
                 },
-                "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself"
+                "Lower lr, clip the gradient with Trainer(gradient_clip_val=1.0), or roll back automatically with "
+                "DivergenceGuard()."
                 if is_sustained
-                else "look at that batch: are its samples in other units, or its targets wrong? If it stays there, "
-                "lower lr",
+                else "Check the inputs and targets of that batch. If the loss stays high, lower lr.",
             )
             return

@@ -1,4 +1,4 @@
-"""Whether the optimizers hold what is to be trained, and move it."""
+"""Rules for optimizers, learning rates and weight updates."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from stormproof.health.rules.progress import (
 from stormproof.lightning.layer_names import join_names
 
 LARGE_UPDATE, HUGE_UPDATE = 0.1, 0.3
-"""Updates relative to the weights: a loss that rises with the first, or does not fall with the second, is told why."""
+"""Update-to-weight ratios that explain a loss that rises, and a loss that does not fall."""
 SMALL_UPDATE = 1e-3
-"""Updates relative to the weights with which a loss that falls too slowly could fall faster."""
+"""Update-to-weight ratio below which a slow loss could fall faster."""
 MIN_WEIGHT_CHANGE = 0.01
-"""By so much of their size weights have to be able to change over a training, for it to be one."""
+"""Minimum relative change of the weights that the planned steps must allow."""
 MIN_REMAINING_SHARE = 0.1
-"""The share of a training, at its end, over which schedules let the rate fade."""
+"""Share of the planned steps, at the end of a run, in which a schedule may decay the learning rate to zero."""
 IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
-"""A loss that has fallen by this share of what it was is on its way, if it was never so many times the first one."""
+"""A run has recovered if its loss fell by this share and never exceeded this multiple of the first loss."""
 MIN_UNCHANGED_STEPS = 5
-"""Steps at whose beginnings weights were the same, not to have changed."""
+"""Minimum number of measurements without a change of the weights."""
 MIN_ZERO_STEPS = 20
-"""Steps with a learning rate of zero that no schedule means."""
+"""Minimum number of steps with a learning rate of zero. Schedules have shorter pauses."""
 
 
 def check_not_in_optimizer(record: Record) -> Iterator[Finding]:
-    """Parameters get a gradient and are in no optimizer."""
+    """Reports parameters that are used in training and are in no optimizer."""
     if record.unregistered_entries:
         yield Finding(
             Problem.NOT_IN_OPTIMIZER,
@@ -48,16 +48,11 @@ def check_not_in_optimizer(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"parameters": float(record.unregistered_entries)},
-            "hold layers in nn.ModuleList or nn.ModuleDict rather than in a list or a dict: self.parameters() does not "
-            "see them there",
+            "Use nn.ModuleList or nn.ModuleDict instead of a list or a dict of layers, so that self.parameters() "
+            "returns their parameters.",
         )
     if not record.unoptimized_entries:
         return
-    foreign_note = (
-        f"; the optimizer holds {record.foreign_parameters} that are none of the module's"
-        if record.foreign_parameters
-        else ""
-    )
     yield Finding(
         Problem.NOT_IN_OPTIMIZER,
         Severity.CRITICAL if record.foreign_parameters else Severity.WARNING,
@@ -68,13 +63,13 @@ def check_not_in_optimizer(record: Record) -> Iterator[Finding]:
             "parameters": float(sum(record.unoptimized_entries.values())),
             "strangers_in_the_optimizer": float(record.foreign_parameters),
         },
-        "give the optimizer self.parameters(), after the last layer was made or replaced; what is meant to stay as it "
-        f"is takes requires_grad_(False){foreign_note}",
+        "Create the optimizer from self.parameters() after the last layer was created or replaced. If the layers are "
+        "frozen on purpose, set requires_grad_(False).",
     )
 
 
 def check_in_two_optimizers(record: Record) -> Iterator[Finding]:
-    """Parameters are in two optimizers, or twice in one."""
+    """Reports parameters in two optimizers, or twice in one."""
     if record.duplicated_layers:
         yield Finding(
             Problem.IN_TWO_OPTIMIZERS,
@@ -83,12 +78,12 @@ def check_in_two_optimizers(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"layers": float(len(record.duplicated_layers))},
-            "give each parameter to one optimizer, once",
+            "Pass each parameter to one optimizer, once.",
         )
 
 
 def check_zero_learning_rate(record: Record) -> Iterator[Finding]:
-    """A group's learning rate is zero, from the start or for long."""
+    """Reports parameter groups with a learning rate of zero that no schedule explains."""
     for group in record.groups:
         if group.zero_since is None:
             continue
@@ -96,7 +91,9 @@ def check_zero_learning_rate(record: Record) -> Iterator[Finding]:
         remaining_share = (
             1.0 if record.planned_steps is None else (record.planned_steps - group.zero_since) / record.planned_steps
         )
-        may_start_later = len(record.groups) > 1 and group.max_lr == 0 and not is_late(record)  # its turn may come
+        may_start_later = (
+            len(record.groups) > 1 and group.max_lr == 0 and not is_late(record)
+        )  # another group may be trained first
         if zero_steps >= MIN_ZERO_STEPS and remaining_share > MIN_REMAINING_SHARE and not may_start_later:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,
@@ -105,13 +102,13 @@ def check_zero_learning_rate(record: Record) -> Iterator[Finding]:
                 group.zero_since,
                 record.step,
                 {"lr": group.lr, "steps": float(zero_steps)},
-                "set lr above 0 in configure_optimizers; a scheduler by the step takes {'scheduler': …, 'interval': "
-                "'step'}, and T_max or total_steps in the same unit",
+                "Set lr above 0 in configure_optimizers. If a scheduler steps once per batch, return {'scheduler': …, "
+                "'interval': 'step'} and give T_max or total_steps in steps.",
             )
 
 
 def check_high_learning_rate(record: Record) -> Iterator[Finding]:
-    """The loss rises, or stays, or units die, with updates that are large beside the weights."""
+    """Reports a loss that does not fall, or units that die, with updates that are large compared to the weights."""
     ratios = update_ratios(record)
     if record.has_badly_scaled_inputs or not ratios or not record.recent_losses:
         return
@@ -146,19 +143,19 @@ def check_high_learning_rate(record: Record) -> Iterator[Finding]:
             "first_loss": fmean(record.first_losses[:5]),
             "loss": record.recent_losses[-1][1],
         },
-        "divide lr by 10, until the first steps lower the loss",
+        "Divide lr by 10 until the first steps lower the loss.",
     )
 
 
 def check_low_learning_rate(record: Record) -> Iterator[Finding]:
-    """Over the whole training, the weights cannot change by a hundredth of their size, and the loss does not fall."""
+    """Reports updates that cannot change the weights by 1% in the planned steps, or a loss that falls too slowly."""
     ratio = max(update_ratios(record), default=0.0)
     baseline = constant_baseline(record)
     if any(group.is_rising for group in record.groups):
         yield from _check_slow_warm_up(record)
         return
     if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
-        return  # what is good already is trained on
+        return  # small updates are enough for a network that is already good
     if (
         record.step < MIN_ZERO_STEPS
         or not record.has_single_loss
@@ -187,12 +184,12 @@ def check_low_learning_rate(record: Record) -> Iterator[Finding]:
         0,
         record.step,
         {"lr": record.groups[0].lr, "update_relative_to_weights": ratio, "steps": float(record.planned_steps)},
-        "multiply lr by 10, until the loss falls from epoch to epoch",
+        "Multiply lr by 10 until the loss falls from epoch to epoch.",
     )
 
 
 def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
-    """Half of the training is over, and a learning rate is next to nothing beside what it warms up to."""
+    """Reports a warm-up that has reached less than 1% of its target after half of the planned steps."""
     for group in record.groups:
         is_cold = group.is_rising and group.lr < MIN_WEIGHT_CHANGE * group.base_lr
         if is_cold and record.planned_steps and record.step >= record.planned_steps / 2 and is_late(record):
@@ -203,23 +200,24 @@ def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
                 0,
                 record.step,
                 {"lr": group.lr, "warms_up_to": group.base_lr, "steps": float(record.planned_steps)},
-                "warm up over fewer steps; a scheduler by the step takes {'scheduler': …, 'interval': 'step'}",
+                "Warm up over fewer steps. If a scheduler steps once per batch, return {'scheduler': …, 'interval': "
+                "'step'}.",
             )
             return
 
 
 def check_unchanged_weights(record: Record) -> Iterator[Finding]:
-    """A layer gets a gradient, its learning rate is not zero, and at the beginning of each step it is what it was."""
+    """Reports layers whose weights do not change although they have a gradient and a learning rate above zero."""
     if record.step - record.first_gradient_step < MIN_ZERO_STEPS:
         return
     weights = [layers for step, layers in record.weight_stats.items() if step >= record.first_gradient_step]
     if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.groups):
         return
     if len({entry.optimizer for entry in record.groups}) > 1 and record.epoch < 1:
-        return  # they may take turns
+        return  # optimizers may alternate between epochs
     has_late_start = any(group.initial_lr <= ZERO_LR_SHARE * group.max_lr for group in record.groups)
     if has_late_start and record.epoch < 2:
-        return  # one that began with nothing has not had its turn for long
+        return  # a group that started with a learning rate of zero may have been trained for a few steps only
     recent_weights = weights[-MIN_UNCHANGED_STEPS:] if has_late_start else weights
     unchanged_layers = [
         layer
@@ -234,5 +232,6 @@ def check_unchanged_weights(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"layers": float(len(unchanged_layers)), "of": float(len(recent_weights[-1])), "steps": float(record.step)},
-            "is its optimizer stepped, are the weights set back, or are the updates below their precision (16 bits)?",
+            "Check that the optimizer steps, that nothing resets the weights, and that updates are not below the "
+            "precision of 16-bit weights.",
         )

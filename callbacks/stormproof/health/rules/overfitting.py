@@ -1,4 +1,4 @@
-"""Whether a network learns its training data by heart."""
+"""Rule for overfitting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
 MIN_RISE = 0.05
-"""The share of the best loss of a validation by which a later one has to be above it."""
+"""Minimum rise above the best validation loss, as a share of it."""
 SUSTAINED_PASSES = 4
-"""Passes after the best of a validation that all lie above it, to need less of a difference between batches."""
+"""Number of validation passes above the best one after which a less significant difference is enough."""
 MIN_SAMPLES = 30
 """Minimum number of validation samples of this rank to report overfitting."""
 
 
 def check_overfitting(record: Record) -> Iterator[Finding]:
-    """The loss of the validation rises beyond noise while that of the training falls."""
+    """Reports a validation loss that rises beyond noise while the training loss falls."""
     passes = [validation for validation in record.validations if math.isfinite(validation.loss)]
     if len(passes) < 3:
         return
@@ -52,6 +52,6 @@ def check_overfitting(record: Record) -> Iterator[Finding]:
             best_pass.step,
             record.step,
             {"validation": last_pass.loss, "best_validation": best_pass.loss, "training": last_pass.training_loss},
-            f"stop at step {best_pass.step}, or regularize: more data or augmentation, weight_decay, nn.Dropout, fewer "
-            "parameters",
+            f"Stop at step {best_pass.step}, or regularize with more data, augmentation, weight_decay, nn.Dropout or "
+            "fewer parameters.",
         )

@@ -1,4 +1,4 @@
-"""Whether a loss has stopped falling long before the end of what is known of it."""
+"""Rule for a loss that has stopped falling."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from stormproof.health.record import Record
 from stormproof.health.rules.progress import constant_baseline, has_learned, is_late
 
 MIN_QUARTER_BATCHES = 30
-"""Batches of each of the last three quarters of the losses, at least."""
+"""Minimum number of batches in a quarter of the recorded losses."""
 MAX_CHANGE = 0.01
-"""The share of a loss by which it has changed, if it is not at rest."""
+"""Maximum change of the loss on a plateau, as a share of it."""
 NEGLIGIBLE_LOSS_SHARE = 0.1
-"""The share of a constant's loss from which down there is little left to fall."""
+"""Share of the best constant loss below which a loss has little room to fall."""
 DECAYED_LR_SHARE = 0.1
-"""The share of the highest learning rate from which down a loss is meant to come to rest."""
+"""Share of the highest learning rate below which a schedule intends the loss to settle."""
 
 
 def check_plateau(record: Record) -> Iterator[Finding]:
-    """A loss that fell has not done so for three quarters of the losses known, at a rate that did not fade.
+    """Reports a loss that fell first and was flat in the last three quarters of the recorded batches.
 
-    That is no fault by itself: noise in the targets keeps a loss where it is, too. Losses that are compared with no
-    constant may be meant to stay, as those of games.
+    The severity is INFO because noise in the targets also limits the loss. Without a best constant loss the rule
+    abstains: some losses are intended to stay constant, such as those of adversarial games.
     """
     losses = [loss for _, loss in record.recent_losses]
     quarter = len(losses) // 4
@@ -55,12 +55,12 @@ def check_plateau(record: Record) -> Iterator[Finding]:
         record.recent_losses[quarter][0],
         record.step,
         {"loss": last_quarter[0], "loss_then": second_quarter[0], "loss_of_the_best_constant": baseline.constant_loss},
-        "if that is as low as it can be, stop here; if not, lower lr now (ReduceLROnPlateau), or give the network more "
-        "units or better inputs",
+        "Stop here if the loss is as low as the noise of the targets allows. Otherwise lower lr (ReduceLROnPlateau), "
+        "or use a larger network or better inputs.",
     )
 
 
 def _is_flat(previous: tuple[float, float], current: tuple[float, float]) -> bool:
-    """Whether two means are the same, but for noise and a hundredth."""
+    """Returns whether two means differ by less than the noise and by less than 1%."""
     change = abs(previous[0] - current[0])
     return change < 2 * math.hypot(previous[1], current[1]) and change < MAX_CHANGE * abs(previous[0])

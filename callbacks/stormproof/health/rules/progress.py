@@ -1,4 +1,4 @@
-"""Whether a training gets anywhere: against the best constant prediction, and against its own beginning."""
+"""Rules and measures of progress, compared with the best constant prediction and with the start of the run."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from stormproof.health.confidence_interval import mean_and_standard_error
 from stormproof.health.record import Comparison, Record
 
 MIN_COMPARISONS = 8
-"""Batches compared with a constant before anything is said."""
+"""Minimum number of batches compared with a constant prediction."""
 MIN_STEPS = 30
-"""Steps before which no training is called one that gets nowhere."""
+"""Minimum number of steps before a run can lack progress."""
 NO_BETTER_SHARE = 0.95
-"""The share of a constant's loss down to which a loss is no better (Schoelkopf's skill score, 1 - this)."""
+"""Share of the best constant loss above which a loss is not better (1 minus the skill score)."""
 ABOUT_EQUAL_SHARE = 1.05
-"""The share of a constant's loss up to which a loss that is noisy may be as good."""
+"""Share of the best constant loss below which a noisy loss may be as good."""
 UNCERTAIN_SHARE = 0.05
-"""The share of a constant's loss by which a loss must surely not be better, to be called no better."""
+"""Improvement over the best constant loss, as a share of it, that must be ruled out before a finding."""
 EARLY_SHARE, MIN_LATE_STEPS = 0.25, 100
-"""The part of a training, or where that has no end the steps, before which it is early."""
+"""A run is early before this share of its planned steps, or before so many steps if it has no planned end."""
 CLEARLY_BETTER_SHARE = 0.9
-"""The share of a constant's loss below which a training gets somewhere after all."""
+"""Share of the best constant loss below which a run has clearly made progress."""
 MIN_PERMUTED_GAP = 0.001
-"""The share of a loss by which that of other samples' targets is larger where predictions know of their own."""
+"""Minimum difference between the loss with permuted targets and the loss, as a share of the loss, for predictions that
+fit their own targets."""
 
 
 @dataclass(frozen=True)
 class ConstantBaseline:
-    """The recent losses beside those of the best constant prediction on the same batches.
+    """Recent losses, compared with the best constant prediction on the same batches.
 
     Attributes:
-        loss: their mean.
-        constant_loss: the mean of the constant's.
-        improvement: the mean of how much lower they are.
-        standard_error: its standard error.
+        loss: Mean loss.
+        constant_loss: Mean loss of the best constant prediction.
+        improvement: Mean difference of the two.
+        standard_error: Standard error of the improvement.
     """
 
     loss: float
@@ -47,7 +48,7 @@ class ConstantBaseline:
 
 
 def constant_baseline(record: Record) -> ConstantBaseline | None:
-    """What is known of that; None with too few batches."""
+    """Compares recent losses with the best constant prediction. Returns None with too few batches."""
     comparisons = [comparison for comparison in record.comparisons if comparison.constant_loss is not None][
         -MIN_COMPARISONS:
     ]
@@ -60,7 +61,7 @@ def constant_baseline(record: Record) -> ConstantBaseline | None:
 
 
 def has_learned(record: Record) -> bool | None:
-    """Whether the training gets anywhere; None while that is not known."""
+    """Returns whether the run makes progress. None if this is not known yet."""
     if (
         not record.has_single_loss
         or record.step < MIN_STEPS
@@ -70,7 +71,7 @@ def has_learned(record: Record) -> bool | None:
         return None
     baseline = constant_baseline(record)
     if baseline is not None:
-        above_zero = baseline.constant_loss > 0  # a likelihood's logarithm has no such shares
+        above_zero = baseline.constant_loss > 0  # shares of a negative log-likelihood are meaningless
         is_surely_better = baseline.improvement > 3 * baseline.standard_error or (
             above_zero and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss
         )
@@ -87,13 +88,13 @@ def has_learned(record: Record) -> bool | None:
 
 
 def _is_significantly_below(record: Record, constant: float) -> bool:
-    """Whether the last losses of all batches are below ``constant`` for sure."""
+    """Returns whether the mean of the last losses is significantly below ``constant``."""
     mean, error = mean_and_standard_error([loss for _, loss in record.recent_losses][-MIN_STEPS:])
     return constant - mean > 3 * error
 
 
 def _fits_own_targets(record: Record) -> bool:
-    """Whether the predictions fit their own targets better than those of others, for sure."""
+    """Returns whether the predictions fit their own targets significantly better than permuted targets."""
     gaps = [
         comparison.permuted_loss - comparison.loss
         for comparison in record.comparisons
@@ -109,7 +110,10 @@ def _fits_own_targets(record: Record) -> bool:
 
 
 def is_clearly_better(record: Record) -> bool:
-    """Whether the loss is below a constant's for sure, and by a tenth: what was said against that is past."""
+    """Returns whether the loss is significantly below the best constant loss, by at least 10%.
+
+    Earlier findings about a lack of progress are then obsolete.
+    """
     baseline = constant_baseline(record)
     if (
         baseline is None
@@ -119,11 +123,11 @@ def is_clearly_better(record: Record) -> bool:
         return False
     return (
         not record.validations or record.validations[-1].loss < CLEARLY_BETTER_SHARE * baseline.constant_loss
-    )  # it is not by heart
+    )  # excludes memorized training data
 
 
 def is_falling(record: Record) -> bool:
-    """Whether the loss is going down: of the last two thirds of the batches, or passes of a validation, for sure."""
+    """Returns whether the loss falls significantly over the last two thirds of the batches or two validation passes."""
     passes = [validation for validation in record.validations if validation.losses][-2:]
     if len(passes) == 2 and passes[0].is_above(passes[1]):
         return True
@@ -134,12 +138,12 @@ def is_falling(record: Record) -> bool:
     baseline = constant_baseline(record)
     is_above_constant = (
         baseline is not None and baseline.loss > ABOUT_EQUAL_SHARE * baseline.constant_loss
-    )  # it has the mean to learn first
+    )  # a regression learns the mean of its targets first
     return previous - current > (1 if is_above_constant else 2) * math.hypot(previous_error, current_error)
 
 
 def extrapolate_final_loss(record: Record) -> float | None:
-    """The loss at the end of the training, if it went on falling as it did in the last third of the batches."""
+    """Extrapolates the loss of the last third of the batches linearly to the end of the run."""
     thirds = _last_two_thirds(record)
     if thirds is None or record.planned_steps is None:
         return None
@@ -149,6 +153,7 @@ def extrapolate_final_loss(record: Record) -> float | None:
 
 
 def _last_two_thirds(record: Record) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Returns mean and standard error of the loss in each of the last two thirds of the batches."""
     losses = [loss for _, loss in record.recent_losses if math.isfinite(loss)]
     third = len(losses) // 3
     return (
@@ -159,7 +164,7 @@ def _last_two_thirds(record: Record) -> tuple[tuple[float, float], tuple[float, 
 
 
 def has_risen(record: Record) -> bool:
-    """Whether the loss is far above where it began, or was before it broke."""
+    """Returns whether the loss is far above its start, or was before it became NaN or infinite."""
     first_losses, recent_losses = record.first_losses[:3], [loss for _, loss in record.recent_losses]
     if not record.has_single_loss or len(first_losses) < 3 or first_losses[0] <= 0:
         return False
@@ -167,21 +172,21 @@ def has_risen(record: Record) -> bool:
     if len(finite) < len(recent_losses):
         return max(finite, default=0.0) > 10 * first_losses[0]
     if median(recent_losses[-4:]) < 0.5 * max(recent_losses):
-        return False  # it comes down again
+        return False  # the loss falls again
     rise = median(recent_losses[-8:]) / max(first_losses[0], min(first_losses))
     return (record.step >= 20 and rise > 1.5) or (record.step >= 8 and rise > 5)
 
 
 def check_no_better_than_constant(record: Record) -> Iterator[Finding]:
-    """The loss is no lower than a constant's after a whole epoch."""
+    """Reports a loss that is not below the best constant loss late in the run."""
     baseline = constant_baseline(record)
     if has_learned(record) is not False or baseline is None or not is_late(record):
         return
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
     if is_falling(record) and not (is_finished and record.is_classification):
-        return  # a regression may be on its way to the mean of its targets
+        return  # a regression may still learn the mean of its targets
     if baseline.improvement + 2 * baseline.standard_error > UNCERTAIN_SHARE * baseline.constant_loss:
-        return  # it may be better yet
+        return  # the loss may be slightly better than the constant
     yield Finding(
         Problem.NO_BETTER_THAN_CONSTANT,
         Severity.WARNING,
@@ -189,13 +194,13 @@ def check_no_better_than_constant(record: Record) -> Iterator[Finding]:
         0,
         record.step,
         {"loss": baseline.loss, "loss_of_the_best_constant": baseline.constant_loss},
-        "fit 10 samples first: if that fails too, look at the loss, the last layer and the learning rate; if it does "
-        "not, at whether inputs and targets belong together",
+        "Train on 10 samples only. If the loss does not fall, check the loss, the last layer and the learning rate. If "
+        "it falls, check that inputs and targets belong together.",
     )
 
 
 def check_unrelated_targets(record: Record) -> Iterator[Finding]:
-    """The predictions fit other samples' targets as well as their own, although they differ from sample to sample."""
+    """Reports predictions that differ between samples but fit permuted targets as well as their own."""
     comparisons = [
         comparison
         for comparison in record.comparisons
@@ -203,7 +208,7 @@ def check_unrelated_targets(record: Record) -> Iterator[Finding]:
     ]
     first_epoch_comparisons = [
         comparison for comparison in comparisons if comparison.epoch == 0
-    ]  # later samples may be known by heart
+    ]  # samples of later epochs may be memorized
     comparisons = (
         first_epoch_comparisons if len(first_epoch_comparisons) >= MIN_COMPARISONS else comparisons[:MIN_COMPARISONS]
     )
@@ -231,28 +236,29 @@ def check_unrelated_targets(record: Record) -> Iterator[Finding]:
             "loss": fmean(comparison.loss for comparison in comparisons),
             "loss_with_other_targets": _mean_permuted_loss(comparisons),
         },
-        "compare some inputs with their targets by eye: were they shuffled, sorted or joined apart from each other?",
+        "Inspect some inputs together with their targets. They may have been shuffled, sorted or joined separately.",
     )
 
 
 def update_ratio(record: Record) -> float:
-    """How large the first measured updates were, relative to the weights; 0 if none was measured."""
+    """Returns the median update-to-weight ratio of the first three measurements. 0 without measurements."""
     ratios = update_ratios(record)
     return median(ratios[:3]) if ratios else 0.0
 
 
 def update_ratios(record: Record) -> list[float]:
-    """How large the measured updates were, relative to the weights."""
+    """Returns all measured update-to-weight ratios that are finite."""
     ratios = [measurement.updates.get("total") for measurement in record.gradients]
     return [ratio.value for ratio in ratios if ratio is not None and math.isfinite(ratio.value)]
 
 
 def is_late(record: Record) -> bool:
-    """Whether it is time to judge a training as a whole: 300 steps, or two epochs that are a good part of it."""
+    """Returns whether a run is long enough to judge: 300 steps, or two epochs and a quarter of the planned steps."""
     min_steps = MIN_LATE_STEPS if record.planned_steps is None else EARLY_SHARE * record.planned_steps
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
     return record.step >= 300 or is_finished or (record.epoch >= 2 and record.step >= min_steps)
 
 
 def _mean_permuted_loss(comparisons: Sequence[Comparison]) -> float:
+    """Returns the mean loss with permuted targets."""
     return fmean(comparison.permuted_loss for comparison in comparisons if comparison.permuted_loss is not None)

@@ -1,4 +1,4 @@
-"""The rank for which all others wait."""
+"""Rule for a rank that slows down the others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
 MIN_BATCHES = 30
-"""Fewer say nothing."""
+"""Minimum number of batches."""
 MIN_LOST_SHARE = 0.1
-"""The share of a step that has to be lost by it."""
+"""Minimum share of a step that the other ranks lose."""
 MIN_LOST_SECONDS = 0.002
-"""And the seconds: what is shorter, any other program on that machine may be the reason of."""
+"""Minimum seconds per batch that the other ranks lose. Other programs on the machine can cause shorter delays."""
 MIN_SLOWER_SHARE = 0.75
-"""The share of the batches in which it surely is the slower: a pause now and then is no slow rank."""
+"""Minimum share of batches in which the rank is slower, at the lower confidence limit. Excludes occasional pauses."""
 
 
 def check_slow_rank(record: Record) -> Iterator[Finding]:
-    """One rank takes longer for its own part of nearly every batch than the others, and they wait for it.
+    """Reports a rank that needs more time for its own part of nearly every batch than the other ranks.
 
-    What is lost is the median over batches of the difference from the others' median, as a share of the whole step.
+    The loss of time is the median over batches of the difference from the median of the other ranks, as a share of the
+    whole step.
     """
     rank_times = record.rank_times
     if (
@@ -54,5 +55,5 @@ def check_slow_rank(record: Record) -> Iterator[Finding]:
                 "seconds_a_batch": median(rank_times.seconds[slow_rank]),
                 "seconds_of_the_others": median(other_medians),
             },
-            "look what else runs there, at its clocks and its way to the data, or leave that machine out",
+            "Check other programs on that machine, its clock rates and its data storage, or exclude the machine.",
         )

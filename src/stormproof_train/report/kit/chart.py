@@ -40,10 +40,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in rows, as text."""
+    """Text in rows and columns.
+
+    Attributes:
+        head: Names of the columns.
+        rows: Cells of each row.
+        links: URLs by the text of a cell.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

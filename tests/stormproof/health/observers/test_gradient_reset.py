@@ -1,4 +1,4 @@
-"""Whether gradients are cleared between an optimizer's steps."""
+"""Missing calls of zero_grad are detected."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Whether inputs tell anything of targets."""
+"""Dependence of targets on inputs is detected."""
 
 import pytest
 import torch
@@ -34,9 +34,9 @@ def test_classes_that_lie_crosswise_are_seen(seed: int):
     assert make_samples(inputs, (inputs[:, 0] * inputs[:, 1] > 0).long())
 
 
-def test_few_samples_tell_nothing():
+def test_few_samples_give_no_result():
     assert make_samples(torch.randn(50, 3), torch.arange(50) % 2) is None
 
 
-def test_one_class_tells_nothing():
+def test_one_class_gives_no_result():
     assert make_samples(torch.randn(200, 3), torch.zeros(200).long()) is None

@@ -1,4 +1,4 @@
-"""What each tensor of a step was computed from."""
+"""The origins of tensors are tracked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -99,7 +99,7 @@ def test_what_has_no_tensor_of_the_step_in_it_has_no_origin(two_layers: nn.Seque
     assert trace_step(two_layers, lambda _: torch.ones(3) * 2) == Origin()
 
 
-def test_what_vmap_computes_with_is_left_alone(two_layers: nn.Sequential):
+def test_tensors_inside_vmap_are_ignored(two_layers: nn.Sequential):
     tensors: list[torch.Tensor] = []
     names = {id(parameter): "layer" for parameter in two_layers.parameters()}
     inputs = torch.randn(5, 3)

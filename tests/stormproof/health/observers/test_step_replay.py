@@ -1,4 +1,4 @@
-"""A step that is run once more leaves nothing behind."""
+"""A replayed step has no side effects."""
 
 import random
 from typing import Any

@@ -28,7 +28,7 @@ def make_measurement(step: int, norms: dict[str, float], ratio: float = 0.01) ->
 
 
 def make_record(losses: list[float], constant: float | None = 1.4, ratio: float = 0.01, **fields: Any) -> Record:
-    """A training with one optimizer whose losses were these, one a step, in three epochs of 40 steps."""
+    """Returns a record of a run with one optimizer, one loss per step, and three epochs of 40 steps."""
 
     def gap(step: int) -> float:  # of predictions that know something of their targets, or of those that do not
         return 0.5 if losses[-1] < 1 else 0.01 * (-1) ** (step // 4)

@@ -49,7 +49,7 @@ def make_rate(lr: float, first: float, most: float, zero_since: int | None = Non
 
 
 def make_times(*ranks: list[float]) -> RankComputeTimes:
-    """What ranks took for themselves, of batches of 40 ms."""
+    """Returns compute times of ranks for batches of 40 ms."""
     return RankComputeTimes(tuple(f"host{rank}" for rank in range(len(ranks))), tuple(map(tuple, ranks)), 0.04)
 
 
@@ -64,8 +64,8 @@ GROWS = [
 
 REPORTED: dict[str, tuple[Rule, Record]] = {
     "a zero rate": (optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES[:25], groups=make_rate(0, 0, 0, 0))),
-    "a rate that came to "
-    "nothing": (optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
+    "a rate that fell to zero": (
+        optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
     "a loss that rises with large updates": (
         optimizers.check_high_learning_rate, make_record(falling_losses(1.5, 9.0, 30), ratio=0.4),
     ),
@@ -147,7 +147,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "a loss that jumped beyond all before, for once": (
         loss_spike.check_loss_spike, make_record([*oscillating_losses(1.0, 60), 90.0, *oscillating_losses(1.0, 40)]),
     ),
-    "a validation of few batches that goes on rising": (
+    "a validation loss of few batches that keeps rising": (
         overfitting.check_overfitting,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, (loss, loss, 1.6 * loss, 0.5 * loss), loss, 1.0 / number)
@@ -315,14 +315,14 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
         ]),
     ),
-    "a training that falls with its validation": (
+    "a training loss that falls with the validation loss": (
         overfitting.check_overfitting,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, loss) for number,
             loss in enumerate((1.0, 0.8, 0.6))]),
     ),
-    "targets that the inputs tell "
-    "of": (progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
+    "targets that depend on the inputs": (
+        progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
     "several losses": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES, has_single_loss=False)),
 }  # fmt: skip
 
@@ -338,7 +338,7 @@ NO_PLATEAU: dict[str, Record] = {
 }
 
 
-def test_a_loss_at_rest_is_told_as_what_may_be_meant_so():
+def test_a_plateau_has_severity_info():
     (finding,) = plateau.check_plateau(make_record(RESTS))
     assert (finding.severity, finding.since_step) == (Severity.INFO, 60)
     assert finding.evidence == {
@@ -352,16 +352,19 @@ def test_it_is_no_plateau(case: str):
 
 
 @pytest.mark.parametrize("case", REPORTED)
-def test_it_is_told(case: str):
+def test_a_fault_is_reported(case: str):
     rule, record_fields = REPORTED[case]
     (finding,) = rule(record_fields)
     assert finding.severity != Severity.INFO
     assert finding.evidence
-    assert finding.advice
+    assert finding.advice[0].isupper()
+    assert finding.advice.endswith(".")
+    words = finding.problem.replace("_", " ")
+    assert not finding.description.startswith(f"{words} since step")  # a template fits the evidence
 
 
 @pytest.mark.parametrize("case", NOT_REPORTED)
-def test_it_is_no_fault(case: str):
+def test_a_healthy_record_has_no_findings(case: str):
     rule, record_fields = NOT_REPORTED[case]
     assert [finding for finding in rule(record_fields) if finding.severity != Severity.INFO] == []
 
@@ -369,9 +372,9 @@ def test_it_is_no_fault(case: str):
 @pytest.mark.parametrize(
     ("loader", "workers", "advice"),
     [
-        ("DataLoader", 0, "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or prepare"),
-        ("DataLoader", 8, "increase num_workers above 8 if cores are idle, or prepare"),
-        ("Stream", None, "prepare the data once and cache it: Stream is not a torch DataLoader"),
+        ("DataLoader", 0, "Use DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or preprocess"),
+        ("DataLoader", 8, "Raise num_workers above 8 if cores are idle, or preprocess"),
+        ("Stream", None, "Preprocess the data once and cache it, or replace Stream by a DataLoader"),
     ],
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):

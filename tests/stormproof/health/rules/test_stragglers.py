@@ -1,4 +1,4 @@
-"""On two ranks: one that is slower than the other is told by name, and what slows both is not."""
+"""A slow rank is reported. Delays on both ranks are not."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def find_slow_ranks(module: TimedWork, waits: tuple[float, float] = (0.0, 0.0), 
     pl.seed_everything(0, verbose=False)
     inputs = torch.randn(8 * steps, 8)
     data, health = Fetched(inputs, (inputs @ torch.randn(8, 4)).argmax(1)), TrainingHealth()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(max_epochs=1, strategy="ddp", devices=2, accelerator="cpu", callbacks=[health], **quiet)
+    disabled = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(max_epochs=1, strategy="ddp", devices=2, accelerator="cpu", callbacks=[health], **disabled)
     data.seconds = waits[int(os.environ["RANK"])] / 4
     trainer.fit(module, DataLoader(data, batch_size=4))
     return [
@@ -77,7 +77,7 @@ def _cases() -> dict[str, Any]:
 
 
 def _trials() -> dict[str, Any]:
-    """Of trials: sleeps of 4 to 14 ms beside 8 ms of work on one rank, and 0 to 10 ms on both."""
+    """Returns findings of trials with sleeps of 4 to 14 ms and 8 ms of work on one rank, and of 0 to 10 ms on both."""
     slow = [find_slow_ranks(TimedWork((0.008 + 0.004 + 0.0001 * trial, 0.008))) for trial in TRIALS]
     even = [find_slow_ranks(TimedWork((0.0001 * trial, 0.0001 * trial))) for trial in TRIALS]
     return {"slow": slow, "even": even}
