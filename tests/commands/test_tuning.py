@@ -127,7 +127,7 @@ def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_p
     (tmp_path / "mine.py").write_text(MINE)
     result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
     assert last_line(result) == "data.batch_size=8"
-    assert "the system ended the process that tried 16 (code -9)" in result.stdout
+    assert "the system killed the process that tried 16 (exit code -9)" in result.stdout
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_who_can_teach(loss: object, classes: int | None, can: bool):
 
 
 def test_a_loss_that_takes_no_prediction_for_a_target_is_a_sentence(weights: str):
-    with pytest.raises(UserError, match="GaussianNLL takes no teacher's word for a target"):
+    with pytest.raises(UserError, match="GaussianNLL does not support the outputs of a teacher as targets"):
         Teacher(nn.Linear(4, 3), weights, GaussianNLL(), None)
 
 
