@@ -25,18 +25,18 @@ def test_one_method_needs_no_brackets():
 
 MISTAKES = {
     "no run": (["budget=1pp"], "compress needs run=…"),
-    "no aim": (["run=a"], r"say what may be lost \(budget=1pp, 2% or a number\), or what is wanted"),
-    "no budget": (["run=a", "budget=some"], r"budget=some should be 1pp \(percentage points\), 2%"),
+    "no aim": (["run=a"], r"set a budget \(budget=1pp, 2% or a number\) or a target"),
+    "no budget": (["run=a", "budget=some"], r"budget=some must be 1pp \(percentage points\), 2%"),
     "no sign": (["runs/a"], "runs/a is not a setting"),
     "a typing error": (["run=a", "budgt=1pp"], "budgt is not a setting of compress; did you mean budget?"),
     "another command's": (["run=a", "search.trials=3"], "search.trials is not a setting of compress"),
-    "several": (["run=a,b", "budget=1pp"], "run=a,b: one value is wanted"),
+    "several": (["run=a,b", "budget=1pp"], "run=a,b must be a single value"),
     "no method": (["run=a", "budget=1pp", "methods=[shrink]"], "compress.methods"),
     "nothing smaller": (["run=a", "budget=1pp", "methods=[distill]"], "must include prune, factor"),
     "no target": (["run=a", "target.speed=2"], "target.speed is unknown; did you mean target.speedup"),
-    "a target of 1": (["run=a", "target.speedup=1"], "target.speedup=1 should be above 1"),
-    "no training": (["run=a", "budget=1pp", "training=0"], "training=0 should be above 0"),
-    "no threads": (["run=a", "budget=1pp", "threads=0"], "threads=0 should be a whole number from 1"),
+    "a target of 1": (["run=a", "target.speedup=1"], "target.speedup=1 must be above 1"),
+    "no training": (["run=a", "budget=1pp", "training=0"], "training=0 must be positive"),
+    "no threads": (["run=a", "budget=1pp", "threads=0"], "threads=0 must be an integer of at least 1"),
     "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples='many' should be int"),
 }
 

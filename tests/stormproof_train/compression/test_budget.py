@@ -33,7 +33,7 @@ def test_a_budget_is_in_the_unit_of_the_metric(told: object, headline: object, v
 
 @pytest.mark.parametrize("told", ["a bit", "-1pp", "1pp2", "", "1 p", "one"])
 def test_what_is_no_budget_is_a_sentence(told: str):
-    with pytest.raises(ValueError, match=r"should be 1pp \(percentage points\), 2%"):
+    with pytest.raises(ValueError, match=r"must be 1pp \(percentage points\), 2%"):
         read_budget(told, ACCURACY, 0.9)
 
 
@@ -49,7 +49,7 @@ def test_a_budget_that_allows_all_to_be_lost_is_refused(told: str):
 
 
 def test_an_error_has_no_percentage_points():
-    with pytest.raises(UserError, match=r"budget=1pp: rmse has no percentage points; write 1% or a number"):
+    with pytest.raises(UserError, match=r"budget=1pp: rmse has no percentage points; use 1% or a number"):
         read_budget("1pp", RMSE, 40.0)
 
 

@@ -127,8 +127,8 @@ def test_where_nothing_is_within_the_budget_the_closest_is_told():
     assert page.tone == "bad"
     assert " ".join(page.sentences) == (
         f"No artifact is recommended: {reason}. The closest to the budget of 1pp is pruned-2x, which loses 3.00 "
-        "percentage points of accuracy (95% interval 2.60 to 3.40). 2 artifacts in addition to the original: 2 over the "
-        "budget."
+        "percentage points of accuracy (95% interval 2.60 to 3.40). 2 artifacts in addition to the original: 2 over "
+        "the budget."
     )
 
 

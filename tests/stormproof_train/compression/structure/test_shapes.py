@@ -57,8 +57,8 @@ def test_nothing_is_drawn_and_what_is_frozen_stays_frozen():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({"nothing": [1]}, "nothing is no layer"),
-        ({"0.weight": [1, 1, 1, 1]}, "0.weight is no layer"),
+        ({"nothing": [1]}, "nothing is not a layer"),
+        ({"0.weight": [1, 1, 1, 1]}, "0.weight is not a layer"),
         ({"0": [2, 3]}, "0 has shape"),
         ({"0": [9, 2, 3, 3]}, "0 has shape"),
         ({"0": [0, 2, 3, 3]}, "0 has shape"),

@@ -115,5 +115,5 @@ def test_an_activation_that_is_made_for_one_width_stays():
 
     network = nn.Sequential(nn.Linear(4, 6), Weighed(), nn.Linear(3, 2))
     (gathering,) = find_grouped_activations(network, torch.randn(2, 4))
-    with pytest.raises(ValueError, match="made for one number of features"):
+    with pytest.raises(ValueError, match="has a fixed number of features"):
         gathering.find_pieces(LIKE)
