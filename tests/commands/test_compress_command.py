@@ -147,7 +147,7 @@ def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
     result = run_compress(runs, *COMPRESS_OVERRIDES)
     assert result.returncode == 0, result.stderr
     made_again = {file.parent.name for file in damaged}
-    assert set(re.findall(r"^(\S+): what is in ", result.stdout, re.MULTILINE)) == made_again
+    assert set(re.findall(r"^(\S+): the files in ", result.stdout, re.MULTILINE)) == made_again
     after = {path: path.read_bytes() for path in before}
     assert {path.parent.name for path in before if before[path] != after[path]} == made_again
     assert {path.name for path in before if before[path] != after[path]} == {"measured.json"}  # the times
@@ -301,8 +301,8 @@ MISTAKES = {
     "no directions": ([], "set a budget"),
     "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
     "a length": (["budget=5pp", "trainer.max_steps=3"], "set the length of fine-tuning relative to the run"),
-    "all of it": (["budget=1"], "write 1pp for percentage points"),
-    "too far": (["target.macs=1000"], "should be above 1, and at most 64"),
+    "all of it": (["budget=1"], "use 1pp for percentage points"),
+    "too far": (["target.macs=1000"], "must be above 1 and at most 64"),
 }
 
 

@@ -161,12 +161,12 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "budget"},
-                "mark": {"type": "rule", "color": BUDGET_LINE.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": BUDGET_LINE.color, "strokeDash": [6, 4], "strokeWidth": 1.5},
                 "encoding": {"y": {**y, "field": "level"}},
             },
             {
                 "data": {"name": "front"},
-                "mark": {"type": "line", "color": MARKS["best"].line.colour, "strokeDash": [4, 3]},
+                "mark": {"type": "line", "color": MARKS["best"].line.color, "strokeDash": [4, 3]},
                 "encoding": {"x": x, "y": y},
             },
             {

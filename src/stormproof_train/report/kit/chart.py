@@ -33,7 +33,7 @@ class Line:
     number: int
 
     @property
-    def colour(self) -> str:
+    def color(self) -> str:
         """CSS color. The page defines a light and a dark variant."""
         return f"var(--series-{self.number % NUM_COLORS + 1})"
 
@@ -107,7 +107,7 @@ def line_scales(lines: Sequence[Line]) -> dict[str, Any]:
     return {
         "color": {
             "field": "line", "type": "nominal", "legend": None,
-            "scale": {"domain": line_numbers, "range": [line.colour for line in lines]},
+            "scale": {"domain": line_numbers, "range": [line.color for line in lines]},
         },
         "strokeDash": {
             "field": "line", "type": "nominal", "legend": None,

@@ -51,7 +51,7 @@ def heat_chart(title: str, layer_cells: LayerCells, *, is_share: bool) -> Chart:
 
 def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Collection[str]) -> dict[str, Any]:
     domain = [0, 1] if is_share else [min(positive, default=0.1), max(positive, default=1)]
-    colour = {
+    color_encoding = {
         "field": "largest", "type": "quantitative", "title": None,
         "scale": {"type": "linear" if is_share else "log", "scheme": "viridis", "domain": domain},
         "legend": {
@@ -74,7 +74,7 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
     }  # fmt: skip
     drawn_filter = "isValid(datum.largest)" if is_share else "datum.largest > 0"
     chart_layers: list[dict[str, Any]] = [
-        {"transform": [{"filter": drawn_filter}], "mark": "rect", "encoding": {"color": colour}}
+        {"transform": [{"filter": drawn_filter}], "mark": "rect", "encoding": {"color": color_encoding}}
     ]
     if HOLLOW in signs:
         chart_layers.append({

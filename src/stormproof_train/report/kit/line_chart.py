@@ -99,7 +99,7 @@ def _spec(
     scale = {"type": "log"} if decades else {"type": "linear", "zero": False}
     value = {"field": "value", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
     scales = line_scales(lines)
-    colour = {"color": scales["color"]}
+    color = {"color": scales["color"]}
     opacity_conditions = [
         {"param": "hover", "empty": False, "value": 1},
         {"test": f"indexof({list(sparse_lines)}, datum.line) >= 0", "value": 1},
@@ -112,7 +112,7 @@ def _spec(
             "params": [HOVER],
             "encoding": {
                 "y": value,
-                **colour,
+                **color,
                 "opacity": {"condition": opacity_conditions, "value": 0},
                 "tooltip": hover_tooltip(of="", step=",d", value=".6~g"),
             },
@@ -122,7 +122,7 @@ def _spec(
         layers.append({
             "transform": [{"filter": "!isValid(datum.value)"}],
             "mark": {"type": "text", "text": NOT_FINITE, "fontSize": 12, "baseline": "top"},
-            "encoding": {"y": {"value": 2}, **colour, "tooltip": [{"field": "of"}, {"field": "step", "format": ",d"}]},
+            "encoding": {"y": {"value": 2}, **color, "tooltip": [{"field": "of"}, {"field": "step", "format": ",d"}]},
         })  # fmt: skip
     return {
         "width": "container",

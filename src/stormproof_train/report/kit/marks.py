@@ -52,7 +52,7 @@ def style_encoding(styles: Mapping[str, MarkStyle]) -> dict[str, Any]:
         return {"field": "style", "type": kind, "legend": None, "scale": scale}
 
     return {
-        "color": by_name([style.line.colour for style in style_values]),
+        "color": by_name([style.line.color for style in style_values]),
         "shape": by_name([style.shape for style in style_values], "nominal"),
         "opacity": by_name([style.opacity for style in style_values]),
         "size": by_name([style.size for style in style_values]),

@@ -61,7 +61,7 @@ def _spec(lines: list[Line]) -> dict[str, Any]:
             "y2": {"field": "high"},
             "color": {
                 "field": "line", "type": "nominal", "legend": None,
-                "scale": {"domain": [line.number for line in lines], "range": [line.colour for line in lines]},
+                "scale": {"domain": [line.number for line in lines], "range": [line.color for line in lines]},
             },
             "tooltip": [
                 {"field": "label", "title": "part"}, {"field": "end", "title": "up to step", "format": ",d"},

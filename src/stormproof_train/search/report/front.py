@@ -89,7 +89,7 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "front"},
-                "mark": {"type": "line", "color": MARKS["best"].line.colour, "strokeDash": [4, 3]},
+                "mark": {"type": "line", "color": MARKS["best"].line.color, "strokeDash": [4, 3]},
             },
             {
                 "data": {"name": "points"}, "mark": {"type": "point", "filled": True},

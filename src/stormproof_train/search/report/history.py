@@ -129,12 +129,12 @@ def _spec(name: str, axis: Axis, total_steps: int) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "random"},
-                "mark": {"type": "rule", "color": RANDOM_LINE.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": RANDOM_LINE.color, "strokeDash": [6, 4], "strokeWidth": 1.5},
                 "encoding": {"y": {**value, "field": "level"}},
             },
             {
                 "data": {"name": "best so far"},
-                "mark": {"type": "line", "color": BEST_LINE.colour, "interpolate": "step-after"},
+                "mark": {"type": "line", "color": BEST_LINE.color, "interpolate": "step-after"},
                 "encoding": {"x": {"field": "spent", **steps}, "y": value},
             },
             {

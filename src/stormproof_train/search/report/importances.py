@@ -30,7 +30,7 @@ def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
             "height": len(drawn_shares) * MAX_ROW_HEIGHT,  # with a step size, Vega warns about fit-x
             "autosize": {"type": "fit-x", "contains": "padding"},
             "data": {"name": "bars"},
-            "mark": {"type": "bar", "color": Line("", 0).colour},
+            "mark": {"type": "bar", "color": Line("", 0).color},
             "encoding": {
                 "y": {
                     "field": "key", "type": "nominal", "title": None, "sort": None,

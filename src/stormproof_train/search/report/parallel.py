@@ -206,7 +206,7 @@ def _rank_encoding() -> dict[str, Any]:
         return {"field": "rank", "type": "ordinal", "legend": None, "scale": scale}
 
     return {
-        "color": encode_by_rank([rank.line.colour for rank in RANKS.values()]),
+        "color": encode_by_rank([rank.line.color for rank in RANKS.values()]),
         "opacity": encode_by_rank([rank.opacity for rank in RANKS.values()]),
         "strokeWidth": encode_by_rank([rank.width for rank in RANKS.values()]),
     }
