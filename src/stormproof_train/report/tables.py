@@ -127,7 +127,10 @@ def _format_seconds(value: float | None) -> str:
 
 def _format_steps(attempt: AttemptSummary) -> str:
     first_step, last_step = attempt["first_step"], attempt["last_step"]
-    return "" if first_step is None else f"{first_step:,} to {'?' if last_step is None else f'{last_step:,}'}"
+    if first_step is None:
+        return ""
+    end = "?" if last_step is None else f"{last_step:,}"
+    return f"{first_step:,} to {end}"
 
 
 def _format_end(attempt: AttemptSummary) -> str:

@@ -21,7 +21,7 @@ from stormproof_train.errors import StoppedBySearchExit, UserError
 from stormproof_train.search.worker_socket import BeginMessage, Message, WorkerClient
 from stormproof_train.task import Task
 
-PASSES, MAX_WARM_UP_SHARE = 30, 5
+PASSES, WARM_UP_PASSES = 30, 5
 """Timed passes over one sample, whose median is the latency, and warm-up passes."""
 
 
@@ -134,7 +134,7 @@ def measure_latency(task: Task) -> float:
     try:
         with torch.inference_mode():
             return statistics.median(
-                [_time_pass(task.network, sample) for _ in range(MAX_WARM_UP_SHARE + PASSES)][MAX_WARM_UP_SHARE:]
+                [_time_pass(task.network, sample) for _ in range(WARM_UP_PASSES + PASSES)][WARM_UP_PASSES:]
             )
     finally:
         task.network.train(was_training)

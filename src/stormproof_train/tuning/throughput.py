@@ -21,7 +21,7 @@ from stormproof_train.config.plan import Plan
 from stormproof_train.data.spec import infer_spec
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 
-MAX_WARM_UP_SHARE = 3
+WARM_UP_BATCHES = 3
 """Warm-up batches before timing starts. They select kernels, start workers and allocate memory."""
 
 
@@ -105,9 +105,9 @@ class _ThroughputTimer(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
-        if self._batches < MAX_WARM_UP_SHARE:
+        if self._batches < WARM_UP_BATCHES:
             return
-        if self._batches == MAX_WARM_UP_SHARE:
+        if self._batches == WARM_UP_BATCHES:
             self._start = _synchronized_time(pl_module.device)
             return
         self.samples += len(batch[0])
