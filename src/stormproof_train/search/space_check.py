@@ -60,8 +60,8 @@ def _check_finite_length(plan: Plan, settings: Settings) -> None:
     trainer: Mapping[str, Any] = plan.trainer.arguments()
     if settings.effective_pruner != "none" and trainer["max_epochs"] == -1 and trainer["max_steps"] == -1:
         raise UserError(
-            f"search.pruner={settings.effective_pruner} needs finite runs: set trainer.max_epochs above 0, or "
-            "trainer.max_steps"
+            f"search.pruner={settings.effective_pruner} needs runs of finite length: set trainer.max_epochs above 0, "
+            "or trainer.max_steps"
         )
 
 

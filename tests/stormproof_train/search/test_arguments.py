@@ -160,7 +160,7 @@ REFUSED_BY_A_RUN = [
         ["model.width=8,16", "search.objectives=val/rmse"],
         "validation of these data measures val/accuracy, val/f1, val/loss, not",
     ),
-    (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha needs finite runs"),
+    (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha needs runs of finite length"),
     (["loss=cross_entropy,mse", "search.objectives=val/accuracy"], "loss=mse cannot be searched: "),
 ]
 

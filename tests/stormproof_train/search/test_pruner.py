@@ -58,7 +58,7 @@ def test_a_network_that_misses_a_constraint_is_not_trained():
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_rungs_want_a_run_with_an_end(pruner: str):
     answer = PrunerSimulation(pruner=pruner).begin(0, length=math.inf)
-    assert answer["reason"] == f"search.pruner={pruner} needs a finite run: set trainer.max_epochs"
+    assert answer["reason"] == f"search.pruner={pruner} needs runs of finite length: set trainer.max_epochs"
 
 
 def test_without_rungs_a_run_may_be_endless():
