@@ -30,7 +30,7 @@ COMPRESSIONS = {
     "with a target only": compression_record(budget=None, target={"speedup": 3.0}),
     "of decades": compression_record([ORIGINAL, *(artifact_record(f"x{n}", n / 9, 10.0**n) for n in range(1, 4))]),
     "with names that do harm": compression_record(
-        [ORIGINAL, artifact_record(HOSTILE, 0.001, 2.0, beaten_by=HOSTILE)],
+        [ORIGINAL, artifact_record(HOSTILE, 0.001, 2.0, dominated_by=HOSTILE)],
         name=HOSTILE,
         headline=HOSTILE,
         best=HOSTILE,

@@ -66,7 +66,7 @@ def test_every_chart_is_drawn_and_nothing_complains(
     for index, chart in enumerate(charts):
         svg = page.locator(f"[data-chart='{index}'] svg")
         assert "NaN" not in svg.inner_html()
-        points = sum(len(chart.data[data]["look"]) for data in ("points", "valueless", "ends") if data in chart.data)
+        points = sum(len(chart.data[data]["style"]) for data in ("points", "valueless", "ends") if data in chart.data)
         assert svg.locator("g.mark-symbol.role-mark path").count() == points
         lines = sum(len(set(chart.data[data]["trial"])) for data in ("lines", "curves") if data in chart.data)
         assert svg.locator("g.mark-line path").count() >= lines

@@ -112,7 +112,10 @@ def read_log(here: Path, job: str, element: int) -> str:
 def test_an_element_whose_time_is_nearly_up_saves_its_trial_and_is_requeued(cluster: Cluster, here: Path):
     job = wait_until_both_train(cluster, here)
     cluster.run_command("scancel", "--signal=USR1", "--batch", f"{job}_1")
-    poll(lambda: "stopped by SIGUSR1; the same command goes on" in read_log(here, job, 1), "it has been told to end")
+    poll(
+        lambda: "stopped by SIGUSR1; the same command resumes the search" in read_log(here, job, 1),
+        "it has been told to end",
+    )
     assert preempted_attempts(here)
     (here / "fast").touch()
     poll(lambda: set(element_states(cluster, job).values()) == {"COMPLETED"}, "both have finished", 200)

@@ -89,8 +89,11 @@ def test_all_artifacts_are_rows_and_what_is_within_the_budget_is_tested(
     assert [*rows][:3] == ["original", "original-int8", "pruned-2x"]
     within = [artifact for artifact in rows.values() if artifact["within"]]
     assert len(within) >= 3
-    assert {artifact["beaten_by"] for artifact in rows.values()} <= {None, *(artifact["name"] for artifact in within)}
-    assert all(artifact["lost"]["high"] <= 0.05 for artifact in within if artifact["name"] != "original")
+    assert {artifact["dominated_by"] for artifact in rows.values()} <= {
+        None,
+        *(artifact["name"] for artifact in within),
+    }
+    assert all(artifact["degradation"]["high"] <= 0.05 for artifact in within if artifact["name"] != "original")
     assert all((artifact["test"] is None) != artifact["within"] for artifact in rows.values())
     assert rows["pruned-2x"]["macs"] * 2 <= rows["original"]["macs"]
     assert rows["original-int8"]["bytes"] < rows["original"]["bytes"]
@@ -144,7 +147,7 @@ def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
     result = run_compress(runs, *COMPRESS_OVERRIDES)
     assert result.returncode == 0, result.stderr
     made_again = {file.parent.name for file in damaged}
-    assert set(re.findall(r"^(\S+): what is in ", result.stdout, re.MULTILINE)) == made_again
+    assert set(re.findall(r"^(\S+): the files in ", result.stdout, re.MULTILINE)) == made_again
     after = {path: path.read_bytes() for path in before}
     assert {path.parent.name for path in before if before[path] != after[path]} == made_again
     assert {path.name for path in before if before[path] != after[path]} == {"measured.json"}  # the times
@@ -200,7 +203,7 @@ def test_another_budget_takes_what_is_there(runs: Path, compressed: subprocess.C
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
     result = run_compress(runs, *[word.replace("5pp", "4pp") for word in COMPRESS_OVERRIDES])
     assert result.returncode == 0, result.stderr
-    assert read_answer(runs, "mlp")["budget"]["told"] == "4pp"
+    assert read_answer(runs, "mlp")["budget"]["requested"] == "4pp"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert run_compress(runs, *COMPRESS_OVERRIDES).returncode == 0
 
@@ -208,7 +211,10 @@ def test_another_budget_takes_what_is_there(runs: Path, compressed: subprocess.C
 def test_what_makes_other_artifacts_wants_another_folder(runs: Path, compressed: subprocess.CompletedProcess[str]):
     result = run_compress(runs, *[word.replace("training=0.2", "training=0.3") for word in COMPRESS_OVERRIDES])
     assert result.returncode == 2
-    assert "are others: training: 0.2 -> 0.3. Give these another name (name=…), or delete that folder" in result.stderr
+    assert (
+        "contains artifacts of another compression: training: 0.2 -> 0.3. Use another folder (name=…), or delete"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ def test_an_error_of_a_regression_is_compressed_until_the_target_is_reached(meth
     assert [*rows] == ["original", f"{word}-2x", f"{word}-1.4x"]
     assert rows["original"]["macs"] > rows[f"{word}-1.4x"]["macs"] > rows[f"{word}-2x"]["macs"]
     assert answer["best"] == f"{word}-2x"
-    assert any("of 88 validation samples 50 were looked at" in entry for entry in answer["skipped"])
+    assert any("50 of 88 validation samples were used" in entry for entry in answer["skipped"])
 
 
 @pytest.mark.drill
@@ -287,15 +293,15 @@ def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
 
 
 MISTAKES = {
-    "too little": (["budget=0.1pp"], "budget=0.1pp cannot be shown to be kept on"),
+    "too little": (["budget=0.1pp"], "budget=0.1pp cannot be verified on"),
     "no run": (["run=runs/none", "budget=1pp"], "runs/none is no run's folder and no checkpoint"),
-    "other data": (["budget=5pp", "data.batch_size=3"], "the data are not those that"),
+    "other data": (["budget=5pp", "data.batch_size=3"], "the data differ from those that"),
     "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
-    "no directions": ([], "say what may be lost"),
+    "no directions": ([], "set a budget"),
     "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
-    "a length": (["budget=5pp", "trainer.max_steps=3"], "training=0.5 sets the length of a fine-tuning"),
-    "all of it": (["budget=1"], "write 1pp for percentage points"),
-    "too far": (["target.macs=1000"], "should be above 1, and at most 64"),
+    "a length": (["budget=5pp", "trainer.max_steps=3"], "set the length of fine-tuning relative to the run"),
+    "all of it": (["budget=1"], "use 1pp for percentage points"),
+    "too far": (["target.macs=1000"], "must be above 1 and at most 64"),
 }
 
 

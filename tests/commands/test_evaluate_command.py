@@ -145,7 +145,7 @@ def test_two_runs_on_the_same_samples_are_compared(folder: Path):
     ]
     comparison = read_json(file)
     assert comparison["second"].startswith("runs/relu/checkpoints/")
-    assert comparison["mcnemar"]["first_alone"] == (right[0] & ~right[1]).sum()
+    assert comparison["mcnemar"]["only_first_correct"] == (right[0] & ~right[1]).sum()
     assert comparison["differences"]["accuracy"]["value"] == pytest.approx(right[0].mean() - right[1].mean())
 
 
@@ -229,7 +229,10 @@ MISTAKES = {
     "a run's own folder": (["checkpoint=runs/elu", "output=runs/relu"], "output=runs/relu is a run's own folder"),
     "nothing tested": (["checkpoint=runs/elu", "trainer.limit_test_batches=0"], "leaves nothing to evaluate"),
     "other classes": (["checkpoint=runs/text", "data.path=renamed.csv"], "tell the classes no, yes apart, and these"),
-    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two were tested on other samples"),
+    "other samples": (
+        ["checkpoint=runs/elu", "against=runs/other_split"],
+        "the two runs were tested on different samples",
+    ),
     "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be made"),
 }
 

@@ -154,7 +154,7 @@ def test_a_search_ends_with_its_trials_and_an_honest_answer_and_then_prints_its_
     assert answer["totals"]["steps"] == 12
     assert f"The best trial is trial {answer['best']}, with val/loss " in result.out
     assert re.search(
-        r"On 2 fresh seeds val/loss is \S+ with the winner and \S+ with the default, on average: ", result.out
+        r"On 2 fresh seeds, the mean val/loss is \S+ with the winner and \S+ with the default: ", result.out
     )
     assert "Random search with" not in result.out  # three random trials, which this search consists of
     assert (result.folder / "report.html").stat().st_size > 100_000
@@ -162,12 +162,12 @@ def test_a_search_ends_with_its_trials_and_an_honest_answer_and_then_prints_its_
     assert [str(file.relative_to(result.folder)) for file in result.folder.rglob("predictions.npz")] == [
         f"test/trial-{answer['best']:04d}/predictions.npz"
     ]
-    assert "The test split was read once, for the winner, by trials/" in result.out
+    assert "The test split was used once, for the winner, by trials/" in result.out
     before = {file: file.stat().st_mtime_ns for file in result.folder.rglob("*.ckpt")}
     rerun = search(*overrides)
     assert (rerun.code, rerun.err) == (0, "")
     assert {file: file.stat().st_mtime_ns for file in result.folder.rglob("*.ckpt")} == before
-    table = result.out[result.out.index("mine: trials, the best first") :]
+    table = result.out[result.out.index("mine: trials, best first") :]
     assert rerun.out == f"search searches/mine: 3 trials so far\n{table}"
 
 
@@ -179,7 +179,7 @@ def test_a_trial_that_waited_and_went_on_has_the_weights_of_a_run_that_never_did
     winner = result.trials[result.answer["best"]]
     waited = (result.folder / "logs" / f"trial-{winner['number']:04d}.log").read_text()
     assert "paused at rung 2 of 2 (step 6; the same command goes on from step 6)" in waited
-    plain = command(*result.answer["words"]["winner"], "name=plain", "test=false")
+    plain = command(*result.answer["overrides"]["winner"], "name=plain", "test=false")
     assert plain.returncode == 0, plain.stderr
     paused_state, plain_state = (
         load_checkpoint(result.folder / winner["run"]),
@@ -209,7 +209,10 @@ def test_killed_and_told_to_end_it_comes_to_the_same_as_a_search_that_was_left_a
         process.terminate()
         process.join(60)
         assert process.exitcode == 75
-    assert "stormproof: stopped by SIGTERM; the same command goes on\n" in (tmp_path / "told_by_the_other").read_text()
+    assert (
+        "stormproof: stopped by SIGTERM; the same command resumes the search\n"
+        in (tmp_path / "told_by_the_other").read_text()
+    )
     result = search(*overrides)
     assert result.code == 0, result.err
     assert result.trial_results() == expected
@@ -296,7 +299,7 @@ def test_too_many_that_fail_in_a_row_end_the_search(picky: str, search: Search, 
     result = search(picky, "model.kind=bad0,bad1,bad2,bad3,bad4", "search.sampler=grid", "search.trials=null")
     assert result.code == 2
     assert re.fullmatch(
-        r"stormproof: 3 trials in a row failed, the last one \(model.kind=(bad\d)\) by: "
+        r"stormproof: 3 consecutive trials failed, the last one \(model.kind=(bad\d)\) with: "
         r"ended by RuntimeError: \1 it is\n",
         result.err,
     )
@@ -306,7 +309,7 @@ def test_too_many_that_fail_in_a_row_end_the_search(picky: str, search: Search, 
 @pytest.mark.slow
 def test_what_is_critical_ends_a_trial_with_its_reason(search: Search):
     result = search("optimizer.lr=1.0,2.0", "search.sampler=grid", "search.trials=null")
-    message = "no trial has come to its end (2 pruned): the table says why"
+    message = "no trial has completed (2 pruned): see the reasons in the table"
     assert (result.code, result.err) == (2, f"stormproof: {message}\n")
     assert [trial["state"] for trial in result.trials] == ["pruned", "pruned"]
     assert all(trial["reason"].startswith("critical: ") for trial in result.trials), result.trials
@@ -319,8 +322,8 @@ def test_another_space_under_the_same_name_is_refused_with_the_difference_and_mo
     other_space = search(LR_SPACE, "model.dropout=0.1,0.2", "seed=3", "search.trials=1")
     assert other_space.code == 2
     assert other_space.err == (
-        "stormproof: the search searches/mine is another one: seed: 0 -> 3; model.dropout: (not searched) -> 0.1,0.2. "
-        "Give this one another name (search.name=…)\n"
+        "stormproof: the folder searches/mine belongs to a search with other settings: seed: 0 -> 3; "
+        "model.dropout: (not searched) -> 0.1,0.2. Choose another name (search.name=…)\n"
     )
     more_trials = search(LR_SPACE, "search.trials=2")
     assert more_trials.code == 0, more_trials.err
@@ -341,7 +344,7 @@ def test_a_network_that_is_too_large_is_not_trained_and_another_one_wins(search:
     assert result.code == 0, result.err
     large, small = result.sorted_by("model.width")
     assert (small["state"], small["feasible"], large["state"], large["steps"]) == ("complete", True, "pruned", 0)
-    assert re.fullmatch(r"parameters<=2000 does not hold: it is [\d,]+", large["reason"])
+    assert re.fullmatch(r"parameters<=2000 is violated: it is [\d,]+", large["reason"])
     assert result.answer["best"] == small["number"]
 
 
@@ -380,7 +383,7 @@ def test_the_runs_of_a_search_are_one_group_in_wandb(search: Search):
 
 
 MISTAKES = [
-    (["activation=relu"], "nothing is searched: give a setting several values"),
+    (["activation=relu"], "there is nothing to search: give a setting several values"),
     (
         [LR_SPACE, "callbacks=none"],
         "a trial that was interrupted goes on by stormproof.CheckpointRecovery: put it among",
@@ -388,7 +391,10 @@ MISTAKES = [
     ([LR_SPACE, "trainer.num_nodes=2"], "trainer.num_nodes: a trial runs on one node"),
     ([LR_SPACE, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval, and a grid needs values"),
     (["activation=relu,elo"], "there is no activation=elo"),
-    ([LR_SPACE, "search.folder=/dev/null/x"], "search.folder=/dev/null/x: the search's folder cannot be made there"),
+    (
+        [LR_SPACE, "search.folder=/dev/null/x"],
+        "search.folder=/dev/null/x: the folder of the search cannot be created there",
+    ),
     ([LR_SPACE, "search.storage=nonsense"], "search.storage cannot be used"),
 ]
 

@@ -46,11 +46,14 @@ MISTAKES = {
     "what cannot be found": (["tune=foo"], "tune=foo should be one of lr, batch_size, or null"),
     "a sweep": (["-m", "tune=lr", "seed=1"], "leave -m out"),
     "several devices": (["tune=lr", "trainer=ddp", "trainer.devices=2"], "measures on one device"),
-    "an optimizer without a rate": (["tune=lr", "optimizer._target_=mine.WithoutRate"], "takes no argument lr"),
+    "an optimizer without a rate": (["tune=lr", "optimizer._target_=mine.WithoutRate"], "has no argument lr"),
     "a loss that never falls": (["tune=lr", "loss._target_=mine.constant"], "or set optimizer.lr by hand"),
-    "data without a batch size": (["tune=batch_size", "data._target_=mine.Bare"], "takes no argument batch_size"),
+    "data without a batch size": (["tune=batch_size", "data._target_=mine.Bare"], "has no argument batch_size"),
     "a batch that the data refuse": (["tune=batch_size", "data._target_=mine.Refusing"], "data: eight it is"),
-    "too few samples": (["tune=batch_size", "data.validation_fraction=0.83"], "leave no batch from 8 on"),
+    "too few samples": (
+        ["tune=batch_size", "data.validation_fraction=0.83"],
+        "training samples are too few for a batch of at least 8",
+    ),
 }
 
 
@@ -127,7 +130,7 @@ def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_p
     (tmp_path / "mine.py").write_text(MINE)
     result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
     assert last_line(result) == "data.batch_size=8"
-    assert "the system ended the process that tried 16 (code -9)" in result.stdout
+    assert "the system killed the process that tried 16 (exit code -9)" in result.stdout
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def search_record(trials: Sequence[Mapping[str, Any]] = (), **fields: Any) -> di
         "pruner": "asha", "rungs": list(RUNGS), "space": SPACE, "trials": list(trials),
         "best": min(finite, key=lambda number: finite[number]) if finite else None, "front": [],
         "importances": [{}], "random": None, "final": None, "test": None, "tested": None, "also_tested": [],
-        "words": {"winner": [], "default": []},
+        "overrides": {"winner": [], "default": []},
         "totals": {"steps": sum(trial["steps"] for trial in trials), "seconds": 750.0, "gpu_hours": 0.0}, **fields,
     }  # fmt: skip
 

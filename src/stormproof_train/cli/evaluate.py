@@ -224,7 +224,8 @@ def _print_comparison(comparison: Comparison, first: TrainedWeights, second: Tra
     if "mcnemar" in comparison:
         test = comparison["mcnemar"]
         print_line(
-            f"right alone: the first {test['first_alone']:,}, the second {test['second_alone']:,} times "
+            f"only one correct: the first {test['only_first_correct']:,}, the second {test['only_second_correct']:,} "
+            f"times "
             f"(McNemar's exact test: p = {test['p_value']:.2g})"
         )
 

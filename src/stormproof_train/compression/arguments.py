@@ -1,4 +1,4 @@
-"""The words of a compression: which are its own, and which are those of its fine-tuning runs."""
+"""Parses the arguments of a compression: its own settings and the overrides of its fine-tuning runs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SETTING_NAMES = tuple(inspect.signature(Settings).parameters)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a command asks for.
+    """Parsed arguments of the ``compress`` command.
 
     Attributes:
-        settings: of the compression.
-        run_overrides: overrides of the fine-tuning runs.
+        settings: Settings of the compression.
+        run_overrides: Overrides of the fine-tuning runs.
     """
 
     settings: Settings
@@ -33,14 +33,14 @@ class Arguments:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """Reads the words after ``compress``.
+    """Parses the arguments after ``compress``.
 
     Args:
-        arguments: settings (``run=runs/mine``, ``budget=1pp``), and overrides of the fine-tuning runs
+        arguments: Settings (``run=runs/mine``, ``budget=1pp``) and overrides of the fine-tuning runs
             (``optimizer.lr=…``).
 
     Raises:
-        UserError: if one of them is wrong, or there is no run.
+        UserError: If an argument is invalid, or ``run`` is missing.
     """
     settings_config, run_overrides = OmegaConf.create(), []
     for argument in arguments:
@@ -48,31 +48,31 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         group = key.lstrip("+").partition(".")[0]
         if not sign:
             raise UserError(
-                f"{argument} says nothing to compress: write {'=…, '.join(_SETTING_NAMES[:4])}=… (--help lists all)"
+                f"{argument} is not a setting: write {'=…, '.join(_SETTING_NAMES[:4])}=… (--help lists all)"
             )
         if group in _SETTING_NAMES:
             override = OverridesParser.create().parse_override(argument)
             if override.is_sweep_override() or override.is_delete():
-                raise UserError(f"{argument}: one value is wanted, or a list: {key}=[…]")
+                raise UserError(f"{argument} must be a single value, or a list: {key}=[…]")
             OmegaConf.update(settings_config, key.lstrip("+"), override.value(), force_add=True)
         elif key.lstrip("+") in LENGTH_KEYS:
-            raise UserError(f"{argument}: training=0.5 sets the length of a fine-tuning, in lengths of the run")
+            raise UserError(f"{argument}: set the length of fine-tuning relative to the run, such as training=0.5")
         elif group in CONFIG_KEYS:
             run_overrides.append(argument)
         else:
             suggestion = rank_by_similarity(group, [*_SETTING_NAMES, *CONFIG_KEYS])[0]
-            raise UserError(f"{key}= is nothing that a compression takes; did you mean {suggestion}?")
+            raise UserError(f"{key} is not a setting of compress; did you mean {suggestion}?")
     return Arguments(_build_settings(OmegaConf.to_container(settings_config)), run_overrides)
 
 
 def _build_settings(values: Any) -> Settings:
     if not values.get("run"):
-        raise UserError("compress needs run=…: a run's folder, or a checkpoint of a run")
+        raise UserError("compress needs run=…: the folder of a run, or a checkpoint of a run")
     if isinstance(values.get("methods"), str):
         values["methods"] = [values["methods"]]
     for key in values.get("target") or {}:
         if key not in get_args(TargetName):
             raise UserError(
-                f"target.{key}= is no target; did you mean target.{rank_by_similarity(key, get_args(TargetName))[0]}?"
+                f"target.{key} is unknown; did you mean target.{rank_by_similarity(key, get_args(TargetName))[0]}?"
             )
     return bind({"_target_": _SETTINGS_PATH, **values}, "compress").build()

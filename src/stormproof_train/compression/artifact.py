@@ -1,4 +1,4 @@
-"""An artifact: a file that can be deployed, and all that was measured of it."""
+"""Stores an artifact's measurements."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.ckpt"
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was measured of an artifact on validation, in processes of its own.
+    """A file that can be deployed, and its measurements on validation in separate processes.
 
     Attributes:
-        name: of it.
-        network: the name of the network that it is of, before it was quantized.
-        quantization: what it is stored in.
-        method: how it was made, in words.
-        parameters: of the network.
-        macs: multiply-accumulates of one sample.
-        bytes: of the file.
-        value: of the headline metric, with its interval.
-        lost: by how much that is worse than the original's, on the same samples.
-        calibration_error: of probabilities; None of others.
-        difference: the largest absolute one to the network in PyTorch.
-        latency: by batch size ``median`` and ``p95`` in seconds, and ``original``, the median of the original in turn
-            with it.
-        speedup: by batch size how many times faster than the original, measured in turn with it.
-        memory: bytes that the process took for it.
-        load_seconds: that it took to be loaded.
-        digests: by name the SHA-256 of the files that were measured.
+        name: Name of the artifact.
+        network: Name of the network before quantization.
+        quantization: Number format of the weights.
+        method: Description of how it was made.
+        parameters: Number of parameters of the network.
+        macs: Multiply-accumulates per sample.
+        bytes: Size of the file.
+        value: Headline metric with its interval.
+        degradation: Decrease in quality compared with the original on the same samples. Negative if it is better.
+        calibration_error: Expected calibration error of probabilities. None for other outputs.
+        difference: Largest absolute difference from the outputs of the network in PyTorch.
+        latency: ``median`` and ``p95`` in seconds, and ``original``, the median of the original timed in alternation,
+            by batch size.
+        speedup: Speedup over the original by batch size, timed in alternation.
+        memory: Bytes of process memory that it needs.
+        load_seconds: Seconds to load it.
+        digests: SHA-256 of the measured files by name.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Artifact:
     macs: int
     bytes: int
     value: Interval
-    lost: Interval
+    degradation: Interval
     calibration_error: float | None
     difference: float
     latency: Mapping[str, Mapping[str, float]]
@@ -61,32 +61,32 @@ class Artifact:
     digests: Mapping[str, str]
 
     def save(self, folder: Path) -> None:
-        """Writes it beside the artifact, whole or not at all."""
+        """Writes the measurements to the folder of the artifact, atomically."""
         with atomic_write(folder / MEASUREMENTS_FILE) as file:
             file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @classmethod
     def load(cls, folder: Path) -> Artifact | None:
-        """What :meth:`save` wrote there, if it did, and all files are still what was measured."""
+        """Reads what :meth:`save` wrote. Returns None if it is missing or a file has changed since."""
         try:
             content = read_mapping(folder / MEASUREMENTS_FILE, tuple(cls.__dataclass_fields__))
             if content is None or content["digests"] != compute_digests(folder, content["digests"]):
                 return None
             fields: dict[str, Any] = dict(content)
-            for name in ("value", "lost"):
+            for name in ("value", "degradation"):
                 fields[name] = Interval(**fields[name])
             fields["speedup"] = {batch: Interval(**speedup) for batch, speedup in fields["speedup"].items()}
             return cls(**fields)
-        except (UserError, TypeError, AttributeError):  # what is damaged can be made again
+        except (UserError, TypeError, AttributeError):  # a damaged artifact is rebuilt
             return None
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is for one sample, at the worse end of the interval."""
+        """True if the lower end of the speedup for a single sample is above 1."""
         low = self.speedup["1"].low
         return low is not None and low > 1
 
 
 def compute_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """By name the SHA-256 of those of these files that are there."""
+    """Returns the SHA-256 of the files that exist, by name."""
     return {name: compute_digest(folder / name) for name in names if (folder / name).is_file()}

@@ -1,4 +1,4 @@
-"""Makes artifacts of networks, and measures them; what is there already is not made again."""
+"""Builds and measures artifacts. Existing artifacts are reused."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from stormproof_train.task import CLASSES_KEY, SCALE_KEY
 
 Latencies = Mapping[int, Latency]
-"""By the size of the batch."""
+"""Latency by batch size."""
 
 CALIBRATION_SAMPLES = 512
-"""Training samples by which the range of activations is found."""
+"""Number of training samples for calibrating the range of activations."""
 TIMING_ROUNDS = 7
-"""How often an artifact and the original are timed, in turn; the first of a round is now one, now the other."""
+"""Number of timing rounds. Artifact and original are timed in alternation, and the first of a round alternates."""
 COMPARED_SAMPLES = 64
-"""Samples by which an artifact and its network in PyTorch are compared."""
+"""Number of samples on which an artifact is compared with its network in PyTorch."""
 ORIGINAL = "original"
 VALIDATION, TEST = "validation", "test"
-"""The splits that an artifact predicts."""
+"""Splits that artifacts predict."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to make artifacts of.
+    """A network from which artifacts are built.
 
     Attributes:
-        name: of it.
-        network: with its weights, in evaluation mode.
-        structure: in what it differs from the original.
-        method: how it was made, in words.
+        name: Name of the network.
+        network: Network with its weights, in evaluation mode.
+        structure: Differences from the structure of the original.
+        method: Description of how it was made.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Candidate:
 
 
 class ArtifactBuilder:
-    """Makes and measures artifacts.
+    """Builds and measures artifacts.
 
     Args:
-        original_candidate: what is compressed.
-        artifacts: the folder for them.
-        settings: how many samples are looked at, and how artifacts are timed.
+        original: Model to compress.
+        artifacts: Folder for the artifacts.
+        settings: Number of samples, and settings of the timing.
     """
 
     def __init__(self, original: OriginalModel, artifacts: Path, settings: Settings) -> None:
@@ -94,19 +94,18 @@ class ArtifactBuilder:
 
     @property
     def original_candidate(self) -> Candidate:
-        """The network that all others come from."""
+        """The network that all others are derived from."""
         return Candidate(ORIGINAL, self._original.task.network, Structure(), "as it was trained")
 
     def build(self, candidate: Candidate, quantization: Quantization = "none") -> Artifact:
-        """Makes one, and measures it in fresh processes, unless that has been done.
+        """Builds an artifact and measures it in separate processes, unless it exists already.
 
         Args:
-            candidate: the network; the first artifact is the original, and of each network the first one is not
-                quantized.
-            quantization: how it is stored.
+            candidate: Network. The original must be built first, and each network without quantization first.
+            quantization: Number format.
 
         Raises:
-            UserError: if there is no way to it.
+            UserError: If the network cannot be exported or quantized.
         """
         name = candidate.name if quantization == "none" else f"{candidate.name}-{quantization.replace('_', '-')}"
         folder = self.artifact_dir(name)
@@ -114,9 +113,9 @@ class ArtifactBuilder:
         if stored_artifact is not None:
             return stored_artifact
         if (folder / MEASUREMENTS_FILE).exists():
-            print_line(f"{name}: what is in {folder} is not what was measured, and is made again")
+            print_line(f"{name}: the files in {folder} have changed since they were measured; rebuilding")
         folder.mkdir(exist_ok=True)
-        (folder / f"{TEST}.npz").unlink(missing_ok=True)  # of another file, perhaps
+        (folder / f"{TEST}.npz").unlink(missing_ok=True)  # may belong to an earlier file
         self._write_files(candidate, quantization, folder)
         artifact = self._measure(name, candidate, quantization, folder)
         artifact.save(folder)
@@ -127,15 +126,15 @@ class ArtifactBuilder:
         return artifact
 
     def artifact_dir(self, name: str) -> Path:
-        """An artifact's own."""
+        """Returns the folder of an artifact."""
         return self._folder / name
 
     def load_predictions(self, name: str, split: str = VALIDATION) -> Predictions:
-        """What an artifact has said of a split."""
+        """Returns the predictions of an artifact for a split."""
         return Predictions.load(self.artifact_dir(name) / f"{split}.npz")
 
     def predict_test_split(self, name: str) -> None:
-        """Lets an artifact predict the test split, unless it has, and that can be read."""
+        """Predicts the test split with an artifact, unless readable predictions exist."""
         try:
             self.load_predictions(name, TEST)
         except UserError:
@@ -144,12 +143,12 @@ class ArtifactBuilder:
 
     @functools.cached_property
     def test_samples(self) -> Samples:
-        """Of the test split, which is read when it is first wanted."""
+        """Samples of the test split, loaded on first use."""
         return load_samples(self._original.data, "test", self._num_outputs, self._settings.samples)
 
     @property
     def metadata(self) -> ArtifactMetadata:
-        """What each artifact says of itself."""
+        """Metadata that each artifact contains."""
         original = self._original
         classes = original.task.classes or [str(index) for index in range(original.spec.num_classes or 0)]
         return ArtifactMetadata(
@@ -162,7 +161,7 @@ class ArtifactBuilder:
         )
 
     def _write_files(self, candidate: Candidate, quantization: Quantization, folder: Path) -> None:
-        """The file, and the weights that it was made of with all that rebuilds their network."""
+        """Writes the model file, and a checkpoint from which the network can be rebuilt."""
         if quantization == "none":
             export_onnx(
                 self._deployed_model(candidate),
@@ -198,8 +197,7 @@ class ArtifactBuilder:
         predictions, original_predictions = self.load_predictions(name), self.load_predictions(ORIGINAL)
         if not have_same_samples(original_predictions, predictions):
             raise UserError(
-                f"the validation samples are not those that {self.artifact_dir(ORIGINAL)} was measured on: compress "
-                f"into "
+                f"the validation samples differ from those that {self.artifact_dir(ORIGINAL)} was measured on: use "
                 "another folder (name=…)"
             )
         evaluation = evaluate(predictions)
@@ -216,12 +214,12 @@ class ArtifactBuilder:
             macs=count_macs(candidate.network, inputs),
             bytes=process.bytes,
             value=Interval(**headline) if headline else Interval(float("nan"), None, None),
-            lost=estimate_degradation(original_predictions, predictions)
+            degradation=estimate_degradation(original_predictions, predictions)
             if name != ORIGINAL
             else Interval(0.0, 0.0, 0.0),
             calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
             difference=measure_max_difference(folder / MODEL_FILE, self._deployed_model(candidate), inputs),
-            latency={  # of the rounds' geometric means the ratio is the speedup
+            latency={  # the ratio of the geometric means over rounds is the speedup
                 str(batch_size): {
                     "median": geometric_mean([latencies[batch_size].median for latencies in artifact_latencies]),
                     "p95": geometric_mean([latencies[batch_size].p95 for latencies in artifact_latencies]),
@@ -244,7 +242,7 @@ class ArtifactBuilder:
         )
 
     def _time_alternately(self, process: IsolatedProcess, name: str) -> tuple[list[Latencies], list[Latencies]]:
-        """An artifact and the original, in each round."""
+        """Times an artifact and the original in alternation."""
         artifact_latencies: list[Latencies] = []
         seconds = self._settings.timing
         if name == ORIGINAL:
@@ -271,4 +269,4 @@ class ArtifactBuilder:
         return DeployedModel.from_task(self._original.task, candidate.network)
 
 
-_QUANTIZATION_DESCRIPTIONS = {"int8": "layers in int8 where that gains time", "weights_int8": "weights in int8"}
+_QUANTIZATION_DESCRIPTIONS = {"int8": "layers in int8 where that is faster", "weights_int8": "weights in int8"}

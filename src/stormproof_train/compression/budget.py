@@ -1,4 +1,4 @@
-"""What a smaller network may lose, and what it has lost for sure."""
+"""Defines how much quality a compression may cost, and estimates how much it has cost."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from stormproof_train.metrics import Headline
 
 _BUDGET = re.compile(r"(\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+)\s*(pp|%|)")
 Z_95 = 1.959964
-"""The standard normal distribution's 97.5% quantile."""
+"""97.5% quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be lost of the headline metric.
+    """Allowed degradation of the headline metric.
 
     Attributes:
-        told: as the user wrote it.
-        allowed: in the metric's own unit; infinite where nothing limits it.
+        requested: Budget as the user wrote it. Empty if unlimited.
+        allowed: Allowed degradation in the unit of the metric. Infinite if unlimited.
     """
 
-    told: str
+    requested: str
     allowed: float
 
     def allows(self, degradation: Interval) -> bool:
-        """Whether the loss is within it, at the worse end of its confidence interval."""
+        """Returns True if the upper end of the interval of the degradation is within the budget."""
         return self.allowed == math.inf or (degradation.high is not None and degradation.high <= self.allowed)
 
 
 def read_amount(text: str | float | None) -> tuple[float, str] | None:
-    """The number of a budget, and its unit: ``pp``, ``%`` or none.
+    """Parses the number of a budget and its unit: ``pp``, ``%`` or empty.
 
     Raises:
-        ValueError: if it is no budget.
+        ValueError: If the text has another form.
 
     Example:
         >>> read_amount("1pp"), read_amount(0.5), read_amount(None)
@@ -50,22 +50,22 @@ def read_amount(text: str | float | None) -> tuple[float, str] | None:
         return None
     match = _BUDGET.fullmatch(str(text).strip())
     if match is None:
-        raise ValueError(f"budget={text} should be 1pp (percentage points), 2% (of the original's value) or a number")
+        raise ValueError(f"budget={text} must be 1pp (percentage points), 2% (of the original's value) or a number")
     return float(match.group(1)), match.group(2)
 
 
 def read_budget(text: str | float | None, headline: Headline, original_value: float) -> Budget:
-    """Reads a budget.
+    """Parses a budget.
 
     Args:
-        text: ``1pp`` for percentage points of accuracy, ``2%`` for a share of the original's value, a plain number in
-            the metric's own unit; None for no limit.
-        headline: the metric.
-        original_value: what the original comes to in it.
+        text: ``1pp`` for percentage points of accuracy, ``2%`` for a share of the original's value, or a number in the
+            unit of the metric. None for no limit.
+        headline: Headline metric.
+        original_value: Value of the original.
 
     Raises:
-        ValueError: if it is none of these.
-        UserError: if the metric has no such unit, or all of it could be lost.
+        ValueError: If the text has another form.
+        UserError: If the metric does not have this unit, or the budget includes all accuracy.
 
     Example:
         >>> read_budget("1pp", Headline("accuracy", True), 0.9).allowed
@@ -78,48 +78,48 @@ def read_budget(text: str | float | None, headline: Headline, original_value: fl
         return Budget("", math.inf)
     number, unit = amount
     if unit == "pp" and headline.name != "accuracy":
-        raise UserError(f"budget={text}: {headline.name} has no percentage points; write {number:g}% or a number")
+        raise UserError(f"budget={text}: {headline.name} has no percentage points; use {number:g}% or a number")
     if headline.name == "accuracy" and number >= {"pp": 100, "%": 100, "": 1}[unit]:
-        hint = f"write {number:g}pp for percentage points" if not unit and number < 100 else "allow less"
-        raise UserError(f"budget={text} allows all accuracy to be lost: {hint}")
+        hint = f"use {number:g}pp for percentage points" if not unit and number < 100 else "use a smaller budget"
+        raise UserError(f"budget={text} allows a loss of all accuracy: {hint}")
     return Budget(str(text), number * {"pp": 0.01, "%": abs(original_value) / 100, "": 1.0}[unit])
 
 
 def check_budget_is_measurable(budget: Budget, num_samples: int) -> None:
-    """Refuses a budget of accuracy that so few samples cannot show to be kept.
+    """Checks that the number of samples suffices to verify a budget of accuracy.
 
     Args:
-        budget: of accuracy.
-        num_samples: that artifacts are compared on.
+        budget: Budget of accuracy.
+        num_samples: Number of samples on which artifacts are compared.
 
     Raises:
-        UserError: if an artifact with the original's own predictions could lose more.
+        UserError: If the budget is too small even for an artifact with identical predictions.
     """
     min_bound = _paired_interval(0, 0, num_samples).high
     assert min_bound is not None
     if budget.allowed < min_bound:
         raise UserError(
-            f"budget={budget.told} cannot be shown to be kept on {num_samples:,} validation samples: where no "
-            f"prediction "
-            f"changes, {min_bound * 100:.2f} points may still be lost; budget={math.ceil(min_bound * 1000) / 10:g}pp "
-            f"can be"
+            f"budget={budget.requested} cannot be verified on {num_samples:,} validation samples: even with identical "
+            f"predictions the degradation may be {min_bound * 100:.2f} points; use at least "
+            f"budget={math.ceil(min_bound * 1000) / 10:g}pp"
         )
 
 
 def estimate_degradation(original: Predictions, artifact: Predictions) -> Interval:
-    r"""By how much an artifact is worse than the original on the same samples; below 0 where it is better.
+    r"""Estimates how much worse an artifact is than the original on the same samples. Negative if it is better.
 
-    Of accuracy, with :math:`b` samples that the original alone has right and :math:`c` that the artifact alone has, of
-    n, it is :math:`(b - c) / n`, with the interval
+    For accuracy, let the original be the only correct one on :math:`b` of :math:`n` samples, and the artifact on
+    :math:`c`. The degradation is :math:`(b - c) / n`, with the interval
 
     .. math:: \frac{b - c}{n + 2} \pm z \sqrt{\frac{p + q - (p - q)^2}{n + 2}}, \quad
         p = \frac{b + 1}{n + 2},\; q = \frac{c + 1}{n + 2}
 
-    which has a width even where no sample differs. Of the root mean squared error it is the bootstrap's.
+    which has a positive width even if all predictions are equal. For the root mean squared error it is a bootstrap
+    interval.
 
     Args:
-        original: its predictions.
-        artifact: likewise, of the same samples in the same order.
+        original: Predictions of the original.
+        artifact: Predictions of the artifact for the same samples in the same order.
 
     References:
         Bonett & Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data,
@@ -140,7 +140,9 @@ def estimate_degradation(original: Predictions, artifact: Predictions) -> Interv
     )
 
 
-def _paired_interval(original_alone: int, artifact_alone: int, num_samples: int) -> Interval:
-    p, q = ((count + 1) / (num_samples + 2) for count in (original_alone, artifact_alone))
+def _paired_interval(only_original_correct: int, only_artifact_correct: int, num_samples: int) -> Interval:
+    p, q = ((count + 1) / (num_samples + 2) for count in (only_original_correct, only_artifact_correct))
     half_width = Z_95 * math.sqrt((p + q - (p - q) ** 2) / (num_samples + 2))
-    return Interval((original_alone - artifact_alone) / num_samples, p - q - half_width, p - q + half_width)
+    return Interval(
+        (only_original_correct - only_artifact_correct) / num_samples, p - q - half_width, p - q + half_width
+    )

@@ -1,4 +1,4 @@
-"""Which artifact is recommended, and what is to be said against the others."""
+"""Selects the recommended artifact and lists the drawbacks of artifacts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from stormproof_train.evaluation.intervals import Interval
 
 
 def cost(artifact: Artifact, minimize: CostName) -> float:
-    """What is to be small; of the time what it is at the worse end of its interval, in times of the original's."""
+    """Returns the cost to minimize. For latency, it is relative to the original, at the worse end of its interval."""
     return {"latency": 1 / _guaranteed_speedup(artifact), "size": artifact.bytes, "macs": artifact.macs}[minimize]
 
 
 def reaches_target(artifact: Artifact, original: Artifact, target: Mapping[TargetName, float]) -> bool:
-    """Whether it is as fast, for sure, and as small and cheap as was wanted."""
+    """Returns True if the artifact reaches all target gains, at the worse end of their intervals."""
     achieved_gains = guaranteed_gains(artifact, original)
     return all(achieved_gains[name] >= required for name, required in target.items())
 
 
 def guaranteed_gains(artifact: Artifact, original: Artifact) -> dict[TargetName, float]:
-    """How many times faster, at the worse end of the interval, smaller and cheaper than the original."""
+    """Returns the gains over the original in speed (at the worse end of the interval), size and MACs."""
     return {
         "speedup": _guaranteed_speedup(artifact),
         "size": original.bytes / artifact.bytes,
@@ -31,7 +31,7 @@ def guaranteed_gains(artifact: Artifact, original: Artifact) -> dict[TargetName,
 
 
 def list_remarks(artifact: Artifact, original: Artifact) -> list[str]:
-    """What is to be said against it, beside what it has lost."""
+    """Returns the drawbacks of an artifact apart from its degradation."""
     if artifact.name == original.name:
         return []
     notes = [] if artifact.is_faster else ["not faster"]
@@ -39,9 +39,9 @@ def list_remarks(artifact: Artifact, original: Artifact) -> list[str]:
 
 
 def find_dominating(artifact: Artifact, candidates: Sequence[Artifact]) -> str | None:
-    """The name of one that is nowhere worse and somewhere better: in what it lost, size, MACs and speed.
+    """Returns the name of an artifact that is nowhere worse and somewhere better, or None.
 
-    Two are as fast as each other where the intervals of their speeds meet.
+    Compared are degradation, size, MACs and speed. Speeds with overlapping intervals count as equal.
     """
     costs, speed = _costs(artifact), artifact.speedup["1"]
     for candidate in candidates:
@@ -65,32 +65,34 @@ def find_dominating(artifact: Artifact, candidates: Sequence[Artifact]) -> str |
 def select_best(
     artifacts: Sequence[Artifact], budget: Budget, target: Mapping[TargetName, float], minimize: CostName
 ) -> Artifact | None:
-    """The cheapest within the budget that reaches the target, or, where only that is given, the one that lost least.
+    """Returns the recommended artifact.
 
-    Where latency is to be small within a budget, that is the one that lost least of those that none surely beats in it.
+    With a budget, it is the cheapest artifact within the budget that reaches the target. For latency, it is the one
+    with the smallest degradation among those that no artifact is significantly faster than. Without a budget, it is the
+    artifact that reaches the target with the smallest degradation.
 
     Args:
-        artifacts: the original first.
-        budget: what may be lost.
-        target: what is wanted.
-        minimize: what is to be small.
+        artifacts: Artifacts, the original first.
+        budget: Allowed degradation.
+        target: Minimum gains.
+        minimize: Cost to minimize.
 
     Returns:
-        None where there is none; one that is not less in what is to be small than the original is none.
+        The artifact, or None if no artifact qualifies. An artifact must have a lower cost than the original.
     """
     original, *candidates = artifacts
     eligible_artifacts = [
         artifact
         for artifact in candidates
-        if budget.allows(artifact.lost)
+        if budget.allows(artifact.degradation)
         and reaches_target(artifact, original, target)
         and _improves(artifact, original, minimize)
     ]
     if not eligible_artifacts:
         return None
-    if not budget.told:
-        return min(eligible_artifacts, key=lambda artifact: (artifact.lost.value, cost(artifact, minimize)))
-    cheapest = min(eligible_artifacts, key=lambda artifact: (cost(artifact, minimize), artifact.lost.value))
+    if not budget.requested:
+        return min(eligible_artifacts, key=lambda artifact: (artifact.degradation.value, cost(artifact, minimize)))
+    cheapest = min(eligible_artifacts, key=lambda artifact: (cost(artifact, minimize), artifact.degradation.value))
     if minimize != "latency":
         return cheapest
     fastest_artifacts = [
@@ -106,11 +108,11 @@ def _improves(artifact: Artifact, original: Artifact, minimize: CostName) -> boo
 
 
 def _costs(artifact: Artifact) -> tuple[float, ...]:
-    return artifact.lost.value, artifact.bytes, artifact.macs
+    return artifact.degradation.value, artifact.bytes, artifact.macs
 
 
 def _is_significantly_below(first: Interval, second: Interval) -> bool:
-    """For sure: their intervals do not meet."""
+    """Returns True if the first interval is completely below the second one."""
     return (first.value if first.high is None else first.high) < (second.value if second.low is None else second.low)
 
 

@@ -1,4 +1,4 @@
-"""Makes a network smaller and smaller, as long as it keeps to the budget."""
+"""Compresses a network progressively within the budget."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ from stormproof_train.losses import loss_properties
 from stormproof_train.run.subprocess_run import ChildRunError
 
 MIN_DENSE_SHARE = 0.5
-"""Of the weights, from which share on dense layers are worth being factored by themselves."""
+"""Minimum share of weights in dense layers for factoring by default."""
 
 
 @dataclass(frozen=True)
 class CompressionStep:
-    """A network that was made smaller and trained on.
+    """A network that was compressed and fine-tuned.
 
     Attributes:
-        name: of it, and of its run.
-        times: how many times fewer multiply-accumulates it was to have at least.
-        steps: of the fine-tuning.
-        became: what is to be said against it; empty where nothing is.
+        name: Name of the network and of its run.
+        times: Minimum reduction of the multiply-accumulates.
+        steps: Optimizer steps of the fine-tuning.
+        outcome: Problem, if any. Empty on success.
     """
 
     name: str
     times: float
     steps: int
-    became: str
+    outcome: str
 
 
 class CompressionLoop:
-    """Tries what the settings allow.
+    """Builds all artifacts that the settings allow.
 
     Args:
-        original: what is compressed.
-        settings: of the compression.
-        folder: of it.
-        builder: makes the artifacts.
-        budget: what may be lost.
+        original: Model to compress.
+        settings: Settings of the compression.
+        folder: Folder of the compression.
+        builder: Builds the artifacts.
+        budget: Allowed degradation.
 
     Attributes:
-        artifacts: the original first.
-        steps: the fine-tunings.
-        skipped_messages: what was not done, and why.
+        artifacts: Artifacts, the original first.
+        steps: Fine-tuning runs.
+        skipped_messages: What was skipped, and why.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class CompressionLoop:
         self.skipped_messages: list[str] = []
 
     def run(self) -> None:
-        """Makes all artifacts.
+        """Builds all artifacts.
 
         Raises:
-            RunError: if a fine-tuning did not finish, or nothing of this network can be made an artifact.
+            RunError: If a fine-tuning run failed, or the network cannot be exported.
         """
         original = self._builder.original_candidate
         if self._settings.methods is not None and self._settings.allows("distill") and not self._supports_distillation:
             loss_name = loss_properties(self._original.task.loss).name
-            self.skipped_messages.append(f"distill: {loss_name} takes no teacher's word for a target")
+            self.skipped_messages.append(f"distill: {loss_name} does not support the outputs of a teacher as targets")
         self._build_artifacts(original)
         smallest_candidate = original
         if self._settings.allows("prune"):
@@ -107,11 +107,11 @@ class CompressionLoop:
                 self._compress_progressively("factor", smallest_candidate)
 
     def _compress_progressively(self, method: str, base: Candidate) -> Candidate:
-        """Goes on from a network, and gives the smallest that kept to the budget."""
+        """Compresses a network in steps and returns the smallest result within the budget."""
         accepted_candidates = {1.0: base}
 
         def try_ratio(ratio: float) -> bool:
-            # factors of a layer that was factored mean nothing
+            # a factored layer cannot be factored again
             previous = (
                 accepted_candidates[
                     max(accepted_ratio for accepted_ratio in accepted_candidates if accepted_ratio < ratio)
@@ -123,8 +123,8 @@ class CompressionLoop:
             if candidate is None:
                 return False
             artifacts = self._build_artifacts(candidate)
-            if not self._budget.allows(artifacts[0].lost):
-                self.steps[-1] = dataclasses.replace(self.steps[-1], became="too much lost")
+            if not self._budget.allows(artifacts[0].degradation):
+                self.steps[-1] = dataclasses.replace(self.steps[-1], outcome="degradation too large")
                 return False
             accepted_candidates[ratio] = candidate
             target = self._settings.target
@@ -134,7 +134,7 @@ class CompressionLoop:
         return accepted_candidates[max(accepted_candidates)]
 
     def _build_candidate(self, method: str, previous: Candidate, base: Candidate, ratio: float) -> Candidate | None:
-        """A network so many times smaller than the first, from one that was good; None where there is none."""
+        """Builds a network that is ``ratio`` times smaller than the base. Returns None if that is not possible."""
         label = {"prune": "pruned", "factor": "factored"}[method]
         name = f"{label}-{ratio:g}x" if base.name == ORIGINAL else f"{base.name}-{label}-{ratio:g}x"
         start_checkpoint = self._folder.start_checkpoints_dir / f"{name}.ckpt"
@@ -166,7 +166,7 @@ class CompressionLoop:
         return Candidate(name, self._original.build_network(structure, weights), structure, description)
 
     def _prepare_structure(self, start_checkpoint: Path, method: str, previous: Candidate, max_macs: int) -> Structure:
-        """Makes a network smaller and keeps it, unless that has been done; how it is built."""
+        """Shrinks a network and saves it, unless it exists. Returns its structure."""
         if not start_checkpoint.exists():
             network, structure = self._shrink(method, previous, max_macs)
             with atomic_write(start_checkpoint) as file:
@@ -174,12 +174,12 @@ class CompressionLoop:
         return Structure(**read_checkpoint(start_checkpoint)["structure"])
 
     def _add_skipped(self, sentence: str) -> None:
-        """Once for each network: smaller still is no news."""
+        """Adds a message, unless the network has one already for a smaller ratio."""
         if not any(message.partition("-")[0] == sentence.partition("-")[0] for message in self.skipped_messages):
             self.skipped_messages.append(sentence)
 
     def _fine_tune(self, fine_tuning: FineTuning, ratio: float) -> Mapping[str, torch.Tensor] | None:
-        """The weights that a fine-tuning came to; None where it diverged."""
+        """Returns the weights after fine-tuning, or None if it diverged."""
         log, outcome = self._folder.logs_dir / f"{fine_tuning.name}.log", ""
         try:
             checkpoint = run_fine_tuning(fine_tuning, self._original, self._folder.configs_dir, log)
@@ -203,7 +203,7 @@ class CompressionLoop:
         return network, Structure(previous.structure.shapes, ranks)
 
     def _build_artifacts(self, candidate: Candidate) -> list[Artifact]:
-        """The artifacts of a network, that in float32 first."""
+        """Builds the artifacts of a network, the one in float32 first."""
         artifacts = [self._builder.build(candidate)]
         quantizations: list[Quantization] = ["int8"] if self._settings.allows("int8") else []
         is_transformer = self._settings.methods is not None or _has_layer_norm(candidate.network)

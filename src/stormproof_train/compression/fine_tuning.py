@@ -1,4 +1,4 @@
-"""A smaller network trained on: a run like any other, from a config that lies beside it."""
+"""Fine-tunes a compressed network as an ordinary run, with a config file of its own."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _HYDRA_CONFIG = {
     "defaults": ["_self_", {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}],
     "hydra": {"run": {"dir": "."}, "output_subdir": None},
 }
-"""As in the application's own config: Hydra writes nothing."""
+"""Disables Hydra's output files, as in the config of the application."""
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What is to be trained on.
+    """A fine-tuning run.
 
     Attributes:
-        name: of the run.
-        runs_dir: the folder of runs.
-        group: by which a logger joins them.
-        start_checkpoint: the weights it begins with.
-        structure: of the network.
-        steps: that it takes.
-        uses_teacher: whether the original teaches, which takes a loss for which it can.
+        name: Name of the run.
+        runs_dir: Folder of runs.
+        group: Group of the run in the logger.
+        start_checkpoint: Checkpoint with the initial weights.
+        structure: Structure of the network.
+        steps: Optimizer steps.
+        uses_teacher: Whether the original is the teacher. The loss must support it.
     """
 
     name: str
@@ -51,11 +51,11 @@ class FineTuning:
 
 
 def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, Any]:
-    """The config of the run, plain values.
+    """Builds the config of the run as plain values.
 
     Args:
-        fine_tuning: what is to be trained on.
-        original: the network that it came from.
+        fine_tuning: Fine-tuning run.
+        original: Model that the network is derived from.
     """
     config = dict(original.config)
     network_config = config["model"]
@@ -65,7 +65,7 @@ def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, 
         "name": fine_tuning.name,
         "runs_dir": str(fine_tuning.runs_dir),
         "test": False,
-        "max_restarts_without_progress": None,  # a kill of the compression is none of its own
+        "max_restarts_without_progress": None,  # a killed compression does not count as a failure of this run
         "model": {
             "_target_": SMALLER_TARGET,
             "network": network_config,
@@ -94,19 +94,19 @@ def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, 
 
 
 def run_fine_tuning(fine_tuning: FineTuning, original: OriginalModel, configs_dir: Path, log: Path) -> Path:
-    """Trains on, where that has not been done, by the command that anyone could type.
+    """Executes a fine-tuning run, unless it has finished, as the command line would.
 
     Args:
-        fine_tuning: what is to be trained on.
-        original: the network that it came from.
-        configs_dir: the folder for its config.
-        log: what it prints.
+        fine_tuning: Fine-tuning run.
+        original: Model that the network is derived from.
+        configs_dir: Folder for its config.
+        log: File for its output.
 
     Returns:
-        The checkpoint that it came to.
+        The path of the final checkpoint.
 
     Raises:
-        RunError: what the run ended with, if it did not finish.
+        RunError: If the run did not finish.
     """
     run_folder = RunFolder(fine_tuning.runs_dir, fine_tuning.name)
     if run_folder.read_summary() is None:
@@ -130,18 +130,18 @@ def run_fine_tuning(fine_tuning: FineTuning, original: OriginalModel, configs_di
 
 
 def count_steps(original: OriginalModel, training: float) -> int:
-    """Of a fine-tuning.
+    """Returns the number of optimizer steps of a fine-tuning run.
 
     Args:
-        original: the run.
-        training: its length in lengths of the run.
+        original: Compressed run.
+        training: Length relative to the run.
     """
     return max(1, math.ceil(original.steps * training))
 
 
 def _wait_until_free(folder: Path) -> None:
-    """A run that outlived a killed compression goes on to its end."""
+    """Waits for a run that a killed compression has left running."""
     if Lease.is_active(folder):
-        print_line(f"{folder} is still training: waiting for it")
+        print_line(f"{folder} is still active: waiting until it ends")
     while Lease.is_active(folder):
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""A compression is a folder: what it holds, and whose compression it is."""
+"""Manages the folder of a compression and checks its definition."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ COMPRESSION_FILE = "compress.json"
 
 
 class CompressionFolder:
-    """``<folder>/<name>/``: compress.json, starts/, fine_tuning/, logs/, runs/, artifacts/; in the end the answer.
+    """The folder ``<folder>/<name>/`` of a compression.
+
+    It contains compress.json, starts/, fine_tuning/, logs/, runs/, artifacts/, and finally the results.
 
     Args:
-        settings: of the compression.
-        original: what is compressed.
+        settings: Settings of the compression.
+        original: Model to compress.
     """
 
     def __init__(self, settings: Settings, original: OriginalModel) -> None:
@@ -45,11 +47,11 @@ class CompressionFolder:
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
-        """Makes it, or makes sure that it is this compression's; nobody else works in it meanwhile.
+        """Creates the folder or checks that it belongs to this compression, and locks it.
 
         Raises:
-            UserError: if it is another's, or cannot be made.
-            FolderTakenError: if somebody works in it.
+            UserError: If it belongs to another compression, or cannot be created.
+            FolderTakenError: If another process uses it.
         """
         try:
             for folder in (
@@ -65,7 +67,7 @@ class CompressionFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"folder={self.path.parent}: no folder can be made there: {describe_path_error(self.path, error)}"
+                f"folder={self.path.parent}: a folder cannot be created there: {describe_path_error(self.path, error)}"
             ) from error
         lease = Lease(self.path)
         try:
@@ -89,22 +91,22 @@ class CompressionFolder:
             )
             if stored_definition != definition:
                 raise UserError(
-                    f"the artifacts in {self.path} are others: "
+                    f"{self.path} contains artifacts of another compression: "
                     f"{'; '.join(_format_differences(stored_definition, definition))}. "
-                    "Give these another name (name=…), or delete that folder"
+                    "Use another folder (name=…), or delete this one"
                 )
         with atomic_write(self.path / COMPRESSION_FILE) as file:
             file.write(f"{json.dumps(definition, indent=1)}\n".encode())
 
 
 def _fill_unset(settings: Mapping[str, Any], fallback: Mapping[str, Any]) -> dict[str, Any]:
-    """With those of others where they have had no part in anything yet."""
+    """Replaces settings that have not been used yet by those of the other definition."""
     return {key: fallback.get(key) if value is None else value for key, value in settings.items()}
 
 
 def _format_differences(old_definition: Mapping[str, Any], new_definition: Mapping[str, Any]) -> list[str]:
     if old_definition["checkpoint"] != new_definition["checkpoint"]:
-        return ["they were made of other weights"]
+        return ["the weights differ"]
     old, new = (
         dict(flatten({**definition.pop("runs"), **definition.pop("compress")}))
         for definition in (dict(old_definition), dict(new_definition))

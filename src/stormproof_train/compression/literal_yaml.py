@@ -1,4 +1,4 @@
-"""A config as a file that Hydra takes for what it says, and nothing else."""
+"""Writes configs that Hydra reads back literally."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import yaml
 
 
 def dump_literal_yaml(config: Mapping[str, Any]) -> str:
-    r"""Writes plain values so that none is taken for an interpolation, and no text for a number.
+    r"""Dumps plain values as YAML without interpolation, and with all text quoted.
 
     Args:
-        config: plain values.
+        config: Plain values.
 
     Example:
         >>> print(dump_literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")
@@ -25,7 +25,7 @@ def dump_literal_yaml(config: Mapping[str, Any]) -> str:
 
 
 class _QuotingDumper(yaml.SafeDumper):
-    """Quotes all text: of ``1e3`` without quotes one reader makes a number, another does not."""
+    """Quotes all text, because YAML parsers disagree on whether ``1e3`` is a number."""
 
 
 _QuotingDumper.add_representer(

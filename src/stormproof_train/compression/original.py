@@ -1,4 +1,4 @@
-"""The run that is compressed: its network with its weights, and what smaller ones are built and trained by."""
+"""Loads the run to compress, with all that is needed to build and train smaller networks."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _DEFAULT_INITIALIZATION = {"_target_": "stormproof_train.initialization.torch_de
 
 @dataclass(frozen=True)
 class OriginalModel:
-    """A trained network, and all that is known of it.
+    """A trained model.
 
     Attributes:
-        trained_weights: where its weights are.
-        config: of a run that trains on as it was trained, plain values.
-        plan: the same, read.
-        data: its data module.
-        spec: of the data.
-        task: with its weights, in evaluation mode.
-        steps: that it was trained for.
-        reads_test_split: whether its run reads the test split.
-        secret_overrides: words of the command line that are written nowhere.
+        trained_weights: Location of its weights.
+        config: Config of a run that continues its training, as plain values.
+        plan: Plan of that config.
+        data: Data module.
+        spec: Specification of the data.
+        task: Task with the weights, in evaluation mode.
+        steps: Optimizer steps of the run.
+        reads_test_split: Whether the run reads the test split.
+        secret_overrides: Overrides that must not be written to files.
     """
 
     trained_weights: TrainedWeights
@@ -60,16 +60,16 @@ class OriginalModel:
 
     @property
     def headline(self) -> Headline:
-        """The metric that ranks networks of its task."""
+        """Headline metric of the task."""
         return HEADLINE[self.spec.task]
 
     @property
     def num_outputs(self) -> int:
-        """Of its network."""
+        """Number of outputs of the network."""
         return self.spec.num_outputs * loss_properties(self.task.loss).outputs_per_target
 
     def build_network(self, structure: Structure, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-        """A network of that structure with these weights, in evaluation mode."""
+        """Builds a network with the given structure and weights, in evaluation mode."""
         network = self.plan.model.build(
             input_shape=self.spec.input_shape,
             num_outputs=self.num_outputs,
@@ -82,15 +82,15 @@ class OriginalModel:
 
 
 def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> OriginalModel:
-    """Finds a run, and builds what it has trained.
+    """Loads a trained run.
 
     Args:
-        path: of the run's folder, or one of its checkpoints.
-        conf: the folder of the application's configs.
-        overrides: overrides of how a fine-tuning run is trained.
+        path: Folder of the run, or one of its checkpoints.
+        conf: Folder of the application's configs.
+        overrides: Overrides of the fine-tuning runs.
 
     Raises:
-        UserError: if there is none, or its data have changed.
+        UserError: If there is no run, it is still active, or its data have changed.
     """
     trained_weights = resolve_weights(path)
     config = compose_training_config(trained_weights.run, conf, overrides)
@@ -99,11 +99,9 @@ def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> OriginalM
     data = plan.data.build(seed=plan.seed)
     folder = RunFolder(trained_weights.run.parent, trained_weights.run.name)
     if Lease.is_active(folder.path):
-        raise UserError(f"{folder.path} is still training: wait for its end, or stop it")
+        raise UserError(f"{folder.path} is still active: wait until it ends, or stop it")
     if folder.read_summary() is None:
-        print_line(
-            f"warning: the run {folder.path} has not finished; what is compressed is {trained_weights.checkpoint.name}"
-        )
+        print_line(f"warning: the run {folder.path} has not finished; compressing {trained_weights.checkpoint.name}")
     _check_same_data(folder, plan, get_fingerprint(data))
     check_files_unchanged(folder.path, data)
     _warn_missing_callbacks(folder, plan)
@@ -129,15 +127,15 @@ def load_original(path: Path, conf: Path, overrides: Sequence[str]) -> OriginalM
 
 
 def _check_same_data(folder: RunFolder, plan: Plan, fingerprint: str | None) -> None:
-    """They may lie elsewhere, and be the same."""
+    """Checks that the data are unchanged, even if they are in another place."""
     old_settings, new_settings = folder.read_settings(), redact_settings(plan.settings(None, fingerprint))
     data_differences = [
         difference for difference in list_differences(old_settings, new_settings) if difference.startswith("data.")
     ]
     if data_differences:
         raise UserError(
-            f"the data are not those that {folder.path} was trained on ({'; '.join(data_differences)}): put the old "
-            f"ones back"
+            f"the data differ from those that {folder.path} was trained on ({'; '.join(data_differences)}): restore "
+            "the original data"
         )
 
 
@@ -146,6 +144,6 @@ def _warn_missing_callbacks(folder: RunFolder, plan: Plan) -> None:
     missing_paths = sorted(set(callback_paths) - {target.path for target in plan.callbacks.values()})
     if missing_paths:
         print_line(
-            f"fine-tuning is without {', '.join(missing_paths)} of the run: callbacks=… gives it others than the "
-            f"default ones"
+            f"warning: fine-tuning runs without {', '.join(missing_paths)}, which the run used: set callbacks=… to add "
+            "callbacks"
         )

@@ -1,4 +1,4 @@
-"""The network of an artifact, in PyTorch again."""
+"""Rebuilds the network of an artifact in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _INJECTED_ARGUMENTS = ("input_shape", "num_outputs", "num_classes")
 
 
 def load_network(path: str | Path, allowed: Collection[str] = ()) -> nn.Module:
-    """Builds the network of a ``model.ckpt`` of a compression, with its weights, in evaluation mode.
+    """Builds the network of a compression's ``model.ckpt`` with its weights, in evaluation mode.
 
     Args:
-        path: of the file. It is data: what it names is built only if this application's own configs name it.
-        allowed: import paths of models and activations of your own that it may name.
+        path: Path of the file. It is not executed: only targets of the shipped configs are built.
+        allowed: Import paths of further models and activations that it may use.
 
     Raises:
-        UserError: if there is none, it is of something else, or it names what is not allowed.
+        UserError: If the file is missing, has another format, or uses a target that is not allowed.
     """
     checkpoint = read_checkpoint(Path(path))
     network_config: Any = checkpoint.get("network")
     if not isinstance(network_config, Mapping):
-        raise UserError(f"{path} is no model.ckpt of a compression: it does not say what network its weights are of")
+        raise UserError(f"{path} is not a model.ckpt of a compression: it does not describe its network")
     own_targets = shipped_targets(conf_dir())
     for group in ("model", "activation"):
         check_targets(

@@ -1,4 +1,4 @@
-"""The numbers of a compression, as ``answer.json`` contains them."""
+"""Defines the content of ``answer.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stormproof_train.evaluation.records import McNemarRecord
 class BudgetRecord(TypedDict):
     """A :class:`stormproof_train.compression.budget.Budget`."""
 
-    told: str
+    requested: str
     allowed: float
 
 
@@ -43,7 +43,7 @@ class Provenance(TypedDict):
 
 
 class SampleCounts(TypedDict):
-    """Number of samples of each split. ``test`` is None if the split was not read."""
+    """Number of samples of each split. ``test`` has no number (None) if the split was not used."""
 
     validation: int
     test: int | None
@@ -54,7 +54,7 @@ class ClassDegradation(TypedDict):
     """Decrease in the recall of a class on validation, compared with the original."""
 
     name: str
-    lost: float
+    degradation: float
 
 
 class ArtifactNumbers(TypedDict):
@@ -64,11 +64,11 @@ class ArtifactNumbers(TypedDict):
 
     Attributes:
         within: Whether the degradation is within the budget.
-        test: Headline metric on the test split. None if it was not read.
-        test_lost: Degradation on the test split. None if it was not read.
-        mcnemar: The original against the artifact on the test split. None if it was not read.
-        lost_by_class: Decrease in the recall of each class on validation. Empty for regression.
-        beaten_by: Name of an artifact that dominates this one. None if there is none.
+        test: Headline metric on the test split. None if it was not used.
+        test_degradation: Degradation on the test split. None if it was not used.
+        mcnemar: The original against the artifact on the test split. None if it was not used.
+        degradation_by_class: Decrease in the recall of each class on validation. Empty for regression.
+        dominated_by: Name of an artifact that dominates this one, or None.
         remarks: Drawbacks, in words.
         folder: Path, relative to the folder of the compression.
     """
@@ -81,7 +81,7 @@ class ArtifactNumbers(TypedDict):
     macs: int
     bytes: int
     validation: IntervalRecord
-    lost: IntervalRecord
+    degradation: IntervalRecord
     calibration_error: float | None
     difference: float
     latency: dict[str, dict[str, float]]
@@ -91,10 +91,10 @@ class ArtifactNumbers(TypedDict):
     digests: dict[str, str]
     within: bool
     test: IntervalRecord | None
-    test_lost: IntervalRecord | None
+    test_degradation: IntervalRecord | None
     mcnemar: McNemarRecord | None
-    lost_by_class: list[ClassDegradation]
-    beaten_by: str | None
+    degradation_by_class: list[ClassDegradation]
+    dominated_by: str | None
     remarks: list[str]
     folder: str
 
@@ -106,7 +106,7 @@ class FineTuningRecord(TypedDict):
         name: Name of the network and of the run.
         times: Minimum reduction of the multiply-accumulates.
         steps: Optimizer steps.
-        became: Drawbacks, in words. Empty if there are none.
+        outcome: Problem, if any. Empty on success.
         run: Path of the run folder.
         seconds: Duration. None if the run has not finished.
     """
@@ -114,7 +114,7 @@ class FineTuningRecord(TypedDict):
     name: str
     times: float
     steps: int
-    became: str
+    outcome: str
     run: str
     seconds: float | None
 
@@ -129,16 +129,16 @@ class CompressionNumbers(TypedDict):
         task: Task of the data.
         headline: Name of the headline metric.
         higher_is_better: Whether a higher headline metric is better.
-        budget: None if there is no budget.
+        budget: None if unlimited.
         target: Minimum gain by ``speedup``, ``size`` and ``macs``.
         minimize: ``latency``, ``size`` or ``macs``.
         machine: Machine of the measurements.
         made_with: Components and package versions that produced the network.
         samples: Number of samples of each split.
         artifacts: Artifacts, the original first.
-        best: Name of the recommended artifact. None if there is none.
-        why_none: Why no artifact is recommended. None if there is one.
-        skipped: What could not be done, in sentences.
+        best: Name of the recommended artifact, or None.
+        why_none: Why no artifact is recommended. None if one is.
+        skipped: Skipped methods and subsampled splits, in sentences.
         fine_tuning: Fine-tuning runs.
     """
 

@@ -1,4 +1,4 @@
-"""What a compression has come to: numbers, page, cards, and the best artifact on top."""
+"""Writes the results of a compression: numbers, page, model cards and a copy of the recommended artifact."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.run.folder import RunFolder
 
-_IMPROVEMENTS = {"latency": "faster for sure", "size": "smaller", "macs": "less to compute"}
+_IMPROVEMENTS = {"latency": "significantly faster", "size": "smaller", "macs": "cheaper to compute"}
 NUMBERS_FILE, PAGE_FILE, CARD_FILE = "answer.json", "report.html", "README.md"
 
 
 class CompressionResult:
-    """Says it, and writes it down.
+    """Collects and writes the results.
 
     Args:
-        original: what was compressed.
-        settings: of the compression.
-        folder: of it.
-        builder: that made the artifacts.
-        budget: what could be lost.
-        loop: which has worked.
+        original: Compressed model.
+        settings: Settings of the compression.
+        folder: Folder of the compression.
+        builder: Builder of the artifacts.
+        budget: Allowed degradation.
+        loop: Loop that has finished.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CompressionResult:
         self._builder, self._budget, self._loop = builder, budget, loop
 
     def write(self) -> CompressionNumbers:
-        """Reads the test split, for the original and what keeps to the budget, and writes what is known then."""
+        """Tests the original and the artifacts within the budget, then writes all results."""
         artifacts = self._loop.artifacts
         best_artifact = select_best(artifacts, self._budget, self._settings.target, self._settings.minimize)
         if self._reads_test:
@@ -81,14 +81,14 @@ class CompressionResult:
         return numbers
 
     def _write_if_changed(self, name: str | Path, content: bytes | str) -> None:
-        """Whole or not at all, and not where it is there already: somebody may be using it."""
+        """Writes a file atomically, unless it has this content already, because other processes may be reading it."""
         path, data = self._folder.path / name, content.encode() if isinstance(content, str) else content
         if not path.exists() or path.read_bytes() != data:
             with atomic_write(path) as file:
                 file.write(data)
 
     def _is_within_budget(self, artifact: Artifact) -> bool:
-        return artifact.name == ORIGINAL or self._budget.allows(artifact.lost)
+        return artifact.name == ORIGINAL or self._budget.allows(artifact.degradation)
 
     def _collect_numbers(self, best_artifact: Artifact | None) -> CompressionNumbers:
         original, settings, builder = self._original, self._settings, self._builder
@@ -99,11 +99,15 @@ class CompressionResult:
             "checkpoint": str(original.trained_weights.checkpoint), "task": original.spec.task,
             "headline": headline.name,
             "higher_is_better": headline.higher_is_better,
-            "budget": {"told": self._budget.told, "allowed": self._budget.allowed} if self._budget.told else None,
+            "budget": {"requested": self._budget.requested, "allowed": self._budget.allowed}
+            if self._budget.requested
+            else None,
             "target": settings.target,
             "minimize": settings.minimize,
-            "machine": {"processor": _processor_name(), "threads": settings.threads,
-            "int8": describe_int8_support(cpu_has_vnni())},
+            "machine": {
+                "processor": _processor_name(), "threads": settings.threads,
+                "int8": describe_int8_support(cpu_has_vnni()),
+            },
             "made_with": {
                 "network": {key: str(original.config[key]["_target_"]) for key in ("model", "activation", "data")},
                 "versions": {name: version(name) for name in ("stormproof", "torch", "onnxruntime", "torch-pruning")},
@@ -119,7 +123,7 @@ class CompressionResult:
             "skipped": [*self._loop.skipped_messages, *self._describe_subsampling()],
             "fine_tuning": [
                 {
-                    "name": step.name, "times": step.times, "steps": step.steps, "became": step.became,
+                    "name": step.name, "times": step.times, "steps": step.steps, "outcome": step.outcome,
                     "run": str(self._folder.runs_dir / step.name), "seconds": self._run_seconds(step.name),
                 }
                 for step in self._loop.steps
@@ -131,10 +135,11 @@ class CompressionResult:
         values = asdict(artifact)
         entry = cast("ArtifactNumbers", {
             "validation": values.pop("value"), **values, "within": self._is_within_budget(artifact),
-            "test": None, "test_lost": None, "mcnemar": None,
-            "lost_by_class": self._degradation_by_class(artifact),
-            "beaten_by": find_dominating(artifact,
-            [candidate for candidate in tested_artifacts if candidate is not artifact]),
+            "test": None, "test_degradation": None, "mcnemar": None,
+            "degradation_by_class": self._degradation_by_class(artifact),
+            "dominated_by": find_dominating(
+                artifact, [candidate for candidate in tested_artifacts if candidate is not artifact]
+            ),
             "remarks": list_remarks(artifact, original_artifact),
             "folder": str(self._builder.artifact_dir(artifact.name).relative_to(self._folder.path)),
         })  # fmt: skip
@@ -148,13 +153,13 @@ class CompressionResult:
             entry["test"] = evaluation["headline"][self._original.headline.name]
             entry["calibration_error"] = evaluation.get("calibration_error")
         if artifact.name != ORIGINAL:
-            entry["test_lost"] = estimate_degradation(original_predictions, predictions).as_dict()
+            entry["test_degradation"] = estimate_degradation(original_predictions, predictions).as_dict()
             if predictions.is_classification:
                 entry["mcnemar"] = mcnemar(original_predictions, predictions).as_dict()
         return entry
 
     def _degradation_by_class(self, artifact: Artifact) -> list[ClassDegradation]:
-        """By how much the recall of each class that came is worse than the original's, on validation."""
+        """Returns the decrease in recall of each class that occurs in validation, compared with the original."""
         original_predictions, predictions = (self._builder.load_predictions(name) for name in (ORIGINAL, artifact.name))
         if not predictions.is_classification:
             return []
@@ -165,25 +170,25 @@ class CompressionResult:
         return [
             {
                 "name": class_names[class_index],
-                "lost": float(correct_difference[predictions.target == class_index].mean()),
+                "degradation": float(correct_difference[predictions.target == class_index].mean()),
             }
             for class_index in np.unique(predictions.target).tolist()
         ]
 
     def _explain_no_recommendation(self) -> str:
         if not self._loop.artifacts[1:]:
-            return f"nothing could be made of it: {'; '.join(self._loop.skipped_messages)}"
+            return f"no artifact could be built: {'; '.join(self._loop.skipped_messages)}"
         artifacts_within_budget = [
             artifact for artifact in self._loop.artifacts[1:] if self._is_within_budget(artifact)
         ]
         if not artifacts_within_budget:
-            return f"no artifact keeps to budget={self._budget.told}: allow more, or train longer (training=1)"
+            return f"no artifact is within budget={self._budget.requested}: raise it, or train longer (training=1)"
         if self._settings.target:
             targets_text = ", ".join(f"target.{name}={factor:g}" for name, factor in self._settings.target.items())
-            return f"no artifact within what may be lost reaches {targets_text}: want less, or allow more"
+            return f"no artifact within the budget reaches {targets_text}: lower the target, or raise the budget"
         smallest_artifact = select_best(self._loop.artifacts, self._budget, self._settings.target, "size")
         hint = f"; the smallest file would be {smallest_artifact.name}" if smallest_artifact else ""
-        return f"no artifact that keeps to budget={self._budget.told} is {_IMPROVEMENTS[self._settings.minimize]}{hint}"
+        return f"no artifact within budget={self._budget.requested} is {_IMPROVEMENTS[self._settings.minimize]}{hint}"
 
     @property
     def _reads_test(self) -> bool:
@@ -194,7 +199,7 @@ class CompressionResult:
         if self._reads_test:
             splits["test"] = self._builder.test_samples
         return [
-            f"of {samples.available:,} {split} samples {len(samples):,} were looked at, evenly picked (samples=)"
+            f"{len(samples):,} of {samples.available:,} {split} samples were used, evenly spaced (samples=)"
             for split, samples in splits.items()
             if samples.available is not None and samples.available > len(samples)
         ]
@@ -205,7 +210,7 @@ class CompressionResult:
 
 
 def _processor_name() -> str:
-    """Its name, where the system tells it."""
+    """Returns the name of the processor, if the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines() if cpuinfo.exists() else []
     model_name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,4 +1,4 @@
-"""What artifacts are calibrated and compared on, as arrays."""
+"""Loads the samples on which artifacts are calibrated and compared."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Samples:
     """Samples of a split.
 
     Attributes:
-        inputs: as a network gets them, float32, (N, …).
-        target: the classes (N,), or the values (N, outputs) in their own unit.
-        checksums: a number by which each sample is known, (N,).
-        available: how many the split has; None where nobody says.
+        inputs: Inputs of the network, float32 (samples, ...).
+        target: Classes (samples,), or values (samples, outputs) in their own unit.
+        checksums: CRC-32 of each sample (samples,).
+        available: Number of samples of the split. None if unknown.
     """
 
     inputs: NDArray[Any]
@@ -38,17 +38,17 @@ class Samples:
 def load_samples(
     data: pl.LightningDataModule, split: Literal["train", "validation", "test"], num_outputs: int, max_samples: int
 ) -> Samples:
-    """Samples of a split, evenly picked where it has more than are wanted.
+    """Loads at most ``max_samples`` samples of a split, evenly spaced.
 
     Args:
-        data: the data module. Of training one of this application's own gives samples without augmentation, in order;
-            of another one it is what its loader gives first.
-        split: which.
-        num_outputs: of a regression; 0 for classes.
-        max_samples: how many at most.
+        data: Data module. The training samples of a :class:`SplitDataModule` are loaded in order and without
+            augmentation, those of another data module in the order of its loader.
+        split: Name of the split.
+        num_outputs: Number of outputs for regression. 0 for classification.
+        max_samples: Maximum number of samples.
 
     Raises:
-        UserError: if there is none.
+        UserError: If the split is empty.
     """
     data.prepare_data()
     data.setup("test" if split == "test" else "fit")
@@ -56,7 +56,7 @@ def load_samples(
     available = count_samples(loader)
     inputs, target = _collect_samples(loader, max_samples, None if split == "train" else available)
     if not len(inputs):
-        raise UserError(f"data: the {split} loader of {type(data).__name__} has no batch")
+        raise UserError(f"data: the {split} loader of {type(data).__name__} has no batches")
     if num_outputs:
         target = target.reshape(-1, num_outputs).float()
     elif target.is_floating_point():
@@ -78,7 +78,7 @@ def _build_loader(data: pl.LightningDataModule, split: str, max_samples: int) ->
 
 
 def _collect_samples(loader: Iterable[Any], max_samples: int, length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Evenly picked of so many samples, in which the classes may come one after the other; else the first ones."""
+    """Collects evenly spaced samples (classes may be sorted), or the first ones if the length is unknown."""
     picked_indices = (
         torch.linspace(0, length - 1, max_samples).long() if length is not None and length > max_samples else None
     )

@@ -1,4 +1,4 @@
-"""How far a network is made smaller: step by step, each begun where the last one ended."""
+"""Searches for the largest compression ratio."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable
 
 MAX_RATIO = 64.0
-"""Times smaller; further nobody has seen a network go and stay of use."""
+"""Maximum ratio. Networks that are compressed further are not known to remain useful."""
 
 
 def search_compression_ratio(try_ratio: Callable[[float], bool]) -> None:
-    """Tries 2, 4, 8, … times smaller until one does not go on, then once between that and the last that did.
+    """Tries ratios 2, 4, 8, … until one fails, then the geometric mean of it and the last success.
 
     Args:
-        try_ratio: makes a network so many times smaller than the original, and says whether a smaller one is to be
-            tried.
+        try_ratio: Compresses the original by the ratio, and returns True if a larger ratio should be tried.
 
     Example:
         >>> search_compression_ratio(lambda times: print(times) or times < 7)

@@ -1,4 +1,4 @@
-"""The settings of a compression, and their defaults."""
+"""Defines the settings of a compression and their defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stormproof_train.compression.schedule import MAX_RATIO
 from stormproof_train.compression.structure.cuts import BLOCK
 
 CostName = Literal["latency", "size", "macs"]
-"""What is to be small: seconds of one sample, bytes on disk, multiply-accumulates of one sample."""
+"""Costs to minimize: seconds per sample, bytes on disk, multiply-accumulates per sample."""
 Method = Literal["prune", "factor", "distill", "int8", "weights_int8"]
 TargetName = Literal["speedup", "size", "macs"]
 
@@ -19,29 +19,29 @@ BLOCK_KEY = "pruned in blocks of (minimize)"
 
 
 class Settings:
-    """What a compression is to come to, and how.
+    """Settings of a compression.
 
     Args:
-        run: the folder of a run, or one of its checkpoints.
-        budget: what may be lost on validation, the worse end of its 95% interval: ``1pp`` (percentage points of
-            accuracy), ``2%`` (of the original's value), or a number in the unit of the headline metric.
-        target: instead of a budget, or with one: ``speedup``, ``size`` or ``macs``, how many times faster, smaller on
-            disk, or fewer the best artifact is to be; nothing smaller is tried then.
-        minimize: by what the best artifact is chosen. Where it is latency, that is the one that lost least of those
-            that none is surely faster than, and pruned layers are left with whole blocks of 16 channels: 10 take as
-            long.
-        methods: of ``prune``, ``factor`` (low-rank dense layers), ``distill`` (the original teaches), ``int8`` (static)
-            and ``weights_int8``; None: all that can do something for this network.
-        training: the length of a fine-tuning, in lengths of the run, above 0.
-        threads: of the artifacts' processes, when they are timed, at least 1.
-        timing: seconds that an artifact is timed for, with each size of batch, seven times over.
-        samples: of validation, and of the test split, are looked at, at most.
-        test: whether the test split is read in the end; None: as the run itself did.
-        name: of the folder; None: the run's.
-        folder: of all compressions.
+        run: Folder of a run, or one of its checkpoints.
+        budget: Limit for the upper end of the 95% interval of the degradation on validation. Either ``1pp`` (percentage
+            points of accuracy), ``2%`` (of the original's value), or a number in the unit of the headline metric.
+        target: Minimum gain by ``speedup``, ``size`` (on disk) or ``macs``, instead of a budget or in addition. Larger
+            compression ratios are not tried.
+        minimize: Cost by which the best artifact is selected. For latency, it is the artifact with the smallest
+            degradation among those that no other is significantly faster than. Pruned layers then keep multiples of 16
+            channels, because 10 channels take as long as 16.
+        methods: Methods among ``prune``, ``factor`` (low-rank dense layers), ``distill`` (the original is the teacher),
+            ``int8`` (static) and ``weights_int8``. None uses all that suit this network.
+        training: Length of fine-tuning relative to the run. Must be positive.
+        threads: Threads of the artifacts' processes during timing. Must be at least 1.
+        timing: Seconds of each of seven timing rounds, per batch size. Must not be negative.
+        samples: Maximum number of samples of validation and test split. Must be at least 1.
+        test: Whether to use the test split at the end. None does what the run did.
+        name: Name of the folder. None uses the name of the run.
+        folder: Folder of all compressions.
 
     Raises:
-        ValueError: if one is out of its range, or neither a budget nor a target is given.
+        ValueError: If a setting is out of its range, or neither a budget nor a target is given.
     """
 
     def __init__(
@@ -64,38 +64,38 @@ class Settings:
         self.methods = methods
         self.training, self.threads, self.timing, self.samples = training, threads, timing, samples
         self.test, self.name, self.folder = test, name, folder
-        read_amount(budget)  # what it allows, the original's value decides later
+        read_amount(budget)  # checks the format, the limit itself depends on the original's value
         if budget is None and not self.target:
-            raise ValueError("say what may be lost (budget=1pp, 2% or a number), or what is wanted (target.speedup=2)")
+            raise ValueError("set a budget (budget=1pp, 2% or a number) or a target (target.speedup=2)")
         if self.methods is not None and not {"prune", "factor", "int8", "weights_int8"} & set(self.methods):
-            raise ValueError(f"methods={methods}: nothing gets smaller by them; there is {', '.join(get_args(Method))}")
+            raise ValueError(
+                f"methods={methods} must include prune, factor, int8 or weights_int8 to reduce a cost; available are "
+                f"{', '.join(get_args(Method))}"
+            )
         if not training > 0:
-            raise ValueError(f"training={training} should be above 0, in lengths of the run")
+            raise ValueError(f"training={training} must be positive, relative to the length of the run")
         if timing < 0:
-            raise ValueError(f"timing={timing} should be at least 0 seconds")
+            raise ValueError(f"timing={timing} must not be negative")
         for key, value in (("threads", threads), ("samples", samples)):
             if value < 1:
-                raise ValueError(f"{key}={value} should be a whole number from 1")
+                raise ValueError(f"{key}={value} must be an integer of at least 1")
         for key, factor in self.target.items():
             if not 1 < factor <= MAX_RATIO:
                 raise ValueError(
-                    f"target.{key}={factor} should be above 1, and at most {MAX_RATIO:g}: further nothing is tried"
+                    f"target.{key}={factor} must be above 1 and at most {MAX_RATIO:g}, the largest ratio that is tried"
                 )
 
     def allows(self, method: Method) -> bool:
-        """Whether a method may be used."""
+        """Returns True if a method may be used."""
         return self.methods is None or method in self.methods
 
     @property
     def block(self) -> int:
-        """Channels that are computed at once, of which a layer is left with whole blocks where time counts."""
+        """Number of channels that are computed together. Layers keep multiples of it if latency is minimized."""
         return BLOCK if self.minimize == "latency" else 1
 
     def result_settings(self) -> dict[str, object]:
-        """What makes other artifacts of the same names; how many there are, and which is the best, does not.
-
-        What has no part in any artifact is None.
-        """
+        """Returns the settings that affect the content of artifacts, with None for those that no method uses."""
         is_trained = self.allows("prune") or self.allows("factor")
         return {
             "distill": self.allows("distill") if is_trained else None,

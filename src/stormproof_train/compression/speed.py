@@ -1,4 +1,4 @@
-"""How many times faster, and how sure that is."""
+"""Estimates speedups with confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stormproof_train.evaluation.intervals import Interval
 
 
 def estimate_speedup(original_seconds: Sequence[float], artifact_seconds: Sequence[float]) -> Interval:
-    r"""The geometric mean of the ratios of paired times, with the 95% t interval of the mean of their logarithms.
+    r"""Returns the geometric mean of the ratios of paired times, with the 95% t interval of the mean logarithm.
 
     Args:
-        original_seconds: seconds, of each round; at least 2.
-        artifact_seconds: likewise, of what may be faster, in the same rounds.
+        original_seconds: Seconds of the original in each round. At least 2 rounds.
+        artifact_seconds: Seconds of the artifact in the same rounds.
 
     Example:
-        >>> found = estimate_speedup([2.0, 2.2, 1.9, 2.1], [1.0, 1.0, 1.0, 1.0])
-        >>> round(found.value, 2), round(found.low, 2), round(found.high, 2)
+        >>> speedup = estimate_speedup([2.0, 2.2, 1.9, 2.1], [1.0, 1.0, 1.0, 1.0])
+        >>> round(speedup.value, 2), round(speedup.low, 2), round(speedup.high, 2)
         (2.05, 1.85, 2.26)
     """
     logarithms = np.log(np.asarray(original_seconds) / np.asarray(artifact_seconds))

@@ -1,4 +1,4 @@
-"""What a compression says to a person when it has ended."""
+"""Prints the summary of a compression."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from stormproof_train.compression.report.quantities import format_count, format_
 from stormproof_train.compression.report.verdict import sentences
 from stormproof_train.console import format_value, print_line, print_table
 
-_SHOWN_MARKS = {"best", "beyond", "beaten"}
-"""The looks whose names a line has room for."""
+_SHOWN_MARKS = {"best", "over budget", "dominated"}
+"""Marks that are printed in the table."""
 _MEANINGS = {
-    "beyond": "the worse end of what it lost is beyond the budget",
-    "beaten": "on validation another is nowhere worse and somewhere better",
+    "over budget": "the upper end of the interval of its degradation exceeds the budget",
+    "dominated": "another artifact is nowhere worse and somewhere better on validation",
 }
 
 
 def print_summary(numbers: CompressionNumbers) -> None:
-    """Prints what a compression has come to: the table, and the sentences that head its page.
+    """Prints the table of artifacts and the sentences at the top of the report.
 
     Args:
         numbers: Content of ``answer.json``.
@@ -33,7 +33,7 @@ def print_summary(numbers: CompressionNumbers) -> None:
         *(f"faster\nfor {batch_size}" for batch_size in compression.batch_sizes[:1]), "",
     )  # fmt: skip
     rows = [_row(artifact, compression, is_tested=is_tested) for artifact in compression.artifacts]
-    print_table(f"{numbers['name']}: what came of compressing {numbers['run']}", head, rows)
+    print_table(f"{numbers['name']}: artifacts of {numbers['run']}", head, rows)
     marks = {row[-1] for row in rows}
     for mark, meaning in _MEANINGS.items():
         if mark in marks:
@@ -41,7 +41,7 @@ def print_summary(numbers: CompressionNumbers) -> None:
     for sentence in sentences(numbers, compression):
         print_line(sentence)
     for sentence in numbers["skipped"]:
-        print_line(f"not done: {sentence}")
+        print_line(f"note: {sentence}")
 
 
 def _row(artifact: ArtifactInfo, compression: CompressionInfo, *, is_tested: bool) -> list[str]:

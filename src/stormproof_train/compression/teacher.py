@@ -1,4 +1,4 @@
-"""Knowledge distillation: the targets of training, mixed with what a trained network says."""
+"""Implements knowledge distillation: mixes targets with the predictions of a trained network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from stormproof_train.task import SCALE_KEY
 
 
 def supports_distillation(loss: Loss, num_classes: int | None) -> bool:
-    """Whether what a network says can stand in the place of a target, where it was trained by this loss.
+    """Returns True if the predictions of a network trained with this loss can replace targets.
 
     Args:
-        loss: of classes, one whose outputs are logits of probabilities; of numbers, one that takes an output for each.
-        num_classes: of the data; None for regression.
+        loss: For classification, its outputs must be logits of a softmax. For regression, it must use one output per
+            target.
+        num_classes: Number of classes. None for regression.
     """
     properties = loss_properties(loss)
     return properties.softmax if num_classes else properties.outputs_per_target == 1
@@ -28,25 +29,25 @@ def supports_distillation(loss: Loss, num_classes: int | None) -> bool:
 
 @forwards_arguments("network")
 class Teacher:
-    r"""Mixes the targets of a batch with what a trained network says of it: an augmentation, the last of them.
+    r"""Mixes the targets of a batch with the predictions of a teacher. Must be the last augmentation.
 
     .. math:: (1 - \lambda)\, y + \lambda\, t(x)
 
-    with t the teacher's probabilities of the classes, or its values in the target's own unit. For cross-entropy that is
-    knowledge distillation at a temperature of 1, for a squared error its counterpart. The teacher sees the batch as the
-    student does, augmented, and in evaluation mode.
+    where t are the teacher's class probabilities, or its values in the unit of the target. With cross-entropy this is
+    knowledge distillation at a temperature of 1. The teacher is in evaluation mode and processes the same augmented
+    batch as the student.
 
     Args:
-        network: of the teacher, with any weights.
-        path: its checkpoint.
-        loss: of the run, which the teacher was trained by too.
-        num_classes: of the data; None for regression.
-        sha256: of the checkpoint's content; None: whatever it is.
+        network: Network of the teacher, with any weights.
+        path: Checkpoint of the teacher.
+        loss: Loss of the run, with which the teacher was trained too.
+        num_classes: Number of classes. None for regression.
+        sha256: Expected SHA-256 of the checkpoint. None accepts any content.
         share: :math:`\lambda`, in (0, 1].
 
     Raises:
-        ValueError: if ``share`` is out of its range.
-        UserError: if the loss cannot take what a network says for a target, or the checkpoint is of another network.
+        ValueError: If ``share`` is out of its range.
+        UserError: If the loss does not support distillation, or the checkpoint is of another network.
 
     References:
         Hinton, Vinyals & Dean, Distilling the knowledge in a neural network, 2015, section 2. Beyer et al., Knowledge
@@ -63,14 +64,16 @@ class Teacher:
         share: float = 0.5,
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(f"share is {share}; it must be above 0, and at most 1")
+            raise ValueError(f"`share` must be in (0, 1], got {share}")
         if not supports_distillation(loss, num_classes):
-            raise UserError(f"augmentation: {loss_properties(loss).name} takes no teacher's word for a target")
+            raise UserError(
+                f"augmentation: {loss_properties(loss).name} does not support the outputs of a teacher as targets"
+            )
         checkpoint = read_checkpoint(Path(path), sha256)
         try:
             network.load_state_dict(extract_network_weights(checkpoint))
         except RuntimeError as error:
-            raise UserError(f"augmentation: {path} is of another network than the teacher's") from error
+            raise UserError(f"augmentation: the weights in {path} do not fit the network of the teacher") from error
         self._network = network.eval().requires_grad_(requires_grad=False)
         self._predict = loss_properties(loss).prediction
         target_scale = checkpoint.get(SCALE_KEY, {"shift": 0.0, "scale": 1.0})
@@ -79,7 +82,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inputs as they are, and (N, classes) probabilities, or (N, outputs) values."""
+        """Returns the inputs unchanged, with targets as (batch, classes) probabilities or (batch, outputs) values."""
         weight = next(self._network.parameters())
         if weight.device != inputs.device:
             self._network.to(inputs.device)

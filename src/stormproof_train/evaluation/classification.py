@@ -1,4 +1,4 @@
-"""What predicted probabilities of classes are worth."""
+"""Computes classification metrics from predicted probabilities or scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ NUM_BINS = 15
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class against all others; ``precision`` is 0 where it was never predicted, ``recall`` where it never came.
+    """Metrics of one class against all others.
 
-    ``roc_auc`` and ``average_precision`` are None where it never came, or nothing else did.
+    Attributes:
+        samples: Number of samples of the class.
+        precision: 0 if the class was never predicted.
+        recall: 0 if the class has no samples.
+        f1: Harmonic mean of precision and recall.
+        roc_auc: Area under the ROC curve. None if all samples or no samples are of the class.
+        average_precision: Area under the precision-recall curve. None in the same cases.
     """
 
     samples: int
@@ -32,7 +38,15 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The samples whose most probable class has a probability in (low, high]."""
+    """Samples whose highest class probability is in (``low``, ``high``].
+
+    Attributes:
+        low: Lower end of the bin.
+        high: Upper end of the bin.
+        samples: Number of samples in the bin.
+        confidence: Mean of their highest class probability.
+        accuracy: Share of them that is classified correctly.
+    """
 
     low: float
     high: float
@@ -42,11 +56,11 @@ class ReliabilityBin:
 
 
 def headline(predictions: Predictions) -> dict[str, Statistic]:
-    r"""The numbers that stand for all, each as a function of the samples that it is of.
+    r"""Returns the headline metrics, each as a function of sample indices.
 
-    Accuracy, and F1, the mean over the classes that came or were predicted. Of probabilities also the Brier score
-    :math:`\frac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2`, from 0 to 2, and the negative log-likelihood
-    :math:`-\frac1n \sum_i \log p_{i y_i}`, in which no probability counts for less than the smallest of float32.
+    Accuracy, and F1 averaged over the classes that occur in the targets or predictions. For probabilities also the
+    Brier score :math:`\frac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2`, from 0 to 2, and the negative log-likelihood
+    :math:`-\frac1n \sum_i \log p_{i y_i}`. Probabilities are clamped to the smallest positive float32 in the latter.
 
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
@@ -76,9 +90,9 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
 
 
 def class_metrics(predictions: Predictions) -> list[ClassMetrics]:
-    """Each class against all others, by scikit-learn."""
+    """Returns the metrics of each class against all others."""
     target, num_classes = predictions.target, predictions.outputs.shape[1]
-    scores: Any = metrics.precision_recall_fscore_support(  # whose types are those of averages
+    scores: Any = metrics.precision_recall_fscore_support(  # its stubs declare the types of averages
         target,
         predictions.classes,
         labels=range(num_classes),
@@ -99,17 +113,13 @@ def class_metrics(predictions: Predictions) -> list[ClassMetrics]:
 
 
 def confusion_matrix(predictions: Predictions) -> list[list[int]]:
-    """How many samples of each class, a row, were taken for each class, a column."""
+    """Returns the number of samples by true class (rows) and predicted class (columns)."""
     classes = range(predictions.outputs.shape[1])
     return metrics.confusion_matrix(predictions.target, predictions.classes, labels=classes).tolist()
 
 
 def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
-    """How often those are right that are so sure, in 15 bins; empty ones are left out.
-
-    References:
-        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
-    """
+    """Returns the non-empty bins of the reliability diagram, out of 15 bins of equal width."""
     confidence = predictions.outputs.max(1).astype(np.float64)
     is_correct, bin_indices = predictions.classes == predictions.target, _bin_indices(confidence)
     return [
@@ -122,9 +132,9 @@ def reliability_bins(predictions: Predictions) -> list[ReliabilityBin]:
 
 
 def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
-    r"""The expected calibration error, :math:`\sum_b \frac{n_b}{n} |\text{accuracy}_b - \text{confidence}_b|`.
+    r"""Computes the expected calibration error, :math:`\sum_b \frac{n_b}{n} |\text{accuracy}_b - \text{confidence}_b|`.
 
-    It is never too small: chance alone makes bins differ. An interval by drawing samples again would not hold it.
+    It is biased upwards, because bins differ by chance too. A bootstrap interval would not contain the true value.
     """
     return sum(
         reliability_bin.samples * abs(reliability_bin.accuracy - reliability_bin.confidence) for reliability_bin in bins
@@ -136,7 +146,7 @@ def _bin_indices(confidence: NDArray[Any]) -> NDArray[Any]:
 
 
 def _count_values(numbers: NDArray[Any], num_values: int, weights: NDArray[Any] | None = None) -> NDArray[Any]:
-    """How often each number from 0 to ``num_values`` - 1 comes in each row of (…, n), or its weights: (…, kinds)."""
+    """Counts the values 0 to ``num_values - 1`` in each row of (..., n), or sums their weights: (..., values)."""
     rows = numbers.reshape(-1, numbers.shape[-1])
     offset_numbers = (rows + num_values * np.arange(len(rows))[:, None]).ravel()
     counts = np.bincount(offset_numbers, None if weights is None else weights.ravel(), minlength=num_values * len(rows))

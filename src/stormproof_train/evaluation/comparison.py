@@ -1,4 +1,4 @@
-"""Two runs on the same samples: is one better, or does it only seem so?"""
+"""Compares two runs on the same test samples."""
 
 from __future__ import annotations
 
@@ -17,30 +17,41 @@ from stormproof_train.evaluation.records import Comparison, McNemarRecord
 
 @dataclass(frozen=True)
 class McNemar:
-    """The samples that one of two classifiers alone has right, and how probable so uneven a split is by chance."""
+    """Discordant samples of two classifiers and the p-value of McNemar's exact test.
 
-    first_alone: int
-    second_alone: int
+    Attributes:
+        only_first_correct: Number of samples that only the first classifier predicts correctly.
+        only_second_correct: Number of samples that only the second classifier predicts correctly.
+        p_value: Probability of a split at least this uneven if both classifiers are equally good.
+    """
+
+    only_first_correct: int
+    only_second_correct: int
     p_value: float
 
     def as_dict(self) -> McNemarRecord:
         """Returns the fields as JSON-serializable values."""
-        return {"first_alone": self.first_alone, "second_alone": self.second_alone, "p_value": self.p_value}
+        return {
+            "only_first_correct": self.only_first_correct,
+            "only_second_correct": self.only_second_correct,
+            "p_value": self.p_value,
+        }
 
 
 def compare(first: Predictions, second: Predictions, names: Collection[str] | None = None) -> Comparison:
-    """What is to be said of two runs that were tested on the same samples, as plain values.
+    """Compares two runs that were tested on the same samples.
 
     Args:
-        first: of one run.
-        second: of the other.
-        names: of the headline numbers to compare; None for all.
+        first: Predictions of one run.
+        second: Predictions of the other run.
+        names: Headline metrics to compare. None compares all.
 
     Returns:
-        The differences of those headline numbers that both have. Their bootstrap draws each sample for both.
+        The differences of the headline metrics that both have. The bootstrap is paired: it draws the same samples for
+        both.
 
     Raises:
-        UserError: if they are not of the same samples.
+        UserError: If they were tested on different samples.
     """
     _check_same_samples(first, second)
     task_module = classification if first.is_classification else regression
@@ -59,7 +70,7 @@ def compare(first: Predictions, second: Predictions, names: Collection[str] | No
 
 
 def mcnemar(first: Predictions, second: Predictions) -> McNemar:
-    """McNemar's exact test of two classifiers on the same samples.
+    """Runs McNemar's exact test of two classifiers on the same samples.
 
     References:
         McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
@@ -73,7 +84,10 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
 
 
 def have_same_samples(first: Predictions, second: Predictions) -> bool:
-    """Whether they are, in the same order; targets alone do not tell, for two splits may have the same."""
+    """Returns True if both were tested on the same samples in the same order.
+
+    Equal targets are not sufficient, because two splits may have the same targets.
+    """
     if first.samples is None or second.samples is None or first.is_classification != second.is_classification:
         return False
     return np.array_equal(first.samples, second.samples) and np.array_equal(first.target, second.target)
@@ -81,9 +95,12 @@ def have_same_samples(first: Predictions, second: Predictions) -> bool:
 
 def _check_same_samples(first: Predictions, second: Predictions) -> None:
     if first.samples is None or second.samples is None:
-        raise UserError("of one of the two nobody wrote down which samples it was tested on: they cannot be compared")
+        raise UserError(
+            "the predictions of one run do not identify its test samples, so the two runs cannot be compared: evaluate "
+            "that run again"
+        )
     if not have_same_samples(first, second):
         raise UserError(
-            f"the two were tested on other samples ({len(first)} and {len(second)}): compare runs of the same data, "
-            "split by the same seed, scaled alike, in the same precision"
+            f"the two runs were tested on different samples ({len(first)} and {len(second)}): compare runs with the "
+            "same data, split seed, scaling and precision"
         )

@@ -1,4 +1,4 @@
-"""What classes cost each other at every threshold: ROC and precision-recall curves."""
+"""Computes ROC and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sklearn import metrics
 from stormproof_train.evaluation.predictions import Predictions
 
 MAX_POINTS = 200
-"""Of a curve, at most: what a page can show."""
+"""Maximum number of points of a curve, enough for a plot on a page."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One class against all others, from the strictest threshold or the laxest to the other end.
+    """A curve of one class against all others, from one end of the thresholds to the other.
 
     Attributes:
-        class_index: its number.
-        x: the false positive rate, or the recall.
-        y: the true positive rate, or the precision.
+        class_index: Index of the class.
+        x: False positive rate, or recall.
+        y: True positive rate, or precision.
     """
 
     class_index: int
@@ -31,14 +31,14 @@ class Curve:
 
 
 def roc_curves(predictions: Predictions) -> list[Curve]:
-    """True against false positives of each class that came, and not alone.
+    """Returns the ROC curve of each class for which there are positive and negative samples.
 
     Args:
-        predictions: of classes.
+        predictions: Predictions of a classifier.
 
     Example:
-        >>> said = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-        >>> roc_curves(Predictions("probabilities", said, np.array([0, 1, 1])))[0]
+        >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+        >>> roc_curves(Predictions("probabilities", probabilities, np.array([0, 1, 1])))[0]
         Curve(class_index=0, x=[0.0, 0.0, 1.0], y=[0.0, 1.0, 1.0])
     """
     return [
@@ -48,10 +48,10 @@ def roc_curves(predictions: Predictions) -> list[Curve]:
 
 
 def precision_recall_curves(predictions: Predictions) -> list[Curve]:
-    """Precision against recall of each class that came, and not alone.
+    """Returns the precision-recall curve of each class for which there are positive and negative samples.
 
     Args:
-        predictions: of classes.
+        predictions: Predictions of a classifier.
     """
     curves = []
     for class_index, is_class, score in _one_vs_rest(predictions):
@@ -70,7 +70,7 @@ def _one_vs_rest(predictions: Predictions) -> list[tuple[int, NDArray[Any], NDAr
 
 
 def _thin_points(x: NDArray[Any], y: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """Points that lie on the curve, its ends among them, as many of the way along it between any two of them."""
+    """Returns at most ``MAX_POINTS`` points of the curve, evenly spaced by arc length and including both ends."""
     if len(x) > MAX_POINTS:
         arc_lengths = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
         indices = np.unique(

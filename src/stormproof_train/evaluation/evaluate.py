@@ -1,4 +1,4 @@
-"""All that is computed from the predictions of one run."""
+"""Computes the complete evaluation of the predictions of one run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from stormproof_train.evaluation.records import Evaluation
 
 
 def evaluate(predictions: Predictions) -> Evaluation | None:
-    """The evaluation of a split, as plain values; None where a number is not finite, of which nothing can be said.
+    """Evaluates the predictions of a split.
 
     Args:
-        predictions: of all its samples.
+        predictions: Predictions of all samples of the split.
+
+    Returns:
+        JSON-serializable values, or None if an output or a target is not finite.
     """
     if not (np.isfinite(predictions.outputs).all() and np.isfinite(predictions.target).all()):
         return None
@@ -29,7 +32,7 @@ def evaluate(predictions: Predictions) -> Evaluation | None:
     if not predictions.is_classification:
         evaluation["residuals"] = [asdict(entry) for entry in regression.summarize_residuals(predictions)]
         return evaluation
-    if headline["accuracy"]["low"] is None:  # all right, or all wrong
+    if headline["accuracy"]["low"] is None:  # all or no predictions are correct
         num_correct = int((predictions.classes == predictions.target).sum())
         headline["accuracy"] = share_interval(num_correct, len(predictions)).as_dict()
     evaluation["classes"] = [asdict(entry) for entry in classification.class_metrics(predictions)]

@@ -1,4 +1,4 @@
-"""What a run keeps of its test: the predictions, and what they are worth."""
+"""Writes the predictions of a test and their evaluation to a folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def save_test_results(
     metadata: Mapping[str, Any] | None = None,
     data: pl.LightningDataModule | None = None,
 ) -> Evaluation | None:
-    """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
+    """Writes ``predictions.npz`` and ``evaluation.json``. Prints a warning if either is not possible.
 
     Args:
-        store: the pass over the split; rank 0's.
-        folder: of the run, or of one evaluation.
-        metadata: what was evaluated, where the folder does not say it.
-        data: Data module of the test split. If it is a table, the network is compared with baselines. None compares
-            with no baselines.
+        store: Predictions of the test split, gathered on rank 0.
+        folder: Folder of the run or of the evaluation.
+        metadata: Additional content of ``evaluation.json``. None adds nothing.
+        data: Data module of the test split. If it is a table, the network is compared with baselines. None skips the
+            comparison.
 
     Returns:
-        The evaluation, as :func:`evaluate` gives it; None where there is none.
+        The evaluation, or None if none was written.
     """
     try:
         predictions = store.predictions()
     except ValueError as error:
-        print_line(f"warning: no predictions are kept, and no intervals: {error}")
+        print_line(f"warning: predictions and intervals were not saved: {error}")
         return None
     predictions.save(folder / "predictions.npz")
     try:
@@ -46,11 +46,11 @@ def save_test_results(
         if evaluation is not None and data is not None:
             evaluation = add_baselines(evaluation, predictions, data)
         content = None if evaluation is None else json.dumps({**(metadata or {}), **evaluation}, allow_nan=False)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
+    except Exception as error:  # noqa: BLE001 (an error here must not end a run that has finished)
         print_line(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
         return None
     if evaluation is None or content is None:
-        print_line("warning: the predictions or the targets are not all finite: no evaluation")
+        print_line("warning: some predictions or targets are not finite, so no evaluation was written")
         return None
     with atomic_write(folder / "evaluation.json") as file:
         file.write(f"{content}\n".encode())
@@ -58,7 +58,7 @@ def save_test_results(
 
 
 def extract_intervals(evaluation: Evaluation) -> dict[str, list[float]]:
-    """The ends of the 95% intervals of those headline numbers that have one, by name."""
+    """Returns the ends of the 95% intervals by metric, for the headline metrics that have an interval."""
     return {
         name: [metric["low"], metric["high"]]
         for name, metric in evaluation["headline"].items()
@@ -67,7 +67,7 @@ def extract_intervals(evaluation: Evaluation) -> dict[str, list[float]]:
 
 
 def extract_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Returns the metrics of the linear model, by its name, and of the ``constant``; empty if there are none."""
+    """Returns the metrics of the linear model, by its name, and of the ``constant``. Empty without baselines."""
     baseline_metrics = evaluation.get("baselines")
     if baseline_metrics is None:
         return {}

@@ -1,4 +1,4 @@
-"""Confidence intervals of what is computed from predictions: by drawing the samples again."""
+"""Computes confidence intervals of statistics of predictions by bootstrap."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scipy import stats
 
 NUM_RESAMPLES = 2000
 MAX_BCA_SAMPLES = 10_000
-"""Samples up to which an interval is bias-corrected and accelerated: that work grows with their square."""
+"""Maximum number of samples for a BCa interval, whose cost grows with the square of the number of samples."""
 MAX_BATCH_ENTRIES = 4_000_000
-"""Entries of a table of drawn samples that is held in memory."""
+"""Maximum number of entries of a table of resampled indices in memory."""
 
 Statistic = Callable[[NDArray[Any]], NDArray[Any]]
-"""Of tables of sample numbers (…, n), a value for each of the rows (…). The order in a row is of no matter."""
+"""Maps sample indices (..., n) to one value per row (...). The order within a row must not matter."""
 
 
 class IntervalRecord(TypedDict):
@@ -31,7 +31,13 @@ class IntervalRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% confidence interval; its ends are None where the samples do not tell them."""
+    """A value with its 95% confidence interval.
+
+    Attributes:
+        value: Value over all samples.
+        low: Lower end. None if the samples do not determine it.
+        high: Upper end. None if the samples do not determine it.
+    """
 
     value: float
     low: float | None
@@ -43,16 +49,18 @@ class Interval:
 
 
 def bootstrap_interval(statistic: Statistic, num_samples: int, seed: int = 0) -> Interval:
-    """The value of a statistic over all samples, and its bootstrap interval: BCa's; of over 10,000, the percentiles'.
+    """Computes a statistic over all samples and its 95% bootstrap interval.
+
+    The interval is bias-corrected and accelerated (BCa) for up to 10,000 samples, a percentile interval for more.
 
     Args:
-        statistic: of sample numbers.
-        num_samples: how many there are, at least 1.
-        seed: of what is drawn.
+        statistic: Statistic of sample indices.
+        num_samples: Number of samples. Must be at least 1.
+        seed: Seed of the resampling.
 
     Example:
-        >>> right = np.array([True] * 90 + [False] * 10)
-        >>> bootstrap_interval(lambda drawn: right[drawn].mean(-1), 100)
+        >>> correct = np.array([True] * 90 + [False] * 10)
+        >>> bootstrap_interval(lambda indices: correct[indices].mean(-1), 100)
         Interval(value=0.9, low=0.83, high=0.95)
 
     References:
@@ -62,7 +70,7 @@ def bootstrap_interval(statistic: Statistic, num_samples: int, seed: int = 0) ->
     value = float(statistic(indices))
     if num_samples < 2:
         return Interval(value, None, None)
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # what is degenerate has no ends
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # a degenerate distribution has no interval
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         confidence_interval = stats.bootstrap(
             (indices,),
@@ -78,7 +86,11 @@ def bootstrap_interval(statistic: Statistic, num_samples: int, seed: int = 0) ->
 
 
 def share_interval(num_correct: int, num_samples: int) -> Interval:
-    """A share with the interval of Clopper and Pearson, which has ends where all samples are alike, too.
+    """Returns a share with its Clopper-Pearson interval, which also exists if all samples are equal.
+
+    Args:
+        num_correct: Number of correct samples.
+        num_samples: Number of samples. Must be at least 1.
 
     Example:
         >>> round(share_interval(10, 10).low, 3)

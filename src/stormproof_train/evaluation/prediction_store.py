@@ -1,4 +1,4 @@
-"""The predictions of a pass over the test split, which the ranks share."""
+"""Collects the predictions of a pass over the test split from all ranks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class PredictionStore:
-    """Collects what a network is given, says and should say, batch by batch on the host, and joins that of all ranks.
+    """Collects outputs, targets and sample hashes per batch on the host, and gathers them from all ranks.
 
     Args:
-        kind: of the outputs.
+        kind: Kind of the outputs.
     """
 
     def __init__(self, kind: OutputKind) -> None:
@@ -29,16 +29,22 @@ class PredictionStore:
         self._num_samples: int | None = None
 
     def append(self, inputs: torch.Tensor, outputs: torch.Tensor, target: torch.Tensor) -> None:
-        """Takes a batch's inputs (N, …), outputs, (N, classes or values), and targets; other outputs it leaves."""
+        """Adds a batch. Outputs that are not two-dimensional are ignored.
+
+        Args:
+            inputs: Inputs (batch, ...).
+            outputs: Outputs (batch, classes) or (batch, values).
+            target: Targets of the batch.
+        """
         if outputs.ndim != 2:
             return
         self._batches.append((outputs.cpu().numpy(), target.cpu().numpy(), hash_samples(inputs)))
 
     def gather(self, loader: Any) -> None:
-        """Brings what the ranks have to rank 0; all ranks call it together.
+        """Gathers the predictions of all ranks on rank 0. All ranks must call it.
 
         Args:
-            loader: of the split, whose data set may say how many samples there are.
+            loader: Test data loader. The length of its dataset is the number of samples, if it has one.
         """
         local_arrays = tuple(np.concatenate(arrays) for arrays in zip(*self._batches, strict=True))
         self._batches = []
@@ -46,13 +52,13 @@ class PredictionStore:
         self._num_samples = count_samples(loader)
 
     def predictions(self) -> Predictions:
-        """Those of the whole split, in its order, on rank 0.
+        """Returns the predictions of the whole split in order, on rank 0.
 
         Raises:
-            ValueError: if there is not one for each sample.
+            ValueError: If there is not exactly one prediction per sample.
         """
         if not self._rank_arrays or not all(self._rank_arrays):
-            raise ValueError("there is not one for each sample")
+            raise ValueError("there is not exactly one prediction per sample")
         joined_arrays = (
             interleave_ranks(list(rank_parts), self._num_samples) for rank_parts in zip(*self._rank_arrays, strict=True)
         )
@@ -60,10 +66,10 @@ class PredictionStore:
 
 
 def hash_samples(inputs: torch.Tensor) -> NDArray[np.uint32]:
-    """The CRC-32 of each sample's bytes, (N,).
+    """Computes the CRC-32 of the bytes of each sample (batch,).
 
     Args:
-        inputs: of a batch, (N, …).
+        inputs: Inputs of a batch (batch, ...).
 
     Example:
         >>> hash_samples(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]))
@@ -74,14 +80,15 @@ def hash_samples(inputs: torch.Tensor) -> NDArray[np.uint32]:
 
 
 def interleave_ranks(rank_parts: list[NDArray[Any]], num_samples: int | None = None) -> NDArray[Any]:
-    """The rows of all ranks, of which rank r of W had every W-th, beginning with the r-th.
+    """Joins the rows of all ranks, where rank r of W processed samples r, r + W, r + 2W and so on.
 
     Args:
-        rank_parts: of each rank; of other lengths than these would be, they are put one behind the other.
-        num_samples: how many there are; fewer than one a rank beyond were filled up. None: nobody knows.
+        rank_parts: Rows of each rank. They are concatenated if their lengths do not match this scheme.
+        num_samples: Number of samples. Rows that pad the split to a multiple of the world size are dropped. None keeps
+            all rows.
 
     Raises:
-        ValueError: if there are more than that: some ranks had the same samples.
+        ValueError: If there are more rows than padding explains, because some ranks processed the same samples.
 
     Example:
         >>> interleave_ranks([np.array([0, 2, 4]), np.array([1, 3])])
@@ -89,7 +96,7 @@ def interleave_ranks(rank_parts: list[NDArray[Any]], num_samples: int | None = N
     """
     rows = np.concatenate(rank_parts)
     if num_samples is not None and len(rows) - num_samples >= len(rank_parts):
-        raise ValueError(f"{len(rank_parts)} ranks tested {len(rows)} samples, and there are {num_samples}")
+        raise ValueError(f"{len(rank_parts)} ranks tested {len(rows)} samples, but the split has {num_samples}")
     if [len(rank_part) for rank_part in rank_parts] == [
         len(rows[rank :: len(rank_parts)]) for rank in range(len(rank_parts))
     ]:
@@ -99,10 +106,10 @@ def interleave_ranks(rank_parts: list[NDArray[Any]], num_samples: int | None = N
 
 
 def count_samples(loader: Any) -> int | None:
-    """The samples of a loader; None where nobody says."""
+    """Returns the number of samples of a loader, or None if its dataset has no length."""
     single_loader: Any = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
     dataset = getattr(single_loader, "dataset", None)
     try:
         return None if dataset is None else len(dataset)
-    except (TypeError, NotImplementedError):  # an iterable one has none, or says that it has none
+    except (TypeError, NotImplementedError):  # the dataset is iterable
         return None

@@ -1,4 +1,4 @@
-"""What a network says of the samples of a split, and what is true of them."""
+"""Stores the outputs of a network for a split together with the targets."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ OutputKind = Literal["probabilities", "scores", "values"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions in the order of the samples.
+    """Outputs and targets in the order of the samples.
 
     Attributes:
-        kind: of the outputs: ``probabilities`` of the classes; ``scores``, the highest of which is of the predicted
-            class; or ``values`` in the target's own unit.
-        outputs: (N, classes) or (N, values).
-        target: the true classes (N,), integers; or the true values (N, values).
-        samples: what tells each sample from others, (N,), equal wherever a network is given the same; None where nobody
-            knows.
+        kind: Kind of the outputs: ``probabilities`` of the classes, ``scores`` whose maximum is at the predicted class,
+            or ``values`` in the unit of the target.
+        outputs: Outputs (samples, classes) or (samples, values).
+        target: True classes (samples,) as integers, or true values (samples, values).
+        samples: Hash of the inputs of each sample (samples,), to recognize the same samples. None if unknown.
 
     Raises:
-        ValueError: if there is no sample, or what is given does not fit.
+        ValueError: If there are no samples, or the shapes or classes do not match.
 
     Example:
         >>> Predictions("probabilities", np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])).classes
@@ -45,30 +44,30 @@ class Predictions:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(OutputKind):
-            raise ValueError(f"there are no predictions of kind {self.kind}")
+            raise ValueError(f"`kind` must be one of {', '.join(get_args(OutputKind))}, got {self.kind}")
         expected_shape = self.outputs.shape[:1] if self.is_classification else self.outputs.shape
         if self.outputs.ndim != 2 or not len(self.outputs) or self.target.shape != expected_shape:
-            raise ValueError(f"outputs of shape {self.outputs.shape} and a target of {self.target.shape} do not fit")
+            raise ValueError(f"outputs of shape {self.outputs.shape} do not match target of shape {self.target.shape}")
         if self.is_classification and not set(np.unique(self.target)) <= set(range(self.outputs.shape[1])):
-            raise ValueError(f"a target is no class from 0 to {self.outputs.shape[1] - 1}")
+            raise ValueError(f"the target classes must be from 0 to {self.outputs.shape[1] - 1}")
         if self.samples is not None and self.samples.shape != self.outputs.shape[:1]:
-            raise ValueError(f"outputs of shape {self.outputs.shape} and {self.samples.shape} samples do not fit")
+            raise ValueError(f"outputs of shape {self.outputs.shape} do not match {self.samples.shape} samples")
 
     def __len__(self) -> int:
         return len(self.target)
 
     @property
     def is_classification(self) -> bool:
-        """Whether the target is classes."""
+        """True if the targets are classes."""
         return self.kind != "values"
 
     @property
     def classes(self) -> NDArray[Any]:
-        """The predicted class of each sample, (N,)."""
+        """Predicted class of each sample (samples,)."""
         return self.outputs.argmax(1)
 
     def save(self, path: Path) -> None:
-        """Writes all of it as an ``.npz``, whole or not at all."""
+        """Writes an ``.npz`` file atomically."""
         optional_arrays: dict[str, Any] = {} if self.samples is None else {"samples": self.samples}
         with atomic_write(path) as file:
             np.savez_compressed(
@@ -77,14 +76,14 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Reads what :meth:`save` wrote; nothing in it is executed.
+        """Reads a file that :meth:`save` wrote, without executing anything in it.
 
         Raises:
-            UserError: if it is no such file.
+            UserError: If the file is damaged or was not written by :meth:`save`.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 kind, samples = cast("OutputKind", str(arrays["kind"])), arrays.get("samples")
                 return cls(kind, arrays["outputs"], arrays["target"], samples)
         except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *ZIP_ERRORS) as error:
-            raise UserError(f"{path} holds no predictions of ours, or is damaged: evaluate again") from error
+            raise UserError(f"{path} is damaged or contains no predictions of Stormproof: evaluate again") from error

@@ -1,4 +1,4 @@
-"""What ``evaluation.json`` and comparisons of runs contain."""
+"""Defines the content of ``evaluation.json`` and of comparisons of runs."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Evaluation(TypedDict):
 class McNemarRecord(TypedDict):
     """A :class:`stormproof_train.evaluation.comparison.McNemar` in a JSON file."""
 
-    first_alone: int
-    second_alone: int
+    only_first_correct: int
+    only_second_correct: int
     p_value: float
 
 

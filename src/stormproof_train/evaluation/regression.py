@@ -1,4 +1,4 @@
-"""What predicted values are worth."""
+"""Computes regression metrics from predicted values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class ResidualSummary:
-    """What is left of one output, target minus prediction.
+    """Residuals of one output, target minus prediction.
 
     Attributes:
-        bias: the mean.
-        spread: the standard deviation, of n samples by n - 1; None of one sample.
-        quantiles: the values at 0, 5, 25, 50, 75, 95 and 100%.
+        bias: Mean.
+        spread: Sample standard deviation (divided by n - 1). None for a single sample.
+        quantiles: Values at 0, 5, 25, 50, 75, 95 and 100%.
     """
 
     bias: float
@@ -30,10 +30,10 @@ class ResidualSummary:
 
 
 def headline(predictions: Predictions) -> dict[str, Statistic]:
-    r"""The numbers that stand for all, each as a function of the samples that it is of.
+    r"""Returns the headline metrics, each as a function of sample indices.
 
-    The root of the mean squared error and the mean absolute error over all outputs; and R²,
-    :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, the mean over the outputs, 0 of one that never changes.
+    The root mean squared error and the mean absolute error over all outputs, and R²,
+    :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, averaged over the outputs. R² of a constant target is 0.
     """
     target = predictions.target.astype(np.float64)
     errors = target - predictions.outputs
@@ -58,12 +58,12 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
 
 
 def sum_samples(values: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
-    """Of (samples, outputs), the sums over the drawn samples: (…, outputs)."""
+    """Sums (samples, outputs) over the given indices: (..., outputs)."""
     return np.stack([column[indices].sum(-1) for column in values.T], axis=-1)
 
 
 def summarize_residuals(predictions: Predictions) -> list[ResidualSummary]:
-    """What is left of each output."""
+    """Summarizes the residuals of each output."""
     summaries = []
     for errors in (predictions.target.astype(np.float64) - predictions.outputs).T:
         spread = float(errors.std(ddof=1)) if len(errors) > 1 else None

@@ -1,4 +1,4 @@
-"""The attempts at a run, and what was lost between them."""
+"""Summarizes the attempts of a run and the steps lost between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stormproof_train.run.records import AttemptRecord, RunRecord
 
 
 class AttemptSummary(TypedDict):
-    """One attempt as the report shows it. A value that ``run.json`` lacks is None.
+    """One attempt as the report shows it. Missing values of ``run.json`` become None.
 
     Attributes:
         number: Counts from 1.
@@ -48,8 +48,8 @@ def summarize_attempts(record: RunRecord, logged: Mapping[str, Series]) -> list[
     """Summarizes each attempt of a ``run.json``.
 
     Args:
-        record: the ``run.json``.
-        logged: everything that was.
+        record: Content of ``run.json``.
+        logged: All logged series by name.
     """
     resume_seconds = _values_by_attempt(logged.get("recovery/seconds"))
     return [

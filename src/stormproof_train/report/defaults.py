@@ -1,4 +1,4 @@
-"""What a run's settings change of the defaults."""
+"""Finds the settings of a run that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from stormproof_train.losses import DEFAULT_LOSSES
 from stormproof_train.report.records import SettingRecord
 
 GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "logger", "trainer")
-"""Those of which a run has one choice."""
+"""Config groups of which a run has one choice."""
 
 
 def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
-    """The choices that are not the default ones, and the arguments that differ from those of the same choices.
+    """Returns the choices that are not the default, and the arguments that differ from their choice's defaults.
 
-    A choice is known by what it builds. What builds something else than any shipped choice, and a callback that is not
-    there by default, have no defaults. Nothing that the settings name is imported.
+    A choice is recognized by the target that it builds. Other targets, and callbacks that are disabled by default, have
+    no defaults. Nothing that the settings name is imported.
 
     Args:
-        settings: of a run, as its ``config.yaml`` holds them.
+        settings: Settings of a run, as in its ``config.yaml``.
     """
     choices = {group: _choices_by_target(group) for group in GROUPS}
     targets = {group: _target_path(settings, group) for group in GROUPS}
@@ -36,7 +36,7 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
     default_choices = _default_choices()
     if (
         targets["loss"] in DEFAULT_LOSSES.values() and "loss" in shipped_choices
-    ):  # chosen or not: it is what the data decide
+    ):  # whether selected explicitly or not, the loss matches what the data determine
         default_choices["loss"] = shipped_choices["loss"]
     changes: list[SettingRecord] = [
         {"key": group, "value": choice, "default": default_choices[group]}
@@ -53,7 +53,7 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
 
 
 def _default_arguments(choices: Mapping[str, str]) -> dict[str, Any]:
-    """Every effective argument of the command whose words are these choices."""
+    """Returns all effective arguments of a command line that selects these choices."""
     overrides = [f"{group}={choice}" for group, choice in choices.items()]
     is_initialized = GlobalHydra.instance().is_initialized()  # at the end of a run
     with nullcontext() if is_initialized else hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
@@ -68,7 +68,7 @@ def _default_choices() -> dict[str, str | None]:
 
 
 def _choices_by_target(group: str) -> dict[str, str]:
-    """The shipped choices of a group by what they build; of several that build the same, the one that says least."""
+    """Returns the shipped choices of a group by target. Of several with the same target, the shortest wins."""
     entries = {file.stem: yaml.safe_load(file.read_bytes()) or {} for file in (conf_dir() / group).glob("*.yaml")}
     by_length = sorted(entries.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     return {entry["_target_"]: name for name, entry in by_length if "_target_" in entry}

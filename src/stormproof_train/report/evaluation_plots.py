@@ -1,4 +1,4 @@
-"""What the predictions of the test split are worth, as a page shows it."""
+"""Prepares the predictions of the test split for plots."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stormproof_train.report.kit.json_numbers import round_for_json
 
 MAX_CURVES = 10
 MAX_POINTS = 1000
-"""Of an output's residuals, from samples spread evenly over the split."""
+"""Maximum number of residuals per output. The samples are spread evenly over the split."""
 MAX_OUTPUTS = 8
 
 
 class Points(TypedDict):
-    """Points of a scatter plot or a curve. A value is None if it is not finite."""
+    """Points of a scatter plot or a curve. Non-finite values are replaced by None."""
 
     x: list[float | None]
     y: list[float | None]
@@ -49,10 +49,10 @@ class PlottedEvaluation(Evaluation):
 
 
 def add_plot_data(evaluation: Evaluation, predictions: Predictions | None) -> PlottedEvaluation:
-    """An ``evaluation.json`` with what is drawn of its predictions, where they are all finite.
+    """Adds plot data to an ``evaluation.json`` if all predictions are finite.
 
-    Of classes these are the ROC and precision-recall curves; of more than ten classes, of those ten whose average
-    precision is the lowest. Of numbers they are the residuals by prediction.
+    For classification these are ROC and precision-recall curves, of the ten classes with the lowest average precision
+    if there are more. For regression they are the residuals by prediction.
     """
     if predictions is None or not np.isfinite(predictions.outputs).all():
         return {**evaluation}

@@ -1,4 +1,4 @@
-"""A number of each layer over time, as the cells of a heat map."""
+"""Summarizes a logged value of each layer as the cells of a heat map."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.logged import Series
 
 MAX_COLUMNS = 120
-"""More than a phone can show, and fewer than a screen could."""
+"""Maximum number of columns, more than a phone can show and fewer than a screen can."""
 MAX_CELLS = 4_000
-"""Of a heat map, about as many at most: the more layers, the fewer columns."""
+"""Approximate maximum number of cells of a heat map. More layers get fewer columns."""
 
 
 class LayerCells(TypedDict):
@@ -24,8 +24,8 @@ class LayerCells(TypedDict):
         layers: Names of the layers.
         starts: Step before each column.
         ends: Last step of each column.
-        largest: Largest finite value of each cell. None if there is none.
-        smallest: Smallest finite value of each cell. None if there is none.
+        largest: Largest finite value of each cell. None without finite values.
+        smallest: Smallest finite value of each cell. None without finite values.
         non_finite: Number of values of each cell that are not finite.
     """
 
@@ -38,11 +38,11 @@ class LayerCells(TypedDict):
 
 
 def compute_layer_cells(logged: Mapping[str, Series], group: str) -> LayerCells | None:
-    """The values of a group's layers, ``<group>/<layer>``, in cells of as many logged steps each.
+    """Summarizes the series ``<group>/<layer>`` of a group in cells with equal numbers of logged steps.
 
     Args:
-        logged: everything that was.
-        group: such as ``gradients/norm``.
+        logged: All logged series by name.
+        group: Prefix of the names, such as ``gradients/norm``.
 
     Returns:
         The cells, or None if no layer has values.

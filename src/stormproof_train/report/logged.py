@@ -1,4 +1,4 @@
-"""What a run logged, as arrays: fast enough for millions of rows."""
+"""Reads the logged metrics of a run as arrays, fast enough for millions of rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stormproof_train.run.metrics_file import COLUMNS, read_complete_lines
 
 @dataclass(frozen=True)
 class Series:
-    """The values of one name by step; where attempts overlap, each step's last attempt.
+    """Values of one name by step. Where attempts overlap, each step has the value of the last attempt.
 
     Attributes:
-        steps: at which they were logged, (N,), rising.
-        values: what was logged, (N,), finite or not.
-        attempts: that logged them, (N,).
-        times: when, (N,), in seconds since the epoch.
+        steps: Steps at which the values were logged (values,), increasing.
+        values: Logged values (values,), finite or not.
+        attempts: Numbers of the attempts that logged them (values,).
+        times: Times at which they were logged (values,), in seconds since the epoch.
     """
 
     steps: NDArray[Any]
@@ -36,16 +36,15 @@ class Series:
 
 
 def read_series(path: Path) -> dict[str, Series]:
-    """The series of each name in a ``metrics.csv``, in the order in which the names first come; empty without a file.
+    """Reads the series of each name in a ``metrics.csv``, in order of first occurrence. Empty if the file is missing.
 
-    Rows that a kill cut short are left out, as :func:`stormproof_train.run.metrics_file.read_metrics` does, which takes
-    six times as long.
+    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_file.read_metrics`, which is six times slower.
 
     Args:
-        path: a ``metrics.csv``, of a run that may still go on.
+        path: Path of a ``metrics.csv``. The run may still be writing it.
 
     Raises:
-        UserError: if it is no such file.
+        UserError: If the file is not a ``metrics.csv``.
     """
     try:
         frame = _read_frame(read_complete_lines(path))
@@ -57,22 +56,22 @@ def read_series(path: Path) -> dict[str, Series]:
 
 
 def _read_frame(content: bytes) -> Any:
-    """The whole rows with a step, as a frame (of ``Any``: the stubs of pandas know no columns)."""
-    heading = (",".join(COLUMNS) + "\n").encode()  # that of the file may be cut short or damaged
+    """Parses the complete rows that have a step. Typed as ``Any``, because pandas' stubs know no columns."""
+    heading = (",".join(COLUMNS) + "\n").encode()  # the file's own header may be truncated or damaged
     dtypes: Any = {"attempt": "int64", "name": "str"} | dict.fromkeys(("step", "epoch", "time", "value"), "float64")
     frame = pd.read_csv(
         io.BytesIO(heading + (content if content[:1].isdigit() else content.partition(b"\n")[2])),
         dtype=dtypes,
         keep_default_na=False,  # a metric may be called NA
         na_values={"step": [""], "epoch": [""], "value": ["nan"]},
-        on_bad_lines="skip",  # too many fields: a row that was cut short, and ended by the next attempt
+        on_bad_lines="skip",  # too many fields: a truncated row that the next attempt continued
         encoding_errors="replace",
     )
     return frame[frame["step"].notna()]
 
 
 def _split_by_name(frame: Any) -> dict[str, Series]:
-    name_codes, names = pd.factorize(frame["name"])  # numbered as they first come
+    name_codes, names = pd.factorize(frame["name"])  # numbered by first occurrence
     steps, attempts = frame["step"].to_numpy().astype(np.int64), frame["attempt"].to_numpy()
     order = np.lexsort((attempts, steps, name_codes))
     is_last = np.ones(len(order), dtype=bool)  # of its name and step

@@ -1,4 +1,4 @@
-"""What was logged over the steps, as few numbers as a drawing needs."""
+"""Summarizes logged metrics over the steps with as few points as a chart needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stormproof_train.report.kit.thinning import thin_indices
 from stormproof_train.report.logged import Series
 
 LAYER_GROUPS = ("gradients/norm", "updates/ratio", "units/dead_fraction", "units/silent_fraction", "units/sparsity")
-"""The groups of names that have one of each layer."""
+"""Groups of names with one series per layer."""
 MAX_BUCKETS = 150
-"""Of a curve at most: four points of each are about as many as a screen has columns."""
+"""Maximum number of buckets of a curve. At four points each, about one point per pixel column."""
 MAX_TOTAL_BUCKETS = 12_000
-"""Of all curves of a page, about as many at most."""
+"""Approximate maximum number of buckets of all curves of a page."""
 
 
 class CurvePoint(TypedDict):
@@ -51,12 +51,12 @@ class CurveSummary(TypedDict):
 
 
 def buckets_per_curve(num_curves: int) -> int:
-    """Into how many buckets each of so many curves is put."""
+    """Returns the number of buckets of each curve for a number of curves."""
     return max(10, min(MAX_BUCKETS, MAX_TOTAL_BUCKETS // max(1, num_curves)))
 
 
 def curve_names(logged: Mapping[str, Series]) -> list[str]:
-    """The names that have values over the steps, and are not of a layer."""
+    """Returns the names of series over the steps that do not belong to a layer."""
     return [
         name
         for name in logged
@@ -65,11 +65,11 @@ def curve_names(logged: Mapping[str, Series]) -> list[str]:
 
 
 def summarize_curve(series: Series, buckets: int) -> CurveSummary:
-    """A series thinned, and the numbers that stand for it.
+    """Thins a series and computes its summary statistics.
 
     Args:
-        series: of any length above 0.
-        buckets: into which its points are put.
+        series: Series with at least one value.
+        buckets: Number of buckets for thinning.
     """
     indices = thin_indices(series.values, buckets)
     finite_indices = np.flatnonzero(np.isfinite(series.values))

@@ -1,4 +1,4 @@
-"""The numbers of one run that its page shows, and ``--json`` prints."""
+"""Collects the numbers of one run that its page shows and ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stormproof_train.run.findings_file import active_findings
 
 
 def collect_run_numbers(run: RunFiles) -> RunNumbers:
-    """All that a page says of a run, as plain values.
+    """Returns all content of a run's page as plain values.
 
     Args:
-        run: finished or not.
+        run: Files of a run, finished or not.
     """
     names = curve_names(run.logged)
     active = active_findings(run.findings)
@@ -33,7 +33,7 @@ def collect_run_numbers(run: RunFiles) -> RunNumbers:
         "verdict": verdict(run),
         "summary": run.summary,
         "curves": {name: summarize_curve(run.logged[name], buckets_per_curve(len(names))) for name in names},
-        "findings": [{**entry.as_dict(), "stands": entry in active} for entry in run.findings],
+        "findings": [{**entry.as_dict(), "active": entry in active} for entry in run.findings],
         "layers": {group: cells for group, cells in groups.items() if cells is not None},
         "time": step_times(run.logged, batches_per_step),
         "attempts": summarize_attempts(run.record, run.logged),

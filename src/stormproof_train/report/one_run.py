@@ -1,4 +1,4 @@
-"""What the page of one run says, from its numbers."""
+"""Builds the page of one run from its numbers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from stormproof_train.report.tables import (
 )
 
 SECTION_PREFIXES = ("gradients/", "updates/", "units/", "time/", "checkpoint/", "recovery/")
-"""What these names tell has a part of its own on the page."""
+"""Prefixes of names that have their own section on the page."""
 GRADIENT_HEAT_MAPS = {
-    "gradients/norm": ("Norm of the gradient by layer", False),
-    "updates/ratio": ("Size of the update relative to the weights, by layer", False),
+    "gradients/norm": ("Gradient norm by layer", False),
+    "updates/ratio": ("Update-to-weight ratio by layer", False),
 }
 UNIT_HEAT_MAPS = {
-    "units/dead_fraction": ("Dead units, which put out one value in a whole validation", True),
-    "units/silent_fraction": ("Silent units, which put out one value in the sampled training batches", True),
-    "units/sparsity": ("Zeros among the outputs in training", True),
+    "units/dead_fraction": ("Dead units, constant over a whole validation pass", True),
+    "units/silent_fraction": ("Silent units, constant over the sampled training batches", True),
+    "units/sparsity": ("Share of zeros among the outputs in training", True),
 }
 
 
 def run_page(numbers: RunNumbers) -> Page:
-    """The page of a run.
+    """Builds the page of a run.
 
     Args:
-        numbers: as :func:`stormproof_train.report.numbers.collect_run_numbers` gives them.
+        numbers: Result of :func:`stormproof_train.report.numbers.collect_run_numbers`.
     """
     events, last_step = _events(numbers), numbers["last_step"]
     return Page(
@@ -73,7 +73,7 @@ def run_page(numbers: RunNumbers) -> Page:
 
 
 def metric_name(name: str) -> str:
-    """What a logged name measures, whichever split it is of.
+    """Returns the metric that a logged name measures, without its split.
 
     Example:
         >>> metric_name("val/accuracy"), metric_name("train/epoch_loss"), metric_name("optimizer/lr")
@@ -87,7 +87,7 @@ def metric_name(name: str) -> str:
 
 def _events(numbers: RunNumbers) -> list[Event]:
     restarts = [
-        Event(entry["first_step"], RESTART, f"attempt {entry['number']} goes on")
+        Event(entry["first_step"], RESTART, f"attempt {entry['number']} resumes")
         for entry in numbers["attempts"][1:]
         if entry["first_step"] is not None
     ]
@@ -108,8 +108,8 @@ def _result_section(numbers: RunNumbers) -> Section:
         f"{pluralize(summary['parameters'], 'parameter')}, {pluralize(summary['steps'], 'step')}, "
         f"{summary['seconds']:,.1f} s in {pluralize(attempts, 'attempt')}."
     )
-    action = "Tested" if summary["test"] else "Validated"
-    weights_sentences = [f"{action} were the weights of {summary['weights']}."] if summary.get("weights") else []
+    action = "tested" if summary["test"] else "validated"
+    weights_sentences = [f"The weights of {summary['weights']} were {action}."] if summary.get("weights") else []
     return Section("Result", [counts_sentence, *weights_sentences], [("", drop_empty(Table(*result_table(summary))))])
 
 
@@ -119,7 +119,7 @@ def _findings_section(findings: Sequence[ReportedFinding]) -> Section:
 
 def _metric_charts(curves: Mapping[str, CurveSummary], last_step: int, events: Sequence[Event]) -> list[Chart]:
     by_metric: dict[str, dict[str, CurveSummary]] = {}
-    # training, then validation, then the rest: each looks the same in all charts that have it
+    # training, then validation, then the rest, so that each has the same color in all charts
     for name in sorted(curves, key=lambda name: ("/epoch_" in name, not name.startswith("train/"), name[:4] != "val/")):
         if not name.startswith(SECTION_PREFIXES):
             by_metric.setdefault(metric_name(name), {})[name] = curves[name]
@@ -144,7 +144,7 @@ def _heat_charts(layers: Mapping[str, LayerCells], groups: Mapping[str, tuple[st
 
 
 def _is_zero(cells: LayerCells) -> bool:
-    """Whether a picture would be of one colour: nothing else than 0 at any time."""
+    """Returns True if all values are 0 at all times, so that the heat map would have a single color."""
     return all(value == 0 for row in cells["largest"] for value in row) and not any(map(any, cells["non_finite"]))
 
 
@@ -152,7 +152,7 @@ def _unit_sentences(numbers: RunNumbers) -> list[str]:
     saturated_findings = [finding for finding in numbers["findings"] if finding["problem"] == "saturated_units"]
     return [
         *(
-            f"{UNIT_HEAT_MAPS[group][0]}: none, at any time."
+            f"{UNIT_HEAT_MAPS[group][0]}: none at any time."
             for group, cells in numbers["layers"].items()
             if group in UNIT_HEAT_MAPS and _is_zero(cells)
         ),
@@ -168,7 +168,7 @@ def _attempts_section(numbers: RunNumbers) -> Section:
     num_repeated_steps = sum(attempt["steps_done_again"] or 0 for attempt in attempts)
     restarts = len(attempts) - 1
     sentences = (
-        [f"{restarts} restart{'s' * (restarts != 1)}; {num_repeated_steps:,} steps were lost and done again."]
+        [f"{restarts} restart{'s' * (restarts != 1)}; {num_repeated_steps:,} steps were lost and repeated."]
         if restarts > 0
         else []
     )
@@ -205,12 +205,12 @@ def _evaluation_section(evaluation: PlottedEvaluation | None) -> Section:
 
 def _configuration_section(numbers: RunNumbers) -> Section:
     if not numbers["settings"]:
-        return Section("Configuration", ["Its config.yaml is missing."])
+        return Section("Configuration", ["The file config.yaml is missing."])
     changes = numbers["changed"]
     return Section(
         "Configuration",
-        [] if changes else ["All is as by default."],
-        [("What differs from the default", settings_table(changes))] if changes else [],
+        [] if changes else ["All settings have their default values."],
+        [("Settings that differ from the default", settings_table(changes))] if changes else [],
         folded=[
             (
                 "Every setting",

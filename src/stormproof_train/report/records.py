@@ -1,4 +1,4 @@
-"""The numbers that reports show and that ``--json`` prints."""
+"""Defines the numbers that reports show and ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ReportedFinding(FindingRecord):
     """A finding on the page of a run.
 
     Attributes:
-        stands: Whether the finding is active.
+        active: Whether the finding is active.
     """
 
-    stands: bool
+    active: bool
 
 
 class RunNumbers(TypedDict):
@@ -65,7 +65,7 @@ class RunNumbers(TypedDict):
         layers: Heat maps by group of logged names.
         time: None if no steps were timed.
         attempts: Attempts, oldest first.
-        evaluation: Content of ``evaluation.json`` with plot data. None if there is none.
+        evaluation: Content of ``evaluation.json`` with plot data. None if the file is missing.
         settings: Values by dotted key.
         changed: Settings that differ from the default.
     """

@@ -1,4 +1,4 @@
-"""Several runs beside each other, as plain numbers."""
+"""Compares several runs as plain numbers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from stormproof_train.run.findings_file import active_findings
 
 MAX_PAIRS = 28
 """Maximum number of pairs of runs to compare: all pairs of 8 runs. A comparison takes up to two seconds."""
-_TestedRun = tuple[str, Predictions, str]  # label, what the test has shown, headline metric
+_TestedRun = tuple[str, Predictions, str]  # label, predictions of the test split, headline metric
 MIN_SEEDS = 3
 """Minimum number of runs for an interval over seeds. With two, the interval is 13 times as wide as their difference."""
 
 
 def compare_runs(runs: Sequence[RunFiles]) -> ComparisonNumbers:
-    """All that a page says of several runs, as plain values.
+    """Returns all content of the page of several runs as plain values.
 
     Args:
-        runs: at least two, finished or not.
+        runs: Files of at least two runs, finished or not.
     """
     labels = _run_labels(runs)
     settings = find_differing_settings([run.settings for run in runs])
@@ -71,7 +71,7 @@ def compare_runs(runs: Sequence[RunFiles]) -> ComparisonNumbers:
 
 
 def find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The settings that change the result and are not the same in all runs.
+    """Returns the settings that change the result and differ between runs.
 
     Example:
         >>> find_differing_settings([{"seed": 1, "model": {"width": 8}}, {"seed": 2, "model": {"width": 8}}])
@@ -84,13 +84,13 @@ def find_differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def summarize_seeds(runs: Sequence[RunFiles]) -> SeedStatistics:
-    r"""The means of finished runs that differ in their seed alone, with 95% intervals.
+    r"""Computes the means of finished runs that differ only in their seed, with 95% intervals.
 
-    With n runs of mean m and standard deviation s an interval is :math:`m \pm t_{0.975, n - 1} s / \sqrt n`. It is of
-    the spread from seed to seed, to which the split of the data belongs, and not of the number of test samples.
+    For n runs with mean m and standard deviation s, an interval is :math:`m \pm t_{0.975, n - 1} s / \sqrt n`. It
+    covers the variation between seeds, including the split of the data, but not the sampling error of the test split.
 
     Args:
-        runs: at least two, all finished.
+        runs: At least two finished runs.
 
     References:
         Student, The probable error of a mean, 1908.
@@ -128,7 +128,7 @@ def _mean_interval(values: list[float]) -> MeanRecord:
 
 
 def _group_by_settings(runs: Sequence[RunFiles]) -> list[list[int]]:
-    """The places of finished runs that differ in their seed alone: of each seed the first, where there are several."""
+    """Returns the indices of finished runs that differ only in their seed. For repeated seeds, uses the first run."""
     groups: dict[str, dict[Any, int]] = {}
     for index, run in enumerate(runs):
         if run.summary is not None and run.settings:
@@ -142,6 +142,6 @@ def _group_by_settings(runs: Sequence[RunFiles]) -> list[list[int]]:
 
 
 def _run_labels(runs: Sequence[RunFiles]) -> list[str]:
-    """The runs' names; where two are the same, their folders."""
+    """Returns the names of the runs, or their folders if names repeat."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]

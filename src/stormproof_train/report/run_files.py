@@ -1,4 +1,4 @@
-"""What lies in a run's folder, read as data and never executed."""
+"""Reads the files of a run's folder as data, without executing anything."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SUMMARY_KEYS = ("headline", "test", "validation", "parameters", "steps", "secon
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run as its folder has it, finished or not.
+    """Content of a run's folder, finished or not.
 
     Attributes:
-        path: of the folder.
-        record: ``run.json``.
-        is_gone: whether ``run.json`` says that it runs, and its process is no more.
-        summary: ``summary.json``; None before the run is finished.
-        settings: ``config.yaml``; empty where it is missing.
-        logged: ``metrics.csv``, by name.
+        path: Path of the folder.
+        record: Content of ``run.json``.
+        is_gone: Whether ``run.json`` says that the run is active but its process is gone.
+        summary: Content of ``summary.json``. None before the run finishes.
+        settings: Content of ``config.yaml``. Empty if the file is missing.
+        logged: Content of ``metrics.csv`` by name.
         lacks_metrics: Whether ``metrics.csv`` is missing.
-        findings: ``findings.jsonl``, in the order in which they came.
-        evaluation: ``evaluation.json``; None where there is none.
-        predictions: ``predictions.npz``; None where there are none.
+        findings: Content of ``findings.jsonl``, in order of report.
+        evaluation: Content of ``evaluation.json``. None if the file is missing.
+        predictions: Content of ``predictions.npz``. None if the file is missing.
     """
 
     path: Path
@@ -50,22 +50,22 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """Name of the run."""
         return str(self.record.get("name") or self.path.name)
 
 
 def read_run(path: Path) -> RunFiles:
-    """Reads a run's folder, of a run that may still go on.
+    """Reads the folder of a run, which may still be active.
 
     Raises:
-        UserError: if it is no run's folder, or a file in it is damaged.
+        UserError: If it is not the folder of a run, or one of its files is damaged.
     """
     record = _read_record(path)
     is_gone = record is not None and record["status"] == "running" and _is_gone(path)
     if is_gone:
-        record = _read_record(path)  # it may have ended in between
+        record = _read_record(path)  # the run may have ended meanwhile
     if record is None:
-        problem = "is no folder of a run: it has no run.json" if path.is_dir() else "is not there"
+        problem = "is not the folder of a run: run.json is missing" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {problem}; give the folder of a run, such as runs/<name>")
     is_finished = record["status"] == "finished"
     predictions = path / "predictions.npz"
@@ -88,5 +88,5 @@ def _read_record(path: Path) -> RunRecord | None:
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether no attempt that lives owns the folder: of another machine's the heartbeat tells."""
+    """Returns True if no live attempt owns the folder. For another host, the heartbeat decides."""
     return not Lease.is_active(path)

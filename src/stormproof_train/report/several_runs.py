@@ -1,4 +1,4 @@
-"""What the page of several runs says, from their numbers."""
+"""Builds the page of several runs from their numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ INTERVAL_AND_TEST_DISAGREE = (
 
 
 def comparison_page(numbers: ComparisonNumbers) -> Page:
-    """The page of several runs.
+    """Builds the page of several runs.
 
     Args:
-        numbers: as :func:`stormproof_train.report.run_comparison.compare_runs` gives them.
+        numbers: Result of :func:`stormproof_train.report.run_comparison.compare_runs`.
     """
     runs = numbers["runs"]
     labels = [run["label"] for run in runs]
@@ -43,11 +43,11 @@ def comparison_page(numbers: ComparisonNumbers) -> Page:
 
 def _settings_section(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> Section:
     if not settings:
-        return Section("What differs", ["Nothing that changes the result differs between these runs."])
+        return Section("Settings that differ", ["These runs do not differ in any setting that changes the result."])
     rows = [
         (label, *(format_setting(column[index]) for column in settings.values())) for index, label in enumerate(labels)
     ]
-    return Section("What differs", tables=[("", Table(("run", *settings), rows))])
+    return Section("Settings that differ", tables=[("", Table(("run", *settings), rows))])
 
 
 def _results_section(
@@ -78,7 +78,7 @@ def _results_section(
 
 
 def _disagree(pair: RunPair) -> bool:
-    """Whether the interval of a difference excludes zero and McNemar's test finds no difference, or the reverse."""
+    """Returns True if exactly one of the interval and McNemar's test shows a difference."""
     if "mcnemar" not in pair:
         return False
     (difference,) = pair["differences"].values()
@@ -124,7 +124,9 @@ def _group_label(group: SeedGroup) -> str:
 
 
 def _differences_table(paired: Sequence[RunPair], name: str) -> Table:
-    head = ["", "samples", f"difference of {name}", *(("right alone", "McNemar's p") if "mcnemar" in paired[0] else ())]
+    head = ["", "samples", f"difference of {name}"]
+    if "mcnemar" in paired[0]:
+        head += ["only one correct", "McNemar's p"]
     return Table(head, [_difference_row(pair, name) for pair in paired])
 
 
@@ -133,7 +135,8 @@ def _difference_row(pair: RunPair, name: str) -> tuple[str, ...]:
     test = pair.get("mcnemar")
     if test is None:
         return row
-    return *row, f"{test['first_alone']:,} : {test['second_alone']:,}", f"{test['p_value']:.2g}"
+    counts = f"{test['only_first_correct']:,} : {test['only_second_correct']:,}"
+    return *row, counts, f"{test['p_value']:.2g}"
 
 
 def _metric_charts(runs: Sequence[ComparedRun], last_step: int) -> list[Chart]:

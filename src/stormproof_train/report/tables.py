@@ -1,4 +1,4 @@
-"""The tables of the page."""
+"""Builds the tables of run pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stormproof_train.run.records import RunSummary
 
 
 def metric_names(summaries: Iterable[RunSummary]) -> list[str]:
-    """The names of all that was tested or validated, each once."""
+    """Returns the names of all tested or validated metrics without duplicates."""
     return list(dict.fromkeys(name for summary in summaries for name in [*summary["test"], *summary["validation"]]))
 
 
@@ -60,14 +60,18 @@ def _capitalize(text: str) -> str:
 
 
 def attempts_table(attempts: Sequence[AttemptSummary]) -> Table:
-    """Attempts as :func:`stormproof_train.report.attempts.summarize_attempts` gives them."""
-    head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "done again", "back after", "how it ended")
+    """Builds the table of attempts.
+
+    Args:
+        attempts: Result of :func:`stormproof_train.report.attempts.summarize_attempts`.
+    """
+    head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "steps repeated", "seconds to resume", "end")
     return drop_empty(Table(
         head,
         [
             (
-                str(attempt["number"]), str(attempt["start"] or "")[:19].replace("T", " "
-                ""), _format_seconds(attempt["seconds"]),
+                str(attempt["number"]), str(attempt["start"] or "")[:19].replace("T", " "),
+                _format_seconds(attempt["seconds"]),
                 str(attempt["host"] or ""), _format_count(attempt["ranks"]), _format_steps(attempt),
                 _format_count(attempt["steps_done_again"]),
                 _format_seconds(attempt["seconds_until_back"]), _format_end(attempt),
@@ -78,7 +82,7 @@ def attempts_table(attempts: Sequence[AttemptSummary]) -> Table:
 
 
 def classes_table(classes: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
-    """The classes of an ``evaluation.json``."""
+    """Builds the table of the classes of an ``evaluation.json``."""
     names = ("precision", "recall", "f1", "roc_auc", "average_precision")
     rows = [
         (
@@ -92,7 +96,7 @@ def classes_table(classes: Sequence[Mapping[str, Any]], class_names: Sequence[st
 
 
 def residuals_table(residuals: Sequence[Mapping[str, Any]]) -> Table:
-    """The residuals of an ``evaluation.json``."""
+    """Builds the table of the residuals of an ``evaluation.json``."""
     return Table(
         ("output", "bias", "spread", *(f"{quantile:.0%}" for quantile in QUANTILES)),
         [
@@ -107,7 +111,7 @@ def residuals_table(residuals: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def settings_table(settings: Sequence[SettingRecord]) -> Table:
-    """Settings with their value, and their default where there is one."""
+    """Builds a table of settings with their values and, if any has one, their defaults."""
     if any("default" in setting for setting in settings):
         rows = [
             (
@@ -122,12 +126,12 @@ def settings_table(settings: Sequence[SettingRecord]) -> Table:
 
 
 def drop_empty(table: Table) -> Table:
-    """The same without the columns in which no row says anything."""
+    """Returns the table without columns that are empty in every row."""
     return Table(*drop_empty_columns(table.head, table.rows), table.links)
 
 
 def format_setting(value: Any) -> str:
-    """A setting as a user types it."""
+    """Formats a setting as it is written on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -141,11 +145,14 @@ def _format_seconds(value: float | None) -> str:
 
 def _format_steps(attempt: AttemptSummary) -> str:
     first_step, last_step = attempt["first_step"], attempt["last_step"]
-    return "" if first_step is None else f"{first_step:,} to {'?' if last_step is None else f'{last_step:,}'}"
+    if first_step is None:
+        return ""
+    end = "?" if last_step is None else f"{last_step:,}"
+    return f"{first_step:,} to {end}"
 
 
 def _format_end(attempt: AttemptSummary) -> str:
     if attempt["end"] is None:
-        return "not yet, as far as it says"
+        return "no end recorded"
     reason, code = attempt["reason"], attempt["code"]
     return f"{reason or 'finished'}{f' (code {code})' if code else ''}"

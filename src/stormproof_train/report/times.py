@@ -1,4 +1,4 @@
-"""Where the time of a step went."""
+"""Splits the time of a step into data loading, compute, checkpoints and the rest."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class StepTimes(TypedDict):
 
 
 def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> StepTimes | None:
-    r"""Seconds a step, in four parts, over windows from one logging step to the next of the same attempt.
+    r"""Computes seconds per step in four parts, over windows between logging steps of the same attempt.
 
-    A window lasts T seconds and has n steps of b batches each. A batch takes t seconds, a share w of which it waits for
-    data, and training stands still for c seconds for checkpoints. Data is :math:`bwt`, compute :math:`b(1-w)t`,
-    checkpoint :math:`c/n`, and other, such as validation and logging, what is left of :math:`T/n`.
+    A window takes T seconds and has n steps of b batches each. A batch takes t seconds and waits for data for a share w
+    of it. Checkpoints stall training for c seconds. The parts are data :math:`bwt`, compute :math:`b(1-w)t`, checkpoint
+    :math:`c/n`, and other, such as validation and logging, the remainder of :math:`T/n`.
 
     Args:
-        logged: everything that was.
-        batches: of a step, by attempt; of one that is not there, one.
+        logged: All logged series by name.
+        batches: Batches per step by attempt. Missing attempts have one.
 
     Returns:
         The times, or None if no two logging steps of an attempt were timed.
@@ -80,7 +80,7 @@ def step_times(logged: Mapping[str, Series], batches: Mapping[int, int]) -> Step
 
 
 def _stall_seconds(series: Series | None, steps: NDArray[Any], windows: NDArray[Any]) -> NDArray[Any]:
-    """Of each window, how long training stood still in it."""
+    """Returns the seconds for which checkpoints stalled training, for each window."""
     if series is None:
         return np.zeros(len(windows))
     indices = np.searchsorted(steps, series.steps)

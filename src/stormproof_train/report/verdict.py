@@ -1,4 +1,4 @@
-"""What a run came to, in a sentence or three, and no more than its files say."""
+"""States the outcome of a run in a few sentences, using only its files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stormproof_train.report.run_files import RunFiles
 from stormproof_train.run.findings_file import active_findings
 from stormproof_train.run.records import RunSummary
 
-RESUME_TEXT = "the same command goes on"
-"""What a run says itself, mostly, when it is told to end."""
+RESUME_TEXT = "same command"
+"""Part of the reason of an attempt that already states how to resume."""
 
 
 def verdict(run: RunFiles) -> Verdict:
@@ -38,7 +38,7 @@ def verdict(run: RunFiles) -> Verdict:
     ]
     non_finite = _non_finite_metrics(run.summary)
     if non_finite:
-        sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(non_finite)}.")
+        sentences.insert(1, f"These metrics are not finite: {', '.join(non_finite)}.")
     return {"tone": _tone(run, active), "sentences": sentences}
 
 
@@ -52,7 +52,7 @@ def _tone(run: RunFiles, active: Sequence[Finding]) -> str:
 
 
 def _is_doubtful(evaluation: Evaluation | None) -> bool:
-    """Returns whether the network is not clearly better than a constant, or worse than a linear model."""
+    """Returns True if the network is not clearly better than a constant, or worse than a linear model."""
     if evaluation is None:
         return False
     constant, linear = compare_with_constant(evaluation), compare_with_linear(evaluation)
@@ -60,7 +60,7 @@ def _is_doubtful(evaluation: Evaluation | None) -> bool:
 
 
 def _non_finite_metrics(summary: RunSummary | None) -> list[str]:
-    """The numbers of a summary that are not."""
+    """Returns the metrics of a summary that are not finite."""
     return [
         f"{split} {name}"
         for split in ("test", "validation")
@@ -70,7 +70,7 @@ def _non_finite_metrics(summary: RunSummary | None) -> list[str]:
 
 
 def last_step(run: RunFiles) -> int:
-    """As far as a run is known to have come: by its attempts, or by what it logged."""
+    """Returns the last known step of a run, from its attempts and its logged series."""
     attempt_steps = [attempt.get("last_step") or 0 for attempt in run.record["attempts"]]
     logged_steps = [int(series.steps[-1]) for series in run.logged.values()]
     return max([0, *attempt_steps, *logged_steps])
@@ -81,15 +81,15 @@ def _status_sentence(run: RunFiles) -> str:
         return _finished_sentence(run.summary, run.logged)
     step = last_step(run)
     reason = next((f": {attempt['reason']}" for attempt in run.record["attempts"][-1:] if attempt.get("reason")), "")
-    resume_sentence = "" if RESUME_TEXT in reason else ". The same command goes on"
+    resume_sentence = "" if RESUME_TEXT in reason else ". The same command resumes the run"
     sentence = {
-        "preempted": f"It was told to end at step {step:,}{reason}{resume_sentence}",
+        "preempted": f"It was stopped at step {step:,}{reason}{resume_sentence}",
         "failed": f"It failed at step {step:,}{reason}",
-        "finished": f"It finished at step {step:,}, and its summary.json is missing",
-        "running": f"It runs, and is at step {step:,}",
+        "finished": f"It finished at step {step:,}, but its summary.json is missing",
+        "running": f"It is running, at step {step:,}",
     }.get(run.record["status"], f"Its status is {run.record['status']}, at step {step:,}")
     if run.is_gone:
-        sentence = f"Its process is gone, without a word, at step {step:,}. The same command goes on"
+        sentence = f"Its process is gone, without a message, at step {step:,}. The same command resumes the run"
     return f"{sentence}{_progress_clause(run.logged)}."
 
 
@@ -97,7 +97,7 @@ def _finished_sentence(summary: RunSummary, logged: Mapping[str, Series]) -> str
     name, steps = summary["headline"], pluralize(summary["steps"], "step")
     validation = f"{format_value(summary['validation'][name])} on validation{_best_clause(name, logged)}"
     if not summary["test"]:
-        return f"It finished after {steps}: {name} {validation}. It has left its test split unread."
+        return f"It finished after {steps}: {name} {validation}. The test split was not used."
     interval = summary.get("intervals", {}).get(name)
     interval_text = f" (95% interval {format_value(interval[0])} to {format_value(interval[1])})" if interval else ""
     test = f"{format_value(summary['test'][name])} on the test split{interval_text}"
@@ -113,7 +113,7 @@ def _progress_clause(logged: Mapping[str, Series]) -> str:
 
 
 def _best_clause(name: str, logged: Mapping[str, Series]) -> str:
-    """The best value of a metric on validation; nothing where that is the last one."""
+    """Describes the best validation value of a metric. Empty if the last value is the best."""
     series, is_higher_better = logged.get(f"val/{name}"), higher_is_better(f"val/{name}")
     if series is None or is_higher_better is None:
         return ""
@@ -122,7 +122,7 @@ def _best_clause(name: str, logged: Mapping[str, Series]) -> str:
     best_index = int(values.argmax() if is_higher_better else values.argmin())
     if values[best_index] in {values[-1], worst}:
         return ""
-    return f", where its best was {format_value(float(values[best_index]))} at step {int(series.steps[best_index]):,}"
+    return f" (best: {format_value(float(values[best_index]))} at step {int(series.steps[best_index]):,})"
 
 
 def _findings_sentence(active: Sequence[Finding], has_training_health: bool) -> str:

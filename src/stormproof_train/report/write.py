@@ -27,13 +27,17 @@ def write_report(folder: Path) -> None:
         write_output(render_html(run_page(collect_run_numbers(read_run(folder)))), folder / REPORT_FILE)
     except Exception as error:  # noqa: BLE001 (a finished run must not fail because of its report)
         print_line(
-            f"warning: {folder / REPORT_FILE} could not be written: {error}; stormproof-train report {folder} tries "
-            f"again"
+            f"warning: {folder / REPORT_FILE} could not be written: {error}; retry with stormproof-train report "
+            f"{folder}"
         )
 
 
 def write_output(text: str, output: Path | None) -> None:
-    """Writes text to a file, or to standard output if ``output`` is None.
+    """Writes text to a file, or to standard output if no file is given.
+
+    Args:
+        text: Text to write.
+        output: Path of the file. None writes to standard output.
 
     Raises:
         UserError: If ``output`` is a run file, exists without an ``.html`` or ``.json`` suffix, or cannot be written.
@@ -42,7 +46,7 @@ def write_output(text: str, output: Path | None) -> None:
         sys.stdout.write(text)
         return
     if output.exists() and output.suffix not in {".html", ".json"} and output.is_file():
-        raise UserError(f"{output} is there, and no page of ours: give another --output")
+        raise UserError(f"{output} exists and is not an .html or .json file: give another --output")
     if output.name in RUN_FILES and (output.parent / "run.json").exists():
         raise UserError(f"{output} is a file of a run: give another --output")
     try:

@@ -1,4 +1,4 @@
-"""The words of a search: which are the search's, which every trial's, and which are searched."""
+"""Parses the arguments of a search: its own settings, the fixed overrides of all trials, and the search space."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space, parse_override, read_parameter
 
 UNSEARCHABLE_KEYS = ("callbacks", "logger", "trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
-"""What decides how a trial is run: the same for all of them."""
+"""Settings that determine how trials are run. They must be the same for all trials."""
 RESERVED_KEYS = {"name": "search.name", "runs_dir": "search.folder", "resume": None, "test": None, "tune": None}
-"""Settings of a run that the search gives to its trials, and what to set in their place."""
+"""Settings of a run that the search sets for its trials, with the setting of the search to use instead."""
 _CONDITIONAL_GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler")
-"""Groups whose choice decides which arguments there are."""
+"""Groups whose choice determines which arguments exist."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a command asks for.
+    """Parsed arguments of the ``search`` command.
 
     Attributes:
-        settings: of the search.
-        flags: ``--config-dir`` with its folder.
-        fixed_overrides: overrides of every trial.
-        space: what is searched.
+        settings: Settings of the search.
+        flags: ``--config-dir`` and its folder, if given.
+        fixed_overrides: Overrides of every trial.
+        space: Search space.
     """
 
     settings: Settings
@@ -48,8 +48,8 @@ class Composer:
     """Composes configs as the command line of a run does.
 
     Args:
-        conf: the folder of the application's configs.
-        flags: ``--config-dir`` with its folder.
+        conf: Folder of the application's configs.
+        flags: ``--config-dir`` and its folder, if given.
     """
 
     def __init__(self, conf: Path, flags: Sequence[str] = ()) -> None:
@@ -57,7 +57,7 @@ class Composer:
         self._extra_config_dir = find_config_dir(flags)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config that overrides come to."""
+        """Composes the config for a list of overrides."""
         searchpath = (
             [f"hydra.searchpath=[file://{self._extra_config_dir.absolute()}]"] if self._extra_config_dir else []
         )
@@ -65,28 +65,28 @@ class Composer:
             return hydra.compose("config", [*normalize_overrides(overrides), *searchpath])
 
     def compose_plan(self, overrides: Sequence[str]) -> Plan:
-        """The plan of a run, checked as far as a plan can be.
+        """Returns the plan of a run, checked as far as possible without building it.
 
         Raises:
-            UserError: what the run itself would say.
+            UserError: If the run would reject the overrides.
         """
         return read_plan(self.compose(overrides))
 
     def list_choices(self, group: str) -> Collection[str]:
-        """Those of a group."""
+        """Returns the choices of a config group."""
         folders = [folder / group for folder in (self._conf_dir, self._extra_config_dir) if folder is not None]
         return {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
 
 
 def parse_arguments(arguments: Sequence[str], conf: Path) -> Arguments:
-    """Reads the words after ``search``.
+    """Parses the arguments after ``search``.
 
     Args:
-        arguments: settings of the search (``search.trials=50``), of its trials, and what is searched.
-        conf: the folder of the application's configs.
+        arguments: Settings of the search (``search.trials=50``), overrides of its trials, and the search space.
+        conf: Folder of the application's configs.
 
     Raises:
-        UserError: if one of them is wrong.
+        UserError: If an argument is invalid.
     """
     overrides, flags = _split_flags(arguments)
     composer = Composer(conf, flags)
@@ -102,15 +102,15 @@ def parse_arguments(arguments: Sequence[str], conf: Path) -> Arguments:
         key = _override_key(override)
         if key in RESERVED_KEYS:
             replacement = RESERVED_KEYS[key]
-            raise UserError(f"{override}: the search decides that{f', set {replacement}' if replacement else ''}")
+            raise UserError(f"{override}: the search sets this itself{f', use {replacement}' if replacement else ''}")
         if key == "seed" and parameter is not None:
             raise UserError(
-                f"{override}: the best of several seeds is luck and no setting; the winner is trained again on "
-                "search.final_seeds fresh ones"
+                f"{override}: the seed cannot be searched, because the best of several seeds is a matter of chance; "
+                "the winner is trained again on search.final_seeds fresh seeds"
             )
         if key in UNSEARCHABLE_KEYS and parameter is not None:
-            raise UserError(f"{override}: how trials are run is no setting to search: give it one value")
-        # the later word counts, as everywhere: the command line over a config
+            raise UserError(f"{override}: this setting determines how trials are run and must have a single value")
+        # later overrides win, as everywhere: the command line over a config
         parameters = [existing_parameter for existing_parameter in parameters if existing_parameter.key != key]
         fixed_overrides = [
             fixed_override
@@ -127,7 +127,7 @@ def parse_arguments(arguments: Sequence[str], conf: Path) -> Arguments:
 
 
 def _check_comparable(parameters: Sequence[Parameter], settings: Settings) -> None:
-    """Another loss, or other data, measure something else; shares of two lengths are two things."""
+    """Checks that trials are comparable: same loss and data, and, with a pruner, the same length."""
     loss_keys = [
         parameter.key
         for parameter in parameters
@@ -135,14 +135,14 @@ def _check_comparable(parameters: Sequence[Parameter], settings: Settings) -> No
     ]
     if loss_keys and "val/loss" in settings.validation_metrics:
         raise UserError(
-            f"{loss_keys[0]} is searched, and val/loss means something else with each of its values: set "
-            "search.objectives=val/accuracy, or val/rmse"
+            f"{loss_keys[0]} is searched, so val/loss is not comparable between trials: set "
+            "search.objectives=val/accuracy or val/rmse"
         )
     length_keys = [parameter.key for parameter in parameters if parameter.key in LENGTH_KEYS]
     if length_keys and settings.effective_pruner != "none":
         raise UserError(
-            f"{length_keys[0]} is searched, and search.pruner={settings.effective_pruner} compares shares of one: set "
-            "search.pruner=none, or give it one value"
+            f"{length_keys[0]} is searched, but search.pruner={settings.effective_pruner} compares trials of equal "
+            "length: set search.pruner=none, or give it a single value"
         )
 
 
@@ -157,7 +157,7 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         if expects_value or argument.startswith("-"):
             if not expects_value and not argument.startswith(("--config-dir", "-cd")):
-                raise UserError(f"a search takes --config-dir, and not {argument}")
+                raise UserError(f"unknown option {argument}: a search accepts only --config-dir")
             flags.append(argument)
             expects_value = not expects_value and "=" not in argument
         else:
@@ -174,14 +174,14 @@ def _read_settings(overrides: Sequence[str], composer: Composer) -> Settings:
     ]
     for override in overrides:
         if parse_override(override).is_sweep_override():
-            raise UserError(f"{override}: a search has one value of its own settings")
+            raise UserError(f"{override}: a setting of the search must have a single value")
     search_config = composer.compose([f"+{choice_overrides[-1]}", *value_overrides]).search
     settings: Settings = bind(OmegaConf.to_container(search_config, resolve=True), "search").build()  # pyright: ignore[reportArgumentType]
     return settings
 
 
 def _space_overrides(settings: Settings) -> list[str]:
-    """The space of a config: in the grammar of the command line, or a list of values."""
+    """Returns the search space of a config as overrides. Values use the command-line grammar or are lists."""
     space = {
         key: ",".join(map(format_override, value)) if isinstance(value, list) else value
         for key, value in (settings.space or {}).items()
@@ -192,10 +192,10 @@ def _space_overrides(settings: Settings) -> list[str]:
 def _add_conditions(
     parameter: Parameter, parameters: Sequence[Parameter], fixed_overrides: Sequence[str], composer: Composer
 ) -> Parameter:
-    """The parameter with the choices under which it exists: those whose signature has it.
+    """Adds the choices under which a parameter exists, because their signature has it.
 
     Raises:
-        UserError: if that is none of them.
+        UserError: If no searched choice has the argument.
     """
     group, _, argument = parameter.key.partition(".")
     (group_parameter,) = [candidate for candidate in parameters if candidate.key == group] or [None]
@@ -208,7 +208,7 @@ def _add_conditions(
         if _has_argument(composer, [*fixed_overrides, f"{group}={candidate}"], group, argument)
     }
     if not valid_choices:
-        raise UserError(f"{parameter.key}: none of {group}={','.join(choices)} has that argument (--help lists them)")
+        raise UserError(f"{parameter.key}: none of {group}={','.join(choices)} has this argument (--help lists them)")
     return Parameter(
         parameter.key,
         parameter.distribution,
@@ -219,7 +219,7 @@ def _add_conditions(
 def _has_argument(composer: Composer, overrides: Sequence[str], group: str, argument: str) -> bool:
     config: Any = OmegaConf.to_container(composer.compose(overrides), resolve=True)
     group_config = config[group]
-    if group_config is None:  # of a loss that the data choose
+    if group_config is None:  # the loss that the data determine
         return False
     return bind(group_config, group, complete=False, num_tensor_args=2 if group == "loss" else 0).accepts(
         argument.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Who works on what: a claim is a lease, which ends with its worker."""
+"""Assigns jobs to workers with leases, which end with their worker."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stormproof_train.errors import StorageError
 
 
 class Claims:
-    """The claims of all workers of a search.
+    """Leases of jobs of a search.
 
     Args:
-        folder: in which each claim has a folder of its own.
+        folder: Folder that contains one folder per job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -22,9 +22,9 @@ class Claims:
         self._leases: dict[str, Lease] = {}
 
     def acquire(self, job: str) -> bool:
-        """Claims a job for this process; False where another one that still lives has it."""
+        """Claims a job for this process. Returns False if another live worker has it."""
         path = self._folder / job
-        if Lease.is_active(path):  # to look takes no lock, and idle workers look every second
+        if Lease.is_active(path):  # this check takes no lock, and idle workers run it every second
             return False
         path.mkdir(parents=True, exist_ok=True)
         with suppress(FolderTakenError):
@@ -33,24 +33,24 @@ class Claims:
         return False
 
     def release(self, job: str) -> None:
-        """Lets another worker have it."""
+        """Releases a job so that another worker can claim it."""
         self._leases.pop(job).release()
 
     def owns(self, job: str) -> bool:
-        """Whether this process still has a claim that it took: one that was suspended for long may have lost it."""
+        """Returns True if this process still owns a job that it claimed. A suspended process may have lost it."""
         try:
             self._leases[job].check()
         except FolderLostError:
             return False
         except FileNotFoundError as error:
-            raise StorageError(f"{self._folder} is gone, and with it the search's claims") from error
+            raise StorageError(f"{self._folder} was deleted, and with it the claims of the search") from error
         return True
 
     def hosts(self) -> set[str]:
-        """The machines that have worked here, or do."""
+        """Returns the host names of all past and present workers."""
         owners = [Lease.read_owner(folder) for folder in self._folder.iterdir() if folder.is_dir()]
         return {owner.host for owner in owners if owner is not None}
 
     def is_claimed(self, job: str) -> bool:
-        """Whether a worker that lives has it."""
+        """Returns True if a live worker has the job."""
         return Lease.is_active(self._folder / job)

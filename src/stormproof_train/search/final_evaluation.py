@@ -1,4 +1,4 @@
-"""The end of a search: the winner and the default once more on fresh seeds, and the winner's test, read once."""
+"""Trains the winner and the default on fresh seeds after a search, and tests the winner once."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class FinalRun:
-    """A run of the end.
+    """A run on a fresh seed.
 
     Attributes:
-        label: ``default``, or the winner's ``trial-0007``.
-        seed: of the run.
-        params: those of the winner; none of the default.
+        label: ``default``, or the name of the winner such as ``trial-0007``.
+        seed: Seed of the run.
+        params: Parameters of the winner. Empty for the default.
     """
 
     label: str
@@ -43,22 +43,22 @@ class FinalRun:
 
     @property
     def name(self) -> str:
-        """Of its folder, and in the storage."""
+        """Name of its folder, and key in the storage."""
         return f"{self.label}-seed-{self.seed}"
 
 
 class FinalEvaluation:
-    """What is done once, after the last trial.
+    """Runs the final runs and the test once, after the last trial.
 
     Args:
-        settings: of the search.
-        trials: all.
-        folder: of the search.
-        command: makes those of a run.
-        runner: runs them.
-        claims: of all workers.
-        compose_plan: of a run's words.
-        seed: of the trials.
+        settings: Settings of the search.
+        trials: Storage of the trials.
+        folder: Folder of the search.
+        command: Builds the commands of runs.
+        runner: Executes runs.
+        claims: Claims of all workers.
+        compose_plan: Composes the plan of a run from its overrides.
+        seed: Seed of the trials.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FinalEvaluation:
         self._runner, self._claims, self._compose_plan, self._seed = runner, claims, compose_plan, seed
 
     def list_runs(self, winner: TrialRecord) -> list[FinalRun]:
-        """The runs on fresh seeds, in pairs."""
+        """Returns the runs on fresh seeds, in pairs of winner and default."""
         seeds = [self._seed + offset for offset in range(1, self._settings.final_seeds + 1)]
         return [
             FinalRun(label, seed, params)
@@ -85,14 +85,14 @@ class FinalEvaluation:
         ]
 
     def collect_results(self, winner: TrialRecord) -> dict[str, Any]:
-        """By name of each run what came of it, where that is known; that of the test by ``test``."""
+        """Returns the known results of the final runs by name, and that of the test by ``test``."""
         names = [run.name for run in self.list_runs(winner)]
         results = {name: self._trials.get_shared(f"final/{name}") for name in names}
         results["test"] = self._trials.get_shared(f"test/{_trial_name(winner)}")
         return {name: result for name, result in results.items() if result is not None}
 
     def evaluate(self, winner: TrialRecord) -> None:
-        """Does what other workers have not taken, and waits for them."""
+        """Executes the jobs that no other worker has claimed, and waits for the others."""
         jobs: list[tuple[str, str, Callable[[], Any]]] = [
             (final_run.name, f"final/{final_run.name}", functools.partial(self._train, final_run))
             for final_run in self.list_runs(winner)
@@ -106,7 +106,7 @@ class FinalEvaluation:
         if not self._claims.acquire(name):
             return False
         try:
-            if self._trials.get_shared(key) is None:  # another worker may have done it just now
+            if self._trials.get_shared(key) is None:  # another worker may have finished it meanwhile
                 self._trials.set_shared(key, job())
         finally:
             self._claims.release(name)
@@ -137,14 +137,14 @@ class FinalEvaluation:
         return {"headline": evaluation["headline"], "reason": None}
 
     def _run_to_end(self, job: str, command: list[str], folder: Path) -> RunOutcome:
-        """What became of a run that nobody ends early."""
+        """Executes a run that the search does not stop early."""
         outcome = self._runner.run(job, command, folder, lambda _: CONTINUE)
         if outcome.exit_code == ExitCode.STORAGE:
-            raise StorageError(f"{job} could not go on: {outcome.reason}")
+            raise StorageError(f"{job} was stopped by a storage error: {outcome.reason}")
         return outcome
 
     def _evaluation_overrides(self, winner: TrialRecord) -> list[str]:
-        """What an evaluation has to be told again: what may be built of a user's own, what was secret, the device."""
+        """Returns the overrides that an evaluation needs again: targets (for user code), secrets and the device."""
         plan = self._compose_plan([*self._command.fixed_overrides, *format_overrides(winner.params)])
         arguments = {"data": plan.data.arguments(), "model": plan.model.arguments(), "loss": dict(plan.loss)}
         arguments["activation"] = plan.activation.arguments()

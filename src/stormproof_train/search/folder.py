@@ -1,4 +1,4 @@
-"""A search is a folder: what it holds, and whose search it is."""
+"""Manages the folder of a search and checks its identity."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from stormproof_train.search.arguments import Arguments
 
 SEARCH_FILE = "search.json"
 LOCK_SECONDS = 300.0
-"""How long a worker waits for another one that is asking for a trial."""
+"""Seconds to wait for the lock while another worker selects or decides on a trial."""
 
 
 class SearchFolder:
-    """``<folder>/<name>/``: search.json, study.db, trials/, logs/, final/, claims/, answer.json, report.html.
+    """The folder ``<folder>/<name>/`` of a search.
+
+    It contains search.json, study.db, trials/, logs/, final/, claims/, answer.json and report.html.
 
     Args:
-        arguments: what is searched.
-        default: the plan of a run without anything searched.
+        arguments: Parsed arguments of the search.
+        default: Plan of a run with the fixed overrides only.
     """
 
     def __init__(self, arguments: Arguments, default: Plan) -> None:
@@ -45,14 +47,14 @@ class SearchFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether it has begun."""
+        """True if the search has started."""
         return (self.path / SEARCH_FILE).exists()
 
     def create(self) -> None:
-        """Makes it, or makes sure that it is this search's.
+        """Creates the folder, or checks that it belongs to this search.
 
         Raises:
-            UserError: if it is another's, or cannot be made.
+            UserError: If it belongs to another search, or cannot be created.
         """
         try:
             for folder in (self.path, self.trials_dir, self.final_dir, self.logs_dir, self.claims_dir):
@@ -61,24 +63,25 @@ class SearchFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"search.folder={self.path.parent}: the search's folder cannot be made there: "
+                f"search.folder={self.path.parent}: the folder of the search cannot be created there: "
                 f"{describe_path_error(self.path, error)}"
             ) from error
         with self.lock():
-            stored_search = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "told"))
+            stored_search = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "definition"))
             is_different = stored_search is not None and self._is_different(stored_search)
             if stored_search is None or (
                 is_different and not any(self.trials_dir.iterdir())
-            ):  # nothing is lost that never began
+            ):  # no trial has started, so nothing is lost
                 content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
-                content |= {"storage": _storage_location(self._storage), "told": self._definition}
+                content |= {"storage": _storage_location(self._storage), "definition": self._definition}
                 with atomic_write(self.path / SEARCH_FILE) as file:
                     file.write(f"{json.dumps(content, indent=1)}\n".encode())
                 return
         if stored_search["identity"] != self.identity:
-            differences = "; ".join(_format_differences(stored_search["told"], self._definition))
+            differences = "; ".join(_format_differences(stored_search["definition"], self._definition))
             raise UserError(
-                f"the search {self.path} is another one: {differences}. Give this one another name (search.name=…)"
+                f"the folder {self.path} belongs to a search with other settings: {differences}. Choose another name "
+                "(search.name=…)"
             )
         if stored_search["storage"] != _storage_location(self._storage):
             old_location, new_location = (
@@ -86,8 +89,8 @@ class SearchFolder:
                 for location in (stored_search["storage"], _storage_location(self._storage))
             )
             raise UserError(
-                f"the trials of {self.path} are in {old_location}, and not in {new_location}: set search.storage as "
-                f"before"
+                f"the trials of {self.path} are in {old_location}, not in {new_location}: use the same search.storage "
+                "as before"
             )
 
     def _is_different(self, stored_search: Mapping[str, Any]) -> bool:
@@ -97,31 +100,31 @@ class SearchFolder:
 
     @property
     def study_name(self) -> str:
-        """The name of the study, which no other folder's search has, even where several share a storage."""
+        """Name of the study, unique among all searches in a shared storage."""
         stored_search = read_mapping(self.path / SEARCH_FILE, ("id",))
         assert stored_search is not None
         return f"{self.name}-{stored_search['id']}"
 
     @property
     def storage_url(self) -> str:
-        """The URL of the storage."""
+        """URL of the storage."""
         return self._storage or f"sqlite:///{(self.path / 'study.db').absolute()}"
 
     def lock(self) -> filelock.BaseFileLock:
-        """Held while somebody asks for a trial, or decides on one; it ends with its process."""
+        """Returns the lock for selecting and deciding on trials. The system releases it when its process ends."""
         return filelock.FileLock(self.path / ".lock", timeout=LOCK_SECONDS)
 
     def log_path(self, job: str) -> Path:
-        """Where what a run prints is kept."""
+        """Returns the path of the log of a run."""
         return self.logs_dir / f"{job}.log"
 
 
 def search_definition(arguments: Arguments, default: Plan) -> dict[str, Any]:
-    """What makes another search of it: the settings of a run that change its result, the space, and how it is searched.
+    """Returns the settings that identify a search: those of a run that change its result, the space, and the method.
 
     Args:
-        arguments: what is searched.
-        default: the plan of a run without anything searched.
+        arguments: Parsed arguments of the search.
+        default: Plan of a run with the fixed overrides only.
     """
     space = {parameter.key: parameter.as_dict() for parameter in arguments.space.parameters}
     definition = {"run": result_settings(redact_settings(default.settings(None))), "space": space}
@@ -129,7 +132,7 @@ def search_definition(arguments: Arguments, default: Plan) -> dict[str, Any]:
 
 
 def _storage_location(storage: str | None) -> str | None:
-    """Where a storage is, whoever uses it."""
+    """Returns the location of a storage without user name and password."""
     if storage is None:
         return None
     kind, _, location = storage.partition("://")
@@ -137,7 +140,7 @@ def _storage_location(storage: str | None) -> str | None:
 
 
 def _format_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs, as ``key: before -> now``."""
+    """Returns the differences as ``key: before -> now``."""
     differences = []
     for section, prefix, placeholder in (
         ("run", "", "(not set)"),

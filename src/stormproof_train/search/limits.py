@@ -1,4 +1,4 @@
-"""How long a search goes on: its limits, which all workers share."""
+"""Applies the limits of a search, which all workers share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LIMIT_NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
 
 
 def increase_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
-    """The limits from now on: what one worker is told of more counts for all of them, or they would end each other's.
+    """Raises the shared limits to those of a worker. Limits never shrink, because another worker may rely on them.
 
     Args:
-        current: those so far; None at the start.
-        settings: of a worker.
-        default_trials: as many as it is for, where it is told no number.
+        current: Current limits. None at the start.
+        settings: Settings of the worker.
+        default_trials: Number of trials if the settings have none.
 
     Example:
         >>> limits = {"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None}
@@ -34,12 +34,12 @@ def increase_limits(current: Limits | None, settings: Settings, default_trials: 
 
 
 def describe_exhausted_limit(limits: Limits, records: Sequence[TrialRecord], hours: float) -> str | None:
-    """Which budget is used up, in words; None as long as none is.
+    """Describes the first exhausted limit, or returns None if all limits have room.
 
     Args:
-        limits: of the search.
-        records: all trials.
-        hours: since the search began.
+        limits: Limits of the search.
+        records: All trials.
+        hours: Hours since the search started.
     """
     usage = {
         "max_steps": sum(record.notes.get("steps", 0) for record in records),
@@ -47,7 +47,7 @@ def describe_exhausted_limit(limits: Limits, records: Sequence[TrialRecord], hou
         "max_gpu_hours": sum(record.notes.get("gpu_seconds", 0.0) for record in records) / 3600,
     }
     exceeded_names = (name for name, amount in usage.items() if (limit := limits[name]) is not None and amount >= limit)
-    return next((f"search.{name}={limits[name]:.12g} is used up" for name in exceeded_names), None)
+    return next((f"search.{name}={limits[name]:.12g} is reached" for name in exceeded_names), None)
 
 
 def _max_limit(first: float | None, second: float | None) -> float | None:

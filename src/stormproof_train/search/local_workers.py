@@ -1,4 +1,4 @@
-"""The workers of this machine, and what of it each has."""
+"""Starts the workers of this machine and divides its resources among them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from stormproof_train.console import print_line
 
 HELPER_VARIABLE = "STORMPROOF_SEARCH_HELPS"
-"""Set for those that another worker has started: it speaks for them in the end."""
+"""Environment variable of workers that another worker has started. Only that one prints the result."""
 
 
 class LocalWorkers:
-    """Starts further workers beside this process, which is the first, and shares out the machine.
+    """Starts the other workers of this machine, and divides its cores and GPUs among all.
 
-    Each is a process that runs the same command; one whose first worker is gone goes on.
+    Each worker is a process with the same command. If the first worker ends, the others continue.
 
     Args:
-        arguments: after the command ``search``.
-        num_workers: in all.
+        arguments: Arguments after ``search``.
+        num_workers: Number of workers, including this process.
     """
 
     def __init__(self, arguments: Sequence[str], num_workers: int) -> None:
@@ -31,7 +31,7 @@ class LocalWorkers:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        """Starts them."""
+        """Starts the other workers."""
         if self._num_workers > 1:
             environments = [build_worker_environment(index, self._num_workers) for index in range(self._num_workers)]
             command = [sys.executable, "-m", "stormproof_train", "search", *self._arguments, "search.workers=1"]
@@ -43,29 +43,31 @@ class LocalWorkers:
         return self
 
     def __exit__(self, error_type: object, *error: object) -> None:
-        """Waits for them; where this one ends early, tells them to end."""
+        """Waits for the other workers. If this process failed, it terminates them first."""
         if error_type is not None:
             for process in self._processes:
                 process.terminate()
         exit_codes = [process.wait() for process in self._processes]
         if error_type is None and any(exit_codes):
             exit_code = next(filter(None, exit_codes))
-            print_line(f"warning: a worker of this machine ended with code {exit_code}; the others did its work")
+            print_line(
+                f"warning: a worker on this machine ended with code {exit_code}; other workers finished its jobs"
+            )
 
 
 def build_worker_environment(
     worker_index: int, num_workers: int, environ: Mapping[str, str] = os.environ, num_gpus: int | None = None
 ) -> dict[str, str]:
-    """The part of this machine that a worker has: as many cores as any, and the GPUs in turn.
+    """Returns the environment variables with a worker's share of the cores and GPUs.
 
     Args:
-        worker_index: of the worker, from 0.
-        num_workers: in all.
-        environ: what is set already stays.
-        num_gpus: of this machine; None to count them.
+        worker_index: Index of the worker.
+        num_workers: Number of workers on this machine.
+        environ: Current environment. Variables that are already set are kept.
+        num_gpus: Number of GPUs of this machine. None counts them.
 
     Returns:
-        Variables of the environment.
+        Environment variables to set.
 
     Example:
         >>> build_worker_environment(1, 2, {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2,3,5"}, num_gpus=3)

@@ -1,4 +1,4 @@
-"""What a search wants to be small or large, and what a trial has to keep to."""
+"""Defines objectives and constraints."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from dataclasses import dataclass
 from stormproof_train.metrics import higher_is_better
 
 COST_METRICS = {"parameters": "parameters of the network", "latency": "seconds for one sample, on this machine"}
-"""What is known of a trial before it is trained."""
+"""Metrics of a trial that are known before training."""
 _CONSTRAINT = re.compile(r"\s*([\w/]+)\s*(<=|>=)\s*([-+\d.eE_]+)\s*")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number of a trial, and which way is better."""
+    """A metric to optimize and its direction."""
 
     name: str
     higher_is_better: bool
 
     def get_value(self, measurements: Mapping[str, float]) -> float:
-        """Its value among what was measured of a trial.
+        """Returns the value of the metric among the measurements of a trial.
 
         Raises:
-            ValueError: if it is none of that.
+            ValueError: If it was not measured.
         """
         if self.name not in measurements:
-            raise ValueError(f"{self.name} is not among what was measured ({', '.join(sorted(measurements))})")
+            raise ValueError(f"{self.name} was not measured (available: {', '.join(sorted(measurements))})")
         return measurements[self.name]
 
     def as_loss(self, value: float) -> float:
-        """The same number, lower for the better; what is not finite is the worst."""
+        """Returns the value as a loss, where lower is better. A non-finite value becomes infinity."""
         loss = -value if self.higher_is_better else value
         return loss if math.isfinite(loss) else math.inf
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a number of a trial."""
+    """A bound on a metric of a trial."""
 
     name: str
     operator: str
     bound: float
 
     def violation(self, measurements: Mapping[str, float]) -> float:
-        """By how much it is missed, above 0; 0 or less where it holds."""
+        """Returns the amount by which the constraint is violated. Not positive if it is satisfied."""
         value = measurements[self.name]
         if not math.isfinite(value):
             return math.inf
@@ -57,10 +57,10 @@ class Constraint:
 
 
 def read_objective(name: str) -> Objective:
-    """An objective by its name: of a validation, or of the network's size.
+    """Parses an objective: a validation metric or a cost of the network.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: If the name is neither.
 
     Example:
         >>> read_objective("val/accuracy")
@@ -71,17 +71,17 @@ def read_objective(name: str) -> Objective:
     is_higher_better = higher_is_better(name)
     if is_higher_better is None or not name.startswith("val/"):
         raise ValueError(
-            f"objectives={name}: a search looks at what validation measures (val/loss, val/accuracy, val/f1, val/rmse, "
-            f"val/mae, val/r2), or {', '.join(COST_METRICS)}"
+            f"objectives={name} is not supported: use a validation metric (val/loss, val/accuracy, val/f1, val/rmse, "
+            f"val/mae, val/r2) or {', '.join(COST_METRICS)}"
         )
     return Objective(name, is_higher_better)
 
 
 def read_constraint(text: str) -> Constraint:
-    """A constraint as a user writes it.
+    """Parses a constraint.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: If it has another form.
 
     Example:
         >>> str(read_constraint("parameters <= 1e5"))
@@ -90,11 +90,11 @@ def read_constraint(text: str) -> Constraint:
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"constraints={text} cannot be read: write parameters<=100000, latency<=0.01 or val/accuracy>=0.9"
+            f"constraints={text} is not valid: write parameters<=100000, latency<=0.01 or val/accuracy>=0.9"
         )
     name, operator, bound = match.groups()
     read_objective(name)
     try:
         return Constraint(name, operator, float(bound))
     except ValueError as error:
-        raise ValueError(f"constraints={text}: {bound} is no number") from error
+        raise ValueError(f"constraints={text}: {bound} is not a number") from error

@@ -1,4 +1,4 @@
-"""How the samplers see a trial that waits at a rung."""
+"""Presents paused trials to samplers as pruned trials."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 T = TypeVar("T")
 PAUSED = "paused"
-"""The attribute of a trial that says so."""
+"""User attribute of a paused trial."""
 
 
 class PausedTrialsStorage(BaseStorage):
-    """A storage in which what waits at a rung looks as if it had been pruned there.
+    """A storage that reports trials paused at a rung as pruned there.
 
-    Optuna knows trials that run and trials that have ended. One that waits may go on, so it must not have ended; but a
-    sampler would learn nothing from one that runs, and take its parameters for bad ones.
+    Optuna knows only running and finished trials. A paused trial may resume, so it must not be finished. But samplers
+    would learn nothing from it while it is running, and would treat its parameters as bad.
 
-    A database that does not answer, as one that is started again, is asked again for some minutes.
+    Operations are retried while the database is unavailable, for example during a restart.
 
     Args:
-        storage: where all is.
-        retry_seconds: seconds for which it is asked again.
+        storage: Storage that contains the study.
+        retry_seconds: Seconds for which an operation is retried.
     """
 
     def __init__(self, storage: BaseStorage, retry_seconds: float = 180.0) -> None:
@@ -38,86 +38,86 @@ class PausedTrialsStorage(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """All trials, or those in some states."""
+        """Returns all trials, or those in the given states."""
         trials = [_as_pruned(trial) for trial in self._retry(self._storage.get_all_trials, study_id, deepcopy)]
         return trials if states is None else [trial for trial in trials if trial.state in states]
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.create_new_study, directions, study_name)
 
     def delete_study(self, study_id: int) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.delete_study, study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_study_id_from_name, study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_study_name_from_id, study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_study_directions, study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_study_user_attrs, study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_study_system_attrs, study_id)
 
     def get_all_studies(self) -> list[Any]:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_all_studies)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.create_new_trial, study_id, template_trial)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_trial_param, trial_id, param_name, param_value_internal, distribution)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_trial_id_from_study_id_trial_number, study_id, trial_number)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.set_trial_state_values, trial_id, state, values)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_trial_intermediate_value, trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.set_trial_system_attr, trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As the storage does."""
+        """Delegates to the storage."""
         return self._retry(self._storage.get_trial, trial_id)
 
     def remove_session(self) -> None:
-        """As the storage does."""
+        """Delegates to the storage."""
         self._retry(self._storage.remove_session)
 
     def _retry(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -15,14 +15,14 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
 from stormproof_train.search.worker_socket import BeginMessage, Message, Reply, ValidationMessage
 
-CONTINUE: Reply = {"verdict": "go on", "reason": ""}
+CONTINUE: Reply = {"verdict": "continue", "reason": ""}
 MIN_INTERVAL_SECONDS = 5.0
-"""A value that decides nothing is written down at most so often."""
+"""Minimum seconds between two stored values, unless a value leads to a decision."""
 
 
 @dataclass
 class _RunProgress:
-    """The run of a trial that is under way: its length, the share of it at which it is looked at, and when it was."""
+    """Progress of an active run: its length in steps, the fraction of its next rung, and the time of the last write."""
 
     length: float
     next_rung: float
@@ -30,12 +30,12 @@ class _RunProgress:
 
 
 class TrialPruner:
-    """Decides on trials, by what all of them have come to.
+    """Decides whether trials continue, pause or are pruned, from the results of all trials.
 
     Args:
-        settings: of the search.
-        trials: all.
-        folder: of the search.
+        settings: Settings of the search.
+        trials: Storage of the trials.
+        folder: Folder of the search.
     """
 
     def __init__(self, settings: Settings, trials: TrialStore, folder: SearchFolder) -> None:
@@ -50,18 +50,18 @@ class TrialPruner:
         self._progress: dict[int, _RunProgress] = {}
 
     def handle_message(self, number: int, message: Message) -> Reply:
-        """Whether a run goes on, pauses or ends, and why.
+        """Decides whether a run continues, pauses or is pruned, and why.
 
         Args:
-            number: of its trial.
-            message: what it tells.
+            number: Number of its trial.
+            message: Message of the run.
         """
         if message["kind"] == "begin":
             return self._handle_begin(number, message)
         return self._handle_validation(number, message)
 
     def trial_statuses(self, records: Sequence[TrialRecord]) -> list[TrialStatus]:
-        """Trials as the rungs see them; one that failed says nothing about the others' losses."""
+        """Returns the status of all trials that count at the rungs. Failed trials are excluded."""
         return [
             trial_status(record, self._objective.as_loss)
             for record in records
@@ -69,7 +69,7 @@ class TrialPruner:
         ]
 
     def find_exhausted_limit(self, records: Sequence[TrialRecord]) -> str | None:
-        """Which budget is used up, in words; None as long as none is."""
+        """Describes the first exhausted limit, or returns None if all limits have room."""
         hours = (time.time() - (self._trials.get_shared("began") or time.time())) / 3600
         return describe_exhausted_limit(self._trials.get_shared("limits"), records, hours)
 
@@ -94,11 +94,13 @@ class TrialPruner:
         if violated_constraints:
             return self._prune(
                 number,
-                f"{violated_constraints[0]} does not hold: it is {measurements[violated_constraints[0].name]:,.6g}",
+                f"{violated_constraints[0]} is violated: it is {measurements[violated_constraints[0].name]:,.6g}",
             )
         pruner_name = self._settings.effective_pruner
         if pruner_name != "none" and not math.isfinite(length):
-            return self._prune(number, f"search.pruner={pruner_name} wants a run with an end: set trainer.max_epochs")
+            return self._prune(
+                number, f"search.pruner={pruner_name} needs runs of finite length: set trainer.max_epochs"
+            )
         return CONTINUE
 
     def _handle_validation(self, number: int, message: ValidationMessage) -> Reply:
@@ -120,7 +122,7 @@ class TrialPruner:
         if reaches_rung:
             return self._decide_at_rung(number, progress)
         if self._uses_median and self._trials.is_worse_than_median(number):
-            return self._prune(number, f"behind the median at {fraction:.0%} of its length")
+            return self._prune(number, f"worse than the median at {fraction:.0%} of its length")
         return CONTINUE
 
     def _decide_at_rung(self, number: int, progress: _RunProgress) -> Reply:
@@ -138,10 +140,10 @@ class TrialPruner:
         return self.rungs.fractions[rungs_passed] if rungs_passed < len(self.rungs.fractions) else math.inf
 
     def _pause(self, number: int, reason: str) -> Reply:
-        timestamp = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
+        timestamp = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (the format of Optuna's end times)
         self._trials.note(number, paused=True, reason=reason, paused_at=timestamp)
         return {"verdict": "pause", "reason": reason}
 
     def _prune(self, number: int, reason: str) -> Reply:
-        self._trials.note(number, reason=reason)  # it has ended once its run has
+        self._trials.note(number, reason=reason)  # the trial ends when its run has ended
         return {"verdict": "prune", "reason": reason}

@@ -1,7 +1,7 @@
-r"""What random search would have reached with the steps of a search, told from the trials of that search.
+r"""Estimates the result of random search from the trials of a search.
 
-The smallest of :math:`m` values that are drawn at random from :math:`v_1 \le \dots \le v_n`, each draw from all, is
-:math:`\sum_i v_i \left[ \left(1 - \tfrac{i-1}{n}\right)^m - \left(1 - \tfrac{i}{n}\right)^m \right]` on average.
+The expected minimum of :math:`m` values drawn with replacement from :math:`v_1 \le \dots \le v_n` is
+:math:`\sum_i v_i \left[ \left(1 - \tfrac{i-1}{n}\right)^m - \left(1 - \tfrac{i}{n}\right)^m \right]`.
 
 References:
     Dodge, Gururangan, Card, Schwartz, Smith, Show your work: improved reporting of experimental results, 2019,
@@ -17,11 +17,11 @@ from stormproof_train.search.rungs import TrialStatus
 
 
 def expected_minimum(values: Sequence[float], draws: float) -> float:
-    """The smallest of so many draws from ``values``, on average.
+    """Returns the expected minimum of ``draws`` random draws from ``values``.
 
     Args:
-        values: finite, at least one.
-        draws: above 0; a part of one counts as a part of its effect.
+        values: At least one finite value.
+        draws: Number of draws. Must be positive, may be fractional.
 
     Example:
         >>> expected_minimum([1.0, 2.0], draws=1)
@@ -30,9 +30,8 @@ def expected_minimum(values: Sequence[float], draws: float) -> float:
         1.25
     """
     count = len(values)
-    tail_probabilities = [
-        (1 - index / count) ** draws for index in range(count + 1)
-    ]  # the chance that all are beyond so many
+    # probability that all draws are above each value
+    tail_probabilities = [(1 - index / count) ** draws for index in range(count + 1)]
     return sum(
         value * (tail_probabilities[index] - tail_probabilities[index + 1])
         for index, value in enumerate(sorted(values))
@@ -40,13 +39,13 @@ def expected_minimum(values: Sequence[float], draws: float) -> float:
 
 
 def extrapolate_final_losses(statuses: Sequence[TrialStatus]) -> list[float]:
-    """The losses that trials would have come to at their end; inf where not finite.
+    """Extrapolates the final losses of trials. Infinite if a loss is not finite.
 
-    One that was stopped counts as if its loss had still fallen as those of the complete ones did from there, on median:
-    by a factor where all losses are positive, else by a difference.
+    A trial that was stopped early is assumed to improve as the complete trials did from the same point, on median. The
+    improvement is a factor if all losses are positive, otherwise a difference.
 
     Args:
-        statuses: none without a loss.
+        statuses: Statuses with at least one loss each.
     """
     complete_statuses = [status for status in statuses if status.is_complete]
     is_positive = all(loss > 0 for status in statuses for loss in status.losses.values())

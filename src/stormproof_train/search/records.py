@@ -1,4 +1,4 @@
-"""The numbers of a search, as ``answer.json`` contains them."""
+"""Defines the content of ``answer.json``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ParameterRecord(TypedDict):
         choices: Options of a choice. None for a number.
         low: Lower bound. None for a choice.
         high: Upper bound. None for a choice.
-        step: Step of a number. None if there is none.
+        step: Step of a number. None if it is continuous.
         only_with: The parameter exists only with these choices, by key.
     """
 
@@ -71,7 +71,7 @@ class ReportedTrial(TypedDict):
 
 
 class RandomSearchRecord(TypedDict):
-    """What random search would be expected to reach.
+    """Expected result of random search.
 
     Attributes:
         steps: Steps of all trials.
@@ -141,7 +141,7 @@ class FinalOverrides(TypedDict):
 
 
 class Totals(TypedDict):
-    """What all trials cost."""
+    """Total cost of all trials."""
 
     steps: int
     seconds: float
@@ -161,16 +161,16 @@ class SearchNumbers(TypedDict):
         rungs: Fractions of the length of a run.
         space: Search space.
         trials: Trials by number.
-        best: Number of the winner. None if there is none.
+        best: Number of the winner. None without a winner.
         front: Numbers of the trials on the Pareto front.
         importances: Shares by key, for each objective.
-        random: Estimate for random search. None if there is none.
-        final: Winner and default on fresh seeds. None if there are none.
+        random: Estimate for random search. None if not available.
+        final: Winner and default on fresh seeds. None without fresh seeds.
         test: Test results of the winner by metric. None before the test.
         tested: Path of the tested run, or the reason for not testing.
         also_tested: Numbers of the trials that were tested earlier.
-        words: Overrides of the winner and of the default.
-        totals: What all trials cost.
+        overrides: Overrides of the winner and of the default.
+        totals: Total cost of all trials.
     """
 
     name: str
@@ -190,5 +190,5 @@ class SearchNumbers(TypedDict):
     test: dict[str, IntervalRecord] | None
     tested: str | None
     also_tested: list[int]
-    words: FinalOverrides
+    overrides: FinalOverrides
     totals: Totals

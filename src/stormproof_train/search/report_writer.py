@@ -1,4 +1,4 @@
-"""``answer.json`` and ``report.html`` of a search, kept up to date while it goes on."""
+"""Keeps ``answer.json`` and ``report.html`` of a search up to date."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from stormproof_train.search.report.search_page import search_page
 
 REPORT_FILE = "report.html"
 MIN_INTERVAL_SECONDS = 60.0
-"""A search that goes on writes its page at most so often."""
+"""Minimum seconds between two updates during a search."""
 
 
 class ReportWriter:
-    """Writes both.
+    """Writes ``answer.json`` and ``report.html``.
 
     Args:
-        folder: of the search.
-        collect_numbers: what is to be said now.
+        folder: Folder of the search.
+        collect_numbers: Returns the current numbers of the search.
     """
 
     def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], SearchNumbers]) -> None:
@@ -34,16 +34,16 @@ class ReportWriter:
         self._last_write = -math.inf
 
     def refresh(self) -> None:
-        """Writes them, if that was not done a moment ago; what goes wrong there costs no search."""
+        """Writes both files unless they were written recently. A failure only prints a warning."""
         if time.monotonic() - self._last_write < MIN_INTERVAL_SECONDS:
             return
         try:
             self.write(self.collect_numbers())
-        except Exception as error:  # noqa: BLE001 (whatever it is: it is tried again, and an error at the end)
+        except Exception as error:  # noqa: BLE001 (the next update retries, and the last write raises)
             print_line(f"warning: {self._folder.path / REPORT_FILE} could not be written: {error}")
 
     def write(self, numbers: SearchNumbers) -> Path:
-        """Writes them, and says where the page is."""
+        """Writes both files and returns the path of the page."""
         plain_numbers = to_json(numbers)
         page = render_html(search_page(plain_numbers))
         for name, content in (

@@ -1,4 +1,4 @@
-"""A trial's run tells its search how it does, and leaves when it is told to."""
+"""Reports the progress of a trial's run to the search, which may pause or prune it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from stormproof_train.errors import StoppedBySearchExit, UserError
 from stormproof_train.search.worker_socket import BeginMessage, Message, WorkerClient
 from stormproof_train.task import Task
 
-PASSES, MAX_WARM_UP_SHARE = 30, 5
-"""Passes over one sample whose median is the latency, and those before them."""
+PASSES, WARM_UP_PASSES = 30, 5
+"""Timed passes over one sample, whose median is the latency, and warm-up passes."""
 
 
 class TrialReporter(Callback):
-    """Asks the search at the start and after each validation whether the run shall go on.
+    """Asks the search at the start and after each validation whether the run continues.
 
-    The answer is rank 0's, and all ranks act on it at the same step. A run that is to pause is committed first, between
-    two batches, and goes on exactly there; one that is pruned leaves at once.
+    Rank 0 communicates, and all ranks act on the reply at the same step. Before a pause, a checkpoint is committed
+    between two batches, from which the run later resumes exactly. A pruned run ends immediately.
 
     Args:
-        address: of the worker that started the run.
-        metrics: logged names that it is told.
-        latency: whether it is told the seconds for one sample.
+        address: Socket of the worker that started the run.
+        metrics: Logged names to report.
+        latency: Whether to measure and report the seconds per sample.
     """
 
     def __init__(self, address: str, metrics: Sequence[str], latency: bool = False) -> None:
@@ -45,7 +45,7 @@ class TrialReporter(Callback):
         self._unregister: Callable[[], None] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says how long and how large the run is."""
+        """Reports the length and the size of the run."""
         assert isinstance(pl_module, Task)
         self._pause_reason = None
         self._recovery = find_callback(trainer, CheckpointRecovery)
@@ -67,7 +67,7 @@ class TrialReporter(Callback):
         self._report(message)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what validation measured, and what is critical."""
+        """Reports the validation metrics and the critical findings."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: trainer.callback_metrics.get(name) for name in self.metrics}
@@ -82,12 +82,12 @@ class TrialReporter(Callback):
         self._report({"kind": "validated", "step": trainer.global_step, "values": values, "critical": critical})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Ends the line, once training has ended."""
+        """Closes the connection after training."""
         if stage == "fit":
             self._disconnect()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Ends the line."""
+        """Closes the connection."""
         self._disconnect()
 
     def _report(self, message: Message) -> None:
@@ -109,8 +109,8 @@ class TrialReporter(Callback):
                 self._client = WorkerClient(self.address)
             except OSError as error:
                 raise UserError(
-                    "this is a trial of a search that is not there: start the search again, or leave "
-                    "callbacks.search out"
+                    "this is a trial of a search that is not running: start the search again, or remove "
+                    "callbacks.search"
                 ) from error
         return self._client
 
@@ -124,7 +124,7 @@ class TrialReporter(Callback):
 
 
 def measure_latency(task: Task) -> float:
-    """Seconds for one sample of zeros, on the device the network is on: the median of some passes in evaluation."""
+    """Returns the median seconds of a forward pass over one sample of zeros, in evaluation mode on the device."""
     dtype = next(
         (parameter.dtype for parameter in task.network.parameters() if parameter.is_floating_point()), torch.float32
     )
@@ -134,7 +134,7 @@ def measure_latency(task: Task) -> float:
     try:
         with torch.inference_mode():
             return statistics.median(
-                [_time_pass(task.network, sample) for _ in range(MAX_WARM_UP_SHARE + PASSES)][MAX_WARM_UP_SHARE:]
+                [_time_pass(task.network, sample) for _ in range(WARM_UP_PASSES + PASSES)][WARM_UP_PASSES:]
             )
     finally:
         task.network.train(was_training)
@@ -149,7 +149,7 @@ def _time_pass(network: torch.nn.Module, sample: torch.Tensor) -> float:
 
 
 def _count_samples(trainer: pl.Trainer) -> dict[str, int] | None:
-    """Of the two splits that a seed may draw anew; None where the loaders do not tell."""
+    """Returns the sizes of the training and validation split. None if a dataset has no length."""
     try:
         training: Any = trainer.train_dataloader
         validation: Any = trainer.val_dataloaders

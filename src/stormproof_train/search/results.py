@@ -1,4 +1,4 @@
-"""All that is to be said of a search, as plain values: the report and the table are made of it."""
+"""Collects the results of a search as plain values, from which report and table are built."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def collect_numbers(
     final_evaluation: FinalEvaluation,
     fixed_overrides: Sequence[str],
 ) -> SearchNumbers:
-    """The numbers of a search.
+    """Collects the numbers of a search.
 
     Args:
-        name: of the search.
-        settings: of the search.
-        space: what is searched.
-        trials: all.
-        pruner: knows the rungs.
-        final_evaluation: knows the runs at the end.
-        fixed_overrides: words of every trial.
+        name: Name of the search.
+        settings: Settings of the search.
+        space: Search space.
+        trials: Storage of the trials.
+        pruner: Provides the rungs.
+        final_evaluation: Provides the final runs.
+        fixed_overrides: Overrides of every trial.
     """
     records = [record for record in trials.records() if record.state != "waiting" and not record.is_duplicate]
     front = trials.pareto_front() if len(settings.all_objectives) > 1 else []
     winner = select_winner(records, settings, front)
     final_results = final_evaluation.collect_results(winner) if winner else {}
     test_result = final_results.get("test")
-    num_expected = len(final_evaluation.list_runs(winner)) + 1 if winner else 0  # the fresh seeds, and the test
+    num_expected = len(final_evaluation.list_runs(winner)) + 1 if winner else 0  # fresh seeds and the test
     is_finished = not any(record.state == "running" for record in records) and len(final_results) == num_expected
     overrides = [redact_override(override.lstrip("+")) for override in fixed_overrides]
     return {
@@ -76,7 +76,10 @@ def collect_numbers(
         "also_tested": [
             number for number in trials.tested_trial_numbers() if winner is None or number != winner.number
         ],
-        "words": {"winner": [*overrides, *(format_overrides(winner.params) if winner else [])], "default": overrides},
+        "overrides": {
+            "winner": [*overrides, *(format_overrides(winner.params) if winner else [])],
+            "default": overrides,
+        },
         "totals": {
             "steps": sum(record.notes.get("steps", 0) for record in records),
             "seconds": sum(record.notes.get("seconds", 0.0) for record in records),
@@ -88,7 +91,7 @@ def collect_numbers(
 def _compare_winner(
     settings: Settings, final_evaluation: FinalEvaluation, winner: TrialRecord, results: Mapping[str, Any]
 ) -> WinnerComparison | None:
-    """The winner against the default; None without fresh seeds."""
+    """Compares the winner with the default. Returns None without fresh seeds."""
     validation_objectives = (candidate for candidate in settings.all_objectives if candidate.name.startswith("val/"))
     objective = next(validation_objectives, Objective("val/loss", higher_is_better=False))
     samples = winner.notes.get("samples")
@@ -101,7 +104,7 @@ def _compare_winner(
 
 def _describe_trial(record: TrialRecord, settings: Settings, *, is_finished: bool) -> ReportedTrial:
     notes = record.notes
-    # What waits at a rung when all is over goes on only if the search is given more.
+    # Trials that are still paused at the end resume only if the limits are raised.
     is_stopped = is_finished and record.state == "paused"
     reason = str(notes.get("reason")).replace("paused", "stopped") if is_stopped else notes.get("reason")
     length = notes.get("length") or 0
@@ -146,7 +149,7 @@ def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -
         return None
     steps = sum(record.notes.get("steps", 0) for record in records)
     runs = steps / (sum(record.notes.get("steps", 0) for record in complete_records) / len(complete_records))
-    # a run that ends in nothing finite is the worst that there is; more draws than trials would tell of these alone
+    # Non-finite results count as the worst finite one. More draws than trials would measure only the best trial.
     expected_loss = expected_minimum(
         [*finite_losses, *[max(finite_losses)] * (len(losses) - len(finite_losses))], min(runs, len(losses))
     )
@@ -160,7 +163,7 @@ def estimate_random_search(records: Sequence[TrialRecord], settings: Settings) -
 
 
 def _final_status(record: TrialRecord, objective: Objective) -> TrialStatus:
-    """A trial with what it came to at its end."""
+    """Returns the status of a trial with its final loss."""
     status = trial_status(record, objective.as_loss)
     final_losses = {1.0: objective.as_loss(record.values[0])} if record.values else {}
     return replace(status, losses={**status.losses, **final_losses})

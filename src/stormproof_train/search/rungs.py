@@ -1,8 +1,8 @@
-r"""Asynchronous successive halving: which trials go on beyond a rung.
+r"""Implements asynchronous successive halving.
 
-A rung is a share of a run's length. Whoever comes to one waits there unless it is among the best
-:math:`\lfloor n / \eta \rfloor` of the :math:`n` that have come so far; a later look may find that it is. So a wrong
-first impression costs a wait and not a trial, which goes on from its checkpoint.
+A rung is a fraction of a run's length. A trial that reaches a rung is paused unless it is among the best
+:math:`\lfloor n / \eta \rfloor` of the :math:`n` trials that have reached it. It may be promoted later, and then
+resumes from its checkpoint. A wrong early decision therefore costs time but not the trial.
 
 References:
     Li, Jamieson, Rostamizadeh, Gonina, Hardt, Recht, Talwalkar, A system for massively parallel hyperparameter tuning,
@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """How a trial stands.
+    """Status of a trial.
 
     Attributes:
-        number: of the trial.
-        losses: by share of its length at which it was validated, lower for the better; inf where not finite.
-        rungs_passed: rungs that it has been let pass.
-        is_paused: whether it waits at the next one, or waited there to the last.
-        is_complete: whether it has come to its end.
-        has_ended: whether it will never go on, for whatever reason.
+        number: Number of the trial.
+        losses: Losses by fraction of its length, where lower is better. Infinite if not finite.
+        rungs_passed: Number of rungs that it was promoted past.
+        is_paused: Whether it is paused at the next rung, or was until the search ended.
+        is_complete: Whether it has reached its full length.
+        has_ended: Whether it will not resume.
     """
 
     number: int
@@ -39,7 +39,7 @@ class TrialStatus:
 
     @property
     def last_loss(self) -> float:
-        """The loss where it was validated last; inf where it was not."""
+        """Loss of the last validation. Infinite before the first."""
         return self.losses[max(self.losses)] if self.losses else math.inf
 
 
@@ -47,10 +47,10 @@ class Rungs:
     """The rungs of a search.
 
     Args:
-        fractions: of a run's length, rising, each above 0 and below 1.
-        reduction: one in so many goes on, at least 2.
-        num_brackets: groups of trials that are compared among themselves; the k-th begins at the k-th rung, so that in
-            the last ones a slow starter is not judged early. 1: all are compared, from the first rung.
+        fractions: Fractions of a run's length, increasing, in (0, 1).
+        reduction: Inverse of the share of trials that are promoted. Must be at least 2.
+        num_brackets: Number of groups in which trials are compared. Bracket k starts at rung k, so that later brackets
+            do not judge slow starters early. With 1, all trials are compared from the first rung.
 
     Example:
         >>> rungs = Rungs([1 / 9, 1 / 3], reduction=3)
@@ -62,7 +62,7 @@ class Rungs:
     def __init__(self, fractions: Sequence[float], reduction: int, num_brackets: int = 1) -> None:
         self.fractions = tuple(fractions)
         self.reduction = reduction
-        # As much work for each: a bracket that stops fewer early has fewer trials (Hyperband, algorithm 1).
+        # Equal work per bracket: one that stops fewer trials early has fewer trials (Hyperband, algorithm 1).
         levels = len(self.fractions) + 1
         sizes = [
             math.ceil(levels / (levels - bracket) * reduction ** (levels - 1 - bracket))
@@ -71,21 +71,21 @@ class Rungs:
         self._bracket_cycle = _interleave(sizes)
 
     def first_rung(self, number: int) -> int:
-        """The first rung at which a trial is looked at; the number of rungs for one that is never stopped."""
+        """Returns the first rung at which a trial is judged, or the number of rungs if it is never stopped early."""
         return self._bracket_cycle[number % len(self._bracket_cycle)]
 
     def advance(
         self, statuses: Sequence[TrialStatus], number: int, *, promote_at_least_one: bool = False
     ) -> tuple[int, bool]:
-        """How far a trial is let pass, and whether it has to wait there.
+        """Returns how many rungs a trial passes, and whether it must pause after them.
 
         Args:
-            statuses: all.
-            number: of the trial.
-            promote_at_least_one: as in :meth:`find_promotable`.
+            statuses: Statuses of all trials.
+            number: Number of the trial.
+            promote_at_least_one: As in :meth:`find_promotable`.
 
         Returns:
-            The number of rungs it has passed, and whether it has come to the next one and is not among its best.
+            The number of rungs passed, and True if the trial has reached the next rung but is not among its best.
         """
         (status,) = (candidate for candidate in statuses if candidate.number == number)
         return self._advance(
@@ -96,12 +96,12 @@ class Rungs:
         )
 
     def find_promotable(self, statuses: Sequence[TrialStatus], *, promote_at_least_one: bool = False) -> list[int]:
-        """The waiting trials that may go on, those that are furthest first, of these the best.
+        """Returns the numbers of paused trials that may resume, the most advanced first, then by loss.
 
         Args:
-            statuses: all.
-            promote_at_least_one: whether no trial will come to any rung any more unless one of these goes on: then the
-                best of a rung does however few there are, so that one comes to its end.
+            statuses: Statuses of all trials.
+            promote_at_least_one: Whether each rung promotes its best trial even if too few trials have reached it.
+                Needed when no other trial will reach a rung, so that at least one trial completes.
         """
         leaders_at = functools.cache(
             lambda rung, bracket: self._find_leaders(statuses, rung, bracket, promote_at_least_one=promote_at_least_one)
@@ -116,7 +116,7 @@ class Rungs:
         return [number for _, _, number in promotions]
 
     def loss_at(self, status: TrialStatus, rung: int) -> float | None:
-        """A trial's loss at the first validation at or after a rung; None if it has not come there."""
+        """Returns the loss of a trial at its first validation at or after a rung, or None if it has not reached it."""
         fractions = [fraction for fraction in status.losses if fraction >= self.fractions[rung]]
         if fractions:
             return status.losses[min(fractions)]
@@ -132,7 +132,7 @@ class Rungs:
         return rungs_passed, False
 
     def _effective_loss(self, status: TrialStatus, loss: float) -> float:
-        """Its loss; of one that was given up for another reason than its loss, the worst."""
+        """Returns the loss, or infinity for a trial that ended for another reason than its loss."""
         return math.inf if status.has_ended and not (status.is_complete or status.is_paused) else loss
 
     def _find_leaders(
@@ -149,7 +149,7 @@ class Rungs:
 
 
 def rung_fractions(num_rungs: int, reduction: int) -> list[float]:
-    """Shares of a run's length, each ``reduction`` times the one before, the last 1 / ``reduction``.
+    """Returns fractions of a run's length that differ by the factor ``reduction``. The last one is 1 / ``reduction``.
 
     Example:
         >>> rung_fractions(2, 4)
@@ -159,7 +159,7 @@ def rung_fractions(num_rungs: int, reduction: int) -> list[float]:
 
 
 def _interleave(sizes: Sequence[int]) -> list[int]:
-    """Each number as often as its size says, evenly mixed: the one that is furthest behind its share comes next."""
+    """Returns each index as often as its size says, evenly mixed."""
     schedule: list[int] = []
     total = sum(sizes)
     for position in range(1, total + 1):

@@ -1,4 +1,4 @@
-"""Runs a run to its end, however often it has to be started again."""
+"""Executes runs and restarts them after interruptions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from stormproof_train.search.trial_process import TrialProcess, is_restartable
 from stormproof_train.search.worker_socket import Message, Reply, WorkerServer
 
 MAX_FUTILE_ATTEMPTS = 4
-"""A run that ends so often in a row without having come further has failed."""
+"""Number of consecutive attempts without progress after which a run has failed."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
-        exit_code: its exit code; below 0, the signal that killed it.
-        message: what it said of its end.
-        answer: that it was to pause or to leave, if it was.
+        exit_code: Exit code. If negative, the number of the signal that killed it.
+        message: Last message of the run.
+        stop_reply: The reply that paused or pruned the run. None if it was neither.
     """
 
     exit_code: int
@@ -37,22 +37,22 @@ class RunOutcome:
 
     @property
     def reason(self) -> str:
-        """The sentence, or what there is in its place."""
+        """The message, or a description of the exit code if there was no message."""
         if self.message:
             return self.message
         if self.exit_code < 0:
             signal_number = signal.Signals(-self.exit_code)
-            hint = ", as when memory runs out" if signal_number == signal.SIGKILL else ""
+            hint = ", possibly because memory ran out" if signal_number == signal.SIGKILL else ""
             return f"its process was killed by {signal_number.name}{hint}"
-        return f"its process ended with code {self.exit_code}, and said nothing"
+        return f"its process ended with code {self.exit_code} and without a message"
 
 
 class Runner:
-    """Runs one run after the other, until this process is told to end.
+    """Executes runs one at a time, until this process receives a termination signal.
 
     Args:
-        folder: of the search.
-        is_distributed: whether a run has ranks to start.
+        folder: Folder of the search.
+        is_distributed: Whether a run starts several ranks.
     """
 
     def __init__(self, folder: SearchFolder, *, is_distributed: bool) -> None:
@@ -61,22 +61,22 @@ class Runner:
         self._server = WorkerServer()
 
     def __enter__(self) -> Self:
-        """Listens for signals that ask this process to end."""
+        """Installs handlers for termination signals."""
         self._listener.listen()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Listens no more."""
+        """Restores the signal handlers and closes the socket."""
         self._listener.stop()
         self._server.close()
 
     @property
     def address(self) -> str:
-        """Where a run asks whether it goes on."""
+        """Socket at which runs ask whether to continue."""
         return self._server.address
 
     def wait(self, seconds: float) -> None:
-        """Waits, or leaves if this process was told to."""
+        """Waits. Raises StopError if this process has received a termination signal."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._exit_on_signal()
@@ -85,16 +85,16 @@ class Runner:
     def run(
         self, job: str, command: Sequence[str], folder: Path, handle_message: Callable[[Message], Reply]
     ) -> RunOutcome:
-        """Runs a run.
+        """Executes a run and restarts it if needed.
 
         Args:
-            job: its name, for the log.
-            command: its command.
-            folder: of the run.
-            handle_message: whether it goes on, when it asks.
+            job: Name of the run, for the log.
+            command: Arguments of the run.
+            folder: Folder of the run.
+            handle_message: Decides whether the run continues.
 
         Raises:
-            StopError: if this process is told to end; the run has saved and left then.
+            StopError: If this process received a termination signal. The run has saved a checkpoint and ended.
         """
         start_steps: list[int] = []
         while True:
@@ -104,13 +104,13 @@ class Runner:
             self._server.serve(attempt.handle_message, lambda process=process: self._is_running(process))
             self._exit_on_signal()
             if process.exit_code != ExitCode.FINISHED and _is_in_use(folder):
-                continue  # what an earlier worker has left behind was there first, and still saves
+                continue  # an attempt that an earlier worker started still owns the folder and saves a checkpoint
             outcome = RunOutcome(process.exit_code, process.last_message(), attempt.stop_reply)
             start_steps.append(attempt.start_step)
             is_futile = len(start_steps) >= MAX_FUTILE_ATTEMPTS and start_steps[-1] <= start_steps[-MAX_FUTILE_ATTEMPTS]
             if not is_restartable(outcome.exit_code) or outcome.stop_reply is not None or is_futile:
                 return outcome
-            print_line(f"{job}: {outcome.reason}; it is started again")
+            print_line(f"{job}: {outcome.reason}; restarting")
 
     def _is_running(self, process: TrialProcess) -> bool:
         if self._listener.received_signal is not None:
@@ -118,22 +118,22 @@ class Runner:
         return process.is_running()
 
     def _wait_until_free(self, folder: Path) -> None:
-        """A run whose worker is gone saves and leaves within some steps."""
+        """Waits until the folder is free. A run without its worker saves a checkpoint and ends within a few steps."""
         while _is_in_use(folder):
             self.wait(0.1)
 
     def _exit_on_signal(self) -> None:
         if self._listener.received_signal is not None:
             signal_name = self._listener.received_signal.name
-            raise StopError(f"stopped by {signal_name}; the same command goes on", ExitCode.START_AGAIN)
+            raise StopError(f"stopped by {signal_name}; the same command resumes the search", ExitCode.START_AGAIN)
 
 
 class _Attempt:
-    """What a run has said since it was started, and what it was told.
+    """State of one attempt at a run.
 
     Attributes:
-        start_step: the step at which it began; 0 if it has not come to that.
-        last_answer: that it was to pause or to leave.
+        start_step: Step at which training started. 0 if it has not started.
+        stop_reply: The reply that paused or pruned the run. None if it was neither.
     """
 
     def __init__(self, answer: Callable[[Message], Reply]) -> None:
@@ -142,11 +142,11 @@ class _Attempt:
         self.stop_reply: Reply | None = None
 
     def handle_message(self, message: Message) -> Reply:
-        """The answer to a message."""
+        """Replies to a message."""
         if message["kind"] == "begin":
             self.start_step = message["step"]
         response = self._handle_message(message)
-        self.stop_reply = None if response["verdict"] == "go on" else response
+        self.stop_reply = None if response["verdict"] == "continue" else response
         return response
 
 

@@ -1,4 +1,4 @@
-"""Optuna's samplers, by the names of the field."""
+"""Creates Optuna's samplers by name."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _SAMPLER_PATHS = {
     "nsga3": "optuna.samplers.NSGAIIISampler",
     "qmc": "optuna.samplers.QMCSampler",
     "random": "optuna.samplers.RandomSampler",
-    "grid": "optuna.samplers.RandomSampler",  # its trials have their parameters already
+    "grid": "optuna.samplers.RandomSampler",  # grid trials are enqueued with all of their parameters
 }
-_DEFAULT_ARGUMENTS = {  # what goes with trials that are stopped early, and with settings below a choice
+_DEFAULT_ARGUMENTS = {  # suited to trials that are stopped early, and to conditional parameters
     "tpe": {"multivariate": True, "group": True},
     "cmaes": {"consider_pruned_trials": True, "warn_independent_sampling": False},
     "gp": {"warn_independent_sampling": False},
     "qmc": {"scramble": True, "warn_independent_sampling": False, "warn_asynchronous_seeding": False},
 }
 _SHARED_SEED_SAMPLERS = {"qmc", "cmaes"}
-"""Their draws belong together, so that all trials have one seed."""
+"""Samplers whose draws depend on each other, so that all trials share a seed."""
 _INJECTABLE_ARGUMENTS = frozenset({"seed", "independent_sampler"})
 
 
 def create_sampler(settings: Settings, number: int) -> BaseSampler:
-    """The sampler for one trial.
+    """Creates the sampler for one trial.
 
-    It is a new one for each, seeded by the search's seed and the trial's number: whoever asks, and after whatever kill,
-    from the same trials comes the same next one.
+    Each trial has a new sampler, seeded by the seed of the search and the number of the trial. The next proposal
+    therefore depends only on the existing trials, not on the worker or on interruptions.
 
     Args:
-        settings: of the search.
-        number: of the trial that it is to propose.
+        settings: Settings of the search.
+        number: Number of the trial to propose.
 
     Raises:
-        UserError: if the sampler does not take an argument that it is given.
+        UserError: If the sampler does not accept one of its arguments.
     """
     trial_seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     arguments = {**_DEFAULT_ARGUMENTS.get(settings.sampler, {}), **(settings.sampler_arguments or {})}
@@ -65,10 +65,10 @@ def create_sampler(settings: Settings, number: int) -> BaseSampler:
 
 
 def check_sampler(settings: Settings, space: Space) -> None:
-    """Proposes one trial in no search.
+    """Proposes one trial in a temporary study to check the arguments of the sampler.
 
     Raises:
-        UserError: if the sampler does not work with the arguments that it is given.
+        UserError: If the sampler rejects its arguments.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions: list[Any] = ["minimize"] * len(settings.all_objectives)
@@ -80,7 +80,7 @@ def check_sampler(settings: Settings, space: Space) -> None:
 
 
 def count_random_trials(settings: Settings) -> int | None:
-    """As many of the first trials were drawn whatever the others came to; None: all."""
+    """Returns the number of initial trials that are drawn independently of results, or None if all are."""
     if settings.sampler in {"random", "qmc", "grid"}:
         return None
     class_name = _SAMPLER_PATHS[settings.sampler].rpartition(".")[2]

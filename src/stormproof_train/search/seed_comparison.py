@@ -1,8 +1,8 @@
-r"""The winner against the default, on the same fresh seeds.
+r"""Compares the winner with the default on the same fresh seeds.
 
-A seed draws the first weights, the order of the data, and where the data have no split of their own that too. So the
-:math:`k` differences share samples and are not independent. The variance of their mean is taken for
-:math:`s^2 \left( \tfrac{1}{k} + \tfrac{m}{n} \right)` with :math:`m` validation and :math:`n` training samples.
+A seed determines the initial weights, the order of the data and, if the data have no fixed split, the split. The
+:math:`k` differences therefore share samples and are not independent. The variance of their mean is estimated as
+:math:`s^2 \left( \tfrac{1}{k} + \tfrac{m}{n} \right)` for :math:`m` validation and :math:`n` training samples.
 
 References:
     Nadeau, Bengio, Inference for the generalization error, 2003, section 4, the corrected resampled t test.
@@ -25,14 +25,14 @@ from stormproof_train.search.records import FailedRun, PairedTest, WinnerCompari
 def compare_with_default(
     runs: Sequence[FinalRun], results: Mapping[str, Any], objective: Objective, samples: Mapping[str, int] | None
 ) -> WinnerComparison:
-    """What is to be said of the two, as plain values.
+    """Compares both as plain values.
 
     Args:
-        runs: all, the winner's and the default's.
-        results: by name of a run what came of it, as far as is known.
-        objective: of a validation.
-        samples: of the ``training`` and the ``validation`` split; None where nobody tells: then the differences count
-            as independent, and ``samples_known`` is false.
+        runs: All final runs of the winner and of the default.
+        results: Known results by name of the run.
+        objective: A validation metric.
+        samples: Sizes of the ``training`` and the ``validation`` split. None if unknown. The differences are then
+            treated as independent, and ``samples_known`` is False.
     """
     values_by_seed: dict[int, dict[str, float]] = {}
     failures: list[FailedRun] = []
@@ -57,16 +57,16 @@ def compare_with_default(
 
 
 def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> PairedTest:
-    """The mean difference of pairs with its 95% interval, and the p value of the t test; None with fewer than two.
+    """Runs a paired t-test. At least two pairs are needed for an interval and a p-value.
 
     Args:
-        first: a value for each seed.
-        second: the other's, for the same seeds.
-        overlap: validation samples for each training sample; 0 gives the plain paired t test.
+        first: One value per seed.
+        second: Values to compare with, for the same seeds.
+        overlap: Ratio of validation to training samples. 0 gives the plain paired t-test.
 
     Example:
-        >>> told = paired_t_test([1.0, 2.0, 3.5], [1.5, 2.5, 3.5])
-        >>> round(told["difference"], 3), round(told["p_value"], 3)
+        >>> result = paired_t_test([1.0, 2.0, 3.5], [1.5, 2.5, 3.5])
+        >>> round(result["difference"], 3), round(result["p_value"], 3)
         (-0.333, 0.184)
     """
     differences = np.subtract(first, second)

@@ -1,4 +1,4 @@
-"""What a search is told, and what it takes where it is told nothing."""
+"""Defines the settings of a search and their defaults."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _NAME = re.compile(r"[\w][\w.+-]{0,99}")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a search, ``search.<name>=`` on the command line.
+    """Settings of a search, ``search.<name>=`` on the command line.
 
     Attributes:
-        space: by key of a setting, its values in Hydra's sweep grammar; those on the command line join them.
-        name: of the search's folder; null: ``<data>-<model>-<8 hex digits of its identity>``.
-        folder: of all searches.
-        trials: how many there shall be; null: 50, of a grid all. As all limits, it may grow.
-        sampler: proposes parameters: tpe, gp, cmaes, nsga2, nsga3, qmc, random, or grid, which takes all there are.
-        sampler_arguments: of Optuna's sampler, by name (``{n_startup_trials: 20}``).
-        pruner: stops the hopeless early: asha, hyperband, median or none; null: asha, with gp, nsga2, nsga3 or several
-            objectives none.
-        reduction: of those that come to a rung, one in so many goes on; at least 2.
-        rungs: before the end: with 3 and a reduction of 3 they lie at 1/27, 1/9 and 1/3 of a run's length.
-        objectives: logged names (``val/loss``), ``parameters``, ``latency`` (seconds for one sample on this machine).
-        constraints: such as ``["parameters<=100000"]``.
-        max_steps: optimizer steps of all trials; null: no limit.
-        max_hours: since the search first began; null: no limit.
-        max_gpu_hours: of all trials' devices; null: no limit.
-        final_seeds: fresh seeds on which the winner and the default are trained again; 0 for none.
-        workers: processes on this machine.
-        storage: an SQLAlchemy URL, such as ``postgresql+psycopg://host/database``; null: SQLite in the search's folder.
-        seed: of what the sampler draws.
+        space: Values by key of a setting, in Hydra's sweep grammar. Values on the command line are added.
+        name: Name of the search's folder. null: ``<data>-<model>-<8 hex digits of its identity>``.
+        folder: Folder of all searches.
+        trials: Number of trials. null: 50, or the whole grid. Like all limits, it can be raised later.
+        sampler: Proposes parameters: tpe, gp, cmaes, nsga2, nsga3, qmc, random, or grid (all combinations).
+        sampler_arguments: Arguments of Optuna's sampler by name (``{n_startup_trials: 20}``).
+        pruner: Stops unpromising trials early: asha, hyperband, median or none. null: asha, or none with gp, nsga2,
+            nsga3 or several objectives.
+        reduction: Inverse of the share of trials that pass a rung. Must be at least 2.
+        rungs: Number of rungs. 3 rungs with a reduction of 3 are at 1/27, 1/9 and 1/3 of a run's length.
+        objectives: Logged names (``val/loss``), ``parameters``, ``latency`` (seconds per sample on this machine).
+        constraints: Constraints such as ``["parameters<=100000"]``.
+        max_steps: Maximum optimizer steps of all trials. null: unlimited.
+        max_hours: Maximum hours since the search started. null: unlimited.
+        max_gpu_hours: Maximum GPU hours of all trials. null: unlimited.
+        final_seeds: Fresh seeds on which the winner and the default are trained again. 0 disables this.
+        workers: Number of worker processes on this machine.
+        storage: SQLAlchemy URL, such as ``postgresql+psycopg://host/database``. null: SQLite in the search's folder.
+        seed: Seed of the sampler.
     """
 
     space: Mapping[str, Any] | None = None
@@ -62,9 +62,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be meant."""
+        """Validates the settings."""
         if self.name is not None and not _NAME.fullmatch(self.name):
-            raise ValueError(f"name={self.name} cannot be a folder's name: use letters, digits, - and _")
+            raise ValueError(f"name={self.name} is not a valid folder name: use letters, digits, - and _")
         for name, minimum in (
             ("trials", 1),
             ("reduction", 2),
@@ -75,41 +75,45 @@ class Settings:
         ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or value < minimum):
-                raise ValueError(f"{name}={value} should be a whole number from {minimum}")
+                raise ValueError(f"{name}={value} must be an integer of at least {minimum}")
         for name in ("max_hours", "max_gpu_hours"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} should be above 0")
+                raise ValueError(f"{name}={value} must be positive")
         if self.final_seeds == 1:
-            raise ValueError("final_seeds=1: one seed shows no difference from chance; take 2 or more, better 5, or 0")
-        _ = self.all_constraints  # read once, so that a mistake shows here
+            raise ValueError(
+                "final_seeds=1 cannot distinguish a difference from chance: use 0, or at least 2, better 5"
+            )
+        _ = self.all_constraints  # parsed here to report errors early
         if not self.all_objectives:
-            raise ValueError("objectives=[]: name one, as val/loss")
+            raise ValueError("objectives=[] must contain an objective, such as val/loss")
         if self.sampler in _UNPRUNED_SAMPLERS and self.pruner in {"asha", "hyperband"}:
             raise ValueError(
-                f"sampler={self.sampler} learns from trials that came to their end, pruner={self.pruner} leaves few of "
-                "them: pruner=none or median, or sampler=tpe"
+                f"sampler={self.sampler} learns from complete trials, but pruner={self.pruner} completes only a few: "
+                "use pruner=none or median, or sampler=tpe"
             )
         if len(self.all_objectives) > 1 and self.pruner not in {None, "none"}:
-            raise ValueError(f"pruner={self.pruner} ranks trials by one objective, and there are several: pruner=none")
+            raise ValueError(
+                f"pruner={self.pruner} supports one objective, got {len(self.all_objectives)}: use pruner=none"
+            )
 
     @property
     def all_objectives(self) -> list[Objective]:
-        """What is to be small, or large."""
+        """Objectives to optimize."""
         return [read_objective(name) for name in _as_list(self.objectives)]
 
     @property
     def all_constraints(self) -> list[Constraint]:
-        """What a trial has to hold to be a winner."""
+        """Constraints that the winner must satisfy."""
         return [read_constraint(text) for text in _as_list(self.constraints)]
 
     @property
     def validation_metrics(self) -> list[str]:
-        """What a run tells of each validation: the objective first."""
+        """Validation metrics that runs report, the objective first."""
         return [name for name in self._metric_names() if name.startswith("val/")]
 
     def uses_metric(self, name: str) -> bool:
-        """Whether a number of a trial is an objective, or constrained."""
+        """Returns True if a metric is an objective or has a constraint."""
         return name in self._metric_names()
 
     def _metric_names(self) -> list[str]:
@@ -117,12 +121,12 @@ class Settings:
 
     @property
     def effective_pruner(self) -> PrunerName:
-        """The one that is used."""
+        """Pruner that is used."""
         supports_pruning = len(self.all_objectives) == 1 and self.sampler not in _UNPRUNED_SAMPLERS
         return self.pruner or ("asha" if supports_pruning else "none")
 
     def result_settings(self) -> dict[str, Any]:
-        """What makes another search of it; how long it goes on, where and by how many does not."""
+        """Returns the settings that identify the search. Limits, storage and number of workers are excluded."""
         return {
             "sampler": self.sampler,
             "sampler_arguments": dict(self.sampler_arguments or {}),

@@ -1,4 +1,4 @@
-"""The space of a search: Hydra's sweep grammar read as Optuna's distributions."""
+"""Converts Hydra's sweep grammar to Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stormproof_train.errors import UserError
 from stormproof_train.search.records import ParameterRecord
 
 MAX_COMBINATIONS = 100_000
-"""As many of a grid are listed."""
+"""Maximum number of combinations of a grid that are listed."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting that is searched.
+    """A searched setting.
 
     Attributes:
-        key: of the setting, as a user types it.
-        distribution: of its values; choices are held as texts in Hydra's grammar.
-        only_with: by key of a choice, those of its values under which there is such a setting.
+        key: Key of the setting on the command line.
+        distribution: Distribution of its values. Choices are stored as text in Hydra's grammar.
+        only_with: Choices by key under which the setting exists. Empty if it always exists.
     """
 
     key: str
@@ -35,11 +35,11 @@ class Parameter:
     only_with: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Whether there is such a setting, given what has been chosen before it."""
+        """Returns True if the setting exists for the values that were chosen before it."""
         return all(values.get(group) in choices for group, choices in self.only_with.items())
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """Its value in a trial."""
+        """Proposes a value for a trial."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return trial.suggest_categorical(self.key, choices)
@@ -51,7 +51,7 @@ class Parameter:
                 raise AssertionError(self.distribution)
 
     def values(self) -> list[Any] | None:
-        """All of its values; None where they are too many to count."""
+        """Returns all values, or None if there are too many to list."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return list(choices)
@@ -88,25 +88,25 @@ class Parameter:
 
 
 class Space:
-    """All that is searched, choices of groups first.
+    """Search space. Choices of groups come first.
 
     Args:
-        parameters: in any order.
+        parameters: Parameters in any order. Must not be empty.
 
     Raises:
-        UserError: if there are none.
+        UserError: If ``parameters`` is empty.
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         if not parameters:
             raise UserError(
-                "nothing is searched: give a setting several values, as activation=relu,elu or "
+                "there is nothing to search: give a setting several values, such as activation=relu,elu or "
                 "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
             )
         self.parameters = sorted(parameters, key=lambda parameter: (bool(parameter.only_with), "." in parameter.key))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The values of a trial; those that exist."""
+        """Proposes values for a trial, only for parameters that exist."""
         values: dict[str, Any] = {}
         for parameter in self.parameters:
             if parameter.is_active(values):
@@ -114,7 +114,7 @@ class Space:
         return values
 
     def combinations(self) -> list[dict[str, Any]] | None:
-        """All that there are; None where they are too many to list."""
+        """Returns all combinations, or None if there are too many to list."""
         values_by_key = {parameter.key: parameter.values() for parameter in self.parameters}
         countable_values = {key: choices for key, choices in values_by_key.items() if choices is not None}
         if len(countable_values) < len(values_by_key):
@@ -136,7 +136,7 @@ class Space:
 
 
 def format_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values as overrides; a float in all its digits.
+    """Formats values as overrides. Floats keep all digits.
 
     Example:
         >>> format_overrides({"activation": "elu", "optimizer.lr": 0.012})
@@ -146,7 +146,7 @@ def format_overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def summarize_params(values: Mapping[str, Any]) -> str:
-    """Values for a person.
+    """Formats values for display.
 
     Example:
         >>> summarize_params({"activation": "elu", "optimizer.lr": 0.0012345678})
@@ -157,20 +157,20 @@ def summarize_params(values: Mapping[str, Any]) -> str:
 
 
 def parse_override(text: str) -> Override:
-    """A word of the command line, read by Hydra."""
+    """Parses an override with Hydra."""
     (override,) = OverridesParser.create().parse_overrides([text])
     return override
 
 
 def read_parameter(text: str, list_choices: Callable[[str], Collection[str]]) -> Parameter | None:
-    """A word of the command line as a parameter; None where it has one value.
+    """Parses an override as a parameter. Returns None if it has a single value.
 
     Args:
-        text: in Hydra's grammar.
-        list_choices: the choices of a group, for ``glob``.
+        text: Override in Hydra's grammar.
+        list_choices: Returns the choices of a group, for ``glob``.
 
     Raises:
-        UserError: if it names values that cannot be searched.
+        UserError: If its values cannot be searched.
     """
     override = parse_override(text)
     if not override.is_sweep_override():
@@ -185,7 +185,7 @@ def _build_distribution(
     values: Any = override.value()
     tags = set(getattr(values, "tags", None) or ())
     if tags - {"log"}:
-        raise _unsearchable_error(override, f"there is no tag {min(tags - {'log'})}, only log")
+        raise _unsearchable_error(override, f"the tag {min(tags - {'log'})} is unknown, only log is supported")
     log = "log" in tags
     match values:
         case ChoiceSweep():
@@ -196,24 +196,24 @@ def _build_distribution(
             return _build_range_distribution(values, override, log=log)
         case IntervalSweep(start=start, end=end) if start is not None and end is not None:
             if not start < end or (log and start <= 0):
-                raise _unsearchable_error(override, "an interval goes up, and with log it begins above 0")
+                raise _unsearchable_error(override, "an interval must be increasing, and start above 0 with log")
             if isinstance(start, int) and isinstance(end, int):
                 return IntDistribution(start, end, log=log)
             return FloatDistribution(start, end, log=log)
         case _:
-            raise _unsearchable_error(override, "write a,b,c or choice, range, interval, glob")
+            raise _unsearchable_error(override, "use a,b,c or choice, range, interval, glob")
 
 
 def _build_range_distribution(values: RangeSweep, override: Override, *, log: bool) -> BaseDistribution:
     numbers = list(values.range())
     if not numbers:
-        raise _unsearchable_error(override, "that range is empty")
+        raise _unsearchable_error(override, "the range is empty")
     if len(numbers) > 1 and numbers[0] > numbers[-1]:
         numbers.reverse()
     is_integer = all(isinstance(number, int) for number in numbers)
     step = abs(values.step)
     if log and (not is_integer or step != 1):
-        raise _unsearchable_error(override, "a range with steps has no logarithmic form: write tag(log,interval(…))")
+        raise _unsearchable_error(override, "a range with steps cannot be logarithmic: use tag(log,interval(…))")
     if is_integer:
         return IntDistribution(numbers[0], numbers[-1], log=log, step=int(step))
     return FloatDistribution(float(numbers[0]), float(numbers[-1]), step=float(step))
@@ -221,7 +221,7 @@ def _build_range_distribution(values: RangeSweep, override: Override, *, log: bo
 
 def _unique_choices(choices: Sequence[str], override: Override) -> list[str]:
     if not choices:
-        raise _unsearchable_error(override, "nothing fits that pattern")
+        raise _unsearchable_error(override, "the pattern matches no choice")
     return list(dict.fromkeys(choices))
 
 

@@ -1,4 +1,4 @@
-"""Tries a space before hours are spent in it."""
+"""Checks a search space before the search starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stormproof_train.search.space import Parameter, Space
 
 
 def check_space(arguments: Arguments, composer: Composer) -> None:
-    """Builds what a run would train, for each value of a choice and both ends of each interval.
+    """Builds the task for each choice and for both ends of each interval.
 
     Args:
-        arguments: what is to be searched.
-        composer: of the configs.
+        arguments: Parsed arguments of the search.
+        composer: Composes configs.
 
     Raises:
-        UserError: what a run with that value would say.
+        UserError: If a run with one of these values would fail to start.
     """
     default = composer.compose_plan(arguments.fixed_overrides)
     _check_finite_length(default, arguments.settings)
@@ -33,7 +33,7 @@ def check_space(arguments: Arguments, composer: Composer) -> None:
     metric_names = {f"val/{name}" for name in (*evaluation_metrics(spec), "loss")}
     for name in arguments.settings.validation_metrics:
         if name not in metric_names:
-            raise UserError(f"validation measures {', '.join(sorted(metric_names))} of these data, and not {name}")
+            raise UserError(f"validation of these data measures {', '.join(sorted(metric_names))}, not {name}")
     for parameter in arguments.space.parameters:
         condition_overrides = _condition_overrides(parameter, arguments.space)
         for value in _values_to_try(parameter):
@@ -45,7 +45,7 @@ def check_space(arguments: Arguments, composer: Composer) -> None:
                 else:
                     _build(plan)
             except UserError as error:
-                hint = "; write int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
+                hint = "; use int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
                 raise UserError(f"{override} cannot be searched: {error}{hint}") from error
 
 
@@ -60,13 +60,13 @@ def _check_finite_length(plan: Plan, settings: Settings) -> None:
     trainer: Mapping[str, Any] = plan.trainer.arguments()
     if settings.effective_pruner != "none" and trainer["max_epochs"] == -1 and trainer["max_steps"] == -1:
         raise UserError(
-            f"search.pruner={settings.effective_pruner} wants runs with an end: set trainer.max_epochs above 0, or "
-            "trainer.max_steps"
+            f"search.pruner={settings.effective_pruner} needs runs of finite length: set trainer.max_epochs above 0, "
+            "or trainer.max_steps"
         )
 
 
 def _condition_overrides(parameter: Parameter, space: Space) -> list[str]:
-    """The choice under which a parameter is tried, where the choice is searched too."""
+    """Returns the override of a choice under which a parameter exists, if the choice is searched too."""
     group = parameter.key.partition(".")[0]
     choices = next(
         (candidate.values() for candidate in space.parameters if candidate.key == group != parameter.key), None

@@ -1,4 +1,4 @@
-"""What a search says to a person when it has ended."""
+"""Prints the summary of a search."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stormproof_train.search.records import ReportedTrial, SearchNumbers
 from stormproof_train.search.report.search_page import search_page
 
 MAX_ROWS = 20
-"""More are in the report."""
+"""Maximum number of rows. The report lists all trials."""
 
 
 def print_summary(numbers: SearchNumbers) -> None:
-    """Prints what a search has come to: the table, and the sentences that head its page.
+    """Prints the table of trials and the sentences at the top of the report.
 
     Args:
-        numbers: as :func:`stormproof_train.search.results.collect_numbers` gives them.
+        numbers: Result of :func:`stormproof_train.search.results.collect_numbers`.
     """
     objective_names = [objective["name"] for objective in numbers["objectives"]]
     trials = [*_rank_trials(numbers), *(trial for trial in numbers["trials"] if trial["state"] == "failed")][:MAX_ROWS]
@@ -32,21 +32,23 @@ def print_summary(numbers: SearchNumbers) -> None:
         )
         for trial in trials
     ]  # fmt: skip
-    title = f"{numbers['name']}: trials, the best first"
-    print_table(title, ("trial", *keys, *objective_names, "steps", "what became of it"), rows)
+    title = f"{numbers['name']}: trials, best first"
+    print_table(title, ("trial", *keys, *objective_names, "steps", "outcome"), rows)
     if len(trials) < len(numbers["trials"]):
-        print_line(f"{len(numbers['trials']) - len(trials):,} more are in the report.")
+        print_line(f"The report lists {len(numbers['trials']) - len(trials):,} more.")
     for sentence in search_page(to_json(numbers)).sentences:
         print_line(sentence)
 
 
 def explain_no_winner(numbers: SearchNumbers) -> str:
-    """Why there is none."""
+    """Explains why a search has no winner."""
     states = Counter(trial["state"] for trial in numbers["trials"])
     if states["complete"]:
-        return f"no trial keeps to {', '.join(numbers['constraints'])}: allow more, or search elsewhere"
-    counts_text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none was begun"
-    return f"no trial has come to its end ({counts_text}): the table says why"
+        return (
+            f"no trial satisfies {', '.join(numbers['constraints'])}: relax the constraints or change the search space"
+        )
+    counts_text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none started"
+    return f"no trial has completed ({counts_text}): see the reasons in the table"
 
 
 def _rank_trials(numbers: SearchNumbers) -> list[ReportedTrial]:
@@ -59,7 +61,7 @@ def _rank_trials(numbers: SearchNumbers) -> list[ReportedTrial]:
 
 
 def _first_value(trial: ReportedTrial) -> float:
-    assert trial["values"] is not None  # of a complete trial
+    assert trial["values"] is not None  # the trial is complete
     return trial["values"][0]
 
 
@@ -68,7 +70,7 @@ def _describe_outcome(trial: ReportedTrial) -> str:
         return ""
     if trial["state"] == "failed" or not trial["reason"]:
         return f"{trial['state']}: {trial['reason'] or ''}".removesuffix(": ")
-    return trial["reason"]  # which says that it was stopped
+    return trial["reason"]  # states that it was stopped
 
 
 def _format_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The command of a trial: that of the search, with its parameters, and what makes it a trial."""
+"""Builds the commands of trials."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CALLBACK = "stormproof_train.search.reporting.TrialReporter"
 
 
 class TrialCommand:
-    """Makes the words of runs.
+    """Builds the arguments of runs.
 
     Args:
-        arguments: what is searched.
-        default: the plan of a run without anything searched.
-        search_name: the name of the search.
+        arguments: Parsed arguments of the search.
+        default: Plan of a run with the fixed overrides only.
+        search_name: Name of the search.
 
     Attributes:
-        fixed_overrides: those that all have, as the user wrote them.
+        fixed_overrides: Overrides of all trials, as the user wrote them.
     """
 
     def __init__(self, arguments: Arguments, default: Plan, search_name: str) -> None:
@@ -31,7 +31,7 @@ class TrialCommand:
         fixed_keys = {override.lstrip("+").partition("=")[0] for override in arguments.fixed_overrides}
         defaults = {
             "report": "false",
-            "max_restarts_without_progress": "null",  # a kill of its worker is none of its own; the worker counts those
+            "max_restarts_without_progress": "null",  # the worker counts restarts, a killed worker is not a failure
             "logger.group": _quote(search_name),
         }
         if "group" not in default.logger.arguments():
@@ -39,7 +39,7 @@ class TrialCommand:
         self._default_overrides = [f"{key}={value}" for key, value in defaults.items() if key not in fixed_keys]
 
     def build(self, params: Mapping[str, Any], folder: Path) -> list[str]:
-        """Those of a run with some parameters, in its folder."""
+        """Returns the arguments of a run with the given parameters and folder."""
         run_overrides = [f"name={folder.name}", f"runs_dir={_quote(str(folder.parent.absolute()))}", "test=false"]
         return [
             *self._arguments.flags,
@@ -50,7 +50,7 @@ class TrialCommand:
         ]
 
     def reporting_overrides(self, address: str) -> list[str]:
-        """Those by which a run asks whether it shall go on."""
+        """Returns the overrides that make a run report to the search."""
         settings = self._arguments.settings
         metrics = ",".join(settings.validation_metrics)
         latency = [f"callbacks.search.latency={str(settings.uses_metric('latency')).lower()}"]

@@ -1,4 +1,4 @@
-"""What a trial costs: seconds, and those of its GPUs, written down while they pass."""
+"""Records the duration and the GPU time of trials while they run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MIN_INTERVAL_SECONDS = 5.0
 
 
 class TrialCost:
-    """Counts the time of one attempt, so that a kill loses at most some seconds of it.
+    """Records the duration of one attempt every few seconds, so that a kill loses little of it.
 
     Args:
-        trials: all.
-        number: of the trial.
+        trials: Storage of the trials.
+        number: Number of the trial.
     """
 
     def __init__(self, trials: TrialStore, number: int) -> None:
@@ -22,7 +22,7 @@ class TrialCost:
         self._last_update = time.monotonic()
 
     def update(self, *, force: bool = False) -> None:
-        """Writes down what has passed, if it is some seconds."""
+        """Stores the elapsed time if the last update was some seconds ago, or with ``force``."""
         now = time.monotonic()
         elapsed = now - self._last_update
         if elapsed < MIN_INTERVAL_SECONDS and not force:

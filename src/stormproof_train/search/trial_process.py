@@ -1,4 +1,4 @@
-"""A run as a process of its own: what kills it kills no search, and the next one begins in a clean one."""
+"""Executes runs in separate processes, so that a crash does not affect the search and each run starts clean."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode
 
 PRELOADED_MODULE = "stormproof_train.cli.forkserver_preload"
-"""A run whose process is forked from one that has imported all begins four seconds earlier than a fresh one."""
+"""Module that the fork server preloads. A run forked from it starts four seconds earlier than a new interpreter."""
 
 
 class TrialProcess:
-    """One attempt at a run, started by ``command`` as a user would start it.
+    """One attempt at a run, started with the same arguments as on the command line.
 
     Args:
-        command: of the command ``train``.
-        log: where what it prints is added.
-        is_distributed: whether it has ranks to start, which repeat the command of their process: then it is a fresh
-            one.
+        command: Arguments of ``stormproof-train``.
+        log: File to which its output is appended.
+        is_distributed: Whether the run starts several ranks. They repeat the command line of their process, so it must
+            be a new interpreter.
     """
 
     def __init__(self, command: Sequence[str], log: Path, *, is_distributed: bool) -> None:
@@ -40,26 +40,26 @@ class TrialProcess:
         self._is_signalled = False
 
     def is_running(self) -> bool:
-        """Whether it still runs."""
+        """Returns True if the process is running."""
         if isinstance(self._process, subprocess.Popen):
             return self._process.poll() is None
         return self._process.exitcode is None
 
     @property
     def exit_code(self) -> int:
-        """What it ended with; below 0, the signal that killed it."""
+        """Exit code. If negative, the number of the signal that killed the process."""
         exit_code = self._process.returncode if isinstance(self._process, subprocess.Popen) else self._process.exitcode
         assert exit_code is not None
         return exit_code
 
     def forward_signal(self, signum: signal.Signals) -> None:
-        """Tells it, once, to save and leave, by the signal that the worker was told by."""
+        """Forwards a termination signal to the process, once."""
         if not self._is_signalled and self._process.pid is not None and self.is_running():
             os.kill(self._process.pid, signum)
         self._is_signalled = True
 
     def last_message(self) -> str:
-        """What it has said on its end; empty where it said nothing."""
+        """Returns the last message that the process printed, or an empty string."""
         with self._log.open("rb") as file:
             file.seek(self._log_offset)
             lines = file.read().decode(errors="replace").splitlines()
@@ -73,7 +73,7 @@ def _fork_process(command: Sequence[str], log: Path) -> BaseProcess | subprocess
     try:
         process.start()
     except (EOFError, ConnectionError):
-        print_line(f"what runs are forked from was killed meanwhile: {log.stem} starts without it, some seconds later")
+        print_line(f"the fork server was killed: {log.stem} starts in a new interpreter instead, a few seconds later")
         return _spawn_process(command, log)
     return process
 
@@ -89,10 +89,9 @@ def _spawn_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]
 def _start_forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED_MODULE])
-    resource_tracker.ensure_running()  # its own start would let the signals through again
-    with (
-        signals_blocked_in_children()
-    ):  # SLURM signals every process of a job, and with that one all its runs would be lost
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
+    # SLURM signals every process of a job, and a killed fork server would end all of its runs
+    with signals_blocked_in_children():
         forkserver.ensure_running()
     return context
 
@@ -104,18 +103,18 @@ def _run_command(command: Sequence[str], log: str, working_dir: str, environ: Ma
         os.dup2(log_descriptor, stream)
     os.chdir(working_dir)
     os.environ.update(environ)
-    import torch  # noqa: PLC0415 (it is there already, in the process this was forked from; so is what follows)
+    import torch  # noqa: PLC0415 (already imported in the fork server, as are all modules below)
 
-    if "OMP_NUM_THREADS" in environ:  # which torch had read before
+    if "OMP_NUM_THREADS" in environ:  # torch read the variable in the fork server
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
     sys.argv[1:] = command
     runpy.run_module("stormproof_train", run_name="__main__", alter_sys=True)
 
 
 RESTARTABLE_CODES = {ExitCode.START_AGAIN, ExitCode.HANG, ExitCode.TERMINATED, ExitCode.INTERRUPTED}
-"""A run that ends with one of these, or is killed, is started again."""
+"""Exit codes after which a run is restarted. A killed run is restarted too."""
 
 
 def is_restartable(exit_code: int) -> bool:
-    """Whether a run that ended with ``exit_code`` goes on by being started again."""
-    return exit_code < 0 or exit_code in RESTARTABLE_CODES or exit_code > 128  # a shell's way to tell a signal
+    """Returns True if a run with this exit code should be restarted."""
+    return exit_code < 0 or exit_code in RESTARTABLE_CODES or exit_code > 128  # a shell adds 128 to signal numbers

@@ -1,4 +1,4 @@
-"""The trials of a search, as Optuna's storage holds them."""
+"""Accesses the trials of a search in Optuna's storage."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space
 
 STEP_RESOLUTION = 10_000
-"""Optuna counts in whole numbers: a place in a run is a share of its length in as many parts."""
+"""Resolution of fractions of a run's length. Optuna's steps are integers."""
 _ENGINE_OPTIONS = {
-    "sqlite": {"connect_args": {"timeout": 120}},  # seconds to wait for another worker's write
-    "postgresql": {"pool_pre_ping": True},  # a server that was started again has dropped its connections
+    "sqlite": {"connect_args": {"timeout": 120}},  # seconds to wait for the lock of another worker
+    "postgresql": {"pool_pre_ping": True},  # a server restart drops connections
 }
 _STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
 
 
 class TrialNotes(TypedDict, total=False):
-    """What workers store about a trial in Optuna's user attributes.
+    """User attributes that workers store for a trial.
 
     Attributes:
         complete: Whether all parameters were proposed.
@@ -46,7 +46,7 @@ class TrialNotes(TypedDict, total=False):
         seconds: Duration so far.
         gpu_seconds: Duration so far, times the number of GPUs.
         passed: Number of rungs passed.
-        paused: Whether the trial waits at a rung (``PAUSED``).
+        paused: Whether the trial is paused at a rung (``PAUSED``).
         paused_at: When it was paused, in ISO 8601.
         reason: Why it was paused, pruned or failed.
     """
@@ -71,14 +71,14 @@ class TrialRecord:
     """A trial.
 
     Attributes:
-        number: from 0.
-        state: how it stands.
-        params: by key, those that exist.
-        values: of the objectives, of a complete one.
-        curve: by share of its length, the objective where it was reported.
-        notes: what else is known of it.
-        start: when it was asked for.
-        end: when it ended; None before.
+        number: Counts from 0.
+        state: State of the trial.
+        params: Values by key, of the parameters that exist.
+        values: Values of the objectives. None before it completes.
+        curve: Values of the objective by fraction of its length.
+        notes: User attributes.
+        start: Start time. None before it starts.
+        end: End time. None before it ends.
     """
 
     number: int
@@ -92,12 +92,12 @@ class TrialRecord:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it will never go on."""
+        """True if the trial will not resume."""
         return self.state in {"complete", "pruned", "failed"}
 
     @property
     def is_duplicate(self) -> bool:
-        """Whether it was proposed a second time, and so is no trial."""
+        """True if its parameters were already proposed, so that it is not run."""
         return "same_as" in self.notes
 
 
@@ -105,13 +105,13 @@ class TrialStore:
     """All trials of a search.
 
     Args:
-        url: of the storage, for SQLAlchemy.
-        study_name: of the study in it.
-        settings: of the search.
-        space: what is searched.
+        url: SQLAlchemy URL of the storage.
+        study_name: Name of the study.
+        settings: Settings of the search.
+        space: Search space.
 
     Raises:
-        UserError: if the storage cannot be used.
+        UserError: If the storage cannot be used.
     """
 
     def __init__(self, url: str, study_name: str, settings: Settings, space: Space) -> None:
@@ -125,15 +125,15 @@ class TrialStore:
         self._study_id = self._storage.get_study_id_from_name(study_name)
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, by number."""
+        """Returns all trials by number."""
         return [_to_record(trial) for trial in self._storage.get_all_trials(self._study_id, deepcopy=False)]
 
     def enqueue(self, combination: Mapping[str, Any]) -> None:
-        """Has the next trial that nobody has begun take these parameters."""
+        """Sets the parameters of the next trial that has not started."""
         self._load_study(0).enqueue_trial(dict(combination))
 
     def ask(self) -> TrialRecord:
-        """A new trial, its parameters proposed."""
+        """Creates a trial and proposes its parameters."""
         number = sum(record.state != "waiting" for record in self.records())
         with _suppress_experimental_warnings():
             trial = self._load_study(number).ask()
@@ -142,7 +142,7 @@ class TrialStore:
         return self.record(trial.number)
 
     def complete_proposal(self, number: int) -> TrialRecord:
-        """A trial whose worker may have been killed before all of its parameters were proposed."""
+        """Proposes the missing parameters of a trial whose worker may have been killed during the proposal."""
         if not self.record(number).notes.get("complete"):
             with _suppress_experimental_warnings():
                 trial = optuna.Trial(self._load_study(number), self._trial_id(number))
@@ -152,24 +152,23 @@ class TrialStore:
         return self.record(number)
 
     def record(self, number: int) -> TrialRecord:
-        """One of them."""
+        """Returns a trial."""
         return _to_record(self._storage.get_trial(self._trial_id(number)))
 
     def report(self, number: int, fraction: float, value: float) -> None:
-        """Writes down the objective at a place of a run; the first value there counts."""
-        step = math.ceil(
-            round(fraction * STEP_RESOLUTION, 6)
-        )  # up, so that who comes to a rung of 1/27 is not seen before it
+        """Stores the objective at a fraction of a run's length. The first value at a fraction is kept."""
+        # rounded up, so that a trial that reaches a rung of 1/27 does not count as below it
+        step = math.ceil(round(fraction * STEP_RESOLUTION, 6))
         if step not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
             self._storage.set_trial_intermediate_value(self._trial_id(number), step, value)
 
     def note(self, number: int, **notes: Unpack[TrialNotes]) -> None:
-        """Writes down plain values of a trial."""
+        """Stores user attributes of a trial."""
         for key, value in notes.items():
             self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
-    def tell(self, number: int, state: State, values: Sequence[float] | None = None) -> None:
-        """Ends a trial, unless it has ended."""
+    def finish(self, number: int, state: State, values: Sequence[float] | None = None) -> None:
+        """Ends a trial unless it has ended."""
         record = self.record(number)
         if record.has_ended:
             return
@@ -181,15 +180,15 @@ class TrialStore:
                     optuna.Trial(study, self._trial_id(number)).set_constraint(
                         str(constraint), constraint.violation(measured_values)
                     )
-            study.tell(number, values, optuna_state)
+            study.tell(number, values, optuna_state)  # prose: allow (Optuna's API)
 
     def is_worse_than_median(self, number: int) -> bool:
-        """Whether a trial's best value so far is worse than the median of the complete ones at the same place."""
+        """Returns True if a trial's best value so far is worse than the median of complete trials at this point."""
         study, pruner = self._load_study(number), optuna.pruners.MedianPruner()
         return bool(pruner.prune(study, self._storage.get_trial(self._trial_id(number))))
 
     def importances(self) -> list[dict[str, float]]:
-        """By objective, the share of its variance that each parameter explains; empty with too few trials."""
+        """Returns, for each objective, the share of its variance by parameter. Empty with too few trials."""
         study, importances = self._load_study(0), []
         for objective_index in range(len(self._settings.all_objectives)):
             try:
@@ -199,26 +198,26 @@ class TrialStore:
                         evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
                         target=lambda trial, objective_index=objective_index: trial.values[objective_index],
                     )
-            except (ValueError, RuntimeError):  # fewer than two complete trials, or all alike
+            except (ValueError, RuntimeError):  # fewer than two complete trials, or equal values
                 shares = {}
             importances.append({name: float(share) for name, share in shares.items()})
         return importances
 
     def pareto_front(self) -> list[int]:
-        """The complete trials that no other one beats in every objective."""
+        """Returns the numbers of complete trials that are not dominated by another trial."""
         return sorted(trial.number for trial in self._load_study(0).best_trials)
 
     def get_shared(self, key: str) -> Any:
-        """What :meth:`set_shared` wrote; None before."""
+        """Returns the value that :meth:`set_shared` stored, or None."""
         return self._storage.get_study_user_attrs(self._study_id).get(key)
 
     def tested_trial_numbers(self) -> list[int]:
-        """The trials for which the test split has been read: more than one where a search was given more later."""
+        """Returns the numbers of tested trials. Several if limits were raised after a test."""
         keys = self._storage.get_study_user_attrs(self._study_id)
         return sorted(int(key.rpartition("-")[2]) for key in keys if key.startswith("test/"))
 
     def set_shared(self, key: str, value: Any) -> None:
-        """Writes down a plain value for all workers."""
+        """Stores a plain value for all workers."""
         self._storage.set_study_user_attr(self._study_id, key, value)
 
     def _load_study(self, number: int) -> optuna.Study:
@@ -226,7 +225,7 @@ class TrialStore:
         return optuna.load_study(study_name=self._study_name, storage=self._storage, sampler=trial_sampler)
 
     def _replay_draws(self, trial: optuna.Trial) -> None:
-        """Draws what is written down already once more, so that the sampler goes on where it stood."""
+        """Repeats the draws of stored parameters to bring the sampler to the same state."""
         distributions = trial.distributions
         for key in (parameter.key for parameter in self._space.parameters if parameter.key in distributions):
             if key not in trial.relative_params:
@@ -238,7 +237,7 @@ class TrialStore:
 
 
 def trial_status(record: TrialRecord, as_loss: Callable[[float], float]) -> TrialStatus:
-    """A trial as the rungs see it."""
+    """Converts a trial to its status at the rungs."""
     losses = {fraction: as_loss(value) for fraction, value in record.curve.items()}
     rungs_passed = record.notes.get("passed", 0)
     is_complete = record.state == "complete"
@@ -259,9 +258,9 @@ def _open_storage(url: str) -> BaseStorage:
         ) from error
     except OperationalError as error:
         raise StorageError(f"search.storage does not answer: {first_line(error)}") from error
-    except (SQLAlchemyError, RuntimeError) as error:  # no rights, or tables of another release of Optuna
+    except (SQLAlchemyError, RuntimeError) as error:  # missing permissions, or tables of another Optuna release
         subject = url.removeprefix("sqlite:///") if dialect == "sqlite" else "search.storage"
-        raise UserError(f"{subject} cannot hold the trials of a search: {first_line(error)}") from error
+        raise UserError(f"{subject} cannot store the trials of a search: {first_line(error)}") from error
 
 
 def _to_record(trial: FrozenTrial) -> TrialRecord:
@@ -278,7 +277,7 @@ def _to_record(trial: FrozenTrial) -> TrialRecord:
 
 @contextmanager
 def _suppress_experimental_warnings() -> Iterator[None]:
-    """Without what Optuna says of its own future."""
+    """Suppresses Optuna's warnings about experimental features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

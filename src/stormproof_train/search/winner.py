@@ -1,4 +1,4 @@
-"""Which trial wins: chosen on validation, among those that keep to the constraints."""
+"""Selects the winner of a search by validation, among the trials that satisfy the constraints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stormproof_train.search.trials import TrialRecord
 
 
 def is_feasible(record: TrialRecord, settings: Settings) -> bool:
-    """Whether a complete trial keeps to all constraints."""
+    """Returns True if a complete trial satisfies all constraints."""
     measurements = record.notes.get("measured", {})
     return all(
         constraint.name in measurements and constraint.violation(measurements) <= 0
@@ -18,13 +18,13 @@ def is_feasible(record: TrialRecord, settings: Settings) -> bool:
 
 
 def select_winner(records: Sequence[TrialRecord], settings: Settings, front: Collection[int]) -> TrialRecord | None:
-    """The winner; None where no trial has come to its end and keeps to the constraints.
+    """Returns the winner, or None if no complete trial satisfies the constraints.
 
     Args:
-        records: all trials.
-        settings: of the search.
-        front: of several objectives, the trials that no other one beats in all: the winner is the one of them that is
-            best by the first objective.
+        records: All trials.
+        settings: Settings of the search.
+        front: Numbers of the trials on the Pareto front. With several objectives, the winner is the one among them with
+            the best first objective.
     """
     complete_records = [record for record in records if record.state == "complete" and is_feasible(record, settings)]
     if len(settings.all_objectives) > 1:

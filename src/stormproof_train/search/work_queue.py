@@ -1,4 +1,4 @@
-"""Which trial is worked on next, and by whom."""
+"""Assigns trials to workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stormproof_train.search.trials import TrialRecord, TrialStore
 
 
 class WorkQueue:
-    """Hands each trial to one worker: an interrupted one first, then one that may pass its rung, then a new one.
+    """Assigns each trial to one worker: interrupted trials first, then promotable trials, then new ones.
 
     Args:
-        space: what is searched.
-        folder: of the search, whose lock makes looking and taking one act.
-        trials: all.
-        pruner: knows the rungs and the budgets.
-        claims: of all workers.
+        space: Search space.
+        folder: Folder of the search. Its lock makes selecting and claiming atomic.
+        trials: Storage of the trials.
+        pruner: Provides rungs and limits.
+        claims: Claims of all workers.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class WorkQueue:
         self._combinations = space.combinations()
 
     def is_finished(self) -> bool:
-        """Whether every trial has ended, or waits at a rung for nothing unless the search is given more."""
+        """Returns True if all trials have ended or are paused without a chance to resume within the limits."""
         with self._folder.lock():
             records = self._trials.records()
             if self._can_begin(records) or any(self._has_worker(record) for record in records):
@@ -42,7 +42,7 @@ class WorkQueue:
             )
 
     def claim_next(self) -> int | None:
-        """Claims a trial to work on; None where there is none for now."""
+        """Claims a trial to work on. Returns None if there is no work at present."""
         with self._folder.lock():
             records = self._trials.records()
             interrupted_number = self._claim_interrupted(records)
@@ -58,15 +58,15 @@ class WorkQueue:
             return self._claim_promotable(records, promote_at_least_one=True)
 
     def owns(self, number: int) -> bool:
-        """Whether a trial is still this worker's: one that was suspended for long may have lost it."""
+        """Returns True if this worker still owns a trial. A suspended worker may have lost it."""
         return self._claims.owns(trial_name(number))
 
     def release(self, number: int) -> None:
-        """Ends work on a trial."""
+        """Releases a trial."""
         self._claims.release(trial_name(number))
 
     def _claim_interrupted(self, records: Sequence[TrialRecord]) -> int | None:
-        """One that runs, and whose worker is gone."""
+        """Claims a running trial whose worker is gone."""
         for record in records:
             if record.state == "running" and self._claims.acquire(trial_name(record.number)):
                 proposal = self._trials.complete_proposal(record.number)
@@ -76,7 +76,7 @@ class WorkQueue:
         return None
 
     def _claim_promotable(self, records: Sequence[TrialRecord], *, promote_at_least_one: bool) -> int | None:
-        """One that waits at a rung, and is let pass."""
+        """Claims a paused trial that may pass its rung."""
         for number in self._find_promotable(records, promote_at_least_one=promote_at_least_one):
             if self._claims.acquire(trial_name(number)):
                 rungs_passed, _ = self._pruner.rungs.advance(
@@ -99,21 +99,21 @@ class WorkQueue:
         return proposal.number
 
     def _reject_duplicate(self, proposal: TrialRecord, records: Sequence[TrialRecord]) -> bool:
-        """Whether a trial would be the run of an earlier one again, which tells nothing new; then it is none."""
+        """Rejects a trial with the same parameters as an earlier one. Returns True if it was rejected."""
         original = next(
             (record for record in records if record.params == proposal.params and record.number < proposal.number), None
         )
         if original is not None:
             self._trials.note(proposal.number, same_as=original.number)
-            self._trials.tell(proposal.number, "failed")
+            self._trials.finish(proposal.number, "failed")
         return original is not None
 
     def _draw_untried(self, records: Sequence[TrialRecord], number: int) -> Mapping[str, Any]:
-        """In the place of a copy: any of those that nobody has proposed. There are copies in small spaces alone."""
-        assert self._combinations is not None, "a copy in a space that has no end"
+        """Draws untried parameters to replace a duplicate. Duplicates occur only in finite spaces."""
+        assert self._combinations is not None, "duplicate proposal in an infinite space"
         tried_keys = _distinct_keys(records)
         untried_params = [params for params in self._combinations if _params_key(params) not in tried_keys]
-        return random.Random(number).choice(untried_params)  # noqa: S311 (no secret; the same whoever draws)
+        return random.Random(number).choice(untried_params)  # noqa: S311 (not cryptographic; equal for all workers)
 
     def _find_promotable(self, records: Sequence[TrialRecord], *, promote_at_least_one: bool) -> list[int]:
         return self._pruner.rungs.find_promotable(
@@ -121,7 +121,7 @@ class WorkQueue:
         )
 
     def _has_worker(self, record: TrialRecord) -> bool:
-        """Whether a worker has it; one that waits at a rung, too, may still be saving."""
+        """Returns True if a worker has the trial. The worker of a paused trial may still be saving its checkpoint."""
         return record.state == "running" or (
             record.state == "paused" and self._claims.is_claimed(trial_name(record.number))
         )
@@ -145,5 +145,5 @@ def _distinct_keys(records: Sequence[TrialRecord]) -> set[tuple[tuple[str, Any],
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial: of its claim, its folder and its log."""
+    """Returns the name of a trial's claim, folder and log."""
     return f"trial-{number:04d}"

@@ -1,4 +1,4 @@
-"""A worker: takes a trial, runs it, tells what came of it, takes the next."""
+"""Executes trials until a search is finished."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from stormproof_train.search.work_queue import WorkQueue, trial_name
 from stormproof_train.search.worker_socket import Message, Reply
 
 MAX_CONSECUTIVE_FAILURES = 10
-"""So many in a row end the search."""
-TAKEN_OVER_REASON = "another worker has taken it over"
+"""Number of consecutive failures that end the search."""
+TAKEN_OVER_REASON = "another worker has taken over the trial"
 WAIT_SECONDS = 1.0
-"""Between two looks for work, where others have all of it."""
+"""Seconds between two checks for work while other workers have all of it."""
 
 
 class TooManyFailuresError(RunError):
-    """Trial after trial failed."""
+    """Raised if too many consecutive trials failed."""
 
     exit_code = ExitCode.USER_MISTAKE
 
 
 class Worker:
-    """Works on a search until there is nothing left to do.
+    """Works on a search until it is finished.
 
     Args:
-        settings: of the search.
-        folder: of the search.
-        trials: all.
-        command: makes those of a trial.
-        queue: says which trial is next.
-        pruner: says whether a trial goes on.
-        runner: runs them.
-        on_trial_end: is called whenever work on a trial has ended.
+        settings: Settings of the search.
+        folder: Folder of the search.
+        trials: Storage of the trials.
+        command: Builds the commands of trials.
+        queue: Assigns trials.
+        pruner: Decides whether a trial continues.
+        runner: Executes runs.
+        on_trial_end: Called after each run of a trial.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Worker:
     ) -> None:
         self._settings, self._folder, self._trials, self._command = settings, folder, trials, command
         self._queue, self._pruner, self._runner, self._on_trial_end = queue, pruner, runner, on_trial_end
-        self._started_at = datetime.now()  # noqa: DTZ005 (as Optuna writes it down)
+        self._started_at = datetime.now()  # noqa: DTZ005 (the format of Optuna's end times)
 
     def run(self) -> None:
-        """Works on trials until all have ended.
+        """Works on trials until the search is finished.
 
         Raises:
-            StopError: if the process is told to end.
-            TooManyFailuresError: if ten trials in a row failed.
-            StorageError: if the disk fails a trial.
+            StopError: If the process receives a termination signal.
+            TooManyFailuresError: If ten consecutive trials failed.
+            StorageError: If a trial failed because of the file system.
         """
         while not self._queue.is_finished():
             number = self._queue.claim_next()
@@ -106,18 +106,20 @@ class Worker:
         self._record_outcome(record, folder, outcome)
 
     def _record_outcome(self, record: TrialRecord, folder: Path, outcome: RunOutcome) -> None:
-        """Writes down what became of a trial, and says it."""
+        """Stores and prints the outcome of a trial."""
         if outcome.exit_code == ExitCode.FINISHED:
             summary = RunFolder(folder.parent, folder.name).read_summary()
             assert summary is not None
             self._complete_trial(record, summary)
         elif outcome.exit_code == ExitCode.STORAGE:
-            raise StorageError(f"trial {record.number} could not go on: {outcome.reason}")
+            raise StorageError(f"trial {record.number} was stopped by a storage error: {outcome.reason}")
         elif outcome.stop_reply is not None:
             if outcome.stop_reply["verdict"] == "prune":
-                self._trials.tell(record.number, "pruned")
+                self._trials.finish(record.number, "pruned")
             restart_note = (
-                "" if outcome.exit_code == ExitCode.START_AGAIN else f" (and {outcome.reason}: it goes on from before)"
+                ""
+                if outcome.exit_code == ExitCode.START_AGAIN
+                else f" (and {outcome.reason}: it resumes from an earlier checkpoint)"
             )
             self._log_trial(record, f"{outcome.stop_reply['reason']}{restart_note}")
         elif outcome.exit_code == ExitCode.DIVERGED:
@@ -127,7 +129,7 @@ class Worker:
             self._check_failures(outcome.reason)
 
     def _check_failures(self, reason: str) -> None:
-        """Whoever starts the search again has mended something: what failed before does not count."""
+        """Ends the search after ten consecutive failures. Failures before this worker started do not count."""
         ended_records = sorted(
             (record for record in self._trials.records() if record.end is not None), key=lambda record: str(record.end)
         )
@@ -136,8 +138,8 @@ class Worker:
         ][-MAX_CONSECUTIVE_FAILURES:]
         if len(last_records) == MAX_CONSECUTIVE_FAILURES and all(record.state == "failed" for record in last_records):
             raise TooManyFailuresError(
-                f"{MAX_CONSECUTIVE_FAILURES} trials in a row failed, the last one "
-                f"({summarize_params(last_records[-1].params)}) by: {reason}"
+                f"{MAX_CONSECUTIVE_FAILURES} consecutive trials failed, the last one "
+                f"({summarize_params(last_records[-1].params)}) with: {reason}"
             )
 
     def _complete_trial(self, record: TrialRecord, summary: RunSummary) -> None:
@@ -158,12 +160,12 @@ class Worker:
             return
         if len(values) == 1:
             self._trials.report(record.number, 1.0, values[0])
-        self._trials.tell(record.number, "complete", values)
+        self._trials.finish(record.number, "complete", values)
         self._log_trial(record, f"{values_text} after {summary['steps']:,} steps")
 
     def _end_trial(self, record: TrialRecord, state: Any, reason: str) -> None:
         self._trials.note(record.number, reason=reason)
-        self._trials.tell(record.number, state)
+        self._trials.finish(record.number, state)
         self._log_trial(record, f"{state}: {reason}")
 
     def _log_trial(self, record: TrialRecord, message: str) -> None:

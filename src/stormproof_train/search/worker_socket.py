@@ -1,7 +1,7 @@
-"""The line between a worker and the run that it has started: the run asks whether it shall go on.
+"""Connects a worker with the run that it has started, which asks whether to continue.
 
-Only rank 0 of the run holds it, on the worker's own machine. It carries lines of JSON through a socket that none but
-this user can open.
+Only rank 0 of the run connects, on the worker's machine. Messages are lines of JSON on a Unix socket that only this
+user can open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 MAX_PATH_BYTES = 100
-"""Bytes of a socket's path; Linux takes 107, others less."""
+"""Maximum bytes of the path of a socket. Linux allows 107, other systems fewer."""
 
 
 class BeginMessage(TypedDict):
@@ -63,26 +63,26 @@ Message = BeginMessage | ValidationMessage
 
 
 class Reply(TypedDict):
-    """Answer to a message.
+    """Reply to a message.
 
     Attributes:
-        verdict: What the run does next.
+        verdict: Action of the run.
         reason: One line. Empty if the run continues.
     """
 
-    verdict: Literal["go on", "pause", "prune"]
+    verdict: Literal["continue", "pause", "prune"]
     reason: str
 
 
 class WorkerServer:
-    """A worker's end, which waits for one run after the other.
+    """The worker's end of the connection, used by one run at a time.
 
     Attributes:
-        address: what a run is told.
+        address: Path of the socket.
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # none but this user may enter it
+        self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # accessible only to this user
         if len(os.fsencode(self._folder / "line")) > MAX_PATH_BYTES:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="stormproof-", dir="/tmp"))
@@ -92,11 +92,11 @@ class WorkerServer:
         self._listener.listen(1)
 
     def serve(self, handle_message: Callable[[Message], Reply], is_running: Callable[[], bool]) -> None:
-        """Answers what a run asks until the run has ended.
+        """Replies to the messages of a run until it has ended.
 
         Args:
-            handle_message: to a message.
-            is_running: whether the run still runs.
+            handle_message: Returns the reply to a message.
+            is_running: Returns True if the run is active.
         """
         self._listener.settimeout(0.02)
         while is_running():
@@ -108,19 +108,19 @@ class WorkerServer:
                 _serve_connection(connection, handle_message, is_running)
 
     def close(self) -> None:
-        """Ends the line."""
+        """Closes the socket."""
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class WorkerClient:
-    """A run's end. If the worker goes, the run is told to end as by SIGTERM: another worker will go on with it.
+    """The run's end of the connection. If the worker disappears, it sends SIGTERM to the run, which saves and ends.
 
     Args:
-        address: of the worker's end.
+        address: Path of the worker's socket.
 
     Raises:
-        OSError: if nobody is there.
+        OSError: If no worker listens.
     """
 
     def __init__(self, address: str) -> None:
@@ -135,15 +135,15 @@ class WorkerClient:
         threading.Thread(target=self._receive, name="search line", daemon=True).start()
 
     def ask(self, message: Message) -> Reply:
-        """The worker's answer; where it is gone, that the run is to pause."""
+        """Sends a message and returns the reply. If the worker is gone, the reply is to pause."""
         try:
             self._socket.sendall(f"{json.dumps(message)}\n".encode())
         except OSError:
-            return {"verdict": "pause", "reason": "its search is gone"}
-        return self._answers.get() or {"verdict": "pause", "reason": "its search is gone"}
+            return {"verdict": "pause", "reason": "the worker of its search is gone"}
+        return self._answers.get() or {"verdict": "pause", "reason": "the worker of its search is gone"}
 
     def close(self) -> None:
-        """Ends the line, and nothing else."""
+        """Closes the connection without a signal."""
         self._is_closing = True
         with suppress(OSError):  # the worker is gone
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -154,7 +154,7 @@ class WorkerClient:
             try:
                 for line in lines:
                     self._answers.put(json.loads(line))
-            except (OSError, ValueError):  # cut off in a line
+            except (OSError, ValueError):  # the connection ended within a line
                 pass
         self._answers.put(None)
         if not self._is_closing:

@@ -1,4 +1,4 @@
-"""``tune=batch_size``: the smallest batch that trains about as fast as any."""
+"""Implements ``tune=batch_size``: finds the smallest batch size with close to the highest throughput."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from stormproof_train.tuning.throughput import Throughput, measure_throughputs
 
 @dataclass(frozen=True)
 class BatchSize:
-    """A batch size to begin with, and by what.
+    """The result of ``tune=batch_size``.
 
     Attributes:
-        size: samples of an optimizer step.
-        measurements: the sizes that were tried, the smallest first.
-        stop_reason: why no larger one was tried.
+        size: Samples per optimizer step.
+        measurements: Throughput of each batch size that was tried, in ascending order.
+        stop_reason: Reason why no larger batch size was tried.
     """
 
     size: int
@@ -38,51 +38,57 @@ class BatchSize:
 def find_batch_size(
     plan: Plan, config: Mapping[str, Any], data: pl.LightningDataModule, smallest: int = 8, steps_an_epoch: int = 10
 ) -> BatchSize:
-    """Trains with twice the batch again and again, in a process of its own, and chooses by :func:`choose_batch_size`.
+    """Measures doubled batch sizes in a subprocess and applies :func:`choose_batch_size`.
 
-    A process that the system ends for its memory, or that a GPU's memory does not hold, loses only the size that it
-    was at. Lightning's ``scale_batch_size`` is not used: it looks for the largest batch that fits and for nothing else,
-    where it stops at its ``max_val`` it gives that size without having tried it, on a CPU it may go on until the system
-    ends the process, and to tell how fast a batch is it has to be trained anyway.
+    If the process runs out of memory, only the size that it was measuring is lost. Lightning's ``scale_batch_size`` is
+    not used for four reasons:
+
+    - It finds the largest batch that fits, not the fastest.
+    - At its ``max_val`` it returns that size without having tried it.
+    - On a CPU it may continue until the system kills the process.
+    - It does not measure throughput.
 
     Args:
-        plan: the run's.
-        config: what it was read from, as plain values; the other process reads it again.
-        data: the run's data module.
-        smallest: the first batch size, where accumulated batches share it equally; at least 1.
-        steps_an_epoch: what the largest leaves of an epoch, at least 1: with a few steps in it the fastest training
-            learns little from each sample.
+        plan: Plan of the run.
+        config: Plain values that the plan was read from. The subprocess reads them again.
+        data: Data module of the run.
+        smallest: Smallest batch size to try. Must be at least 1. Rounded up so that accumulated batches are equal.
+        steps_an_epoch: Minimum number of optimizer steps per epoch. Must be at least 1. With only a few steps per
+            epoch, the fastest run learns little from each sample.
 
     Raises:
-        UserError: if the data module takes no batch size, or does not tell its samples, or has too few.
-        RunError: if the training failed, or the system ended it at the first size.
+        UserError: If the data module has no ``batch_size``, does not expose its number of samples, or has too few.
+        RunError: If training failed, or the process was killed at the smallest size.
     """
     if "batch_size" not in plan.data.arguments():
         raise UserError(
-            f"tune=batch_size: {plan.data.path} takes no argument batch_size: give it one, which its loaders use"
+            f"tune=batch_size: {plan.data.path} has no argument batch_size: add one and use it in the data loaders"
         )
     if isinstance(data, SplitDataModule):
-        data.batch_size = 1  # it refuses one of more samples than there are, which this is to tell
+        data.batch_size = 1  # a batch size above the number of samples, unknown so far, would be rejected
     data.prepare_data()
     data.setup("fit")
     try:
         samples = len(data.train_dataloader().dataset)
     except (AttributeError, TypeError) as error:
-        raise UserError(f"tune=batch_size: {plan.data.path} does not tell how many training samples it has") from error
+        raise UserError(
+            f"tune=batch_size: the training dataset of {plan.data.path} has no length, so the largest batch size is "
+            "unknown: set data.batch_size by hand"
+        ) from error
     largest = samples // steps_an_epoch
     sizes = candidate_sizes(smallest, largest, int(plan.trainer.kwargs.get("accumulate_grad_batches", 1)))
     if not sizes:
         raise UserError(
-            f"tune=batch_size: {samples} training samples leave no batch from {smallest} on that has {steps_an_epoch} "
-            "steps an epoch: set data.batch_size by hand"
+            f"tune=batch_size: {samples} training samples are too few for a batch of at least {smallest} and "
+            f"{steps_an_epoch} steps per epoch: set data.batch_size by hand"
         )
-    default_reason = f"an epoch of {samples:,} training samples keeps {steps_an_epoch} steps: no more than {largest:,}"
+    default_reason = f"an epoch of {samples:,} training samples must have {steps_an_epoch} steps: at most {largest:,}"
     measurements, reason = _measure_in_subprocess(config, sizes, samples)
     return BatchSize(choose_batch_size(measurements).batch_size, measurements, reason or default_reason)
 
 
 def candidate_sizes(smallest: int, largest: int, accumulate_grad_batches: int) -> list[int]:
-    """Powers of two times the batches that a step accumulates, so that these share it equally.
+    """Returns batch sizes that are powers of two times the number of accumulated batches.
 
     Example:
         >>> candidate_sizes(8, 100, accumulate_grad_batches=1), candidate_sizes(8, 100, accumulate_grad_batches=3)
@@ -93,15 +99,15 @@ def candidate_sizes(smallest: int, largest: int, accumulate_grad_batches: int) -
 
 
 def choose_batch_size(measurements: Sequence[Throughput], gain: float = 0.1) -> Throughput:
-    """The smallest batch than which no larger one takes over ``gain`` more samples in a second.
+    """Returns the smallest batch whose throughput is within ``gain`` of the highest throughput.
 
     Args:
-        measurements: at least one, the smallest batch first.
-        gain: a share, above 0.
+        measurements: At least one measurement, in ascending order of the batch size.
+        gain: Relative gain in throughput that justifies a larger batch. Must be positive.
 
     Example:
-        >>> told = [Throughput(8, 100.0, 0), Throughput(16, 190.0, 0), Throughput(32, 205.0, 0)]
-        >>> choose_batch_size(told).batch_size
+        >>> measurements = [Throughput(8, 100.0, 0), Throughput(16, 190.0, 0), Throughput(32, 205.0, 0)]
+        >>> choose_batch_size(measurements).batch_size
         16
     """
     best = max(measurement.samples_per_second for measurement in measurements)
@@ -117,8 +123,8 @@ class _Failure:
 def _measure_in_subprocess(
     config: Mapping[str, Any], sizes: Sequence[int], samples: int
 ) -> tuple[list[Throughput], str | None]:
-    """What a process of its own measured, and why it ended before the last size, if it did."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit threads, and CUDA where it is in use
+    """Returns the measurements of a subprocess and the reason why it stopped early, or None if it did not."""
+    context = multiprocessing.get_context("spawn")  # fork would copy threads and an initialized CUDA context
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(dict(config), sizes, samples, sender))
     process.start()
@@ -141,19 +147,19 @@ def _measure_in_subprocess(
         receiver.close()
     if len(measurements) == len(sizes):
         return measurements, None
-    reason = f"the system ended the process that tried {sizes[len(measurements)]} (code {process.exitcode})"
+    reason = f"the system killed the process that tried {sizes[len(measurements)]} (exit code {process.exitcode})"
     if not measurements:
-        raise RunError(f"tune=batch_size: {reason}, the smallest: it may need more memory than there is")
+        raise RunError(f"tune=batch_size: {reason}, the smallest size: it may need more memory than is available")
     return measurements, reason
 
 
 def _measure(config: Mapping[str, Any], sizes: Sequence[int], samples: int, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the one that waits ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the parent kills this one
     try:
         suppress_lightning_output()
         for measurement in measure_throughputs(read_plan(config), sizes, samples):
             sender.send(measurement)
-    except Exception as error:  # noqa: BLE001 (told by the process that waits)
+    except Exception as error:  # noqa: BLE001 (the parent process reports it)
         message, code = describe_error(error)
         if code is ExitCode.FAILED:
             traceback.print_exception(error)

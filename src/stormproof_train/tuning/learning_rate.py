@@ -1,4 +1,4 @@
-"""``tune=lr``: a learning rate to begin with, by Lightning's finder with several first weights."""
+"""Implements ``tune=lr``: runs Lightning's learning-rate finder with several initial weights."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 from stormproof_train.tuning.range_test import Reading, combine_readings, read_range_test
 
 CONSTANT_SCHEDULE = f"{none.__module__}.{none.__name__}"
-"""The schedule of the measurement: one of the run's own would set rates and momentum besides."""
+"""Schedule of the measurement. The run's schedule would change learning rate and momentum too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
-    """A learning rate to begin with, and by what.
+    """The result of ``tune=lr``.
 
     Attributes:
-        rate: the optimizer's ``lr``, of two significant digits; the highest, where a schedule varies it.
-        readings: by the seed of the first weights.
+        rate: The optimizer's ``lr``, rounded to two significant digits. With a schedule, its maximum.
+        readings: Result of each range test, by the seed of its initial weights.
     """
 
     rate: float
@@ -53,31 +53,32 @@ def find_learning_rate(
     highest: float = 10.0,
     steps: int = 100,
 ) -> LearningRate:
-    """Trains with a growing learning rate, from several first weights, and reads where the loss falls.
+    """Runs range tests with several initial weights and combines them to a learning rate.
 
-    Lightning's finder trains, and the reading of its losses is ours (:func:`~.range_test.read`): what it suggests
-    itself is where the loss, averaged over half of the steps, falls fastest by the rate rather than by its logarithm.
-    That is noise at the lowest rates: of AdamW on the digits, for which ours gives 0.0017, five seeds got 3e-7 to 1e-5
-    with rates from 1e-8 on, and 2e-5 to 2e-4 from 1e-6 on.
+    Training uses Lightning's finder, but its losses are interpreted by
+    :func:`stormproof_train.tuning.range_test.read_range_test`. The finder's own suggestion is the steepest point of the
+    loss by the rate, not by its logarithm, after averaging over half of the steps. At the lowest rates that is noise.
+    For AdamW on the digits, five seeds suggested 3e-7 to 1e-5 in a test from 1e-8 on, and 2e-5 to 2e-4 in a test from
+    1e-6 on. This function returns 0.0017 there.
 
     Args:
-        plan: the run's.
-        data: its data module.
-        spec: of the data.
-        loss: the loss to build.
-        seeds: how many first weights and orders of the data, from the run's seed on; at least 1.
-        lowest: the learning rate of the first step, above 0.
-        highest: that of the last, above ``lowest``.
-        steps: optimizer steps of each training, at least 20.
+        plan: Plan of the run.
+        data: Data module of the run.
+        spec: Specification of the data.
+        loss: Loss to build.
+        seeds: Number of initial weights and data orders, starting at the run's seed. Must be at least 1.
+        lowest: Learning rate of the first step. Must be positive.
+        highest: Learning rate of the last step. Must be above ``lowest``.
+        steps: Optimizer steps of each range test. Must be at least 20.
 
     Raises:
-        UserError: if the optimizer has no learning rate, or no training came to a lower loss.
+        UserError: If the optimizer has no learning rate, or no range test lowered the loss.
     """
     if "lr" not in plan.optimizer.arguments():
-        raise UserError(f"tune=lr: {plan.optimizer.path} takes no argument lr, and there is nothing to find")
+        raise UserError(f"tune=lr: {plan.optimizer.path} has no argument lr to tune")
     plan = dataclasses.replace(plan, scheduler=bind({"_target_": CONSTANT_SCHEDULE}, "scheduler"))
     if isinstance(data, SplitDataModule):
-        data.load_spec()  # the split is the run's; what is shuffled after it is each seed's
+        data.load_spec()  # splits the data by the run's seed, shuffling uses the seed of each range test
     readings = {}
     for seed in [(plan.seed + offset) % 2**32 for offset in range(seeds)]:
         pl.seed_everything(seed, workers=True, verbose=False)
@@ -87,9 +88,9 @@ def find_learning_rate(
     rate = combine_readings(list(readings.values()))
     if rate is None:
         raise UserError(
-            f"tune=lr: with none of {seeds} first weights did any rate from {lowest:g} to {highest:g} lower the loss "
-            "by more than its noise: see that the data can be learnt, try another initialization or a larger "
-            "data.batch_size, or set optimizer.lr by hand"
+            f"tune=lr: no learning rate from {lowest:g} to {highest:g} lowered the loss by more than its noise with "
+            f"any of {seeds} initial weights: check the data, try another initialization or a larger data.batch_size, "
+            "or set optimizer.lr by hand"
         )
     return LearningRate(float(f"{rate:.2g}"), readings)
 
@@ -103,14 +104,14 @@ def _run_range_test(
     highest: float,
     steps: int,
 ) -> tuple[list[float], list[float]]:
-    """The learning rates of one training, and the mean loss of the batches at each."""
+    """Returns the learning rates of one range test and the mean batch loss at each of them."""
     task = build_task(plan, data, spec, loss)
     recording_loss = _RecordingLoss(task.loss, lambda: task.trainer.optimizers[0].param_groups[0]["lr"])
     task.loss = recording_loss
-    with TemporaryDirectory() as folder:  # the finder puts a checkpoint there
+    with TemporaryDirectory() as folder:  # for the finder's checkpoint
         tuner = Tuner(build_measuring_trainer(plan, folder))
-        # Its bar cannot be turned off; a warning that goes with it comes again when the run is trained. It would stop
-        # where a loss is above four times the lowest, which of a loss below 0 is at once.
+        # The finder's progress bar cannot be disabled. A warning that is hidden here is shown again in training.
+        # Early stopping is disabled: its limit of four times the lowest loss fails for negative losses.
         with contextlib.redirect_stderr(io.StringIO()):
             tuner.lr_find(
                 task,
@@ -121,14 +122,14 @@ def _run_range_test(
                 early_stop_threshold=None,
                 update_attr=False,
             )
-    by_rate: dict[float, list[float]] = {}  # several batches at one, where a step accumulates them
+    by_rate: dict[float, list[float]] = {}  # accumulated batches share a rate
     for rate, value in recording_loss.pairs:
         by_rate.setdefault(rate, []).append(value)
     return list(by_rate), [statistics.fmean(values) for values in by_rate.values()]
 
 
 class _RecordingLoss(nn.Module):
-    """A loss that takes down what it gives in training, and at which learning rate."""
+    """Records the training losses of a loss module with their learning rates."""
 
     def __init__(self, loss: Loss, get_rate: Callable[[], float]) -> None:
         super().__init__()

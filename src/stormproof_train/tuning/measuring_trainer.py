@@ -1,4 +1,4 @@
-"""A run's Trainer, made to measure: it computes as the run's does, does not end by itself, and keeps nothing."""
+"""Builds a Trainer for measurements: it computes like the run's, runs until it is stopped, and saves nothing."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _NO_OUTPUT: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summar
 def build_measuring_trainer(
     plan: Plan, folder: str, callbacks: Sequence[Callback] = (), **overrides: Any
 ) -> pl.Trainer:
-    """Builds it: precision, clipping, accumulation and the device are the run's.
+    """Builds the Trainer with the run's precision, clipping, accumulation and device.
 
     Args:
-        plan: the run's.
-        folder: where Lightning may put files of its own.
-        callbacks: all that it has.
-        overrides: arguments of the Trainer that are others than the run's.
+        plan: Plan of the run.
+        folder: Folder for Lightning's own files.
+        callbacks: All callbacks of the Trainer.
+        overrides: Trainer arguments that replace those of the run.
 
     Raises:
-        UserError: if it is for several ranks.
+        UserError: If the Trainer has more than one rank.
     """
     arguments = {**plan.trainer.kwargs, **_UNLIMITED_LENGTH, **_NO_VALIDATION, **_NO_OUTPUT, **overrides}
     trainer: pl.Trainer = dataclasses.replace(plan.trainer, kwargs=arguments).build(
@@ -49,7 +49,7 @@ def build_measuring_trainer(
     )
     if trainer.world_size > 1:
         raise UserError(
-            f"tune={plan.tune} measures on one device, and the Trainer is for {trainer.world_size}: leave the launcher "
-            "and trainer=ddp out (trainer.devices=1)"
+            f"tune={plan.tune} measures on one device, but the Trainer uses {trainer.world_size}: set "
+            "trainer.devices=1, without a launcher and without trainer=ddp"
         )
     return trainer

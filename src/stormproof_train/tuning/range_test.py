@@ -1,4 +1,4 @@
-"""What the losses of a training with a growing learning rate say of the rate to train with."""
+"""Derives a learning rate from the losses of a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ SMOOTHING_SIGMA = 3.0
 """Standard deviation of the Gaussian that smooths the losses, in steps."""
 
 DIVERGENCE_MARGIN = 10.0
-"""How far a rate stays below the one that diverged: a few steps at each rate show only what goes wrong at once."""
+"""Minimum ratio between the lowest rate that diverged and the suggestion. A few steps per rate show only immediate
+divergence.
+"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one training showed.
+    """The result of one range test.
 
     Attributes:
-        suggested: the learning rate at which the loss had fallen by half of what it fell; None where that was no more
-            than its noise.
-        diverged: the lowest rate at which it was above where it had begun, after its lowest; None where it never was.
+        suggested: Learning rate at which the loss is halfway between its start and its minimum. None if the loss did
+            not fall by more than its noise.
+        diverged: Lowest rate after the minimum at which the loss exceeded its start. None if it never did.
     """
 
     suggested: float | None
@@ -31,23 +33,23 @@ class Reading:
 
 
 def read_range_test(rates: Sequence[float], losses: Sequence[float]) -> Reading:
-    r"""Reads the loss as a function of the learning rate.
+    r"""Interprets the loss as a function of the learning rate.
 
-    The losses are smoothed by a Gaussian, which unlike a running mean shifts nothing. The suggestion is the first rate
-    from which on, up to the lowest loss, they are below the middle of start and lowest. Where a loss is smooth that is
-    about where it falls fastest. Where batches differ much, a slope is mostly noise, and a level is not: on the
-    diabetes data the steepest points of five seeds lay a factor of 240 apart, and these a factor of 1.6. The first
-    fifth, where the rates are too low to change the loss, tells where it begins and how noisy it is.
+    The losses are smoothed with a Gaussian, which does not shift them as a running mean does. The suggestion is the
+    first rate from which the loss stays below the midpoint of its start and its minimum, up to the minimum. For a
+    smooth loss that is close to the steepest point. For noisy batches, the level is more robust than the slope. On the
+    diabetes data, the steepest points of five seeds differed by a factor of 240, the midpoints by a factor of 1.6. The
+    first fifth of the rates, too low to change the loss, gives its start and its noise.
 
     Args:
-        rates: learning rates, rising by a constant factor.
-        losses: the loss of the training batch at each; from the first that is not finite on they are left out.
+        rates: Learning rates, increasing by a constant factor.
+        losses: Training batch loss at each rate. The first non-finite loss and all later ones are ignored.
 
     Example:
         >>> rates = [10 ** (k / 10 - 6) for k in range(70)]
         >>> losses = [1 - 1 / (1 + (1e-3 / rate) ** 2) + (rate > 0.5) * 9 for rate in rates]
-        >>> told = read_range_test(rates, losses)
-        >>> round(told.suggested, 3), round(told.diverged, 1)
+        >>> reading = read_range_test(rates, losses)
+        >>> round(reading.suggested, 3), round(reading.diverged, 1)
         (0.001, 0.2)
 
     References:
@@ -71,7 +73,9 @@ def read_range_test(rates: Sequence[float], losses: Sequence[float]) -> Reading:
 
 
 def combine_readings(readings: Sequence[Reading]) -> float | None:
-    """The geometric median of the suggestions, at most a tenth of the lowest rate that diverged; None without any.
+    """Returns the geometric median of the suggestions, at most a tenth of the lowest rate that diverged.
+
+    Returns None if no reading has a suggestion.
 
     Example:
         >>> combine_readings([Reading(0.01, 1.0), Reading(None, None), Reading(0.02, 0.5), Reading(0.04, None)])

@@ -1,4 +1,4 @@
-"""How many samples a training takes in a second, by the size of its batches, and what memory it needs for that."""
+"""Measures training throughput and memory by batch size."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from stormproof_train.config.plan import Plan
 from stormproof_train.data.spec import infer_spec
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 
-MAX_WARM_UP_SHARE = 3
-"""Batches before the clock starts: the first ones choose kernels, start workers and get memory."""
+WARM_UP_BATCHES = 3
+"""Warm-up batches before timing starts. They select kernels, start workers and allocate memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """What one batch size came to.
+    """Measurement of one batch size.
 
     Attributes:
-        batch_size: samples of an optimizer step.
-        samples_per_second: of training, waiting for data included.
-        memory: the most that was in use so far, in bytes: of the GPU, or else of the process.
+        batch_size: Samples per optimizer step.
+        samples_per_second: Training throughput, including the time spent waiting for data.
+        memory: Peak memory so far in bytes, of the GPU or, without a GPU, of the process.
     """
 
     batch_size: int
@@ -43,14 +43,14 @@ class Throughput:
 def measure_throughputs(
     plan: Plan, sizes: Sequence[int], training_samples: int, seconds: float = 1.0, max_free_fraction: float = 0.5
 ) -> Iterator[Throughput | str]:
-    """Trains with one batch size after the other; where it ends before the last, a sentence says why.
+    """Trains with each batch size in turn. If it stops before the last size, it yields the reason as a sentence.
 
     Args:
-        plan: the run's, of one device.
-        sizes: batch sizes, rising by at most a factor of 2.
-        training_samples: of the data.
-        seconds: how long each is timed, above 0.
-        max_free_fraction: of the memory that is free at first, how much may be taken, in (0, 1].
+        plan: Plan of a run on one device.
+        sizes: Batch sizes, increasing by at most a factor of 2.
+        training_samples: Number of training samples.
+        seconds: Duration of each measurement in seconds. Must be positive.
+        max_free_fraction: Share of the initially free memory that may be used, in (0, 1].
     """
     free_memory, initial_peak = psutil.virtual_memory().available, _peak_process_memory()
     for index, size in enumerate(sizes):
@@ -65,8 +65,7 @@ def measure_throughputs(
         if index + 1 < len(sizes) and 2 * memory_growth > max_free_fraction * free_memory:
             yield (
                 f"{sizes[index + 1]} might take {2 * memory_growth / 2**30:.1f} GiB, more than "
-                f"{max_free_fraction:.0%} of the "
-                f"{free_memory / 2**30:.1f} GiB that were free"
+                f"{max_free_fraction:.0%} of the {free_memory / 2**30:.1f} GiB that were free"
             )
             return
 
@@ -80,7 +79,7 @@ def _measure_throughput(plan: Plan, size: int, training_samples: int, seconds: f
     clock = _ThroughputTimer(seconds)
     with TemporaryDirectory() as folder:
         accumulate_grad_batches = int(plan.trainer.kwargs.get("accumulate_grad_batches", 1))
-        # Whole batches only: a last one of other size tells of no size, and batch norm may refuse it.
+        # Full batches only: a smaller last batch would distort the measurement, and batch norm may reject it.
         batches = training_samples // size * accumulate_grad_batches
         trainer = build_measuring_trainer(plan, folder, [clock], limit_train_batches=batches)
         if trainer.strategy.root_device.type == "cuda":
@@ -93,7 +92,7 @@ def _measure_throughput(plan: Plan, size: int, training_samples: int, seconds: f
 
 
 class _ThroughputTimer(Callback):
-    """Counts samples for some seconds, after a few batches to warm up, and ends the training then."""
+    """Counts samples for a number of seconds after the warm-up batches, then stops training."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -106,9 +105,9 @@ class _ThroughputTimer(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
-        if self._batches < MAX_WARM_UP_SHARE:
+        if self._batches < WARM_UP_BATCHES:
             return
-        if self._batches == MAX_WARM_UP_SHARE:
+        if self._batches == WARM_UP_BATCHES:
             self._start = _synchronized_time(pl_module.device)
             return
         self.samples += len(batch[0])
@@ -118,13 +117,13 @@ class _ThroughputTimer(Callback):
 
 
 def _synchronized_time(device: torch.device) -> float:
-    """The time when the device has done all that it was given."""
+    """Returns the time after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def _peak_process_memory() -> int:
-    """The most memory that this process has had so far, in bytes."""
+    """Returns the peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

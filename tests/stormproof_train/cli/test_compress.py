@@ -36,9 +36,9 @@ def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_i
         (
             False,
             None,
-            "of this processor: it has none for int8, which gains little time there; methods= leaves int8 out",
+            "of this processor: it has no int8 instructions, so int8 is hardly faster; methods= leaves int8 out",
         ),
-        (None, None, "of this processor: whether it has instructions for int8 nobody knows; methods= leaves int8 out"),
+        (None, None, "of this processor: support for int8 instructions is unknown; methods= leaves int8 out"),
         (False, ["prune"], ""),
     ],
 )

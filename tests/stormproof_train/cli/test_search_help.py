@@ -22,9 +22,11 @@ def test_the_help_lists_every_shipped_search_and_every_setting_with_its_default(
     output = capsys.readouterr().out
     shipped = {file.stem for file in (conf_dir() / "search").glob("*.yaml")}
     assert set(re.findall(r"^  search=(\S+) +\S", output, re.MULTILINE)) == shipped
-    assert re.search(r"^  search\.sampler=tpe +proposes parameters: tpe, gp", output, re.MULTILINE)
-    assert re.search(r'^  search\.constraints=\[\] +such as \["parameters<=100000"\]$', output, re.MULTILINE)
-    assert re.search(r"^  search\.trials=null +how many", output, re.MULTILINE)
+    assert re.search(r"^  search\.sampler=tpe +Proposes parameters: tpe, gp", output, re.MULTILINE)
+    assert re.search(
+        r'^  search\.constraints=\[\] +Constraints such as \["parameters<=100000"\]$', output, re.MULTILINE
+    )
+    assert re.search(r"^  search\.trials=null +Number of trials", output, re.MULTILINE)
 
 
 def test_the_help_lists_the_users_own_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

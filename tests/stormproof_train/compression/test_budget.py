@@ -33,23 +33,23 @@ def test_a_budget_is_in_the_unit_of_the_metric(told: object, headline: object, v
 
 @pytest.mark.parametrize("told", ["a bit", "-1pp", "1pp2", "", "1 p", "one"])
 def test_what_is_no_budget_is_a_sentence(told: str):
-    with pytest.raises(ValueError, match=r"should be 1pp \(percentage points\), 2%"):
+    with pytest.raises(ValueError, match=r"must be 1pp \(percentage points\), 2%"):
         read_budget(told, ACCURACY, 0.9)
 
 
 def test_a_budget_of_the_whole_accuracy_is_taken_for_points_without_their_unit():
-    with pytest.raises(UserError, match=r"budget=2 allows all accuracy to be lost: write 2pp"):
+    with pytest.raises(UserError, match=r"budget=2 allows a loss of all accuracy: use 2pp"):
         read_budget(2, ACCURACY, 0.9)
 
 
 @pytest.mark.parametrize("told", ["100pp", "100%", "500%", "100"])
 def test_a_budget_that_allows_all_to_be_lost_is_refused(told: str):
-    with pytest.raises(UserError, match=f"budget={told} allows all accuracy to be lost: allow less"):
+    with pytest.raises(UserError, match=f"budget={told} allows a loss of all accuracy: use a smaller budget"):
         read_budget(told, ACCURACY, 0.9)
 
 
 def test_an_error_has_no_percentage_points():
-    with pytest.raises(UserError, match=r"budget=1pp: rmse has no percentage points; write 1% or a number"):
+    with pytest.raises(UserError, match=r"budget=1pp: rmse has no percentage points; use 1% or a number"):
         read_budget("1pp", RMSE, 40.0)
 
 
@@ -97,7 +97,7 @@ def test_what_is_lost_has_a_width_even_where_nothing_differs():
     assert interval.value == 0
     assert 0.01 < interval.high < 0.0103
     check_budget_is_measurable(Budget("2pp", 0.02), 270)
-    with pytest.raises(UserError, match=r"budget=1pp cannot be shown to be kept on 270 validation samples"):
+    with pytest.raises(UserError, match=r"budget=1pp cannot be verified on 270 validation samples"):
         check_budget_is_measurable(Budget("1pp", 0.01), 270)
 
 

@@ -23,7 +23,8 @@ def make_artifact(name: str, lost: float, size: int, macs: int, speed: float, ha
     speedup = Interval(speed, speed - half, speed + half)
     return Artifact(
         name=name, network=name, quantization="none", method="", parameters=size, macs=macs, bytes=size,
-        value=Interval(0.9 - lost, None, None), lost=Interval(lost, lost - 0.004, lost + 0.004), calibration_error=None,
+        value=Interval(0.9 - lost, None, None), degradation=Interval(lost, lost - 0.004, lost + 0.004),
+        calibration_error=None,
         difference=0.0, latency={}, speedup={"1": speedup, "32": speedup}, memory=0, load_seconds=0.0, digests={},
     )  # fmt: skip
 

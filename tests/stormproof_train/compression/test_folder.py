@@ -30,13 +30,15 @@ def test_one_that_prunes_joins_one_that_does_not_and_then_only_those_that_prune_
     _begin_folder(original, tmp_path, minimize="size")
     _begin_folder(original, tmp_path, minimize="macs")
     _begin_folder(original, tmp_path, methods=["int8"])
-    with pytest.raises(UserError, match=r"are others: pruned in blocks of \(minimize\): 1 -> 16\. Give these another"):
+    with pytest.raises(
+        UserError, match=r"artifacts of another compression: pruned in blocks of \(minimize\): 1 -> 16\. Use another"
+    ):
         _begin_folder(original, tmp_path, minimize="latency")
 
 
 def test_one_that_is_taught_joins_none_that_is_not(original: Any, tmp_path: Path):
     _begin_folder(original, tmp_path, methods=["prune"])
-    with pytest.raises(UserError, match=r"are others: distill: False -> True\."):
+    with pytest.raises(UserError, match=r"artifacts of another compression: distill: False -> True\."):
         _begin_folder(original, tmp_path)
 
 

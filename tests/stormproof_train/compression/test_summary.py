@@ -14,8 +14,8 @@ from tests.support.compression_records import (
 
 CASES = {
     "several": compression_record(skipped=["no dense layer gets smaller by it"]),
-    "nothing within": compression_record(ARTIFACTS_OVER_BUDGET, best=None, why_none="no artifact keeps to budget=1pp"),
-    "the original alone": compression_record([ORIGINAL]),
+    "nothing within": compression_record(ARTIFACTS_OVER_BUDGET, best=None, why_none="no artifact is within budget=1pp"),
+    "only the original": compression_record([ORIGINAL]),
     "regression": regression_record(),
     "target only": compression_record(budget=None, target={"speedup": 3.0}),
     "a long name": compression_record(
@@ -34,9 +34,9 @@ def test_the_table_has_room_in_a_hundred_and_twenty_columns_and_the_sentences_of
     table, sentences = output.rsplit("┘\n", 1)
     assert all(len(line) <= 120 for line in table.splitlines())
     assert list(compression_page(numbers).sentences) == [
-        line for line in sentences.splitlines() if not line.startswith(("not done: ", "beyond: ", "beaten: "))
+        line for line in sentences.splitlines() if not line.startswith(("note: ", "over budget: ", "dominated: "))
     ]
-    assert ("not done: no dense layer gets smaller by it" in sentences) == (name == "several")
+    assert ("note: no dense layer gets smaller by it" in sentences) == (name == "several")
 
 
 def _cells(output: str, name: str) -> list[str]:
@@ -51,9 +51,9 @@ def test_each_artifact_has_a_line_that_says_what_is_against_it(capsys: pytest.Ca
     assert _cells(output, "pruned-2x-int8") == [
         "pruned-2x-int8", "0.9690", lost, "108 kB", "2.4 M", "0.313", "4.38", "3.1", "best",
     ]  # fmt: skip
-    assert _cells(output, "pruned-4x")[-1] == "beyond"
-    assert _cells(output, "pruned-1.5x")[-1] == "beaten"
-    assert "beaten: on validation another is nowhere worse and somewhere better" in output
+    assert _cells(output, "pruned-4x")[-1] == "over budget"
+    assert _cells(output, "pruned-1.5x")[-1] == "dominated"
+    assert "dominated: another artifact is nowhere worse and somewhere better on validation" in output
 
 
 def test_where_the_test_split_was_not_read_the_table_says_validation(capsys: pytest.CaptureFixture[str]):

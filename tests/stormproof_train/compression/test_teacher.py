@@ -81,18 +81,18 @@ def test_who_can_teach(loss: object, classes: int | None, can: bool):
 
 
 def test_a_loss_that_takes_no_prediction_for_a_target_is_a_sentence(weights: str):
-    with pytest.raises(UserError, match="GaussianNLL takes no teacher's word for a target"):
+    with pytest.raises(UserError, match="GaussianNLL does not support the outputs of a teacher as targets"):
         Teacher(nn.Linear(4, 3), weights, GaussianNLL(), None)
 
 
 def test_another_networks_weights_are_a_sentence(weights: str):
-    with pytest.raises(UserError, match=r"teacher\.ckpt is of another network than the teacher's"):
+    with pytest.raises(UserError, match=r"teacher\.ckpt do not fit the network of the teacher"):
         Teacher(nn.Linear(5, 3), weights, CrossEntropy(), 3)
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5])
 def test_the_share_is_above_0_and_at_most_1(weights: str, share: float):
-    with pytest.raises(ValueError, match="share is"):
+    with pytest.raises(ValueError, match="`share` must be in"):
         Teacher(nn.Linear(4, 3), weights, CrossEntropy(), 3, share=share)
 
 

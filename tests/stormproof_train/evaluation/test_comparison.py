@@ -18,7 +18,7 @@ def make_predictions(numbers: list[int], samples: int = 40) -> Predictions:
 
 def test_mcnemar_counts_what_one_alone_has_right():
     counts = mcnemar(make_predictions([*range(30)]), make_predictions([*range(25, 32)]))
-    assert (counts.first_alone, counts.second_alone) == (25, 2)
+    assert (counts.only_first_correct, counts.only_second_correct) == (25, 2)
     tails = stats.binom.cdf(2, 27, 0.5) + stats.binom.sf(24, 27, 0.5)
     assert counts.p_value == pytest.approx(tails)
 
@@ -73,10 +73,10 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
 def test_runs_that_were_tested_on_other_samples_are_not_compared(other: Predictions):
-    with pytest.raises(UserError, match=r"tested on other samples \(40 and \d+\)"):
+    with pytest.raises(UserError, match=r"tested on different samples \(40 and \d+\)"):
         compare(make_predictions([1]), other)
 
 
 def test_where_nobody_wrote_down_the_samples_nothing_is_compared():
-    with pytest.raises(UserError, match="nobody wrote down which samples"):
+    with pytest.raises(UserError, match="do not identify its test samples"):
         compare(make_predictions([1]), dataclasses.replace(make_predictions([1]), samples=None))

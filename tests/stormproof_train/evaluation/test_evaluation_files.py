@@ -50,14 +50,14 @@ def test_an_evaluation_that_fails_does_not_cost_the_run(
 
 
 SILENT = {
-    "not finite": (collect_pass(torch.tensor([[torch.nan], [1.0]]), torch.ones(2, 1), "values"), "are not all finite"),
+    "not finite": (collect_pass(torch.tensor([[torch.nan], [1.0]]), torch.ones(2, 1), "values"), "are not finite"),
     "a label that is no class": (
         collect_pass(target=torch.full((20,), -100)),
-        "no predictions are kept, and no intervals: ",
+        "predictions and intervals were not saved: ",
     ),
     "nothing tested": (
         PredictionStore("values"),
-        "no predictions are kept, and no intervals: there is not one for each sample",
+        "predictions and intervals were not saved: there is not exactly one prediction per sample",
     ),
 }
 

@@ -33,7 +33,7 @@ def test_samples_are_told_apart_by_their_bytes_alone_whatever_batch_they_come_in
 def test_a_pass_without_a_batch_has_no_predictions():
     tested = PredictionStore("scores")
     tested.gather(loader=None)
-    with pytest.raises(ValueError, match="there is not one for each sample"):
+    with pytest.raises(ValueError, match="not exactly one prediction per sample"):
         tested.predictions()
 
 
@@ -41,7 +41,7 @@ def test_where_a_sample_has_several_predictions_there_are_none_of_the_split():
     tested = PredictionStore("scores")
     tested.append(torch.zeros(2, 4), torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.long))
     tested.gather(loader=None)
-    with pytest.raises(ValueError, match="there is not one for each sample"):
+    with pytest.raises(ValueError, match="not exactly one prediction per sample"):
         tested.predictions()
 
 
@@ -55,7 +55,7 @@ def test_the_parts_of_the_ranks_make_up_the_whole(ranks: int, samples: int):
 
 
 def test_ranks_that_had_the_same_samples_have_no_order():
-    with pytest.raises(ValueError, match="2 ranks tested 12 samples, and there are 6"):
+    with pytest.raises(ValueError, match="2 ranks tested 12 samples, but the split has 6"):
         interleave_ranks([np.arange(6), np.arange(6)], num_samples=6)
 
 

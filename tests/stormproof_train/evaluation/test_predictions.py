@@ -44,7 +44,7 @@ def test_a_file_that_holds_something_else_is_a_sentence_and_nothing_in_it_is_exe
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "empty.npz").touch()
     for name in ("evil.npz", "other.npz", "array.npz", "text.npz", "empty.npz", "missing.npz"):
-        with pytest.raises(UserError, match=f"{name} holds no predictions of ours"):
+        with pytest.raises(UserError, match=f"{name} is damaged or contains no predictions"):
             Predictions.load(tmp_path / name)
     assert not (tmp_path / "touched").exists()
 
@@ -62,5 +62,5 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 def test_what_does_not_fit_is_refused(bad: Any):
-    with pytest.raises(ValueError, match=r"do not fit|no class from 0 to 1|no predictions of kind guesses"):
+    with pytest.raises(ValueError, match=r"do not match|must be from 0 to 1|must be one of .*, got guesses"):
         Predictions(*bad)

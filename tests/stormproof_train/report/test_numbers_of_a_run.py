@@ -49,7 +49,7 @@ def test_of_a_run_that_was_not_tested_the_verdict_is_that_of_validation(tmp_path
     tone, sentences = _verdict(tmp_path / "run", rows=training_rows(100), tested=False)
     assert tone == "good"
     assert sentences == [
-        "It finished after 100 steps: accuracy 0.9000 on validation. It has left its test split unread.",
+        "It finished after 100 steps: accuracy 0.9000 on validation. The test split was not used.",
         "TrainingHealth reported no problems.",
     ]
 
@@ -68,13 +68,13 @@ def test_no_more_is_said_than_the_files_support(tmp_path: Path):
             "preempted",
             {"reason": "SIGTERM"},
             "open",
-            "It was told to end at step 100: SIGTERM. The same command goes on",
+            "It was stopped at step 100: SIGTERM. The same command resumes the run",
         ),
         (
             "running",
             {"end": None},
             "open",
-            "Its process is gone, without a word, at step 100. The same command goes on",
+            "Its process is gone, without a message, at step 100. The same command resumes the run",
         ),
     ],
 )
@@ -86,16 +86,16 @@ def test_a_run_that_has_not_finished_says_how_far_it_came(tmp_path: Path, status
 
 
 def test_that_the_same_command_goes_on_is_said_once(tmp_path: Path):
-    reason = "stopped by SIGTERM at step 100; the same command goes on from step 100"
+    reason = "stopped by SIGTERM at step 100; the same command resumes from step 100"
     attempts = [{"first_step": 0, "last_step": 100, "reason": reason}]
     _, sentences = _verdict(tmp_path / "run", rows=training_rows(100), status="preempted", attempts=attempts)
-    assert sentences[0].lower().count("the same command goes on") == 1
+    assert sentences[0].lower().count("the same command") == 1
 
 
 def test_numbers_that_are_not_finite_are_no_good_run(tmp_path: Path):
     tone, sentences = _verdict(tmp_path / "run", test={"accuracy": 0.1, "loss": math.nan})
     assert tone == "bad"
-    assert "Not finite, so that nothing can be said of them: test loss, validation loss." in sentences
+    assert "These metrics are not finite: test loss, validation loss." in sentences
 
 
 def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path
     assert numbers["summary"]["test"] == {"accuracy": "nan", "loss": "inf"}
     assert numbers["curves"]["train/loss"]["values"][-1] is None
     assert numbers["curves"]["train/loss"]["non_finite_since"] == 99
-    assert numbers["findings"][0]["stands"] is True
+    assert numbers["findings"][0]["active"] is True
     assert set(numbers["layers"]) == {"gradients/norm", "units/dead_fraction"}
     assert "test/loss" not in numbers["curves"]
 
@@ -240,14 +240,14 @@ def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda run: (run / "run.json").unlink(), "is no folder of a run: it has no run.json"),
+        (lambda run: (run / "run.json").unlink(), "is not the folder of a run: run.json is missing"),
         (lambda run: (run / "run.json").write_text("{}"), "run.json is damaged"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
             r"summary.json is damaged \(it should hold .* headline, test",
         ),
         (lambda run: (run / "config.yaml").write_text("!!python/object:os.system [ls]"), "config.yaml is damaged"),
-        (lambda run: (run / "predictions.npz").write_bytes(b"no"), "holds no predictions of ours"),
+        (lambda run: (run / "predictions.npz").write_bytes(b"no"), "contains no predictions of Stormproof"),
         (lambda run: (run / "evaluation.json").write_text("[]"), "evaluation.json is damaged"),
     ],
 )

@@ -54,7 +54,7 @@ def test_it_says_which_weights_were_tested_where_a_metric_chose_them(tmp_path: P
     summary = json.loads((run / "summary.json").read_text()) | {"weights": "checkpoints/000002-step-40.ckpt"}
     (run / "summary.json").write_text(json.dumps(summary))
     report([str(run)])
-    assert "Tested were the weights of checkpoints/000002-step-40.ckpt." in (run / "report.html").read_text()
+    assert "The weights of checkpoints/000002-step-40.ckpt were tested." in (run / "report.html").read_text()
 
 
 def test_of_a_run_that_was_not_tested_the_page_shows_validation_alone(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_of_a_run_that_was_not_tested_the_page_shows_validation_alone(tmp_path: 
     report([str(run)])
     page = (run / "report.html").read_text()
     assert _head(page) == ["metric", "validation"]
-    assert "Validated were the weights of checkpoints/000002-step-40.ckpt." in page
+    assert "The weights of checkpoints/000002-step-40.ckpt were validated." in page
     assert "Evaluation of the test split" not in page
 
 
@@ -101,13 +101,13 @@ def test_several_runs_make_one_page(tmp_path: Path):
     assert report([*map(str, runs), str(runs[0]), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.count('type="checkbox"') == 2
-    assert re.findall(r"<h2>(.*?)</h2>", page)[0] == "What differs"
+    assert re.findall(r"<h2>(.*?)</h2>", page)[0] == "Settings that differ"
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nowhere"], "nowhere is not there; give the folder of a run"),
+        (["nowhere"], "nowhere does not exist; give the folder of a run"),
         ([], "the following arguments are required"),
         (["--yaml"], "report: "),
     ],

@@ -109,7 +109,7 @@ def test_a_note_explains_an_interval_that_disagrees_with_the_test(
 ):
     numbers = compare_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))
     difference = {"accuracy": {"value": 0.02, "low": low, "high": high}}
-    test = {"first_alone": 3, "second_alone": 0, "p_value": p_value}
+    test = {"only_first_correct": 3, "only_second_correct": 0, "p_value": p_value}
     numbers["paired"] = [{"runs": ["a", "b"], "samples": 60, "differences": difference, "mcnemar": test}]
     (_, results, *_) = comparison_page(numbers).sections
     assert results.sentences == ([INTERVAL_AND_TEST_DISAGREE] if says else [])
@@ -140,10 +140,10 @@ def test_those_that_were_tested_on_the_same_samples_are_compared(tmp_path: Path)
     )
     (pair,) = numbers["paired"]
     assert pair == {"runs": ["one", "better"], **compare(reference, better, {"accuracy"})}
-    assert pair["mcnemar"]["second_alone"] == (reference.classes != reference.target).sum() > 0
+    assert pair["mcnemar"]["only_second_correct"] == (reference.classes != reference.target).sum() > 0
     page = render_html(comparison_page(numbers))
     assert "one minus better" in page
-    assert f"0 : {pair['mcnemar']['second_alone']}" in page
+    assert f"0 : {pair['mcnemar']['only_second_correct']}" in page
 
 
 def test_runs_that_were_not_tested_are_compared_by_validation_alone(tmp_path: Path):

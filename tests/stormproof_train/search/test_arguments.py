@@ -102,24 +102,27 @@ def test_the_users_own_choices_are_found_by_a_glob(tmp_path: Path):
 
 
 MISTAKES = {
-    "nothing searched": (["activation=relu"], "nothing is searched: give a setting several values"),
+    "nothing searched": (["activation=relu"], "there is nothing to search: give a setting several values"),
     "an argument that no choice has": (
         ["activation=relu,tanh", "activation.alpha=1,2"],
-        "activation.alpha: none of activation=relu,tanh has that argument",
+        "activation.alpha: none of activation=relu,tanh has this argument",
     ),
-    "a name of the trials": (["name=a", LR], "name=a: the search decides that, set search.name"),
-    "names of the trials": (["name=a,b", LR], "name=a,b: the search decides that, set search.name"),
-    "a folder of the trials": (["runs_dir=a", LR], "runs_dir=a: the search decides that, set search.folder"),
-    "a way to resume": (["resume=never", LR], "resume=never: the search decides that"),
-    "a test of each": (["test=true", LR], "test=true: the search decides that"),
-    "several seeds": (["seed=1,2,3"], "seed=1,2,3: the best of several seeds is luck and no setting"),
-    "a setting of the search searched": ([LR, "search.trials=1,2"], "a search has one value of its own settings"),
-    "a sweep's flag": (["-m", LR], "a search takes --config-dir, and not -m"),
+    "a name of the trials": (["name=a", LR], "name=a: the search sets this itself, use search.name"),
+    "names of the trials": (["name=a,b", LR], "name=a,b: the search sets this itself, use search.name"),
+    "a folder of the trials": (["runs_dir=a", LR], "runs_dir=a: the search sets this itself, use search.folder"),
+    "a way to resume": (["resume=never", LR], "resume=never: the search sets this itself"),
+    "a test of each": (["test=true", LR], "test=true: the search sets this itself"),
+    "several seeds": (["seed=1,2,3"], "seed=1,2,3: the seed cannot be searched"),
+    "a setting of the search searched": ([LR, "search.trials=1,2"], "a setting of the search must have a single value"),
+    "a sweep's flag": (["-m", LR], "unknown option -m: a search accepts only --config-dir"),
     "an unknown sampler": ([LR, "search.sampler=genetic"], "search.sampler='genetic' should be"),
     "a misspelt setting": ([LR, "search.trails=3"], "did you mean trials?"),
-    "an objective that is none": ([LR, "search.objectives=loss"], "search: objectives=loss: a search looks at what"),
-    "a constraint that is none": ([LR, "search.constraints='parameters<9'"], "search: constraints=parameters<9 cannot"),
-    "several searches": ([LR, "search=default,other"], "a search has one value of its own settings"),
+    "an objective that is none": ([LR, "search.objectives=loss"], "search: objectives=loss is not supported"),
+    "a constraint that is none": (
+        [LR, "search.constraints='parameters<9'"],
+        "search: constraints=parameters<9 is not valid",
+    ),
+    "several searches": ([LR, "search=default,other"], "a setting of the search must have a single value"),
 }
 
 
@@ -151,10 +154,13 @@ def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str
 
 REFUSED_BY_A_RUN = [
     (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: dropout is 1.5"),
-    (["model.width=interval(8,16)"], r"should be int \(.*\); write int\(interval\(…\)\)$"),
+    (["model.width=interval(8,16)"], r"should be int \(.*\); use int\(interval\(…\)\)$"),
     (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
-    (["model.width=8,16", "search.objectives=val/rmse"], "validation measures val/accuracy, val/f1, val/loss of"),
-    (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha wants runs with an end"),
+    (
+        ["model.width=8,16", "search.objectives=val/rmse"],
+        "validation of these data measures val/accuracy, val/f1, val/loss, not",
+    ),
+    (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha needs runs of finite length"),
     (["loss=cross_entropy,mse", "search.objectives=val/accuracy"], "loss=mse cannot be searched: "),
 ]
 
@@ -168,9 +174,9 @@ def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["data=digits,diabetes"], "data is searched, and val/loss means something else"),
-        (["trainer.max_epochs=2,3"], "trainer.max_epochs is searched, and search.pruner=asha compares shares"),
-        (["optimizer.lr=tag(lgo,interval(1e-4,1e-1))"], "there is no tag lgo, only log"),
+        (["data=digits,diabetes"], "data is searched, so val/loss is not comparable"),
+        (["trainer.max_epochs=2,3"], "trainer.max_epochs is searched, but search.pruner=asha compares trials"),
+        (["optimizer.lr=tag(lgo,interval(1e-4,1e-1))"], "the tag lgo is unknown, only log"),
     ],
 )
 def test_what_would_compare_nothing_is_refused(words: list[str], told: str):

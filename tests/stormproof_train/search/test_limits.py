@@ -24,11 +24,11 @@ def test_a_budget_is_used_up_by_all_trials_together():
     ]
     limits = increase_limits(None, Settings(max_steps=121, max_gpu_hours=2.0, max_hours=1.0), 50)
     assert describe_exhausted_limit(limits, records, hours=0.9) is None
-    assert describe_exhausted_limit(limits, records, hours=1.0) == "search.max_hours=1 is used up"
+    assert describe_exhausted_limit(limits, records, hours=1.0) == "search.max_hours=1 is reached"
     assert (
-        describe_exhausted_limit({**limits, "max_steps": 120}, records, hours=0.0) == "search.max_steps=120 is used up"
+        describe_exhausted_limit({**limits, "max_steps": 120}, records, hours=0.0) == "search.max_steps=120 is reached"
     )
     assert (
         describe_exhausted_limit({**limits, "max_gpu_hours": 1.5}, records, hours=0.0)
-        == "search.max_gpu_hours=1.5 is used up"
+        == "search.max_gpu_hours=1.5 is reached"
     )

@@ -11,16 +11,16 @@ REFUSED = {
     "objectives=train/loss": {"objectives": "train/loss"},
     "objectives=val/beauty": {"objectives": "val/beauty"},
     "write parameters<=100000": {"constraints": "parameters<100"},
-    "1e5e is no number": {"constraints": "parameters<=1e5e"},
+    "1e5e is not a number": {"constraints": "parameters<=1e5e"},
     "objectives=size": {"constraints": "size<=3"},
-    "there are several: pruner=none": {"objectives": ["val/loss", "parameters"], "pruner": "asha"},
-    "final_seeds=1: one seed shows no difference": {"final_seeds": 1},
-    "trials=0 should be a whole number from 1": {"trials": 0},
-    "reduction=1 should be a whole number from 2": {"reduction": 1},
-    "workers=True should be": {"workers": True},
-    "max_hours=-1 should be above 0": {"max_hours": -1},
-    "max_gpu_hours=nan should be above 0": {"max_gpu_hours": math.nan},
-    "cannot be a folder's name": {"name": "a/b"},
+    "got 2: use pruner=none": {"objectives": ["val/loss", "parameters"], "pruner": "asha"},
+    "final_seeds=1 cannot distinguish a difference": {"final_seeds": 1},
+    "trials=0 must be an integer of at least 1": {"trials": 0},
+    "reduction=1 must be an integer of at least 2": {"reduction": 1},
+    "workers=True must be": {"workers": True},
+    "max_hours=-1 must be positive": {"max_hours": -1},
+    "max_gpu_hours=nan must be positive": {"max_gpu_hours": math.nan},
+    "is not a valid folder name": {"name": "a/b"},
 }
 
 
@@ -53,7 +53,7 @@ def test_a_constraint_says_by_how_much_it_is_missed(text: str, value: float, vio
 
 
 def test_what_was_not_measured_is_named_with_what_was():
-    with pytest.raises(ValueError, match=r"val/f1 is not among what was measured \(parameters, val/loss\)"):
+    with pytest.raises(ValueError, match=r"val/f1 was not measured \(available: parameters, val/loss\)"):
         read_objective("val/f1").get_value({"val/loss": 1.0, "parameters": 3})
 
 

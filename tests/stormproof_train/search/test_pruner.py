@@ -49,16 +49,16 @@ def test_a_run_that_begins_goes_on_and_its_size_is_written_down():
 
 def test_a_network_that_misses_a_constraint_is_not_trained():
     search = PrunerSimulation(constraints=["parameters<=49", "val/accuracy>=0.5"])
-    assert search.begin(0) == {"verdict": "prune", "reason": "parameters<=49 does not hold: it is 50"}
+    assert search.begin(0) == {"verdict": "prune", "reason": "parameters<=49 is violated: it is 50"}
     assert search.trials.record(0).state == "running"  # until its run has left
-    assert search.trials.record(0).notes["reason"] == "parameters<=49 does not hold: it is 50"
+    assert search.trials.record(0).notes["reason"] == "parameters<=49 is violated: it is 50"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_rungs_want_a_run_with_an_end(pruner: str):
     answer = PrunerSimulation(pruner=pruner).begin(0, length=math.inf)
-    assert answer["reason"] == f"search.pruner={pruner} wants a run with an end: set trainer.max_epochs"
+    assert answer["reason"] == f"search.pruner={pruner} needs runs of finite length: set trainer.max_epochs"
 
 
 def test_without_rungs_a_run_may_be_endless():
@@ -136,7 +136,7 @@ def test_a_trial_that_failed_says_nothing_of_the_others():
         search.begin(number)
         search.validated(number, 25, loss)
     search.promoted(0, passed=0)
-    search.trials.tell(0, "failed")
+    search.trials.finish(0, "failed")
     assert [standing.number for standing in search.judge.trial_statuses(search.trials.records())] == [1]
 
 
@@ -145,9 +145,9 @@ def test_behind_the_median_of_the_complete_ones_a_trial_ends():
     for number in range(5):
         search.begin(number)
         assert search.validated(number, 50, number / 10) == CONTINUE
-        search.trials.tell(number, "complete", [number / 10])
+        search.trials.finish(number, "complete", [number / 10])
     search.begin(5)
-    assert search.validated(5, 50, 0.3) == {"verdict": "prune", "reason": "behind the median at 50% of its length"}
+    assert search.validated(5, 50, 0.3) == {"verdict": "prune", "reason": "worse than the median at 50% of its length"}
     search.begin(6)
     assert search.validated(6, 50, 0.1) == CONTINUE
 
@@ -161,16 +161,16 @@ def test_a_budget_that_is_used_up_pauses_what_runs_but_not_at_its_end():
         Settings(pruner="none", max_steps=120), search.trials, unlocked_folder()
     )  # of another worker
     search.begin(1)
-    assert search.validated(1, 20, 0.5) == {"verdict": "pause", "reason": "search.max_steps=120 is used up"}
-    assert search.judge.find_exhausted_limit(search.trials.records()) == "search.max_steps=120 is used up"
+    assert search.validated(1, 20, 0.5) == {"verdict": "pause", "reason": "search.max_steps=120 is reached"}
+    assert search.judge.find_exhausted_limit(search.trials.records()) == "search.max_steps=120 is reached"
 
 
 @pytest.mark.parametrize(
     ("settings", "notes", "spent"),
     [
-        ({"max_gpu_hours": 1.0}, {"gpu_seconds": 3601.0}, "search.max_gpu_hours=1 is used up"),
+        ({"max_gpu_hours": 1.0}, {"gpu_seconds": 3601.0}, "search.max_gpu_hours=1 is reached"),
         ({"max_gpu_hours": 1.0}, {"gpu_seconds": 3599.0}, None),
-        ({"max_hours": 1.0}, {}, "search.max_hours=1 is used up"),
+        ({"max_hours": 1.0}, {}, "search.max_hours=1 is reached"),
         ({"max_hours": 3.0}, {}, None),
         ({}, {"gpu_seconds": 1e9, "steps": 10**9}, None),
     ],

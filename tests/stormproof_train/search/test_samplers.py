@@ -26,7 +26,7 @@ def run_search(name: Any, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def _asked_and_told(trials: TrialStore) -> dict[str, Any]:
     record = trials.ask()
-    trials.tell(record.number, "complete", [abs(record.params["optimizer.lr"] - 0.01)])
+    trials.finish(record.number, "complete", [abs(record.params["optimizer.lr"] - 0.01)])
     return proposed_params(record)
 
 
@@ -50,7 +50,7 @@ def test_several_objectives_are_searched_at_once(name: Any):
     trials = in_memory_trials(sampler=name, objectives=["val/loss", "parameters"])
     for _ in range(4):
         record = trials.ask()
-        trials.tell(record.number, "complete", [record.params["optimizer.lr"], -record.params["optimizer.lr"]])
+        trials.finish(record.number, "complete", [record.params["optimizer.lr"], -record.params["optimizer.lr"]])
     assert trials.pareto_front() == [0, 1, 2, 3]
 
 
@@ -61,7 +61,7 @@ def test_a_sampler_learns_which_trials_keep_to_the_constraints():
     for _ in range(24):
         record = trials.ask()
         trials.note(record.number, measured={"parameters": 0.01 - record.params["optimizer.lr"]})
-        trials.tell(record.number, "complete", [record.params["optimizer.lr"]])
+        trials.finish(record.number, "complete", [record.params["optimizer.lr"]])
     forbidden = [record.params["optimizer.lr"] < 0.01 for record in trials.records()]
     assert sum(forbidden[:16]) > 6
     assert sum(forbidden[16:]) <= 3  # of 8, where all that counts for is small

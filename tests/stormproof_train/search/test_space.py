@@ -39,12 +39,12 @@ GRAMMAR = {
 }
 
 UNSEARCHABLE = {
-    "model.dropout=interval(0.5,0)": "an interval goes up",
-    "model.dropout=interval(0.5,0.5)": "an interval goes up",
-    "optimizer.lr=tag(log,interval(0,1))": "with log it begins above 0",
-    "activation=glob(nothing*)": "nothing fits that pattern",
-    "model.depth=range(3,3)": "that range is empty",
-    "model.dropout=tag(log,range(0.1,0.5,0.1))": "write tag(log,interval(…))",
+    "model.dropout=interval(0.5,0)": "an interval must be increasing",
+    "model.dropout=interval(0.5,0.5)": "an interval must be increasing",
+    "optimizer.lr=tag(log,interval(0,1))": "start above 0 with log",
+    "activation=glob(nothing*)": "the pattern matches no choice",
+    "model.depth=range(3,3)": "the range is empty",
+    "model.dropout=tag(log,range(0.1,0.5,0.1))": "use tag(log,interval(…))",
 }
 
 
@@ -66,7 +66,9 @@ def test_what_cannot_be_searched_is_one_sentence(word: str, expected: str):
 
 
 def test_a_space_of_nothing_says_how_to_search():
-    with pytest.raises(UserError, match=r"^nothing is searched: give a setting several values, as activation=relu,elu"):
+    with pytest.raises(
+        UserError, match=r"^there is nothing to search: give a setting several values, such as activation=relu,elu"
+    ):
         Space([])
 
 

@@ -31,6 +31,6 @@ def test_what_runs_are_forked_from_may_be_killed_while_one_starts(tmp_path: Path
     )
     assert result.returncode == 0, result.stderr
     started_line, *ends = result.stdout.splitlines()
-    assert started_line == "what runs are forked from was killed meanwhile: first starts without it, some seconds later"
+    assert started_line == "the fork server was killed: first starts in a new interpreter instead, a few seconds later"
     assert len(ends) == 2
     assert all(end.startswith("2 there is no model=nonsense") for end in ends), ends

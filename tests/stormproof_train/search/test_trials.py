@@ -81,7 +81,7 @@ def test_what_waits_may_go_on_and_complete():
     trials.note(0, **{PAUSED: True})
     trials.note(0, **{PAUSED: False})
     assert trials.record(0).state == "running"
-    trials.tell(0, "complete", [0.5])
+    trials.finish(0, "complete", [0.5])
     record = trials.record(0)
     assert (record.state, record.values, record.has_ended) == ("complete", [0.5], True)
     assert record.start is not None
@@ -91,8 +91,8 @@ def test_what_waits_may_go_on_and_complete():
 def test_a_trial_ends_once():
     trials = in_memory_trials()
     trials.ask()
-    trials.tell(0, "pruned")
-    trials.tell(0, "complete", [0.5])
+    trials.finish(0, "pruned")
+    trials.finish(0, "complete", [0.5])
     assert trials.record(0).state == "pruned"
 
 
@@ -173,7 +173,7 @@ def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
     for value in (0.1, 0.2, 0.3, 0.4, 0.5):
         number = trials.ask().number
         trials.report(number, 0.5, value)
-        trials.tell(number, "complete", [value])
+        trials.finish(number, "complete", [value])
     for value, behind in ((0.25, False), (0.35, True)):
         number = trials.ask().number
         trials.report(number, 0.5, value)
@@ -186,7 +186,7 @@ def test_importances_want_trials_that_differ():
     assert trials.importances() == [{}]
     for _ in range(12):
         record = trials.ask()
-        trials.tell(record.number, "complete", [record.params["optimizer.lr"]])
+        trials.finish(record.number, "complete", [record.params["optimizer.lr"]])
     (shares,) = trials.importances()
     assert max(shares, key=lambda key: shares[key]) == "optimizer.lr"
     assert sum(shares.values()) == pytest.approx(1)

@@ -35,7 +35,7 @@ class Search:
 
     def ended(self, number: int) -> dict[str, object]:
         """Its parameters, once it is complete."""
-        self.trials.tell(number, "complete", [float(number)])
+        self.trials.finish(number, "complete", [float(number)])
         self.queue.release(number)
         return dict(self.trials.record(number).params)
 

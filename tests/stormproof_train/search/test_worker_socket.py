@@ -12,7 +12,7 @@ import pytest
 from stormproof_train.search.worker_socket import Reply, WorkerClient, WorkerServer
 from tests.support.forked_command import FORKSERVER_CONTEXT
 
-PRUNE_REASON = {"verdict": "go on", "reason": ""}
+PRUNE_REASON = {"verdict": "continue", "reason": ""}
 
 
 def ask_and_continue(address: str, connection: Connection) -> None:
@@ -70,7 +70,7 @@ def test_a_run_that_asks_nobody_is_to_pause(monkeypatch: pytest.MonkeyPatch):
     worker = WorkerServer()
     run = WorkerClient(worker.address)
     worker.close()
-    assert run.ask({"step": 1}) == {"verdict": "pause", "reason": "its search is gone"}
+    assert run.ask({"step": 1}) == {"verdict": "pause", "reason": "the worker of its search is gone"}
     assert preempted_attempts.wait(20)
     run.close()
 

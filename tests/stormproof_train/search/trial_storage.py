@@ -39,7 +39,7 @@ def complete_trial(trials: TrialStore, value: float, **notes: Any) -> TrialRecor
     """A new trial that has come to ``value`` at its end."""
     number = trials.ask().number
     trials.note(number, **notes)
-    trials.tell(number, "complete", [value])
+    trials.finish(number, "complete", [value])
     return trials.record(number)
 
 

@@ -1,4 +1,4 @@
-"""Leaves out of an ONNX file what no runtime reads: of a small network that is a tenth of it."""
+"""Removes content of an ONNX file that no runtime reads, a tenth of the file for a small network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodes
 
 
 def run_cleanup_passes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with the shortest names inside, equal small constants once, and unread ones not at all.
+    """Returns the model with short internal names, without duplicate small constants and unused nodes.
 
-    What goes in and what comes out keep their names, and so do the constants' values and the nodes' order: the same
-    numbers come out. The shapes between the nodes go, which a runtime finds by itself.
+    Inputs and outputs keep their names, constants their values and nodes their order, so the results are identical.
+    Intermediate shapes are removed, because a runtime infers them.
 
     Args:
-        model: it stays as it is.
+        model: ONNX model. It is not changed.
 
     Example:
         >>> from onnx.parser import parse_model
@@ -26,8 +26,8 @@ def run_cleanup_passes(model: onnx.ModelProto) -> onnx.ModelProto:
         ...     shifted = Add(input, shift)
         ...     values = Mul(shifted, same)
         ... }''')
-        >>> made = run_cleanup_passes(model)
-        >>> [list(node.input) for node in made.graph.node], len(made.graph.initializer)
+        >>> cleaned = run_cleanup_passes(model)
+        >>> [list(node.input) for node in cleaned.graph.node], len(cleaned.graph.initializer)
         ([['input', '0'], ['1', '0']], 1)
     """
     ir_model = ir.from_proto(model)
@@ -38,9 +38,8 @@ def run_cleanup_passes(model: onnx.ModelProto) -> onnx.ModelProto:
     inner_values: list[ir.Value] = [value for graph in graphs for value in graph.initializers.values()]
     inner_values += [value for node in nodes for value in node.outputs]
     interface_values = {id(value): value for graph in graphs for value in (*graph.inputs, *graph.outputs)}
-    used_names = {
-        value.name for value in (*inner_values, *interface_values.values())
-    }  # a name has to be free when it is given
+    # renaming requires unused names
+    used_names = {value.name for value in (*inner_values, *interface_values.values())}
     free_names = (name for number in itertools.count() if (name := np.base_repr(number, 36).lower()) not in used_names)
     for value in inner_values:
         if id(value) not in interface_values:

@@ -1,4 +1,4 @@
-"""What an artifact computes: a network, and how a prediction is read off what it gives."""
+"""Combines a network with the conversion of its outputs to predictions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stormproof_train.task import Task
 
 
 class DeployedModel(nn.Module):
-    r"""A network that gives predictions, as :class:`stormproof_train.evaluation.predictions.Predictions` has them.
+    r"""A network that returns predictions as in :class:`stormproof_train.evaluation.predictions.Predictions`.
 
-    With f(x) the network's outputs, in float32 at least: ``probabilities`` are :math:`\mathrm{softmax}(f(x))`,
-    ``scores`` f(x), and ``values`` :math:`a + b\, \hat y(f(x))`, in the target's own unit.
+    For network outputs f(x), in float32 at least, ``probabilities`` are :math:`\mathrm{softmax}(f(x))`, ``scores`` are
+    f(x), and ``values`` are :math:`a + b\, \hat y(f(x))` in the unit of the target.
 
     Args:
-        network: maps (N, \*input_shape) to (N, classes) logits, or to (N, values x what the loss takes for each).
-        kind: of the predictions.
-        prediction: :math:`\hat y`, the loss's way to read values off the outputs; None: they are the values. Without
-            effect for classes.
-        shift: a, the target's; without effect for classes.
-        scale: b, the target's; likewise.
+        network: Maps (batch, \*input_shape) to (batch, classes) logits, or to (batch, values x outputs per value).
+        kind: Kind of the predictions.
+        prediction: :math:`\hat y`, the conversion of the loss from outputs to values. None is the identity. Ignored for
+            classes.
+        shift: Shift a of the target. Ignored for classes.
+        scale: Scale b of the target. Ignored for classes.
 
     Example:
         >>> DeployedModel(nn.Identity(), "values", shift=100.0, scale=2.0)(torch.tensor([[1.0]]))
@@ -50,7 +50,7 @@ class DeployedModel(nn.Module):
 
     @classmethod
     def from_task(cls, task: Task, network: nn.Module | None = None) -> Self:
-        """What a task's loss and targets make of its network, or of another; which is shared, not copied."""
+        """Combines a task's network, or another one, with its loss and target scale. Does not copy the network."""
         shift, scale = task.shift_and_scale
         return cls(
             task.network if network is None else network,
@@ -61,7 +61,7 @@ class DeployedModel(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        r"""Maps inputs (N, \*input_shape) to predictions (N, classes) or (N, values)."""
+        r"""Maps inputs (batch, \*input_shape) to predictions (batch, classes) or (batch, values)."""
         outputs = self.network(inputs)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self.kind == "probabilities":

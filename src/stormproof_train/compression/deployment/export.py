@@ -1,4 +1,4 @@
-"""A network as an ONNX file, which a machine without torch can run."""
+"""Exports networks to ONNX, which runs without torch."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from stormproof_train.errors import UserError, first_line
 from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 
 INPUT_NAME = "input"
-"""The name of what an artifact takes."""
+"""Name of the input of an artifact."""
 
 MAX_BYTES = 2**31 - 1
-"""A protobuf message, which an ONNX file is, holds no more."""
+"""Maximum size of a protobuf message, and thus of an ONNX file."""
 
 
 def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path, metadata: ArtifactMetadata) -> None:
-    r"""Writes what a network computes in evaluation as an ONNX file, whole or not at all.
+    r"""Exports a network in evaluation mode as an ONNX file, atomically.
 
-    The file takes ``input`` (N, \*input_shape), for any N, and gives an output named for its kind, both in float32.
-    Batch norms are part of the layers before them; what nodes say of the source code is left out. The same weights make
-    the same bytes.
+    The file has the input ``input`` (batch, \*input_shape) with a dynamic batch size, and an output with the name of
+    its kind, both float32. Batch norms are folded into the preceding layers, and source locations of nodes are removed.
+    The same weights yield the same bytes.
 
     Args:
-        deployed_model: what to write; it stays as it is.
-        inputs: a sample or more, (N, \*input_shape), to trace the network with.
-        path: the file.
-        metadata: kept in the file's metadata.
+        deployed_model: Model to export. It is not changed.
+        inputs: At least one sample for tracing (batch, \*input_shape).
+        path: Path of the file.
+        metadata: Metadata to store in the file.
 
     Raises:
-        UserError: if the network does what ONNX, or torch's way to it, does not know, or is too large.
+        UserError: If an operation is not supported by ONNX or its exporter, or the network is too large.
 
     Example:
         >>> deployed = DeployedModel(torch.nn.Linear(4, 2), "probabilities")
@@ -54,7 +54,7 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
     cpu_copy = copy.deepcopy(deployed_model).float().cpu().eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in cpu_copy.state_dict().values())
     if size > MAX_BYTES:
-        raise UserError(f"the network has {size:,} bytes of weights, and one ONNX file holds {MAX_BYTES:,}")
+        raise UserError(f"the network has {size:,} bytes of weights, but an ONNX file is limited to {MAX_BYTES:,}")
     model = _trace(cpu_copy, _pad_to_two_samples(inputs.detach().cpu()))
     _strip_sources(model)
     onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
@@ -63,15 +63,15 @@ def export_onnx(deployed_model: DeployedModel, inputs: torch.Tensor, path: Path,
 
 
 def measure_max_difference(path: Path, deployed_model: DeployedModel, inputs: torch.Tensor) -> float:
-    r"""The largest absolute difference between what a file and the network itself give for the same inputs.
+    r"""Returns the largest absolute difference between the outputs of a file and of the network for the same inputs.
 
     Args:
-        path: an artifact.
-        deployed_model: what it was made of.
-        inputs: (N, \*input_shape).
+        path: Path of the artifact.
+        deployed_model: Model that was exported.
+        inputs: Inputs (batch, \*input_shape).
 
     Returns:
-        It, in the unit of the outputs; NaN where one of them is.
+        The difference in the unit of the outputs. NaN if an output is NaN.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
@@ -82,7 +82,7 @@ def measure_max_difference(path: Path, deployed_model: DeployedModel, inputs: to
 
 def _trace(deployed_model: DeployedModel, inputs: torch.Tensor) -> onnx.ModelProto:
     try:
-        # torch 2.13's own tracing uses what its tree of arguments calls deprecated
+        # torch 2.13's own tracing uses a deprecated part of its pytree module
         with suppress_output(), warnings.catch_warnings(action="ignore", category=FutureWarning):
             program = torch.onnx.export(
                 deployed_model,
@@ -100,35 +100,35 @@ def _trace(deployed_model: DeployedModel, inputs: torch.Tensor) -> onnx.ModelPro
             )
     except torch.onnx.OnnxExporterError as error:
         raise UserError(
-            f"{type(deployed_model.network).__name__} cannot become an ONNX file: {_describe_error(error)}"
+            f"{type(deployed_model.network).__name__} cannot be exported to ONNX: {_describe_error(error)}"
         ) from error
-    assert program is not None  # of a script module alone
+    assert program is not None  # None is returned only for script modules
     return program.model_proto
 
 
 def _pad_to_two_samples(inputs: torch.Tensor) -> torch.Tensor:
-    """Of a single sample torch would take the number for fixed."""
+    """Pads to two samples, because torch would treat a batch size of 1 as fixed."""
     inputs = inputs.float() if inputs.is_floating_point() else inputs
     return torch.cat([inputs[:2], inputs[:1]])[:2]
 
 
 def _rrelu_in_evaluation(x: Any, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any) -> Any:
-    """A leaky ReLU with the mean slope; torch's exporter has none."""
+    """Returns a leaky ReLU with the mean slope, which torch's exporter lacks."""
     return op.LeakyRelu(x, alpha=(lower + upper) / 2)
 
 
 def _log_sigmoid(x: Any) -> Any:
-    """Finite for all x; the logarithm of the sigmoid, which torch's exporter writes, is not."""
-    opset: Any = op  # whose types leave no symbolic values
+    """Computes the log-sigmoid without overflow. Torch's exporter writes the logarithm of the sigmoid instead."""
+    opset: Any = op  # its types do not support symbolic values
     return opset.Neg(opset.Softplus(opset.Neg(x)))
 
 
 def _describe_error(error: BaseException) -> str:
-    """The operation that there is no way for, or what torch's tracing says first, with the line that it is about."""
+    """Returns the unsupported operation, or torch's first message with the line of code."""
     causes = list(_iterate_causes(error))
     operation_match = re.search(r"op='([^']+)'", str(causes[-1]))
     if operation_match:
-        return f"there is no form of the operation {operation_match[1]} in it"
+        return f"the operation {operation_match[1]} is not supported"
     location_match = re.search(r'File "([^"]+)", line (\d+), in (\w+)', str(causes[-1]))
     location = (
         f" ({Path(location_match[1]).name}, line {location_match[2]}, in {location_match[3]})" if location_match else ""
@@ -143,7 +143,7 @@ def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _strip_sources(model: onnx.ModelProto) -> None:
-    """Where in the code each node comes from: it is most of a small file, and another on another machine."""
+    """Removes source locations, which are most of a small file and differ between machines."""
     graph = model.graph
     for message in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         message.ClearField("metadata_props")

@@ -1,4 +1,4 @@
-"""Whether this machine computes fast with int8."""
+"""Detects fast int8 instructions of the CPU."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _ARM_FLAGS = {"i8mm", "asimddp"}
 
 
 def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
-    """Whether the CPU multiplies and adds int8 in one instruction: VNNI or AMX on x86, dot products on ARM.
+    """Detects instructions that multiply and add int8: VNNI or AMX on x86, dot products on ARM.
 
-    Without it int8 gains little time, and on x86 needs ``reduce_range``, else products overflow.
+    Without them, int8 is hardly faster, and needs ``reduce_range`` on x86 to avoid overflow.
 
     Args:
-        cpuinfo: where Linux lists what the CPU can do.
+        cpuinfo: File in which Linux lists the CPU features.
 
     Returns:
-        None where nobody knows, as on Windows.
+        None if unknown, as on Windows.
 
     Example:
         >>> Path("cpuinfo").write_text("flags : fpu sse avx2 avx512_vnni") and cpu_has_vnni(Path("cpuinfo"))
         True
     """
     if sys.platform == "darwin":
-        return True if platform.machine() == "arm64" else None  # each M processor has dot products; of Intel's few have
+        return True if platform.machine() == "arm64" else None  # all M processors have them, only a few Intel Macs do
     try:
         lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -36,7 +36,7 @@ def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
 
 
 def describe_int8_support(has_int8: bool | None) -> str:
-    """What :func:`cpu_has_vnni` found, for a sentence on the processor."""
+    """Describes the result of :func:`cpu_has_vnni`, after the name of the processor."""
     if has_int8 is None:
-        return "whether it has instructions for int8 nobody knows"
-    return "it has instructions for int8" if has_int8 else "it has none for int8, which gains little time there"
+        return "support for int8 instructions is unknown"
+    return "it has int8 instructions" if has_int8 else "it has no int8 instructions, so int8 is hardly faster"

@@ -1,4 +1,4 @@
-"""Which nodes of a graph compute in 8 bits, and which take longer in them, or lose too much."""
+"""Selects the nodes of a graph to compute in int8."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from onnx import numpy_helper
 
 DENSE_OPS = ("Gemm", "MatMul")
 WEIGHTED_OPS = ("Conv", *DENSE_OPS)
-"""Layers, where the second of their inputs is a constant."""
+"""Layers, whose second input is a constant."""
 
 CLIPPING_OPS = ("Relu", "Clip")
-"""What 8 bits do by themselves, with a range that begins where it clips, if 0 is in it."""
+"""Operations that quantization performs itself if its range starts at their lower limit and includes 0."""
 
 MIN_CHANNELS = 4
-"""That a convolution in 8 bits takes in; one of fewer stays in float32."""
+"""Minimum number of input channels of an int8 convolution. Others stay in float32."""
 
 
 @dataclass(frozen=True)
 class Int8Nodes:
-    """What of a network gains by 8 bits in onnxruntime; how much, it takes a measurement to know.
+    """Nodes that benefit from int8 in onnxruntime. The gain itself has to be measured.
 
     Attributes:
-        int8_layers: those that compute in 8 bits.
-        float32_nodes: names of nodes in float32: the last layer on each way to the output and all after it,
-            convolutions of fewer than 4 channels unless they are by groups, layers that share a constant with one of
-            these, products of what are no constants, as in attention, and clips whose range is without 0.
-        float32_outputs: what dense layers among ``int8_layers`` give in float32: that which neither a clip nor another
-            of ``int8_layers`` takes.
-        quantizes_all_ops: whether also what lies between the layers is in 8 bits, as it is where most are convolutions.
+        int8_layers: Layers to compute in int8.
+        float32_nodes: Names of nodes in float32. These are the last layer before each output and everything after it,
+            ungrouped convolutions with fewer than 4 input channels, and layers that share a constant with these.
+            Products without constants (as in attention) and clips whose range excludes 0 are included too.
+        float32_outputs: Outputs of dense ``int8_layers`` that neither a clip nor another int8 layer reads.
+        quantizes_all_ops: Whether operations between the layers are quantized too. True if most layers are
+            convolutions.
     """
 
     int8_layers: list[onnx.NodeProto]
@@ -40,10 +40,10 @@ class Int8Nodes:
 
     @classmethod
     def from_graph(cls, graph: onnx.GraphProto) -> Int8Nodes:
-        """Looks at a graph whose nodes have names.
+        """Selects the nodes of a graph whose nodes have names.
 
         Args:
-            graph: in float32.
+            graph: Graph in float32.
         """
         constants = {tensor.name: tensor for tensor in graph.initializer}
         weighted_nodes = {node.name: node for node in graph.node if _has_weight(node, constants)}
@@ -92,7 +92,7 @@ def _has_weight(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
 
 
 def _find_head_nodes(graph: onnx.GraphProto, weighted_nodes: Mapping[str, onnx.NodeProto]) -> set[str]:
-    """From the output back to the first layer on each way, which is one of them."""
+    """Returns the nodes from the output back to the last layer on each path, including it."""
     producers = {output: node for node in graph.node for output in node.output}
     head_nodes: set[str] = set()
     pending_tensors = [graph.output[0].name]
@@ -109,7 +109,7 @@ def _find_head_nodes(graph: onnx.GraphProto, weighted_nodes: Mapping[str, onnx.N
 def _find_narrow_convolutions(
     weighted_nodes: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> Iterator[str]:
-    """Those by groups are not: onnxruntime has a way of its own to compute them."""
+    """Yields narrow convolutions without groups. onnxruntime has special kernels for grouped ones."""
     for node in weighted_nodes.values():
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         if node.op_type == "Conv" and groups == 1 and constants[node.input[1]].dims[1] < MIN_CHANNELS:
@@ -117,7 +117,7 @@ def _find_narrow_convolutions(
 
 
 def _includes_zero(clip: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
-    """Whether 0 is in its range, which has to be known."""
+    """Returns True if the range of a clip is constant and includes 0."""
     bounds = [*clip.input, "", ""][1:3]
     if any(bound and bound not in constants for bound in bounds):
         return False

@@ -1,4 +1,4 @@
-"""An artifact in a process of its own: what it says, and what it costs there."""
+"""Measures an artifact in a separate process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SCRIPT = Path(__file__).with_name("isolated_script.py")
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds for a batch.
+    """Seconds per batch.
 
     Attributes:
-        median: of the runs.
-        p95: that 95% of the runs took at most.
-        runs: how many were measured.
+        median: Median.
+        p95: 95th percentile.
+        runs: Number of measurements.
     """
 
     median: float
@@ -35,34 +35,36 @@ class Latency:
 
 
 class IsolatedProcess:
-    r"""An artifact in a process of its own, which has numpy and onnxruntime and nothing else.
+    r"""An artifact in a separate process that imports only numpy and onnxruntime.
 
     Args:
-        path: the ONNX file.
-        inputs: (N, \*input_shape), at least one.
-        threads: for one operation, at least 1.
+        path: Path of the ONNX file.
+        inputs: At least one input (samples, \*input_shape).
+        threads: Threads per operation. Must be at least 1.
 
     Attributes:
-        bytes: of the file.
-        load_seconds: from the file to a network that is ready.
-        baseline_memory: most bytes that the process had before.
-        memory: most bytes that it had when it was timed last.
+        bytes: Size of the file.
+        load_seconds: Seconds to load the file.
+        baseline_memory: Peak memory of the process before, in bytes.
+        memory: Peak memory at the last timing, in bytes.
 
     Raises:
-        ValueError: if there is no input, or a number is out of its range.
-        UserError: if the process fails, with its last line; so do the methods.
+        ValueError: If there are no inputs, or ``threads`` is out of range.
+        UserError: If the process fails, with its last line. Methods raise it too.
     """
 
     def __init__(self, path: Path, inputs: NDArray[Any], threads: int = 1) -> None:
         if not len(inputs) or threads < 1:
-            raise ValueError(f"{len(inputs)} inputs and threads={threads}: at least 1 is wanted of either")
+            raise ValueError(
+                f"at least one input and one thread are needed, got {len(inputs)} inputs and threads={threads}"
+            )
         self._path, self._folder = path, TemporaryDirectory()
         inputs_path = Path(self._folder.name, "inputs.npy")
         np.save(inputs_path, inputs)
         self._errors = Path(self._folder.name, "errors")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                # with what this process can import, and nothing from beside the script
+                # -P: imports nothing from the folder of the script
                 [sys.executable, "-P", str(SCRIPT), *map(str, (path, inputs_path, threads))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
@@ -83,25 +85,28 @@ class IsolatedProcess:
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Terminates the process."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
 
     def measure_latencies(self, seconds: float) -> dict[int, Latency]:
-        """What batches of 1 and 32 take, each timed for so long after a fifth of it to warm up; ten runs in any case.
+        """Times batches of 1 and 32, with at least ten runs after a warm-up of a fifth of the time.
+
+        Args:
+            seconds: Seconds per batch size. Must not be negative.
 
         Raises:
-            ValueError: if ``seconds`` is below 0.
+            ValueError: If ``seconds`` is negative.
         """
         if seconds < 0:
-            raise ValueError(f"seconds={seconds}: at least 0 is wanted")
+            raise ValueError(f"`seconds` must not be negative, got {seconds}")
         answer = self._send(f"time {seconds}")
         self.memory = answer["memory"]
         return {int(size): Latency(**fields) for size, fields in answer["latencies"].items()}
 
     def predict(self) -> NDArray[Any]:
-        """What it gives for all inputs, 32 at a time."""
+        """Returns the outputs for all inputs, computed in batches of 32."""
         outputs = Path(self._folder.name, "outputs.npy")
         self._send(f"predict {outputs}")
         return np.load(outputs)
@@ -111,7 +116,7 @@ class IsolatedProcess:
         try:
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # why, the answer tells
+        except BrokenPipeError:  # _receive reports the cause
             pass
         return self._receive()
 
@@ -124,7 +129,7 @@ class IsolatedProcess:
         if code < 0:
             name = signal.Signals(-code).name
             raise UserError(
-                f"{self._path} could not be measured: its process was killed by {name}, as when memory runs out"
+                f"{self._path} could not be measured: its process was killed by {name}, possibly because memory ran out"
             )
         lines = self._errors.read_text(errors="replace").strip().splitlines() or [f"its process ended with code {code}"]
         raise UserError(f"{self._path} could not be measured: {lines[-1]}")

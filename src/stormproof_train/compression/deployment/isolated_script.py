@@ -20,11 +20,11 @@ import onnxruntime
 
 BATCH_SIZES = (1, 32)
 MIN_RUNS = 10
-"""Runs of each batch that are measured, however long they take."""
+"""Minimum number of timed runs per batch size."""
 
 
 def main(model: str, inputs_file: str, threads: str) -> None:
-    """Loads the artifact, and answers until its input ends."""
+    """Loads the artifact, then executes commands until standard input ends."""
     inputs = np.load(inputs_file, mmap_mode="r")
     baseline_memory = read_peak_memory()
     start = time.perf_counter()
@@ -60,9 +60,9 @@ def _write_answer(answer: dict[str, Any]) -> None:
 
 
 def read_peak_memory() -> int:
-    """The most bytes of memory that this process has had.
+    """Returns the peak memory of this process in bytes.
 
-    Linux leaves ``ru_maxrss`` as it was in the process that started this one, which may have had gigabytes.
+    Linux initializes ``ru_maxrss`` with the peak of the parent process, which may have used gigabytes.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -80,7 +80,7 @@ def _create_session(model: str, threads: int) -> onnxruntime.InferenceSession:
 
 
 def _measure_latency(predict: Callable[[Any], Any], batch: Any, seconds: float) -> dict[str, float]:
-    """Of as many runs as fit the time, after a fifth of it to warm up."""
+    """Times as many runs as fit into the time, after a warm-up of a fifth of it."""
     _time_runs(predict, batch, seconds / 5)
     times = _time_runs(predict, batch, seconds)
     return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95)), "runs": len(times)}

@@ -1,4 +1,4 @@
-"""A network whose layers compute in int8, with ranges that are known before it runs."""
+"""Quantizes layers to int8 with ranges from calibration."""
 
 from __future__ import annotations
 
@@ -22,29 +22,28 @@ from stormproof_train.errors import UserError
 from stormproof_train.predict.artifact_metadata import METADATA_KEY
 
 BATCH_SIZE = 32
-"""Samples that are looked at together."""
+"""Batch size of the calibration."""
 
 FLOAT32_OPS = ("Softmax", "LayerNormalization")
-"""Of their outputs eight bits leave too little, wherever they stand."""
+"""Operations whose outputs lose too much precision with 8 bits."""
 
 
 def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], reduce_range: bool = False) -> None:
-    r"""Writes a file whose layers compute in 8 bits, weights as int8 and what they take in as uint8.
+    r"""Writes a file whose layers compute in 8 bits, with int8 weights and uint8 inputs.
 
-    A number r is stored as :math:`q = \mathrm{round}(r / s) + z`. The steps s of a convolution's weights come from the
-    largest of their channel, of a dense layer's from the largest of all: onnxruntime takes a third longer there with
-    steps by channel. s and z of activations come from the smallest and the largest number that the samples bring about.
-    `Int8Nodes` says what stays in float32, and so do softmax and layer norm. The same file and samples make the same
-    bytes.
+    A number r is stored as :math:`q = \mathrm{round}(r / s) + z`. The scale s of a convolution's weights is chosen per
+    channel. Dense layers have one scale per tensor, because onnxruntime takes a third longer with scales per channel.
+    Activations get s and z from their smallest and largest values on the samples. :class:`Int8Nodes` selects the nodes
+    that stay in float32, as do softmax and layer norm. The same file and samples yield the same bytes.
 
     Args:
-        source: an artifact in float32.
-        target: the file, whole or not at all.
-        samples: (N, \*input_shape) of the training data.
-        reduce_range: takes 7 bits for weights: products of two numbers with all 8 overflow on x86 without VNNI.
+        source: Path of an artifact in float32.
+        target: Path of the file, written atomically.
+        samples: Training samples (samples, \*input_shape).
+        reduce_range: Whether weights use 7 bits. Sums of products with 8 bits overflow on x86 without VNNI.
 
     Raises:
-        UserError: if all layers stay in float32.
+        UserError: If all layers stay in float32.
 
     References:
         Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference,
@@ -54,8 +53,8 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
     int8_nodes = Int8Nodes.from_graph(model.graph)
     if not int8_nodes.int8_layers:
         raise UserError(
-            f"int8 would change nothing in {source}: all its layers stay in float32, as the last one does and "
-            f"convolutions of fewer than {MIN_CHANNELS} channels"
+            f"int8 would not change {source}: all its layers stay in float32, as the last layer and convolutions of "
+            f"fewer than {MIN_CHANNELS} channels do"
         )
     weight_overrides = [{"quant_type": QuantType.QInt8, "reduce_range": reduce_range}]
     with TemporaryDirectory() as folder, suppress_output():
@@ -87,10 +86,10 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
 
 
 class CalibrationBatches(CalibrationDataReader):
-    """Samples as onnxruntime's quantization wants them, which takes the ranges of activations from them.
+    """Provides samples to onnxruntime's calibration.
 
     Args:
-        samples: (N, …), of which 32 are looked at together.
+        samples: Samples (samples, ...), read in batches of 32.
     """
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
@@ -99,12 +98,12 @@ class CalibrationBatches(CalibrationDataReader):
         )
 
     def get_next(self) -> Any:
-        """The next of them; None after the last."""
+        """Returns the next batch, or None after the last one."""
         return next(self._batches, None)
 
 
 def _remove_quantization(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Takes out the way to 8 bits and back between what makes these and what reads them."""
+    """Removes quantization and dequantization between these tensors and their consumers."""
     quantizers = {
         node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in names
     }

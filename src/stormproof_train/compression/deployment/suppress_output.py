@@ -1,4 +1,4 @@
-"""What libraries say on the way of a conversion, and nobody needs to hear."""
+"""Suppresses output of libraries during conversions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def suppress_output() -> Iterator[None]:
-    """Drops what is printed, and what is logged by no logger of its own, or by torch or onnx.
+    """Suppresses printed text and log messages of torch, onnx and the root logger.
 
-    A conversion that fails says so by an exception; all else is advice on how to prepare a model, which has been taken.
+    A failed conversion raises an exception. All other output is advice that is already followed.
     """
     root, library_loggers = (
         logging.getLogger(),
         [logging.getLogger(name) for name in ("torch", "torch.fx", "onnxscript")],
     )
     levels = [logger.level for logger in library_loggers]
-    null_handler = logging.NullHandler()  # else the first message would set up logging, for the whole process
+    null_handler = logging.NullHandler()  # otherwise the first message would configure logging for the process
     root.addHandler(null_handler)
     root.addFilter(_reject_record)
     for logger in library_loggers:

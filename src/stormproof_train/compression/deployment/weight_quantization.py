@@ -1,4 +1,4 @@
-"""A file a quarter as large: weights in int8, computed with in float32."""
+"""Stores weights in int8 and computes in float32, which reduces the file to a quarter."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from stormproof_train.errors import UserError
 
 MAX_INT8 = 127
 MIN_WEIGHTS = 256
-"""Of a layer; fewer are smaller as they are than with what it takes to read them."""
+"""Minimum number of weights of a quantized layer. For smaller ones, the additional nodes outweigh the savings."""
 
 
 def quantize_weights(source: Path, target: Path) -> None:
-    r"""Writes a file whose layers hold their weights as int8, with a step for each channel of their output.
+    r"""Writes a file whose layers store their weights as int8, with a scale per output channel.
 
-    A weight w becomes :math:`q = \mathrm{round}(w / s)` with :math:`s = \max |w| / 127` over its channel, and
-    :math:`s q` again, once, when a runtime loads the file; then it takes the time and the memory of the one in float32.
-    What lies between the layers stays in float32: no samples are wanted, and transformers, whose activations have
-    outliers, keep what they know. The same file makes the same bytes.
+    A weight w becomes :math:`q = \mathrm{round}(w / s)` with :math:`s = \max |w| / 127` over its channel. A runtime
+    computes :math:`s q` once when it loads the file, then needs the time and memory of the float32 model. Activations
+    stay in float32, so no calibration samples are needed, and transformers, whose activations have outliers, keep their
+    accuracy. The same file yields the same bytes.
 
     Args:
-        source: an artifact in float32.
-        target: the file, whole or not at all.
+        source: Path of an artifact in float32.
+        target: Path of the file, written atomically.
 
     Raises:
-        UserError: if no layer has 256 weights.
+        UserError: If no layer has 256 weights.
 
     References:
         Dettmers, Lewis, Belkada & Zettlemoyer, LLM.int8(): 8-bit matrix multiplication for transformers at scale, 2022,
-        section 2, for steps by channel, and section 4 for the outliers.
+        section 2, for scales per channel, and section 4 for the outliers.
     """
     model = onnx.load(source)
     weights = {initializer.name: initializer for initializer in model.graph.initializer}
@@ -47,13 +47,13 @@ def quantize_weights(source: Path, target: Path) -> None:
     }
     large_axes = {name: axis for name, axis in axes.items() if np.prod(weights[name].dims) >= MIN_WEIGHTS}
     if not large_axes:
-        raise UserError(f"{source} has no layer of {MIN_WEIGHTS} weights or more: int8 would make nothing smaller")
+        raise UserError(f"{source} has no layer with {MIN_WEIGHTS} weights or more, so int8 would not reduce its size")
     for name, axis in reversed(large_axes.items()):
         int8_weight, scales = _quantize(numpy_helper.to_array(weights[name]), axis)
         model.graph.initializer.remove(weights[name])
         model.graph.initializer.append(numpy_helper.from_array(int8_weight, f"{name}_int8"))
         model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_step"))
-        # Not a DequantizeLinear, which onnxruntime would compute in each run: it looks for layers of int8 behind it.
+        # Not DequantizeLinear, which onnxruntime would execute in each run, because it expects int8 layers after it.
         cast_node = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_steps"], f"{name}_cast", to=TensorProto.FLOAT)
         multiply_node = helper.make_node("Mul", [f"{name}_steps", f"{name}_step"], [name], f"{name}_read")
         for node in (multiply_node, cast_node):

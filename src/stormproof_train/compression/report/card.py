@@ -1,4 +1,4 @@
-"""The model card of an artifact: all that somebody has to know who uses it without the run that it comes from."""
+"""Writes the model card of an artifact, for users without access to the run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAX_WORST_CLASSES = 5
 
 
 def model_card(numbers: CompressionNumbers, artifact: ArtifactNumbers, metadata: ArtifactMetadata) -> str:
-    """The model card of an artifact, in Markdown.
+    """Returns the model card of an artifact in Markdown.
 
     Args:
         numbers: Content of ``answer.json``.
         artifact: Entry of ``numbers["artifacts"]``.
-        metadata: what the artifact says of itself.
+        metadata: Metadata in the artifact.
     """
     compression, artifact_info = read_compression(numbers), read_artifact(artifact)
     lines = [
@@ -42,17 +42,17 @@ def model_card(numbers: CompressionNumbers, artifact: ArtifactNumbers, metadata:
         "", "## Inputs and outputs", "", *describe_interface(metadata),
         "", "## How to run it", "", *describe_usage(artifact_info, metadata),
         "", "## Data", "", *_data_section(numbers, metadata),
-        "", "## Limits", "", *_limits_section(numbers, artifact_info, artifact["lost_by_class"]),
+        "", "## Limits", "", *_limits_section(numbers, artifact_info, artifact["degradation_by_class"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def _overview(numbers: CompressionNumbers, artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
-    purpose = f"tells {len(metadata.classes):,} classes apart" if metadata.classes else "predicts numbers"
+    purpose = f"distinguishes {len(metadata.classes):,} classes" if metadata.classes else "predicts numbers"
     sizes = (
         format_count(artifact.bytes, "B"),
         f"{format_count(artifact.parameters)} parameters" * (artifact.parameters is not None),
-        f"{format_count(artifact.macs)} multiply-accumulates a sample" * (artifact.macs is not None),
+        f"{format_count(artifact.macs)} multiply-accumulates per sample" * (artifact.macs is not None),
     )
     origin = numbers["made_with"]
     target = f" ({escape_text(metadata.target)})" if metadata.target is not None else ""
@@ -61,9 +61,9 @@ def _overview(numbers: CompressionNumbers, artifact: ArtifactInfo, metadata: Art
         f"A network for {task}, as an ONNX file ({inline_code(MODEL_FILE)}): it {purpose}{target}.",
         "",
         f"- From the run {inline_code(numbers['run'])}, checkpoint {inline_code(numbers['checkpoint'])}",
-        f"- How it was made: {escape_text(artifact.method)}",
-        f"- The network: {', '.join(f'{group} {inline_code(path)}' for group, path in origin['network'].items())}",
-        f"- Made with {', '.join(f'{name} {release}' for name, release in origin['versions'].items())}",
+        f"- Method: {escape_text(artifact.method)}",
+        f"- Network: {', '.join(f'{group} {inline_code(path)}' for group, path in origin['network'].items())}",
+        f"- Built with {', '.join(f'{name} {release}' for name, release in origin['versions'].items())}",
         f"- Size: {', '.join(filter(None, sizes)) or 'unknown'}",
     ]
 
@@ -85,7 +85,7 @@ def _results_table(compression: CompressionInfo, artifact: ArtifactInfo) -> list
         ),
         ("size of the file", lambda column_artifact: format_count(column_artifact.bytes, "B")),
         *(
-            (f"ms, batch of {batch_size} (median; 95% are below)", _latency_formatter(batch_size))
+            (f"ms, batch of {batch_size} (median; 95th percentile)", _latency_formatter(batch_size))
             for batch_size in compression.batch_sizes
         ),
         ("memory", lambda column_artifact: format_count(column_artifact.memory, "B")),
@@ -102,15 +102,15 @@ def _results_table(compression: CompressionInfo, artifact: ArtifactInfo) -> list
 
 
 def _comparison(numbers: CompressionNumbers, compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
-    """What was lost and gained, and where that was measured."""
+    """Returns the degradation, the gains and the hardware of the measurements."""
     machine = numbers["machine"]
     threads = machine["threads"]
     hardware = f"{escape_text(machine['processor'])} with {threads} thread{'s' * (threads != 1)}"
     lines = [f"Latencies were measured on {hardware}; {escape_text(machine['int8'].rstrip('.'))}."]
     if artifact.difference is not None:
         lines.append(
-            f"On real inputs its outputs differ by {artifact.difference:.2g} at most from those of its network in "
-            f"PyTorch."
+            f"On real inputs, its outputs differ from those of its network in PyTorch by at most "
+            f"{artifact.difference:.2g}."
         )
     return [*([] if artifact.name == ORIGINAL else _degradation_lines(compression.metric, artifact)), *lines]
 
@@ -122,32 +122,30 @@ def _degradation_lines(metric: Metric, artifact: ArtifactInfo) -> list[str]:
         for interval, split in ((artifact.test_degradation, "the test split"), (artifact.degradation, "validation"))
         if interval
     ]
-    lines = [f"Lost of {escape_text(metric.name)} against the original, with 95% intervals, {unit}:"] if cells else []
+    lines = [f"Degradation of {escape_text(metric.name)}, with 95% intervals, {unit}:"] if cells else []
     lines += ["", *(f"- {cell} on {split}" for cell, split in cells), ""] if cells else []
     if artifact.mcnemar is not None:
         original_only, artifact_only, p_value = artifact.mcnemar
         p_text = "" if p_value is None else f" (McNemar's test: p = {p_value:.2g})"
         lines.append(
-            f"Of the test samples the original alone is right on {original_only:,}, this artifact alone on "
+            f"Of the test samples, only the original is correct on {original_only:,}, only this artifact on "
             f"{artifact_only:,}{p_text}."
         )
     speedups = "; ".join(
         f"{format_ratio(interval.value)} in batches of {batch_size}"
         for batch_size, interval in artifact.speedup.items()
     )
-    return [*lines, *([f"Times faster than the original: {speedups}."] if speedups else [])]
+    return [*lines, *([f"Speedup over the original: {speedups}."] if speedups else [])]
 
 
 def _data_section(numbers: CompressionNumbers, metadata: ArtifactMetadata) -> list[str]:
     samples = numbers["samples"]
-    test_note = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not read"
-    lines = [
-        f"Measured on {samples['validation']:,} validation samples{test_note}; the training is described in the run."
-    ]
+    test_note = f", {samples['test']:,} test samples" if samples["test"] else "; the test split was not used"
+    lines = [f"Measured on {samples['validation']:,} validation samples{test_note}. The run documents the training."]
     if metadata.preparation is None:
-        return [*lines, "How a file becomes an input is not known: give arrays as the training data gave them."]
+        return [*lines, "The preparation of inputs is unknown: pass arrays as the training data provided them."]
     description = json.dumps(metadata.preparation, indent=1, ensure_ascii=False, default=str).replace("```", "'''")
-    return [*lines, "", "How a file becomes an input:", "", "```json", description, "```"]
+    return [*lines, "", "Preparation of an input from a file:", "", "```json", description, "```"]
 
 
 def _limits_section(
@@ -155,41 +153,45 @@ def _limits_section(
 ) -> list[str]:
     samples = numbers["samples"]
     lines = [
-        "- It was measured on this data only; of samples from elsewhere nothing is known.",
-        f"- It was chosen by validation, where it so may look a little better than it is{_budget_note(numbers)}."
+        "- It was measured on this data only. Its quality on other data is unknown.",
+        f"- It was selected on validation, so its validation results may be slightly optimistic{_budget_note(numbers)}."
         if artifact.name == numbers["best"]
-        else "- It is not the artifact that was recommended."
+        else "- It is not the recommended artifact."
         if artifact.name != ORIGINAL
-        else "- It is the original, in another format.",
-        "- On another processor, or with another number of threads, latencies are others.",
+        else "- It is the original in another format.",
+        "- Latencies differ on other processors and with other numbers of threads.",
     ]
     if artifact.quantization == "int8":
         lines.append(
-            "- It was quantized for the processor it was measured on; one without instructions for int8 is slower, and "
-            "an x86 without VNNI may round off sums that overflow."
+            "- It was quantized for the processor that it was measured on. Without int8 instructions it is slower, and "
+            "on an x86 processor without VNNI, sums may overflow and saturate."
         )
         lines.append(
-            f"- The ranges of its int8 numbers were found on {samples['calibration']:,} training samples; inputs far "
-            "from these are cut off at the ends."
+            f"- Its int8 ranges were calibrated on {samples['calibration']:,} training samples. Inputs far outside "
+            "these ranges are clipped."
         )
-    lines += [f"- To be said against it: {escape_text(remark)}." for remark in artifact.remarks]
+    lines += [f"- Drawback: {escape_text(remark)}." for remark in artifact.remarks]
     class_degradations = [
         (str(entry["name"]), degradation)
         for entry in degradation_by_class
-        if (degradation := finite_or_none(entry["lost"])) is not None and degradation > 0
+        if (degradation := finite_or_none(entry["degradation"])) is not None and degradation > 0
     ]
     worst_classes = sorted(class_degradations, key=lambda pair: -pair[1])[:MAX_WORST_CLASSES]
     if worst_classes:
         class_list = ", ".join(f"{escape_text(name)} ({degradation * 100:.2f})" for name, degradation in worst_classes)
         lines.append(
-            f"- The classes that lost the most of their recall on validation, in percentage points: {class_list}."
+            f"- Classes with the largest decrease in recall on validation, in percentage points: {class_list}."
         )
     return lines
 
 
 def _budget_note(numbers: CompressionNumbers) -> str:
     budget = numbers["budget"]
-    return f": the worse end of the interval of what it lost is within {escape_text(budget['told'])}" if budget else ""
+    return (
+        f": the upper end of the interval of its degradation is within {escape_text(budget['requested'])}"
+        if budget
+        else ""
+    )
 
 
 def _latency_formatter(batch_size: str) -> Callable[[ArtifactInfo], str]:

@@ -1,4 +1,4 @@
-"""The numbers of a compression as the parts of its page read them."""
+"""Reads the numbers of a compression for its page."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """One artifact, all of whose numbers are finite or None.
+    """An artifact. All numbers are finite or None.
 
     Attributes:
-        name: of it.
-        method: how it was made.
+        name: Name of the artifact.
+        method: Description of how it was made.
         quantization: ``none``, ``int8`` or ``weights_int8``.
-        validation: the headline metric there.
-        degradation: by how much that is worse than the original's.
-        is_within_budget: whether that is within the budget.
-        test: the headline metric on the test split, or None.
-        test_degradation: by how much that is worse than the original's, or None.
-        mcnemar: samples that the original alone has right, that this alone has, and the p-value; or None.
-        calibration_error: of its probabilities, on the test split where that was read, else on validation.
-        bytes: of its file.
-        parameters: of its network.
-        macs: multiply-accumulates of one sample.
-        memory: bytes that its process took for it.
-        load_seconds: until it could predict.
-        latency: by batch size the median and the 95th percentile in seconds.
-        original_latency: by batch size the median of the original that was timed in turn with it.
-        speedup: by batch size how many times faster than the original, with its 95% interval.
-        difference: the largest absolute one to its network in PyTorch.
-        dominated_by: the name of one that is nowhere worse and somewhere better.
-        remarks: what is to be said against it.
-        folder: seen from that of the compression.
+        validation: Headline metric on validation.
+        degradation: Degradation on validation compared with the original.
+        is_within_budget: Whether the degradation is within the budget.
+        test: Headline metric on the test split, or None.
+        test_degradation: Degradation on the test split, or None.
+        mcnemar: Number of samples on which only the original is correct, only this artifact is correct, and the
+            p-value. None if not tested.
+        calibration_error: Expected calibration error, on the test split if it was used, otherwise on validation.
+        bytes: Size of its file.
+        parameters: Number of parameters.
+        macs: Multiply-accumulates per sample.
+        memory: Bytes of process memory that it needs.
+        load_seconds: Seconds to load it.
+        latency: Median and 95th percentile in seconds by batch size.
+        original_latency: Median of the original, timed in alternation, by batch size.
+        speedup: Speedup over the original with its 95% interval, by batch size.
+        difference: Largest absolute difference from the outputs of its network in PyTorch.
+        dominated_by: Name of an artifact that is nowhere worse and somewhere better, or None.
+        remarks: Drawbacks.
+        folder: Path, relative to the folder of the compression.
     """
 
     name: str
@@ -69,7 +70,7 @@ class ArtifactInfo:
     folder: str
 
     def median_latency(self, batch_size: str) -> float | None:
-        """Seconds of a batch of this size."""
+        """Returns the median seconds of a batch of this size."""
         return self.latency.get(batch_size, (None, None))[0]
 
 
@@ -78,14 +79,14 @@ class CompressionInfo:
     """A compression.
 
     Attributes:
-        metric: the headline metric.
-        budget: what may be lost, as the user wrote it; empty where nothing limits it.
-        allowed: the same in the metric's own unit, or None.
-        target: what is wanted: how many times faster (``speedup``), smaller (``size``) or fewer (``macs``).
+        metric: Headline metric.
+        budget: Budget as the user wrote it. Empty if unlimited.
+        allowed: Budget in the unit of the metric. None if unlimited.
+        target: Minimum gain by ``speedup``, ``size`` and ``macs``.
         minimize: ``latency``, ``size`` or ``macs``.
-        artifacts: the original first.
-        batch_sizes: the batch sizes that were timed, the smallest first.
-        best: the recommended artifact, or None.
+        artifacts: Artifacts, the original first.
+        batch_sizes: Timed batch sizes in ascending order.
+        best: Recommended artifact, or None.
     """
 
     metric: Metric
@@ -99,16 +100,16 @@ class CompressionInfo:
 
     @property
     def original(self) -> ArtifactInfo | None:
-        """What was compressed, as it is without compression."""
+        """The original without compression."""
         return next((artifact for artifact in self.artifacts if artifact.name == ORIGINAL), None)
 
     @property
     def compressed_artifacts(self) -> list[ArtifactInfo]:
-        """All but the original."""
+        """All artifacts except the original."""
         return [artifact for artifact in self.artifacts if artifact.name != ORIGINAL]
 
     def gain(self, artifact: ArtifactInfo, quantity: str) -> float | None:
-        """How many times faster (``speedup``), smaller (``size``) or cheaper (``macs``, ``parameters``) it is."""
+        """Returns the gain in ``speedup``, ``size``, ``macs`` or ``parameters`` over the original."""
         if quantity == "speedup":
             speedup = artifact.speedup.get(self.batch_sizes[0]) if self.batch_sizes else None
             return None if speedup is None else speedup.value
@@ -116,21 +117,21 @@ class CompressionInfo:
         return divide_or_none(getattr(self.original, name, None), getattr(artifact, name))
 
     def reaches_target(self, artifact: ArtifactInfo) -> bool:
-        """Whether it is as fast, small and cheap as was wanted."""
+        """Returns True if the artifact reaches all target gains."""
         return all((self.gain(artifact, quantity) or 0) >= required for quantity, required in self.target.items())
 
 
 def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
-    """Reads a compression.
+    """Converts the numbers of a compression.
 
     Args:
         numbers: Content of ``answer.json``.
     """
     artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
-    budget = numbers["budget"] or {"told": "", "allowed": None}
+    budget = numbers["budget"] or {"requested": "", "allowed": None}
     return CompressionInfo(
         metric=Metric(numbers["headline"], numbers["higher_is_better"]),
-        budget=str(budget["told"]),
+        budget=str(budget["requested"]),
         allowed=finite_or_none(budget["allowed"]),
         target={
             quantity: required
@@ -147,14 +148,14 @@ def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
 
 
 def read_artifact(entry: ArtifactNumbers) -> ArtifactInfo:
-    """Reads one of the ``artifacts`` of a compression's numbers."""
+    """Converts an entry of ``artifacts``."""
     speedups = {str(batch_size): read_interval(interval) for batch_size, interval in entry["speedup"].items()}
 
-    def read_degradation(key: Literal["lost", "test_lost"]) -> Interval | None:
+    def read_degradation(key: Literal["degradation", "test_degradation"]) -> Interval | None:
         degradation = read_interval(entry[key])
         if degradation is None or entry["name"] != ORIGINAL:
             return degradation
-        return Interval(degradation.value, None, None)  # from itself it cannot differ by chance
+        return Interval(degradation.value, None, None)  # the original does not differ from itself
 
     return ArtifactInfo(
         name=entry["name"],
@@ -170,13 +171,13 @@ def read_artifact(entry: ArtifactNumbers) -> ArtifactInfo:
             str(batch_size): finite_or_none(latencies["original"]) for batch_size, latencies in entry["latency"].items()
         },
         speedup={batch_size: speedup for batch_size, speedup in speedups.items() if speedup is not None},
-        dominated_by=entry["beaten_by"],
+        dominated_by=entry["dominated_by"],
         remarks=entry["remarks"],
         folder=entry["folder"],
         validation=read_interval(entry["validation"]),
-        degradation=read_degradation("lost"),
+        degradation=read_degradation("degradation"),
         test=read_interval(entry["test"]),
-        test_degradation=read_degradation("test_lost"),
+        test_degradation=read_degradation("test_degradation"),
         calibration_error=finite_or_none(entry["calibration_error"]),
         bytes=finite_or_none(entry["bytes"]),
         parameters=finite_or_none(entry["parameters"]),
@@ -188,7 +189,7 @@ def read_artifact(entry: ArtifactNumbers) -> ArtifactInfo:
 
 
 def read_interval(entry: IntervalRecord | None) -> Interval | None:
-    """A value with both ends of its interval, or with none; None where it is not finite.
+    """Converts a value with its interval. Returns None if the value is not finite.
 
     Example:
         >>> read_interval({"value": 0.5, "low": None, "high": 0.6}), read_interval({"value": None, "low": None})
@@ -202,4 +203,6 @@ def read_interval(entry: IntervalRecord | None) -> Interval | None:
 
 
 def _read_mcnemar(entry: McNemarRecord | None) -> tuple[int, int, float | None] | None:
-    return None if entry is None else (entry["first_alone"], entry["second_alone"], finite_or_none(entry["p_value"]))
+    if entry is None:
+        return None
+    return entry["only_first_correct"], entry["only_second_correct"], finite_or_none(entry["p_value"])

@@ -1,4 +1,4 @@
-"""What the page of a compression says, from its numbers."""
+"""Builds the page of a compression from its numbers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stormproof_train.report.kit.section import Page, Section
 
 
 def compression_page(numbers: CompressionNumbers) -> Page:
-    """The page of a compression.
+    """Builds the page of a compression.
 
-    Any number may be None or not finite; any text may hold anything.
+    Numbers may be None or not finite. Texts are not trusted.
 
     Args:
         numbers: Content of ``answer.json``.
@@ -34,7 +34,7 @@ def compression_page(numbers: CompressionNumbers) -> Page:
             _test_section(numbers, compression),
             Section("Trade-offs", charts=trade_off_charts(compression)),
             _methods_section(numbers, compression),
-            Section("What could not be done", [str(message) for message in numbers["skipped"]]),
+            Section("Notes", [str(message) for message in numbers["skipped"]]),
             _measurement_section(numbers),
         ],
     )
@@ -42,15 +42,15 @@ def compression_page(numbers: CompressionNumbers) -> Page:
 
 def _artifacts_section(compression: CompressionInfo) -> Section:
     if not compression.artifacts:
-        return Section("Artifacts", ["There is none yet."])
+        return Section("Artifacts", ["No artifact was built."])
     return Section(
         "Artifacts",
         [
-            f"On validation: {compression.metric.name}, and what is lost of it with its 95% interval.",
-            "Faster is how many times, with its 95% interval. MACs: multiply-accumulates of one sample.",
+            f"{compression.metric.name} and its degradation are measured on validation.",
+            "Ranges are 95% intervals. MACs are multiply-accumulates per sample.",
         ],
         tables=[("", artifacts_table(compression))],
-        folded=[("More numbers: latency, memory, loading", costs_table(compression))],
+        folded=[("Latency, memory and load time", costs_table(compression))],
     )
 
 
@@ -60,14 +60,14 @@ def _test_section(numbers: CompressionNumbers, compression: CompressionInfo) -> 
         return Section("Test split")
     num_samples = numbers["samples"]["test"]
     samples_note = f" It has {num_samples:,} samples." if num_samples else ""
-    note = f"It was read after the choice, in which it has no part, for what is within the budget.{samples_note}"
-    return Section("Test split", [f"{note} Intervals are 95% ones."], tables=[("", table)])
+    note = f"Artifacts within the budget were tested after the selection.{samples_note}"
+    return Section("Test split", [f"{note} Ranges are 95% intervals."], tables=[("", table)])
 
 
 def _methods_section(numbers: CompressionNumbers, compression: CompressionInfo) -> Section:
     runs = numbers["fine_tuning"]
     return Section(
-        "How they were made",
+        "Methods",
         tables=[
             *([("Artifacts", methods_table(compression))] if compression.artifacts else []),
             *([("Fine-tuning runs", fine_tuning_table(runs))] if runs else []),
@@ -79,11 +79,11 @@ def _measurement_section(numbers: CompressionNumbers) -> Section:
     machine, samples = numbers["machine"], numbers["samples"]
     threads, calibration = machine["threads"], f"{samples['calibration']:,}"
     return Section(
-        "Measured on",
+        "Measurements",
         [
             f"{machine['processor']}, {threads} thread{'s' * (threads != 1)}; {machine['int8'].rstrip('.')}.",
-            "Latencies of artifact and original were measured in turn; on another processor they are others.",
+            "Latencies of artifact and original were measured in alternation. They differ on other processors.",
             f"{samples['validation']:,} validation samples, and {calibration} training samples to calibrate int8.",
-            f"What was compressed: {numbers['checkpoint']}, of the run {numbers['run']}.",
+            f"Compressed checkpoint: {numbers['checkpoint']} of the run {numbers['run']}.",
         ],
     )

@@ -1,4 +1,4 @@
-"""What an artifact gains over the original, in sentences."""
+"""Describes the gains of an artifact over the original in sentences."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from stormproof_train.compression.report.quantities import format_count, format_
 
 _GAIN_PHRASES = {"speedup": "times faster", "size": "times smaller on disk", "macs": "times fewer multiply-accumulates"}
 _EQUAL_RATIO = 1.005
-"""Up to so many times is as many."""
+"""Maximum ratio of two counts that are shown as equal."""
 
 
 def describe_target(compression: CompressionInfo) -> str:
-    """What was wanted."""
+    """Describes the target."""
     return " and ".join(
         f"{format_ratio(required)} {_GAIN_PHRASES[quantity]}" for quantity, required in compression.target.items()
     )
 
 
 def is_significantly_faster(compression: CompressionInfo, artifact: ArtifactInfo) -> bool:
-    """Whether it is faster than the original for sure, with the smallest batch."""
+    """Returns True if it is significantly faster than the original for the smallest batch."""
     speedup = artifact.speedup.get(compression.batch_sizes[0]) if compression.batch_sizes else None
     return speedup is not None and (speedup.value if speedup.low is None else speedup.low) > 1
 
 
 def describe_gains(compression: CompressionInfo, artifact: ArtifactInfo) -> list[str]:
-    """What it gains in time, in size and in multiply-accumulates, and what of the target it misses."""
+    """Describes its gains in speed, size and multiply-accumulates, and the targets that it misses."""
     return [
         *([speeds] if (speeds := _describe_speedups(compression, artifact)) else []),
         *([sizes] if (sizes := _describe_sizes(compression, artifact)) else []),
@@ -47,7 +47,7 @@ def _describe_speedup(artifact: ArtifactInfo, batch_size: str) -> str:
     latency_text = (
         ""
         if None in (original_latency, artifact_latency)
-        else f"{format_milliseconds(artifact_latency)} ms, the original {format_milliseconds(original_latency)} in turn"
+        else f"{format_milliseconds(artifact_latency)} ms, the original {format_milliseconds(original_latency)} ms"
     )
     low, high = speedup.low, speedup.high
     interval_text = "" if low is None or high is None else f"95% interval {format_ratio(low)} to {format_ratio(high)}"
@@ -55,10 +55,10 @@ def _describe_speedup(artifact: ArtifactInfo, batch_size: str) -> str:
     suffix = f" ({details})" if details else ""
     prefix = "For a single sample" if batch_size == "1" else f"in batches of {batch_size}"
     if low is not None and high is not None and low <= 1 <= high:
-        return f"{prefix} no difference in speed could be measured{suffix}"
+        return f"{prefix}, no significant difference in speed was measured{suffix}"
     if speedup.value < 1:
-        return f"{prefix} it is slower, {format_ratio(speedup.value)} times as fast as the original{suffix}"
-    return f"{prefix} it is {format_ratio(speedup.value)} times faster{suffix}"
+        return f"{prefix}, it is slower, {format_ratio(speedup.value)} times as fast as the original{suffix}"
+    return f"{prefix}, it is {format_ratio(speedup.value)} times faster{suffix}"
 
 
 def _describe_sizes(compression: CompressionInfo, artifact: ArtifactInfo) -> str:
@@ -67,10 +67,13 @@ def _describe_sizes(compression: CompressionInfo, artifact: ArtifactInfo) -> str
         return ""
     phrases = [
         _describe_ratio("its file is {} times", ("smaller", "larger"), original.bytes, artifact.bytes, "B"),
-        _describe_ratio("it has {} times", ("fewer multiply-accumulates", "more multiply-accumulates"), original.macs,
-                  artifact.macs),
-        _describe_ratio("it has {} times", ("fewer parameters", "more parameters"), original.parameters,
-                  artifact.parameters),
+        _describe_ratio(
+            "it has {} times", ("fewer multiply-accumulates", "more multiply-accumulates"), original.macs,
+            artifact.macs,
+        ),
+        _describe_ratio(
+            "it has {} times", ("fewer parameters", "more parameters"), original.parameters, artifact.parameters,
+        ),
     ]  # fmt: skip
     text = "; ".join(filter(None, phrases))
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -83,7 +86,7 @@ def _describe_ratio(
     artifact_value: float | None,
     unit: str = "",
 ) -> str:
-    """Two counts beside each other; nothing where they are as good as equal, or one is not known."""
+    """Compares two counts. Empty if they are almost equal, or one is unknown."""
     if not original_value or not artifact_value or 1 / _EQUAL_RATIO < original_value / artifact_value < _EQUAL_RATIO:
         return ""
     factor, direction = (
@@ -101,7 +104,7 @@ def _missed_targets(compression: CompressionInfo, artifact: ArtifactInfo) -> lis
     ]
     return [
         f"It misses the target of {format_ratio(required)} {_GAIN_PHRASES[quantity]}: it is "
-        f"{format_ratio(gain) or 'not known'}."
+        f"{format_ratio(gain) or 'unknown'}."
         for quantity, required, gain in gains
         if gain is None or gain < required
     ]

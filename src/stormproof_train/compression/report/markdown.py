@@ -1,4 +1,4 @@
-"""Texts and tables in Markdown, in which what is given as text stays text."""
+"""Formats text and tables in Markdown, with escaped content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
 
 
 def escape_text(value: object) -> str:
-    r"""A text on one line, in which nothing has a meaning for Markdown or HTML.
+    r"""Returns a text on one line with all special characters of Markdown and HTML escaped.
 
     Example:
         >>> escape_text("a|b <c>\n# *d*")
@@ -19,7 +19,7 @@ def escape_text(value: object) -> str:
 
 
 def inline_code(value: object) -> str:
-    r"""A text as it is typed, on one line; a pipe would end the cell of a table, and is escaped.
+    r"""Returns a text as inline code on one line. Pipes are escaped, because they would end a table cell.
 
     Example:
         >>> inline_code("model=x"), inline_code("a`b")
@@ -32,7 +32,7 @@ def inline_code(value: object) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    r"""The lines of a table of cells that are Markdown already.
+    r"""Returns the lines of a table. Its cells must be Markdown.
 
     Example:
         >>> table(("", "value"), [("size", "3 kB")])

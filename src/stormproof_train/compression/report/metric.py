@@ -1,4 +1,4 @@
-"""The headline metric, and what is lost of it, in words."""
+"""Formats the headline metric and its degradation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Metric:
     """The headline metric.
 
     Attributes:
-        name: of it.
-        higher_is_better: its sense.
+        name: Name of the metric.
+        higher_is_better: Whether a higher value is better.
     """
 
     name: str
@@ -23,30 +23,30 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether a loss of it is told in percentage points."""
+        """True if the degradation is shown in percentage points."""
         return self.name == "accuracy"
 
     @property
     def unit(self) -> str:
-        """In which a loss is told; empty where that is the metric's own."""
+        """Unit of the degradation. Empty for the unit of the metric."""
         return "pp" if self.is_share else ""
 
     @property
     def degradation_title(self) -> str:
-        """The name of a loss, for an axis or the head of a table.
+        """Title of the degradation, for an axis or a table.
 
         Example:
             >>> Metric("accuracy", True).degradation_title, Metric("rmse", False).degradation_title
-            ('accuracy lost (pp)', 'rmse lost')
+            ('accuracy degradation (pp)', 'rmse degradation')
         """
-        return f"{self.name} lost{f' ({self.unit})' * self.is_share}"
+        return f"{self.name} degradation{f' ({self.unit})' * self.is_share}"
 
     def to_unit(self, degradation: float) -> float:
-        """A loss in its unit."""
+        """Converts a degradation to its unit."""
         return degradation * 100 if self.is_share else degradation
 
     def format_degradation(self, degradation: float) -> str:
-        """A loss in its unit, as text.
+        """Formats a degradation in its unit.
 
         Example:
             >>> Metric("accuracy", True).format_degradation(0.00412), Metric("rmse", False).format_degradation(0.5)
@@ -55,7 +55,7 @@ class Metric:
         return f"{round(degradation * 100, 2) + 0.0:.2f}" if self.is_share else format_value(degradation)
 
     def describe_degradation(self, degradation: float) -> str:
-        """A loss, and of what.
+        """Formats a degradation with the name of the metric.
 
         Example:
             >>> Metric("accuracy", True).describe_degradation(0.0041), Metric("rmse", False).describe_degradation(0.5)
@@ -64,11 +64,11 @@ class Metric:
         return f"{self.format_degradation(degradation)}{' percentage points' * self.is_share} of {self.name}"
 
     def format_interval(self, interval: Interval | None) -> str:
-        """A value with its interval, for a table; empty for None."""
+        """Formats a value with its interval for a table. Empty for None."""
         return "" if interval is None else f"{format_value(interval.value)}{_format_ends(interval, format_value)}"
 
     def format_degradation_interval(self, degradation: Interval | None) -> str:
-        """A loss with its interval, for a table; empty for None.
+        """Formats a degradation with its interval for a table. Empty for None.
 
         Example:
             >>> Metric("accuracy", True).format_degradation_interval(Interval(0.004, -0.001, 0.009))

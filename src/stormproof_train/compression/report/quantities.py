@@ -1,4 +1,4 @@
-"""Sizes, times and ratios as a person reads them."""
+"""Formats sizes, times and ratios."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def format_count(value: float | None, unit: str = "") -> str:
-    """A count to three significant digits, with a decimal prefix; empty for None.
+    """Formats a count with three significant digits and a decimal prefix. Empty for None.
 
     Example:
         >>> format_count(204_880, "B"), format_count(1_234_000), format_count(812, "B"), format_count(None)
@@ -21,7 +21,7 @@ def format_count(value: float | None, unit: str = "") -> str:
 
 
 def select_prefix(largest: float) -> tuple[str, float]:
-    """The prefix, and what it stands for, in which an axis up to a value is written.
+    """Returns the decimal prefix for an axis up to a value, and its factor.
 
     Example:
         >>> select_prefix(820_000), select_prefix(0)
@@ -31,7 +31,7 @@ def select_prefix(largest: float) -> tuple[str, float]:
 
 
 def format_milliseconds(seconds: float | None) -> str:
-    """Seconds in milliseconds, to three significant digits; empty for None.
+    """Formats seconds as milliseconds with three significant digits. Empty for None.
 
     Example:
         >>> format_milliseconds(0.000421), format_milliseconds(1.5), format_milliseconds(None)
@@ -41,7 +41,7 @@ def format_milliseconds(seconds: float | None) -> str:
 
 
 def format_ratio(value: float | None) -> str:
-    """How many times, to three significant digits; empty for None.
+    """Formats a ratio with three significant digits. Empty for None.
 
     Example:
         >>> format_ratio(2.3149), format_ratio(0.98), format_ratio(None)
@@ -51,7 +51,7 @@ def format_ratio(value: float | None) -> str:
 
 
 def divide_or_none(value: float | None, divisor: float | None) -> float | None:
-    """How many times the second the first is, where that can be said.
+    """Divides two numbers. Returns None if a number is missing or the divisor is 0.
 
     Example:
         >>> divide_or_none(10, 4), divide_or_none(1, 0), divide_or_none(None, 1)

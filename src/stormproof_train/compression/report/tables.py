@@ -1,4 +1,4 @@
-"""The tables of a compression."""
+"""Builds the tables of a compression."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stormproof_train.report.tables import drop_empty
 
 
 def artifacts_table(compression: CompressionInfo) -> Table:
-    """All artifacts with what they lost on validation, and what they gained."""
+    """Returns all artifacts with their degradation on validation and their gains."""
     metric, batch_sizes = compression.metric, compression.batch_sizes
     head = (
-        "artifact", "", metric.degradation_title, metric.name, *(f"faster, batch "
-        f"{batch_size}" for batch_size in batch_sizes),
+        "artifact", "", metric.degradation_title, metric.name,
+        *(f"faster, batch {batch_size}" for batch_size in batch_sizes),
         *(f"ms, batch {batch_size}" for batch_size in batch_sizes), "size", "MACs",
     )  # fmt: skip
     rows = [
@@ -40,10 +40,10 @@ def artifacts_table(compression: CompressionInfo) -> Table:
 
 
 def artifact_test_table(compression: CompressionInfo) -> Table:
-    """Those artifacts for which the test split was read, beside the original."""
+    """Returns the tested artifacts with their degradation compared with the original."""
     metric = compression.metric
     head = (
-        "artifact", metric.degradation_title, metric.name, "the original alone is right on", "this alone",
+        "artifact", metric.degradation_title, metric.name, "only the original correct", "only this artifact correct",
         "p (McNemar)", "calibration error",
     )  # fmt: skip
     rows = [
@@ -63,12 +63,12 @@ def artifact_test_table(compression: CompressionInfo) -> Table:
 
 
 def costs_table(compression: CompressionInfo) -> Table:
-    """The metric on validation, latencies with their 95th percentiles, parameters, memory, the time to load."""
+    """Returns the metric on validation, median and 95th percentile of latencies, parameters, memory and load time."""
     metric = compression.metric
     head = [
         f"ms, batch {batch_size}: {statistic}"
         for batch_size in compression.batch_sizes
-        for statistic in ("median", "95% are below")
+        for statistic in ("median", "95th percentile")
     ]
     rows = [
         (
@@ -87,8 +87,8 @@ def costs_table(compression: CompressionInfo) -> Table:
 
 
 def methods_table(compression: CompressionInfo) -> Table:
-    """How each artifact was made, how close it is to its network, and where it lies."""
-    head = ("artifact", "how it was made", "difference to PyTorch", "folder")
+    """Returns the method, the difference from PyTorch and the folder of each artifact."""
+    head = ("artifact", "method", "difference from PyTorch", "folder")
     rows = [
         (
             artifact.name, artifact.method, "" if artifact.difference is None else f"{artifact.difference:.2g}",
@@ -100,18 +100,16 @@ def methods_table(compression: CompressionInfo) -> Table:
 
 
 def fine_tuning_table(runs: Sequence[FineTuningRecord]) -> Table:
-    """The fine-tuning runs; ``fine_tuning`` of the numbers of a compression."""
+    """Returns the fine-tuning runs."""
     rows = [
         (
             str(run["name"]), format_ratio(finite_or_none(run["times"])), _format_steps(run["steps"]),
             _format_seconds(run["seconds"]),
-            str(run["became"] or ""), str(run["run"] or ""),
+            str(run["outcome"] or ""), str(run["run"] or ""),
         )
         for run in runs
     ]  # fmt: skip
-    return drop_empty(
-        Table(("network", "times fewer MACs, at least", "steps", "time", "what became of it", "run"), rows)
-    )
+    return drop_empty(Table(("network", "MACs reduction, at least", "steps", "time", "outcome", "run"), rows))
 
 
 def _speedup_cell(artifact: ArtifactInfo, batch_size: str) -> str:
@@ -124,7 +122,7 @@ def _speedup_cell(artifact: ArtifactInfo, batch_size: str) -> str:
 
 
 def _join_with_no_break_spaces(text: str) -> str:
-    """What stays on one line."""
+    """Replaces spaces by non-breaking spaces."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 

@@ -1,4 +1,4 @@
-"""What is lost over what is gained, with the artifacts that none beats in both."""
+"""Draws the degradation over gains, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stormproof_train.report.kit.chart import Chart, Line, Table
 from stormproof_train.report.kit.json_numbers import round_for_json
 from stormproof_train.report.kit.marks import layered_columns, style_encoding
 
-BUDGET_LINE = Line("the budget", 3)
-_FIELDS = ("x", "lost", "low", "high", "look", "artifact")
+BUDGET_LINE = Line("budget", 3)
+_FIELDS = ("x", "degradation", "low", "high", "style", "artifact")
 
 
 @dataclass(frozen=True)
 class _Gain:
-    """A quantity on the x-axis: word, axis title, unit, ``value_of`` an artifact, and whether higher is better."""
+    """A quantity on the x-axis: label, axis title, unit, value of an artifact, and whether higher is better."""
 
     label: str
     axis_name: str
@@ -30,10 +30,10 @@ class _Gain:
 
 
 def trade_off_charts(compression: CompressionInfo) -> list[Chart]:
-    """Draws what is lost on validation over the speedup, the size and the multiply-accumulates.
+    """Draws the degradation on validation over speedup, size and multiply-accumulates.
 
     Args:
-        compression: whose artifacts they are; nothing is drawn of fewer than two.
+        compression: Compression with the artifacts. Charts with fewer than two artifacts are omitted.
     """
     gains = [
         _Gain("size", "size", "B", lambda artifact: artifact.bytes, higher_is_better=False),
@@ -52,7 +52,7 @@ def trade_off_charts(compression: CompressionInfo) -> list[Chart]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[tuple[float, float]]:
-    """Those points (gain, loss) to which none is as good in one and better in the other, by their gain.
+    """Returns the points (gain, degradation) that no other point dominates, in ascending order of the gain.
 
     Example:
         >>> pareto_front([(1, 0.0), (2, 0.5), (1.5, 0.6), (3, 0.5)], higher_is_better=True)
@@ -80,25 +80,25 @@ def _trade_off_chart(compression: CompressionInfo, gain: _Gain) -> Chart | None:
     x_axis, y_axis = _gain_axis([row["x"] for row in rows]), _degradation_axis(compression, rows)
     x_title = f"{gain.axis_name}{f' ({prefix}{gain.unit})' if prefix or gain.unit else ''}"
     y_title = compression.metric.degradation_title
-    front = pareto_front([(row["x"], row["lost"]) for row in rows], higher_is_better=gain.higher_is_better)
+    front = pareto_front([(row["x"], row["degradation"]) for row in rows], higher_is_better=gain.higher_is_better)
     allowed = [] if compression.allowed is None else round_for_json([compression.metric.to_unit(compression.allowed)])
     table = _trade_off_table(rows, x_title, compression)
     return Chart(
         title=f"{y_title} over {gain.label}",
         text=f"{y_title} on validation over {x_title}: {_describe(table)}.",
-        spec=_spec(x_axis.encoding("x", x_title), y_axis.encoding("lost", y_title)),
+        spec=_spec(x_axis.encoding("x", x_title), y_axis.encoding("degradation", y_title)),
         data={
             "points": layered_columns(rows, _FIELDS, MARKS),
             "intervals": layered_columns(
-                [row for row in rows if row["low"] is not None], ("x", "low", "high", "look"), MARKS
+                [row for row in rows if row["low"] is not None], ("x", "low", "high", "style"), MARKS
             ),
-            "front": {"x": [x for x, _ in front], "lost": [degradation for _, degradation in front]},
+            "front": {"x": [x for x, _ in front], "degradation": [degradation for _, degradation in front]},
             "budget": {"level": allowed},
         },
-        legend=[*legend({row["look"] for row in rows}, compression), *([BUDGET_LINE] if allowed else [])],
+        legend=[*legend({row["style"] for row in rows}, compression), *([BUDGET_LINE] if allowed else [])],
         is_filled=True,
         note=" ".join(filter(None, (
-            "Bars are 95% intervals; the broken line joins what none beats in both.",
+            "Bars are 95% intervals. The dashed line is the Pareto front.",
             x_axis.note(gain.axis_name), y_axis.note(y_title),
         ))),
         table=table,
@@ -115,9 +115,8 @@ def _row(compression: CompressionInfo, artifact: ArtifactInfo, x: float) -> dict
     in_unit = [None if value is None else compression.metric.to_unit(value) for value in (degradation.value, *bounds)]
     rounded_degradation, low, high = (None if value is None else round_for_json([value])[0] for value in in_unit)
     return {
-        "x": round_for_json([x])[0], "lost": rounded_degradation, "low": low, "high": high, "look": mark_of(artifact,
-        compression),
-        "artifact": artifact.name,
+        "x": round_for_json([x])[0], "degradation": rounded_degradation, "low": low, "high": high,
+        "style": mark_of(artifact, compression), "artifact": artifact.name,
     }  # fmt: skip
 
 
@@ -126,13 +125,13 @@ def _gain_axis(values: Sequence[float]) -> Axis:
 
 
 def _degradation_axis(compression: CompressionInfo, rows: Sequence[dict[str, Any]]) -> Axis:
-    """From the best to the worst near it, with their intervals, nothing lost, and the budget."""
-    degradations = [row["lost"] for row in rows]
+    """Returns the axis of the degradation. It contains the intervals of values near the best, 0, and the budget."""
+    degradations = [row["degradation"] for row in rows]
     near_axis = value_axis([*degradations, 0.0], higher_is_better=False)
     bounds = [
         row[bound]
         for row in rows
-        if row["lost"] <= near_axis.high
+        if row["degradation"] <= near_axis.high
         for bound in ("low", "high")
         if row[bound] is not None
     ]
@@ -145,12 +144,12 @@ def _trade_off_table(rows: Sequence[dict[str, Any]], x_title: str, compression: 
     template = "{:.2f}" if compression.metric.is_share else "{:.4g}"
     return Table(
         ("artifact", x_title, compression.metric.degradation_title),
-        [(row["artifact"], format_ratio(row["x"]), template.format(row["lost"])) for row in rows],
+        [(row["artifact"], format_ratio(row["x"]), template.format(row["degradation"])) for row in rows],
     )
 
 
 def _describe(table: Table) -> str:
-    return "; ".join(f"{name} {gain}, lost {degradation}" for name, gain, degradation in table.rows)
+    return "; ".join(f"{name} {gain}, degradation {degradation}" for name, gain, degradation in table.rows)
 
 
 def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
@@ -162,27 +161,28 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "budget"},
-                "mark": {"type": "rule", "color": BUDGET_LINE.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": BUDGET_LINE.color, "strokeDash": [6, 4], "strokeWidth": 1.5},
                 "encoding": {"y": {**y, "field": "level"}},
             },
             {
                 "data": {"name": "front"},
-                "mark": {"type": "line", "color": MARKS["best"].line.colour, "strokeDash": [4, 3]},
+                "mark": {"type": "line", "color": MARKS["best"].line.color, "strokeDash": [4, 3]},
                 "encoding": {"x": x, "y": y},
             },
             {
                 "data": {"name": "intervals"}, "mark": {"type": "rule", "opacity": 0.6},
-                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"},
-                "color": mark_encoding["color"]},
+                "encoding": {
+                    "x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": mark_encoding["color"],
+                },
             },
             {
                 "data": {"name": "points"}, "mark": {"type": "point", "filled": True},
                 "encoding": {
                     "x": x, "y": y, **mark_encoding,
                     "tooltip": [
-                        {"field": "artifact", "title": "artifact"}, {"field": "x", "title": x["title"],
-                        **number_format},
-                        {"field": "lost", "title": y["title"], **number_format},
+                        {"field": "artifact", "title": "artifact"},
+                        {"field": "x", "title": x["title"], **number_format},
+                        {"field": "degradation", "title": y["title"], **number_format},
                         {"field": "low", "title": "at least", **number_format},
                         {"field": "high", "title": "at most", **number_format},
                     ],

@@ -1,4 +1,4 @@
-"""How an artifact is used: what it takes and gives, and code that runs it."""
+"""Describes inputs, outputs and usage of an artifact."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from stormproof_train.compression.report.markdown import inline_code, table
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
 MAX_CLASSES = 50
-"""Of more only the first are named: the file has all."""
+"""Maximum number of classes to list. The file contains all of them."""
 
 _OUTPUT_DESCRIPTIONS = {
-    "probabilities": "the probability of each class; those of a sample sum to 1",
-    "scores": "a score for each class, the highest of the predicted one; they are no probabilities",
+    "probabilities": "the probability of each class, with a sum of 1 per sample",
+    "scores": "a score for each class, the highest for the predicted class; scores are not probabilities",
     "values": "the predicted values, in the unit of the target",
 }
 
 
 def describe_interface(metadata: ArtifactMetadata) -> list[str]:
-    """The lines that say what the file takes, and what it gives."""
+    """Returns lines that describe inputs and outputs."""
     shape = ", ".join(["N", *map(str, metadata.input_shape)])
     output_shape = f"N, {len(metadata.classes)}" if metadata.classes else "N, values"
     rows = [
@@ -27,7 +27,7 @@ def describe_interface(metadata: ArtifactMetadata) -> list[str]:
             inline_code(INPUT_NAME),
             f"({shape})",
             "float32",
-            "N samples, any number of them, prepared as the training data were",
+            "any number N of samples, prepared like the training data",
         ),
         (inline_code(metadata.kind), f"({output_shape})", "float32", _OUTPUT_DESCRIPTIONS[metadata.kind]),
     ]
@@ -44,27 +44,27 @@ def describe_interface(metadata: ArtifactMetadata) -> list[str]:
 
 
 def describe_usage(artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
-    """The lines that say how to run it, by itself and on files, and how to have it in PyTorch."""
-    quantization_note = " before it was quantized" if artifact.quantization != "none" else ""
+    """Returns lines that describe how to run the artifact, and how to load its network in PyTorch."""
+    quantization_note = " before quantization" if artifact.quantization != "none" else ""
     shape = ", ".join(["1", *map(str, metadata.input_shape)])
     return [
         "```python",
         "import numpy as np",
         "import onnxruntime",
         f'session = onnxruntime.InferenceSession("{MODEL_FILE}", providers=["CPUExecutionProvider"])',
-        f"inputs = np.zeros(({shape}), dtype=np.float32)  # yours",
+        f"inputs = np.zeros(({shape}), dtype=np.float32)  # replace by your inputs",
         f'({metadata.kind},) = session.run(None, {{"{INPUT_NAME}": inputs}})',
         "```",
         "",
-        "On files, prepared as the training data were:",
+        "For files, prepared like the training data:",
         "",
         "```sh",
         "stormproof-train predict model=FOLDER input=FILE",
         "```",
         "",
-        f"FOLDER is that of this card ({inline_code(artifact.folder)} of the compression).",
+        f"FOLDER is the folder of this card ({inline_code(artifact.folder)} in the folder of the compression).",
         "",
-        f"Its network in PyTorch{quantization_note}, in evaluation mode, out of {inline_code(WEIGHTS_FILE)}:",
+        f"Its network in PyTorch{quantization_note}, in evaluation mode, from {inline_code(WEIGHTS_FILE)}:",
         "",
         "```python",
         "from stormproof_train.compression.rebuilding import load_network",

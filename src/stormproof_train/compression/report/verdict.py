@@ -1,4 +1,4 @@
-"""What a compression came to, in a few sentences, and no more than its numbers say."""
+"""States the outcome of a compression in a few sentences, using only its numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stormproof_train.console import format_value
 from stormproof_train.evaluation.intervals import Interval
 
 _MINIMUM_REASONS = {
-    "latency": "none is surely faster than it",
+    "latency": "no other artifact is significantly faster",
     "size": "it has the smallest file",
     "macs": "it has the fewest multiply-accumulates",
 }
 
 
 def tone(compression: CompressionInfo) -> str:
-    """``bad`` without an answer, ``good`` with one that nothing speaks against, else ``doubtful``."""
+    """Returns ``bad`` without a recommended artifact, ``good`` if nothing speaks against it, otherwise ``doubtful``."""
     best = compression.best
     if best is None:
         return "bad"
@@ -33,11 +33,11 @@ def tone(compression: CompressionInfo) -> str:
 
 
 def sentences(numbers: CompressionNumbers, compression: CompressionInfo) -> list[str]:
-    """What is recommended, what it costs and gains, what the test split says, what the choice was made by.
+    """Describes the recommended artifact, its degradation and gains, its test and how it was selected.
 
     Args:
         numbers: Content of ``answer.json``.
-        compression: the same, read.
+        compression: The same numbers, converted.
     """
     best = compression.best
     if best is None:
@@ -65,7 +65,7 @@ def _describe_recommendation(compression: CompressionInfo, best: ArtifactInfo) -
         singular_target_text = target_text.replace("reach ", "reaches ")
         reason = f"it is the only artifact {' '.join(filter(None, (budget_text, singular_target_text)))}"
     else:
-        default_reason = f"it has the smallest loss of {compression.metric.name}"
+        default_reason = f"it has the smallest degradation of {compression.metric.name}"
         minimum_reason = _MINIMUM_REASONS[compression.minimize] if compression.budget else default_reason
         conditions = " ".join(filter(None, (budget_text, target_text)))
         reason = f"of {len(eligible_artifacts):,} artifacts {conditions} {minimum_reason}"
@@ -75,42 +75,44 @@ def _describe_recommendation(compression: CompressionInfo, best: ArtifactInfo) -
 def _describe_degradation(compression: CompressionInfo, best: ArtifactInfo) -> str:
     metric, original = compression.metric, compression.original
     if best.degradation is None:
-        return f"What it loses of {metric.name} on validation is not known: a value is not finite."
+        return f"Its degradation of {metric.name} on validation is unknown, because a value is not finite."
     comparison = ""
     if best.validation is not None and original is not None and original.validation is not None:
         comparison = f": {format_value(best.validation.value)}, the original {format_value(original.validation.value)}"
-    return f"On validation it {_degradation_phrase(compression, best.degradation)}{comparison}."
+    return f"On validation, it {_degradation_phrase(compression, best.degradation)}{comparison}."
 
 
 def _degradation_phrase(compression: CompressionInfo, degradation: Interval) -> str:
-    """What is lost or gained, with its interval, and whether that may be chance."""
+    """Describes a degradation or improvement with its interval."""
     metric = compression.metric
     verb = "loses" if degradation.value >= 0 else "gains"
     phrase = f"{verb} {metric.describe_degradation(abs(degradation.value))}"
     if degradation.low is None or degradation.high is None:
-        return f"{phrase}, which may be chance, as there is no interval"
+        return f"{phrase}, possibly by chance, because there is no interval"
     low, high = (degradation.low, degradation.high) if degradation.value >= 0 else (-degradation.high, -degradation.low)
     return f"{phrase} (95% interval {metric.format_degradation(low)} to {metric.format_degradation(high)})"
 
 
 def _describe_test(compression: CompressionInfo, best: ArtifactInfo) -> str:
     if best.test is None:
-        return "The test split has not been read for it."
+        return "It was not tested on the test split."
     if best.test_degradation is None:
         return (
-            f"On the test split its {compression.metric.name} is {format_value(best.test.value)}; "
-            "the original's is not known."
+            f"On the test split, its {compression.metric.name} is {format_value(best.test.value)}; "
+            "the value of the original is unknown."
         )
     mcnemar_text = ""
     if best.mcnemar is not None:
         original_only, artifact_only, p_value = best.mcnemar
         p_text = "" if p_value is None else f"; McNemar's test: p = {p_value:.2g}"
         mcnemar_text = (
-            f" The original alone is right on {original_only:,} of its samples, "
-            f"{best.name} alone on {artifact_only:,}{p_text}."
+            f" Only the original is correct on {original_only:,} of its samples, only {best.name} on "
+            f"{artifact_only:,}{p_text}."
         )
     budget_text = _compare_with_budget(compression, best.test_degradation)
-    return f"On the test split it {_degradation_phrase(compression, best.test_degradation)}{budget_text}.{mcnemar_text}"
+    return (
+        f"On the test split, it {_degradation_phrase(compression, best.test_degradation)}{budget_text}.{mcnemar_text}"
+    )
 
 
 def _compare_with_budget(compression: CompressionInfo, degradation: Interval) -> str:
@@ -118,32 +120,30 @@ def _compare_with_budget(compression: CompressionInfo, degradation: Interval) ->
     if allowed is None:
         return ""
     if degradation.value > allowed:
-        certainty_note = (
-            "" if degradation.low is not None and degradation.low > allowed else ", though that may be chance"
-        )
-        return f": more than the budget of {compression.budget} allows{certainty_note}"
+        certainty_note = "" if degradation.low is not None and degradation.low > allowed else ", possibly by chance"
+        return f": more than the budget of {compression.budget}{certainty_note}"
     if degradation.high is not None and degradation.high > allowed:
-        return f": within the budget of {compression.budget}, though its interval ends beyond it"
+        return f": within the budget of {compression.budget}, but its interval exceeds it"
     return f": within the budget of {compression.budget}"
 
 
 def _describe_selection(numbers: CompressionNumbers, compression: CompressionInfo) -> str:
     samples = numbers["samples"]
-    rule = "the worse end of the interval of what is lost there has to be within the budget"
-    selection = f"The choice was made on {samples['validation']:,} validation samples alone"
-    text = f"{selection}: {rule}." if compression.budget else f"{selection}; no budget limits what is lost."
+    rule = "the upper end of the interval of the degradation must be within the budget"
+    selection = f"It was selected on {samples['validation']:,} validation samples only"
+    text = f"{selection}: {rule}." if compression.budget else f"{selection}, without a budget."
     if samples["test"] and any(artifact.test is not None for artifact in compression.artifacts):
-        return f"{text} The test split ({samples['test']:,} samples) was read afterwards and decided nothing."
+        return f"{text} The test split ({samples['test']:,} samples) was used only afterwards."
     return text
 
 
 def _describe_no_recommendation(numbers: CompressionNumbers) -> str:
     reason = str(numbers["why_none"] or "").rstrip(".")
-    return f"Nothing is recommended, as {reason}." if reason else "Nothing is recommended."
+    return f"No artifact is recommended: {reason}." if reason else "No artifact is recommended."
 
 
 def _describe_closest(compression: CompressionInfo) -> str:
-    """What lost the least at the worse end of its interval, where all lost too much."""
+    """Describes the artifact with the smallest upper end of its degradation, if all exceed the budget."""
     bounds = [
         (artifact.degradation.high, artifact)
         for artifact in compression.compressed_artifacts
@@ -154,7 +154,7 @@ def _describe_closest(compression: CompressionInfo) -> str:
     _, closest_artifact = min(bounds, key=lambda pair: pair[0])
     assert closest_artifact.degradation is not None
     return (
-        f"Closest to the budget of {compression.budget} is {closest_artifact.name}, which "
+        f"The closest to the budget of {compression.budget} is {closest_artifact.name}, which "
         f"{_degradation_phrase(compression, closest_artifact.degradation)}."
     )
 
@@ -166,18 +166,17 @@ def _describe_counts(numbers: CompressionNumbers, compression: CompressionInfo) 
         artifact.is_within_budget and artifact.dominated_by is not None for artifact in compressed_artifacts
     )
     phrases = [
-        *([f"{num_beyond_budget:,} beyond the budget"] if num_beyond_budget else []),
-        *([f"{num_dominated:,} within it but beaten by another" if compression.budget else f"{num_dominated:,} beaten "
-        f"by another"]
-          if num_dominated else []),
+        *([f"{num_beyond_budget:,} over the budget"] if num_beyond_budget else []),
+        *([f"{num_dominated:,} within it but dominated by another" if compression.budget
+           else f"{num_dominated:,} dominated by another"] if num_dominated else []),
     ]  # fmt: skip
     plural_suffix = "s" * (len(compressed_artifacts) != 1)
-    num_failed = sum(str(run["became"]).startswith("failed") for run in numbers["fine_tuning"])
+    num_failed = sum(str(run["outcome"]).startswith("failed") for run in numbers["fine_tuning"])
     failure_text = f" {num_failed:,} fine-tuning run{'s' * (num_failed != 1)} failed." if num_failed else ""
     num_skipped = len(numbers["skipped"])
-    skipped_text = f" {num_skipped:,} thing{'s' * (num_skipped != 1)} could not be done." if num_skipped else ""
+    skipped_text = f" See {num_skipped:,} note{'s' * (num_skipped != 1)} on limitations." if num_skipped else ""
     details = f": {', '.join(phrases)}" if phrases else ""
     return (
-        f"{len(compressed_artifacts):,} artifact{plural_suffix} beside the "
+        f"{len(compressed_artifacts):,} artifact{plural_suffix} in addition to the "
         f"original{details}.{failure_text}{skipped_text}"
     )

@@ -1,4 +1,4 @@
-"""A layer with some of its channels."""
+"""Selects channels of layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn.modules.batchnorm import _NormBase as PerChannelNorm
 Side = Literal["in", "out"]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 WeightedLayer = nn.Linear | Convolution
-"""The layers that make new channels out of those they get."""
+"""Layers that compute new channels from their input channels."""
 NormLayer = PerChannelNorm | nn.LayerNorm | nn.GroupNorm
 ChannelLayer = WeightedLayer | NormLayer | nn.PReLU
-"""The layers whose channels can be chosen from; channels are features, where there are no positions."""
+"""Layers whose channels can be selected. Without spatial positions, channels are features."""
 
 
 def weight_shape(layer: ChannelLayer) -> list[int]:
-    """The shape of a layer's weight; a norm without weights has that which they would have.
+    """Returns the shape of a layer's weight, or for a norm without weights, the shape that it would have.
 
     Example:
         >>> weight_shape(nn.Conv2d(3, 8, 5)), weight_shape(nn.BatchNorm2d(8, affine=False))
@@ -36,36 +36,36 @@ def weight_shape(layer: ChannelLayer) -> list[int]:
 
 
 def effective_side(layer: nn.Module, side: Side) -> Side:
-    """``out`` for what has one list of channels, that it gets and gives: norms, PReLU, depthwise convolutions."""
+    """Returns ``out`` for layers with a single list of channels: norms, PReLU and depthwise convolutions."""
     return side if isinstance(layer, WeightedLayer) and not is_depthwise(layer) else "out"
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether each channel of a convolution is made out of one of its own."""
+    """Returns True for a convolution that computes each channel from one input channel."""
     return isinstance(layer, Convolution) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
 def count_channels(layer: ChannelLayer, side: Side) -> int:
-    """How many channels a layer gets, or gives."""
+    """Returns the number of input or output channels of a layer."""
     if side == "in" and isinstance(layer, WeightedLayer):
         return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     return weight_shape(layer)[0]
 
 
 def count_groups(layer: ChannelLayer) -> int:
-    """The groups of neighbouring channels that have to stay of one size: of a convolution, or a group norm."""
+    """Returns the number of groups of adjacent channels that must have equal sizes."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return layer.groups if isinstance(layer, Convolution) and not is_depthwise(layer) else 1
 
 
 def keep_channels(layer: ChannelLayer, side: Side, channels: torch.Tensor) -> None:
-    """Leaves a layer, in place, with the channels that are kept, in their order.
+    """Removes all but the given channels from a layer, in place.
 
     Args:
-        layer: its weights become new parameters, which are trained where the old ones were.
-        side: whether they are those that it gets or gives; the same for norms, PReLU and depthwise convolutions.
-        channels: the numbers of the channels; as many in each group of a convolution or group norm, at the same places.
+        layer: Layer. Its weights become new parameters, with the same ``requires_grad``.
+        side: Input or output channels. Equivalent for norms, PReLU and depthwise convolutions.
+        channels: Indices of the channels to keep. Must be the same in each group of a convolution or group norm.
 
     Example:
         >>> layer = nn.Linear(4, 3)
@@ -103,9 +103,8 @@ def _keep_input_channels(layer: ChannelLayer, channels: torch.Tensor) -> None:
         assert isinstance(layer, Convolution)
         group_width = layer.in_channels // layer.groups
         layer.in_channels = len(channels)
-        channels = channels[
-            channels < group_width
-        ]  # a group's weights number its own channels, and all groups keep the same
+        # weights index the channels of their own group, and all groups keep the same ones
+        channels = channels[channels < group_width]
     _select_entries(layer, "weight", 1, channels)
 
 

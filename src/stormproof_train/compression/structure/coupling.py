@@ -1,4 +1,4 @@
-"""The units of a network, each with all channels that have to go if it goes."""
+"""Finds the units of a network and the channels that must be removed together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stormproof_train.compression.structure.channels import (
 )
 
 ChannelAxis = tuple[str, Side | int]
-"""The name of a layer and its side, or of a bare parameter and its dimension."""
+"""Name of a layer and its side, or name of a bare parameter and its dimension."""
 _OPERATIONS = {
     OPTYPE.CONCAT,
     OPTYPE.SPLIT,
@@ -43,8 +43,8 @@ class Unit:
     """Channels that are pruned together.
 
     Attributes:
-        magnitude: the mean square norm of their weights, over that of all units of the group.
-        channels: their numbers at each place.
+        magnitude: Mean squared norm of their weights, relative to that of all units in the group.
+        channels: Indices of the channels by axis.
     """
 
     magnitude: float
@@ -53,12 +53,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """The units that the same layers make.
+    """Units that are produced by the same layers.
 
     Attributes:
-        producers: the names of these layers.
-        units: ascending by magnitude.
-        unprunable_reason: why none can be pruned; empty where they can.
+        producers: Names of these layers.
+        units: Units in ascending order of magnitude.
+        unprunable_reason: Reason why no unit can be pruned. Empty if they can.
     """
 
     producers: tuple[str, ...]
@@ -67,12 +67,12 @@ class UnitGroup:
 
 
 class _UnprunableError(Exception):
-    """The reason why a group cannot be pruned."""
+    """Raised with the reason why a group cannot be pruned."""
 
 
 @dataclass(frozen=True)
 class _Member:
-    """Where a group has channels: their numbers there, and those of the root's that they go with."""
+    """Channels of a group at one axis, with the corresponding channels of the root."""
 
     axis: ChannelAxis
     channels: list[int]
@@ -82,17 +82,18 @@ class _Member:
 
 
 def find_unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup]:
-    """The units of all layers of a network, by the dependency graph of torch-pruning.
+    """Finds the units of all layers of a network with the dependency graph of torch-pruning.
 
     Args:
-        network: in evaluation; all its parameters require gradients; its activations make units of one feature each.
-        inputs: some samples.
+        network: Network in evaluation mode. All of its parameters must require gradients, and its activations must not
+            combine features.
+        inputs: Example inputs.
 
     References:
         Fang, Ma, Song, Mi & Wang, DepGraph: towards any structural pruning, 2023, sections 3.1 and 3.2.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Maximum recursive depth reached")  # it would not end
+        warnings.filterwarnings("error", message="Maximum recursive depth reached")  # it would not terminate
         graph = DependencyGraph().build_dependency(
             network, inputs, forward_fn=lambda module, batch: module(batch), verbose=False
         )
@@ -112,13 +113,13 @@ def find_unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup
             groups.append(UnitGroup(producers, unprunable_reason=str(refusal)))
         else:
             magnitudes = importance(group)
-            assert magnitudes is not None  # a group begins with a layer that has weights
+            assert magnitudes is not None  # the first layer of a group has weights
             groups.append(UnitGroup(producers, _build_units(members, magnitudes)))
     return groups
 
 
 def remove_units(network: nn.Module, units: Iterable[Unit]) -> None:
-    """Takes units out of a network, in place."""
+    """Removes units from a network in place."""
     removed_channels: dict[ChannelAxis, set[int]] = defaultdict(set)
     for unit in units:
         for axis, channels in unit.channels.items():
@@ -142,7 +143,7 @@ def _remaining_channels(count: int, removed_channels: set[int]) -> torch.Tensor:
 
 
 def _find_unprunable_layers(network: nn.Module) -> dict[nn.Module, str]:
-    """Layers whose weights cannot be cut where they stand."""
+    """Returns the layers whose weights cannot be pruned, with reasons."""
     parameters_by_module = {module: dict(module.named_parameters(recurse=False)) for module in network.modules()}
     owners = Counter(id(parameter) for parameters in parameters_by_module.values() for parameter in parameters.values())
     unprunable_layers = {}
@@ -150,14 +151,14 @@ def _find_unprunable_layers(network: nn.Module) -> dict[nn.Module, str]:
         if isinstance(module, WeightedLayer) and "weight" not in parameters:
             unprunable_layers[module] = "its weight is computed from other parameters"
         elif any(owners[id(parameter)] > 1 for parameter in parameters.values()):
-            unprunable_layers[module] = "another layer has the same parameters"
+            unprunable_layers[module] = "another layer shares its parameters"
     return unprunable_layers
 
 
 def _collect_members(
     graph: DependencyGraph, group: Group, names: Mapping[object, str], unprunable_layers: Mapping[nn.Module, str]
 ) -> list[_Member]:
-    """Where a group has its channels; it is refused where they cannot be pruned."""
+    """Returns the members of a group. Raises if they cannot be pruned."""
     members = []
     axis: ChannelAxis
     for item in group.items:
@@ -166,7 +167,7 @@ def _collect_members(
         if node.type in _OPERATIONS or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
             continue
         if node.type == OPTYPE.OUTPUT:
-            raise _UnprunableError("they are outputs")
+            raise _UnprunableError("its channels are outputs of the network")
         if layer in unprunable_layers:
             raise _UnprunableError(f"{names[layer]}: {unprunable_layers[layer]}")
         if isinstance(layer, nn.Parameter):
@@ -178,16 +179,16 @@ def _collect_members(
             axis = names[layer], side
             num_channels, num_groups = count_channels(layer, side), count_groups(layer)
         else:
-            raise _UnprunableError(f"{names[layer]} is a {type(layer).__name__}, whose channels stay")
+            raise _UnprunableError(f"channels of {names[layer]} ({type(layer).__name__}) cannot be removed")
         is_whole = num_groups == 1 or len(channels) == num_channels
         if max(channels) >= num_channels or None in item.root_idxs or not is_whole:
-            raise _UnprunableError(f"how they reach {names[layer]} cannot be followed")
+            raise _UnprunableError(f"the path of its channels to {names[layer]} cannot be traced")
         members.append(_Member(axis, channels, item.root_idxs, num_channels, num_groups))
     return members
 
 
 def _build_units(members: list[_Member], magnitudes: torch.Tensor) -> tuple[Unit, ...]:
-    """Channels of the root are one unit where they share a place, or have one in different groups of a layer."""
+    """Merges channels of the root that share a position, or positions in different groups of a layer, to units."""
     parents = list(range(len(magnitudes)))
 
     def find_root(root: int) -> int:
@@ -205,7 +206,7 @@ def _build_units(members: list[_Member], magnitudes: torch.Tensor) -> tuple[Unit
     for member in members:
         for channel, root in zip(member.channels, member.root_channels, strict=True):
             channels_by_unit[find_root(root)].setdefault(member.axis, []).append(channel)
-    # where all weights are 0 their mean divides by it
+    # if all weights are 0, the normalization by their mean yields NaN
     magnitude_values = magnitudes.nan_to_num(nan=0.0).tolist()
     magnitudes_by_unit: dict[int, list[float]] = defaultdict(list)
     for root, value in enumerate(magnitude_values):

@@ -1,4 +1,4 @@
-"""How many units a layer may be left with, and which go at once."""
+"""Plans how many units a layer may keep, and which are removed together."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from stormproof_train.compression.structure.coupling import Unit
 
 BLOCK = 16
-"""Channels that onnxruntime's convolutions take at once where the processor has AVX-512: 10 take as long as 16."""
+"""Channels that onnxruntime's convolutions process together with AVX-512: 10 channels take as long as 16."""
 MIN_SHARE = 0.1
-"""A layer keeps at least this share of its units, and two."""
+"""Minimum share of units that a layer keeps. It also keeps at least two units."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Units that go at once.
+    """Units that are removed together.
 
     Attributes:
-        magnitude: their mean.
-        units: they.
+        magnitude: Mean magnitude.
+        units: Units to remove.
     """
 
     magnitude: float
@@ -28,11 +28,11 @@ class Cut:
 
 
 def plan_cuts(units: Sequence[Unit], block: int) -> list[Cut]:
-    """The cuts of a layer, from the first to the last: the least units, until as many are left as may be.
+    """Returns the cuts of a layer in order. Each removes the units with the smallest magnitudes.
 
     Args:
-        units: of the layer, ascending by magnitude.
-        block: channels that are computed at once.
+        units: Units of the layer in ascending order of magnitude.
+        block: Number of channels that are computed together.
     """
     channels_per_unit = min(
         (len(channel_list) for unit in units[:1] for channel_list in unit.channels.values()), default=1
@@ -46,14 +46,14 @@ def plan_cuts(units: Sequence[Unit], block: int) -> list[Cut]:
 
 
 def allowed_sizes(num_units: int, channels_per_unit: int = 1, block: int = BLOCK) -> list[int]:
-    """How many of its units a layer may be left with, descending: whole blocks of channels, or parts that divide one.
+    """Returns the allowed numbers of units in descending order: multiples of a block, or divisors of a block.
 
-    Where no such number of channels can be, as with 3 to a unit, any number of units may.
+    If no number of units matches, as with 3 channels per unit, any number is allowed.
 
     Args:
-        num_units: that it has.
-        channels_per_unit: of each of them.
-        block: channels that are computed at once; 1 allows all numbers.
+        num_units: Current number of units.
+        channels_per_unit: Number of channels of each unit.
+        block: Number of channels that are computed together. 1 allows all numbers.
 
     Example:
         >>> allowed_sizes(64), allowed_sizes(20), allowed_sizes(6, block=1)

@@ -1,4 +1,4 @@
-"""Dense layers as products of two thinner ones."""
+"""Factors dense layers into products of two low-rank layers."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from stormproof_train.errors import UserError
 from stormproof_train.models.dry_run import dry_run
 
 BATCH_SIZE = 32
-"""Samples that go through a network together."""
+"""Batch size of forward passes."""
 
 
 @dataclass
 class _LayerUsage:
-    """How a network uses a linear layer: how often for one sample, and the second moment of what it gets."""
+    """Number of calls of a linear layer per sample, and the second moment of its inputs."""
 
     num_calls: int
     second_moment: torch.Tensor
 
 
 def choose_ranks(network: nn.Module, inputs: torch.Tensor, max_macs: int) -> dict[str, int]:
-    r"""The ranks at which a network whose linear layers are factored has at most so many multiply-accumulates.
+    r"""Chooses ranks so that the network with factored linear layers has at most ``max_macs`` multiply-accumulates.
 
-    All layers keep the same share of the energy of their outputs, :math:`\sum_{i \le r} \sigma_i^2 / \sum_i \sigma_i^2`
-    with the singular values of their outputs on these samples. The share is the largest that fits. Layers that would
-    not get smaller stay as they are.
+    All layers keep the same share of the energy of their outputs, :math:`\sum_{i \le r} \sigma_i^2 / \sum_i
+    \sigma_i^2`, where :math:`\sigma_i` are the singular values of their outputs on these samples. The share is the
+    largest that satisfies the limit. Layers that would not get smaller are not factored.
 
     Args:
-        network: stays as it is.
-        inputs: (N, \*input_shape), samples of the data, of which there should be more than any layer has features.
-        max_macs: multiply-accumulates of one sample.
+        network: Network. It is not changed.
+        inputs: Samples of the data (samples, \*input_shape). There should be more samples than features of any layer.
+        max_macs: Maximum multiply-accumulates per sample.
 
     Returns:
-        The rank of each layer that is to be factored, by its name; none where the network is small enough.
+        The rank of each layer to factor by name. Empty if the network is small enough.
 
     Raises:
-        UserError: if factoring cannot make it so small.
+        UserError: If factoring cannot reach the limit.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
@@ -69,34 +69,34 @@ def choose_ranks(network: nn.Module, inputs: torch.Tensor, max_macs: int) -> dic
     if original_macs <= max_macs:
         return {}
     shares = sorted({share for layer_shares in energy_shares.values() for share in layer_shares})
-    index = bisect.bisect_right(shares, max_macs, key=macs_at) - 1  # the larger the share, the more are left
+    index = bisect.bisect_right(shares, max_macs, key=macs_at) - 1  # a larger share keeps more MACs
     if index < 0:
         min_macs = macs_at(shares[0]) if shares else original_macs
         raise UserError(
-            f"{type(network).__name__} cannot be factored to {max_macs} multiply-accumulates a sample: the fewest are "
-            f"{min_macs} of {original_macs}, as only its linear layers are factored"
+            f"{type(network).__name__} cannot be factored to {max_macs} multiply-accumulates per sample: the minimum "
+            f"is {min_macs} of {original_macs}, because only linear layers are factored"
         )
     return ranks_at(shares[index])
 
 
 def factorize(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor | None = None) -> None:
-    r"""Replaces linear layers, in place, by two of which the first has ``rank`` outputs and no bias.
+    r"""Replaces linear layers in place by two layers, the first of which has ``rank`` outputs and no bias.
 
-    With samples the outputs on them are kept as well as any product of that rank can,
+    With samples, the factors are the best approximation of the outputs on them,
 
     .. math:: W \approx U_r U_r^T W, \quad W C W^T = U \Sigma^2 U^T
 
-    with C the second moment of what the layer gets, :math:`E[x x^T]`. Without them it is the weight itself that is kept
-    best, as with :math:`C = I`. Both factors get a root of the length of each row of :math:`U_r^T W`, which there is a
-    singular value. Nothing is drawn.
+    where :math:`C = E[x x^T]` is the second moment of the inputs. Without samples, :math:`C = I`, and they are the best
+    approximation of the weight. Both factors are scaled by the square root of the norm of each row of :math:`U_r^T W`,
+    which is a singular value for :math:`C = I`. No random numbers are used.
 
     Args:
-        network: its layers get as names that of the old one, followed by 0 and 1.
-        ranks: by the name of a layer, from 1 to the smaller of its two widths.
-        inputs: (N, \*input_shape), samples of the data.
+        network: Network. A replaced layer's name gets the suffixes 0 and 1.
+        ranks: Ranks by name of the layer, from 1 to the smaller dimension of its weight.
+        inputs: Samples of the data (samples, \*input_shape). None approximates the weights.
 
     Raises:
-        ValueError: if a name is no linear layer with a weight of its own, or its rank out of range.
+        ValueError: If a name is not a linear layer with an unshared weight, or a rank is out of range.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
@@ -113,9 +113,9 @@ def factorize(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor
     layers = dict(_find_factorable_layers(network))
     for name, rank in ranks.items():
         if name not in layers:
-            raise ValueError(f"{name} is no linear layer with a weight of its own, and cannot be factored")
+            raise ValueError(f"{name} cannot be factored: it is not a linear layer with an unshared weight")
         if not 1 <= rank <= min(layers[name].weight.shape):
-            raise ValueError(f"{name} has a weight of {tuple(layers[name].weight.shape)}; {rank} is no rank of it")
+            raise ValueError(f"the rank of {name} must be from 1 to {min(layers[name].weight.shape)}, got {rank}")
     selected_layers = {name: layers[name] for name in ranks}
     usages = {} if inputs is None else _measure_usage(network, selected_layers, inputs)
     for name, layer in selected_layers.items():
@@ -124,7 +124,7 @@ def factorize(network: nn.Module, ranks: Mapping[str, int], inputs: torch.Tensor
 
 
 def _find_factorable_layers(network: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """Linear layers, of no class of their own that would use the weight otherwise, with their parameters."""
+    """Returns the linear layers with unshared weights. Excludes subclasses, which may use the weight differently."""
     owners: dict[int, int] = {}
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
@@ -159,7 +159,7 @@ def _saved_macs(layer: nn.Linear, rank: int) -> int:
 
 
 def _principal_directions(layer: nn.Linear, second_moment: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The energy of a layer's outputs along each of their principal directions, the largest first, and these."""
+    """Returns the energy of a layer's outputs along their principal directions (descending), and these directions."""
     weight = layer.weight.detach().double()
     output_covariance = weight @ weight.T if second_moment is None else weight @ second_moment @ weight.T
     energy, directions = torch.linalg.eigh(output_covariance)
@@ -167,7 +167,7 @@ def _principal_directions(layer: nn.Linear, second_moment: torch.Tensor | None) 
 
 
 def _cumulative_energy(layer: nn.Linear, second_moment: torch.Tensor) -> list[float]:
-    """The share that each rank keeps, from 1 on."""
+    """Returns the share of the energy that each rank keeps, from rank 1 on."""
     energy, _ = _principal_directions(layer, second_moment)
     total = energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
     return (energy.cumsum(0) / total)[: min(layer.weight.shape)].tolist()
@@ -179,7 +179,7 @@ def _build_factors(layer: nn.Linear, rank: int, second_moment: torch.Tensor | No
     first_weight = second_weight.T @ layer.weight.detach().double()
     scales = first_weight.norm(dim=1, keepdim=True).sqrt()
     factors = nn.Sequential(
-        nn.Linear(layer.in_features, rank, bias=False, device="meta"),  # draws nothing there
+        nn.Linear(layer.in_features, rank, bias=False, device="meta"),  # draws no random numbers there
         nn.Linear(rank, layer.out_features, bias=False, device="meta"),
     )
     factor_weights = (first_weight / scales.clamp_min(torch.finfo(scales.dtype).tiny), second_weight * scales.T)

@@ -1,4 +1,4 @@
-"""The activations that make a unit of several features, and the layers that feed them."""
+"""Finds activations that combine several features to a unit, and the layers that compute these features."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stormproof_train.models.dry_run import dry_run
 
 @dataclass
 class GroupedActivations:
-    """Activations that give fewer features than they get, and the layers that give them these.
+    """Activations with fewer outputs than inputs, and the layers that compute their inputs.
 
     Attributes:
-        activations: several where a layer feeds several.
-        layers: linear layers, convolutions and norms.
-        widths: the numbers of features that the activations get.
+        activations: Activations. Several if they share a layer.
+        layers: Linear layers, convolutions and norms.
+        widths: Numbers of input features of the activations.
     """
 
     activations: list[nn.Module]
@@ -29,32 +29,32 @@ class GroupedActivations:
     widths: set[int] = field(default_factory=set)
 
     def find_pieces(self, like: torch.Tensor) -> torch.Tensor:
-        """The features of each unit, (pieces, units).
+        """Returns the features of each unit (pieces, units).
 
         Raises:
-            ValueError: if they are not of the same kind for all activations, and for fewer units.
+            ValueError: If the activations differ in this, or do not support fewer units.
         """
         if not self.layers or len(self.widths) != 1:
-            raise ValueError("what feeds it cannot be told")
+            raise ValueError("the layers before it cannot be determined")
         width = next(iter(self.widths))
         tables = [find_pieces(activation, width, like) for activation in self.activations]
         first_table = tables[0]
         if first_table is None or any(table is None or not torch.equal(first_table, table) for table in tables[1:]):
-            raise ValueError("how its units are made of features follows no rule that is known")
+            raise ValueError("its units combine features in an unknown way")
         narrower_width = width - len(first_table)
         for activation in self.activations:
             has_fixed_size = any(parameter.numel() > 1 for parameter in activation.parameters())
             if has_fixed_size or (narrower_width and find_pieces(activation, narrower_width, like) is None):
-                raise ValueError("it is made for one number of features")
+                raise ValueError("it has a fixed number of features")
         return first_table
 
 
 def find_grouped_activations(network: nn.Module, inputs: torch.Tensor) -> list[GroupedActivations]:
-    """Those of a network, by the graph that autograd keeps; norms, reshapes and sums are looked through.
+    """Finds them in the autograd graph, through norms, reshapes and sums.
 
     Args:
-        network: all its parameters require gradients; it stays as it is.
-        inputs: some samples.
+        network: Network whose parameters all require gradients. It is not changed.
+        inputs: Example inputs.
     """
     activations = _find_reducing_modules(network, inputs)
     producers: dict[Node, nn.Module] = {}
@@ -86,7 +86,7 @@ def find_grouped_activations(network: nn.Module, inputs: torch.Tensor) -> list[G
 
 
 def _find_reducing_modules(network: nn.Module, inputs: torch.Tensor) -> list[nn.Module]:
-    """The outermost modules without layers that give fewer features than they get, and else the same shape."""
+    """Returns the outermost modules without layers whose output has fewer features than the input, all else equal."""
     reducing_modules: list[nn.Module] = []
 
     def record_module(module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -114,7 +114,7 @@ def _find_reducing_modules(network: nn.Module, inputs: torch.Tensor) -> list[nn.
 
 
 def _find_source_layers(tensor: torch.Tensor, producers: dict[Node, nn.Module]) -> list[WeightedLayer | NormLayer]:
-    """The last layers that a tensor was computed by, with the norms behind them."""
+    """Returns the last layers from which a tensor was computed, with the norms after them."""
     layers: dict[WeightedLayer | NormLayer, None] = {}
     visited: set[Node] = set()
     pending = [tensor.grad_fn]
@@ -126,13 +126,13 @@ def _find_source_layers(tensor: torch.Tensor, producers: dict[Node, nn.Module]) 
         producer = producers.get(node)
         if isinstance(producer, WeightedLayer | NormLayer):
             layers[producer] = None
-        if producer is None or isinstance(producer, NormLayer):  # at a layer, or another such activation, the way ends
+        if producer is None or isinstance(producer, NormLayer):  # stops at a layer or another such activation
             pending += [previous_node for previous_node, _ in node.next_functions]
     return list(layers)
 
 
 def _merge_overlapping(groups: list[GroupedActivations]) -> list[GroupedActivations]:
-    """Those that share a layer as one."""
+    """Merges groups that share a layer."""
     merged_groups: list[GroupedActivations] = []
     for group in groups:
         overlapping_groups = [

@@ -1,4 +1,4 @@
-"""What one sample costs a network."""
+"""Counts multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stormproof_train.models.dry_run import dry_run
 
 
 def count_macs(network: nn.Module, inputs: torch.Tensor) -> int:
-    r"""The multiply-accumulates of one sample: of convolutions, linear layers and attention.
+    r"""Counts the multiply-accumulates per sample of convolutions, linear layers and attention.
 
-    They are counted as the network runs, in evaluation. Norms, activations and sums are not among them.
+    They are counted in a forward pass in evaluation mode. Norms, activations and sums are not counted.
 
     Args:
-        network: stays as it is.
-        inputs: (N, \*input_shape); the first sample is run.
+        network: Network. It is not changed.
+        inputs: Inputs (batch, \*input_shape), of which the first sample is used.
 
     Example:
         >>> count_macs(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -29,12 +29,12 @@ def count_macs(network: nn.Module, inputs: torch.Tensor) -> int:
     counter = FlopCounterMode(display=False)
     with dry_run(network), torch.no_grad(), _unfused_attention(), counter:
         network(inputs[:1])
-    return counter.get_total_flops() // 2  # it counts a product and a sum as two
+    return counter.get_total_flops() // 2  # a product and a sum count as two operations
 
 
 @contextmanager
 def _unfused_attention() -> Iterator[None]:
-    """Fused attention, which the counter does not know on every device, is computed by its matrix products."""
+    """Replaces fused attention, which the counter does not support on every device, by matrix products."""
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(value=False)
     try:

@@ -1,4 +1,4 @@
-"""Which features an activation makes each of its units of."""
+"""Finds the features that each unit of an activation combines."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import nn
 from stormproof_train.models.dry_run import dry_run
 
 MAX_DRAWS = 400
-"""Of 16 pieces of a Maxout unit, one that never won so often in a row is one in 10^11."""
+"""Maximum number of random inputs. With 16 pieces per Maxout unit, the probability that one never wins is 1e-11."""
 
 
 def find_pieces(activation: nn.Module, features: int, like: torch.Tensor) -> torch.Tensor | None:
-    """The features that each unit of an activation depends on, where each feature belongs to one unit.
+    """Finds the features that each unit of an activation depends on, if each feature belongs to one unit.
 
-    Of Maxout these are neighbours, of a gated unit one of either half. They are measured: which derivatives of a unit
-    are not zero, at random inputs, until each unit has as many as there are features for it. So anyone's own works.
+    For Maxout these are adjacent features, for a gated unit one of each half. They are found from the non-zero
+    derivatives at random inputs, so custom activations work too.
 
     Args:
-        activation: maps (N, features) to (N, units); stays as it is.
-        features: that it gets.
-        like: a tensor on the device, and of the type, that it computes with.
+        activation: Maps (batch, features) to (batch, units). It is not changed.
+        features: Number of features.
+        like: Tensor with the device and the dtype for the computation.
 
     Returns:
-        The numbers of the features, (pieces, units), in ascending order for each unit. None where the units share
-        features, or depend on different numbers of them, or the activation does not take so many.
+        Indices of the features (pieces, units), in ascending order for each unit. None if units share features, depend
+        on different numbers of them, or if the activation does not support this number.
 
     Example:
         >>> from stormproof_train.activations import Maxout
@@ -56,13 +56,13 @@ def find_pieces(activation: nn.Module, features: int, like: torch.Tensor) -> tor
 
 
 def _nonzero_derivatives(activation: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
-    """Where the derivative of a unit by a feature is not zero: (units, features)."""
+    """Returns where the derivative of a unit by a feature is not zero (units, features)."""
     try:
         with torch.no_grad():
             num_units = activation(x[None]).shape[1]
         with torch.enable_grad():
             copies = x.expand(num_units, -1).clone().requires_grad_()
-            diagonal = activation(copies.clone()).diagonal()  # one unit of each copy: all derivatives in one pass
+            diagonal = activation(copies.clone()).diagonal()  # unit i of copy i: all derivatives in one backward pass
             (derivatives,) = torch.autograd.grad(diagonal.sum(), copies)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None

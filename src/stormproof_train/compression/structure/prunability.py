@@ -1,4 +1,4 @@
-"""Whether a unit can be taken out of a network, found by doing so."""
+"""Tests whether units can be removed from a network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stormproof_train.errors import first_line
 
 
 def find_unprunable_reason(network: nn.Module, unit: Unit, inputs: torch.Tensor) -> str:
-    """Why a unit cannot be pruned: the network does not run without it, or its outputs have another shape.
+    """Removes a unit from a copy and returns why that fails, or an empty string.
 
     Args:
-        network: in evaluation; stays as it is.
-        unit: one of it; empty where it can be.
-        inputs: some samples.
+        network: Network in evaluation mode. It is not changed.
+        unit: Unit of the network.
+        inputs: Example inputs.
     """
     pruned_network = copy.deepcopy(network)
     remove_units(pruned_network, [unit])
@@ -27,18 +27,18 @@ def find_unprunable_reason(network: nn.Module, unit: Unit, inputs: torch.Tensor)
         try:
             is_same_shape = pruned_network(inputs).shape == network(inputs).shape
         except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, AssertionError) as error:
-            return f"the network does not run without one of them ({first_line(error)})"
-    return "" if is_same_shape else "they are outputs"
+            return f"a forward pass without one of its units fails ({first_line(error)})"
+    return "" if is_same_shape else "its channels are outputs of the network"
 
 
 def remove_mixing_modules(network: nn.Module, inputs: torch.Tensor) -> nn.Module:
-    """A copy, of double precision, without norms, activations, and all else that has no layers and keeps shapes.
+    """Returns a double-precision copy without norms, activations and other modules that have no layers and keep shapes.
 
-    What moves channels to the place of others, as a shuffle does, stays.
+    Modules that permute channels, such as a channel shuffle, are kept.
 
     Args:
-        network: in evaluation; stays as it is.
-        inputs: some samples.
+        network: Network in evaluation mode. It is not changed.
+        inputs: Example inputs.
     """
     network = copy.deepcopy(network).double()
     inputs_by_module: dict[nn.Module, torch.Tensor] = {}
@@ -59,13 +59,13 @@ def remove_mixing_modules(network: nn.Module, inputs: torch.Tensor) -> nn.Module
                     hooks.enter_context(module.register_forward_hook(record_input))
             network(inputs.double())
         for module, x in inputs_by_module.items():
-            if not _permutes_channels(module, x):  # by a hook, as its owner may look at what it is
+            if not _permutes_channels(module, x):  # disabled by a hook, because its owner may check its type
                 module.register_forward_hook(lambda _module, args, _output: args[0])
     return network
 
 
 def _permutes_channels(module: nn.Module, x: torch.Tensor) -> bool:
-    """Whether a change at one place of a dimension is seen at one other alone."""
+    """Returns True if a change at one index of a dimension affects only one other index."""
     output = module(x.clone())
     for dim in range(1, x.ndim):
         for channel in range(min(4, x.shape[dim])):
@@ -80,14 +80,15 @@ def _permutes_channels(module: nn.Module, x: torch.Tensor) -> bool:
 
 
 def is_isolated(unmixed_network: nn.Module, unit: Unit, inputs: torch.Tensor) -> bool:
-    """Whether a unit's channels reach no others than it is said to have.
+    """Returns True if a unit's channels affect no other channels than those of the unit.
 
-    With its weights in the layers behind set to 0, what the layers before make of it must not change the outputs.
+    After its weights in the following layers are set to 0, a change of its weights in the preceding layers must not
+    change the outputs.
 
     Args:
-        unmixed_network: a network ``remove_mixing_modules``, as else a norm carries a change of one channel to all.
-        unit: one of it.
-        inputs: some samples.
+        unmixed_network: Result of :func:`remove_mixing_modules`. A norm would spread the change to all channels.
+        unit: Unit of the network.
+        inputs: Example inputs.
     """
     unmixed_network = copy.deepcopy(unmixed_network)
     layers, parameters = dict(unmixed_network.named_modules()), dict(unmixed_network.named_parameters())
@@ -95,7 +96,9 @@ def is_isolated(unmixed_network: nn.Module, unit: Unit, inputs: torch.Tensor) ->
         for (name, side_or_dim), channels in unit.channels.items():
             layer = layers.get(name)
             if side_or_dim == "in" and isinstance(layer, WeightedLayer):
-                group_width = layer.weight.shape[1]  # of one group, and all groups have the same channels of the unit
+                group_width = layer.weight.shape[
+                    1
+                ]  # channels per group, and all groups have the same channels of the unit
                 layer.weight[:, [channel % group_width for channel in channels]] = 0
         reference_outputs = unmixed_network(inputs.double())
         for (name, side_or_dim), channels in unit.channels.items():

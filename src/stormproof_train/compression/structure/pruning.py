@@ -1,4 +1,4 @@
-"""A network without its least units."""
+"""Prunes the units with the smallest magnitudes of a network."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ _TRACING_ERRORS = (
 
 
 class UnitPruner:
-    r"""The units of a network in the order in which they are pruned.
+    r"""Orders the units of a network for pruning.
 
-    A unit is all channels that have to go together: a feature with what makes and what reads it, over residual sums and
-    norms, all pieces of a Maxout unit, both halves of a gated one. The unit with the smallest mean square norm of its
-    weights goes first, over the mean of those of its layer, so that units of all layers compare. As many go at once as
-    leave a number of channels that a processor computes with well: one with 10 of 16 channels is no faster.
+    A unit is a set of channels that must be removed together. It is a feature with the weights that produce and
+    consume it, across residual sums and norms. It includes all pieces of a Maxout unit, or both halves of a gated unit.
+    Units are removed in ascending order of the mean squared norm of their weights, divided by the mean of their layer
+    to make layers comparable. Several units are removed together, so that the remaining number of channels is
+    efficient: a layer with 10 channels is not faster than one with 16.
 
     Args:
-        network: maps (N, \*input_shape) to (N, outputs); stays as it is. Nothing is drawn.
-        inputs: (N, \*input_shape), N at least 2.
-        block: a layer is left with whole blocks of so many channels, or with a part that divides one.
+        network: Maps (batch, \*input_shape) to (batch, outputs). It is not changed, and no random numbers are used.
+        inputs: Example inputs (batch, \*input_shape). Must contain at least 2 samples.
+        block: Layers keep a multiple or a divisor of this number of channels.
 
     Attributes:
-        unprunable_layers: by the name of a layer, why none of its channels can be pruned.
-        macs: of the network, for one sample.
-        min_macs: as few as pruning can make them.
+        unprunable_layers: Reason why a layer cannot be pruned, by its name.
+        macs: Multiply-accumulates of the network per sample.
+        min_macs: Minimum that pruning can reach.
 
     Raises:
-        ValueError: if there are fewer than two samples.
-        UserError: if the network's layers cannot be followed.
+        ValueError: If there are fewer than two samples.
+        UserError: If the layers of the network cannot be traced.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> pruning = UnitPruner(network, torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
         >>> pruning.unprunable_layers, pruning.macs, pruning.min_macs
-        ({'2': 'they are outputs'}, 48, 12)
+        ({'2': 'its channels are outputs of the network'}, 48, 12)
         >>> pruning.prune_to(24)[0]
         Linear(in_features=4, out_features=4, bias=True)
 
@@ -63,7 +64,7 @@ class UnitPruner:
 
     def __init__(self, network: nn.Module, inputs: torch.Tensor, block: int = BLOCK) -> None:
         if len(inputs) < 2:
-            raise ValueError(f"inputs has {len(inputs)} samples; pruning needs 2 to tell them from channels")
+            raise ValueError(f"`inputs` must contain at least 2 samples, got {len(inputs)}")
         self._original, self._inputs = network, inputs[:2]
         self._split_network = copy.deepcopy(network).eval()
         for parameter in self._split_network.parameters():
@@ -75,25 +76,24 @@ class UnitPruner:
                 groups = find_unit_groups(self._split_network, self._inputs)
         except _TRACING_ERRORS as error:
             raise UserError(
-                f"{type(network).__name__} cannot be pruned, as its layers cannot be followed: {first_line(error)}"
+                f"{type(network).__name__} cannot be pruned, because its layers cannot be traced: {first_line(error)}"
             ) from error
         self._cuts = self._order_cuts(groups, block)
         self.min_macs = count_macs(self._apply_cuts(len(self._cuts)), inputs)
 
     def prune_to(self, max_macs: int) -> nn.Module:
-        """A copy of the network with as many units as its multiply-accumulates allow.
+        """Returns a copy of the network with the largest number of units within the limit.
 
         Args:
-            max_macs: multiply-accumulates of one sample.
+            max_macs: Maximum multiply-accumulates per sample.
 
         Raises:
-            UserError: if it cannot be made so small.
+            UserError: If pruning cannot reach the limit.
         """
         if self.min_macs > max_macs:
             raise UserError(
-                f"{type(self._original).__name__} cannot be pruned to {max_macs} multiply-accumulates a sample: the "
-                f"fewest "
-                f"are {self.min_macs} of {self.macs}{_format_reasons(self.unprunable_layers)}"
+                f"{type(self._original).__name__} cannot be pruned to {max_macs} multiply-accumulates per sample: the "
+                f"minimum is {self.min_macs} of {self.macs}{_format_reasons(self.unprunable_layers)}"
             )
         upper, lower = len(self._cuts), -1
         while upper - lower > 1:
@@ -115,7 +115,7 @@ class UnitPruner:
             if not reason:
                 reason = find_unprunable_reason(self._split_network, group.units[0], self._inputs)
             if not reason and not is_isolated(unmixed_network, group.units[0], self._inputs):
-                reason = "how they reach the layers behind cannot be followed"
+                reason = "the path of its channels to the following layers cannot be traced"
             if reason:
                 self.unprunable_layers |= {
                     _original_name(self._split_network, name): reason for name in group.producers
@@ -143,14 +143,14 @@ class UnitPruner:
         with torch.no_grad():
             outputs, original_outputs = network(self._inputs), copy.deepcopy(self._original).eval()(self._inputs)
         if outputs.shape != original_outputs.shape or not outputs.isfinite().all():
-            raise UserError(f"{type(self._original).__name__} gives outputs that are not finite once it is pruned")
+            raise UserError(f"{type(self._original).__name__} has non-finite outputs after pruning")
         for name, module in self._original.named_modules():
             network.get_submodule(name).training = module.training
         return network
 
 
 def _split_grouped_layers(network: nn.Module, inputs: torch.Tensor) -> dict[str, str]:
-    """Makes each unit of one feature, in place; by the name of a layer why that is not possible."""
+    """Splits layers in place so that each unit has one feature. Returns reasons for layers that cannot be split."""
     reasons: dict[str, str] = {}
     names = {module: name for name, module in network.named_modules()}
     for group in find_grouped_activations(network, inputs):
@@ -164,7 +164,7 @@ def _split_grouped_layers(network: nn.Module, inputs: torch.Tensor) -> dict[str,
 
 
 def _original_name(network: nn.Module, name: str) -> str:
-    """A layer's name in the network as it was given."""
+    """Returns a layer's name in the original network."""
     owner = name.rpartition(".pieces.")[0]
     return owner if owner and isinstance(network.get_submodule(owner), SplitLayer) else name
 
@@ -174,4 +174,4 @@ def _format_reasons(unprunable_layers: Mapping[str, str]) -> str:
     for name, reason in unprunable_layers.items():
         layers_by_reason.setdefault(reason, []).append(name)
     phrases = [f"{', '.join(names)}: {reason}" for reason, names in layers_by_reason.items()]
-    return f" (unpruned are {'; '.join(phrases)})" if phrases else ""
+    return f" (not prunable: {'; '.join(phrases)})" if phrases else ""

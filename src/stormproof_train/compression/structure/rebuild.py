@@ -1,4 +1,4 @@
-"""A network built as it was, and made as small as it became."""
+"""Rebuilds compressed networks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stormproof_train.config.signature_binding import forwards_arguments
 
 @dataclass(frozen=True)
 class Structure:
-    """What makes a network smaller than its config says.
+    """Differences of a compressed network from its config.
 
     Attributes:
-        shapes: by name of a layer the shape of its weight, or by name of a parameter its own, where it is another.
-        ranks: of the dense layers that are two factors.
+        shapes: Changed shapes by name: of the weight for a layer, of the parameter itself for a bare parameter.
+        ranks: Ranks of factored dense layers by name.
     """
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -31,18 +31,18 @@ def apply_structure(
     shapes: Mapping[str, Sequence[int]] | None = None,
     ranks: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """Gives a network the shapes of a pruned one, then factors layers; its weights are then loaded.
+    """Shrinks a network to the shapes of a pruned one and factors layers, before its weights are loaded.
 
     Args:
-        network: as its config builds it; changed in place.
-        shapes: by the name of a layer the shape of its weight, by that of a bare parameter its own.
-        ranks: by the name of a linear layer the rank of the product that replaces it.
+        network: Network as its config builds it. It is changed in place.
+        shapes: Shapes of weights by name of the layer, or of bare parameters by their name.
+        ranks: Ranks by name of the linear layer.
 
     Returns:
-        The network itself.
+        The same network.
 
     Raises:
-        ValueError: if a name is none of the network's, or a shape or rank not less than what it has.
+        ValueError: If a name does not exist, or a shape or rank is not smaller than the current one.
 
     Example:
         >>> apply_structure(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 6)), {"0": [3, 4], "1": [6, 3]}, {"1": 1})

@@ -1,4 +1,4 @@
-"""A module of a network in the place of another."""
+"""Replaces modules of a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts a module in all the places of another, in place.
+    """Replaces all occurrences of a module in place.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU())

@@ -1,4 +1,4 @@
-"""The shape of a pruned network as plain values, and a network given it."""
+"""Describes the shapes of a pruned network as plain values, and applies them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from stormproof_train.errors import rank_by_similarity
 
 
 def changed_shapes(network: nn.Module, original: nn.Module) -> dict[str, list[int]]:
-    """By the name of a layer the shape of its weight, by that of a bare parameter its own: those that became smaller.
+    """Returns the shapes that differ: of the weight by name of a layer, or of a bare parameter by its name.
 
     Args:
-        network: pruned.
-        original: what it was pruned from, or another one built the same way.
+        network: Pruned network.
+        original: Network before pruning, or another one with the same structure.
 
     Raises:
-        ValueError: if the two differ in more than the shapes of layers.
+        ValueError: If they differ in more than the shapes of layers.
 
     Example:
         >>> changed_shapes(nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 8)))
@@ -36,21 +36,21 @@ def changed_shapes(network: nn.Module, original: nn.Module) -> dict[str, list[in
     original_shapes, pruned_shapes = _named_shapes(original), _named_shapes(network)
     if original_shapes.keys() != pruned_shapes.keys():
         differing_names = ", ".join(sorted(original_shapes.keys() ^ pruned_shapes.keys()))
-        raise ValueError(f"the networks differ in more than their shapes: only one of them has {differing_names}")
+        raise ValueError(f"the networks differ in more than their shapes: only one has {differing_names}")
     return {name: shape for name, shape in pruned_shapes.items() if shape != original_shapes[name]}
 
 
 def apply_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Gives a network, in place, the shapes of a pruned one, so that its weights can be loaded.
+    """Shrinks a network in place to the shapes of a pruned one, so that its weights can be loaded.
 
-    Each layer keeps its first channels, until the weights are loaded. Nothing is drawn.
+    Each layer keeps its first channels until then. No random numbers are used.
 
     Args:
-        network: as it was built, with any weights.
-        shapes: as ``changed_shapes`` gives them.
+        network: Network as it was built, with any weights.
+        shapes: Result of :func:`changed_shapes`.
 
     Raises:
-        ValueError: if a name is none of the network's, or its shape cannot be had by leaving channels out.
+        ValueError: If a name does not exist, or its shape cannot be reached by removing channels.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
@@ -64,13 +64,13 @@ def apply_shapes(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> Non
         if name not in current_shapes:
             suggestions = ", ".join(rank_by_similarity(name, current_shapes)[:3])
             raise ValueError(
-                f"{name} is no layer whose channels can be left out, nor a bare parameter; near: {suggestions}"
+                f"{name} is not a layer with removable channels or a bare parameter; similar names: {suggestions}"
             )
         current_shape = current_shapes[name]
         if len(shape) != len(current_shape) or any(
             not 1 <= size <= max_size for size, max_size in zip(shape, current_shape, strict=True)
         ):
-            raise ValueError(f"{name} has the shape {current_shape}, and {list(shape)} is no part of it")
+            raise ValueError(f"{name} has shape {current_shape}, which does not contain {list(shape)}")
         layer = modules.get(name)
         if isinstance(layer, ChannelLayer):
             _resize_layer(name, layer, shape)
@@ -91,7 +91,7 @@ def _resize_layer(name: str, layer: ChannelLayer, shape: Sequence[int]) -> None:
     num_channel_dims = 2 if isinstance(layer, WeightedLayer) and not is_depthwise(layer) else 1
     if list(shape[num_channel_dims:]) != current_shape[num_channel_dims:] or shape[0] % num_groups:
         raise ValueError(
-            f"{name} ({type(layer).__name__}) of shape {current_shape} cannot have the shape {list(shape)}"
+            f"{name} ({type(layer).__name__}) of shape {current_shape} cannot be reduced to shape {list(shape)}"
         )
     if num_channel_dims == 2 and shape[1] != current_shape[1]:
         offsets = current_shape[1] * torch.arange(num_groups if isinstance(layer, Convolution) else 1)

@@ -1,4 +1,4 @@
-"""A network whose units are made of one feature each, for as long as it is pruned."""
+"""Splits layers during pruning, so that each unit consists of one feature."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from stormproof_train.compression.structure.replacement import replace_module
 
 
 class SplitLayer(nn.Module):
-    """A layer before an activation that makes a unit of several features, as a sum of one layer for each of them.
+    """Replaces a layer before an activation that combines several features to a unit by a sum of one layer per piece.
 
-    A sum ties the same channels of its terms to each other, as the activation does: none can be pruned without the
-    others. It is not what the layer computed; ``join`` is that layer again.
+    The sum couples equal channels of its terms, as the activation does, so that they are pruned together. Its value
+    differs from the output of the layer, which :meth:`join` restores.
 
     Args:
-        layer: gives the features.
-        pieces: the features of each unit, (pieces, units).
-        activation: the one that they go to.
+        layer: Layer that computes the features.
+        pieces: Features of each unit (pieces, units).
+        activation: Activation that combines the features.
     """
 
     def __init__(self, layer: WeightedLayer | NormLayer, pieces: torch.Tensor, activation: nn.Module) -> None:
         super().__init__()
         self.pieces = nn.ModuleList(_build_piece(layer, features) for features in pieces)
-        self.original_modules = (layer, activation)  # in a tuple they are no modules of the network
+        self.original_modules = (layer, activation)  # a tuple, so that they are not registered as submodules
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps what the layer maps to one feature a unit."""
+        """Sums the outputs of the pieces, one feature per unit."""
         return torch.stack([piece(x) for piece in self.pieces]).sum(dim=0)
 
     def join(self) -> nn.Module:
-        """The layer with all the features that its pieces have now, where the activation wants them.
+        """Returns the layer with all features of its pieces, in the order that the activation expects.
 
         Raises:
-            ValueError: if the activation makes its units in another way at this width.
+            ValueError: If the activation combines features differently at this width.
         """
         layer, activation = self.original_modules
         piece_layers = [module for module in self.pieces if isinstance(module, WeightedLayer | NormLayer)]
@@ -53,7 +53,7 @@ class SplitLayer(nn.Module):
         weight = next(layer.parameters(), torch.empty(0))
         feature_order = find_pieces(activation, len(piece_layers) * num_units, weight)
         if feature_order is None or feature_order.shape != (len(piece_layers), num_units):
-            raise ValueError(f"{activation} makes its units in another way where there are {num_units} of them")
+            raise ValueError(f"{activation} combines features differently with {num_units} units")
         joined_layer = copy.deepcopy(layer)
         if isinstance(piece_layers[0], WeightedLayer):
             keep_channels(joined_layer, "in", torch.arange(count_channels(piece_layers[0], "in")))
@@ -69,7 +69,7 @@ class SplitLayer(nn.Module):
 
 
 class IdentityPlaceholder(nn.Identity):
-    """Stands for an activation while its units are of one feature."""
+    """Replaces an activation while each unit has one feature."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -77,15 +77,15 @@ class IdentityPlaceholder(nn.Identity):
 
 
 def split_layers(network: nn.Module, group: GroupedActivations, inputs: torch.Tensor) -> None:
-    """Splits the layers before activations in place; :class:`IdentityPlaceholder` replaces the activations.
+    """Splits the layers before activations in place and replaces the activations by :class:`IdentityPlaceholder`.
 
     Args:
-        network: in evaluation.
-        group: of its activations, with the layers that feed them.
-        inputs: some samples.
+        network: Network in evaluation mode.
+        group: Activations of the network, with the layers that compute their inputs.
+        inputs: Example inputs.
 
     Raises:
-        ValueError: if that cannot be done; the network then is as it was.
+        ValueError: If that is not possible. The network is then unchanged.
     """
     pieces = group.find_pieces(inputs)
     replacements = [(layer, SplitLayer(layer, pieces, group.activations[0])) for layer in group.layers]
@@ -101,11 +101,11 @@ def split_layers(network: nn.Module, group: GroupedActivations, inputs: torch.Te
     if not keeps_shape:
         for module, replacement in replacements:
             replace_module(network, replacement, module)
-        raise ValueError("the features that it gets go elsewhere too")
+        raise ValueError("other modules use its inputs too")
 
 
 def join_pieces(network: nn.Module) -> None:
-    """Puts the layers together again, in place, and the activations back."""
+    """Restores the layers and the activations in place."""
     for module in list(network.modules()):
         if isinstance(module, SplitLayer):
             replace_module(network, module, module.join())
@@ -118,10 +118,10 @@ def _build_piece(layer: ChannelLayer, features: torch.Tensor) -> nn.Module:
     piece = copy.deepcopy(layer)
     if num_groups > 1:
         if not isinstance(piece, nn.GroupNorm):
-            raise ValueError(f"it is made by {layer}, whose channels are in groups")
+            raise ValueError(f"it follows {layer}, whose channels are grouped")
         group_runs = (features // (piece.num_channels // num_groups)).unique_consecutive(return_counts=True)
         if len(group_runs[0]) != len(group_runs[0].unique()) or len(group_runs[1].unique()) > 1:
-            raise ValueError(f"the pieces of its units lie across the groups of {layer}")
+            raise ValueError(f"the pieces of its units are in different groups of {layer}")
         piece.num_groups = len(group_runs[0])
     keep_channels(piece, "out", features)
     return piece

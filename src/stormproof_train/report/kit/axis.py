@@ -1,4 +1,4 @@
-"""Axes on which what matters has room: logarithmic where numbers are decades apart, and no longer than they must be."""
+"""Chooses axes: logarithmic for values of several magnitudes, and cut off before outliers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 from stormproof_train.report.kit.json_numbers import HUGE
 
 EDGE_FACTOR = 3
-"""Times as far from the best as four in five are: what is worse lies at the edge."""
+"""Length of an axis in multiples of the distance from the best value to the 80% quantile. Worse values are clamped."""
 MIN_LOG_RATIO = 10
-"""Between the ends of positive values: what is tried early and stopped is far from the best, where room is wanted."""
+"""Minimum ratio of positive values for a logarithmic axis. It spreads the good values, because the values of trials
+that were stopped early are far from the best.
+"""
 MARGIN = 0.04
-"""Of an axis at either end, so that no point is cut in half."""
+"""Margin at both ends of an axis, as a share of its length, so that no point is cut."""
 FORMAT = ",.6~g"
 TITLE_LIMIT = 200
-"""Pixels of the name of an axis; the drawing's title has all of it."""
+"""Maximum length of an axis title in pixels. The title of the chart is not truncated."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From where to where numbers are drawn.
+    """Range and scale of an axis.
 
     Attributes:
-        low: the lowest number that has a place of its own.
-        high: the highest.
-        is_log: whether their logarithms are drawn.
-        num_beyond: how many are drawn at the edge because they are worse.
+        low: Lowest value. Lower values are clamped.
+        high: Highest value. Higher values are clamped.
+        is_log: Whether the scale is logarithmic.
+        num_beyond: Number of clamped values.
     """
 
     low: float
@@ -37,7 +39,7 @@ class Axis:
     num_beyond: int = 0
 
     def position(self, value: float) -> float:
-        """Where a number lies between ``low``, 0, and ``high``, 1."""
+        """Returns the position of a value, from 0 at ``low`` to 1 at ``high``."""
         if self.low == self.high:
             return 0.5
         low, high = self._to_scale(self.low), self._to_scale(self.high)
@@ -45,12 +47,12 @@ class Axis:
         return (self._to_scale(clamped_value) - low) / (high - low)
 
     def value_at(self, position: float) -> float:
-        """The number at a position: the inverse of :meth:`position`."""
+        """Returns the value at a position, the inverse of :meth:`position`."""
         scaled_value = self._to_scale(self.low) + position * (self._to_scale(self.high) - self._to_scale(self.low))
         return 10**scaled_value if self.is_log else scaled_value
 
     def encoding(self, field: str, title: str) -> dict[str, Any]:
-        """The encoding of a field of numbers."""
+        """Returns the Vega-Lite encoding of a numeric field."""
         return {
             "field": field, "type": "quantitative", "title": title, "scale": self._vega_scale(),
             "axis": {
@@ -60,7 +62,7 @@ class Axis:
         }  # fmt: skip
 
     def note(self, name: str) -> str:
-        """What has to be known of the axis of what is called ``name``; empty where there is nothing."""
+        """Returns a note about clamped values and the logarithmic scale. Empty if neither applies."""
         subject = "value lies" if self.num_beyond == 1 else "values lie"
         edge_text = f"{self.num_beyond:,} worse {subject} at the edge of {name}." if self.num_beyond else ""
         return " ".join(filter(None, (edge_text, f"The axis of {name} is logarithmic." if self.is_log else "")))
@@ -81,7 +83,7 @@ class Axis:
         }
 
     def _ticks(self) -> list[float]:
-        """Powers of ten, at most seven; of less than three decades also twice and five times these."""
+        """Returns at most seven powers of ten. Below three decades, adds their multiples by 2 and 5."""
         first_exponent, last_exponent = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         exponent_step = math.ceil((last_exponent - first_exponent + 1) / 7)
         factors = (1, 2, 5) if math.log10(self.high / self.low) < 3 else (1,)
@@ -94,14 +96,14 @@ class Axis:
 
 
 def value_axis(values: Iterable[float], *, higher_is_better: bool) -> Axis:
-    """The axis of an objective, which ends where what is worse would leave no room for the better.
+    """Chooses the axis of an objective. Values that are much worse than most are clamped.
 
-    With the best value :math:`b` and the value :math:`q` that four in five reach, the axis goes from :math:`b` to
-    :math:`b + 3 (q - b)`, or to the worst where that is nearer.
+    With the best value :math:`b` and the value :math:`q` that 80% of the values reach, the axis spans :math:`b` to
+    :math:`b + 3 (q - b)`, or to the worst value if that is closer.
 
     Args:
-        values: finite, at most so large that their span is finite.
-        higher_is_better: the sense of the objective.
+        values: Finite values with a finite span.
+        higher_is_better: Whether the objective is maximized.
 
     Example:
         >>> value_axis([2.0, 3.0, 4.0, 5.0, 90000.0], higher_is_better=False)
@@ -120,20 +122,20 @@ def value_axis(values: Iterable[float], *, higher_is_better: bool) -> Axis:
 
 
 def parameter_axis(numbers: Sequence[float], low: float | None, high: float | None, *, is_log: bool) -> Axis:
-    """The axis of a parameter: all that was searched, and all that was tried.
+    """Chooses the axis of a parameter, which covers the search range and all tried values.
 
     Args:
-        numbers: that were tried, finite.
-        low: the least that was searched, or None.
-        high: the most, or None.
-        is_log: whether their logarithms were searched.
+        numbers: Tried values, finite.
+        low: Lower end of the search range. None if unbounded.
+        high: Upper end of the search range. None if unbounded.
+        is_log: Whether the parameter was searched on a logarithmic scale.
     """
     bounds = [*numbers, *(bound for bound in (low, high) if bound is not None)] or [0.0, 1.0]
     return Axis(min(bounds), max(bounds), is_log and 1 / HUGE < min(bounds) < max(bounds))
 
 
 def format_tick(value: float) -> str:
-    """A number as an axis has it, to three significant digits.
+    """Formats a number with three significant digits for an axis.
 
     Example:
         >>> format_tick(0.005477), format_tick(378412.0), format_tick(16.0)

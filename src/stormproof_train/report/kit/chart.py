@@ -1,4 +1,4 @@
-"""A drawing: a Vega-Lite specification with its data, and what stands for it in words and numbers."""
+"""Defines charts: a Vega-Lite specification with its data, a text alternative and a table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 NUM_COLORS = 8
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "12 4", "4 2 1 2 1 2")
-"""Lines differ by colour and by dash; the two lists are of lengths that give 24 pairs before one comes again."""
+"""Line styles. Lines differ in color and dash pattern, and their list lengths give 24 pairs before one repeats."""
 
 HOVER = {"name": "hover", "select": {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout"}}
-"""The parameter of the layer whose nearest point shows its tooltip."""
+"""Vega-Lite parameter of a layer that shows the tooltip of the nearest point."""
 
 STEP_ENCODING = {"type": "quantitative", "title": "step", "axis": {"format": ",d", "tickCount": 5, "grid": False}}
-"""The encoding of what is drawn over the steps."""
+"""Encoding of a step axis."""
 NOT_FINITE = "✕"
 
 Columns = Mapping[str, Sequence[Any]]
@@ -22,14 +22,19 @@ Columns = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Line:
-    """How one line among others looks, and what it is of."""
+    """A line of a chart.
+
+    Attributes:
+        label: Text in the legend.
+        number: Index that determines color and dash pattern.
+    """
 
     label: str
     number: int
 
     @property
-    def colour(self) -> str:
-        """A CSS colour, which the page has in a light and in a dark form."""
+    def color(self) -> str:
+        """CSS color. The page defines a light and a dark variant."""
         return f"var(--series-{self.number % NUM_COLORS + 1})"
 
     @property
@@ -55,18 +60,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing.
+    """A chart.
 
     Attributes:
-        title: what it is of.
-        text: what it shows, for those who do not see it.
-        spec: in Vega-Lite, whose data are named.
-        data: by these names, columns of equal lengths.
-        legend: of its lines.
-        is_filled: whether these are areas.
-        marks: what else it has, a sign and what that means.
-        note: what has to be known to read it.
-        table: its main numbers.
+        title: Title.
+        text: Text alternative for screen readers.
+        spec: Vega-Lite specification with named data.
+        data: Columns of equal lengths by data name.
+        legend: Lines in the legend.
+        is_filled: Whether the lines are areas.
+        marks: Pairs of a sign and its meaning.
+        note: Explanation below the chart.
+        table: Main numbers.
     """
 
     title: str
@@ -80,15 +85,15 @@ class Chart:
     table: Table = field(default_factory=lambda: Table((), ()))
 
     def as_dict(self) -> dict[str, Any]:
-        """What the page's script needs of it."""
+        """Returns the content that the script of the page needs."""
         return {"spec": self.spec, "data": self.data}
 
 
 def hover_tooltip(**fields: str) -> dict[str, Any]:
-    """The tooltip of a layer with :data:`HOVER`: for each of ``fields`` its number format, empty for a text.
+    """Returns the tooltip of a layer with :data:`HOVER`: a number format for each field, empty for a text field.
 
-    Vega-Lite 6 finds no text, and no number without a format, for the nearest point: it looks in the cell around the
-    point, whose ``datum`` is the point, and not in the point.
+    For the nearest point, Vega-Lite 6 resolves fields in the Voronoi cell, whose ``datum`` is the point. Text fields
+    and numbers without a format are therefore not found there, so this expression reads the point itself.
 
     Example:
         >>> hover_tooltip(step=",d")
@@ -103,13 +108,13 @@ def hover_tooltip(**fields: str) -> dict[str, Any]:
 
 
 def line_scales(lines: Sequence[Line]) -> dict[str, Any]:
-    """The encoding of the field ``line``, the number of one of them, as colour and dash."""
+    """Returns the encoding of the field ``line``, a line number, as color and dash pattern."""
     line_numbers = [line.number for line in lines]
     dashes = [[int(length) for length in line.dash.split()] for line in lines]
     return {
         "color": {
             "field": "line", "type": "nominal", "legend": None,
-            "scale": {"domain": line_numbers, "range": [line.colour for line in lines]},
+            "scale": {"domain": line_numbers, "range": [line.color for line in lines]},
         },
         "strokeDash": {
             "field": "line", "type": "nominal", "legend": None,

@@ -1,10 +1,10 @@
-"""A time in words."""
+"""Formats durations."""
 
 from __future__ import annotations
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in the largest unit that gives at least two.
+    """Formats seconds in the largest unit of which there are at least two.
 
     Example:
         >>> format_duration(90.0), format_duration(600.0), format_duration(9000.0)

@@ -1,4 +1,4 @@
-"""What predictions are worth, drawn: confusion, reliability, and curves over all thresholds."""
+"""Draws confusion matrices, reliability diagrams, ROC curves, precision-recall curves and residuals."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stormproof_train.report.evaluation_plots import ClassCurve, PlottedEvaluati
 from stormproof_train.report.kit.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
 
 MAX_CLASSES = 40
-"""Of more, a table of confusions would show nothing but dots."""
+"""Maximum number of classes for which a confusion matrix is readable."""
 MAX_CLASSES_WITH_COUNTS = 15
-"""Of more classes, counts have no room in the cells."""
+"""Maximum number of classes for which the cells have room for counts."""
 MAX_CONFUSIONS = 10
 
 BLUE = "var(--series-1)"
 
 
 def evaluation_charts(evaluation: PlottedEvaluation) -> list[Chart]:
-    """Draws those parts of an ``evaluation.json`` that can be drawn."""
+    """Returns the charts of an ``evaluation.json`` for which it has data."""
     charts = []
     names = class_names(evaluation)
     classes = evaluation.get("classes", [])
@@ -48,7 +48,7 @@ def evaluation_charts(evaluation: PlottedEvaluation) -> list[Chart]:
 
 
 def class_names(evaluation: Evaluation) -> list[str]:
-    """The names of the classes, or their numbers."""
+    """Returns the names of the classes, or their indices if unknown."""
     return evaluation.get("class_names") or [str(number) for number in range(len(evaluation.get("classes", ())))]
 
 
@@ -59,8 +59,12 @@ def _confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str]) -
         :MAX_CONFUSIONS
     ]
     rows = [(names[row], names[column], f"{count:,}") for row, column, count in confusions]
-    title = "Confusion of the classes"
-    worst_text = f" Most often class {rows[0][0]} is taken for class {rows[0][1]}: {rows[0][2]} times." if rows else ""
+    title = "Confusion matrix"
+    worst_text = (
+        f" The most common error is class {rows[0][0]} predicted as class {rows[0][1]}: {rows[0][2]} times."
+        if rows
+        else ""
+    )
     encoding = {
         "x": {"field": "predicted", "type": "ordinal", "sort": None, "axis": {"labelAngle": 0, "labelOverlap": True}},
         "y": {"field": "true", "type": "ordinal", "sort": None, "axis": {"labelOverlap": True}},
@@ -86,7 +90,7 @@ def _confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str]) -
     }  # fmt: skip
     return Chart(
         title=title,
-        text=f"{title}: {len(confusion)} true classes in rows, predicted ones in columns.{worst_text}",
+        text=f"{title}: {len(confusion)} true classes in rows, predicted classes in columns.{worst_text}",
         spec={
             "width": "container", "height": 300, "data": {"name": "cells"}, "encoding": encoding,
             "layer": [rect, counts] if len(confusion) <= MAX_CLASSES_WITH_COUNTS else [rect],
@@ -97,8 +101,8 @@ def _confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str]) -
             "count": [count for _, _, count in cells],
             "share": [count / max(1, sum(confusion[row])) for row, _, count in cells],
         }},
-        note="A row is a true class; colours are shares of it.",
-        table=Table(("true", "taken for", "samples"), rows),
+        note="Rows are true classes. Colors are shares of the row.",
+        table=Table(("true", "predicted", "samples"), rows),
     )  # fmt: skip
 
 
@@ -107,8 +111,7 @@ def _reliability_chart(bins: Sequence[Mapping[str, Any]], error: float) -> Chart
     share_encoding = {"type": "quantitative", "scale": {"domain": [0, 1]}}
     return Chart(
         title=title,
-        text=f"{title}: how often those are right that are so sure. The expected calibration error is "
-        f"{format_value(error)}.",
+        text=f"{title}: accuracy by predicted probability. Expected calibration error: {format_value(error)}.",
         spec={
             "width": "container", "height": 300,
             "layer": [
@@ -120,10 +123,10 @@ def _reliability_chart(bins: Sequence[Mapping[str, Any]], error: float) -> Chart
                     "data": {"name": "bins"},
                     "encoding": {
                         "x": {"field": "confidence", "title": "probability of the predicted class", **share_encoding},
-                        "y": {"field": "accuracy", "title": "share that is right", **share_encoding},
+                        "y": {"field": "accuracy", "title": "accuracy", **share_encoding},
                         "tooltip": [
                             {"field": "confidence", "title": "probability", "format": ".3f"},
-                            {"field": "accuracy", "title": "right", "format": ".3f"},
+                            {"field": "accuracy", "title": "accuracy", "format": ".3f"},
                             {"field": "samples", "title": "samples", "format": ",d"},
                         ],
                     },
@@ -142,14 +145,15 @@ def _reliability_chart(bins: Sequence[Mapping[str, Any]], error: float) -> Chart
         },
         data={
             "ideal": {"at": [0, 1]},
-            "bins": {key: [reliability_bin[key] for reliability_bin in bins] for key in ("confidence", "accuracy",
-            "samples")},
+            "bins": {
+                key: [reliability_bin[key] for reliability_bin in bins]
+                for key in ("confidence", "accuracy", "samples")
+            },
         },
-        note=f"Expected calibration error {format_value(error)}; on the broken line probabilities would be true. The "
-        f"larger a "
-        "point, the more samples it is of.",
+        note=f"Expected calibration error {format_value(error)}. The dashed line shows perfect calibration. Larger "
+        "points have more samples.",
         table=Table(
-            ("probability", "right", "samples"),
+            ("probability", "accuracy", "samples"),
             [(format_value(reliability_bin["confidence"]), format_value(reliability_bin["accuracy"]),
             f"{reliability_bin['samples']:,}") for reliability_bin in bins],
         ),
@@ -193,7 +197,7 @@ def _residual_chart(outputs: Sequence[Points]) -> Chart:
         },
         data={"points": data, "none left": {"y": [0]}},
         legend=lines if len(lines) > 1 else (),
-        note="Where predictions are as good everywhere, the points lie evenly about the broken line.",
+        note="If predictions are equally good everywhere, the points are spread evenly around the dashed line.",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A number of each layer over the steps, as colours."""
+"""Draws a value of each layer over the steps as a heat map."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HOLLOW = "▢"
 
 
 def heat_chart(title: str, layer_cells: LayerCells, *, is_share: bool) -> Chart:
-    """Draws what :func:`stormproof_train.report.layers.compute_layer_cells` gives.
+    """Draws the result of :func:`stormproof_train.report.layers.compute_layer_cells`.
 
     Args:
-        title: what it is of.
-        layer_cells: of a group of names.
-        is_share: whether the numbers are shares, from 0 to 1; else colours are of their logarithms.
+        title: Title of the chart.
+        layer_cells: Cells of a group of names.
+        is_share: Whether the values are shares in [0, 1]. Otherwise, the color scale is logarithmic.
     """
     layers, columns = layer_cells["layers"], len(layer_cells["ends"])
     largest = list(chain.from_iterable(layer_cells["largest"]))
@@ -40,18 +40,18 @@ def heat_chart(title: str, layer_cells: LayerCells, *, is_share: bool) -> Chart:
     ]
     return Chart(
         title=title,
-        text=f"{title}: a row for each of {len(layers)} layers, a column for each of {columns} stretches of steps.",
+        text=f"{title}: a row for each of {len(layers)} layers, a column for each of {columns} step intervals.",
         spec=_spec(layers, is_share, [value for value in largest if value and value > 0], dict(marks)),
         data={"cells": data},
         marks=marks,
-        note="A cell shows the largest value of its steps.",
+        note="A cell shows the largest value in its steps.",
         table=_table(layer_cells),
     )
 
 
 def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Collection[str]) -> dict[str, Any]:
     domain = [0, 1] if is_share else [min(positive, default=0.1), max(positive, default=1)]
-    colour = {
+    color_encoding = {
         "field": "largest", "type": "quantitative", "title": None,
         "scale": {"type": "linear" if is_share else "log", "scheme": "viridis", "domain": domain},
         "legend": {
@@ -74,7 +74,7 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
     }  # fmt: skip
     drawn_filter = "isValid(datum.largest)" if is_share else "datum.largest > 0"
     chart_layers: list[dict[str, Any]] = [
-        {"transform": [{"filter": drawn_filter}], "mark": "rect", "encoding": {"color": colour}}
+        {"transform": [{"filter": drawn_filter}], "mark": "rect", "encoding": {"color": color_encoding}}
     ]
     if HOLLOW in signs:
         chart_layers.append({
@@ -90,7 +90,7 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
     return {
         "width": "container",
         "height": len(layers)
-        * max(4, min(MAX_ROW_HEIGHT, MAX_HEIGHT // len(layers))),  # with a step, Vega warns of fit-x
+        * max(4, min(MAX_ROW_HEIGHT, MAX_HEIGHT // len(layers))),  # with a step size, Vega warns about fit-x
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"name": "cells"},
         "encoding": encoding,

@@ -1,4 +1,4 @@
-"""Numbers as strict JSON can hold them, and as a drawing can."""
+"""Converts numbers for strict JSON and for charts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 HUGE = 1e100
-"""From here on a span or a margin may be no number any more."""
+"""Limit for values in charts. Above it, a span or a margin could overflow."""
 
 
 def to_json(value: Any) -> Any:
-    """The same with each number that is not finite as a word: JSON has none.
+    """Returns the value with non-finite numbers replaced by strings, because JSON has no such numbers.
 
     Example:
         >>> to_json({"loss": math.nan, "norms": (1.0, -math.inf)})
@@ -27,7 +27,7 @@ def to_json(value: Any) -> Any:
 
 
 def round_for_json(values: Iterable[float]) -> list[float | None]:
-    """To six significant digits; None where one is not finite.
+    """Rounds to six significant digits and replaces non-finite values by None.
 
     Example:
         >>> round_for_json([0.123456789, math.inf])
@@ -37,7 +37,7 @@ def round_for_json(values: Iterable[float]) -> list[float | None]:
 
 
 def finite_or_none(value: Any) -> float | None:
-    """A number that can be drawn, or None.
+    """Returns a number that a chart can show, or None.
 
     Example:
         >>> import math

@@ -1,4 +1,4 @@
-"""Curves over the steps, with restarts and findings marked on them."""
+"""Draws curves over the steps, with restarts and findings marked."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ from stormproof_train.report.kit.chart import (
 from stormproof_train.report.metric_curves import CurvePoint, CurveSummary
 
 MAX_MARKED_POINTS = 40
-"""Of so few points each is drawn."""
+"""Maximum number of points of a curve that are drawn as dots."""
 MIN_LOG_RATIO = 1000
-"""Between the smallest and the largest of positive values: from such a ratio on their logarithms are drawn."""
+"""Minimum ratio of the largest to the smallest value, all positive, for a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at a step."""
+    """An event at a step.
+
+    Attributes:
+        step: Step of the event.
+        sign: ``RESTART`` or ``FINDING``.
+        text: Text of the tooltip.
+    """
 
     step: int
     sign: str
@@ -46,15 +52,15 @@ def line_chart(
     events: Sequence[Event] = (),
     order: Sequence[str] = (),
 ) -> Chart:
-    """Draws curves, as :func:`stormproof_train.report.metric_curves.summarize_curve` gives them, over the steps.
+    """Draws results of :func:`stormproof_train.report.metric_curves.summarize_curve` over the steps.
 
     Args:
-        title: what they are of.
-        curves: by label.
-        last_step: where the axis ends, for all charts of a page.
-        events: marked on them.
-        order: of labels, some of which may have no curve here, where a label shall look the same in several charts;
-            by default that of the curves.
+        title: Title of the chart.
+        curves: Curves by label.
+        last_step: End of the axis, the same for all charts of a page.
+        events: Events to mark.
+        order: All labels of the page, so that a label has the same color in each chart. Defaults to the order of
+            ``curves``.
     """
     line_numbers = {label: number for number, label in enumerate(order or curves)}
     lines = [Line(label, line_numbers[label]) for label in curves]
@@ -93,7 +99,7 @@ def _spec(
     scale = {"type": "log"} if decades else {"type": "linear", "zero": False}
     value = {"field": "value", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
     scales = line_scales(lines)
-    colour = {"color": scales["color"]}
+    color = {"color": scales["color"]}
     opacity_conditions = [
         {"param": "hover", "empty": False, "value": 1},
         {"test": f"indexof({list(sparse_lines)}, datum.line) >= 0", "value": 1},
@@ -106,7 +112,7 @@ def _spec(
             "params": [HOVER],
             "encoding": {
                 "y": value,
-                **colour,
+                **color,
                 "opacity": {"condition": opacity_conditions, "value": 0},
                 "tooltip": hover_tooltip(of="", step=",d", value=".6~g"),
             },
@@ -116,7 +122,7 @@ def _spec(
         layers.append({
             "transform": [{"filter": "!isValid(datum.value)"}],
             "mark": {"type": "text", "text": NOT_FINITE, "fontSize": 12, "baseline": "top"},
-            "encoding": {"y": {"value": 2}, **colour, "tooltip": [{"field": "of"}, {"field": "step", "format": ",d"}]},
+            "encoding": {"y": {"value": 2}, **color, "tooltip": [{"field": "of"}, {"field": "step", "format": ",d"}]},
         })  # fmt: skip
     return {
         "width": "container",
@@ -156,7 +162,7 @@ def _event_columns(events: Sequence[Event]) -> dict[str, list[Any]]:
 
 
 def _decades(curves: Mapping[str, CurveSummary]) -> list[float]:
-    """At most seven powers of ten to mark on a logarithmic axis; none where a linear one will do."""
+    """Returns at most seven powers of ten as ticks of a logarithmic axis. Empty if a linear axis suffices."""
     extremes = [point["value"] for curve in curves.values() for point in (curve["smallest"], curve["largest"]) if point]
     if not extremes or min(extremes) <= 0 or max(extremes) / min(extremes) < MIN_LOG_RATIO:
         return []
@@ -171,17 +177,17 @@ def _thinning_note(curves: Mapping[str, CurveSummary]) -> str:
     counts_text = "; ".join(
         f"{len(curve['steps']):,} of {curve['points']:,} points of {label}" for label, curve in thinned_curves
     )
-    return f"Drawn are {counts_text}: of each stretch the first, the last, the smallest and the largest."
+    return f"Shows {counts_text}: the first, last, smallest and largest point of each interval."
 
 
 def _describe_curve(label: str, curve: CurveSummary) -> str:
     non_finite_text = f", {curve['non_finite']:,} values not finite" if curve["non_finite"] else ""
     low, high = curve["smallest"], curve["largest"]
     if low is None or high is None:
-        return f"{label}: nothing finite{non_finite_text}."
+        return f"{label}: no finite values{non_finite_text}."
     return (
         f"{label}: from {format_value(low['value'])} at step {low['step']:,} to {format_value(high['value'])} at step "
-        f"{high['step']:,}, in the end {format_value(curve['last'])}{non_finite_text}."
+        f"{high['step']:,}, last {format_value(curve['last'])}{non_finite_text}."
     )
 
 

@@ -1,4 +1,4 @@
-"""How points look in a drawing, by what became of what they stand for."""
+"""Defines the styles of points in charts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ CROSS = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1
 
 @dataclass(frozen=True)
 class MarkStyle:
-    """A look: ``series`` is the number of a colour, ``shape`` Vega's, ``sign`` the same in text, ``size`` in px²."""
+    """Style of a point.
+
+    Attributes:
+        label: Meaning in the legend.
+        sign: Text symbol of the shape.
+        shape: Vega shape or SVG path.
+        series: Index of the color.
+        opacity: Opacity in [0, 1].
+        size: Area in square pixels.
+    """
 
     label: str
     sign: str
@@ -25,25 +34,25 @@ class MarkStyle:
 
     @property
     def line(self) -> Line:
-        """The look in a legend."""
+        """Legend entry of the style."""
         return Line(f"{self.sign} {self.label}", self.series)
 
 
 def style_encoding(styles: Mapping[str, MarkStyle]) -> dict[str, Any]:
-    """The encoding of the field ``look``, the name of one, as colour, shape, opacity and size.
+    """Returns the encoding of the field ``style``, a style name, as color, shape, opacity and size.
 
     Args:
-        styles: by name, in the order in which they are drawn.
+        styles: Styles by name, in drawing order.
     """
     names, style_values = list(styles), styles.values()
 
     def by_name(values: list[Any], kind: str = "ordinal") -> dict[str, Any]:
-        # without its type the scale of a size would go from the first to the last of the values in even steps
+        # Without an explicit type, the scale of a size interpolates evenly from the first to the last value.
         scale = {"type": "ordinal", "domain": names, "range": values}
-        return {"field": "look", "type": kind, "legend": None, "scale": scale}
+        return {"field": "style", "type": kind, "legend": None, "scale": scale}
 
     return {
-        "color": by_name([style.line.colour for style in style_values]),
+        "color": by_name([style.line.color for style in style_values]),
         "shape": by_name([style.shape for style in style_values], "nominal"),
         "opacity": by_name([style.opacity for style in style_values]),
         "size": by_name([style.size for style in style_values]),
@@ -53,13 +62,13 @@ def style_encoding(styles: Mapping[str, MarkStyle]) -> dict[str, Any]:
 def layered_columns(
     rows: Iterable[Mapping[str, Any]], fields: Sequence[str], styles: Mapping[str, MarkStyle]
 ) -> dict[str, list[Any]]:
-    """Columns of rows that have a field ``look``, in such an order that what stands out is drawn over the rest.
+    """Converts rows with a field ``style`` to columns, in drawing order of their styles.
 
     Args:
-        rows: of the drawing.
-        fields: those that are wanted.
-        styles: by name, what stands out last.
+        rows: Rows of the chart.
+        fields: Fields to return.
+        styles: Styles by name. The last one is drawn on top.
     """
     order = list(styles)
-    sort_rows = sorted(rows, key=lambda row: order.index(row["look"]))
-    return {field: [row[field] for row in sort_rows] for field in fields}
+    sorted_rows = sorted(rows, key=lambda row: order.index(row["style"]))
+    return {field: [row[field] for row in sorted_rows] for field in fields}

@@ -1,7 +1,7 @@
 "use strict";
 
 const CONFIG = {
-  aria: false, // the element around a chart says what it shows
+  aria: false, // the surrounding element has the text alternative
   background: null,
   font: "system-ui, sans-serif",
   view: { stroke: null },
@@ -12,7 +12,7 @@ const CONFIG = {
   legend: { labelColor: "var(--muted)", titleColor: "var(--muted)" },
 };
 
-// What the columns {step: [1, 2], value: [3, 4]} hold, row by row, as Vega wants it.
+// Converts columns {step: [1, 2], value: [3, 4]} to rows, the format of Vega.
 function rows(columns) {
   const names = Object.keys(columns);
   return columns[names[0]].map((_, place) => Object.fromEntries(names.map((name) => [name, columns[name][place]])));
@@ -22,7 +22,7 @@ async function draw(element, chart) {
   const datasets = Object.fromEntries(Object.entries(chart.data).map(([name, columns]) => [name, rows(columns)]));
   const options = {
     actions: false, renderer: "svg", config: CONFIG, defaultStyle: false,
-    ast: true, // evaluates expressions without making code of them, which the page's policy forbids
+    ast: true, // interprets expressions, because the content security policy forbids eval
     tooltip: { disableDefaultStyle: true },
   };
   const { view } = await vegaEmbed(element, { ...chart.spec, datasets }, options);

@@ -1,4 +1,4 @@
-"""The page itself: one HTML file that asks nothing of any network."""
+"""Renders a page as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from stormproof_train.report.kit.vega import load_vega_script
 
 TEMPLATE_DIR = Path(__file__).parent
 TONES = {
-    "good": ("✓", "looks good"),
-    "doubtful": ("!", "worth a look"),
-    "bad": ("✕", "something is wrong"),
+    "good": ("✓", "no problems"),
+    "doubtful": ("!", "needs attention"),
+    "bad": ("✕", "problems found"),
     "open": ("…", "not finished"),
 }  # fmt: skip
-"""By tone its sign and its words."""
+"""Sign and text of each tone."""
 
 
 def render_html(page: Page) -> str:
-    """The page as HTML, whatever its texts hold: all of them are escaped, and no script but its own may run.
+    """Renders the page as HTML. All texts are escaped, and a content security policy allows only its own scripts.
 
     Args:
-        page: what it says.
+        page: Content of the page.
     """
     sections = [section for section in page.sections if not section.is_empty]
     charts = [chart for section in sections for chart in (*section.charts, *section.wide_charts)]
@@ -40,15 +40,15 @@ def render_html(page: Page) -> str:
         tone=TONES.get(page.tone),
         sections=sections,
         place_of=charts.index,
-        charts=Markup(_charts_json(charts)),  # noqa: S704 (no < is in it)
-        style=Markup(_read_file("page.css")),  # noqa: S704 (ours)
-        scripts=[Markup(script) for script in scripts],  # noqa: S704 (ours)
+        charts=Markup(_charts_json(charts)),  # noqa: S704 (contains no <)
+        style=Markup(_read_file("page.css")),  # noqa: S704 (our own file)
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
         hashes=" ".join(f"'sha256-{_script_digest(script)}'" for script in scripts),
     )
 
 
 def _charts_json(charts: list[Chart]) -> str:
-    """As it may stand in a script element, which ends at the first ``</``."""
+    """Returns the charts as JSON without ``<``, because a script element ends at the first ``</``."""
     data: list[dict[str, Any]] = [chart.as_dict() for chart in charts]
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 

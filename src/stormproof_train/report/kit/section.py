@@ -1,4 +1,4 @@
-"""A part of the page: sentences, drawings and tables under a heading."""
+"""Defines sections and pages of reports."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from stormproof_train.report.kit.chart import Chart, Line, Table
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one heading.
+    """Content below one heading.
 
     Attributes:
-        title: the heading.
-        sentences: in front of all else.
-        tables: each with its caption.
-        charts: as wide as half a screen.
-        wide_charts: as wide as the page.
-        folded: tables that are opened by a click.
+        title: Heading.
+        sentences: Sentences at the top.
+        tables: Pairs of a caption and a table.
+        charts: Charts of half the width of the page.
+        wide_charts: Charts of the width of the page.
+        folded: Pairs of a caption and a table that a click opens.
     """
 
     title: str
@@ -30,20 +30,20 @@ class Section:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing stands there."""
+        """True if there is no content."""
         return not (self.sentences or self.tables or self.charts or self.wide_charts or self.folded)
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page says.
+    """Content of a page.
 
     Attributes:
-        title: of the page.
-        tone: of the verdict; empty where there is none for all.
-        sentences: the verdict, or what the page is of.
-        sections: empty ones are left out.
-        runs: those that can be hidden in the charts.
+        title: Title.
+        tone: Tone of the verdict. Empty if the page has no verdict.
+        sentences: The verdict, or a description of the page.
+        sections: Sections. Empty ones are not shown.
+        runs: Runs that can be hidden in the charts.
     """
 
     title: str

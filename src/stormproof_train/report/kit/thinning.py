@@ -1,4 +1,4 @@
-"""Fewer points of a curve, with its extremes."""
+"""Thins curves and keeps their extremes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 
 def thin_indices(values: NDArray[Any], buckets: int) -> NDArray[Any]:
-    """The places of those points of a curve that a drawing of it needs.
+    """Returns the indices of the points of a curve to draw.
 
-    The points are put into buckets of as many each. Of a bucket are kept the first and the last point, the smallest and
-    the largest, and the first that is not finite.
+    The points are divided into buckets of equal size. Each bucket keeps its first, last, smallest, largest and first
+    non-finite point.
 
     Args:
-        values: of the curve, (N,), finite or not.
-        buckets: at least 1.
+        values: Values of the curve (points,), finite or not.
+        buckets: Number of buckets. Must be at least 1.
 
     Returns:
-        The places, rising; all of them where there are no more than four for each bucket.
+        The indices, increasing. All of them if there are at most four points per bucket.
 
     Example:
         >>> thin_indices(np.array([3, 1, 2, 9, 2, 5, 5, 5, 5, 4.0]), buckets=2)

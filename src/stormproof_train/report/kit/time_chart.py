@@ -1,4 +1,4 @@
-"""Where the time of a step went, as bars on each other."""
+"""Draws the parts of the time of a step as stacked bars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stormproof_train.report.times import PARTS, StepTimes
 
 
 def time_chart(time: StepTimes) -> Chart:
-    """Draws what :func:`stormproof_train.report.times.step_times` gives."""
+    """Draws the result of :func:`stormproof_train.report.times.step_times`."""
     lines = [Line(part, number) for number, part in enumerate(PARTS)]
     data: dict[str, list[Any]] = {"line": [], "label": [], "start": [], "end": [], "low": [], "high": []}
     starts = time["starts"]
@@ -32,18 +32,17 @@ def time_chart(time: StepTimes) -> Chart:
     ]
     shares_text = ", ".join(f"{part} {share}" for part, _, share in rows)
     return Chart(
-        title="Time of a step, in ms",
-        text=f"The time of a step in milliseconds, over the steps: {shares_text}.",
+        title="Time per step in ms",
+        text=f"Time per step in milliseconds, over the steps: {shares_text}.",
         spec=_spec(lines),
         data={"bars": data},
         legend=lines,
         is_filled=True,
         note=(
-            f"Of a step of {1000 * total:.4g} ms: {shares_text}. Compute is a batch without its wait for data; other, "
-            f"such as "
-            "validation and logging, what is left between two logging steps."
+            f"A step takes {1000 * total:.4g} ms: {shares_text}. Compute is the time of a batch without waiting "
+            "for data. Other, such as validation and logging, is the remaining time between two logging steps."
         ),
-        table=Table(("part", "a step", "share"), rows),
+        table=Table(("part", "per step", "share"), rows),
     )
 
 
@@ -62,11 +61,11 @@ def _spec(lines: list[Line]) -> dict[str, Any]:
             "y2": {"field": "high"},
             "color": {
                 "field": "line", "type": "nominal", "legend": None,
-                "scale": {"domain": [line.number for line in lines], "range": [line.colour for line in lines]},
+                "scale": {"domain": [line.number for line in lines], "range": [line.color for line in lines]},
             },
             "tooltip": [
                 {"field": "label", "title": "part"}, {"field": "end", "title": "up to step", "format": ",d"},
-                {"field": "took", "title": "ms a step", "format": ".4g"},
+                {"field": "took", "title": "ms per step", "format": ".4g"},
             ],
         },
     }  # fmt: skip

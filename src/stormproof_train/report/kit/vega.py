@@ -1,4 +1,4 @@
-"""Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
+"""Provides Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 def load_vega_script() -> str:
-    """The script, which sets ``window.vegaEmbed``, as it may stand in a page.
+    """Returns a script that sets ``window.vegaEmbed``, escaped for a script element.
 
-    It comes out of the package vl-convert-python, which takes two seconds to put it together; a copy is kept in the
-    user's cache folder.
+    The package vl-convert-python takes two seconds to bundle it, so a copy is cached in the user's cache folder.
     """
     cache = _cache_path()
     if cache is not None:
@@ -29,7 +28,7 @@ def load_vega_script() -> str:
                 return script
     script = vl_convert.javascript_bundle(SNIPPET).replace("</script", r"<\/script")
     if cache is not None:
-        with suppress(OSError):  # it is made again next time
+        with suppress(OSError):  # the next call retries
             cache.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(cache) as file:
                 file.write(f"{_digest(script)}\n{script}".encode())
@@ -37,7 +36,7 @@ def load_vega_script() -> str:
 
 
 def _cache_path() -> Path | None:
-    """Where the copy lies, its digest in the first line; None for a user without a home."""
+    """Returns the path of the cached copy, whose first line is its digest. None for a user without a home folder."""
     try:
         return platformdirs.user_cache_path("stormproof") / f"vega-embed-{version('vl-convert-python')}.txt"
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Two objectives against each other, with the trials that none beats in all objectives."""
+"""Draws objectives against each other and lists the trials on the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from stormproof_train.search.report.search_info import SearchInfo, format_object
 
 
 def front_charts(search: SearchInfo) -> list[Chart]:
-    """Draws each further objective over the first; nothing of a pair that no complete trial has.
+    """Draws each further objective over the first one. Pairs without complete trials are omitted.
 
     Args:
-        search: with at least two objectives.
+        search: Search with at least two objectives.
     """
     charts = [_pair_chart(search, objective_index) for objective_index in range(1, len(search.objectives))]
     return [chart for chart in charts if chart is not None]
 
 
 def front_table(search: SearchInfo) -> Table:
-    """The trials on the Pareto front with all their objectives, the best of the first on top."""
+    """Returns the trials on the Pareto front with all objectives, ordered by the first objective."""
     trials = [trial for trial in search.ranked_trials(0) if trial.number in search.best_trial_numbers]
-    head = ("trial", *(objective.name for objective in search.objectives), "with")
+    head = ("trial", *(objective.name for objective in search.objectives), "parameters")
     return Table(head, [(str(trial.number), *map(format_objective, trial.values), trial.overrides) for trial in trials])
 
 
@@ -37,29 +37,29 @@ def _pair_chart(search: SearchInfo, objective_index: int) -> Chart | None:
         x, y = trial.values[0], trial.values[objective_index]
         if x is not None and y is not None:
             x, y = round_for_json([x, y])
-            rows.append({"x": x, "y": y, "look": mark_of(trial, search), "trial": trial.number})
+            rows.append({"x": x, "y": y, "style": mark_of(trial, search), "trial": trial.number})
     if not rows:
         return None
     x_axis = value_axis([row["x"] for row in rows], higher_is_better=first_objective.higher_is_better)
     y_axis = value_axis([row["y"] for row in rows], higher_is_better=second_objective.higher_is_better)
-    front = sorted((row["x"], row["y"]) for row in rows if row["look"] == "best")
+    front = sorted((row["x"], row["y"]) for row in rows if row["style"] == "best")
     has_two_objectives = len(search.objectives) == 2
     return Chart(
         title=f"{second_objective.name} over {first_objective.name}",
         text=(
             f"{second_objective.name} over {first_objective.name} of {len(rows):,} complete trials, {len(front):,} of "
-            f"which are on the "
-            f"Pareto front: {'; '.join(f'{format_objective(x)} and {format_objective(y)}' for x, y in front)}."
+            f"which are on the Pareto front: "
+            f"{'; '.join(f'{format_objective(x)} and {format_objective(y)}' for x, y in front)}."
         ),
         spec=_spec(x_axis.encoding("x", first_objective.name), y_axis.encoding("y", second_objective.name)),
         data={
-            "points": layered_columns(rows, ("x", "y", "look", "trial"), MARKS),
+            "points": layered_columns(rows, ("x", "y", "style", "trial"), MARKS),
             "front": {
                 "x": [x for x, _ in front] if has_two_objectives else [],
                 "y": [y for _, y in front] if has_two_objectives else [],
             },
         },
-        legend=legend({row["look"] for row in rows}, search),
+        legend=legend({row["style"] for row in rows}, search),
         is_filled=True,
         note=" ".join(
             filter(
@@ -76,7 +76,7 @@ def _pair_chart(search: SearchInfo, objective_index: int) -> Chart | None:
 
 
 def _direction_note(objective: Objective) -> str:
-    return f"{objective.name} is better {'higher' if objective.higher_is_better else 'lower'}."
+    return f"For {objective.name}, {'higher' if objective.higher_is_better else 'lower'} is better."
 
 
 def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "front"},
-                "mark": {"type": "line", "color": MARKS["best"].line.colour, "strokeDash": [4, 3]},
+                "mark": {"type": "line", "color": MARKS["best"].line.color, "strokeDash": [4, 3]},
             },
             {
                 "data": {"name": "points"}, "mark": {"type": "point", "filled": True},

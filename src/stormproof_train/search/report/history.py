@@ -1,4 +1,4 @@
-"""What was reached with the steps spent so far."""
+"""Draws the best value over the steps spent so far."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from stormproof_train.search.records import RandomSearchRecord
 from stormproof_train.search.report.marks import MARKS, legend, mark_of
 from stormproof_train.search.report.search_info import SearchInfo, TrialInfo, format_objective
 
-BEST_LINE, RANDOM_LINE = Line("best so far", 1), Line("to be expected of random search", 7)
+BEST_LINE, RANDOM_LINE = Line("best so far", 1), Line("expected of random search", 7)
 MAX_TOOLTIP_LENGTH = 160
-"""Letters of a trial's parameters that its tooltip shows."""
-_FIELDS = ("spent", "value", "look", "trial", "state", "words")
+"""Maximum number of characters of a trial's parameters in its tooltip."""
+_FIELDS = ("spent", "value", "style", "trial", "state", "overrides")
 
 
 def history_chart(search: SearchInfo, objective_index: int, random_search: RandomSearchRecord | None) -> Chart:
     """Draws the value of each trial over the steps spent until it ended.
 
     Args:
-        search: with at least one trial.
-        objective_index: of the objective.
-        random_search: what random search would be expected to reach in this objective, or None.
+        search: Search with at least one trial.
+        objective_index: Index of the objective.
+        random_search: Expected result of random search for this objective, or None.
     """
     objective = search.objectives[objective_index]
     cumulative_steps = list(itertools.accumulate(trial.steps for trial in search.trials))
@@ -41,7 +41,7 @@ def history_chart(search: SearchInfo, objective_index: int, random_search: Rando
     improvements = _find_improvements(search, objective_index, cumulative_steps)
     best_so_far = [*improvements, (cumulative_steps[-1], *improvements[-1][1:])] if improvements else []
     points_without_value = [point for point in points if point["value"] is None]
-    bottom_note = "Trials without a value stand at the bottom." if points_without_value else ""
+    bottom_note = "Trials without a value are drawn at the bottom." if points_without_value else ""
     return Chart(
         title=f"{objective.name} over the steps spent",
         text=_describe(objective.name, search, improvements, expected_best),
@@ -50,13 +50,13 @@ def history_chart(search: SearchInfo, objective_index: int, random_search: Rando
             "points": layered_columns([point for point in points if point["value"] is not None], _FIELDS, MARKS),
             "valueless": layered_columns(points_without_value, _FIELDS, MARKS),
             "best so far": {
-                "spent": [steps for steps, *_ in best_so_far], "value": round_for_json([value for *_,
-                value in best_so_far]),
+                "spent": [steps for steps, *_ in best_so_far],
+                "value": round_for_json([value for *_, value in best_so_far]),
             },
             "random": {"level": [] if expected_best is None else round_for_json([expected_best])},
         },
         legend=[
-            *legend({point["look"] for point in points}, search), *([BEST_LINE] if improvements else []),
+            *legend({point["style"] for point in points}, search), *([BEST_LINE] if improvements else []),
             *([RANDOM_LINE] if expected_best is not None else []),
         ],
         is_filled=True,
@@ -74,17 +74,17 @@ def _point(trial: TrialInfo, steps: int, search: SearchInfo, objective_index: in
     return {
         "spent": steps,
         "value": None if value is None else round_for_json([value])[0],
-        "look": mark_of(trial, search) if value is not None or trial.state != "complete" else "failed",
+        "style": mark_of(trial, search) if value is not None or trial.state != "complete" else "failed",
         "trial": trial.number,
         "state": trial.state,
-        "words": overrides if len(overrides) <= MAX_TOOLTIP_LENGTH else f"{overrides[:MAX_TOOLTIP_LENGTH]} …",
+        "overrides": overrides if len(overrides) <= MAX_TOOLTIP_LENGTH else f"{overrides[:MAX_TOOLTIP_LENGTH]} …",
     }
 
 
 def _find_improvements(
     search: SearchInfo, objective_index: int, cumulative_steps: Sequence[int]
 ) -> list[tuple[int, int, float]]:
-    """Steps spent, number and value of each trial that was the best when it ended."""
+    """Returns steps spent, number and value of each trial that was the best when it ended."""
     objective = search.objectives[objective_index]
     improvements: list[tuple[int, int, float]] = []
     for trial, steps in zip(search.trials, cumulative_steps, strict=True):
@@ -103,13 +103,13 @@ def _describe(
     if improvements:
         steps, number, value = improvements[-1]
         text += (
-            f" The best was {format_objective(improvements[0][2])} at first, and {format_objective(value)} in the end, "
-            f"from trial {number} on, after {steps:,} steps."
+            f" The best was {format_objective(improvements[0][2])} at first and {format_objective(value)} at the end, "
+            f"reached by trial {number} after {steps:,} steps."
         )
     return (
         text
         if expected_best is None
-        else f"{text} Of random search {format_objective(expected_best)} is to be expected."
+        else f"{text} Random search is expected to reach {format_objective(expected_best)}."
     )
 
 
@@ -117,7 +117,7 @@ def _spec(name: str, axis: Axis, total_steps: int) -> dict[str, Any]:
     tooltip = [
         {"field": "trial", "title": "trial"}, {"field": "state", "title": "state"},
         {"field": "value", "title": "value", "format": ".6~g"},
-        {"field": "spent", "title": "steps spent", "format": ",d"}, {"field": "words", "title": "with"},
+        {"field": "spent", "title": "steps spent", "format": ",d"}, {"field": "overrides", "title": "parameters"},
     ]  # fmt: skip
     value = axis.encoding("value", name)
     point_mark = {"type": "point", "filled": True}
@@ -129,12 +129,12 @@ def _spec(name: str, axis: Axis, total_steps: int) -> dict[str, Any]:
         "layer": [
             {
                 "data": {"name": "random"},
-                "mark": {"type": "rule", "color": RANDOM_LINE.colour, "strokeDash": [6, 4], "strokeWidth": 1.5},
+                "mark": {"type": "rule", "color": RANDOM_LINE.color, "strokeDash": [6, 4], "strokeWidth": 1.5},
                 "encoding": {"y": {**value, "field": "level"}},
             },
             {
                 "data": {"name": "best so far"},
-                "mark": {"type": "line", "color": BEST_LINE.colour, "interpolate": "step-after"},
+                "mark": {"type": "line", "color": BEST_LINE.color, "interpolate": "step-after"},
                 "encoding": {"x": {"field": "spent", **steps}, "y": value},
             },
             {

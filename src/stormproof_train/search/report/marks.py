@@ -1,4 +1,4 @@
-"""How a trial looks in all drawings, by what became of it."""
+"""Defines the style of a trial in all charts by its outcome."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MARKS = {
     "pruned": MarkStyle("stopped early", "▼", "triangle-down", 6, 0.5, 34),
     "unfinished": MarkStyle("not finished", "■", "square", 2, 0.8, 34),
     "failed": MarkStyle("failed, or no finite value", "✕", CROSS, 3, 0.9, 30),
-    "outside": MarkStyle("breaks a constraint", "◆", "diamond", 4, 0.8, 46),
+    "outside": MarkStyle("violates a constraint", "◆", "diamond", 4, 0.8, 46),
     "complete": MarkStyle("complete", "●", "circle", 0, 0.8, 42),
-    "best": MarkStyle("the best", "★", STAR, 1, 1, 110),
+    "best": MarkStyle("best", "★", STAR, 1, 1, 110),
 }  # fmt: skip
-"""By name, in the order in which they are drawn: what stands out last."""
-LAST_VALUE_NOTE = "A trial that did not come to its end is drawn at the last value that it had."
+"""Styles by name, in drawing order. The last one is drawn on top."""
+LAST_VALUE_NOTE = "Incomplete trials are drawn at their last value."
 
 
 def mark_of(trial: TrialInfo, search: SearchInfo) -> str:
-    """The name of its look."""
+    """Returns the name of a trial's style."""
     if trial.number in search.best_trial_numbers:
         return "best"
     if trial.state == "failed" or (trial.is_complete and trial.values[0] is None):
@@ -33,8 +33,8 @@ def mark_of(trial: TrialInfo, search: SearchInfo) -> str:
 
 
 def legend(marks: Collection[str], search: SearchInfo) -> list[Line]:
-    """Those looks that are there, what stands out first."""
-    best_label = "on the Pareto front" if len(search.objectives) > 1 else "the best"
+    """Returns the legend of the styles in a chart, the most prominent first."""
+    best_label = "on the Pareto front" if len(search.objectives) > 1 else "best"
     return [
         replace(mark, label=best_label).line if name == "best" else mark.line
         for name, mark in reversed(MARKS.items())

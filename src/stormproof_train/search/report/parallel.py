@@ -1,4 +1,4 @@
-"""Every complete trial as a line through all its parameters, to its value."""
+"""Draws each complete trial as a line through its parameters to its objective."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stormproof_train.search.report.search_info import ParameterInfo, SearchInfo
 
 MAX_ROW_HEIGHT = 52
 ABSENT_POSITION = -0.1
-"""Where a line passes the axis of a parameter that has no part in its trial."""
+"""Position of a line on the axis of a parameter that does not exist in its trial."""
 MAX_TABLE_ROWS = 10
 MAX_TICKS = 8
-"""Of more choices each second, third … is named: there is no room for all."""
+"""Maximum number of labels on the axis of a choice. Above it, only every n-th choice is labeled."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class _Rank:
 
 
 RANKS = {
-    "outside": _Rank("breaks a constraint", 4, 1, 0.4),
-    "half": _Rank("the other half", 6, 1, 0.3),
-    "better": _Rank("the better half", 0, 1.25, 0.6),
-    "tenth": _Rank("the best tenth", 1, 2, 0.95),
+    "outside": _Rank("violates a constraint", 4, 1, 0.4),
+    "half": _Rank("other half", 6, 1, 0.3),
+    "better": _Rank("better half", 0, 1.25, 0.6),
+    "tenth": _Rank("best tenth", 1, 2, 0.95),
 }
-"""By name how a line looks, in the order in which they are drawn."""
+"""Line styles by name, in drawing order."""
 
 
 @dataclass(frozen=True)
 class _ParallelAxis:
-    """One of the axes, which lie below each other: texts at their positions, and where a trial passes it."""
+    """An axis, with labels at their positions, and a function that returns the position of a trial."""
 
     title: str
     ticks: Sequence[tuple[float, str]]
@@ -50,13 +50,13 @@ class _ParallelAxis:
 
 
 def parallel_chart(search: SearchInfo, objective_index: int) -> Chart | None:
-    """Draws a line for each complete trial that has a value of the objective; None where there are fewer than two.
+    """Draws a line for each complete trial with a value of the objective. Returns None for fewer than two.
 
-    The axes lie below each other, so that there may be many of them and their texts have room on a narrow screen.
+    The axes are stacked vertically, so that many axes and their labels fit on a narrow screen.
 
     Args:
-        search: whose trials they are.
-        objective_index: of the objective, whose axis is the last, with the best at its right end.
+        search: Search with the trials.
+        objective_index: Index of the objective. Its axis is the last one, with the best value on the right.
     """
     trials, objective = search.ranked_trials(objective_index), search.objectives[objective_index]
     if len(trials) < 2:
@@ -77,7 +77,7 @@ def parallel_chart(search: SearchInfo, objective_index: int) -> Chart | None:
     ticks = [(axis_index, position, text) for axis_index, axis in enumerate(axes) for position, text in axis.ticks]
     best_trial = trials[0]
     return Chart(
-        title=f"All parameters, and {objective.name}",
+        title=f"All parameters and {objective.name}",
         text=(
             f"{len(trials):,} complete trials as lines through their parameters to {objective.name}. The best is trial "
             f"{best_trial.number} ({format_objective(best_trial.values[objective_index])}): {best_trial.overrides}."
@@ -87,21 +87,21 @@ def parallel_chart(search: SearchInfo, objective_index: int) -> Chart | None:
             "lines": lines,
             "axes": {"axis": list(range(len(axes))), "title": [axis.title for axis in axes]},
             "ticks": {
-                "axis": [axis_index for axis_index, _, _ in ticks], "position": [round(position, 4) for _, position,
-                _ in ticks],
-                "text": [text for _, _, text in ticks], "room": [1 / len(axes[axis_index].ticks) for axis_index, _,
-                _ in ticks],
+                "axis": [axis_index for axis_index, _, _ in ticks],
+                "position": [round(position, 4) for _, position, _ in ticks],
+                "text": [text for _, _, text in ticks],
+                "room": [1 / len(axes[axis_index].ticks) for axis_index, _, _ in ticks],
             },
         },
         legend=[rank.line for name, rank in reversed(RANKS.items()) if name in ranks.values()],
         is_filled=True,
-        note="At the left end of an axis pass those trials in which the parameter has no part." if has_gaps else "",
+        note="Lines at the left end of an axis are trials without that parameter." if has_gaps else "",
         table=_best_trials_table(trials[:MAX_TABLE_ROWS], search, objective_index),
     )  # fmt: skip
 
 
 def _rank_trials(trials: Sequence[TrialInfo]) -> dict[int, str]:
-    """By number of a trial the name of its rank; the best is the first of ``trials``."""
+    """Returns the name of each trial's rank by its number. The first of ``trials`` is the best."""
     feasible_trials = [trial for trial in trials if trial.is_feasible]
     tenth_size, half_size = math.ceil(len(feasible_trials) / 10), math.ceil(len(feasible_trials) / 2)
     ranks = {trial.number: "outside" for trial in trials}
@@ -172,7 +172,7 @@ def _spec(num_axes: int, leftmost: float) -> dict[str, Any]:
     left_encoding = {name: value for name, value in x_encoding.items() if name != "field"} | {"datum": leftmost}
     return {
         "width": "container",
-        "height": num_axes * MAX_ROW_HEIGHT,  # with a step, Vega warns of fit-x
+        "height": num_axes * MAX_ROW_HEIGHT,  # with a step size, Vega warns about fit-x
         "autosize": {"type": "fit-x", "contains": "padding"},
         "layer": [
             {
@@ -206,14 +206,14 @@ def _rank_encoding() -> dict[str, Any]:
         return {"field": "rank", "type": "ordinal", "legend": None, "scale": scale}
 
     return {
-        "color": encode_by_rank([rank.line.colour for rank in RANKS.values()]),
+        "color": encode_by_rank([rank.line.color for rank in RANKS.values()]),
         "opacity": encode_by_rank([rank.opacity for rank in RANKS.values()]),
         "strokeWidth": encode_by_rank([rank.width for rank in RANKS.values()]),
     }
 
 
 def _text_layers(data: str, mark: dict[str, Any], encoding: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    """Texts that can be read over lines: each has an edge of the colour of the paper below it."""
+    """Returns layers with text that is readable over lines, because it has an outline in the background color."""
     text_encoding = {**encoding, "text": {"field": field}}
     outline = {"stroke": "var(--paper)", "strokeWidth": 4, "strokeJoin": "round", "color": "var(--paper)"}
     return [

@@ -1,4 +1,4 @@
-"""How far each trial came, and which of them the rungs let go on."""
+"""Draws the progress of each trial and counts promotions at the rungs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from stormproof_train.search.report.marks import MARKS, legend, mark_of
 from stormproof_train.search.report.search_info import SearchInfo, TrialInfo, format_objective
 
 MAX_BUCKETS = 5000
-"""Into so many all curves together are put, four points of each, so that the page stays small."""
+"""Maximum number of buckets of all curves together, with four points each, to limit the size of the page."""
 RUNG_TOLERANCE = 1e-6
-"""A fraction of a run's length that is no more than this below a rung has reached it."""
+"""Tolerance for fractions of a run's length. A fraction that is at most this much below a rung has reached it."""
 EARLY_RUNG = 0.2
-"""Where the first rung lies below, most curves end near the beginning: the fractions' logarithms are drawn."""
+"""If the first rung is below this fraction, the axis is logarithmic, because most curves end early."""
 
 
 def curves_chart(search: SearchInfo) -> Chart | None:
-    """Draws the first objective of all trials over the fraction of their length; None where nobody was validated.
+    """Draws the first objective of all trials over the fraction of their length. Returns None without any validation.
 
     Args:
-        search: whose trials they are; a repetition, which was not trained, is not drawn.
+        search: Search with the trials.
     """
     validated_trials = [trial for trial in search.trials if _finite_curve(trial)]
     if not validated_trials:
@@ -49,12 +49,12 @@ def curves_chart(search: SearchInfo) -> Chart | None:
         spec=_spec(name, axis, x_encoding),
         data={
             "curves": layered_columns(
-                _curve_points(validated_trials, search), ("fraction", "value", "look", "trial"), MARKS
+                _curve_points(validated_trials, search), ("fraction", "value", "style", "trial"), MARKS
             ),
-            "ends": layered_columns(end_points, ("fraction", "value", "look", "trial", "state"), MARKS),
+            "ends": layered_columns(end_points, ("fraction", "value", "style", "trial", "state"), MARKS),
             "rungs": {"at": [rung for rung in search.rungs if x_encoding["scale"]["domain"][0] <= rung]},
         },
-        legend=legend({end_point["look"] for end_point in end_points}, search),
+        legend=legend({end_point["style"] for end_point in end_points}, search),
         is_filled=True,
         note=axis.note(name),
         table=_last_values_table(validated_trials, name),
@@ -62,7 +62,7 @@ def curves_chart(search: SearchInfo) -> Chart | None:
 
 
 def rung_table(search: SearchInfo) -> Table:
-    """For each rung how many trials reached it, went on, were stopped or failed there, or are not decided yet."""
+    """Counts, for each rung, the trials that reached it, were promoted, stopped or failed there, or are undecided."""
     objective = search.objectives[0]
     best_of = max if objective.higher_is_better else min
     rows = []
@@ -82,7 +82,7 @@ def rung_table(search: SearchInfo) -> Table:
         rows.append(
             (f"{rung:.1%}", *(f"{count:,}" for count in counts), format_objective(best_of(rung_values, default=None)))
         )
-    head = ("rung", "reached", "went on", "stopped", "failed", "not decided", f"best {objective.name} there")
+    head = ("rung", "reached", "promoted", "stopped", "failed", "undecided", f"best {objective.name}")
     return Table(head, rows)
 
 
@@ -91,12 +91,12 @@ def _finite_curve(trial: TrialInfo) -> list[tuple[float, float]]:
 
 
 def _values_from_rung(trial: TrialInfo, rung: float) -> list[float | None]:
-    """What it had at its validations from a rung on."""
+    """Returns the values of a trial at its validations from a rung on."""
     return [value for fraction, _, value in trial.curve if fraction >= rung - RUNG_TOLERANCE]
 
 
 def _mark_fields(trial: TrialInfo, search: SearchInfo) -> dict[str, Any]:
-    return {"look": mark_of(trial, search), "trial": trial.number, "state": trial.state}
+    return {"style": mark_of(trial, search), "trial": trial.number, "state": trial.state}
 
 
 def _curve_points(trials: Sequence[TrialInfo], search: SearchInfo) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ def _curve_points(trials: Sequence[TrialInfo], search: SearchInfo) -> list[dict[
 
 
 def _fraction_encoding(search: SearchInfo, trials: Sequence[TrialInfo]) -> dict[str, Any]:
-    """The encoding of the fractions, whose ticks are the rungs where there are some."""
+    """Returns the encoding of the fractions. The rungs, if any, are its ticks."""
     first_fraction = min(fraction for trial in trials for fraction, _ in _finite_curve(trial))
     is_log = bool(search.rungs) and search.rungs[0] < EARLY_RUNG and first_fraction > 0
     scale = {"domain": [min(first_fraction, *search.rungs) if is_log else 0, 1], "nice": False, "clamp": True}
@@ -136,7 +136,7 @@ def _last_values_table(trials: Sequence[TrialInfo], name: str) -> Table:
         )
         for trial in sorted(trials, key=lambda trial: trial.number)
     ]  # fmt: skip
-    return Table(("trial", "state", "validations", "came to", "step", f"{name} there"), rows)
+    return Table(("trial", "state", "validations", "fraction", "step", f"last {name}"), rows)
 
 
 def _spec(name: str, axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _spec(name: str, axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]:
                 "encoding": {
                     **position_encoding, "detail": {"field": "trial"}, "color": mark_encoding["color"],
                     "opacity": mark_encoding["opacity"],
-                    "strokeWidth": {"field": "look", "type": "ordinal", "legend": None, "scale": width_scale},
+                    "strokeWidth": {"field": "style", "type": "ordinal", "legend": None, "scale": width_scale},
                     "tooltip": tooltip[:1],
                 },
             },

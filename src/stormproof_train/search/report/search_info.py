@@ -1,4 +1,4 @@
-"""The numbers of a search as the parts of its page read them."""
+"""Reads the numbers of a search for its page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from stormproof_train.search.records import ReportedTrial, SearchNumbers
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What was searched: ``choices`` as text, of a number None; ``low`` and ``high`` of a number, else None."""
+    """A parameter of the search space.
+
+    Attributes:
+        key: Key of the setting.
+        kind: ``choice``, ``float`` or ``int``.
+        is_log: Whether it is searched on a logarithmic scale.
+        choices: Choices as text. None for a number.
+        low: Lower bound. None for a choice.
+        high: Upper bound. None for a choice.
+        only_with: The parameter exists only with these choices, by key.
+    """
 
     key: str
     kind: str
@@ -27,30 +37,30 @@ class ParameterInfo:
     only_with: Mapping[str, Sequence[str]]
 
     def numeric_value(self, trial: TrialInfo) -> float | None:
-        """Its value in a trial, where it is a number."""
+        """Returns its numeric value in a trial, or None."""
         return finite_or_none(trial.params.get(self.key))
 
     def text_value(self, trial: TrialInfo) -> str | None:
-        """Its value in a trial as a user types it, where it has a part in it."""
+        """Returns its value in a trial as written on the command line, or None if it does not exist there."""
         return format_param(trial.params[self.key]) if self.key in trial.params else None
 
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """One trial, all of whose numbers are finite or None.
+    """A trial. All numbers are finite or None.
 
     Attributes:
-        number: of the trial.
+        number: Number of the trial.
         state: ``complete``, ``pruned``, ``failed``, ``running`` or ``paused``.
-        params: by key, those that have a part in it.
-        values: one an objective.
-        is_feasible: whether it keeps to all constraints.
-        curve: fraction of its length, step and first objective at each validation.
-        steps: it took.
-        seconds: it took.
-        end: in ISO 8601, None where it has none.
-        reason: why it was pruned or failed.
-        run: its folder, seen from that of the search.
+        params: Values by key, of the parameters that exist.
+        values: One value per objective.
+        is_feasible: Whether it satisfies all constraints.
+        curve: Fraction of its length, step and first objective of each validation.
+        steps: Number of steps.
+        seconds: Duration in seconds.
+        end: End in ISO 8601. None before it ends.
+        reason: Why it was paused, pruned or failed.
+        run: Path of its folder, relative to the folder of the search.
     """
 
     number: int
@@ -66,25 +76,34 @@ class TrialInfo:
     run: str
 
     def value(self, objective_index: int) -> float | None:
-        """The value of an objective; of one that has no value, the last that it had of the first objective."""
+        """Returns the value of an objective. For an incomplete trial, returns the last value of the first objective."""
         if self.values[objective_index] is not None or self.is_complete or objective_index:
             return self.values[objective_index]
         return next((value for _, _, value in reversed(self.curve) if value is not None), None)
 
     @property
     def is_complete(self) -> bool:
-        """Whether it came to its end."""
+        """True if it reached its full length."""
         return self.state == "complete"
 
     @property
     def overrides(self) -> str:
-        """Its parameters as a user types them."""
+        """Its parameters as overrides."""
         return " ".join(f"{key}={format_param(value)}" for key, value in self.params.items())
 
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """A search, its trials in the order in which they ended, with what has not ended last."""
+    """A search.
+
+    Attributes:
+        objectives: Objectives.
+        space: Search space.
+        trials: Trials by their end time. Trials that have not ended come last.
+        best: Number of the winner. None without a winner.
+        front: Numbers of the trials on the Pareto front.
+        rungs: Rungs as fractions of a run's length.
+    """
 
     objectives: Sequence[Objective]
     space: Sequence[ParameterInfo]
@@ -101,7 +120,7 @@ class SearchInfo:
         return set() if self.best is None else {self.best}
 
     def ranked_trials(self, objective_index: int) -> list[TrialInfo]:
-        """The complete trials with a value of this objective, the best first; those that break a constraint last."""
+        """Returns the complete trials with a value of this objective, best first. Infeasible trials come last."""
         objective = self.objectives[objective_index]
         trial_values = [(trial, trial.values[objective_index]) for trial in self.trials if trial.is_complete]
         sort_keys = [
@@ -113,7 +132,7 @@ class SearchInfo:
 
 
 def read_search(numbers: SearchNumbers) -> SearchInfo:
-    """Reads a search.
+    """Converts the numbers of a search.
 
     Args:
         numbers: Content of ``answer.json``.
@@ -159,7 +178,7 @@ def _read_trial(entry: ReportedTrial, num_objectives: int) -> TrialInfo:
 
 
 def format_param(value: Any) -> str:
-    """A number to six significant digits, anything else as a user types it.
+    """Formats a number with six significant digits, and any other value as on the command line.
 
     Example:
         >>> format_param(64), format_param(1234567.0), format_param(0.001234567), format_param(True), format_param(None)
@@ -173,7 +192,7 @@ def format_param(value: Any) -> str:
 
 
 def format_objective(value: float | None) -> str:
-    """A value of an objective as it is shown; empty for None.
+    """Formats a value of an objective. Empty for None.
 
     Example:
         >>> format_objective(0.0823456), format_objective(26122.0), format_objective(None)
@@ -185,5 +204,5 @@ def format_objective(value: float | None) -> str:
 
 
 def _to_whole_number(value: Any) -> Any:
-    """A float without decimals as an int, where that is not longer."""
+    """Converts a float without decimals to an int, unless that would be longer."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value

@@ -1,4 +1,4 @@
-"""What the page of a search says, from its numbers."""
+"""Builds the page of a search from its numbers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from stormproof_train.search.report.tables import (
 from stormproof_train.search.report.verdict import sentences, tone
 
 MAX_SLICES = 24
-"""More drawings of one parameter each nobody looks at; their page would be slow."""
+"""Maximum number of charts of single parameters. More would slow the page down."""
 MAX_BEST_TRIALS = 10
 
 
 def search_page(numbers: SearchNumbers) -> Page:
-    """The page of a search, finished or not.
+    """Builds the page of a search, finished or not.
 
-    Any value of an objective may be None or not finite; any text may hold anything.
+    Values of objectives may be None or not finite. Texts are not trusted.
 
     Args:
         numbers: Content of ``answer.json``.
@@ -58,7 +58,7 @@ def search_page(numbers: SearchNumbers) -> Page:
 
 
 def _winner_section(numbers: SearchNumbers) -> Section:
-    final, overrides = numbers["final"], numbers["words"]
+    final, overrides = numbers["final"], numbers["overrides"]
     paragraphs = [
         f"{side.capitalize()}: {' '.join(overrides[side])}." for side in ("winner", "default") if overrides[side]
     ]
@@ -75,7 +75,7 @@ def _winner_section(numbers: SearchNumbers) -> Section:
 
 def _history_section(search: SearchInfo, random_search: RandomSearchRecord | None) -> Section:
     if not search.trials:
-        return Section("History", ["No trial has begun."])
+        return Section("History", ["No trial has started."])
     charts = [
         history_chart(search, objective_index, None if objective_index else random_search)
         for objective_index in range(len(search.objectives))
@@ -100,19 +100,19 @@ def _parameters_section(search: SearchInfo, importances: Sequence[Mapping[str, f
     paragraphs = [LAST_VALUE_NOTE] if slice_charts else []
     num_complete = sum(trial.is_complete for trial in search.trials)
     if bar_charts:
-        paragraphs.append(f"What the objective depends on is reckoned from {num_complete:,} complete trials.")
+        paragraphs.append(f"The importances are estimated from {num_complete:,} complete trials.")
     elif search.trials:
-        paragraphs.append("Too few trials are complete to say which parameters matter.")
+        paragraphs.append("There are too few complete trials to estimate importances.")
     if omitted_keys:
         paragraphs.append(
-            f"Drawn are {len(slice_charts)} parameters; the table of all trials has the rest: "
+            f"The charts show {len(slice_charts)} parameters. The table of all trials contains the others: "
             f"{', '.join(omitted_keys)}."
         )
     return Section("Parameters", paragraphs, charts=[*bar_charts, *slice_charts])
 
 
 def _slice_charts(search: SearchInfo, importances: Mapping[str, float]) -> tuple[list[Chart], list[str]]:
-    """The drawings of the parameters, the most important first, and the keys of those for which there is no room."""
+    """Returns the charts of the parameters, the most important first, and the keys of parameters without a chart."""
     keys = list(sort_shares(importances))
     parameters: list[ParameterInfo] = sorted(
         search.space, key=lambda candidate: keys.index(candidate.key) if candidate.key in keys else len(keys)
@@ -124,7 +124,7 @@ def _slice_charts(search: SearchInfo, importances: Mapping[str, float]) -> tuple
         for objective_index in range(len(search.objectives))
         if (chart := slice_chart(search, objective_index, parameter)) is not None
     ]
-    # one legend of all of them, that of the first
+    # the legend of the first chart applies to all of them
     return [*charts[:1], *(replace(chart, legend=()) for chart in charts[1:])], [
         candidate.key for candidate in parameters[max_parameters:]
     ]
@@ -132,16 +132,14 @@ def _slice_charts(search: SearchInfo, importances: Mapping[str, float]) -> tuple
 
 def _all_parameters_section(search: SearchInfo) -> Section:
     charts = [parallel_chart(search, objective_index) for objective_index in range(len(search.objectives))]
-    return Section("All parameters together", wide_charts=[chart for chart in charts if chart is not None])
+    return Section("All parameters", wide_charts=[chart for chart in charts if chart is not None])
 
 
 def _rungs_section(search: SearchInfo) -> Section:
     curves = curves_chart(search)
     return Section(
         "Rungs" if search.rungs else "Curves",
-        tables=[("What became of the trials at each rung", rung_table(search))]
-        if search.rungs and search.trials
-        else [],
+        tables=[("Trials at each rung", rung_table(search))] if search.rungs and search.trials else [],
         wide_charts=[curves] if curves else [],
     )
 
@@ -152,8 +150,8 @@ def _trials_section(search: SearchInfo) -> Section:
     suffix = f", by {search.objectives[0].name}" if len(search.objectives) > 1 else ""
     return Section(
         "Trials",
-        [f"Each has a folder, as trial {all_trials[0].number} has {all_trials[0].run}."] if all_trials else [],
-        tables=[(f"The best{suffix}", trials_table(best_trials, search))] if best_trials else [],
+        [f"Each trial has a folder, such as {all_trials[0].run}."] if all_trials else [],
+        tables=[(f"Best trials{suffix}", trials_table(best_trials, search))] if best_trials else [],
         folded=[(f"All {len(all_trials):,} trials", trials_table(all_trials, search))] if all_trials else [],
     )
 

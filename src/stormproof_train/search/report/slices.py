@@ -1,4 +1,4 @@
-"""An objective over one parameter, whatever the others were."""
+"""Draws an objective over one parameter."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from stormproof_train.search.report.marks import MARKS, legend, mark_of
 from stormproof_train.search.report.search_info import ParameterInfo, SearchInfo, TrialInfo, format_objective
 
 NUM_PARTS = 4
-"""Into so many parts of equal width the table puts a parameter that is a number."""
+"""Number of intervals of a numeric parameter in the table."""
 GOLDEN_RATIO = 0.618034
-"""Multiples of it, modulo 1, are spread evenly: so points of one column lie beside each other."""
+"""Golden ratio. Its multiples modulo 1 are evenly spread, which separates the points of a column horizontally."""
 Part = tuple[str, list[float]]
-"""Of a parameter, by its name, with values of the objective."""
-_FIELDS = ("at", "value", "look", "trial", "beside")
+"""Name of an interval or choice, with values of the objective."""
+_FIELDS = ("at", "value", "style", "trial", "offset")
 
 
 def slice_chart(search: SearchInfo, objective_index: int, parameter: ParameterInfo) -> Chart | None:
-    """Draws each trial's value of an objective over its value of one parameter; None where no trial has both.
+    """Draws the objective over one parameter. Returns None if no trial has both values.
 
     Args:
-        search: whose trials they are.
-        objective_index: of the objective.
-        parameter: a number or a choice; a trial in which it has no part is not drawn.
+        search: Search with the trials.
+        objective_index: Index of the objective.
+        parameter: A number or a choice. Trials without this parameter are not drawn.
     """
     objective = search.objectives[objective_index]
     rows = [row for trial in search.trials if (row := _row(trial, search, objective_index, parameter)) is not None]
@@ -68,20 +68,20 @@ def _row(trial: TrialInfo, search: SearchInfo, objective_index: int, parameter: 
     return {
         "at": parameter_value if isinstance(parameter_value, str) else round_for_json([parameter_value])[0],
         "value": round_for_json([value])[0],
-        "look": mark_of(trial, search),
+        "style": mark_of(trial, search),
         "trial": trial.number,
-        "beside": round(trial.number * GOLDEN_RATIO % 1, 3),
+        "offset": round(trial.number * GOLDEN_RATIO % 1, 3),
         "complete": trial.is_complete,
     }
 
 
 def _group_by_choice(rows: Sequence[dict[str, Any]], choices: Sequence[str]) -> list[Part]:
-    """Of each choice the values of complete trials."""
+    """Returns the values of complete trials by choice."""
     return [(choice, [row["value"] for row in rows if row["at"] == choice and row["complete"]]) for choice in choices]
 
 
 def _group_by_interval(rows: Sequence[dict[str, Any]], axis: Axis) -> list[Part]:
-    """Of parts of the axis of equal width the values of complete trials."""
+    """Returns the values of complete trials by intervals of equal width on the axis."""
     num_parts = 1 if axis.low == axis.high else NUM_PARTS
     bounds = [format_tick(axis.value_at(index / num_parts)) for index in range(num_parts + 1)]
     groups: list[list[float]] = [[] for _ in range(num_parts)]
@@ -107,7 +107,7 @@ def _parts_table(parts: Sequence[Part], objective: Objective) -> Table:
 
 def _describe(table: Table) -> str:
     phrases = [f"{label}: best {best}, median {median}" for label, _, best, median in table.rows if best]
-    return f"Complete ones by part: {'; '.join(phrases)}." if phrases else "None of them is complete."
+    return f"Complete trials: {'; '.join(phrases)}." if phrases else "No trial is complete."
 
 
 def _choice_encoding(key: str, choices: Sequence[str]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _choice_encoding(key: str, choices: Sequence[str]) -> dict[str, Any]:
 
 def _spec(name: str, y_axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]:
     is_choice = x_encoding["type"] == "nominal"
-    jitter = {"field": "beside", "type": "quantitative", "scale": {"domain": [-0.3, 1.3]}}
+    jitter = {"field": "offset", "type": "quantitative", "scale": {"domain": [-0.3, 1.3]}}
     return {
         "width": "container",
         "height": 220,
@@ -134,7 +134,11 @@ def _spec(name: str, y_axis: Axis, x_encoding: dict[str, Any]) -> dict[str, Any]
             **style_encoding(MARKS),
             "tooltip": [
                 {"field": "trial", "title": "trial"},
-                {"field": "at", "title": "is", **({} if is_choice else {"type": "quantitative", "format": FORMAT})},
+                {
+                    "field": "at",
+                    "title": "parameter",
+                    **({} if is_choice else {"type": "quantitative", "format": FORMAT}),
+                },
                 {"field": "value", "title": "value", "format": ".6~g"},
             ],
         },

@@ -1,4 +1,4 @@
-"""The tables of a search."""
+"""Builds the tables of a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stormproof_train.search.report.search_info import (
 
 
 def space_table(search: SearchInfo) -> Table:
-    """What was searched."""
+    """Returns the search space."""
     rows = [
         (parameter.key, _format_values(parameter), _format_condition(parameter.only_with)) for parameter in search.space
     ]
@@ -28,7 +28,7 @@ def space_table(search: SearchInfo) -> Table:
 
 
 def trials_table(trials: Sequence[TrialInfo], search: SearchInfo) -> Table:
-    """Trials with all that was set, what it came to, and what it cost."""
+    """Returns trials with their parameters, results and costs."""
     keys = list(
         dict.fromkeys(
             [*(parameter.key for parameter in search.space), *(key for trial in trials for key in trial.params)]
@@ -47,7 +47,7 @@ def trials_table(trials: Sequence[TrialInfo], search: SearchInfo) -> Table:
 
 
 def stopped_trials_table(trials: Sequence[TrialInfo]) -> Table:
-    """Trials that did not come to their end, how far they came, and why."""
+    """Returns incomplete trials with their progress and the reason why they ended."""
     rows = [
         (
             str(trial.number), f"{trial.steps:,}", f"{trial.curve[-1][0]:.1%}" if trial.curve else "", trial.reason,
@@ -55,11 +55,16 @@ def stopped_trials_table(trials: Sequence[TrialInfo]) -> Table:
         )
         for trial in trials
     ]  # fmt: skip
-    return Table(*drop_empty_columns(("trial", "steps", "came to", "reason", "with", "folder"), rows))
+    head = ("trial", "steps", "fraction", "reason", "parameters", "folder")
+    return Table(*drop_empty_columns(head, rows))
 
 
 def seeds_table(final: WinnerComparison) -> Table:
-    """What the winner and the default came to on each fresh seed; ``final`` of the numbers of a search."""
+    """Returns the values of the winner and the default on each fresh seed.
+
+    Args:
+        final: Comparison of the winner with the default.
+    """
     rows = []
     for index, seed in enumerate(final["seeds"]):
         winner, default = (_finite_at(final[side], index) for side in ("winner", "default"))
@@ -69,7 +74,7 @@ def seeds_table(final: WinnerComparison) -> Table:
 
 
 def winner_test_table(test: Mapping[str, IntervalRecord]) -> Table:
-    """The test of the winner, by metric its ``value`` with the ends of its 95% interval."""
+    """Returns the test metrics of the winner with their 95% intervals."""
     rows = [
         (
             name,
@@ -92,8 +97,8 @@ def _format_number(value: Any) -> str:
 def _format_values(parameter: ParameterInfo) -> str:
     if parameter.choices is not None:
         return ", ".join(parameter.choices)
-    prefix = "whole numbers, " if parameter.kind == "int" else ""
-    suffix = ", by their logarithms" if parameter.is_log else ""
+    prefix = "integers, " if parameter.kind == "int" else ""
+    suffix = ", logarithmic" if parameter.is_log else ""
     return f"{prefix}{format_param(parameter.low)} to {format_param(parameter.high)}{suffix}"
 
 
@@ -104,7 +109,7 @@ def _format_condition(only_with: Mapping[str, Sequence[str]]) -> str:
 def _format_state(trial: TrialInfo, search: SearchInfo) -> str:
     labels = [trial.state]
     if not trial.is_feasible:
-        labels.append("breaks a constraint")
+        labels.append("violates a constraint")
     if trial.number in search.best_trial_numbers:
-        labels.append("on the Pareto front" if len(search.objectives) > 1 else "the best")
+        labels.append("on the Pareto front" if len(search.objectives) > 1 else "best")
     return ", ".join(labels)

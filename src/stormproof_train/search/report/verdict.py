@@ -1,4 +1,4 @@
-"""What a search came to, in a few sentences, and no more than its numbers say."""
+"""States the outcome of a search in a few sentences, using only its numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from stormproof_train.search.report.search_info import SearchInfo, format_object
 
 MAX_FRONT_TRIALS = 5
 STATE_LABELS = {
-    "complete": "complete", "pruned": "stopped early", "failed": "failed", "running": "running", "paused": "waiting",
+    "complete": "complete", "pruned": "stopped early", "failed": "failed", "running": "running", "paused": "paused",
 }  # fmt: skip
 
 
 def tone(numbers: SearchNumbers, search: SearchInfo) -> str:
-    """``open`` until it has finished, ``bad`` where it found nothing, ``good`` where its winner is clearly better."""
+    """Returns ``open`` before the end, ``bad`` without a best trial, ``good`` if the winner is clearly better.
+
+    Otherwise returns ``doubtful``.
+    """
     if not numbers["finished"]:
         return "open"
     if not search.best_trial_numbers:
@@ -28,16 +31,16 @@ def tone(numbers: SearchNumbers, search: SearchInfo) -> str:
 
 
 def sentences(numbers: SearchNumbers, search: SearchInfo) -> list[str]:
-    """What was found, whether it is better than the default, what its test says, what random search would have found.
+    """Describes the best trial, its comparison with the default, its test and the comparison with random search.
 
     Args:
         numbers: Content of ``answer.json``.
-        search: the same, read.
+        search: The same numbers, converted.
     """
     final = numbers["final"]
     paragraphs = [
-        _describe_best(numbers, search), _compare_with_default(final) if final else _describe_selection_bias(numbers,
-        search),
+        _describe_best(numbers, search),
+        _compare_with_default(final) if final else _describe_selection_bias(numbers, search),
         _describe_test(numbers), _compare_with_random_search(numbers, search), _describe_counts(numbers, search),
         _describe_constraints(numbers, search),
     ]  # fmt: skip
@@ -45,7 +48,7 @@ def sentences(numbers: SearchNumbers, search: SearchInfo) -> list[str]:
 
 
 def is_winner_better(final: WinnerComparison) -> bool | None:
-    """Whether the winner is better than the default: None where the interval of their difference does not say."""
+    """Returns True if the winner is better than the default, or None if the interval of the difference contains 0."""
     low, high = finite_or_none(final["low"]), finite_or_none(final["high"])
     if low is None or high is None or low <= 0 <= high:
         return None
@@ -55,13 +58,13 @@ def is_winner_better(final: WinnerComparison) -> bool | None:
 def _describe_best(numbers: SearchNumbers, search: SearchInfo) -> str:
     suffix = "" if numbers["finished"] else " so far"
     if not search.best_trial_numbers:
-        condition = " that keeps to the constraints" if numbers["constraints"] else ""
-        return f"No trial{condition} has come to its end{suffix} with a finite value."
+        condition = " that satisfies the constraints" if numbers["constraints"] else ""
+        return f"No trial{condition} has completed{suffix} with a finite value."
     front_sentence = f"{_describe_front(search, suffix)} " if len(search.objectives) > 1 else ""
     best_trial = next((trial for trial in search.trials if trial.number == search.best), None)
     if best_trial is None:
         return front_sentence.rstrip()
-    overrides = " ".join(numbers["words"]["winner"]) or best_trial.overrides
+    overrides = " ".join(numbers["overrides"]["winner"]) or best_trial.overrides
     subject = f"The best by {search.objectives[0].name}" if front_sentence else f"The best trial{suffix}"
     value = format_objective(best_trial.values[0]) or "that is not finite"
     return (
@@ -81,31 +84,29 @@ def _describe_front(search: SearchInfo, suffix: str) -> str:
     is_plural = len(trials) != 1
     return (
         f"{len(trials):,} trial{'s' * is_plural}{suffix} {'are' if is_plural else 'is'} on the Pareto front: no other "
-        f"is better "
-        f"in one of {names} and as good in the rest: {trials_text}{remainder}."
+        f"trial is better in one of {names} and as good in the rest: {trials_text}{remainder}."
     )
 
 
 def _describe_selection_bias(numbers: SearchNumbers, search: SearchInfo) -> str:
     if not numbers["finished"] or search.best is None:
         return ""
-    return "It was chosen by that value, which so is likely too good: it was not trained again on fresh seeds."
+    return "It was selected by this value, which is likely too optimistic, because no fresh seeds were trained."
 
 
 def _compare_with_default(final: WinnerComparison) -> str:
     means = [_finite_mean(final[side]) for side in ("winner", "default")]
     if not final["seeds"] and not final["failed"]:
-        return "Winner and default have not both been trained on a fresh seed yet."
+        return "No fresh seed has finished for both winner and default yet."
     num_failed = len(final["failed"])
     failure_note = f" {num_failed:,} of these runs failed." if num_failed else ""
     if None in means or finite_or_none(final["difference"]) is None:
-        return f"On fresh seeds nothing can be said of winner and default.{failure_note}"
+        return f"Winner and default cannot be compared on fresh seeds.{failure_note}"
     num_seeds = len(final["seeds"])
     return (
-        f"On {num_seeds} fresh seed{'s' * (num_seeds != 1)} {final['metric']} is {format_objective(means[0])} with "
-        f"the winner and "
-        f"{format_objective(means[1])} with the default, on average: winner minus default is "
-        f"{_describe_difference(final)}.{failure_note}"
+        f"On {num_seeds} fresh seed{'s' * (num_seeds != 1)}, the mean {final['metric']} is "
+        f"{format_objective(means[0])} with the winner and {format_objective(means[1])} with the default: winner minus "
+        f"default is {_describe_difference(final)}.{failure_note}"
     )
 
 
@@ -113,14 +114,14 @@ def _describe_difference(final: WinnerComparison) -> str:
     low, high, p_value = (finite_or_none(final[key]) for key in ("low", "high", "p_value"))
     text = format_objective(final["difference"])
     if low is None or high is None:
-        return f"{text}, which may be chance, as there are too few seeds for an interval"
+        return f"{text}, possibly by chance, because there are too few seeds for an interval"
     p_text = "" if p_value is None else f", p = {p_value:.2g}"
     verdict = {
         True: "the winner is better",
         False: "the winner is worse",
-        None: "no difference that these seeds could show",
+        None: "no significant difference on these seeds",
     }[is_winner_better(final)]
-    doubt = "" if final["samples_known"] else ", as if the seeds had no samples in common"
+    doubt = "" if final["samples_known"] else ", assuming that the seeds share no samples"
     return f"{text} (95% interval {format_objective(low)} to {format_objective(high)}{p_text}{doubt}): {verdict}"
 
 
@@ -144,11 +145,11 @@ def _describe_test(numbers: SearchNumbers) -> str:
     run_note = f", by {numbers['tested']}" if numbers["tested"] else ""
     earlier_trials = ", ".join(f"trial {number}" for number in numbers["also_tested"])
     occasion = (
-        f"for the winner, and before the search was given more for {earlier_trials}"
+        f"for the winner, and earlier, before the limits were raised, for {earlier_trials}"
         if earlier_trials
         else "once, for the winner"
     )
-    return f"The test split was read {occasion}{run_note}: {', '.join(phrases)}."
+    return f"The test split was used {occasion}{run_note}: {', '.join(phrases)}."
 
 
 def _compare_with_random_search(numbers: SearchNumbers, search: SearchInfo) -> str:
@@ -164,14 +165,13 @@ def _compare_with_random_search(numbers: SearchNumbers, search: SearchInfo) -> s
     comparison = ""
     if best_value is not None:
         is_ahead = objective.as_loss(best_value) < objective.as_loss(expected_best)
-        comparison = f": the search did {'better' if is_ahead else 'no better'}, with {format_objective(best_value)}"
+        comparison = f": the search was {'better' if is_ahead else 'not better'}, with {format_objective(best_value)}"
     effort = f"as many steps ({random_search['steps']:,}, enough for {random_search['runs']:.3g} runs)"
-    if random_search["runs"] > random_search["pool"]:  # more draws would tell of these few alone
-        effort = f"{random_search['pool']:,} runs of the {random_search['runs']:.3g} that the steps are enough for"
+    if random_search["runs"] > random_search["pool"]:  # more draws would depend only on the best of them
+        effort = f"{random_search['pool']:,} of the {random_search['runs']:.3g} runs that fit into these steps"
     return (
         f"Random search with {effort} would be expected to reach {objective.name} {format_objective(expected_best)}, "
-        f"reckoned "
-        f"from {random_search['pool']:,} random trials{early_note}{comparison}."
+        f"estimated from {random_search['pool']:,} random trials{early_note}{comparison}."
     )
 
 
@@ -184,8 +184,8 @@ def _describe_counts(numbers: SearchNumbers, search: SearchInfo) -> str:
     pruner_text = "none stopped early" if numbers["pruner"] == "none" else f"stopped early by {numbers['pruner']}"
     return (
         f"{len(search.trials):,} trial{'s' * is_plural}{f' ({breakdown})' if breakdown else ''}, proposed by "
-        f"{numbers['sampler']}, "
-        f"{pruner_text}: {totals['steps']:,} steps, {format_duration(totals['seconds'])}{gpu_text}."
+        f"{numbers['sampler']}, {pruner_text}: {totals['steps']:,} steps, "
+        f"{format_duration(totals['seconds'])}{gpu_text}."
     )
 
 
@@ -193,8 +193,8 @@ def _describe_constraints(numbers: SearchNumbers, search: SearchInfo) -> str:
     num_infeasible = sum(not trial.is_feasible for trial in search.trials)
     rules_text = f" ({', '.join(numbers['constraints'])})" if numbers["constraints"] else ""
     if not num_infeasible:
-        return f"No trial breaks a constraint{rules_text}." if rules_text else ""
+        return f"No trial violates a constraint{rules_text}." if rules_text else ""
     return (
-        f"{num_infeasible:,} trial{'s' * (num_infeasible != 1)} break{'s' * (num_infeasible == 1)} a "
+        f"{num_infeasible:,} trial{'s' * (num_infeasible != 1)} violate{'s' * (num_infeasible == 1)} a "
         f"constraint{rules_text}."
     )

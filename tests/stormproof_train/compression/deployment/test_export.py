@@ -180,7 +180,7 @@ class _Branching(nn.Module):
 def test_what_has_no_form_in_onnx_is_named(
     network: nn.Module, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    with pytest.raises(UserError, match=f"^Sequential cannot become an ONNX file: .*{told}") as error:
+    with pytest.raises(UserError, match=f"^Sequential cannot be exported to ONNX: .*{told}") as error:
         export_onnx(DeployedModel(nn.Sequential(network), "values"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -189,7 +189,7 @@ def test_what_has_no_form_in_onnx_is_named(
 
 def test_a_network_too_large_for_one_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MAX_BYTES", 1_000)
-    with pytest.raises(UserError, match="4,040 bytes of weights, and one ONNX file holds 1,000"):
+    with pytest.raises(UserError, match="4,040 bytes of weights, but an ONNX file is limited to 1,000"):
         export_onnx(DeployedModel(nn.Linear(100, 10), "values"), torch.ones(2, 100), tmp_path / "model.onnx", DIGITS)
 
 

@@ -82,7 +82,7 @@ def test_a_small_layer_stays_as_it_is_and_a_network_of_such_is_refused(exported:
     graph = onnx.load(tmp_path / "int8.onnx").graph
     assert [node.op_type for node in graph.node] == ["Cast", "Mul", "Gemm", "Relu", "Gemm"]
     export_onnx(DeployedModel(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "tiny.onnx", DIGITS)
-    with pytest.raises(UserError, match="has no layer of 256 weights or more"):
+    with pytest.raises(UserError, match="has no layer with 256 weights or more"):
         quantize_weights(tmp_path / "tiny.onnx", tmp_path / "smaller.onnx")
     assert not (tmp_path / "smaller.onnx").exists()
 

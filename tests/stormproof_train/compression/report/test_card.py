@@ -37,12 +37,12 @@ def test_a_card_says_what_it_is_how_good_and_how_to_run_it():
         "| accuracy on the test split (95% interval) | 0.9690 (0.9610 to 0.9770) | 0.9730 (0.9650 to 0.9810) |",
         "| size of the file | 108 kB | 820 kB |",
         "- 0.40 (-0.10 to 0.90) on the test split",
-        "Latencies were measured on AMD EPYC 9R14 with 1 thread; it has instructions for int8.",
-        "differ by 3.1e-06 at most",
+        "Latencies were measured on AMD EPYC 9R14 with 1 thread; it has int8 instructions.",
+        "differ from those of its network in PyTorch by at most 3.1e-06",
         "| `input` | (N, 1, 8, 8) | float32 |",
         "| `probabilities` | (N, 10) | float32 |",
         "stormproof-train predict model=FOLDER input=FILE",
-        "were found on 512 training samples",
+        "were calibrated on 512 training samples",
     ):
         assert part in text
     assert text.count("```") % 2 == 0
@@ -71,28 +71,32 @@ def test_the_code_of_a_card_is_python(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("name", "told", "sentence"),
     [
-        ("pruned-2x-int8", {}, "- It was chosen by validation"),
-        ("pruned-2x", {}, "- It is not the artifact that was recommended."),
-        ("original", {}, "- It is the original, in another format."),
-        ("original-weights-int8", {}, "- To be said against it: not faster."),
-        ("pruned-2x", {"lost_by_class": [{"name": "7", "lost": 0.031}, {"name": "1", "lost": -0.1}]}, ": 7 (3.10)."),
+        ("pruned-2x-int8", {}, "- It was selected on validation"),
+        ("pruned-2x", {}, "- It is not the recommended artifact."),
+        ("original", {}, "- It is the original in another format."),
+        ("original-weights-int8", {}, "- Drawback: not faster."),
+        (
+            "pruned-2x",
+            {"degradation_by_class": [{"name": "7", "degradation": 0.031}, {"name": "1", "degradation": -0.1}]},
+            ": 7 (3.10).",
+        ),
     ],
 )
 def test_the_limits_are_those_of_this_artifact(name: str, told: dict[str, Any], sentence: str):
     limits = _make_card(name, **told).partition("## Limits")[2]
     assert sentence in limits
-    assert ("int8 numbers" in limits) == name.endswith("2x-int8")
+    assert ("int8 ranges" in limits) == name.endswith("2x-int8")
 
 
 def test_what_was_not_read_and_is_not_known_is_not_told():
     numbers = regression_record()
     facts = ArtifactMetadata("values", [], [10], "diabetes-mlp", None)
     text = model_card(numbers, numbers["artifacts"][1], facts)
-    assert "the test split was not read" in text
+    assert "the test split was not used" in text
     assert "on the test split" not in text
     assert "rmse on validation" in text
     assert "| `values` | (N, values) | float32 | the predicted values, in the unit of the target |" in text
-    assert "How a file becomes an input is not known" in text
+    assert "The preparation of inputs is unknown" in text
     assert "Classes" not in text
 
 
@@ -119,7 +123,8 @@ def test_a_number_that_is_missing_leaves_a_card(value: Any):
     pair = {"value": value, "low": value, "high": value}
     numbers = ("calibration_error", "bytes", "parameters", "macs", "memory", "load_seconds", "difference")
     fields: dict[str, Any] = {
-        **dict.fromkeys(numbers, value), **dict.fromkeys(("validation", "lost", "test", "test_lost"), pair),
+        **dict.fromkeys(numbers, value),
+        **dict.fromkeys(("validation", "degradation", "test", "test_degradation"), pair),
         "latency": {"1": {"median": value, "p95": value, "original": value}}, "speedup": {"1": pair}, "mcnemar": None,
     }  # fmt: skip
     artifact = artifact_record("pruned-2x", 0.0, **fields)

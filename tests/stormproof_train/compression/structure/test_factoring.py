@@ -70,19 +70,19 @@ def test_a_network_that_is_small_enough_is_not_factored():
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can():
-    with pytest.raises(UserError, match=r"CNN cannot be factored to 1 multiply-accumulates a sample: the fewest are"):
+    with pytest.raises(UserError, match=r"CNN cannot be factored to 1 multiply-accumulates per sample: the minimum is"):
         choose_ranks(MODELS["cnn"](nn.ReLU), make_samples(), 1)
-    with pytest.raises(UserError, match=r"Sequential cannot be factored to 1 .* the fewest are 2 of 2"):
+    with pytest.raises(UserError, match=r"Sequential cannot be factored to 1 .* the minimum is 2 of 2"):
         choose_ranks(nn.Sequential(nn.Conv1d(1, 2, 1)), torch.randn(2, 1, 1), 1)
 
 
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        ({"1": 1}, "1 is no linear layer"),
-        ({"2": 1}, "2 is no linear layer"),
-        ({"0": 0}, "0 is no rank"),
-        ({"0": 5}, "5 is no rank"),
+        ({"1": 1}, "1 cannot be factored: it is not a linear layer"),
+        ({"2": 1}, "2 cannot be factored: it is not a linear layer"),
+        ({"0": 0}, "must be from 1 to 4, got 0"),
+        ({"0": 5}, "must be from 1 to 4, got 5"),
     ],
 )
 def test_a_rank_that_cannot_be_is_refused(ranks: dict[str, int], message: str):

@@ -55,7 +55,7 @@ def test_each_model_is_halved_with_each_activation_and_built_again(model: str, a
     network = MODELS[model](ACTIVATIONS[activation])
     *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
     if (model, activation) in ACROSS:
-        with pytest.raises(UserError, match=r"lie across the groups of GroupNorm"):
+        with pytest.raises(UserError, match=r"are in different groups of GroupNorm"):
             prune(network, make_samples(), 1)
         return
     attention = {"blocks.0.0.residual.1.queries_keys_values"} if model == "transformer" else set()
@@ -234,22 +234,22 @@ def _shared_network() -> nn.Module:
             lambda: nn.Sequential(nn.Conv1d(2, 8, 1), _Function(lambda x: x.flip(1)), nn.Conv1d(8, 2, 1)),
             (2, 5),
             "0",
-            "cannot be followed",
+            "cannot be traced",
         ),
         (
             lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Softmax(1), _Reversing()),
             (6,),
             "0",
-            "cannot be followed",
+            "cannot be traced",
         ),
         (_normed_network, (6,), "0", "its weight is computed from other parameters"),
-        (_shared_network, (6,), "0", "another layer has the same parameters"),
+        (_shared_network, (6,), "0", "another layer shares its parameters"),
         (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8), "linear2", "MultiheadAttention"),
         (
             lambda: nn.Sequential(nn.Linear(6, 8), _Function(lambda x: x.cumsum(1)[:, 4:]), nn.Linear(4, 2)),
             (6,),
             "0",
-            "follows no rule",
+            "in an unknown way",
         ),
         (lambda: nn.Sequential(nn.ConvTranspose1d(2, 8, 1), nn.Conv1d(8, 2, 1)), (2, 5), "0", "ConvTranspose1d"),
     ],
@@ -263,7 +263,9 @@ def test_layers_that_cannot_be_pruned_stay_and_the_reason_is_told(network, input
 
 def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
     network = MLP(INPUT_SHAPE, 4, nn.ReLU, widths=[8])
-    with pytest.raises(UserError, match=r"MLP cannot be pruned to 100 .* the fewest are 136 of 544 .*3: they are outp"):
+    with pytest.raises(
+        UserError, match=r"MLP cannot be pruned to 100 .* the minimum is 136 of 544 .*3: its channels are outp"
+    ):
         prune(network, make_samples(), 100)
 
 
@@ -271,12 +273,12 @@ def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "swin_t"])
 def test_a_network_that_cannot_be_followed_is_refused(name: str):
     network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
-    with pytest.raises(UserError, match="TorchvisionModel cannot be pruned, as its layers cannot be followed"):
+    with pytest.raises(UserError, match="TorchvisionModel cannot be pruned, because its layers cannot be traced"):
         prune(network, make_samples(2, 3, 32, 32), 1000)
 
 
 def test_one_sample_is_too_few():
-    with pytest.raises(ValueError, match="inputs has 1 samples"):
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         UnitPruner(MLP(INPUT_SHAPE, 4, nn.ReLU), make_samples(1))
 
 

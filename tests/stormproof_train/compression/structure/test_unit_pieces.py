@@ -73,7 +73,7 @@ def test_a_network_put_in_pieces_and_joined_is_what_it_was(model: str, activatio
     assert gatherings
     for gathering in gatherings:
         if (model, activation) in {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}:
-            with pytest.raises(ValueError, match="lie across the groups"):  # of 8, and 3 features make a unit
+            with pytest.raises(ValueError, match="are in different groups"):  # of 8, and 3 features make a unit
                 split_layers(network, gathering, make_samples())
         else:
             split_layers(network, gathering, make_samples())
@@ -98,7 +98,7 @@ def test_an_activation_whose_features_go_elsewhere_too_stays():
     network, inputs = Twice(), torch.randn(2, 4)
     modules = list(network.modules())
     (gathering,) = find_grouped_activations(network, inputs)
-    with pytest.raises(ValueError, match="go elsewhere too"):
+    with pytest.raises(ValueError, match="other modules use its inputs too"):
         split_layers(network, gathering, inputs)
     assert list(network.modules()) == modules
 
@@ -115,5 +115,5 @@ def test_an_activation_that_is_made_for_one_width_stays():
 
     network = nn.Sequential(nn.Linear(4, 6), Weighed(), nn.Linear(3, 2))
     (gathering,) = find_grouped_activations(network, torch.randn(2, 4))
-    with pytest.raises(ValueError, match="made for one number of features"):
+    with pytest.raises(ValueError, match="has a fixed number of features"):
         gathering.find_pieces(LIKE)

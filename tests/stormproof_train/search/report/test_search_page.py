@@ -53,7 +53,7 @@ def _two_objectives(trials: list[dict[str, Any]]) -> dict[str, Any]:
 def test_the_parts_of_a_page_come_in_the_order_in_which_they_are_read():
     page = search_page(search_record(random_trials(60), importances=[{"optimizer.lr": 0.8, "activation": 0.2}]))
     assert list(_sections(page)) == [
-        "History", "Parameters", "All parameters together", "Rungs", "Search space", "Trials",
+        "History", "Parameters", "All parameters", "Rungs", "Search space", "Trials",
         "Failed and stopped early",
     ]  # fmt: skip
 
@@ -135,8 +135,8 @@ def test_the_best_so_far_is_what_complete_trials_that_keep_to_the_constraints_ha
     chart = _chart(search_page(search_record(trials, best=3)), "val/loss over the steps spent")
     assert chart.table.rows == [("0", "0.5000", "540"), ("3", "0.3000", "1,674")]
     assert chart.data["best so far"] == {"spent": [540, 1674, 2214], "value": [0.5, 0.3, 0.3]}
-    looks = dict(zip(chart.data["points"]["trial"], chart.data["points"]["look"], strict=True))
-    assert looks == {0: "complete", 1: "outside", 2: "pruned", 3: "best", 4: "complete"}
+    styles = dict(zip(chart.data["points"]["trial"], chart.data["points"]["style"], strict=True))
+    assert styles == {0: "complete", 1: "outside", 2: "pruned", 3: "best", 4: "complete"}
 
 
 def test_trials_stand_where_they_ended_and_not_where_they_began():
@@ -152,7 +152,7 @@ def test_what_random_search_would_reach_is_a_level_of_the_first_objective():
     (sentence,) = (candidate for candidate in page.sentences if candidate.startswith("Random"))
     assert sentence == (
         "Random search with as many steps (9,000, enough for 16.7 runs) would be expected to reach val/loss 0.1500, "
-        "reckoned from 20 random trials, 4 of which were stopped early: the search did no better, with 0.2000."
+        "estimated from 20 random trials, 4 of which were stopped early: the search was not better, with 0.2000."
     )
 
 
@@ -170,7 +170,7 @@ def test_a_rung_says_who_came_went_on_and_was_stopped():
         came_to(5, [RUNGS[0]], "failed"),
         came_to(6, [], "failed"),
     ]
-    table = _tables(search_page(search_record(trials)))["What became of the trials at each rung"]
+    table = _tables(search_page(search_record(trials)))["Trials at each rung"]
     assert [row[:6] for row in table.rows] == [
         ("3.7%", "6", "3", "1", "1", "1"), ("11.1%", "2", "1", "1", "0", "0"), ("33.3%", "1", "1", "0", "0", "0"),
     ]  # fmt: skip
@@ -184,7 +184,7 @@ def test_without_rungs_the_curves_are_drawn_alone():
 
 def test_a_line_goes_through_all_parameters_of_each_complete_trial():
     trials = random_trials(60)
-    lines = _chart(search_page(search_record(trials)), "All parameters, and val/loss").data["lines"]
+    lines = _chart(search_page(search_record(trials)), "All parameters and val/loss").data["lines"]
     complete = [trial["number"] for trial in trials if trial["state"] == "complete"]
     assert sorted(lines["trial"]) == sorted(complete * 6)
     assert set(lines["rank"]) == {"tenth", "better", "half", "outside"}
@@ -220,11 +220,11 @@ def test_of_several_objectives_the_front_is_told_and_drawn_in_pairs_with_the_fir
         ("0", "0.1000", "900", "0.5000"),
         ("1", "0.3000", "100", "0.9000"),
     ]
-    assert dict(zip(*(front.charts[0].data["points"][name] for name in ("trial", "look")), strict=True)) == {
+    assert dict(zip(*(front.charts[0].data["points"][name] for name in ("trial", "style")), strict=True)) == {
         0: "best", 1: "best", 2: "complete",
     }  # fmt: skip
     assert page.sentences[0] == (
-        "2 trials are on the Pareto front: no other is better in one of val/loss, parameters, val/f1 and as good "
+        "2 trials are on the Pareto front: no other trial is better in one of val/loss, parameters, val/f1 and as good "
         "in the rest: trial 0 (0.1000, 900, 0.5000); trial 1 (0.3000, 100, 0.9000). The best by val/loss is trial 0, "
         "with val/loss 0.1000: activation=relu optimizer.lr=0.01."
     )
@@ -329,11 +329,15 @@ def _final(low: float | None, high: float | None, **fields: Any) -> dict[str, An
         (_final(-0.4, -0.2), "(95% interval -0.4000 to -0.2000, p = 0.012): the winner is better.", "good"),
         (_final(0.2, 0.4), "the winner is worse.", "doubtful"),
         (_final(0.2, 0.4, higher_is_better=True), "the winner is better.", "good"),
-        (_final(-0.4, 0.2), "no difference that these seeds could show.", "doubtful"),
-        (_final(None, None), "which may be chance, as there are too few seeds for an interval.", "doubtful"),
+        (_final(-0.4, 0.2), "no significant difference on these seeds.", "doubtful"),
+        (_final(None, None), "possibly by chance, because there are too few seeds for an interval.", "doubtful"),
         (_final(math.nan, math.nan, p_value=None), "too few seeds for an interval.", "doubtful"),
-        (_final(None, None, winner=[None, math.nan]), "nothing can be said of winner and default.", "doubtful"),
-        (_final(None, None, seeds=[], winner=[], default=[], difference=None), "on a fresh seed yet.", "doubtful"),
+        (_final(None, None, winner=[None, math.nan]), "cannot be compared on fresh seeds.", "doubtful"),
+        (
+            _final(None, None, seeds=[], winner=[], default=[], difference=None),
+            "for both winner and default yet.",
+            "doubtful",
+        ),
     ],
 )
 def test_the_winner_is_called_better_only_where_fresh_seeds_show_it(final: dict[str, Any], verdict: str, tone: str):
@@ -356,7 +360,7 @@ def test_the_test_of_the_winner_is_told_once():
     test = {"accuracy": {"value": 0.97, "low": 0.95, "high": 0.98}, "loss": {"value": 0.1, "low": None, "high": None}}
     page = search_page(search_record([trial_record(0)], test=test, tested="final/winner-101"))
     assert (
-        "The test split was read once, for the winner, by final/winner-101: accuracy 0.9700 (95% interval 0.9500 to "
+        "The test split was used once, for the winner, by final/winner-101: accuracy 0.9700 (95% interval 0.9500 to "
         "0.9800), loss 0.1000."
     ) in page.sentences
     untested = search_page(search_record([trial_record(0)], tested="its checkpoint is damaged"))
@@ -371,11 +375,11 @@ def test_the_test_of_the_winner_is_told_once():
             "open",
             "The best trial so far is trial 0, with val/loss 0.2000",
         ),
-        (search_record(finished=False), "open", "No trial has come to its end so far with a finite value."),
+        (search_record(finished=False), "open", "No trial has completed so far with a finite value."),
         (
             search_record(constraints=["parameters<=9"]),
             "bad",
-            "No trial that keeps to the constraints has come to its end",
+            "No trial that satisfies the constraints has completed",
         ),
         (search_record([trial_record(0)]), "doubtful", "activation=relu optimizer.lr=0.01."),
     ],
@@ -384,7 +388,7 @@ def test_the_verdict_says_no_more_than_is_known(numbers: dict[str, Any], tone: s
     page = search_page(numbers)
     assert page.tone == tone
     assert sentence in page.sentences[0]
-    assert any("not trained again on fresh seeds" in page_sentence for page_sentence in page.sentences) == (
+    assert any("no fresh seeds were trained" in page_sentence for page_sentence in page.sentences) == (
         tone == "doubtful"
     )
 
@@ -392,8 +396,8 @@ def test_the_verdict_says_no_more_than_is_known(numbers: dict[str, Any], tone: s
 def test_who_breaks_a_constraint_is_counted_and_marked():
     trials = [trial_record(0), trial_record(1, feasible=False), trial_record(2)]
     page = search_page(search_record(trials, constraints=["parameters<=9"], best=0))
-    assert page.sentences[-1] == "1 trial breaks a constraint (parameters<=9)."
+    assert page.sentences[-1] == "1 trial violates a constraint (parameters<=9)."
     assert _column(_tables(page)["All 3 trials"], "state") == [
-        "complete, the best", "complete, breaks a constraint", "complete",
+        "complete, best", "complete, violates a constraint", "complete",
     ]  # fmt: skip
-    assert _column(_tables(page)["The best"], "trial") == ["0", "2", "1"]
+    assert _column(_tables(page)["Best trials"], "trial") == ["0", "2", "1"]
