@@ -14,8 +14,8 @@ class ClassBalanced(CrossEntropy):
     .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
 
     Samples of a class overlap, so :math:`n` samples have the effective number :math:`(1 - \beta^n) / (1 - \beta)`.
-    All weights are equal for :math:`\beta = 0`. Towards 1 they approach the weights of ``balanced``. The weights are scaled
-    to mean 1, which does not change the loss because it is a weighted mean.
+    All weights are equal for :math:`\beta = 0`. Towards 1 they approach the weights of ``balanced``. The weights are
+    scaled to mean 1, which does not change the loss because it is a weighted mean.
 
     Args:
         beta: The number :math:`\beta`, in [0, 1).

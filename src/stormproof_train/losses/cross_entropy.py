@@ -19,7 +19,8 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
     .. math:: L = -\frac{\sum_i \sum_c w_c\, s_{ic} \log p_{ic}}{\sum_i \sum_c w_c\, t_{ic}}, \quad
         s = (1 - \epsilon)\, t + \epsilon / C
 
-    Here :math:`p` is the softmax of the logits. The target probabilities :math:`t` are 1 and 0 for class indices. torch divides by the sum of weights for class indices only. This class does so for both kinds of target.
+    Here :math:`p` is the softmax of the logits. The target probabilities :math:`t` are 1 and 0 for class indices. torch
+    divides by the sum of weights for class indices only. This class does so for both kinds of target.
 
     Args:
         class_weights: ``balanced`` for N / (classes x count), a number above 0 for each class, or None for weights of

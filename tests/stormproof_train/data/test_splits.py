@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stormproof_train.data.splits import hold_out, split_three_ways
+from stormproof_train.data.splits import split_two_ways, split_three_ways
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.15, 0.15), (0.1, 0.4), (0.5, 0.25)])
@@ -42,4 +42,4 @@ def test_shares_that_leave_a_part_empty_are_refused(validation: float, test: flo
 @pytest.mark.parametrize("fraction", [0, 1, -1, 1.5, float("nan")])
 def test_a_share_outside_its_range_cannot_be_held_out(fraction: float):
     with pytest.raises(ValueError, match=f"a fraction of {fraction} cannot be held out"):
-        hold_out(10, fraction, 0)
+        split_two_ways(10, fraction, 0)
