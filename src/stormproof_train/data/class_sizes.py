@@ -12,7 +12,7 @@ from stormproof_train.errors import UserError
 def check_class_sizes(
     location: str, classes: Sequence[str], labels: np.ndarray, num_splits: int, fix: str = "remove it"
 ) -> None:
-    r"""Raises an error if a class has too few samples.
+    """Raises an error if a class has too few samples.
 
     Args:
         location: Config key and path of the samples, for the message.
@@ -25,7 +25,7 @@ def check_class_sizes(
         UserError: If there is only one class, or a class has fewer samples than there are splits.
 
     Example:
-        >>> check_class_sizes("data.path=pets", ["cat", "dog"], np.array([0, 0, 0, 1]), num_splits=3)
+        >>> check_class_sizes("data.path=pets", ["cat", "dog"], np.array([0, 0, 0, 1]), num_splits=3)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         stormproof_train.errors.UserError: data.path=pets: class 'dog' has 1 sample, but each of the 3 splits needs one
         \

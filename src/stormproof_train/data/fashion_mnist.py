@@ -23,9 +23,9 @@ from stormproof_train.errors import UserError
 class FashionMNIST(InMemoryDataModule):
     """70,000 images of clothing of shape (1, 28, 28), with 256 gray levels and 10 classes.
 
-    10,000 images are the test split of the authors. The files are searched in this order: the files that torchvision
-    stores in ``root``, then the four original files in ``packaged``, which are unpacked into ``root``, then a download
-    if it is enabled. Pixels are scaled to mean 0 and standard deviation 1 over the training split.
+    10,000 images are the test split of the authors. The files are read from ``root``, where torchvision stores them. If
+    they are missing, the original files in ``packaged`` are unpacked into ``root``. Otherwise they are downloaded if
+    ``download`` is True. Pixels are scaled to mean 0 and standard deviation 1 over the training split.
 
     Args:
         root: Folder that contains, or will contain, ``FashionMNIST/raw``.

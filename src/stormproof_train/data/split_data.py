@@ -1,4 +1,4 @@
-"""Base class of data modules with a training, a validation and a test split."""
+"""Base class of data modules with splits for training, validation and test."""
 
 from __future__ import annotations
 
