@@ -1,4 +1,4 @@
-"""What a run says to a person."""
+"""Prints messages, warnings and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _default_formatwarning = warnings.formatwarning
 def format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning of these packages as a sentence, without the line of code that it comes from; another's as usual."""
+    """Formats warnings of these packages as one sentence without source code. Other warnings are formatted as usual."""
     return (
         f"warning: {message}\n"
         if filename.startswith(PACKAGE_DIRS)
@@ -29,13 +29,13 @@ def format_warning(
 
 
 def print_line(message: str) -> None:
-    """Prints one line, on rank 0 alone, at once."""
+    """Prints one line immediately, on rank 0 only."""
     if is_rank_zero():
         print_text(f"{message}\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, on rank 0 alone: the first column to the left, numbers to the right, no column that is empty."""
+    """Prints a table without empty columns, on rank 0 only. Columns after the first are right-aligned."""
     if not is_rank_zero():
         return
     from rich.console import Console  # noqa: PLC0415 (only at the end of a run)
@@ -51,14 +51,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a log file has no width; what is cut there is lost
+        console.width = 120  # a log file has no width, and rich would cut the table at 80
     with console.capture() as captured:
         console.print(table)
     print_text(captured.get())
 
 
 def drop_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
-    """Names and rows without the columns in which no row says anything.
+    """Returns column names and rows without the columns that are empty in all rows.
 
     Example:
         >>> drop_empty_columns(("metric", "test"), [("loss", ""), ("f1", "")])
@@ -69,7 +69,7 @@ def drop_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def format_value(value: float) -> str:
-    """Four decimals; below 0.01 four significant digits.
+    """Formats a number with four decimals, or with four significant digits below 0.01.
 
     Example:
         >>> format_value(0.97412), format_value(53.1234), format_value(0.000123456), format_value(0.0)
@@ -79,7 +79,7 @@ def format_value(value: float) -> str:
 
 
 def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Returns the head and the rows of a table of the metrics in a ``summary.json``. Columns may be empty.
+    """Returns the header and the rows of a table of the metrics in a ``summary.json``. Columns may be empty.
 
     Example:
         >>> result_table({"test": {"r2": 0.5}, "baselines": {"constant": {"r2": 0.0}}, "validation": {"r2": 0.6}})

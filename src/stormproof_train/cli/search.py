@@ -147,5 +147,5 @@ def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> N
     )
     if folder.storage_url.startswith("sqlite") and claims.hosts() - {socket.gethostname()}:
         print_line(
-            "warning: SQLite may lose data written by workers on several machines. Start the search with search.storage=…"
+            "warning: SQLite may lose data of workers on several machines. Start the search with search.storage=…"
         )

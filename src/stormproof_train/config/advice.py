@@ -1,4 +1,4 @@
-"""What to type against what TrainingHealth finds."""
+"""Suggests command-line overrides for the problems that TrainingHealth finds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
 SATURATING_ACTIVATIONS = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
-"""Activations that are flat on both sides."""
+"""Activations that are constant in both tails."""
 
 
 def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
-    """The overrides to try against each problem, true in this configuration; None where there is none to type.
+    """Returns a function that suggests overrides against a finding in this configuration, or None.
 
     Args:
-        plan: of the run.
+        plan: Plan of the run.
     """
 
     def advise(finding: Finding) -> str | None:
@@ -46,13 +46,13 @@ def _prevent_dead_units(plan: Plan) -> str:
 
 
 def _can_die(plan: Plan) -> bool:
-    """Whether the activation is elementwise and constant on [-2, -1] but not on [1, 2], like ReLU."""
+    """Returns True if the activation is elementwise and constant on [-2, -1] but not on [1, 2], like ReLU."""
     inputs = torch.linspace(1, 2, 12).unsqueeze(0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         activation = activation_factory(plan.activation.factory())().eval()
         try:
             outputs_below_zero, outputs_above_zero = activation(-inputs), activation(inputs)
-        except RuntimeError:  # its parameters are for another number of features
+        except RuntimeError:  # its parameters require another number of features
             return False
     return outputs_below_zero.shape == inputs.shape and bool(
         (outputs_below_zero == outputs_below_zero[0, 0]).all()

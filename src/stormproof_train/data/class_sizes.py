@@ -25,11 +25,10 @@ def check_class_sizes(
         UserError: If there is only one class, or a class has fewer samples than there are splits.
 
     Example:
-        >>> check_class_sizes("data.path=pets", ["cat", "dog"], np.array([0, 0, 0, 1]), num_splits=3)  # doctest: +ELLIPSIS
+        >>> labels = np.array([0, 0, 0, 1])
+        >>> check_class_sizes("data.path=pets", ["cat", "dog"], labels, num_splits=3)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        stormproof_train.errors.UserError: data.path=pets: class 'dog' has 1 sample, but each of the 3 splits needs one
-        \
-    of each class. Add samples of this class, or remove it.
+        stormproof_train.errors.UserError: data.path=pets: class 'dog' has 1 sample, but each of the 3 splits needs one...
     """
     counts = np.bincount(labels, minlength=len(classes))
     if len(classes) < 2:

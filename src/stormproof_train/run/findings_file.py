@@ -1,4 +1,4 @@
-"""``findings.jsonl``: what was found to be wrong with a run, and what of it stands."""
+"""Reads ``findings.jsonl``: the problems found in a run, and which of them are active."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from stormproof_train.errors import UserError
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """Those in a ``findings.jsonl``, each as it was told last, in the order in which they came; none without a file.
+    """Returns the last version of each finding in a ``findings.jsonl``, in order. Empty without a file.
 
     Raises:
-        UserError: if it is no such file.
+        UserError: If the file cannot be read or has unexpected content.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): put a copy back, or remove it") from error
+        raise UserError(f"{path} cannot be read ({error}). Restore a copy, or remove it.") from error
     findings_by_key: dict[tuple[str, bool], Finding] = {}
     for number, line in enumerate(lines, start=1):
         try:
             finding = Finding.from_dict(json.loads(line))
-        except json.JSONDecodeError:  # a kill cut it short
+        except json.JSONDecodeError:  # truncated by a kill
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}, line {number} is no finding of ours: {error!r}") from error
+            raise UserError(f"{path}, line {number} is not a finding of this application: {error!r}") from error
         key = finding.problem, finding.severity == Severity.INFO
-        findings_by_key.pop(key, None)  # it takes its place behind the others again
+        findings_by_key.pop(key, None)  # moves the finding to the end
         findings_by_key[key] = finding
     return list(findings_by_key.values())
 
 
 def active_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """The mistakes among them, but for those that another explains, and those that were taken back.
+    """Returns the problems among the findings, without those that another finding explains and those that are resolved.
 
-    A finding is taken back by a later one of the same problem that says until which step it was so.
+    A finding is resolved by a later finding of the same problem that contains its last step.
     """
     explained_problems = {consequence.partition(" ")[0] for finding in findings for consequence in finding.consequences}
     latest_findings = {finding.problem: finding for finding in findings}
