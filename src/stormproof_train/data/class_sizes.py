@@ -28,7 +28,7 @@ def check_class_sizes(
         >>> labels = np.array([0, 0, 0, 1])
         >>> check_class_sizes("data.path=pets", ["cat", "dog"], labels, num_splits=3)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        stormproof_train.errors.UserError: data.path=pets: class 'dog' has 1 sample, but each of the 3 splits needs one...
+        stormproof_train.errors.UserError: data.path=pets: class 'dog' has 1 sample, but each of the 3 splits needs...
     """
     counts = np.bincount(labels, minlength=len(classes))
     if len(classes) < 2:

@@ -27,7 +27,8 @@ class TablePreprocessor:
     Args:
         settings: Plain values from a data module's ``preparation``. The text format is described by ``separator``,
             ``encoding`` and ``decimal``. Entries of ``numbers`` have ``column``, ``median``, ``mean`` and ``scale``.
-            Entries of ``missing`` have ``column``, ``mean`` and ``scale``. Entries of ``categories`` have ``column`` and ``values``.
+            Entries of ``missing`` have ``column``, ``mean`` and ``scale``. Entries of ``categories`` have ``column``
+            and ``values``.
 
     Raises:
         KeyError: If a value is missing.

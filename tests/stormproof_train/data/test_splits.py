@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stormproof_train.data.splits import split_two_ways, split_three_ways
+from stormproof_train.data.splits import split_three_ways, split_two_ways
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.15, 0.15), (0.1, 0.4), (0.5, 0.25)])
