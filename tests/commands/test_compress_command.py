@@ -293,7 +293,7 @@ MISTAKES = {
     "other data": (["budget=5pp", "data.batch_size=3"], "the data are not those that"),
     "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
     "no directions": ([], "say what may be lost"),
-    "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
+    "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' is not a valid folder name"),
     "a length": (["budget=5pp", "trainer.max_steps=3"], "training=0.5 sets the length of a fine-tuning"),
     "all of it": (["budget=1"], "write 1pp for percentage points"),
     "too far": (["target.macs=1000"], "should be above 1, and at most 64"),

@@ -72,10 +72,10 @@ def _describe_mismatch(activation: Activation, width: int, spatial_dims: int) ->
         output = _probe(activation, width, spatial_dims)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return (
-            f"the activation does not accept {width} features, nor a multiple or fraction of them up to a factor of "
+            f"does not accept {width} features, nor a multiple or fraction of them up to a factor of "
             f"{MAX_FACTOR}: {first_line(error)}"
         )
     input_shape = (2, width, *[2] * spatial_dims)
     type_name = "tuple" if isinstance(output, tuple) else type(output).__name__
     output_description = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type_name}"
-    return f"the activation returns {output_description} for input {input_shape}, expected (batch, features, …)"
+    return f"returns {output_description} for input {input_shape}, expected (batch, features, …)"

@@ -53,7 +53,7 @@ def stop_on_signals() -> Iterator[None]:
 def _warn_if_int8_is_slow(settings: Settings) -> None:
     has_vnni = cpu_has_vnni()
     if settings.allows("int8") and not has_vnni:
-        print_line(f"{describe_int8_support(has_vnni)}. Set methods= without int8 to skip it.")
+        print_line(f"this processor: {describe_int8_support(has_vnni)}; set methods= without int8 to skip it")
 
 
 def run(argv: Sequence[str]) -> int:

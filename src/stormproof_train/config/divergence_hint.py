@@ -29,8 +29,8 @@ def add_divergence_hint(plan: Plan) -> Iterator[None]:
         if plan.model.arguments().get("norm") != "none" or not grows_quadratically(activation):
             raise
         raise DivergedError(
-            f"{error}; before that, add a norm to the model (model.norm=layer for an mlp, group for a cnn), because "
-            "the output of this activation grows with the square of its input"
+            f"{str(error).removesuffix('.')}; before that, add a norm to the model (model.norm=layer for an mlp, "
+            "group for a cnn), because the output of this activation grows with the square of its input"
         ) from error
 
 

@@ -180,7 +180,9 @@ def _import_target(path: str, config_key: str) -> Callable[..., Any]:
                 raise UserError(f"{config_key}._target_={path}: {parent} has no {name}{_suggestion(name, names)}")
             target = getattr(target, name)
         if not callable(target):
-            raise UserError(f"{config_key}._target_={path} must be callable, got a {type(target).__name__}")
+            raise UserError(
+                f"{config_key}._target_={path} must be callable, got an object of type {type(target).__name__}"
+            )
         return target
     raise UserError(
         f"{config_key}._target_={path}: there is no module {parts[0]}. Use package.module.Name of an importable module."

@@ -67,9 +67,9 @@ def adjust_accumulation(trainer: pl.Trainer, initial_sharding: tuple[int, int] |
             batches, remainder = divmod(limit * accumulate_grad_batches, configured)
             if remainder:
                 raise UserError(
-                    f"trainer.{name}={limit} is not a whole number of batches for {trainer.world_size} ranks with "
-                    f"{accumulate_grad_batches} batches per step (before: {configured}). Start the previous number of "
-                    "ranks."
+                    f"trainer.{name}={limit} is not a whole number of batches for "
+                    f"{pluralize(trainer.world_size, 'rank')} with {accumulate_grad_batches} batches per step (before: "
+                    f"{configured}). Start the previous number of ranks."
                 )
             setattr(trainer, name, batches)
 

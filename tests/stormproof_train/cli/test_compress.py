@@ -23,7 +23,9 @@ def _worked_until(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", TERMINATION_SIGNALS)
 def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_its_own(number: signal.Signals):
     before = {signal_number: signal.getsignal(signal_number) for signal_number in TERMINATION_SIGNALS}
-    with pytest.raises(StopError, match=f"^stopped by {number.name}; the same command goes on$") as stopped:
+    with pytest.raises(
+        StopError, match=f"^stopped by {number.name}; the same command resumes the compression$"
+    ) as stopped:
         _worked_until(number)
     assert stopped.value.exit_code is ExitCode.START_AGAIN
     assert {signal_number: signal.getsignal(signal_number) for signal_number in TERMINATION_SIGNALS} == before
@@ -36,9 +38,13 @@ def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_i
         (
             False,
             None,
-            "of this processor: it has none for int8, which gains little time there; methods= leaves int8 out",
+            "this processor: it has none for int8, which gains little time there; set methods= without int8 to skip it",
         ),
-        (None, None, "of this processor: whether it has instructions for int8 nobody knows; methods= leaves int8 out"),
+        (
+            None,
+            None,
+            "this processor: whether it has instructions for int8 nobody knows; set methods= without int8 to skip it",
+        ),
         (False, ["prune"], ""),
     ],
 )

@@ -148,13 +148,13 @@ WRONG_WORDS = {
     ("model={new}", "input={new}"): "new.npy is no ONNX file that can be run: ",
     ("model={arrays}", "input={new}", "output=no/x.csv"): "output=no/x.csv cannot be written: there is no folder no:",
     ("model={arrays}", "input={new}", "output={root}"): "is a folder: give a file in a folder that is there",
-    ("model={arrays}", "input={root}/table.csv"): "this network takes arrays, as its data give them: an .npy or",
+    ("model={arrays}", "input={root}/table.csv"): "this network needs an .npy or .npz file with arrays: an .npy or",
     ("model={images}", "input={new}"): "samples of shape (4,), and the network takes (3, 8, 8): give (N, 3, 8, 8)",
     ("model={images}", "input={root}/table.csv"): "table.csv: this network takes images, or a folder of them",
     ("model={images}", "input={root}/arrays"): "arrays has no images (.jpg, ",
     ("model={rows}", "input={root}/table.csv", "output={root}/table.csv"): "would be written over what is read",
     ("model={rows}", "input={root}/pets"): "pets: this network takes a .csv file, and no folder",
-    ("model={rows}", "input={root}/table.csv", "data.separator=ab"): "separator is 'ab'; it must be one character",
+    ("model={rows}", "input={root}/table.csv", "data.separator=ab"): "`separator` must be one character, got 'ab'",
 }  # fmt: skip
 
 
@@ -173,11 +173,11 @@ def test_a_wrong_word_is_a_sentence(
 
 
 WRONG_FILES = {
-    ("rows", "new.csv", b"age,city\n20,Rome\n"): "has no column 'height'; there is: ",
+    ("rows", "new.csv", b"age,city\n20,Rome\n"): "has no column 'height'. Columns: ",
     ("rows", "none.csv", b"size\n20\n"): "none.csv has no column 'age', nor 'height', 'city'; there is: size",
     ("rows", "new.csv", b"age,city,height\nold,Rome,150\n"): "'age' has to be a finite number, and is 'old' on line 2",
     ("rows", "new.csv", b"age,city,height\n20,K\xf6ln,150\n"): "is no text in utf-8 (line 2): set data.encoding",
-    ("rows", "new.csv", b"age,city,height\n"): "has a line of names and no rows",
+    ("rows", "new.csv", b"age,city,height\n"): "has column names but no rows",
     ("images", "new.png", b"no image"): "new.png cannot be read (",
     ("arrays", "new.npy", b"no array"): "new.npy cannot be read as an array: ",
     ("arrays", "new.npz", b"PK no array"): "new.npz cannot be read as an array: ",

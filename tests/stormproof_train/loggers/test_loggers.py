@@ -59,7 +59,7 @@ def test_online_without_a_key_is_a_sentence_and_asks_nothing(
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
     monkeypatch.setattr(loggers, "has_api_key", lambda: False)
-    with pytest.raises(UserError, match="has no API key: set WANDB_API_KEY, run wandb login"):
+    with pytest.raises(UserError, match="Set WANDB_API_KEY, run wandb login"):
         wandb_logger(tmp_path, {}, "mine", mode=mode)
     assert not list(tmp_path.iterdir())
 

@@ -41,7 +41,9 @@ def printed_summary(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[st
 def test_what_was_found_is_said_below_the_table(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     findings, expected = MESSAGES[case]
     (tmp_path / "findings.jsonl").write_text("".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
-    lines = [] if expected is None else [f"warning: found in training: {expected}; see findings.jsonl there"]
+    lines = (
+        [] if expected is None else [f"warning: found in training: {expected}; see findings.jsonl in the run folder"]
+    )
     assert printed_summary(tmp_path, capsys) == lines
 
 
@@ -49,14 +51,12 @@ def test_what_was_not_tested_has_no_column_and_the_command_that_tests_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     print_summary(SUMMARY, tmp_path)
-    assert "unread" not in capsys.readouterr().out
+    assert "not read" not in capsys.readouterr().out
     print_summary({**SUMMARY, "test": {}, "intervals": {}}, tmp_path)
     _, _, head, _, row, *_, sentence, _ = capsys.readouterr().out.splitlines()
     assert head.strip("┃ ").split() == ["metric", "┃", "validation"]
     assert row.strip("│ ").split() == ["accuracy", "│", "0.9100"]
-    assert sentence == (
-        f"the run has left its test split unread: stormproof-train evaluate checkpoint={tmp_path} reads it"
-    )
+    assert sentence == (f"the test split was not read. To evaluate it: stormproof-train evaluate checkpoint={tmp_path}")
 
 
 def test_baselines_are_columns_and_conclusions_are_lines_below_the_table(
