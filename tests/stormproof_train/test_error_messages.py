@@ -88,15 +88,17 @@ ERRORS = {
     "stopping by what no validation has logged": (
         RuntimeError("Early stopping conditioned on metric `val/loss` which is not available. There is: `train/loss`"),
         (
-            "Early stopping looks at val/loss, and the run ends before its first validation: train for an epoch at "
-            "least (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)"
+            "Early stopping monitors val/loss, but the run ends before its first validation. Train for at least one "
+            "epoch (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)."
         ),
         2,
     ),
     "a label that is no class": (
         IndexError("Target 3 is out of bounds."),
-        "data: a batch has an invalid class label (Target 3 is out of bounds.). Labels must be from 0 to "
-        "num_classes - 1.",
+        (
+            "data: a batch has an invalid class label (Target 3 is out of bounds.). Labels must be from 0 to "
+            "num_classes - 1."
+        ),
         2,
     ),
     "a loader worker that was killed": (
@@ -190,7 +192,7 @@ def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
 def test_what_is_to_be_quoted_is_shown_in_its_quotes():
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
-    assert describe_error(error)[0].endswith(""", "data.separator=';'\"""")
+    assert describe_error(error)[0].endswith(""": "data.separator=';'\"""")
 
 
 def test_a_connection_that_breaks_while_a_worker_sends_a_batch_is_a_killed_worker():

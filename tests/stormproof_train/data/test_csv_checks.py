@@ -55,7 +55,7 @@ def test_decimal_commas_are_a_warning_with_the_setting_that_reads_them(tmp_path:
     cells: list[object] = [f'"{row % 10},{row % 3}"' for row in ROWS]
     (sentence,) = _warning_messages(tmp_path, _table("bmi", cells))
     assert sentence.startswith("the column 'bmi' contains numbers such as '0,0', which are treated as categories. ")
-    assert sentence.endswith("set \"data.decimal=','\"")
+    assert sentence.endswith("Set \"data.decimal=','\".")
 
 
 @pytest.mark.parametrize("values", [("no", "yes"), ("0", "1"), ("0.0", "1.0")])

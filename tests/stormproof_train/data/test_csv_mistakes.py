@@ -16,7 +16,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "only blank lines": ("\n  \n\n", {}, "table.csv is empty"),
     "names alone": ("x,y\n", {}, "has column names but no rows"),
     "a row too long": ("x,y\n1,2\n1,2,3\n", {}, "is not a table: Expected 2 fields in line 3, saw 3. If data.sep"),
-    "tabs": ("x\ty\n1\t2\n", {}, r"""If data.separator=',' is wrong, set "data.separator='\t'\""""),
+    "tabs": ("x\ty\n1\t2\n", {}, r"""If data.separator=',' is wrong, set "data.separator='\t'" or"""),
     "a row too short": ("x,z,y\n1,2,3\n1,2\n", {}, "line 3 has 2 cells, but line 1 has 3 names. Add the missing"),
     "a quote left open": ('x,y\n"1,2\n3,4\n', {}, "is not a table: EOF inside string"),
     "another separator": ("x;y\n1;2\n", {}, "has no column 'y'. Columns: x;y. The file has only one column. If data.s"),
@@ -83,7 +83,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {"separator": ";", "decimal": ",", "task": "regression"},
         "the target 'y' must be a finite number, got '0,5' on line 3",
     ),
-    "a decimal sign that separates": (NUMBERS, {"decimal": ","}, "must be one sign other than the separator ',', got ','"),
+    "a decimal sign that separates": (NUMBERS, {"decimal": ","}, "must be one sign other than the separator ','"),
     "an unknown encoding": (NUMBERS, {"encoding": "utf-7000"}, "`encoding` must be a Python encoding"),
 }  # fmt: skip
 

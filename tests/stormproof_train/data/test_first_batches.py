@@ -54,7 +54,10 @@ BAD = {
         Foreign(X, LABELS.float(), num_classes=3),
         "the targets have shape (4,) and type torch.float32. 3 classes need integer labels (batch,) (target.long())",
     ),
-    "numbers beside the names of classes": (Foreign(X, NUMBERS, classes=["a", "b", "c"]), "a regression has no num_"),
+    "numbers beside the names of classes": (
+        Foreign(X, NUMBERS, classes=["a", "b", "c"]),
+        "For regression, do not set num_",
+    ),
     "logits": (Foreign(X, 9 * HOT.float() - 3, num_classes=3), "the targets must be probabilities fr"),
     "inputs that are missing": (
         Foreign(NAN, LABELS, num_classes=3),
