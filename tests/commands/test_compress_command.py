@@ -262,7 +262,7 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join()
     assert process.exitcode == 75, (tmp_path / "err").read_text()
-    assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command goes on\n"
+    assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command resumes\n"
     assert json.loads((run / "run.json").read_text())["status"] in {"preempted", "finished"}
     result = run_compress(tmp_path, *COMPRESS_OVERRIDES)
     assert result.returncode == 0, result.stderr
@@ -289,7 +289,7 @@ def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
 
 MISTAKES = {
     "too little": (["budget=0.1pp"], "budget=0.1pp cannot be shown to be kept on"),
-    "no run": (["run=runs/none", "budget=1pp"], "runs/none is no run's folder and no checkpoint"),
+    "no run": (["run=runs/none", "budget=1pp"], "runs/none is neither the folder of a run nor a checkpoint"),
     "other data": (["budget=5pp", "data.batch_size=3"], "the data are not those that"),
     "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
     "no directions": ([], "say what may be lost"),

@@ -30,7 +30,7 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     assert run(*overrides)[0] == 0
     _rewrite_all(list(original_bytes)[:3], lambda file: Image.open(file).save(file, compress_level=0))
     code, message = run(*overrides)
-    assert (code, "mine is finished already" in message) == (0, True)
+    assert (code, "mine has already finished" in message) == (0, True)
     code, message = run("evaluate", "checkpoint=runs/mine")
     assert code == 0, message
     assert "3 of 30 images have changed in size since the run began" in message

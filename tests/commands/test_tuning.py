@@ -43,7 +43,7 @@ class Refusing(Digits):
 """
 
 MISTAKES = {
-    "what cannot be found": (["tune=foo"], "tune=foo should be one of lr, batch_size, or null"),
+    "what cannot be found": (["tune=foo"], "tune must be one of lr, batch_size, or null, got foo"),
     "a sweep": (["-m", "tune=lr", "seed=1"], "leave -m out"),
     "several devices": (["tune=lr", "trainer=ddp", "trainer.devices=2"], "measures on one device"),
     "an optimizer without a rate": (["tune=lr", "optimizer._target_=mine.WithoutRate"], "takes no argument lr"),

@@ -275,7 +275,7 @@ def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(comm
     table.write_text("x,y\n" + "1,a\n2,b\n" * 11)
     changed = command(*overrides)
     assert changed.returncode == 2
-    assert re.search(r"is another one: data.fingerprint: \w{16} -> \w{16}. Give this one another name", changed.stderr)
+    assert re.search(r"has other settings: data.fingerprint: \w{16} -> \w{16}. Choose another name", changed.stderr)
 
 
 def test_an_unknown_command_names_those_there_are(command: Command):
@@ -411,7 +411,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()
     rerun.communicate()
-    assert first_lines[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+    assert first_lines[1] == f"resuming from step {step} (000002-step-{step}.ckpt)\n"
 
 
 @pytest.mark.slow
@@ -439,7 +439,7 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()
     rerun.communicate()
-    assert first_lines[1].startswith("going on from step ")
+    assert first_lines[1].startswith("resuming from step ")
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ CONFIGS = {
     ),
     "an unknown experiment of a folder": (
         ["experiment=broken/vanishing"],
-        "there is no experiment=broken/vanishing; there is: broken/vanishing_sigmoid, broken/nan_input, ",
+        "experiment=broken/vanishing does not exist. Choices: broken/vanishing_sigmoid, broken/nan_input, ",
     ),
     "a folder of experiments": (
         ["experiment=broken"],

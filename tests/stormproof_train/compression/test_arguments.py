@@ -30,7 +30,7 @@ MISTAKES = {
     "no sign": (["runs/a"], "runs/a says nothing to compress"),
     "a typing error": (["run=a", "budgt=1pp"], "budgt= is nothing that a compression takes; did you mean budget?"),
     "another command's": (["run=a", "search.trials=3"], "search.trials= is nothing that a compression takes"),
-    "several": (["run=a,b", "budget=1pp"], "run=a,b: one value is wanted"),
+    "several": (["run=a,b", "budget=1pp"], "run=a,b: must be a single value"),
     "no method": (["run=a", "budget=1pp", "methods=[shrink]"], "compress.methods"),
     "nothing smaller": (["run=a", "budget=1pp", "methods=[distill]"], "nothing gets smaller by them"),
     "no target": (["run=a", "target.speed=2"], "target.speed= is no target; did you mean target.speedup"),
