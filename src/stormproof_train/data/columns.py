@@ -22,8 +22,8 @@ def parse_numbers(column: pd.Series) -> pd.Series | None:
     Example:
         >>> parse_numbers(pd.Series(["1", None, "2.5"])).tolist()
         [1.0, nan, 2.5]
-        >>> parse_numbers(pd.Series(["1", "many"])) is None
-        True
+        >>> print(parse_numbers(pd.Series(["1", "many"])))
+        None
     """
     numbers = coerce_numbers(column)
     return numbers if numbers.notna().equals(column.notna()) else None

@@ -136,8 +136,8 @@ def get_fingerprint(data: pl.LightningDataModule) -> str | None:
     """Returns the attribute ``fingerprint`` of a data module if it is a string, else None.
 
     Example:
-        >>> get_fingerprint(pl.LightningDataModule()) is None
-        True
+        >>> print(get_fingerprint(pl.LightningDataModule()))
+        None
     """
     fingerprint = getattr(data, "fingerprint", None)
     return fingerprint if isinstance(fingerprint, str) else None

@@ -25,9 +25,10 @@ def split_two_ways(
     size = max(1, round(count * fraction))
     min_size = 1 if classes is None else len(np.unique(classes))
     if min(size, count - size) < min_size:
+        condition = ", one of each class" if classes is not None else ""
         raise ValueError(
             f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}, but each part needs "
-            f"at least {min_size}{'' if classes is None else ', one of each class'}."
+            f"at least {min_size}{condition}."
         )
     remaining_indices, held_out_indices = train_test_split(
         np.arange(count), test_size=size, random_state=seed, stratify=classes
