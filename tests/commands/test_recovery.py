@@ -305,7 +305,7 @@ def test_a_run_never_starts_at_nothing_in_silence(killed, command: Command, tmp_
             file.unlink()
     gone = command(*OVERRIDES)
     assert gone.returncode == 2
-    assert "its checkpoints are gone" in gone.stderr
+    assert "its checkpoints are missing" in gone.stderr
 
 
 def test_without_recovery_a_stopped_run_is_not_started_from_nothing(killed, command: Command, tmp_path: Path):

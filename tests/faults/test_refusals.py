@@ -71,7 +71,7 @@ def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
 @pytest.mark.slow
 def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
     outcome = run_attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
-    assert_refused(outcome, 2, "monitor=val/los is not logged. Metrics: ")
+    assert_refused(outcome, 2, "monitor=val/los is not logged; there is: ")
     assert "val/loss" in outcome.output
 
 
