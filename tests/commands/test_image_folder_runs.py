@@ -37,9 +37,10 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     _rewrite_all(original_bytes, lambda file: Image.new("RGB", (9, 9), hash(file.name) % 2**24).save(file))
     for arguments in (overrides, ["evaluate", "checkpoint=runs/mine"]):
         code, message = run(*arguments)
-        assert (code, "used other images with the same names (30 of 30 compared files differ)" in message) == (2, True), (
-            message
-        )
+        assert (code, "used other images with the same names (30 of 30 compared files differ)" in message) == (
+            2,
+            True,
+        ), message
     _rewrite_all(original_bytes, lambda file: file.write_bytes(original_bytes[file]))
     (images / "cat/000.png").unlink()
     for arguments, sentence in (

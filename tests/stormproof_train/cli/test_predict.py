@@ -100,7 +100,7 @@ def test_a_table_is_told_without_torch_and_shown(folder: Path, tmp_path: Path):
     assert "people" in result.stdout
     assert "predicted" in result.stdout
     assert "score" in result.stdout
-    assert result.stdout.endswith("and 40 more: output=predictions.csv keeps all\n")
+    assert result.stdout.endswith("and 40 more; output=predictions.csv saves all\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -261,7 +261,7 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
         onnx.helper.set_model_props(model, {"stormproof": facts})
     onnx.save(model, tmp_path / "foreign.onnx")
     assert _predict(f"model={tmp_path}", f"input={folder / 'new.npy'}") == 2
-    assert "has no model.onnx; choose one: foreign.onnx" in _read_error(capsys)
+    assert "contains no model.onnx. Choose one of foreign.onnx" in _read_error(capsys)
     assert _predict(f"model={tmp_path / 'foreign.onnx'}", f"input={folder / 'new.npy'}") == 2
     assert wanted in _read_error(capsys)
 
@@ -269,7 +269,7 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
 def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setattr(main, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}") == 2
-    assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _read_error(capsys)
+    assert "predict needs onnxruntime, which is not installed. Run: pip install -e '.[compress]'" in _read_error(capsys)
 
 
 def test_the_command_line_imports_no_torch():
