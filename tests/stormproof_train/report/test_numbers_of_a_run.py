@@ -142,7 +142,7 @@ def test_what_came_back_after_it_was_taken_back_stands(tmp_path: Path):
 
 def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
     (tmp_path / "findings.jsonl").write_text('{"problem": "of tomorrow"}\n')
-    with pytest.raises(UserError, match=r"findings.jsonl, line 1 is no finding of ours"):
+    with pytest.raises(UserError, match=r"findings.jsonl, line 1 is not a finding of this application"):
         read_findings(tmp_path / "findings.jsonl")
 
 
@@ -244,7 +244,7 @@ def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
         (lambda run: (run / "run.json").write_text("{}"), "run.json is damaged"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
-            r"summary.json is damaged \(it should hold .* headline, test",
+            r"summary.json is damaged \(expected a mapping .* headline, test",
         ),
         (lambda run: (run / "config.yaml").write_text("!!python/object:os.system [ls]"), "config.yaml is damaged"),
         (lambda run: (run / "predictions.npz").write_bytes(b"no"), "holds no predictions of ours"),

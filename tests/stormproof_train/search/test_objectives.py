@@ -20,7 +20,7 @@ REFUSED = {
     "workers=True should be": {"workers": True},
     "max_hours=-1 should be above 0": {"max_hours": -1},
     "max_gpu_hours=nan should be above 0": {"max_gpu_hours": math.nan},
-    "is not a valid folder name": {"name": "a/b"},
+    "cannot be a folder's name": {"name": "a/b"},
 }
 
 
