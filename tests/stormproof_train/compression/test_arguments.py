@@ -30,14 +30,14 @@ MISTAKES = {
     "no sign": (["runs/a"], "runs/a says nothing to compress"),
     "a typing error": (["run=a", "budgt=1pp"], "budgt= is nothing that a compression takes; did you mean budget?"),
     "another command's": (["run=a", "search.trials=3"], "search.trials= is nothing that a compression takes"),
-    "several": (["run=a,b", "budget=1pp"], "run=a,b: must be a single value"),
+    "several": (["run=a,b", "budget=1pp"], "run=a,b: one value is wanted"),
     "no method": (["run=a", "budget=1pp", "methods=[shrink]"], "compress.methods"),
     "nothing smaller": (["run=a", "budget=1pp", "methods=[distill]"], "nothing gets smaller by them"),
     "no target": (["run=a", "target.speed=2"], "target.speed= is no target; did you mean target.speedup"),
     "a target of 1": (["run=a", "target.speedup=1"], "target.speedup=1 should be above 1"),
     "no training": (["run=a", "budget=1pp", "training=0"], "training=0 should be above 0"),
     "no threads": (["run=a", "budget=1pp", "threads=0"], "threads=0 should be a whole number from 1"),
-    "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples='many' should be int"),
+    "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples must be int"),
 }
 
 
