@@ -1,4 +1,4 @@
-"""Trains from this checkout: ``python train.py activation=elu``; ``stormproof-train`` runs what is installed."""
+"""Runs ``stormproof-train`` from this checkout: ``python train.py activation=elu``."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOTS = [str(HERE / "src"), str(HERE / "callbacks")]
 sys.path[:0] = ROOTS
-# for the jobs of a sweep that submitit starts elsewhere
+# for jobs of a sweep that submitit starts on other machines
 os.environ["PYTHONPATH"] = os.pathsep.join([*ROOTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from stormproof_train.cli.main import main

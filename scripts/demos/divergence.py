@@ -65,7 +65,7 @@ def fault(name: str) -> pl.Callback:
 
 def train(data: str, name: str, seed: int, guarded: bool, folder: Path, overrides: list[str]) -> float:
     """Trains a run and returns its test accuracy."""
-    run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"  # prose: allow (name in docs/how-to/divergence.md)
+    run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"  # prose: allow (name in the docs)
     run_overrides = [f"data={data}", f"name={run}", f"runs_dir={folder}", f"seed={seed}", "logger=none", *LENGTH[data]]
     run_overrides += [] if guarded else ["~callbacks.divergence_guard"]
     run_overrides += (

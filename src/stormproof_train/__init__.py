@@ -1,1 +1,1 @@
-"""The application: trains networks that Hydra configs put together, with Stormproof's callbacks."""
+"""Trains networks that are configured with Hydra, using the callbacks of Stormproof."""

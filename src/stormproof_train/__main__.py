@@ -1,4 +1,4 @@
-"""``python -m stormproof_train`` is the command ``stormproof-train``."""
+"""Runs the command ``stormproof-train`` as ``python -m stormproof_train``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Symbolic links that lead nowhere."""
+"""Describes broken symbolic links."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def describe_broken_link(path: Path) -> str | None:
-    """Returns what is wrong with the first symbolic link on a path that leads nowhere, or None if there is none.
+    """Returns a description of the first broken symbolic link on a path, or None if all links are valid.
 
     Args:
         path: Path of a file or folder. It does not have to exist.
@@ -24,10 +24,10 @@ def describe_broken_link(path: Path) -> str | None:
         except FileNotFoundError:
             return f"{component} is a link to {component.readlink()}, which does not exist"
         except OSError as error:
-            return f"{component} is a link that leads back to itself" if error.errno == errno.ELOOP else None
+            return f"{component} is a link to itself" if error.errno == errno.ELOOP else None
     return None
 
 
 def describe_path_error(path: Path, error: OSError) -> str | None:
-    """Returns why ``path`` cannot be used: the broken link on it, or else what the error says."""
+    """Returns why ``path`` cannot be used: a broken link on it, or else the message of the error."""
     return describe_broken_link(path) or error.strerror

@@ -1,4 +1,4 @@
-"""The task that a plan describes: network, loss and metrics, with first weights."""
+"""Builds the task of a plan: network, loss and metrics, with initial weights."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from stormproof_train.losses import check_fit, check_task, loss_properties
 from stormproof_train.task import Task, takes_run_length
 
 TRUE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
-"""With these Lightning brings the inputs, of whatever precision, and the weights to one."""
+"""Precisions for which Lightning converts inputs and weights to one type."""
 
 
 def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
-    """Builds and initializes a network for the data, and all that trains it; says what does not fit.
+    """Builds and initializes the network, and everything that trains it, and checks that the parts are compatible.
 
     Args:
-        plan: the run's.
-        data: its data module.
-        spec: of the data.
-        loss_target: the loss to build.
+        plan: Plan of the run.
+        data: Data module of the run.
+        spec: Spec of the data.
+        loss_target: Loss to build.
 
     Raises:
-        UserError: if the parts do not fit each other or the data.
+        UserError: If the parts are incompatible with each other or with the data.
     """
     check_task(loss_target.function, spec)
     dtype = torch.float32
     if isinstance(data, SplitDataModule):
-        spec = data.load_spec()  # counts of classes and the range of targets, which some losses want
+        spec = data.load_spec()  # adds class counts and the range of targets, which some losses need
     else:
         dtype = check_first_batches(data, spec)
         if dtype.is_floating_point and str(plan.trainer.kwargs.get("precision")) in TRUE_PRECISIONS:
-            dtype = torch.float32  # as the weights are here
+            dtype = torch.float32  # the type of the weights at this point
     loss = loss_target.build(class_counts=spec.class_counts)
     activation = activation_factory(plan.activation.factory())
     network_args = {
@@ -54,7 +54,7 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
     }
     network = plan.model.build(**network_args)
     if not isinstance(network, torch.nn.Module):
-        raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
+        raise UserError(f"model: {plan.model.path} returns {type(network).__name__}, not a torch.nn.Module")
     augmentation = Compose(
         {name: target.build(loss=loss, **network_args) for name, target in plan.augmentation.items()}
     )
@@ -74,7 +74,7 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
 
 
 def _check_optimizer(target: Target) -> None:
-    """Raises UserError for arguments that the optimizer refuses, and for infinite ones, which torch accepts."""
+    """Raises UserError for arguments that the optimizer rejects, and for infinite ones, which torch accepts."""
     target.build(params=[torch.nn.Parameter(torch.zeros(1))])
     for name, value in target.kwargs.items():
         if any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in tree_leaves(value)):
@@ -82,7 +82,7 @@ def _check_optimizer(target: Target) -> None:
 
 
 def _class_names(data: pl.LightningDataModule, spec: DataSpec) -> list[str]:
-    """Of the classes, where the data module has one for each."""
+    """Returns the class names if the data module has one per class, else an empty list."""
     names: Any = getattr(data, "classes", None)
     is_complete = isinstance(names, list | tuple) and len(names) == spec.num_classes
     return [str(name) for name in names] if is_complete else []
@@ -98,5 +98,5 @@ def _initialize(
     if isinstance(result, torch.nn.Module) and result is not network:
         type_name = type(result).__name__
         raise UserError(
-            f"initialization: {target.path} gives a {type_name}; it has to change the network that it is given"
+            f"initialization: {target.path} returns a {type_name}, but it must change the given network in place"
         )

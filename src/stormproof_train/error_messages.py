@@ -1,4 +1,4 @@
-"""Any error as one sentence and an exit code."""
+"""Converts exceptions to a message for the user and an exit code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, rank_by_similarity
 from stormproof_train.install_command import install_command
 
-_MESSAGES_BY_TEXT = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
+_MESSAGES_BY_TEXT = {  # user errors for which torch, Lightning and Hydra have no exception class
     "more than 1 value per channel": (
-        "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true where it is an epoch's last "
-        "batch, else data.batch_size above 1"
+        "batch norm needs more than one sample per batch. Set data.drop_last=true if this is the last batch of an "
+        "epoch, else data.batch_size above 1."
     ),
-    "is out of bounds.": "data: a batch has a class label that is none ({}): they go from 0 to num_classes - 1",
+    "is out of bounds.": "data: a batch has an invalid class label ({}). Labels must be from 0 to num_classes - 1.",
     "`val_check_interval`": "trainer: {}",
     "configured in SLURM": "trainer: {}",
     "Only one of --run, --multirun": "{}",
@@ -35,15 +35,16 @@ _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in
 
 
 def describe_error(error: BaseException) -> tuple[str, ExitCode]:
-    """What to tell the user, and the exit code.
+    """Returns the message for the user and the exit code.
 
     Args:
-        error: what ended the run.
+        error: Exception that ended the run.
     """
     if isinstance(error, RunError):
         return str(error), error.exit_code
     if isinstance(error, NoGoodCheckpointError):
-        return f"{error.problem}: put a copy back, or train under another name (name=…)", ExitCode(error.exit_code)
+        message = f"{error.problem.rstrip('.')}. Restore a copy, or start a new run with name=…."
+        return message, ExitCode(error.exit_code)
     if isinstance(error, StormproofError):
         return str(error), ExitCode(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
@@ -60,24 +61,24 @@ def describe_error(error: BaseException) -> tuple[str, ExitCode]:
 
 
 def is_killed_worker(error: BaseException) -> bool:
-    """Returns whether a run ended because one of its data loader workers was killed."""
+    """Returns True if a run ended because one of its data loader workers was killed."""
     return any(map(_describe_killed_worker, _iter_causes(error, implicit=True)))
 
 
 def _describe_killed_worker(error: BaseException) -> tuple[str, ExitCode] | None:
-    """Describes a loader worker that was killed. torch has no error of its own for it."""
+    """Describes a killed data loader worker, for which torch has no exception class."""
     is_torch_error = isinstance(error, RuntimeError) and _KILLED_WORKER.search(str(error))
     if not is_torch_error and not _is_broken_worker_connection(error):
         return None
     message = (
-        f"a data loader worker was killed, possibly because memory ran out ({_first_nonempty_line(str(error))}): the "
-        "same command resumes the run. If this happens again, lower data.num_workers"
+        f"a data loader worker was killed, possibly because memory ran out ({_first_nonempty_line(str(error))}); the "
+        "same command resumes the run. If this happens again, lower data.num_workers."
     )
     return message, ExitCode.START_AGAIN
 
 
 def _is_broken_worker_connection(error: BaseException) -> bool:
-    """Returns whether the connection to a loader worker broke, as it does if a worker is killed while it sends."""
+    """Returns True if the connection to a loader worker broke, as happens if a worker is killed while it sends."""
     return isinstance(error, ConnectionError | EOFError) and any(
         frame.f_code.co_name == "_try_get_data" and frame.f_globals.get("__name__") == "torch.utils.data.dataloader"
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -95,7 +96,7 @@ def _describe_storage_error(error: BaseException) -> tuple[str, ExitCode] | None
 
 
 def _describe_user_error(error: BaseException) -> tuple[str, ExitCode] | None:
-    """A user's mistake that another library found, in our words."""
+    """Describes errors of the user that other libraries detect."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         message = _describe_unknown_option(error)
     elif isinstance(error, HydraException | OmegaConfBaseException):
@@ -117,7 +118,7 @@ def _describe_unknown_option(error: MissingConfigException) -> str:
     config_name = str(error.missing_cfg_file).removesuffix(".yaml")
     if config_name.startswith("hydra/launcher/submitit_"):
         return f"hydra/launcher=submitit_slurm is not installed: {install_command('slurm')}"
-    match = _CONFIG_GROUP.search(str(error))  # not there if it was in a list of choices
+    match = _CONFIG_GROUP.search(str(error))  # absent if the choice was in a list
     group = match.group(1) if match else config_name.partition("/")[0]
     choice = config_name.removeprefix(f"{group}/")
     folder = conf_dir() / group
@@ -126,8 +127,8 @@ def _describe_unknown_option(error: MissingConfigException) -> str:
         *(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")),
     }
     if not options or choice == config_name:
-        return f"there is no config {error.missing_cfg_file}"
-    return f"there is no {group}={choice}; there is: {', '.join(rank_by_similarity(choice, options))}"
+        return f"the config {error.missing_cfg_file} does not exist"
+    return f"{group}={choice} does not exist. Choices: {', '.join(rank_by_similarity(choice, options))}"
 
 
 def _describe_config_error(error: Exception) -> str:
@@ -137,36 +138,36 @@ def _describe_config_error(error: Exception) -> str:
     ambiguous_match = _AMBIGUOUS_VALUE.match(text)
     if ambiguous_match:
         return (
-            f"{ambiguous_match.group(1).removeprefix('++')} has several values: a run takes one, and a "
-            f"sweep over them wants -m"
+            f"{ambiguous_match.group(1).removeprefix('++')} has several values, but a run needs one. Add -m for a "
+            f"sweep over them."
         )
     match = _UNKNOWN_KEY.search(text)
     if match:
-        from stormproof_train.config.plan import CONFIG_KEYS, unknown_key_message  # noqa: PLC0415 (it imports torch, which takes a second)
+        from stormproof_train.config.plan import CONFIG_KEYS, unknown_key_message  # noqa: PLC0415 (imports torch, which takes a second)
 
         key = match.group(1) or match.group(2)
-        if key in CONFIG_KEYS:  # a group, which was given something else than a word
-            return f"{key}=… takes the name of a choice (--help lists all)"
+        if key in CONFIG_KEYS:  # a group with a value that is not a name
+            return f"{key}=… must be the name of a choice (--help lists all)"
         return unknown_key_message(key)
     return _first_nonempty_line(text)
 
 
 def _describe_unreadable_override(override: str, message: str) -> str:
-    argument = override.removeprefix("++")  # as a user types it: see overrides.py
+    argument = override.removeprefix("++")  # in the form that users type, see overrides.py
     key, _, value = argument.partition("=")
     problem = f"{argument!r} cannot be read as group=choice or group.argument=value"
     if not value or value[0] in "[{'\"":
         return f"{problem}: {_first_nonempty_line(message)}"
-    return f"""{problem}: put a value with such signs into quotes within quotes, "{key}='{value}'\""""
+    return f"""{problem}. Put values with such characters into nested quotes: "{key}='{value}'\""""
 
 
 def _describe_missing_metric(text: str) -> str:
-    """Early stopping, or a schedule, looks at what a validation logs: it may be misspelt, or there was none yet."""
+    """Describes a metric that is missing for early stopping or a schedule: misspelled, or not logged yet."""
     component, metric, explanation = _MISSING_METRIC.search(text).groups()  # pyright: ignore[reportOptionalMemberAccess] (asked before)
     if metric.startswith("val/") and "val/" not in explanation:
         return (
-            f"{component} looks at {metric}, and the run ends before its first validation: train for an epoch at least "
-            "(trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)"
+            f"{component} monitors {metric}, but the run ends before its first validation. Train for at least one "
+            "epoch (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)."
         )
     return f"callbacks: {_first_nonempty_line(text)}"
 
@@ -177,9 +178,10 @@ def _first_nonempty_line(text: str) -> str:
 
 
 def _iter_causes(error: BaseException | None, *, implicit: bool = False) -> Iterator[BaseException]:
-    """The error and its stated causes; with ``implicit``, what was being handled when it came up too.
+    """Yields the error and its explicit causes. With ``implicit``, also the errors that were being handled.
 
-    A full disk shows in whatever fails next. A mistake is only what was raised as one: an error in handling it is not.
+    A full disk can cause any later failure. For user errors only explicit causes count, because an error while handling
+    them is not a user error.
     """
     while error is not None:
         yield error

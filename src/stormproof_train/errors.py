@@ -1,4 +1,4 @@
-"""What a run ends with: the exit codes, and errors that are sentences."""
+"""Exit codes of a run and exceptions with messages for users."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stormproof.errors import PreemptedExit
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller."""
+    """Exit codes of the process."""
 
     FINISHED = 0
-    FAILED = 1  # an error nobody foresaw, with its traceback
+    FAILED = 1  # an unexpected error, with its traceback
     USER_MISTAKE = 2
     STORAGE = 74
     START_AGAIN = 75
     DIVERGED = 76
     CRASH_LOOP = 77
-    HANG = 78  # by os._exit, of stormproof.HangWatch
+    HANG = 78  # exit by os._exit in stormproof.HangWatch
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143
@@ -30,45 +30,45 @@ class ExitCode(IntEnum):
 STORAGE_FAULTS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file may grow no further",
+    errno.EFBIG: "the maximum file size is reached",
     errno.EROFS: "the file system is read-only",
-    errno.EIO: "the disk reports an error",
+    errno.EIO: "the disk reports an I/O error",
     errno.ESTALE: "the network file system lost the folder",
 }
-"""Errors of the disk, and the words for them."""
+"""Descriptions of storage errors."""
 
 
 class RunError(Exception):
-    """An end of the run that one sentence explains; it carries the exit code."""
+    """Error with a message for the user and an exit code."""
 
     exit_code = ExitCode.FAILED
 
     def __init__(self, message: str) -> None:
-        if message.startswith("Caught "):  # a loader worker's, raised anew by torch with the traceback before it
+        if message.startswith("Caught "):  # torch raises the error of a loader worker again, after its traceback
             message = message.strip().rpartition(f"{type(self).__name__}: ")[2]
         super().__init__(message)
 
 
 class UserError(RunError):
-    """The user's mistake: what is wrong, where, and what would be right."""
+    """Error of the user. The message states what is wrong and how to correct it."""
 
     exit_code = ExitCode.USER_MISTAKE
 
 
 class StorageError(RunError):
-    """The disk, not the user or the program."""
+    """Storage failure."""
 
     exit_code = ExitCode.STORAGE
 
 
 class CrashLoopError(RunError):
-    """The run ended again and again, and came no further."""
+    """The run ended repeatedly without progress."""
 
     exit_code = ExitCode.CRASH_LOOP
 
 
 class StopError(RunError):
-    """Somebody stopped the run: Ctrl-C or SIGTERM."""
+    """The run was stopped by Ctrl-C or SIGTERM."""
 
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
@@ -76,7 +76,7 @@ class StopError(RunError):
 
 
 class PreemptedError(StopError):
-    """Somebody stopped the run by a signal, and what there was to save is saved."""
+    """The run was stopped by a signal after it had saved a checkpoint."""
 
     def __init__(self, message: str, signum: signal.Signals) -> None:
         super().__init__(message, ExitCode.START_AGAIN)
@@ -84,18 +84,18 @@ class PreemptedError(StopError):
 
 
 class StoppedBySearchError(StopError):
-    """The run was told to leave by what had started it, and what there was to save is saved."""
+    """The run was stopped by its search after it had saved a checkpoint."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.START_AGAIN)
 
 
 class StoppedBySearchExit(PreemptedExit):
-    """A run leaves because what has started it says so, on all ranks at the same step.
+    """Exits a run on all ranks at the same step, because its search requests it.
 
     Args:
-        reason: in words.
-        is_rank_zero: whether this is rank 0.
+        reason: Reason, for messages.
+        is_rank_zero: True on rank 0.
     """
 
     def __init__(self, reason: str, *, is_rank_zero: bool) -> None:
@@ -104,12 +104,12 @@ class StoppedBySearchExit(PreemptedExit):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line; its class where it says nothing."""
+    """Returns the first line of the message of an error, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def rank_by_similarity(text: str, candidates: Iterable[str]) -> list[str]:
-    """All of ``candidates``, the most like ``text`` first.
+    """Returns ``candidates`` sorted by similarity to ``text``, the most similar first.
 
     Example:
         >>> rank_by_similarity("elo", ["tanh", "relu", "elu"])

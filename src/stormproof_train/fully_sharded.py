@@ -1,4 +1,4 @@
-"""Training whose parameters, gradients and optimizer states are spread over the ranks (FSDP2)."""
+"""Trains with parameters, gradients and optimizer states sharded over the ranks (FSDP2)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from stormproof_train.errors import UserError, first_line
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy where all ranks share the data, and with it the parameters.
+    """ModelParallelStrategy of Lightning in which all ranks share the data and the parameters.
 
-    A checkpoint is one whole file: rank 0 gathers it in the memory of its host.
+    A checkpoint is one complete file, which rank 0 gathers in host memory.
 
     Example:
         >>> FullySharded().restore_checkpoint_after_setup
@@ -28,24 +28,24 @@ class FullySharded(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Starts the process group, with as many parts as there are ranks."""
+        """Starts the process group with all ranks in the data-parallel dimension."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
 
 def shard_network(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Spreads a network's parameters over the ranks of ``mesh``, in place, once.
+    """Shards the parameters of a network over the ranks of ``mesh``, in place. Does nothing if they are sharded.
 
-    What its outermost lists and sequences hold is gathered part by part, and all else together with the whole, as is
-    what two parts share. Buffers, such as the running statistics of BatchNorm, are rank 0's at each forward pass: so
-    they are in DDP.
+    The elements of the outermost lists and sequences are gathered one by one. All other parameters, and parameters that
+    two elements share, are gathered with the whole network. Buffers, such as the running statistics of BatchNorm, are
+    broadcast from rank 0 before each forward pass, as in DDP.
 
     Args:
-        network: its parameters become ``DTensor``, each cut along its first dimension.
-        mesh: with the dimension ``data_parallel``.
+        network: Network whose parameters become ``DTensor``, each sharded along its first dimension.
+        mesh: Device mesh with the dimension ``data_parallel``.
 
     Raises:
-        UserError: if torch cannot spread it.
+        UserError: If torch cannot shard the network.
     """
     if isinstance(network, FSDPModule):
         return
@@ -56,24 +56,24 @@ def shard_network(network: nn.Module, mesh: DeviceMesh) -> None:
         fully_shard(network, mesh=data_parallel_mesh)
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"model: its parameters cannot be spread over the ranks ({first_line(error)}): use trainer=ddp"
+            f"model: the parameters cannot be sharded over the ranks ({first_line(error)}). Use trainer=ddp."
         ) from error
     network.register_forward_pre_hook(_broadcast_buffers)
 
 
 def _shardable_modules(network: nn.Module) -> list[nn.Module]:
-    """Those that have parameters which no other has."""
+    """Returns the modules whose parameters belong to no other module."""
     blocks = list(dict.fromkeys(_list_blocks(network)))
     owner_counts = Counter(
         parameter
         for owner in network.modules()
-        for parameter in owner.parameters(recurse=False)  # a module that comes twice owns it once
+        for parameter in owner.parameters(recurse=False)  # modules() yields a shared module once
     )
     return [block for block in blocks if all(owner_counts[weight] == 1 for weight in block.parameters())]
 
 
 def _list_blocks(module: nn.Module) -> list[nn.Module]:
-    """What the outermost lists and sequences hold that have parameters; a list in a list is looked into."""
+    """Returns the elements with parameters of the outermost lists and sequences. Lists in lists are flattened."""
     if not isinstance(module, nn.Sequential | nn.ModuleList):
         return [child_block for child in module.children() for child_block in _list_blocks(child)]
     trainable_blocks = [child_block for child_block in module if any(True for _ in child_block.parameters())]
@@ -86,7 +86,7 @@ def _list_blocks(module: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _broadcast_buffers(network: nn.Module, _: Any) -> None:
-    """Gives all ranks rank 0's, in one collective for each type."""
+    """Broadcasts the buffers of rank 0 in one collective per type."""
     buffers_by_dtype = defaultdict(list)
     for buffer in network.buffers():
         buffers_by_dtype[buffer.dtype].append(buffer)

@@ -1,4 +1,4 @@
-"""How much better a network is on what it was trained on than on what it was not."""
+"""Measures the difference between training and validation metrics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task
 
 MAX_SAMPLES = 1000
-"""Of the training split, at each validation: a share of it is known to 0.016 then, one standard error."""
+"""Samples of the training split per validation. The standard error of an accuracy is then at most 0.016."""
 
 
 class GeneralizationGap(Callback):
-    """Measures training samples as validation measures its own: in evaluation mode, without augmentation.
+    """Measures training samples in the same way as validation samples: in evaluation mode, without augmentation.
 
-    What is logged as ``train/…`` is of weights that change under it, with dropout and augmentation; its distance from
-    validation says little. At the end of each validation this looks at as many training samples as were validated, but
-    no more than 1,000, evenly picked and always the same ones, and changes no bit of the training. It comes before
-    callbacks that set other weights for the validation (averages), so that it measures those too.
+    The metrics ``train/…`` are computed with changing weights, dropout and augmentation, so their distance to the
+    validation metrics is not the generalization gap. At the end of each validation, this callback evaluates as many
+    training samples as were validated, but at most 1,000. The samples are evenly spaced and always the same. The
+    callback does not change the training run. It must precede callbacks that set other weights for validation
+    (averages), so that it measures those weights.
 
     Logged: ``generalization/train_loss`` and ``generalization/train_<headline>`` of these samples, and
-    ``generalization/gap``, by how much the headline (accuracy; root mean squared error) is worse on validation.
+    ``generalization/gap``, the amount by which the headline metric (accuracy or root mean squared error) is worse on
+    validation.
 
     Args:
         datamodule: Data module of the run. Nothing is measured if it is not a data module of this application, because
@@ -41,7 +43,7 @@ class GeneralizationGap(Callback):
         self._train_metrics: dict[str, float] | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures, while the weights are those that were validated."""
+        """Measures while the validated weights are active."""
         self._train_metrics = None
         is_validation = trainer.state.fn in {"fit", "validate"} and not trainer.sanity_checking
         if not is_validation or not isinstance(self._data, SplitDataModule) or getattr(trainer, "overfit_batches", 0):
@@ -55,7 +57,7 @@ class GeneralizationGap(Callback):
             self._train_metrics = pl_module.measure(self._batches(trainer))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs it beside what validation says."""
+        """Logs the training metrics and the gap."""
         if self._train_metrics is None or trainer.sanity_checking:
             return
         assert isinstance(pl_module, Task)
@@ -67,18 +69,18 @@ class GeneralizationGap(Callback):
         gap = train_value - validation_value if headline.higher_is_better else validation_value - train_value
         metrics = {f"train_{name}": value for name, value in self._train_metrics.items()} | {"gap": gap}
         log_values(trainer, {f"generalization/{name}": value for name, value in metrics.items()})
-        self._train_metrics = None  # CheckpointRecovery would report an attribute that changes and is not saved
+        self._train_metrics = None  # CheckpointRecovery reports attributes that change and are not saved
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lets the loader go, with its workers."""
+        """Releases the loader and its workers."""
         self._loader = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Lets the loader go, with its workers."""
+        """Releases the loader and its workers."""
         self._loader = None
 
     def _batches(self, trainer: pl.Trainer) -> Iterator[Any]:
-        """As a validation step is given them."""
+        """Yields batches in the form that a validation step gets."""
         for batch in self._loader:
             converted_batch = trainer.precision_plugin.convert_input(batch)
             with trainer.precision_plugin.val_step_context():

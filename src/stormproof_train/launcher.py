@@ -1,4 +1,4 @@
-"""The processes that a launcher started."""
+"""Detects the processes that a launcher started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole run, top to bottom."""
+"""Implements a run from config to summary."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ from stormproof_train.run.sigint_mask import block_sigint_during_launch
 from stormproof_train.task import Task
 
 RANK_SEED_STRIDE = 1_000_003
-"""The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
+"""Difference between the seeds of two ranks. Users who increase the seed do not reach the seed of another rank."""
 _EMPTY_TEST_RESULTS: EvaluationSummary = {"intervals": {}, "baselines": {}, "conclusions": []}
-"""What a summary says about a test split that was not evaluated."""
+"""Part of the summary if the test split was not evaluated."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True) -> RunSummary:
-    """Trains what a config describes, then tests it once if it is to; a finished run is not trained again.
+    """Trains the network of a config and tests it once. A finished run is not trained again.
 
     Args:
-        cfg: a composed config, as ``conf/config.yaml`` lays it out.
-        show_progress: Whether to draw a progress bar. If False, prints lines of text.
-        should_train: False to tell the summary of a finished run, and of no other.
+        cfg: Composed config with the structure of ``conf/config.yaml``.
+        show_progress: If True, shows a progress bar. If False, prints lines of text.
+        should_train: If False, returns the summary of a finished run and raises an error for other runs.
 
     Returns:
-        The run's summary.
+        Summary of the run.
 
     Raises:
-        RunError: with the sentence for the user and the exit code.
+        RunError: With the message for the user and the exit code.
     """
     plan = read_plan(cfg)
     suppress_lightning_output()
@@ -79,11 +79,11 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     run_spec = RunSpec.from_settings(plan.settings(loss_target, get_fingerprint(data)))
     folder = RunFolder(Path(plan.runs_dir), run_spec.name)
     summary = folder.read_summary()
-    # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
+    # when Lightning starts the other ranks, the folder of rank 0 exists, and `never` would reject their own run
     resume = plan.resume if is_rank_zero() else "auto"
     _check_run_matches(folder, run_spec, resume, data)
     if summary is not None:
-        print_line(f"{folder.name} is finished already")
+        print_line(f"{folder.name} has already finished")
         return summary
     if not should_train:
         raise UserError(f"the run {folder.path} has not finished")
@@ -146,12 +146,12 @@ def _begin(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.Lightn
 
 
 def _finish(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
-    """Writes down what the run came to, and the page of it; the whole summary."""
+    """Records the results, writes the report, and returns the complete summary."""
     seconds = round(folder.previous_seconds + summary["seconds"], 3)
     summary.update({"attempts": folder.attempt, "seconds": seconds})
     folder.record_finish(summary, last_step=summary["steps"])
     if plan.report:
-        from stormproof_train.report.write import write_report  # noqa: PLC0415 (the one rank that needs it)
+        from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 
         write_report(folder.path)
     return summary
@@ -170,7 +170,7 @@ def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
         if not hasattr(callback, "on_train_batch_end"):
             raise UserError(
-                f"{target.config_key}: {target.path} gives {type(callback).__name__}, not a Lightning callback"
+                f"{target.config_key}: {target.path} returns {type(callback).__name__}, not a Lightning callback"
             )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.checkpoints.absolute())
@@ -178,20 +178,20 @@ def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder
 
 
 def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resume_step: int) -> list[Logger]:
-    """Ours and the chosen one, which is built first: it may read there what it lacks."""
+    """Returns the metrics file and the configured logger, which is built first because it may restore that file."""
     run_id, attempt = (folder.run_id, folder.attempt) if is_rank_zero() else (None, 0)
     chosen_logger = plan.logger.build(
         folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
     )
     metrics_path = folder.path / "metrics.csv"
     if resume_step > 0 and not metrics_path.exists():
-        rank_zero_warn(f"{metrics_path} is missing. Values logged in the first {resume_step} steps are lost")
+        rank_zero_warn(f"{metrics_path} is missing. Values logged in the first {resume_step} steps are lost.")
     metrics_file = MetricsFile(metrics_path, attempt)
     return [metrics_file] if chosen_logger is None else [metrics_file, chosen_logger]
 
 
 def _get_batch_size(data: pl.LightningDataModule) -> int | None:
-    """Samples of a step, over all ranks; None where only the data module knows."""
+    """Returns the samples per step over all ranks, or None for user-defined data modules."""
     return data.batch_size if isinstance(data, SplitDataModule) else None
 
 
@@ -217,10 +217,10 @@ def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataMod
     )
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
-            raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
+            raise UserError(f"trainer.{limit} must not be 0 in a run. Omit it, or set it above 0.")
     if isinstance(data, SplitDataModule):
         data.check_batch_size(trainer.world_size * trainer.accumulate_grad_batches)
-    if folder.initial_sharding is None:  # else other ranks may take more batches for a step, and its folder exists
+    if folder.initial_sharding is None:  # otherwise the number of ranks may have changed, and the folder exists
         check_batch_limits(trainer, data, plan.test)
 
 
@@ -234,7 +234,7 @@ def _train_and_test(
     plan: Plan,
 ) -> RunSummary:
     started = time.monotonic()
-    # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
+    # Training starts from the same state after any setup, and each rank draws its own dropout and augmentation.
     pl.seed_everything((plan.seed + global_rank() * RANK_SEED_STRIDE) % 2**32, workers=True, verbose=False)
     resume_checkpoint = recovery.resumed_from if recovery else None
     with shutdown.translate(trainer, recovery):
@@ -269,7 +269,7 @@ def _train_and_test(
 
 
 def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
-    """The checkpoint to validate and test, where a metric decides which is best; None for the weights as they are."""
+    """Returns the checkpoint to validate and test if a metric selects the best one, or None for the current weights."""
     best = recovery.best_checkpoint() if recovery is not None and recovery.monitored_metric.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
 
@@ -277,7 +277,7 @@ def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> s
 def _evaluate(
     run_pass: Callable[..., Any], task: Task, data: pl.LightningDataModule, weights: str | None
 ) -> dict[str, float]:
-    """One pass over a split: ``accuracy`` for ``test/accuracy``, the headline first, the loss last."""
+    """Runs one pass over a split and returns metrics without the prefix, the headline first and the loss last."""
     results = run_pass(task, datamodule=data, ckpt_path=weights, verbose=False, weights_only=True)
     values = {name.split("/", 1)[1]: float(value) for name, value in results[0].items()}
     headline = HEADLINE[task.spec.task].name
@@ -286,9 +286,9 @@ def _evaluate(
 
 
 def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> EvaluationSummary:
-    """Saves predictions and evaluation of the test split and returns what the summary says about them."""
-    from stormproof_train.evaluation import evaluation_files  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
-    from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (where it is needed)
+    """Saves predictions and evaluation of the test split and returns their part of the summary."""
+    from stormproof_train.evaluation import evaluation_files  # noqa: PLC0415 (imports scikit-learn, on rank 0 only)
+    from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (only needed here)
 
     metadata = {"class_names": task.classes} if task.classes else {}
     evaluation = evaluation_files.save_test_results(task.test_predictions, folder.path, metadata, data)
@@ -302,7 +302,7 @@ def _save_test_results(folder: RunFolder, task: Task, data: pl.LightningDataModu
 
 
 def _model_size(task: Task) -> dict[str, int]:
-    """Of the network, for whoever compares runs."""
+    """Returns the size of the network, for comparisons between runs."""
     return {
         "parameters": _count_parameters(task),
         "bytes": sum(parameter.nbytes for parameter in task.network.parameters()),

@@ -1,4 +1,4 @@
-"""A file that holds names with their values, as JSON or YAML."""
+"""Reads JSON and YAML files that contain mappings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MAX_VALUES = 1_000_000
 """Maximum number of values in a YAML file after alias expansion. Nested aliases can expand to billions."""
 
 
-def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "put a copy back") -> dict[str, Any] | None:
-    """What a file holds; None if it is not there.
+def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "restore a copy") -> dict[str, Any] | None:
+    """Returns the content of a file, or None if it does not exist.
 
     Args:
-        path: of the file, by whose name it is YAML or else JSON.
-        keys: that have to be among the names.
-        fix: what to do where it is damaged, for the message.
+        path: Path of the file, read as YAML if it ends with ``.yaml``, else as JSON.
+        keys: Required keys.
+        fix: How to repair a damaged file, for the message.
 
     Raises:
-        UserError: if it cannot be read, or holds something else.
+        UserError: If the file cannot be read, or does not contain such a mapping.
     """
     parse = yaml.safe_load if path.suffix == ".yaml" else json.loads
     try:
@@ -36,15 +36,15 @@ def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "put a copy ba
         return None
     except OSError as error:
         if not os.path.isdir(path.parent):  # noqa: PTH112 (Path.is_dir raises if a parent is unreadable)
-            raise UserError(f"{path.parent} cannot be a run's folder: {describe_path_error(path, error)}") from error
+            raise UserError(f"{path.parent} is not a run folder: {describe_path_error(path, error)}") from error
         raise UserError(f"{path} cannot be read: {describe_path_error(path, error)}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {fix}") from error
     if path.suffix == ".yaml" and expanded_size(content) > MAX_VALUES:
         raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MAX_VALUES:,} values): {fix}")
     if not isinstance(content, dict) or not content.keys() >= set(keys):
-        keys_text = f", {', '.join(keys)} among them" if keys else ""
-        raise UserError(f"{path} is damaged (it should hold names with their values{keys_text}): {fix}")
+        keys_text = f" with {', '.join(keys)}" if keys else ""
+        raise UserError(f"{path} is damaged (expected a mapping{keys_text}): {fix}")
     return content
 
 

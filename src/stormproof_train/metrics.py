@@ -1,4 +1,4 @@
-"""The metrics of a task, by torchmetrics."""
+"""Metrics per task, based on torchmetrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stormproof_train.data.spec import DataSpec
 
 @dataclass(frozen=True)
 class Headline:
-    """The one number that ranks runs of a task."""
+    """Metric that ranks the runs of a task."""
 
     name: str
     higher_is_better: bool
@@ -27,7 +27,7 @@ _HIGHER_IS_BETTER = {
 
 
 def higher_is_better(metric_name: str) -> bool | None:
-    """Whether a metric is the better the higher, or the lower; None for what is no metric of a task.
+    """Returns True if higher values of a metric are better, False if lower values are, and None for other names.
 
     Example:
         >>> higher_is_better("val/accuracy"), higher_is_better("val/loss"), higher_is_better("optimizer/lr")
@@ -38,11 +38,10 @@ def higher_is_better(metric_name: str) -> bool | None:
 
 
 class MeanLoss(Metric):
-    r"""The mean of a loss over samples, :math:`\sum n_i L_i / \sum n_i`, over all ranks.
+    r"""Mean of a loss over samples, :math:`\sum n_i L_i / \sum n_i`, over all ranks.
 
-    Here :math:`n_i` is what the loss :math:`L_i` of a batch was divided by: its samples, or their weights.
-
-    torchmetrics' own mean leaves NaN out, or forgets the weights: here a loss that is not finite shows.
+    Here :math:`n_i` is the divisor of the loss :math:`L_i` of a batch: the number of samples, or their total weight.
+    torchmetrics.MeanMetric ignores NaN or the weights. This class propagates losses that are not finite.
     """
 
     full_state_update = False
@@ -55,30 +54,33 @@ class MeanLoss(Metric):
         self.add_state("samples", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, loss: torch.Tensor, samples: torch.Tensor | int) -> None:
-        """Adds a batch's mean ``loss`` (a scalar) over its ``samples``."""
+        """Adds the mean ``loss`` of a batch (a scalar) with the weight ``samples``."""
         self.total += loss * samples
         self.samples += samples
 
     def compute(self) -> torch.Tensor:
-        """The mean so far."""
+        """Returns the mean so far."""
         return self.total / self.samples
 
 
 class R2(Metric):
-    r"""The coefficient of determination, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, averaged over outputs.
+    r"""Coefficient of determination, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, averaged over outputs.
 
-    torchmetrics' own sums up squares of targets in float32, in which little of their spread is left where their mean is
-    large, and takes a spread below 1e-4 for none. Here the squares are of distances from the mean so far (Chan, Golub &
-    LeVeque, Algorithms for computing the sample variance, 1983). Of targets that are all alike it is 0.
+    torchmetrics.R2Score sums squares of targets in float32, which loses precision if the mean is large, and treats a
+    spread below 1e-4 as 0. This class sums squared distances from the running mean. If all targets are equal, the
+    result is 0.
 
     Args:
-        num_outputs: of the network, for each sample.
+        num_outputs: Number of network outputs per sample.
 
     Example:
         >>> metric = R2(num_outputs=1)
         >>> metric.update(torch.tensor([[1e6], [1e6 + 2]]), torch.tensor([[1e6], [1e6 + 4]]))
         >>> metric.compute().item()
         0.5
+
+    References:
+        Chan, Golub & LeVeque, Algorithms for computing the sample variance, 1983.
     """
 
     full_state_update = False
@@ -90,13 +92,13 @@ class R2(Metric):
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
-        self.add_state("samples", torch.zeros(1), dist_reduce_fx=None)  # None: those of all ranks, one a row
+        self.add_state("samples", torch.zeros(1), dist_reduce_fx=None)  # None gathers all ranks, one row per rank
         self.add_state("mean", torch.zeros(num_outputs), dist_reduce_fx=None)
         self.add_state("spread", torch.zeros(num_outputs), dist_reduce_fx="sum")
         self.add_state("residual", torch.zeros(num_outputs), dist_reduce_fx="sum")
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Adds a batch of predictions and targets, (N, outputs)."""
+        """Adds a batch of predictions and targets, both ``(batch, outputs)``."""
         samples, mean = len(target), target.mean(dim=0)
         total_samples, deviation = self.samples + samples, mean - self.mean
         self.spread += (target - mean).square().sum(dim=0) + deviation.square() * self.samples * samples / total_samples
@@ -105,7 +107,7 @@ class R2(Metric):
         self.residual += (target - preds).square().sum(dim=0)
 
     def compute(self) -> torch.Tensor:
-        """The mean over outputs."""
+        """Returns the mean over outputs."""
         samples, means = self.samples.reshape(-1, 1), self.mean.reshape(-1, len(self.residual))
         deviations = means - means[0]
         deviations = deviations - (samples * deviations).sum(dim=0) / samples.sum()
@@ -114,17 +116,17 @@ class R2(Metric):
 
 
 def training_metrics(spec: DataSpec) -> MetricCollection:
-    """The headline alone: it is updated in every training step."""
+    """Returns the headline metric only, because it is updated in every training step."""
     if spec.num_classes:
         return MetricCollection({"accuracy": _accuracy(spec.num_classes)})
     return MetricCollection({"rmse": MeanSquaredError(squared=False)})
 
 
 def evaluation_metrics(spec: DataSpec) -> MetricCollection:
-    """What validation and test report besides the loss.
+    """Returns the metrics that validation and test report in addition to the loss.
 
-    Classification: accuracy (share of samples) and F1 (mean over the classes). Regression, in the target's own unit:
-    root mean squared error, mean absolute error, and the coefficient of determination R².
+    Classification: accuracy (share of correct samples) and F1 (mean over the classes). Regression, in the unit of the
+    target: root mean squared error, mean absolute error, and the coefficient of determination R².
     """
     if spec.num_classes:
         f1 = MulticlassF1Score(spec.num_classes, average="macro", validate_args=False)

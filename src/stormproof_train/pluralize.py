@@ -1,10 +1,10 @@
-"""A number with its noun."""
+"""Formats a number with its noun."""
 
 from __future__ import annotations
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Returns ``number`` and ``noun``, in the plural unless there is one.
+    """Returns ``number`` and ``noun``, in the plural unless the number is 1.
 
     Example:
         >>> pluralize(1, "step"), pluralize(1200, "batch")

@@ -1,4 +1,4 @@
-"""What is trained: a network, a loss, metrics, and how they are logged."""
+"""Lightning module with a network, a loss and metrics."""
 
 from __future__ import annotations
 
@@ -25,38 +25,40 @@ from stormproof_train.losses import Loss, loss_properties
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
 
 SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
-"""Called with ``optimizer``, and the length of the run under the names that torch's schedules give it."""
+"""Called with ``optimizer`` and the length of the run, under the argument names of torch's schedules."""
 
 LENGTH_ARGUMENTS = ("total_steps", "T_max")
-"""What torch's schedules call their length. One that takes it from the run counts steps; any other counts epochs."""
+"""Length arguments of torch's schedules. A schedule that gets its length from the run counts steps."""
 
 
 SCALE_KEY, CLASSES_KEY = "target_scale", "classes"
-"""The keys of a checkpoint that hold these."""
+"""Keys of a checkpoint for the target scale and the class names."""
 
 
 class Task(pl.LightningModule):
     r"""Trains a network on (input, target) batches.
 
-    The loss of a batch is :math:`L(f(x), (y - a) / b)`, where a and b are 0 and 1 for classification, else the target's
-    mean and standard deviation, or what the loss wants instead. Metrics are of :math:`a + b\, \hat y(f(x))`, in the
-    target's own unit, where :math:`\hat y` is the loss's way to read a prediction off the outputs: mostly as they are.
+    The loss of a batch is :math:`L(f(x), (y - a) / b)`. For classification a is 0 and b is 1. For regression they are
+    the mean and standard deviation of the target, or numbers that the loss defines. Metrics use :math:`a + b\, \hat
+    y(f(x))`, in the unit of the target, where :math:`\hat y` converts outputs to predictions and is usually the
+    identity.
 
-    Logged: ``train/loss`` and ``optimizer/lr`` at Lightning's logging steps, the epoch's mean as
-    ``train/epoch_loss`` with the training metric, and ``val/…`` or ``test/…`` after a pass; all over the whole job.
+    Logged: ``train/loss`` and ``optimizer/lr`` at Lightning's logging steps, the mean over the epoch as
+    ``train/epoch_loss`` with the training metric, and ``val/…`` or ``test/…`` after a pass. All values are over all
+    ranks.
 
     Args:
-        network: maps (N, \*input_shape) to (N, num_outputs x what the loss takes for each).
-        loss: maps (output, target) to a scalar.
-        spec: the data's shapes and scale.
-        optimizer: called with the parameters to train.
-        scheduler: called with the optimizer; may return None for a constant learning rate.
-        counts_steps: whether the schedule advances by the step rather than by the epoch.
-        augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
-        classes: their names, where they have some.
+        network: Maps ``(batch, *input_shape)`` to ``(batch, num_outputs x outputs per target)``.
+        loss: Maps (output, target) to a scalar.
+        spec: Shapes and target scale of the data.
+        optimizer: Called with the parameters to train.
+        scheduler: Called with the optimizer. May return None for a constant learning rate.
+        counts_steps: If True, the schedule advances per step, else per epoch.
+        augmentation: Changes each training batch. Loss and metrics of training use its results.
+        classes: Names of the classes. Empty if they have no names.
 
     Attributes:
-        test_predictions: the predictions of the last pass over the test split.
+        test_predictions: Predictions of the last pass over the test split.
     """
 
     def __init__(
@@ -92,15 +94,15 @@ class Task(pl.LightningModule):
 
     @property
     def shift_and_scale(self) -> tuple[float, float]:
-        """The numbers (a, b) above, of the data that the weights were trained on."""
+        """The numbers (a, b) of the data that the weights were trained on."""
         return self._shift, self._scale
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
+        """Maps inputs to logits ``(batch, classes)``, or to predictions ``(batch, outputs)`` in the target's unit."""
         return self._unscale(_upcast(self.network(inputs)))
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """The loss of one batch, and what it is of."""
+        """Returns loss, predictions and target of one batch."""
         step_outputs = self._compute_step(self._augmentation(*_cast_labels(batch)), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
             self.log("train/loss", step_outputs["loss"].detach(), sync_dist=True)
@@ -112,11 +114,11 @@ class Task(pl.LightningModule):
         return self._compute_step(_cast_labels(batch), self.val_loss, self.val_metrics)
 
     def on_test_epoch_start(self) -> None:
-        """Begins to collect predictions."""
+        """Starts collecting predictions."""
         self.test_predictions = PredictionStore(self._output_kind)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds one batch to the test metrics, and keeps its predictions."""
+        """Adds one batch to the test metrics, and stores its predictions."""
         batch = _cast_labels(batch)
         outputs = self._compute_step(batch, self.test_loss, self.test_metrics)["preds"]
         if self.spec.num_classes:
@@ -129,47 +131,47 @@ class Task(pl.LightningModule):
         self.test_predictions.append(batch[0], predictions, target)
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's means."""
+        """Logs the means over the epoch."""
         self._log_epoch_metrics("epoch_loss", self.train_loss, self.train_metrics, "train")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the pass."""
+        """Logs the validation metrics."""
         self._log_epoch_metrics("loss", self.val_loss, self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the pass, and puts the predictions of all ranks together."""
+        """Logs the test metrics, and gathers the predictions of all ranks."""
         self._log_epoch_metrics("loss", self.test_loss, self.test_metrics, "test")
         self.test_predictions.gather(self.trainer.test_dataloaders)
 
     def measure(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-        """The loss and the metrics of training over batches, and over all ranks, which call it together."""
+        """Returns the loss and the training metrics over batches and over all ranks, which must call it together."""
         mean_loss, metrics = MeanLoss().to(self.device), training_metrics(self.spec).to(self.device)
         for batch in batches:
             self._compute_step(_cast_labels(batch), mean_loss, metrics)
         return {name: float(value) for name, value in {"loss": mean_loss.compute(), **metrics.compute()}.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the scale of the targets, and the names of the classes, which the weights are of."""
+        """Adds the target scale and the class names of the weights."""
         checkpoint[SCALE_KEY] = {"shift": self._shift, "scale": self._scale}
         checkpoint[CLASSES_KEY] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the scale of the targets that the weights are of, whatever data they meet now.
+        """Restores the target scale of the weights, independently of the current data.
 
         Raises:
-            UserError: if they are of other classes.
+            UserError: If the weights were trained on other classes.
         """
         if SCALE_KEY in checkpoint:
             self._shift, self._scale = checkpoint[SCALE_KEY]["shift"], checkpoint[SCALE_KEY]["scale"]
         checkpoint_classes = checkpoint.get(CLASSES_KEY) or self.classes
         if self.classes and checkpoint_classes != self.classes:
             raise UserError(
-                f"the weights tell the classes {_format_names(checkpoint_classes)} apart, and these data have "
+                f"the weights were trained on the classes {_format_names(checkpoint_classes)}, but this data has "
                 f"{_format_names(self.classes)}"
             )
 
     def configure_model(self) -> None:
-        """Spreads the network over the ranks, where the strategy does."""
+        """Shards the network over the ranks, if the strategy does."""
         if self.device_mesh is None:
             return
         external_parameters = [
@@ -179,13 +181,13 @@ class Task(pl.LightningModule):
         ]
         if external_parameters:
             raise UserError(
-                f"{external_parameters[0]} is trained and no part of the model, which is all that is spread: use "
-                f"trainer=ddp"
+                f"{external_parameters[0]} is trainable but not part of the model, so it cannot be sharded. Use "
+                "trainer=ddp."
             )
         shard_network(self.network, self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""
+        """Returns the optimizer for the trainable parameters, and its schedule per step or per epoch."""
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         steps = self._total_steps() if self._counts_steps else 0
         scheduler = self._scheduler(
@@ -202,7 +204,7 @@ class Task(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
-                "scheduler: its length is that of the run, which has none: set trainer.max_epochs or max_steps"
+                "scheduler: needs the length of the run, which is unlimited. Set trainer.max_epochs or max_steps."
             )
         return int(steps)
 
@@ -213,7 +215,7 @@ class Task(pl.LightningModule):
         outputs = _upcast(self.network(inputs))
         scaled_target = target
         if not self.spec.num_classes:
-            target = target.reshape(-1, self.spec.num_outputs)  # (N,) against (N, 1) would broadcast to (N, N)
+            target = target.reshape(-1, self.spec.num_outputs)  # (batch,) would broadcast against (batch, 1)
             scaled_target = (target - self._shift) / self._scale
         loss = self.loss(outputs, scaled_target)
         with torch.no_grad():
@@ -222,7 +224,7 @@ class Task(pl.LightningModule):
         return {"loss": loss, "preds": outputs.detach(), "target": scaled_target}
 
     def _metric_target(self, target: torch.Tensor) -> torch.Tensor:
-        """What the metrics compare with: the most probable class, where a target is probabilities."""
+        """Returns the target for the metrics: the most probable class if the target contains probabilities."""
         return target.argmax(dim=1) if self.spec.num_classes and target.ndim > 1 else target
 
     def _unscale(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -230,7 +232,7 @@ class Task(pl.LightningModule):
         return predictions if self.spec.num_classes else predictions * self._scale + self._shift
 
     def _log_epoch_metrics(self, loss_name: str, mean_loss: MeanLoss, metrics: MetricCollection, prefix: str) -> None:
-        """Logs a pass over a split; torchmetrics reduces over the ranks when it computes."""
+        """Logs a pass over a split. torchmetrics reduces over the ranks in ``compute``."""
         values = {loss_name: mean_loss.compute(), **metrics.compute()}
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
         mean_loss.reset()
@@ -238,7 +240,7 @@ class Task(pl.LightningModule):
 
 
 def _cast_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch, with class labels of the one kind of integers that all losses take."""
+    """Returns the batch with class labels as int64, which all losses accept."""
     inputs, target = batch
     return inputs, target if target.is_floating_point() else target.long()
 
@@ -248,11 +250,11 @@ def _format_names(names: Sequence[str]) -> str:
 
 
 def _upcast(outputs: torch.Tensor) -> torch.Tensor:
-    """Losses, and targets of any size, want more digits than 16 bits have."""
+    """Converts to at least float32, because 16 bits are not precise enough for losses and targets."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def takes_run_length(scheduler: Callable[..., Any], kwargs: Any) -> bool:
-    """Whether a schedule takes its length as ``total_steps`` or ``T_max`` and the config does not give it one."""
+    """Returns True if a schedule has an argument ``total_steps`` or ``T_max`` that the config does not set."""
     parameters = inspect.signature(scheduler).parameters
     return any(name in parameters and name not in kwargs for name in LENGTH_ARGUMENTS)

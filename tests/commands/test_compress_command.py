@@ -268,7 +268,7 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join()
     assert process.exitcode == 75, (tmp_path / "err").read_text()
-    assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command goes on\n"
+    assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command resumes\n"
     assert json.loads((run / "run.json").read_text())["status"] in {"preempted", "finished"}
     result = run_compress(tmp_path, *COMPRESS_OVERRIDES)
     assert result.returncode == 0, result.stderr

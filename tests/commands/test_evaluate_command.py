@@ -162,17 +162,17 @@ def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(fo
     write_csv(folder / "table.csv", seed=2)
     result = run_evaluate(folder, "evaluate", "checkpoint=runs/table")
     assert result.returncode == 2
-    assert "the data have changed since runs/table was trained" in result.stderr
+    assert "the data has changed since runs/table was trained" in result.stderr
     assert run_evaluate(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
     result = run_evaluate(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
     assert result.returncode == 0, result.stderr
-    assert "warning: these are not the data as the run was trained on them" in result.stdout
+    assert "warning: this is not the data of the training run" in result.stdout
 
 
 def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):
     result = run_evaluate(folder, "evaluate", "checkpoint=runs/mine")
     assert result.returncode == 2
-    assert "names mine.Swish, which is none of this application's own" in result.stderr
+    assert "contains the target mine.Swish, which is not part of this application" in result.stderr
     assert "repeat activation._target_=mine.Swish" in result.stderr
     assert not (folder / "imported").exists()
     evaluated(folder, "checkpoint=runs/mine", "against=runs/elu", "activation._target_=mine.Swish")
@@ -185,7 +185,7 @@ def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
     assert "hunter2" not in (folder / "runs/secret/config.yaml").read_text()
     result = run_evaluate(folder, "evaluate", "checkpoint=runs/secret", "data._target_=mine.Data")
     assert result.returncode == 2
-    assert "data.password was secret, and is written nowhere: repeat data.password=…" in result.stderr
+    assert "data.password is a secret that was not saved. Repeat data.password=…" in result.stderr
     out = evaluated(folder, "checkpoint=runs/secret", "data._target_=mine.Data", "data.password=hunter2")
     assert not [file for file in out.rglob("*") if b"hunter2" in file.read_bytes()]
 
@@ -216,24 +216,30 @@ def test_nothing_that_lies_in_a_runs_config_is_executed(written: str, changed: s
 
 MISTAKES = {
     "nothing named": ([], "evaluate needs checkpoint=…"),
-    "no run": (["checkpoint=runs/nobody"], "runs/nobody is no run's folder and no checkpoint"),
-    "a file elsewhere": (["checkpoint=mine.py"], "mine.py lies in no run's folder"),
+    "no run": (["checkpoint=runs/nobody"], "runs/nobody is neither the folder of a run nor a checkpoint"),
+    "a file elsewhere": (["checkpoint=mine.py"], "mine.py is not in the folder of a run"),
     "a run without a checkpoint": (["checkpoint=runs/empty"], "the run runs/empty has no checkpoint yet"),
-    "a word": (["checkpoint=runs/elu", "quick"], "quick says nothing to evaluate"),
-    "an unknown key": (["checkpoint=runs/elu", "splitt=test"], "did you mean split?"),
-    "another split": (["checkpoint=runs/elu", "split=holdout"], "split=holdout should be one of train, validation, t"),
-    "the run's own": (["checkpoint=runs/elu", "model.width=7"], "model.width=7: data and trainer may be others"),
-    "several": (["checkpoint=runs/elu", "data.batch_size=1,2"], "data.batch_size=1,2: one value is wanted"),
-    "other data": (["checkpoint=runs/elu", "data=diabetes"], "loss: CrossEntropy is for classification, and"),
-    "data of another shape": (["checkpoint=runs/elu", "data=mnist1d"], "does not fit the network that these data ask"),
-    "a run's own folder": (["checkpoint=runs/elu", "output=runs/relu"], "output=runs/relu is a run's own folder"),
-    "nothing tested": (["checkpoint=runs/elu", "trainer.limit_test_batches=0"], "leaves nothing to evaluate"),
-    "other classes": (["checkpoint=runs/text", "data.path=renamed.csv"], "tell the classes no, yes apart, and these"),
-    "other samples": (
-        ["checkpoint=runs/elu", "against=runs/other_split"],
-        "the two runs were tested on different samples",
+    "a word": (["checkpoint=runs/elu", "quick"], "quick is not an option"),
+    "an unknown key": (["checkpoint=runs/elu", "splitt=test"], "Did you mean split?"),
+    "another split": (["checkpoint=runs/elu", "split=holdout"], "split must be one of train, validation, t"),
+    "the run's own": (
+        ["checkpoint=runs/elu", "model.width=7"],
+        "model.width=7: only data and trainer can be overridden",
     ),
-    "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be made"),
+    "several": (["checkpoint=runs/elu", "data.batch_size=1,2"], "data.batch_size=1,2: must be a single value"),
+    "other data": (["checkpoint=runs/elu", "data=diabetes"], "loss: CrossEntropy is for classification, but"),
+    "data of another shape": (["checkpoint=runs/elu", "data=mnist1d"], "does not fit the network for this data"),
+    "a run's own folder": (["checkpoint=runs/elu", "output=runs/relu"], "output=runs/relu is the folder of a run"),
+    "nothing tested": (
+        ["checkpoint=runs/elu", "trainer.limit_test_batches=0"],
+        "trainer.limit_test_batches must not be 0",
+    ),
+    "other classes": (
+        ["checkpoint=runs/text", "data.path=renamed.csv"],
+        "trained on the classes no, yes, but this data",
+    ),
+    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two were tested on other samples"),
+    "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be created"),
 }
 
 

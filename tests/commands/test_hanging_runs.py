@@ -61,7 +61,7 @@ def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command:
     assert f"stormproof: {attempt['reason']}".removeprefix("stormproof: ") in result.stderr
     rerun = command(*OVERRIDES)
     assert rerun.returncode == 0, rerun.stderr
-    assert "going on from step 14 (" in rerun.stdout
+    assert "resuming from step 14 (" in rerun.stdout
     assert record(tmp_path)["status"] == "finished"
 
 
@@ -76,7 +76,7 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
     assert attempt["code"] == 78
     rerun = command(*OVERRIDES, *RANKS)
     assert rerun.returncode == 0, rerun.stderr
-    assert "going on from step 14 (" in rerun.stdout
+    assert "resuming from step 14 (" in rerun.stdout
     assert record(tmp_path)["status"] == "finished"
 
 

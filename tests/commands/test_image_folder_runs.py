@@ -25,21 +25,22 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     _rewrite_all(original_bytes, lambda file: file.write_bytes(file.read_bytes()[:60]))
     code, message = run(*overrides)
     assert (code, (tmp_path / "runs").exists()) == (2, False)
-    assert "repair or remove it" in message
+    assert "Repair or remove it" in message
     _rewrite_all(original_bytes, lambda file: file.write_bytes(original_bytes[file]))
     assert run(*overrides)[0] == 0
     _rewrite_all(list(original_bytes)[:3], lambda file: Image.open(file).save(file, compress_level=0))
     code, message = run(*overrides)
-    assert (code, "mine is finished already" in message) == (0, True)
+    assert (code, "mine has already finished" in message) == (0, True)
     code, message = run("evaluate", "checkpoint=runs/mine")
     assert code == 0, message
     assert "3 of 30 images have changed in size since the run began" in message
     _rewrite_all(original_bytes, lambda file: Image.new("RGB", (9, 9), hash(file.name) % 2**24).save(file))
     for arguments in (overrides, ["evaluate", "checkpoint=runs/mine"]):
         code, message = run(*arguments)
-        assert (code, "used other images of the same names (30 of 30 compared files differ)" in message) == (2, True), (
-            message
-        )
+        assert (code, "used other images with the same names (30 of 30 compared files differ)" in message) == (
+            2,
+            True,
+        ), message
     _rewrite_all(original_bytes, lambda file: file.write_bytes(original_bytes[file]))
     (images / "cat/000.png").unlink()
     for arguments, sentence in (

@@ -73,7 +73,7 @@ def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
     written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     rerun = command("trainer.max_epochs=2", "data.num_workers=1", "debug=true")
     assert (first.returncode, rerun.returncode) == (0, 0)
-    assert "is finished already" in rerun.stdout
+    assert "has already finished" in rerun.stdout
     output_lines, again_said = first.stdout.splitlines(), rerun.stdout.splitlines()
     assert output_lines[1].startswith("layer ")  # what was measured is only told when it was
     assert again_said[1:] == output_lines[1 - len(again_said) :]
@@ -112,11 +112,11 @@ def test_what_was_left_untested_is_not_trained_again_and_evaluate_tests_it(comma
     assert_equal_bitwise(tmp_path / "runs/tested", tmp_path / "runs/untested")
     rerun = command(*overrides, "name=untested", "test=true")
     assert rerun.returncode == 0, rerun.stderr
-    assert "untested is finished already" in rerun.stdout
+    assert "untested has already finished" in rerun.stdout
     *_, sentence, last = rerun.stdout.splitlines()
     assert last == "run folder: runs/untested"
     message_match = re.fullmatch(
-        r"the run has left its test split unread: stormproof-train (evaluate \S+) reads it", sentence
+        r"the test split was not read\. To evaluate it: stormproof-train (evaluate \S+)", sentence
     )
     assert message_match is not None
     evaluated = forked_command.run(message_match.group(1).split(), cwd=tmp_path, env=os.environ, timeout=200)
@@ -156,7 +156,7 @@ def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
     overrides = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
     result = command("name=two", *overrides, "data.drop_last=true", "resume=never")
     assert result.returncode == 0, result.stderr
-    assert "2 ranks x 1 batch a step x 32 samples = 64; 19 steps an epoch, 57 in all; " in result.stdout
+    assert "2 ranks x 1 batch per step x 32 samples = 64; 19 steps per epoch, 57 in total; " in result.stdout
     record = json.loads((tmp_path / "runs/two/run.json").read_text())
     assert [(attempt["ranks"], attempt["last_step"]) for attempt in record["attempts"]] == [(2, 57)]
     assert result.stdout.count("run folder:") == 1
@@ -229,7 +229,7 @@ def test_a_sweep_leaves_one_folder_a_run_and_one_sorted_table(command: Command, 
     assert scores == sorted(scores, reverse=True)
     rerun = command(*overrides)
     assert rerun.returncode == 0
-    assert rerun.stdout.count("is finished already") == 4
+    assert rerun.stdout.count("has already finished") == 4
     assert rerun.stdout[rerun.stdout.index("4 runs") :] == table
 
 
@@ -253,8 +253,8 @@ def test_a_sweeps_jobs_of_two_ranks_are_processes_of_their_own(tmp_path: Path):
         check=False,
     )  # fmt: skip
     assert result.returncode == 2, result.stderr
-    assert result.stdout.count("2 ranks x 1 batch a step x 32 samples = 64") == 2
-    assert result.stdout.count("failed: its process ended with code 2, and has said why") == 2
+    assert result.stdout.count("2 ranks x 1 batch per step x 32 samples = 64") == 2
+    assert result.stdout.count("failed: the subprocess exited with code 2; see its message above") == 2
     assert result.stderr.count("optimizer: Invalid learning rate: -1") >= 2
     assert "4 runs, best on validation first" in result.stdout
     records = [json.loads(file.read_text()) for file in tmp_path.glob("runs/*/run.json")]
@@ -352,7 +352,7 @@ def test_the_users_own_initialization_changes_the_network_in_place(command: Comm
 def test_help_names_what_the_data_cannot_do_without(command: Command):
     result = command("--help", "data=csv", "data.target=y")
     assert result.returncode == 0, result.stderr
-    assert "  data.path=  (has to be given)\n  data.task=null\n" in result.stdout
+    assert "  data.path=  (required)\n  data.task=null\n" in result.stdout
     assert "  data.target=y\n" in result.stdout
 
 
@@ -427,7 +427,7 @@ def test_a_key_without_a_network_trains_offline(command: Command, tmp_path: Path
     away = {**os.environ, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     result = command("logger=wandb", "trainer.max_epochs=1", env=away)
     assert result.returncode == 0, result.stderr
-    assert "W&B: offline (the server does not answer, or refuses the key)" in result.stdout
+    assert "W&B: offline (the server does not respond, or rejects the key)" in result.stdout
     assert list(tmp_path.rglob("offline-run-*/run-*.wandb"))
 
 

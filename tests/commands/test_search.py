@@ -178,7 +178,7 @@ def test_a_trial_that_waited_and_went_on_has_the_weights_of_a_run_that_never_did
     assert [trial["state"] for trial in result.trials].count("complete") == 1
     winner = result.trials[result.answer["best"]]
     waited = (result.folder / "logs" / f"trial-{winner['number']:04d}.log").read_text()
-    assert "paused at rung 2 of 2 (step 6; the same command goes on from step 6)" in waited
+    assert "paused at rung 2 of 2 (step 6; the same command resumes from step 6)" in waited
     plain = command(*result.answer["overrides"]["winner"], "name=plain", "test=false")
     assert plain.returncode == 0, plain.stderr
     paused_state, plain_state = (
@@ -386,7 +386,7 @@ MISTAKES = [
     (["activation=relu"], "there is nothing to search: give a setting several values"),
     (
         [LR_SPACE, "callbacks=none"],
-        "a trial that was interrupted goes on by stormproof.CheckpointRecovery: put it among",
+        "search needs stormproof.CheckpointRecovery to resume interrupted trials",
     ),
     ([LR_SPACE, "trainer.num_nodes=2"], "trainer.num_nodes: a trial runs on one node"),
     ([LR_SPACE, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval, and a grid needs values"),
@@ -413,7 +413,7 @@ def test_ranks_of_a_launcher_are_refused(search: Search, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     result = search(LR_SPACE)
     assert result.code == 2
-    assert "a search starts the ranks of its trials itself: leave torchrun or srun out" in result.err
+    assert "search starts the ranks of its trials. Run it without torchrun or srun" in result.err
 
 
 @pytest.mark.drill

@@ -43,8 +43,8 @@ class Refusing(Digits):
 """
 
 MISTAKES = {
-    "what cannot be found": (["tune=foo"], "tune=foo should be one of lr, batch_size, or null"),
-    "a sweep": (["-m", "tune=lr", "seed=1"], "leave -m out"),
+    "what cannot be found": (["tune=foo"], "tune must be one of lr, batch_size, or null, got foo"),
+    "a sweep": (["-m", "tune=lr", "seed=1"], "Remove -m"),
     "several devices": (["tune=lr", "trainer=ddp", "trainer.devices=2"], "measures on one device"),
     "an optimizer without a rate": (["tune=lr", "optimizer._target_=mine.WithoutRate"], "has no argument lr"),
     "a loss that never falls": (["tune=lr", "loss._target_=mine.constant"], "or set optimizer.lr by hand"),

@@ -25,112 +25,121 @@ from tests.support.waiting import wait_for
 ONE_EPOCH = "trainer.max_epochs=1"
 
 USER_ERRORS = {
-    "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, celu"),
-    "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
+    "an unknown choice": (["activation=elo"], "activation=elo does not exist. Choices: elu, celu"),
+    "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "activation=elo does not exist"),
     "an unknown choice in a list": (
         ["callbacks=[early_stoping]"],
-        "no callbacks=early_stoping; there is: early_stopping",
+        "callbacks=early_stoping does not exist. Choices: early_stopping",
     ),
-    "a mapping for a choice": (["activation={a: ${activation}}"], "activation=… takes the name of a choice"),
+    "a mapping for a choice": (["activation={a: ${activation}}"], "activation=… must be the name of a choice"),
     "a folder of the Trainer's own": (
         ["trainer.default_root_dir=/x"],
-        "trainer.default_root_dir is set by the run: set runs_dir instead",
+        "trainer.default_root_dir is set by the run. Set runs_dir instead",
     ),
-    "a logger of the Trainer's own": (["trainer.logger=false"], "trainer.logger is set by the run: set logger instead"),
-    "a sweep that runs a job twice": (["-m", "seed=1,2,1"], "seed=1,2,1 lists the value 1 twice: list each value once"),
+    "a logger of the Trainer's own": (["trainer.logger=false"], "trainer.logger is set by the run. Set logger instead"),
+    "a sweep that runs a job twice": (["-m", "seed=1,2,1"], "seed=1,2,1 lists the value 1 twice. List each value once"),
     "a sweep whose jobs share a name": (
         ["-m", "seed=1,2", "name=same"],
-        "name=same gives all jobs of seed=1,2 the same name: remove it",
+        "name=same gives all jobs of seed=1,2 the same name. Remove it",
     ),
-    "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
-    "a misspelt setting": (["sed=1"], "did you mean seed?"),
-    "a misspelt group of an argument": (["activaton.alpha=1"], "did you mean activation?"),
+    "a misspelt group": (["optimzer=adam"], "Did you mean optimizer?"),
+    "a misspelt setting": (["sed=1"], "Did you mean seed?"),
+    "a misspelt group of an argument": (["activaton.alpha=1"], "Did you mean activation?"),
     "a misspelt argument": (["activation=elu", "activation.alhpa=1"], "did you mean alpha?"),
     "a word that is no override": (["seed=1", "frobnicate"], "'frobnicate' cannot be read"),
     "a bracket left open": (["activation=[relu"], "'activation=[relu' cannot be read"),
     "an unknown initialization": (
         ["initialization=glorot"],
-        "there is no initialization=glorot; there is: ",
+        "initialization=glorot does not exist. Choices: ",
     ),
     "an unknown experiment of a folder": (
         ["experiment=broken/dying"],
-        "no experiment=broken/dying; there is: broken/dying_relu, broken/",
+        "experiment=broken/dying does not exist. Choices: broken/dying_relu, broken/",
     ),
-    "an initialization that is a module": (["initialization._target_=torch.nn.ReLU"], "torch.nn.ReLU gives a ReLU; it"),
+    "an initialization that is a module": (
+        ["initialization._target_=torch.nn.ReLU"],
+        "torch.nn.ReLU returns a ReLU, but it",
+    ),
     "an initialization of one tensor": (["initialization._target_=torch.nn.init.zeros_"], "needs the argument tensor"),
     "an activation that is nothing": (
         ["activation._target_=torch.zeros_like"],
-        "of Elementwise(zeros_like) over standard",
+        "of Elementwise(zeros_like) for standard",
     ),
-    "an activation that is no number": (["activation._target_=torch.log"], "input is nan, and auto scales weights by"),
-    "a word for a number": (["model.width=wide"], "model.width='wide' should be int"),
-    "a fraction for a count": (["model.depth=1.5"], "model.depth=1.5 should be int"),
-    "a word for a seed": (["seed=lucky"], "seed=lucky should be a whole number"),
-    "a negative seed": (["seed=-1"], "seed=-1 should be a whole number"),
-    "an unknown precision": (["trainer.precision=half"], "trainer.precision='half' should be"),
+    "an activation that is no number": (["activation._target_=torch.log"], "input, which is nan"),
+    "a word for a number": (["model.width=wide"], "model.width must be int, got 'wide'"),
+    "a fraction for a count": (["model.depth=1.5"], "model.depth must be int, got 1.5"),
+    "a word for a seed": (["seed=lucky"], "seed must be a whole number from 0 to 4294967295, got lucky"),
+    "a negative seed": (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
+    "an unknown precision": (["trainer.precision=half"], "trainer.precision must be"),
     "an unknown resume": (["resume=always"], "one of auto, must, never"),
-    "a debug that is no bool": (["debug=maybe"], "debug=maybe should be true or false"),
-    "a test that is no bool": (["test=maybe"], "test=maybe should be true or false"),
-    "a report that is no bool": (["report=maybe"], "report=maybe should be true or false"),
+    "a debug that is no bool": (["debug=maybe"], "debug must be true or false, got maybe"),
+    "a test that is no bool": (["test=maybe"], "test must be true or false, got maybe"),
+    "a report that is no bool": (["report=maybe"], "report must be true or false, got maybe"),
     "a negative learning rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "an infinite learning rate": (["optimizer.lr=inf"], "optimizer.lr=inf must be finite"),
     "an infinite number of another argument": (["optimizer.weight_decay=1e400"], "optimizer.weight_decay=inf must be"),
-    "an empty batch": (["data.batch_size=0"], "batch_size is 0"),
-    "a batch of more than all": (["data.batch_size=9999"], "more than the 1257 training samples"),
-    "a batch that cannot be shared": (["data.batch_size=63", "trainer.accumulate_grad_batches=2"], "share it equally"),
-    "a negative number of workers": (["data.num_workers=-1"], "num_workers is -1"),
-    "splits that leave nothing": (["data.validation_fraction=0.9"], "leave something to train on"),
-    "an impossible dropout": (["model.dropout=1.5"], "dropout is 1.5; it must be in [0, 1)"),
-    "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing is 2; it must be in [0, 1]"),
+    "an empty batch": (["data.batch_size=0"], "`batch_size` must be at least 1, got 0"),
+    "a batch of more than all": (["data.batch_size=9999"], "exceeds the 1257 training samples"),
+    "a batch that cannot be shared": (
+        ["data.batch_size=63", "trainer.accumulate_grad_batches=2"],
+        "must be divisible by",
+    ),
+    "a negative number of workers": (["data.num_workers=-1"], "`num_workers` must be at least 0, got -1"),
+    "splits that leave nothing": (["data.validation_fraction=0.9"], "have a sum below 1"),
+    "an impossible dropout": (["model.dropout=1.5"], "`dropout` must be in [0, 1), got 1.5"),
+    "an impossible label smoothing": (["loss.label_smoothing=2"], "`label_smoothing` must be in [0, 1], got 2"),
     "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
-    "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
-    "no epochs": (["trainer.max_epochs=0"], "trains nothing"),
+    "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val must be above 0"),
+    "no epochs": (["trainer.max_epochs=0"], "trainer.max_epochs must not be 0"),
     "a group set to nothing": (["model=null"], "model=null: a group cannot be null"),
     "a setting with dashes": (["--activation", "elu"], "--activation: settings have no dashes: activation=elu"),
     "a setting with dashes and a value": (
         ["--model.width=8"],
         "--model.width=8: settings have no dashes: model.width=8",
     ),
-    "a fraction that is no number": (["data.validation_fraction=nan"], "validation_fraction=nan and test_fraction="),
-    "runs set to nothing": (["runs_dir=null"], "runs_dir=None should be a folder"),
-    "a callback that is none": (["callbacks.mine._target_=torch.nn.ReLU"], "gives ReLU, not a Lightning callback"),
+    "a fraction that is no number": (
+        ["data.validation_fraction=nan"],
+        "must be above 0 and have a sum below 1, got nan",
+    ),
+    "runs set to nothing": (["runs_dir=null"], "runs_dir must be a folder, got None"),
+    "a callback that is none": (["callbacks.mine._target_=torch.nn.ReLU"], "returns ReLU, not a Lightning callback"),
     "a validation never reached": (
         ["trainer.val_check_interval=1000"],
-        "trainer.val_check_interval=1000 is more than the 20 training batches of an epoch: set trainer.val_check_inte",
+        "trainer.val_check_interval=1000 exceeds the 20 training batches of an epoch. Set trainer.val_check_inte",
     ),
     "stopping by what is not logged": (
         ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
-        "callbacks.early_stopping.monitor=val/los is not logged; there is: val/accuracy, val/f1, val/loss",
+        "callbacks.early_stopping.monitor=val/los is not logged. Metrics: val/accuracy, val/f1, val/loss",
     ),
     "stopping before the first validation": (
         ["callbacks=early_stopping", "trainer.max_steps=10"],
-        "looks at val/loss, and the run ends before its first validation: train for an epoch at least",
+        "monitors val/loss, but the run ends before its first validation. Train for at least one epoch",
     ),
     "stopping because accuracy rises": (
         ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"],
-        "mode=min takes val/accuracy for the better, the lower it is",
+        "mode=min is wrong for val/accuracy, for which higher is better",
     ),
-    "an average of untrained weights": (["callbacks=swa"], "the untrained ones are among them"),
-    "several activations at once": (["activation=[relu,elu]"], "a run takes one activation; to try several, -m"),
-    "several values without a sweep": (["seed=1,2"], "a sweep over them wants -m"),
-    "an activation that gives a tuple": (["activation._target_=torch.sort"], "it gives a tuple for an input of"),
-    "log probabilities wanted": (["loss._target_=torch.nn.NLLLoss"], "this model gives logits: choose loss=cross_en"),
+    "an average of untrained weights": (["callbacks=swa"], "which include the untrained weights"),
+    "several activations at once": (["activation=[relu,elu]"], "a run has one activation. To try several, use -m"),
+    "several values without a sweep": (["seed=1,2"], "Add -m for a sweep over them"),
+    "an activation that gives a tuple": (["activation._target_=torch.sort"], "returns a tuple for input"),
+    "log probabilities wanted": (["loss._target_=torch.nn.NLLLoss"], "this model returns logits. Choose loss=cross_en"),
     "images of another size": (["model=torchvision", "model.name=vit_b_16"], "Expected 224 but got 8"),
-    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
+    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches must not be 0"),
     "a schedule without an end": (
         ["scheduler=cosine", "trainer.max_epochs=-1"],
-        "length is that of the run, which has none",
+        "needs the length of the run, which is unlimited",
     ),
     "data without a loader": (["data._target_=pytorch_lightning.LightningDataModule"], "has no train_dataloader"),
-    "a last batch of one for batch norm": (["model.norm=batch", "data.batch_size=157"], "set data.drop_last=true"),
-    "a regression loss on classes": (["loss=mse"], "MSE is for regression, and this data is classification"),
+    "a last batch of one for batch norm": (["model.norm=batch", "data.batch_size=157"], "Set data.drop_last=true"),
+    "a regression loss on classes": (["loss=mse"], "MSE is for regression, but this data is for classification"),
     "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropy is for classification"),
     "counted classes wanted, numbers given": (["data=diabetes", "loss=class_balanced"], "ClassBalanced is for classif"),
     "weights of too few classes": (
         ["loss.class_weights=[1,2]"],
-        "weights or counts of 2 classes, and this data has 10",
+        "weights or counts for 2 classes, but this data has 10",
     ),
-    "a word for weights": (["loss=focal", "loss.class_weights=balance"], "loss.class_weights='balance' should be"),
+    "a word for weights": (["loss=focal", "loss.class_weights=balance"], "loss.class_weights must be"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
     "data that is not there": (
         ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],
@@ -138,20 +147,20 @@ USER_ERRORS = {
     ),
     "a table without its path": (
         ["data=csv"],
-        "data: stormproof_train.data.csv.CSV needs the argument path: set data.p",
+        "data: stormproof_train.data.csv.CSV needs the argument path. Set data.p",
     ),
     "a table that is not there": (
         ["data=csv", "data.path=/no.csv", "data.target=y"],
         "data.path=/no.csv cannot be read",
     ),
-    "images that are not there": (["data=image_folder", "data.path=/nowhere"], "data.path=/nowhere is not there"),
+    "images that are not there": (["data=image_folder", "data.path=/nowhere"], "data.path=/nowhere does not exist"),
     "a table's column that is not there": (
         ["experiment=table", "data.target=minute"],
-        "has no column 'minute'; there is: minutes",
+        "has no column 'minute'. Columns: minutes",
     ),
     "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
     "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
-    "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),
+    "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi must be callable"),
     "a target without its argument": (["model._target_=torch.nn.Linear"], "needs the argument in_features"),
     "a callback without a target": (["callbacks.mine.x=1"], "callbacks.mine has no _target_"),
     "a config folder that is not there": (["--config-dir=/nowhere"], "'/nowhere' not found"),
@@ -160,10 +169,10 @@ USER_ERRORS = {
         ["data=csv", "data.path='gs://bucket/x.csv'", "data.target=y"],
         "data.path=gs://bucket/x.csv is a",
     ),
-    "a file in the place of the runs": (["runs_dir=/dev/null/runs"], "cannot be a run's folder: Not a directory"),
+    "a file in the place of the runs": (["runs_dir=/dev/null/runs"], "is not a run folder: Not a directory"),
     "runs where nothing may be written": (["runs_dir=/sys/runs"], "runs_dir=/sys/runs"),
-    "a name that is a path": (["name=a/b"], "name='a/b' cannot be a folder's name"),
-    "nothing to resume": (["resume=must"], "resume=must, and there is no run"),
+    "a name that is a path": (["name=a/b"], "name='a/b' is not a valid folder name"),
+    "nothing to resume": (["resume=must"], "resume=must, but the run "),
     "a key wanted and missing": (["logger=wandb", "logger.mode=online"], "has no API key"),
 }
 
@@ -231,13 +240,13 @@ BEFORE_THE_RUN_EXISTS = {
     "no devices": (["trainer.devices=0"], "devices"),
     "a GPU that is not there": (["trainer.accelerator=cuda"], "trainer: "),
     "a word for a time": (["trainer.max_time=banana"], "trainer"),
-    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
-    "a batch of more than all": (["data.batch_size=100000000"], "samples: set data.batch_size=1257 or less"),
+    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches must not be 0"),
+    "a batch of more than all": (["data.batch_size=100000000"], "samples. Set data.batch_size=1257 or less"),
     "a metric that is not logged": (
         ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/acc"], "monitor=val/acc is not logged"
     ),
     "an interval that cannot be": (["trainer.val_check_interval=-1"], "val_check_interval"),
-    "an interval of more than an epoch": (["trainer.val_check_interval=21"], "=21 is more than the 20 training batch"),
+    "an interval of more than an epoch": (["trainer.val_check_interval=21"], "=21 exceeds the 20 training batch"),
     "no whole batch": (["trainer.limit_test_batches=0.01"], "limit_test_batches=0.01 of 5 test batches is less"),
     "a batch that cannot be shared": (["trainer.accumulate_grad_batches=5"], "5 accumulated batches"),
     "no accumulated batches": (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
@@ -269,14 +278,14 @@ def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(comm
     table.write_text("x,y\n" + "1,a\n2,b\n" * 11)
     changed = command(*overrides)
     assert changed.returncode == 2
-    assert re.search(r"is another one: data.fingerprint: \w{16} -> \w{16}. Give this one another name", changed.stderr)
+    assert re.search(r"has other settings: data.fingerprint: \w{16} -> \w{16}. Choose another name", changed.stderr)
 
 
 def test_an_unknown_command_names_those_there_are(command: Command):
     result = command("frobnicate", ONE_EPOCH)
     assert result.returncode == 2
     there_is = "train, report, search, compress, evaluate, predict"
-    assert result.stderr == f"stormproof: there is no command frobnicate; there is: {there_is}\n"
+    assert result.stderr == f"stormproof: unknown command frobnicate. Commands: {there_is}\n"
 
 
 @pytest.mark.slow
@@ -313,7 +322,7 @@ def test_a_folder_that_is_no_run_is_not_written_to(command: Command, tmp_path: P
     (tmp_path / "runs" / "thesis" / "chapter1.tex").write_text("precious")
     result = command("name=thesis", ONE_EPOCH)
     assert result.returncode == 2
-    assert "no run of ours" in result.stderr
+    assert "not a run folder" in result.stderr
     assert [path.name for path in (tmp_path / "runs" / "thesis").iterdir()] == ["chapter1.tex"]
 
 
@@ -393,7 +402,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     word = "Ctrl-C" if signum is signal.SIGINT else signum.name
-    step = int(re.search(rf"stopped by {word} at step (\d+); the same command goes on from step \1", stderr)[1])  # type: ignore[index]
+    step = int(re.search(rf"stopped by {word} at step (\d+); the same command resumes from step \1", stderr)[1])  # type: ignore[index]
     assert "Traceback" not in stderr
     record = json.loads((tmp_path / "runs/long/run.json").read_text())
     assert record["status"] == "preempted"
@@ -405,7 +414,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()
     rerun.communicate()
-    assert first_lines[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+    assert first_lines[1] == f"resuming from step {step} (000002-step-{step}.ckpt)\n"
 
 
 @pytest.mark.slow
@@ -433,7 +442,7 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     first_lines = [rerun.stdout.readline(), rerun.stdout.readline()]
     rerun.kill()
     rerun.communicate()
-    assert first_lines[1].startswith("going on from step ")
+    assert first_lines[1].startswith("resuming from step ")
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_no_secret_is_sent_or_written(online: OnlineRun, tmp_path: Path):
         assert result.returncode == 0, result.stderr
         assert server.requests == []
     (files,) = tmp_path.glob("checkout/runs/run/wandb/offline-run-*")
-    assert f"; to look at it: wandb leet run {files.relative_to(tmp_path / 'checkout')}\n" in result.stdout
+    assert f"; to view it: wandb leet run {files.relative_to(tmp_path / 'checkout')}\n" in result.stdout
     assert find_secrets(tmp_path, []) == set()
     listed = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(next(files.glob("*.wandb")))],

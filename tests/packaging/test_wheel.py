@@ -104,5 +104,6 @@ def test_without_the_extra_the_command_says_what_to_install(bare: Path, tmp_path
     result = _run(str(bare / "bin/stormproof-train"), "activation=elu", cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert (
-        result.stderr == "stormproof: training needs hydra, which is not installed: pip install 'stormproof[train]'\n"
+        result.stderr
+        == "stormproof: training needs hydra, which is not installed. Run: pip install 'stormproof[train]'\n"
     )

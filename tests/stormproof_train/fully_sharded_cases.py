@@ -69,7 +69,9 @@ def test_parts_that_share_a_weight_are_gathered_with_the_whole(mesh: DeviceMesh)
 def test_what_cannot_be_spread_is_a_sentence(mesh: DeviceMesh):
     network = nn.Sequential(nn.Linear(4, 4))
     network.scale = nn.Parameter(torch.tensor(1.0))
-    with pytest.raises(UserError, match=r"model: its parameters cannot be spread over the ranks \(.*: use trainer=ddp"):
+    with pytest.raises(
+        UserError, match=r"model: the parameters cannot be sharded over the ranks \(.*\. Use trainer=ddp"
+    ):
         shard_network(network, mesh)
 
 

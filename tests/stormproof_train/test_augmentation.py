@@ -147,19 +147,22 @@ def test_what_is_drawn_comes_from_torchs_generator_alone(make: Callable[[], Any]
 
 
 REFUSED = {
-    "a crop of a table": (lambda: crop_flip((7,)), r"crop_flip is for images .*, not samples of shape \(7,\)"),
-    "a negative padding": (lambda: crop_flip(IMAGE, padding=-1), "padding is -1 pixels; it must be at least 0"),
-    "a flip beyond certainty": (lambda: crop_flip(IMAGE, flip=1.5), r"flip is 1\.5; it must be in \[0, 1\]"),
-    "a part of nothing": (lambda: resized_crop(IMAGE, smallest=0.0), r"smallest is 0\.0; it must be in \(0, 1\]"),
-    "a sequence resized": (lambda: resized_crop(SEQUENCE), "resized_crop is for images"),
-    "a sequence erased": (lambda: erasing(SEQUENCE), "erasing is for images"),
-    "an image as a signal": (lambda: signal(IMAGE), r"signal is for sequences \(channels, length\)"),
-    "a scale above 1": (lambda: signal(SEQUENCE, scale=1.5), r"scale=1\.5 must be in \[0, 1\]"),
-    "a negative slope": (lambda: signal(SEQUENCE, slope=-1.0), r"slope=-1\.0 and noise=0\.05 at least 0"),
-    "numbers mixed": (lambda: mixup(None), "mixup mixes classes, and this data is regression"),
+    "a crop of a table": (lambda: crop_flip((7,)), r"crop_flip needs images .*, got samples of shape \(7,\)"),
+    "a negative padding": (lambda: crop_flip(IMAGE, padding=-1), "`padding` must be at least 0 pixels, got -1"),
+    "a flip beyond certainty": (lambda: crop_flip(IMAGE, flip=1.5), r"`flip` must be in \[0, 1\], got 1\.5"),
+    "a part of nothing": (lambda: resized_crop(IMAGE, smallest=0.0), r"`smallest` must be in \(0, 1\], got 0\.0"),
+    "a sequence resized": (lambda: resized_crop(SEQUENCE), "resized_crop needs images"),
+    "a sequence erased": (lambda: erasing(SEQUENCE), "erasing needs images"),
+    "an image as a signal": (lambda: signal(IMAGE), r"signal needs sequences \(channels, length\)"),
+    "a scale above 1": (lambda: signal(SEQUENCE, scale=1.5), r"`scale` must be in \[0, 1\], .* got scale=1\.5"),
+    "a negative slope": (
+        lambda: signal(SEQUENCE, slope=-1.0),
+        r"at least 0, got scale=0\.2, slope=-1\.0 and noise=0\.05",
+    ),
+    "numbers mixed": (lambda: mixup(None), "mixup mixes classes, but the task of this data is regression"),
     "numbers cut": (lambda: cutmix(IMAGE, None), "cutmix mixes classes"),
-    "an alpha of nothing": (lambda: mixup(3, alpha=0.0), r"alpha is 0\.0; it must be above 0"),
-    "sequences cut": (lambda: cutmix(SEQUENCE, 3), "cutmix is for images"),
+    "an alpha of nothing": (lambda: mixup(3, alpha=0.0), r"`alpha` must be above 0, got 0\.0"),
+    "sequences cut": (lambda: cutmix(SEQUENCE, 3), "cutmix needs images"),
 }
 
 

@@ -34,7 +34,7 @@ USES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("below", ["", "below"])
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("/nowhere/x", "a link to /nowhere/x, which does not exist"), ("link", "a link that leads back to itself")],
+    [("/nowhere/x", "a link to /nowhere/x, which does not exist"), ("link", "a link to itself")],
     ids=["to nothing", "to itself"],
 )
 def test_a_link_that_leads_nowhere_is_named(

@@ -43,8 +43,8 @@ def _while_handling(earlier: Exception) -> Exception:
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/last.ckpt")
 WORKER = (
-    "a data loader worker was killed, possibly because memory ran out ({}): the same command resumes the run. If this "
-    "happens again, lower data.num_workers"
+    "a data loader worker was killed, possibly because memory ran out ({}); the same command resumes the run. If this "
+    "happens again, lower data.num_workers."
 )
 ERRORS = {
     "ours": (UserError("what is wrong"), "what is wrong", 2),
@@ -54,7 +54,7 @@ ERRORS = {
     "ranks that disagree": (RanksDisagreeError("start it again"), "start it again", 75),
     "no good checkpoint": (
         NoGoodCheckpointError("runs/a has no good checkpoint (000001-step-10: lost)"),
-        "runs/a has no good checkpoint (000001-step-10: lost): put a copy back, or train under another name (name=…)",
+        "runs/a has no good checkpoint (000001-step-10: lost). Restore a copy, or start a new run with name=….",
         74,
     ),
     "a stop": (StopError("stopped at step 3", ExitCode.TERMINATED), "stopped at step 3", 143),
@@ -88,14 +88,17 @@ ERRORS = {
     "stopping by what no validation has logged": (
         RuntimeError("Early stopping conditioned on metric `val/loss` which is not available. There is: `train/loss`"),
         (
-            "Early stopping looks at val/loss, and the run ends before its first validation: train for an epoch at "
-            "least (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)"
+            "Early stopping monitors val/loss, but the run ends before its first validation. Train for at least one "
+            "epoch (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)."
         ),
         2,
     ),
     "a label that is no class": (
         IndexError("Target 3 is out of bounds."),
-        "data: a batch has a class label that is none (Target 3 is out of bounds.): they go from 0 to num_classes - 1",
+        (
+            "data: a batch has an invalid class label (Target 3 is out of bounds.). Labels must be from 0 to "
+            "num_classes - 1."
+        ),
         2,
     ),
     "a loader worker that was killed": (
@@ -124,26 +127,26 @@ def test_what_only_the_disk_can_say_has_the_code_of_storage(number: int):
 
 
 CONFIGS = {
-    "an unknown choice": (["activation=elo"], "there is no activation=elo; there is: elu, celu, "),
-    "an unknown group": (["optimzer=adam"], "there is no setting or choice optimzer; did you mean optimizer?"),
-    "an unknown setting": (["sed=1"], "there is no setting or choice sed; did you mean seed?"),
+    "an unknown choice": (["activation=elo"], "activation=elo does not exist. Choices: elu, celu, "),
+    "an unknown group": (["optimzer=adam"], "unknown setting or group optimzer. Did you mean optimizer?"),
+    "an unknown setting": (["sed=1"], "unknown setting or group sed. Did you mean seed?"),
     "an unknown experiment": (
         ["experiment=fashion"],
-        "there is no experiment=fashion; there is: fashion_mnist_cnn, ",
+        "experiment=fashion does not exist. Choices: fashion_mnist_cnn, ",
     ),
     "an unknown experiment of a folder": (
         ["experiment=broken/vanishing"],
-        "there is no experiment=broken/vanishing; there is: broken/vanishing_sigmoid, broken/nan_input, ",
+        "experiment=broken/vanishing does not exist. Choices: broken/vanishing_sigmoid, broken/nan_input, ",
     ),
     "a folder of experiments": (
         ["experiment=broken"],
-        "there is no experiment=broken; there is: broken/overfit, broken/",
+        "experiment=broken does not exist. Choices: broken/overfit, broken/",
     ),
-    "an unknown choice of Hydra's": (["hydra/job_logging=no"], "there is no hydra/job_logging=no; there is: none, "),
-    "several values without a sweep": (["seed=1,2"], "seed=1,2 has several values: a run takes one, and a sweep "),
+    "an unknown choice of Hydra's": (["hydra/job_logging=no"], "hydra/job_logging=no does not exist. Choices: none, "),
+    "several values without a sweep": (["seed=1,2"], "seed=1,2 has several values, but a run needs one. Add -m "),
     "a sign of Hydra's": (
         ["++data.separator=;"],
-        "'data.separator=;' cannot be read as group=choice or group.argument=value: put a value with such signs into q",
+        "'data.separator=;' cannot be read as group=choice or group.argument=value. Put values w",
     ),
     "a letter that Hydra does not know": (
         ["++data.target=ý"],
@@ -189,7 +192,7 @@ def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
 def test_what_is_to_be_quoted_is_shown_in_its_quotes():
     with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
-    assert describe_error(error)[0].endswith(""", "data.separator=';'\"""")
+    assert describe_error(error)[0].endswith(""": "data.separator=';'\"""")
 
 
 def test_a_connection_that_breaks_while_a_worker_sends_a_batch_is_a_killed_worker():

@@ -72,12 +72,12 @@ def test_a_schedule_goes_on_from_its_state(interrupted_at: int):
 @pytest.mark.parametrize("name", ["warmup_fraction", "final_fraction"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_fraction_out_of_its_range_is_refused_by_name(name: str, value: float):
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be in"):
+    with pytest.raises(ValueError, match=f"`{name}` must be in"):
         warmup_cosine(_optimizer(0.3), 10, **{name: value})
 
 
 def test_a_warm_up_over_the_whole_run_is_refused():
-    with pytest.raises(ValueError, match=r"warmup_fraction is 1; it must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"`warmup_fraction` must be in \[0, 1\), got 1"):
         warmup_cosine(_optimizer(0.3), 10, warmup_fraction=1)
 
 

@@ -1,7 +1,7 @@
-"""Activations that torch lacks, and their factories.
+"""Activations that torch lacks, and factories for activations.
 
-Features are dimension 1, of (N, features) as of (N, features, positions …). Where a model has sequences of
-(N, positions, features), it lays them out so before it calls an activation.
+Features are dimension 1, as in ``(batch, features)`` and ``(batch, features, positions …)``. A model whose tensors are
+``(batch, positions, features)`` reshapes them before it calls an activation.
 
 A class or function is exported if its module has the same name: ``Maxout`` in ``maxout.py``. Type checkers read the
 stub ``__init__.pyi``, which ``scripts/generate.py`` writes.

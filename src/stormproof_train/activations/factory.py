@@ -1,4 +1,4 @@
-"""An activation for a network: a module, or a plain function made into one."""
+"""Converts modules and plain functions to activation factories."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 Activation = Callable[[], nn.Module]
-"""What a model takes: a factory, called once for each place, so that no two places share parameters."""
+"""Factory of an activation. Models call it once per layer, so layers do not share parameters."""
 
 
 class Elementwise(nn.Module):
-    """A function of one tensor as a module, e.g. ``torch.tanh``.
+    """Wraps a function of one tensor, such as ``torch.tanh``, in a module.
 
     Args:
-        function: maps a tensor to one of the same shape.
+        function: Maps a tensor to a tensor of the same shape.
 
     Example:
         >>> Elementwise(torch.tanh)(torch.zeros(2, 3)).shape
@@ -32,13 +32,26 @@ class Elementwise(nn.Module):
         return self.function(x)
 
     def extra_repr(self) -> str:
-        """The function's name."""
+        """Returns the name of the function."""
         function = self.function.func if isinstance(self.function, functools.partial) else self.function
         return getattr(function, "__name__", type(function).__name__)
 
 
 def activation_factory(build: Callable[[], Callable[[torch.Tensor], torch.Tensor]]) -> Activation:
-    """A factory of modules from a factory of modules or functions."""
+    """Returns a factory of modules for a factory of modules or functions.
+
+    Args:
+        build: Returns a new module, or a function that maps a tensor to a tensor.
+
+    Returns:
+        A factory that returns ``build()`` if it is a module, and an :class:`Elementwise` around it otherwise.
+
+    Example:
+        >>> activation_factory(lambda: torch.tanh)()
+        Elementwise(tanh)
+        >>> activation_factory(nn.ReLU)()
+        ReLU()
+    """
 
     def make() -> nn.Module:
         activation = build()

@@ -1,4 +1,4 @@
-"""How many features an activation takes, and gives."""
+"""Infers the numbers of input and output features of an activation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from stormproof_train.activations.factory import Activation
 from stormproof_train.errors import UserError, first_line
 
 MAX_FACTOR = 16
-"""An activation is given at most so many times the features that are wanted of it, and at least so small a part."""
+"""Largest ratio between the numbers of input and output features that is tried."""
 
 
 def infer_feature_counts(activation: Activation, width: int, spatial_dims: int = 0) -> tuple[int, int]:
-    """The features that an activation has to get so that it gives ``width``, and those that it gives then.
+    """Returns the number of input features for which an activation has ``width`` output features.
 
-    Most keep their number. Maxout of k pieces takes k times as many as it gives, a gated unit twice, CReLU half. That
-    is found by trying them out on zeros, so anyone's own works too. Where no number gives ``width``, as none makes
-    CReLU's output odd, more come out than were wanted, as few as can be.
+    Most activations keep the number of features. Maxout with k pieces divides it by k, a gated unit divides it by 2,
+    and CReLU doubles it. The ratio is found by running the activation on zeros, so custom activations work too. If no
+    number of input features gives exactly ``width`` (CReLU has no odd outputs), the smallest larger output is chosen.
 
     Args:
-        activation: the factory of it; nothing is drawn from the process's generator.
-        width: features that are wanted, at least 1.
-        spatial_dims: dimensions behind the features: 0 for (N, features), 2 for images.
+        activation: Factory of the activation. The global random generator keeps its state.
+        width: Number of output features. Must be at least 1.
+        spatial_dims: Number of dimensions after the features: 0 for ``(batch, features)``, 2 for images.
+
+    Returns:
+        Numbers of input features and output features.
 
     Raises:
-        UserError: if no number of features is taken and gives as many.
+        UserError: If the activation accepts no number of input features that gives at least ``width``.
 
     Example:
         >>> from stormproof_train.activations import Maxout, activation_factory, crelu
@@ -48,7 +51,7 @@ def infer_feature_counts(activation: Activation, width: int, spatial_dims: int =
 
 
 def infer_output_features(activation: Activation, in_features: int, spatial_dims: int = 0) -> int | None:
-    """How many features an activation gives where it gets ``in_features``; None where it does not take so many."""
+    """Returns the number of output features for ``in_features``, or None if the activation rejects this input."""
     try:
         output = _probe(activation, in_features, spatial_dims)
     except (RuntimeError, ValueError, IndexError, TypeError):
@@ -69,10 +72,10 @@ def _describe_mismatch(activation: Activation, width: int, spatial_dims: int) ->
         output = _probe(activation, width, spatial_dims)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         return (
-            f"it does not take {width} features, nor 2 to {MAX_FACTOR} times as many, nor such a part of them: "
-            f"{first_line(error)}"
+            f"does not accept {width} features, nor a multiple or fraction of them up to a factor of "
+            f"{MAX_FACTOR}: {first_line(error)}"
         )
     input_shape = (2, width, *[2] * spatial_dims)
     type_name = "tuple" if isinstance(output, tuple) else type(output).__name__
     output_description = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type_name}"
-    return f"it gives {output_description} for an input of {input_shape}, and a layer needs (batch, features, …) again"
+    return f"returns {output_description} for input {input_shape}, expected (batch, features, …)"

@@ -1,4 +1,4 @@
-"""The largest of several affine pieces."""
+"""Maxout: the maximum over several affine pieces."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from stormproof import MaxoutPieces
 
 
 class Maxout(nn.Module):
-    r"""Each unit is the largest of ``pieces`` features: :math:`h_i = \max_j z_{ij}`.
+    r"""Returns the maximum over the ``pieces`` features of each unit, :math:`h_i = \max_j z_{ij}`.
 
-    With the linear layer or convolution before it, which gives ``pieces`` features a unit, it is a learned convex
-    function of that layer's input. The pieces of a unit are neighbours; ``DeadNeuronDetector`` tells those that never
-    win.
+    The preceding linear layer or convolution computes ``pieces`` features per unit. Together they are a learned convex
+    function of that layer's input. Adjacent features belong to the same unit. ``DeadNeuronDetector`` reports pieces
+    that are never the maximum.
 
     Args:
-        pieces: features of one unit, at least 2; the models here try an activation out with up to 16.
+        pieces: Number of features per unit. Must be at least 2. The models of this package support up to 16.
 
     Raises:
-        ValueError: if ``pieces`` is below 2.
+        ValueError: If ``pieces`` is below 2.
 
     Example:
         >>> Maxout(pieces=2)(torch.tensor([[1.0, 2.0, 4.0, 3.0]]))
@@ -32,14 +32,14 @@ class Maxout(nn.Module):
     def __init__(self, pieces: int = 2) -> None:
         super().__init__()
         if pieces < 2:
-            raise ValueError(f"pieces is {pieces}; the largest of fewer than 2 features is no function of its own")
+            raise ValueError(f"`pieces` must be at least 2, got {pieces}.")
         self.pieces = MaxoutPieces(dim=2)
         self.num_pieces = pieces
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, units x pieces, …) to (N, units, …)."""
+        """Maps ``(batch, units x pieces, …)`` to ``(batch, units, …)``."""
         return self.pieces(x.unflatten(1, (-1, self.num_pieces))).amax(dim=2)
 
     def extra_repr(self) -> str:
-        """The number of pieces."""
+        """Returns the number of pieces."""
         return f"pieces={self.num_pieces}"

@@ -1,4 +1,4 @@
-"""Relatives of ReLU."""
+"""Variants of ReLU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import torch
 
 
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    r"""Squared ReLU, :math:`\max(x, 0)^2`, of a tensor of any shape.
+    r"""Applies squared ReLU, :math:`\max(x, 0)^2`.
+
+    Args:
+        x: Input of any shape.
+
+    Returns:
+        Tensor of the shape of ``x``.
 
     Example:
         >>> squared_relu(torch.tensor([-2.0, 0.5, 3.0]))
@@ -19,13 +25,13 @@ def squared_relu(x: torch.Tensor) -> torch.Tensor:
 
 
 def crelu(x: torch.Tensor) -> torch.Tensor:
-    r"""Concatenated ReLU: :math:`\max(x, 0)` of all features, then :math:`\max(-x, 0)` of all.
+    r"""Applies concatenated ReLU: :math:`\max(x, 0)` of all features, followed by :math:`\max(-x, 0)` of all features.
 
     Args:
-        x: (N, features, …).
+        x: Input of shape ``(batch, features, …)``.
 
     Returns:
-        (N, 2 features, …).
+        Tensor of shape ``(batch, 2 features, …)``.
 
     Example:
         >>> crelu(torch.tensor([[1.0, -2.0]]))

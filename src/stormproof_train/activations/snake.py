@@ -6,14 +6,17 @@ import torch
 
 
 def snake(x: torch.Tensor, frequency: float = 1.0) -> torch.Tensor:
-    r"""Snake, :math:`x + \sin^2(a x) / a`: monotone, with a periodic part that goes on outside of the training data.
+    r"""Applies Snake, :math:`x + \sin^2(a x) / a`, which is monotone and stays periodic outside the training data.
 
     Args:
-        x: of any shape.
-        frequency: a, not 0; the larger, the shorter the periods that are learned easily.
+        x: Input of any shape.
+        frequency: The frequency a. Must not be 0. Larger values make shorter periods easier to learn.
+
+    Returns:
+        Tensor of the shape of ``x``.
 
     Raises:
-        ValueError: if ``frequency`` is 0.
+        ValueError: If ``frequency`` is 0.
 
     Example:
         >>> snake(torch.tensor([0.0, torch.pi / 2, torch.pi]))
@@ -23,5 +26,5 @@ def snake(x: torch.Tensor, frequency: float = 1.0) -> torch.Tensor:
         Ziyin, Hartwig & Ueda, Neural networks fail to learn periodic functions and how to fix it, 2020, section 3.
     """
     if frequency == 0:
-        raise ValueError("frequency is 0; it divides the periodic part")
+        raise ValueError(f"`frequency` must not be 0, got {frequency}.")
     return x + (frequency * x).sin().square() / frequency

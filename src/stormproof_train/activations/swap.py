@@ -1,4 +1,4 @@
-"""Other activations for a network that is built already."""
+"""Replaces the activations of an existing network."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from stormproof_train.activations.maxout import Maxout
 from stormproof_train.errors import UserError
 
 _EXCLUDED_TYPES = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax)
-"""They stand among torch's activations, and are attention, or make probabilities of outputs."""
+"""Activations of torch that are attention layers or convert outputs to probabilities."""
 
 _PROBE_WIDTH = 720_720
-"""Can be divided by each number up to 16: by the pieces of a Maxout."""
+"""Divisible by every number up to 16, and so by the pieces of a Maxout."""
 
 
 def swap_activations(network: nn.Module, activation: Activation) -> int:
-    """Puts a new activation in the place of each one that a network has, and says how many they were.
+    """Replaces every activation module of a network in place.
 
-    Replaced are modules: torch's activations but softmax and its kin, and this package's. A module that stands in
-    several places is replaced by one that stands in all of them. The gate of torchvision's squeeze-and-excitation, made
-    to lie between 0 and 1, stays. What a ``forward`` applies as a function, like ``F.relu``, cannot be seen and stays;
-    so does the network itself, should it be an activation. A new one is in training or evaluation like the one it
-    replaces, and its parameters are on the device, and of the type, of those before it.
+    Activation modules are those of torch, except softmax and its variants, and those of this package. A module that is
+    used in several places is replaced by one module that is used in the same places. The new module keeps the training
+    mode, and its parameters keep the device and the floating-point type of the preceding layer.
+
+    The following are kept:
+
+    - The gates of torchvision's squeeze-and-excitation blocks, because their outputs must lie between 0 and 1.
+    - Functions that a ``forward`` method calls, such as ``F.relu``, because they cannot be detected.
+    - The network itself, even if it is an activation.
 
     Args:
-        network: changed in place.
-        activation: called once for each module that is replaced.
+        network: Network to change.
+        activation: Factory, called once per replaced module.
 
     Returns:
-        The number of modules replaced, at least 1.
+        Number of replaced modules, at least 1.
 
     Raises:
-        UserError: if there is none, or the activation gives another number of features than one that it would replace,
-            for which the layers behind it are not made. The network then is as it was.
+        UserError: If the network has no activation module, or if the new activation changes the number of features that
+            the following layers expect. The network is unchanged in both cases.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -57,8 +61,8 @@ def swap_activations(network: nn.Module, activation: Activation) -> int:
     ]
     if not activations_by_name:
         raise UserError(
-            f"activation: {type(network).__name__} has no module that is an activation; what its forward applies as a "
-            "function cannot be replaced"
+            f"activation: {type(network).__name__} has no activation module. Functions that its forward method calls "
+            "cannot be replaced."
         )
     _check_width(network, activation, dict(activations_by_name))
     reference_parameters = _find_reference_parameters(network)
@@ -73,27 +77,26 @@ def swap_activations(network: nn.Module, activation: Activation) -> int:
         network.set_submodule(name, replacements[module])
     for layer in network.modules():
         if isinstance(layer, nn.TransformerEncoderLayer):
-            layer.activation_relu_or_gelu = 0  # in evaluation it would compute the one that it was built with
+            layer.activation_relu_or_gelu = 0  # otherwise evaluation mode runs a fused ReLU or GELU
     return len(replacements)
 
 
 def _check_width(network: nn.Module, activation: Activation, replaced_modules: Mapping[str, nn.Module]) -> None:
-    """The layers behind an activation are made for as many features as it gives; of None nothing is known."""
+    """Checks that the activation keeps the number of features. Skips activations that reject the probe input."""
     new_features = infer_output_features(activation, _PROBE_WIDTH)
     for name, module in replaced_modules.items():
         current_features = infer_output_features(functools.partial(copy.deepcopy, module), _PROBE_WIDTH)
         expected_features = _PROBE_WIDTH if current_features is None else current_features
         if new_features not in {None, expected_features}:
             raise UserError(
-                f"activation: it gives {new_features} features for {_PROBE_WIDTH}, and the layers of "
-                f"{type(network).__name__} "
-                f"are made for {expected_features}, as {name} ({type(module).__name__}) gives them: choose one that "
-                f"gives as many"
+                f"activation: returns {new_features} features for {_PROBE_WIDTH}, but {name} "
+                f"({type(module).__name__}) of {type(network).__name__} returns {expected_features}. Choose an "
+                "activation that returns the same number of features."
             )
 
 
 def _find_reference_parameters(network: nn.Module) -> dict[nn.Module, nn.Parameter]:
-    """For each module the parameter that stands last before it, or else the network's first: what it works with."""
+    """Maps each module to the last parameter at or before it, or else to the first parameter of the network."""
     reference = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
     references = {}
     for module in network.modules():

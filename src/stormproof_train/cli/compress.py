@@ -1,4 +1,4 @@
-"""``compress``: takes a run to artifacts that can be deployed, none of them worse than allowed."""
+"""Subcommand ``compress``: creates smaller and faster artifacts of a run within an error budget."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from stormproof_train.pluralize import pluralize
 
 
 class _SignalReceived(BaseException):
-    """No Exception: what exports, quantizes or measures would take it for a failure of its own."""
+    """Derives from BaseException, so that export, quantization and measurement do not treat it as their own failure."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Ends with a sentence where this process is told to end; nothing is lost that was there.
+    """Ends the block with a StopError on SIGTERM and similar signals. Existing artifacts are kept.
 
     Raises:
-        StopError: at the end of the block.
+        StopError: At the end of the block, if a signal was received.
     """
 
     def stop(signum: int, _: object) -> None:
@@ -47,29 +47,29 @@ def stop_on_signals() -> Iterator[None]:
         with termination_handler(stop):
             yield
     except _SignalReceived as error:
-        raise StopError(f"stopped by {error}; the same command goes on", ExitCode.START_AGAIN) from None
+        raise StopError(f"stopped by {error}; the same command resumes the compression", ExitCode.START_AGAIN) from None
 
 
 def _warn_if_int8_is_slow(settings: Settings) -> None:
     has_vnni = cpu_has_vnni()
     if settings.allows("int8") and not has_vnni:
-        print_line(f"of this processor: {describe_int8_support(has_vnni)}; methods= leaves int8 out")
+        print_line(f"this processor: {describe_int8_support(has_vnni)}; set methods= without int8 to skip it")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Compresses as the words say, and prints what came of it.
+    """Compresses the network of a run and prints a summary.
 
     Args:
-        argv: after ``compress``.
+        argv: Arguments after ``compress``.
 
     Returns:
-        The exit code.
+        Exit code.
 
     Raises:
-        RunError: with the sentence for the user.
+        RunError: With the message for the user.
     """
     if math.prod(detect_launcher().values()) > 1:
-        raise UserError("a compression starts the ranks of its fine-tuning runs itself: leave torchrun or srun out")
+        raise UserError("compress starts the ranks of its fine-tuning runs. Run it without torchrun or srun.")
     args = parse_arguments(argv)
     settings = args.settings
     suppress_lightning_output()
@@ -86,8 +86,7 @@ def run(argv: Sequence[str]) -> int:
         if settings.allows("prune") or settings.allows("factor"):
             steps = count_steps(original, settings.training)
             print_line(
-                f"each smaller network is trained on for {pluralize(steps, 'step')}; the run itself took "
-                f"{original.steps:,}"
+                f"each smaller network is fine-tuned for {pluralize(steps, 'step')} (the run: {original.steps:,})"
             )
         compression_loop = CompressionLoop(original, settings, folder, artifact_builder, budget)
         compression_loop.run()
@@ -96,5 +95,5 @@ def run(argv: Sequence[str]) -> int:
     print_summary(numbers)
     print_line(f"report: {folder.path / 'report.html'}")
     if numbers["best"] is None:
-        raise UserError(f"nothing is recommended; all that was made is in {folder.artifacts_dir}")
+        raise UserError(f"no artifact fits the budget. All artifacts are in {folder.artifacts_dir}.")
     return ExitCode.FINISHED

@@ -1,4 +1,9 @@
-"""``evaluate``: what a run's weights are worth on a split of its data or of others, and whether others are better."""
+"""Subcommand ``evaluate``: evaluates the weights of a run, and compares them with those of another run.
+
+Example:
+    >>> print_help([])  # doctest: +ELLIPSIS
+    Evaluates the weights of a run...
+"""
 
 from __future__ import annotations
 
@@ -34,22 +39,22 @@ from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.trained_weights import TrainedWeights, read_run_plan, resolve_weights
 from stormproof_train.task import Task
 
-USAGE = """Evaluates the weights of a run, and keeps everything in runs/<name>/evaluations/.
+USAGE = """Evaluates the weights of a run. Results are in runs/<name>/evaluations/.
 
-  stormproof-train evaluate checkpoint=runs/<name>                  what the run came to, or its newest checkpoint
+  stormproof-train evaluate checkpoint=runs/<name>                  the final weights, or the newest checkpoint
   stormproof-train evaluate checkpoint=runs/<name>/checkpoints/….ckpt split=validation
   stormproof-train evaluate checkpoint=runs/<name> data.test_path=new.csv
-  stormproof-train evaluate checkpoint=runs/<name> against=runs/<other>     and whether one is better
+  stormproof-train evaluate checkpoint=runs/<name> against=runs/<other>     also tests if one of them is better
 
-  checkpoint=   a run's folder, or a checkpoint of a run  (has to be given)
-  against=      another, on the same samples
+  checkpoint=   a run's folder, or a checkpoint of a run  (required)
+  against=      another run or checkpoint, evaluated on the same samples
   split=test    or validation, or train: without augmentation, in order
-  output=       the folder for predictions.npz and evaluation.json
-  data…=        other data than the run's, or other arguments of these
+  output=       folder for predictions.npz and evaluation.json
+  data…=        other data, or other arguments of the run's data
   trainer…=     such as trainer=gpu; one device by default"""
 
 IGNORED_DATA_ARGUMENTS = {"batch_size", "num_workers", "drop_last"}
-"""Of the data's arguments: on what samples there are."""
+"""Data arguments that do not change the samples."""
 
 _OPTIONS = ("checkpoint", "against", "split", "output")
 
@@ -64,21 +69,21 @@ class _Arguments:
 
 
 def print_help(_: Sequence[str]) -> None:
-    """Prints the help of the command ``evaluate``."""
+    """Prints the help of the subcommand ``evaluate``."""
     print(USAGE)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Evaluates as the words say, and prints and keeps what came of it.
+    """Evaluates weights, prints the metrics and saves predictions and evaluation.
 
     Args:
-        argv: ``checkpoint=…`` and more, as :data:`USAGE` lists them.
+        argv: Arguments ``checkpoint=…`` and others, as listed in :data:`USAGE`.
 
     Returns:
-        The exit code.
+        Exit code.
 
     Raises:
-        UserError: if they do not fit, or there is nothing to evaluate.
+        UserError: If an argument is invalid, or there is nothing to evaluate.
     """
     args = _parse_args(argv)
     suppress_lightning_output()
@@ -109,7 +114,7 @@ def _parse_args(argv: Sequence[str]) -> _Arguments:
     for arg in argv:
         key, equals, value = arg.partition("=")
         if not equals:
-            raise UserError(f"{arg} says nothing to evaluate: write {'=…, '.join(_OPTIONS)}=…, data…=… or trainer…=…")
+            raise UserError(f"{arg} is not an option. Use {'=…, '.join(_OPTIONS)}=…, data…=… or trainer…=….")
         if key in _OPTIONS:
             options[key] = value
         elif "." in key or key in {"data", "trainer"}:
@@ -117,20 +122,20 @@ def _parse_args(argv: Sequence[str]) -> _Arguments:
         else:
             suggestions = rank_by_similarity(key, [*_OPTIONS, "data", "trainer"])[:1]
             hint = (
-                f"did you mean {suggestions[0]}?" if suggestions else f"there is: {', '.join(_OPTIONS)}, data, trainer"
+                f"Did you mean {suggestions[0]}?" if suggestions else f"Options: {', '.join(_OPTIONS)}, data, trainer"
             )
-            raise UserError(f"{key}= is nothing that an evaluation takes; {hint}")
+            raise UserError(f"{key}= is not an option of evaluate. {hint}")
     if not options.get("checkpoint"):
         raise UserError("evaluate needs checkpoint=…: a run's folder, or a checkpoint of a run")
     split: Any = options.get("split", "test")
     if split not in get_args(SplitName):
-        raise UserError(f"split={split} should be one of {', '.join(get_args(SplitName))}")
+        raise UserError(f"split must be one of {', '.join(get_args(SplitName))}, got {split}")
     against, output = (Path(options[key]) if options.get(key) else None for key in ("against", "output"))
     return _Arguments(Path(options["checkpoint"]), against, split, output, overrides)
 
 
 def _evaluate(trained_weights: TrainedWeights, args: _Arguments, conf: Path, folder: Path) -> None:
-    """Tests, keeps predictions and evaluation in the folder, and prints what it found."""
+    """Tests the weights, saves predictions and evaluation in the folder, and prints the metrics."""
     plan = read_run_plan(trained_weights.run, conf, args.overrides)
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
@@ -138,7 +143,7 @@ def _evaluate(trained_weights: TrainedWeights, args: _Arguments, conf: Path, fol
     if isinstance(data, SplitDataModule):
         data.test_split_name = args.split
     elif args.split != "test":
-        raise UserError(f"split={args.split}: {plan.data.path} tells only its test samples in order")
+        raise UserError(f"split={args.split}: {plan.data.path} provides only the test split in order")
     spec = infer_spec(data)
     task = build_task(plan, data, spec, plan.bind_loss(spec.task))
     print_line(f"{trained_weights.checkpoint} on the {args.split} split of {plan.data.function.__name__}")
@@ -150,44 +155,46 @@ def _evaluate(trained_weights: TrainedWeights, args: _Arguments, conf: Path, fol
     metadata |= {"class_names": task.classes} if task.classes else {}
     evaluation = save_test_results(task.test_predictions, folder, metadata)
     if evaluation is None:
-        raise UserError(f"{trained_weights.checkpoint} could not be evaluated; its metrics: {metrics}")
+        raise UserError(f"{trained_weights.checkpoint} could not be evaluated. Its metrics: {metrics}")
     _print_metrics(trained_weights.run.name, {"loss": {"value": metrics["loss"]}, **evaluation["headline"]})
     print_line(f"predictions and evaluation: {folder}")
 
 
 def _make_output_folder(folder: Path) -> None:
-    """Before hours are spent; all ranks do, and say what is wrong."""
+    """Creates the folder on all ranks before the evaluation, so that errors occur early."""
     if (folder / "run.json").exists() or (folder / "config.yaml").exists():
-        raise UserError(f"output={folder} is a run's own folder: give another one")
+        raise UserError(f"output={folder} is the folder of a run. Choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={folder}: the folder cannot be made: {describe_path_error(folder, error)}") from error
+        raise UserError(
+            f"output={folder}: the folder cannot be created: {describe_path_error(folder, error)}"
+        ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"output={folder}: nothing can be written there: give another one")
+        raise UserError(f"output={folder} is not writable. Choose another folder.")
 
 
 def _run_test(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Path) -> dict[str, float]:
     destroy_gloo_before_exit()
     trainer: pl.Trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
     if getattr(trainer, "limit_test_batches", 1) == 0:
-        raise UserError("trainer.limit_test_batches=0 leaves nothing to evaluate: set it above 0, or leave it out")
+        raise UserError("trainer.limit_test_batches must not be 0 for an evaluation. Omit it, or set it above 0.")
     try:
         (results,) = trainer.test(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end by Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits this way after Ctrl-C
             raise KeyboardInterrupt from error
         raise
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
         reason = first_line(error).partition(":\n")[0]
-        raise UserError(f"{checkpoint} does not fit the network that these data ask for ({reason})") from error
+        raise UserError(f"{checkpoint} does not fit the network for this data ({reason})") from error
     return {name.partition("/")[2]: float(value) for name, value in results.items()}
 
 
 def _check_data_unchanged(data: pl.LightningDataModule, plan: Plan, run: Path) -> None:
-    """The split of files that have changed is another one, so that what was trained on may be tested."""
+    """Checks that the files have not changed, because another split may put training samples into the test split."""
     trained_settings = RunFolder(run.parent, run.name).read_settings()["data"]
     trained_fingerprint = trained_settings.pop(FINGERPRINT_KEY, None)
     current_settings = redact_settings(plan.data.arguments())
@@ -198,20 +205,20 @@ def _check_data_unchanged(data: pl.LightningDataModule, plan: Plan, run: Path) -
     } - IGNORED_DATA_ARGUMENTS
     if changed_keys:
         print_line(
-            "warning: these are not the data as the run was trained on them: their own training split scales the "
-            "inputs, and what the run was trained on may be among the samples"
+            "warning: this is not the data of the training run. Inputs are scaled with its own training split, and it "
+            "may contain training samples of the run."
         )
     elif get_fingerprint(data) != trained_fingerprint:
         raise UserError(
-            f"the data have changed since {run} was trained, so that its training samples may be among those to "
-            "evaluate: give them another name (data.path=…, data.test_path=…), or put the old ones back"
+            f"the data has changed since {run} was trained, so the evaluated split may contain its training samples. "
+            "Use another path (data.path=…, data.test_path=…), or restore the previous files."
         )
     else:
         check_files_unchanged(run, data)
 
 
 def _folder_name(first: TrainedWeights, second: TrainedWeights | None, args: _Arguments) -> str:
-    """The same for the same evaluation."""
+    """Returns a name that is the same for the same evaluation."""
     against_parts = [] if second is None else ["against", second.run.name[:80], second.checkpoint.stem]
     overrides = "\n".join(sorted(map(redact_override, args.overrides)))
     digest = [hashlib.sha256(overrides.encode()).hexdigest()[:8]] if overrides else []
@@ -231,7 +238,7 @@ def _print_comparison(comparison: Comparison, first: TrainedWeights, second: Tra
 
 
 def _print_metrics(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """A row a number, with its interval where it has one."""
+    """Prints one row per metric, with its interval if it has one."""
     rows = [
         (
             name,

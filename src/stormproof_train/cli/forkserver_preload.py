@@ -1,4 +1,4 @@
-"""All that a run imports, for the process that runs are forked from."""
+"""Imports everything that a run needs, for the process that runs are forked from."""
 
 import stormproof_train.cli.main
 import stormproof_train.loggers.wandb_history  # a run imports it late

@@ -1,4 +1,4 @@
-"""``--help``: every choice with a line, and the arguments of the chosen ones."""
+"""Prints the help of the subcommand ``train``: all choices, and the arguments of the selected ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from stormproof_train.config.choices import find_config_dir, format_override, li
 from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.plan import SETTING_HELP, Plan, read_plan
 
-USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/.
+USAGE = """Trains a network, tests it once, and saves everything in runs/<name>/.
 
   python train.py activation=elu                      one run; the same command never trains it twice
-  python train.py activation=elu activation.alpha=.5  any argument of what is chosen
+  python train.py activation=elu activation.alpha=.5  any argument of a choice
   python train.py -m activation=relu,elu seed=1,2     every combination, one table
   python train.py activation=elu tune=lr              finds a learning rate, or a batch size (tune=batch_size)
   python train.py data=diabetes --help                the arguments of these choices
-  python train.py report runs/<name> …                one HTML page of a run, or of several (report --help)
-  python train.py evaluate checkpoint=runs/<name>     what its weights are worth (evaluate --help)
-  stormproof-train --config-dir my_configs …          choices of your own beside the shipped ones
+  python train.py report runs/<name> …                one HTML page about one run or several (report --help)
+  python train.py evaluate checkpoint=runs/<name>     evaluates its weights (evaluate --help)
+  stormproof-train --config-dir my_configs …          adds your own choices
 
-An installed package has the command stormproof-train in the place of python train.py."""
+An installed package has the command stormproof-train instead of python train.py."""
 
 SEARCH_GROUP = "search"
-"""A folder of choices that are the command ``search``'s, and no run's."""
+"""Folder of choices for the subcommand ``search``, which runs do not have."""
 
 
 def print_help(conf: Path, argv: Sequence[str]) -> None:
@@ -70,6 +70,6 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
         arguments = target.arguments()
         print(f"\n{target.config_key}: {arguments.pop('_target_')}")
         for name in target.missing_arguments():
-            print(f"  {target.config_key}.{name}=  (has to be given)")
+            print(f"  {target.config_key}.{name}=  (required)")
         for name, value in arguments.items():
             print(f"  {target.config_key}.{name}={format_override(value)}")

@@ -1,4 +1,4 @@
-"""Runs a subcommand, prints one sentence about an error and returns the exit code."""
+"""Runs a subcommand, prints one message about an error and returns the exit code."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: the words after the command's name; ``sys.argv`` by default.
+        argv: Arguments after the command name. Default: ``sys.argv[1:]``.
 
     Returns:
-        The exit code, as docs/reference/exit_codes.md lists them.
+        Exit code, as listed in docs/reference/exit_codes.md.
     """
     _make_streams_robust()
     args = list(sys.argv[1:] if argv is None else argv)
     torchrun_agent.terminate_with_agent()
     if is_started_by_rank_zero():
-        # Ctrl-C reaches every process of a terminal. Rank 0 writes down why the run ended and takes the others along;
-        # if one of them went first, Lightning would kill rank 0 before it could.
+        # Ctrl-C reaches every process of a terminal. Rank 0 records why the run ended and stops the other ranks. If
+        # another rank exited first, Lightning would kill rank 0 before it could do so.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 had blocked it: see run/sigint_mask.py
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 blocks it, see run/sigint_mask.py
     debug = "debug=true" in (arg.lower() for arg in args)
     try:
         code = _dispatch(args)
         return ExitCode.BROKEN_PIPE if pipe_is_broken() else code
-    except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
+    except BrokenPipeError:  # the reader of the output, as in `… | head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
-    except PreemptedExit:  # a further rank
+    except PreemptedExit:  # another rank
         _ignore_signals()
         raise
     except RunError as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _print_error("stopped by Ctrl-C", ExitCode.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
+    except Exception as error:  # noqa: BLE001 (the last handler: every error is reported)
         return _exit_with_error(error, debug)
 
 
@@ -93,9 +93,9 @@ def _dispatch(argv: list[str]) -> int:
         _require(name, "train", packages.pop("train"))
         _require_hydra_for_this_python()
         if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
+            sys.path.append(str(Path.cwd()))  # for user modules, as in `python -m`
     if name != DEFAULT:
-        argv = [arg for arg in argv if not arg.lower().startswith("debug=")]  # `main` reads it
+        argv = [arg for arg in argv if not arg.lower().startswith("debug=")]  # `main` handles it
     if {"--help", "-h"} & set(argv):
         import_module(subcommand.help_module or subcommand.module).print_help(argv)
         return ExitCode.FINISHED
@@ -111,16 +111,16 @@ def _warn_about_repeated_arguments(argv: Sequence[str]) -> None:
 
 
 def _split_command(argv: list[str]) -> tuple[str, list[str]]:
-    """The command, and the words after it."""
+    """Returns the subcommand and its arguments."""
     if not argv or argv[0].startswith(("-", "~")) or "=" in argv[0]:
         return DEFAULT, argv
     if argv[0] not in SUBCOMMANDS:
-        raise UserError(f"there is no command {argv[0]}; there is: {', '.join(SUBCOMMANDS)}")
+        raise UserError(f"unknown command {argv[0]}. Commands: {', '.join(SUBCOMMANDS)}")
     return argv[0], argv[1:]
 
 
 def _ignore_signals() -> None:
-    """Leaves with the code that it has: told again, Python would die of the signal in the second that its end takes."""
+    """Ignores further signals, so that the exit code is kept while Python shuts down for about a second."""
     for signum in TERMINATION_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
@@ -129,7 +129,7 @@ def _require(name: str, extra: str, packages: Sequence[str]) -> None:
     for package in packages:
         if find_spec(package) is None:
             purpose = "training" if extra == "train" else name
-            raise UserError(f"{purpose} needs {package}, which is not installed: {install_command(extra)}")
+            raise UserError(f"{purpose} needs {package}, which is not installed. Run: {install_command(extra)}")
 
 
 def _require_hydra_for_this_python() -> None:

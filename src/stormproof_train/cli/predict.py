@@ -1,4 +1,4 @@
-"""``predict``: what a network says of files, from its artifact alone."""
+"""Subcommand ``predict``: predicts on files with an artifact only, without torch."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from stormproof_train.predict.samples import read_samples
 _PATH_OPTIONS = ("model", "input", "output")
 _TABLE_OPTIONS = ("data.separator", "data.encoding", "data.decimal")
 PREVIEW_ROWS = 20
-"""Rows that are printed."""
+"""Number of printed rows."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Predicts as the words say, and prints or writes what came of it.
+    """Predicts on files, and prints or writes the predictions.
 
     Args:
-        argv: ``model=… input=…`` and more, as :data:`stormproof_train.cli.predict_help.USAGE` lists them.
+        argv: Arguments ``model=… input=…`` and others, as listed in
+            :data:`stormproof_train.cli.predict_help.USAGE`.
 
     Returns:
-        The exit code.
+        Exit code.
 
     Raises:
-        UserError: if they do not fit, or something cannot be read or written.
+        UserError: If an argument is invalid, or a file cannot be read or written.
     """
     paths, csv_format = _parse_args(argv)
     output = paths.get("output")
     if output is not None and output.absolute() in {paths["input"].absolute(), paths["model"].absolute()}:
-        raise UserError(f"output={output} would be written over what is read: give another file")
+        raise UserError(f"output={output} is an input of the command. Choose another file.")
     if output is not None:
         _check_output(output)
     artifact = ArtifactSession(paths["model"])
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     if output is None:
         print_table(artifact.metadata.run, *preview_table(artifact.metadata, predictions, PREVIEW_ROWS))
         if len(predictions.names) > PREVIEW_ROWS:
-            print_line(f"and {len(predictions.names) - PREVIEW_ROWS:,} more: output=predictions.csv keeps all")
+            print_line(f"and {len(predictions.names) - PREVIEW_ROWS:,} more; output=predictions.csv saves all")
         return ExitCode.FINISHED
     try:
         with atomic_write(output) as file:
@@ -55,29 +56,29 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parse_args(argv: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """The paths, and how a table is written where it is not as that of the training."""
+    """Returns the paths, and the format of a table if it differs from that of the training data."""
     paths: dict[str, Path] = {}
     csv_format: dict[str, str] = {}
     for arg in argv:
         key, equals, value = arg.partition("=")
         if not equals or key not in _PATH_OPTIONS + _TABLE_OPTIONS:
             suggestion = rank_by_similarity(key, _PATH_OPTIONS + _TABLE_OPTIONS)[0]
-            raise UserError(f"{arg} is nothing that predict takes; did you mean {suggestion}=…?")
+            raise UserError(f"{arg} is not an option of predict. Did you mean {suggestion}=…?")
         if key in _TABLE_OPTIONS:
             csv_format[key.removeprefix("data.")] = value.strip("'\"")
         elif value:
             paths[key] = Path(value).expanduser()
-    for key, description in (("model", "an artifact, or its folder"), ("input", "images, a table or arrays")):
+    for key, description in (("model", "an artifact or its folder"), ("input", "images, a table or arrays")):
         if key not in paths:
             raise UserError(f"predict needs {key}=…: {description}")
     return paths, csv_format
 
 
 def _check_output(output: Path) -> None:
-    """Before anything is computed."""
+    """Checks the output path before computing predictions."""
     if output.is_dir() or not output.parent.is_dir():
-        reason = "is a folder" if output.is_dir() else f"cannot be written: there is no folder {output.parent}"
-        raise UserError(f"output={output} {reason}: give a file in a folder that is there")
+        reason = "is a folder" if output.is_dir() else f"cannot be written: the folder {output.parent} does not exist"
+        raise UserError(f"output={output} {reason}. Choose a file in an existing folder.")
 
 
 def _predict(artifact: ArtifactSession, path: Path, csv_format: Mapping[str, str]) -> NamedPredictions:

@@ -19,15 +19,15 @@ TRAIN: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Subcommand:
-    """A subcommand: where it is implemented and what it needs.
+    """A subcommand: its implementation and its requirements.
 
     Attributes:
-        module: Module with ``run(argv)``, which takes the arguments after the subcommand and returns the exit code, and
+        module: Module with ``run(argv)``, which gets the arguments after the subcommand and returns the exit code, and
             ``print_help(argv)``. Imported when the subcommand runs.
         summary: One line for ``--help``.
         packages: Packages that must be installed, by import name, for each extra that installs them.
         help_module: Module with ``print_help(argv)``, if ``module`` imports too much to print help.
-        takes_settings: Whether the arguments are settings, ``key=value``. A warning then names each overridden setting.
+        takes_settings: True if the arguments are settings, ``key=value``. A warning then names each overridden setting.
     """
 
     module: str

@@ -1,4 +1,9 @@
-"""The command ``report``: reads run folders, writes a page or its numbers."""
+"""Subcommand ``report``: reads run folders and writes an HTML page, or its numbers as JSON.
+
+Example:
+    >>> print_help([])  # doctest: +ELLIPSIS
+    usage: stormproof-train report ...
+"""
 
 from __future__ import annotations
 
@@ -24,16 +29,16 @@ RUNS_REPORT_FILE = "runs.html"
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs the command.
+    """Writes the report of one run or several runs.
 
     Args:
-        argv: those after ``report``.
+        argv: Arguments after ``report``.
 
     Returns:
-        The exit code.
+        Exit code.
 
     Raises:
-        UserError: if a word is wrong, a folder is no run's, or nothing can be written there.
+        UserError: If an argument is invalid, a folder is not a run, or the output cannot be written.
     """
     options = _parser().parse_args(list(argv))
     runs = [read_run(folder) for folder in _select_run_folders(options.folders)]
@@ -46,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
             build_page, default_output = partial(comparison_page, numbers), Path(RUNS_REPORT_FILE)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         folders = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
+        raise UserError(f"a file in {folders} has unexpected content ({error!r}). Restore a copy.") from error
     if options.json:
         write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", options.output)
         return ExitCode.FINISHED
@@ -57,17 +62,17 @@ def run(argv: Sequence[str]) -> int:
 
 
 def print_help(_: Sequence[str]) -> None:
-    """Prints the help of the command ``report``."""
+    """Prints the help of the subcommand ``report``."""
     _parser().print_help()
 
 
 def _select_run_folders(folders: Sequence[Path]) -> list[Path]:
-    """Each once; of several, as of ``runs/*``, without the folder of sweeps."""
+    """Returns each folder once. For several folders, as in ``runs/*``, excludes the folder of sweeps."""
     unique_folders = list({folder.resolve(): folder for folder in folders}.values())
     for folder in unique_folders:
         if (folder / "search.json").exists():
             raise UserError(
-                f"{folder} is a search: its page is {folder / REPORT_FILE}, its trials {folder / 'trials'}/*"
+                f"{folder} is a search. Its page is {folder / REPORT_FILE}, and its trials are {folder / 'trials'}/*."
             )
     return [
         folder for folder in unique_folders if folder.name != "sweeps" or (folder / "run.json").exists()
@@ -76,19 +81,19 @@ def _select_run_folders(folders: Sequence[Path]) -> list[Path]:
 
 class _ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}; {' '.join(self.format_usage().split())}")
+        raise UserError(f"report: {message}. {' '.join(self.format_usage().split())}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _ArgumentParser(
         prog="stormproof-train report",
-        description="Writes one HTML page on a run, or on several beside each other; to look at it takes no network.",
+        description="Writes one HTML page about one run or several runs. Viewing the page needs no network.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="runs/NAME", help="a run's folder, finished or not")
-    parser.add_argument("--json", action="store_true", help="prints the numbers of the page instead")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="runs/NAME", help="folder of a run, finished or not")
+    parser.add_argument("--json", action="store_true", help="print the numbers of the page instead")
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help=f"where it goes; by default {REPORT_FILE} in the run's folder, or {RUNS_REPORT_FILE} here where there "
-        f"are several",
+        help=f"output file; by default {REPORT_FILE} in the run's folder, or {RUNS_REPORT_FILE} in the working "
+        "directory for several runs",
     )  # fmt: skip
     return parser

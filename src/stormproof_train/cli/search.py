@@ -1,4 +1,4 @@
-"""``search``: finds the best settings, by as many workers as there are."""
+"""Subcommand ``search``: searches for the best settings with any number of workers."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from stormproof_train.search.worker import Worker
 
 
 def run(argv: Sequence[str]) -> int:
-    """Searches as the words say, until all is done, and prints what came of it.
+    """Runs a search to the end and prints its results.
 
     Args:
-        argv: after ``search``.
+        argv: Arguments after ``search``.
 
     Returns:
-        The exit code.
+        Exit code.
 
     Raises:
-        RunError: with the sentence for the user.
+        RunError: With the message for the user.
     """
     if math.prod(detect_launcher().values()) > 1:
-        raise UserError("a search starts the ranks of its trials itself: leave torchrun or srun out")
+        raise UserError("search starts the ranks of its trials. Run it without torchrun or srun.")
     conf = conf_dir()
     args = parse_arguments(argv, conf)
     composer = Composer(conf, args.flags)
@@ -66,11 +66,12 @@ def run(argv: Sequence[str]) -> int:
         _run_search(args, argv, folder, composer, default)
     except filelock.Timeout as error:
         raise StorageError(
-            f"{error.lock_file} has been locked for {LOCK_SECONDS:.0f} s: stop the worker that holds it"
+            f"{error.lock_file} has been locked for {LOCK_SECONDS:.0f} s. Stop the worker that locked it."
         ) from error
     except StorageInternalError as error:
         raise StorageError(
-            f"search.storage does not answer: {first_line(error.__cause__ or error)}; the same command goes on"
+            f"search.storage does not respond: {first_line(error.__cause__ or error)}; the same command resumes the "
+            "search"
         ) from error
     return ExitCode.FINISHED
 
@@ -97,7 +98,7 @@ def _run_search(args: Arguments, argv: Sequence[str], folder: SearchFolder, comp
             if winner is not None:
                 final_evaluation.evaluate(winner)
     numbers = page.collect_numbers()
-    if HELPER_VARIABLE not in os.environ:  # the table first: it is the answer, whatever becomes of the page
+    if HELPER_VARIABLE not in os.environ:  # prints the table first, because writing the page may fail
         print_summary(numbers)
         print_line(f"report: {page.write(numbers)}")
     if numbers["best"] is None:
@@ -108,22 +109,19 @@ def _trials(args: Arguments, folder: SearchFolder) -> TrialStore:
     combinations = args.space.combinations()
     if args.settings.sampler == "grid" and combinations is None:
         interval_key = next(entry.key for entry in args.space.parameters if entry.values() is None)
-        raise UserError(
-            f"search.sampler=grid: {interval_key} is an interval, and a grid needs values: a,b,c or range(…)"
-        )
-    with folder.lock():  # tables are made once, before the first asks
+        raise UserError(f"search.sampler=grid: {interval_key} is an interval. A grid needs values: a,b,c or range(…).")
+    with folder.lock():  # the tables are created before the first query
         trials = TrialStore(folder.storage_url, folder.study_name, args.settings, args.space)
         if not trials.records() and any(folder.trials_dir.iterdir()):
             raise UserError(
-                f"{folder.trials_dir} holds trials that the search's storage does not know: put study.db and "
-                f"search.json "
-                "back, or give this search another name (search.name=…)"
+                f"{folder.trials_dir} contains trials that are not in the search's storage. Restore study.db and "
+                "search.json, or choose another name (search.name=…)."
             )
         grid = combinations if args.settings.sampler == "grid" and combinations else []
         trials.set_shared(
             "limits", increase_limits(trials.get_shared("limits"), args.settings, len(grid) or DEFAULT_TRIALS)
         )
-        # mixed, so that the first of them are from all over; a kill may have left some for now
+        # shuffled, so that the first trials cover the whole grid; a kill may have left some queued trials
         for entry in random.Random(args.settings.seed).sample(grid, len(grid))[len(trials.records()) :]:  # noqa: S311 (no secret)
             trials.enqueue(entry)
     return trials
@@ -131,13 +129,13 @@ def _trials(args: Arguments, folder: SearchFolder) -> TrialStore:
 
 def _check_plan(default: Plan, workers: int) -> None:
     if not any(target.path == RECOVERY_TARGET for target in default.callbacks.values()):
-        raise UserError(f"a trial that was interrupted goes on by {RECOVERY_TARGET}: put it among the callbacks")
+        raise UserError(f"search needs {RECOVERY_TARGET} to resume interrupted trials. Add it to the callbacks.")
     trainer, gpus = default.trainer.arguments(), torch.cuda.device_count()
     devices = int(trainer["devices"]) if str(trainer["devices"]).isdigit() else 1
     if gpus and trainer["accelerator"] != "cpu" and workers * devices > gpus and devices > 1:
-        raise UserError(f"search.workers={workers} with trainer.devices={devices} each want more than {gpus} GPUs")
+        raise UserError(f"search.workers={workers} with trainer.devices={devices} each need more than {gpus} GPUs")
     if trainer["num_nodes"] != 1:
-        raise UserError("trainer.num_nodes: a trial runs on one node; several workers use several nodes")
+        raise UserError("trainer.num_nodes must be 1 in a search. Start several workers to use several nodes.")
 
 
 def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> None:
@@ -149,5 +147,5 @@ def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> N
     )
     if folder.storage_url.startswith("sqlite") and claims.hosts() - {socket.gethostname()}:
         print_line(
-            "warning: SQLite may lose what workers of several machines write: start the search with search.storage=…"
+            "warning: SQLite may lose data of workers on several machines. Start the search with search.storage=…"
         )

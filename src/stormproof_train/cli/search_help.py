@@ -1,4 +1,9 @@
-"""``search --help``: the shipped searches, and every setting of one."""
+"""Help of the subcommand ``search``: the available searches and all settings.
+
+Example:
+    >>> print_help([])  # doctest: +ELLIPSIS
+    Searches for the best settings...
+"""
 
 from __future__ import annotations
 
@@ -12,23 +17,24 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.console import print_line
 from stormproof_train.search.settings import Settings
 
-USAGE = """Searches for the best settings, and keeps everything in searches/<name>/.
+USAGE = """Searches for the best settings, and saves everything in searches/<name>/.
 
   stormproof-train search activation=relu,elu 'optimizer.lr=tag(log,interval(1e-4,1e-1))' search.trials=50
-  stormproof-train search … search.workers=2        as many processes here; the same command elsewhere joins them
+  stormproof-train search … search.workers=2        two processes here; the same command elsewhere adds workers
   stormproof-train search … search=<name>           settings and space of conf/search/<name>.yaml
 
-The words are those of a run. What has several values is searched: a,b,c or choice(…), range(1,10), interval(0,0.5),
-tag(log,interval(1e-4,1e-1)), int(interval(16,512)), glob(*). An argument below a choice (activation.alpha) is searched
-where that choice has it. The same command goes on after whatever stopped it; a finished search prints its table."""
+The arguments are those of a run. Settings with several values are searched: a,b,c or choice(…), range(1,10),
+interval(0,0.5), tag(log,interval(1e-4,1e-1)), int(interval(16,512)), glob(*). An argument of a choice
+(activation.alpha) is searched only where the choice has it. The same command resumes a search after any interruption.
+A finished search prints its table."""
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)$", re.MULTILINE)
 
 
 def print_help(argv: Sequence[str]) -> None:
-    """Prints the help of the command ``search``.
+    """Prints the help of the subcommand ``search``.
 
     Args:
-        argv: of the command, for ``--config-dir``.
+        argv: Arguments of the subcommand. Only ``--config-dir`` is used.
     """
     extra_dir = find_config_dir(argv)
     print_line(USAGE)
@@ -42,7 +48,7 @@ def print_help(argv: Sequence[str]) -> None:
 
 
 def describe_settings() -> dict[str, str]:
-    """Each setting of a search with what :class:`Settings` says of it."""
+    """Returns the description of each search setting from the docstring of :class:`Settings`."""
     matches = _ATTRIBUTE.findall(inspect.getdoc(Settings) or "")
     return {name: re.sub(r"\s+", " ", text).replace("``", "").removesuffix(".") for name, text in matches}
 

@@ -1,4 +1,4 @@
-"""A sweep: one run folder a job, finished ones skipped, one table at the end."""
+"""Runs the jobs of a sweep: one run folder per job, finished runs are skipped, one table at the end."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from stormproof_train.run.records import RunSummary
 from stormproof_train.run.subprocess_run import run_subprocess
 
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-"""Hydra's flags whose value is the next word."""
+"""Hydra's flags whose value is the next argument."""
 
 RESULT_FILE = "result.json"
-"""What a job leaves in its folder of the sweep, in whatever process or on whatever machine it ran."""
+"""File that a job writes to its folder in the sweep, on whatever machine it runs."""
 
 
 class JobResult(TypedDict):
@@ -42,7 +42,7 @@ class JobResult(TypedDict):
     Attributes:
         overrides: Overrides of the job, redacted.
         code: Exit code.
-        sentence: Why the job failed. None if it finished.
+        sentence: Reason of the failure. None if the job finished.
         summary: Summary of the run. None if the job failed.
     """
 
@@ -53,11 +53,11 @@ class JobResult(TypedDict):
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Runs one job of a sweep and writes down what came of it; a job that fails does not end the sweep."""
+    """Runs one job of a sweep and records its result. A failed job does not end the sweep."""
     from stormproof_train.main import run  # noqa: PLC0415
 
     hydra = HydraConfig.get()
-    Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's, with all words, secret ones too
+    Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra writes all arguments to it, with secrets
     overrides = [redact_override(override.removeprefix("++")) for override in hydra.overrides.task]
     print_line(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: JobResult = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
@@ -74,11 +74,11 @@ def run_job(cfg: DictConfig) -> None:
         with forward_preemption_to_launcher():
             result["summary"] = run(cfg, should_train=not has_ranks)
         print_line(f"#{hydra.job.num}: {_format_scores(result['summary'])}")
-    except StopError as error:  # whoever stops a job means the sweep
+    except StopError as error:  # a signal or Ctrl-C is meant for the whole sweep
         print_line(f"#{hydra.job.num}: {error}")
-        print_line("the same command goes on with this job and those after it")
+        print_line("the same command resumes this job and runs the remaining ones")
         raise SystemExit(error.exit_code) from error
-    except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
+    except Exception as error:  # noqa: BLE001 (reported in the table and by the exit code)
         result["sentence"], result["code"] = describe_error(error)
         if result["code"] == ExitCode.FAILED or cfg.get("debug"):
             traceback.print_exc()
@@ -90,11 +90,11 @@ def run_job(cfg: DictConfig) -> None:
 
 def _check_not_tuning(cfg: DictConfig) -> None:
     if cfg.tune:
-        raise UserError(f"tune={cfg.tune} measures for one run, and this is a sweep: leave -m out")
+        raise UserError(f"tune={cfg.tune} is not possible in a sweep, because it measures for one run. Remove -m.")
 
 
 def _config_flags(argv: Sequence[str]) -> list[str]:
-    """Which configs the sweep was told to look for: the flags among its words, but the one that makes it a sweep."""
+    """Returns the flags that select config folders: all flags except the one for a sweep."""
     return [
         arg
         for previous_arg, arg in pairwise(["", *argv])
@@ -104,14 +104,14 @@ def _config_flags(argv: Sequence[str]) -> list[str]:
 
 @contextmanager
 def forward_preemption_to_launcher() -> Iterator[None]:
-    """Once a run has saved and left, calls the handler that its launcher had set for the signal.
+    """Calls the signal handler of the launcher after a run was preempted and has saved a checkpoint.
 
-    That of submitit puts the job back into SLURM's queue and ends the process. It would have done so when the signal
-    came, in the middle of a step and on rank 0 alone.
+    submitit's handler requeues the job in SLURM and ends the process. Without this function, it would do so in the
+    middle of a step, and on rank 0 only.
     """
     handlers = {
         signum: signal.getsignal(signum) for signum in TERMINATION_SIGNALS if signum != signal.SIGINT
-    }  # Python itself has one
+    }  # Python installs one for SIGINT
     try:
         yield
     except PreemptedError as error:
@@ -123,13 +123,13 @@ def forward_preemption_to_launcher() -> Iterator[None]:
 
 
 class SweepTable(Callback):
-    """Prints a sweep's table and gives its exit code."""
+    """Prints the table of a sweep and sets its exit code."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Gathers what the jobs left.
+        """Collects the results of the jobs.
 
         Raises:
-            SystemExit: with the first failed job's exit code.
+            SystemExit: With the exit code of the first failed job.
         """
         files = sorted(Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}"), key=lambda file: int(file.parent.name))
         results = [json.loads(file.read_text()) for file in files]
@@ -140,13 +140,13 @@ class SweepTable(Callback):
 
 
 def print_results(results: list[JobResult]) -> None:
-    """Prints one row a job, the best on validation first, the failed ones last; a table for each metric that ranks."""
+    """Prints one table per headline metric with one row per job, sorted by validation, with failed jobs at the end."""
     common_overrides = (
         set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
     )
     failed_results = [result for result in results if result["summary"] is None]
     headlines = sorted({result["summary"]["headline"] for result in results if result["summary"]})
-    for headline in headlines or [""]:  # none: all have failed
+    for headline in headlines or [""]:  # empty if all jobs have failed
         scored_results = [
             result for result in results if result["summary"] and result["summary"]["headline"] == headline
         ]
@@ -191,16 +191,16 @@ def _sort_key(result: JobResult) -> tuple[bool, float]:
 
 
 def _has_ranks_to_start(cfg: DictConfig) -> bool:
-    """Whether Lightning is to start further ranks, which it does by repeating the command: here, the whole sweep.
+    """Returns True if Lightning starts further ranks by repeating the command, which would be the whole sweep.
 
-    A job that submitit gave to SLURM is no part of the sweep's process, and has its ranks already.
+    A job that submitit runs in SLURM is a process of its own and has its ranks already.
 
     Raises:
-        UserError: if a launcher has started the sweep itself several times.
+        UserError: If a launcher has started several processes of the sweep.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return False
     if math.prod(detect_launcher().values()) > 1:
-        raise UserError("a sweep is started once, and starts the ranks of its jobs: leave torchrun or srun out")
+        raise UserError("a sweep starts the ranks of its jobs. Run it without torchrun or srun.")
     trainer = cfg.get("trainer") or {}
     return trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1

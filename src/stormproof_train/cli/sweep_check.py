@@ -1,4 +1,4 @@
-"""Checks the words of a sweep before its first job."""
+"""Checks the arguments of a sweep before its first job."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stormproof_train.errors import UserError
 
 
 def check_sweep(argv: Sequence[str]) -> None:
-    """Refuses sweeps in which two jobs would be the same run or share a name.
+    """Rejects sweeps in which two jobs would be the same run or share a name.
 
     Args:
-        argv: Words of the command line, with flags. Those that cannot be parsed are left to Hydra.
+        argv: Command-line arguments with flags. Arguments that cannot be parsed are left to Hydra.
 
     Raises:
-        UserError: If a value is given twice, or jobs that differ have one name.
+        UserError: If a value is listed twice, or different jobs have the same name.
 
     Example:
         >>> check_sweep(["-m", "seed=1,1"])
         Traceback (most recent call last):
-        stormproof_train.errors.UserError: seed=1,1 lists the value 1 twice: list each value once
+        stormproof_train.errors.UserError: seed=1,1 lists the value 1 twice. List each value once.
     """
     override_args = [arg for arg in argv if "=" in arg and not arg.startswith("-")]
     try:
@@ -36,14 +36,13 @@ def check_sweep(argv: Sequence[str]) -> None:
         values = _sweep_values(override)
         for value in values:
             if values.count(value) > 1:
-                raise UserError(f"{_format_override(override)} lists the value {value} twice: list each value once")
+                raise UserError(f"{_format_override(override)} lists the value {value} twice. List each value once.")
     name_override = next((override for override in overrides if override.key_or_group == "name"), None)
     other_sweeps = [override for override in sweeps if override is not name_override]
     if name_override is not None and other_sweeps and "${" not in _format_override(name_override):
         raise UserError(
-            f"{_format_override(name_override)} gives all jobs of {_format_override(other_sweeps[0])} the same name: "
-            f"remove it, or include a swept value "
-            "(name='run-${seed}')"
+            f"{_format_override(name_override)} gives all jobs of {_format_override(other_sweeps[0])} the same name. "
+            "Remove it, or include a swept value (name='run-${seed}')."
         )
 
 
@@ -52,5 +51,5 @@ def _sweep_values(override: Override) -> list[str]:
 
 
 def _format_override(override: Override) -> str:
-    """As a user types it."""
+    """Returns an override in the form that users type."""
     return redact_override(str(override.input_line).removeprefix("++"))

@@ -1,4 +1,9 @@
-"""``train``: trains and tests one network, or the networks of a sweep."""
+"""Subcommand ``train``: trains and tests one network, or the networks of a sweep.
+
+Example:
+    >>> print_help(["activation=elu"])  # doctest: +ELLIPSIS
+    Trains a network, tests it once...
+"""
 
 from __future__ import annotations
 
@@ -42,7 +47,7 @@ def print_help(argv: Sequence[str]) -> None:
     Raises:
         UserError: If an argument is invalid.
     """
-    from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (it imports Hydra and torch)
+    from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (imports Hydra and torch)
 
     help_of_runs.print_help(conf_dir(), _check_arguments(argv))
 
@@ -75,13 +80,13 @@ def _run_hydra(argv: list[str]) -> int:
 
         try:
             if cfg.tune:
-                from stormproof_train.cli.tune import tune  # noqa: PLC0415 (few runs want it)
+                from stormproof_train.cli.tune import tune  # noqa: PLC0415 (rarely needed)
 
                 tune(cfg)
                 return
             summary = run(cfg, show_progress=sys.stderr.isatty())
             print_summary(summary, Path(cfg.runs_dir) / summary["name"])
-        except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
+        except Exception as error:  # noqa: BLE001 (raised again below, because Hydra would print its own message)
             job_errors.append(error)
 
     _check_config_folders(argv)
@@ -90,8 +95,9 @@ def _run_hydra(argv: list[str]) -> int:
 
         check_sweep(argv)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
+    # Hydra 1.4 instantiates its callbacks without a whitelist, and warns about ours
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and main() reports the error
     sys.argv = [sys.argv[0], *argv]
     hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(job)()
     if job_errors:
@@ -100,7 +106,7 @@ def _run_hydra(argv: list[str]) -> int:
 
 
 def _check_config_folders(argv: list[str]) -> None:
-    """Refuses config folders with YAML files whose aliases expand to too many values."""
+    """Rejects config folders with YAML files whose aliases expand to too many values."""
     from stormproof_train.mapping_file import check_alias_expansion  # noqa: PLC0415 (after cli.main checked the packages: it needs yaml)
 
     for argument, next_argument in pairwise([*argv, ""]):
@@ -117,7 +123,7 @@ def _groups() -> set[str]:
 
 
 def _settings() -> set[str]:
-    """Returns the groups, and the settings of no group."""
+    """Returns the groups and the settings that belong to no group."""
     import yaml  # noqa: PLC0415 (after cli.main checked the packages)
 
     return _groups() | yaml.safe_load((conf_dir() / "config.yaml").read_bytes()).keys()

@@ -1,4 +1,4 @@
-"""``tune=lr`` and ``tune=batch_size``: measured, told as a table, kept, and as last line the override to use."""
+"""Implements ``tune=lr`` and ``tune=batch_size``: measures, prints a table, and prints the override to use."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 
 
 def tune(cfg: DictConfig) -> None:
-    """Finds what ``cfg.tune`` names for the run that the rest describes, which is not begun.
+    """Finds the learning rate or batch size for the run that ``cfg`` describes, without starting the run.
 
-    What was measured is kept in ``<runs_dir>/tune-<lr or batch_size>-<name>.yaml``, where the name is the run's.
+    The measurements are saved in ``<runs_dir>/tune-<lr or batch_size>-<name>.yaml`` with the name of the run.
 
     Args:
-        cfg: a composed config whose ``tune`` is set.
+        cfg: Composed config with ``tune`` set.
 
     Raises:
-        RunError: with the sentence for the user and the exit code.
+        RunError: With the message for the user and the exit code.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     plan = read_plan(config)
     suppress_lightning_output()
-    build_measuring_trainer(plan, folder=plan.runs_dir)  # says what is wrong with it, before the data are read
+    build_measuring_trainer(plan, folder=plan.runs_dir)  # validates the trainer before the data is read
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
     spec = infer_spec(data)
     loss = plan.bind_loss(spec.task)
     name = RunSpec.from_settings(plan.settings(loss, get_fingerprint(data))).name
     file = _make_parent(Path(plan.runs_dir) / f"tune-{plan.tune}-{name}.yaml")
-    print_line(f"tune={plan.tune}: {spec.task} on {plan.data.function.__name__}; nothing is kept of these trainings")
+    print_line(f"tune={plan.tune}: {spec.task} on {plan.data.function.__name__}; the trained networks are discarded")
     if plan.tune == "lr":
         try:
             result = find_learning_rate(plan, data, spec, loss)
         except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end by Ctrl-C
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits this way after Ctrl-C
                 raise KeyboardInterrupt from error
             raise
         override = _print_learning_rate(result)
@@ -59,19 +59,19 @@ def tune(cfg: DictConfig) -> None:
     with atomic_write(file) as stream:
         record = {"tune": plan.tune, "override": override, "measured": _measurement_records(result)}
         stream.write(yaml.safe_dump(record, sort_keys=False).encode())
-    print_line(f"what was measured: {file}")
+    print_line(f"measurements: {file}")
     print_line(override)
 
 
 def _make_parent(file: Path) -> Path:
-    """The file, in a folder that is there."""
+    """Creates the folder of a file and returns the file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in STORAGE_FAULTS:
             raise
         raise UserError(
-            f"runs_dir={file.parent}: the folder cannot be made: {describe_path_error(file, error)}"
+            f"runs_dir={file.parent}: the folder cannot be created: {describe_path_error(file, error)}"
         ) from error
     return file
 
@@ -81,16 +81,15 @@ def _print_learning_rate(result: LearningRate) -> str:
         (
             str(seed),
             "none" if reading.suggested is None else f"{reading.suggested:.2g}",
-            "nowhere" if reading.diverged is None else f"{reading.diverged:.2g}",
+            "never" if reading.diverged is None else f"{reading.diverged:.2g}",
         )
         for seed, reading in result.readings.items()
     ]
-    print_table("where the loss has fallen halfway", ("seed", "learning rate", "diverged at"), rows)
+    print_table("learning rate at half of the decrease of the loss", ("seed", "learning rate", "diverged at"), rows)
     suggestions = [reading.suggested for reading in result.readings.values() if reading.suggested is not None]
     print_line(
-        f"the median of {len(suggestions)} seeds, a factor of {max(suggestions) / min(suggestions):.1f} apart, and at "
-        f"most a "
-        "tenth of what diverged; with a schedule it is the highest rate"
+        f"the median of {len(suggestions)} seeds (factor of {max(suggestions) / min(suggestions):.1f} between them), "
+        "and at most a tenth of the rate that diverged; with a schedule it is the highest rate"
     )
     return f"optimizer.lr={result.rate:g}"
 
@@ -106,10 +105,10 @@ def _print_batch_size(result: BatchSize) -> str:
         )
         for measurement in result.measurements
     ]
-    print_table("how fast a batch is", ("batch size", "samples/s", "of the fastest", "peak memory"), rows)
+    print_table("throughput by batch size", ("batch size", "samples/s", "of the fastest", "peak memory"), rows)
     print_line(f"no larger batch was tried: {result.stop_reason}")
     print_line(
-        "the smallest batch than which no larger one is over 10% faster; another wants another learning rate (tune=lr)"
+        "the smallest batch size within 10% of the throughput of larger ones; tune the learning rate again (tune=lr)"
     )
     return f"data.batch_size={result.size}"
 

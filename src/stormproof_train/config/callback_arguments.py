@@ -1,4 +1,4 @@
-"""Arguments that a run gives to callbacks by parameter name."""
+"""Arguments that a run passes to callbacks by parameter name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CallbackArguments:
         identity: Eight hex digits, a hash of every setting that changes the result of the run.
         datamodule: Data module of the run.
         advise: Returns overrides for the command line that may solve a finding, or None.
-        on_hang: Marks the run as hanging in ``run.json``; takes a sentence and the step. None except on rank 0.
+        on_hang: Records in ``run.json`` that the run hangs, given a reason and the step. None except on rank 0.
     """
 
     run_folder: Path

@@ -1,4 +1,4 @@
-"""Which callbacks fit each other, the metrics and the length of the run."""
+"""Checks that callbacks are compatible with each other, the metrics and the length of the run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ OWN_PACKAGES = ("stormproof.", "stormproof_train.", "pytorch_lightning.", "light
 
 
 def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> None:
-    """Refuses what would test other weights than the user means, without a word.
+    """Rejects callbacks that would silently test other weights than intended.
 
     Args:
-        callbacks: of the run, not yet built.
-        trainer: the effective arguments of the Trainer.
+        callbacks: Callbacks of the run, not built yet.
+        trainer: Effective arguments of the Trainer.
 
     Raises:
-        UserError: if a callback takes the worst values of a metric for the best, or the weights that
-            StochasticWeightAveraging puts in at the end would be untrained ones, or none, or not those that are tested;
-            or if weights are to be averaged that are spread over the ranks; or if the generalization gap would be
-            measured once an average has been taken out again.
+        UserError: If a callback has the wrong ``mode`` for its metric, StochasticWeightAveraging would average
+            untrained weights or no weights, or its weights would not be tested. Also if averaged weights are sharded,
+            or if GeneralizationGap follows a callback that averages weights.
     """
     _check_directions(callbacks)
     _check_order(callbacks)
@@ -41,16 +40,14 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
         if is_sharded and (
             _builds_subclass(callback, WeightAveraging) or _builds_subclass(callback, StochasticWeightAveraging)
         ):
-            raise UserError(
-                f"{callback.config_key} averages weights that each rank has whole, and trainer=fsdp spreads them"
-            )
+            raise UserError(f"{callback.config_key} needs all weights on each rank, but trainer=fsdp shards them")
         if _builds_subclass(callback, StochasticWeightAveraging):
             _check_length(callback, trainer)
             _check_conflicts(callback, callbacks)
 
 
 def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
-    """Refuses callbacks that monitor a validation metric that is not logged.
+    """Rejects callbacks that monitor a validation metric that is not logged.
 
     Args:
         callbacks: Callbacks of the run. Not checked if any is user-defined, because it may log metrics.
@@ -66,7 +63,7 @@ def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
     for metric in dict.fromkeys(monitors.values()):
         if isinstance(metric, str) and metric.startswith("val/") and metric not in logged_metrics:
             keys = " and ".join(name for name, monitor in monitors.items() if monitor == metric)
-            raise UserError(f"{keys}={metric} is not logged; there is: {', '.join(logged_metrics)}")
+            raise UserError(f"{keys}={metric} is not logged. Metrics: {', '.join(logged_metrics)}")
 
 
 def _check_directions(callbacks: Sequence[Target]) -> None:
@@ -77,45 +74,42 @@ def _check_directions(callbacks: Sequence[Target]) -> None:
         is_higher_better = higher_is_better(str(metric))
         if is_higher_better is not None and mode == ("min" if is_higher_better else "max"):
             messages.append(
-                f"{callback.config_key}.mode={mode} takes {metric} for the better, the "
-                f"{'lower' if is_higher_better else 'higher'}"
+                f"{callback.config_key}.mode={mode} is wrong for {metric}, for which "
+                f"{'higher' if is_higher_better else 'lower'} is better"
             )
             fixes.append(f"{callback.config_key}.mode={'max' if is_higher_better else 'min'}")
     if messages:
-        raise UserError(f"{messages[0]} it is: set {' '.join(fixes)}")
+        raise UserError(f"{messages[0]}. Set {' '.join(fixes)}.")
 
 
 def _check_order(callbacks: Sequence[Target]) -> None:
-    """Lightning calls them in turn; one that averages sets the raw weights back when its own turn comes."""
+    """Checks the order of callbacks, because Lightning calls them in turn, and averaging restores the raw weights."""
     averaging_callback = None
     for callback in callbacks:
         averaging_callback = callback if _builds_subclass(callback, WeightAveraging) else averaging_callback
         if averaging_callback is not None and _builds_subclass(callback, GeneralizationGap):
             raise UserError(
-                f"{callback.config_key} measures the validated weights, and has to come before "
+                f"{callback.config_key} measures the validated weights, so it must precede "
                 f"{averaging_callback.config_key}"
             )
 
 
 def _check_length(swa: Target, trainer: Mapping[str, Any]) -> None:
-    """Lightning averages the weights with which epochs begin, from the one before ``swa_epoch_start`` on."""
+    """Checks the length. Lightning averages weights at epoch starts, from the epoch before ``swa_epoch_start`` on."""
     if trainer.get("max_steps", -1) != -1:
         raise UserError(
-            f"{swa.config_key}: it counts epochs, and trainer.max_steps may end the run before it has averaged: set "
-            "trainer.max_epochs alone"
+            f"{swa.config_key} counts epochs, and trainer.max_steps may end the run before averaging starts. Set only "
+            "trainer.max_epochs."
         )
     start, epochs = swa.arguments()["swa_epoch_start"], trainer.get("max_epochs")
     length = epochs if isinstance(epochs, int) and epochs > 0 else math.inf
     first_epoch = int(start * length) if isinstance(start, float) and length < math.inf else start
     if first_epoch > length:
-        raise UserError(
-            f"{swa.config_key}.swa_epoch_start={start} is behind the last of {length} epochs: set a smaller one"
-        )
+        raise UserError(f"{swa.config_key}.swa_epoch_start={start} must not exceed the {length} epochs of the run")
     if first_epoch < 2:
         raise UserError(
-            f"{swa.config_key}: it averages the weights with which epochs begin, and with trainer.max_epochs={epochs} "
-            f"and "
-            f"swa_epoch_start={start} the untrained ones are among them: set more epochs, or a later start"
+            f"{swa.config_key} averages the weights at epoch starts, which include the untrained weights with "
+            f"trainer.max_epochs={epochs} and swa_epoch_start={start}. Set more epochs, or a later start."
         )
 
 
@@ -123,13 +117,12 @@ def _check_conflicts(swa: Target, callbacks: Sequence[Target]) -> None:
     for callback in callbacks:
         if _builds_subclass(callback, WeightAveraging):
             raise UserError(
-                f"{swa.config_key} and {callback.config_key} both set the weights that are tested: choose one of them"
+                f"{swa.config_key} and {callback.config_key} both set the tested weights. Remove one of them."
             )
         if callback.arguments().get("monitor") is not None:
             raise UserError(
-                f"{swa.config_key} averages weights up to the end, and with {callback.config_key}.monitor those of an "
-                f"earlier epoch "
-                "are tested: choose one of them"
+                f"{swa.config_key} averages weights until the end, but {callback.config_key}.monitor selects the "
+                "weights of an earlier epoch for the test. Remove one of them."
             )
 
 

@@ -1,4 +1,4 @@
-"""What may be behind a training that diverges, as far as the choices tell."""
+"""Adds a likely cause to the error of a diverged run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.config.plan import Plan
 
 _NUM_FEATURES = 720
-"""Can be halved, as a gated unit does, and shared out to the pieces of a Maxout."""
+"""Divisible by 2 for gated units, and by the pieces of a Maxout."""
 
 
 @contextmanager
 def add_divergence_hint(plan: Plan) -> Iterator[None]:
-    """Adds to the sentence of a training that diverges what the model lacks.
+    """Adds a missing norm to the message of a diverged run, if the activation grows quadratically.
 
     Raises:
-        DivergedError: the one that was raised inside, with the likely cause at its end.
+        DivergedError: The error raised in the block, with the likely cause at its end.
     """
     try:
         yield
@@ -29,13 +29,13 @@ def add_divergence_hint(plan: Plan) -> Iterator[None]:
         if plan.model.arguments().get("norm") != "none" or not grows_quadratically(activation):
             raise
         raise DivergedError(
-            f"{error}; before that, give the model a norm (model.norm=layer for an mlp, group for a cnn): what this "
-            "activation gives grows with the square of what it gets"
+            f"{str(error).removesuffix('.')}; before that, add a norm to the model (model.norm=layer for an mlp, "
+            "group for a cnn), because the output of this activation grows with the square of its input"
         ) from error
 
 
 def grows_quadratically(activation: Activation) -> bool:
-    """Whether ten times the input makes far more than ten times the output, as of gated units.
+    """Returns True if the output grows by more than a factor of 30 for ten times the input, as for gated units.
 
     Example:
         >>> from stormproof_train.activations import squared_relu
@@ -47,5 +47,5 @@ def grows_quadratically(activation: Activation) -> bool:
         module = activation().eval()
         try:
             return bool(module(10 * inputs).abs().mean() > 30 * module(inputs).abs().mean())
-        except RuntimeError:  # its parameters are for another number of features
+        except RuntimeError:  # its parameters require another number of features
             return False

@@ -1,4 +1,4 @@
-"""What makes two runs the same run."""
+"""Computes the identity of a run from its settings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from stormproof_train.config.redaction import is_placeholder, redact_settings
 
-# Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
+# Settings for the place, speed, measurements and outputs of a run, which do not change the weights.
 _IGNORED_KEYS = (
     "name", "runs_dir", "resume", "max_restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
-    "callbacks",  # a leaf where there are none at all
+    "callbacks",  # a leaf if there are no callbacks
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
 )  # fmt: skip
 
-# The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
+# Settings of the classes of this project that do not change the weights, by import path.
 _IGNORED_KEYS_BY_TARGET = {
     "stormproof_train.data.*": (
         "data.num_workers", "data.verify", "data.root", "data.packaged", "data.download",
-        "data.path", "data.path.*", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
+        "data.path", "data.path.*", "data.validation_path", "data.test_path",  # data.fingerprint covers the content
     ),
     "stormproof.Preemption": ("callbacks.*",),
     "stormproof.HangWatch": ("callbacks.*",),
@@ -36,7 +36,7 @@ _IGNORED_KEYS_BY_TARGET = {
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested mapping with its dotted key.
+    """Yields each leaf of a nested mapping with its dotted key.
 
     Example:
         >>> dict(flatten({"seed": 1, "model": {"width": 8}}))
@@ -50,27 +50,27 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The effective arguments that change a run's result, by dotted key."""
+    """Returns the effective arguments that change the result of a run, by dotted key."""
     leaves = dict(flatten(settings))
     return {
-        key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 and lr=1.0 are one
+        key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 equals lr=1.0
         for key, value in leaves.items()
         if not _matches(key, _IGNORED_KEYS)
         and not _is_ignored_for_target(key, leaves)
-        and not is_placeholder(value)  # a key that was changed opens the same door
+        and not is_placeholder(value)  # a changed password does not change the result
     }
 
 
 def _is_ignored_for_target(key: str, leaves: Mapping[str, Any]) -> bool:
     part, _, argument = key.rpartition(".")
     target = str(leaves.get(f"{part}._target_", ""))
-    if target == "stormproof.CheckpointRecovery":  # it decides at most which weights are tested
+    if target == "stormproof.CheckpointRecovery":  # it affects only the choice of the tested weights
         return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
     if target == "stormproof.DeadNeuronDetector":
         return leaves.get(f"{part}.reinit_every_n_steps") is None or argument in {"every_n_steps", "table"}
     if argument == "path" and leaves.get(f"{part}.sha256") is not None and target.startswith("stormproof_train."):
-        return True  # what is there counts
-    targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may be built itself
+        return True  # the hash covers the content
+    targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may have its own _target_
     return any(
         fnmatch.filter(targets, pattern) and _matches(key, keys) for pattern, keys in _IGNORED_KEYS_BY_TARGET.items()
     )
@@ -81,10 +81,10 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
 
 
 def compute_identity(settings: Mapping[str, Any]) -> str:
-    """Eight hex digits of the SHA-256 of the effective arguments that change the result.
+    """Returns eight hex digits of the SHA-256 of the effective arguments that change the result.
 
     Args:
-        settings: every effective argument, defaults of signatures included; plain values.
+        settings: All effective arguments as plain values, including the defaults of signatures.
     """
     canonical = json.dumps(result_settings(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
@@ -92,10 +92,10 @@ def compute_identity(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Settings of a run, and what they determine. Equal on all ranks.
+    """Settings of a run, and the values derived from them. Equal on all ranks.
 
     Attributes:
-        settings: Every effective argument, as plain values. Secrets are replaced.
+        settings: All effective arguments as plain values. Secrets are replaced.
         identity: From :func:`compute_identity`.
         name: Name of the run. If the settings have none, ``<data>-<model>-<activation>-<identity>``.
     """
@@ -117,7 +117,7 @@ class RunSpec:
 
 
 def list_differences(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What changes the result and differs, as ``key: before -> now``."""
+    """Returns the differences that change the result, as ``key: before -> now``."""
     previous_settings, current_settings = result_settings(previous), result_settings(current)
     absent_text = "(not set)"
     return [

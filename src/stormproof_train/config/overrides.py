@@ -1,4 +1,4 @@
-"""Plain command-line overrides: any argument, no ``+``."""
+"""Converts plain command-line overrides, ``key=value`` without ``+``, for Hydra."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from itertools import pairwise
 from stormproof_train.config.redaction import redact_override
 from stormproof_train.errors import UserError
 
-# group.argument=value, and deeper; a choice (activation=elu), a plain setting (seed=1), an override that already
-# carries one of Hydra's signs, and Hydra's own settings stay as they are.
+# Matches group.argument=value with any depth. Choices (activation=elu), plain settings (seed=1), overrides with one of
+# Hydra's prefixes, and Hydra's own settings are not changed.
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
 _UNQUOTED_VALUE = re.compile(r"[\w./+$%*@:?|-]+( +[\w./+$%*@:?|-]+)*")
-"""A value that needs no quotes, apart from letters that Hydra's grammar lacks."""
+"""A value that needs no quotes, except for letters that Hydra's grammar lacks."""
 
 _OPTION_LIST = re.compile(r"(\w+)=\[(.*,.*)\]")
 _MULTI_OPTION_GROUPS = {"augmentation", "callbacks", "experiment"}
 
 
 def check_option_lists(argv: Sequence[str], groups: Container[str]) -> None:
-    """Refuses ``activation=[relu,elu]``, of which Hydra would take the last in silence.
+    """Rejects lists such as ``activation=[relu,elu]``, of which Hydra would silently use the last option.
 
     Args:
-        argv: the words of the command line.
-        groups: of choices.
+        argv: Command-line arguments.
+        groups: Config groups.
 
     Raises:
-        UserError: if a group of which one choice is taken has a list of them.
+        UserError: If a group that accepts one option is set to a list.
     """
     for arg in argv:
         match = _OPTION_LIST.fullmatch(arg)
         if match and match.group(1) in groups and match.group(1) not in _MULTI_OPTION_GROUPS:
             group, options = match.groups()
-            raise UserError(f"{arg}: a run takes one {group}; to try several, -m {group}={options.replace(' ', '')}")
+            raise UserError(f"{arg}: a run has one {group}. To try several, use -m {group}={options.replace(' ', '')}")
 
 
 def check_null_groups(argv: Sequence[str], groups: Container[str]) -> None:
-    """Raises UserError for a group that is set to null, of which Hydra does not say which one it is.
+    """Raises UserError for a group that is set to null, because Hydra's message does not name the group.
 
     Example:
         >>> check_null_groups(["model=null"], {"model"})
         Traceback (most recent call last):
-        stormproof_train.errors.UserError: model=null: a group cannot be null: choose one (--help lists all)
+        stormproof_train.errors.UserError: model=null: a group cannot be null. Choose an option (--help lists all).
     """
     for arg in argv:
         key, _, value = arg.partition("=")
         if key in groups and value == "null":
-            raise UserError(f"{arg}: a group cannot be null: choose one (--help lists all)")
+            raise UserError(f"{arg}: a group cannot be null. Choose an option (--help lists all).")
 
 
 def describe_overridden(argv: Sequence[str]) -> list[str]:
-    """Returns a warning for each setting that a later word overrides with another value.
+    """Returns a warning for each setting that a later argument overrides with another value.
 
     Example:
         >>> describe_overridden(["activation=elu", "seed=1", "activation=relu"])
@@ -72,7 +72,7 @@ def check_dashes(argv: Sequence[str], names: Container[str]) -> None:
     """Raises UserError for a setting that is written as an option.
 
     Args:
-        argv: Words of the command line.
+        argv: Command-line arguments.
         names: Groups and settings.
 
     Example:
@@ -87,9 +87,10 @@ def check_dashes(argv: Sequence[str], names: Container[str]) -> None:
 
 
 def add_requeue_limit(argv: Sequence[str]) -> list[str]:
-    """Lets submitit put a job back into SLURM's queue whenever its time runs out, unless a number is given.
+    """Lets submitit requeue a SLURM job at each time limit, unless the number is set.
 
-    Its default is never, for programs that would begin anew each time. A run of this one goes on.
+    submitit does not requeue by default, because a restarted program may start from the beginning. Runs of this
+    application resume.
 
     Example:
         >>> add_requeue_limit(["-m", "seed=1,2", "hydra/launcher=submitit_slurm"])[-1]
@@ -102,11 +103,11 @@ def add_requeue_limit(argv: Sequence[str]) -> list[str]:
 
 
 def normalize_overrides(argv: Sequence[str]) -> list[str]:
-    """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it, in any script.
+    """Allows ``group.argument=value`` for arguments that the YAML file of the group does not contain.
 
-    YAML names only what differs from the signature, and Hydra refuses to set what it does not name unless the
-    override begins with ``++`` (add or change). Overrides go before the flags: with a flag between two of them Hydra's
-    parser would give up. Its grammar has ASCII letters only, so that values with others are put into quotes.
+    YAML files contain only arguments that differ from the signature. Hydra rejects others unless the override begins
+    with ``++`` (add or change). Overrides are moved before flags, because Hydra's parser rejects flags between them.
+    Its grammar supports only ASCII letters, so values with other letters are quoted.
 
     Example:
         >>> normalize_overrides(["activation=elu", "activation.alpha=0.5", "-m", "seed=1,2"])
@@ -120,7 +121,7 @@ def normalize_overrides(argv: Sequence[str]) -> list[str]:
 
 
 def quote_values(arg: str) -> str:
-    """Puts values with letters that Hydra's grammar lacks into quotes.
+    """Quotes values with letters that Hydra's grammar lacks.
 
     Example:
         >>> quote_values("data.path=/home/jürgen/a b.csv")

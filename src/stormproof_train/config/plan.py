@@ -1,4 +1,4 @@
-"""A config, read: every entry bound to its signature, nothing built yet."""
+"""Binds every entry of a config to its signature without building anything."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stormproof_train.losses import DEFAULT_LOSSES
 
 Resume = Literal["auto", "must", "never"]
 TuneTarget = Literal["lr", "batch_size"]
-"""What can be found before a run is begun."""
+"""Settings that can be measured before a run."""
 
 RECOVERY_TARGET = "stormproof.CheckpointRecovery"
 FINGERPRINT_KEY = "fingerprint"
-"""Beside the data's arguments in a run's settings: what its files held."""
+"""Key for the hash of the files, next to the data arguments in the settings of a run."""
 
 _MODEL_ARGS = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION_ARGS = frozenset({"network", "activation", "input_shape", "inputs"})
@@ -35,29 +35,29 @@ _OPTIMIZER_ARGS = frozenset({"params"})
 _SCHEDULER_ARGS = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
 _TRAINER_ARGS = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
 _SETTING_BY_TRAINER_ARG = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
-"""Arguments of the Trainer that the run gives it, and the setting that decides each."""
+"""Arguments that the run passes to the Trainer, and the settings that determine them."""
 _DATA_ARGS = frozenset({"seed"})
 
 LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
-"""What sets the length of a run."""
+"""Settings that determine the length of a run."""
 
 SETTING_HELP = {
-    "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
-    "runs_dir": "the folder of all runs",
-    "seed": "fixes the split, the initial weights, the order of the data, all that is random",
-    "resume": "auto: go on or start; must: go on or stop; never: start only",
-    "max_restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
-    "test": "false trains and validates, and leaves the test split unread",
-    "tune": "lr or batch_size: measures one to begin with, and trains nothing that stays",
+    "name": "name of the run folder in runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
+    "runs_dir": "folder of all runs",
+    "seed": "seed of the split, initial weights, data order and all other random numbers",
+    "resume": "auto: resume or start; must: resume or fail; never: start or fail",
+    "max_restarts_without_progress": "restarts in a row without a new checkpoint before exit code 77; null: no limit",
+    "test": "false trains and validates, but does not read the test split",
+    "tune": "lr or batch_size: measures a value to use, without starting the run",
     "report": "false writes no report.html at the end of the run",
-    "debug": "true shows the traceback behind an error",
+    "debug": "true shows the traceback of an error",
 }
-"""The settings that belong to no group."""
+"""Settings that belong to no group."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will build, checked as far as it can be before anything is built."""
+    """Validated entries of a config, which a run will build."""
 
     name: str | None
     runs_dir: str
@@ -73,7 +73,7 @@ class Plan:
     model: Target
     activation: Target
     initialization: Target
-    loss: Mapping[str, Any]  # without a _target_ the data decides, and its default takes these arguments
+    loss: Mapping[str, Any]  # without a _target_ these are arguments of the default loss of the task
     optimizer: Target
     scheduler: Target
     callbacks: Mapping[str, Target]
@@ -81,15 +81,15 @@ class Plan:
     trainer: Target
 
     def bind_loss(self, task: str) -> Target:
-        """The chosen loss, a class or a plain function of (output, target), or the task's default."""
+        """Returns the configured loss, a class or a function of (output, target), or else the default of the task."""
         return bind({"_target_": DEFAULT_LOSSES.get(task), **self.loss}, "loss", _LOSS_ARGS, num_tensor_args=2)
 
     def settings(self, loss: Target | None, fingerprint: str | None = None) -> dict[str, Any]:
-        """Every effective argument, defaults of signatures included, as plain values.
+        """Returns all effective arguments as plain values, including the defaults of signatures.
 
         Args:
-            loss: the loss of the run; None where the data have not been asked: then as it was chosen.
-            fingerprint: of what the data's files hold, where the arguments do not fix it.
+            loss: Loss of the run. If None, because the task is unknown, the loss settings are returned as configured.
+            fingerprint: Hash of the content of the data files, if the data arguments do not determine it.
         """
         fingerprint_entry = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
         return {
@@ -102,7 +102,7 @@ class Plan:
             "report": self.report,
             "debug": self.debug,
             "data": self.data.arguments() | fingerprint_entry,
-            "augmentation": {  # their order counts
+            "augmentation": {  # numbered, because the order matters
                 str(position): {"name": name, **augmentation_target.arguments()}
                 for position, (name, augmentation_target) in enumerate(self.augmentation.items(), start=1)
             },
@@ -122,12 +122,12 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
     """Reads a composed config.
 
     Args:
-        cfg: as ``conf/config.yaml`` lays it out; of plain values none is taken for an interpolation.
-        complete: whether it is to be run: for ``--help`` and the like the data's arguments without a default need not
-            be there, and it is of no matter how many processes a launcher started.
+        cfg: Config with the structure of ``conf/config.yaml``. Interpolations are resolved only in a DictConfig.
+        complete: If False, data arguments without a default may be missing and the number of processes of a launcher is
+            ignored, as for ``--help``.
 
     Raises:
-        UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
+        UserError: If a setting is unknown, a value has the wrong type, or an entry does not match its signature.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     _check_settings(config)
@@ -137,7 +137,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
     loss = config.get("loss") or {}
     for group, entry in (("callbacks", callbacks), ("augmentation", augmentation), ("loss", loss)):
         if not isinstance(entry, Mapping):
-            raise UserError(f"{group}={entry} should be a choice, or have a _target_")
+            raise UserError(f"{group} must be a choice, or have a _target_, got {group}={entry}")
     name = config["name"]
     trainer = bind(config.get("trainer"), "trainer", _TRAINER_ARGS)
     plan = Plan(
@@ -179,48 +179,48 @@ def _check_settings(config: Mapping[str, Any]) -> None:
         if key not in CONFIG_KEYS:
             raise UserError(unknown_key_message(key))
     if config["resume"] not in get_args(Resume):
-        raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
+        raise UserError(f"resume must be one of {', '.join(get_args(Resume))}, got {config['resume']}")
     if config["tune"] not in (None, *get_args(TuneTarget)):
-        raise UserError(f"tune={config['tune']} should be one of {', '.join(get_args(TuneTarget))}, or null")
+        raise UserError(f"tune must be one of {', '.join(get_args(TuneTarget))}, or null, got {config['tune']}")
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
+        raise UserError(f"seed must be a whole number from 0 to 4294967295, got {seed}")
     restarts = config["max_restarts_without_progress"]
     if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
         raise UserError(
-            f"max_restarts_without_progress={restarts} should be a whole number from 1, or null for no limit"
+            f"max_restarts_without_progress must be a whole number of at least 1, or null for no limit, got {restarts}"
         )
     for switch in ("test", "report", "debug"):
         if not isinstance(config[switch], bool):
-            raise UserError(f"{switch}={config[switch]} should be true or false")
+            raise UserError(f"{switch} must be true or false, got {config[switch]}")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
-        raise UserError(f"runs_dir={config['runs_dir']} should be a folder")
+        raise UserError(f"runs_dir must be a folder, got {config['runs_dir']!r}")
     check_url("runs_dir", config["runs_dir"])
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Refuses what Lightning accepts without a message and nobody can mean, and what the run sets itself."""
+    """Rejects Trainer arguments that are useless although Lightning accepts them, and those that the run sets."""
     for name, setting in _SETTING_BY_TRAINER_ARG.items():
         if name in trainer:
-            raise UserError(f"trainer.{name} is set by the run: set {setting} instead")
+            raise UserError(f"trainer.{name} is set by the run. Set {setting} instead.")
     for length in ("max_epochs", "max_steps"):
         if trainer.get(length) == 0:
-            raise UserError(f"trainer.{length}=0 trains nothing: set it above 0")
+            raise UserError(f"trainer.{length} must not be 0, because nothing would be trained")
     accumulate_grad_batches = trainer.get("accumulate_grad_batches")
     if isinstance(accumulate_grad_batches, int) and accumulate_grad_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={accumulate_grad_batches} should be at least 1")
+        raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate_grad_batches}")
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and clip <= 0:
-        raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")
+        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping, got {clip}")
 
 
 CONFIG_KEYS = tuple(field.name for field in dataclasses.fields(Plan))
-"""All that a config may hold at its top level."""
+"""Top-level keys of a config."""
 
 
 def unknown_key_message(key: str) -> str:
-    """The sentence for a key that is none of :data:`CONFIG_KEYS`."""
+    """Returns the message for a key that is not one of :data:`CONFIG_KEYS`."""
     valid_keys = [*CONFIG_KEYS, "experiment"]
     suggestions = difflib.get_close_matches(key, valid_keys, n=1)
-    hint = f"did you mean {suggestions[0]}?" if suggestions else f"there is: {', '.join(valid_keys)}"
-    return f"there is no setting or choice {key}; {hint} (--help lists all)"
+    hint = f"Did you mean {suggestions[0]}?" if suggestions else f"Valid names: {', '.join(valid_keys)}"
+    return f"unknown setting or group {key}. {hint} (--help lists all)"

@@ -1,4 +1,4 @@
-"""Passwords, keys and tokens among the arguments, which no file and no server is told."""
+"""Replaces passwords, keys and tokens in settings before they are written or sent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 
 
 def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with what stands for a secret in the place of each: of the same one the same, of another one another.
+    """Replaces secrets in settings by placeholders. Equal secrets have equal placeholders.
 
-    Secret is what a key like ``password``, ``api_key``, ``X-Api-Key``, ``hfToken`` or ``credentials`` holds, but for
-    true, false, null and a token's number; and in any text the user of a URL, with the password, and what stands behind
-    a key like these and ``=`` or a colon.
+    The following are secrets:
+
+    - Values of keys such as ``password``, ``api_key``, ``X-Api-Key``, ``hfToken`` or ``credentials``, except true,
+      false, null and numbers of tokens.
+    - In any text, the user and password in a URL, and the value after such a key and ``=`` or a colon.
 
     Args:
-        settings: nested mappings and lists of plain values.
+        settings: Nested mappings and lists of plain values.
 
     Example:
         >>> redact_settings({"data": {"path": "https://data.example.org/a.csv", "api_key": "hunter2"}})
@@ -39,7 +41,7 @@ def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def redact_text(text: str) -> str:
-    """A text whose URLs tell neither users nor keys.
+    """Replaces users and keys in the URLs of a text by placeholders.
 
     Example:
         >>> redact_text("no answer from postgresql://me:hunter2@db/runs")
@@ -53,7 +55,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_override(override: str) -> str:
-    """A word of the command line, ``key=value``, that tells no secret.
+    """Replaces secrets in an override ``key=value`` by placeholders.
 
     Example:
         >>> redact_override("data.password=hunter2"), redact_override("seed=1")
@@ -66,7 +68,7 @@ def redact_override(override: str) -> str:
 
 
 def contains_placeholder(value: Any) -> bool:
-    """Whether something in a value stands for a secret.
+    """Returns True if a value contains the placeholder of a secret.
 
     Example:
         >>> contains_placeholder("https://secret-81f1e5a3@data.example.org"), contains_placeholder(["secret"])
@@ -78,7 +80,7 @@ def contains_placeholder(value: Any) -> bool:
 
 
 def is_placeholder(value: Any) -> bool:
-    """Whether all of a value stands for a secret."""
+    """Returns True if the whole value is the placeholder of a secret."""
     return isinstance(value, str) and _PLACEHOLDER.fullmatch(value) is not None
 
 
@@ -87,12 +89,12 @@ def _is_secret_name(key: str) -> bool:
 
 
 def _is_token_index(key: str, value: Any) -> bool:
-    """As ``pad_token=0`` of a vocabulary."""
+    """Returns True for numbers of tokens in a vocabulary, such as ``pad_token=0``."""
     return isinstance(value, int) and key.lower().endswith("token")
 
 
 def _redact_value(value: Any) -> Any:
-    """With nothing left of it, however deep; what is only on, off or absent is none."""
+    """Replaces all values in a nested value, except booleans and None."""
     if isinstance(value, Mapping):
         return {key: _redact_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -109,6 +111,6 @@ def _redact_nested(value: Any) -> Any:
 
 
 def _make_placeholder(secret: str) -> str:
-    # slow and short, so that trying passwords out takes long, and what fits may be another one
+    # Slow and short, so that guessing passwords takes long and a match is not unique.
     digest = hashlib.scrypt(secret.encode(), salt=b"stormproof", n=2**14, r=8, p=1, dklen=4)
     return f"secret-{digest.hex()}"

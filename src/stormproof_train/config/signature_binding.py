@@ -1,4 +1,4 @@
-"""A config entry bound to the signature of what it builds: the signature is the schema."""
+"""Binds config entries to the signatures of the callables that they build. The signature is the schema."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Target:
-    """A callable with the arguments a config gives it, checked, not yet called.
+    """A callable with validated arguments from a config, not called yet.
 
     Attributes:
-        config_key: the config key it comes from, for messages.
-        path: its import path, the entry's ``_target_``.
-        function: the callable itself.
-        kwargs: the arguments that the config gives.
-        injectable: names of the arguments that the run will give it, where it takes them.
-        is_function: whether it is itself the function of tensors that is wanted, rather than something that builds one.
+        config_key: Config key of the entry, for messages.
+        path: Import path, the entry's ``_target_``.
+        function: The callable.
+        kwargs: Arguments from the config.
+        injectable: Names of the arguments that the run passes.
+        is_function: True if the callable is itself the required function of tensors, instead of building an object.
     """
 
     config_key: str
@@ -42,7 +42,7 @@ class Target:
     is_function: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """Every effective argument that a config could set: what was given, and the signature's defaults."""
+        """Returns the effective arguments that a config can set, including the defaults of the signature."""
         defaults = {
             name: _to_plain_value(parameter.default)
             for name, parameter in _keyword_parameters(self.function).items()
@@ -51,7 +51,7 @@ class Target:
         return {"_target_": self.path, **defaults, **_to_plain_value(self.kwargs)}
 
     def missing_arguments(self) -> list[str]:
-        """The arguments without a default that neither the config nor the run gives."""
+        """Returns the arguments without a default that neither the config nor the run sets."""
         return [
             name
             for name, parameter in _keyword_parameters(self.function).items()
@@ -59,22 +59,22 @@ class Target:
         ]
 
     def accepts(self, name: str) -> bool:
-        """Whether a config can set an argument of this name."""
+        """Returns True if a config can set an argument of this name."""
         settable = name in _keyword_parameters(self.function) and name not in self.injectable
         return settable or _accepts_any_keyword(self.function)
 
     def uses_injected(self, name: str) -> bool:
-        """Whether what the run offers under this name is used."""
+        """Returns True if the callable gets the run's value of this name."""
         return name in self.injectable and name not in self.kwargs
 
     def build(self, **injected: Any) -> Any:
-        """Calls it, with those of ``injected`` that it takes and the config does not set.
+        """Calls the callable with its arguments and those of ``injected`` that it accepts and the config does not set.
 
-        What the config gives it to build is built first. It gets nothing of ``injected``, unless the callable
-        :func:`forwards_arguments` that.
+        Nested entries are built first. They get values from ``injected`` only if the callable forwards them, see
+        :func:`forwards_arguments`.
 
         Raises:
-            UserError: if it refuses a value.
+            UserError: If the callable rejects a value.
         """
         injected_kwargs = {name: value for name, value in injected.items() if self.uses_injected(name)}
         forwarded_names = getattr(self.function, _FORWARDED_ATTRIBUTE, ())
@@ -87,24 +87,25 @@ class Target:
         try:
             return self.function(**arguments, **injected_kwargs)
         except (ValueError, TypeError, AssertionError, MisconfigurationException) as error:
-            raise UserError(f"{self.config_key}: {first_line(error)} (raised by {self.path})") from error
+            reason = first_line(error).removesuffix(".")
+            raise UserError(f"{self.config_key}: {reason} (raised by {self.path})") from error
 
     def factory(self, **injected: Any) -> Callable[[], Any]:
-        """Something that builds a new one at each call."""
+        """Returns a function that builds a new object on each call."""
         return functools.partial(self.build, **injected)
 
 
-_FORWARDED_ATTRIBUTE = "handed_on"
+_FORWARDED_ATTRIBUTE = "forwarded_arguments"
 
 
 def forwards_arguments(*names: str) -> Callable[[_F], _F]:
-    """Marks a callable whose arguments of these names are built with what the run offers, as it would be itself.
+    """Marks a callable whose arguments of these names are built with the values that the run passes.
 
     Example:
         >>> @forwards_arguments("network")
         ... def frozen(network: torch.nn.Module) -> torch.nn.Module:
         ...     return network.requires_grad_(requires_grad=False)
-        >>> frozen.handed_on
+        >>> frozen.forwarded_arguments
         ('network',)
     """
 
@@ -122,23 +123,24 @@ def bind(
     num_tensor_args: int = 0,
     complete: bool = True,
 ) -> Target:
-    """Binds a config entry, ``{"_target_": import path, argument: value, …}``, to the signature it names.
+    """Binds a config entry, ``{"_target_": import path, argument: value, …}``, to the signature of its target.
 
     Args:
-        entry: plain values (no interpolations).
-        config_key: its key in the config.
-        injectable: arguments that the run itself can give.
-        num_tensor_args: where a plain function of so many tensors will do as well as a class (``torch.tanh``), their
-            number.
-        complete: whether every argument without a default has to be given.
+        entry: Plain values without interpolations.
+        config_key: Key of the entry in the config.
+        injectable: Names of the arguments that the run can pass.
+        num_tensor_args: Number of tensor arguments of a plain function that is accepted instead of a class
+            (``torch.tanh``). 0 accepts classes and factories only.
+        complete: If True, all arguments without a default must be set.
 
     Raises:
-        UserError: no ``_target_``, nothing there, an unknown or missing argument, or a value of the wrong type.
+        UserError: If ``_target_`` is missing or cannot be imported, an argument is unknown or missing, or a value has
+            the wrong type.
     """
     if not isinstance(entry, Mapping) or "_target_" not in entry:
         raise UserError(
-            f"{config_key} has no _target_, so there is nothing to build: choose one ({config_key}=…) or set "
-            f"{config_key}._target_"
+            f"{config_key} has no _target_, so there is nothing to build. Choose an option ({config_key}=…), or set "
+            f"{config_key}._target_."
         )
     path = str(entry["_target_"])
     function = _import_target(path, config_key)
@@ -151,7 +153,7 @@ def bind(
         num_tensor_args > 0 and not inspect.isclass(function) and len(missing) == (num_tensor_args if parameters else 0)
     )
     if missing and not is_function and complete:
-        raise UserError(f"{config_key}: {path} needs the argument {missing[0]}: set {config_key}.{missing[0]}=…")
+        raise UserError(f"{config_key}: {path} needs the argument {missing[0]}. Set {config_key}.{missing[0]}=….")
     return dataclasses.replace(target, is_function=is_function)
 
 
@@ -178,17 +180,19 @@ def _import_target(path: str, config_key: str) -> Callable[..., Any]:
                 raise UserError(f"{config_key}._target_={path}: {parent} has no {name}{_suggestion(name, names)}")
             target = getattr(target, name)
         if not callable(target):
-            raise UserError(f"{config_key}._target_={path} is a {type(target).__name__}, not something to call")
+            raise UserError(
+                f"{config_key}._target_={path} must be callable, got an object of type {type(target).__name__}"
+            )
         return target
     raise UserError(
-        f"{config_key}._target_={path}: there is no module {parts[0]}; write package.module.Name, importable from here"
+        f"{config_key}._target_={path}: there is no module {parts[0]}. Use package.module.Name of an importable module."
     )
 
 
 def _keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters
-    except ValueError:  # some builtins have none
+    except ValueError:  # some builtins have no signature
         return {}
     keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in parameters.items() if parameter.kind in keyword_kinds}
@@ -196,7 +200,7 @@ def _keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Param
 
 def _accepts_any_keyword(function: Callable[..., Any]) -> bool:
     if inspect.isclass(function) and function.__init__ is torch.nn.Module.__init__:
-        return False  # it has the signature of all, and refuses whatever comes
+        return False  # its signature accepts any argument, but calls with arguments fail
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
@@ -210,7 +214,7 @@ def _check_value(value: Any, name: str, config_key: str, path: str, function: Ca
         if _accepts_any_keyword(function):
             return value
         names = list(parameters)
-        accepted_names = f"it takes {', '.join(names) or 'none'}"
+        accepted_names = f"arguments: {', '.join(names) or 'none'}"
         raise UserError(
             f"{config_key}.{name}: {path} has no argument {name}{_suggestion(name, names)} ({accepted_names})"
         )
@@ -218,14 +222,14 @@ def _check_value(value: Any, name: str, config_key: str, path: str, function: Ca
     if hint is Any or _has_target(value) or (isinstance(value, list) and any(map(_has_target, value))):
         return value
     alternatives = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
-    # YAML has no tuples; and True is an int to Python, not to whoever wrote it
+    # YAML has no tuples. True is an int in Python, but not in a config.
     candidates = [value, tuple(value)] if isinstance(value, list) else [value]
     if isinstance(value, bool) and not {bool, object, Any} & set(alternatives):
         candidates = []
     for candidate in candidates:
         if _matches_hint(candidate, hint):
             return candidate
-    raise UserError(f"{config_key}.{name}={value!r} should be {_describe_hint(hint)} ({path})")
+    raise UserError(f"{config_key}.{name} must be {_describe_hint(hint)}, got {value!r} ({path})")
 
 
 def _matches_hint(value: Any, hint: Any) -> bool:
@@ -241,12 +245,12 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
     owner = function.__init__ if inspect.isclass(function) else function
     try:
         return typing.get_type_hints(owner)
-    except (NameError, TypeError, AttributeError):  # names that exist only for type checkers
+    except (NameError, TypeError, AttributeError):  # names that are imported for type checkers only
         return {}
 
 
 def _describe_hint(hint: Any) -> str:
-    """A type in words.
+    """Describes a type in words.
 
     Example:
         >>> _describe_hint(typing.Literal["balanced"] | Sequence[float] | None)
@@ -292,13 +296,13 @@ def _instantiate(value: Any, config_key: str, injected: Mapping[str, Any]) -> An
 
 
 def _to_plain_value(value: Any) -> Any:
-    """As YAML and JSON can hold it."""
+    """Converts a value to types of YAML and JSON."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
         return {str(key): _to_plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_to_plain_value(item) for item in value]
-    # By name, never by repr: that may hold a memory address, and the run's identity is made of this.
+    # By name instead of repr, which may contain a memory address. The identity of the run depends on this value.
     owner = value if hasattr(value, "__qualname__") else type(value)
     return f"{owner.__module__}.{owner.__qualname__}"

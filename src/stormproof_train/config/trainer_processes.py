@@ -28,12 +28,12 @@ def match_launcher(trainer: Target, environ: Mapping[str, str] = os.environ) -> 
     if devices == "auto":
         return replace(trainer, kwargs={**trainer.kwargs, **launcher_counts})
     count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
-    if not count:  # all, or a list as text: Lightning parses it
+    if not count:  # all devices, or a list as text, which Lightning parses
         return trainer
     if (count, nodes) != (launcher_counts["devices"], launcher_counts["num_nodes"]):
         raise UserError(
-            f"the launcher started {launcher_counts['devices']} on each of {launcher_counts['num_nodes']} nodes, and "
-            f"the Trainer is "
-            f"for trainer.devices={devices} and trainer.num_nodes={nodes}: trainer=ddp takes the launcher's numbers"
+            f"the launcher started {launcher_counts['devices']} on each of {launcher_counts['num_nodes']} nodes, but "
+            f"trainer.devices={devices} and trainer.num_nodes={nodes}. Use trainer=ddp, which takes the numbers of the "
+            "launcher."
         )
     return trainer

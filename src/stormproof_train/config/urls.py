@@ -1,4 +1,4 @@
-"""Refuses URLs where a local path is needed."""
+"""Rejects URLs in settings for local paths."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PATH_SETTINGS = frozenset({
     "runs_dir", "search.folder", "folder", "run", "checkpoint", "against", "input", "output", "data.path", "data.root",
     "data.packaged", "data.validation_path", "data.test_path", "initialization.path",
 })  # fmt: skip
-"""Settings of all commands that are paths."""
+"""Settings of all subcommands that are paths."""
 
 
 def check_urls(argv: Iterable[str]) -> None:
-    """Raises UserError if a word sets a path to a URL.
+    """Raises UserError if an argument sets a path to a URL.
 
     Example:
         >>> check_urls(["runs_dir=runs", "search.storage=postgresql://host/database"])

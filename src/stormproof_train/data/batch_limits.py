@@ -15,24 +15,22 @@ from stormproof_train.pluralize import pluralize
 
 
 def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, runs_test: bool) -> None:
-    """Refuses what Lightning refuses in ``setup_data``, after the run folder and the logger were created.
+    """Rejects limits that Lightning would reject in ``setup_data``, after the run folder and the logger were created.
 
     Checks user-defined data modules only on one rank, because Lightning divides their batches among the ranks.
 
     Args:
         trainer: Trainer with the limits of the run.
         data: Data module, set up for training.
-        runs_test: Whether the run reads the test split.
+        runs_test: True if the run reads the test split.
 
     Raises:
-        UserError: If a fraction of the batches is less than one batch, if ``val_check_interval`` exceeds the training
-            batches of an epoch, or if the ranks cannot share a batch or a split.
+        UserError: If a fraction of the batches is less than one batch, ``val_check_interval`` exceeds the batches of an
+            epoch, or the ranks cannot share a batch or a split.
     """
     interval: Any = getattr(trainer, "val_check_interval", 1.0)  # not set if it is a time
     if interval == 0:
-        raise UserError(
-            "trainer.val_check_interval=0 is no interval: set a number of batches, or a fraction of an epoch"
-        )
+        raise UserError("trainer.val_check_interval must not be 0. Set a number of batches, or a fraction of an epoch.")
     fractions = [
         stage for stage in ("train", "val", "test") if _is_fraction(getattr(trainer, f"limit_{stage}_batches"))
     ]
@@ -49,11 +47,10 @@ def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, runs_t
             raise UserError(_unknown_length_message("trainer.val_check_interval", interval, "training"))
     elif interval > num_training_batches and trainer.check_val_every_n_epoch is not None:
         raise UserError(
-            f"trainer.val_check_interval={interval} is more than the "
-            f"{pluralize(int(num_training_batches), 'training batch')} of an "
-            f"epoch: set trainer.val_check_interval={num_training_batches} or less, or "
-            f"trainer.check_val_every_n_epoch=null to "
-            "count the batches of all epochs"
+            f"trainer.val_check_interval={interval} exceeds the "
+            f"{pluralize(int(num_training_batches), 'training batch')} of an epoch. Set "
+            f"trainer.val_check_interval={num_training_batches} or less, or trainer.check_val_every_n_epoch=null to "
+            "count batches over all epochs."
         )
 
 
@@ -69,7 +66,7 @@ def _batches_per_epoch(trainer: pl.Trainer, data: pl.LightningDataModule, stage:
 
 
 def apply_limit(length: float, limit: float, name: str, split: str) -> float:
-    """Returns how many of ``length`` batches a limit leaves.
+    """Returns the number of batches of ``length`` that a limit leaves.
 
     Args:
         length: Number of batches. Infinite if the loader has no length.
@@ -92,8 +89,8 @@ def apply_limit(length: float, limit: float, name: str, split: str) -> float:
         raise UserError(_unknown_length_message(name, limit, split))
     if length * limit < 1:
         raise UserError(
-            f"{name}={limit} of {pluralize(int(length), f'{split} batch')} is less than one batch: increase the "
-            "fraction, or set a number of batches (int)"
+            f"{name}={limit} of {pluralize(int(length), f'{split} batch')} is less than one batch. Increase the "
+            "fraction, or set a number of batches (int)."
         )
     return int(length * limit)
 
@@ -103,7 +100,7 @@ def _is_fraction(limit: Any) -> bool:
 
 
 def _unknown_length_message(name: str, limit: float, split: str) -> str:
-    return f"{name}={limit} is a fraction, but the {split} loader has no length: set a number of batches (int)"
+    return f"{name}={limit} is a fraction, but the {split} loader has no length. Set a number of batches (int)."
 
 
 def _length(loader: Any, world_size: int, drop_last: bool) -> float:
@@ -114,7 +111,7 @@ def _length(loader: Any, world_size: int, drop_last: bool) -> float:
         return math.inf
     if world_size == 1:
         return length
-    # without a sample for each rank in the last step, `resumable` gives batches of one a second sample
+    # if a rank has no sample in the last step, `resumable` repeats one for batches of size 1
     return length // world_size if drop_last or loader.batch_size == 1 else math.ceil(length / world_size)
 
 

@@ -1,4 +1,4 @@
-"""Recognizes other files of the same names."""
+"""Detects that files were replaced by other files with the same names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stormproof_train.errors import UserError
 from stormproof_train.mapping_file import read_mapping
 
 MAX_FILES, BYTES_PER_FILE = 64, 2**16
-"""Files of a sketch, and bytes that are read of each."""
+"""Maximum number of files in a sketch, and number of bytes read from each file."""
 SKETCH_FILE = "files.json"
 
 
 @runtime_checkable
 class HasSketch(Protocol):
-    """A data module whose files may be replaced."""
+    """Data module whose files may be replaced."""
 
     def sketch(self) -> list[int]:
-        """Returns what :func:`compute_content_sketch` returns for its files."""
+        """Returns the result of :func:`compute_content_sketch` for its files."""
         ...
 
 
@@ -45,14 +45,16 @@ def _checksum(file: Path) -> int:
 
 
 def save_sketch(run: Path, data: pl.LightningDataModule) -> None:
-    """Saves the sketch of the files that a run begins with, if its data module has one."""
+    """Saves the sketch of the files at the start of a run, if the data module has one."""
     if isinstance(data, HasSketch):
         with atomic_write(run / SKETCH_FILE) as file:
             file.write(json.dumps({"sketch": data.sketch()}).encode())
 
 
 def check_files_unchanged(run: Path, data: pl.LightningDataModule) -> None:
-    """Refuses data whose files have the names of a run's files, but other content. Up to half may have been repaired.
+    """Rejects data whose files have the same names as those of a run, but other content.
+
+    Up to half of the files may differ, because files may have been repaired.
 
     Args:
         run: Folder of a run with the same fingerprint that has trained.
@@ -70,7 +72,6 @@ def check_files_unchanged(run: Path, data: pl.LightningDataModule) -> None:
     num_changed = sum(current != previous for current, previous in zip(sketch, saved_record["sketch"], strict=True))
     if 2 * num_changed > len(sketch):
         raise UserError(
-            f"the run {run} used other images of the same names ({num_changed} of {len(sketch)} compared files "
-            f"differ): "
-            "put the old ones back, or start a new run with name=…"
+            f"the run {run} used other images with the same names ({num_changed} of {len(sketch)} compared files "
+            "differ). Restore the previous images, or start a new run with name=…."
         )

@@ -1,4 +1,4 @@
-"""A table of the user's own."""
+"""Data module for a table in a text file."""
 
 from __future__ import annotations
 
@@ -21,48 +21,49 @@ from stormproof_train.data.splits import split_three_ways
 from stormproof_train.errors import UserError
 
 WARNING_SHARE = 0.05
-"""Share of a split's rows with a value of a category that training never saw, above which a warning tells."""
+"""Share of rows with unseen categories, or of repeated rows, above which a warning is issued."""
 
 
 class CSV(InMemoryDataModule):
-    r"""A table in a text file: one row a sample, one column the target, the others features.
+    r"""Reads a table from a text file: one sample per row, one target column, and feature columns.
 
-    Numbers are scaled to mean 0 and standard deviation 1; a missing one becomes the median, and a further input tells
-    that it was missing. A category becomes one input for each of its values; that it is missing is one more value, and
-    a value that the training split does not have sets none of them, with a warning where that is often so. Medians,
-    scales and values are those of the training split alone. A cell is missing where it is empty or says ``NA``,
-    ``nan``, ``null`` and the like; blanks around a cell are none of it.
+    Numbers are scaled to mean 0 and standard deviation 1. A missing number is replaced by the median, and an additional
+    input marks it. A category has one input per value, and a missing category is a value too. For a value that does not
+    occur in the training split, all of these inputs are 0. A warning is issued if this is frequent. Medians, scales and
+    values are computed from the training split only. A cell is missing if it is empty or contains ``NA``, ``nan``,
+    ``null`` or a similar word. Spaces around a cell are ignored.
 
-    Where the task is not given, a target with any cell that is no number, or with at most 20 different whole numbers,
-    is one of classes; any other is a regression. Classes are sorted, as numbers where all are numbers; a split of
-    classes is stratified. A row without a target is an error.
+    By default the task is classification if the target contains text or at most 20 different whole numbers.
+    Otherwise it is regression. Classes are sorted, numerically if all are numbers. Splits are stratified by class. A
+    row without a target is an error.
 
     Args:
-        path: the file, absolute or below the working directory; its first line names the columns.
-        target: the column to predict.
-        task: ``classification`` or ``regression``; None: decided as above.
-        features: the columns to predict from; None: all but the target.
-        categorical: those of them that are categories; None: those with a cell that is no number.
-        separator: between two cells, one character; ``\t`` for a tab.
-        encoding: of the text, by one of Python's names.
-        decimal: the sign before the fraction of a number, one character: ``.`` or, as in many a German table, ``,``.
-        validation_path: a file of the same columns for validation; None: rows of ``path`` are held out.
-        test_path: the same for testing.
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        validation_fraction: share of the rows of ``path``, in (0, 1); without effect beside ``validation_path``.
-        test_fraction: share of them, in (0, 1), with the above less than 1; without effect beside ``test_path``.
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
-        seed: fixes the split and the order of the training samples.
+        path: Path of the file, absolute or relative to the working directory. The first line contains the column names.
+        target: Name of the target column.
+        task: ``classification`` or ``regression``. None infers the task from the target.
+        features: Names of the feature columns. None selects all columns except the target.
+        categorical: Names of the categorical features. None selects features with a cell that is not a number.
+        separator: Character between cells, ``\t`` for a tab.
+        encoding: Python's name of the text encoding.
+        decimal: Decimal sign, one character, such as ``.`` or ``,``.
+        validation_path: Path of a file with the same columns for validation. By default rows of ``path`` are held out.
+        test_path: Path of a file with the same columns for testing. By default rows of ``path`` are held out.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        validation_fraction: Fraction of the rows of ``path``, in (0, 1). Ignored with ``validation_path``.
+        test_fraction: Fraction of the rows of ``path``, in (0, 1). The sum of both fractions must be below 1. Ignored
+            with ``test_path``.
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
+        seed: Seed of the split and of the order of the training samples.
 
     Attributes:
-        classes: the names of the classes, in the order of their indices; none for a regression.
-        input_names: the names of what a network gets, in their order.
-        fingerprint: what the files hold, in 16 hex digits; wherever they lie, they make the same run.
+        classes: Names of the classes in the order of their indices. Empty for regression.
+        input_names: Names of the network inputs, in order.
+        fingerprint: Hash of the content of the files, 16 hex digits. Moving the files does not change the run.
 
     Raises:
-        ValueError: if a number is out of its range.
-        UserError: if a file or a column is not what was said.
+        ValueError: If a number is out of range.
+        UserError: If a file or a column does not match the arguments.
 
     Example:
         >>> from pathlib import Path
@@ -137,20 +138,20 @@ class CSV(InMemoryDataModule):
         self.spec = self._make_spec(f"{table.location}: the target {target!r}")
 
     def load(self) -> tuple[Split, Split]:
-        """The training and the validation split."""
+        """Returns the training split and the validation split."""
         return self._load_split("path", self._rows[0]), self._load_split("validation_path", self._rows[1])
 
     def load_test(self) -> Split:
-        """The test split."""
+        """Returns the test split."""
         return self._load_split("test_path", self._rows[2])
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
+        """Conversion of a table to inputs, in the format of :mod:`stormproof_train.predict.table`."""
         return {"kind": "table", **self._csv_format, **self._encoder.preparation}
 
     def _load_split(self, name: str, held_out: np.ndarray) -> Split:
-        """The whole of a split's own file, else what is held out for it."""
+        """Returns the rows of a split's own file, else the held-out rows."""
         targets = self._targets[name] if name in self._own_file_keys else self._targets["path"][held_out]
         return self._encoder.transform(self._split_features(name, held_out)), targets
 
@@ -162,10 +163,9 @@ class CSV(InMemoryDataModule):
             if is_unseen.sum() > 1 and is_unseen.mean() > WARNING_SHARE:
                 row = features.index[is_unseen.argmax()]
                 rank_zero_warn(
-                    f"{table.location}: {is_unseen.mean():.0%} of the {split} rows have a value of {name!r} that no "
-                    f"training "
-                    f"row has (line {table.line_number(row)}: {features.loc[row, name]!r}), and the network gets none "
-                    f"of it"
+                    f"{table.location}: {is_unseen.mean():.0%} of the {split} rows have a value of {name!r} that does "
+                    f"not occur in the training split (line {table.line_number(row)}: {features.loc[row, name]!r}). "
+                    "The network gets no information about it."
                 )
 
     def _warn_repeated_rows(self, split: str, table: CSVFile, features: pd.DataFrame, held_out: np.ndarray) -> None:
@@ -178,7 +178,7 @@ class CSV(InMemoryDataModule):
         if share > WARNING_SHARE:
             rank_zero_warn(
                 f"{table.location}: {share:.0%} of the {split} rows also occur in the training split, which inflates "
-                f"the {split} metrics: remove duplicates"
+                f"the {split} metrics. Remove duplicates."
             )
 
     def _make_spec(self, description: str) -> DataSpec:
@@ -188,6 +188,6 @@ class CSV(InMemoryDataModule):
         train = self._targets["path"][self._rows[0]]
         if len(train.unique()) == 1:
             raise UserError(
-                f"{description} is {train[0].item():g} in all {len(train)} training rows; there is nothing to learn"
+                f"{description} is {train[0].item():g} in all {len(train)} training rows, so there is nothing to learn."
             )
         return add_target_statistics(DataSpec(shape, None, num_outputs=1), train)

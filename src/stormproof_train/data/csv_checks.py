@@ -17,35 +17,34 @@ DECIMAL_COMMA = r"[+-]?\d*,\d+"
 MIN_DECIMAL_COMMA_SHARE = 0.9
 """Minimum share of a column's cells with a decimal comma."""
 MERGE_COLUMN = "\0occurs"
-"""Name that no column has."""
+"""Column name that no table has."""
 
 
 def column_warnings(table: CSVFile, features: Sequence[str], categories: Sequence[str], target: str) -> Iterator[str]:
-    """Yields a warning for each column that equals the target, numbers the rows, or contains decimal commas.
+    """Yields a warning for each column that equals the target, contains row numbers, or contains decimal commas.
 
     Args:
-        table: File of the training rows.
-        features: Columns to predict from.
-        categories: Those of them that are categories.
-        target: Column to predict.
+        table: File with the training rows.
+        features: Names of the feature columns.
+        categories: Names of the categorical features.
+        target: Name of the target column.
     """
-    fix = "exclude it with data.features=[…]"
+    fix = "Exclude it with data.features=[…]."
     values = parse_categories(table.column(target))
     for name in features:
         column = table.column(name)
         if parse_categories(column).equals(values):
-            yield f"{table.location}: the column {name!r} equals the target {target!r} in all rows: {fix}"
+            yield f"{table.location}: the column {name!r} equals the target {target!r} in all rows. {fix}"
         elif name in categories:
             cells = column.dropna()
             if len(cells) and cells.str.fullmatch(DECIMAL_COMMA).mean() > MIN_DECIMAL_COMMA_SHARE:
                 yield (
-                    f"{table.location}: the column {name!r} contains numbers such as {cells.iloc[0]!r} that are read "
-                    f"as "
-                    """categories: set "data.decimal=','\""""
+                    f"{table.location}: the column {name!r} contains numbers such as {cells.iloc[0]!r}, which are "
+                    """treated as categories. Set "data.decimal=','\"."""
                 )
         elif len(features) > 1 and _is_row_number(name, column):  # the only feature cannot be excluded
             description = "has a different whole number in each row, like an ID"
-            yield f"{table.location}: the column {name!r} {description}: {fix}"
+            yield f"{table.location}: the column {name!r} {description}. {fix}"
 
 
 def repeated_row_share(train: pd.DataFrame, held_out: pd.DataFrame) -> float:

@@ -1,4 +1,4 @@
-"""What a network gets of a table: numbers scaled, categories spread out, by the training split alone."""
+"""Converts the features of a table to network inputs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 
 class TableEncoder:
-    """Turns the features of a table into numbers, as the training rows fix it.
+    """Scales numbers and one-hot encodes categories, with statistics of the training rows.
 
-    A number :math:`x` becomes :math:`(x - m) / s` with their mean and standard deviation; a missing one is their median
-    first, and where one of them misses it, a further input tells that. A category becomes an input for each value that
-    they have, 1 for its own and 0 for the others.
+    A number :math:`x` becomes :math:`(x - m) / s` with the mean and standard deviation of the training rows. A missing
+    number is replaced by their median. If the training rows include missing numbers, an additional input marks them.
+    A category has one input for each value in the training rows.
 
     Args:
-        train: the features of the training rows.
-        numeric: the columns of numbers, NaN where missing.
-        categorical: the columns of text.
+        train: Features of the training rows.
+        numeric: Names of the numeric columns, NaN where missing.
+        categorical: Names of the text columns.
 
     Attributes:
-        names: one an input: those of the numbers, then ``missing:size``, then ``colour=red``.
+        names: Names of the inputs: numbers, then ``missing:size``, then ``colour=red``.
 
     Example:
         >>> things = pd.DataFrame({"size": [1.0, 3.0], "colour": ["red", "blue"]})
@@ -53,11 +53,11 @@ class TableEncoder:
         self.names = self._input_names(numeric, categorical)
 
     def transform(self, features: pd.DataFrame) -> torch.Tensor:
-        """The inputs (rows, inputs) of rows with the same columns."""
+        """Returns the inputs ``(rows, inputs)`` of rows with the same columns."""
         return torch.from_numpy(np.asarray(self._transformer.transform(features))).float()
 
     def find_unseen(self, features: pd.DataFrame) -> dict[str, np.ndarray]:
-        """By the name of each category, whether a row (rows,) has a value of it that no training row has."""
+        """Returns a mask ``(rows,)`` per category of the values that do not occur in the training rows."""
         return {
             name: ~features[name].isin(list(values)).to_numpy()
             for name, values in zip(self._categorical, self._category_values(), strict=True)
@@ -65,7 +65,7 @@ class TableEncoder:
 
     @property
     def preparation(self) -> dict[str, list[dict[str, Any]]]:
-        """All that the training rows fixed, as plain values, in the order of the inputs."""
+        """Statistics of the training rows as plain values, in the order of the inputs."""
         numbers, missing = [], []
         if self._numeric:
             imputer, scaler = (step for _, step in self._transformer.named_transformers_["numbers"].steps)

@@ -1,4 +1,4 @@
-"""The target of a table: classes by their indices, or numbers."""
+"""Reads the target of a table as class indices or numbers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from stormproof_train.data.first_batches import MAX_TARGET
 from stormproof_train.errors import UserError
 
 MAX_RELATIVE_STEP = 1e-3
-"""Steps of float32 at the size of a target, in its standard deviations, with which it can still be told apart."""
+"""Maximum distance of float32 numbers at the size of the target, in standard deviations of the target."""
 
 
 def check_targets_present(table: CSVFile, target: str) -> None:
-    """Says where the target is missing: such rows are nobody's to drop but the user's.
+    """Raises an error if targets are missing, because only the user can decide to drop such rows.
 
     Raises:
-        UserError: with their number and the first lines.
+        UserError: With the number of rows and the first line numbers.
     """
     missing = np.flatnonzero(table.column(target).isna())
     if len(missing):
         raise UserError(
             f"{table.location}: the target {target!r} is missing in {len(missing)} of {len(table.cells)} rows "
-            f"({table.describe_lines(missing)}): fill it in, or take these rows out"
+            f"({table.describe_lines(missing)}). Add the values, or remove these rows."
         )
 
 
 def encode_class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """The names of the classes, sorted, and the index of each row's class (rows,) in each file.
+    """Returns the sorted class names, and the class index of each row ``(rows,)`` in each file.
 
-    Classes are told apart as numbers where all of them are, so that ``1`` and ``1.0`` are one.
+    If all classes are numbers, they are compared as numbers, so that ``1`` and ``1.0`` are the same class.
 
     Args:
-        files: ``path``, whose rows say which classes there are and are split, and those of splits of their own.
-        target: the column of the labels.
+        files: File ``path``, which determines the classes and is split, and the files of other splits.
+        target: Name of the target column.
 
     Raises:
-        UserError: if there is one class only, one too small to be split, or one that ``path`` does not have.
+        UserError: If there is only one class, a class is too small to be split, or ``path`` does not contain a class.
     """
     table = files["path"]
     as_numbers = parse_numbers(table.column(target)) is not None
@@ -53,9 +53,9 @@ def encode_class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[lis
         unknown_rows = np.flatnonzero(~keys[name].isin(classes))
         if len(unknown_rows):
             raise UserError(
-                f"{file.location}: the class {file.column(target).iloc[unknown_rows[0]]!r} (line "
-                f"{file.line_number(int(unknown_rows[0]))}) "
-                f"is none of {table.location}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                f"{file.location}: class {file.column(target).iloc[unknown_rows[0]]!r} (line "
+                f"{file.line_number(int(unknown_rows[0]))}) does not occur in {table.location}: "
+                f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
             )
     indices = {name: np.searchsorted(classes, file_values) for name, file_values in keys.items()}
     fix = _suggest_fix(table, target)
@@ -64,37 +64,36 @@ def encode_class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[lis
 
 
 def parse_numeric_targets(files: Mapping[str, CSVFile], target: str) -> dict[str, torch.Tensor]:
-    """The target of each row (rows, 1) in each file.
+    """Returns the target of each row ``(rows, 1)`` in each file.
 
     Raises:
-        UserError: if one is no number, infinite or above :data:`~stormproof_train.data.first_batches.MAX_TARGET`, or
-            those of ``path`` lie so close together, for their size, that float32 cannot tell them apart.
+        UserError: If a target is not a number, infinite or above
+            :data:`~stormproof_train.data.first_batches.MAX_TARGET`, or if float32 cannot distinguish the targets of
+            ``path`` because their differences are too small for their size.
     """
     numbers = {name: parse_finite_numbers(file, target, "the target", MAX_TARGET) for name, file in files.items()}
     train_values = numbers["path"].to_numpy()
     spread, step = float(train_values.std()), float(np.spacing(np.abs(train_values).max().astype(np.float32)))
     if step > MAX_RELATIVE_STEP * spread > 0:
         raise UserError(
-            f"{files['path'].location}: the target {target!r} is about {train_values.mean():.4g} and has the standard "
-            f"deviation "
-            f"{spread:.3g}, too fine for float32, which goes there in steps of {step:.3g}: subtract "
-            f"{train_values.mean():.4g} "
-            "from it"
+            f"{files['path'].location}: the target {target!r} is about {train_values.mean():.4g} with standard "
+            f"deviation {spread:.3g}, but float32 numbers of this size differ by at least {step:.3g}. Subtract "
+            f"{train_values.mean():.4g} from the target."
         )
     return {name: torch.tensor(series.to_numpy()).float().unsqueeze(1) for name, series in numbers.items()}
 
 
 def _suggest_fix(table: CSVFile, target: str) -> str:
-    """What there is to do with a class that is too small: perhaps they are no classes."""
+    """Returns a fix for a class that is too small, depending on whether the classes are numbers."""
     non_numeric_rows = np.flatnonzero(coerce_numbers(table.column(target)).isna())
     if len(non_numeric_rows) > len(table.cells) / 2:
-        return "leave it out"
+        return "remove it"
     if not len(non_numeric_rows):
-        return "set data.task=regression if its numbers are no classes"
+        return "set data.task=regression if the numbers are not classes"
     row = int(non_numeric_rows[0])
     return (
-        f"set data.task=regression if its numbers are no classes, and mend {table.column(target).iloc[row]!r} on line "
-        f"{table.line_number(row)}, which is none"
+        f"set data.task=regression if the numbers are not classes and correct {table.column(target).iloc[row]!r} on "
+        f"line {table.line_number(row)}, which is not a number"
     )
 
 

@@ -1,4 +1,4 @@
-"""The diabetes regression set from scikit-learn."""
+"""Diabetes regression data set of scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from stormproof_train.data.splits import split_three_ways
 
 
 class Diabetes(InMemoryDataModule):
-    """442 patients, 10 features; the target is disease progression after one year, 25 to 346; needs no network.
+    """442 patients with 10 features. The target is disease progression after one year, from 25 to 346.
 
-    Every feature is scaled to mean 0 and standard deviation 1 over the training split. Targets stay in their own
-    unit; the spec carries their mean and standard deviation over the training split, by which the task scales them.
+    The data is part of scikit-learn, so no download is needed. Features are scaled to mean 0 and standard deviation 1
+    over the training split. Targets keep their unit. The spec contains their mean and standard deviation over the
+    training split, which the task uses for scaling.
 
     Args:
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        validation_fraction: share of all samples, in (0, 1).
-        test_fraction: share of all samples, in (0, 1); with the above less than 1.
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
-        seed: fixes the split and the order of the training samples.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        validation_fraction: Fraction of all samples, in (0, 1).
+        test_fraction: Fraction of all samples, in (0, 1). The sum of both fractions must be below 1.
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
+        seed: Seed of the split and of the order of the training samples.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> train, validation = Diabetes().load()
+        >>> train[0].shape, validation[0].shape
+        (torch.Size([266, 10]), torch.Size([88, 10]))
 
     References:
         Efron, Hastie, Johnstone & Tibshirani, Least Angle Regression, 2004, section 1.
@@ -56,16 +62,16 @@ class Diabetes(InMemoryDataModule):
         self.spec = add_target_statistics(self.spec, self._targets[self._train_rows])
 
     def load(self) -> tuple[Split, Split]:
-        """The training and the validation split."""
+        """Returns the training split and the validation split."""
         return self._make_split(self._train_rows), self._make_split(self._validation_rows)
 
     def load_test(self) -> Split:
-        """The test split."""
+        """Returns the test split."""
         return self._make_split(self._test_rows)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
+        """Conversion of a table to inputs, in the format of :mod:`stormproof_train.predict.table`."""
         train = self._features[self._train_rows]
         statistics = zip(self._names, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
         numbers = [

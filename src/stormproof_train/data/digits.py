@@ -1,4 +1,4 @@
-"""Handwritten digits from scikit-learn."""
+"""Handwritten digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from stormproof_train.data.splits import split_three_ways
 
 
 class Digits(InMemoryDataModule):
-    """1,797 scans of handwritten digits, (1, 8, 8) with 17 grey levels, 10 classes; needs no network.
+    """1,797 scans of handwritten digits of shape (1, 8, 8), with 17 gray levels and 10 classes.
 
-    Pixels are scaled to mean 0 and standard deviation 1 over the training split.
+    The data is part of scikit-learn, so no download is needed. Pixels are scaled to mean 0 and standard deviation 1
+    over the training split.
 
     Args:
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        validation_fraction: share of all samples, in (0, 1).
-        test_fraction: share of all samples, in (0, 1); with the above less than 1.
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
-        seed: fixes the split and the order of the training samples.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        validation_fraction: Fraction of all samples, in (0, 1).
+        test_fraction: Fraction of all samples, in (0, 1). The sum of both fractions must be below 1.
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
+        seed: Seed of the split and of the order of the training samples.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> train, validation = Digits().load()
+        >>> train[0].shape, validation[0].shape
+        (torch.Size([1257, 1, 8, 8]), torch.Size([270, 1, 8, 8]))
 
     References:
         Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
@@ -53,16 +59,16 @@ class Digits(InMemoryDataModule):
         self._train_rows, self._validation_rows, self._test_rows = rows
 
     def load(self) -> tuple[Split, Split]:
-        """The training and the validation split."""
+        """Returns the training split and the validation split."""
         return self._make_split(self._train_rows), self._make_split(self._validation_rows)
 
     def load_test(self) -> Split:
-        """The test split."""
+        """Returns the test split."""
         return self._make_split(self._test_rows)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        """Conversion of an image file to an input, in the format of :mod:`stormproof_train.predict.images`."""
         mean, std = (float(value) for value in self._mean_std)
         return {"kind": "image", "channels": 1, "size": [8, 8], "white": 16.0, "mean": [mean], "std": [std]}
 

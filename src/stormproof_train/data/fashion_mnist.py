@@ -1,4 +1,4 @@
-"""Fashion-MNIST, by torchvision's reader."""
+"""Fashion-MNIST, read with torchvision."""
 
 from __future__ import annotations
 
@@ -16,30 +16,35 @@ from torchvision import datasets
 from stormproof.checkpoint import atomic_write
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.data.splits import hold_out
+from stormproof_train.data.splits import split_two_ways
 from stormproof_train.errors import UserError
 
 
 class FashionMNIST(InMemoryDataModule):
-    """70,000 images of clothing, (1, 28, 28) with 256 grey levels, 10 classes; 10,000 of them the authors' test split.
+    """70,000 images of clothing of shape (1, 28, 28), with 256 gray levels and 10 classes.
 
-    Looks in ``root`` for what torchvision stores there; then in ``packaged`` for the four files as their authors pack
-    them, and unpacks them into ``root``; then downloads, if it may. Pixels are scaled to mean 0 and standard
-    deviation 1 over the training split.
+    10,000 images are the test split of the authors. The files are read from ``root``, where torchvision stores them. If
+    they are missing, the original files in ``packaged`` are unpacked into ``root``. Otherwise they are downloaded if
+    ``download`` is True. Pixels are scaled to mean 0 and standard deviation 1 over the training split.
 
     Args:
-        root: the folder that holds, or will hold, ``FashionMNIST/raw``.
-        packaged: the folder of the four ``.gz`` files; Debian's package dataset-fashion-mnist puts them there.
-        download: whether the files may be fetched from the network.
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        validation_fraction: share of the 60,000 training images, in (0, 1).
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
-        seed: fixes the split and the order of the training samples.
+        root: Folder that contains, or will contain, ``FashionMNIST/raw``.
+        packaged: Folder of the four ``.gz`` files. Debian's package dataset-fashion-mnist installs them there.
+        download: If True, downloads missing files.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        validation_fraction: Fraction of the 60,000 training images, in (0, 1).
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
+        seed: Seed of the split and of the order of the training samples.
 
     Raises:
-        ValueError: if a number is out of its range.
-        UserError: if the files are in none of the places.
+        ValueError: If a number is out of range.
+        UserError: In ``prepare_data``, if the files are missing and ``download`` is False.
+
+    Example:
+        >>> data = FashionMNIST(root="data", batch_size=256)
+        >>> data.spec.input_shape, data.spec.num_classes
+        ((1, 28, 28), 10)
 
     References:
         Xiao, Rasul & Vollgraf, Fashion-MNIST, 2017.
@@ -60,14 +65,14 @@ class FashionMNIST(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
         if not 0 < validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {validation_fraction}; it must be between 0 and 1")
+            raise ValueError(f"`validation_fraction` must be between 0 and 1, got {validation_fraction}.")
         self.root = Path(root)
         self.packaged = Path(packaged)
         self.download = download
         self.validation_fraction = validation_fraction
 
     def prepare_data(self) -> None:
-        """Puts the files into ``root`` if they are not there; several processes do it in turn."""
+        """Creates missing files in ``root``. A lock serializes several processes."""
         if self._has_files():
             return
         if (self.packaged / "train-images-idx3-ubyte.gz").exists():
@@ -77,12 +82,12 @@ class FashionMNIST(InMemoryDataModule):
         else:
             raise UserError(
                 f"data=fashion_mnist: the files are neither in data.root={self.root} (as FashionMNIST/raw/) nor in "
-                f"data.packaged={self.packaged} (Debian: apt-get install dataset-fashion-mnist), and "
-                "data.download=true, which fetches them, is not set"
+                f"data.packaged={self.packaged}. Install Debian's package dataset-fashion-mnist, or set "
+                "data.download=true."
             )
 
     def load(self) -> tuple[Split, Split]:
-        """The training and the validation split, of the authors' 60,000 training images."""
+        """Returns the training split and the validation split of the authors' 60,000 training images."""
         images, labels = self._images_and_labels
         train_indices, validation_indices = self._split_indices
         return self._normalize(images[train_indices], labels[train_indices]), self._normalize(
@@ -90,13 +95,13 @@ class FashionMNIST(InMemoryDataModule):
         )
 
     def load_test(self) -> Split:
-        """The authors' test split."""
+        """Returns the authors' test split."""
         test = datasets.FashionMNIST(str(self.root), train=False)
         return self._normalize(test.data, test.targets)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How an image file, light on dark, becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        """Conversion of a light-on-dark image to an input, in the format of :mod:`stormproof_train.predict.images`."""
         mean, std = self._mean_std
         return {"kind": "image", "channels": 1, "size": [28, 28], "white": 255.0, "mean": [mean], "std": [std]}
 
@@ -112,7 +117,9 @@ class FashionMNIST(InMemoryDataModule):
     @functools.cached_property
     def _split_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
         _, labels = self._images_and_labels
-        train_indices, validation_indices = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
+        train_indices, validation_indices = split_two_ways(
+            len(labels), self.validation_fraction, self.seed, labels.numpy()
+        )
         return torch.from_numpy(train_indices), torch.from_numpy(validation_indices)
 
     @functools.cached_property
@@ -127,11 +134,11 @@ class FashionMNIST(InMemoryDataModule):
 
 
 def _download(raw: Path) -> None:
-    """Fetches the files beside their place and moves them there: nobody ever finds half of one."""
+    """Downloads the files to a temporary folder and moves them, so that partial files are never visible."""
     raw.mkdir(parents=True, exist_ok=True)
     with FileLock(raw / ".lock"), TemporaryDirectory(dir=raw) as folder:
         missing = [Path(url).stem for url, _ in datasets.FashionMNIST.resources if not (raw / Path(url).stem).exists()]
-        if missing:  # else another process has fetched them meanwhile
+        if missing:  # otherwise another process has downloaded them
             datasets.FashionMNIST(folder, download=True)
         for name in missing:
             (Path(folder) / "FashionMNIST" / "raw" / name).replace(raw / name)

@@ -1,4 +1,4 @@
-"""An image, read from its file at the moment it is wanted."""
+"""Reads images from files on demand."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from stormproof_train.data.image_reading import open_image
 from stormproof_train.errors import UserError
 
 Sample = tuple[str, int]
-"""(file, index of its class)."""
+"""(Path of the image, class index)."""
 
 
 class ImageDataset(Dataset):
-    """Pairs of an image (channels, size, size) and the index of its class, read when they are asked for.
+    """Pairs of an image ``(channels, size, size)`` and its class index, read from the file on access.
 
-    The shorter side of an image is resized to ``size`` and the middle cut out; its values are in [0, 1], from which
-    the mean is taken and which are divided by the standard deviation.
+    The shorter side of the image is resized to ``size``, and the center is cropped. Values in [0, 1] are normalized
+    with ``mean`` and ``std``.
 
     Args:
-        samples: the files and their classes.
-        size: height and width of what comes out, in pixels, at least 1.
-        channels: 3 for red, green and blue, 1 for grey.
-        mean: to be taken from each channel.
-        std: to divide each channel by, above 0.
+        samples: Paths and class indices.
+        size: Height and width of the output in pixels. Must be at least 1.
+        channels: 3 for RGB, 1 for gray.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel. Must be above 0.
     """
 
     draws_random_numbers = False
@@ -53,17 +53,17 @@ class ImageDataset(Dataset):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """One image and its class.
+        """Returns an image and its class index.
 
         Raises:
-            UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
+            UserError: If the file is not an image, is damaged, or has more than 8 bits per channel.
         """
         file, label = self._samples[index]
         return self._transform(open_image(file, self._mode, "data")).as_subclass(torch.Tensor), label
 
 
 def check_images(files: Sequence[str]) -> None:
-    """Reads images to their end, in threads: Pillow decodes without Python's global lock.
+    """Decodes images completely in threads. Pillow decodes without Python's global lock.
 
     Args:
         files: Paths of the images.

@@ -1,4 +1,4 @@
-"""Images of the user's own, a folder a class."""
+"""Data module for a folder of images with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -28,42 +28,54 @@ from stormproof_train.data.splits import split_three_ways
 from stormproof_train.launcher import detect_launcher
 
 MAX_STATISTICS_IMAGES = 1_000
-"""Images of the training split, evenly picked, whose mean and standard deviation scale all."""
+"""Maximum number of evenly spaced training images for the mean and standard deviation."""
 
 
 class ImageFolder(SplitDataModule):
-    """Images in folders, each folder a class, read from the disk when a batch wants them.
+    """Images in one folder per class, read from disk when a batch needs them.
 
-    ``path`` holds the classes, or ``train/`` with the classes in it and beside it ``val/`` (or ``validation/``) and
-    ``test/``, which are the splits then. What is not there is held out of the training images, stratified. What is
-    hidden (``.ipynb_checkpoints``) is left out; of a GIF the first image is taken. The shorter side is resized to
-    ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1 over the training
-    split, or over 1,000 images of it where it has more, whenever a run begins.
+    ``path`` contains either the class folders, or the split folders ``train/``, ``val/`` (or ``validation/``) and
+    ``test/`` with class folders. Missing splits are held out of the training images, stratified by class. Hidden files
+    and folders (``.ipynb_checkpoints``) are ignored. Only the first image of a GIF is used. The shorter side of an
+    image is resized to ``image_size``, and the center is cropped. Each channel is scaled to mean 0 and standard
+    deviation 1 over the training split, or over 1,000 of its images if there are more. This happens at each start of a
+    run.
 
     The paths of the images below ``path`` are part of a run's identity. Their content is not. A resume is exact if no
     file has changed. A warning states how many file sizes differ from the start of the run. A run is refused if most
     images have changed.
 
     Args:
-        path: the folder, absolute or below the working directory.
-        image_size: height and width, in pixels, at least 1.
-        channels: 3 for red, green and blue, 1 for grey.
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        validation_fraction: share of the images, in (0, 1); without effect where validation has a folder.
-        test_fraction: share of them, in (0, 1), with the above less than 1; without effect where testing has a folder.
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
+        path: Path of the folder, absolute or relative to the working directory.
+        image_size: Height and width in pixels. Must be at least 1.
+        channels: 3 for RGB, 1 for gray.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        validation_fraction: Fraction of the images, in (0, 1). Ignored if there is a validation folder.
+        test_fraction: Fraction of the images, in (0, 1). The sum of both fractions must be below 1. Ignored if there is
+            a test folder.
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
         verify: Images that rank 0 reads once before training: ``held_out`` for validation and test images, ``all`` for
             all images.
-        seed: fixes the split and the order of the training samples.
+        seed: Seed of the split and of the order of the training samples.
 
     Attributes:
-        classes: the names of the classes, sorted, in the order of their indices.
-        fingerprint: Hash of the paths of the images below ``path``, in 16 hex digits.
+        classes: Sorted names of the classes, in the order of their indices.
+        fingerprint: Hash of the paths of the images below ``path``, 16 hex digits.
 
     Raises:
-        ValueError: if a number is out of its range.
-        UserError: if the folders are not as above, a class is too small to be split, or an image cannot be read.
+        ValueError: If a number is out of range.
+        UserError: If the folders do not have this layout, a class is too small to be split, or an image cannot be read.
+
+    Example:
+        >>> from PIL import Image
+        >>> for name in ("cat", "dog"):
+        ...     Path("pets", name).mkdir(parents=True)
+        ...     for index in range(8):
+        ...         Image.new("RGB", (12, 12), (30 * index, 0, 0)).save(f"pets/{name}/{index}.png")
+        >>> data = ImageFolder("pets", image_size=8, validation_fraction=0.25, test_fraction=0.25)
+        >>> data.classes, data.spec.input_shape
+        (['cat', 'dog'], (3, 8, 8))
     """
 
     def __init__(
@@ -81,7 +93,7 @@ class ImageFolder(SplitDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
         if image_size < 1:
-            raise ValueError(f"image_size is {image_size} pixels; it must be at least 1")
+            raise ValueError(f"`image_size` must be at least 1 pixel, got {image_size}.")
         root = Path(path).expanduser()
         folders = find_split_folders(root)
         self.classes = list_classes(folders["train"])
@@ -89,7 +101,7 @@ class ImageFolder(SplitDataModule):
         self.fingerprint = compute_fingerprint(root, samples)
         self._file_sizes = torch.tensor(read_file_sizes(samples))
         self._files = [file for split in sorted(samples) for file, _ in samples[split]]
-        self._initial_file_sizes = self._file_sizes  # when the run began
+        self._initial_file_sizes = self._file_sizes  # at the start of the run
         labels = np.array([label for _, label in samples["train"]])
         check_class_sizes(str(folders["train"]), self.classes, labels, num_splits=4 - len(folders))
         train, validation, test = split_three_ways(
@@ -113,22 +125,22 @@ class ImageFolder(SplitDataModule):
         self.spec = add_target_statistics(spec, torch.tensor([label for _, label in self._samples["train"]]))
 
     def load(self) -> tuple[ImageDataset, ImageDataset]:
-        """The training and the validation split, once images are verified."""
+        """Returns the training split and the validation split after verifying images."""
         if not detect_launcher() and is_rank_zero():
             self._verify()
         return self._make_dataset("train"), self._make_dataset("validation")
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs, once.
+        """Reads the splits of the stage once.
 
-        Ranks that torchrun or srun started verify images here, where they have a process group to share an error.
+        Ranks started by torchrun or srun verify images here, where a process group can share an error.
         """
         super().setup(stage)
         if stage == "fit" and detect_launcher() and self.trainer is not None:
             run_on_rank_zero(self._verify)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the file sizes with which the run began."""
+        """Returns the file sizes at the start of the run."""
         return {"fingerprint": self.fingerprint, "file_sizes": self._initial_file_sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -137,25 +149,24 @@ class ImageFolder(SplitDataModule):
             return
         initial_sizes = state_dict["file_sizes"]
         num_changed = int((self._file_sizes != initial_sizes).sum())
-        if num_changed and not torch.equal(initial_sizes, self._initial_file_sizes):  # else it has warned
+        if num_changed and not torch.equal(initial_sizes, self._initial_file_sizes):  # warns only once
             rank_zero_warn(
                 f"{num_changed:,} of {len(initial_sizes):,} images have changed in size since the run began. The "
-                f"resumed run is "
-                "not exact."
+                "resumed run is not exact."
             )
         self._initial_file_sizes = initial_sizes
 
     def sketch(self) -> list[int]:
-        """Returns checksums of some images, from which other images of the same names are recognized."""
+        """Returns checksums of some images, to detect other images with the same names."""
         return compute_content_sketch(self._files)
 
     def load_test(self) -> ImageDataset:
-        """The test split."""
+        """Returns the test split."""
         return self._make_dataset("test")
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        """Conversion of an image file to an input, in the format of :mod:`stormproof_train.predict.images`."""
         mean, std = self._mean_std
         size = [self._image_size, self._image_size]
         return {"kind": "image", "channels": self._channels, "size": size, "white": 1.0, "mean": mean, "std": std}
@@ -170,7 +181,7 @@ class ImageFolder(SplitDataModule):
 
     @functools.cached_property
     def _mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, in [0, 1]; a channel of one value is left at its size."""
+        """Mean and standard deviation of each channel in [0, 1]. The standard deviation of a constant channel is 1."""
         train = self._samples["train"]
         rows = np.linspace(0, len(train) - 1, min(len(train), MAX_STATISTICS_IMAGES)).astype(int)
         images = ImageDataset([train[row] for row in rows], self._image_size, self._channels)

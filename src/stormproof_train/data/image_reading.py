@@ -1,4 +1,4 @@
-"""An image in a file, opened."""
+"""Opens image files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from stormproof_train.errors import UserError
 
 
 def open_image(file: str | Path, mode: str, location: str) -> Image.Image:
-    """The image in a file, read to its end.
+    """Reads an image completely.
 
     Args:
-        file: the image.
-        mode: Pillow's name of what it is converted to: ``RGB``, or ``L`` for grey.
-        location: it is named, for messages.
+        file: Path of the image.
+        mode: Pillow mode to convert to: ``RGB``, or ``L`` for gray.
+        location: Beginning of error messages.
 
     Raises:
-        UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
+        UserError: If the file is not an image, is damaged, or has more than 8 bits per channel.
     """
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
-                raise UserError(f"{location}: the image {file} has more than 8 bits a channel; convert it to 8")
+            if image.mode.startswith(("I", "F")):  # conversion would clip all values above 255
+                raise UserError(f"{location}: the image {file} has more than 8 bits per channel. Convert it to 8.")
             return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{location}: the image {file} cannot be read ({error}): repair or remove it") from error
+        raise UserError(f"{location}: the image {file} cannot be read ({error}). Repair or remove it.") from error

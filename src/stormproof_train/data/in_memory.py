@@ -1,4 +1,4 @@
-"""Data that fits in memory: whole tensors, batches cut from them without a Python loop over samples."""
+"""Base class of data modules whose splits fit in memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stormproof_train.data.spec import add_target_statistics
 from stormproof_train.data.split_data import SplitDataModule
 
 Split = tuple[torch.Tensor, torch.Tensor]
-"""(inputs (N, …), targets (N,) class indices or (N, outputs))."""
+"""(inputs ``(samples, …)``, class indices ``(samples,)`` or numbers ``(samples, outputs)``)."""
 
 
 class BatchedTensorDataset(Dataset):
-    """Pairs of inputs and targets, fetched a batch at a time.
+    """Pairs of inputs and targets that are fetched as batches.
 
-    torch's loader hands all indices of a batch to ``__getitems__`` where there is one; with one indexing operation
-    for the batch instead of one a sample, and nothing left to collate.
+    torch's DataLoader passes all indices of a batch to ``__getitems__`` if it exists. A batch then needs one indexing
+    operation instead of one per sample, and no collation.
     """
 
     draws_random_numbers = False
@@ -33,11 +33,11 @@ class BatchedTensorDataset(Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> Split:
-        """One sample: (input, target)."""
+        """Returns one sample (input, target)."""
         return self.inputs[index], self.targets[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Split:
-        """A whole batch: (inputs, targets)."""
+        """Returns a batch (inputs, targets)."""
         index = torch.as_tensor(indices)
         return self.inputs[index], self.targets[index]
 
@@ -47,7 +47,7 @@ def _identity_collate(batch: Any) -> Any:
 
 
 class InMemoryDataModule(SplitDataModule):
-    """A data module whose splits are whole tensors; no loader process is as fast as none.
+    """Data module whose splits are tensors. It is fastest without loader processes.
 
     The arguments are those of :class:`SplitDataModule`.
     """
@@ -55,18 +55,18 @@ class InMemoryDataModule(SplitDataModule):
     collate = staticmethod(_identity_collate)
 
     def load(self) -> tuple[Split, Split]:
-        """The training and the validation split, scaled by statistics of the training split alone."""
+        """Returns the training split and the validation split, scaled with statistics of the training split only."""
         raise NotImplementedError
 
     def load_test(self) -> Split:
-        """The test split, scaled in the same way; read once, when testing begins."""
+        """Returns the test split, scaled in the same way. Called once, when testing begins."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs, once; the spec then tells of the training targets too.
+        """Reads the splits of the stage once and adds statistics of the training targets to the spec.
 
         Raises:
-            UserError: if what is trained and validated on is not as the spec says, or not finite.
+            UserError: If the training or validation split does not match the spec, or is not finite.
         """
         is_unread = self._train is None
         super().setup(stage)
@@ -76,5 +76,5 @@ class InMemoryDataModule(SplitDataModule):
             self.spec = add_target_statistics(self.spec, self._train[1])
 
     def build_dataset(self, split: Split) -> BatchedTensorDataset:
-        """The tensors, a batch at a time."""
+        """Wraps the tensors in a batched dataset."""
         return BatchedTensorDataset(*split)

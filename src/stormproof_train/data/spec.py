@@ -1,4 +1,4 @@
-"""What a network, a loss and the metrics need to know of a data set."""
+"""Describes the data set for networks, losses and metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DataSpec:
     """Shapes and task of a data set.
 
     Attributes:
-        input_shape: of one sample.
-        num_classes: None for regression.
-        num_outputs: what a network must give for one sample.
-        target_mean: of a regression's training targets; the task trains on (target - mean) / std.
-        target_std: likewise, above 0.
-        class_counts: training samples of each class; None where nobody has counted.
-        target_min: the smallest of a regression's training targets; None where nobody has looked.
+        input_shape: Shape of one sample.
+        num_classes: Number of classes. None for regression.
+        num_outputs: Number of network outputs per sample.
+        target_mean: Mean of the training targets of a regression. The task trains on (target - mean) / std.
+        target_std: Standard deviation of the training targets of a regression. Must be above 0.
+        class_counts: Number of training samples per class. None if unknown.
+        target_min: Minimum of the training targets of a regression. None if unknown.
     """
 
     input_shape: tuple[int, ...]
@@ -37,17 +37,20 @@ class DataSpec:
 
     @property
     def task(self) -> Literal["classification", "regression"]:
-        """Classification where there are classes, else regression."""
+        """Task of the data: classification if there are classes, else regression."""
         return "classification" if self.num_classes else "regression"
 
 
 def add_target_statistics(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
-    """The spec with what the training targets tell: samples of each class; or mean, standard deviation and smallest.
+    """Returns the spec with statistics of the training targets.
+
+    The statistics are the number of samples per class for classification, and mean, standard deviation and minimum for
+    regression.
 
     Args:
-        spec: of the data set.
-        targets: of the training split, (N,) class indices or (N, outputs); (N, classes) probabilities
-            tell nothing.
+        spec: Spec of the data set.
+        targets: Targets of the training split, class indices ``(samples,)`` or numbers ``(samples, outputs)``. The spec
+            is unchanged for class probabilities ``(samples, classes)``.
 
     Example:
         >>> add_target_statistics(DataSpec((2,), num_classes=3, num_outputs=3), torch.tensor([2, 0, 2])).class_counts
@@ -63,21 +66,21 @@ def add_target_statistics(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
 
 
 def infer_spec(data: pl.LightningDataModule) -> DataSpec:
-    """The data module's own ``spec`` where it has one, else one read off its first training batch.
+    """Returns the ``spec`` of the data module, or infers it from the first training batch.
 
-    A foreign data module must yield (input, target) pairs. Integer targets mean classification; the number of classes
-    comes from an attribute ``num_classes`` of the module, or ``classes`` of its data set; the training samples of each,
-    which some losses want, from an attribute ``class_counts``, if it has one. Other targets are class probabilities
-    where there is such a number, else those of a regression.
+    A user-defined data module must yield (input, target) pairs. Integer targets are class indices. The number of
+    classes is read from the attribute ``num_classes`` of the module, or ``classes`` of its data set. The number of
+    training samples per class, which some losses need, is read from the attribute ``class_counts`` if it exists. Other
+    targets are class probabilities if the number of classes is known, else regression targets.
 
     Raises:
-        UserError: if a loader is missing, or the batch is no pair, or the number of classes cannot be known, or there
-            are not as many counts as classes.
+        UserError: If a loader is missing, the batch is not a pair, the number of classes is unknown, or the length of
+            ``class_counts`` is not the number of classes.
     """
     name = type(data).__name__
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if getattr(type(data), loader, None) in {None, getattr(pl.LightningDataModule, loader)}:
-            raise UserError(f"data: {name} has no {loader}; a run trains, validates and tests")
+            raise UserError(f"data: {name} has no {loader}. A run trains, validates and tests.")
     spec = getattr(data, "spec", None)
     if isinstance(spec, DataSpec):
         return spec
@@ -88,19 +91,23 @@ def infer_spec(data: pl.LightningDataModule) -> DataSpec:
     if not num_classes and target.is_floating_point():
         return DataSpec(input_shape, None, math.prod(target.shape[1:]))
     if not num_classes:
-        raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
+        raise UserError(
+            f"data: {name} yields class labels, but the number of classes is unknown. Add an attribute num_classes."
+        )
     counts = getattr(data, "class_counts", None)
     if counts is not None and len(counts) != num_classes:
-        raise UserError(f"data: {name}.class_counts has {len(counts)} counts for {num_classes} classes: one for each")
+        raise UserError(
+            f"data: {name}.class_counts must have one count per class, got {len(counts)} for {num_classes} classes"
+        )
     class_counts = None if counts is None else tuple(int(count) for count in counts)
     return DataSpec(input_shape, int(num_classes), int(num_classes), class_counts=class_counts)
 
 
 def fetch_first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tensor]:
-    """A training batch, (inputs, target), before there is a Trainer; torch's generator stays as it is.
+    """Returns the first training batch (input, target) without a Trainer. torch's random generator keeps its state.
 
     Raises:
-        UserError: if there is none, or it is no such pair.
+        UserError: If there is no batch, or it is not a pair of tensors.
     """
     data.prepare_data()
     data.setup("fit")
@@ -108,29 +115,29 @@ def fetch_first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch
 
 
 def fetch_batch(data: pl.LightningDataModule, loader: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first batch, (inputs, target), of one of the module's loaders; torch's generator stays as it is.
+    """Returns the first batch (input, target) of a loader. torch's random generator keeps its state.
 
     Raises:
-        UserError: if there is none, or it is no such pair.
+        UserError: If there is no batch, or it is not a pair of tensors.
     """
     name = type(data).__name__
     with torch.random.fork_rng(devices=[]):
         batch = next(iter(loader), None)
     if batch is None:
         raise UserError(
-            f"data: the {split} loader of {name} has no batch: its data set is empty, or drop_last left none"
+            f"data: the {split} loader of {name} has no batches. The data set is empty, or drop_last drops everything."
         )
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(torch.is_tensor(part) for part in batch)):
-        raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
+        raise UserError(f"data: {name} must yield pairs of tensors (input, target), got {type(batch).__name__}")
     return batch[0], batch[1]
 
 
 def get_fingerprint(data: pl.LightningDataModule) -> str | None:
-    """What the data module says of its files' content by a string ``fingerprint``; None where it says nothing.
+    """Returns the attribute ``fingerprint`` of a data module if it is a string, else None.
 
     Example:
-        >>> get_fingerprint(pl.LightningDataModule()) is None
-        True
+        >>> print(get_fingerprint(pl.LightningDataModule()))
+        None
     """
     fingerprint = getattr(data, "fingerprint", None)
     return fingerprint if isinstance(fingerprint, str) else None

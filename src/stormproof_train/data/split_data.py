@@ -1,4 +1,4 @@
-"""Data in three splits, each behind a loader; whatever a data set is, its batches are made here."""
+"""Base class of data modules with splits for training, validation and test."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SplitName = Literal["train", "validation", "test"]
 
 
 class SplitDataModule(pl.LightningDataModule):
-    """A data module that says in :meth:`load` and :meth:`load_test` what its splits are.
+    """Data module with resumable loaders. Subclasses define the splits in :meth:`load` and :meth:`load_test`.
 
     Args:
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        num_workers: loader processes of each rank, at least 0.
-        drop_last: leaves an epoch's last, smaller training batch out.
-        seed: fixes the split and the order of the training samples.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        num_workers: Loader processes per rank. Must be at least 0.
+        drop_last: If True, drops the last batch of an epoch if it is smaller.
+        seed: Seed of the split and of the order of the training samples.
 
     Attributes:
-        collate: makes a batch of a list of samples; None for torch's own way.
-        test_split_name: the split that is tested, in order.
+        collate: Combines a list of samples to a batch. None selects torch's default.
+        test_split_name: Split that is tested.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of range.
     """
 
     spec: DataSpec
@@ -43,9 +43,9 @@ class SplitDataModule(pl.LightningDataModule):
     def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; a batch needs at least 1 sample")
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers is {num_workers}; it must be at least 0")
+            raise ValueError(f"`num_workers` must be at least 0, got {num_workers}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.drop_last = drop_last
@@ -55,19 +55,19 @@ class SplitDataModule(pl.LightningDataModule):
         self._test: Any = None
 
     def load(self) -> tuple[Any, Any]:
-        """The training and the validation split, scaled by statistics of the training split alone."""
+        """Returns the training split and the validation split, scaled with statistics of the training split only."""
         raise NotImplementedError
 
     def load_test(self) -> Any:
-        """The test split, scaled in the same way; read once, when testing begins."""
+        """Returns the test split, scaled in the same way. Called once, when testing begins."""
         raise NotImplementedError
 
     def build_dataset(self, split: Any) -> Dataset:
-        """What a loader fetches the samples of a split from."""
+        """Returns the dataset of a split."""
         return split
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs, once."""
+        """Reads the splits of the stage once."""
         if stage == "test" and self.test_split_name == "test":
             if self._test is None:
                 self._test = self.load_test()
@@ -75,13 +75,13 @@ class SplitDataModule(pl.LightningDataModule):
             self._train, self._validation = self.load()
 
     def load_spec(self) -> DataSpec:
-        """Reads the training split, without a trainer; then the spec is complete."""
+        """Reads the training split without a trainer and returns the complete spec."""
         self.prepare_data()
         self.setup("fit")
         return self.spec
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
+        """Returns the shuffled loader. Its order depends only on the seed."""
         samples: Any = self.build_dataset(self._train)
         self.check_batch_size(batches_per_step=self.batch_size // self._micro_batch_size())
         return self._make_loader("training", samples, shuffle=True, drop_last=self.drop_last)
@@ -90,39 +90,39 @@ class SplitDataModule(pl.LightningDataModule):
         """Raises UserError if the batch of a rank exceeds the training split. Call :meth:`setup` first.
 
         Args:
-            batches_per_step: Batches that make an optimizer step, over all ranks.
+            batches_per_step: Batches per optimizer step, over all ranks.
         """
         samples: Any = self.build_dataset(self._train)
         if self.batch_size // batches_per_step > len(samples):
             raise UserError(
-                f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples: set "
-                f"data.batch_size={len(samples) * batches_per_step} or less"
+                f"data.batch_size={self.batch_size} exceeds the {len(samples)} training samples. Set "
+                f"data.batch_size={len(samples) * batches_per_step} or less."
             )
 
     def val_dataloader(self) -> ResumableLoader:
-        """The validation split, in order."""
+        """Returns the loader of the validation split, in order."""
         return self._make_loader("validation", self.build_dataset(self._validation))
 
     def test_dataloader(self) -> ResumableLoader:
-        """The split that is tested, in order."""
+        """Returns the loader of the tested split, in order."""
         return self._make_loader(self.test_split_name, self.build_dataset(self.get_split(self.test_split_name)))
 
     def get_split(self, name: SplitName) -> Any:
-        """Returns a split as :meth:`load` or :meth:`load_test` gave it, or None before :meth:`setup` has read it."""
+        """Returns a split from :meth:`load` or :meth:`load_test`, or None before :meth:`setup` has read it."""
         return {"train": self._train, "validation": self._validation, "test": self._test}[name]
 
     @property
     def num_validation_samples(self) -> int:
-        """How many samples there are to validate."""
+        """Number of validation samples."""
         samples: Any = self.build_dataset(self._validation)
         return len(samples)
 
     def evenly_spaced_loader(self, max_samples: int, max_batches: int) -> ResumableLoader:
-        """Training samples in order, spread evenly over the split: of all ranks equally many.
+        """Returns a loader of training samples in order, evenly spaced over the split, with equal numbers per rank.
 
         Args:
-            max_samples: samples of all ranks.
-            max_batches: of each rank, at most.
+            max_samples: Maximum number of samples over all ranks.
+            max_batches: Maximum number of batches per rank.
         """
         dataset: Any = self.build_dataset(self._train)
         world_size = self.trainer.world_size if self.trainer is not None else 1
@@ -135,20 +135,20 @@ class SplitDataModule(pl.LightningDataModule):
         return self._make_loader("training", Subset(dataset, indices))
 
     def _make_loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
-        """Each sample once a pass, however many ranks share it."""
+        """Returns a loader that yields each sample once per epoch, for any number of ranks."""
         world_size = self.trainer.world_size if self.trainer is not None else 1
         if len(samples) < world_size:
             raise UserError(
-                f"data: {world_size} ranks cannot share {pluralize(len(samples), f'{split} sample')}: take fewer, or "
-                f"more data"
+                f"data: {world_size} ranks cannot share {pluralize(len(samples), f'{split} sample')}. Use fewer ranks "
+                "or more data."
             )
         loader = DataLoader(
             samples,
             batch_size=self._micro_batch_size(),
             num_workers=self.num_workers,
             collate_fn=self.collate,
-            # Each loader draws its workers' seeds from a generator of its own: from the global one it would take a
-            # number an epoch without workers and one in all with persistent ones, and dropout would differ.
+            # Each loader draws the seeds of its workers from its own generator. With the global one, dropout would
+            # depend on the number of workers: one draw per epoch without workers, one in total with persistent ones.
             generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
@@ -162,8 +162,8 @@ class SplitDataModule(pl.LightningDataModule):
         world_size, accumulate_grad_batches = self.trainer.world_size, self.trainer.accumulate_grad_batches
         if self.batch_size % (world_size * accumulate_grad_batches):
             raise UserError(
-                f"data.batch_size={self.batch_size} is the batch of the whole job: {pluralize(world_size, 'rank')} x "
-                f"{pluralize(accumulate_grad_batches, 'accumulated batch')} (trainer.accumulate_grad_batches) cannot "
-                f"share it equally"
+                f"data.batch_size={self.batch_size} must be divisible by "
+                f"{pluralize(world_size, 'rank')} x {pluralize(accumulate_grad_batches, 'accumulated batch')} "
+                "(trainer.accumulate_grad_batches), because it is the batch of all ranks together."
             )
         return self.batch_size // (world_size * accumulate_grad_batches)

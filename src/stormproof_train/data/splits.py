@@ -1,4 +1,4 @@
-"""Training, validation and test: disjoint, stratified, fixed by a seed."""
+"""Creates disjoint, stratified and reproducible splits."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 
-def hold_out(
+def split_two_ways(
     count: int, fraction: float, seed: int, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits 0 … count-1 into (kept, held out), both sorted.
+    """Splits the indices 0 … count-1 into (remaining, held out), both sorted.
 
     Args:
-        count: samples.
-        fraction: share of them that is held out, in (0, 1).
-        seed: fixes the split.
-        classes: (count,) labels; the shares of the classes are then the same in both parts.
+        count: Number of samples.
+        fraction: Fraction of the samples that is held out, in (0, 1).
+        seed: Seed of the split.
+        classes: Labels ``(count,)`` for stratification. None for no stratification.
 
     Raises:
-        ValueError: if the fraction is outside (0, 1) or leaves a part, or a class in it, without samples.
+        ValueError: If the fraction is outside (0, 1), or a part gets no samples or misses a class.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"a fraction of {fraction} cannot be held out; it must be between 0 and 1")
+        raise ValueError(f"the held-out fraction must be between 0 and 1, got {fraction}.")
     size = max(1, round(count * fraction))
     min_size = 1 if classes is None else len(np.unique(classes))
     if min(size, count - size) < min_size:
+        condition = ", one of each class" if classes is not None else ""
         raise ValueError(
-            f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}; each part needs at "
-            f"least {min_size}{'' if classes is None else ', one of each class'}"
+            f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}, but each part needs "
+            f"at least {min_size}{condition}."
         )
     remaining_indices, held_out_indices = train_test_split(
         np.arange(count), test_size=size, random_state=seed, stratify=classes
@@ -42,32 +43,33 @@ def split_three_ways(
     seed: int,
     classes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits 0 … count-1 into (training, validation, test), each sorted.
+    """Splits the indices 0 … count-1 into (training, validation, test), each sorted.
 
     Args:
-        count: samples.
-        validation_fraction: share of all samples, above 0; None: no validation is held out of these.
-        test_fraction: share of all samples, above 0, the two together below 1; None: no test is held out of these.
-        seed: fixes the split.
-        classes: (count,) labels; the shares of the classes are then the same in all parts.
+        count: Number of samples.
+        validation_fraction: Fraction of all samples, above 0. None for an empty validation split.
+        test_fraction: Fraction of all samples, above 0. The sum of both fractions must be below 1. None for an empty
+            test split.
+        seed: Seed of the split.
+        classes: Labels ``(count,)`` for stratification. None for no stratification.
 
     Raises:
-        ValueError: if a fraction is out of its range or leaves a part, or a class in it, without samples.
+        ValueError: If a fraction is out of range, or a part gets no samples or misses a class.
     """
     fractions = [fraction for fraction in (validation_fraction, test_fraction) if fraction is not None]
-    if not (all(fraction > 0 for fraction in fractions) and sum(fractions) < 1):  # false for NaN, too
+    if not (all(fraction > 0 for fraction in fractions) and sum(fractions) < 1):  # also rejects NaN
         raise ValueError(
-            f"validation_fraction={validation_fraction} and test_fraction={test_fraction} must be above 0 and leave "
-            "something to train on"
+            "`validation_fraction` and `test_fraction` must be above 0 and have a sum below 1, got "
+            f"{validation_fraction} and {test_fraction}."
         )
     if count < 1 + len(fractions):
         raise ValueError(f"{count} samples cannot be divided into {1 + len(fractions)} splits")
     train, test, validation = np.arange(count), np.arange(0), np.arange(0)
     if test_fraction is not None:
-        train, test = hold_out(count, test_fraction, seed, classes)
+        train, test = split_two_ways(count, test_fraction, seed, classes)
     if validation_fraction is not None:
         fraction_of_rest = max(1, round(count * validation_fraction)) / len(train)
-        train_indices, held_out_indices = hold_out(
+        train_indices, held_out_indices = split_two_ways(
             len(train), fraction_of_rest, seed, None if classes is None else classes[train]
         )
         train, validation = train[train_indices], train[held_out_indices]

@@ -1,4 +1,4 @@
-"""Data of the example experiments."""
+"""Data sets of the example experiments."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def shipped(name: str) -> str:
-    """The path of a file that ships, wherever the package is installed.
+    """Returns the path of a file of this package.
 
     Args:
-        name: the file, ``deliveries.csv``.
+        name: Name of the file, such as ``deliveries.csv``.
 
     Example:
         >>> Path(shipped("deliveries.csv")).read_text().splitlines()[0]

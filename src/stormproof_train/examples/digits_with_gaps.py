@@ -1,4 +1,4 @@
-"""Digits of which some scans have a gap, which shows only when a batch fetches them."""
+"""Digits with missing pixels that occur only when a batch is fetched."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from stormproof_train.data.digits import Digits
 from stormproof_train.data.in_memory import BatchedTensorDataset, Split
 
 GAP_INTERVAL, GAP_ROW = 100, 3
-"""One scan of so many lacks this row of pixels."""
+"""One scan of 100 lacks this row of pixels."""
 
 
 class DigitsWithGaps(Digits):
-    """The digits, of which one scan in a hundred lacks a row of pixels: NaN, as in files that are read one by one.
+    """Digits data set in which one of 100 scans lacks a row of pixels (NaN), as with files that are read on demand.
 
-    The whole splits are looked at before training, and no gap is there yet: it is made when a scan is fetched.
+    The splits are valid when they are checked before training, because a gap is created when a scan is fetched.
 
     Args:
-        fill_gaps: puts the mean of all training pixels there, which is 0, instead of NaN.
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        seed: fixes the split and the order of the training samples.
+        fill_gaps: If True, fills gaps with 0, the mean of all training pixels, instead of NaN.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        seed: Seed of the split and of the order of the training samples.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, fill_gaps: bool = False, batch_size: int = 64, seed: int = 0) -> None:
@@ -31,7 +31,7 @@ class DigitsWithGaps(Digits):
         self.fill_gaps = fill_gaps
 
     def build_dataset(self, split: Split) -> BatchedTensorDataset:
-        """The tensors, a batch at a time, with the gaps."""
+        """Wraps the tensors in a batched dataset with gaps."""
         return _GappedDataset(split, 0.0 if self.fill_gaps else math.nan)
 
 
@@ -47,5 +47,5 @@ class _GappedDataset(BatchedTensorDataset):
     def __getitems__(self, indices: Sequence[int]) -> Split:
         inputs, targets = super().__getitems__(indices)
         gap_positions = [position for position, index in enumerate(indices) if index % GAP_INTERVAL == GAP_INTERVAL - 1]
-        inputs[gap_positions, :, GAP_ROW] = self._gap  # a copy: the split stays whole
+        inputs[gap_positions, :, GAP_ROW] = self._gap  # `inputs` is a copy, so the split is unchanged
         return inputs, targets

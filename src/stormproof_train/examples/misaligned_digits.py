@@ -1,4 +1,4 @@
-"""Digits whose labels are those of other scans, as two lists that were sorted in two ways make them."""
+"""Digits with the labels of other scans, as from two lists in different order."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from stormproof_train.data.digits import Digits
 
 
 class MisalignedDigits(Digits):
-    """The digits, joined from two lists by place: of scans by the name of their file, and of labels by number.
+    """Digits data set whose scans and labels are joined by position, but sorted by file name and by number.
 
-    As text, ``10.png`` comes before ``2.png``: nearly every scan, in every split, has the label of another one.
+    As text, ``10.png`` precedes ``2.png``, so nearly every scan in every split has the label of another one.
 
     Args:
-        sorted_as: how the names of the files are sorted; as a ``number``, each scan has its own label.
-        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
-        seed: fixes the split and the order of the training samples.
+        sorted_as: Order of the file names. With ``number``, each scan has its own label.
+        batch_size: Samples per optimizer step, over all ranks and accumulated batches. Must be at least 1.
+        seed: Seed of the split and of the order of the training samples.
 
     Raises:
-        ValueError: if ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, sorted_as: Literal["text", "number"] = "text", batch_size: int = 64, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Weights that keep the size of the signal, whatever the activation."""
+"""Initialization that keeps the signal variance for any activation."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from stormproof_train.initialization.layers import draw_normal
 
 
 def auto(network: nn.Module, activation: Activation | None, input_shape: Sequence[int]) -> None:
-    r"""Draws weights that keep the size of the signal from layer to layer, whatever the activation.
+    r"""Draws normal weights with a gain that keeps the mean square of the signal from layer to layer.
 
-    A layer that an activation :math:`\phi` feeds gets
+    A layer whose input comes from an activation :math:`\phi` gets
 
     .. math:: W_{ij} \sim N(0, g^2 / n), \quad g = E[\phi(z)^2]^{-1/2}, \; z \sim N(0, 1), \quad b_i = 0
 
-    with :math:`n` its fan-in (input features, or input channels of a group times the size of the kernel). Then, in a
-    wide network, its outputs have mean square 1 if those of the layer before have. A layer that no activation feeds
-    has g = 1: the first, whose data should have mean square 1, and any that gets another layer's output.
-    g is measured (``mean_square``), for any activation and with its arguments; for ReLU it is the square root of 2.
-    It keeps the signal and not the gradient, which changes by :math:`g E[\phi'(z)^2]^{1/2}` a layer: 0.391 for sigmoid.
-    And where deviations from 1 grow with each layer, a deep network's signal still drifts off: slowly for SiLU, at once
-    for squared ReLU and gated units, whose output is of the second degree. From four layers on these need a norm.
+    where :math:`n` is the fan-in: input features, or input channels per group times the kernel size. In a wide network
+    the outputs of the layer then have mean square 1 if those of the previous layer have. A layer whose input is the
+    data or the output of another layer has g = 1. The data should have mean square 1.
 
-    A norm behind a layer undoes its scale, and does no harm. Left as they are: layers that a pass does not reach,
-    frozen weights, weights that are computed from others, layers of other kinds, and the whole of a network that takes
-    no activation, since it may bring weights of its own.
+    g is measured on the activation with its arguments (see ``mean_square``), so custom activations work too. For ReLU
+    it is the square root of 2. The gradient is not kept: it changes by a factor of :math:`g E[\phi'(z)^2]^{1/2}` per
+    layer, which is 0.391 for sigmoid. The signal of a deep network still drifts if deviations from 1 grow with each
+    layer. The drift is slow for SiLU and fast for squared ReLU and gated units, whose outputs are quadratic. Networks
+    with these need a norm from four layers on. Norm layers undo the scale of a layer, which does no harm.
+
+    The following keep their weights: layers that a forward pass does not reach, frozen weights, weights that are
+    computed from other parameters, and layers of other types. A network without an activation factory is not changed,
+    because it may have its own initialization.
 
     Args:
-        network: maps (N, \*input_shape) to a tensor.
-        activation: the factory with which it was built; None where it takes none.
-        input_shape: the shape of one sample.
+        network: Maps ``(batch, *input_shape)`` to a tensor.
+        activation: Factory that the network was built with, or None if the network does not use one.
+        input_shape: Shape of one sample.
 
     Raises:
-        UserError: if :math:`E[\phi(z)^2]` is 0 or not finite.
+        UserError: If :math:`E[\phi(z)^2]` is 0 or not finite.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(500, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 99))
@@ -45,9 +47,9 @@ def auto(network: nn.Module, activation: Activation | None, input_shape: Sequenc
         [1.0, 2.0, 2.0]
 
     References:
-        He et al., Delving deep into rectifiers, 2015, section 2.2, for ReLU; Poole et al., Exponential expressivity in
-        deep neural networks through transient chaos, 2016, and Schoenholz et al., Deep information propagation, 2017,
-        for any activation.
+        He et al., Delving deep into rectifiers, 2015, section 2.2, for ReLU.
+        Poole et al., Exponential expressivity in deep neural networks through transient chaos, 2016, and Schoenholz et
+        al., Deep information propagation, 2017, for any activation.
     """
     if activation is None:
         return

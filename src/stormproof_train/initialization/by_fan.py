@@ -1,4 +1,4 @@
-"""Weights scaled by the number of a layer's inputs and outputs alone, whatever the activation."""
+"""Initializations that depend only on the fan-in and fan-out of a layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from stormproof_train.initialization.layers import draw_bias, fan_in, fan_out, l
 
 
 def torch_default() -> None:
-    """Leaves what torch's layers do by themselves.
+    """Keeps torch's default initialization.
 
-    For linear layers and convolutions weights and biases are uniform in ±1/sqrt(fan_in), whatever the activation: a
-    variance of 1 / (3 fan_in), so that ReLU's signal loses five sixths of its mean square in each layer.
+    Weights and biases of linear layers and convolutions are uniform in ±1/sqrt(fan_in) for any activation. The variance
+    is 1 / (3 fan_in), so each layer of a ReLU network reduces the mean square of the signal to one sixth.
+
+    Example:
+        >>> torch_default()
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Linear.html
     """
 
 
@@ -23,13 +29,14 @@ def kaiming(
     mode: Literal["fan_in", "fan_out"] = "fan_in",
     distribution: Literal["normal", "uniform"] = "normal",
 ) -> None:
-    r"""He's initialization: weights of variance :math:`2 / n`, biases 0.
+    """Draws weights with variance :math:`2 / n` (He initialization) and sets biases to 0.
 
-    It keeps the signal of a ReLU network. The first layer, which no ReLU feeds, doubles it.
+    It keeps the signal of a ReLU network. The first layer doubles its mean square, because its input is not rectified.
 
     Args:
-        network: its linear layers and convolutions are drawn; what is frozen, or computed from others, stays.
-        mode: n is a layer's ``fan_in``, which keeps the signal, or its ``fan_out``, which keeps the gradient.
+        network: Network whose linear layers and convolutions are initialized. Frozen weights, and weights computed from
+            other parameters, are kept.
+        mode: ``fan_in`` keeps the signal, ``fan_out`` keeps the gradient.
         distribution: ``normal`` or ``uniform``.
 
     Example:
@@ -48,17 +55,18 @@ def kaiming(
 
 
 def xavier(network: nn.Module, gain: float = 1.0, distribution: Literal["uniform", "normal"] = "uniform") -> None:
-    r"""Glorot's initialization: weights of variance :math:`2 g^2 / (n_{in} + n_{out})`, biases 0.
+    """Draws weights with variance :math:`2 g^2 / (n_{in} + n_{out})` (Glorot initialization) and sets biases to 0.
 
-    A compromise between keeping the signal and keeping the gradient where the activation is near the identity.
+    It balances keeping the signal and keeping the gradient for activations near the identity.
 
     Args:
-        network: its linear layers and convolutions are drawn; what is frozen, or computed from others, stays.
-        gain: g, above 0.
+        network: Network whose linear layers and convolutions are initialized. Frozen weights, and weights computed from
+            other parameters, are kept.
+        gain: The gain g. Must be above 0.
         distribution: ``uniform`` or ``normal``.
 
     Raises:
-        ValueError: if ``gain`` is not above 0.
+        ValueError: If ``gain`` is not above 0.
 
     Example:
         >>> layer = nn.Linear(600, 1000)
@@ -70,7 +78,7 @@ def xavier(network: nn.Module, gain: float = 1.0, distribution: Literal["uniform
         Glorot & Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010, section 4.2.1.
     """
     if not 0 < gain < math.inf:
-        raise ValueError(f"gain is {gain}; it must be above 0")
+        raise ValueError(f"`gain` must be finite and above 0, got {gain}.")
     for layer, weight in layers_with_weights(network):
         _draw(weight, 2 * gain**2 / (fan_in(layer) + fan_out(layer)), distribution)
         draw_bias(layer)

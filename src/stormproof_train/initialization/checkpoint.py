@@ -1,4 +1,4 @@
-"""Weights that are there already."""
+"""Initialization from the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from stormproof.checkpoint.verification import find_load_problem
 from stormproof_train.errors import UserError, first_line
 
 NETWORK_PREFIX = "network."
-"""Before the names of a network's own weights in a checkpoint of a run."""
+"""Prefix of the names of network weights in the checkpoint of a run."""
 
 
 def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) -> None:
-    """Takes the weights of a checkpoint, all of them: training goes on from there as a new run.
+    """Loads all network weights from a checkpoint to start a new run with them.
 
     Args:
-        network: takes them.
-        path: a checkpoint of a run, or a file of one network's ``state_dict``; loaded with ``weights_only=True``.
-        sha256: of what the file holds, in hexadecimal; then it counts, and not where the file lies. None: whatever.
+        network: Network to initialize.
+        path: Checkpoint of a run, or a file with the ``state_dict`` of one network. Loaded with ``weights_only=True``.
+        sha256: Expected SHA-256 of the file in hexadecimal. The identity of the run then depends on this hash and not
+            on the path. Not checked if None.
 
     Raises:
-        UserError: if there is no such file, or it holds something else, or its weights are not those of this network.
+        UserError: If the file does not exist, its content is not a checkpoint or has another hash, or the weights do
+            not fit the network.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -36,6 +38,9 @@ def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) ->
         >>> from_checkpoint(other, path)
         >>> bool((other.weight == trained.weight).all())
         True
+
+    References:
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.load_state_dict
     """
     weights = extract_network_weights(read_checkpoint(Path(path), sha256))
     try:
@@ -43,45 +48,44 @@ def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) ->
     except RuntimeError as error:
         mismatch_lines = str(error).strip().splitlines()[1:2] or [first_line(error)]
         raise UserError(
-            f"{path} holds the weights of another network than {type(network).__name__} as it is here: "
-            f"{mismatch_lines[0].strip()}"
+            f"the weights in {path} do not fit this {type(network).__name__}: {mismatch_lines[0].strip()}"
         ) from error
 
 
 def compute_digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Returns the SHA-256 of the content of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """What a file holds; nothing in it is executed.
+    """Returns the content of a checkpoint without executing code from it.
 
     Args:
-        path: of the file.
-        sha256: of its content; None: whatever it is.
+        path: Path of the file.
+        sha256: Expected SHA-256 of the content in hexadecimal. Not checked if None.
 
     Raises:
-        UserError: if there is none, or torch does not load it so, or its content is another.
+        UserError: If the file does not exist, cannot be loaded with ``weights_only=True``, or has another hash.
     """
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        raise UserError(f"checkpoint {path} does not exist")
     problem = find_load_problem(path)
     if problem is not None:
-        raise UserError(f"{path} is damaged, or no checkpoint: {problem}")
+        raise UserError(f"{path} is damaged or not a checkpoint: {problem}")
     if sha256 is not None and compute_digest(path) != sha256:
-        raise UserError(f"{path} is another file than it was: its content does not have the SHA-256 {sha256}")
+        raise UserError(f"{path} was replaced or changed: its content does not have the SHA-256 {sha256}")
     content: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds {type(content).__name__}, and no weights by name")
+        raise UserError(f"{path} contains {type(content).__name__}, expected weights by name")
     return dict(content)
 
 
 def extract_network_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's weights, by their names in it.
+    """Returns the weights of the network by their names in the network.
 
     Args:
-        content: of a checkpoint of a run, or a network's ``state_dict`` itself.
+        content: Content of a checkpoint of a run, or the ``state_dict`` of a network.
     """
     state: Mapping[str, Any] = content.get("state_dict", content)
     task_weights = {

@@ -1,4 +1,4 @@
-"""The gain that keeps the size of a signal, for each layer of a network."""
+"""Computes the gain of each layer that keeps the mean square of the signal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from stormproof_train.initialization.mean_square import mean_square
 
 
 def compute_gains(network: nn.Module, activation: Activation, input_shape: Sequence[int]) -> dict[Layer, float]:
-    r"""For each layer that a pass reaches, :math:`E[\phi(z)^2]^{-1/2}` of what feeds it; 1 where no activation does.
+    r"""Returns :math:`E[\phi(z)^2]^{-1/2}` of the activation before each layer, or 1 for layers without one.
 
     Args:
-        network: maps (N, \*input_shape) to a tensor; stays as it is.
-        activation: the factory with which it was built.
-        input_shape: the shape of one sample.
+        network: Maps ``(batch, *input_shape)`` to a tensor. It is not changed.
+        activation: Factory that the network was built with.
+        input_shape: Shape of one sample.
+
+    Returns:
+        Gains of the layers that a forward pass reaches.
 
     Raises:
-        UserError: if :math:`E[\phi(z)^2]` is 0 or not finite.
+        UserError: If :math:`E[\phi(z)^2]` is 0 or not finite.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -35,8 +38,8 @@ def compute_gains(network: nn.Module, activation: Activation, input_shape: Seque
 
 
 def activation_class(activation: Activation) -> type[nn.Module]:
-    """The class of what a factory makes; nothing is drawn from the process's generators."""
-    with torch.random.fork_rng(devices=[]):  # it may have parameters to draw
+    """Returns the class of the modules of a factory. The global random generator keeps its state."""
+    with torch.random.fork_rng(devices=[]):  # the activation may draw parameters
         return type(activation())
 
 

@@ -1,4 +1,4 @@
-"""Which activation feeds which layer of a network, found by running it."""
+"""Finds the activations that feed each layer by running the network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stormproof_train.models.dry_run import dry_run
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """The layers of a network that a pass reaches, and what they get.
+    """Layers of a network that a forward pass reaches, and their inputs.
 
     Attributes:
-        activations_by_layer: each layer, in the order of their calls, with the activations whose output reaches it with
-            no other layer between; none where it gets the data, or another layer's output.
-        input_shapes: the shape of one sample of each activation's input.
+        activations_by_layer: Activations that feed each layer without another layer in between, in the order of the
+            layer calls. Empty if the input is the data or the output of another layer.
+        input_shapes: Shape of one sample of the input of each activation.
     """
 
     activations_by_layer: dict[Layer, list[nn.Module]]
@@ -29,15 +29,15 @@ class LayerInputs:
 
 
 def trace_layer_inputs(network: nn.Module, activation: type[nn.Module], input_shape: Sequence[int]) -> LayerInputs:
-    r"""Follows two all-zero samples through a network, by the graph that autograd keeps.
+    """Traces two all-zero samples through a network, using the autograd graph.
 
-    Norms, pools, dropout, reshapes and sums are looked through, so that a layer in a residual branch finds the
-    activation that its input comes from.
+    Norm layers, pooling, dropout, reshapes and sums are skipped, so a layer in a residual branch is matched to the
+    activation before them.
 
     Args:
-        network: maps (N, \*input_shape) to a tensor; stays as it is.
-        activation: the class of the modules that count as activations.
-        input_shape: the shape of one sample.
+        network: Maps ``(batch, *input_shape)`` to a tensor. It is not changed.
+        activation: Class of the modules that count as activations.
+        input_shape: Shape of one sample.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
@@ -58,7 +58,7 @@ def trace_layer_inputs(network: nn.Module, activation: type[nn.Module], input_sh
         input_shapes[module] = tuple(_first_input(args, kwargs).shape[1:])
 
     def record_module(module: nn.Module, _: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        with torch.enable_grad():  # the graph begins anew here, also behind what keeps none
+        with torch.enable_grad():  # starts a new graph here, even if the module runs without gradients
             fresh_output = output.detach().requires_grad_().clone()
         assert fresh_output.grad_fn is not None
         module_by_node[fresh_output.grad_fn] = module
@@ -83,8 +83,8 @@ def trace_layer_inputs(network: nn.Module, activation: type[nn.Module], input_sh
 
 
 def _find_sources(tensor: torch.Tensor, module_by_node: dict[Node, nn.Module]) -> list[nn.Module]:
-    """The makers of what a tensor was computed from."""
-    visited: dict[Node, None] = {}  # a set that keeps its order
+    """Returns the modules whose outputs a tensor was computed from."""
+    visited: dict[Node, None] = {}  # an ordered set
     stack = [tensor.grad_fn]
     while stack:
         node = stack.pop()

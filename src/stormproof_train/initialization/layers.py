@@ -1,4 +1,4 @@
-"""The layers whose weights are drawn, and how they are set."""
+"""Layers with weights to initialize, and functions that draw their weights and biases."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from torch import nn
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-"""The layers that have weights to be scaled."""
+"""Layers whose weights are initialized."""
 
 
 def layers_with_weights(network: nn.Module) -> Iterator[tuple[Layer, nn.Parameter]]:
-    """Those whose weights are to be trained, and not computed from others as weight norm does, with them."""
+    """Yields layers with a trainable weight that is not computed from other parameters, as weight norm does."""
     for module in network.modules():
         if isinstance(module, Layer):
             weight = trainable_weight(module)
@@ -21,24 +21,24 @@ def layers_with_weights(network: nn.Module) -> Iterator[tuple[Layer, nn.Paramete
 
 
 def trainable_weight(layer: Layer) -> nn.Parameter | None:
-    """A layer's own trainable weight."""
+    """Returns the weight of a layer, or None if it is frozen or computed from other parameters."""
     weight = dict(layer.named_parameters(recurse=False)).get("weight")
     return weight if weight is not None and weight.requires_grad else None
 
 
 def fan_in(layer: Layer) -> int:
-    """The inputs of one output: features, or channels of a group times the size of the kernel."""
+    """Returns the number of inputs per output: features, or channels per group times the kernel size."""
     return layer.weight[0].numel()
 
 
 def fan_out(layer: Layer) -> int:
-    """The outputs that one input goes to: features, or channels of a group times the size of the kernel."""
+    """Returns the number of outputs per input: features, or channels per group times the kernel size."""
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     return len(layer.weight) // groups * layer.weight[0, 0].numel()
 
 
 def draw_normal(layer: Layer, weight_variance: float, bias_variance: float = 0.0) -> None:
-    """Draws a layer's weights with a variance of so much over the fan-in, and its biases; what is frozen stays."""
+    """Draws trainable weights with variance ``weight_variance`` / fan-in, and biases with ``bias_variance``."""
     weight = trainable_weight(layer)
     if weight is not None:
         nn.init.normal_(weight, std=math.sqrt(weight_variance / fan_in(layer)))
@@ -46,7 +46,7 @@ def draw_normal(layer: Layer, weight_variance: float, bias_variance: float = 0.0
 
 
 def draw_bias(layer: Layer, variance: float = 0.0) -> None:
-    """Draws a layer's biases with mean 0, or sets them to it; what is frozen stays."""
+    """Draws trainable biases with mean 0, or sets them to 0 if ``variance`` is 0."""
     if layer.bias is None or not layer.bias.requires_grad:
         return
     if variance:

@@ -1,4 +1,4 @@
-"""Weights scaled until each layer's outputs have variance 1 on real data."""
+"""Layer-sequential unit-variance initialization on real data."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from stormproof_train.models.dry_run import dry_run
 
 
 def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
-    r"""Layer-sequential unit variance: orthogonal weights, each layer's divided by the deviation of its outputs.
+    r"""Draws orthogonal weights and divides those of each layer by the standard deviation of its outputs.
 
     .. math:: W_l \leftarrow W_l / \operatorname{std}(W_l h_{l-1})
 
-    over all outputs of the layer for a batch of real inputs, one layer after the other, each behind those that are
-    scaled already. Biases are 0, so one division is exact, where the paper repeats it until it is. It takes any
-    activation, and any norm or sum between layers, as it is.
+    The standard deviation is over all outputs of the layer for a batch of real inputs. Layers are scaled in the order
+    of the forward pass. Biases are 0, so one division is exact, where the paper iterates. The method works with any
+    activation, norm layer and sum.
 
     Args:
-        network: maps ``inputs`` to a tensor; what is frozen, or computed from others, stays.
-        inputs: (N, …), a batch of the training data.
+        network: Maps ``inputs`` to a tensor. Frozen weights, and weights computed from other parameters, are kept.
+        inputs: A batch of the training data, ``(batch, …)``.
 
     Raises:
-        UserError: if an input is not finite, or the outputs of a layer are all alike, or not finite.
+        UserError: If an input is not finite, or the outputs of a layer are constant or not finite.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(6, 50), nn.Sigmoid(), nn.Linear(50, 50), nn.Sigmoid(), nn.Linear(50, 3))
@@ -42,8 +42,8 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
     """
     if not inputs.isfinite().all():
         raise UserError(
-            "initialization: the first training batch has inputs that are not finite, and lsuv scales weights by it: "
-            "mend the data"
+            "initialization: lsuv scales weights by the first training batch, which contains inputs that are not "
+            "finite. Correct the data."
         )
     orthogonal(network, None, inputs.shape[1:])
     names = {module: name for name, module in network.named_modules()}
@@ -57,9 +57,8 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
         if not 0 < deviation < torch.inf:
             layer_name = names[layer] or type(layer).__name__
             raise UserError(
-                f"initialization: the outputs of {layer_name} have the standard deviation {deviation.item():.3g} on "
-                f"the "
-                "first batch, and lsuv divides by it: choose another activation, or initialization=auto"
+                f"initialization: lsuv divides by the standard deviation of the outputs of {layer_name} on the first "
+                f"batch, which is {deviation.item():.3g}. Choose another activation, or initialization=auto."
             )
         weight.div_(deviation)
         return output / deviation

@@ -1,4 +1,4 @@
-"""What an activation leaves of a standard normal signal, measured from the activation itself."""
+"""Measures the mean square of an activation's output for standard normal input."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from stormproof_train.errors import UserError, first_line
 from stormproof_train.initialization.quadrature import normal_grid
 
 MIN_BATCH_ELEMENTS = 2**20
-"""Elements at least of the batch on which an activation is measured that is not elementwise: good to about 0.3%."""
+"""Minimum elements of the batch for activations that are not elementwise. Accurate to about 0.3%."""
 MIN_PROBE_ELEMENTS = 2**10
-"""Elements at least of the batches that tell whether it is."""
+"""Minimum elements of the batches that show if an activation is elementwise."""
 MIN_SAMPLES = 4
-"""Samples of a batch at least, however large one is."""
+"""Minimum samples in a batch, for large samples."""
 
 
 def mean_square(activation: nn.Module, shape: Sequence[int] = (8,)) -> float:
-    r"""The mean square of an activation's output where its input is standard normal.
+    r"""Returns the mean square of an activation's output for standard normal input.
 
     .. math:: E[\phi(z)^2] = \int \phi(z)^2 \, e^{-z^2/2} / \sqrt{2\pi} \, dz
 
-    in float64, by the trapezoidal rule where the activation is elementwise. One that is not, such as softmax, is
-    measured on a batch from a generator of this function's own. Nothing is drawn from the process's generators.
+    Elementwise activations are integrated in float64 with the trapezoidal rule. Other activations, such as softmax, are
+    measured on a batch from a local generator. The global random generator keeps its state.
 
     Args:
-        activation: measured in evaluation mode, on a copy; stays as it is.
-        shape: of one sample of its input, without the batch dimension; counts where it is not elementwise, or has
-            parameters for each unit.
+        activation: Activation. A copy of it is measured in evaluation mode.
+        shape: Shape of one sample of its input, without the batch dimension. It matters if the activation is not
+            elementwise or has parameters per unit.
 
     Raises:
-        UserError: if the mean square is 0 or not finite, or the activation does not compute in float64.
+        UserError: If the mean square is 0 or not finite, or the activation does not support float64.
 
     Example:
         >>> round(mean_square(nn.ReLU()), 6)
@@ -51,26 +51,25 @@ def mean_square(activation: nn.Module, shape: Sequence[int] = (8,)) -> float:
             value = _integrate_on_grid(phi, shape) if is_elementwise(phi, shape) else _estimate_on_batch(phi, shape)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"initialization: {_describe(activation)} cannot be measured in float64 ({first_line(error)}): set "
-            "initialization=torch"
+            f"initialization: {_describe(activation)} cannot be measured in float64 ({first_line(error)}). Set "
+            "initialization=torch."
         ) from error
     if not math.isfinite(value) or value <= 0:
         raise UserError(
-            f"initialization: the mean square of {_describe(activation)} over standard normal input is {value}, and "
-            f"auto "
-            "scales weights by its inverse root: choose another activation, or initialization=torch"
+            f"initialization: auto scales weights by the mean square of {_describe(activation)} for standard normal "
+            f"input, which is {value}. Choose another activation, or initialization=torch."
         )
     return value
 
 
 def is_elementwise(activation: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether each output depends on the input at its own place alone, and all places are treated alike.
+    """Returns True if each output depends only on the input at the same position, in the same way everywhere.
 
-    Tried out: values that move to other places, into other company, have to keep their outputs.
+    The test moves values to other positions among other values and compares their outputs.
 
     Args:
-        activation: takes float64.
-        shape: of one sample of its input.
+        activation: Activation that supports float64.
+        shape: Shape of one sample of its input.
 
     Example:
         >>> is_elementwise(nn.Tanh(), (8,)), is_elementwise(nn.Softmax(dim=1), (8,))

@@ -1,4 +1,4 @@
-"""Orthogonal weights."""
+"""Orthogonal initialization."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ def orthogonal(
     input_shape: Sequence[int],
     gain: float | None = None,
 ) -> None:
-    r"""Draws matrices with orthogonal rows, or columns where there are fewer of them; biases are 0.
+    """Draws matrices with orthogonal rows, or columns if there are fewer columns, and sets biases to 0.
 
-    The norm of each unit's weights is the gain, so that the mean square of the outputs is that of ``auto``. A linear
-    network with a gain of 1 then keeps every direction of its input, and trains as fast at any depth. A convolution's
-    weights count as a matrix (channels, fan-in).
+    The norm of the weights of each unit is the gain, so the mean square of the outputs is the same as with ``auto``. A
+    linear network with gain 1 keeps all directions of its input and trains equally fast at any depth. The weights of a
+    convolution are treated as a matrix ``(channels, fan-in)``.
 
     Args:
-        network: maps (N, \*input_shape) to a tensor; what is frozen, or computed from others, stays.
-        activation: the factory with which it was built; None where it takes none, and the gain is 1.
-        input_shape: the shape of one sample.
-        gain: the norm of a unit's weights, for every layer; by default measured for the activation that feeds a layer.
+        network: Maps ``(batch, *input_shape)`` to a tensor. Frozen weights, and weights computed from other parameters,
+            are kept.
+        activation: Factory that the network was built with. If None, the gain is 1.
+        input_shape: Shape of one sample.
+        gain: Norm of the weights of a unit, for all layers. Must be above 0. By default it is measured for the
+            activation that feeds the layer.
 
     Raises:
-        ValueError: if ``gain`` is not above 0.
-        UserError: if the mean square of the activation over standard normal input is 0 or not finite.
+        ValueError: If ``gain`` is not above 0.
+        UserError: If the mean square of the activation for standard normal input is 0 or not finite.
 
     Example:
         >>> import torch
@@ -45,7 +47,7 @@ def orthogonal(
         networks, 2014, section 3.
     """
     if gain is not None and not gain > 0:
-        raise ValueError(f"gain is {gain}; it must be above 0")
+        raise ValueError(f"`gain` must be above 0, got {gain}.")
     layer_gains = compute_gains(network, activation, input_shape) if activation is not None and gain is None else {}
     for layer, weight in layers_with_weights(network):
         rows, columns = len(weight), fan_in(layer)

@@ -1,4 +1,4 @@
-"""A grid for means over a normal distribution."""
+"""Quadrature for means over a normal distribution."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Sequence
 import torch
 
 MIN_POINTS = 2**16
-"""Points of the grid at least; a jump of the activation costs the trapezoidal rule up to 1e-4, a kink much less."""
+"""Minimum number of grid points. A jump of the activation causes an error of up to 1e-4, a kink much less."""
 GRID_LIMIT = 10.0
-"""The grid goes this many standard deviations to either side: beyond them lie 1.5e-23 of the mass."""
+"""Limit of the grid in standard deviations. The mass outside of it is 1.5e-23."""
 
 
 def normal_grid(shape: Sequence[int], points: int = MIN_POINTS) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Points z and their weights w, such that :math:`E[f(z)] \approx \sum w f(z)` for standard normal z.
+    r"""Returns points z and weights w with :math:`E[f(z)] \approx \sum w f(z)` for standard normal z.
 
-    The trapezoidal rule, which converges exponentially for smooth f.
+    Uses the trapezoidal rule, which converges exponentially for smooth f.
 
     Args:
-        shape: of one sample; as many samples are laid out as hold the points.
-        points: at least so many.
+        shape: Shape of one sample. The number of samples is chosen so that there are enough points.
+        points: Minimum number of points.
 
     Returns:
-        Both (samples, \*shape), in float64.
+        Points and weights, both ``(samples, *shape)`` in float64.
 
     Example:
         >>> z, weights = normal_grid((8,))

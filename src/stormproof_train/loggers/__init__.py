@@ -1,4 +1,4 @@
-"""Factories of the loggers."""
+"""Factories of loggers."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from stormproof_train.run.git_state import read_git_state
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
-"""W&B's own server, as older and as newer clients call it."""
+"""Hosts of the W&B cloud in older and newer clients."""
 INIT_TIMEOUT_SECONDS = 20.0
-"""How long W&B may take to answer before the run goes on without it."""
+"""Maximum time that W&B may take to respond before the run continues offline."""
 FINISH_TIMEOUT_SECONDS = 300.0
-"""How long a run that has ended waits for W&B to take the rest."""
+"""Maximum time that a finished run waits for the upload to W&B."""
 
 
 def none(folder: Path) -> None:
-    """No logger."""
+    """Selects no logger."""
 
 
 def tensorboard_logger(folder: Path, resume_step: int = 0) -> Logger:
-    """TensorBoard event files in ``<folder>/tensorboard``.
+    """Returns a logger for TensorBoard event files in ``<folder>/tensorboard``.
 
     Args:
-        folder: the run folder.
-        resume_step: the step that training goes on from; what earlier attempts logged from there on is not shown.
+        folder: Folder of the run.
+        resume_step: Step from which training resumes. TensorBoard hides what earlier attempts logged after it.
 
     Raises:
-        UserError: if TensorBoard is not installed.
+        UserError: If TensorBoard is not installed.
     """
     if find_spec("tensorboard") is None:
-        raise UserError(f"logger=tensorboard needs TensorBoard: {install_command('tensorboard')}")
+        raise UserError(f"logger=tensorboard needs TensorBoard. Run: {install_command('tensorboard')}")
     from pytorch_lightning.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return TensorBoardLogger(save_dir=folder, name="", version="tensorboard", purge_step=resume_step or None)
@@ -66,48 +66,49 @@ def wandb_logger(
     mode: Literal["auto", "online", "offline"] = "auto",
     checkpoints: int = 0,
 ) -> Logger:
-    """A Weights & Biases run, its files in ``<folder>/wandb``.
+    """Returns a logger for a Weights & Biases run with its files in ``<folder>/wandb``.
 
-    W&B is not told the words of the command, the environment, the repository's address or what is not committed in it,
-    which may hold secrets: the run's config says what was run, of which commit, and whether that had been changed.
+    The command line, the environment, the address of the repository and uncommitted changes are not sent to W&B,
+    because they may contain secrets. The config of the W&B run contains the settings, the commit, and whether it was
+    modified.
 
     Args:
-        folder: the run folder.
-        settings: every effective argument; becomes the run's config.
-        name: the run's name on the dashboard.
-        run_id: of the W&B run; None for a new one. A run that is there goes on.
-        resume_step: the step that training goes on from.
-        project: the W&B project.
-        entity: the W&B team or user; None for the account's default.
-        group: joins runs on the dashboard.
-        job_type: what kind of run it is, within a group.
-        tags: labels of the run.
-        mode: ``online`` uploads, ``offline`` keeps the run in the folder; ``auto`` is what ``WANDB_MODE`` says, else
-            online where there is an API key and the server answers, else offline. Nothing is ever asked.
-        checkpoints: how many of the run's checkpoints to keep there: the best, or the newest where no metric decides;
-            at most those that the run itself keeps. They are uploaded when it has finished.
+        folder: Folder of the run.
+        settings: All effective arguments. They become the config of the W&B run.
+        name: Name of the run on the dashboard.
+        run_id: ID of the W&B run. An existing run is resumed. None for a new run.
+        resume_step: Step from which training resumes.
+        project: W&B project.
+        entity: W&B team or user. None for the account's default.
+        group: Group of runs on the dashboard.
+        job_type: Kind of the run within a group.
+        tags: Tags of the run.
+        mode: ``online`` uploads the run, ``offline`` saves it in the folder. ``auto`` uses ``WANDB_MODE`` if set, else
+            online if there is an API key and the server responds, else offline. There are no prompts.
+        checkpoints: Maximum number of checkpoints to upload when the run has finished: the best, or the newest without
+            a monitored metric. Only checkpoints that the run keeps are uploaded. Must be at least 0.
 
     Raises:
-        UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer; or if
+        UserError: If the mode is online and there is no API key, the mode is set and the server does not respond, or
             ``checkpoints`` is below 0.
     """
     if checkpoints < 0:
-        raise UserError(f"logger.checkpoints={checkpoints}: it counts checkpoints, from 0")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which has no setting, and is read when wandb is imported
-    import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
+        raise UserError(f"logger.checkpoints must be at least 0, got {checkpoints}")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported, and not a setting
+    import wandb  # noqa: PLC0415 (takes half a second, and only this logger needs it)
 
     from stormproof_train.loggers.wandb_history import WandbHistory, last_offline_step  # noqa: PLC0415 (they need wandb)
 
     resolved_mode = _resolve_mode(mode)
     if not is_rank_zero():
-        return WandbHistory(None)  # Lightning lets it speak on rank 0 alone
+        return WandbHistory(None)  # Lightning logs on rank 0 only
     offline_step = -1 if run_id is None else last_offline_step(folder, run_id)
     state = read_git_state()
     git_config = {} if state is None else {"git": asdict(state)}
 
     def start(mode: Any) -> wandb.Run:
         with signals_blocked_in_children():
-            wandb.setup(wandb.Settings(silent=True))  # starts its service, which ends when this process does
+            wandb.setup(wandb.Settings(silent=True))  # starts its service, which ends with this process
         return wandb.init(
             id=run_id,
             resume=None if run_id is None else "allow",
@@ -127,7 +128,7 @@ def wandb_logger(
                 finish_timeout=FINISH_TIMEOUT_SECONDS,
                 finish_timeout_raises=True,
                 git_commit=state and state.commit,
-                # not the words of the command, nor the repository's address and what is not committed in it
+                # excludes the command line, the address of the repository and uncommitted changes
                 x_disable_meta=True,
                 disable_git=True,
                 disable_code=True,
@@ -142,14 +143,14 @@ def wandb_logger(
         if resolved_mode != "online":
             raise
         if mode != "auto":
-            raise UserError(f"logger.mode={mode}: {error}; logger.mode=offline trains without the server") from error
-        reason, resolved_mode = " (the server does not answer, or refuses the key)", "offline"
-        wandb.teardown()  # its service still holds the run that could not start, by the same id
+            raise UserError(f"logger.mode={mode}: {error}. Set logger.mode=offline to train offline.") from error
+        reason, resolved_mode = " (the server does not respond, or rejects the key)", "offline"
+        wandb.teardown()  # the service still has the failed run under the same ID
         run = start(resolved_mode)
     if resolved_mode == "offline":
         files = Path(run.dir).parent
         print_line(
-            f"W&B: offline{reason}; to upload the run: wandb sync {_sync_target(folder, files)}; to look at it: "
+            f"W&B: offline{reason}; to upload the run: wandb sync {_sync_target(folder, files)}; to view it: "
             f"wandb leet run {files}"
         )
     elif run.url:
@@ -160,7 +161,7 @@ def wandb_logger(
 
 
 def _sync_target(folder: Path, latest: Path) -> str:
-    """What to give to ``wandb sync``: each attempt leaves a folder, and all of them are one run."""
+    """Returns the argument for ``wandb sync``. Each attempt creates a folder, and all of them belong to one run."""
     has_earlier = len(list(folder.glob("wandb/offline-run-*"))) > 1
     return f"{latest.parent}/offline-run-*" if has_earlier else str(latest)
 
@@ -170,11 +171,11 @@ def _resolve_mode(mode: str) -> str:
     if mode == "auto":
         resolved_mode = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
     if resolved_mode not in get_args(Mode):
-        raise UserError(f"WANDB_MODE={resolved_mode} should be one of {', '.join(get_args(Mode))}")
+        raise UserError(f"WANDB_MODE must be one of {', '.join(get_args(Mode))}, got {resolved_mode}")
     if resolved_mode == "online" and not has_api_key():
         raise UserError(
-            "logger: W&B is to be online (logger.mode or WANDB_MODE says so) and has no API key: set WANDB_API_KEY, "
-            "run wandb login, or set logger.mode=offline"
+            "logger: W&B has no API key, but logger.mode or WANDB_MODE is online. Set WANDB_API_KEY, run wandb login, "
+            "or set logger.mode=offline."
         )
     return resolved_mode
 
@@ -185,19 +186,19 @@ def close_loggers(
     recovery: CheckpointRecovery | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Ends the W&B run, if there is one, as failed or not: in one process, the next run is another one.
+    """Finishes the W&B run, if there is one, so that the next run in this process is a new one.
 
     Args:
-        loggers: of the run.
-        failed: whether the run has.
-        recovery: has the run's checkpoints, of which W&B may be to keep some; None for none.
-        folder: of the run, where it holds what the test has shown.
+        loggers: Loggers of the run.
+        failed: True if the run has failed.
+        recovery: Callback with the run's checkpoints, to upload some of them. None for no upload.
+        folder: Folder of the run, if it contains test results.
     """
     if "wandb" not in sys.modules:
         return
-    import wandb  # noqa: PLC0415 (it is there already)
+    import wandb  # noqa: PLC0415 (already imported)
 
-    from stormproof_train.loggers.wandb_history import (  # noqa: PLC0415 (it needs wandb)
+    from stormproof_train.loggers.wandb_history import (  # noqa: PLC0415 (imports wandb)
         WandbHistory,
         tolerate_service_failure,
     )
@@ -212,13 +213,13 @@ def close_loggers(
                 wandb.finish(exit_code=int(failed))
         except TimeoutError:
             print_line(
-                f"warning: W&B has not taken all of the run in {FINISH_TIMEOUT_SECONDS:.0f} s; to upload it: wandb "
+                f"warning: W&B did not receive the whole run in {FINISH_TIMEOUT_SECONDS:.0f} s; to upload it: wandb "
                 f"sync {files}"
             )
 
 
 def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether W&B would find an API key without asking: in the environment, or in the netrc file for its host."""
+    """Returns True if W&B finds an API key without a prompt: in the environment, or in the netrc file for its host."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     base_url = environ.get("WANDB_BASE_URL")

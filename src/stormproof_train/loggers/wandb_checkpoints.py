@@ -1,4 +1,4 @@
-"""The best checkpoints of a run, as an artifact of W&B."""
+"""Uploads the best checkpoints of a run as a W&B artifact."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
 
 UPLOAD_SECONDS = 1800
-"""How long a run that has ended waits for W&B to take the files of a version."""
+"""Maximum time that a finished run waits for the upload of the files."""
 
 
 def sort_best_first(recovery: CheckpointRecovery) -> list[Checkpoint]:
-    """The committed checkpoints of a run: by its monitored metric where there is one, else the newest first.
+    """Returns the committed checkpoints of a run, the best by the monitored metric first, or the newest without one.
 
     Args:
-        recovery: of the run.
+        recovery: Callback with the checkpoints of the run.
     """
     candidates = [checkpoint for checkpoint in recovery.store.read_checkpoints() if checkpoint.finite]
     ranked_checkpoints = recovery.retention.sort_by_score(candidates) if recovery.monitored_metric.name else []
@@ -29,8 +29,8 @@ def upload_checkpoints(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
     """Uploads checkpoints with their manifests as a version of ``checkpoints-<id of the run>``, and deletes the others.
 
     Args:
-        run: the W&B run. Offline, the version waits for ``wandb sync``, and nothing is deleted.
-        checkpoints: the best first; without any, nothing is done.
+        run: W&B run. If it is offline, the version is uploaded by ``wandb sync``, and nothing is deleted.
+        checkpoints: Checkpoints, the best first. If empty, nothing is done.
     """
     if not checkpoints:
         return

@@ -1,4 +1,4 @@
-"""What the test of a run has shown, as numbers of its W&B summary and as W&B's own charts."""
+"""Converts the test results of a run to W&B summary values and charts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.evaluation.records import Evaluation
 
 MAX_ROWS = 3000
-"""Of a chart's table, at most."""
+"""Maximum number of rows in the table of a chart."""
 MAX_CLASSES = 15
-"""Of which curves are drawn, at most: those that come most often."""
+"""Maximum number of classes with curves: the most frequent ones."""
 
 
 def summary_values(folder: Path) -> dict[str, float]:
-    """The headline numbers as ``test/accuracy``, with ``test/accuracy/low`` and ``/high``, the ends of their intervals.
+    """Returns the headline metrics as ``test/accuracy``, with the ends of their intervals, ``…/low`` and ``…/high``.
 
     Args:
-        folder: of the run; without an ``evaluation.json`` in it there are none.
+        folder: Folder of the run. Empty if it contains no ``evaluation.json``.
     """
     evaluation = _read_evaluation(folder)
     if evaluation is None:
@@ -42,10 +42,10 @@ def summary_values(folder: Path) -> dict[str, float]:
 
 
 def build_charts(folder: Path) -> dict[str, Any]:
-    """Confusion, reliability, ROC and precision-recall curves, or the residuals: each by its name below ``test/``.
+    """Returns confusion, reliability, ROC and precision-recall charts, or a chart of residuals, by name.
 
     Args:
-        folder: of the run; without an ``evaluation.json`` in it there are none.
+        folder: Folder of the run. Empty if it contains no ``evaluation.json``.
     """
     evaluation = _read_evaluation(folder)
     if evaluation is None:
@@ -75,7 +75,7 @@ def _read_evaluation(folder: Path) -> Evaluation | None:
 
 
 def _confusion_chart(counts: Sequence[Sequence[int]]) -> Any:
-    """The cells with the most samples, where there are too many."""
+    """Returns a confusion matrix. If there are too many cells, only those with the most samples are included."""
     cells = [
         [str(actual), str(predicted), count] for actual, row in enumerate(counts) for predicted, count in enumerate(row)
     ]
@@ -87,7 +87,7 @@ def _confusion_chart(counts: Sequence[Sequence[int]]) -> Any:
 
 
 def _curves_chart(curves: Sequence[Curve], shown_classes: set[int], title: str, axes: tuple[str, str]) -> Any:
-    """W&B's own chart of points that lie on the curves: its functions that compute some would smooth them."""
+    """Returns a chart of given points, because the functions of W&B that compute curves smooth them."""
     points = [
         [str(curve.class_index), x, y]
         for curve in curves
@@ -106,14 +106,14 @@ def _reliability_chart(bins: Sequence[dict[str, float]]) -> Any:
     return wandb.plot.line_series(
         xs=confidence,
         ys=[[reliability_bin["accuracy"] for reliability_bin in bins], confidence],
-        keys=["accuracy", "as sure as right"],
+        keys=["accuracy", "perfect calibration"],
         title="Reliability",
         xname="confidence",
     )
 
 
 def _residuals_chart(predictions: Predictions) -> Any:
-    """Target minus prediction over the prediction, of samples spread evenly over the split."""
+    """Returns a scatter chart of target minus prediction over prediction, for evenly spaced samples."""
     stride = -(-predictions.outputs.size // MAX_ROWS)
     predicted = predictions.outputs.ravel()[::stride]
     residuals = predictions.target.ravel()[::stride] - predicted

@@ -1,4 +1,4 @@
-"""Cross-entropy that focuses the label and the other classes differently."""
+"""Cross-entropy with different focusing for the label and the other classes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complemen
 
 
 class Asymmetric(SoftmaxLoss):
-    r"""The asymmetric loss for one label a sample: smoothed cross-entropy, each of its two parts with its own focus.
+    r"""Asymmetric loss for one label per sample: smoothed cross-entropy with separate focusing for its two parts.
 
     .. math:: L(p, y) = -(1 - \epsilon + \epsilon / C)\, (1 - p_y)^{\gamma_+} \log p_y
         - \frac{\epsilon}{C} \sum_{c \ne y} p_c^{\gamma_-} \log p_c
 
-    Of the label what is learnt counts less, of the other classes what is far from likely. With both powers 0 it is
-    cross-entropy with label smoothing; without smoothing it is the focal loss.
+    The first factor reduces the weight of labels that are already likely. The second factor reduces the weight of other
+    classes that are unlikely. With both powers 0 it is cross-entropy with label smoothing. Without smoothing it is the
+    focal loss.
 
     Args:
-        gamma_positive: :math:`\gamma_+`, at least 0.
-        gamma_negative: :math:`\gamma_-`, at least 0.
-        label_smoothing: :math:`\epsilon`, in [0, 1].
+        gamma_positive: The power :math:`\gamma_+`. Must be at least 0.
+        gamma_negative: The power :math:`\gamma_-`. Must be at least 0.
+        label_smoothing: The number :math:`\epsilon`, in [0, 1].
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> loss = Asymmetric(gamma_negative=0)
@@ -31,8 +32,8 @@ class Asymmetric(SoftmaxLoss):
         0.6931
 
     References:
-        Ridnik et al., Asymmetric loss for multi-label classification, 2021, section 2; the form for one label, with
-        the softmax, is in the code that its authors published with it.
+        Ridnik et al., Asymmetric loss for multi-label classification, 2021, section 2. The form for one label, with the
+        softmax, is in the code that the authors published.
     """
 
     def __init__(self, gamma_positive: float = 0.0, gamma_negative: float = 4.0, label_smoothing: float = 0.1) -> None:
@@ -44,7 +45,7 @@ class Asymmetric(SoftmaxLoss):
         self.label_smoothing = label_smoothing
 
     def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
-        """The loss for each label."""
+        """Returns the loss for each label, ``(batch, classes)``."""
         smoothing = self.label_smoothing / log_p.shape[1]
         label_losses = -log_p * power_of_complement(log_p, self.gamma_positive)
         negative_losses = -log_p * (self.gamma_negative * log_p).exp()

@@ -1,4 +1,4 @@
-"""The numbers that a loss takes, checked; NaN and infinity are in no range."""
+"""Validates the numeric arguments of losses. NaN and infinity are always rejected."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import math
 
 
 def check_at_least(bound: float, **numbers: float) -> None:
-    """Refuses numbers that are not finite, or below a bound.
+    """Raises an error if a number is below a bound or not finite.
 
     Raises:
-        ValueError: with the name of the first one.
+        ValueError: With the name of the first invalid number.
 
     Example:
         >>> check_at_least(0, gamma=float("nan"))
         Traceback (most recent call last):
-        ValueError: gamma is nan; it must be at least 0
+        ValueError: `gamma` must be at least 0, got nan.
     """
     for name, number in numbers.items():
         if not bound <= number < math.inf:
-            raise ValueError(f"{name} is {number}; it must be {_finite_prefix(number)}at least {bound}")
+            raise ValueError(f"`{name}` must be {_finite_prefix(number)}at least {bound}, got {number}.")
 
 
 def check_above(bound: float, **numbers: float) -> None:
-    """Refuses numbers that are not finite, or not above a bound.
+    """Raises an error if a number is not above a bound or not finite.
 
     Raises:
-        ValueError: with the name of the first one.
+        ValueError: With the name of the first invalid number.
     """
     for name, number in numbers.items():
         if not bound < number < math.inf:
-            raise ValueError(f"{name} is {number}; it must be {_finite_prefix(number)}above {bound}")
+            raise ValueError(f"`{name}` must be {_finite_prefix(number)}above {bound}, got {number}.")
 
 
 def check_fraction(**numbers: float) -> None:
-    """Refuses numbers outside of [0, 1].
+    """Raises an error if a number is outside [0, 1].
 
     Raises:
-        ValueError: with the name of the first one.
+        ValueError: With the name of the first invalid number.
     """
     for name, number in numbers.items():
         if not 0 <= number <= 1:
-            raise ValueError(f"{name} is {number}; it must be in [0, 1]")
+            raise ValueError(f"`{name}` must be in [0, 1], got {number}.")
 
 
 def _finite_prefix(number: float) -> str:
-    return "finite, and " if number == math.inf else ""
+    return "finite and " if number == math.inf else ""

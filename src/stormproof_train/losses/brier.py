@@ -1,4 +1,4 @@
-"""The squared error of the probabilities."""
+"""Squared error of class probabilities."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class Brier(ClassificationLoss):
-    r"""The Brier score of the softmax, summed over classes: 0 for sure and right, 2 for sure and wrong.
+    r"""Brier score of softmax probabilities, summed over classes.
 
     .. math:: L = \frac{1}{N} \sum_{i,c} (p_{ic} - t_{ic})^2
 
-    With class probabilities for t that is the mean over the labels, less what no output changes.
+    It is 0 for a certain correct prediction and 2 for a certain wrong prediction. For class probabilities t it is the
+    mean over the labels, minus a constant.
 
-    Like cross-entropy it is least at the true probabilities; unlike it, it has a bound, and its gradient vanishes where
-    the network is sure, also of the wrong label: it is 0 where logits are some 100 apart.
+    Like cross-entropy, it is minimal at the true probabilities. Unlike cross-entropy, it is bounded. Its gradient
+    vanishes for certain predictions, including wrong ones: it is 0 if logits differ by about 100.
 
     Example:
         >>> Brier()(torch.zeros(1, 2), torch.tensor([0])).item()
@@ -32,13 +33,13 @@ class Brier(ClassificationLoss):
     softmax: ClassVar[bool] = True
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, classes) logits."""
+        """Returns the loss of logits ``(batch, classes)``."""
         probabilities = logits.softmax(dim=1)
         target_probabilities = class_probabilities(target, logits.shape[1]).to(probabilities.dtype)
         return F.mse_loss(probabilities, target_probabilities, reduction="sum") / len(target)
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The variance of the labels' probabilities, summed over classes."""
+        """Returns the variance of the label probabilities, summed over classes."""
         shares = class_shares(target)
         mean_squared_probability = target.double().square().sum(dim=1).mean() if target.is_floating_point() else 1.0
         return float(mean_squared_probability - shares.square().sum())

@@ -1,4 +1,4 @@
-"""Class indices (N,) and class probabilities (N, classes), read alike."""
+"""Handles class indices ``(batch,)`` and class probabilities ``(batch, classes)`` uniformly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 
 def class_probabilities(target: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Probabilities (N, classes): the target itself, or 1 for each index and 0 elsewhere.
+    """Returns class probabilities ``(batch, classes)``. Class indices are one-hot encoded.
 
     Example:
         >>> class_probabilities(torch.tensor([2, 0]), 3).tolist()
@@ -17,11 +17,11 @@ def class_probabilities(target: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def class_shares(target: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
-    """The mean probability of each class, (classes,) in float64.
+    """Returns the mean probability of each class, ``(classes,)`` in float64.
 
     Args:
-        target: (N,) class indices or (N, classes) class probabilities.
-        num_classes: for indices; None takes the largest of them for the last class.
+        target: Class indices ``(batch,)`` or class probabilities ``(batch, classes)``.
+        num_classes: Number of classes, for class indices. Default: the largest index plus 1.
 
     Example:
         >>> class_shares(torch.tensor([1, 0, 1, 1])).tolist()
@@ -33,11 +33,11 @@ def class_shares(target: torch.Tensor, num_classes: int | None = None) -> torch.
 
 
 def mean_over_labels(loss_per_label: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    r"""The mean over samples of a loss known for every label, :math:`\frac{1}{N} \sum_{i,c} t_{ic} L_{ic}`.
+    r"""Returns the mean over samples of a loss per label, :math:`\frac{1}{N} \sum_{i,c} t_{ic} L_{ic}`.
 
     Args:
-        loss_per_label: (N, classes), what each sample would cost if it had each label.
-        target: (N,) class indices or (N, classes) class probabilities.
+        loss_per_label: Loss of each sample for each label, ``(batch, classes)``.
+        target: Class indices ``(batch,)`` or class probabilities ``(batch, classes)``.
     """
     if target.is_floating_point():
         return (loss_per_label * target).sum(dim=1).mean()
@@ -45,11 +45,11 @@ def mean_over_labels(loss_per_label: torch.Tensor, target: torch.Tensor) -> torc
 
 
 def total_weight(weight: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor | int:
-    """What the samples weigh together; their number where classes have no weights.
+    """Returns the total weight of the samples, or their number if classes have no weights.
 
     Args:
-        weight: of each class, (classes,), or None.
-        target: (N,) class indices or (N, classes) class probabilities.
+        weight: Weight of each class, ``(classes,)``, or None.
+        target: Class indices ``(batch,)`` or class probabilities ``(batch, classes)``.
 
     Example:
         >>> total_weight(torch.tensor([1.0, 3.0]), torch.tensor([1, 1, 0]))

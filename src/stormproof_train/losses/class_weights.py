@@ -1,4 +1,4 @@
-"""Weights of classes, and the counts of samples that they come from."""
+"""Class weights, and the sample counts that they are computed from."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Literal
 import torch
 
 ClassWeights = Literal["balanced"] | Sequence[float] | None
-"""``balanced``, a number for each class, or None for no weights."""
+"""``balanced``, a number per class, or None for no weights."""
 
 
 def resolve_class_weights(class_weights: ClassWeights, class_counts: Sequence[int] | None) -> torch.Tensor | None:
-    """The weights (classes,) that were chosen; None for none.
+    """Returns the class weights ``(classes,)``, or None if no weights are set.
 
-    ``balanced`` is N / (classes x count): each class then counts alike, and the mean weight of a sample is 1.
+    ``balanced`` is N / (classes x count). All classes then have the same total weight, and the mean weight of a sample
+    is 1.
 
     Args:
         class_weights: ``balanced``, a number above 0 for each class, or None.
-        class_counts: the training samples of each class.
+        class_counts: Number of training samples per class.
 
     Raises:
-        ValueError: if a weight is not above 0, or ``balanced`` lacks a class's samples.
+        ValueError: If a weight is not above 0, or the number of samples of a class is unknown or 0 for ``balanced``.
 
     Example:
         >>> resolve_class_weights("balanced", (30, 10))
@@ -33,26 +34,26 @@ def resolve_class_weights(class_weights: ClassWeights, class_counts: Sequence[in
         counts = check_class_counts(class_counts)
         return counts.sum() / (len(counts) * counts)
     weights = torch.tensor([float(weight) for weight in class_weights])
-    if not ((weights > 0) & weights.isfinite()).all():  # a batch of a class that weighs nothing would have no mean
-        raise ValueError(f"class_weights is {list(class_weights)}; weights must be finite, and above 0")
+    if not ((weights > 0) & weights.isfinite()).all():  # a batch with total weight 0 would have no mean
+        raise ValueError(f"`class_weights` must be finite and above 0, got {list(class_weights)}.")
     return weights
 
 
 def check_class_counts(class_counts: Sequence[int] | None) -> torch.Tensor:
-    """The training samples of each class, (classes,) of at least 1.
+    """Returns the number of training samples per class, ``(classes,)``.
 
     Raises:
-        ValueError: if they are not known, or a class has none.
+        ValueError: If the counts are unknown, or a class has no samples.
     """
     if class_counts is None:
         raise ValueError(
-            "the training samples of each class are not known: give the data module an attribute class_counts, or set "
-            "loss.class_counts=[…]"
+            "the number of training samples per class is unknown. Add an attribute class_counts to the data module, "
+            "or set loss.class_counts=[…]."
         )
     if min(class_counts) < 1:
         empty_class = min(range(len(class_counts)), key=class_counts.__getitem__)
         raise ValueError(
-            f"class {empty_class} has no training sample, by which it could be weighted: take the class out of "
-            "the data, or give loss=cross_entropy the loss.class_weights=[…]"
+            f"class {empty_class} has no training samples, so its weight is undefined. Remove the class from the data, "
+            "or set loss=cross_entropy and loss.class_weights=[…]."
         )
     return torch.tensor(class_counts, dtype=torch.float32)

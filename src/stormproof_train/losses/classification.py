@@ -1,4 +1,4 @@
-"""What the losses for classification have in common."""
+"""Base class of classification losses."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from stormproof_train.losses.contract import TaskName
 
 
 class ClassificationLoss(nn.Module):
-    """A loss of (N, classes) logits, whose mean over samples depends on the shares of the classes alone if all are one.
+    """Loss of logits ``(batch, classes)`` whose mean over identical samples depends only on the class shares.
 
-    That holds where a sample with class probabilities has the mean loss of its possible labels. The best constant then
-    is searched on one sample with the shares for its probabilities; a subclass with a closed form gives that instead.
+    This requires that the loss of a sample with class probabilities is the mean loss over its labels. The best constant
+    is then found by optimization on one sample whose probabilities are the class shares. Subclasses override
+    ``best_constant`` with closed forms.
 
     Attributes:
-        num_classes: where the loss knows it, as by its weights; else None.
+        num_classes: Number of classes if the loss depends on it, as with class weights, else None.
     """
 
     task: ClassVar[TaskName] = "classification"
     num_classes: int | None = None
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The value of the loss for the best logits that are the same for all samples.
+        """Returns the loss of the best logits that are equal for all samples.
 
         Args:
-            target: (N,) class indices or (N, classes) class probabilities. Indices count the classes up to the largest
-                of them, or of the loss; where a class above it exists, give probabilities.
+            target: Class indices ``(batch,)`` or class probabilities ``(batch, classes)``. For class indices the number
+                of classes is that of the loss, or else the largest index plus 1. Pass probabilities if higher classes
+                exist.
         """
         shares = class_shares(target, self.num_classes)
         return minimize_constant(self, shares.unsqueeze(0), initial_logits(shares))
 
 
 def initial_logits(shares: torch.Tensor) -> torch.Tensor:
-    """Logits (2, classes) to search from: all alike, and those whose softmax are the shares."""
+    """Returns two starting points ``(2, classes)``: equal logits, and the logarithms of the shares."""
     log_shares = shares.clamp(min=1e-12).log()
     return torch.stack([torch.zeros_like(log_shares), log_shares])

@@ -1,4 +1,4 @@
-"""What a loss is worth to a network that has learnt nothing but the target."""
+"""Computes the loss of the best constant prediction."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from stormproof_train.losses.contract import Loss, loss_properties
 
 
 def best_constant(loss: Loss, target: torch.Tensor) -> float:
-    r"""The value of a loss for the best constant prediction, :math:`\inf_c L((c, \dots, c), t)`.
+    r"""Returns the loss of the best constant prediction, :math:`\inf_c L((c, \dots, c), t)`.
 
-    A network that does no better on a split does not use its input there. Of a loss that brings no ``best_constant`` it
-    is searched for, which is exact where the loss is smooth and convex.
+    A network with the same or a higher loss on a split does not use its inputs there. If the loss has no method
+    ``best_constant``, the constant is found by optimization, which is exact for smooth convex losses.
 
     Args:
-        loss: ours, torch's, or a user's.
-        target: (N,) class indices, (N, classes) class probabilities, or (N, outputs) numbers as the loss sees them.
+        loss: Loss of this package, of torch, or of a user.
+        target: Class indices ``(batch,)``, class probabilities ``(batch, classes)``, or numbers ``(batch, outputs)`` in
+            the scale of the loss.
+
+    Returns:
+        The smallest loss.
 
     Example:
         >>> target = torch.tensor([0, 0, 0, 1])

@@ -1,4 +1,4 @@
-"""The best constant, searched for where there is no closed form."""
+"""Finds the best constant prediction of losses that have no closed form."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ def minimize_constant(
     initial_points: torch.Tensor,
     num_refined: int = 4,
 ) -> float:
-    """The lowest value of a loss found among outputs that are the same for all samples.
+    """Returns the lowest loss found among outputs that are equal for all samples.
 
-    L-BFGS in float64, from those starts that are the best as they stand. For a convex loss this is the minimum; for any
-    other it is the lowest of the valleys that the starts lie in. Where the infimum is at infinity, it is met to some
-    digits.
+    Runs L-BFGS in float64 from the starting points with the lowest losses. For convex losses the result is the minimum.
+    For other losses it is the lowest of the local minima that are reached. An infimum at infinity is approximated.
 
     Args:
-        loss: maps (outputs (N, D), target) to a scalar; stays as it is.
-        target: (N,) indices or (N, …) numbers.
-        initial_points: (S, D) in float64.
-        num_refined: how many of the starts are gone on from, at least 1.
+        loss: Maps (outputs ``(batch, outputs)``, target) to a scalar. It is not modified.
+        target: Class indices ``(batch,)`` or numbers ``(batch, …)``.
+        initial_points: Starting points ``(points, outputs)`` in float64.
+        num_refined: Number of starting points to optimize from. Must be at least 1.
 
     Example:
         >>> target = torch.tensor([[0.0], [0.0], [4.0]])

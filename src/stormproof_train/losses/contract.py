@@ -1,9 +1,9 @@
-"""What a loss is here: a callable of (outputs, target), and a few facts that the run asks of it.
+"""Defines the interface of a loss: a callable of ``(outputs, target)`` with optional attributes.
 
-``outputs`` are the network's, (N, classes) logits or (N, outputs x outputs_per_target) numbers. ``target`` is (N,)
-class indices or (N, classes) class probabilities, or (N, outputs) numbers, scaled as the loss wants them. The value is
-a scalar. Any such callable will do; what it does not say of itself is taken to be what :class:`LossProperties` calls
-usual.
+``outputs`` are the outputs of the network: logits ``(batch, classes)`` or numbers
+``(batch, outputs x outputs_per_target)``. ``target`` contains class indices ``(batch,)``, class probabilities
+``(batch, classes)``, or numbers ``(batch, outputs)`` in the scale that the loss expects. The loss returns a scalar.
+Missing attributes take the defaults of :class:`LossProperties`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.losses.class_targets import total_weight
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps (network output, target) to a scalar."""
+"""Maps (outputs, target) to a scalar."""
 
 TaskName = Literal["classification", "regression"]
 
 Scaling = Literal["standardized", "divided by the mean"]
-"""What a regression trains on: (target - mean) / std, or target / mean, where numbers have to keep their sign."""
+"""Scale of regression targets: (target - mean) / std, or target / mean if the sign must be kept."""
 
 Domain = Literal["of any size", "of 0 and above", "above 0"]
-"""The targets that a regression loss is for."""
+"""Valid range of the targets of a regression loss."""
 
-# torch's accept the other task's shapes without a murmur: cross-entropy of one output is always 0.
+# Losses of torch accept targets of the other task: cross-entropy with one output is always 0.
 _CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _REGRESSION = (nn.MSELoss, nn.HuberLoss, nn.SmoothL1Loss, nn.L1Loss, nn.PoissonNLLLoss)
 _CLASSIFICATION_FUNCTIONS = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
@@ -40,19 +40,22 @@ _REGRESSION_FUNCTIONS = (F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.l1_loss, 
 
 @dataclass(frozen=True)
 class LossProperties:
-    """What the run has to know of a loss; a loss says it by attributes of these names.
+    """Properties of a loss that a run uses. A loss defines them as attributes of the same names.
 
     Attributes:
-        name: for messages.
-        task: what it is for; None where nobody knows, as of a plain function.
-        outputs_per_target: numbers that the network gives for each target; usually 1.
-        prediction: maps outputs to what the metrics are of, in the scale the loss trains on; usually the outputs.
-        scaling: of a regression's targets; usually standardized.
-        domain: of a regression's targets, before they are scaled; usually of any size.
-        normalizer: maps a batch's target to what its loss was divided by, so that the loss of many batches is that of
-            all their samples; usually their number.
-        softmax: whether it takes the softmax of the outputs for the probabilities of the classes; usually it does not,
-            but torch's cross-entropy does.
+        name: Name of the loss, for messages.
+        task: Task of the loss. None if unknown, as for a plain function.
+        outputs_per_target: Number of network outputs per target. Default: 1.
+        prediction: Maps outputs to predictions for the metrics, in the scale of the loss. Default: the outputs.
+        scaling: Scale of regression targets. Default: standardized.
+        domain: Valid range of regression targets before scaling. Default: of any size.
+        normalizer: Maps the target of a batch to the divisor of its loss, which weights the loss of the batch in the
+            mean over batches. Default: the number of samples.
+        softmax: True if the loss applies softmax to the outputs. Default: False, except for torch's cross-entropy.
+
+    Example:
+        >>> loss_properties(nn.CrossEntropyLoss()).softmax
+        True
     """
 
     name: str
@@ -65,7 +68,7 @@ class LossProperties:
     softmax: bool
 
     def shift_and_scale(self, spec: DataSpec) -> tuple[float, float]:
-        """The numbers (a, b) for which the loss trains on (target - a) / b; (0, 1) for classes."""
+        """Returns the numbers (a, b) of the scaled target (target - a) / b. They are (0, 1) for classes."""
         if spec.num_classes:
             return 0.0, 1.0
         if self.scaling == "divided by the mean":
@@ -74,7 +77,13 @@ class LossProperties:
 
 
 def loss_properties(loss: Loss) -> LossProperties:
-    """Reads the facts off a loss: ours, torch's, or a user's.
+    """Returns the properties of a loss of this package, of torch, or of a user.
+
+    Args:
+        loss: Callable of (outputs, target). A ``functools.partial`` is unwrapped.
+
+    Returns:
+        Properties from the attributes of the loss, with defaults for missing attributes.
 
     Example:
         >>> properties = loss_properties(nn.L1Loss())
@@ -105,7 +114,7 @@ def _infer_torch_task(loss: object) -> TaskName | None:
 
 
 def _make_torch_normalizer(loss: object) -> Callable[[torch.Tensor], torch.Tensor | int]:
-    """What torch divides by: the weights of classes, where the target is their indices."""
+    """Returns a function for torch's divisor: the sum of weights for class indices, else the number of samples."""
     if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         return len
     weight = loss.weight

@@ -1,4 +1,4 @@
-"""Cross-entropy of the softmax."""
+"""Cross-entropy of softmax probabilities."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
-    r"""Cross-entropy, with weights of classes and smoothed labels where they are wanted; torch's.
+    r"""Cross-entropy with optional class weights and label smoothing, based on torch.nn.CrossEntropyLoss.
 
     .. math:: L = -\frac{\sum_i \sum_c w_c\, s_{ic} \log p_{ic}}{\sum_i \sum_c w_c\, t_{ic}}, \quad
         s = (1 - \epsilon)\, t + \epsilon / C
 
-    with :math:`p` the softmax of the logits and :math:`t` the labels' probabilities, 1 and 0 for class indices. torch
-    divides by the sum of weights for indices alone; here both kinds of target give the same value.
+    Here :math:`p` is the softmax of the logits. The target probabilities :math:`t` are 1 and 0 for class indices. torch
+    divides by the sum of weights for class indices only. This class does so for both kinds of target.
 
     Args:
-        class_weights: ``balanced`` for N / (classes x count), a number for each class, or None for 1.
-        label_smoothing: :math:`\epsilon`, in [0, 1].
-        class_counts: the training samples of each class, for ``balanced``.
+        class_weights: ``balanced`` for N / (classes x count), a number above 0 for each class, or None for weights of
+            1.
+        label_smoothing: The number :math:`\epsilon`, in [0, 1].
+        class_counts: Number of training samples per class, for ``balanced``.
 
     Raises:
-        ValueError: if a weight is not above 0, the smoothing out of its range, or ``balanced`` lacks a class's samples.
+        ValueError: If a weight is not above 0, ``label_smoothing`` is out of range, or the number of samples of a class
+            is unknown or 0 for ``balanced``.
 
     Example:
         >>> loss = CrossEntropy(class_weights="balanced", class_counts=(3, 1))
-        >>> round(loss.best_constant(torch.tensor([0, 0, 0, 1])), 4)  # log 2, as if there were as many of each
+        >>> round(loss.best_constant(torch.tensor([0, 0, 0, 1])), 4)  # log 2, as for equally frequent classes
         0.6931
 
     References:
         Szegedy et al., Rethinking the inception architecture, 2016, section 7, for label smoothing.
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
 
     def __init__(
@@ -51,18 +54,18 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         self.num_classes = None if weight is None else len(weight)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch's name)
-        """The loss of (N, classes) logits."""
+        """Returns the loss of logits ``(batch, classes)``."""
         loss = super().forward(input, target)
         if self.weight is None or not target.is_floating_point():
             return loss
         return loss * len(target) / self.normalizer(target)
 
     def normalizer(self, target: torch.Tensor) -> torch.Tensor | int:
-        """What the loss is divided by: the weight of all samples."""
+        """Returns the divisor of the loss: the total weight of the samples."""
         return total_weight(self.weight, target)
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The entropy of the classes' shares, weighted and smoothed as the loss does."""
+        """Returns the entropy of the class shares, with the weights and the smoothing of the loss."""
         shares = class_shares(target, self.num_classes)
         class_costs = (1 - self.label_smoothing) * shares + self.label_smoothing / len(shares)
         if self.weight is not None:

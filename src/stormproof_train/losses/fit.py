@@ -1,4 +1,4 @@
-"""Which loss fits which task."""
+"""Checks that a loss fits the task, the data and the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_LOSSES = {
     "classification": "stormproof_train.losses.CrossEntropy",
     "regression": "stormproof_train.losses.MSE",
 }
-"""The import path of the loss that a task takes when none is chosen."""
+"""Import path of the default loss of each task."""
 
 _DOMAIN_CHECKS: Mapping[Domain, Callable[[float], bool]] = {
     "of any size": lambda lowest: lowest >= -math.inf,
@@ -32,17 +32,27 @@ _DOMAIN_CHECKS: Mapping[Domain, Callable[[float], bool]] = {
 
 
 def check_task(loss: Loss, spec: DataSpec) -> None:
-    """Refuses a loss, or its class before one is built, where it is known to be for the other task.
+    """Raises an error if a loss is known to be for the other task.
+
+    Args:
+        loss: Loss, or a loss class that has not been instantiated.
+        spec: Description of the data.
 
     Raises:
-        UserError: if it is.
+        UserError: If the task of the loss is not the task of the data.
+
+    Example:
+        >>> spec = DataSpec(input_shape=(4,), num_outputs=3, num_classes=3)
+        >>> check_task(nn.CrossEntropyLoss(), spec)
+        >>> check_task(nn.MSELoss(), spec)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: loss: MSELoss is for regression, but this data is for classification...
     """
     properties = loss_properties(loss)
     if properties.task not in {None, spec.task}:
         raise UserError(
-            f"loss: {properties.name} is for {properties.task}, and this data is {spec.task}; leave loss= out "
-            f"({DEFAULT_LOSSES[spec.task]}), or choose one for {spec.task} (which of the two a table is for, "
-            f"data.task says)"
+            f"loss: {properties.name} is for {properties.task}, but this data is for {spec.task}. Omit loss= "
+            f"({DEFAULT_LOSSES[spec.task]}) or choose a loss for {spec.task}. data.task sets the task of a table."
         )
 
 
@@ -53,18 +63,22 @@ def check_fit(
     augmentation: Augmentation = no_augmentation,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    r"""Runs two all-zero samples through the augmentation, the network and the loss, before any weights are touched.
+    """Runs two all-zero samples through augmentation, network and loss, and checks the shapes of the results.
 
     Args:
-        network: maps (N, \*input_shape) to the outputs; its mode, buffers and gradients stay as they are.
-        loss: the loss to try.
-        spec: the data's shapes.
-        augmentation: changes a training batch.
-        dtype: of the inputs.
+        network: Maps ``(batch, *input_shape)`` to the outputs. Its mode, buffers and gradients are unchanged.
+        loss: Loss to check.
+        spec: Description of the data.
+        augmentation: Changes a batch of the training split without changing its shape.
+        dtype: Floating-point type of the inputs.
 
     Raises:
-        UserError: if the loss is one for another task or other targets, or one of the three refuses the shapes, or no
-            scalar comes out.
+        UserError: If the loss is for another task or another range of targets, if augmentation, network or loss rejects
+            the shapes, or if the loss does not return a scalar.
+
+    Example:
+        >>> spec = DataSpec(input_shape=(4,), num_outputs=3, num_classes=3)
+        >>> check_fit(nn.Linear(4, 3), nn.CrossEntropyLoss(), spec)
     """
     check_task(loss, spec)
     properties = loss_properties(loss)
@@ -79,30 +93,30 @@ def check_fit(
         _check_log_probabilities(loss, properties, outputs)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # torch only warns where shapes broadcast
+                warnings.simplefilter("error", UserWarning)  # torch only warns if shapes broadcast
                 value = loss(outputs, target)
         except (UserWarning, RuntimeError, ValueError, TypeError, IndexError) as error:
             message = first_line(error)
             raise UserError(f"loss: {properties.name} does not fit {spec.task} with this data: {message}") from error
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise UserError(f"loss: {properties.name} gives {shape}, and training needs one number (reduction=mean or sum)")
+        raise UserError(f"loss: {properties.name} returns {shape}, expected a scalar. Set reduction=mean or sum.")
 
 
 def _compute_outputs(network: nn.Module, inputs: torch.Tensor, spec: DataSpec, num_outputs: int) -> torch.Tensor:
     try:
         outputs = network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        dtype_text = "" if inputs.dtype is torch.float32 else f" of {inputs.dtype}, where torch.float32 is usual"
+        dtype_text = "" if inputs.dtype is torch.float32 else f" of {inputs.dtype} (usually torch.float32)"
         raise UserError(
-            f"model: {type(network).__name__} does not take this data's input, "
+            f"model: {type(network).__name__} does not accept the input of this data, "
             f"(batch, {', '.join(map(str, spec.input_shape))}){dtype_text}: {first_line(error)}"
         ) from error
     if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, num_outputs):
         output_shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise UserError(
-            f"model: {type(network).__name__} gives {output_shape} for 2 samples, and {spec.task} with this data needs "
-            f"(2, {num_outputs})"
+            f"model: {type(network).__name__} returns {output_shape} for 2 samples, but {spec.task} with this data "
+            f"needs (2, {num_outputs})."
         )
     return outputs
 
@@ -111,22 +125,20 @@ def _check_classes(loss: Loss, properties: LossProperties, spec: DataSpec) -> No
     loss_classes = loss.num_classes if isinstance(loss, ClassificationLoss) else None
     if loss_classes not in {None, spec.num_classes}:
         raise UserError(
-            f"loss: {properties.name} has weights or counts of {loss_classes} classes, and this data has "
-            f"{spec.num_classes}: give "
-            "one for each"
+            f"loss: {properties.name} has weights or counts for {loss_classes} classes, but this data has "
+            f"{spec.num_classes}. Set one per class."
         )
 
 
 def _check_log_probabilities(loss: Loss, properties: LossProperties, outputs: torch.Tensor) -> None:
-    """Torch's NLL takes an output for the logarithm of a probability: of logits it has no least value."""
+    """Checks that torch's NLL loss gets log probabilities, because it has no lower bound for logits."""
     loss_function = loss.func if isinstance(loss, functools.partial) else loss
     if (isinstance(loss_function, nn.NLLLoss) or loss_function is F.nll_loss) and outputs.logsumexp(
         dim=1
     ).abs().max() > 1e-3:
         raise UserError(
-            f"loss: {properties.name} is of log probabilities, and this model gives logits: choose "
-            f"loss=cross_entropy, or a "
-            "model that ends with torch.nn.LogSoftmax"
+            f"loss: {properties.name} expects log probabilities, but this model returns logits. Choose "
+            "loss=cross_entropy, or a model that ends with torch.nn.LogSoftmax."
         )
 
 
@@ -139,10 +151,10 @@ def _augment(
         shape = tuple(augmented_inputs.shape)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"augmentation: it does not take this data's batches, {input_shape}: {first_line(error)}"
+            f"augmentation: does not accept batches of this data, {input_shape}: {first_line(error)}"
         ) from error
     if shape != input_shape:
-        raise UserError(f"augmentation: it gives {shape} for inputs of {input_shape}; their shape has to stay")
+        raise UserError(f"augmentation: must keep the shape of its inputs, {input_shape}, but returns {shape}.")
     return augmented_inputs, target
 
 
@@ -152,12 +164,12 @@ def _check_domain(properties: LossProperties, spec: DataSpec) -> None:
         return
     if spec.target_min is None:
         raise UserError(
-            f"loss: {properties.name} is for targets {properties.domain}, and this data does not tell its smallest: "
-            f"give the "
-            "data module a spec, a stormproof_train.data.spec.DataSpec with target_min and target_mean"
+            f"loss: {properties.name} is for targets {properties.domain}, but the smallest target of this data is "
+            "unknown. Set `spec` of the data module to a stormproof_train.data.spec.DataSpec with target_min and "
+            "target_mean."
         )
     if not is_in_domain(spec.target_min) or spec.target_mean <= 0:
         raise UserError(
-            f"loss: {properties.name} is for targets {properties.domain}, and the training targets here begin at "
-            f"{spec.target_min:g} and have the mean {spec.target_mean:g}: choose another loss"
+            f"loss: {properties.name} is for targets {properties.domain}, but the training targets have minimum "
+            f"{spec.target_min:g} and mean {spec.target_mean:g}. Choose another loss."
         )

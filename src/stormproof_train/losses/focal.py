@@ -1,4 +1,4 @@
-"""Cross-entropy that looks away from what is learnt already."""
+"""Focal loss: cross-entropy with less weight on samples that are predicted well."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complemen
 
 
 class Focal(SoftmaxLoss):
-    r"""The focal loss of the softmax: a sample counts less, the surer the network is of its label.
+    r"""Focal loss of softmax probabilities, which reduces the weight of samples with a high label probability.
 
     .. math:: L(p, y) = -w_y (1 - p_y)^\gamma \log p_y
 
-    divided, like torch's weighted cross-entropy, by the mean weight. At :math:`\gamma = 0` it is cross-entropy. Its
-    best probabilities are less extreme than the true ones.
+    As in torch's weighted cross-entropy, the sum is divided by the total weight. For :math:`\gamma = 0` it is
+    cross-entropy. Its best probabilities are less extreme than the true probabilities.
 
     Args:
-        gamma: at least 0.
-        class_weights: ``balanced`` for N / (classes x count), a number for each class, or None for 1.
-        class_counts: the training samples of each class, for ``balanced``.
+        gamma: The power :math:`\gamma`. Must be at least 0.
+        class_weights: ``balanced`` for N / (classes x count), a number above 0 for each class, or None for weights of
+            1.
+        class_counts: Number of training samples per class, for ``balanced``.
 
     Raises:
-        ValueError: if gamma is below 0 or a weight not above it, or ``balanced`` lacks a class's samples.
+        ValueError: If ``gamma`` is below 0, a weight is not above 0, or the number of samples of a class is unknown or
+            0 for ``balanced``.
 
     Example:
         >>> round(Focal(gamma=2)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # a quarter of log 2
@@ -51,15 +53,15 @@ class Focal(SoftmaxLoss):
         self.num_classes = None if self.weight is None else len(self.weight)
 
     def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
-        """The weighted loss for each label."""
+        """Returns the weighted loss for each label, ``(batch, classes)``."""
         loss = -log_p * power_of_complement(log_p, self.gamma)
         return loss if self.weight is None else loss * self.weight
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, classes) logits."""
+        """Returns the loss of logits ``(batch, classes)``."""
         loss = super().forward(logits, target)
         return loss if self.weight is None else loss * len(target) / self.normalizer(target)
 
     def normalizer(self, target: torch.Tensor) -> torch.Tensor | int:
-        """What the loss is divided by: the weight of all samples."""
+        """Returns the divisor of the loss: the total weight of the samples."""
         return total_weight(self.weight, target)

@@ -1,4 +1,4 @@
-"""Likelihood of amounts whose errors are in proportion to them."""
+"""Gamma negative log-likelihood, for amounts with relative errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class Gamma(RegressionLoss):
-    r"""The negative log-likelihood of a gamma distribution, whose mean is the exponential of the output.
+    """Negative log-likelihood of a gamma distribution whose mean is the exponential of the output.
 
     .. math:: L(z, y) = z + y e^{-z}
 
-    for shape 1; any other shape multiplies it and adds what no output changes. For times, sizes and costs: being off by
-    a tenth costs as much at 10 as at 1000. Targets are divided by their mean, which only shifts the loss. An output
-    below -88 overflows in float32.
+    This is the loss for shape 1. Other shapes only scale and shift it. It suits times, sizes and costs, because an
+    error of 10% has the same loss at 10 as at 1000. Targets are divided by their mean, which only shifts the loss.
+    Outputs below -88 overflow in float32.
 
     Example:
         >>> Gamma().best_constant(torch.tensor([[0.5], [1.5]]))
@@ -31,13 +31,13 @@ class Gamma(RegressionLoss):
     domain: ClassVar[Domain] = "above 0"
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, outputs) logarithms of the mean."""
+        """Returns the loss of logarithms of the mean, ``(batch, outputs)``."""
         return (outputs + target * (-outputs).exp()).mean()
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The mean."""
+        """Returns the mean of the distribution."""
         return outputs.exp()
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The loss of each output's mean."""
+        """Returns the loss of the mean of each output."""
         return float((1 + target.double().mean(dim=0).log()).mean())

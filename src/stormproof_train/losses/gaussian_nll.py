@@ -1,4 +1,4 @@
-"""Likelihood of a normal distribution, whose variance is predicted too."""
+"""Gaussian negative log-likelihood with predicted variance."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class GaussianNLL(RegressionLoss):
-    r"""The negative log-likelihood of a normal distribution: the network says how sure it is.
+    r"""Negative log-likelihood of a normal distribution whose mean and variance are predicted.
 
     .. math:: L(\mu, s, y) = \tfrac{1}{2} (s + (y - \mu)^2 e^{-s}), \quad s = \log \sigma^2 \ge \log \epsilon
 
-    without :math:`\tfrac{1}{2} \log 2 \pi`. Of two outputs for each target the first half are the means, which are
-    what the metrics see, the second half the log variances. The value is that of torch's, which looks at every variance
-    on the host; where a log variance is below the bound, its gradient is 0.
+    The constant :math:`\tfrac{1}{2} \log 2 \pi` is omitted. The network has two outputs per target. The first half are
+    the means, which are the predictions for the metrics, and the second half are the log variances. The value equals
+    that of torch.nn.GaussianNLLLoss, which synchronizes with the host to check the variances. The gradient of a log
+    variance below the bound is 0.
 
     Args:
-        eps: the least variance, above 0, in variances of the target.
+        eps: Smallest variance, in variances of the target. Must be above 0.
 
     Raises:
-        ValueError: if eps is not above 0.
+        ValueError: If ``eps`` is not above 0.
 
     Example:
         >>> loss = GaussianNLL()
@@ -43,17 +44,17 @@ class GaussianNLL(RegressionLoss):
         self.eps = eps
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, 2 x outputs) means and log variances."""
+        """Returns the loss of means and log variances, ``(batch, 2 x outputs)``."""
         mean, log_variance = outputs.chunk(2, dim=1)
         log_variance = log_variance.clamp(min=math.log(self.eps))
         return 0.5 * (log_variance + (target - mean).square() * (-log_variance).exp()).mean()
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The means, (N, outputs)."""
+        """Returns the means, ``(batch, outputs)``."""
         return outputs.chunk(2, dim=1)[0]
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The loss of each output's mean and variance."""
+        """Returns the loss of the mean and variance of each output."""
         variance = target.double().var(dim=0, correction=0)
         clamped_variance = variance.clamp(min=self.eps)
         return float(0.5 * (clamped_variance.log() + variance / clamped_variance).mean())

@@ -1,4 +1,4 @@
-"""The logarithm of the hyperbolic cosine of the error."""
+"""Logarithm of the hyperbolic cosine of the error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class LogCosh(RegressionLoss):
-    r"""A loss like the Huber loss, with derivatives of every order.
+    r"""Log-cosh loss: similar to the Huber loss, with derivatives of every order.
 
     .. math:: L(r) = \log \cosh r = \log(e^r + e^{-r}) - \log 2
 
-    Near 0 it is :math:`r^2 / 2`, far away :math:`|r| - \log 2`; its derivative is tanh r.
+    It is approximately :math:`r^2 / 2` for small errors and :math:`|r| - \log 2` for large errors. Its derivative is
+    tanh r.
 
     Example:
         >>> round(LogCosh()(torch.tensor([[1e4]]), torch.tensor([[0.0]])).item(), 4)
@@ -25,6 +26,6 @@ class LogCosh(RegressionLoss):
     """
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, outputs) predictions."""
+        """Returns the loss of predictions ``(batch, outputs)``."""
         error = outputs - target
         return (torch.logaddexp(error, -error) - math.log(2)).mean()

@@ -1,4 +1,4 @@
-"""Cross-entropy that leaves the classes' frequencies out of the logits."""
+"""Cross-entropy with logits adjusted by class frequencies."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class LogitAdjustment(ClassificationLoss):
-    r"""Cross-entropy of logits to which :math:`\tau` times the log frequency of each class is added in the loss.
+    r"""Cross-entropy of logits plus :math:`\tau` times the log frequency of each class.
 
     .. math:: L(z, y) = -\log \operatorname{softmax}(z + \tau \log \pi)_y
 
-    The loss of a validation is adjusted likewise; the metrics are not. The network need not learn that a class is
-    frequent, and predicts by :math:`z` alone, as if all were: at :math:`\tau = 1` what it maximizes is the mean of the
-    classes' recalls.
+    The validation loss is adjusted in the same way, the metrics are not. The network does not have to learn the class
+    frequencies, and its predictions use :math:`z` only. For :math:`\tau = 1` they maximize the mean recall of the
+    classes.
 
     Args:
-        tau: at least 0.
-        class_counts: the training samples of each class, from which :math:`\pi` comes.
+        tau: The factor :math:`\tau`. Must be at least 0.
+        class_counts: Number of training samples per class, which gives the frequencies :math:`\pi`.
 
     Raises:
-        ValueError: if tau is below 0, or a class's samples are not known.
+        ValueError: If ``tau`` is below 0, or the number of samples of a class is unknown or 0.
 
     Example:
         >>> loss = LogitAdjustment(class_counts=(3, 1))
@@ -35,7 +35,7 @@ class LogitAdjustment(ClassificationLoss):
         1.3863
 
     References:
-        Menon et al., Long-tail learning via logit adjustment, 2021: the loss, not the correction afterwards.
+        Menon et al., Long-tail learning via logit adjustment, 2021: the loss, not the correction after training.
     """
 
     log_prior: torch.Tensor
@@ -49,9 +49,9 @@ class LogitAdjustment(ClassificationLoss):
         self.register_buffer("log_prior", (counts / counts.sum()).log())
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, classes) logits."""
+        """Returns the loss of logits ``(batch, classes)``."""
         return F.cross_entropy(logits + self.tau * self.log_prior, target)
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The entropy of the classes' shares: what is added to a constant gives another one."""
+        """Returns the entropy of the class shares. The adjustment only shifts the best constant."""
         return float(torch.special.entr(class_shares(target, self.num_classes)).sum())

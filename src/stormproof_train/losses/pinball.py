@@ -1,4 +1,4 @@
-"""Absolute error with two slopes, of which a quantile is the best prediction."""
+"""Pinball loss, for quantiles."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class Pinball(RegressionLoss):
-    r"""The pinball loss: the network predicts the quantile of the target, given the input.
+    r"""Pinball loss, whose best prediction is a quantile of the target given the input.
 
     .. math:: L(r) = \max(q\, r, (q - 1)\, r), \quad r = y - \hat y
 
-    At :math:`q = 1/2` it is half the absolute error. With 0.05 and 0.95 two runs give an interval.
+    For :math:`q = 1/2` it is half the absolute error. Two runs with 0.05 and 0.95 give an interval.
 
     Args:
-        quantile: q, in (0, 1).
+        quantile: The level q, in (0, 1).
 
     Raises:
-        ValueError: if the quantile is out of its range.
+        ValueError: If ``quantile`` is out of range.
 
     Example:
         >>> loss = Pinball(quantile=0.9)
@@ -34,15 +34,15 @@ class Pinball(RegressionLoss):
     def __init__(self, quantile: float = 0.5) -> None:
         super().__init__()
         if not 0 < quantile < 1:
-            raise ValueError(f"quantile is {quantile}; it must be in (0, 1)")
+            raise ValueError(f"`quantile` must be in (0, 1), got {quantile}.")
         self.quantile = quantile
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, outputs) predictions."""
+        """Returns the loss of predictions ``(batch, outputs)``."""
         error = target - outputs
         return torch.maximum(self.quantile * error, (self.quantile - 1) * error).mean()
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The loss of the quantile itself."""
+        """Returns the loss of the quantile."""
         double_target = target.double()
         return float(self.forward(quantiles(double_target, [self.quantile]), double_target))

@@ -1,4 +1,4 @@
-"""Likelihood of counts."""
+"""Poisson negative log-likelihood, for counts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class Poisson(RegressionLoss, nn.PoissonNLLLoss):
-    r"""The negative log-likelihood of a Poisson distribution, whose rate is the exponential of the output; torch's.
+    r"""Negative log-likelihood of a Poisson distribution whose rate is the exponential of the output.
 
     .. math:: L(z, y) = e^z - y z
 
-    without :math:`\log y!`, which no output changes. Targets are divided by their mean m, which divides the loss by m
-    and shifts it: the rate is :math:`m e^z`. An output above 88 overflows in float32.
+    The constant :math:`\log y!` is omitted. Targets are divided by their mean m, which scales and shifts the loss, so
+    the predicted rate is :math:`m e^z`. Outputs above 88 overflow in float32. Based on torch.nn.PoissonNLLLoss.
 
     Example:
         >>> loss = Poisson()
@@ -28,6 +28,7 @@ class Poisson(RegressionLoss, nn.PoissonNLLLoss):
 
     References:
         McCullagh & Nelder, Generalized linear models, 1989, chapter 6.
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html
     """
 
     scaling: ClassVar[Scaling] = "divided by the mean"
@@ -37,10 +38,10 @@ class Poisson(RegressionLoss, nn.PoissonNLLLoss):
         super().__init__()
 
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The rate."""
+        """Returns the rate."""
         return outputs.exp()
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The loss of each output's mean for its rate."""
+        """Returns the loss of the mean of each output."""
         rate = target.double().mean(dim=0)
         return float((rate - torch.special.xlogy(rate, rate)).mean())

@@ -1,4 +1,4 @@
-"""Quantiles that are values of the sample."""
+"""Quantiles without interpolation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 
 def quantiles(target: torch.Tensor, levels: Sequence[float]) -> torch.Tensor:
-    """The smallest values below or at which there is at least the share ``level`` of a column.
+    """Returns the smallest value of each column with at least the share ``level`` of the values at or below it.
 
-    torch.quantile interpolates, and refuses more than 16 million numbers.
+    Unlike torch.quantile it does not interpolate, and it accepts more than 16 million numbers.
 
     Args:
-        target: (N, outputs).
-        levels: S of them, in [0, 1].
+        target: Numbers ``(batch, outputs)``.
+        levels: Levels, each in [0, 1].
 
     Returns:
-        (S, outputs).
+        Tensor of shape ``(levels, outputs)``.
 
     Example:
         >>> quantiles(torch.tensor([[3.0], [1.0], [2.0], [9.0]]), [0.5, 0.9]).flatten().tolist()

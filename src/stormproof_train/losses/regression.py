@@ -1,4 +1,4 @@
-"""What the losses for regression have in common."""
+"""Base class of regression losses."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from stormproof_train.losses.quantiles import quantiles
 
 
 class RegressionLoss(nn.Module):
-    """A mean over samples and outputs, so that the best constant is that of each output alone.
+    """Loss that is a mean over samples and outputs, so the best constants of the outputs are independent.
 
-    It is searched for; a subclass with a closed form gives that instead.
+    The best constant is found by optimization. Subclasses override ``best_constant`` with closed forms.
     """
 
     task: ClassVar[TaskName] = "regression"
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The value of the loss for the best outputs that are the same for all samples.
+        """Returns the loss of the best outputs that are equal for all samples.
 
         Args:
-            target: (N, outputs), scaled as the loss sees it.
+            target: Numbers ``(batch, outputs)`` in the scale of the loss.
         """
         columns = target.double().split(1, dim=1)
         return statistics.fmean(minimize_constant(self, column, initial_outputs(column)) for column in columns)
 
 
 def initial_outputs(target: torch.Tensor) -> torch.Tensor:
-    """Outputs (S, outputs) to search from: the mean, and quantiles of (N, outputs) targets, among them the median."""
+    """Returns starting points ``(points, outputs)`` for targets ``(batch, outputs)``: the mean and 65 quantiles."""
     return torch.cat([target.mean(dim=0, keepdim=True), quantiles(target, torch.linspace(0, 1, 65).tolist())])

@@ -1,4 +1,4 @@
-"""Absolute error with a rounded tip."""
+"""Smooth L1 loss: squared error for small errors, absolute error for large errors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from stormproof_train.losses.regression import RegressionLoss
 
 
 class SmoothL1(RegressionLoss, nn.SmoothL1Loss):
-    r"""The smooth L1 loss; torch's. It is the Huber loss divided by its delta, here called beta.
+    r"""Smooth L1 loss, as in torch.nn.SmoothL1Loss. It is the Huber loss with threshold beta, divided by beta.
 
-    .. math:: L(r) = r^2 / (2 \beta) \text{ for } |r| < \beta, \quad |r| - \beta / 2 \text{ beyond}
+    .. math:: L(r) = r^2 / (2 \beta) \text{ for } |r| < \beta, \quad |r| - \beta / 2 \text{ otherwise}
 
-    So its slope beyond is 1 for any beta, and at 0 it is the absolute error.
+    The slope for large errors is 1 for every beta. For beta = 0 it is the absolute error.
 
     Args:
-        beta: at least 0, in standard deviations of the target.
+        beta: The threshold :math:`\beta`, in standard deviations of the target. Must be at least 0.
 
     Raises:
-        ValueError: if beta is below 0.
+        ValueError: If ``beta`` is below 0.
+
+    Example:
+        >>> import torch
+        >>> SmoothL1(beta=1.0)(torch.tensor([[0.5], [3.0]]), torch.zeros(2, 1)).item()  # mean of 0.125 and 2.5
+        1.3125
 
     References:
         Girshick, Fast R-CNN, 2015, section 2.3.
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html
     """
 
     def __init__(self, beta: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Losses of the softmax's probabilities that are written down for one label."""
+"""Base class of losses that are defined by the softmax probability of the label."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class SoftmaxLoss(ClassificationLoss):
-    """The mean over samples of :meth:`loss_per_label`; with class probabilities, of each sample's mean over its labels.
+    """Mean over samples of :meth:`loss_per_label`, averaged over labels for class probabilities.
 
-    The log-probabilities are at hand and not the probabilities, since those round to 0 where logits are 100 apart.
+    Subclasses get log probabilities, because probabilities round to 0 if logits differ by 100.
     """
 
     softmax: ClassVar[bool] = True
 
     def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
-        """What each sample costs if it has each label, (N, classes), from the softmax's logarithm (N, classes)."""
+        """Returns the loss of each sample for each label, ``(batch, classes)``, given the log probabilities."""
         raise NotImplementedError
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of (N, classes) logits."""
+        """Returns the loss of logits ``(batch, classes)``."""
         return mean_over_labels(self.loss_per_label(F.log_softmax(logits, dim=1)), target)
 
 
 def power_of_complement(log_p: torch.Tensor, power: float) -> torch.Tensor:
-    r""":math:`(1 - p)^\gamma`, with a gradient of 0, and not NaN, where p rounds to 1 and the power is below 1."""
+    r"""Returns :math:`(1 - p)^\gamma`, with gradient 0 instead of NaN if p rounds to 1 and the power is below 1."""
     tiny = torch.finfo(log_p.dtype).tiny
     return (-torch.expm1(log_p)).clamp(min=tiny) ** power

@@ -1,4 +1,4 @@
-"""Cross-entropy both ways, for labels that may be wrong."""
+"""Symmetric cross-entropy, for wrong labels."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from stormproof_train.losses.softmax_loss import SoftmaxLoss
 
 
 class SymmetricCrossEntropy(SoftmaxLoss):
-    r"""Cross-entropy of the label and the prediction, and of the prediction and the label.
+    r"""Weighted sum of cross-entropy and reverse cross-entropy.
 
     .. math:: L(p, y) = -\alpha \log p_y - \beta A (1 - p_y)
 
-    The second term is :math:`-\sum_c p_c \log t_c` with A for log 0. It is bounded, and so forgives wrong labels; the
-    first one lets it learn.
+    The second term is :math:`-\sum_c p_c \log t_c`, with A in place of log 0. It is bounded, which limits the effect of
+    wrong labels. The first term speeds up convergence.
 
     Args:
-        alpha: weight of the cross-entropy, at least 0.
-        beta: weight of the reverse one, at least 0.
-        log_of_zero: A, below 0.
+        alpha: Weight :math:`\alpha` of cross-entropy. Must be at least 0.
+        beta: Weight :math:`\beta` of reverse cross-entropy. Must be at least 0.
+        log_of_zero: The number A. Must be below 0.
 
     Raises:
-        ValueError: if a number is out of its range, or both weights are 0.
+        ValueError: If an argument is out of range, or both weights are 0.
 
     Example:
         >>> loss = SymmetricCrossEntropy(alpha=0.0, beta=1.0)
@@ -39,13 +39,13 @@ class SymmetricCrossEntropy(SoftmaxLoss):
         super().__init__()
         check_at_least(0, alpha=alpha, beta=beta)
         if alpha + beta == 0:
-            raise ValueError(f"alpha is {alpha} and beta {beta}; one of them must be above 0")
+            raise ValueError(f"`alpha` or `beta` must be above 0, got {alpha} and {beta}.")
         if not -math.inf < log_of_zero < 0:
-            raise ValueError(f"log_of_zero is {log_of_zero}; it must be finite, and below 0")
+            raise ValueError(f"`log_of_zero` must be finite and below 0, got {log_of_zero}.")
         self.alpha = alpha
         self.beta = beta
         self.log_of_zero = log_of_zero
 
     def loss_per_label(self, log_p: torch.Tensor) -> torch.Tensor:
-        """The loss for each label."""
+        """Returns the loss for each label, ``(batch, classes)``."""
         return -self.alpha * log_p + self.beta * self.log_of_zero * torch.expm1(log_p)

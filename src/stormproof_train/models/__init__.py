@@ -1,4 +1,4 @@
-"""Networks: each takes ``input_shape``, ``num_outputs``, an activation factory, and its own arguments."""
+"""Networks. All accept ``input_shape``, ``num_outputs`` and an activation factory, plus their own arguments."""
 
 from stormproof_train.models.cnn import CNN
 from stormproof_train.models.mlp import MLP

@@ -14,29 +14,33 @@ from stormproof_train.models.widths import hidden_widths
 
 
 class CNN(nn.Module):
-    """Blocks of two convolutions with norm and activation, max pooling between them, a mean over positions.
+    """Stacks convolution blocks with max pooling between them and averages over positions.
 
-    Kernels are 3 wide, and pooling halves each dimension. Each block doubles the channels of the one before. The mean
-    is taken with ``mean`` rather than adaptive pooling, whose gradient has no deterministic form on CUDA.
+    A block is two convolutions, each followed by a norm and an activation. Kernels have size 3, and pooling halves each
+    spatial dimension. Each block has twice as many channels as the previous one. The average uses ``mean``, because
+    adaptive pooling has no deterministic gradient on CUDA.
 
     Args:
-        input_shape: (channels, length), (channels, height, width) or (channels, depth, height, width) of one sample;
-            each block but the last halves all but the channels.
-        num_outputs: classes, or regression outputs.
-        activation: called once for each convolution.
-        width: channels of the first block, counted behind its activations.
-        depth: number of blocks, at least 1.
-        widths: channels of each block in turn; replaces width and depth.
+        input_shape: Shape of one sample: ``(channels, length)``, ``(channels, height, width)`` or
+            ``(channels, depth, height, width)``. Each block except the last halves the spatial dimensions.
+        num_outputs: Number of classes or regression outputs.
+        activation: Factory, called once per convolution.
+        width: Channels of the first block, after its activations.
+        depth: Number of blocks. Must be at least 1.
+        widths: Channels of each block. Replaces ``width`` and ``depth``.
         norm: ``batch`` (Ioffe & Szegedy 2015), ``group`` (groups of about 8 channels, Wu & He 2018) or ``none``.
-        dropout: probability that a feature before the last linear layer is dropped in training, in [0, 1).
+        dropout: Dropout probability before the last linear layer, in [0, 1).
 
     Raises:
-        ValueError: if the input has no positions, or too few for the depth, or an argument is out of its range.
+        ValueError: If the input has no spatial dimension or is too small for the depth, or an argument is out of range.
 
     Example:
         >>> import torch
         >>> CNN((1, 28, 28), 10, nn.ReLU, width=8)(torch.zeros(4, 1, 28, 28)).shape
         torch.Size([4, 10])
+
+    References:
+        Simonyan & Zisserman, Very deep convolutional networks for large-scale image recognition, 2015, section 2.1.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class CNN(nn.Module):
         default_widths = [width * 2**block for block in range(depth)] if widths is None else widths
         block_channels = hidden_widths(width, depth, default_widths, dropout)
         if not block_channels:
-            raise ValueError("a CNN needs a depth of at least 1 block")
+            raise ValueError("`depth` of a CNN must be at least 1, got 0.")
         spatial_dims = check_input_shape("a CNN", input_shape, halvings=len(block_channels) - 1)
         channels = input_shape[0]
         blocks: list[nn.Module] = []
@@ -72,5 +76,5 @@ class CNN(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_outputs))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps inputs (N, channels, positions …) to outputs (N, num_outputs)."""
+        """Maps inputs ``(batch, channels, positions …)`` to outputs ``(batch, num_outputs)``."""
         return self.head(self.features(inputs).flatten(2).mean(dim=2))

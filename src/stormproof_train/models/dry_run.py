@@ -1,4 +1,4 @@
-"""A network tried out, and left as if nobody had."""
+"""Runs a network in evaluation mode without lasting effects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def dry_run(network: nn.Module) -> Iterator[None]:
-    """Puts a network into evaluation mode; behind it the mode of each module, and torch's generator, are as before.
+    """Switches a network to evaluation mode and restores module modes and torch's random state on exit.
 
     Example:
         >>> network = nn.Dropout(0.5)

@@ -13,25 +13,28 @@ from stormproof_train.models.widths import hidden_widths
 
 
 class MLP(nn.Sequential):
-    """Flattens its input, then repeats linear, norm, activation, dropout; a last linear layer gives the outputs.
+    """Stacks linear, norm, activation and dropout layers on the flattened input, followed by a linear output layer.
 
     Args:
-        input_shape: the shape of one sample.
-        num_outputs: classes, or regression outputs.
-        activation: called once for each hidden layer.
-        width: units of each hidden layer, counted behind its activation.
-        depth: number of hidden layers, 0 for a linear model.
-        widths: units of each hidden layer in turn; replaces width and depth.
+        input_shape: Shape of one sample.
+        num_outputs: Number of classes or regression outputs.
+        activation: Factory, called once per hidden layer.
+        width: Units of each hidden layer, after its activation.
+        depth: Number of hidden layers. 0 gives a linear model.
+        widths: Units of each hidden layer. Replaces ``width`` and ``depth``.
         norm: ``batch`` (Ioffe & Szegedy 2015), ``layer`` (Ba et al. 2016) or ``none``.
-        dropout: probability that a hidden unit is dropped in training, in [0, 1).
+        dropout: Dropout probability of hidden units, in [0, 1).
 
     Raises:
-        ValueError: if a width, the depth or dropout is out of its range.
+        ValueError: If a width, the depth or the dropout probability is out of range.
 
     Example:
         >>> import torch
         >>> MLP((1, 8, 8), 10, nn.ReLU, widths=[32, 16])(torch.zeros(4, 1, 8, 8)).shape
         torch.Size([4, 10])
+
+    References:
+        Goodfellow, Bengio & Courville, Deep learning, 2016, chapter 6.
     """
 
     def __init__(

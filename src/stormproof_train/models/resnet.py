@@ -15,27 +15,30 @@ from stormproof_train.models.widths import hidden_widths
 
 
 class ResNet(nn.Module):
-    r"""Stages of residual blocks, :math:`\phi(x + F(x))` with two convolutions in F, a mean over positions.
+    r"""Stacks stages of residual blocks :math:`\phi(x + F(x))` and averages over positions.
 
-    The plan for small images: a convolution, then three stages at full, half and quarter resolution, each of which
-    doubles the channels. Kernels are 3 wide. Where a block changes the shape, or the activation the number of channels,
-    x goes through a kernel of 1 and a norm.
+    F has two convolutions. The layout is for small images: one convolution, then three stages at full, half and quarter
+    resolution. Each stage has twice as many channels as the previous one. Kernels have size 3. If a block changes the
+    shape, or the activation changes the number of channels, the shortcut is a convolution with kernel size 1 and a
+    norm.
 
     Args:
-        input_shape: (channels, length), (channels, height, width) or (channels, depth, height, width) of one sample.
-        num_outputs: classes, or regression outputs.
-        activation: called once for each convolution but the shortcuts'.
-        width: channels of the first stage, counted behind its activations.
-        depth: residual blocks of each stage, at least 1.
-        widths: channels of each stage in turn, each at half the resolution of the one before; by default three, from
-            ``width`` on doubled.
+        input_shape: Shape of one sample: ``(channels, length)``, ``(channels, height, width)`` or
+            ``(channels, depth, height, width)``.
+        num_outputs: Number of classes or regression outputs.
+        activation: Factory, called once per convolution outside the shortcuts.
+        width: Channels of the first stage, after its activations.
+        depth: Number of residual blocks per stage. Must be at least 1.
+        widths: Channels of each stage. Each stage halves the resolution of the previous one. By default three stages
+            with ``width``, 2 ``width`` and 4 ``width`` channels.
         norm: ``batch`` or ``group`` (groups of about 8 channels).
-        dropout: probability that a feature before the last linear layer is dropped in training, in [0, 1).
-        drop_path: probability that a sample skips F of the last block in training, in [0, 1); of the earlier ones
-            less, in proportion to their place.
+        dropout: Dropout probability before the last linear layer, in [0, 1).
+        drop_path: Probability that a sample skips F of the last block in training, in [0, 1). It increases linearly
+            over the blocks.
 
     Raises:
-        ValueError: if the input has no positions, or too few for the stages, or an argument is out of its range.
+        ValueError: If the input has no spatial dimension or is too small for the stages, or an argument is out of
+            range.
 
     Example:
         >>> import torch
@@ -62,9 +65,9 @@ class ResNet(nn.Module):
         super().__init__()
         stages = hidden_widths(width, 3, [width, 2 * width, 4 * width] if widths is None else widths, dropout)
         if depth < 1 or not stages:
-            raise ValueError(f"depth is {depth} blocks and widths are {stages}; a ResNet needs at least 1 of each")
+            raise ValueError(f"`depth` and the number of `widths` must be at least 1, got {depth} and {stages}.")
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
+            raise ValueError(f"`drop_path` must be in [0, 1), got {drop_path}.")
         spatial_dims = check_input_shape("a ResNet", input_shape, halvings=len(stages) - 1)
         conv_channels, channels = infer_feature_counts(activation, stages[0], spatial_dims)
         stem = make_conv(spatial_dims, input_shape[0], conv_channels, kernel_size=3, padding=1, bias=False)
@@ -79,7 +82,7 @@ class ResNet(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_outputs))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps inputs (N, channels, positions …) to outputs (N, num_outputs)."""
+        """Maps inputs ``(batch, channels, positions …)`` to outputs ``(batch, num_outputs)``."""
         return self.head(self.features(inputs).flatten(2).mean(dim=2))
 
 

@@ -1,4 +1,4 @@
-"""A transformer over the patches of an image, or of a sequence."""
+"""Applies a transformer encoder to patches of an image or sequence."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from stormproof_train.models.convolution import check_input_shape, make_conv
 from stormproof_train.models.widths import hidden_widths
 
 MAX_TOKENS = 64
-"""Attention costs the square of their number."""
+"""The cost of attention grows with the square of the number of tokens."""
 
 
 class Transformer(nn.Module):
-    r"""Cuts a sample into patches, adds a learned position to each, and lets them attend to each other.
+    """Splits a sample into patches, adds learned position embeddings and applies self-attention blocks.
 
-    A block is :math:`x + A(N(x))`, then :math:`x + F(N(x))`, with N layer norm, A multi-head self-attention, and F a
-    linear layer to ``expansion`` times the width, the activation, and one back. The mean over the patches, normed, goes
-    through a last linear layer. A table's features are a sequence of numbers.
+    A block computes :math:`x + A(N(x))`, then :math:`x + F(N(x))`. N is layer norm and A is multi-head self-attention.
+    F is a linear layer to ``expansion`` times the width, the activation, and a linear layer back. The output layer is
+    linear and gets the normalized mean over patches. The features of a table are treated as a sequence of numbers.
 
     Args:
-        input_shape: (features,), (channels, length) or (channels, height, width) of one sample.
-        num_outputs: classes, or regression outputs.
-        activation: called once for each block.
-        width: features of a patch, a multiple of ``heads``.
-        depth: number of blocks, at least 1.
-        heads: of attention, in each block.
-        patch_size: positions along each side of a patch, which has to divide all sides; by default the smallest that
-            leaves at most 64 patches, or, where none leaves 2 to 64, as few as there can be.
-        expansion: the hidden layer of F, counted behind its activation, in widths.
-        dropout: probability that a feature of A or F is dropped in training, in [0, 1).
-        drop_path: probability that a sample skips A, or F, of the last block in training, in [0, 1); of the earlier
-            ones less, in proportion to their place.
+        input_shape: Shape of one sample: ``(features,)``, ``(channels, length)`` or ``(channels, height, width)``.
+        num_outputs: Number of classes or regression outputs.
+        activation: Factory, called once per block.
+        width: Features per patch. Must be a multiple of ``heads``.
+        depth: Number of blocks. Must be at least 1.
+        heads: Number of attention heads per block. Must be at least 1.
+        patch_size: Side of a patch in positions. Must divide every side of the sample. The default is the smallest size
+            with 2 to 64 patches. Otherwise it is the size with the fewest patches above 1.
+        expansion: Width of the hidden layer of F after its activation, as a multiple of ``width``.
+        dropout: Dropout probability of the outputs of A and F, in [0, 1).
+        drop_path: Probability that a sample skips A, or F, of the last block in training, in [0, 1). It increases
+            linearly over the blocks.
 
     Raises:
-        ValueError: if the input has no positions, or the patches do not divide it, or an argument is out of its range.
+        ValueError: If the input has no positions, the patch size does not divide it, or an argument is out of range.
 
     Example:
         >>> import torch
@@ -48,8 +48,9 @@ class Transformer(nn.Module):
         torch.Size([4, 10])
 
     References:
-        Dosovitskiy et al., An image is worth 16x16 words, 2021, section 3.1; Vaswani et al., Attention is all you need,
-        2017, section 3; Xiong et al., On layer normalization in the transformer architecture, 2020, for its place.
+        Dosovitskiy et al., An image is worth 16x16 words, 2021, section 3.1.
+        Vaswani et al., Attention is all you need, 2017, section 3.
+        Xiong et al., On layer normalization in the transformer architecture, 2020, for the position of the layer norm.
     """
 
     def __init__(
@@ -69,21 +70,21 @@ class Transformer(nn.Module):
         hidden_widths(width, depth, None, dropout)
         if depth < 1 or heads < 1 or width % heads or expansion < 1:
             raise ValueError(
-                f"depth={depth}, heads={heads} and expansion={expansion} must be at least 1, and width={width} a "
-                "multiple of heads"
+                f"`depth`, `heads` and `expansion` must be at least 1, and `width` a multiple of `heads`, got "
+                f"depth={depth}, heads={heads}, expansion={expansion} and width={width}."
             )
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
+            raise ValueError(f"`drop_path` must be in [0, 1), got {drop_path}.")
         shape = (1, *input_shape) if len(input_shape) == 1 else tuple(input_shape)
         spatial_dims = check_input_shape("a Transformer", shape, halvings=0)
         side = _smallest_patch(shape[1:]) if patch_size is None else patch_size
         tokens = _count_patches(shape[1:], side)
         if tokens is None:
             size = "x".join(map(str, shape[1:]))
-            raise ValueError(f"patches of side {side} do not divide samples of size {size}: set patch_size")
+            raise ValueError(f"`patch_size` must divide the sides of the samples ({size}), got {side}.")
         self._shape = shape
         self.embedding = make_conv(spatial_dims, shape[0], width, kernel_size=side, stride=side)
-        self.position = nn.Parameter(torch.randn(tokens, width))  # as large as `auto` makes the embedding of a patch
+        self.position = nn.Parameter(torch.randn(tokens, width))  # same scale as the patch embedding under `auto`
         self.blocks = nn.Sequential(
             *(
                 _Block(width, heads, expansion, activation, dropout, drop_path * (index + 1) / depth)
@@ -93,7 +94,7 @@ class Transformer(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_outputs))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps inputs (N, *input_shape) to outputs (N, num_outputs)."""
+        """Maps inputs ``(batch, *input_shape)`` to outputs ``(batch, num_outputs)``."""
         patches = self.embedding(inputs.reshape(-1, *self._shape)).flatten(2).transpose(1, 2)
         return self.head(self.blocks(patches + self.position).mean(dim=1))
 
@@ -127,7 +128,7 @@ class _Attention(nn.Module):
         self.projection = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, tokens, width) to its shape."""
+        """Maps ``(batch, tokens, width)`` to the same shape."""
         split = self.queries_keys_values(x).unflatten(2, (3, self.heads, -1))  # (N, tokens, 3, heads, width of a head)
         queries, keys, values = split.permute(2, 0, 3, 1, 4)
         return self.projection(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
@@ -142,13 +143,13 @@ class _FeedForward(nn.Module):
         self.narrow = nn.Linear(activation_features, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, tokens, width) to its shape; the activation gets its features as dimension 1."""
+        """Maps ``(batch, tokens, width)`` to the same shape. The activation gets its features as dimension 1."""
         hidden = self.activation(self.wide(x).flatten(0, 1))
         return self.narrow(hidden).unflatten(0, x.shape[:2])
 
 
 def _smallest_patch(sides: Sequence[int]) -> int:
-    """The smallest side that leaves 2 to 64 patches; else the longest that leaves more than one."""
+    """Returns the smallest side with 2 to 64 patches, or else the largest side with more than one patch."""
     counts = {side: _count_patches(sides, side) or 0 for side in range(1, min(sides) + 1)}
     multi_patch_sides = [side for side, count in counts.items() if count > 1]
     small_counts = (side for side in multi_patch_sides if counts[side] <= MAX_TOKENS)
@@ -156,7 +157,7 @@ def _smallest_patch(sides: Sequence[int]) -> int:
 
 
 def _count_patches(sides: Sequence[int], side: int) -> int | None:
-    """How many patches of this side there are; None where they do not divide the sample."""
+    """Returns the number of patches of this side, or None if ``side`` does not divide the sample."""
     if side < 1 or any(length % side for length in sides):
         return None
     return math.prod(length // side for length in sides)

@@ -1,4 +1,4 @@
-"""Inputs in a NumPy file: as the data module gives them to the network."""
+"""Reads network inputs from NumPy files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from stormproof_train.errors import UserError, first_line
 
 SUFFIXES = (".npy", ".npz")
 ARRAY_NAMES = ("inputs", "input")
-"""Of the array among several of an ``.npz``."""
+"""Names of the inputs in an ``.npz`` with several arrays."""
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    r"""The numbers (N, …) in a file; nothing in it is executed.
+    """Returns the numbers ``(samples, …)`` in a file without executing code from it.
 
     Args:
-        path: an ``.npy``; or an ``.npz`` of one array, or with one called ``inputs``.
+        path: An ``.npy``, an ``.npz`` with one array, or an ``.npz`` with an array named ``inputs``.
 
     Raises:
-        UserError: if it cannot be read, or is no such array.
+        UserError: If the file cannot be read, or does not contain such an array.
 
     Example:
         >>> np.savez("samples.npz", inputs=np.zeros((3, 2)), labels=np.zeros(3))
@@ -35,13 +35,13 @@ def read_array(path: Path) -> NDArray[Any]:
         array = content if isinstance(content, np.ndarray) else _select_array(path, content)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         message = first_line(error)
-        if "pickle" in message and "Object arrays" not in message:  # NumPy advises to load it unsafely
-            message = "it is damaged, or another kind of file"
+        if "pickle" in message and "Object arrays" not in message:  # NumPy suggests loading the file unsafely
+            message = "it is damaged, or has another format"
         raise UserError(f"input={path} cannot be read as an array: {message}") from error
     if array.ndim < 2 or not len(array) or array.dtype.kind not in "fiub":
         raise UserError(
-            f"input={path} is an array of shape {array.shape} and type {array.dtype}: give numbers (samples, …), one "
-            "sample at least"
+            f"input={path} is an array of shape {array.shape} and type {array.dtype}, expected numbers (samples, …) "
+            "with at least one sample"
         )
     return array
 
@@ -55,5 +55,5 @@ def _select_array(path: Path, arrays: Any) -> NDArray[Any]:
         )
         if name is None:
             contents = f"the arrays {', '.join(arrays.files)}" if arrays.files else "no array"
-            raise UserError(f"input={path} has {contents}: call one inputs")
+            raise UserError(f"input={path} contains {contents}. Name one of them inputs.")
         return arrays[name]

@@ -1,4 +1,4 @@
-"""What an artifact says of itself, so that it can be used without the run that it comes from."""
+"""Metadata of an artifact, which make it usable without its run."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Literal, cast, get_args
 OutputKind = Literal["probabilities", "scores", "values"]
 
 METADATA_KEY = "stormproof"
-"""Of an ONNX file's metadata, where the facts are, as JSON."""
+"""Key in the metadata of an ONNX file whose value is JSON."""
 
 
 @dataclass(frozen=True)
 class ArtifactMetadata:
-    r"""Plain values about an artifact.
+    """Metadata of an artifact as plain values.
 
     Attributes:
-        kind: of its predictions, which is also the name of its output.
-        classes: the names of the classes, in the order of the outputs; none for values.
-        input_shape: of one sample.
-        run: the name of the run that it comes from.
-        target: the name of what it predicts; None where it has none.
-        preparation: how a file becomes the network's input, as the data module says it; None where it says nothing.
+        kind: Kind of its predictions, which is also the name of its output.
+        classes: Names of the classes in the order of the outputs. Empty for values.
+        input_shape: Shape of one sample.
+        run: Name of the run that trained the network.
+        target: Name of the target. None without a name.
+        preparation: Conversion of a file to inputs, from the data module. None if the data module has none.
 
     Example:
         >>> metadata = ArtifactMetadata("values", [], [10], "small_mouse", "price")
@@ -40,20 +40,20 @@ class ArtifactMetadata:
     preparation: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
-        """All of it as JSON."""
+        """Returns the metadata as JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> ArtifactMetadata:
-        """What :meth:`to_json` gave.
+        """Returns the metadata from the result of :meth:`to_json`.
 
         Raises:
-            ValueError: if it is none of it.
+            ValueError: If the text is not such a result.
         """
         try:
             metadata = cls(**json.loads(text))
         except TypeError as error:
-            raise ValueError("what it says of itself is not what this application writes") from error
+            raise ValueError("the metadata was not written by this application") from error
         if metadata.kind not in get_args(OutputKind):
-            raise ValueError(f"there are no predictions of kind {metadata.kind}")
+            raise ValueError(f"unknown kind of predictions {metadata.kind}")
         return cast("ArtifactMetadata", metadata)

@@ -1,4 +1,4 @@
-"""Image files as a network's inputs, as the data that it was trained on would have read them."""
+"""Converts image files to network inputs in the same way as the training data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SUFFIXES = (
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    r"""How an image becomes an input: :math:`(w p / 255 - m) / s` of its pixels p, channel by channel.
+    """Converts an image to an input, :math:`(w p / 255 - m) / s` for its pixels p, per channel.
 
-    The image is brought to the channels, its shorter side resized, bilinear with antialiasing, until it covers the
-    size, and the middle cut out.
+    The image is converted to the channels. It is resized until it covers the size, bilinearly with antialiasing, and
+    the center is cropped.
 
     Attributes:
-        channels: 3 for red, green and blue, 1 for grey.
-        size: (height, width), in pixels.
-        white: w, the value of the lightest pixel.
-        mean: m of each channel, in the same unit.
-        std: s of each channel, likewise, above 0.
+        channels: 3 for RGB, 1 for gray.
+        size: Height and width in pixels.
+        white: The value w of the brightest pixel.
+        mean: The mean m of each channel, in the unit of ``white``.
+        std: The standard deviation s of each channel, in the unit of ``white``. Must be above 0.
 
     Example:
         >>> Image.new("L", (4, 2), 255).save("white.png")
@@ -48,10 +48,10 @@ class ImagePreprocessor:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Off the plain values of a data module's ``preparation``.
+        """Creates a preprocessor from the plain values of a data module's ``preparation``.
 
         Raises:
-            KeyError: if one is not there.
+            KeyError: If a value is missing.
         """
         height, width = settings["size"]
         return cls(
@@ -59,10 +59,10 @@ class ImagePreprocessor:
         )
 
     def load(self, file: Path) -> NDArray[np.float32]:
-        """The input (channels, height, width) that a file holds.
+        """Returns the input ``(channels, height, width)`` for a file.
 
         Raises:
-            UserError: if it holds no image, a broken one, or one of more than 8 bits a channel.
+            UserError: If the file is not an image, is damaged, or has more than 8 bits per channel.
         """
         pixels = np.asarray(
             _resize_and_crop(open_image(file, "RGB" if self.channels == 3 else "L", "input"), *self.size), np.float32
@@ -73,10 +73,10 @@ class ImagePreprocessor:
 
 
 def list_images(path: Path) -> list[Path]:
-    """The file itself; or the images below a folder, in the order of their names, without what is hidden.
+    """Returns the file itself, or the images in a folder sorted by path, without hidden ones.
 
     Raises:
-        UserError: if there is none.
+        UserError: If there are no images.
     """
     if not path.is_dir():
         return [path]
@@ -88,12 +88,12 @@ def list_images(path: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
     if not images:
-        raise UserError(f"input={path} has no images ({', '.join(SUFFIXES)})")
+        raise UserError(f"input={path} contains no images ({', '.join(SUFFIXES)})")
     return images
 
 
 def _resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """In torchvision's whole numbers: a resized side is rounded down, half a pixel of a margin to the even side."""
+    """Resizes and crops like torchvision: sides are rounded down, and margins are rounded half to even."""
     if image.width * height <= image.height * width:
         resized_size = width, image.height * width // image.width
     else:

@@ -1,4 +1,4 @@
-"""Predictions as a person, or another program, reads them."""
+"""Formats predictions as CSV or as a short table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SCORE_NAMES = {"probabilities": "probability", "scores": "score"}
 
 @dataclass(frozen=True)
 class NamedPredictions:
-    """Predictions of some samples.
+    """Predictions with names of samples.
 
     Attributes:
-        unit: what a sample is: ``file`` or ``row``.
-        names: of the samples.
-        outputs: (N, classes or values).
+        unit: Unit of a sample: ``file`` or ``row``.
+        names: Names of the samples.
+        outputs: Predictions ``(samples, classes or values)``.
     """
 
     unit: str
@@ -31,9 +31,9 @@ class NamedPredictions:
 
 
 def to_csv(metadata: ArtifactMetadata, predictions: NamedPredictions) -> str:
-    """A row a sample: its name, the predicted class and the probability or score of each; or its values.
+    """Returns one row per sample: its name, the predicted class and the probabilities or scores, or its values.
 
-    Numbers have the nine digits that tell each float32 from all others.
+    Numbers have nine digits, which identify every float32 number.
 
     Example:
         >>> import numpy as np
@@ -59,7 +59,7 @@ def to_csv(metadata: ArtifactMetadata, predictions: NamedPredictions) -> str:
 def preview_table(
     metadata: ArtifactMetadata, predictions: NamedPredictions, max_rows: int
 ) -> tuple[list[str], list[list[str]]]:
-    """The columns and the first rows of a table: the predicted class with its probability or score; or the values."""
+    """Returns columns and first rows of a table: the predicted class and its probability or score, or the values."""
     preview_rows = list(zip(predictions.names, predictions.outputs, strict=True))[:max_rows]
     if metadata.kind == "values":
         columns = [predictions.unit, *_value_names(metadata, predictions.outputs.shape[1])]

@@ -1,4 +1,4 @@
-"""Where samples come from: arrays, images, a table; a part at a time."""
+"""Reads samples from arrays, images or tables in chunks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from stormproof_train.predict.table import TablePreprocessor
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".xlsx"}
 CHUNK_SIZE = 256
-"""Samples that are in memory together, where they are read one by one."""
+"""Maximum number of samples in memory if they are read one by one."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Some samples.
+    """A chunk of samples.
 
     Attributes:
-        unit: what each is: a ``file`` or a ``row``.
-        names: of each, the file or the number of the row from 1.
-        inputs: (N, …).
-        warnings: sentences.
+        unit: Unit of a sample: ``file`` or ``row``.
+        names: Name of each sample: its file, or its row number counted from 1.
+        inputs: Inputs ``(samples, …)``.
+        warnings: Warnings about the samples.
     """
 
     unit: Literal["file", "row"]
@@ -38,33 +38,33 @@ class Samples:
 
 
 def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[Samples]:
-    """The samples of a file or folder, in its order.
+    """Yields the samples of a file or folder in order.
 
     Args:
-        path: an ``.npy`` or ``.npz`` of inputs as they are; else what the preparation is for: an image, a folder of
-            them, a table.
-        preparation: what the data module of the training said; None where it said nothing.
+        path: An ``.npy`` or ``.npz`` with inputs, or a file that the preparation supports: an image, a folder of
+            images, or a table.
+        preparation: Conversion of a file to inputs, from the data module of the run. None if it has none.
 
     Raises:
-        UserError: if there is nothing that can be read so.
+        UserError: If the input does not exist or is not supported.
     """
     if not path.exists():
         base_hint = "" if path.is_absolute() else f" (from {Path.cwd()})"
-        raise UserError(f"input={path} is not there{base_hint}")
+        raise UserError(f"input={path} does not exist{base_hint}")
     kind = (preparation or {}).get("kind")
     if path.suffix.lower() in arrays.SUFFIXES:
         yield from _read_array_samples(path)
     elif preparation is not None and kind == "image":
         if path.suffix.lower() in TABLE_SUFFIXES:
-            raise UserError(f"input={path}: this network takes images, or a folder of them")
+            raise UserError(f"input={path}: this network needs an image, or a folder of images")
         yield from _read_image_samples(path, ImagePreprocessor.from_dict(preparation))
     elif preparation is not None and kind == "table":
         if path.is_dir():
-            raise UserError(f"input={path}: this network takes a .csv file, and no folder")
+            raise UserError(f"input={path}: this network needs a .csv file, not a folder")
         inputs, warnings = TablePreprocessor(preparation).transform(path)
         yield Samples("row", _row_names(0, len(inputs)), inputs, tuple(warnings))
     else:
-        raise UserError(f"input={path}: this network takes arrays, as its data give them: an .npy or .npz file")
+        raise UserError(f"input={path}: this network needs an .npy or .npz file with arrays as in the training data")
 
 
 def _read_array_samples(path: Path) -> Iterator[Samples]:

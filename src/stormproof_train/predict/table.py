@@ -1,4 +1,4 @@
-"""The rows of a table as a network's inputs, as the data that it was trained on would have read them."""
+"""Converts the rows of a table to network inputs in the same way as the training data."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from stormproof_train.errors import UserError
 
 
 class TablePreprocessor:
-    r"""Turns the rows of a table into inputs, by what the training rows had.
+    r"""Converts the rows of a table to inputs with statistics of the training rows.
 
-    The inputs are, in this order: each number, a missing one replaced by the median; for each number that was missing
-    in training, 1 where it is missing and else 0; for each category, one input for each of its values, 1 where the row
-    has it and else 0. Those of numbers are scaled.
+    The inputs are in this order:
+
+    - Each number, scaled. A missing number is replaced by the median.
+    - For each number with missing values in the training split, 1 if it is missing and else 0, scaled.
+    - For each value of each category, 1 if the row has this value and else 0.
 
     Args:
-        settings: plain values, as a data module's ``preparation`` has them: ``separator``, ``encoding`` and ``decimal``
-            of the text; ``numbers`` with ``column``, ``median``, ``mean`` and ``scale``; ``missing`` with ``column``,
-            ``mean`` and ``scale``; ``categories`` with ``column`` and ``values``.
+        settings: Plain values from a data module's ``preparation``. The text format is described by ``separator``,
+            ``encoding`` and ``decimal``. Entries of ``numbers`` have ``column``, ``median``, ``mean`` and ``scale``.
+            Entries of ``missing`` have ``column``, ``mean`` and ``scale``. Entries of ``categories`` have ``column``
+            and ``values``.
 
     Raises:
-        KeyError: if one is not there.
+        KeyError: If a value is missing.
 
     Example:
         >>> size = {"column": "size", "median": 2.0, "mean": 2.0, "scale": 0.5}
         >>> colour = {"column": "colour", "values": ["blue", "red"]}
-        >>> told = {"separator": ",", "encoding": "utf-8", "decimal": ".", "missing": [], "numbers": [size]}
+        >>> settings = {"separator": ",", "encoding": "utf-8", "decimal": ".", "missing": [], "numbers": [size]}
         >>> _ = Path("things.csv").write_text("colour,size\nred,3\nblue,\n")
-        >>> TablePreprocessor({**told, "categories": [colour]}).transform(Path("things.csv"))[0].tolist()
+        >>> TablePreprocessor({**settings, "categories": [colour]}).transform(Path("things.csv"))[0].tolist()
         [[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
     """
 
@@ -48,10 +51,10 @@ class TablePreprocessor:
         )
 
     def transform(self, path: Path) -> tuple[NDArray[np.float32], list[str]]:
-        """The inputs (rows, inputs) of a file, and sentences on what in it no training row had.
+        """Returns the inputs ``(rows, inputs)`` of a file, and warnings about values that no training row has.
 
         Raises:
-            UserError: if it is no table, or lacks a column, or a cell is no number where one is wanted.
+            UserError: If the file is not a table, lacks a column, or contains a cell that is not a number.
         """
         try:
             table = CSVFile("input", str(path), **self._csv_format)
@@ -82,6 +85,7 @@ class TablePreprocessor:
             unseen = [cell for cell in cells if cell not in entry["values"]]
             if unseen:
                 yield (
-                    f"{len(unseen)} of {len(cells)} rows have a value of {entry['column']!r} that no training row "
-                    f"had ({unseen[0]!r}{' …' if len(set(unseen)) > 1 else ''}), and the network gets none of it"
+                    f"{len(unseen)} of {len(cells)} rows have a value of {entry['column']!r} that is not in the "
+                    f"training split ({unseen[0]!r}{' …' if len(set(unseen)) > 1 else ''}). The network gets no "
+                    "information about it."
                 )

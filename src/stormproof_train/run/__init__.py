@@ -1,1 +1,1 @@
-"""Run folder; start, resume and shutdown of runs."""
+"""Run folder, start, resume and shutdown of runs."""

@@ -1,4 +1,4 @@
-"""How the ranks of a job share its steps."""
+"""Distributes the batch of an optimizer step over the ranks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from stormproof_train.pluralize import pluralize
 def compute_accumulation(
     configured: int, world_size: int, initial_sharding: tuple[int, int] | None, batch_size: int | None
 ) -> int:
-    """The batches of a step on each rank, where a run goes on with another number of ranks.
+    """Returns the batches per step on each rank if a run resumes with another number of ranks.
 
-    The batch of the whole job stays. Fewer ranks take more batches for a step, so that no forward pass has more samples
-    than it had at first: as many fit into memory.
+    The batch of all ranks together stays the same. Fewer ranks accumulate more batches, so that no forward pass has
+    more samples than in the first attempt and memory suffices.
 
     Args:
-        configured: as the config has it.
-        world_size: of this job.
-        initial_sharding: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
-        batch_size: samples of a step, over all ranks; None where nobody says.
+        configured: Batches per step in the config.
+        world_size: World size of this attempt.
+        initial_sharding: World size, and batches per step on each rank, of the first attempt. None in the first
+            attempt.
+        batch_size: Samples per step over all ranks. None if unknown.
 
     Example:
         >>> compute_accumulation(configured=1, world_size=2, initial_sharding=(8, 1), batch_size=64)
@@ -43,19 +44,20 @@ def compute_accumulation(
 
 
 def adjust_accumulation(trainer: pl.Trainer, initial_sharding: tuple[int, int] | None, batch_size: int | None) -> None:
-    """Sets how many batches a step has, and with it what the Trainer counts in batches.
+    """Sets the number of batches per step, and scales the Trainer's limits in batches.
 
     Args:
-        trainer: as it was built.
-        initial_sharding: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
-        batch_size: samples of a step, over all ranks; None where nobody says.
+        trainer: Trainer as built from the config.
+        initial_sharding: World size, and batches per step on each rank, of the first attempt. None in the first
+            attempt.
+        batch_size: Samples per step over all ranks. None if unknown.
 
     Raises:
-        UserError: if a limit in batches is no whole number of them any more.
+        UserError: If a limit is no longer a whole number of batches.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
     if any(hasattr(callback, "get_accumulate_grad_batches") for callback in callbacks):
-        return  # it decides
+        return  # the callback determines the number
     configured = trainer.accumulate_grad_batches
     accumulate_grad_batches = compute_accumulation(configured, trainer.world_size, initial_sharding, batch_size)
     trainer.accumulate_grad_batches = accumulate_grad_batches
@@ -65,29 +67,26 @@ def adjust_accumulation(trainer: pl.Trainer, initial_sharding: tuple[int, int] |
             batches, remainder = divmod(limit * accumulate_grad_batches, configured)
             if remainder:
                 raise UserError(
-                    f"trainer.{name}={limit}, in batches of {configured} a step, is no whole number of batches for "
-                    f"{trainer.world_size} ranks, which take {accumulate_grad_batches} a step: start as many ranks as "
-                    f"before"
+                    f"trainer.{name}={limit} is not a whole number of batches for "
+                    f"{pluralize(trainer.world_size, 'rank')} with {accumulate_grad_batches} batches per step (before: "
+                    f"{configured}). Start the previous number of ranks."
                 )
             setattr(trainer, name, batches)
 
 
 def describe_batch_sharding(trainer: pl.Trainer, batch_size: int | None) -> str:
-    """How a job's ranks share its work, once its training begins.
+    """Describes the distribution of the batch over the ranks.
 
     Args:
-        trainer: at its first batch.
-        batch_size: samples of an optimizer step, over all ranks; None where nobody says.
+        trainer: Trainer at its first batch.
+        batch_size: Samples per optimizer step over all ranks. None if unknown.
     """
     world_size, accumulate_grad_batches = trainer.world_size, trainer.accumulate_grad_batches
-    parts = f"{pluralize(world_size, 'rank')} x {pluralize(accumulate_grad_batches, 'batch')} a step"
+    parts = f"{pluralize(world_size, 'rank')} x {pluralize(accumulate_grad_batches, 'batch')} per step"
     if batch_size is not None:
         parts += f" x {pluralize(batch_size // (world_size * accumulate_grad_batches), 'sample')} = {batch_size}"
     batches = trainer.num_training_batches
     if batches == float("inf"):
-        return f"{parts}; the learning rate is as given, not scaled"
+        return f"{parts}; the learning rate is not scaled"
     steps, total_steps = -(-int(batches) // accumulate_grad_batches), trainer.estimated_stepping_batches
-    return (
-        f"{parts}; {pluralize(steps, 'step')} an epoch, {total_steps:,} in all; the learning rate is as "
-        f"given, not scaled"
-    )
+    return f"{parts}; {pluralize(steps, 'step')} per epoch, {total_steps:,} in total; the learning rate is not scaled"

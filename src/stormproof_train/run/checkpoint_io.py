@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Writes checkpoints atomically."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stormproof.long_waits import long_wait
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name, fsyncs it and renames it.
+    """Writes a checkpoint to a temporary file in the same folder, fsyncs it and renames it.
 
-    Lightning's own writes to ``$TMPDIR`` and moves the file; where that is another file system, a kill in between
-    leaves a torn file in the place of the good one.
+    Lightning's implementation writes to ``$TMPDIR`` and moves the file. If that is another file system, a kill during
+    the move leaves a truncated file in place of the previous checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes ``checkpoint`` to ``path``."""
         if storage_options is not None:
-            raise TypeError("storage_options are for object stores, and this writes to a folder")
+            raise TypeError("storage_options are for object stores, but checkpoints are written to a folder")
         with long_wait("storage"), atomic_write(path) as file:
             torch.save(checkpoint, file)

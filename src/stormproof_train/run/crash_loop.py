@@ -1,4 +1,4 @@
-"""A run that is started again and again, and comes no further."""
+"""Detects runs that are restarted repeatedly without progress."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from stormproof_train.pluralize import pluralize
 from stormproof_train.run.records import AttemptRecord
 
 _NON_CRASH_CODES = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
-"""Codes of attempts that did not crash."""
+"""Exit codes of attempts that did not crash."""
 
 
 def check_restart_budget(attempts: Sequence[AttemptRecord], step: int, limit: int | None, run_label: object) -> None:
-    """Says that starting a run again does not help, where it did not ``limit`` times in a row.
+    """Raises an error if the last ``limit`` restarts of a run made no progress.
 
-    What somebody stopped, or ended by a mistake that was told, does not count.
+    Attempts that were stopped, or ended by a user error, do not count.
 
     Args:
-        attempts: of ``run.json``, oldest first.
-        step: of the checkpoint that the run would go on from; 0 if there is none.
-        limit: restarts in a row that may end without a new checkpoint; None for no limit.
-        run_label: what to call the run.
+        attempts: Attempts from ``run.json``, oldest first.
+        step: Step of the checkpoint from which the run would resume. 0 without a checkpoint.
+        limit: Maximum number of restarts in a row without a new checkpoint. None for no limit.
+        run_label: Name of the run, for the message.
 
     Raises:
-        CrashLoopError: if there were as many.
+        CrashLoopError: If the limit is reached.
     """
     crashes: list[AttemptRecord] = []
     for attempt in reversed(attempts):
@@ -36,8 +36,7 @@ def check_restart_budget(attempts: Sequence[AttemptRecord], step: int, limit: in
     if limit is not None and len(restarts) >= limit:
         reason = crashes[0]["reason"] or "it was killed"
         raise CrashLoopError(
-            f"the run {run_label} was started again {pluralize(len(restarts), 'time')} and came no further than the "
-            f"checkpoint "
-            f"of step {step} (the last time: {reason}): mend that, then start it with "
-            "max_restarts_without_progress=null"
+            f"the run {run_label} was restarted {pluralize(len(restarts), 'time')} without progress after the "
+            f"checkpoint of step {step} (last reason: {reason}). Correct the cause, then start the run with "
+            "max_restarts_without_progress=null."
         )

@@ -1,4 +1,4 @@
-"""A run is a folder: what it holds, and who may write to it."""
+"""Reads and writes the files of a run folder."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _JOB_IDS = (
     "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX",
 )  # fmt: skip
 
-RESTORE_FIX = "put a copy back, or train under another name (name=…)"
-# what is read from a finished run's summary
+RESTORE_FIX = "restore a copy, or start a new run with name=…"
+# keys that are read from the summary of a finished run
 _SUMMARY_KEYS = (
     "name",
     "test",
@@ -46,19 +46,19 @@ _SUMMARY_KEYS = (
 
 
 class RunFolder:
-    """``<runs_dir>/<name>/``: config.yaml, run.json, metrics.csv, checkpoints/, summary.json, the logger's files.
+    """Folder ``<runs_dir>/<name>/``: config.yaml, run.json, metrics.csv, checkpoints/, summary.json, logger files.
 
-    Reading is every rank's; :meth:`begin_attempt` and what follows it are rank 0's alone.
+    All ranks may read. Only rank 0 may call :meth:`begin_attempt` and the methods that record something.
 
     Args:
-        runs_dir: the folder of all runs.
-        name: the run's own folder in it.
+        runs_dir: Folder of all runs.
+        name: Name of the folder of the run.
     """
 
     def __init__(self, runs_dir: Path, name: str) -> None:
         is_valid_name = name not in {"", "sweeps"} and not name.startswith(".") and not set(name) & set("/\\\0")
         if not is_valid_name or len(os.fsencode(name)) > 200:
-            raise UserError(f"name={name!r} cannot be a folder's name: use letters, digits, - and _")
+            raise UserError(f"name={name!r} is not a valid folder name. Use letters, digits, - and _.")
         self.name = name
         self.path = runs_dir / name
         self._lease: Lease | None = None
@@ -66,81 +66,79 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints go."""
+        """Folder for checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt that owns the folder, from 1."""
+        """Number of the attempt that owns the folder, counted from 1."""
         return len(self._record["attempts"])
 
     @property
     def run_id(self) -> str:
-        """What tells this run from another that once had its name: 8 hex digits."""
+        """Random ID that distinguishes runs of the same name: 8 hex digits."""
         return self._record["id"]
 
     @property
     def has_trained(self) -> bool:
-        """Whether an earlier attempt began to train, so that there is something to lose."""
+        """True if an earlier attempt started training, so that there is progress to lose."""
         record = self.read_record()
         return record is not None and any(map(_has_trained, record["attempts"]))
 
     @property
     def previous_seconds(self) -> float:
-        """How long the earlier attempts took."""
+        """Total duration of the earlier attempts."""
         spans = [(attempt["start"], attempt["end"]) for attempt in self._record["attempts"][:-1]]
         return sum((_parse_time(end) - _parse_time(start)).total_seconds() for start, end in spans if end is not None)
 
     def read_record(self) -> RunRecord | None:
-        """``run.json``, or None where no attempt has begun yet."""
+        """Returns the content of ``run.json``, or None before the first attempt."""
         record = read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), RESTORE_FIX)
         return cast("RunRecord | None", record)
 
     def read_summary(self) -> RunSummary | None:
-        """The summary of a finished run, else None."""
+        """Returns the summary of a finished run, else None."""
         record = self.read_record()
         if record is None or record["status"] != "finished":
             return None
         summary = read_mapping(self.path / "summary.json", _SUMMARY_KEYS, RESTORE_FIX)
         if summary is None:
-            raise UserError(
-                f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
-            )
+            raise UserError(f"{self.path} has finished but has no summary.json. Start a new run with name=….")
         return cast("RunSummary", summary)
 
     def check_startable(self, spec: RunSpec, resume: Resume) -> None:
-        """Says why this run cannot be started here, if it cannot.
+        """Raises an error if the run cannot be started in this folder.
 
         Args:
-            spec: of the run to start.
-            resume: ``never`` refuses a folder that is there, ``must`` one that is not.
+            spec: Spec of the run to start.
+            resume: ``never`` rejects a folder that exists, ``must`` a folder that does not.
 
         Raises:
-            UserError: another run's folder, or one that ``resume`` excludes.
+            UserError: If the folder belongs to another run, or ``resume`` excludes it.
         """
         record = self.read_record()
         if record is None:
             if self.path.exists() and any(self.path.iterdir()) and not self._has_only_own_files():
-                raise UserError(f"{self.path} is there and is no run of ours: give this one another name (name=…)")
+                raise UserError(f"{self.path} exists and is not a run folder. Choose another name (name=…).")
             if resume == "must":
-                raise UserError(f"resume=must, and there is no run {self.path} to go on with")
+                raise UserError(f"resume=must, but the run {self.path} does not exist")
             return
         is_unfinished = record["status"] != "finished" and not self._is_running()
         if is_unfinished and not self.has_trained and resume != "must":
-            return  # nothing to lose, whatever the mistake was that ended it
+            return  # there is no progress to lose
         if record["identity"] != spec.identity:
             changes = list_differences(self.read_settings(), spec.settings)
             changes_text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
-            raise UserError(f"the run {self.path} is another one: {changes_text}. Give this one another name (name=…)")
+            raise UserError(f"the run {self.path} has other settings: {changes_text}. Choose another name (name=…).")
         if resume == "never":
-            raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
+            raise UserError(f"resume=never, but the run {self.path} exists. Choose another name (name=…).")
 
     def begin_attempt(self, spec: RunSpec, resume: Resume) -> None:
-        """Takes the folder and writes down a new attempt, and how far the one before came if it could not say.
+        """Acquires the folder and records a new attempt. Completes the record of a killed attempt.
 
         Raises:
-            UserError: if the folder cannot be made, or the run cannot be started.
-            FolderTakenError: if another attempt owns it.
+            UserError: If the folder cannot be created, or the run cannot be started.
+            FolderTakenError: If another attempt owns the folder.
         """
         self.check_startable(spec, resume)
         try:
@@ -150,7 +148,7 @@ class RunFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"runs_dir={self.path.parent}: the run's folder cannot be made there: "
+                f"runs_dir={self.path.parent}: the run folder cannot be created: "
                 f"{describe_path_error(self.path, error)}"
             ) from error
         self._lease = Lease(self.path)
@@ -161,11 +159,11 @@ class RunFolder:
             raise
 
     def _write_attempt(self, spec: RunSpec, resume: Resume) -> None:
-        # again: an attempt may have ended between the first check and the lease
+        # checks again, because an attempt may have ended between the first check and the lease
         self.check_startable(spec, resume)
         if self.read_summary() is not None:
             raise UserError(
-                f"another process has just finished the run {self.path}; the same command now shows its table"
+                f"another process has just finished the run {self.path}; the same command now prints its results"
             )
         record = self.read_record()
         self._record = {
@@ -197,7 +195,7 @@ class RunFolder:
         self._commit_record()
 
     def _complete_attempt(self, attempt: AttemptRecord) -> None:
-        """Fills in what an attempt that was killed could not write: as far as it came, and when that was."""
+        """Adds the last step and the end time that a killed attempt could not record."""
         if attempt["end"] is None:
             progress = read_progress(self.checkpoints / PROGRESS_FILE_NAME)
             hang_reason = self._read_hang_reason(_parse_time(attempt["start"]))
@@ -210,7 +208,7 @@ class RunFolder:
 
     @property
     def initial_sharding(self) -> tuple[int, int] | None:
-        """The ranks of the first attempt that began to train, and the batches of a step on each; None before any."""
+        """World size, and batches per step on each rank, of the first attempt that trained. None before that."""
         record = self.read_record()
         for attempt in record["attempts"] if record else []:
             ranks, accumulated = attempt.get("ranks"), attempt.get("accumulated")
@@ -219,7 +217,7 @@ class RunFolder:
         return None
 
     def _read_hang_reason(self, since: datetime) -> str | None:
-        """What another rank wrote of an attempt whose rank 0 was stopped; None where none did."""
+        """Returns the reason that another rank recorded for an attempt whose rank 0 was stopped, or None."""
         for report in sorted(self.path.glob("hang-rank*.txt")):
             if report.stat().st_mtime > since.timestamp():
                 return report.read_text(errors="replace").partition("\n")[0]
@@ -232,12 +230,12 @@ class RunFolder:
         accumulate_grad_batches: int,
         skip_reasons: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Writes down that from here on there is something to lose.
+        """Records that training has started, so that there is progress to lose.
 
         Args:
-            step: at which it begins.
-            world_size: that share the work.
-            accumulate_grad_batches: batches of a step on each of them.
+            step: Step at which training starts or resumes.
+            world_size: World size.
+            accumulate_grad_batches: Batches per step on each rank.
             skip_reasons: Reasons why newer checkpoints were skipped, by name.
         """
         attempt = self._record["attempts"][-1]
@@ -247,22 +245,22 @@ class RunFolder:
         self._commit_record()
 
     def record_finish(self, summary: RunSummary, last_step: int) -> None:
-        """Writes the summary, then that the run is finished, and gives the folder back."""
+        """Writes the summary, records that the run has finished, and releases the folder."""
         assert self._lease is not None
         self._lease.check()
         _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
 
     def record_failure(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Writes down why the attempt ended, and gives the folder back."""
+        """Records why the attempt ended, and releases the folder."""
         self._end_attempt("failed", last_step, reason, code)
 
     def record_preemption(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Writes down that the attempt was told to end and can go on, and gives the folder back."""
+        """Records that the attempt was preempted and can resume, and releases the folder."""
         self._end_attempt("preempted", last_step, reason, code)
 
     def record_hang(self, reason: str, last_step: int) -> None:
-        """Writes down that the attempt hangs and is about to be ended, and gives the folder back."""
+        """Records that the attempt hangs and is about to be ended, and releases the folder."""
         self._end_attempt("failed", last_step, reason, ExitCode.HANG)
 
     def _end_attempt(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
@@ -286,23 +284,23 @@ class RunFolder:
         _write_file(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
     def read_settings(self) -> dict[str, Any]:
-        """``config.yaml``.
+        """Returns the content of ``config.yaml``.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: If the file is missing or cannot be read.
         """
         path = self.path / "config.yaml"
         content = read_mapping(path, fix=RESTORE_FIX)
         if content is None:
-            raise UserError(f"{path}, which says what run this is, is gone: {RESTORE_FIX}")
+            raise UserError(f"{path}, which contains the settings of the run, is missing: {RESTORE_FIX}")
         return content
 
     def _is_running(self) -> bool:
-        """Whether another attempt seems to own the folder; taking the lease will tell for sure."""
+        """Returns True if another attempt seems to own the folder. Only acquiring the lease is conclusive."""
         return self._lease is None and Lease.is_active(self.path)
 
     def _has_only_own_files(self) -> bool:
-        """An attempt that was killed before run.json was there leaves these."""
+        """Returns True if the folder contains only files of an attempt that was killed before it wrote run.json."""
         return all(
             entry.name in {"lease.json", "config.yaml", "checkpoints"} or entry.name.startswith(".")
             for entry in self.path.iterdir()
@@ -310,7 +308,7 @@ class RunFolder:
 
 
 def _has_trained(attempt: AttemptRecord) -> bool:
-    """Whether there is something to lose: an attempt that was killed cannot say how far it came."""
+    """Returns True if there may be progress to lose. The last step of a killed attempt is unknown."""
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 
 
@@ -320,7 +318,7 @@ def _write_file(path: Path, text: str) -> None:
 
 
 def _format_time(seconds: float | None = None) -> str:
-    """That moment (seconds since the epoch), or this one, as run.json has it."""
+    """Formats a time (seconds since the epoch), or the current time, for run.json."""
     timestamp = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return timestamp.isoformat(timespec="milliseconds")
 

@@ -1,4 +1,4 @@
-"""Which code a run was started with."""
+"""Reads the git commit that a run was started with."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import subprocess
 from dataclasses import dataclass
 
 TIMEOUT_SECONDS = 10.0
-"""How long git may look, as on a slow network file system."""
+"""Maximum duration of the git command, which can be slow on a network file system."""
 _DIRTY_SUFFIX = "-dirty"
 
 
 @dataclass(frozen=True)
 class GitState:
-    """A commit, and whether files that git tracks had been changed since."""
+    """A commit, and True if tracked files have uncommitted changes."""
 
     commit: str
     dirty: bool
 
 
 def read_git_state() -> GitState | None:
-    """That of the repository around the working directory; None where there is none, no commit, or no git."""
+    """Returns the state of the repository of the working directory, or None without a repository, a commit, or git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={_DIRTY_SUFFIX}"]
     try:
         description = subprocess.run(

@@ -1,4 +1,4 @@
-"""``metrics.csv``: everything a run logged, append-only."""
+"""Logs all metrics of a run to ``metrics.csv``, an append-only file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from pytorch_lightning.loggers import Logger
 from stormproof_train.errors import STORAGE_FAULTS
 
 MAX_PENDING_BYTES = 16 * 2**20
-"""Bytes of rows that may wait for storage."""
+"""Maximum bytes of rows that wait for storage."""
 COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
 _HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 class MetricsFile(Logger):
-    """Appends one row a value: ``attempt,step,epoch,time,name,value``.
+    """Appends one row per value: ``attempt,step,epoch,time,name,value``.
 
-    One row a value, so that a metric which first appears in the middle of a run needs no new column. Rows reach the
-    file whole, in one write for each logging step; a row that a kill cut short is ended by the next attempt and left
-    out by :func:`read_metrics`. ``step`` is Lightning's ``global_step``, ``time`` is in seconds since the epoch.
+    With one row per value, a metric that first appears during a run needs no new column. The rows of a logging step are
+    appended in one write. If a kill truncates a row, the next attempt terminates it, and :func:`read_metrics` ignores
+    it. ``step`` is Lightning's ``global_step``, and ``time`` is in seconds since the epoch.
 
-    Where storage fails, rows wait in memory until it does no longer, and training goes on.
+    After a storage error, rows wait in memory for storage, and training continues.
 
     Args:
-        path: the file, in a folder that exists.
-        attempt: the number of this attempt at the run.
+        path: Path of the file. The folder must exist.
+        attempt: Number of the attempt.
 
     Raises:
-        OSError: of :meth:`log_metrics`, if 16 MiB of rows wait already.
+        OSError: In :meth:`log_metrics`, if more than 16 MiB of rows are waiting.
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
@@ -46,22 +46,22 @@ class MetricsFile(Logger):
         self.path = path
         self.attempt = attempt
         self._file: io.FileIO | None = None
-        self._pending = b""  # what is not in the file yet; it may begin in the middle of a row
+        self._pending = b""  # bytes not written yet, which may begin within a row
         self._has_warned = False
 
     @property
     def name(self) -> str:
-        """What Lightning calls the logger."""
+        """Name of the logger in Lightning."""
         return "metrics"
 
     @property
     def version(self) -> int:
-        """The attempt."""
+        """Number of the attempt."""
         return self.attempt
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends one row for each of ``metrics``; Lightning passes the epoch among them."""
+        """Appends one row for each of ``metrics``. Lightning passes the epoch as one of them."""
         epoch = metrics.get("epoch")
         now = f"{time.time():.3f}"
         rows = [
@@ -79,41 +79,41 @@ class MetricsFile(Logger):
                 raise
             if not self._has_warned:
                 self._has_warned = True
-                rank_zero_warn(f"{self.path}: {STORAGE_FAULTS[error.errno]}; its rows wait until they can be written")
+                rank_zero_warn(f"{self.path}: {STORAGE_FAULTS[error.errno]}; rows wait in memory for storage")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Writes nothing: config.yaml has them."""
+        """Does nothing, because config.yaml contains the settings."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the file; Lightning says this after each of fit, validate and test, and may log again."""
+        """Closes the file. Lightning calls this after each of fit, validate and test, and may log again."""
         with suppress(OSError):
             self._write()
-        if self._file is not None and not self._pending:  # else it may end in the middle of a row
+        if self._file is not None and not self._pending:  # otherwise the file may end within a row
             self._file.close()
             self._file = None
 
     def _write(self) -> None:
-        """Writes what waits, and nothing twice: a full disk may take a part."""
+        """Writes pending bytes. Bytes that were written before a full disk are not written again."""
         if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-            rank_zero_warn(f"{self.path} was deleted during the run. A new file is started, and earlier rows are lost")
+            rank_zero_warn(f"{self.path} was deleted during the run. A new file is started, and earlier rows are lost.")
             self._file.close()
             self._file = None
         if self._pending and self._file is None:
-            self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
-            self._pending = self._header_or_row_end(self._file.tell()) + self._pending
+            self._file = self.path.open("ab", buffering=0)  # unbuffered: one system call per write
+            self._pending = self._header_or_row_end(self._file.tell()) + self._pending  # prose: allow (io method)
         while self._pending and self._file is not None:
             self._pending = self._pending[self._file.write(self._pending) :]
             self._has_warned = False
 
     def _header_or_row_end(self, size: int) -> bytes:
-        """What comes before the first row: the header, or the end of a row that a kill cut short."""
+        """Returns the bytes before the first row: the header, or the end of a row that a kill truncated."""
         if size == 0:
             return _HEADER
         with self.path.open("rb") as file:
             file.seek(-1, io.SEEK_END)
-            # more fields than a row has, so that no half number is ever taken for a whole one
+            # extra fields mark the row as invalid, so that a truncated number is never read
             return b"" if file.read() == b"\n" else b"," * len(COLUMNS) + b"\n"
 
 
@@ -128,10 +128,10 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the whole rows of a ``metrics.csv`` that have a step, in the order of the file.
+    """Yields the complete rows of a ``metrics.csv`` that have a step, in the order of the file.
 
     Args:
-        path: a ``metrics.csv``, of a run that may still go on.
+        path: A ``metrics.csv``, possibly of an active run.
 
     Raises:
         ValueError: If a row is damaged, except by a power cut.
@@ -144,13 +144,13 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_complete_lines(path: Path) -> bytes:
-    """Returns the lines of a ``metrics.csv``. Excludes a last line that is cut short.
+    """Returns the lines of a ``metrics.csv``. Excludes a truncated last line.
 
-    After a power cut, some file systems have zeros in the place of the last rows. Lines with zeros are excluded, with a
+    After a power cut, some file systems contain zeros in place of the last rows. Lines with zeros are excluded with a
     warning.
 
     Raises:
-        ValueError: If the file has content, and no line is whole.
+        ValueError: If the file is not empty and contains no complete line.
     """
     content = path.read_bytes()
     lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
@@ -165,10 +165,10 @@ def read_complete_lines(path: Path) -> bytes:
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The (step, value) pairs of each metric by step; where attempts overlap, each step's last attempt.
+    """Returns the (step, value) pairs of each metric, sorted by step. Later attempts replace values of the same step.
 
     Args:
-        path: a ``metrics.csv``, of a run that may still go on.
+        path: A ``metrics.csv``, possibly of an active run.
     """
     latest: dict[str, dict[int, Row]] = {}
     for row in read_rows(path):

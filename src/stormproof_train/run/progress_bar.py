@@ -19,12 +19,12 @@ MAX_SECONDS_WITHOUT_LINE = 60.0
 
 
 class RunProgressBar(Callback):
-    """One bar from the first step to the last: loss, validation metric, epoch, time left.
+    """Shows one progress bar for the whole run: loss, validation metric, epoch, time left.
 
-    The loss is read off the device only when the bar is drawn anew, ten times a second at the most.
+    The loss is read from the device only when the bar is redrawn, at most ten times per second.
 
     Args:
-        metric: the logged validation metric to show, without its ``val/``.
+        metric: Name of the validation metric to show, without its prefix ``val/``.
     """
 
     def __init__(self, metric: str) -> None:
@@ -32,7 +32,7 @@ class RunProgressBar(Callback):
         self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the bar on rank 0, where a person looks."""
+        """Creates the bar on rank 0."""
         if trainer.is_global_zero:
             total = trainer.estimated_stepping_batches
             self._bar = tqdm(
@@ -51,7 +51,7 @@ class RunProgressBar(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Moves the bar to the step reached."""
+        """Advances the bar to the current step."""
         if self._bar is None or not self._bar.update(trainer.global_step - self._bar.n):
             return
         postfix: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
@@ -67,7 +67,7 @@ class RunProgressBar(Callback):
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Clears the bar, so that the error stands alone."""
+        """Clears the bar before the error is printed."""
         self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The records that a run folder keeps as JSON."""
+"""Records that a run folder contains as JSON."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class RunRecord(TypedDict):
 
 
 class EvaluationSummary(TypedDict):
-    """What ``summary.json`` contains about the test split. All fields are empty if the split was not evaluated.
+    """Part of ``summary.json`` about the test split. All fields are empty if the split was not evaluated.
 
     Attributes:
         intervals: Ends of the 95% interval, by metric.
-        baselines: Metrics on the test split, by baseline. Empty unless the data are a table.
+        baselines: Metrics on the test split, by baseline. Empty unless the data is a table.
         conclusions: Sentences that compare the network with the baselines.
     """
 

@@ -1,4 +1,4 @@
-"""Where a run goes on."""
+"""Finds the checkpoint from which a run resumes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from stormproof_train.run.folder import RunFolder
 
 
 def find_recovery(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:
-    """The one that saves and finds the run's checkpoints; None where the user wants none."""
+    """Returns the callback that saves and finds checkpoints, or None without one."""
     recoveries = [callback for callback in callbacks if isinstance(callback, CheckpointRecovery)]
     if len(recoveries) > 1:
-        raise UserError("callbacks: there is more than one stormproof.CheckpointRecovery; one run needs one")
+        raise UserError("callbacks: a run must not have more than one stormproof.CheckpointRecovery")
     return recoveries[0] if recoveries else None
 
 
 def find_resume_checkpoint(
     recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume, max_restarts_without_progress: int | None
 ) -> Checkpoint | None:
-    """The newest good checkpoint, verified; None at a start.
+    """Returns the newest valid checkpoint, or None if the run starts from the beginning.
 
     Args:
-        recovery: finds it.
-        folder: of the run.
-        resume: whether there must be one.
-        max_restarts_without_progress: without progress, after which the run is not started again; None for no limit.
+        recovery: Callback that finds the checkpoint.
+        folder: Folder of the run.
+        resume: ``must`` requires a checkpoint.
+        max_restarts_without_progress: Maximum number of restarts in a row without progress. None for no limit.
 
     Raises:
-        UserError: if there is none and should be one.
-        DamagedError: if none of those that are there is good.
-        CrashLoopError: if the run was started again too often and came no further.
+        UserError: If a required checkpoint does not exist.
+        DamagedError: If all checkpoints are damaged.
+        CrashLoopError: If the run was restarted too often without progress.
     """
     checkpoint = _find_newest(recovery, folder, resume)
     record = folder.read_record()
     if record is not None:
         attempts = record["attempts"]
-        if not is_rank_zero():  # which may have begun this one; all are to refuse, or the others would wait for rank 0
+        if not is_rank_zero():  # ignores the attempt that rank 0 may have begun, so that all ranks decide alike
             attempts = [attempt for attempt in attempts if attempt["end"] is not None]
         check_restart_budget(attempts, checkpoint.step if checkpoint else 0, max_restarts_without_progress, folder.path)
     return checkpoint
@@ -61,28 +61,28 @@ def _find_newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume:
         checkpoint = recovery.resumed_from
     if checkpoint is not None:
         return checkpoint
-    fix = f"start anew under another name (name=…), or remove {folder.path}"
+    fix = f"Start a new run with name=…, or remove {folder.path}."
     if folder.has_trained and recovery is None:
         raise UserError(
-            f"the run {folder.path} was stopped, and without stormproof.CheckpointRecovery among its callbacks it "
-            f"cannot go on: {fix}"
+            f"the run {folder.path} was stopped and cannot resume, because stormproof.CheckpointRecovery is not among "
+            f"its callbacks. {fix}"
         )
     if folder.has_trained:
-        raise UserError(f"the run {folder.path} has trained before, and its checkpoints are gone: {fix}")
+        raise UserError(f"the run {folder.path} has trained before, but its checkpoints are missing. {fix}")
     if resume == "must":
-        raise UserError(f"resume=must, and the run {folder.path} has no checkpoint to go on from")
+        raise UserError(f"resume=must, but the run {folder.path} has no checkpoint")
     return None
 
 
 class TrainingStartRecorder(Callback):
-    """Tells the run folder, before the first batch, that from here on there is something to lose; and takes its leave.
+    """Records the start of training in the run folder before the first batch, then removes itself from the callbacks.
 
-    Where several ranks or batches share a step, it says how. By then the first checkpoint is there. Lightning spends
-    ten microseconds a step on each callback, used or not.
+    If several ranks or batches share a step, prints their numbers. The first checkpoint exists by then. Lightning
+    spends ten microseconds per step on each callback, whether it does something or not.
 
     Args:
-        folder: of the run.
-        batch_size: samples of an optimizer step, over all ranks; None where nobody says.
+        folder: Folder of the run.
+        batch_size: Samples per optimizer step over all ranks. None if unknown.
     """
 
     def __init__(self, folder: RunFolder, batch_size: int | None) -> None:
@@ -92,7 +92,7 @@ class TrainingStartRecorder(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Writes it down."""
+        """Records the start."""
         if trainer.is_global_zero:
             world_size, accumulate_grad_batches = trainer.world_size, trainer.accumulate_grad_batches
             recovery = find_callback(trainer, CheckpointRecovery)
@@ -109,12 +109,12 @@ class TrainingStartRecorder(Callback):
 
 
 def print_resume_step(checkpoint: Checkpoint | None) -> None:
-    """On the console, unless it begins."""
+    """Prints the step from which the run resumes, if it does."""
     if checkpoint is not None:
-        print_line(f"going on from step {checkpoint.step} ({checkpoint.path.name})")
+        print_line(f"resuming from step {checkpoint.step} ({checkpoint.path.name})")
 
 
 def describe_resume(recovery: CheckpointRecovery | None) -> str:
-    """What becomes of a run that is stopped now, for a sentence's end."""
+    """Returns the end of the message for a run that is stopped now."""
     checkpoints = recovery.store.read_checkpoints() if recovery is not None else []
-    return f"the same command goes on from step {checkpoints[-1].step}" if checkpoints else "nothing was saved"
+    return f"the same command resumes from step {checkpoints[-1].step}" if checkpoints else "nothing was saved"

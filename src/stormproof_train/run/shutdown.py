@@ -1,4 +1,4 @@
-"""Somebody stops a run: in which sentence and with which code it ends."""
+"""Converts signals to the message and the exit code of a run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stormproof_train.run.resume import describe_resume
 
 
 class ShutdownHandler:
-    """Listens where no callback does: between the stages of a run, and while what was stopped is closed.
+    """Handles signals outside of callbacks: between the stages of a run, and while a stopped run is closed.
 
     Args:
-        callbacks: of the run; without a :class:`stormproof.Preemption` among them nobody listens, and a signal ends the
-            process where it is.
+        callbacks: Callbacks of the run. Without a :class:`stormproof.Preemption`, signals are not handled and end the
+            process immediately.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
@@ -32,10 +32,10 @@ class ShutdownHandler:
         self._is_enabled = any(isinstance(callback, Preemption) for callback in callbacks)
 
     def check(self) -> None:
-        """Leaves if the process was told to end since the first time; listens from then on.
+        """Exits if the process received a signal since the first call. Starts listening on the first call.
 
         Raises:
-            PreemptedExit: if it was.
+            PreemptedExit: If a signal was received.
         """
         if self._is_enabled:
             self._listener.listen()
@@ -43,13 +43,13 @@ class ShutdownHandler:
             raise PreemptedExit(self._listener.received_signal.name, is_rank_zero=is_rank_zero())
 
     def stop_listening(self, error: BaseException | None = None) -> None:
-        """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""
+        """Stops listening, except while the process exits because of a signal."""
         if not isinstance(error, PreemptedError | StoppedBySearchError | PreemptedExit):
             self._listener.stop()
 
     @contextmanager
     def translate(self, trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
-        """Gives the ways in which a training exits when it is stopped a sentence and a code of their own."""
+        """Converts the exits of a stopped run to errors with a message and an exit code."""
         try:
             yield
         except PreemptedExit as error:
@@ -63,7 +63,7 @@ class ShutdownHandler:
             source = "Ctrl-C" if error.signal == "SIGINT" else error.signal
             message = f"stopped by {source} at step {trainer.global_step}; {describe_resume(recovery)}"
             raise PreemptedError(message, signal.Signals[error.signal]) from error
-        except SystemExit as error:  # Ctrl-C becomes status 1, and SIGTERM, an exception of this kind too, status 0
+        except SystemExit as error:  # Ctrl-C has status 1, and SIGTERM raises a subclass with status 0
             is_sigterm = isinstance(error, SIGTERMException)
             if not is_sigterm and trainer.state.status is not TrainerStatus.INTERRUPTED:
                 raise

@@ -1,7 +1,7 @@
-"""Ctrl-C in a job whose further ranks are started by rank 0.
+"""Handles Ctrl-C in a job whose further ranks are started by rank 0.
 
-A terminal sends it to every process. Rank 0 is to write down why the run ended and take the others along; a rank that
-dies of it first makes Lightning's launcher kill rank 0 before it can.
+A terminal sends SIGINT to every process. Rank 0 must record why the run ended and stop the other ranks. If another
+rank exits first, Lightning's launcher kills rank 0 before it can do so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pytorch_lightning import Callback
 def block_sigint_during_launch(trainer: pl.Trainer) -> Iterator[None]:
     """Blocks SIGINT until all ranks are launched. Processes started in the block inherit the mask.
 
-    A blocked signal is inherited by a new process and waits for whoever lifts the block: here once the ranks have met,
-    in a further rank once it ignores the signal, the first thing that ``cli.main.main`` does there.
+    A new process inherits a blocked signal as pending until it unblocks it. Rank 0 unblocks it after all ranks have
+    synchronized. Another rank unblocks it after it ignores the signal, at the start of ``cli.main.main``.
     """
     if trainer.world_size == 1:
         yield
@@ -34,7 +34,7 @@ def block_sigint_during_launch(trainer: pl.Trainer) -> Iterator[None]:
 
 class _UnblockSigint(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The first hook after the ranks have met."""
+        """Unblocks SIGINT in the first hook after the ranks have synchronized."""
         _unblock_sigint()
 
 

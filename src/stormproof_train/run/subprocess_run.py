@@ -1,4 +1,4 @@
-"""The command once more, as a process of its own."""
+"""Runs the command again in a subprocess."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _STOPPED_CODES = {ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATE
 
 
 class ChildRunError(RunError):
-    """It ended with an error, which it has told itself.
+    """A subprocess ended with an error that it has reported.
 
     Args:
-        code: its exit code.
-        message: what it said; empty where everybody has read that.
+        code: Exit code.
+        message: Message of the subprocess. Empty if its output was visible.
     """
 
     def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(message or f"its process ended with code {code}, and has said why")
+        super().__init__(message or f"the subprocess exited with code {code}; see its message above")
         self.exit_code = ExitCode(code) if code in list(ExitCode) else ExitCode.FAILED
 
 
 def run_subprocess(argv: Sequence[str], log: Path | None = None) -> None:
-    """Runs this command with other words, and waits for it; a signal that asks this process to end goes on to that one.
+    """Runs this command with other arguments and waits for it. Termination signals are forwarded to the subprocess.
 
     Args:
-        argv: after the command's name.
-        log: where what it prints is added; None: where this process prints.
+        argv: Arguments after the command name.
+        log: File to which output is appended. None prints the output.
 
     Raises:
-        StopError: if it was stopped.
-        ChildRunError: if it failed.
+        StopError: If the subprocess was stopped.
+        ChildRunError: If the subprocess failed.
     """
     with (
         nullcontext() if log is None else log.open("ab") as output,
@@ -50,16 +50,16 @@ def run_subprocess(argv: Sequence[str], log: Path | None = None) -> None:
 
         with termination_handler(forward_signal):
             code = process.wait()
-    if -code in forwarded_signals:  # while it was starting, and nothing there was to save
+    if -code in forwarded_signals:  # the signal arrived during startup, when there was nothing to save
         code = ExitCode.START_AGAIN
     if code in _STOPPED_CODES:
-        message = "its process was stopped, and has said where" if log is None else "stopped; the same command goes on"
+        message = "the subprocess was stopped, see its message" if log is None else "stopped; the same command resumes"
         raise StopError(message, ExitCode(code))
     if code:
-        raise ChildRunError(code, "" if log is None else f"{_last_line(log) or f'code {code}'} (all it said: {log})")
+        raise ChildRunError(code, "" if log is None else f"{_last_line(log) or f'code {code}'} (full output: {log})")
 
 
 def _last_line(log: Path) -> str:
-    """Without the name of the program."""
+    """Returns the last line without the name of the program."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     return lines[-1].removeprefix("stormproof: ")

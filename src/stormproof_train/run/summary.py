@@ -26,7 +26,7 @@ def print_summary(summary: RunSummary, folder: Path) -> None:
                 f"warning: {split} {', '.join(non_finite)} not finite: the run diverged; try a lower optimizer.lr"
             )
     if not test:
-        print_line(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
+        print_line(f"the test split was not read. To evaluate it: stormproof-train evaluate checkpoint={folder}")
     titles = list(dict.fromkeys(finding.title for finding in active_findings(read_findings(folder / "findings.jsonl"))))
     if titles:
         print_line(f"warning: TrainingHealth reported {', '.join(titles)}. See findings.jsonl in the run folder.")

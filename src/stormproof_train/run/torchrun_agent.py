@@ -1,4 +1,4 @@
-"""The torchrun that started this process: one does not outlive the other where nothing is to be started again."""
+"""Ends this process with its torchrun agent, and the agent if a restart is useless."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
-"""Of ``prctl(2)``: the signal that a process gets when the one that started it dies."""
+"""Option of ``prctl(2)`` for the signal that a process gets when its parent dies."""
 
 
 def terminate_with_agent(environ: Mapping[str, str] = os.environ) -> None:
-    """Has Linux tell this process to end, by SIGTERM, when the torchrun that started it dies.
+    """Lets Linux send SIGTERM to this process when the torchrun agent that started it dies.
 
-    Going on without it, the process would keep the folder from the attempt that is started in its place, and nobody
-    would start it again. One that dies before this is called is not noticed.
+    Without the agent, the process would keep the folder locked for the attempt that replaces it, and no agent would
+    restart the process. The death of an agent before this call is not detected.
 
     Args:
-        environ: tells whether torchrun started it.
+        environ: Environment variables, which show if torchrun started the process.
     """
     if "TORCHELASTIC_RUN_ID" in environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def terminate_agent() -> None:
-    """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
+    """Ends the torchrun agent that started this process, because it would restart the process after any exit code."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    import psutil  # noqa: PLC0415 (the command starts where nothing is installed, and says so)
+    import psutil  # noqa: PLC0415 (the command must start without it to report that it is missing)
 
     with suppress(psutil.Error):
         agent = psutil.Process().parent()

@@ -1,4 +1,4 @@
-"""What a run has trained: its weights, and the config that builds the network around them."""
+"""Finds the trained weights of a run and composes configs that build its network."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from stormproof_train.run.folder import RunFolder
 
 _NETWORK_GROUPS = ("model", "activation", "loss")
 _RUN_GROUPS = ("data", *_NETWORK_GROUPS)
-"""The groups whose choices are the run's, unless others are given."""
+"""Groups whose choices are those of the run, unless they are overridden."""
 _TRAINING_GROUPS = ("optimizer", "scheduler", "augmentation", "logger")
-"""The groups by which it was trained and logged, which are its own where it is trained on."""
+"""Groups that determine training and logging, used if the network is trained again."""
 _TRAINER_ARGS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
-"""The Trainer's arguments by which it was."""
+"""Arguments of the Trainer that are taken from the run."""
 SMALLER_TARGET = "stormproof_train.compression.structure.rebuild.apply_structure"
 TEACHER_TARGET = "stormproof_train.compression.teacher.Teacher"
-"""What compression builds: they stand in configs of ours, and are no choices."""
+"""Targets that compression writes to configs and that are not choices."""
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """A run's weights.
+    """Weights of a run.
 
     Attributes:
-        run: its folder.
-        checkpoint: one of its checkpoints.
+        run: Folder of the run.
+        checkpoint: One of its checkpoints.
     """
 
     run: Path
@@ -52,39 +52,39 @@ class TrainedWeights:
 
 
 def resolve_weights(path: Path) -> TrainedWeights:
-    """The weights that a path names.
+    """Returns the weights for a path.
 
     Args:
-        path: a ``.ckpt`` file of a run; or a run's folder, for the weights that the run itself has validated
-            and tested, or its newest where it has not come that far.
+        path: A ``.ckpt`` file of a run, or the folder of a run. For a folder, these are the weights that the run has
+            validated and tested, or its newest checkpoint if it has not finished.
 
     Raises:
-        UserError: if there are none.
-        DamagedError: if there are, and what is named, or all, is damaged.
+        UserError: If there are no weights.
+        DamagedError: If the checkpoint, or every checkpoint of the run, is damaged.
     """
     if (path / "run.json").is_file():
         run = path if path.name else path.resolve()
         return TrainedWeights(run, _resolve_checkpoint(run))
     if not path.is_file():
-        raise UserError(f"{path} is no run's folder and no checkpoint")
+        raise UserError(f"{path} is neither the folder of a run nor a checkpoint")
     run = path.absolute().parent.parent
     if not (run / "run.json").is_file():
-        raise UserError(f"{path} lies in no run's folder, whose config.yaml would say what network it is of")
+        raise UserError(f"{path} is not in the folder of a run, whose config.yaml describes the network")
     _check_undamaged(path)
     return TrainedWeights(run, path)
 
 
 def read_run_plan(run: Path, conf: Path, overrides: Sequence[str]) -> Plan:
-    """What builds a run's network and data, and a Trainer of one device, without callbacks and loggers.
+    """Returns a plan with the network and data of a run, and a Trainer with one device, without callbacks and loggers.
 
     Args:
-        run: its folder.
-        conf: the folder of the application's configs.
-        overrides: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``); what was secret, repeated;
-            and ``<group>._target_=``, which in the groups of the network only allows what a config names.
+        run: Folder of the run.
+        conf: Folder of the application's configs.
+        overrides: Overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``), repeated secrets, and
+            ``<group>._target_=…``, which in groups of the network only permits a target that the config contains.
 
     Raises:
-        UserError: if one of ``overrides`` is none of these, or what the run's config names is none of ours.
+        UserError: If an override is invalid, or the run's config contains a target that is not permitted.
     """
     fixed_overrides = ["logger=none", "callbacks=none"]
     return read_plan(
@@ -93,19 +93,21 @@ def read_run_plan(run: Path, conf: Path, overrides: Sequence[str]) -> Plan:
 
 
 def compose_training_config(run: Path, conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config of a run like another: its data, network, logger and way of training, but the default callbacks.
+    """Returns the config of a run with the data, network, logger and training settings of another run.
+
+    The callbacks are the default ones.
 
     Args:
-        run: the other's folder.
-        conf: the folder of the application's configs.
-        overrides: overrides of how it is trained (``optimizer.lr=…``, ``trainer=ddp``, ``logger=none``) and of where
-            the data are; the rest as for :func:`read_run_plan`.
+        run: Folder of the other run.
+        conf: Folder of the application's configs.
+        overrides: Overrides of the training settings (``optimizer.lr=…``, ``trainer=ddp``, ``logger=none``) and of the
+            location of the data. Others as in :func:`read_run_plan`.
 
     Returns:
-        Plain values, as ``conf/config.yaml`` lays them out.
+        Plain values with the structure of ``conf/config.yaml``.
 
     Raises:
-        UserError: as :func:`read_run_plan`.
+        UserError: As in :func:`read_run_plan`.
     """
     overridable_groups = ("data", *_TRAINING_GROUPS, "callbacks", "trainer")
     return _compose_config(run, conf, overrides, (*_RUN_GROUPS, *_TRAINING_GROUPS), overridable_groups, _TRAINER_ARGS)
@@ -120,10 +122,10 @@ def _compose_config(
     trainer_args: Sequence[str],
     fixed_overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A composed config in which the choices of some groups, and some arguments of the Trainer, are the run's.
+    """Composes a config with the run's choices for some groups and the run's values of some Trainer arguments.
 
-    A config that lies in a folder is data: what it names is built only if this application's own configs name it for
-    the same group, or ``override_args`` repeat it; and nothing in it is taken for an interpolation.
+    The config file in a run folder is untrusted data. Its targets are built only if the application's configs contain
+    them for the same group, or ``override_args`` repeat them. Interpolations in it are not resolved.
     """
     settings = _read_run_settings(run, run_groups)
     overrides = OverridesParser.create().parse_overrides([quote_values(arg) for arg in override_args])
@@ -151,13 +153,13 @@ def _compose_config(
     config = _merge(config, _override_values(overrides))
     for key, value in flatten({group: config[group] for group in run_groups}):
         if contains_placeholder(value):
-            raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
+            raise UserError(f"{key} is a secret that was not saved. Repeat {key}=….")
     return config
 
 
 @cache
 def shipped_targets(conf: Path) -> Mapping[str, set[str]]:
-    """By group, every ``_target_`` in the application's own configs."""
+    """Returns all values of ``_target_`` in the application's configs, by group."""
     targets_by_group: dict[str, set[str]] = {group: set() for group in _RUN_GROUPS}
     for file in sorted(conf.rglob("*.yaml")):
         folder = file.relative_to(conf).parts[0]
@@ -174,33 +176,33 @@ def _read_run_settings(run: Path, groups: Sequence[str]) -> dict[str, Any]:
         isinstance(entry, dict) and ("_target_" in entry or group == "augmentation") for group, entry in entries.items()
     )
     if not is_complete or not isinstance(settings["trainer"].get("precision"), str | int | None):
-        raise UserError(f"{run / 'config.yaml'} is damaged: it does not say what was trained, and on what")
+        raise UserError(f"{run / 'config.yaml'} is damaged: it does not describe the network and its data")
     return settings
 
 
 def _resolve_checkpoint(run: Path) -> Path:
-    """The checkpoint that the run has validated and tested, or its newest good one."""
+    """Returns the checkpoint that the run has validated and tested, or its newest valid one."""
     summary = RunFolder(run.parent, run.name).read_summary()
     weights = summary and summary.get("weights")
     if weights:
         tested_checkpoint = run / weights
         if not tested_checkpoint.is_file():
             raise UserError(
-                f"{tested_checkpoint}, whose weights the run {run} came to, is gone: name another checkpoint of it"
+                f"{tested_checkpoint}, which the run {run} tested, is missing. Choose another checkpoint of the run."
             )
         _check_undamaged(tested_checkpoint)
         return tested_checkpoint
     newest_checkpoint = Store(run / "checkpoints").latest_checkpoint()
     if newest_checkpoint is not None:
         return newest_checkpoint.path
-    last_checkpoint = run / "checkpoints" / "last.ckpt"  # of a run without stormproof.CheckpointRecovery
+    last_checkpoint = run / "checkpoints" / "last.ckpt"  # written by runs without stormproof.CheckpointRecovery
     if not last_checkpoint.is_file():
         raise UserError(f"the run {run} has no checkpoint yet")
     return last_checkpoint
 
 
 def _check_undamaged(path: Path) -> None:
-    """Raises DamagedError if it is not what was committed; one of another name, if it cannot be loaded."""
+    """Raises DamagedError if a checkpoint does not match its manifest, or cannot be loaded if it has none."""
     store = Store(path.parent)
     (committed_checkpoint,) = [
         checkpoint for checkpoint in store.read_checkpoints() if checkpoint.path.name == path.name
@@ -211,25 +213,25 @@ def _check_undamaged(path: Path) -> None:
 
 
 def _check_override(override: Override, redacted_keys: Collection[str], overridable_groups: Sequence[str]) -> None:
-    """Raises UserError for what is of none of the groups that may be others, nor was hidden, or is no single value."""
+    """Raises UserError for an override that is not a single value of an overridable group or a redacted setting."""
     key, line = override.key_or_group.lstrip("+"), override.input_line
     if override.is_sweep_override() or override.is_delete():
-        raise UserError(f"{line}: one value is wanted")
+        raise UserError(f"{line}: must be a single value")
     if key.partition(".")[0] not in overridable_groups and not key.endswith("._target_") and key not in redacted_keys:
         raise UserError(
-            f"{line}: {', '.join(overridable_groups[:-1])} and {overridable_groups[-1]} may be others, all else is "
-            f"the run's own"
+            f"{line}: only {', '.join(overridable_groups[:-1])} and {overridable_groups[-1]} can be overridden. Other "
+            "settings are those of the run."
         )
 
 
 def _repeated_targets(overrides: Sequence[Override], group: str) -> set[str]:
-    """What the words say is to be built somewhere in a group: they cannot name a place in a list."""
+    """Returns the targets in the overrides of a group at any position, because overrides cannot address lists."""
     keys = [(override.key_or_group.lstrip("+"), str(override.value())) for override in overrides]
     return {path for key, path in keys if key.startswith(f"{group}.") and key.endswith("._target_")}
 
 
 def _override_values(overrides: Sequence[Override]) -> dict[str, Any]:
-    """The arguments among the words; interpolations in these are the user's own."""
+    """Returns the arguments in the overrides. Their interpolations are resolved, because they come from the user."""
     values = OmegaConf.create()
     for override in overrides:
         key = override.key_or_group.lstrip("+")
@@ -242,29 +244,29 @@ def _override_values(overrides: Sequence[Override]) -> dict[str, Any]:
 def check_targets(
     entry: Mapping[str, Any], group: str, allowed_targets: Collection[str], file: Path, fix: str = ""
 ) -> None:
-    """Refuses what is named to be built in a file, which is data.
+    """Rejects targets in a file, which is untrusted data, that are not permitted.
 
     Args:
-        entry: of a config.
-        group: its key there.
-        allowed_targets: import paths that may be named.
-        file: where it stands.
-        fix: how to allow it; empty for a word of the command line.
+        entry: Entry of a config.
+        group: Key of the entry.
+        allowed_targets: Permitted import paths.
+        file: File that contains the entry.
+        fix: How to permit the target. The default is an override.
 
     Raises:
-        UserError: if it names anything else.
+        UserError: If the entry contains another target.
     """
     allowed_targets = {*allowed_targets, *([SMALLER_TARGET] if group == "model" else [])}
     for _, path in _iter_targets(entry, group):
         if path not in allowed_targets:
             raise UserError(
-                f"{file} names {path}, which is none of this application's own: to have it built, "
-                f"{fix or f'repeat {group}._target_={path}'}"
+                f"{file} contains the target {path}, which is not part of this application. To build it, "
+                f"{fix or f'repeat {group}._target_={path}'}."
             )
 
 
 def _iter_targets(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every ``_target_`` in a config, with its dotted key."""
+    """Yields each ``_target_`` in a config with its dotted key."""
     if isinstance(content, Mapping):
         for name, value in content.items():
             key = f"{prefix}.{name}" if prefix else str(name)
@@ -278,7 +280,7 @@ def _iter_targets(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what was told in the place of what it says."""
+    """Returns the config with values replaced by the overrides."""
     merged_values = {
         key: _merge(config[key], value)
         if isinstance(value, Mapping) and isinstance(config.get(key), Mapping)
@@ -289,7 +291,7 @@ def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def _remove_teacher(augmentations: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Augmentations but the teacher of a run that came from compression: what is trained on from there has its own."""
+    """Removes the teacher from the augmentations of a compressed run, because further training sets its own teacher."""
     return {
         position: augmentation
         for position, augmentation in augmentations.items()
@@ -298,13 +300,13 @@ def _remove_teacher(augmentations: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _ordered_augmentations(augmentations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Augmentations by name, in their order, which a config keeps by their place."""
+    """Returns augmentations by name in their order, which run configs encode as numbers."""
     ordered_parts = [dict(augmentations[position]) for position in sorted(augmentations, key=int)]
     return {augmentation.pop("name"): _drop_defaults(augmentation) for augmentation in ordered_parts}
 
 
 def _drop_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a fingerprint, and without the defaults, some of which a config holds by name only (functions)."""
+    """Removes the fingerprint and default values, because functions are written by name and could not be read."""
     defaults = redact_settings(bind({"_target_": entry["_target_"]}, "", complete=False).arguments())
     return {
         name: value

@@ -159,7 +159,10 @@ MISTAKES = {
     "an object store": (["list", "s3://bucket/run"], "cannot be written to the URL s3://bucket/run"),
     "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is not a file"),
     "adopt no checkpoint": (["adopt", "file"], "file cannot be adopted: it is not a complete zip archive"),
-    "adopt to an object store": (["adopt", "file", "--into", "s3://bucket"], "cannot be written to the URL s3://bucket"),
+    "adopt to an object store": (
+        ["adopt", "file", "--into", "s3://bucket"],
+        "cannot be written to the URL s3://bucket",
+    ),
     "doctor of nothing": (["doctor", "missing"], "missing does not exist"),
 }
 

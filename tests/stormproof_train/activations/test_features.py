@@ -15,7 +15,7 @@ def test_maxout_takes_its_pieces_for_each_unit():
 def test_parameters_for_a_number_of_features_are_for_that_number():
     assert infer_feature_counts(lambda: nn.PReLU(12), 12, spatial_dims=2) == (12, 12)
     with pytest.raises(
-        UserError, match="does not take 13 features, nor 2 to 16 times as many, nor such a part of them: "
+        UserError, match="does not accept 13 features, nor a multiple or fraction of them up to a factor of 16: "
     ):
         infer_feature_counts(lambda: nn.PReLU(12), 13)
 
@@ -23,15 +23,15 @@ def test_parameters_for_a_number_of_features_are_for_that_number():
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (lambda x: x.sum(), r"it gives \(\) for an input of \(2, 8\)"),
-        (lambda x: x.flatten(), r"it gives \(16,\) for an input of \(2, 8\)"),
-        (lambda x: x[:, :0], r"it gives \(2, 0\) for an input of \(2, 8\)"),
+        (lambda x: x.sum(), r"returns \(\) for input \(2, 8\)"),
+        (lambda x: x.flatten(), r"returns \(16,\) for input \(2, 8\)"),
+        (lambda x: x[:, :0], r"returns \(2, 0\) for input \(2, 8\)"),
         (
             torch.sort,
-            r"it gives a tuple for an input of \(2, 8\), and a layer needs \(batch, features, …\)",
+            r"returns a tuple for input \(2, 8\), expected \(batch, features, …\)",
         ),
-        (lambda x: x.unflatten(1, (-1, 17)).amax(2), "does not take 8 features, nor 2 to 16 times as many, nor such a"),
-        (lambda x: x @ torch.zeros(3, 3), "does not take 8 features, .*: mat1 and mat2 shapes cannot be multiplied"),
+        (lambda x: x.unflatten(1, (-1, 17)).amax(2), "does not accept 8 features, nor a multiple or fraction of them"),
+        (lambda x: x @ torch.zeros(3, 3), "does not accept 8 features, .*: mat1 and mat2 shapes cannot be multiplied"),
     ],
     ids=["a number", "no batch", "nothing", "a tuple", "more than can be tried", "another width"],
 )
@@ -42,7 +42,7 @@ def test_what_gives_no_features_is_told(function: Callable[[torch.Tensor], torch
 
 
 def test_positions_must_stay():
-    with pytest.raises(UserError, match=r"it gives \(2, 8, 1\) for an input of \(2, 8, 2\)"):
+    with pytest.raises(UserError, match=r"returns \(2, 8, 1\) for input \(2, 8, 2\)"):
         infer_feature_counts(activation_factory(lambda: lambda x: x[:, :, :1]), 8, spatial_dims=1)
 
 

@@ -23,7 +23,9 @@ def _worked_until(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", TERMINATION_SIGNALS)
 def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_its_own(number: signal.Signals):
     before = {signal_number: signal.getsignal(signal_number) for signal_number in TERMINATION_SIGNALS}
-    with pytest.raises(StopError, match=f"^stopped by {number.name}; the same command goes on$") as stopped:
+    with pytest.raises(
+        StopError, match=f"^stopped by {number.name}; the same command resumes the compression$"
+    ) as stopped:
         _worked_until(number)
     assert stopped.value.exit_code is ExitCode.START_AGAIN
     assert {signal_number: signal.getsignal(signal_number) for signal_number in TERMINATION_SIGNALS} == before

@@ -100,7 +100,7 @@ def test_a_table_is_told_without_torch_and_shown(folder: Path, tmp_path: Path):
     assert "people" in result.stdout
     assert "predicted" in result.stdout
     assert "score" in result.stdout
-    assert result.stdout.endswith("and 40 more: output=predictions.csv keeps all\n")
+    assert result.stdout.endswith("and 40 more; output=predictions.csv saves all\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -140,21 +140,21 @@ def test_help_says_how_it_is_called(capsys: pytest.CaptureFixture[str]):
 WRONG_WORDS = {
     ("input=x.npy",): "predict needs model=…",
     ("model={arrays}",): "predict needs input=…",
-    ("model={arrays}", "input=x.npy"): "input=x.npy is not there (from ",
-    ("model={arrays}", "inputs=x.npy"): "inputs=x.npy is nothing that predict takes; did you mean input=…?",
-    ("model={arrays}", "x.npy"): "x.npy is nothing that predict takes; did you mean ",
-    ("model=nowhere", "input={new}"): "model=nowhere is not there: give the file of an artifact, or its folder",
-    ("model={root}", "input={new}"): "has no model.onnx; compress writes one",
-    ("model={new}", "input={new}"): "new.npy is no ONNX file that can be run: ",
-    ("model={arrays}", "input={new}", "output=no/x.csv"): "output=no/x.csv cannot be written: there is no folder no:",
-    ("model={arrays}", "input={new}", "output={root}"): "is a folder: give a file in a folder that is there",
-    ("model={arrays}", "input={root}/table.csv"): "this network takes arrays, as its data give them: an .npy or",
-    ("model={images}", "input={new}"): "samples of shape (4,), and the network takes (3, 8, 8): give (N, 3, 8, 8)",
-    ("model={images}", "input={root}/table.csv"): "table.csv: this network takes images, or a folder of them",
-    ("model={images}", "input={root}/arrays"): "arrays has no images (.jpg, ",
-    ("model={rows}", "input={root}/table.csv", "output={root}/table.csv"): "would be written over what is read",
-    ("model={rows}", "input={root}/pets"): "pets: this network takes a .csv file, and no folder",
-    ("model={rows}", "input={root}/table.csv", "data.separator=ab"): "separator is 'ab'; it must be one character",
+    ("model={arrays}", "input=x.npy"): "input=x.npy does not exist (from ",
+    ("model={arrays}", "inputs=x.npy"): "inputs=x.npy is not an option of predict. Did you mean input=…?",
+    ("model={arrays}", "x.npy"): "x.npy is not an option of predict. Did you mean ",
+    ("model=nowhere", "input={new}"): "model=nowhere does not exist. Choose the file of an artifact, or its folder",
+    ("model={root}", "input={new}"): "contains no model.onnx. compress writes it",
+    ("model={new}", "input={new}"): "new.npy is not an executable ONNX file: ",
+    ("model={arrays}", "input={new}", "output=no/x.csv"): "output=no/x.csv cannot be written: the folder no does not",
+    ("model={arrays}", "input={new}", "output={root}"): "is a folder. Choose a file in an existing folder",
+    ("model={arrays}", "input={root}/table.csv"): "this network needs an .npy or .npz file with arrays",
+    ("model={images}", "input={new}"): "samples of shape (4,), expected (samples, 3, 8, 8)",
+    ("model={images}", "input={root}/table.csv"): "table.csv: this network needs an image, or a folder of images",
+    ("model={images}", "input={root}/arrays"): "arrays contains no images (.jpg, ",
+    ("model={rows}", "input={root}/table.csv", "output={root}/table.csv"): "is an input of the command",
+    ("model={rows}", "input={root}/pets"): "pets: this network needs a .csv file, not a folder",
+    ("model={rows}", "input={root}/table.csv", "data.separator=ab"): "`separator` must be one character",
 }  # fmt: skip
 
 
@@ -173,11 +173,11 @@ def test_a_wrong_word_is_a_sentence(
 
 
 WRONG_FILES = {
-    ("rows", "new.csv", b"age,city\n20,Rome\n"): "has no column 'height'; there is: ",
-    ("rows", "none.csv", b"size\n20\n"): "none.csv has no column 'age', nor 'height', 'city'; there is: size",
-    ("rows", "new.csv", b"age,city,height\nold,Rome,150\n"): "'age' has to be a finite number, and is 'old' on line 2",
-    ("rows", "new.csv", b"age,city,height\n20,K\xf6ln,150\n"): "is no text in utf-8 (line 2): set data.encoding",
-    ("rows", "new.csv", b"age,city,height\n"): "has a line of names and no rows",
+    ("rows", "new.csv", b"age,city\n20,Rome\n"): "has no column 'height'. Columns: ",
+    ("rows", "none.csv", b"size\n20\n"): "none.csv has no column 'age' and no column 'height', 'city'. Columns: size",
+    ("rows", "new.csv", b"age,city,height\nold,Rome,150\n"): "'age' must be a finite number, got 'old' on line 2",
+    ("rows", "new.csv", b"age,city,height\n20,K\xf6ln,150\n"): "is not text in utf-8 (line 2). Set data.encoding",
+    ("rows", "new.csv", b"age,city,height\n"): "has column names but no rows",
     ("images", "new.png", b"no image"): "new.png cannot be read (",
     ("arrays", "new.npy", b"no array"): "new.npy cannot be read as an array: ",
     ("arrays", "new.npz", b"PK no array"): "new.npz cannot be read as an array: ",
@@ -195,16 +195,16 @@ def test_a_wrong_file_is_a_sentence(
 
 
 WRONG_ARRAYS = {
-    "of one sample": (np.zeros(4), "is an array of shape (4,) and type float64: give numbers (samples, …)"),
+    "of one sample": (np.zeros(4), "is an array of shape (4,) and type float64, expected numbers (samples, …)"),
     "of none": (np.zeros((0, 4)), "is an array of shape (0, 4)"),
-    "of text": (np.array([["a"] * 4]), "and type <U1: give numbers (samples, …)"),
+    "of text": (np.array([["a"] * 4]), "and type <U1, expected numbers (samples, …)"),
     "with a gap": (
         np.array([[1.0, np.nan, 2.0, np.inf]]),
-        "2 of its numbers are NaN, infinite or too large for float32: fill them in",
+        "2 of its numbers are NaN, infinite or too large for float32. Replace them",
     ),
     "too large": (
         np.array([[1.0, 1e300, 2.0, 3.0]]),
-        "1 of its numbers are NaN, infinite or too large for float32: fill them in",
+        "1 of its numbers are NaN, infinite or too large for float32. Replace them",
     ),
     "of objects": (np.array([[None] * 4]), "cannot be read as an array: Object arrays cannot be loaded"),
 }
@@ -225,7 +225,7 @@ def test_a_network_of_whole_numbers_is_given_no_others(tmp_path: Path, capsys: A
     onnx.save(model, tmp_path / "model.onnx")
     np.save(tmp_path / "in.npy", np.array([[1.0, 2.5], [np.nan, 1e300]]))
     assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 2
-    assert "in.npy: 3 of its numbers are no int64" in _read_error(capsys)
+    assert "in.npy: 3 of its numbers are not int64" in _read_error(capsys)
     np.save(tmp_path / "in.npy", np.array([[1.0, -3.0]]))
     assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 0
 
@@ -233,24 +233,24 @@ def test_a_network_of_whole_numbers_is_given_no_others(tmp_path: Path, capsys: A
 def test_of_several_arrays_one_has_to_be_called_inputs(folder: Path, tmp_path: Path, capsys: Any):
     np.savez(tmp_path / "in.npz", x=np.zeros((2, 4)), y=np.zeros(2))
     assert _predict(f"model={folder / 'arrays'}", f"input={tmp_path / 'in.npz'}") == 2
-    assert "in.npz has the arrays x, y: call one inputs" in _read_error(capsys)
+    assert "in.npz contains the arrays x, y. Name one of them inputs" in _read_error(capsys)
 
 
 def test_an_image_of_sixteen_bits_is_refused(folder: Path, tmp_path: Path, capsys: Any):
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "deep.png")
     assert _predict(f"model={folder / 'images'}", f"input={tmp_path / 'deep.png'}") == 2
-    assert "deep.png has more than 8 bits a channel; convert it to 8" in _read_error(capsys)
+    assert "deep.png has more than 8 bits per channel. Convert it to 8" in _read_error(capsys)
 
 
 @pytest.mark.parametrize(
     ("facts", "wanted"),
     [
-        (None, "says nothing of its classes and inputs, as files of this application do"),
+        (None, "has no metadata about its classes and inputs"),
         ("{", "is damaged: "),
-        ('{"kind": "values"}', "is damaged: what it says of itself is not what this application writes"),
+        ('{"kind": "values"}', "is damaged: the metadata was not written by this application"),
         (
             '{"kind": "x", "classes": [], "input_shape": [4], "run": "r"}',
-            "is damaged: there are no predictions of kind x",
+            "is damaged: unknown kind of predictions x",
         ),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
         onnx.helper.set_model_props(model, {"stormproof": facts})
     onnx.save(model, tmp_path / "foreign.onnx")
     assert _predict(f"model={tmp_path}", f"input={folder / 'new.npy'}") == 2
-    assert "has no model.onnx; choose one: foreign.onnx" in _read_error(capsys)
+    assert "contains no model.onnx. Choose one of foreign.onnx" in _read_error(capsys)
     assert _predict(f"model={tmp_path / 'foreign.onnx'}", f"input={folder / 'new.npy'}") == 2
     assert wanted in _read_error(capsys)
 
@@ -269,7 +269,7 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
 def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setattr(main, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}") == 2
-    assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _read_error(capsys)
+    assert "predict needs onnxruntime, which is not installed. Run: pip install -e '.[compress]'" in _read_error(capsys)
 
 
 def test_the_command_line_imports_no_torch():

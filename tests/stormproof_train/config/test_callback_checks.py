@@ -8,32 +8,35 @@ from tests.support.hydra_configs import compose_plan
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"
 GAP = "stormproof_train.generalization.GeneralizationGap"
-UNTRAINED = r"and swa_epoch_start=\S+ the untrained ones are among them: set more epochs, or a later"
+UNTRAINED = r"and swa_epoch_start=\S+\. Set more epochs, or a later"
 REFUSED = {
     "stopping because accuracy rises": (
         [EARLY, "callbacks.early_stopping.monitor=val/accuracy"],
-        "mode=min takes val/accuracy for the better, the lower it is: set callbacks.recovery.mode=max callbacks.early_",
+        "mode=min is wrong for val/accuracy, for which higher is better. Set callbacks.recovery.mode=max callback",
     ),
     "keeping the worst": (
         ["callbacks.recovery.monitor=val/rmse", "callbacks.recovery.mode=max"],
-        "takes val/rmse for the better, the higher it is: set callbacks.recovery.mode=min$",
+        "is wrong for val/rmse, for which lower is better. Set callbacks.recovery.mode=min.$",
     ),
     "an average of one epoch": ([SWA, "trainer.max_epochs=1"], f"trainer.max_epochs=1 {UNTRAINED}"),
     "an average of two epochs": ([SWA, "trainer.max_epochs=2"], f"trainer.max_epochs=2 {UNTRAINED}"),
     "an average from the first epoch on": ([SWA, "callbacks.swa.swa_epoch_start=1"], UNTRAINED),
     "an average of nothing": (
         [SWA, "callbacks.swa.swa_epoch_start=31"],
-        "swa_epoch_start=31 is behind the last of 30 epochs",
+        "swa_epoch_start=31 must not exceed the 30 epochs",
     ),
-    "an average by the step": ([SWA, "trainer.max_steps=100"], "it counts epochs, and trainer.max_steps may end the"),
-    "two averages": (["callbacks=[swa,ema]"], "callbacks.swa and callbacks.ema both set the weights that are tested"),
+    "an average by the step": (
+        [SWA, "trainer.max_steps=100"],
+        "callbacks.swa counts epochs, and trainer.max_steps may end the",
+    ),
+    "two averages": (["callbacks=[swa,ema]"], "callbacks.swa and callbacks.ema both set the tested weights"),
     "a gap of weights that were not validated": (
         ["callbacks=ema", "~callbacks.generalization_gap", f"callbacks.gap._target_={GAP}"],
-        "callbacks.gap measures the validated weights, and has to come before callbacks.ema",
+        "callbacks.gap measures the validated weights, so it must precede callbacks.ema",
     ),
     "an average that is not tested": (
         ["callbacks=[swa,early_stopping]"],
-        r"callbacks.swa averages weights up to the end, and with callbacks.\w+.monitor those of an earlier epoch are",
+        r"callbacks.swa averages weights until the end, but callbacks.\w+.monitor selects the weights of an earlier",
     ),
 }
 

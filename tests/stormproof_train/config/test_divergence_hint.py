@@ -14,7 +14,7 @@ def test_gated_units_and_squared_relu_are_of_the_second_degree():
 SENTENCES = {
     "a gated unit without a norm": (
         ["activation=swiglu"],
-        r"lower it; before that, give the model a norm \(model.norm=",
+        r"lower it; before that, add a norm to the model \(model.norm=",
     ),
     "a gated unit with a norm": (["activation=swiglu", "++model.norm=layer"], "lower it$"),
     "a model that has always a norm": (["activation=swiglu", "model=resnet"], "lower it$"),

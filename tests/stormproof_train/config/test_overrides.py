@@ -44,7 +44,7 @@ def test_only_an_argument_gets_a_sign(word: str, expected: str):
 
 def test_a_list_is_refused_where_one_choice_is_taken():
     groups = {"activation", "callbacks", "augmentation", "experiment"}
-    with pytest.raises(UserError, match=r"activation=\[relu, elu\]: a run takes one .*, -m activation=relu,elu$"):
+    with pytest.raises(UserError, match=r"activation=\[relu, elu\]: a run has one .*, use -m activation=relu,elu$"):
         check_option_lists(["seed=1", "activation=[relu, elu]"], groups)
     fine = ["callbacks=[ema,early_stopping]", "augmentation=[crop_flip,mixup]", "activation=[relu]", "x=[1,2]"]
     check_option_lists([*fine, "model.widths=[3,4]", "activation=relu,elu", "activation=[relu"], groups)

@@ -100,21 +100,25 @@ def test_a_value_of_the_right_type_arrives(name: str, value: Any, built: Any):
 
 
 REFUSED = {
-    "a word for an int": ("count", "many", "model.count='many' should be int"),
-    "a fraction for an int": ("count", 1.5, "model.count=1.5 should be int"),
-    "a bool for an int": ("count", True, "model.count=True should be int"),
-    "null for an int": ("count", None, "model.count=None should be int"),
-    "a word for a float": ("rate", "1e-3x", "model.rate='1e-3x' should be float"),
-    "a bool for a float": ("rate", False, "model.rate=False should be float"),
-    "an int for a word": ("word", 3, "model.word=3 should be str"),
-    "an int for a bool": ("flag", 1, "model.flag=1 should be bool"),
-    "a word where null may be": ("maybe", "x", "model.maybe='x' should be int or null"),
-    "none of the words": ("choice", "c", "model.choice='c' should be 'a' or 'b'"),
-    "a word for a list": ("numbers", "12", "model.numbers='12' should be a list of int"),
-    "a wrong first item": ("numbers", ["x", 2], "model.numbers=['x', 2] should be "),
-    "a wrong last item": ("numbers", [1, 2, "x"], "model.numbers=[1, 2, 'x'] should be "),
-    "a tuple too short": ("pair", [0.9], "model.pair=[0.9] should be a list of float, float"),
-    "a word for one of three": ("maybe_pair", "x", "model.maybe_pair='x' should be a list of int, int, int, or null"),
+    "a word for an int": ("count", "many", "model.count must be int, got 'many'"),
+    "a fraction for an int": ("count", 1.5, "model.count must be int, got 1.5"),
+    "a bool for an int": ("count", True, "model.count must be int, got True"),
+    "null for an int": ("count", None, "model.count must be int, got None"),
+    "a word for a float": ("rate", "1e-3x", "model.rate must be float, got '1e-3x'"),
+    "a bool for a float": ("rate", False, "model.rate must be float, got False"),
+    "an int for a word": ("word", 3, "model.word must be str, got 3"),
+    "an int for a bool": ("flag", 1, "model.flag must be bool, got 1"),
+    "a word where null may be": ("maybe", "x", "model.maybe must be int or null, got 'x'"),
+    "none of the words": ("choice", "c", "model.choice must be 'a' or 'b', got 'c'"),
+    "a word for a list": ("numbers", "12", "model.numbers must be a list of int, got '12'"),
+    "a wrong first item": ("numbers", ["x", 2], "model.numbers must be a list of int, got ['x', 2]"),
+    "a wrong last item": ("numbers", [1, 2, "x"], "model.numbers must be a list of int, got [1, 2, 'x']"),
+    "a tuple too short": ("pair", [0.9], "model.pair must be a list of float, float, got [0.9]"),
+    "a word for one of three": (
+        "maybe_pair",
+        "x",
+        "model.maybe_pair must be a list of int, int, int, or null, got 'x'",
+    ),
 }
 
 
@@ -130,19 +134,19 @@ ENTRIES = {
     "nothing": (None, "model has no _target_, so there is nothing to build"),
     "no target": ({"width": 3}, "model has no _target_"),
     "a word": ("relu", "model has no _target_"),
-    "no package": ({"_target_": "no.such.Thing"}, "there is no module no; write package.module.Name"),
+    "no package": ({"_target_": "no.such.Thing"}, "there is no module no. Use package.module.Name"),
     "no module": ({"_target_": "torch.no_such.Thing"}, "torch has no no_such"),
     "no name": ({"_target_": "torch.nn.Relu"}, "torch.nn has no Relu; did you mean ReLU?"),
     "a word alone": ({"_target_": "relu"}, "there is no module relu"),
     "an empty path": ({"_target_": ""}, "_target_="),
     "no name of a class": ({"_target_": f"{HERE}.Thing.paint"}, f"{HERE}.Thing has no paint"),
-    "a number": ({"_target_": f"{HERE}.not_callable"}, "is a int, not something to call"),
+    "a number": ({"_target_": f"{HERE}.not_callable"}, "must be callable, got an object of type int"),
     "a misspelt argument": (
         {"_target_": f"{HERE}.Needs", "frist": 1},
-        f"model.frist: {HERE}.Needs has no argument frist; did you mean first? (it takes first, second)",
+        f"model.frist: {HERE}.Needs has no argument frist; did you mean first? (arguments: first, second)",
     ),
-    "an argument of nothing": ({"_target_": f"{HERE}.Colour.mro", "x": 1}, "has no argument x (it takes none)"),
-    "a missing argument": ({"_target_": f"{HERE}.Needs"}, f"{HERE}.Needs needs the argument first: set model.first=…"),
+    "an argument of nothing": ({"_target_": f"{HERE}.Colour.mro", "x": 1}, "has no argument x (arguments: none)"),
+    "a missing argument": ({"_target_": f"{HERE}.Needs"}, f"{HERE}.Needs needs the argument first. Set model.first=…"),
 }
 
 

@@ -36,7 +36,7 @@ def test_without_a_launcher_the_config_counts(environ: dict[str, str], devices: 
 @pytest.mark.parametrize("given", [{}, {"devices": 2}, {"devices": "2", "num_nodes": 1}, {"devices": [0, 1, 2]}])
 @pytest.mark.parametrize("environ", [TORCHRUN, SRUN])
 def test_another_number_is_a_sentence_that_names_the_way_out(given: dict[str, Any], environ: dict[str, str]):
-    with pytest.raises(UserError, match=r"the launcher started \d on each of 2 nodes, and .*: trainer=ddp takes"):
+    with pytest.raises(UserError, match=r"the launcher started \d on each of 2 nodes, but .*\. Use trainer=ddp"):
         match_launcher(make_trainer(**given), environ)
 
 

@@ -60,15 +60,15 @@ def _check(data: pl.LightningDataModule, tests: bool = True, **options: Any) -> 
     assert data.trainer is None
 
 
-INTERVAL = "trainer.val_check_interval=11 is more than the 10 training batches of an epoch: set trainer.val_check_inte"
+INTERVAL = "trainer.val_check_interval=11 exceeds the 10 training batches of an epoch. Set trainer.val_check_inte"
 REFUSED = {
-    "no interval": ({"val_check_interval": 0}, "trainer.val_check_interval=0 is no interval: set a number of batches"),
+    "no interval": ({"val_check_interval": 0}, "trainer.val_check_interval must not be 0. Set a number of batches"),
     "an interval of more than an epoch": ({"val_check_interval": 11}, INTERVAL),
     "an interval of more than its limit": (
-        {"val_check_interval": 4, "limit_train_batches": 3}, "=4 is more than the 3 training batches"
+        {"val_check_interval": 4, "limit_train_batches": 3}, "=4 exceeds the 3 training batches"
     ),
     "an interval of more than its share": (
-        {"val_check_interval": 6, "limit_train_batches": 0.5}, "=6 is more than the 5 training batches"
+        {"val_check_interval": 6, "limit_train_batches": 0.5}, "=6 exceeds the 5 training batches"
     ),
     "no training batch": ({"limit_train_batches": 0.09}, "trainer.limit_train_batches=0.09 of 10 training batches is"),
     "no validation batch": ({"limit_val_batches": 0.1}, "trainer.limit_val_batches=0.1 of 5 validation batches is"),
@@ -130,7 +130,7 @@ def test_the_batches_of_a_rank_count(
     trainer.val_check_interval = batches
     check_batch_limits(trainer, data, runs_test=True)
     trainer.val_check_interval = batches + 1
-    with pytest.raises(UserError, match=rf"={batches + 1} is more than the {batches} training batches"):
+    with pytest.raises(UserError, match=rf"={batches + 1} exceeds the {batches} training batches"):
         check_batch_limits(trainer, data, runs_test=True)
     monkeypatch.setattr(batch_order, "current_replica", lambda: Replica(0, ranks))  # as if there were a process group
     data.trainer = trainer
@@ -138,7 +138,7 @@ def test_the_batches_of_a_rank_count(
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
-    with pytest.raises(UserError, match=r"data.batch_size=4 is the batch .*: 1 rank x 3 accumulated batches"):
+    with pytest.raises(UserError, match=r"data.batch_size=4 must be divisible by 1 rank x 3 accumulated batches"):
         _check(Ours(), accumulate_grad_batches=3)
 
 

@@ -27,7 +27,7 @@ def test_up_to_half_of_the_images_may_have_been_repaired(tmp_path: Path):
     check_files_unchanged(tmp_path, ImageFolder(str(folder)))
     repaint(files)
     with pytest.raises(
-        UserError, match=rf"\({len(files)} of {len(files)} compared files differ\): put the old ones back"
+        UserError, match=rf"\({len(files)} of {len(files)} compared files differ\)\. Restore the previous images"
     ):
         check_files_unchanged(tmp_path, ImageFolder(str(folder)))
 

@@ -69,9 +69,7 @@ def test_a_number_that_is_a_category_is_the_same_one_in_every_file(of_test: str,
 def test_a_split_with_many_values_that_training_never_saw_is_told(tmp_path: Path):
     rows = [f"30,{'Atlantis' if row > 17 else 'Rome'},160,yes" for row in range(20)]
     (tmp_path / "test.csv").write_text("\n".join(["age,city,height,y", *rows]))
-    message = (
-        r"test.csv: 10% of the test rows have a value of 'city' that no training row has \(line 20: 'Atlantis'\), and"
-    )
+    message = r"test.csv: 10% of the test rows have a value of 'city' that .* \(line 20: 'Atlantis'\)"
     with pytest.warns(UserWarning, match=message):
         make_csv(tmp_path, people_csv(), test_path=str(tmp_path / "test.csv"))
 

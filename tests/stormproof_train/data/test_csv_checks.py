@@ -33,7 +33,7 @@ def _table(first: str, cells: list[object]) -> str:
 )
 def test_a_column_that_numbers_the_rows_is_a_warning(name: str, cells: list[object], tmp_path: Path):
     assert _warning_messages(tmp_path, _table(name, cells)) == [
-        f"the column {name!r} has a different whole number in each row, like an ID: exclude it with data.features=[…]"
+        f"the column {name!r} has a different whole number in each row, like an ID. Exclude it with data.features=[…]."
     ]
 
 
@@ -54,8 +54,8 @@ def test_other_columns_of_numbers_are_no_warning(name: str, cells: list[object],
 def test_decimal_commas_are_a_warning_with_the_setting_that_reads_them(tmp_path: Path):
     cells: list[object] = [f'"{row % 10},{row % 3}"' for row in ROWS]
     (sentence,) = _warning_messages(tmp_path, _table("bmi", cells))
-    assert sentence.startswith("the column 'bmi' contains numbers such as '0,0' that are read as categories: ")
-    assert sentence.endswith("set \"data.decimal=','\"")
+    assert sentence.startswith("the column 'bmi' contains numbers such as '0,0', which are treated as categories. ")
+    assert sentence.endswith("Set \"data.decimal=','\".")
 
 
 @pytest.mark.parametrize("values", [("no", "yes"), ("0", "1"), ("0.0", "1.0")])
@@ -65,7 +65,7 @@ def test_a_column_that_equals_the_target_is_a_warning(values: tuple[str, str], t
     if values[0] == "no":
         text = "\n".join(line[:-1] + {"0": "no", "1": "yes", "y": "y"}[line[-1]] for line in text.splitlines())
     assert _warning_messages(tmp_path, text) == [
-        "the column 'copy' equals the target 'y' in all rows: exclude it with data.features=[…]"
+        "the column 'copy' equals the target 'y' in all rows. Exclude it with data.features=[…]."
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from stormproof_train.data import fashion_mnist
 from stormproof_train.data.fashion_mnist import FashionMNIST
-from stormproof_train.data.splits import hold_out
+from stormproof_train.data.splits import split_two_ways
 from stormproof_train.errors import UserError
 from tests.support.fashion_files import FILE_NAMES, encode_idx, write_dataset
 from tests.support.split_arrays import concatenate_batches, load_splits, sort_rows, to_sorted_rows
@@ -90,7 +90,7 @@ def test_the_training_split_is_counted_when_it_is_read(tmp_path: Path):
     write_dataset(tmp_path / "debian", labels)
     data = _fashion(tmp_path, seed=1)
     assert data.spec.class_counts is None
-    training_indices, _ = hold_out(60, 1 / 3, 1, labels)
+    training_indices, _ = split_two_ways(60, 1 / 3, 1, labels)
     assert data.load_spec().class_counts == tuple(np.bincount(labels[training_indices]).tolist())
     assert FashionMNIST.spec.class_counts is None
 
@@ -99,7 +99,7 @@ def test_fashion_is_scaled_by_the_training_split_alone(images: dict[str, np.ndar
     data = _fashion(tmp_path, seed=2)
     data.prepare_data()
     pixels, labels = images[FILE_NAMES[0]].astype(float), images[FILE_NAMES[1]]
-    training_indices, held_out = hold_out(60, 1 / 3, 2, labels)
+    training_indices, held_out = split_two_ways(60, 1 / 3, 2, labels)
     mean, std = pixels[training_indices].mean(), pixels[training_indices].std(ddof=1)
     expected = {
         "train": (pixels[training_indices], labels[training_indices]),

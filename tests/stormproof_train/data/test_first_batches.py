@@ -34,37 +34,52 @@ def test_data_that_can_be_learnt_from_pass(data: Foreign):
 
 
 BAD = {
-    "labels from 1": (Foreign(X, LABELS * 0 + 3, num_classes=3), "training batch of Foreign the class labels go from"),
+    "labels from 1": (
+        Foreign(X, LABELS * 0 + 3, num_classes=3),
+        "training batch of Foreign the class labels of 3 classes must be from",
+    ),
     "a label below 0": (
         Foreign(X, LABELS * 0 - 1, num_classes=3),
-        "go from -1 to -1, and those of 3 classes from 0 to",
+        "of 3 classes must be from 0 to 2, got -1 to -1",
     ),
-    "one-hot integers": (Foreign(X, HOT, num_classes=3), "are (4, 3), and they should be (N,): target.argmax(dim=1)"),
-    "labels in a column": (Foreign(X, LABELS[:, None], num_classes=3), "are (4, 1), and they should be (N,): target."),
+    "one-hot integers": (
+        Foreign(X, HOT, num_classes=3),
+        "have shape (4, 3), expected (batch,). Use target.argmax(dim=1)",
+    ),
+    "labels in a column": (
+        Foreign(X, LABELS[:, None], num_classes=3),
+        "have shape (4, 1), expected (batch,). Use target.",
+    ),
     "labels that are floats": (
         Foreign(X, LABELS.float(), num_classes=3),
-        "the targets are (4,) of torch.float32: 3 classes have labels (N,) of whole numbers (target.long())",
+        "the targets have shape (4,) and type torch.float32. 3 classes need integer labels (batch,) (target.long())",
     ),
-    "numbers beside the names of classes": (Foreign(X, NUMBERS, classes=["a", "b", "c"]), "a regression has no num_"),
-    "logits": (Foreign(X, 9 * HOT.float() - 3, num_classes=3), "the targets are no probabilities: they should be fr"),
+    "numbers beside the names of classes": (
+        Foreign(X, NUMBERS, classes=["a", "b", "c"]),
+        "For regression, do not set num_",
+    ),
+    "logits": (Foreign(X, 9 * HOT.float() - 3, num_classes=3), "the targets must be probabilities fr"),
     "inputs that are missing": (
         Foreign(NAN, LABELS, num_classes=3),
-        "20 of the 20 numbers of the inputs are nan or th",
+        "20 of the 20 numbers of the inputs are not finite (nan)",
     ),
-    "targets that are missing": (Foreign(X, NAN), "20 of the 20 numbers of the targets are nan or the like, and not"),
-    "targets of any size": (Foreign(X, NUMBERS.clamp(min=1) * 1e38), "e+38 in size, and 1e+15 is the most: divide th"),
-    "no training": (Foreign(X[:0], LABELS[:0], num_classes=3), "data: the training loader of Foreign has no batch: i"),
+    "targets that are missing": (Foreign(X, NAN), "20 of the 20 numbers of the targets are not finite (nan). Replace"),
+    "targets of any size": (Foreign(X, NUMBERS.clamp(min=1) * 1e38), "e+38, at most 1e+15 is allowed. Divide th"),
+    "no training": (
+        Foreign(X[:0], LABELS[:0], num_classes=3),
+        "data: the training loader of Foreign has no batches. T",
+    ),
     "no validation": (
         Foreign(X, LABELS, num_classes=3, validation=(X[:0], LABELS[:0])),
         "data: the validation loader of Foreign has no batch",
     ),
     "a validation of another width": (
         Foreign(X, LABELS, num_classes=3, validation=(X[:, :4], LABELS)),
-        "data: in the first validation batch of Foreign a sample's inputs are (4,), and they should be (5,)",
+        "data: in the first validation batch of Foreign a sample's inputs have shape (4,), expected (5,)",
     ),
     "a validation of other targets": (
         Foreign(X, NUMBERS, validation=(X, NUMBERS[:, :1])),
-        "data: in the first validation batch of Foreign a sample's target has 1 numbers, and it should have 2",
+        "data: in the first validation batch of Foreign a sample's target has 1 numbers, expected 2",
     ),
     "a validation without targets": (Foreign(X, LABELS, num_classes=3, validation=(X,)), "must yield pairs of tensors"),
 }
@@ -84,7 +99,7 @@ def test_samples_one_by_one_are_no_batches():
             return DataLoader(TensorDataset(*self.tensors), batch_size=None)
 
     data = Single(X, LABELS, num_classes=3)
-    with pytest.raises(UserError, match=r"the inputs are \(5,\) and the targets \(\): both begin with the samples"):
+    with pytest.raises(UserError, match=r"the inputs have shape \(5,\) and the targets \(\)\. Both must have the same"):
         check_first_batches(data, infer_spec(data))
 
 
@@ -116,7 +131,10 @@ def test_of_data_in_memory_every_sample_is_looked_at():
     spec = DataSpec((5,), num_classes=3, num_outputs=3)
     wrong = LABELS.clone()
     wrong[-1] = 3
-    with pytest.raises(UserError, match=r"^data: in the training split of _Mine the class labels go from 0 to 3, and"):
+    with pytest.raises(
+        UserError,
+        match=r"^data: in the training split of _Mine the class labels of 3 classes must be from 0 to 2, got 0 to 3",
+    ):
         _Mine((X, wrong), (X, LABELS), spec).load_spec()
     with pytest.raises(UserError, match=r"^data: in the validation split of _Mine 45 of the 45 numbers of the inputs"):
         _Mine((X, LABELS), (NAN, LABELS), spec).load_spec()

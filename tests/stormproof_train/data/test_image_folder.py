@@ -195,11 +195,11 @@ def test_a_resume_says_how_many_files_have_another_size_than_when_the_run_began(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"image_size": 0}, "image_size is 0 pixels; it must be at least 1"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_workers": -1}, "num_workers is -1"),
-        ({"validation_fraction": 0.0}, "validation_fraction=0.0 and test_fraction=0.15 must be above 0"),
-        ({"test_fraction": 0.9}, "must be above 0 and leave something to train on"),
+        ({"image_size": 0}, "`image_size` must be at least 1 pixel, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),
+        ({"validation_fraction": 0.0}, "must be above 0 and have a sum below 1, got 0.0 and 0.15"),
+        ({"test_fraction": 0.9}, "must be above 0 and have a sum below 1"),
     ],
 )
 def test_an_impossible_number_is_refused(arguments: dict[str, Any], sentence: str, tmp_path: Path):
@@ -229,7 +229,7 @@ def test_an_image_of_sixteen_bits_is_not_made_white(tmp_path: Path):
     deep = tmp_path / "cat" / "000.png"
     Image.new("I;16", (8, 8)).save(deep)
     data = _pets(tmp_path)
-    with pytest.raises(UserError, match=r"000.png has more than 8 bits a channel; convert it to 8$"):
+    with pytest.raises(UserError, match=r"000.png has more than 8 bits per channel. Convert it to 8.$"):
         load_splits(data)
 
 
@@ -286,5 +286,5 @@ def test_a_class_that_is_a_broken_link_is_refused(below: str, tmp_path: Path):
     missing = tmp_path / ("test" if below.startswith("test") else "train/dog")
     shutil.rmtree(missing)
     missing.symlink_to("/nowhere/at all")
-    with pytest.raises(UserError, match=f"{missing} is a link to /nowhere/at all, which does not exist: remove or rep"):
+    with pytest.raises(UserError, match=f"{missing} is a link to /nowhere/at all, which does not exist. Remove or rep"):
         ImageFolder(str(tmp_path))

@@ -49,7 +49,7 @@ def test_every_kind_of_image_is_read_and_what_is_left_out_is_told(tmp_path: Path
     for name in ("cat/notes.txt", "dog/LICENSE", "dog/1.txt"):
         (tmp_path / name).touch()
     with pytest.warns(
-        UserWarning, match=r": 3 files are left out, which are no images by their names \(no ending, .txt\)"
+        UserWarning, match=r": 3 files are ignored because of the file name extension \(no extension, .txt\)"
     ):
         _pets(tmp_path)
 
@@ -147,24 +147,27 @@ def _a_link_to_nothing(folder: Path) -> None:
 MISTAKES = {
     "splits of other names": (
         _splits_of_other_names,
-        "{}/fitting would be a class, and holds only folders (cat, dog, owl): put the images of each",
+        "{}/fitting contains no images, only folders (cat, dog, owl). Put the images of each",
     ),
-    "a split twice": (_training_twice, "data.path={} has both Train/ and train/: leave one of them"),
+    "a split twice": (_training_twice, "data.path={} contains both Train/ and train/. Remove one of them"),
     "a link to nothing": (
         _a_link_to_nothing,
-        "data: the image {}/cat/gone.png, a link to /nowhere/gone.png, cannot be read (No such file or directory): t",
+        "data: the image {}/cat/gone.png, a link to /nowhere/gone.png, cannot be read (No such file or directory). R",
     ),
-    "no class folder": (_no_class, "{} has no folders: put the images of each class into one of the class's name"),
-    "a class without images": (_empty_class, "{}/emu has no images (.jpg, .jpeg, .png"),
-    "one class only": (_one_class, "{}: all 5 samples are of the class 'cat'; there is nothing to tell apart"),
-    "a class too small": (_small_class, "{}: the class 'emu' has 2 samples, and each of the 3 splits made of them"),
-    "another class to test": (_another_class, "{}/test/emu: the class 'emu' is none of the training split's: cat, dog"),
-    "a test split of nothing": (_no_class_to_test, "{}/test has no folders: put the images"),
+    "no class folder": (_no_class, "{} contains no folders. Create one folder per class"),
+    "a class without images": (_empty_class, "{}/emu contains no images (.jpg, .jpeg, .png"),
+    "one class only": (_one_class, "{}: all 5 samples have class 'cat'. Classification needs at least 2"),
+    "a class too small": (_small_class, "{}: class 'emu' has 2 samples, but each of the 3 splits"),
+    "another class to test": (_another_class, "{}/test/emu: class 'emu' is not in the training split: cat, dog"),
+    "a test split of nothing": (_no_class_to_test, "{}/test contains no folders"),
     "a folder beside the splits": (
         _another_split,
-        "has the split train/, and valid/ beside it, which is none of train/",
+        "contains the split train/ and also valid/, which is not one of train/",
     ),
-    "two folders of validation": (_validation_twice, "data.path={} has both val/ and validation/: leave one of them"),
+    "two folders of validation": (
+        _validation_twice,
+        "data.path={} contains both val/ and validation/. Remove one of them",
+    ),
 }
 
 
@@ -178,8 +181,8 @@ def test_folders_that_are_not_as_they_should_be_are_one_sentence(lay: Any, sente
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=rf"^data.path=no is not there \(from {tmp_path}\)$"):
+    with pytest.raises(UserError, match=rf"^data.path=no does not exist \(from {tmp_path}\)$"):
         ImageFolder("no")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^data.path=file is no folder"):
+    with pytest.raises(UserError, match=r"^data.path=file is not a folder"):
         ImageFolder("file")

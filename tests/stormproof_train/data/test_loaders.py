@@ -112,8 +112,8 @@ def test_the_batch_is_that_of_the_whole_job(batch: int, ranks: int, accumulated:
         with pytest.raises(UserError) as excinfo:
             make()
         assert str(excinfo.value) == (
-            f"data.batch_size={batch} is the batch of the whole job: {ranks} ranks x {accumulated} accumulated batches "
-            "(trainer.accumulate_grad_batches) cannot share it equally"
+            f"data.batch_size={batch} must be divisible by {ranks} ranks x {accumulated} accumulated batches "
+            "(trainer.accumulate_grad_batches), because it is the batch of all ranks together."
         )
 
 
@@ -121,7 +121,7 @@ def test_a_batch_of_more_than_all_is_refused():
     data = _Small(batch_size=24)
     data.setup("fit")
     with pytest.raises(
-        UserError, match=r"^data.batch_size=24 is more than the 23 training samples: set data.batch_size=23 or "
+        UserError, match=r"^data.batch_size=24 exceeds the 23 training samples. Set data.batch_size=23 or "
     ):
         data.train_dataloader()
 
@@ -130,7 +130,7 @@ def test_accumulated_batches_may_have_more_samples_together_than_there_are():
     data = _Small(batch_size=46)
     data.setup("fit")
     data.check_batch_size(batches_per_step=2)
-    with pytest.raises(UserError, match=r"set data.batch_size=23 or less$"):
+    with pytest.raises(UserError, match=r"Set data.batch_size=23 or less.$"):
         data.check_batch_size(batches_per_step=1)
 
 
@@ -144,8 +144,8 @@ def test_a_batch_of_all_is_one_batch():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"batch_size": 0}, "batch_size is 0; a batch needs at least 1 sample"),
-        ({"num_workers": -1}, "num_workers is -1; it must be at least 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"num_workers": -1}, "`num_workers` must be at least 0, got -1"),
         ({"validation_fraction": 0.0}, "validation_fraction"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
     ],
@@ -171,5 +171,5 @@ def test_fewer_samples_than_ranks_are_a_sentence():
     data.setup("test")
     data.trainer = SimpleNamespace(world_size=5, accumulate_grad_batches=1)  # type: ignore[assignment]
     assert data.val_dataloader()
-    with pytest.raises(UserError, match="5 ranks cannot share 4 test samples: take fewer, or more data"):
+    with pytest.raises(UserError, match=r"5 ranks cannot share 4 test samples\. Use fewer ranks or more data"):
         data.test_dataloader()

@@ -35,11 +35,11 @@ def test_a_foreign_module_is_known_by_its_first_batch(data: Foreign, spec: DataS
     [
         (
             Foreign(IMAGES, LABELS, num_classes=3, class_counts=[3, 6]),
-            r"data: Foreign\.class_counts has 2 counts for 3 classes: one for each",
+            r"data: Foreign\.class_counts must have one count per class, got 2 for 3 classes",
         ),
-        (Foreign(IMAGES, LABELS), "data: Foreign gives class labels but not how many classes"),
-        (Foreign(IMAGES), r"must yield pairs of tensors \(input, target\), and gives list"),
-        (Foreign(IMAGES, LABELS, LABELS), r"must yield pairs of tensors \(input, target\), and gives list"),
+        (Foreign(IMAGES, LABELS), "data: Foreign yields class labels, but the number of classes is unknown"),
+        (Foreign(IMAGES), r"must yield pairs of tensors \(input, target\), got list"),
+        (Foreign(IMAGES, LABELS, LABELS), r"must yield pairs of tensors \(input, target\), got list"),
     ],
     ids=["counts of other classes", "no classes", "no target", "three parts"],
 )

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stormproof_train.data.splits import hold_out, split_three_ways
+from stormproof_train.data.splits import split_three_ways, split_two_ways
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.15, 0.15), (0.1, 0.4), (0.5, 0.25)])
@@ -35,11 +35,11 @@ def test_the_seed_and_nothing_else_fixes_a_split():
 
 @pytest.mark.parametrize(("validation", "test"), [(0, 0.2), (0.2, 0), (-0.1, 0.2), (0.5, 0.5), (0.9, 0.2)])
 def test_shares_that_leave_a_part_empty_are_refused(validation: float, test: float):
-    with pytest.raises(ValueError, match=f"validation_fraction={validation} and test_fraction={test} must be above 0"):
+    with pytest.raises(ValueError, match=f"must be above 0 and have a sum below 1, got {validation} and {test}"):
         split_three_ways(100, validation, test, 0)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -1, 1.5, float("nan")])
 def test_a_share_outside_its_range_cannot_be_held_out(fraction: float):
-    with pytest.raises(ValueError, match=f"a fraction of {fraction} cannot be held out"):
-        hold_out(10, fraction, 0)
+    with pytest.raises(ValueError, match=f"the held-out fraction must be between 0 and 1, got {fraction}"):
+        split_two_ways(10, fraction, 0)

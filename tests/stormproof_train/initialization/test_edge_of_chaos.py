@@ -90,30 +90,30 @@ def test_convolutions_get_it_too(model: type[nn.Module]):
 @pytest.mark.parametrize("word", ["softplus", "logsigmoid", "threshold", "squared_relu"])
 def test_what_has_no_stable_edge_is_one_sentence(word: str):
     with pytest.raises(
-        UserError, match=r"has no stable edge of chaos with a bias variance of 0\.05, 0\.2, 1, 0: choose auto or lsuv"
+        UserError, match=r"has no stable edge of chaos with a bias variance of 0\.05, 0\.2, 1, 0. Choose auto or lsuv"
     ):
         _edge(word)
 
 
 def test_relu_with_biases_has_none():
-    with pytest.raises(UserError, match=r"ReLU\(\) has no stable edge of chaos with a bias variance of 0\.1: leave"):
+    with pytest.raises(UserError, match=r"ReLU\(\) has no stable edge of chaos with a bias variance of 0\.1\. Omit"):
         find_edge(nn.ReLU(), bias_variance=0.1)
 
 
 @pytest.mark.parametrize("activation", [lambda: Maxout(2), lambda: nn.Softmax(1)], ids=["maxout", "softmax"])
 def test_what_is_not_elementwise_is_refused(activation):
     network = MLP((10,), 3, activation)
-    with pytest.raises(UserError, match=r"is for elementwise activations, and .* is none: choose auto or lsuv"):
+    with pytest.raises(UserError, match=r"needs an elementwise activation, which .* is not. Choose auto or lsuv"):
         edge_of_chaos(network, activation, (10,))
 
 
 def test_a_model_without_an_activation_is_refused():
-    with pytest.raises(UserError, match="this model takes none"):
+    with pytest.raises(UserError, match="this model does not use one"):
         edge_of_chaos(nn.Linear(3, 3), None, (3,))
-    with pytest.raises(UserError, match="a pass through this model meets none"):
+    with pytest.raises(UserError, match="a forward pass of this model does not call one"):
         edge_of_chaos(nn.Linear(3, 3), nn.Tanh, (3,))
 
 
 def test_a_negative_variance_is_refused():
-    with pytest.raises(ValueError, match=r"bias_variance is -0\.1; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"`bias_variance` must be finite and at least 0, got -0\.1"):
         edge_of_chaos(MLP((4,), 2, nn.Tanh), nn.Tanh, (4,), bias_variance=-0.1)

@@ -29,11 +29,11 @@ def test_buffers_are_taken_too(tmp_path: Path):
 
 
 MISTAKES = {
-    "nothing there": (None, "there is no checkpoint"),
-    "no archive": (b"weights", "is damaged, or no checkpoint: it is not a complete zip archive"),
-    "a number": (1, "holds int, and no weights by name"),
-    "another shape": (nn.Linear(4, 2), "holds the weights of another network than Linear as it is here: size mismatch"),
-    "other names": (nn.Sequential(nn.Linear(3, 2)), r"as it is here: Missing key\(s\)"),
+    "nothing there": (None, "does not exist"),
+    "no archive": (b"weights", "is damaged or not a checkpoint: it is no whole zip archive"),
+    "a number": (1, "contains int, expected weights by name"),
+    "another shape": (nn.Linear(4, 2), "do not fit this Linear: size mismatch"),
+    "other names": (nn.Sequential(nn.Linear(3, 2)), r"do not fit this Linear: Missing key\(s\)"),
 }
 
 
@@ -55,5 +55,5 @@ def test_a_file_that_was_replaced_is_refused(tmp_path: Path):
     sha256 = compute_digest(path)
     from_checkpoint(nn.Linear(3, 2), str(path), sha256)
     torch.save(nn.Linear(3, 2).state_dict(), path)
-    with pytest.raises(UserError, match="is another file than it was"):
+    with pytest.raises(UserError, match="was replaced or changed"):
         from_checkpoint(nn.Linear(3, 2), str(path), sha256)

@@ -72,7 +72,7 @@ def test_frozen_and_computed_weights_stay():
 def test_inputs_that_are_not_finite_are_told_as_such(value: float):
     inputs = torch.randn(64, 6)
     inputs[3, 2] = value
-    with pytest.raises(UserError, match="the first training batch has inputs that are not finite"):
+    with pytest.raises(UserError, match="the first training batch, which contains inputs that are not finite"):
         lsuv(nn.Sequential(nn.Linear(6, 6)), inputs)
 
 
@@ -89,11 +89,11 @@ def test_the_mode_the_hooks_and_the_generator_stay_as_they_are():
     [
         (
             nn.Sequential(nn.Linear(6, 6), activation_factory(lambda: torch.zeros_like)(), nn.Linear(6, 6)),
-            "outputs of 2 have",
+            "outputs of 2 on the first batch, which is 0",
         ),
         (
             nn.Sequential(nn.Linear(6, 6), activation_factory(lambda: torch.log)(), nn.Linear(6, 6)),
-            "deviation nan on the",
+            "on the first batch, which is nan",
         ),
     ],
     ids=["dead", "not a number"],

@@ -150,9 +150,9 @@ def _matrix(z: torch.Tensor) -> torch.Tensor:
 
 
 REFUSED = {
-    "nothing": (torch.zeros_like, "mean square of Elementwise(zeros_like) over standard normal input is 0.0"),
-    "no number": (torch.log, "mean square of Elementwise(log) over standard normal input is nan"),
-    "no bound": (lambda z: torch.exp(z**4), "over standard normal input is inf"),
+    "nothing": (torch.zeros_like, "mean square of Elementwise(zeros_like) for standard normal input, which is 0.0"),
+    "no number": (torch.log, "mean square of Elementwise(log) for standard normal input, which is nan"),
+    "no bound": (lambda z: torch.exp(z**4), "for standard normal input, which is inf"),
     "no float64": (_matrix, "Elementwise(_matrix) cannot be measured in float64 (expected m1 and m2"),
 }
 

@@ -59,7 +59,7 @@ def test_online_without_a_key_is_a_sentence_and_asks_nothing(
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
     monkeypatch.setattr(loggers, "has_api_key", lambda: False)
-    with pytest.raises(UserError, match="has no API key: set WANDB_API_KEY, run wandb login"):
+    with pytest.raises(UserError, match="Set WANDB_API_KEY, run wandb login"):
         wandb_logger(tmp_path, {}, "mine", mode=mode)
     assert not list(tmp_path.iterdir())
 
@@ -148,7 +148,7 @@ def test_a_run_without_a_key_is_kept_in_its_folder_and_ends_cleanly(mode: str | 
         (file,) = (tmp_path / "runs" / name).rglob("*.wandb")
         files = file.parent.relative_to(tmp_path)
         assert sentence == (
-            f"W&B: offline (no API key); to upload the run: wandb sync {files}; to look at it: wandb leet run {files}"
+            f"W&B: offline (no API key); to upload the run: wandb sync {files}; to view it: wandb leet run {files}"
         )
         assert b"loss" in file.read_bytes()
         assert file.parent.parent == tmp_path / "runs" / name / "wandb"
@@ -184,7 +184,7 @@ def test_a_server_that_goes_away_is_not_waited_for_without_end(tmp_path: Path):
         check=True,
     )
     (file,) = tmp_path.glob("wandb/run-*/run-*.wandb")
-    sentence = "warning: W&B has not taken all of the run in 1 s; to upload it: wandb sync "
+    sentence = "warning: W&B did not receive the whole run in 1 s; to upload it: wandb sync "
     assert result.stdout.splitlines()[-1] == f"{sentence}{file.parent.relative_to(tmp_path)}"
     assert b"loss" in file.read_bytes()
 

@@ -103,7 +103,7 @@ def test_a_server_that_is_gone_when_a_table_comes_is_a_warning(run: FakeRun, mon
         raise wandb.errors.CommError("nobody answers")
 
     monkeypatch.setattr(run, "log", refuses)
-    with pytest.warns(UserWarning, match=r"^W&B lacks some of the run: nobody answers$"):
+    with pytest.warns(UserWarning, match=r"^W&B did not receive a part of the run: nobody answers$"):
         WandbHistory(run).log_metrics({"findings": "a table"})
 
 
@@ -129,4 +129,6 @@ def test_what_goes_wrong_at_the_end_is_said_and_costs_nothing(
 
     monkeypatch.setattr(wandb_history, "build_charts", fails)
     WandbHistory(run).upload_results(None, tmp_path)
-    assert capsys.readouterr().out == ("warning: W&B lacks some of how the run ended: ValueError('W&B has changed')\n")
+    assert capsys.readouterr().out == (
+        "warning: W&B did not receive all results of the run: ValueError('W&B has changed')\n"
+    )

@@ -67,7 +67,7 @@ def test_the_value_is_that_of_the_formula_for_class_indices_and_for_probabilitie
 def test_a_margin_has_no_form_for_class_probabilities_and_says_so():
     loss = build_loss("multi_margin")
     for ask in (lambda: loss(LOGITS, MIXED), lambda: loss.best_constant(MIXED)):
-        with pytest.raises(UserError, match=r"MultiMargin takes class labels \(N,\) and no class probabilities"):
+        with pytest.raises(UserError, match=r"MultiMargin needs class indices \(batch,\), got class probabilities"):
             ask()
 
 
@@ -142,30 +142,30 @@ def test_another_unit_of_the_target_changes_no_slope_but_by_a_factor(name: str):
 
 
 IMPOSSIBLE = [
-    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be finite, and above 0"),
-    ("cross_entropy", {"class_weights": [0.0, 1.0]}, "weights must be finite, and above 0"),
-    ("class_balanced", {"beta": 1.0}, "beta is 1.0; it must be in"),
-    ("logit_adjustment", {"tau": -1.0}, "tau is -1.0; it must be at least 0"),
-    ("focal", {"gamma": -1.0}, "gamma is -1.0"),
-    ("poly1", {"epsilon": -2.0}, "epsilon is -2.0"),
-    ("generalized_cross_entropy", {"q": 0.0}, "q is 0.0"),
-    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "one of them must be above 0"),
-    ("symmetric_cross_entropy", {"log_of_zero": 0.0}, "log_of_zero is 0.0"),
-    ("asymmetric", {"gamma_negative": -1.0}, "gamma_negative is -1.0"),
-    ("asymmetric", {"label_smoothing": 2.0}, "label_smoothing is 2.0"),
-    ("multi_margin", {"margin": 0.0}, "margin is 0.0"),
-    ("multi_margin", {"p": 3}, "loss.p=3 should be"),
-    ("huber", {"delta": 0.0}, "delta is 0.0"),
-    ("smooth_l1", {"beta": -1.0}, "beta is -1.0"),
-    ("pinball", {"quantile": 1.0}, "quantile is 1.0"),
-    ("tweedie", {"power": 2.0}, "1 is loss=poisson, and 2 is loss=gamma"),
-    ("gaussian_nll", {"eps": 0.0}, "eps is 0.0"),
-    ("cauchy", {"scale": 0.0}, "scale is 0.0"),
-    ("cross_entropy", {"class_weights": [math.inf, 1.0]}, "weights must be finite"),
-    ("label_smoothing", {"label_smoothing": 2.0}, "label_smoothing is 2.0; it must be in [0, 1]"),
-    ("poly1", {"epsilon": math.inf}, "epsilon is inf; it must be finite, and at least -1"),
-    ("cauchy", {"scale": math.inf}, "scale is inf; it must be finite, and above 0"),
-    ("cross_entropy", {"class_weights": "balance"}, "loss.class_weights='balance' should be"),
+    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "`class_weights` must be finite and above 0"),
+    ("cross_entropy", {"class_weights": [0.0, 1.0]}, "`class_weights` must be finite and above 0"),
+    ("class_balanced", {"beta": 1.0}, "`beta` must be in"),
+    ("logit_adjustment", {"tau": -1.0}, "`tau` must be at least 0, got -1.0"),
+    ("focal", {"gamma": -1.0}, "`gamma` must be at least 0, got -1.0"),
+    ("poly1", {"epsilon": -2.0}, "`epsilon` must be at least -1, got -2.0"),
+    ("generalized_cross_entropy", {"q": 0.0}, "`q` must be in (0, 1], got 0.0"),
+    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "`alpha` or `beta` must be above 0, got 0.0 and 0.0"),
+    ("symmetric_cross_entropy", {"log_of_zero": 0.0}, "`log_of_zero` must be finite and below 0, got 0.0"),
+    ("asymmetric", {"gamma_negative": -1.0}, "`gamma_negative` must be at least 0, got -1.0"),
+    ("asymmetric", {"label_smoothing": 2.0}, "`label_smoothing` must be in [0, 1], got 2.0"),
+    ("multi_margin", {"margin": 0.0}, "`margin` must be above 0, got 0.0"),
+    ("multi_margin", {"p": 3}, "loss.p must be"),
+    ("huber", {"delta": 0.0}, "`delta` must be above 0, got 0.0"),
+    ("smooth_l1", {"beta": -1.0}, "`beta` must be at least 0, got -1.0"),
+    ("pinball", {"quantile": 1.0}, "`quantile` must be in (0, 1), got 1.0"),
+    ("tweedie", {"power": 2.0}, "Use loss=poisson for 1 and loss=gamma for 2"),
+    ("gaussian_nll", {"eps": 0.0}, "`eps` must be above 0, got 0.0"),
+    ("cauchy", {"scale": 0.0}, "`scale` must be above 0, got 0.0"),
+    ("cross_entropy", {"class_weights": [math.inf, 1.0]}, "`class_weights` must be finite"),
+    ("label_smoothing", {"label_smoothing": 2.0}, "`label_smoothing` must be in [0, 1], got 2.0"),
+    ("poly1", {"epsilon": math.inf}, "`epsilon` must be finite and at least -1, got inf"),
+    ("cauchy", {"scale": math.inf}, "`scale` must be finite and above 0, got inf"),
+    ("cross_entropy", {"class_weights": "balance"}, "loss.class_weights must be"),
 ]
 
 
@@ -188,14 +188,14 @@ NUMBERS_TAKEN = [
 @pytest.mark.parametrize(("word", "name"), NUMBERS_TAKEN, ids=str)
 def test_what_is_not_finite_is_no_argument_of_a_loss(word: str, name: str):
     for value in (math.nan, math.inf, -math.inf):
-        with pytest.raises(UserError, match=f"{name} is {value}; it must be"):
+        with pytest.raises(UserError, match=f"`{name}` must be .*, got {value}"):
             build_loss(word, **{name: value})
 
 
 @pytest.mark.parametrize(
     ("loss", "counts", "sentence"),
     [
-        (losses.ClassBalanced, None, "give the data module an attribute class_counts, or set loss.class_counts="),
+        (losses.ClassBalanced, None, "Add an attribute class_counts to the data module, or set loss.class_counts="),
         (losses.LogitAdjustment, (3, 0, 2), "class 1 has no training sample"),
     ],
 )

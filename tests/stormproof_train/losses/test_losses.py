@@ -67,9 +67,9 @@ def _half(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize(
     ("augmentation", "told"),
     [
-        (_half, r"augmentation: it gives \(2, 2\) for inputs of \(2, 4\); their shape has to stay"),
-        (torch.mm, r"augmentation: it does not take this data's batches, \(2, 4\): "),
-        (torch.Tensor.view_as, r"augmentation: it does not take this data's batches, \(2, 4\): "),
+        (_half, r"augmentation: must keep the shape of its inputs, \(2, 4\), but returns \(2, 2\)"),
+        (torch.mm, r"augmentation: does not accept batches of this data, \(2, 4\): "),
+        (torch.Tensor.view_as, r"augmentation: does not accept batches of this data, \(2, 4\): "),
     ],
     ids=["another shape", "an error", "no pair"],
 )
@@ -84,72 +84,82 @@ class _Pair(nn.Module):
 
 
 REFUSED = {
-    "mse on classes": (nn.Linear(4, 3), nn.MSELoss(), CLASSES, "MSELoss is for regression, and this data is classif"),
-    "l1 on classes": (nn.Linear(4, 3), nn.L1Loss(), CLASSES, "leave loss= out (stormproof_train.losses.CrossEnt"),
+    "mse on classes": (
+        nn.Linear(4, 3),
+        nn.MSELoss(),
+        CLASSES,
+        "MSELoss is for regression, but this data is for classif",
+    ),
+    "l1 on classes": (nn.Linear(4, 3), nn.L1Loss(), CLASSES, "Omit loss= (stormproof_train.losses.CrossEnt"),
     "cross-entropy on a number": (
         nn.Linear(4, 1),
         nn.CrossEntropyLoss(),
         NUMBERS,
-        "leave loss= out (stormproof_train.losses.MSE)",
+        "Omit loss= (stormproof_train.losses.MSE)",
     ),
     "nll on a number": (nn.Linear(4, 1), nn.NLLLoss(), NUMBERS, "NLLLoss is for classification"),
     "a function's mse on classes": (nn.Linear(4, 3), functional.mse_loss, CLASSES, "mse_loss is for regression"),
-    "too few outputs": (nn.Linear(4, 2), nn.CrossEntropyLoss(), CLASSES, "gives (2, 2) for 2 samples"),
+    "too few outputs": (nn.Linear(4, 2), nn.CrossEntropyLoss(), CLASSES, "returns (2, 2) for 2 samples"),
     "too many outputs": (nn.Linear(4, 2), nn.MSELoss(), NUMBERS, "needs (2, 1)"),
     "one output where a loss wants two": (nn.Linear(4, 1), losses.GaussianNLL(), NUMBERS, "needs (2, 2)"),
     "targets below the domain": (
         nn.Linear(4, 1),
         losses.Poisson(),
         DataSpec((4,), None, 1, target_mean=2.0, target_min=-1.5),
-        "Poisson is for targets of 0 and above, and the training targets here begin at -1.5",
+        "Poisson is for targets of 0 and above, but the training targets have minimum -1.5",
     ),
     "targets at an open bound": (
         nn.Linear(4, 1),
         losses.Gamma(),
         DataSpec((4,), None, 1, target_mean=2.0, target_min=0.0),
-        "Gamma is for targets above 0, and the training targets here begin at 0",
+        "Gamma is for targets above 0, but the training targets have minimum 0",
     ),
     "nothing but zeros": (
         nn.Linear(4, 1),
         losses.Tweedie(),
         DataSpec((4,), None, 1, target_mean=0.0, target_min=0.0),
-        "begin at 0 and have the mean 0",
+        "have minimum 0 and mean 0",
     ),
     "targets that nobody looked at": (
         nn.Linear(4, 1),
         losses.Poisson(),
         NUMBERS,
-        "this data does not tell its smallest: give the data module a spec",
+        "the smallest target of this data is unknown. Set `spec`",
     ),
     "weights of fewer classes for a loss of ours": (
         nn.Linear(4, 3),
         losses.Focal(class_weights=[1.0, 2.0]),
         CLASSES,
-        "loss: Focal has weights or counts of 2 classes, and this data has 3: give one for each",
+        "loss: Focal has weights or counts for 2 classes, but this data has 3. Set one per class",
     ),
     "log probabilities wanted, logits given": (
         nn.Linear(4, 3),
         nn.NLLLoss(),
         CLASSES,
-        "loss: NLLLoss is of log probabilities, and this model gives logits: choose loss=cross_entropy, or",
+        "loss: NLLLoss expects log probabilities, but this model returns logits. Choose loss=cross_entropy, or",
     ),
-    "the same as a function": (nn.Linear(4, 3), functional.nll_loss, CLASSES, "nll_loss is of log probabilities"),
+    "the same as a function": (nn.Linear(4, 3), functional.nll_loss, CLASSES, "nll_loss expects log probabilities"),
     "an input that the network asserts": (
         _FiveFeatures(),
         nn.CrossEntropyLoss(),
         CLASSES,
-        "model: _FiveFeatures does not take this data's input, (batch, 4): five are needed",
+        "model: _FiveFeatures does not accept the input of this data, (batch, 4): five are needed",
     ),
-    "no batch": (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), nn.MSELoss(), NUMBERS, "gives (2,) for 2 samples"),
+    "no batch": (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), nn.MSELoss(), NUMBERS, "returns (2,) for 2 samples"),
     "another input": (
         nn.Linear(5, 3),
         nn.CrossEntropyLoss(),
         CLASSES,
-        "Linear does not take this data's input, (batch",
+        "Linear does not accept the input of this data, (batch",
     ),
-    "two outputs": (_Pair(), nn.MSELoss(), NUMBERS, "model: _Pair gives tuple for 2 samples"),
-    "a loss a sample": (nn.Linear(4, 1), nn.MSELoss(reduction="none"), NUMBERS, "MSELoss gives (2, 1), and training"),
-    "a loss of no tensor": (nn.Linear(4, 1), lambda output, target: 0.0, NUMBERS, "gives float, and training needs"),
+    "two outputs": (_Pair(), nn.MSELoss(), NUMBERS, "model: _Pair returns tuple for 2 samples"),
+    "a loss a sample": (
+        nn.Linear(4, 1),
+        nn.MSELoss(reduction="none"),
+        NUMBERS,
+        "MSELoss returns (2, 1), expected a scalar",
+    ),
+    "a loss of no tensor": (nn.Linear(4, 1), lambda output, target: 0.0, NUMBERS, "returns float, expected a scalar"),
     "weights of other classes": (
         nn.Linear(4, 3),
         nn.CrossEntropyLoss(weight=torch.ones(2)),
@@ -172,14 +182,14 @@ def test_what_does_not_fit_is_one_sentence(
 def test_a_class_is_refused_before_one_is_built():
     check_task(losses.Focal, CLASSES)
     check_task(nn.MSELoss, CLASSES)  # of torch's classes nothing is known yet
-    with pytest.raises(UserError, match="LogitAdjustment is for classification, and this data is regression"):
+    with pytest.raises(UserError, match="LogitAdjustment is for classification, but this data is for regression"):
         check_task(losses.LogitAdjustment, NUMBERS)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_a_function_for_numbers_is_refused_however_many_classes_there_are(classes: int):
     spec = DataSpec((4,), num_classes=classes, num_outputs=classes)
-    with pytest.raises(UserError, match="mse_loss is for regression, and this data is classification"):
+    with pytest.raises(UserError, match="mse_loss is for regression, but this data is for classification"):
         check_fit(nn.Linear(4, classes), functional.mse_loss, spec)
 
 

@@ -107,7 +107,7 @@ def test_a_value_that_no_training_row_had_is_told(tmp_path: Path):
     (tmp_path / "new.csv").write_text("age,city,height\n20,Bonn,150\n30,Kiel,151\n,Rome,152\n")
     (part,) = read_samples(tmp_path / "new.csv", _write_preparation(data))
     (sentence,) = part.warnings
-    assert sentence.startswith("2 of 3 rows have a value of 'city' that no training row had ('Bonn' …)")
+    assert sentence.startswith("2 of 3 rows have a value of 'city' that is not in the training split ('Bonn' …)")
 
 
 def test_the_patients_of_diabetes(tmp_path: Path):
@@ -152,7 +152,7 @@ def test_signals_come_as_arrays(tmp_path: Path):
     np.save(tmp_path / "signals.npy", signals)
     assert np.array_equal(_read(tmp_path / "signals.npy", MNIST1D()), signals)
     (tmp_path / "signals.csv").write_text("1,2\n")
-    with pytest.raises(UserError, match="this network takes arrays, as its data give them"):
+    with pytest.raises(UserError, match=r"this network needs an \.npy or \.npz file with arrays"):
         _read(tmp_path / "signals.csv", MNIST1D())
 
 

@@ -244,7 +244,7 @@ def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
         (lambda run: (run / "run.json").write_text("{}"), "run.json is damaged"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
-            r"summary.json is damaged \(it should hold .* headline, test",
+            r"summary.json is damaged \(expected a mapping .* headline, test",
         ),
         (lambda run: (run / "config.yaml").write_text("!!python/object:os.system [ls]"), "config.yaml is damaged"),
         (lambda run: (run / "predictions.npz").write_bytes(b"no"), "contains no predictions of Stormproof"),

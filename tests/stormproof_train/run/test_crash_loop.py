@@ -58,8 +58,8 @@ def test_the_sentence_says_why_and_what_to_do(attempts: Attempts):
         attempts.add(0)
     with pytest.raises(
         CrashLoopError,
-        match=r"the run runs/mine was started again 3 times and came no further than the checkpoint of step 0 \(the "
-        r"last time: it broke\): mend that, then start it with max_restarts_without_progress=null",
+        match=r"the run runs/mine was restarted 3 times without progress after the checkpoint of step 0 "
+        r"\(last reason: it broke\)\. Correct the cause, then start the run with max_restarts_without_progress=null",
     ) as refused:
         check_restart_budget(attempts, 0, 3, "runs/mine")
     assert refused.value.exit_code == 77

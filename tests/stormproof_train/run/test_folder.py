@@ -112,7 +112,7 @@ def test_a_finished_run_may_be_asked_for_again_and_must_be(tmp_path: Path):
     second_folder.check_startable(SPEC, "auto")
     second_folder.check_startable(SPEC, "must")
     second_folder.check_startable(_spec({**SETTINGS, "logger": {"mode": "offline"}}), "auto")
-    with pytest.raises(UserError, match="resume=never, and"):
+    with pytest.raises(UserError, match="resume=never, but"):
         second_folder.check_startable(SPEC, "never")
 
 
@@ -127,13 +127,13 @@ def test_a_finished_run_is_not_begun_again(tmp_path: Path):
 
 def test_another_run_is_refused_with_every_difference(tmp_path: Path):
     _finish_run(tmp_path)
-    with pytest.raises(UserError, match=r"is another one: model\.width: 8 -> 9; seed: 0 -> 3\. Give"):
+    with pytest.raises(UserError, match=r"has other settings: model\.width: 8 -> 9; seed: 0 -> 3\. Choose"):
         RunFolder(tmp_path, "mine").check_startable(_spec(OTHER), "auto")
 
 
 def test_of_many_differences_five_are_shown(tmp_path: Path):
     _finish_run(tmp_path)
-    with pytest.raises(UserError, match=r"a4: \(not set\) -> 4; and 5 more\. Give"):
+    with pytest.raises(UserError, match=r"a4: \(not set\) -> 4; and 5 more\. Choose"):
         RunFolder(tmp_path, "mine").check_startable(
             _spec({**SETTINGS, **{f"a{number}": number for number in range(10)}}), "auto"
         )
@@ -230,7 +230,7 @@ def test_an_untrained_run_can_be_replaced_unless_its_process_is_running(tmp_path
     running = _begin_run(tmp_path / "running", training=False)
     _kill_run(tmp_path / "killed", training=False)
     try:
-        with pytest.raises(UserError, match="is another one: "):
+        with pytest.raises(UserError, match="has other settings: "):
             RunFolder(tmp_path / "running", "mine").check_startable(_spec(OTHER), "auto")
         RunFolder(tmp_path / "killed", "mine").check_startable(_spec(OTHER), "auto")
     finally:
@@ -267,7 +267,7 @@ NAMES = ["", ".", "..", "sweeps", "a/b", "/etc", "a\\b", "a\0b", "x" * 201, "ü"
 
 @pytest.mark.parametrize("name", NAMES, ids=[ascii(name[:8]) for name in NAMES])
 def test_a_name_that_cannot_be_a_folder_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match="cannot be a folder's name"):
+    with pytest.raises(UserError, match="is not a valid folder name"):
         RunFolder(tmp_path, name)
 
 
@@ -281,7 +281,7 @@ def test_any_other_name_will_do(name: str, tmp_path: Path):
 
 
 def test_must_resume_wants_a_run(tmp_path: Path):
-    with pytest.raises(UserError, match="resume=must, and there is no run"):
+    with pytest.raises(UserError, match=r"resume=must, but the run .* does not exist"):
         RunFolder(tmp_path, "mine").check_startable(SPEC, "must")
     assert not list(tmp_path.iterdir())
 
@@ -289,7 +289,7 @@ def test_must_resume_wants_a_run(tmp_path: Path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="is there and is no run of ours"):
+    with pytest.raises(UserError, match="exists and is not a run folder"):
         RunFolder(tmp_path, "mine").begin_attempt(SPEC, "auto")
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
@@ -356,7 +356,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, monkeypatch:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match=r"runs_dir=.*: the run's folder cannot be made there: Permission denied"):
+    with pytest.raises(UserError, match=r"runs_dir=.*: the run folder cannot be created: Permission denied"):
         RunFolder(tmp_path, "mine").begin_attempt(SPEC, "auto")
 
 

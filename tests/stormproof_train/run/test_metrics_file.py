@@ -206,7 +206,7 @@ def test_rows_that_find_no_room_wait_and_are_written_once(room: int, path: Path)
     assert log._file is not None
     full = log._file = Full(log._file)
     full.room = room
-    with pytest.warns(match="the disk is full; its rows wait until they can be written"):
+    with pytest.warns(match="the disk is full; rows wait in memory for storage"):
         log.log_metrics({"loss": 2.0, "a": 2.5}, step=2)
     log.log_metrics({"loss": 3.0}, step=3)  # told once
     log.finalize("success")

@@ -31,7 +31,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(tmp_path: Path):
 
 def test_a_trained_run_without_checkpoints_is_refused(tmp_path: Path):
     folder = begin_run(tmp_path)
-    with pytest.raises(UserError, match="has trained before, and its checkpoints are gone"):
+    with pytest.raises(UserError, match="has trained before, but its checkpoints are missing"):
         resume.find_resume_checkpoint(
             CheckpointRecovery(folder.checkpoints), folder, "auto", max_restarts_without_progress=3
         )

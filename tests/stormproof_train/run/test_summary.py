@@ -50,14 +50,12 @@ def test_what_was_not_tested_has_no_column_and_the_command_that_tests_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     print_summary(SUMMARY, tmp_path)
-    assert "unread" not in capsys.readouterr().out
+    assert "not read" not in capsys.readouterr().out
     print_summary({**SUMMARY, "test": {}, "intervals": {}}, tmp_path)
     _, _, head, _, row, *_, sentence, _ = capsys.readouterr().out.splitlines()
     assert head.strip("┃ ").split() == ["metric", "┃", "validation"]
     assert row.strip("│ ").split() == ["accuracy", "│", "0.9100"]
-    assert sentence == (
-        f"the run has left its test split unread: stormproof-train evaluate checkpoint={tmp_path} reads it"
-    )
+    assert sentence == (f"the test split was not read. To evaluate it: stormproof-train evaluate checkpoint={tmp_path}")
 
 
 def test_baselines_are_columns_and_conclusions_are_lines_below_the_table(

@@ -135,7 +135,7 @@ def test_a_mistake_is_one_sentence(words: list[str], expected: str):
 
 
 VALUES = {
-    "activation=relu,elo": "there is no activation=elo; there is: elu, ",
+    "activation=relu,elo": "activation=elo does not exist. Choices: elu, ",
     "model.depht=1,2": "did you mean depth?",
     "model.width=8,wide": "model.width=wide cannot be searched: ",
     "nothing=1,2": "there is no setting or choice nothing",
