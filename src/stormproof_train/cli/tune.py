@@ -85,10 +85,10 @@ def _print_learning_rate(result: LearningRate) -> str:
         )
         for seed, reading in result.readings.items()
     ]
-    print_table("learning rate at half of the decrease of the loss", ("seed", "learning rate", "diverged at"), rows)
+    print_table("at half the loss decrease", ("seed", "learning rate", "diverged at"), rows)
     suggestions = [reading.suggested for reading in result.readings.values() if reading.suggested is not None]
     print_line(
-        f"the median of {len(suggestions)} seeds (factor of {max(suggestions) / min(suggestions):.1f} between them), "
+        f"the median of {len(suggestions)} seeds, a factor of {max(suggestions) / min(suggestions):.1f} apart, "
         "and at most a tenth of the rate that diverged; with a schedule it is the highest rate"
     )
     return f"optimizer.lr={result.rate:g}"
