@@ -120,7 +120,8 @@ def sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a docstring or paragraph, without code, formulas and link targets."""
     text = re.sub(r"(?m)^\s*(?:>>>|\.\.\.).*$|^ {4}(?:python|pip) .*$(?:\n {8}.*$)*", "", text)
     text = re.sub(r":\w+:`[^`]*`|``?[^`]+``?|\]\([^)]*\)|https?://\S+", " X ", text)
-    for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+: |\w+ \(.*\): )|:\n", text):
+    text = re.sub(r"(?m)^\s*\|.*$", "", text)  # tables in docstrings
+    for paragraph in re.split(r"\n\s*\n|<br>|\n\s*(?=[-*] |\w+: |\w+ \(.*\): )|:\n", text):
         yield from re.split(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z`\d])", paragraph)
 
 

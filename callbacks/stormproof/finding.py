@@ -17,6 +17,10 @@ class Severity(StrEnum):
     """Severity of a finding.
 
     ``info`` may be intended, ``warning`` is most likely a mistake, and ``critical`` makes the run useless.
+
+    Example:
+        >>> print(Severity.WARNING)
+        warning
     """
 
     INFO = "info"

@@ -9,7 +9,12 @@ CATALOGUE_URL = "https://stormproof.github.io/stormproof/reference/findings/"
 
 
 class Problem(StrEnum):
-    """A problem of a run. Every finding reports one."""
+    """A problem of a run. Every finding reports one.
+
+    Example:
+        >>> Problem.DEAD_UNITS.code
+        'DEAD_UNITS'
+    """
 
     NON_FINITE_DATA = "non_finite_data"
     """A batch contains NaN or infinity."""

@@ -37,7 +37,7 @@ MISTAKES = {
     "a target of 1": (["run=a", "target.speedup=1"], "target.speedup=1 must be above 1"),
     "no training": (["run=a", "budget=1pp", "training=0"], "training=0 must be positive"),
     "no threads": (["run=a", "budget=1pp", "threads=0"], "threads=0 must be an integer of at least 1"),
-    "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples='many' should be int"),
+    "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples must be int"),
 }
 
 

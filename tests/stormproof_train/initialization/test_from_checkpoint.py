@@ -30,7 +30,7 @@ def test_buffers_are_taken_too(tmp_path: Path):
 
 MISTAKES = {
     "nothing there": (None, "does not exist"),
-    "no archive": (b"weights", "is damaged or not a checkpoint: it is no whole zip archive"),
+    "no archive": (b"weights", "is damaged or not a checkpoint: it is not a complete zip archive"),
     "a number": (1, "contains int, expected weights by name"),
     "another shape": (nn.Linear(4, 2), "do not fit this Linear: size mismatch"),
     "other names": (nn.Sequential(nn.Linear(3, 2)), r"do not fit this Linear: Missing key\(s\)"),

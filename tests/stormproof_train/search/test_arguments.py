@@ -115,7 +115,7 @@ MISTAKES = {
     "several seeds": (["seed=1,2,3"], "seed=1,2,3: the seed cannot be searched"),
     "a setting of the search searched": ([LR, "search.trials=1,2"], "a setting of the search must have a single value"),
     "a sweep's flag": (["-m", LR], "unknown option -m: a search accepts only --config-dir"),
-    "an unknown sampler": ([LR, "search.sampler=genetic"], "search.sampler='genetic' should be"),
+    "an unknown sampler": ([LR, "search.sampler=genetic"], "search.sampler must be"),
     "a misspelt setting": ([LR, "search.trails=3"], "did you mean trials?"),
     "an objective that is none": ([LR, "search.objectives=loss"], "search: objectives=loss is not supported"),
     "a constraint that is none": (
@@ -153,7 +153,7 @@ def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str
 
 
 REFUSED_BY_A_RUN = [
-    (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: dropout is 1.5"),
+    (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: `dropout` must be in"),
     (["model.width=interval(8,16)"], r"should be int \(.*\); use int\(interval\(…\)\)$"),
     (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
     (
