@@ -38,8 +38,10 @@ def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_i
         (
             False,
             None,
-            "this processor: it has no int8 instructions, so int8 is hardly faster; "
-            "set methods= without int8 to skip it",
+            (
+                "this processor: it has no int8 instructions, so int8 is hardly faster; "
+                "set methods= without int8 to skip it"
+            ),
         ),
         (None, None, "this processor: support for int8 instructions is unknown; set methods= without int8 to skip it"),
         (False, ["prune"], ""),
