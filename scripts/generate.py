@@ -1,8 +1,8 @@
-"""Writes the generated files: ``__init__.pyi`` of losses and activations, and pages and tables in docs.
+"""Writes the generated files: ``__init__.pyi`` of losses and activations, pages and tables in docs, and dark figures.
 
 The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
-``# when:``. Run this script after you change a public name, an option, an argument or a text of ``--help``.
-``docs_pages/`` contains one module per kind of page.
+``# when:``. Run this script after you draw a figure or change a public name, an option, an argument or a text of
+``--help``. ``docs_pages/`` contains one module per kind of page.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from docs_pages.api import api_pages
 from docs_pages.command_line import command_line_page
 from docs_pages.config import config_page
+from docs_pages.figures import svg_figures
 from findings_index import PAGES, findings_index
 
 from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
@@ -44,6 +45,7 @@ def generated() -> dict[Path, str]:
         REFERENCE / "command_line.md": command_line_page(),
         REFERENCE / "config.md": config_page(),
         PAGES / "index.md": findings_index(),
+        **{ROOT / path: text for path, text in svg_figures().items()},
     }
 
 

@@ -24,6 +24,7 @@ from stormproof_train.run.metrics_file import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (360, 768, 1280)
+SCHEMES = ("light", "dark")
 HEIGHT = 1180
 """Height of a screenshot in pixels, from the top of the page."""
 RESUMED = (
@@ -76,11 +77,11 @@ def main() -> None:
             resumed = train(folder, "killed-twice", *RESUMED, kill_at=step)
         browser = playwright.chromium.launch(executable_path=chromium)
         if arguments.all:
-            for run, width, scheme in itertools.product((broken, resumed), WIDTHS, ("light", "dark")):
+            for run, width, scheme in itertools.product((broken, resumed), WIDTHS, SCHEMES):
                 take_screenshot(browser, run, arguments.into / f"report_{run.name}_{width}_{scheme}.png", width, scheme)
         else:
-            take_screenshot(browser, broken, arguments.into / "report_findings.png", 1280, "light", HEIGHT)
-            take_screenshot(browser, resumed, arguments.into / "report_restarts.png", 1280, "dark", HEIGHT)
+            for (name, run), scheme in itertools.product((("findings", broken), ("restarts", resumed)), SCHEMES):
+                take_screenshot(browser, run, arguments.into / f"report_{name}_{scheme}.png", 1280, scheme, HEIGHT)
         browser.close()
 
 
