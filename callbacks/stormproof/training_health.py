@@ -47,10 +47,12 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
-            # Lightning calls the on_exception hooks of other callbacks only if this one does not raise
-            if _is_raised_by_signal_handler(error) and hook.__name__ != "on_exception":
+            if not _is_raised_by_signal_handler(error):
+                self._disable(error)
+            elif hook.__name__ == "on_exception":  # raising would skip the on_exception hooks of other callbacks
+                self._discard_observer()
+            else:
                 raise
-            self._disable(error)
 
     return isolated_hook
 
@@ -299,12 +301,16 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer_state is not None:
             self._observer.load_state_dict(self._observer_state)
 
-    def _disable(self, error: Exception) -> None:
-        """Stops observing and warns about the error."""
+    def _discard_observer(self) -> None:
+        """Stops observing after an error."""
         observer, self._observer, self._waits_for_parameters = self._observer, None, False
         with suppress(Exception):  # its hooks may have failed
             if observer is not None:
                 observer.stop()
+
+    def _disable(self, error: Exception) -> None:
+        """Stops observing and warns about the error."""
+        self._discard_observer()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         warnings.warn(
             f"TrainingHealth failed with {type(error).__name__}: {str(error)[:MAX_ERROR_LENGTH]} (in {frame.name}, "

@@ -544,10 +544,8 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
         warnings.catch_warnings(record=True, action="always") as caught,  # Python warns of forks if threads run
         pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"),
     ):
-        fit(Classifier(), loader(), TrainingHealth())  # on_exception applies the rules again, and warns
-    assert any(
-        "TrainingHealth failed with RuntimeError: DataLoader worker" in str(warning.message) for warning in caught
-    )
+        fit(Classifier(), loader(), TrainingHealth())  # on_exception applies the rules again
+    assert not any("TrainingHealth failed" in str(warning.message) for warning in caught)
 
 
 def test_it_refuses_a_cadence_below_one():
