@@ -1,4 +1,4 @@
-"""Follows the tutorials: writes their files into an empty folder, runs their commands and compares the output.
+"""Follows README and tutorials: writes their files into an empty folder, runs their commands and compares the output.
 
 Each line of output on a page must occur in the real output, in the same order. Numbers and hex digits may differ, and
 ``…`` stands for any text. A page may leave lines out.
@@ -138,6 +138,13 @@ def _follow(page: str, folder: Path) -> list[str]:
     for step in steps:
         shell.run(step)
     return shell.outputs
+
+
+def test_the_readme_shows_the_output_of_its_first_command(tmp_path: Path):
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"^\$ pip install .* && (python train\.py .*)\n((?:.*\n)*?)```$", readme, re.MULTILINE)
+    assert block
+    Shell(tmp_path).run(Step(block[1], block[2].splitlines()))
 
 
 def test_the_plugin_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path):
