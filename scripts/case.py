@@ -84,7 +84,7 @@ def main() -> None:
         f"python scripts/case.py {arguments.data} --seeds {arguments.seeds} {' '.join(arguments.overrides)}".strip()
     )
     hours = sum(measurement.seconds for runs in measured.values() for measurement in runs) / 3600
-    page = render(arguments.data, rows, measured, f"../{figure}", f"`{command}`, {hours:.1f} hours of one core")
+    page = render(arguments.data, rows, measured, f"../{figure}", f"`{command}`, {hours:.1f} core hours")
     (arguments.output / "evidence").mkdir(exist_ok=True)
     (arguments.output / "evidence" / f"case_{arguments.data}.md").write_text(page)
     print(page)

@@ -29,7 +29,8 @@ AIMS = {
     "mnist1d": (0.96, "the accuracy of humans (Greydanus & Kobak 2024)"),
     "fashion_mnist": (
         0.925,
-        "the accuracy of two convolutional layers with fewer than 100,000 parameters in the table of its authors",
+        "the accuracy of two convolutional layers with fewer than 100,000 parameters in the table by the authors of the "
+        "data",
     ),
 }
 

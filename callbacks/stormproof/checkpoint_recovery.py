@@ -42,9 +42,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     """Saves verified checkpoints and finds the newest good one for an exact resume.
 
     A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
-    own checksum. It is captured between two batches after an optimizer step. By then, all other callbacks' hooks, a
-    validation and the end of the epoch are complete. A resumed run ends with bit-identical weights. The checkpoint
-    contains
+    own checksum. It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks
+    have run, as have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical
+    weights. The checkpoint contains
 
     - parameters, optimizer states and learning-rate schedules,
     - random number generators of every rank,
@@ -55,9 +55,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     into host memory, which needs room for one more checkpoint, and continues while it is written. If storage fails,
     training continues with a warning.
 
-    The first checkpoint is saved before the first batch. A run that is killed later can resume, even without a seed,
-    and ``DivergenceGuard`` can roll back to a healthy state. As with ``trainer.save_checkpoint`` and Lightning's tuner,
-    ``on_save_checkpoint`` hooks are therefore also called at step 0, before any optimizer step.
+    The first checkpoint is saved before the first batch. A run that is killed early can therefore resume, even
+    without a seed, and ``DivergenceGuard`` can roll back to a healthy state. As with ``trainer.save_checkpoint`` and
+    Lightning's tuner, this calls ``on_save_checkpoint`` hooks at step 0, before any optimizer step.
 
     Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
     ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
@@ -97,13 +97,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
             Disabled if None.
         mode: Whether low (``min``) or high (``max``) values of ``monitor`` are better.
         save_top_k: Number of the best checkpoints to keep. Must be at least 1. Ignored without ``monitor``.
-        keep_every_n_train_steps: Keeps a checkpoint at or after each multiple of this step permanently. Must be at
-            least 1. Disabled if None.
-        identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run with another
-            identity refuses to resume. Disabled if None.
+        keep_every_n_train_steps: Permanently keeps the first checkpoint at or after each multiple of this number of
+            steps. Must be at least 1. Disabled if None.
+        identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run
+            with a different identity refuses to resume. Disabled if None.
         max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. The
-            interval is the duration of the last pause divided by this share. Excludes ``every_n_train_steps`` and
-            ``train_time_interval``.
+            interval is the duration of the last pause divided by this share. Cannot be combined with
+            ``every_n_train_steps`` or ``train_time_interval``.
         mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. Requires
             ``max_overhead``. The interval is then at least the one with the least expected loss of time (Daly 2006).
         async_save: Whether training continues while a checkpoint is written.
@@ -116,7 +116,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         weights_only: Argument of ``Trainer.fit`` when ``resume`` loads a checkpoint. False restores pickled entries.
 
     Attributes:
-        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before, or without a checkpoint.
+        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
+            checkpoint.
         skipped_checkpoints: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are
             damaged or unreadable.
         last_logged: Values logged last, by name.

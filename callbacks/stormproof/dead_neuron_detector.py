@@ -1,4 +1,4 @@
-"""Detects dead units exactly, and the step since which they are dead."""
+"""Detects dead units exactly, and the step at which they died."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DeadNeuronDetector(Monitor):
     |----------------------------------|-----------------------|------------------|
     | ``units/dead_fraction``          | dead units            | after validation |
     | ``units/dead_fraction/<name>``   | dead units per module | after validation |
-    | ``units/silent_fraction/<name>`` | dead units per module | after each epoch |
+    | ``units/silent_fraction/<name>`` | dead in the sample    | after each epoch |
     | ``units/sparsity/<name>``        | zero outputs          | after each epoch |
 
     All values are fractions in [0, 1]. The last two are measured in the sampled training batches, and sparsity in every

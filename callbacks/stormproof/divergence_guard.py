@@ -55,8 +55,8 @@ class DivergenceGuard(InactiveCopies, Callback):
     A stop raises :class:`stormproof.DivergedError` on all ranks (exit code 76). Every action also stops after more than
     ``max_rollbacks`` anomalies with non-finite values or rollbacks within ``rollback_window_steps``. No checkpoint is
     saved while the run diverges. Checkpoints newer than the restored one are moved to ``quarantine/``. If the first
-    step after a rollback is a spike again, the data or the loss has changed. The guard then warns and compares with new
-    values from then on.
+    step after a rollback is a spike again, the data or the loss has changed. The guard then warns and, from then on,
+    compares with the values after the rollback.
 
     Logged values:
 
@@ -77,13 +77,14 @@ class DivergenceGuard(InactiveCopies, Callback):
             By default 1 on a CPU or with ``action="skip"``, otherwise 10.
         lr_factor: Factor by which each rollback multiplies the learning rates, in addition to schedulers. Must be in
             (0, 1].
-        max_rollbacks: Maximum number of anomalies or rollbacks within ``rollback_window_steps``. Must be at least 0.
+        max_rollbacks: Maximum number of rollbacks and non-finite anomalies within ``rollback_window_steps``. Must be at
+            least 0.
         rollback_window_steps: Number of steps over which ``max_rollbacks`` counts. Must be at least 1.
         window: Number of healthy steps that a value is compared with. Must be at least 32.
         spike_sigma: Threshold of a spike, in robust standard deviations of the logarithm above the median. Must be
             above 0.
         stop_on_critical: Whether a critical finding of the trainer's :class:`stormproof.TrainingHealth` stops the run,
-            unless the guard handles its problem through ``action``. Can also be the TrainingHealth itself.
+            unless the guard handles its problem through ``action``. Can also be a TrainingHealth instance.
 
     Attributes:
         skipped: Number of skipped steps.

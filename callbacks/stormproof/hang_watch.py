@@ -61,7 +61,7 @@ class HangWatch(InactiveCopies, Callback):
 
     - No hook was called, in any stage.
     - The process and its descendants (loader workers, compilers, programs) used less than 5% of a core.
-    - They transferred less than 100 kB per second. Storage reads and writes count and, on Linux, TCP receives.
+    - They transferred less than 100 kB per second. Storage reads and writes count and, on Linux, received TCP data.
     - No other rank reports that it is active. Ranks exchange requests and replies through files in ``run_folder``, not
       through a collective. A rank that does not reply is suspended or terminated.
 
@@ -73,11 +73,12 @@ class HangWatch(InactiveCopies, Callback):
     Each rank that still runs then writes ``hang-rank<k>.txt`` with the place of the hang, the stacks of all threads,
     the last collectives and the child processes. It exits with code 78 without running Python's exit handlers, which
     could hang too. torchrun, srun and Kubernetes then terminate the other ranks and restart the job. Under Lightning's
-    own launcher, rank 0 returns the code. If it is suspended (SIGSTOP), another rank sends SIGCONT so that it exits.
+    own launcher, rank 0 returns the code. If rank 0 is suspended (SIGSTOP), another rank sends SIGCONT so that it
+    exits.
 
     Args:
-        timeout_seconds: Seconds without progress, work and transfers after which the job hangs. Must be above 0. By
-            default 600 (10 minutes).
+        timeout_seconds: Seconds without hooks, work or transfers after which a job counts as hanging. Must be above 0.
+            By default 600 (10 minutes).
         run_folder: Folder for reports and for the files that ranks exchange. Must be the same on all ranks. If None,
             reports go to stderr and each rank decides by itself. ``timeout_seconds`` must then exceed the longest wait
             of one rank for another.

@@ -91,6 +91,6 @@ class Problem(StrEnum):
 
         Example:
             >>> Problem.DEAD_UNITS.url
-            'https://stormproof.github.io/stormproof/reference/findings/dead-units/'
+            'https://stormproof.github.io/stormproof/reference/findings/dead-units.html'
         """
-        return f"{CATALOGUE_URL}{self.value.replace('_', '-')}/"
+        return f"{CATALOGUE_URL}{self.value.replace('_', '-')}.html"

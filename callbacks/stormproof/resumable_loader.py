@@ -27,22 +27,24 @@ MAX_REWIND_BATCHES = 8
 def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
     """Wraps a loader so that its order, position and augmentation resume exactly.
 
-    Shuffling and augmentation use separate random numbers, so a shuffled loader yields other batches than without
-    ``resumable``. With the same resumable loader, adding Stormproof's callbacks leaves the result bit-identical.
+    Shuffling and augmentation use separate random numbers, so a shuffled loader yields different batches than it does
+    without ``resumable``. With the same resumable loader, adding Stormproof's callbacks leaves the result
+    bit-identical.
 
     Lightning saves the state of the loader in the checkpoint and restores it. The loader's own samplers determine the
     order of an epoch, with generators seeded by (seed, epoch). Before each sample, the generators of Python, NumPy and
     torch are seeded by (seed, epoch, position in the epoch). Batches therefore do not depend on the number of workers,
     and the loader does not change the random numbers of other code.
 
-    For an iterable data set, the generators are seeded by (seed, epoch, worker). It resumes from its ``state_dict`` if
-    it has one and ``num_workers`` is 0. Otherwise, a resume repeats the epoch up to the batch.
+    For an iterable data set, the generators are seeded by (seed, epoch, worker). The data set resumes from its
+    ``state_dict`` if it has one and ``num_workers`` is 0. Otherwise, a resume iterates again from the start of the
+    epoch up to the current batch.
 
     Set the attribute ``draws_random_numbers = False`` on a data set that draws no random numbers. This saves the time
     to seed each sample.
 
-    Samplers are iterated several batches ahead. Their state is restored: their ``state_dict``, if they have one, or
-    otherwise generators, numbers, strings and tensors in their attributes.
+    Samplers are several batches ahead of training. Their state at the current batch is restored from their
+    ``state_dict``. Without one, the generators, numbers, strings and tensors in their attributes are restored.
 
     Args:
         loader: A torch DataLoader, or another loader with ``state_dict`` and ``load_state_dict``. A resumable loader is
@@ -52,8 +54,8 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
         distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so.
         padded: Whether all ranks get the same number of samples, some of them twice, as with torch's
             DistributedSampler. If False, each sample occurs once, as needed for evaluation. All ranks still have the
-            same number of batches, but the last batches of some ranks have one sample less. With batches of one sample,
-            the last batches of some ranks have two.
+            same number of batches, but the last batches of some ranks have one sample fewer. With batches of one
+            sample, the last batches of some ranks have two.
 
     Returns:
         A loader with the batches of ``loader``, in an order that depends on ``seed``.

@@ -67,10 +67,10 @@ class TrainingHealth(InactiveCopies, Callback):
     r"""Reports problems of a run: the place, the first step, the evidence, the likely cause and advice.
 
     :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
-    constant prediction. A rule abstains if it lacks data. The results of the run stay bitwise identical.
+    constant prediction. A rule abstains if it lacks data. The results of the run stay bit-identical.
 
-    The callback measures the loss and the waiting time of each step. It traces single batches: the first ones, then
-    fewer. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
+    The callback measures the loss and the waiting time of each step. It traces some batches: the first ones, then
+    one in ``every_n_steps``. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
     :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they are missing.
 
     The loss is traced through torch functions. This is not possible in compiled networks and for custom losses. Return
@@ -81,14 +81,15 @@ class TrainingHealth(InactiveCopies, Callback):
 
     Args:
         loss: Function of ``preds`` and ``target`` as returned by ``training_step``. Its method
-            ``best_constant(target)``, if any, returns the best constant prediction. If None, the callback uses the loss
-            function that reproduces the returned value. Candidates are the functions called, those of the module, and
-            those of torch. If none does, it uses the only standard loss called, if that is at least half of the value.
-            If this fails too, a message lists the comparisons that are left out.
-        validation_metric: Logged validation metric, lower is better. Used to detect overfitting if the validation loss
-            is unknown.
+            ``best_constant(target)``, if any, returns the best constant prediction. If None, the callback finds a loss
+            function that reproduces the loss of the step. It tries the loss functions that the step calls, those of the
+            module, and those of torch. If none matches, but the step calls a single standard loss that makes up at
+            least half of the loss, it uses this one. Otherwise, a message lists the comparisons that are left out.
+        validation_metric: Name of a logged validation metric, for which lower is better. Used to detect overfitting if
+            the validation loss is unknown.
         run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
-        advise: Returns other advice for a finding, or None to keep it. Use it to suggest the settings of a project.
+        advise: Function that returns replacement advice for a finding, or None to keep its own. Use it to suggest
+            settings of your project.
         every_n_steps: Number of batches between traced batches after the start of the run. Must be at least 1.
 
     Raises:

@@ -11,7 +11,7 @@ from claims.interval import Interval
 HEAD = """\
 # Claims about activations
 
-An article about activation functions makes 29 claims that are common elsewhere too. This page tests each of them. The
+An article about activation functions makes 29 claims that are also common elsewhere. This page tests each of them. The
 article is in Chinese (禅与计算机程序设计艺术, sections 3.1 and 3.2); the paraphrases are ours.
 
 A script writes this page and measures all numbers:
@@ -31,8 +31,8 @@ depend on random numbers. Differences are computed per seed. Differences of perc
 
 Verdicts follow from the intervals by fixed rules. Each row states the range that the claim requires. A row is satisfied
 (yes) if the whole interval is inside the range. It is not satisfied (no) if the whole interval is outside. Otherwise it
-is not settled (–). The note “(by …)” is a margin: an interval that overlaps the range by less counts as outside. Rows
-without a range are for comparison.
+is not settled (–). The note “(by …)” is a margin: an interval that overlaps the range by at most this margin counts as
+outside. Rows without a range are for comparison.
 
 - **true**: all rows are satisfied.
 - **false**: no row is satisfied, or one is not and the claim is about all cases.

@@ -142,7 +142,7 @@ def negative_inputs(effort: Effort) -> Result:
     for name, values in accuracy.items():
         lines[name] = curve([-bias for bias in BIASES], [mean_interval(accuracies) for accuracies in values])
     panel = Panel("", "first bias of all hidden units", "test accuracy", lines)
-    return Result(rows, Figure("negative_inputs", "Digits, learnt by networks whose units begin below 0", [panel]))
+    return Result(rows, Figure("negative_inputs", "Accuracy on digits of networks whose units start below 0", [panel]))
 
 
 NEGATIVE_INPUTS = Claim(

@@ -156,9 +156,10 @@ def _accuracies(make: Callable[[], nn.Module], effort: Effort) -> torch.Tensor:
 
 
 AND_TRAINED = (
-    f"The factor of the gradient per layer in networks of {DEPTH} layers of {WIDTH} units before training. Also the "
-    f"accuracy on digits of {TRAINED_DEPTH} layers of {TRAINED_WIDTH} units after {TRAINED_STEPS} steps of Adam with "
-    "weights of `auto`. To a degree means better than sigmoid with both initializations."
+    f"Factors are those of the gradient per layer in networks of {DEPTH} layers of {WIDTH} units before training. "
+    f"Accuracies are those of networks of {TRAINED_DEPTH} layers of {TRAINED_WIDTH} units on digits, after "
+    f"{TRAINED_STEPS} steps of Adam with weights of `auto`. To a degree means better than sigmoid with both "
+    "initializations."
 )
 
 RELU_SUPPRESSES = Claim(
@@ -176,6 +177,6 @@ ELU_SUPPRESSES = Claim(
     says="Because it returns very small values, ELU suppresses vanishing gradients to a degree.",
     experiment=AND_TRAINED,
     measure=partial(_suppresses, nn.ELU, "ELU"),
-    why="The reason is its slope, which is 1 above 0 and near 1 just below 0, and not its small values. Far below 0, "
-    "its gradient vanishes.",
+    why="The reason is not its small values but its slope, which is 1 above 0 and near 1 just below 0. Far below 0, its "
+    "gradient vanishes.",
 )

@@ -91,7 +91,8 @@ LACKS_NONLINEARITY = Claim(
     "error divided by the variance. It is negative if a fit is worse than the mean.",
     measure=lacks_nonlinearity,
     why="A network with ReLU is piecewise linear, and approximates any continuous function with enough pieces (Leshno "
-    "et al. 1993). It is unsuitable for other reasons: as last layer, and because of dying units.",
+    "et al. 1993). It is unsuitable for other reasons: it restricts the output if it is the last layer, and its units "
+    "can die.",
 )
 
 

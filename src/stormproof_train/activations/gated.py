@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 
 def reglu(x: torch.Tensor) -> torch.Tensor:
-    r"""Applies the linear unit gated by ReLU, :math:`u \max(v, 0)`.
+    r"""Applies the ReLU-gated linear unit, :math:`u \max(v, 0)`.
 
     Args:
         x: Input of shape ``(batch, 2 features, …)``, the halves u and v along dimension 1.
@@ -37,7 +37,7 @@ def reglu(x: torch.Tensor) -> torch.Tensor:
 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:
-    r"""Applies the linear unit gated by GELU, :math:`u v \Phi(v)` with the standard normal distribution function.
+    r"""Applies the GELU-gated linear unit, :math:`u v \Phi(v)` with the standard normal distribution function.
 
     Args:
         x: Input of shape ``(batch, 2 features, …)``, the halves u and v along dimension 1.
@@ -57,7 +57,7 @@ def geglu(x: torch.Tensor) -> torch.Tensor:
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """Applies the linear unit gated by SiLU, :math:`u v / (1 + e^{-v})`.
+    """Applies the SiLU-gated linear unit, :math:`u v / (1 + e^{-v})`.
 
     Args:
         x: Input of shape ``(batch, 2 features, …)``, the halves u and v along dimension 1.
@@ -77,7 +77,7 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
 
 
 def bilinear(x: torch.Tensor) -> torch.Tensor:
-    """Applies the bilinear gated unit, :math:`u v`, whose gate has no activation.
+    """Applies the bilinear unit, :math:`u v`: a gated linear unit whose gate has no activation.
 
     Args:
         x: Input of shape ``(batch, 2 features, …)``, the halves u and v along dimension 1.

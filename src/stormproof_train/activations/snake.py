@@ -6,7 +6,7 @@ import torch
 
 
 def snake(x: torch.Tensor, frequency: float = 1.0) -> torch.Tensor:
-    r"""Applies Snake, :math:`x + \sin^2(a x) / a`, which is monotone and stays periodic outside the training data.
+    r"""Applies Snake, :math:`x + \sin^2(a x) / a`, which is monotone and extrapolates periodically.
 
     Args:
         x: Input of any shape.

@@ -18,7 +18,7 @@ class Focal(SoftmaxLoss):
     .. math:: L(p, y) = -w_y (1 - p_y)^\gamma \log p_y
 
     As in torch's weighted cross-entropy, the sum is divided by the total weight. For :math:`\gamma = 0` it is
-    cross-entropy. Its best probabilities are less extreme than the true probabilities.
+    cross-entropy. The probabilities that minimize it are less extreme than the true ones.
 
     Args:
         gamma: The power :math:`\gamma`. Must be at least 0.
@@ -35,7 +35,7 @@ class Focal(SoftmaxLoss):
         0.1733
 
     References:
-        Lin et al., Focal loss for dense object detection, 2017, section 3, there for the sigmoid.
+        Lin et al., Focal loss for dense object detection, 2017, section 3 (defined there for the sigmoid).
     """
 
     weight: torch.Tensor | None

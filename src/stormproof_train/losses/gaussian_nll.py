@@ -22,7 +22,7 @@ class GaussianNLL(RegressionLoss):
     variance below the bound is 0.
 
     Args:
-        eps: Smallest variance, in variances of the target. Must be above 0.
+        eps: Smallest variance, relative to the variance of the target. Must be above 0.
 
     Raises:
         ValueError: If ``eps`` is not above 0.

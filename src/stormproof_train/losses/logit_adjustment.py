@@ -18,7 +18,7 @@ class LogitAdjustment(ClassificationLoss):
 
     .. math:: L(z, y) = -\log \operatorname{softmax}(z + \tau \log \pi)_y
 
-    The validation loss is adjusted in the same way, the metrics are not. The network does not have to learn the class
+    The validation loss is adjusted in the same way; the metrics are not. The network does not have to learn the class
     frequencies, and its predictions use :math:`z` only. For :math:`\tau = 1` they maximize the mean recall of the
     classes.
 

@@ -13,7 +13,7 @@ class Pinball(RegressionLoss):
 
     .. math:: L(r) = \max(q\, r, (q - 1)\, r), \quad r = y - \hat y
 
-    For :math:`q = 1/2` it is half the absolute error. Two runs with 0.05 and 0.95 give an interval.
+    For :math:`q = 1/2` it is half the absolute error. Two runs with 0.05 and 0.95 give a 90% prediction interval.
 
     Args:
         quantile: The level q, in (0, 1).

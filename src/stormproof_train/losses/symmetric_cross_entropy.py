@@ -1,4 +1,4 @@
-"""Symmetric cross-entropy, for wrong labels."""
+"""Symmetric cross-entropy, for noisy labels."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_loss_for_numbers_trains_on_diabetes(word: str, train: Train):
 def test_a_loss_for_the_other_task_is_refused_before_anything_is_written(
     data: str, word: str, train: Train, tmp_path: Path
 ):
-    with pytest.raises(UserError, match=r"loss: \w+ is for (classification|regression), and this data is ") as excinfo:
+    with pytest.raises(UserError, match=r"loss: \w+ is for (classification|regression), but this data is ") as excinfo:
         train(f"data={data}", f"loss={word}")
     assert "\n" not in str(excinfo.value)
     assert not list(tmp_path.iterdir())
