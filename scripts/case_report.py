@@ -29,8 +29,7 @@ AIMS = {
     "mnist1d": (0.96, "the accuracy of humans (Greydanus & Kobak 2024)"),
     "fashion_mnist": (
         0.925,
-        "the accuracy of two convolutional layers with fewer than 100,000 parameters in the table by the authors of the "
-        "data",
+        "the accuracy of two convolutional layers with under 100,000 parameters in the table of the data's authors",
     ),
 }
 

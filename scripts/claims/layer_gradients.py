@@ -177,6 +177,6 @@ ELU_SUPPRESSES = Claim(
     says="Because it returns very small values, ELU suppresses vanishing gradients to a degree.",
     experiment=AND_TRAINED,
     measure=partial(_suppresses, nn.ELU, "ELU"),
-    why="The reason is not its small values but its slope, which is 1 above 0 and near 1 just below 0. Far below 0, its "
-    "gradient vanishes.",
+    why="The reason is not its small values but its slope, which is 1 above 0 and near 1 just below 0. Far below 0, "
+    "its gradient vanishes.",
 )

@@ -88,8 +88,8 @@ RELU_EVERYWHERE = Claim(
     sections="3.2.2",
     says="ReLU can be used at the output of every layer, which makes it easy to build and train deep models.",
     experiment=f"Digits and a smooth function with negative values, {DEPTH} layers of {WIDTH} units, {STEPS} steps of "
-    "Adam, with and without a ReLU after the last layer. The claim requires a gain in hidden layers. At the outputs, it "
-    f"requires a decrease by at most {100 * LITTLE:g} point and no dead output.",
+    "Adam, with and without a ReLU after the last layer. The claim requires a gain in hidden layers. At the outputs, "
+    f"it requires a decrease by at most {100 * LITTLE:g} point and no dead output.",
     measure=relu_everywhere,
     of_all=True,
     why="A last ReLU cannot produce negative values, and an output that is 0 for all images no longer learns.",
