@@ -172,7 +172,7 @@ def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(fo
 def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):
     result = run_evaluate(folder, "evaluate", "checkpoint=runs/mine")
     assert result.returncode == 2
-    assert "contains the target mine.Swish, which is not part of this application" in result.stderr
+    assert "contains the target mine.Swish, which is built only if you confirm it" in result.stderr
     assert "repeat activation._target_=mine.Swish" in result.stderr
     assert not (folder / "imported").exists()
     evaluated(folder, "checkpoint=runs/mine", "against=runs/elu", "activation._target_=mine.Swish")
@@ -193,11 +193,11 @@ def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
 HOSTILE = {
     "a precision that is built": ("precision: null", "precision: {_target_: os.mkdir, path: harmed}", "is damaged"),
     "an interpolation": (
-        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width='${oc.create:{_target_:os.m"
+        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width must be int, got '${oc.create:{_t"
     ),
-    "a target in a value": ("width: 128", "width: {_target_: os.mkdir, path: harmed}", "names os.mkdir, which is none"),
+    "a target in a value": ("width: 128", "width: {_target_: os.mkdir, path: harmed}", "contains the target os.mkdir"),
     "one of ours in another's place": (
-        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "names stormproof_train.loggers.w"
+        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "contains the target stormproof_train.loggers.w"
     ),
 }  # fmt: skip
 
@@ -238,7 +238,7 @@ MISTAKES = {
         ["checkpoint=runs/text", "data.path=renamed.csv"],
         "trained on the classes no, yes, but this data",
     ),
-    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two were tested on other samples"),
+    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two runs were tested on different samples"),
     "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be created"),
 }
 

@@ -260,7 +260,7 @@ def check_targets(
     for _, path in _iter_targets(entry, group):
         if path not in allowed_targets:
             raise UserError(
-                f"{file} contains the target {path}, which is not part of this application. To build it, "
+                f"{file} contains the target {path}, which is built only if you confirm it. To confirm, "
                 f"{fix or f'repeat {group}._target_={path}'}."
             )
 
