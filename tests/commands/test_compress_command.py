@@ -294,11 +294,11 @@ def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
 
 MISTAKES = {
     "too little": (["budget=0.1pp"], "budget=0.1pp cannot be verified on"),
-    "no run": (["run=runs/none", "budget=1pp"], "runs/none is no run's folder and no checkpoint"),
+    "no run": (["run=runs/none", "budget=1pp"], "runs/none is neither the folder of a run nor a checkpoint"),
     "other data": (["budget=5pp", "data.batch_size=3"], "the data differ from those that"),
-    "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
+    "another network": (["budget=5pp", "model.width=3"], "Other settings are those of the run."),
     "no directions": ([], "set a budget"),
-    "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
+    "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' is not a valid folder name"),
     "a length": (["budget=5pp", "trainer.max_steps=3"], "set the length of fine-tuning relative to the run"),
     "all of it": (["budget=1"], "use 1pp for percentage points"),
     "too far": (["target.macs=1000"], "must be above 1 and at most 64"),

@@ -388,9 +388,9 @@ MISTAKES = [
         [LR_SPACE, "callbacks=none"],
         "search needs stormproof.CheckpointRecovery to resume interrupted trials",
     ),
-    ([LR_SPACE, "trainer.num_nodes=2"], "trainer.num_nodes: a trial runs on one node"),
-    ([LR_SPACE, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval, and a grid needs values"),
-    (["activation=relu,elo"], "there is no activation=elo"),
+    ([LR_SPACE, "trainer.num_nodes=2"], "trainer.num_nodes must be 1 in a search"),
+    ([LR_SPACE, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval. A grid needs values"),
+    (["activation=relu,elo"], "activation=elo does not exist"),
     (
         [LR_SPACE, "search.folder=/dev/null/x"],
         "search.folder=/dev/null/x: the folder of the search cannot be created there",

@@ -45,7 +45,7 @@ def check_space(arguments: Arguments, composer: Composer) -> None:
                 else:
                     _build(plan)
             except UserError as error:
-                hint = "; use int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
+                hint = "; use int(interval(…))" if isinstance(value, float) and "must be int" in str(error) else ""
                 raise UserError(f"{override} cannot be searched: {error}{hint}") from error
 
 

@@ -138,7 +138,7 @@ VALUES = {
     "activation=relu,elo": "activation=elo does not exist. Choices: elu, ",
     "model.depht=1,2": "did you mean depth?",
     "model.width=8,wide": "model.width=wide cannot be searched: ",
-    "nothing=1,2": "there is no setting or choice nothing",
+    "nothing=1,2": "unknown setting or group nothing",
 }
 
 
@@ -154,7 +154,7 @@ def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str
 
 REFUSED_BY_A_RUN = [
     (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: `dropout` must be in"),
-    (["model.width=interval(8,16)"], r"should be int \(.*\); use int\(interval\(…\)\)$"),
+    (["model.width=interval(8,16)"], r"must be int, got .*; use int\(interval\(…\)\)$"),
     (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
     (
         ["model.width=8,16", "search.objectives=val/rmse"],
