@@ -193,11 +193,11 @@ def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
 HOSTILE = {
     "a precision that is built": ("precision: null", "precision: {_target_: os.mkdir, path: harmed}", "is damaged"),
     "an interpolation": (
-        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width must be int, got '${oc.create:{_t"
+        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width must be int, got '${oc"
     ),
     "a target in a value": ("width: 128", "width: {_target_: os.mkdir, path: harmed}", "contains the target os.mkdir"),
     "one of ours in another's place": (
-        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "contains the target stormproof_train.loggers.w"
+        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "target stormproof_train.loggers.w"
     ),
 }  # fmt: skip
 
@@ -238,7 +238,10 @@ MISTAKES = {
         ["checkpoint=runs/text", "data.path=renamed.csv"],
         "trained on the classes no, yes, but this data",
     ),
-    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two runs were tested on different samples"),
+    "other samples": (
+        ["checkpoint=runs/elu", "against=runs/other_split"],
+        "the two runs were tested on",
+    ),
     "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be created"),
 }
 

@@ -45,7 +45,7 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     (images / "cat/000.png").unlink()
     for arguments, sentence in (
         (overrides, "data.fingerprint: "),
-        (["evaluate", "checkpoint=runs/mine"], "data have changed"),
+        (["evaluate", "checkpoint=runs/mine"], "the data has changed since"),
     ):
         code, message = run(*arguments)
         assert (code, sentence in message) == (2, True), message

@@ -120,8 +120,9 @@ def test_a_diagnosis_rule_is_a_function_a_problem_and_an_entry(tmp_path: Path):
     copy = Copy(tmp_path)
     copy.add("callbacks/stormproof/health/rules/initial_loss.py")
     copy.insert("callbacks/stormproof/health/rules/__init__.py", "RULES")
+    copy.insert("callbacks/stormproof/finding_sentences.py", "TEMPLATES")
     for path, anchor, code in (
-        ("finding.py", '    NON_FINITE_DATA = "non_finite_data"\n', _code("callbacks/stormproof/finding.py: Problem")),
+        ("problem.py", '    NON_FINITE_DATA = "non_finite_data"\n', _code("callbacks/stormproof/problem.py: Problem")),
         ("health/rules/__init__.py", "    loss_spike,\n", "initial_loss,"),
     ):
         file = tmp_path / "callbacks/stormproof" / path
@@ -129,7 +130,7 @@ def test_a_diagnosis_rule_is_a_function_a_problem_and_an_entry(tmp_path: Path):
         assert text.count(anchor) == 1
         file.write_text(text.replace(anchor, textwrap.indent(code.rstrip(), "    ") + f"\n{anchor}"))
     (tmp_path / "fit.py").write_text(FIT)
-    assert copy.run("fit.py").splitlines()[-1] == "huge_initial_loss: standardize the targets"
+    assert copy.run("fit.py").splitlines()[-1] == "huge_initial_loss: Standardize the targets."
 
 
 def test_a_callback_of_a_user_receives_what_its_signature_names(command: Command, tmp_path: Path):

@@ -52,7 +52,7 @@ def test_an_alert_is_sent_for_warnings_but_not_for_info(kind: type[WandbLogger])
     for finding in (DEAD, FROZEN):
         send_alert([object(), logger], finding)
     assert logger.experiment.alerts == [
-        {"title": "DEAD_UNITS in net.1", "text": f"{DEAD} See {Problem.DEAD_UNITS.url}", "level": "WARN"}
+        {"title": "DEAD_UNITS", "text": f"{DEAD} See {Problem.DEAD_UNITS.url}", "level": "WARN"}
     ]
 
 

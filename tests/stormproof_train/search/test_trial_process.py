@@ -33,4 +33,4 @@ def test_what_runs_are_forked_from_may_be_killed_while_one_starts(tmp_path: Path
     started_line, *ends = result.stdout.splitlines()
     assert started_line == "the fork server was killed: first starts in a new interpreter instead, a few seconds later"
     assert len(ends) == 2
-    assert all(end.startswith("2 there is no model=nonsense") for end in ends), ends
+    assert all(end.startswith("2 model=nonsense does not exist") for end in ends), ends
