@@ -87,7 +87,7 @@ def test_pages_list_no_other_evidence():
 
 def test_every_url_has_a_page():
     for problem in Problem:
-        assert (PAGES / f"{problem.url.rstrip('/').rpartition('/')[2]}.md").exists()
+        assert (PAGES / f"{problem.url.removesuffix('.html').rpartition('/')[2]}.md").exists()
 
 
 def test_every_page_begins_with_the_docstring_of_its_problem(monkeypatch: pytest.MonkeyPatch):
