@@ -24,7 +24,7 @@ TEMPLATES: dict[Problem, tuple[str, ...]] = {
     Problem.WEIGHTS_UNCHANGED: ("the weights of {layers} of {of:layer} have not changed in {steps:step}.",),
     Problem.LEARNING_RATE_ZERO: ("the learning rate has been {lr} for {steps:step}, since step {since_step}.",),
     Problem.LEARNING_RATE_TOO_HIGH: (
-        "updates are up to {update_relative_to_weights} times the weights. The loss went from {first_loss} to {loss}.",
+        "updates are up to {update_relative_to_weights} times the weights. The loss is {loss} (first: {first_loss}).",
     ),
     Problem.LEARNING_RATE_TOO_LOW: (
         "with lr {lr}, updates are at most {update_relative_to_weights} times the weights over {steps:step}.",

@@ -43,7 +43,7 @@ def describe_error(error: BaseException) -> tuple[str, ExitCode]:
     if isinstance(error, RunError):
         return str(error), error.exit_code
     if isinstance(error, NoGoodCheckpointError):
-        message = f"{error.problem.rstrip('.')}. Restore a copy, or start a new run with name=…."
+        message = f"{error.problem.rstrip('.')}. Restore a copy, or start a new run with another name (name=…)."
         return message, ExitCode(error.exit_code)
     if isinstance(error, StormproofError):
         return str(error), ExitCode(error.exit_code)

@@ -54,7 +54,10 @@ ERRORS = {
     "ranks that disagree": (RanksDisagreeError("start it again"), "start it again", 75),
     "no good checkpoint": (
         NoGoodCheckpointError("runs/a has no good checkpoint (000001-step-10: lost)"),
-        "runs/a has no good checkpoint (000001-step-10: lost). Restore a copy, or start a new run with name=….",
+        (
+            "runs/a has no good checkpoint (000001-step-10: lost). "
+            "Restore a copy, or start a new run with another name (name=…)."
+        ),
         74,
     ),
     "a stop": (StopError("stopped at step 3", ExitCode.TERMINATED), "stopped at step 3", 143),

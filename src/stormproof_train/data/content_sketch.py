@@ -73,5 +73,5 @@ def check_files_unchanged(run: Path, data: pl.LightningDataModule) -> None:
     if 2 * num_changed > len(sketch):
         raise UserError(
             f"the run {run} used other images with the same names ({num_changed} of {len(sketch)} compared files "
-            "differ). Restore the previous images, or start a new run with name=…."
+            "differ). Restore the previous images, or start a new run with another name (name=…)."
         )
