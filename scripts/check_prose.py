@@ -3,7 +3,7 @@
 Reports words and phrases that the style page rules out, sentences of more than 30 words, docstrings that begin with a
 question word, and commit subjects that are too long.
 
-    python scripts/check_prose.py                  # all tracked files
+    python scripts/check_prose.py                  # all tracked files and the latest commits
     python scripts/check_prose.py docs/index.md    # some files
     python scripts/check_prose.py --message FILE   # a commit message, as a commit-msg hook
 
@@ -168,16 +168,25 @@ def tracked_files() -> list[Path]:
     return [path for path in paths if path != Path(__file__).resolve()]  # this file lists the phrases
 
 
+def recent_subjects(count: int = 20) -> list[str]:
+    """Returns the subjects of the latest commits on the current branch, without merges."""
+    command = ["git", "log", f"-{count}", "--no-merges", "--format=%s"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Checks the wording of docs and code.")
-    parser.add_argument("files", nargs="*", type=Path, help="files to check (default: all tracked ones)")
+    parser.add_argument("files", nargs="*", type=Path, help="files to check (default: all tracked ones, and commits)")
     parser.add_argument("--message", type=Path, help="file with a commit message")
     arguments = parser.parse_args()
     if arguments.message is not None:
-        subject = arguments.message.read_text(encoding="utf-8").split("\n", 1)[0]
-        found = [problem] if (problem := subject_problem(subject)) else []
+        paths, subjects = [], [arguments.message.read_text(encoding="utf-8").split("\n", 1)[0]]
+    elif arguments.files:
+        paths, subjects = arguments.files, []
     else:
-        found = [problem for path in arguments.files or tracked_files() for problem in problems(path)]
+        paths, subjects = tracked_files(), recent_subjects()
+    found = [problem for path in paths for problem in problems(path)]
+    found += filter(None, map(subject_problem, subjects))
     for problem in found:
         print(problem.replace(f"{ROOT}/", ""))
     return min(len(found), 1)
