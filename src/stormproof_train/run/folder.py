@@ -104,7 +104,7 @@ class RunFolder:
         summary = read_mapping(self.path / "summary.json", _SUMMARY_KEYS, RESTORE_FIX)
         if summary is None:
             raise UserError(
-                f"{self.path} has finished without summary.json. Start a new run with another name (name=…)."
+                f"{self.path} has finished but has no summary.json. Start a new run with another name (name=…)."
             )
         return cast("RunSummary", summary)
 
