@@ -81,8 +81,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Enables garbage collection for objects created from now on, and preloads the fork server if a test needs it."""
     gc.enable()
     gc.freeze()
-    if any("command" in getattr(item, "fixturenames", ()) for item in session.items):
+    if any(map(_needs_fork_server, session.items)):
         forked_command.start_fork_server()
+
+
+def _needs_fork_server(item: pytest.Item) -> bool:
+    """Returns whether a test runs commands. A product test may otherwise start the fork server without our modules."""
+    return "command" in getattr(item, "fixturenames", ()) or hasattr(getattr(item, "module", None), "forked_command")
 
 
 STOPWATCH = pytest.StashKey[Stopwatch]()

@@ -64,6 +64,7 @@ def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: flo
             process.join()
             raise subprocess.TimeoutExpired(arguments, timeout)
         assert process.exitcode is not None
+        assert stderr.exists(), f"{arguments} ended with code {process.exitcode} before the script started"
         return subprocess.CompletedProcess(arguments, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
