@@ -179,6 +179,9 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=Path, help="files to check (default: all tracked ones, and commits)")
     parser.add_argument("--message", type=Path, help="file with a commit message")
     arguments = parser.parse_args()
+    for path in arguments.files:
+        if not path.is_file():
+            parser.error(f"{path} is not a file.")
     if arguments.message is not None:
         paths, subjects = [], [arguments.message.read_text(encoding="utf-8").split("\n", 1)[0]]
     elif arguments.files:

@@ -21,7 +21,7 @@ from docs_pages.api import api_pages
 from docs_pages.command_line import command_line_page
 from docs_pages.config import config_page
 from docs_pages.figures import svg_figures
-from findings_index import PAGES, findings_index
+from docs_pages.findings import PAGES, findings_index
 
 from stormproof_train.losses import DEFAULT_LOSSES, LOSSES
 

@@ -168,7 +168,7 @@ RELU_SUPPRESSES = Claim(
     says="ReLU suppresses vanishing gradients to a degree, and performs well at the same time.",
     experiment=AND_TRAINED,
     measure=partial(_suppresses, nn.ReLU, "ReLU"),
-    why="With weights that are too small for ReLU, as those of torch are, its gradient vanishes too.",
+    why="With weights that are too small for ReLU, such as torch's defaults, its gradient vanishes too.",
 )
 
 ELU_SUPPRESSES = Claim(

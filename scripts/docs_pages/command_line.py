@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
+from unittest.mock import patch
 
 from stormproof.cli.main import main as plugin_main
 from stormproof_train.cli.main import main as application_main
 from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
 
-COLUMNS = 120
-PLUGIN_COMMANDS = ("verify", "list", "adopt", "doctor")
+WIDTH = "120"
+"""Characters at which argparse wraps lines."""
 ARGUMENTS = re.compile(r"\n\n\w+: [\w.]+\n")
 """Start of the arguments of the chosen options. Their defaults depend on the versions of torch and Lightning."""
 
@@ -37,8 +38,10 @@ def command_line_page() -> str:
                 "The help continues with the arguments of the chosen options and their defaults. For those of\n"
                 "`data=diabetes`, run `python train.py data=diabetes --help`.\n"
             )
-    parts.append(_section("stormproof", [], _help(plugin_main, [])))
-    parts.extend(_section("stormproof", [name], _help(plugin_main, [name])) for name in PLUGIN_COMMANDS)
+    plugin_help = _help(plugin_main, [])
+    parts.append(_section("stormproof", [], plugin_help))
+    commands = re.findall(r"^    (\w+) ", plugin_help, re.MULTILINE)
+    parts.extend(_section("stormproof", [name], _help(plugin_main, [name])) for name in commands)
     return "\n".join(parts)
 
 
@@ -50,20 +53,6 @@ def _section(program: str, words: Sequence[str], text: str) -> str:
 
 def _help(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
     output = io.StringIO()
-    with _terminal_width(COLUMNS), redirect_stdout(output), suppress(SystemExit):
+    with patch.dict(os.environ, COLUMNS=WIDTH), redirect_stdout(output), suppress(SystemExit):
         main([*words, "--help"])
     return output.getvalue()
-
-
-@contextmanager
-def _terminal_width(columns: int) -> Iterator[None]:
-    """Sets the width at which argparse wraps lines."""
-    previous = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(columns)
-    try:
-        yield
-    finally:
-        if previous is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = previous

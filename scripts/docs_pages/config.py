@@ -10,35 +10,13 @@ import yaml
 
 from docs_pages.api import documented_names
 from docs_pages.paths import CONF
-from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.choices import format_override, list_options
-from stormproof_train.config.plan import (
-    _AUGMENTATION_ARGS,
-    _DATA_ARGS,
-    _INITIALIZATION_ARGS,
-    _LOGGER_ARGS,
-    _LOSS_ARGS,
-    _MODEL_ARGS,
-    _SCHEDULER_ARGS,
-    SETTING_HELP,
-)
+from stormproof_train.config.plan import RUN_ARGUMENTS, SETTING_HELP
 from stormproof_train.config.signature_binding import bind
 
 PROJECTS = ("stormproof.", "stormproof_train.")
 FORMS = {"activation": 1, "loss": 2, "augmentation": 2}
 """Number of tensors that a plain function takes, for groups that accept functions."""
-
-PROVIDED: Mapping[str, frozenset[str]] = {
-    "augmentation": _AUGMENTATION_ARGS,
-    "callbacks": CALLBACK_ARGUMENTS,
-    "data": _DATA_ARGS,
-    "initialization": _INITIALIZATION_ARGS,
-    "logger": _LOGGER_ARGS,
-    "loss": _LOSS_ARGS,
-    "model": _MODEL_ARGS,
-    "scheduler": _SCHEDULER_ARGS,
-}
-"""Arguments that the run passes, by group. They are not listed."""
 
 HEAD = """\
 # Configuration
@@ -62,7 +40,9 @@ def config_page() -> str:
         f"| `{name}` | `{format_override(defaults[name])}` | {_cell(text)} |" for name, text in SETTING_HELP.items()
     ]
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    return HEAD + "\n".join([*rows, *(_section(group, PROVIDED.get(group, frozenset())) for group in groups)]) + "\n"
+    return (
+        HEAD + "\n".join([*rows, *(_section(group, RUN_ARGUMENTS.get(group, frozenset())) for group in groups)]) + "\n"
+    )
 
 
 def _section(group: str, provided: frozenset[str]) -> str:

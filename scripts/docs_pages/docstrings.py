@@ -9,7 +9,7 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Turns sections and code blocks that only reStructuredText knows into those of Google style and Markdown."""
+    """Converts reStructuredText sections and code blocks to Google style and Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **_kwargs: Any) -> None:
         """Rewrites the docstring of an object."""

@@ -181,7 +181,7 @@ def mixup(num_classes: int | None, alpha: float = 0.2) -> Augmentation:
 
 
 def cutmix(input_shape: Sequence[int], num_classes: int | None, alpha: float = 1.0) -> Augmentation:
-    """Replaces a rectangle of each image by that of another image, and mixes the classes in proportion to the area.
+    """Replaces a rectangle of each image with the same rectangle of another image, and mixes the classes by area.
 
     Args:
         input_shape: Shape of one image, ``(channels, height, width)``.

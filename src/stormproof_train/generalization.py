@@ -25,7 +25,7 @@ class GeneralizationGap(Callback):
     validation metrics is not the generalization gap. At the end of each validation, this callback evaluates as many
     training samples as were validated, but at most 1,000. The samples are evenly spaced and always the same. The
     callback does not change the training run. It must precede callbacks that set other weights for validation
-    (averages), so that it measures those weights.
+    (averages), so it measures the averaged weights.
 
     Logged: ``generalization/train_loss`` and ``generalization/train_<headline>`` of these samples, and
     ``generalization/gap``, the amount by which the headline metric (accuracy or root mean squared error) is worse on

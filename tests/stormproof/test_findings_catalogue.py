@@ -92,9 +92,9 @@ def test_every_url_has_a_page():
 
 def test_every_page_begins_with_the_docstring_of_its_problem(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    import findings_index
+    from docs_pages.findings import problem_summaries
 
-    for problem, summary in findings_index.problem_summaries().items():
+    for problem, summary in problem_summaries().items():
         assert _page(problem).splitlines()[2] == summary
 
 

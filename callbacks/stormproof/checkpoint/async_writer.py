@@ -42,8 +42,8 @@ class CheckpointWriter:
 
     If storage fails (disk full, no permission, file server unavailable), training continues, committed checkpoints
     stay, and the next checkpoint is written as scheduled. If the disk is full, older checkpoints are deleted. The
-    newest good checkpoint, the best ones, and those of ``keep_every_n_train_steps`` stay. Training stops if nothing
-    could be committed for ``storage_timeout_seconds``.
+    newest good checkpoint, the best ones, and the ones that ``keep_every_n_train_steps`` selects stay. Training stops
+    if nothing could be committed for ``storage_timeout_seconds``.
 
     Args:
         store: Folder of checkpoints.

@@ -41,7 +41,7 @@ class FiniteCheck:
         self._baseline_names = set(find_non_finite_tensors(checkpoint))
 
     def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Returns whether other tensors than those of the baseline are not finite. Warns the first time."""
+        """Returns whether a tensor that was finite in the baseline is not finite. Warns the first time."""
         new_names = [name for name in find_non_finite_tensors(checkpoint) if name not in self._baseline_names]
         if new_names and not self._has_warned:
             self._has_warned = True

@@ -153,7 +153,7 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Returns the names in ``folder``, except those of folders that are named like a checkpoint."""
+    """Returns the names in ``folder``, without subfolders that are named like a checkpoint."""
     try:
         return retry_read(
             lambda: {path.name for path in folder.iterdir() if not _is_folder_named_like_checkpoint(path)}
@@ -186,7 +186,7 @@ def read_manifests(folder: Path, names: Sequence[str]) -> FolderManifests:
 
 
 def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
-    """Returns the good checkpoints, newest first. Verifies those after the first good one only with ``verify_all``."""
+    """Returns the good checkpoints, newest first. Verifies all, or all up to the first good one."""
     good_checkpoints: list[Checkpoint] = []
     verify = find_damage if verify_all else verify_once_per_node
     for checkpoint in folder_manifests.checkpoints:

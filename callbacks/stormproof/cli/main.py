@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: Arguments after the command name. By default those of ``sys.argv``.
+        arguments: Arguments after the command name. Defaults to ``sys.argv[1:]``.
 
     Returns:
         Exit code: 0 for success, 1 if ``doctor`` found risks, 2 for invalid usage, 74 for a damaged checkpoint or a

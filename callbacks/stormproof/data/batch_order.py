@@ -21,7 +21,7 @@ CHUNK_SIZE = 16
 numbers."""
 
 ORDER_STREAM_KEY = 0x6F72646572
-"""Separates the random stream of the order from those of the samples."""
+"""Separates the random stream of the order from the random streams of the samples."""
 
 
 class BatchOrder:

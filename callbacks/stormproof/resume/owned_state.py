@@ -35,7 +35,7 @@ def find_owners(trainer: pl.Trainer) -> dict[str, Any]:
 def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[str, Any]:
     """Returns the random number generators of the owners, by path.
 
-    Excludes those of the training loaders: :func:`stormproof.resumable` restores them at the right batch.
+    Excludes the generators of training loaders, which :func:`stormproof.resumable` restores at the right batch.
 
     Args:
         trainer: Trainer in ``fit``.
@@ -53,7 +53,7 @@ def capture_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> rng
 
 
 def restore_generators(trainer: pl.Trainer, train_loaders: Iterable[Any], states: rng.State) -> None:
-    """Sets the generators to ``states``, in place. Warns about those that are missing or of another type."""
+    """Sets the generators to ``states``, in place. Warns about missing generators and other types."""
     generators, missing_paths = find_generators(trainer, train_loaders), []
     for path, state in states.items():
         try:

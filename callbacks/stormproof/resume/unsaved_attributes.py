@@ -286,7 +286,7 @@ def _fingerprint_scalar(value: Any) -> str:
 
 
 def _fingerprint_array(values: Any) -> Any:
-    """Returns a fingerprint that equals that of a tensor, list or number with the same content."""
+    """Returns a fingerprint. Tensors, lists and numbers with the same content have the same fingerprint."""
     if values.ndim == 0:
         return _compute_fingerprint(values.item(), [0], False)
     if values.size <= _MAX_LIST_ELEMENTS:

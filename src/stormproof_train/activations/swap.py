@@ -25,9 +25,9 @@ _PROBE_WIDTH = 720_720
 def swap_activations(network: nn.Module, activation: Activation) -> int:
     """Replaces every activation module of a network in place.
 
-    Activation modules are those of torch, except softmax and its variants, and those of this package. A module that is
-    used in several places is replaced by one module that is used in the same places. The new module keeps the training
-    mode, and its parameters keep the device and the floating-point type of the preceding layer.
+    Activation modules are the activations of this package and of torch, except softmax and its variants. A module that
+    is used in several places is replaced by one module that is used in the same places. The new module keeps the
+    training mode, and its parameters keep the device and the floating-point type of the preceding layer.
 
     The following are kept:
 

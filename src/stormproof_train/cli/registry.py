@@ -14,7 +14,7 @@ TRAIN: Mapping[str, Sequence[str]] = {
         "yaml", "jinja2", "pandas", "platformdirs", "vl_convert",
     )
 }  # fmt: skip
-"""Packages of the extra ``train`` by import name, without those that only one option needs."""
+"""Packages of the extra ``train`` by import name, without packages that only one option needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,8 @@ def select_best(
     """Returns the recommended artifact.
 
     With a budget, it is the cheapest artifact within the budget that reaches the target. For latency, it is the one
-    with the smallest degradation among those that no artifact is significantly faster than. Without a budget, it is the
-    artifact that reaches the target with the smallest degradation.
+    with the smallest degradation among artifacts that no other one significantly exceeds in speed. Without a budget,
+    it is the artifact that reaches the target with the smallest degradation.
 
     Args:
         artifacts: Artifacts, the original first.

@@ -100,7 +100,7 @@ class CompressionFolder:
 
 
 def _fill_unset(settings: Mapping[str, Any], fallback: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces settings that have not been used yet by those of the other definition."""
+    """Takes settings that have not been used yet from the other definition."""
     return {key: fallback.get(key) if value is None else value for key, value in settings.items()}
 
 

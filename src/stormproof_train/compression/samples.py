@@ -42,7 +42,7 @@ def load_samples(
 
     Args:
         data: Data module. The training samples of a :class:`SplitDataModule` are loaded in order and without
-            augmentation, those of another data module in the order of its loader.
+            augmentation, samples of another data module in the order of its loader.
         split: Name of the split.
         num_outputs: Number of outputs for regression. 0 for classification.
         max_samples: Maximum number of samples.

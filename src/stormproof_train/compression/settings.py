@@ -28,8 +28,8 @@ class Settings:
         target: Minimum gain by ``speedup``, ``size`` (on disk) or ``macs``, instead of a budget or in addition. Larger
             compression ratios are not tried.
         minimize: Cost by which the best artifact is selected. For latency, it is the artifact with the smallest
-            degradation among those that no other is significantly faster than. Pruned layers then keep multiples of 16
-            channels, because 10 channels take as long as 16.
+            degradation among artifacts that no other one significantly exceeds in speed. Pruned layers then keep
+            multiples of 16 channels, because 10 channels take as long as 16.
         methods: Methods among ``prune``, ``factor`` (low-rank dense layers), ``distill`` (the original is the teacher),
             ``int8`` (static) and ``weights_int8``. None uses all that suit this network.
         training: Length of fine-tuning relative to the run. Must be positive.
@@ -95,7 +95,7 @@ class Settings:
         return BLOCK if self.minimize == "latency" else 1
 
     def result_settings(self) -> dict[str, object]:
-        """Returns the settings that affect the content of artifacts, with None for those that no method uses."""
+        """Returns the settings that affect the content of artifacts, with None for settings that no method uses."""
         is_trained = self.allows("prune") or self.allows("factor")
         return {
             "distill": self.allows("distill") if is_trained else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from stormproof.finding import Finding, Problem
-from stormproof.health.rules.dead_units import DIED_SHARE
+from stormproof.health.rules.dead_units import have_died_in_training
 from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
@@ -27,22 +27,23 @@ def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
 
     def advise(finding: Finding) -> str | None:
         if finding.problem is Problem.DEAD_UNITS:
-            return f"Try {_prevent_dead_units(plan, finding)}."
-        suggest = _OVERRIDES_BY_PROBLEM.get(finding.problem)
-        override = None if suggest is None else suggest(plan)
-        return None if override is None else f"Try {override}."
+            overrides = _prevent_dead_units(plan, finding)
+        else:
+            suggest = _OVERRIDES_BY_PROBLEM.get(finding.problem)
+            overrides = None if suggest is None else suggest(plan)
+        return None if overrides is None else f"Try {overrides}."
 
     return advise
 
 
-def _decrease_learning_rate(plan: Plan) -> str:
-    """Returns an override with a tenth of the learning rate."""
-    return f"optimizer.lr={_learning_rate(plan) / 10:g}"
+def _decrease_learning_rate(plan: Plan) -> str | None:
+    """Returns an override with a tenth of the learning rate. None if the config has none."""
+    return f"optimizer.lr={lr / 10:g}" if (lr := _learning_rate(plan)) else None
 
 
-def _increase_learning_rate(plan: Plan) -> str:
-    """Returns an override with ten times the learning rate."""
-    return f"optimizer.lr={_learning_rate(plan) * 10:g}"
+def _increase_learning_rate(plan: Plan) -> str | None:
+    """Returns an override with ten times the learning rate. None if the config has none."""
+    return f"optimizer.lr={lr * 10:g}" if (lr := _learning_rate(plan)) else None
 
 
 def _set_learning_rate(plan: Plan) -> str:
@@ -50,24 +51,17 @@ def _set_learning_rate(plan: Plan) -> str:
     return "optimizer.lr=0.001" if _learning_rate(plan) == 0 else "scheduler=none"
 
 
-def _prevent_dead_units(plan: Plan, finding: Finding) -> str:
+def _prevent_dead_units(plan: Plan, finding: Finding) -> str | None:
     """Returns alternatives, the most likely cure first.
 
     Units that died in training point to the learning rate, and units that were dead at initialization to the initial
     weights.
     """
-    alternatives = ["activation=leaky_relu"] if _can_die(plan) else []
-    if _died_in_training(finding):
-        alternatives.insert(0, _decrease_learning_rate(plan))
-    elif not plan.initialization.path.endswith(".auto"):
-        alternatives.insert(0, "initialization=auto")
-    return " or ".join(alternatives or [_decrease_learning_rate(plan)])
-
-
-def _died_in_training(finding: Finding) -> bool:
-    """Returns whether most dead units were active at initialization."""
-    dead, units, initially_dead = (float(finding.evidence[name]) for name in ("dead", "units", "from_the_start"))
-    return dead - initially_dead >= DIED_SHARE * units
+    activation = "activation=leaky_relu" if _can_die(plan) else None
+    initialization = None if plan.initialization.path.endswith(".auto") else "initialization=auto"
+    dead, units, from_the_start = (float(finding.evidence[name]) for name in ("dead", "units", "from_the_start"))
+    cure = _decrease_learning_rate(plan) if have_died_in_training(dead, units, from_the_start) else initialization
+    return " or ".join(filter(None, [cure, activation])) or _decrease_learning_rate(plan)
 
 
 def _can_die(plan: Plan) -> bool:
@@ -85,7 +79,7 @@ def _can_die(plan: Plan) -> bool:
     )
 
 
-def _prevent_vanishing_gradients(plan: Plan) -> str:
+def _prevent_vanishing_gradients(plan: Plan) -> str | None:
     """Returns overrides for activation and initialization, or for a norm."""
     overrides = ["activation=elu"] if plan.activation.path.endswith(SATURATING_ACTIVATIONS) else []
     if not plan.initialization.path.endswith(".auto"):
@@ -95,7 +89,7 @@ def _prevent_vanishing_gradients(plan: Plan) -> str:
     return "model.norm=batch" if "norm" in plan.model.arguments() else _decrease_learning_rate(plan)
 
 
-def _limit_gradients(plan: Plan) -> str:
+def _limit_gradients(plan: Plan) -> str | None:
     """Returns an override for the initialization, or for clipping."""
     if not plan.initialization.path.endswith(".auto"):
         return "initialization=auto"

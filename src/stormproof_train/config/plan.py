@@ -26,17 +26,21 @@ RECOVERY_TARGET = "stormproof.CheckpointRecovery"
 FINGERPRINT_KEY = "fingerprint"
 """Key for the hash of the files, next to the data arguments in the settings of a run."""
 
-_MODEL_ARGS = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
-_INITIALIZATION_ARGS = frozenset({"network", "activation", "input_shape", "inputs"})
-_AUGMENTATION_ARGS = frozenset({"input_shape", "num_classes", "loss"})
-_LOSS_ARGS = frozenset({"class_counts"})
-_LOGGER_ARGS = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
-_OPTIMIZER_ARGS = frozenset({"params"})
-_SCHEDULER_ARGS = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
-_TRAINER_ARGS = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
+RUN_ARGUMENTS: Mapping[str, frozenset[str]] = {
+    "augmentation": frozenset({"input_shape", "num_classes", "loss"}),
+    "callbacks": CALLBACK_ARGUMENTS,
+    "data": frozenset({"seed"}),
+    "initialization": frozenset({"network", "activation", "input_shape", "inputs"}),
+    "logger": frozenset({"folder", "settings", "name", "run_id", "resume_step"}),
+    "loss": frozenset({"class_counts"}),
+    "model": frozenset({"input_shape", "num_outputs", "num_classes", "activation"}),
+    "optimizer": frozenset({"params"}),
+    "scheduler": frozenset({"optimizer", "total_steps", "T_max", "max_lr"}),
+    "trainer": frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"}),
+}
+"""Arguments that the run passes, by config group."""
 _SETTING_BY_TRAINER_ARG = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
 """Arguments that the run passes to the Trainer, and the settings that determine them."""
-_DATA_ARGS = frozenset({"seed"})
 
 LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
 """Settings that determine the length of a run."""
@@ -82,7 +86,9 @@ class Plan:
 
     def bind_loss(self, task: str) -> Target:
         """Returns the configured loss, a class or a function of (output, target), or else the default of the task."""
-        return bind({"_target_": DEFAULT_LOSSES.get(task), **self.loss}, "loss", _LOSS_ARGS, num_tensor_args=2)
+        return bind(
+            {"_target_": DEFAULT_LOSSES.get(task), **self.loss}, "loss", RUN_ARGUMENTS["loss"], num_tensor_args=2
+        )
 
     def settings(self, loss: Target | None, fingerprint: str | None = None) -> dict[str, Any]:
         """Returns all effective arguments as plain values, including the defaults of signatures.
@@ -139,7 +145,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         if not isinstance(entry, Mapping):
             raise UserError(f"{group} must be a choice, or have a _target_, got {group}={entry}")
     name = config["name"]
-    trainer = bind(config.get("trainer"), "trainer", _TRAINER_ARGS)
+    trainer = bind(config.get("trainer"), "trainer", RUN_ARGUMENTS["trainer"])
     plan = Plan(
         name=None if name is None else str(name),
         runs_dir=config["runs_dir"],
@@ -150,24 +156,26 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         tune=config["tune"],
         report=config["report"],
         debug=config["debug"],
-        data=bind(config.get("data"), "data", _DATA_ARGS, complete=complete),
+        data=bind(config.get("data"), "data", RUN_ARGUMENTS["data"], complete=complete),
         augmentation={
-            key: bind(entry, f"augmentation.{key}", _AUGMENTATION_ARGS, num_tensor_args=2)
+            key: bind(entry, f"augmentation.{key}", RUN_ARGUMENTS["augmentation"], num_tensor_args=2)
             for key, entry in augmentation.items()
             if entry is not None
         },
-        model=bind(config.get("model"), "model", _MODEL_ARGS),
+        model=bind(config.get("model"), "model", RUN_ARGUMENTS["model"]),
         activation=bind(config.get("activation"), "activation", num_tensor_args=1),
-        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION_ARGS, complete=complete),
+        initialization=bind(
+            config.get("initialization"), "initialization", RUN_ARGUMENTS["initialization"], complete=complete
+        ),
         loss=loss,
-        optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER_ARGS),
-        scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER_ARGS),
+        optimizer=bind(config.get("optimizer"), "optimizer", RUN_ARGUMENTS["optimizer"]),
+        scheduler=bind(config.get("scheduler"), "scheduler", RUN_ARGUMENTS["scheduler"]),
         callbacks={
-            key: bind(entry, f"callbacks.{key}", CALLBACK_ARGUMENTS)
+            key: bind(entry, f"callbacks.{key}", RUN_ARGUMENTS["callbacks"])
             for key, entry in callbacks.items()
             if entry is not None
         },
-        logger=bind(config.get("logger"), "logger", _LOGGER_ARGS),
+        logger=bind(config.get("logger"), "logger", RUN_ARGUMENTS["logger"]),
         trainer=match_launcher(trainer) if complete else trainer,
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
@@ -199,7 +207,7 @@ def _check_settings(config: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Rejects Trainer arguments that are useless although Lightning accepts them, and those that the run sets."""
+    """Rejects Trainer arguments that the run sets, and useless values that Lightning accepts."""
     for name, setting in _SETTING_BY_TRAINER_ARG.items():
         if name in trainer:
             raise UserError(f"trainer.{name} is set by the run. Set {setting} instead.")

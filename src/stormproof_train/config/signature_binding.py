@@ -68,7 +68,7 @@ class Target:
         return name in self.injectable and name not in self.kwargs
 
     def build(self, **injected: Any) -> Any:
-        """Calls the callable with its arguments and those of ``injected`` that it accepts and the config does not set.
+        """Calls the callable with its arguments, and with ``injected`` ones that it accepts and the config lacks.
 
         Nested entries are built first. They get values from ``injected`` only if the callable forwards them, see
         :func:`forwards_arguments`.

@@ -19,8 +19,8 @@ def auto(network: nn.Module, activation: Activation | None, input_shape: Sequenc
     .. math:: W_{ij} \sim N(0, g^2 / n), \quad g = E[\phi(z)^2]^{-1/2}, \; z \sim N(0, 1), \quad b_i = 0
 
     where :math:`n` is the fan-in: input features, or input channels per group times the kernel size. In a wide network
-    the outputs of the layer then have mean square 1 if those of the previous layer have. A layer whose input is the
-    data or the output of another layer has g = 1. The data should have mean square 1.
+    the outputs of the layer then have mean square 1 if the outputs of the previous layer have. A layer whose input is
+    the data or the output of another layer has g = 1. The data should have mean square 1.
 
     g is measured on the activation with its arguments (see ``mean_square``), so custom activations work too. For ReLU
     it is the square root of 2. The gradient is not kept: it changes by a factor of :math:`g E[\phi'(z)^2]^{1/2}` per

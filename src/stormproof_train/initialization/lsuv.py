@@ -15,7 +15,7 @@ from stormproof_train.models.dry_run import dry_run
 
 
 def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
-    r"""Draws orthogonal weights and divides those of each layer by the standard deviation of its outputs.
+    r"""Draws orthogonal weights and divides the weights of each layer by the standard deviation of its outputs.
 
     .. math:: W_l \leftarrow W_l / \operatorname{std}(W_l h_{l-1})
 

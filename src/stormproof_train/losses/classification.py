@@ -31,8 +31,8 @@ class ClassificationLoss(nn.Module):
 
         Args:
             target: Class indices ``(batch,)`` or class probabilities ``(batch, classes)``. For class indices the number
-                of classes is that of the loss, or else the largest index plus 1. Pass probabilities if higher classes
-                exist.
+                of classes comes from the loss, or else is the largest index plus 1. Pass probabilities if higher
+                classes exist.
         """
         shares = class_shares(target, self.num_classes)
         return minimize_constant(self, shares.unsqueeze(0), initial_logits(shares))

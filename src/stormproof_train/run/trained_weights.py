@@ -28,7 +28,7 @@ from stormproof_train.run.folder import RunFolder
 
 _NETWORK_GROUPS = ("model", "activation", "loss")
 _RUN_GROUPS = ("data", *_NETWORK_GROUPS)
-"""Groups whose choices are those of the run, unless they are overridden."""
+"""Groups whose choices come from the run, unless they are overridden."""
 _TRAINING_GROUPS = ("optimizer", "scheduler", "augmentation", "logger")
 """Groups that determine training and logging, used if the network is trained again."""
 _TRAINER_ARGS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")

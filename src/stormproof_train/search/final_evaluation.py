@@ -85,7 +85,7 @@ class FinalEvaluation:
         ]
 
     def collect_results(self, winner: TrialRecord) -> dict[str, Any]:
-        """Returns the known results of the final runs by name, and that of the test by ``test``."""
+        """Returns the known results of the final runs by name, and the result of the test as ``test``."""
         names = [run.name for run in self.list_runs(winner)]
         results = {name: self._trials.get_shared(f"final/{name}") for name in names}
         results["test"] = self._trials.get_shared(f"test/{_trial_name(winner)}")

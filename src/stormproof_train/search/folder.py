@@ -120,7 +120,7 @@ class SearchFolder:
 
 
 def search_definition(arguments: Arguments, default: Plan) -> dict[str, Any]:
-    """Returns the settings that identify a search: those of a run that change its result, the space, and the method.
+    """Returns the settings that identify a search: run settings that change a result, the space, and the method.
 
     Args:
         arguments: Parsed arguments of the search.

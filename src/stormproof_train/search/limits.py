@@ -12,7 +12,7 @@ LIMIT_NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
 
 
 def increase_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
-    """Raises the shared limits to those of a worker. Limits never shrink, because another worker may rely on them.
+    """Raises the shared limits to the limits of a worker. Limits never shrink, because another worker may rely on them.
 
     Args:
         current: Current limits. None at the start.

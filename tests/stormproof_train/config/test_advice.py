@@ -14,6 +14,7 @@ from tests.support.cases import slow_except
 DIED = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
 CASES = [
     (Problem.LEARNING_RATE_TOO_HIGH, ["optimizer.lr=0.5"], "Try optimizer.lr=0.05."),
+    (Problem.LEARNING_RATE_TOO_HIGH, ["optimizer.lr=0"], None),
     (Problem.LEARNING_RATE_TOO_LOW, ["optimizer.lr=1e-6"], "Try optimizer.lr=1e-05."),
     (Problem.LEARNING_RATE_ZERO, ["optimizer.lr=0"], "Try optimizer.lr=0.001."),
     (Problem.LEARNING_RATE_ZERO, ["scheduler=cosine"], "Try scheduler=none."),

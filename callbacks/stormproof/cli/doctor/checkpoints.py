@@ -116,7 +116,7 @@ def _leftover_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
             f"{_format_names(sorted(leftover_names))}: {size:,} bytes left over from a killed run",
             str(folder),
             "these files use space that the next checkpoint may need",
-            "delete them; the next start deletes those of checkpoints",
+            "delete them; the next start deletes left-over checkpoint files",
         )
 
 

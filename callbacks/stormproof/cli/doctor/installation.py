@@ -17,7 +17,7 @@ def installation_risks(installed: Mapping[str, str] | None = None) -> list[Risk]
     """Returns the risks of the installed releases.
 
     Args:
-        installed: Versions by package. By default those of this environment.
+        installed: Versions by package. Defaults to the packages of this environment.
 
     Example:
         >>> [risk.summary for risk in installation_risks({"torch": "2.9.1", "lightning": "2.6.6"})]

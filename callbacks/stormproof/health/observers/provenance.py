@@ -29,7 +29,7 @@ class Origin:
 
     Attributes:
         layers: Layers whose weights the tensor depends on.
-        differentiable_layers: Those of the layers that a gradient of the tensor reaches.
+        differentiable_layers: Subset of ``layers`` that a gradient of the tensor reaches.
         batch_indices: Indices of the batch tensors that the tensor depends on.
         producer: Function that computed the values.
         layer: Last layer before the tensor. None for data.

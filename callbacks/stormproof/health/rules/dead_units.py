@@ -85,10 +85,10 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
             continue  # the cause is elsewhere
         dead_share = activity.dead / activity.units
-        died_share = (activity.dead - activity.dead_from_start) / activity.units
-        if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_share >= DIED_SHARE):
+        died_in_training = have_died_in_training(activity.dead, activity.units, activity.dead_from_start)
+        if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_in_training):
             continue
-        likely_cause, advice = _explain_dead_units(record, died_in_training=died_share >= DIED_SHARE)
+        likely_cause, advice = _explain_dead_units(record, died_in_training=died_in_training)
         yield Finding(
             Problem.DEAD_UNITS,
             Severity.CRITICAL if activity.dead == activity.units else Severity.WARNING,
@@ -103,6 +103,11 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
             advice,
             likely_cause=likely_cause,
         )
+
+
+def have_died_in_training(dead: float, units: float, from_the_start: float) -> bool:
+    """Returns whether many units of a layer are dead but were active at initialization."""
+    return (dead - from_the_start) / units >= DIED_SHARE
 
 
 def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str, str]:

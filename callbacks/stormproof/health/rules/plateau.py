@@ -24,7 +24,7 @@ def check_plateau(record: Record) -> Iterator[Finding]:
     """Reports a loss that fell first and was flat in the last three quarters of the recorded batches.
 
     The severity is INFO because noise in the targets also limits the loss. Without a best constant loss the rule
-    abstains: some losses are intended to stay constant, such as those of adversarial games.
+    abstains: some losses are intended to stay constant, such as in adversarial games.
     """
     losses = [loss for _, loss in record.recent_losses]
     quarter = len(losses) // 4

@@ -80,7 +80,7 @@ def _permutes_channels(module: nn.Module, x: torch.Tensor) -> bool:
 
 
 def is_isolated(unmixed_network: nn.Module, unit: Unit, inputs: torch.Tensor) -> bool:
-    """Returns True if a unit's channels affect no other channels than those of the unit.
+    """Returns True if the channels of a unit affect only channels of the same unit.
 
     After its weights in the following layers are set to 0, a change of its weights in the preceding layers must not
     change the outputs.

@@ -114,7 +114,7 @@ class SearchInfo:
 
     @cached_property
     def best_trial_numbers(self) -> set[int]:
-        """The numbers of the best trial, or of those on the Pareto front."""
+        """The numbers of the best trial, or of the trials on the Pareto front."""
         if len(self.objectives) > 1:
             return set(self.front)
         return set() if self.best is None else {self.best}

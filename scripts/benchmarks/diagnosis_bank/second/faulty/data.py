@@ -69,7 +69,7 @@ class _Camera(Dataset[Any]):
 
 
 def _camera(seed: int, return_dict: bool, unit: float = 65535.0) -> TrainingSetup:
-    """Images of 16 bits without scaling, where ToTensor had scaled those of 8 bits."""
+    """Unscaled 16-bit images. ToTensor scaled the 8-bit images before."""
     batches: DataLoader[Any] = DataLoader(
         _Camera(seed, unit), batch_size=16, shuffle=True, generator=make_generator(seed)
     )

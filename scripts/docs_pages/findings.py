@@ -1,4 +1,4 @@
-"""Generates the index of the findings catalogue from the enum of problems and its pages."""
+"""The index of the findings catalogue, from the enum of problems and its pages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import stormproof.problem
+from docs_pages.paths import REFERENCE, ROOT
 from stormproof.problem import Problem
 
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "reference" / "findings"
+PAGES = ROOT / REFERENCE / "findings"
 MARKER = "<!-- scripts/generate.py writes the table below -->\n\n"
 
 
