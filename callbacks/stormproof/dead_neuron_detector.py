@@ -12,8 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning.layer_names import join_names
-from stormproof.lightning.logging_steps import log_values
+from stormproof.lightning.logged_metrics import add_callback_metrics
+from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.monitoring.monitor import Monitor, TableEntries
+from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
+from stormproof.probe.probe import close_probe, get_probe
 from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
@@ -45,8 +48,9 @@ class DeadNeuronDetector(Monitor):
 
     During a validation epoch, the weights do not change, so the result is **exact** over all ranks
     (:attr:`dead_units`). Training batches are a sample: a unit that never fired on n inputs fires on at most 3/n of all
-    inputs (95% confidence). With ``every_n_steps=1``, the sample is the whole epoch. The detector stores two values per
-    unit and synchronizes with the device at the end of an epoch only. The table reports dead units after 200 inputs,
+    inputs (95% confidence). By default, the first 20 steps of a run are sampled, and further steps as often as
+    ``budget`` allows. With ``every_n_steps=1``, the sample is the whole epoch. The detector stores two values per unit
+    and synchronizes with the device at the end of an epoch only. The table reports dead units after 200 inputs,
     or after 30 if all units of a layer are dead.
 
     Logged values:
@@ -59,11 +63,14 @@ class DeadNeuronDetector(Monitor):
     | ``units/sparsity/<name>``        | zero outputs          | after each epoch |
 
     All values are fractions in [0, 1]. The last two are measured in the sampled training batches, and sparsity in every
-    tenth of them. Fractions of dead units are not logged for an epoch with a single input.
+    tenth of them. With a budget, they are not in ``trainer.callback_metrics``, because the sample depends on time.
+    Fractions of dead units are not logged for an epoch with a single input.
 
     Args:
         every_n_steps: Interval of the sampled training batches in optimizer steps. The first step is always sampled.
-            Must be at least 1.
+            Must be at least 1. If None, ``budget`` determines the interval.
+        budget: Share of the time of training steps that measurements may take, as in
+            :class:`stormproof.GradientNormMonitor`.
         reinit_every_n_steps: Steps between reinitializations of dormant units, as in ReDo. Incoming weights are drawn
             from a normal distribution with their initial standard deviation. Outgoing weights and the optimizer states
             of both are set to 0. Must be at least 1 and equal on all ranks. Disabled if None.
@@ -88,20 +95,22 @@ class DeadNeuronDetector(Monitor):
 
     def __init__(
         self,
-        every_n_steps: int = 10,
+        every_n_steps: int | None = None,
         *,
+        budget: float = DEFAULT_BUDGET,
         reinit_every_n_steps: int | None = None,
         dormant_threshold: float = 0.025,
         table: bool = True,
     ) -> None:
+        check_budget(every_n_steps, budget)
         reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
-        for name, number in (("every_n_steps", every_n_steps), ("reinit_every_n_steps", reinit)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {number}.")
+        if not isinstance(reinit, int) or reinit < 1:
+            raise ValueError(f"`reinit_every_n_steps` must be an integer of at least 1, got {reinit}.")
         if not dormant_threshold >= 0:
             raise ValueError(f"`dormant_threshold` must be at least 0, got {dormant_threshold}.")
         super().__init__(table)
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.budget = every_n_steps, budget
+        self._cadence = Cadence(every_n_steps)
         self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
         self._unit_records = UnitRecords()
         self._hooks: ActivationHooks | None = None
@@ -170,7 +179,8 @@ class DeadNeuronDetector(Monitor):
             self._redo.record_initial_stds(hooks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warns if activations cannot be traced."""
+        """Starts sampling. Warns if activations cannot be traced."""
+        self._cadence = get_probe(trainer).add_cadence("units", Cadence(self.every_n_steps), self.budget)
         hooks = self._attach(pl_module)
         if not hooks.is_compiled:
             return
@@ -193,9 +203,7 @@ class DeadNeuronDetector(Monitor):
         if step != self._last_batch_step:
             # with several optimizers, the previous batch may start several steps earlier
             previous_step = step - 1 if self._last_batch_step is None else self._last_batch_step
-            self._is_sampling_step = (
-                step == 0 or (step + 1) // self.every_n_steps > (previous_step + 1) // self.every_n_steps
-            )
+            self._is_sampling_step = self._cadence.is_due(step, previous_step)
             self._last_batch_step = step
         last_step = step + max(len(trainer.optimizers), 1)  # upper bound for the end of the batch
         records_magnitudes = self._redo is not None and self._redo.is_due(step, last_step)
@@ -232,7 +240,9 @@ class DeadNeuronDetector(Monitor):
             self._redo.reinitialize(trainer.global_step, trainer.optimizers, hooks)
         if self._is_sampling_step:
             self._sampled_batches += 1
-            self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
+            with self._cadence.timed():
+                self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
+            self._cadence.step_cost += hooks.seconds
         hooks.discard_batch()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -243,8 +253,10 @@ class DeadNeuronDetector(Monitor):
         values = {f"units/silent_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
+        if values and self.every_n_steps is not None:
+            add_callback_metrics(trainer, values)
         if values:
-            log_values(trainer, values)
+            log_to_loggers(trainer, values)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a validation epoch."""
@@ -296,12 +308,17 @@ class DeadNeuronDetector(Monitor):
         """Returns the activity of the units."""
         return TableEntries(activity=self.activity)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops sampling."""
+        close_probe(trainer)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Removes the hooks."""
         self._detach()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Removes the hooks."""
+        close_probe(trainer)
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:

@@ -396,6 +396,8 @@ class DivergenceGuard(InactiveCopies, Callback):
     def _detach(self) -> None:
         while self._undo_functions:
             self._undo_functions.pop()()
+        if self._step_monitor is not None:
+            self._step_monitor.stop()
         self._step_monitor = None
 
 

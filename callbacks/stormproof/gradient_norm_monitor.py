@@ -15,20 +15,23 @@ from torch.optim import Optimizer
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, PendingMeasurement
 from stormproof.lightning import internals
-from stormproof.lightning.logging_steps import has_passed_logging_step, log_values
+from stormproof.lightning.logged_metrics import add_callback_metrics
+from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
+from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
+from stormproof.probe.probe import Probe, close_probe, get_probe
 
 
 class GradientNormMonitor(Monitor):
-    r"""Measures the gradient norm and the update-to-weight ratio of each layer at every n-th optimizer step.
+    r"""Measures the gradient norm and the update-to-weight ratio of each layer.
 
     .. math:: \|g_l\| = \Big(\sum_{\theta \in l} \sum_j g_{\theta,j}^2\Big)^{1/2}, \qquad
         \|g\| = \Big(\sum_l \|g_l\|^2\Big)^{1/2}
 
     :math:`g` is the gradient of the whole job: reduced over ranks, accumulated, unscaled, and before clipping. A layer
-    is the module that owns the parameters. With several optimizers, each is measured at every n-th of its own steps.
-    The device is synchronized at logging steps only.
+    is the module that owns the parameters. By default, the first 20 steps and all logging steps are measured, and
+    further steps as often as ``budget`` allows. The device is synchronized at logging steps only.
 
     Logged values:
 
@@ -44,12 +47,16 @@ class GradientNormMonitor(Monitor):
     Norms and ratios are from the last measured step. Ratios are estimated from about 256 entries per tensor
     (:class:`stormproof.gradients.update_ratio.WeightSampler`). ``updates/ratio`` requires a single optimizer. The last
     two values are fractions of the steps in :attr:`history`, logged only if something clips gradients or skips steps.
+    With a budget, they are not in ``trainer.callback_metrics``, because the measured steps depend on time.
     With manual optimization, gradients are measured before ``self.clip_gradients``, but after torch's clipping
     functions.
 
     Args:
-        every_n_steps: Interval of the measurements in optimizer steps. The first step is always measured. Must be at
-            least 1.
+        every_n_steps: Interval of the measurements in optimizer steps, for each optimizer. The first step is always
+            measured. Must be at least 1. If None, ``budget`` determines the interval.
+        budget: Share of the time of training steps that measurements may take, above 0 and at most 1. The smallest
+            budget of all callbacks of a trainer applies to all of them together. The first steps, logging steps and
+            callbacks with ``every_n_steps`` do not count.
         history: Number of measurements to keep. Must be at least 1.
         table: Whether to print a table at the end of training.
 
@@ -57,7 +64,7 @@ class GradientNormMonitor(Monitor):
         first_norms: First measured norm of each layer.
 
     Raises:
-        ValueError: If ``every_n_steps`` or ``history`` is below 1.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> monitor = GradientNormMonitor(every_n_steps=50)
@@ -70,12 +77,21 @@ class GradientNormMonitor(Monitor):
         Pascanu et al., On the difficulty of training recurrent neural networks, 2013 (gradient norms and clipping).
     """
 
-    def __init__(self, every_n_steps: int = 10, *, history: int = 100, table: bool = True) -> None:
-        for name, number in (("every_n_steps", every_n_steps), ("history", history)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {number}.")
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        *,
+        budget: float = DEFAULT_BUDGET,
+        history: int = 100,
+        table: bool = True,
+    ) -> None:
+        check_budget(every_n_steps, budget)
+        if not isinstance(history, int) or history < 1:
+            raise ValueError(f"`history` must be an integer of at least 1, got {history}.")
         super().__init__(table)
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.budget = every_n_steps, budget
+        self._cadence = Cadence(every_n_steps)
+        self._probe: Probe | None = None  # None outside training
         self.first_norms: dict[str, float] = {}
         self._measurements: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # values are on the device
@@ -118,6 +134,8 @@ class GradientNormMonitor(Monitor):
         """Starts measuring."""
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
+        self._probe = get_probe(trainer)
+        self._cadence = self._probe.add_cadence("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
         self._undo_functions = [
@@ -149,7 +167,7 @@ class GradientNormMonitor(Monitor):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads pending measurements and stops measuring."""
         self._read_pending()
-        self._stop()
+        self._stop(trainer)
         if self._has_trained and not self._measurements:
             rank_zero_warn(
                 "No gradient was measured: no optimizer returned by configure_optimizers has stepped. "
@@ -158,7 +176,7 @@ class GradientNormMonitor(Monitor):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stops measuring."""
-        self._stop()
+        self._stop(trainer)
 
     def table_entries(self) -> TableEntries:
         """Returns the first and last norm of each layer."""
@@ -185,7 +203,7 @@ class GradientNormMonitor(Monitor):
         self._step_counts = dict(enumerate(state_dict["step_counts"]))
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
+        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}, "_probe": None}
 
     def _read_pending(self) -> None:
         """Reads pending measurements. Synchronizes with the device."""
@@ -223,17 +241,32 @@ class GradientNormMonitor(Monitor):
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
         self._open_measurements.pop(index, None)  # that step was skipped
-        if step > 1 and step % self.every_n_steps:
+        if not (self._cadence.is_due(step - 1, step - 2) or self._is_logged(trainer)):
             return
+        with self._cadence.timed():
+            self._measure_due(trainer, module, optimizer, index, step, scaled=scaled)
+
+    def _measure_due(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        optimizer: Optimizer,
+        index: int,
+        step: int,
+        *,
+        scaled: bool,
+    ) -> None:
+        """Measures the gradient of a step of the optimizer."""
+        assert self._probe is not None
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         key = (index, tuple(parameter.grad is not None for parameter in parameters))
         if key not in self._measured_parameters:
             self._measured_parameters[key] = MeasuredParameters(
                 module, [parameter for parameter in parameters if parameter.grad is not None]
             )
-        measurement = PendingMeasurement(
-            step, index, self._measured_parameters[key], get_scaler(trainer), scaled=scaled
-        )
+        measured = self._measured_parameters[key]
+        norms = self._probe.gradient_norms(measured.gradients()) if measured.parameters else None
+        measurement = PendingMeasurement(step, index, measured, norms, get_scaler(trainer), scaled=scaled)
         self._open_measurements[index] = measurement
         self._pending_measurements.append(measurement)
         if not self.first_norms.keys() >= set(measurement.layers):
@@ -244,7 +277,8 @@ class GradientNormMonitor(Monitor):
 
         def finish(*_: Any) -> None:
             if index in self._open_measurements:
-                self._open_measurements.pop(index).record_step()
+                with self._cadence.timed():
+                    self._open_measurements.pop(index).record_step()
 
         return optimizer.register_step_post_hook(finish).remove
 
@@ -262,15 +296,27 @@ class GradientNormMonitor(Monitor):
         values |= {
             _metric_name("updates/ratio", layer): ratio.value for layer, ratio in updates.items() if ratio is not None
         }
+        fractions: dict[str, float] = {}
         clipped = [measurement.clipped for measurement in self._measurements if measurement.clipped is not None]
         if clipped:
-            values["gradients/clipped_fraction"] = sum(clipped) / len(clipped)
+            fractions["gradients/clipped_fraction"] = sum(clipped) / len(clipped)
         skipped = [measurement.skipped for measurement in self._measurements]
         if any(skipped) or get_scaler(trainer) is not None:
-            values["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
-        log_values(trainer, values)
+            fractions["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
+        # callback_metrics must be equal in a resumed run, and the steps that a budget selects never are
+        add_callback_metrics(trainer, values if self.every_n_steps is None else {**values, **fractions})
+        log_to_loggers(trainer, {**values, **fractions})
 
-    def _stop(self) -> None:
+    def _is_logged(self, trainer: pl.Trainer) -> bool:
+        """Returns whether the current step must be measured because it will be logged."""
+        step = trainer.global_step
+        return self.every_n_steps is None and has_passed_logging_step(
+            trainer, step, step + max(len(trainer.optimizers), 1)
+        )
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        close_probe(trainer)
+        self._probe = None
         for restore in self._undo_functions:
             restore()
         self._undo_functions = []

@@ -32,9 +32,13 @@ from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
 from stormproof.health.rules.progress import is_clearly_better
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
+from stormproof.probe.probe import get_probe
 
 TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
 """Problems that are resolved if the run makes progress later."""
+TRACE_INTERVAL = 100
+"""Interval of traced steps until the budget determines one, and of comparisons of the ranks, in steps."""
 MAX_ERROR_LENGTH = 200
 """Maximum number of characters shown of an internal error."""
 
@@ -69,8 +73,8 @@ class TrainingHealth(InactiveCopies, Callback):
     :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
     constant prediction. A rule abstains if it lacks data. The results of the run stay bit-identical.
 
-    The callback measures the loss and the waiting time of each step. It traces some batches: the first ones, then
-    one in ``every_n_steps``. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
+    The callback measures the loss and the waiting time of each step. It traces 21 of the first 100 steps, and later as
+    many as ``budget`` allows. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
     :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they are missing.
 
     The loss is traced through torch functions. This is not possible in compiled networks and for custom losses. Return
@@ -90,10 +94,13 @@ class TrainingHealth(InactiveCopies, Callback):
         run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
         advise: Function that returns replacement advice for a finding, or None to keep its own. Use it to suggest
             settings of your project.
-        every_n_steps: Number of batches between traced batches after the start of the run. Must be at least 1.
+        every_n_steps: Number of steps between traced steps after the start of the run. Must be at least 1. If None,
+            ``budget`` determines the interval.
+        budget: Share of the time of training steps that measurements may take, as in
+            :class:`stormproof.GradientNormMonitor`. Missing monitors get the same budget.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> health = TrainingHealth()
@@ -110,12 +117,12 @@ class TrainingHealth(InactiveCopies, Callback):
         validation_metric: str | None = None,
         run_folder: str | Path | None = None,
         advise: Callable[[Finding], str | None] | None = None,
-        every_n_steps: int = 100,
+        every_n_steps: int | None = None,
+        budget: float = DEFAULT_BUDGET,
     ) -> None:
-        if not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
-        self.loss, self.validation_metric, self.every_n_steps = loss, validation_metric, every_n_steps
-        self.advise = advise
+        check_budget(every_n_steps, budget)
+        self.loss, self.validation_metric, self.advise = loss, validation_metric, advise
+        self.every_n_steps, self.budget = every_n_steps, budget
         self.run_folder = None if run_folder is None else Path(run_folder)
         self._findings_by_key: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether the severity is INFO
         self._findings: list[Finding] = []
@@ -140,7 +147,7 @@ class TrainingHealth(InactiveCopies, Callback):
         callbacks = internals.callbacks(trainer)
         for callback_class in (GradientNormMonitor, DeadNeuronDetector):
             if not any(isinstance(callback, callback_class) for callback in callbacks):
-                callbacks.append(callback_class(table=False))
+                callbacks.append(callback_class(table=False, budget=self.budget))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts observing."""
@@ -176,9 +183,10 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses after a traced batch, and compares the ranks every ``every_n_steps`` steps."""
+        """Diagnoses after a traced batch, and compares the ranks regularly."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
-        if trainer.world_size > 1 and trainer.global_step // self.every_n_steps > previous_step // self.every_n_steps:
+        interval = self.every_n_steps or TRACE_INTERVAL
+        if trainer.world_size > 1 and trainer.global_step // interval > previous_step // interval:
             self._gather_compute_times(trainer)
         self._finish_batch(trainer)
 
@@ -297,7 +305,15 @@ class TrainingHealth(InactiveCopies, Callback):
         gradient_monitor = next(callback for callback in callbacks if isinstance(callback, GradientNormMonitor))
         unit_detector = next(callback for callback in callbacks if isinstance(callback, DeadNeuronDetector))
         self._observer = TrainingObserver(
-            trainer, module, gradient_monitor, unit_detector, self.loss, self.validation_metric, self.every_n_steps
+            trainer,
+            module,
+            gradient_monitor,
+            unit_detector,
+            self.loss,
+            self.validation_metric,
+            get_probe(trainer).add_cadence(
+                "traces", Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1), self.budget
+            ),
         )
         if self._observer_state is not None:
             self._observer.load_state_dict(self._observer_state)

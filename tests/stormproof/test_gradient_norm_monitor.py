@@ -101,7 +101,7 @@ class Thawing(RegressionModule):
 
 
 def test_the_first_step_and_every_tenth_are_measured():
-    monitor = GradientNormMonitor()
+    monitor = GradientNormMonitor(every_n_steps=10)
     fit(monitor, max_epochs=2)
     assert [record.step for record in monitor.history] == [1, 10, 20, 30, 40]
     assert monitor.last_norms.keys() == {"total", "layer"}
@@ -152,7 +152,7 @@ def test_a_layer_is_measured_from_its_first_gradient_on():
 
 
 def test_a_layer_without_a_gradient_is_not_part_of_the_last_step():
-    rows, monitor = RowsLogger(), GradientNormMonitor()
+    rows, monitor = RowsLogger(), GradientNormMonitor(every_n_steps=10)
     fit(monitor, Freezing, max_epochs=2, logger=rows, log_every_n_steps=10)
     assert monitor.last_norms == {
         "total": pytest.approx(monitor.history[-1].norms["layer"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from stormproof.distributed.collectives import all_gather_rows, world_size
@@ -15,37 +13,29 @@ class StepLosses:
 
     Example:
         >>> losses = StepLosses()
-        >>> losses.add(torch.tensor(0.25), scaler=None)
-        >>> losses.add(torch.tensor(0.5), scaler=None)
+        >>> losses.add(0.25)
+        >>> losses.add(0.5)
         >>> losses.finish_step(step=1)
         >>> losses.read(skipped_steps=0, device=torch.device("cpu"))
         [(1, 0.75)]
     """
 
     def __init__(self) -> None:
-        self._batch_losses: list[torch.Tensor] = []
-        self._step_losses: list[tuple[int, torch.Tensor]] = []
+        self._batch_losses: list[float | torch.Tensor] = []
+        self._step_losses: list[tuple[int, float | torch.Tensor]] = []
 
     @property
     def is_accumulating(self) -> bool:
         """True if the current step has losses and was neither finished nor discarded."""
         return bool(self._batch_losses)
 
-    def add(self, loss: torch.Tensor, scaler: Any) -> None:
-        """Adds the loss of a batch to the current step.
-
-        Args:
-            loss: 0-d tensor on which ``backward`` is called, multiplied by the scale of ``scaler``.
-            scaler: Gradient scaler. None if the loss is not scaled.
-        """
-        batch_loss = loss.detach().float()
-        self._batch_losses.append(
-            batch_loss if scaler is None else batch_loss / scaler.scale(torch.ones_like(batch_loss))
-        )
+    def add(self, loss: float | torch.Tensor) -> None:
+        """Adds the loss of a batch to the current step. May be a tensor on a device."""
+        self._batch_losses.append(loss)
 
     def accumulated_loss(self) -> float | None:
         """Returns the loss of the current step on this rank, or None without batches. Synchronizes with the device."""
-        return float(torch.stack(self._batch_losses).sum()) if self._batch_losses else None
+        return float(sum(self._batch_losses)) if self._batch_losses else None
 
     def discard_step(self) -> None:
         """Discards the losses of the current step."""
@@ -54,7 +44,7 @@ class StepLosses:
     def finish_step(self, step: int) -> None:
         """Ends the current step, which is optimizer step ``step``."""
         if self._batch_losses:
-            self._step_losses.append((step, torch.stack(self._batch_losses).sum()))
+            self._step_losses.append((step, sum(self._batch_losses)))
         self._batch_losses = []
 
     def clear(self) -> None:
@@ -77,7 +67,8 @@ class StepLosses:
             return []
         steps, losses = zip(*self._step_losses, strict=True)
         self._step_losses = []
-        return list(zip(steps, all_gather_rows(torch.stack(losses)).mean(0).tolist(), strict=True))
+        values = torch.stack([torch.as_tensor(loss, dtype=torch.float32, device=device) for loss in losses])
+        return list(zip(steps, all_gather_rows(values).mean(0).tolist(), strict=True))
 
 
 def assert_equal_counts(skipped_steps: int, recorded_steps: int, device: torch.device) -> None:

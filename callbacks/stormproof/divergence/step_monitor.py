@@ -13,8 +13,8 @@ from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_reduce_ma
 from stormproof.divergence.buffer_snapshot import BufferSnapshot
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.step_losses import StepLosses
-from stormproof.gradients.norms import total_norm
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
+from stormproof.probe.probe import close_probe, get_probe
 
 
 class StepMonitor:
@@ -41,6 +41,7 @@ class StepMonitor:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._checks_every_step = every_n_steps == 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
+        self._probe = get_probe(trainer)
         self._losses = StepLosses()
         self._step = trainer.global_step
         self._has_backward = False
@@ -57,6 +58,10 @@ class StepMonitor:
         """True after a step if losses must be read."""
         return self._step % self._every_n_steps == 0
 
+    def stop(self) -> None:
+        """Stops checking."""
+        close_probe(self._trainer)
+
     def on_train_batch_start(self) -> None:
         """Captures the buffers before the first batch of a step."""
         self._has_backward = False
@@ -67,7 +72,7 @@ class StepMonitor:
         """Adds the loss of a batch."""
         self._has_backward = True
         if self._module.automatic_optimization:
-            self._losses.add(loss, get_scaler(self._trainer))
+            self._losses.add(self._probe.batch_loss(loss))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> tuple[Anomaly, DivergenceDetector] | None:
         """Returns the anomaly of the next update and its detector, or None. Restores the buffers after an anomaly.
@@ -80,7 +85,7 @@ class StepMonitor:
         scaler = get_scaler(self._trainer)
         if scaler is not None and not self._has_backward:  # the gradient is still scaled, and no update will follow
             return None
-        norm = total_norm(gradients)
+        norm = self._probe.gradient_norms(gradients).total
         if scaler is not None and unscales_gradients(optimizer):
             norm /= scaler.get_scale()
         values = {"gradient norm" if index == 0 else f"gradient norm of optimizer {index}": norm}

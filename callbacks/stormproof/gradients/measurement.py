@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stormproof.distributed.dtensor import ShardRows, gather_shards, iterate_shards
-from stormproof.gradients.norms import largest_entry, local_norms
+from stormproof.gradients.norms import GradientNorms, largest_entry
 from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_from_row, ratio_from_moments
 from stormproof.lightning.layer_names import get_layer_names
 
@@ -79,22 +79,30 @@ class PendingMeasurement:
         step: Step of the optimizer, from 1.
         optimizer: Index of the optimizer, from 0.
         parameters: Parameters to measure.
+        norms: Norms of their gradients. None without a gradient.
         scaler: Gradient scaler, or None.
         scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
     """
 
-    def __init__(self, step: int, optimizer: int, parameters: MeasuredParameters, scaler: Any, *, scaled: bool) -> None:
+    def __init__(
+        self,
+        step: int,
+        optimizer: int,
+        parameters: MeasuredParameters,
+        norms: GradientNorms | None,
+        scaler: Any,
+        *,
+        scaled: bool,
+    ) -> None:
         self.step, self.optimizer = step, optimizer
         self._measured_parameters = parameters
         self._scaler = scaler
-        self._norms: ShardRows = []
+        self._norms: ShardRows = [] if norms is None else norms.rows
         self._updates: ShardRows = []
         self._scale: torch.Tensor | None = None
         self._clip_limit: float | None = None
         self._largest_entry: torch.Tensor | None = None  # None unless gradients are clipped by value
         if parameters.sampler is not None:
-            gradients = parameters.gradients()
-            self._norms = gather_shards(local_norms(gradients)[:, None], gradients)
             self._weights_before = parameters.sampler.sample()
             if scaler is not None and scaled:
                 self._scale = scaler.scale(self._weights_before.new_ones(()))  # get_scale() would synchronize

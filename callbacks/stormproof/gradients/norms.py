@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 
-from stormproof.distributed.dtensor import gather_shards, to_local
+from stormproof.distributed.dtensor import ShardRows, gather_shards, to_local
 
 # One kernel for all tensors, as in torch's clip_grad_norm_. Otherwise, 300 tensors need 300 kernels on a GPU.
 _foreach_norm: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
@@ -35,17 +36,28 @@ def local_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([norm if norm.device == device else norm.to(device) for norm in norms])
 
 
-def total_norm(gradients: Sequence[torch.Tensor]) -> float:
-    """Returns the 2-norm over all gradients. Synchronizes with the device.
+class GradientNorms:
+    """2-norms of gradients on the device.
 
-    If some gradients are ``DTensor``, all ranks must call this together.
+    Args:
+        gradients: Tensors as for :func:`local_norms`. If some are ``DTensor``, all ranks must call this together.
+
+    Attributes:
+        rows: Norms of the shards of all ranks.
 
     Example:
-        >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+        >>> GradientNorms([torch.tensor([3.0]), torch.tensor([4.0])]).total
         5.0
     """
-    parts = gather_shards(local_norms(gradients)[:, None], gradients)
-    return float(torch.linalg.vector_norm(torch.cat([norms.flatten() for _, norms in parts])))
+
+    def __init__(self, gradients: Sequence[torch.Tensor]) -> None:
+        self.rows: ShardRows = gather_shards(local_norms(gradients)[:, None], gradients)
+
+    @cached_property
+    def total(self) -> float:
+        """2-norm over all gradients. The first access synchronizes with the device."""
+        norms = self.rows[0][1] if len(self.rows) == 1 else torch.cat([norms.flatten() for _, norms in self.rows])
+        return float(torch.linalg.vector_norm(norms))
 
 
 def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -282,6 +282,12 @@ def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Opti
     return call_after(trainer.precision_plugin, "_after_closure", lambda *arguments: function(arguments[-1]))
 
 
+def has_profiler(trainer: pl.Trainer) -> bool:
+    """Returns whether a profiler measures the hooks of each callback."""
+    profiler = trainer.profiler  # type: ignore[attr-defined]  # set in Trainer.__init__
+    return type(profiler).__name__ != "PassThroughProfiler"
+
+
 def fetches_in_training_step(trainer: pl.Trainer) -> bool:
     """Returns whether ``training_step`` takes an iterator and fetches its batches itself."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class ActivationHooks:
         consumers: Layers that consume the units, by key. None if a source or consumer is unknown.
         unconsumed_activations: Functional activations whose consuming layer is unknown.
         has_recorded: Whether the hooks have recorded a batch.
+        seconds: Time in which the hooks recorded the current batch. 0 in a compiled network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -82,6 +84,7 @@ class ActivationHooks:
         self.consumers: dict[ActivationKey, Mapping[str, Positions] | None] = {}
         self.unconsumed_activations: list[str] = []
         self.has_recorded = False
+        self.seconds = 0.0
         self._last_layer: str | None = None
         self._last_norm: str | None = None
         self._last_units: tuple[int, int] | None = None
@@ -142,6 +145,7 @@ class ActivationHooks:
             self._trace_context.enter_context(self._trace_batch())
         if self.records_batch:
             self.has_recorded = True
+            self.seconds = 0.0
             self.counts_zeros, self.records_magnitudes = counts_zeros, records_magnitudes
             self._last_layer, self._last_units, self._last_norm = None, None, None
             for watch_point in (*self.output_points.values(), *self.input_points.values()):
@@ -336,7 +340,16 @@ class ActivationHooks:
         elif call.watched_module is None:
             call.consumers.setdefault(consumer.name, positions)
 
-    def _record(
+    def _record(self, *args: Any) -> None:
+        """Adds the outputs of one call to the records of the current batch, and measures the time."""
+        if torch.compiler.is_compiling():
+            self._record_extremes(*args)
+            return
+        start = perf_counter()
+        self._record_extremes(*args)
+        self.seconds += perf_counter() - start
+
+    def _record_extremes(
         self,
         watch_point: WatchPoint,
         source_layer: str | None,

@@ -122,14 +122,14 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Counter[str]]]:
 @pytest.fixture
 def health(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
     """What TrainingHealth adds to each step of a training, beside both monitors."""
-    both = count_operations(monkeypatch, MONITORS["both"]())
-    with_health = count_operations(monkeypatch, [TrainingHealth(), *MONITORS["both"]()])
+    both = count_operations(monkeypatch, MONITORS["both"](every_n_steps=10))
+    with_health = count_operations(monkeypatch, [TrainingHealth(), *MONITORS["both"](every_n_steps=10)])
     return subtract_counts(with_health, both)
 
 
 @pytest.mark.parametrize("which", MONITORS)
 def test_between_two_measured_steps_nothing_is_added(which: str, added: Callable[..., list[Counter[str]]]):
-    steps = added(which)
+    steps = added(which, every_n_steps=10)
     assert [number + 1 for number, step in enumerate(steps) if step["operations"]] == [1, 10, 20]
     assert all(not +step for number, step in enumerate(steps) if number + 1 not in {1, 10, 20})
 

@@ -55,7 +55,7 @@ def make_loader(inputs: torch.Tensor, size: int = 4) -> DataLoader[Any]:
 
 
 def make_detector(**options: Any) -> DeadNeuronDetector:
-    return DeadNeuronDetector(table=False, **options)
+    return DeadNeuronDetector(**{"every_n_steps": 10, "table": False, **options})
 
 
 def fit(

@@ -40,6 +40,8 @@ from stormproof.health.rules.dead_units import choose_measurements
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler
+from stormproof.probe.budget import Cadence
+from stormproof.probe.probe import get_probe
 from stormproof.units.module_kinds import is_compiled
 from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
@@ -88,7 +90,7 @@ class TrainingObserver:
         unit_source: Source of unit measurements.
         loss: Loss function of (preds, target) given by the user, if any.
         validation_metric: Name of a validation metric, if any.
-        every_n_steps: Number of steps between traced batches after the first ones.
+        cadence: Traced steps after the first ones.
     """
 
     def __init__(
@@ -99,14 +101,14 @@ class TrainingObserver:
         unit_source: UnitSource,
         loss: Callable[..., Any] | None,
         validation_metric: str | None,
-        every_n_steps: int,
+        cadence: Cadence,
     ) -> None:
         self._trainer, self._module = trainer, module
         self._gradient_source, self._unit_source = gradient_source, unit_source
-        self._validation_metric, self._every_n_steps = validation_metric, every_n_steps
+        self._validation_metric, self._cadence = validation_metric, cadence
+        self._probe = get_probe(trainer)
         self._layer_names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
         self._is_traceable = not any(is_compiled(submodule) for submodule in module.modules())
-        self._on_cpu = trainer.strategy.root_device.type == "cpu"
         self._learning_rates = LearningRates(trainer.optimizers)
         is_untimed = trainer.world_size == 1 or not self._is_traceable
         self._compute_timer = None if is_untimed else ComputeTimer(module, trainer.strategy.root_device)
@@ -131,6 +133,7 @@ class TrainingObserver:
         self._stop_trace: Callable[[], None] | None = None
         self._step_output: Any = None
         self._has_new_non_finite = False  # in the current batch
+        self._step = trainer.global_step - 1  # of the last batch
         self.record = Record(planned_steps=_planned_steps(trainer), uses_grad_scaler=get_scaler(trainer) is not None)
         self.record.accumulate_grad_batches = trainer.accumulate_grad_batches
         self.record.loader_name, self.record.num_workers = describe_loader(trainer)
@@ -158,7 +161,8 @@ class TrainingObserver:
         self._end_trace()
         # global_step stays 0 if a module in manual optimization steps its optimizers without Lightning
         step = self._trainer.global_step or self.record.batches // self.record.accumulate_grad_batches
-        if step in EARLY_STEPS or (step + 1) % self._every_n_steps == 0:
+        previous_step, self._step = self._step, step
+        if step in EARLY_STEPS or self._cadence.is_due(step, previous_step):
             self._begin_trace()
 
     def on_before_backward(self, loss: torch.Tensor) -> None:
@@ -168,17 +172,13 @@ class TrainingObserver:
         self._backward_count += 1
         self.record.backward_batches += self._backward_count == 1
         self.record.has_single_loss &= self._backward_count == 1
-        scaler, step = get_scaler(self._trainer), self._trainer.global_step
-        accumulated_batches = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
-        if not self._on_cpu:
-            batch_loss = loss.detach().float() * accumulated_batches
-            self._device_losses.append(
-                (step, batch_loss if scaler is None else batch_loss / scaler.scale(torch.ones_like(batch_loss)))
-            )
+        step, batch_loss = self._trainer.global_step, self._probe.batch_loss(loss)
+        if isinstance(batch_loss, torch.Tensor):
+            self._device_losses.append((step, batch_loss))
             return
-        value = loss.item() * accumulated_batches / (1.0 if scaler is None else scaler.get_scale())
+        value = batch_loss * self._accumulated_batches
         self._add_loss(step, value)
-        if not math.isfinite(value) and self.record.non_finite_origin is None and scaler is None:
+        if not math.isfinite(value) and self.record.non_finite_origin is None and get_scaler(self._trainer) is None:
             self._has_new_non_finite = True
             self.record.non_finite_origin = locate_non_finite(
                 self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.layer_order,
@@ -341,6 +341,11 @@ class TrainingObserver:
         self._losses_since_validation = list(state["since_validated"])
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
+    @property
+    def _accumulated_batches(self) -> int:
+        """Number of batches whose losses Lightning divides by this number."""
+        return self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
+
     def _add_loss(self, step: int, loss: float) -> None:
         """Adds a loss to the record."""
         if len(self.record.first_losses) < MAX_FIRST_LOSSES:
@@ -355,12 +360,13 @@ class TrainingObserver:
         steps, losses = zip(*self._device_losses, strict=True)
         self._device_losses = []
         for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
-            self._add_loss(step, loss)
+            self._add_loss(step, loss * self._accumulated_batches)
             if not math.isfinite(loss) and self.record.non_finite_origin is None and not self.record.uses_grad_scaler:
                 self.record.non_finite_origin = NonFiniteOrigin(step, self._batch_idx, "loss", "", in_data=False)
 
     def _begin_trace(self) -> None:
         """Traces the next training step."""
+        self._cadence.slows_step = True
         self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
         self._step_output = None
         context = self._step_trace.origins if self._is_traceable else nullcontext()

@@ -1,0 +1,1 @@
+"""Measurement of training steps, shared by all callbacks of a trainer."""

@@ -1,0 +1,159 @@
+"""Chooses how often quantities are measured, so that measuring takes a limited share of the time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from time import perf_counter
+
+DEFAULT_BUDGET = 0.01
+"""Share of the time of training steps that measurements may take."""
+FIRST_STEPS = 20
+"""Number of first steps of a run that are always measured, since most problems show there."""
+INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Intervals to choose from, in steps."""
+DECISION_STEPS = (20, 50, 100, 200, 500, 1000)
+"""Numbers of steps after which intervals are chosen. Also chosen at each multiple of the last one."""
+MAX_TIMES = 100
+"""Maximum number of durations to keep."""
+
+
+def check_budget(every_n_steps: int | None, budget: float) -> None:
+    """Checks the arguments of a callback.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is below 1, or ``budget`` is not above 0 and at most 1.
+    """
+    if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
+        raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
+    if not 0 < budget <= 1:
+        raise ValueError(f"`budget` must be above 0 and at most 1, got {budget}.")
+
+
+class Cadence:
+    """Steps at which a quantity is measured.
+
+    Args:
+        every_n_steps: Fixed interval in steps. If None, a :class:`Budget` chooses the interval.
+        default_interval: Interval until the budget chooses one.
+        first_steps: Number of first steps that are measured if the interval is not fixed.
+
+    Attributes:
+        interval: Current interval in steps.
+        is_fixed: Whether the interval is fixed.
+        step_cost: Seconds spent on measuring the current step so far.
+        slows_step: Whether measuring slows the current step itself, so that its cost is the difference to other steps.
+
+    Example:
+        >>> cadence = Cadence(every_n_steps=5)
+        >>> [step for step in range(20) if cadence.is_due(step, step - 1)]
+        [0, 4, 9, 14, 19]
+    """
+
+    def __init__(self, every_n_steps: int | None, default_interval: int = 10, first_steps: int = FIRST_STEPS) -> None:
+        self.is_fixed = every_n_steps is not None
+        self.interval = every_n_steps or default_interval
+        self.step_cost = 0.0
+        self.slows_step = False
+        self._first_steps = 1 if self.is_fixed else first_steps
+        self._costs: deque[float] = deque(maxlen=MAX_TIMES)
+
+    @property
+    def cost(self) -> float | None:
+        """Median seconds of measuring once. None before the first measurement."""
+        return median(self._costs) if self._costs else None
+
+    def is_due(self, step: int, previous_step: int) -> bool:
+        """Returns whether to measure ``step``, from 0. ``previous_step`` is the last step for which this was asked."""
+        return step < self._first_steps or (step + 1) // self.interval > (previous_step + 1) // self.interval
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time in this context to :attr:`step_cost`."""
+        start = perf_counter()
+        yield
+        self.step_cost += perf_counter() - start
+
+    def end_step(self) -> None:
+        """Ends a step."""
+        if self.step_cost:
+            self._costs.append(self.step_cost)
+        self.step_cost, self.slows_step = 0.0, False
+
+
+class Budget:
+    r"""Chooses the intervals of cadences, so that measuring takes at most a share of the time of steps.
+
+    With :math:`k` cadences, a step of :math:`T` seconds and a budget :math:`b`, a cadence with the median cost
+    :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / b T`. The interval is at most 1,000
+    steps, and the first steps do not count.
+
+    Attributes:
+        share: Share of the time, from 0 to 1.
+        cadences: Cadences by name.
+
+    Example:
+        >>> budget = Budget()
+        >>> cadence = budget.add("gradients", Cadence(None), share=0.01)
+        >>> for _ in range(20):
+        ...     cadence.step_cost += 0.002
+        ...     budget.end_step(0.1)
+        >>> budget.choose_intervals(), round(budget.overhead, 2)
+        ([5], 0.02)
+    """
+
+    def __init__(self) -> None:
+        self.share = 1.0
+        self.cadences: dict[str, Cadence] = {}
+        self._step_times: deque[float] = deque(maxlen=MAX_TIMES)  # without measuring
+        self._total_seconds = self._measuring_seconds = 0.0
+
+    @property
+    def overhead(self) -> float:
+        """Share of the time that measuring has taken so far."""
+        return self._measuring_seconds / self._total_seconds if self._total_seconds else 0.0
+
+    def add(self, name: str, cadence: Cadence, share: float) -> Cadence:
+        """Adds a cadence, unless its interval is fixed. The smallest ``share`` of all applies. Returns the cadence."""
+        if not cadence.is_fixed:
+            self.cadences[name] = cadence
+            self.share = min(self.share, share)
+        return cadence
+
+    def end_step(self, seconds: float) -> None:
+        """Ends a step that took ``seconds``, including measurements."""
+        cadences = self.cadences.values()
+        rest = seconds - sum(cadence.step_cost for cadence in cadences)
+        slowing = next((cadence for cadence in cadences if cadence.slows_step), None)
+        if slowing is None:
+            self._step_times.append(max(rest, 0.0))
+        elif self._step_times:
+            slowing.step_cost += max(rest - median(self._step_times), 0.0)
+        self._measuring_seconds += sum(cadence.step_cost for cadence in cadences)
+        self._total_seconds += seconds
+        for cadence in cadences:
+            cadence.end_step()
+
+    def choose_intervals(self) -> list[int]:
+        """Returns the best interval of each cadence, in the order of :attr:`cadences`."""
+        available_seconds = self.share * median(self._step_times) / len(self.cadences) if self._step_times else 0.0
+        intervals = []
+        for cadence in self.cadences.values():
+            cost, interval = cadence.cost, cadence.interval
+            if cost is not None and available_seconds:
+                minimum = cost / available_seconds
+                interval = next((interval for interval in INTERVALS if interval >= minimum), INTERVALS[-1])
+            intervals.append(interval)
+        return intervals
+
+
+def is_decision_step(steps: int) -> bool:
+    """Returns whether intervals are chosen after this number of steps.
+
+    Example:
+        >>> [steps for steps in range(1, 2500) if is_decision_step(steps)]
+        [20, 50, 100, 200, 500, 1000, 2000]
+    """
+    return steps in DECISION_STEPS or (steps > 0 and steps % DECISION_STEPS[-1] == 0)

@@ -1,0 +1,154 @@
+"""Quantities of a training step that several callbacks use, measured once."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+import pytorch_lightning as pl
+import torch
+
+from stormproof.distributed.collectives import all_reduce_max
+from stormproof.gradients.norms import GradientNorms
+from stormproof.lightning import internals
+from stormproof.lightning.hook_dispatch import dispatch_batch_hooks
+from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.logging_steps import log_to_loggers
+from stormproof.lightning.optimizer_step import get_scaler
+from stormproof.probe.budget import Budget, Cadence, is_decision_step
+
+
+class Probe:
+    """Measures a training step once for all callbacks of a trainer, and calls their batch hooks.
+
+    Keeps the last loss and the last gradient norms, so that other callbacks do not measure them again. Chooses the
+    intervals of budgeted measurements and logs them after each choice:
+
+    | name                        | value                                              |
+    |-----------------------------|----------------------------------------------------|
+    | ``probe/overhead``          | share of the time spent on measuring so far, 0 to 1|
+    | ``probe/<name>_interval``   | interval in steps of a quantity                    |
+
+    All ranks choose the longest interval of any rank. Create it with :func:`get_probe`.
+
+    Args:
+        trainer: Trainer at the start of training.
+
+    Attributes:
+        budget: Budget of all measurements.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.budget = Budget()
+        self._trainer = trainer
+        self._loss: tuple[weakref.ref[torch.Tensor], float | torch.Tensor] | None = None
+        self._norms: tuple[list[tuple[weakref.ref[torch.Tensor], int]], GradientNorms] | None = None
+        self._step, self._steps, self._step_start = trainer.global_step, 0, 0.0
+        self._undo_functions: list[Callable[[], None]] = [
+            internals.call_between_batches(trainer, self._end_step, run_last=True)
+        ]
+        if not internals.has_profiler(trainer):
+            self._undo_functions.append(
+                dispatch_batch_hooks(
+                    internals.callbacks(trainer), lambda callback: isinstance(callback, InactiveCopies)
+                )
+            )
+
+    def add_cadence(self, name: str, cadence: Cadence, budget: float) -> Cadence:
+        """Returns the cadence of a quantity. Its interval follows the budget unless it is fixed."""
+        return self.budget.add(name, cadence, budget)
+
+    def batch_loss(self, loss: torch.Tensor) -> float | torch.Tensor:
+        """Returns the value of a loss, or a detached tensor if the loss is not on the CPU.
+
+        Args:
+            loss: 0-d tensor on which ``backward`` is called, possibly multiplied by the scale of a gradient scaler.
+        """
+        if self._loss is None or self._loss[0]() is not loss:
+            scaler = get_scaler(self._trainer)
+            if loss.device.type == "cpu":
+                value = loss.item() / (1.0 if scaler is None else scaler.get_scale())
+            else:
+                value = loss.detach().float()
+                value = value if scaler is None else value / scaler.scale(torch.ones_like(value))
+            self._loss = weakref.ref(loss), value
+        return self._loss[1]
+
+    def gradient_norms(self, gradients: Sequence[torch.Tensor]) -> GradientNorms:
+        """Returns the norms of gradients. Measures them once, unless a gradient has changed since.
+
+        If some gradients are ``DTensor``, all ranks must call this together.
+        """
+        if self._norms is None or not _are_unchanged(self._norms[0], gradients):
+            self._norms = (
+                [(weakref.ref(gradient), _version(gradient)) for gradient in gradients],
+                GradientNorms(gradients),
+            )
+        return self._norms[1]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Copies and pickles as None, because a copied trainer has its own hooks."""
+        return type(None), ()
+
+    def close(self) -> None:
+        """Restores the hooks."""
+        while self._undo_functions:
+            self._undo_functions.pop()()
+
+    def _end_step(self) -> None:
+        """Ends a step between two batches, and chooses intervals when due. Does nothing within a step."""
+        now, step = time.perf_counter(), self._trainer.global_step
+        if step == self._step:
+            self._step_start = self._step_start or now
+            return
+        if self._step_start and self.budget.cadences:
+            self.budget.end_step(now - self._step_start)
+        self._step, self._step_start = step, now
+        self._steps += 1
+        if self.budget.cadences and is_decision_step(self._steps):
+            self._choose_intervals()
+
+    def _choose_intervals(self) -> None:
+        """Chooses the intervals of all ranks and logs them."""
+        cadences = self.budget.cadences
+        intervals = all_reduce_max(self.budget.choose_intervals(), self._trainer.strategy.root_device)
+        for cadence, interval in zip(cadences.values(), intervals, strict=True):
+            cadence.interval = int(interval)
+        values = {f"probe/{name}_interval": float(cadence.interval) for name, cadence in cadences.items()}
+        # not in callback_metrics, which must be equal in a resumed run, and times never are
+        log_to_loggers(self._trainer, {"probe/overhead": self.budget.overhead, **values})
+
+
+_ATTRIBUTE = "_stormproof_probe"
+"""Attribute of a trainer with its probe."""
+
+
+def get_probe(trainer: pl.Trainer) -> Probe:
+    """Returns the probe of a trainer. Creates it in the first call, at the start of training."""
+    probe = vars(trainer).get(_ATTRIBUTE)
+    if probe is None:
+        probe = vars(trainer)[_ATTRIBUTE] = Probe(trainer)
+    return probe
+
+
+def close_probe(trainer: pl.Trainer) -> None:
+    """Ends the probe of a trainer, if any. Can be called repeatedly."""
+    probe = vars(trainer).pop(_ATTRIBUTE, None)
+    if probe is not None:
+        probe.close()
+
+
+def _are_unchanged(
+    measured: Sequence[tuple[weakref.ref[torch.Tensor], int]], gradients: Sequence[torch.Tensor]
+) -> bool:
+    """Returns whether ``gradients`` are the measured tensors and have not changed in place."""
+    return len(measured) == len(gradients) and all(
+        reference() is gradient and version == _version(gradient)
+        for (reference, version), gradient in zip(measured, gradients, strict=True)
+    )
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Returns torch's counter of in-place changes, which has no public name."""
+    return tensor._version  # noqa: SLF001
