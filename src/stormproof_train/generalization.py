@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,10 @@ from stormproof_train.task import Task
 
 MAX_SAMPLES = 1000
 """Samples of the training split per validation. The standard error of an accuracy is then at most 0.016."""
+
+
+MAX_BATCH_ENTRIES = 2**18
+"""Entries of the inputs up to which batches are larger than training batches, because one large batch is faster."""
 
 
 class GeneralizationGap(Callback):
@@ -51,7 +56,11 @@ class GeneralizationGap(Callback):
         assert isinstance(pl_module, Task)
         if self._loader is None:
             max_samples = min(MAX_SAMPLES, self._data.num_validation_samples)
-            loader = self._data.evenly_spaced_loader(max_samples, max_batches=int(sum(trainer.num_val_batches)))
+            loader = self._data.evenly_spaced_loader(
+                max_samples,
+                max_batches=int(sum(trainer.num_val_batches)),
+                min_batch_size=MAX_BATCH_ENTRIES // math.prod(pl_module.spec.input_shape),
+            )
             self._loader = trainer.strategy.process_dataloader(loader)
         with ForkedRng():
             self._train_metrics = pl_module.measure(self._batches(trainer))

@@ -48,6 +48,10 @@ def dispatch_batch_hooks(
         Function that undoes this.
     """
     groups = [list(neighbors) for included, neighbors in groupby(callbacks, is_included) if included]
+    for callback in chain(*groups):  # left by a training that ended without its end hooks
+        for name in BATCH_HOOKS:
+            if is_dispatched(name, vars(callback).get(name, callback)):
+                delattr(callback, name)
     changed = [(callback, name, vars(callback).get(name)) for callback in chain(*groups) for name in BATCH_HOOKS]
     for group in groups:
         for name in BATCH_HOOKS:

@@ -138,15 +138,18 @@ class Budget:
 
     def choose_intervals(self) -> list[int]:
         """Returns the best interval of each cadence, in the order of :attr:`cadences`."""
-        available_seconds = self.share * median(self._step_times) / len(self.cadences) if self._step_times else 0.0
-        intervals = []
-        for cadence in self.cadences.values():
-            cost, interval = cadence.cost, cadence.interval
-            if cost is not None and available_seconds:
-                minimum = cost / available_seconds
-                interval = next((interval for interval in INTERVALS if interval >= minimum), INTERVALS[-1])
-            intervals.append(interval)
-        return intervals
+        if not self._step_times:
+            return [cadence.interval for cadence in self.cadences.values()]
+        available_seconds = self.share * median(self._step_times) / len(self.cadences)
+        return [
+            cadence.interval if cadence.cost is None else _choose_interval(cadence.cost, available_seconds)
+            for cadence in self.cadences.values()
+        ]
+
+
+def _choose_interval(cost: float, available_seconds: float) -> int:
+    """Returns the smallest interval whose cost per step is at most ``available_seconds``, or the longest interval."""
+    return next((interval for interval in INTERVALS if cost <= interval * available_seconds), INTERVALS[-1])
 
 
 def is_decision_step(steps: int) -> bool:

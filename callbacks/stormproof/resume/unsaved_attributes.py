@@ -19,7 +19,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
-from torchmetrics import Metric
 
 from stormproof.lightning import internals
 from stormproof.resume import owned_state
@@ -190,7 +189,8 @@ def _is_exempt(owner: Any, path: str) -> bool:
 
 
 def _is_metric(module: nn.Module) -> bool:
-    return isinstance(module, Metric) or type(module).__module__.startswith("torchmetrics.")
+    """Returns whether a class of torchmetrics is a base class. ``isinstance`` would ask each subclass of ``Metric``."""
+    return any(cls.__module__.startswith("torchmetrics.") for cls in type(module).__mro__)
 
 
 def _derives_from_lightning_callback(owner: Any) -> bool:

@@ -117,12 +117,13 @@ class SplitDataModule(pl.LightningDataModule):
         samples: Any = self.build_dataset(self._validation)
         return len(samples)
 
-    def evenly_spaced_loader(self, max_samples: int, max_batches: int) -> ResumableLoader:
+    def evenly_spaced_loader(self, max_samples: int, max_batches: int, min_batch_size: int = 1) -> ResumableLoader:
         """Returns a loader of training samples in order, evenly spaced over the split, with equal numbers per rank.
 
         Args:
             max_samples: Maximum number of samples over all ranks.
-            max_batches: Maximum number of batches per rank.
+            max_batches: Maximum number of training batches per rank.
+            min_batch_size: Batch size of the loader if the training batches are smaller.
         """
         dataset: Any = self.build_dataset(self._train)
         world_size = self.trainer.world_size if self.trainer is not None else 1
@@ -132,9 +133,12 @@ class SplitDataModule(pl.LightningDataModule):
             * world_size
         )
         indices = np.linspace(0, len(dataset) - 1, num_samples).astype(int).tolist()
-        return self._make_loader("training", Subset(dataset, indices))
+        batch_size = max(self._micro_batch_size(), min_batch_size)
+        return self._make_loader("training", Subset(dataset, indices), batch_size=batch_size)
 
-    def _make_loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
+    def _make_loader(
+        self, split: str, samples: Any, *, batch_size: int | None = None, **options: Any
+    ) -> ResumableLoader:
         """Returns a loader that yields each sample once per epoch, for any number of ranks."""
         world_size = self.trainer.world_size if self.trainer is not None else 1
         if len(samples) < world_size:
@@ -144,7 +148,7 @@ class SplitDataModule(pl.LightningDataModule):
             )
         loader = DataLoader(
             samples,
-            batch_size=self._micro_batch_size(),
+            batch_size=batch_size or self._micro_batch_size(),
             num_workers=self.num_workers,
             collate_fn=self.collate,
             # Each loader draws the seeds of its workers from its own generator. With the global one, dropout would

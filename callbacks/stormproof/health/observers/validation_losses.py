@@ -20,7 +20,8 @@ class ValidationLosses:
     The loss of a batch is the first available of:
 
     - the loss that ``validation_step`` returns,
-    - the value of the training loss function that ``validation_step`` calls, unless the network is compiled,
+    - the value of the training loss function that ``validation_step`` calls, unless the network is compiled. Batches
+      are traced unless the previous one returned its loss,
     - the training loss function of the ``preds`` and ``target`` that ``validation_step`` returns.
 
     Only :meth:`read` synchronizes with the device.
@@ -35,6 +36,7 @@ class ValidationLosses:
         self._loss_recorder: LossRecorder | None = None
         self._stop_trace: Callable[[], None] | None = None
         self._losses: list[torch.Tensor] = []
+        self._returns_loss = False
         self.samples: int | None = None  # in the pass; None if a batch has no tensors
 
     def on_validation_start(self) -> None:
@@ -50,7 +52,7 @@ class ValidationLosses:
         self.stop()
         size = batch_size(batch)
         self.samples = None if self.samples is None or size is None else self.samples + size
-        if self._is_traceable and objective is not None and objective.name:
+        if self._is_traceable and not self._returns_loss and objective is not None and objective.name:
             self._loss_recorder = LossRecorder()
             self._stop_trace = trace_next_step(self._module, "validation_step", self._loss_recorder, lambda _: None)
 
@@ -60,6 +62,7 @@ class ValidationLosses:
         recorded_losses = [] if self._loss_recorder is None else self._loss_recorder.values
         self.stop()
         loss = step_output.get("loss")
+        self._returns_loss = isinstance(loss, torch.Tensor)
         if objective is not None and not isinstance(loss, torch.Tensor):
             values = [value for name, value in recorded_losses if name == objective.name]
             loss = values[-1] if values else objective.compute(step_output.get("preds"), step_output.get("target"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from statistics import median
 
-from stormproof.divergence.spike_detector import SpikeDetector
+from stormproof.divergence.spike_detector import DEFAULT_FACTOR, SpikeDetector
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
@@ -20,7 +21,7 @@ SUSTAINED_BATCHES = 20
 def check_loss_spike(record: Record) -> Iterator[Finding]:
     """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
     losses = list(record.recent_losses)
-    if not record.has_single_loss or len(losses) <= MIN_BATCHES:
+    if not record.has_single_loss or len(losses) <= MIN_BATCHES or not _may_contain_spike([loss for _, loss in losses]):
         return
     detector, largest_loss = SpikeDetector(), -math.inf
     for index, (step, loss) in enumerate(losses):
@@ -62,3 +63,10 @@ def check_loss_spike(record: Record) -> Iterator[Finding]:
                 else "Check the inputs and targets of that batch. If the loss stays high, lower lr.",
             )
             return
+
+
+def _may_contain_spike(losses: Sequence[float]) -> bool:
+    """Returns False if no loss exceeds the minimum of all previous losses by the factor of a spike."""
+    return any(
+        loss > DEFAULT_FACTOR * minimum for loss, minimum in zip(losses[1:], accumulate(losses, min), strict=False)
+    )

@@ -1,0 +1,90 @@
+"""Steps that are measured, and the share of the time that a budget allows."""
+
+import pytest
+
+from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
+from stormproof.probe.budget import FIRST_STEPS, INTERVALS, Budget, Cadence
+
+
+def _due_steps(cadence: Cadence, steps: int) -> list[int]:
+    return [step for step in range(steps) if cadence.is_due(step, step - 1)]
+
+
+def _train(budget: Budget, costs: dict[str, float], steps: int = 20, step_seconds: float = 0.01) -> None:
+    for _ in range(steps):
+        for name, cost in costs.items():
+            budget.cadences[name].step_cost += cost
+        budget.end_step(step_seconds + sum(costs.values()))
+
+
+def test_a_fixed_interval_measures_the_first_step_and_each_multiple():
+    assert _due_steps(Cadence(10), 31) == [0, 9, 19, 29]
+
+
+def test_a_budget_measures_all_first_steps():
+    assert _due_steps(Cadence(None), 41) == [*range(FIRST_STEPS), 29, 39]
+
+
+def test_steps_that_were_skipped_do_not_hide_a_due_one():
+    assert [step for step in (0, 3, 6, 9, 12) if Cadence(5).is_due(step, step - 3)] == [0, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("cost", "interval"), [(0.00005, 1), (0.00011, 2), (0.00099, 10), (0.0021, 50), (0.09, 1000), (10.0, 1000)]
+)
+def test_the_interval_is_the_smallest_that_keeps_the_budget(cost: float, interval: int):
+    budget = Budget()
+    budget.add("gradients", Cadence(None), 0.01)
+    _train(budget, {"gradients": cost})
+    assert budget.choose_intervals() == [interval]
+
+
+def test_several_quantities_share_the_smallest_budget():
+    budget = Budget()
+    budget.add("gradients", Cadence(None), 0.02)
+    budget.add("units", Cadence(None), 0.01)
+    _train(budget, {"gradients": 0.0009, "units": 0.0002})
+    assert budget.share == 0.01
+    assert budget.choose_intervals() == [20, 5]
+
+
+def test_a_fixed_interval_is_not_part_of_the_budget():
+    budget = Budget()
+    fixed = budget.add("units", Cadence(10), 0.001)
+    assert (fixed.interval, budget.cadences, budget.share) == (10, {}, 1.0)
+
+
+def test_the_cost_of_a_quantity_that_slows_the_step_is_the_difference_to_other_steps():
+    budget = Budget()
+    cadence = budget.add("traces", Cadence(None), 0.01)
+    _train(budget, {})
+    cadence.slows_step = True
+    budget.end_step(0.014)
+    assert cadence.cost == pytest.approx(0.004)
+    assert budget.choose_intervals() == [50]
+    assert budget.overhead == pytest.approx(0.004 / (20 * 0.01 + 0.014))
+
+
+def test_a_single_slow_step_does_not_change_the_interval():
+    budget = Budget()
+    budget.add("gradients", Cadence(None), 0.01)
+    _train(budget, {"gradients": 0.00099}, steps=10)
+    _train(budget, {"gradients": 0.5}, steps=1, step_seconds=60.0)
+    _train(budget, {"gradients": 0.00099}, steps=10)
+    assert budget.choose_intervals() == [10]
+
+
+def test_an_unknown_cost_keeps_the_interval():
+    budget = Budget()
+    budget.add("units", Cadence(None, default_interval=10), 0.01)
+    assert budget.choose_intervals() == [10]
+    _train(budget, {})
+    assert budget.choose_intervals() == [10]
+    assert 10 in INTERVALS
+
+
+@pytest.mark.parametrize("callback", [GradientNormMonitor, DeadNeuronDetector, TrainingHealth])
+@pytest.mark.parametrize("budget", [0.0, -0.01, 1.5, float("nan")])
+def test_a_budget_out_of_range_is_refused(callback: type, budget: float):
+    with pytest.raises(ValueError, match=f"`budget` must be above 0 and at most 1, got {budget}"):
+        callback(budget=budget)

@@ -1,0 +1,173 @@
+"""Each quantity of a step is measured once, whatever the callbacks that use it."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, StepTimer, TrainingHealth
+from stormproof.gradients import norms
+from stormproof.lightning.hook_dispatch import BATCH_HOOKS
+from stormproof.probe import budget as budget_module
+from stormproof.probe.probe import Probe, get_probe
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
+
+pytestmark = LIGHTNING_WARNING_FILTERS
+STEPS = 24
+CALLBACKS: dict[str, Callable[[], pl.Callback]] = {
+    "norms": lambda: GradientNormMonitor(every_n_steps=1, table=False),
+    "units": lambda: DeadNeuronDetector(every_n_steps=1, table=False),
+    "health": TrainingHealth,
+    "guard": lambda: DivergenceGuard(action="skip"),
+    "timer": StepTimer,
+}
+COMBINATIONS = [names for count in range(1, 6) for names in combinations(CALLBACKS, count)]
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+def _fit(callbacks: list[pl.Callback], **options: Any) -> tuple[Any, Net]:
+    module = Net()
+    torch.manual_seed(1)
+    trainer = make_trainer(callbacks=callbacks, **{"log_every_n_steps": 10, **options})
+    trainer.fit(module, DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
+    return trainer, module
+
+
+class Counts(pl.Callback):
+    """Starts a new count at the end of each batch, as the last callback."""
+
+    def __init__(self) -> None:
+        self.steps = [Counter[str]()]
+
+    def count(self, name: str, function: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.steps[-1][name] += 1
+            return function(*args, **kwargs)
+
+        return counted
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps.append(Counter())
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_losses_and_norms_are_measured_once_and_only_if_used(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    counts = Counts()
+    monkeypatch.setattr(norms, "_foreach_norm", counts.count("norm", norms._foreach_norm))
+    monkeypatch.setattr(torch.Tensor, "item", counts.count("loss", torch.Tensor.item))
+    _fit([*(CALLBACKS[name]() for name in names), counts])
+    step = counts.steps[15]  # neither traced nor logged
+    assert step["norm"] == (1 if {"norms", "guard", "health"} & {*names} else 0)  # TrainingHealth adds a monitor
+    assert step["loss"] == (1 if {"health", "guard"} & {*names} else 0)
+
+
+def test_lightning_calls_one_callback_for_each_hook(monkeypatch: pytest.MonkeyPatch):
+    called: Counter[str] = Counter()
+
+    class Profiled(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            called.update(
+                name
+                for name in BATCH_HOOKS
+                for callback in trainer.callbacks
+                if callback is not self and callable(getattr(callback, name))
+            )
+
+    _fit([*(make() for make in CALLBACKS.values()), Profiled()], max_steps=1)
+    assert called == {
+        name: 1 for name in BATCH_HOOKS if name not in {"on_before_zero_grad", "on_validation_batch_end"}
+    } | {"on_validation_batch_end": 1}
+
+
+def test_a_profiler_sees_the_hooks_of_each_callback():
+    trainer, _ = _fit([make() for make in CALLBACKS.values()], profiler="simple", max_steps=2)
+    actions = {action for action in trainer.profiler.recorded_durations if action.endswith("on_before_optimizer_step")}
+    assert {f"[Callback]{name}" for name in ("GradientNormMonitor", "TrainingHealth")} <= {
+        action.partition(".")[0].partition("{")[0] for action in actions
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_after_training(fails: bool):
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            if fails:
+                raise RuntimeError("stop")
+
+    callbacks = [make() for make in CALLBACKS.values()]
+    trainer = make_trainer(callbacks=[*callbacks, Fails()])
+    try:
+        trainer.fit(Net(), DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=4))
+    except RuntimeError:
+        assert fails
+    assert all(not {*BATCH_HOOKS} & {*vars(callback)} for callback in callbacks)
+    assert not any(isinstance(value, Probe) for value in vars(trainer).values())
+    assert "_on_before_fetch" not in vars(trainer.fit_loop.epoch_loop)
+
+
+def test_changed_gradients_are_measured_again():
+    trainer = make_trainer()
+    probe = get_probe(trainer)
+    gradients = [torch.tensor([3.0]), torch.tensor([4.0])]
+    first = probe.gradient_norms(gradients)
+    assert probe.gradient_norms(list(gradients)) is first
+    gradients[0].mul_(0.0)
+    assert probe.gradient_norms(gradients).total == 4.0
+    assert probe.gradient_norms(gradients[1:]).total == 4.0
+    assert probe.gradient_norms([gradients[0].clone(), gradients[1]]).total == 4.0
+    probe.close()
+
+
+def test_a_copied_trainer_has_no_probe():
+    trainer = make_trainer()
+    probe = get_probe(trainer)
+    copied = get_probe(copy.deepcopy(trainer))
+    assert copied is not probe
+    copied.close()
+    probe.close()
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1.0])
+def test_the_budget_changes_what_is_measured_and_not_what_is_trained(seconds: float, monkeypatch: pytest.MonkeyPatch):
+    """A clock that jumps makes measuring appear to be free or to take all of the time."""
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(budget_module, "perf_counter", lambda: seconds * next(ticks))
+    rows = RowsLogger()
+    callbacks = [GradientNormMonitor(table=False), DeadNeuronDetector(table=False), TrainingHealth()]
+    _, module = _fit(callbacks, logger=rows, max_epochs=3)
+    _, alone = _fit([], max_epochs=3)
+    weights, weights_alone = (nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, alone))
+    assert torch.equal(weights, weights_alone)
+    intervals = [row["probe/gradients_interval"] for _, row in rows.rows if "probe/gradients_interval" in row]
+    assert intervals == ([1.0, 1.0] if seconds < 1 else [1000.0, 1000.0])
+    measured = {measurement.step for measurement in callbacks[0].history}
+    logged = {*range(10, 3 * STEPS, 10)}
+    assert measured == ({*range(1, 3 * STEPS + 1)} if seconds < 1 else {*range(1, 21)} | logged)
+
+
+def test_values_of_logging_steps_do_not_depend_on_the_budget():
+    def logged(**options: Any) -> list[tuple[int, float]]:
+        rows = RowsLogger()
+        _fit([GradientNormMonitor(table=False, **options)], logger=rows, max_epochs=3)
+        return [(step, row["gradients/norm"]) for step, row in rows.rows if "gradients/norm" in row]
+
+    assert logged(budget=1e-9) == logged(budget=1.0) == logged(every_n_steps=1)
