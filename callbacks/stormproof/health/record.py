@@ -67,7 +67,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Probe:
+class TracedStep:
     """Measurements of a traced batch after ``step`` optimizer steps."""
 
     step: int
@@ -181,7 +181,7 @@ class Record:
         uses_grad_scaler: Whether a gradient scaler skips steps with NaN or infinity.
         first_losses: Losses of the first batches.
         recent_losses: Step and loss of the last batches.
-        probes: Measurements of traced batches.
+        traces: Measurements of traced batches.
         comparisons: Losses of traced batches, compared with other predictions and targets.
         gradients: Gradient measurements.
         weight_stats: Norm and sum of the weights of each layer, by step.
@@ -226,7 +226,7 @@ class Record:
     uses_grad_scaler: bool = False
     first_losses: list[float] = field(default_factory=list)
     recent_losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=512))
-    probes: list[Probe] = field(default_factory=list)
+    traces: list[TracedStep] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     gradients: list[GradientMeasurement] = field(default_factory=list)
     weight_stats: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
@@ -279,8 +279,8 @@ class Record:
     def predictions_by_loss(self) -> list[list[PredictionStats]]:
         """Statistics of the predictions in traced batches, grouped by loss and last layer."""
         calls: dict[tuple[str, str], list[PredictionStats]] = {}
-        for probe in self.probes:
-            for stats in probe.predictions:
+        for trace in self.traces:
+            for stats in trace.predictions:
                 calls.setdefault((stats.loss, stats.layer), []).append(stats)
         return list(calls.values())
 
@@ -288,7 +288,7 @@ class Record:
     def is_classification(self) -> bool:
         """Returns whether a loss expects logits or log-probabilities."""
         return any(
-            stats.loss_input in {"logits", "log-probabilities"} for probe in self.probes for stats in probe.predictions
+            stats.loss_input in {"logits", "log-probabilities"} for trace in self.traces for stats in trace.predictions
         )
 
     @property
@@ -324,7 +324,7 @@ class Record:
         best = min(passes, key=lambda candidate: candidate.loss)
         self.validations = [candidate for candidate in passes[:-max_count] if candidate is best] + passes[-max_count:]
 
-    def add_probe(self, probe: Probe, max_count: int) -> None:
+    def add_trace(self, trace: TracedStep, max_count: int) -> None:
         """Adds a probe. Keeps the first four and the last ``max_count`` ones."""
-        self.probes.append(probe)
-        del self.probes[4:-max_count]
+        self.traces.append(trace)
+        del self.traces[4:-max_count]

@@ -48,7 +48,7 @@ def dispatch_batch_hooks(
         Function that undoes this.
     """
     groups = [list(neighbors) for included, neighbors in groupby(callbacks, is_included) if included]
-    for callback in chain(*groups):  # left by a training that ended without its end hooks
+    for callback in chain(*groups):  # left by a training run that ended without its end hooks
         for name in BATCH_HOOKS:
             if is_dispatched(name, vars(callback).get(name, callback)):
                 delattr(callback, name)

@@ -67,7 +67,7 @@ def _is_ignored_for_target(key: str, leaves: Mapping[str, Any]) -> bool:
     if target == "stormproof.CheckpointRecovery":  # it affects only the choice of the tested weights
         return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
     if target == "stormproof.DeadNeuronDetector":
-        return leaves.get(f"{part}.reinit_every_n_steps") is None or argument in {"every_n_steps", "table"}
+        return leaves.get(f"{part}.reinit_every_n_steps") is None or argument in {"every_n_steps", "budget", "table"}
     if argument == "path" and leaves.get(f"{part}.sha256") is not None and target.startswith("stormproof_train."):
         return True  # the hash covers the content
     targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may have its own _target_

@@ -25,7 +25,7 @@ from stormproof_train.report.tables import (
     settings_table,
 )
 
-SECTION_PREFIXES = ("gradients/", "updates/", "units/", "time/", "checkpoint/", "recovery/")
+SECTION_PREFIXES = ("gradients/", "updates/", "units/", "time/", "probe/", "checkpoint/", "recovery/")
 """Prefixes of names that have their own section on the page."""
 GRADIENT_HEAT_MAPS = {
     "gradients/norm": ("Gradient norm by layer", False),
@@ -64,7 +64,11 @@ def run_page(numbers: RunNumbers) -> Page:
                 charts=_charts_of_groups(numbers["curves"], ("units/",), last_step, events),
                 wide_charts=_heat_charts(numbers["layers"], UNIT_HEAT_MAPS),
             ),
-            Section("Time", wide_charts=[time_chart(numbers["time"])] if numbers["time"] else []),
+            Section(
+                "Time",
+                charts=_charts_of_groups(numbers["curves"], ("probe/",), last_step, events),
+                wide_charts=[time_chart(numbers["time"])] if numbers["time"] else [],
+            ),
             _attempts_section(numbers),
             _evaluation_section(numbers["evaluation"]),
             _configuration_section(numbers),

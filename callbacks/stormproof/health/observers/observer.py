@@ -35,7 +35,7 @@ from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.observers.traced_step import trace_next_step
 from stormproof.health.observers.training_loader import describe_loader
 from stormproof.health.observers.validation_losses import ValidationLosses
-from stormproof.health.record import Comparison, NonFiniteOrigin, Probe, Record, ValidationPass
+from stormproof.health.record import Comparison, NonFiniteOrigin, Record, TracedStep, ValidationPass
 from stormproof.health.rules.dead_units import choose_measurements
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
@@ -49,8 +49,8 @@ EARLY_STEPS = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 4
 """Steps, from 0, whose batches are traced. Most mistakes show in the first steps."""
 STRUCTURE_STEPS = 3
 """Number of steps after which the set of parameters with a gradient is final."""
-MAX_PROBES = 64
-"""Maximum number of probes, in addition to the first four."""
+MAX_TRACES = 64
+"""Maximum number of traces, in addition to the first four."""
 MAX_VALIDATIONS = 8
 """Maximum number of validation passes, in addition to the best one."""
 MAX_FIRST_LOSSES = 20
@@ -384,7 +384,7 @@ class TrainingObserver:
 
     def _record_weights(self) -> None:
         """Records the weights at the start of a traced step."""
-        self.record.add_weights(self._trainer.global_step, measure_weights(self._module), MAX_PROBES)
+        self.record.add_weights(self._trainer.global_step, measure_weights(self._module), MAX_TRACES)
 
     def _set_output(self, output: Any) -> None:
         """Keeps the return value of the traced step."""
@@ -403,10 +403,12 @@ class TrainingObserver:
             )
             layers = tuple(trace.layer_calls)
         if comparison is not None:
-            record.comparisons = [*record.comparisons, comparison][-2 * MAX_PROBES :]
-        record.add_probe(
-            Probe(step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), prediction_stats),
-            MAX_PROBES,
+            record.comparisons = [*record.comparisons, comparison][-2 * MAX_TRACES :]
+        record.add_trace(
+            TracedStep(
+                step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), prediction_stats
+            ),
+            MAX_TRACES,
         )
         if layers and not record.layer_order:
             record.layer_order = list(dict.fromkeys(call.layer for call in layers))

@@ -44,7 +44,7 @@ def check_input_scale(record: Record) -> Iterator[Finding]:
     if inputs is None or not record.has_badly_scaled_inputs:
         return
     has_large_outputs = _has_large_outputs(record)
-    is_saturated = any(call.saturated_share > 0.9 for probe in record.probes[:1] for call in probe.activation_calls)
+    is_saturated = any(call.saturated_share > 0.9 for trace in record.traces[:1] for call in trace.activation_calls)
     if (
         has_large_outputs
         or is_saturated
@@ -71,7 +71,7 @@ def check_input_scale(record: Record) -> Iterator[Finding]:
 
 def _has_large_outputs(record: Record) -> bool:
     """Returns whether the first outputs far exceed the targets, or the first loss exceeds the best constant loss."""
-    stats = next((entry for probe in record.probes[:1] for entry in probe.predictions), None)
+    stats = next((entry for trace in record.traces[:1] for entry in trace.predictions), None)
     if stats is None or len(record.first_losses) < 3:
         return False
     if stats.loss_input == "numbers":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rules.outputs import probes_with_constant_output
+from stormproof.health.rules.outputs import steps_with_constant_output
 from stormproof.health.rules.progress import has_learned
 from stormproof.lightning.layer_names import join_names
 from stormproof.units.unit_activity import MIN_INPUTS, MIN_INPUTS_ALL_DEAD, UnitActivity
@@ -79,7 +79,7 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
     """Reports layers of which most units are dead, or at least half if many of them died in training."""
     for name, activity in record.unit_activity.items():
         if activity.units < 4 or activity.inputs < (
-            MIN_INPUTS_ALL_DEAD if probes_with_constant_output(record) else activity.inputs_needed
+            MIN_INPUTS_ALL_DEAD if steps_with_constant_output(record) else activity.inputs_needed
         ):
             continue
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
@@ -130,16 +130,16 @@ def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str,
 
 def check_saturated_units(record: Record) -> Iterator[Finding]:
     """Reports bounded activations that are saturated from the start, or while the loss does not improve."""
-    probes = [probe for probe in record.probes if probe.activation_calls]
-    if len(probes) < 3 or record.step < 5:
+    traces = [trace for trace in record.traces if trace.activation_calls]
+    if len(traces) < 3 or record.step < 5:
         return
-    output_functions = {(stats.layer, stats.producer) for probe in probes for stats in probe.predictions}
+    output_functions = {(stats.layer, stats.producer) for trace in traces for stats in trace.predictions}
     recent_shares: dict[str, list[float]] = {}
-    for probe in probes[-3:]:
-        for call in probe.activation_calls:
+    for trace in traces[-3:]:
+        for call in trace.activation_calls:
             if (call.layer, call.function) not in output_functions:
                 recent_shares.setdefault(call.layer, []).append(call.saturated_share)
-    initial_shares = {call.layer: call.saturated_share for call in probes[0].activation_calls}
+    initial_shares = {call.layer: call.saturated_share for call in traces[0].activation_calls}
     for layer, shares in recent_shares.items():
         from_start = (
             initial_shares.get(layer, 0.0) > SATURATED_AT_START_SHARE and min(shares) > SATURATED_AT_START_SHARE
@@ -149,7 +149,7 @@ def check_saturated_units(record: Record) -> Iterator[Finding]:
                 Problem.SATURATED_UNITS,
                 Severity.WARNING,
                 layer,
-                0 if from_start else probes[-3].step,
+                0 if from_start else traces[-3].step,
                 record.step,
                 {"saturated": shares[-1]},
                 "Initialize with smaller weights (nn.init.xavier_normal_), put a norm before the activation, or use "
@@ -161,6 +161,6 @@ def check_saturated_units(record: Record) -> Iterator[Finding]:
 
 def _has_constant_input(record: Record, layer: str | None) -> bool:
     """Returns whether the output of a layer before its activation is the same for all samples."""
-    last_probe = next((probe for probe in reversed(record.probes) if probe.layer_calls), None)
-    spreads = [call.spread for call in last_probe.layer_calls if call.layer == layer] if last_probe is not None else []
+    last_step = next((trace for trace in reversed(record.traces) if trace.layer_calls), None)
+    spreads = [call.spread for call in last_step.layer_calls if call.layer == layer] if last_step is not None else []
     return bool(spreads) and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)

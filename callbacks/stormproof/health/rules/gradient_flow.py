@@ -75,7 +75,7 @@ def check_vanishing_gradients(record: Record) -> Iterator[Finding]:
 
 def check_exploding_gradients(record: Record) -> Iterator[Finding]:
     """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
-    if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.probes:
+    if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.traces:
         return
     constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
     loss_magnitude = min(abs(entry) for entry in [record.first_losses[0], *constants[:1]])

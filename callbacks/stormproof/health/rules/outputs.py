@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.record import PredictionStats, Probe, Record
+from stormproof.health.record import PredictionStats, Record, TracedStep
 
 MIN_PROBES = 2
 """Minimum number of batches with the same problem."""
@@ -26,7 +26,7 @@ CONSTANT_SPREAD = 1e-4
 
 def check_broadcast_mismatch(record: Record) -> Iterator[Finding]:
     """Reports predictions and targets whose shapes torch broadcasts."""
-    mismatches = [mismatch for probe in record.probes for mismatch in probe.broadcast_mismatches]
+    mismatches = [mismatch for trace in record.traces for mismatch in trace.broadcast_mismatches]
     if mismatches:
         first_mismatch = mismatches[0]
         yield Finding(
@@ -118,29 +118,29 @@ def check_unreachable_targets(record: Record) -> Iterator[Finding]:
 
 def is_constant_from_start(record: Record) -> bool:
     """Returns whether the predictions within a batch were identical before and after the first steps."""
-    spreads = [stats.spread for probe in record.probes[:3] for stats in probe.predictions[:1]]
+    spreads = [stats.spread for trace in record.traces[:3] for stats in trace.predictions[:1]]
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-def probes_with_constant_output(record: Record) -> list[Probe]:
-    """Returns the last four probed batches if the predictions within each are identical, and [] otherwise."""
-    late_probes = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]
-    spreads = [probe.predictions[0].spread for probe in late_probes]
+def steps_with_constant_output(record: Record) -> list[TracedStep]:
+    """Returns the last four traced steps if the predictions within each are identical, and [] otherwise."""
+    late_steps = [trace for trace in record.traces if trace.step >= 5 and trace.predictions][-4:]
+    spreads = [trace.predictions[0].spread for trace in late_steps]
     return (
-        late_probes
-        if len(late_probes) == 4 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
+        late_steps
+        if len(late_steps) == 4 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
         else []
     )
 
 
 def check_constant_output(record: Record) -> Iterator[Finding]:
     """Reports identical predictions for all samples of a batch."""
-    late_probes = probes_with_constant_output(record)
-    if late_probes:
+    late_steps = steps_with_constant_output(record)
+    if late_steps:
         constant_layer = next(
             (
                 call.layer
-                for call in late_probes[-1].layer_calls
+                for call in late_steps[-1].layer_calls
                 if call.spread is not None and call.spread < CONSTANT_SPREAD
             ),
             "",
@@ -148,9 +148,9 @@ def check_constant_output(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.OUTPUT_IGNORES_INPUT,
             Severity.WARNING,
-            constant_layer or late_probes[-1].predictions[0].layer,
-            late_probes[0].step,
+            constant_layer or late_steps[-1].predictions[0].layer,
+            late_steps[0].step,
             record.step,
-            {"spread_over_samples": late_probes[-1].predictions[0].spread or 0.0},
+            {"spread_over_samples": late_steps[-1].predictions[0].spread or 0.0},
             "Check this layer for weights of zero, dead units and a constant input.",
         )

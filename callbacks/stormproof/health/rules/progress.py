@@ -223,7 +223,7 @@ def check_unrelated_targets(record: Record) -> Iterator[Finding]:
             if comparison.permuted_loss is not None
         ]
     )
-    spreads = [stats.spread for probe in record.probes[-5:] for stats in probe.predictions if stats.spread is not None]
+    spreads = [stats.spread for trace in record.traces[-5:] for stats in trace.predictions if stats.spread is not None]
     if mean > 2 * error or not spreads or median(spreads) < 1e-2 or update_ratio(record) < 1e-5:
         return
     yield Finding(

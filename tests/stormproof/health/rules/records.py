@@ -7,7 +7,7 @@ from typing import Any
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.gradients.update_ratio import UpdateRatio
 from stormproof.health.observers.step_trace import InputStats
-from stormproof.health.record import Comparison, ParameterGroup, PredictionStats, Probe, Record
+from stormproof.health.record import Comparison, ParameterGroup, PredictionStats, Record, TracedStep
 
 
 def make_prediction_stats(**changes: Any) -> PredictionStats:
@@ -42,7 +42,7 @@ def make_record(losses: list[float], constant: float | None = 1.4, ratio: float 
         Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))
         for step in range(0, len(losses), 4)
     ]
-    new_record.probes = [Probe(step, predictions=(make_prediction_stats(),)) for step in (0, 1, 2, 10, 20)]
+    new_record.traces = [TracedStep(step, predictions=(make_prediction_stats(),)) for step in (0, 1, 2, 10, 20)]
     for name, value in fields.items():
         assert hasattr(new_record, name), name
         setattr(new_record, name, value)

@@ -8,7 +8,7 @@ import pytest
 from stormproof.finding import Finding, Severity
 from stormproof.health.observers.rank_compute_time import RankComputeTimes
 from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
-from stormproof.health.record import Comparison, NonFiniteOrigin, ParameterGroup, Probe, Record, ValidationPass
+from stormproof.health.record import Comparison, NonFiniteOrigin, ParameterGroup, Record, TracedStep, ValidationPass
 from stormproof.health.rules import (
     autograd_graph,
     data,
@@ -40,8 +40,8 @@ def make_unit_record(dead: int, dead_from_start: int = 0, count: int = 1000, exa
     return UnitActivity("a", 100, dead, {}, count, exact, None, 3, dead_from_start, "stable", None, 20)
 
 
-def make_probes(count: int = 5, **changes: Any) -> list[Probe]:
-    return [Probe(5 * number, predictions=(make_prediction_stats(**changes),)) for number in range(count)]
+def make_traces(count: int = 5, **changes: Any) -> list[TracedStep]:
+    return [TracedStep(5 * number, predictions=(make_prediction_stats(**changes),)) for number in range(count)]
 
 
 def make_rate(lr: float, first: float, most: float, zero_since: int | None = None) -> list[ParameterGroup]:
@@ -90,32 +90,32 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "a layer that dies": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
     unit_activity={"net.1": make_unit_record(60, dead_from_start=5)})),
     "probabilities for "
-    "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES, probes=make_probes(sums_to_one=True))),
+    "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES, traces=make_traces(sums_to_one=True))),
     "logits for logarithms": (
         outputs.check_loss_input_mismatch,
-        make_record(LEARNING_LOSSES, probes=make_probes(loss="nll_loss", loss_input="log-probabilities")),
+        make_record(LEARNING_LOSSES, traces=make_traces(loss="nll_loss", loss_input="log-probabilities")),
     ),
     "a sigmoid before its loss": (
         outputs.check_loss_input_mismatch,
-        make_record(LEARNING_LOSSES, probes=make_probes(
+        make_record(LEARNING_LOSSES, traces=make_traces(
             loss="binary_cross_entropy_with_logits", producer="sigmoid", low=0.1, high=0.9, outputs=1)),
     ),
     "a sigmoid of a sigmoid": (
         outputs.check_loss_input_mismatch,
-        make_record(FLAT_LOSSES, probes=make_probes(
+        make_record(FLAT_LOSSES, traces=make_traces(
             loss="binary_cross_entropy", loss_input="probabilities", producer="sigmoid of sigmoid", outputs=1)),
     ),
     "targets out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="relu",
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
         unreachable_share=0.4)),
     ),
     "one softmax unit": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="softmax", low=1.0,
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="softmax", low=1.0,
         high=1.0)),
     ),
-    "one output for all": (outputs.check_constant_output, make_record(FLAT_LOSSES, probes=make_probes(8, spread=0.0))),
+    "one output for all": (outputs.check_constant_output, make_record(FLAT_LOSSES, traces=make_traces(8, spread=0.0))),
     "a column against a row": (
-        outputs.check_broadcast_mismatch, make_record(LEARNING_LOSSES, probes=[Probe(0,
+        outputs.check_broadcast_mismatch, make_record(LEARNING_LOSSES, traces=[TracedStep(0,
         broadcast_mismatches=(BroadcastMismatch("sub", (8, 1), (8,)),))]),
     ),
     "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, constant_target_samples=300)),
@@ -128,7 +128,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     [0.01] * 40, [0.012] * 40))),
     "a saturated layer": (
         dead_units.check_saturated_units,
-        make_record(FLAT_LOSSES, probes=[Probe(step, activation_calls=(ActivationCall("a", "tanh",
+        make_record(FLAT_LOSSES, traces=[TracedStep(step, activation_calls=(ActivationCall("a", "tanh",
         0.9),)) for step in (0, 4, 9)]),
     ),
     "a cut": (autograd_graph.check_no_gradient, make_record(LEARNING_LOSSES, detached_layers={"a": "detach"})),
@@ -213,7 +213,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
         optimizers.check_high_learning_rate, make_record(falling_losses(9.0, 2.0, 60), ratio=0.4),
     ),
     "the same output from the first step": (
-        optimizers.check_high_learning_rate, make_record(FLAT_LOSSES, ratio=0.4, probes=make_probes(8, spread=0.0)),
+        optimizers.check_high_learning_rate, make_record(FLAT_LOSSES, ratio=0.4, traces=make_traces(8, spread=0.0)),
     ),
     "a group whose turn comes": (
         optimizers.check_zero_learning_rate,
@@ -239,20 +239,20 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     dead_from_start=20)})),
     "units that get the same for all": (
         dead_units.check_dead_units,
-        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(100)}, probes=[
-            Probe(0, layer_calls=(LayerCall("a", 0.0),))]),
+        make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(100)}, traces=[
+            TracedStep(0, layer_calls=(LayerCall("a", 0.0),))]),
     ),
     "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES)),
     "logits that happen to lie between 0 and 1": (
         outputs.check_loss_input_mismatch,
-        make_record(LEARNING_LOSSES, probes=make_probes(loss="binary_cross_entropy_with_logits", low=0.1, high=0.9,
+        make_record(LEARNING_LOSSES, traces=make_traces(loss="binary_cross_entropy_with_logits", low=0.1, high=0.9,
         outputs=1)),
     ),
     "a target now and then out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, probes=make_probes(producer="relu",
+        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
         unreachable_share=0.01)),
     ),
-    "outputs that differ": (outputs.check_constant_output, make_record(FLAT_LOSSES, probes=make_probes(8))),
+    "outputs that differ": (outputs.check_constant_output, make_record(FLAT_LOSSES, traces=make_traces(8))),
     "one class in a few "
     "samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
     "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, constant_target_samples=None)),
@@ -288,8 +288,8 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     *[(0.3, 0.01)] * 3])),
     "a last sigmoid that is sure": (
         dead_units.check_saturated_units,
-        make_record(LEARNING_LOSSES, probes=[
-            Probe(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
+        make_record(LEARNING_LOSSES, traces=[
+            TracedStep(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
                   predictions=(make_prediction_stats(producer="sigmoid"),)) for step in (0, 4, 9)]),
     ),
     "gradients that were kept "
