@@ -147,20 +147,20 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measures the gradient if the step is due."""
-        index = find_optimizer_index(trainer, optimizer)
-        if index is None or self._last_global_steps.get(index) == trainer.global_step:
+        index, global_step = find_optimizer_index(trainer, optimizer), trainer.global_step
+        if index is None or self._last_global_steps.get(index) == global_step:
             return
         self._measure(trainer, pl_module, optimizer, index, scaled=unscales_gradients(optimizer))
         self._step_counts[index] = self._step_counts.get(index, 0) + 1
-        self._last_global_steps[index] = trainer.global_step
+        self._last_global_steps[index] = global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs the last measurement at a logging step."""
         self._has_trained = True
-        logging_step = has_passed_logging_step(trainer, self._previous_step, trainer.global_step)
-        self._previous_step = trainer.global_step
+        previous_step, self._previous_step = self._previous_step, trainer.global_step
+        logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step and self._pending_measurements:
             self._log(trainer)
 

@@ -112,8 +112,8 @@ class StepTimer(InactiveCopies, Callback):
             self.batches += 1
             self.seconds += now - self._batch_start
             self.data_wait_seconds += self._wait_seconds
-        logging_step = has_passed_logging_step(trainer, self._previous_step, trainer.global_step)
-        self._previous_step = trainer.global_step
+        previous_step, self._previous_step = self._previous_step, trainer.global_step
+        logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step:
             self._log_window(trainer)
         self._batch_start, self._is_measurable = now, not logging_step

@@ -186,7 +186,7 @@ class TrainingHealth(InactiveCopies, Callback):
         """Diagnoses after a traced batch, and compares the ranks regularly."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
-        if trainer.world_size > 1 and trainer.global_step // interval > previous_step // interval:
+        if trainer.world_size > 1 and self._previous_step // interval > previous_step // interval:
             self._gather_compute_times(trainer)
         self._finish_batch(trainer)
 

@@ -33,6 +33,7 @@ class BufferSnapshot:
     @torch.no_grad()
     def capture(self) -> None:
         """Copies the buffers."""
+        sources, copies = [], []
         for index, (owner, name) in enumerate(self._buffer_locations):
             buffer, saved = getattr(owner, name, None), self._copies.get(index)
             if buffer is None or buffer.is_inference() or is_lazy(buffer):
@@ -40,7 +41,11 @@ class BufferSnapshot:
             elif saved is None or saved[0] is not buffer or saved[1].shape != buffer.shape:
                 self._copies[index] = (buffer, buffer.clone(), _version(buffer))
             elif _may_have_changed(buffer, saved[2]):
-                self._copies[index] = (buffer, saved[1].copy_(buffer), _version(buffer))
+                sources.append(buffer)
+                copies.append(saved[1])
+                self._copies[index] = (buffer, saved[1], _version(buffer))
+        if sources:
+            torch._foreach_copy_(copies, sources)  # pyright: ignore[reportPrivateImportUsage]
 
     def restore(self, *, non_finite_only: bool = False) -> None:
         """Restores the values of the last :meth:`capture`.

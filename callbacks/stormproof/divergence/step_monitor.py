@@ -103,9 +103,10 @@ class StepMonitor:
 
     def on_train_batch_end(self) -> None:
         """Records the loss if the batch completed a step."""
-        if self._trainer.global_step != self._step:
-            self._step = self._trainer.global_step
-            self._losses.finish_step(self._step)
+        step = self._trainer.global_step
+        if step != self._step:
+            self._step = step
+            self._losses.finish_step(step)
 
     def check_losses(self, skipped_steps: int) -> Anomaly | None:
         """Returns the first anomaly of the mean losses since the last call, or None. All ranks must call this together.

@@ -325,6 +325,6 @@ class Record:
         self.validations = [candidate for candidate in passes[:-max_count] if candidate is best] + passes[-max_count:]
 
     def add_trace(self, trace: TracedStep, max_count: int) -> None:
-        """Adds a probe. Keeps the first four and the last ``max_count`` ones."""
+        """Adds a traced step. Keeps the first four and the last ``max_count`` ones."""
         self.traces.append(trace)
         del self.traces[4:-max_count]
