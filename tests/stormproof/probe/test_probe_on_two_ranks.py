@@ -1,0 +1,56 @@
+"""Two ranks measure the same steps, although their clocks differ."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof import GradientNormMonitor
+from stormproof.probe import budget
+from tests.support.ranks import call_on_two_ranks
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
+
+pytestmark = [pytest.mark.slow, *LIGHTNING_WARNING_FILTERS]
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Linear(8, 1)
+
+    def training_step(self, batch: tuple[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def _train(rank: int, port: int, folder: Path) -> None:
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    if rank == 1:  # measuring appears to take longer than the step
+        ticks = iter(range(10**9))
+        budget.perf_counter = lambda: float(next(ticks))
+    monitor, rows = GradientNormMonitor(budget=1.0, table=False), RowsLogger()
+    trainer = make_trainer(
+        callbacks=[monitor], logger=rows, log_every_n_steps=1000, strategy="ddp", devices=2, max_epochs=1
+    )
+    trainer.fit(Net(), DataLoader(TensorDataset(torch.randn(120, 8)), batch_size=1))
+    measured = [measurement.step for measurement in monitor.history]
+    intervals = [row["probe/gradients_interval"] for _, row in rows.rows if "probe/gradients_interval" in row]
+    (folder / f"{rank}.json").write_text(json.dumps([measured, intervals]))
+
+
+def test_both_ranks_use_the_longer_interval(tmp_path: Path):
+    call_on_two_ranks(_train, get_free_port(), tmp_path)
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    (measured, intervals), (other_measured, _) = results
+    assert measured == other_measured == [*range(1, 21)]
+    assert intervals == [1000.0, 1000.0]
