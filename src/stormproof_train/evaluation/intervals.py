@@ -86,8 +86,9 @@ class Interval:
 def bootstrap_intervals(statistics: Mapping[str, Statistic], num_samples: int, seed: int = 0) -> dict[str, Interval]:
     """Computes statistics over all samples and their 95% bootstrap intervals, from the same resamples.
 
-    An interval is bias-corrected and accelerated (BCa) for up to 10,000 samples, a percentile interval for more. It
-    equals the interval of ``scipy.stats.bootstrap``, whose time for BCa grows with the square of the number of samples.
+    If all resamples have the same value, there is no interval. Otherwise, it is bias-corrected and accelerated (BCa) for up to 10,000 samples, a
+    percentile interval for more, and equals the interval of ``scipy.stats.bootstrap``, whose time for BCa grows with
+    the square of the number of samples.
 
     Args:
         statistics: Statistics of sample indices by name.
@@ -137,10 +138,10 @@ def _resample(
 
 def _interval(statistic: Statistic, replicates: NDArray[Any], num_samples: int) -> Interval:
     value = float(statistic(np.arange(num_samples)))
+    if replicates.min() == replicates.max():
+        return Interval(value, None, None)
     levels = np.array([TAIL, 1 - TAIL])
     if num_samples <= MAX_BCA_SAMPLES:
-        if replicates.min() == replicates.max():
-            return Interval(value, None, None)
         levels = _bca_levels(value, replicates, _jackknife(statistic, num_samples))
     if not np.isfinite(levels).all():
         return Interval(value, None, None)
