@@ -86,9 +86,9 @@ class Interval:
 def bootstrap_intervals(statistics: Mapping[str, Statistic], num_samples: int, seed: int = 0) -> dict[str, Interval]:
     """Computes statistics over all samples and their 95% bootstrap intervals, from the same resamples.
 
-    If all resamples have the same value, there is no interval. Otherwise, it is bias-corrected and accelerated (BCa) for up to 10,000 samples, a
-    percentile interval for more, and equals the interval of ``scipy.stats.bootstrap``, whose time for BCa grows with
-    the square of the number of samples.
+    If all resamples have the same value, there is no interval. Otherwise, it is bias-corrected and accelerated (BCa)
+    for up to 10,000 samples, and a percentile interval for more. It equals the interval of ``scipy.stats.bootstrap``,
+    whose time for BCa grows with the square of the number of samples.
 
     Args:
         statistics: Statistics of sample indices by name.
