@@ -6,11 +6,9 @@ import math
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation import regression
-from stormproof_train.evaluation.intervals import Interval, bootstrap_interval
+from stormproof_train.evaluation.intervals import Interval, bootstrap_intervals, difference_statistic
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.metrics import Headline
 
@@ -135,9 +133,8 @@ def estimate_degradation(original: Predictions, artifact: Predictions) -> Interv
             len(original),
         )
     original_rmse, artifact_rmse = (regression.headline(predictions)["rmse"] for predictions in (original, artifact))
-    return bootstrap_interval(
-        lambda indices: np.asarray(artifact_rmse(indices) - original_rmse(indices)), len(original)
-    )
+    statistics = {"rmse": difference_statistic(artifact_rmse, original_rmse)}
+    return bootstrap_intervals(statistics, len(original))["rmse"]
 
 
 def _paired_interval(only_original_correct: int, only_artifact_correct: int, num_samples: int) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from stormproof_train.evaluation.intervals import Statistic
+from stormproof_train.evaluation.intervals import Statistic, mean_statistic
 from stormproof_train.evaluation.predictions import Predictions
 
 NUM_BINS = 15
@@ -66,17 +67,11 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
     target, predicted_classes, num_classes = predictions.target, predictions.classes, predictions.outputs.shape[1]
-    is_correct = (predicted_classes == target).astype(np.float64)
-
-    def f1(indices: NDArray[Any]) -> NDArray[Any]:
-        true_positives = _count_values(target[indices], num_classes, is_correct[indices])
-        denominators = _count_values(target[indices], num_classes) + _count_values(
-            predicted_classes[indices], num_classes
-        )
-        class_f1 = 2 * true_positives / np.maximum(denominators, 1)
-        return class_f1.sum(-1) / (denominators > 0).sum(-1)
-
-    statistics: dict[str, Statistic] = {"accuracy": lambda indices: is_correct[indices].mean(-1), "f1": f1}
+    is_correct = predicted_classes == target
+    statistics = {
+        "accuracy": mean_statistic(is_correct.astype(np.float64)),
+        "f1": _f1_statistic(target, predicted_classes, num_classes),
+    }
     if predictions.kind == "scores":
         return statistics
     probabilities = predictions.outputs.astype(np.float64)
@@ -84,8 +79,8 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
     brier_scores = (probabilities**2).sum(1) - 2 * target_probabilities + 1
     log_losses = -np.log(np.maximum(target_probabilities, np.finfo(np.float32).smallest_subnormal))
     return statistics | {
-        "brier": lambda indices: brier_scores[indices].mean(-1),
-        "negative_log_likelihood": lambda indices: log_losses[indices].mean(-1),
+        "brier": mean_statistic(brier_scores),
+        "negative_log_likelihood": mean_statistic(log_losses),
     }
 
 
@@ -145,9 +140,27 @@ def _bin_indices(confidence: NDArray[Any]) -> NDArray[Any]:
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
 
 
-def _count_values(numbers: NDArray[Any], num_values: int, weights: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Counts the values 0 to ``num_values - 1`` in each row of (..., n), or sums their weights: (..., values)."""
-    rows = numbers.reshape(-1, numbers.shape[-1])
-    offset_numbers = (rows + num_values * np.arange(len(rows))[:, None]).ravel()
-    counts = np.bincount(offset_numbers, None if weights is None else weights.ravel(), minlength=num_values * len(rows))
+def _f1_statistic(target: NDArray[Any], predicted_classes: NDArray[Any], num_classes: int) -> Statistic:
+    """Returns F1 averaged over the classes that occur in the targets or predictions."""
+    # wrong and correct samples of a class have different numbers, so that one count yields both
+    target_numbers = target + num_classes * (predicted_classes == target)
+
+    def sums(indices: NDArray[Any]) -> NDArray[Any]:
+        """Returns the true positives of each class, then its targets plus its predictions (..., 2 * classes)."""
+        wrong, correct = np.split(_count_values(target_numbers[indices], 2 * num_classes), 2, axis=-1)
+        predicted = _count_values(predicted_classes[indices], num_classes)
+        return np.concatenate([correct, wrong + correct + predicted], axis=-1)
+
+    def f1(sums: NDArray[Any], _: int) -> NDArray[Any]:
+        true_positives, denominators = np.split(sums, 2, axis=-1)
+        class_f1 = 2 * true_positives / np.maximum(denominators, 1)
+        return class_f1.sum(-1) / (denominators > 0).sum(-1)
+
+    return Statistic(sums, f1)
+
+
+def _count_values(numbers: NDArray[Any], num_values: int) -> NDArray[Any]:
+    """Counts the values 0 to ``num_values - 1`` in each row of (..., n): (..., values)."""
+    rows = numbers.reshape(math.prod(numbers.shape[:-1]), numbers.shape[-1])
+    counts = np.stack([np.bincount(row, minlength=num_values) for row in rows])
     return counts.reshape(*numbers.shape[:-1], num_values)

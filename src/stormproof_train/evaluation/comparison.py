@@ -10,7 +10,7 @@ from scipy import stats
 
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation import classification, regression
-from stormproof_train.evaluation.intervals import bootstrap_interval
+from stormproof_train.evaluation.intervals import bootstrap_intervals, difference_statistic
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.evaluation.records import Comparison, McNemarRecord
 
@@ -56,13 +56,13 @@ def compare(first: Predictions, second: Predictions, names: Collection[str] | No
     _check_same_samples(first, second)
     task_module = classification if first.is_classification else regression
     first_headline, second_headline = task_module.headline(first), task_module.headline(second)
-    differences = {
-        name: bootstrap_interval(
-            lambda indices, name=name: first_headline[name](indices) - second_headline[name](indices), len(first)
-        ).as_dict()
+    statistics = {
+        name: difference_statistic(first_headline[name], second_headline[name])
         for name in first_headline
         if name in second_headline and (names is None or name in names)
     }
+    intervals = bootstrap_intervals(statistics, len(first))
+    differences = {name: interval.as_dict() for name, interval in intervals.items()}
     result: Comparison = {"samples": len(first), "differences": differences}
     if first.is_classification:
         result["mcnemar"] = mcnemar(first, second).as_dict()

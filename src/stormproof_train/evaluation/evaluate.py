@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from stormproof_train.evaluation import classification, regression
-from stormproof_train.evaluation.intervals import bootstrap_interval, share_interval
+from stormproof_train.evaluation.intervals import bootstrap_intervals, share_interval
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.evaluation.records import Evaluation
 
@@ -24,10 +24,8 @@ def evaluate(predictions: Predictions) -> Evaluation | None:
     if not (np.isfinite(predictions.outputs).all() and np.isfinite(predictions.target).all()):
         return None
     task_module = classification if predictions.is_classification else regression
-    headline = {
-        name: bootstrap_interval(statistic, len(predictions)).as_dict()
-        for name, statistic in task_module.headline(predictions).items()
-    }
+    intervals = bootstrap_intervals(task_module.headline(predictions), len(predictions))
+    headline = {name: interval.as_dict() for name, interval in intervals.items()}
     evaluation: Evaluation = {"samples": len(predictions), "headline": headline}
     if not predictions.is_classification:
         evaluation["residuals"] = [asdict(entry) for entry in regression.summarize_residuals(predictions)]

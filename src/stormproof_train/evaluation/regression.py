@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stormproof_train.evaluation.intervals import Statistic
+from stormproof_train.evaluation.intervals import Statistic, mean_statistic
 from stormproof_train.evaluation.predictions import Predictions
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -37,29 +37,26 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
     """
     target = predictions.target.astype(np.float64)
     errors = target - predictions.outputs
-    mean_squared_errors, mean_absolute_errors = (errors**2).mean(1), np.abs(errors).mean(1)
-
-    centered_target = target - target.mean(0)
-    squared_errors, squared_deviations = errors**2, centered_target**2
-
-    def r2(indices: NDArray[Any]) -> NDArray[Any]:
-        square_sums = sum_samples(squared_deviations, indices)
-        variations = square_sums - sum_samples(centered_target, indices) ** 2 / indices.shape[-1]
-        is_constant = variations <= 1e-12 * np.maximum(square_sums, np.finfo(np.float64).tiny)
-        return np.where(
-            is_constant, 0.0, 1 - sum_samples(squared_errors, indices) / np.where(is_constant, 1.0, variations)
-        ).mean(-1)
-
+    mean_squared_error = mean_statistic((errors**2).mean(1))
     return {
-        "rmse": lambda indices: np.sqrt(mean_squared_errors[indices].mean(-1)),
-        "mae": lambda indices: mean_absolute_errors[indices].mean(-1),
-        "r2": r2,
+        "rmse": Statistic(mean_squared_error.sums, lambda sums, n: np.sqrt(mean_squared_error.function(sums, n))),
+        "mae": mean_statistic(np.abs(errors).mean(1)),
+        "r2": _r2_statistic(target, errors),
     }
 
 
-def sum_samples(values: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
-    """Sums (samples, outputs) over the given indices: (..., outputs)."""
-    return np.stack([column[indices].sum(-1) for column in values.T], axis=-1)
+def _r2_statistic(target: NDArray[Any], errors: NDArray[Any]) -> Statistic:
+    """Returns R² averaged over the outputs, for targets and errors (samples, outputs)."""
+    centered_target = target - target.mean(0)
+    columns = np.concatenate([errors**2, centered_target**2, centered_target], axis=1).T
+
+    def r2(sums: NDArray[Any], num_samples: int) -> NDArray[Any]:
+        squared_errors, squares, deviations = np.split(sums, 3, axis=-1)
+        variations = squares - deviations**2 / num_samples
+        is_constant = variations <= 1e-12 * np.maximum(squares, np.finfo(np.float64).tiny)
+        return np.where(is_constant, 0.0, 1 - squared_errors / np.where(is_constant, 1.0, variations)).mean(-1)
+
+    return Statistic(lambda indices: np.stack([column[indices].sum(-1) for column in columns], axis=-1), r2)
 
 
 def summarize_residuals(predictions: Predictions) -> list[ResidualSummary]:

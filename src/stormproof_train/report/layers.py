@@ -54,7 +54,9 @@ def compute_layer_cells(logged: Mapping[str, Series], group: str) -> LayerCells 
     }
     if not series:
         return None
-    steps = np.unique(np.concatenate([layer_series.steps for layer_series in series.values()]))
+    # most layers have the same steps
+    distinct_steps = {layer_series.steps.tobytes(): layer_series.steps for layer_series in series.values()}
+    steps = np.unique(np.concatenate(list(distinct_steps.values())))
     columns = min(len(steps), max(20, min(MAX_COLUMNS, MAX_CELLS // len(series))))
     ends = steps[np.arange(1, columns + 1) * len(steps) // columns - 1]
     first_start = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from stormproof_train.errors import UserError
 from stormproof_train.run.metrics_file import COLUMNS, read_complete_lines
 
+CHUNK_ROWS = 200_000
+"""Number of rows that are parsed at once."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -38,7 +41,7 @@ class Series:
 def read_series(path: Path) -> dict[str, Series]:
     """Reads the series of each name in a ``metrics.csv``, in order of first occurrence. Empty if the file is missing.
 
-    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_file.read_metrics`, which is six times slower.
+    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_file.read_metrics`, which is slower.
 
     Args:
         path: Path of a ``metrics.csv``. The run may still be writing it.
@@ -47,37 +50,51 @@ def read_series(path: Path) -> dict[str, Series]:
         UserError: If the file is not a ``metrics.csv``.
     """
     try:
-        frame = _read_frame(read_complete_lines(path))
+        return _split_by_name(*_read_columns(read_complete_lines(path)))
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
-    return _split_by_name(frame)
 
 
-def _read_frame(content: bytes) -> Any:
-    """Parses the complete rows that have a step. Typed as ``Any``, because pandas' stubs know no columns."""
-    heading = (",".join(COLUMNS) + "\n").encode()  # the file's own header may be truncated or damaged
-    dtypes: Any = {"attempt": "int64", "name": "str"} | dict.fromkeys(("step", "epoch", "time", "value"), "float64")
-    frame = pd.read_csv(
-        io.BytesIO(heading + (content if content[:1].isdigit() else content.partition(b"\n")[2])),
+def _read_columns(content: bytes) -> tuple[list[str], list[NDArray[Any]]]:
+    """Parses the complete rows that have a step, in chunks to use little memory.
+
+    Returns:
+        The names in order of first occurrence, and the columns: number of the name, step, value, attempt and time.
+    """
+    heading = (",".join(COLUMNS) + "\n").encode()
+    if not content.startswith(heading):  # it is missing, truncated or damaged
+        content = heading + (content if content[:1].isdigit() else content.partition(b"\n")[2])
+    dtypes: Any = {"attempt": "int64", "name": "category"} | dict.fromkeys(
+        ("step", "epoch", "time", "value"), "float64"
+    )
+    chunks: Any = pd.read_csv(
+        io.BytesIO(content),
         dtype=dtypes,
         keep_default_na=False,  # a metric may be called NA
         na_values={"step": [""], "epoch": [""], "value": ["nan"]},
         on_bad_lines="skip",  # too many fields: a truncated row that the next attempt continued
         encoding_errors="replace",
+        chunksize=CHUNK_ROWS,
     )
-    return frame[frame["step"].notna()]
+    numbers: dict[str, int] = {}
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for chunk in chunks:
+        rows = chunk[chunk["step"].notna()]
+        codes, names = pd.factorize(rows["name"])  # numbered by first occurrence
+        number_by_code = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
+        columns = (rows[name].to_numpy() for name in ("value", "attempt", "time"))
+        parts.append((number_by_code[codes], rows["step"].to_numpy().astype(np.int64), *columns))
+    return list(numbers), [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _split_by_name(frame: Any) -> dict[str, Series]:
-    name_codes, names = pd.factorize(frame["name"])  # numbered by first occurrence
-    steps, attempts = frame["step"].to_numpy().astype(np.int64), frame["attempt"].to_numpy()
-    order = np.lexsort((attempts, steps, name_codes))
+def _split_by_name(names: list[str], columns: list[NDArray[Any]]) -> dict[str, Series]:
+    numbers, steps, _, attempts, _ = columns
+    order = np.lexsort((attempts, steps, numbers))
     is_last = np.ones(len(order), dtype=bool)  # of its name and step
-    is_last[:-1] = (np.diff(name_codes[order]) != 0) | (np.diff(steps[order]) != 0)
-    last_indices = order[is_last]
-    ends = np.searchsorted(name_codes[last_indices], np.arange(1, len(names)))
-    columns = (steps, frame["value"].to_numpy(), attempts, frame["time"].to_numpy())
-    parts = zip(*(np.split(column[last_indices], ends) for column in columns), strict=True)
-    return {str(name): Series(*arrays) for name, arrays in zip(names, parts, strict=False)}
+    is_last[:-1] = (np.diff(numbers[order]) != 0) | (np.diff(steps[order]) != 0)
+    last_rows = order[is_last]
+    ends = np.searchsorted(numbers[last_rows], np.arange(1, len(names)))
+    parts = zip(*(np.split(column[last_rows], ends) for column in columns[1:]), strict=True)
+    return {name: Series(*arrays) for name, arrays in zip(names, parts, strict=False)}

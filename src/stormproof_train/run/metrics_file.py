@@ -153,15 +153,16 @@ def read_complete_lines(path: Path) -> bytes:
         ValueError: If the file is not empty and contains no complete line.
     """
     content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-    complete_lines = [line for line in lines if b"\0" not in line]
+    complete_lines, num_ignored = content[: content.rfind(b"\n") + 1], 0
+    if b"\0" in complete_lines:
+        lines = complete_lines.splitlines(keepends=True)
+        lines_without_zeros = [line for line in lines if b"\0" not in line]
+        complete_lines, num_ignored = b"".join(lines_without_zeros), len(lines) - len(lines_without_zeros)
     if not complete_lines and content and not _HEADER.startswith(content):
         raise ValueError("it contains no complete row")
-    if len(complete_lines) < len(lines):
-        rank_zero_warn(
-            f"{path}: ignored rows with zero bytes, probably from a power cut: {len(lines) - len(complete_lines)}"
-        )
-    return b"".join(complete_lines)
+    if num_ignored:
+        rank_zero_warn(f"{path}: ignored rows with zero bytes, probably from a power cut: {num_ignored}")
+    return complete_lines
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.evaluation.intervals import MAX_BCA_SAMPLES
 from stormproof_train.evaluation.predictions import Predictions
 
 
@@ -47,6 +48,14 @@ def test_where_all_are_right_the_accuracy_still_has_an_interval():
     assert evaluation is not None
     assert evaluation["headline"]["accuracy"] == {"value": 1.0, "low": pytest.approx(0.8316, abs=1e-4), "high": 1.0}
     assert evaluation["headline"]["f1"]["low"] is None
+
+
+def test_where_all_of_more_samples_than_are_corrected_are_right_the_accuracy_still_has_an_interval():
+    samples = MAX_BCA_SAMPLES + 2
+    target = np.arange(samples) % 2
+    evaluation = evaluate(Predictions("probabilities", np.eye(2)[target], target))
+    assert evaluation is not None
+    assert evaluation["headline"]["accuracy"] == {"value": 1.0, "low": pytest.approx(0.99963, abs=1e-5), "high": 1.0}
 
 
 def test_of_scores_there_is_no_reliability():

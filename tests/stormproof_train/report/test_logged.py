@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stormproof_train.errors import UserError
+from stormproof_train.report import logged
 from stormproof_train.report.logged import read_series
 from stormproof_train.run.metrics_file import MetricsFile, read_metrics
 
@@ -18,6 +19,7 @@ def _to_lists(path: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.parametrize("chunk_rows", [1, 2, logged.CHUNK_ROWS])
 @pytest.mark.parametrize(
     "text",
     [
@@ -30,13 +32,21 @@ def _to_lists(path: Path) -> dict[str, list[tuple[int, float]]]:
             "1,,0,5,loss,0.5\n1,0,0,5,NA,inf\n1,1,0,5,null,-inf\n", id="no step, and names that read as nothing"
         ),
         pytest.param('1,0,0,5,"a ""b"", <script>",1e-300\n', id="a name with signs"),
+        pytest.param(
+            "1,0,0,5,b,1\n1,0,0,5,a,2\n1,1,0,6,a,3\n1,,0,6,d,9\n1,1,0,6,c,4\n1,1,0,6,b,5\n", id="several names"
+        ),
         pytest.param("", id="nothing logged"),
     ],
 )
-def test_it_reads_what_the_plain_reader_reads(tmp_path: Path, text: str):
+def test_it_reads_what_the_plain_reader_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk_rows: int
+):
+    monkeypatch.setattr(logged, "CHUNK_ROWS", chunk_rows)
     path = tmp_path / "metrics.csv"
     path.write_text(HEADING + text)
-    assert _to_lists(path) == read_metrics(path)
+    series = _to_lists(path)
+    assert series == read_metrics(path)
+    assert list(series) == list(read_metrics(path))  # in order of first occurrence
 
 
 def test_a_nan_comes_back(tmp_path: Path):
