@@ -5,8 +5,8 @@
 
 "Bare" is a ``pl.Trainer`` without callbacks and logging, on batches in memory. The variants add to it:
 
-- GradientNormMonitor, DeadNeuronDetector and both, with default arguments and with ``every_n_steps=1``. Both with
-  TrainingHealth, which inspects every hundredth step in detail after the first hundred.
+- GradientNormMonitor, DeadNeuronDetector and both, with ``every_n_steps=10`` and with 1. Both with
+  ``TrainingHealth(every_n_steps=100)``. ``monitored_runs.py`` measures the default arguments, which adapt to a run.
 - ``grad_norm`` of pytorch_lightning.utilities with ``log_dict``, at every 10th step and at every step.
 - ``wandb.watch`` of the network, offline, with its default ``log_freq`` of 1000 and with 1. A row is committed at
   Lightning's logging steps. No measured step is a 1000th step, so the default shows the cost of the hooks only. A log
@@ -34,7 +34,7 @@ variants of other tools have half the sweeps, since they need less precision.
 first hook of a callback until after the last one. A turn is 3 training steps, each followed by a pass. The steps and
 the first pass are discarded. A round has ``--steps`` / 20 turns.
 
-Targets: at the default cadence <= 1.01, at every step <= 1.05. A target is reached or missed if the whole interval is
+Targets: at every tenth step <= 1.01, at every step <= 1.05. A target is reached or missed if the whole interval is
 on one side.
 """
 

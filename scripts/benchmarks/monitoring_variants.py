@@ -18,7 +18,7 @@ from torch import nn
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth
 
 DEFAULT_TARGET, EVERY_STEP_TARGET = 1.01, 1.05
-CADENCE = 10  # default of the callbacks, and ``log_every_n_steps``
+CADENCE = 10  # interval of the monitors, and ``log_every_n_steps``
 HAS_WANDB = importlib.util.find_spec("wandb") is not None
 
 
@@ -133,18 +133,19 @@ class Variant(NamedTuple):
 
 CONTROLS = {"bare": Variant(), "bare again": Variant()}
 OURS = {
-    "GradientNormMonitor": Variant(lambda: [GradientNormMonitor()], DEFAULT_TARGET),
+    "GradientNormMonitor": Variant(lambda: [GradientNormMonitor(CADENCE)], DEFAULT_TARGET),
     "GradientNormMonitor, every step": Variant(lambda: [GradientNormMonitor(every_n_steps=1)], EVERY_STEP_TARGET),
-    "DeadNeuronDetector": Variant(lambda: [DeadNeuronDetector()], DEFAULT_TARGET),
+    "DeadNeuronDetector": Variant(lambda: [DeadNeuronDetector(CADENCE)], DEFAULT_TARGET),
     "DeadNeuronDetector, every step": Variant(lambda: [DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET),
     "DivergenceGuard": Variant(lambda: [DivergenceGuard("skip")]),
     "DivergenceGuard, every 10th step": Variant(lambda: [DivergenceGuard("stop", every_n_steps=10)]),
-    "both": Variant(lambda: [GradientNormMonitor(), DeadNeuronDetector()], DEFAULT_TARGET),
+    "both": Variant(lambda: [GradientNormMonitor(CADENCE), DeadNeuronDetector(CADENCE)], DEFAULT_TARGET),
     "both, every step": Variant(
         lambda: [GradientNormMonitor(every_n_steps=1), DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET
     ),
     "both and TrainingHealth": Variant(
-        lambda: [GradientNormMonitor(), DeadNeuronDetector(), TrainingHealth()], DEFAULT_TARGET
+        lambda: [GradientNormMonitor(CADENCE), DeadNeuronDetector(CADENCE), TrainingHealth(every_n_steps=100)],
+        DEFAULT_TARGET,
     ),
 }
 GRAD_NORM = {

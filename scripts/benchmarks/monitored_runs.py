@@ -1,0 +1,180 @@
+"""Measures the cost of the default callbacks over whole training runs on the CPU, as ratios from the same process.
+
+    python scripts/benchmarks/monitored_runs.py [--workload mlp|cnn|transformer|all] [--rounds 10] [--steps 400]
+        [--threads 1] [--reduced]
+
+Variants, each a training run with the same network, batches and seed:
+
+- bare: a ``pl.Trainer`` without callbacks.
+- bare again: the same, which shows the noise.
+- default: all callbacks of the plugin that the application adds, with their default arguments. Checkpoints are written
+  to a temporary folder.
+- every step: the same, with GradientNormMonitor, DeadNeuronDetector and TrainingHealth at every step.
+
+All have a logger that discards everything, and ``log_every_n_steps=50``. A step lasts from the request for its batch to
+the request for the next one. The first step of a run is discarded, since it writes the first checkpoint. Variants take
+turns, in a different order in each round. The first round is discarded. The time of a variant in a round is the mean of
+its steps, for the first 100 steps and for all later ones. CPU time is the time of the process.
+
+Prints the geometric mean of the ratios to bare over the rounds, with its 95% interval (Student's t on the logarithms).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from monitoring import interval, keep_freed_memory, verdict
+from monitoring_variants import WORKLOADS, NullLogger, Workload
+from torch import nn
+
+from stormproof import (
+    CheckpointRecovery,
+    DeadNeuronDetector,
+    DivergenceGuard,
+    GradientNormMonitor,
+    HangWatch,
+    Preemption,
+    StepTimer,
+    TrainingHealth,
+)
+
+FIRST_STEPS = 100
+TARGETS = {"default": (1.04, 1.01), "every step": (None, 1.05)}  # for the first steps and for later ones
+CLOCKS = (time.perf_counter, time.process_time)
+
+
+class Task(pl.LightningModule):
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self.network, self.optimizer = workload.network(), workload.optimizer
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, target = batch
+        return nn.functional.cross_entropy(self.network(inputs), target)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters(), lr=1e-3)
+
+
+class Batches:
+    """Repeats batches in memory and records the times of the requests for them."""
+
+    def __init__(self, batches: list[Any], steps: int) -> None:
+        self.batches, self.steps = batches, steps
+        self.times: list[tuple[float, ...]] = []
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in itertools.islice(itertools.cycle(self.batches), self.steps):
+            self.times.append(tuple(clock() for clock in CLOCKS))
+            yield batch
+
+
+def callbacks(variant: str, folder: str) -> list[pl.Callback]:
+    if variant.startswith("bare"):
+        return []
+    every: dict[str, Any] = {"every_n_steps": 1} if variant == "every step" else {}
+    return [
+        StepTimer(),
+        GradientNormMonitor(table=False, **every),
+        DeadNeuronDetector(table=False, **every),
+        TrainingHealth(**every),
+        DivergenceGuard(),
+        CheckpointRecovery(folder),
+        HangWatch(),
+        Preemption(),
+    ]
+
+
+def mean_steps(variant: str, workload: Workload, batches: list[Any], steps: int) -> list[tuple[float, float]]:
+    """Returns the mean wall and CPU time of the first steps and of later ones."""
+    torch.manual_seed(0)
+    loader = Batches(batches, steps)
+    off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    with tempfile.TemporaryDirectory() as folder:
+        pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=1,
+            log_every_n_steps=50,
+            logger=NullLogger(),
+            callbacks=callbacks(variant, folder),
+            **off,
+        ).fit(Task(workload), loader)
+    step_times = [
+        tuple(end - start for start, end in zip(*pair, strict=True)) for pair in itertools.pairwise(loader.times)
+    ]
+    windows = step_times[1:FIRST_STEPS], step_times[FIRST_STEPS:]
+    return [
+        (statistics.fmean(wall), statistics.fmean(cpu))
+        for wall, cpu in (zip(*window, strict=True) for window in windows)
+    ]
+
+
+def measure(name: str, rounds: int, steps: int) -> None:
+    workload, variants = WORKLOADS[name], ["bare", "bare again", "default", "every step"]
+    torch.manual_seed(1)
+    batches = [
+        (torch.randn(workload.batch_size, 1, 28, 28), torch.randint(10, (workload.batch_size,))) for _ in range(20)
+    ]
+    times: dict[str, list[list[tuple[float, float]]]] = {variant: [] for variant in variants}
+    for number in range(rounds + 1):
+        shift = number % len(variants)
+        for variant in [*variants[shift:], *variants[:shift]]:
+            times[variant].append(mean_steps(variant, workload, batches, steps))
+    milliseconds = statistics.median(entry[1][0] for entry in times["bare"][1:]) * 1e3
+    print(f"\n{name}, batches of {workload.batch_size}, {workload.optimizer.__name__}, bare step {milliseconds:.2f} ms")
+    print(f"  {'':<12} {'steps':<10} {'wall / bare':<22} {'cpu / bare':<22} target: wall, cpu")
+    for variant in variants[1:]:
+        for window, window_name in enumerate((f"2 to {FIRST_STEPS}", "later")):
+            columns, verdicts = [], []
+            target = TARGETS.get(variant, (None, None))[window]
+            for clock in range(len(CLOCKS)):
+                pairs = zip(times[variant][1:], times["bare"][1:], strict=True)
+                ratio, low, high = interval(
+                    [math.log(ours[window][clock] / bare[window][clock]) for ours, bare in pairs]
+                )
+                columns.append(f"{ratio:.3f} [{low:.3f}, {high:.3f}]")
+                verdicts.append("" if target is None else verdict(low, high, target))
+            result = "" if target is None else f"{target}: {', '.join(verdicts)}"
+            print(f"  {variant:<12} {window_name:<10} {columns[0]:<22} {columns[1]:<22} {result}".rstrip(), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--workload", choices=(*WORKLOADS, "all"), default="all")
+    parser.add_argument("--rounds", type=int, default=10, help="at least 2")
+    parser.add_argument("--steps", type=int, default=400, help=f"steps of a run, above {FIRST_STEPS + 1}")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operations")
+    parser.add_argument("--reduced", action="store_true", help="two rounds of 110 steps of the MLP")
+    arguments = parser.parse_args()
+    if arguments.reduced:
+        arguments.workload, arguments.rounds, arguments.steps = "mlp", 2, FIRST_STEPS + 10
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("stormproof").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
+    print(f"{libraries}, {arguments.threads} threads, CPU only; {arguments.rounds} rounds of {arguments.steps} steps")
+    print("ratios: geometric mean over the rounds [95% interval]; bare again shows the noise")
+    for name in WORKLOADS if arguments.workload == "all" else [arguments.workload]:
+        measure(name, arguments.rounds, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
