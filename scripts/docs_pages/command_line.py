@@ -15,8 +15,6 @@ from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
 
 WIDTH = "120"
 """Characters at which argparse wraps lines."""
-ARGUMENTS = re.compile(r"\n\n\w+: [\w.]+\n")
-"""Start of the arguments of the chosen options. Their defaults depend on the versions of torch and Lightning."""
 
 HEAD = """\
 # Command line
@@ -31,12 +29,11 @@ def command_line_page() -> str:
     parts = [HEAD]
     for name in SUBCOMMANDS:
         words = [] if name == DEFAULT else [name]
-        text = ARGUMENTS.split(_help(application_main, words))[0].rstrip()
-        parts.append(_section("stormproof-train", words, text))
+        parts.append(_section("stormproof-train", words, _help(application_main, words)))
         if name == DEFAULT:
             parts.append(
-                "The help continues with the arguments of the chosen options and their defaults. For those of\n"
-                "`data=diabetes`, run `python train.py data=diabetes --help`.\n"
+                "With a choice, as in `python train.py data=diabetes --help`, the help continues with the arguments\n"
+                "of all chosen options and their defaults.\n"
             )
     plugin_help = _help(plugin_main, [])
     parts.append(_section("stormproof", [], plugin_help))

@@ -11,7 +11,8 @@ import yaml
 from docs_pages.api import documented_names
 from docs_pages.paths import CONF
 from stormproof_train.config.choices import format_override, list_options
-from stormproof_train.config.plan import RUN_ARGUMENTS, SETTING_HELP
+from stormproof_train.config.plan import RUN_ARGUMENTS
+from stormproof_train.config.settings import SETTING_HELP
 from stormproof_train.config.signature_binding import bind
 
 PROJECTS = ("stormproof.", "stormproof_train.")
@@ -23,7 +24,7 @@ HEAD = """\
 
 `python train.py group=option group.argument=value` selects an option of a group and sets its arguments. The tables list
 the options in `conf/`. The last column contains the arguments that a file sets and the defaults of Stormproof's own
-classes. `python train.py --help` also prints the defaults of the classes of torch and Lightning.
+classes. `python train.py optimizer=adamw --help` also prints the defaults of the classes of torch and Lightning.
 `--config-dir my_configs` adds your own options.
 
 ## Settings

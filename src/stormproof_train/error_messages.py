@@ -13,6 +13,7 @@ from yaml import MarkedYAMLError
 
 from stormproof.errors import NoGoodCheckpointError, StormproofError
 from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.settings import CONFIG_KEYS, unknown_key_message
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, rank_by_similarity
 from stormproof_train.install_command import install_command
 
@@ -143,8 +144,6 @@ def _describe_config_error(error: Exception) -> str:
         )
     match = _UNKNOWN_KEY.search(text)
     if match:
-        from stormproof_train.config.plan import CONFIG_KEYS, unknown_key_message  # noqa: PLC0415 (imports torch, which takes a second)
-
         key = match.group(1) or match.group(2)
         if key in CONFIG_KEYS:  # a group with a value that is not a name
             return f"{key}=… must be the name of a choice (--help lists all)"

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from stormproof.data.rng import ForkedRng
 from stormproof.lightning.logging_steps import log_values
 from stormproof_train.data.split_data import SplitDataModule
-from stormproof_train.metrics import HEADLINE
+from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.task import Task
 
 MAX_SAMPLES = 1000

@@ -23,7 +23,8 @@ from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.divergence_hint import add_divergence_hint
 from stormproof_train.config.identity import RunSpec
-from stormproof_train.config.plan import Plan, Resume, read_plan
+from stormproof_train.config.plan import Plan, read_plan
+from stormproof_train.config.settings import Resume
 from stormproof_train.console import print_line
 from stormproof_train.data.batch_limits import check_batch_limits
 from stormproof_train.data.content_sketch import check_files_unchanged, save_sketch
@@ -33,7 +34,7 @@ from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import PreemptedError, StoppedBySearchError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
-from stormproof_train.metrics import HEADLINE
+from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder

@@ -117,7 +117,7 @@ def test_what_the_run_has_tested_is_evaluated_the_same_by_one_process_and_two(fo
 
 def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[str] = []
-    monkeypatch.setattr("stormproof_train.cli.evaluate.destroy_gloo_before_exit", lambda: calls.append("asked"))
+    monkeypatch.setattr("stormproof_train.cli.evaluate_weights.destroy_gloo_before_exit", lambda: calls.append("asked"))
     monkeypatch.chdir(folder)
     run(["checkpoint=runs/elu"])
     assert calls == ["asked"]

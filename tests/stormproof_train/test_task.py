@@ -17,7 +17,7 @@ from stormproof_train.data.digits import Digits
 from stormproof_train.data.in_memory import InMemoryDataModule
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.losses import loss_properties
-from stormproof_train.metrics import HEADLINE
+from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.task import Task
 from tests.support.task_fits import IGNORE_LIGHTNING_WARNINGS, make_task, make_trainer
 

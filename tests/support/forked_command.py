@@ -28,7 +28,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 FORKSERVER_CONTEXT = multiprocessing.get_context("forkserver")
 FORKSERVER_CONTEXT.set_forkserver_preload([
     "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb",
-    "stormproof_train.cli.search", __name__,
+    "stormproof_train.cli.search", "stormproof_train.evaluation.evaluation_files", "stormproof_train.report.write",
+    __name__,
 ])  # fmt: skip
 
 

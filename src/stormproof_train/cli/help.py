@@ -1,4 +1,8 @@
-"""Prints the help of the subcommand ``train``: all choices, and the arguments of the selected ones."""
+"""Prints the help of the subcommand ``train``: all choices, and the arguments of the selected ones.
+
+Arguments and their defaults are read from signatures, for which torch and Lightning are imported. Without a selection,
+the help lists choices and settings, which need neither.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.cli.registry import SUBCOMMANDS
 from stormproof_train.config.choices import find_config_dir, format_override, list_options
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.plan import SETTING_HELP, Plan, read_plan
+from stormproof_train.config.settings import SETTING_HELP
 
 USAGE = """Trains a network, tests it once, and saves everything in runs/<name>/.
 
@@ -31,7 +36,7 @@ SEARCH_GROUP = "search"
 
 
 def print_help(conf: Path, argv: Sequence[str]) -> None:
-    """Prints the help for the choices made in ``argv``."""
+    """Prints all choices and settings, and the arguments of the choices if ``argv`` makes any."""
     extra_dir = find_config_dir(argv)
     folders = [conf, *([extra_dir] if extra_dir else [])]
     overrides = [arg for arg in argv if "=" in arg and not arg.startswith("-")]
@@ -47,13 +52,20 @@ def print_help(conf: Path, argv: Sequence[str]) -> None:
     for group in sorted(groups - {SEARCH_GROUP}):
         for name, description in list_options(folders, group):
             print(f"  {f'{group}={name}':<36}{description}")
-    _print_arguments(read_plan(cfg, complete=False), cfg)
-
-
-def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     print("\nSettings")
     for name, description in SETTING_HELP.items():
         print(f"  {f'{name}={format_override(cfg[name])}':<36}{description}")
+    if overrides:
+        _print_arguments(cfg)
+    else:
+        print("\nAdd a choice to list its arguments: python train.py optimizer=adamw --help")
+
+
+def _print_arguments(cfg: DictConfig) -> None:
+    with paused_collection():
+        from stormproof_train.config.plan import read_plan  # noqa: PLC0415 (imports torch and Lightning)
+
+    plan = read_plan(cfg, complete=False)
     spec = getattr(plan.data.function, "spec", None)
     losses = [plan.bind_loss(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
     targets = [

@@ -21,6 +21,7 @@ from stormproof.distributed.rank import global_rank, is_started_by_rank_zero
 from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import TERMINATION_SIGNALS
 from stormproof.standard_output import discard_unwritten_errors, pipe_is_broken, print_error, print_text
+from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
 from stormproof_train.config.overrides import describe_overridden
 from stormproof_train.config.urls import check_urls
@@ -101,7 +102,9 @@ def _dispatch(argv: list[str]) -> int:
         return ExitCode.FINISHED
     for extra, names in packages.items():
         _require(name, extra, names)
-    return import_module(subcommand.module).run(argv)
+    with paused_collection():
+        module = import_module(subcommand.module)
+    return module.run(argv)
 
 
 def _warn_about_repeated_arguments(argv: Sequence[str]) -> None:

@@ -8,24 +8,13 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from stormproof_train.console import print_line
+from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.report.kit.json_numbers import to_json
-from stormproof_train.report.kit.page import render_html
-from stormproof_train.report.numbers import collect_run_numbers
-from stormproof_train.report.one_run import run_page
-from stormproof_train.report.run_comparison import compare_runs
-from stormproof_train.report.run_files import read_run
-from stormproof_train.report.several_runs import comparison_page
-from stormproof_train.report.write import REPORT_FILE, write_output
-
-RUNS_REPORT_FILE = "runs.html"
+from stormproof_train.report.output_files import REPORT_FILE, RUNS_REPORT_FILE
 
 
 def run(argv: Sequence[str]) -> int:
@@ -41,42 +30,16 @@ def run(argv: Sequence[str]) -> int:
         UserError: If an argument is invalid, a folder is not a run, or the output cannot be written.
     """
     options = _parser().parse_args(list(argv))
-    runs = [read_run(folder) for folder in _select_run_folders(options.folders)]
-    try:
-        if len(runs) == 1:
-            numbers = collect_run_numbers(runs[0])
-            build_page, default_output = partial(run_page, numbers), runs[0].path / REPORT_FILE
-        else:
-            numbers = compare_runs(runs)
-            build_page, default_output = partial(comparison_page, numbers), Path(RUNS_REPORT_FILE)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        folders = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"a file in {folders} has unexpected content ({error!r}). Restore a copy.") from error
-    if options.json:
-        write_output(json.dumps(to_json(numbers), indent=1, allow_nan=False) + "\n", options.output)
-        return ExitCode.FINISHED
-    output = options.output or default_output
-    write_output(render_html(build_page()), output)
-    print_line(f"report: {output}")
+    with paused_collection():
+        from stormproof_train.report.write_runs import write_runs_report  # noqa: PLC0415 (imports torch)
+
+    write_runs_report(options.folders, options.output, as_json=options.json)
     return ExitCode.FINISHED
 
 
 def print_help(_: Sequence[str]) -> None:
     """Prints the help of the subcommand ``report``."""
     _parser().print_help()
-
-
-def _select_run_folders(folders: Sequence[Path]) -> list[Path]:
-    """Returns each folder once. For several folders, as in ``runs/*``, excludes the folder of sweeps."""
-    unique_folders = list({folder.resolve(): folder for folder in folders}.values())
-    for folder in unique_folders:
-        if (folder / "search.json").exists():
-            raise UserError(
-                f"{folder} is a search. Its page is {folder / REPORT_FILE}, and its trials are {folder / 'trials'}/*."
-            )
-    return [
-        folder for folder in unique_folders if folder.name != "sweeps" or (folder / "run.json").exists()
-    ] or unique_folders
 
 
 class _ArgumentParser(argparse.ArgumentParser):

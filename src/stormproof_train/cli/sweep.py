@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.signals.listener import TERMINATION_SIGNALS
+from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.config.redaction import redact_override
 from stormproof_train.console import format_value, print_line, print_table
 from stormproof_train.error_messages import describe_error
@@ -54,7 +55,8 @@ class JobResult(TypedDict):
 
 def run_job(cfg: DictConfig) -> None:
     """Runs one job of a sweep and records its result. A failed job does not end the sweep."""
-    from stormproof_train.main import run  # noqa: PLC0415
+    with paused_collection():
+        from stormproof_train.main import run  # noqa: PLC0415
 
     hydra = HydraConfig.get()
     Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra writes all arguments to it, with secrets

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.overrides import (
     add_requeue_limit,
@@ -23,6 +24,7 @@ from stormproof_train.config.overrides import (
     check_option_lists,
     normalize_overrides,
 )
+from stormproof_train.config.settings import check_settings
 from stormproof_train.errors import ExitCode
 
 
@@ -47,7 +49,7 @@ def print_help(argv: Sequence[str]) -> None:
     Raises:
         UserError: If an argument is invalid.
     """
-    from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (imports Hydra and torch)
+    from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (imports Hydra)
 
     help_of_runs.print_help(conf_dir(), _check_arguments(argv))
 
@@ -64,6 +66,7 @@ def _run_hydra(argv: list[str]) -> int:
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
+    from omegaconf import OmegaConf  # noqa: PLC0415
 
     from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
 
@@ -75,10 +78,13 @@ def _run_hydra(argv: list[str]) -> int:
 
             run_job(cfg)
             return
-        from stormproof_train.main import run  # noqa: PLC0415
-        from stormproof_train.run.summary import print_summary  # noqa: PLC0415
-
         try:
+            config: Any = OmegaConf.to_container(cfg, resolve=True)
+            check_settings(config)  # before torch is imported
+            with paused_collection():
+                from stormproof_train.main import run  # noqa: PLC0415
+                from stormproof_train.run.summary import print_summary  # noqa: PLC0415
+
             if cfg.tune:
                 from stormproof_train.cli.tune import tune  # noqa: PLC0415 (rarely needed)
 

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from stormproof_train.compression.settings import Settings, TargetName
-from stormproof_train.config.plan import CONFIG_KEYS, LENGTH_KEYS
+from stormproof_train.config.settings import CONFIG_KEYS, LENGTH_KEYS
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError, rank_by_similarity
 

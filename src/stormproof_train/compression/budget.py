@@ -10,7 +10,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.evaluation import regression
 from stormproof_train.evaluation.intervals import Interval, bootstrap_intervals, difference_statistic
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.metrics import Headline
+from stormproof_train.metric_direction import Headline
 
 _BUDGET = re.compile(r"(\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+)\s*(pp|%|)")
 Z_95 = 1.959964

@@ -24,7 +24,7 @@ from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.losses import loss_properties
-from stormproof_train.metrics import HEADLINE, Headline
+from stormproof_train.metric_direction import HEADLINE, Headline
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.trained_weights import TrainedWeights, compose_training_config, resolve_weights
 from stormproof_train.task import Task

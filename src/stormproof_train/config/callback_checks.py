@@ -14,7 +14,8 @@ from stormproof_train.config.signature_binding import Target
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.generalization import GeneralizationGap
-from stormproof_train.metrics import evaluation_metrics, higher_is_better
+from stormproof_train.metric_direction import higher_is_better
+from stormproof_train.metrics import evaluation_metrics
 
 OWN_PACKAGES = ("stormproof.", "stormproof_train.", "pytorch_lightning.", "lightning.")
 """Packages whose callbacks do not log validation metrics."""

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.callback_checks import check_callbacks
+from stormproof_train.config.settings import Resume, TuneTarget, check_settings
 from stormproof_train.config.signature_binding import Target, bind
 from stormproof_train.config.trainer_processes import match_launcher
-from stormproof_train.config.urls import check_url
 from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT_LOSSES
-
-Resume = Literal["auto", "must", "never"]
-TuneTarget = Literal["lr", "batch_size"]
-"""Settings that can be measured before a run."""
 
 RECOVERY_TARGET = "stormproof.CheckpointRecovery"
 FINGERPRINT_KEY = "fingerprint"
@@ -39,24 +33,6 @@ RUN_ARGUMENTS: Mapping[str, frozenset[str]] = {
     "trainer": frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"}),
 }
 """Arguments that the run passes, by config group."""
-_SETTING_BY_TRAINER_ARG = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
-"""Arguments that the run passes to the Trainer, and the settings that determine them."""
-
-LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
-"""Settings that determine the length of a run."""
-
-SETTING_HELP = {
-    "name": "name of the run folder in runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
-    "runs_dir": "folder of all runs",
-    "seed": "seed of the split, initial weights, data order and all other random numbers",
-    "resume": "auto: resume or start; must: resume or fail; never: start or fail",
-    "max_restarts_without_progress": "restarts in a row without a new checkpoint before exit code 77; null: no limit",
-    "test": "false trains and validates, but does not read the test split",
-    "tune": "lr or batch_size: measures a value to use, without starting the run",
-    "report": "false writes no report.html at the end of the run",
-    "debug": "true shows the traceback of an error",
-}
-"""Settings that belong to no group."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +112,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         UserError: If a setting is unknown, a value has the wrong type, or an entry does not match its signature.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    _check_settings(config)
-    _check_trainer(config.get("trainer") or {})
+    check_settings(config)
     callbacks = config.get("callbacks") or {}
     augmentation = config.get("augmentation") or {}
     loss = config.get("loss") or {}
@@ -180,55 +155,3 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
     return plan
-
-
-def _check_settings(config: Mapping[str, Any]) -> None:
-    for key in config:
-        if key not in CONFIG_KEYS:
-            raise UserError(unknown_key_message(key))
-    if config["resume"] not in get_args(Resume):
-        raise UserError(f"resume must be one of {', '.join(get_args(Resume))}, got {config['resume']}")
-    if config["tune"] not in (None, *get_args(TuneTarget)):
-        raise UserError(f"tune must be one of {', '.join(get_args(TuneTarget))}, or null, got {config['tune']}")
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"seed must be a whole number from 0 to 4294967295, got {seed}")
-    restarts = config["max_restarts_without_progress"]
-    if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
-        raise UserError(
-            f"max_restarts_without_progress must be a whole number of at least 1, or null for no limit, got {restarts}"
-        )
-    for switch in ("test", "report", "debug"):
-        if not isinstance(config[switch], bool):
-            raise UserError(f"{switch} must be true or false, got {config[switch]}")
-    if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
-        raise UserError(f"runs_dir must be a folder, got {config['runs_dir']!r}")
-    check_url("runs_dir", config["runs_dir"])
-
-
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Rejects Trainer arguments that the run sets, and useless values that Lightning accepts."""
-    for name, setting in _SETTING_BY_TRAINER_ARG.items():
-        if name in trainer:
-            raise UserError(f"trainer.{name} is set by the run. Set {setting} instead.")
-    for length in ("max_epochs", "max_steps"):
-        if trainer.get(length) == 0:
-            raise UserError(f"trainer.{length} must not be 0, because nothing would be trained")
-    accumulate_grad_batches = trainer.get("accumulate_grad_batches")
-    if isinstance(accumulate_grad_batches, int) and accumulate_grad_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate_grad_batches}")
-    clip = trainer.get("gradient_clip_val")
-    if isinstance(clip, int | float) and clip <= 0:
-        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping, got {clip}")
-
-
-CONFIG_KEYS = tuple(field.name for field in dataclasses.fields(Plan))
-"""Top-level keys of a config."""
-
-
-def unknown_key_message(key: str) -> str:
-    """Returns the message for a key that is not one of :data:`CONFIG_KEYS`."""
-    valid_keys = [*CONFIG_KEYS, "experiment"]
-    suggestions = difflib.get_close_matches(key, valid_keys, n=1)
-    hint = f"Did you mean {suggestions[0]}?" if suggestions else f"Valid names: {', '.join(valid_keys)}"
-    return f"unknown setting or group {key}. {hint} (--help lists all)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
 from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.split_name import SplitName
 from stormproof_train.errors import UserError
 from stormproof_train.pluralize import pluralize
-
-SplitName = Literal["train", "validation", "test"]
 
 
 class SplitDataModule(pl.LightningDataModule):

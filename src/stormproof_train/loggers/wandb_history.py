@@ -22,7 +22,7 @@ from stormproof import CheckpointRecovery
 from stormproof_train.console import print_line
 from stormproof_train.loggers.wandb_checkpoints import sort_best_first, upload_checkpoints
 from stormproof_train.loggers.wandb_evaluation import build_charts, summary_values
-from stormproof_train.metrics import higher_is_better
+from stormproof_train.metric_direction import higher_is_better
 from stormproof_train.run.metrics_file import read_rows
 
 STEP_KEY = "step"

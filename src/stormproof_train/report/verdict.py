@@ -11,7 +11,7 @@ from stormproof.finding import Finding, Severity
 from stormproof_train.console import format_value
 from stormproof_train.evaluation.conclusions import compare_with_constant, compare_with_linear, conclusions
 from stormproof_train.evaluation.records import Evaluation
-from stormproof_train.metrics import HEADLINE, higher_is_better
+from stormproof_train.metric_direction import HEADLINE, higher_is_better
 from stormproof_train.pluralize import pluralize
 from stormproof_train.report.logged import Series
 from stormproof_train.report.records import Verdict

@@ -11,9 +11,9 @@ from stormproof_train.errors import UserError
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import run_page
+from stormproof_train.report.output_files import REPORT_FILE
 from stormproof_train.report.run_files import read_run
 
-REPORT_FILE = "report.html"
 RUN_FILES = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
 
 

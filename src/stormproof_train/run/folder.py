@@ -19,8 +19,8 @@ from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
 from stormproof.checkpoint.progress_file import read_progress
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import RunSpec, list_differences
-from stormproof_train.config.plan import Resume
 from stormproof_train.config.redaction import redact_text
+from stormproof_train.config.settings import Resume
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.records import AttemptRecord, RunRecord, RunSummary

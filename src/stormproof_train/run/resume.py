@@ -12,7 +12,7 @@ from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning.find_callback import find_callback
-from stormproof_train.config.plan import Resume
+from stormproof_train.config.settings import Resume
 from stormproof_train.console import print_line
 from stormproof_train.errors import UserError
 from stormproof_train.run.batch_sharding import describe_batch_sharding

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from stormproof_train.config.choices import find_config_dir, format_override
 from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.overrides import normalize_overrides
-from stormproof_train.config.plan import LENGTH_KEYS, Plan, read_plan
+from stormproof_train.config.plan import Plan, read_plan
+from stormproof_train.config.settings import LENGTH_KEYS
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
 from stormproof_train.search.settings import Settings

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stormproof_train.metrics import higher_is_better
+from stormproof_train.metric_direction import higher_is_better
 
 COST_METRICS = {"parameters": "parameters of the network", "latency": "seconds for one sample, on this machine"}
 """Metrics of a trial that are known before training."""

@@ -9,7 +9,7 @@ from stormproof_train.compression.budget import Budget, check_budget_is_measurab
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.metrics import HEADLINE
+from stormproof_train.metric_direction import HEADLINE
 
 ACCURACY, RMSE = HEADLINE["classification"], HEADLINE["regression"]
 

@@ -3,7 +3,8 @@ import pytest
 from stormproof_train.config.overrides import normalize_overrides
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.metrics import evaluation_metrics, higher_is_better
+from stormproof_train.metric_direction import higher_is_better
+from stormproof_train.metrics import evaluation_metrics
 from tests.support.hydra_configs import compose_plan
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"

@@ -1,0 +1,99 @@
+"""Names and valid values of the settings of a run.
+
+This module imports neither torch nor Hydra, so the command line can reject a misspelled name before it imports them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from stormproof_train.config.urls import check_url
+from stormproof_train.errors import UserError
+
+Resume = Literal["auto", "must", "never"]
+TuneTarget = Literal["lr", "batch_size"]
+"""Settings that can be measured before a run."""
+
+SETTING_HELP = {
+    "name": "name of the run folder in runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
+    "runs_dir": "folder of all runs",
+    "seed": "seed of the split, initial weights, data order and all other random numbers",
+    "resume": "auto: resume or start; must: resume or fail; never: start or fail",
+    "max_restarts_without_progress": "restarts in a row without a new checkpoint before exit code 77; null: no limit",
+    "test": "false trains and validates, but does not read the test split",
+    "tune": "lr or batch_size: measures a value to use, without starting the run",
+    "report": "false writes no report.html at the end of the run",
+    "debug": "true shows the traceback of an error",
+}
+"""Settings that belong to no group."""
+
+GROUPS = (
+    "data", "augmentation", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "callbacks",
+    "logger", "trainer",
+)  # fmt: skip
+"""Config groups of a run."""
+CONFIG_KEYS = (*SETTING_HELP, *GROUPS)
+"""Top-level keys of a config."""
+LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
+"""Settings that determine the length of a run."""
+_SETTING_BY_TRAINER_ARG = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
+"""Arguments that the run passes to the Trainer, and the settings that determine them."""
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Rejects unknown keys, invalid values of settings, and Trainer arguments that a run cannot have.
+
+    Args:
+        config: Plain values with the structure of ``conf/config.yaml``.
+
+    Raises:
+        UserError: If a key or a value is invalid.
+    """
+    for key in config:
+        if key not in CONFIG_KEYS:
+            raise UserError(unknown_key_message(key))
+    if config["resume"] not in get_args(Resume):
+        raise UserError(f"resume must be one of {', '.join(get_args(Resume))}, got {config['resume']}")
+    if config["tune"] not in (None, *get_args(TuneTarget)):
+        raise UserError(f"tune must be one of {', '.join(get_args(TuneTarget))}, or null, got {config['tune']}")
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed must be a whole number from 0 to 4294967295, got {seed}")
+    restarts = config["max_restarts_without_progress"]
+    if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
+        raise UserError(
+            f"max_restarts_without_progress must be a whole number of at least 1, or null for no limit, got {restarts}"
+        )
+    for switch in ("test", "report", "debug"):
+        if not isinstance(config[switch], bool):
+            raise UserError(f"{switch} must be true or false, got {config[switch]}")
+    if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
+        raise UserError(f"runs_dir must be a folder, got {config['runs_dir']!r}")
+    check_url("runs_dir", config["runs_dir"])
+    _check_trainer(config.get("trainer") or {})
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Rejects Trainer arguments that the run sets, and useless values that Lightning accepts."""
+    for name, setting in _SETTING_BY_TRAINER_ARG.items():
+        if name in trainer:
+            raise UserError(f"trainer.{name} is set by the run. Set {setting} instead.")
+    for length in ("max_epochs", "max_steps"):
+        if trainer.get(length) == 0:
+            raise UserError(f"trainer.{length} must not be 0, because nothing would be trained")
+    accumulate_grad_batches = trainer.get("accumulate_grad_batches")
+    if isinstance(accumulate_grad_batches, int) and accumulate_grad_batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate_grad_batches}")
+    clip = trainer.get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip <= 0:
+        raise UserError(f"trainer.gradient_clip_val must be above 0, or null for no clipping, got {clip}")
+
+
+def unknown_key_message(key: str) -> str:
+    """Returns the message for a key that is not one of :data:`CONFIG_KEYS`."""
+    valid_keys = [*CONFIG_KEYS, "experiment"]
+    suggestions = difflib.get_close_matches(key, valid_keys, n=1)
+    hint = f"Did you mean {suggestions[0]}?" if suggestions else f"Valid names: {', '.join(valid_keys)}"
+    return f"unknown setting or group {key}. {hint} (--help lists all)"
