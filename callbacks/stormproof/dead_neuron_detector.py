@@ -15,8 +15,8 @@ from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
-from stormproof.probe.probe import close_probe, get_probe
+from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.probe import Probe, close_probe, get_probe
 from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
@@ -48,7 +48,7 @@ class DeadNeuronDetector(Monitor):
 
     During a validation epoch, the weights do not change, so the result is **exact** over all ranks
     (:attr:`dead_units`). Training batches are a sample: a unit that never fired on n inputs fires on at most 3/n of all
-    inputs (95% confidence). By default, the first 20 steps of a run are sampled, and further steps as often as
+    inputs (95% confidence). By default, the first 20 steps of a run are sampled. Further steps are sampled as often as
     ``budget`` allows. With ``every_n_steps=1``, the sample is the whole epoch. The detector stores two values per unit
     and synchronizes with the device at the end of an epoch only. The table reports dead units after 200 inputs,
     or after 30 if all units of a layer are dead.
@@ -69,7 +69,7 @@ class DeadNeuronDetector(Monitor):
     Args:
         every_n_steps: Interval of the sampled training batches in optimizer steps. The first step is always sampled.
             Must be at least 1. If None, ``budget`` determines the interval.
-        budget: Share of the time of training steps that measurements may take, as in
+        budget: Fraction of the training time that measurements may take, as in
             :class:`stormproof.GradientNormMonitor`.
         reinit_every_n_steps: Steps between reinitializations of dormant units, as in ReDo. Incoming weights are drawn
             from a normal distribution with their initial standard deviation. Outgoing weights and the optimizer states
@@ -97,12 +97,12 @@ class DeadNeuronDetector(Monitor):
         self,
         every_n_steps: int | None = None,
         *,
-        budget: float = DEFAULT_BUDGET,
+        budget: float | None = None,
         reinit_every_n_steps: int | None = None,
         dormant_threshold: float = 0.025,
         table: bool = True,
     ) -> None:
-        check_budget(every_n_steps, budget)
+        check_interval_and_budget(every_n_steps, budget)
         reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
         if not isinstance(reinit, int) or reinit < 1:
             raise ValueError(f"`reinit_every_n_steps` must be an integer of at least 1, got {reinit}.")
@@ -111,6 +111,7 @@ class DeadNeuronDetector(Monitor):
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)
+        self._probe: Probe | None = None  # None outside training
         self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
         self._unit_records = UnitRecords()
         self._hooks: ActivationHooks | None = None
@@ -179,8 +180,9 @@ class DeadNeuronDetector(Monitor):
             self._redo.record_initial_stds(hooks)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts sampling. Warns if activations cannot be traced."""
-        self._cadence = get_probe(trainer).add_cadence("units", Cadence(self.every_n_steps), self.budget)
+        """Creates the cadence of the samples. Warns if activations cannot be traced."""
+        self._probe = get_probe(trainer)
+        self._cadence = self._probe.budget.add("units", Cadence(self.every_n_steps), self.budget)
         hooks = self._attach(pl_module)
         if not hooks.is_compiled:
             return
@@ -232,6 +234,8 @@ class DeadNeuronDetector(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the batch to the sample and reinitializes dormant units if due."""
+        if self._probe is not None:
+            self._probe.end_batch()
         hooks = self._hooks
         if hooks is None or not hooks.records_batch:
             return
@@ -309,7 +313,8 @@ class DeadNeuronDetector(Monitor):
         return TableEntries(activity=self.activity)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops sampling."""
+        """Closes the probe of the trainer."""
+        self._probe = None
         close_probe(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -317,7 +322,8 @@ class DeadNeuronDetector(Monitor):
         self._detach()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Removes the hooks."""
+        """Closes the probe of the trainer and removes the hooks."""
+        self._probe = None
         close_probe(trainer)
         self._detach()
 
@@ -344,7 +350,7 @@ class DeadNeuronDetector(Monitor):
             self._redo.load_state_dict(state_dict["redo"])
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_hooks": None}
+        return {"_hooks": None, "_probe": None}
 
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:
         """Returns the hooks. Registers them in the first call."""

@@ -19,7 +19,7 @@ from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
+from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe, close_probe, get_probe
 
 
@@ -30,8 +30,8 @@ class GradientNormMonitor(Monitor):
         \|g\| = \Big(\sum_l \|g_l\|^2\Big)^{1/2}
 
     :math:`g` is the gradient of the whole job: reduced over ranks, accumulated, unscaled, and before clipping. A layer
-    is the module that owns the parameters. By default, the first 20 steps and all logging steps are measured, and
-    further steps as often as ``budget`` allows. The device is synchronized at logging steps only.
+    is the module that owns the parameters. By default, the first 20 steps and all logging steps are measured. Further
+    steps are measured as often as ``budget`` allows. The device is synchronized only at logging steps.
 
     Logged values:
 
@@ -54,9 +54,9 @@ class GradientNormMonitor(Monitor):
     Args:
         every_n_steps: Interval of the measurements in optimizer steps, for each optimizer. The first step is always
             measured. Must be at least 1. If None, ``budget`` determines the interval.
-        budget: Share of the time of training steps that measurements may take, above 0 and at most 1. The smallest
-            budget of all callbacks of a trainer applies to all of them together. The first steps, logging steps and
-            callbacks with ``every_n_steps`` do not count.
+        budget: Fraction of the training time that the measurements of all callbacks of a trainer may take. Must be
+            above 0 and at most 1. If several callbacks set it, the smallest value applies. 0.01 if none does. It does
+            not limit the first 20 steps, logging steps, and callbacks with ``every_n_steps``.
         history: Number of measurements to keep. Must be at least 1.
         table: Whether to print a table at the end of training.
 
@@ -81,11 +81,11 @@ class GradientNormMonitor(Monitor):
         self,
         every_n_steps: int | None = None,
         *,
-        budget: float = DEFAULT_BUDGET,
+        budget: float | None = None,
         history: int = 100,
         table: bool = True,
     ) -> None:
-        check_budget(every_n_steps, budget)
+        check_interval_and_budget(every_n_steps, budget)
         if not isinstance(history, int) or history < 1:
             raise ValueError(f"`history` must be an integer of at least 1, got {history}.")
         super().__init__(table)
@@ -135,7 +135,7 @@ class GradientNormMonitor(Monitor):
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
         self._probe = get_probe(trainer)
-        self._cadence = self._probe.add_cadence("gradients", Cadence(self.every_n_steps), self.budget)
+        self._cadence = self._probe.budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
         self._undo_functions = [
@@ -159,6 +159,8 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         """Logs the last measurement at a logging step."""
         self._has_trained = True
+        if self._probe is not None:
+            self._probe.end_batch()
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step and self._pending_measurements:
@@ -243,34 +245,27 @@ class GradientNormMonitor(Monitor):
         self._open_measurements.pop(index, None)  # that step was skipped
         if not (self._cadence.is_due(step - 1, step - 2) or self._is_logged(trainer)):
             return
-        with self._cadence.timed():
-            self._measure_due(trainer, module, optimizer, index, step, scaled=scaled)
-
-    def _measure_due(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        optimizer: Optimizer,
-        index: int,
-        step: int,
-        *,
-        scaled: bool,
-    ) -> None:
-        """Measures the gradient of a step of the optimizer."""
         assert self._probe is not None
+        with self._cadence.timed():
+            measured = self._parameters_with_gradient(module, optimizer, index)
+            norms = self._probe.gradient_norms(measured.gradients()) if measured.parameters else None
+            measurement = PendingMeasurement(step, index, measured, norms, get_scaler(trainer), scaled=scaled)
+        self._open_measurements[index] = measurement
+        self._pending_measurements.append(measurement)
+        if not self.first_norms.keys() >= set(measurement.layers):
+            self._first_measurements.append(measurement)
+
+    def _parameters_with_gradient(
+        self, module: pl.LightningModule, optimizer: Optimizer, index: int
+    ) -> MeasuredParameters:
+        """Returns the parameters of an optimizer that have a gradient, the same object for the same parameters."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         key = (index, tuple(parameter.grad is not None for parameter in parameters))
         if key not in self._measured_parameters:
             self._measured_parameters[key] = MeasuredParameters(
                 module, [parameter for parameter in parameters if parameter.grad is not None]
             )
-        measured = self._measured_parameters[key]
-        norms = self._probe.gradient_norms(measured.gradients()) if measured.parameters else None
-        measurement = PendingMeasurement(step, index, measured, norms, get_scaler(trainer), scaled=scaled)
-        self._open_measurements[index] = measurement
-        self._pending_measurements.append(measurement)
-        if not self.first_norms.keys() >= set(measurement.layers):
-            self._first_measurements.append(measurement)
+        return self._measured_parameters[key]
 
     def _register_step_hook(self, optimizer: Optimizer, index: int) -> Callable[[], None]:
         """Registers a hook that records the update after each step. Returns a function that removes it."""
@@ -303,7 +298,7 @@ class GradientNormMonitor(Monitor):
         skipped = [measurement.skipped for measurement in self._measurements]
         if any(skipped) or get_scaler(trainer) is not None:
             fractions["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
-        # callback_metrics must be equal in a resumed run, and the steps that a budget selects never are
+        # callback_metrics must be equal after a resume, but a budget selects other steps
         add_callback_metrics(trainer, values if self.every_n_steps is None else {**values, **fractions})
         log_to_loggers(trainer, {**values, **fractions})
 

@@ -32,13 +32,13 @@ from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
 from stormproof.health.rules.progress import is_clearly_better
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.probe.budget import DEFAULT_BUDGET, Cadence, check_budget
+from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import get_probe
 
 TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
 """Problems that are resolved if the run makes progress later."""
 TRACE_INTERVAL = 100
-"""Interval of traced steps until the budget determines one, and of comparisons of the ranks, in steps."""
+"""Default interval in steps: of traced steps until the budget chooses one, and of comparisons of the ranks."""
 MAX_ERROR_LENGTH = 200
 """Maximum number of characters shown of an internal error."""
 
@@ -73,9 +73,10 @@ class TrainingHealth(InactiveCopies, Callback):
     :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
     constant prediction. A rule abstains if it lacks data. The results of the run stay bit-identical.
 
-    The callback measures the loss and the waiting time of each step. It traces 21 of the first 100 steps, and later as
-    many as ``budget`` allows. It reads gradients and units from :class:`stormproof.GradientNormMonitor` and
-    :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they are missing.
+    The callback measures the loss and the waiting time of each step. It traces at least 21 of the first 100 steps, and
+    further steps as often as ``budget`` allows. It reads gradients and units from
+    :class:`stormproof.GradientNormMonitor` and :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they
+    are missing.
 
     The loss is traced through torch functions. This is not possible in compiled networks and for custom losses. Return
     ``{"loss", "preds", "target"}`` from ``training_step`` in these cases.
@@ -94,10 +95,11 @@ class TrainingHealth(InactiveCopies, Callback):
         run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
         advise: Function that returns replacement advice for a finding, or None to keep its own. Use it to suggest
             settings of your project.
-        every_n_steps: Number of steps between traced steps after the start of the run. Must be at least 1. If None,
-            ``budget`` determines the interval.
-        budget: Share of the time of training steps that measurements may take, as in
-            :class:`stormproof.GradientNormMonitor`. Missing monitors get the same budget.
+        every_n_steps: Interval of traced steps, in addition to the early ones, and of comparisons of the ranks. Must be
+            at least 1. If None, ``budget`` determines the interval of traced steps, and the ranks are compared every
+            100 steps.
+        budget: Fraction of the training time that measurements may take, as in
+            :class:`stormproof.GradientNormMonitor`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -118,9 +120,9 @@ class TrainingHealth(InactiveCopies, Callback):
         run_folder: str | Path | None = None,
         advise: Callable[[Finding], str | None] | None = None,
         every_n_steps: int | None = None,
-        budget: float = DEFAULT_BUDGET,
+        budget: float | None = None,
     ) -> None:
-        check_budget(every_n_steps, budget)
+        check_interval_and_budget(every_n_steps, budget)
         self.loss, self.validation_metric, self.advise = loss, validation_metric, advise
         self.every_n_steps, self.budget = every_n_steps, budget
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -183,7 +185,7 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses after a traced batch, and compares the ranks regularly."""
+        """Diagnoses after a traced batch, and compares the compute times of the ranks at a fixed interval."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
         if trainer.world_size > 1 and self._previous_step // interval > previous_step // interval:
@@ -311,7 +313,7 @@ class TrainingHealth(InactiveCopies, Callback):
             unit_detector,
             self.loss,
             self.validation_metric,
-            get_probe(trainer).add_cadence(
+            get_probe(trainer).budget.add(
                 "traces", Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1), self.budget
             ),
         )

@@ -19,8 +19,8 @@ MAX_SAMPLES = 1000
 """Samples of the training split per validation. The standard error of an accuracy is then at most 0.016."""
 
 
-MAX_BATCH_ENTRIES = 2**18
-"""Entries of the inputs up to which batches are larger than training batches, because one large batch is faster."""
+TARGET_BATCH_ENTRIES = 2**18
+"""Number of input entries per batch, unless a training batch has more. One large batch is faster than several."""
 
 
 class GeneralizationGap(Callback):
@@ -59,7 +59,7 @@ class GeneralizationGap(Callback):
             loader = self._data.evenly_spaced_loader(
                 max_samples,
                 max_batches=int(sum(trainer.num_val_batches)),
-                min_batch_size=MAX_BATCH_ENTRIES // math.prod(pl_module.spec.input_shape),
+                min_batch_size=TARGET_BATCH_ENTRIES // math.prod(pl_module.spec.input_shape),
             )
             self._loader = trainer.strategy.process_dataloader(loader)
         with ForkedRng():

@@ -9,6 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 REDUCED = [
     ("evaluation.py", "--reduced"),
+    ("monitored_runs.py", "--reduced"),
     ("report.py", "--reduced --layers 2 --samples 200"),
 ]
 """Scripts and the arguments with which they take seconds."""

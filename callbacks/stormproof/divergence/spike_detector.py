@@ -11,8 +11,8 @@ from typing import Any
 
 MAD_TO_STD = 1.4826
 """Ratio of the standard deviation to the median absolute deviation of a normal distribution: 1 / 0.6745."""
-DEFAULT_FACTOR = 3.0
-"""Minimum ratio of a spike to the median, unless given."""
+DEFAULT_SPIKE_FACTOR = 3.0
+"""Default minimum ratio of a spike to the median of the window."""
 CONSECUTIVE_HIGHS, HIGH_FACTOR = 5, 1.5
 """Number of consecutive values, and their ratio to the maximum of the window, that make a sustained spike."""
 
@@ -62,7 +62,7 @@ class SpikeDetector:
         window: int = 128,
         warm_up: int = 32,
         spike_sigma: float = 7.0,
-        factor: float = DEFAULT_FACTOR,
+        factor: float = DEFAULT_SPIKE_FACTOR,
         floor: float = 0.5,
     ) -> None:
         if not 2 <= warm_up <= window:

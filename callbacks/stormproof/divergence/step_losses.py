@@ -30,7 +30,7 @@ class StepLosses:
         return bool(self._batch_losses)
 
     def add(self, loss: float | torch.Tensor) -> None:
-        """Adds the loss of a batch to the current step. May be a tensor on a device."""
+        """Adds the loss of a batch to the current step, as a number or a 0-d tensor."""
         self._batch_losses.append(loss)
 
     def accumulated_loss(self) -> float | None:

@@ -59,7 +59,7 @@ class StepMonitor:
         return self._step % self._every_n_steps == 0
 
     def stop(self) -> None:
-        """Stops checking."""
+        """Closes the probe of the trainer."""
         close_probe(self._trainer)
 
     def on_train_batch_start(self) -> None:

@@ -79,7 +79,7 @@ class PendingMeasurement:
         step: Step of the optimizer, from 1.
         optimizer: Index of the optimizer, from 0.
         parameters: Parameters to measure.
-        norms: Norms of their gradients. None without a gradient.
+        norms: Norms of their gradients. None if no parameter has a gradient.
         scaler: Gradient scaler, or None.
         scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
     """

@@ -1,4 +1,4 @@
-"""Calls the batch hooks of neighboring callbacks with one call of Lightning."""
+"""Runs the batch hooks of adjacent callbacks in a single call from Lightning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BATCH_HOOKS = (
     "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end",
 )  # fmt: skip
-"""Hooks that Lightning calls for each batch."""
+"""Hooks of training and validation batches."""
 
 
 class Dispatcher:
@@ -34,11 +34,11 @@ class Dispatcher:
 def dispatch_batch_hooks(
     callbacks: Sequence[pl.Callback], is_included: Callable[[pl.Callback], bool]
 ) -> Callable[[], None]:
-    """Makes the first of each sequence of included callbacks call the batch hooks of all of them.
+    """Makes the first callback of each group of adjacent included callbacks run the batch hooks of the whole group.
 
-    Lightning takes about 2 µs to call a hook, also one that a callback does not override. It skips attributes that
-    cannot be called. Therefore, the hooks of the other callbacks become None, as attributes of these instances. The
-    order of all calls stays the same.
+    Lightning takes about 2 µs to call a hook, even if the callback does not override it, but skips attributes that are
+    not callable. Therefore, these hooks of the other callbacks are set to None on the instance. The order of all calls
+    is unchanged.
 
     Args:
         callbacks: All callbacks of a trainer.
@@ -48,7 +48,7 @@ def dispatch_batch_hooks(
         Function that undoes this.
     """
     groups = [list(neighbors) for included, neighbors in groupby(callbacks, is_included) if included]
-    for callback in chain(*groups):  # left by a training run that ended without its end hooks
+    for callback in chain(*groups):  # left over if a run ended without its end hooks
         for name in BATCH_HOOKS:
             if is_dispatched(name, vars(callback).get(name, callback)):
                 delattr(callback, name)

@@ -283,7 +283,7 @@ def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Opti
 
 
 def has_profiler(trainer: pl.Trainer) -> bool:
-    """Returns whether a profiler measures the hooks of each callback."""
+    """Returns whether the trainer has a profiler, which times the hooks of each callback."""
     profiler = trainer.profiler  # type: ignore[attr-defined]  # set in Trainer.__init__
     return type(profiler).__name__ != "PassThroughProfiler"
 

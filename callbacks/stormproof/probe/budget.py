@@ -9,27 +9,30 @@ from statistics import median
 from time import perf_counter
 
 DEFAULT_BUDGET = 0.01
-"""Share of the time of training steps that measurements may take."""
+"""Fraction of the training time that measurements may take, unless a callback sets another."""
 FIRST_STEPS = 20
-"""Number of first steps of a run that are always measured, since most problems show there."""
+"""Number of first steps of a run in which gradients and units are measured, since most problems show there."""
 INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Intervals to choose from, in steps."""
 DECISION_STEPS = (20, 50, 100, 200, 500, 1000)
-"""Numbers of steps after which intervals are chosen. Also chosen at each multiple of the last one."""
+"""Steps since the start or a resume after which intervals are chosen. Then every multiple of the last number."""
 MAX_TIMES = 100
-"""Maximum number of durations to keep."""
+"""Maximum number of durations for a median."""
 
 
-def check_budget(every_n_steps: int | None, budget: float) -> None:
-    """Checks the arguments of a callback.
+def check_interval_and_budget(every_n_steps: int | None, budget: float | None) -> None:
+    """Checks ``every_n_steps`` and ``budget``.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1, or ``budget`` is not above 0 and at most 1.
+        ValueError: If ``every_n_steps`` is not None or an integer of at least 1, or ``budget`` not None or in (0, 1].
     """
     if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
         raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
-    if not 0 < budget <= 1:
-        raise ValueError(f"`budget` must be above 0 and at most 1, got {budget}.")
+    if budget is not None and not 0 < budget <= 1:
+        raise ValueError(
+            f"`budget` is a fraction of the training time and must be above 0 and at most 1, got {budget}. Use 0.05 "
+            "for 5%."
+        )
 
 
 class Cadence:
@@ -43,8 +46,8 @@ class Cadence:
     Attributes:
         interval: Current interval in steps.
         is_fixed: Whether the interval is fixed.
-        step_cost: Seconds spent on measuring the current step so far.
-        slows_step: Whether measuring slows the current step itself, so that its cost is the difference to other steps.
+        step_cost: Seconds of measuring in the current step so far.
+        slows_step: Whether the current step runs under a trace. The cost is then its excess over the median step time.
 
     Example:
         >>> cadence = Cadence(every_n_steps=5)
@@ -84,19 +87,18 @@ class Cadence:
 
 
 class Budget:
-    r"""Chooses the intervals of cadences, so that measuring takes at most a share of the time of steps.
+    r"""Chooses the intervals of cadences so that measuring takes a limited fraction of the time of steps.
 
-    With :math:`k` cadences, a step of :math:`T` seconds and a budget :math:`b`, a cadence with the median cost
-    :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / b T`. The interval is at most 1,000
-    steps, and the first steps do not count.
+    Let :math:`k` be the number of cadences, :math:`T` the median time of a step and :math:`b` the budget. A cadence with
+    the median cost :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / (b T)`, or the longest
+    one. The budget does not limit the first steps.
 
     Attributes:
-        share: Share of the time, from 0 to 1.
         cadences: Cadences by name.
 
     Example:
         >>> budget = Budget()
-        >>> cadence = budget.add("gradients", Cadence(None), share=0.01)
+        >>> cadence = budget.add("gradients", Cadence(None), fraction=0.01)
         >>> for _ in range(20):
         ...     cadence.step_cost += 0.002
         ...     budget.end_step(0.1)
@@ -105,21 +107,27 @@ class Budget:
     """
 
     def __init__(self) -> None:
-        self.share = 1.0
+        self._fractions: list[float] = []
         self.cadences: dict[str, Cadence] = {}
         self._step_times: deque[float] = deque(maxlen=MAX_TIMES)  # without measuring
         self._total_seconds = self._measuring_seconds = 0.0
 
     @property
+    def fraction(self) -> float:
+        """Fraction of the time that measuring may take: the smallest that a callback has set, or the default."""
+        return min(self._fractions, default=DEFAULT_BUDGET)
+
+    @property
     def overhead(self) -> float:
-        """Share of the time that measuring has taken so far."""
+        """Fraction of the time of steps that measuring has taken so far."""
         return self._measuring_seconds / self._total_seconds if self._total_seconds else 0.0
 
-    def add(self, name: str, cadence: Cadence, share: float) -> Cadence:
-        """Adds a cadence, unless its interval is fixed. The smallest ``share`` of all applies. Returns the cadence."""
+    def add(self, name: str, cadence: Cadence, fraction: float | None) -> Cadence:
+        """Adds a cadence, unless its interval is fixed, and the budget of its callback, if any. Returns the cadence."""
         if not cadence.is_fixed:
             self.cadences[name] = cadence
-            self.share = min(self.share, share)
+            if fraction is not None:
+                self._fractions.append(fraction)
         return cadence
 
     def end_step(self, seconds: float) -> None:
@@ -137,10 +145,10 @@ class Budget:
             cadence.end_step()
 
     def choose_intervals(self) -> list[int]:
-        """Returns the best interval of each cadence, in the order of :attr:`cadences`."""
+        """Returns the chosen interval of each cadence, in the order of :attr:`cadences`."""
         if not self._step_times:
             return [cadence.interval for cadence in self.cadences.values()]
-        available_seconds = self.share * median(self._step_times) / len(self.cadences)
+        available_seconds = self.fraction * median(self._step_times) / len(self.cadences)
         return [
             cadence.interval if cadence.cost is None else _choose_interval(cadence.cost, available_seconds)
             for cadence in self.cadences.values()

@@ -1,4 +1,4 @@
-"""Quantities of a training step that several callbacks use, measured once."""
+"""Measures the loss and the gradient norms of a step once for all callbacks of a trainer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from stormproof.lightning.hook_dispatch import dispatch_batch_hooks
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_to_loggers
 from stormproof.lightning.optimizer_step import get_scaler
-from stormproof.probe.budget import Budget, Cadence, is_decision_step
+from stormproof.probe.budget import Budget, is_decision_step
 
 
 class Probe:
-    """Measures a training step once for all callbacks of a trainer, and calls their batch hooks.
+    """Shares measurements among the callbacks of a trainer, and chooses their intervals.
 
-    Keeps the last loss and the last gradient norms, so that other callbacks do not measure them again. Chooses the
-    intervals of budgeted measurements and logs them after each choice:
+    Keeps the last loss and the last gradient norms, so that other callbacks do not measure them again. Logs the
+    intervals after each choice:
 
-    | name                        | value                                              |
-    |-----------------------------|----------------------------------------------------|
-    | ``probe/overhead``          | share of the time spent on measuring so far, 0 to 1|
-    | ``probe/<name>_interval``   | interval in steps of a quantity                    |
+    | name                      | value                                                        |
+    |---------------------------|--------------------------------------------------------------|
+    | ``probe/overhead``        | fraction of the time of steps spent on measuring, 0 to 1     |
+    | ``probe/<name>_interval`` | interval of ``gradients``, ``units`` or ``traces``, in steps |
 
-    All ranks choose the longest interval of any rank. Create it with :func:`get_probe`.
+    All ranks use the longest interval that any rank chose. A step lasts from the request for its first batch to the end
+    of its last batch. Call :func:`get_probe` instead of the constructor.
 
     Args:
         trainer: Trainer at the start of training.
@@ -44,7 +45,8 @@ class Probe:
         self._trainer = trainer
         self._loss: tuple[weakref.ref[torch.Tensor], float | torch.Tensor] | None = None
         self._norms: tuple[list[tuple[weakref.ref[torch.Tensor], int]], GradientNorms] | None = None
-        self._step, self._steps, self._step_start = trainer.global_step, 0, 0.0
+        self._step, self._steps = trainer.global_step, 0
+        self._step_start = self._batch_end = 0.0
         self._undo_functions: list[Callable[[], None]] = [
             internals.call_between_batches(trainer, self._end_step, run_last=True)
         ]
@@ -55,12 +57,8 @@ class Probe:
                 )
             )
 
-    def add_cadence(self, name: str, cadence: Cadence, budget: float) -> Cadence:
-        """Returns the cadence of a quantity. Its interval follows the budget unless it is fixed."""
-        return self.budget.add(name, cadence, budget)
-
     def batch_loss(self, loss: torch.Tensor) -> float | torch.Tensor:
-        """Returns the value of a loss, or a detached tensor if the loss is not on the CPU.
+        """Returns the loss without the scale of a gradient scaler: a number on the CPU, otherwise a detached tensor.
 
         Args:
             loss: 0-d tensor on which ``backward`` is called, possibly multiplied by the scale of a gradient scaler.
@@ -88,7 +86,7 @@ class Probe:
         return self._norms[1]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Copies and pickles as None, because a copied trainer has its own hooks."""
+        """Makes copies and pickles None. A copied trainer creates its own probe."""
         return type(None), ()
 
     def close(self) -> None:
@@ -96,14 +94,18 @@ class Probe:
         while self._undo_functions:
             self._undo_functions.pop()()
 
+    def end_batch(self) -> None:
+        """Ends a batch. Later work, such as a validation, is not part of the step."""
+        self._batch_end = time.perf_counter()
+
     def _end_step(self) -> None:
-        """Ends a step between two batches, and chooses intervals when due. Does nothing within a step."""
+        """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
         now, step = time.perf_counter(), self._trainer.global_step
         if step == self._step:
             self._step_start = self._step_start or now
             return
         if self._step_start and self.budget.cadences:
-            self.budget.end_step(now - self._step_start)
+            self.budget.end_step(self._batch_end - self._step_start)
         self._step, self._step_start = step, now
         self._steps += 1
         if self.budget.cadences and is_decision_step(self._steps):
@@ -116,7 +118,7 @@ class Probe:
         for cadence, interval in zip(cadences.values(), intervals, strict=True):
             cadence.interval = int(interval)
         values = {f"probe/{name}_interval": float(cadence.interval) for name, cadence in cadences.items()}
-        # not in callback_metrics, which must be equal in a resumed run, and times never are
+        # not in callback_metrics, which must be equal after a resume, but times differ
         log_to_loggers(self._trainer, {"probe/overhead": self.budget.overhead, **values})
 
 

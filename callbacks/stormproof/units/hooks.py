@@ -71,7 +71,7 @@ class ActivationHooks:
         consumers: Layers that consume the units, by key. None if a source or consumer is unknown.
         unconsumed_activations: Functional activations whose consuming layer is unknown.
         has_recorded: Whether the hooks have recorded a batch.
-        seconds: Time in which the hooks recorded the current batch. 0 in a compiled network.
+        seconds: Seconds that the hooks took to record the current batch. 0 in a compiled network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -341,7 +341,7 @@ class ActivationHooks:
             call.consumers.setdefault(consumer.name, positions)
 
     def _record(self, *args: Any) -> None:
-        """Adds the outputs of one call to the records of the current batch, and measures the time."""
+        """Records the outputs of one call and adds its duration to :attr:`seconds`."""
         if torch.compiler.is_compiling():
             self._record_extremes(*args)
             return

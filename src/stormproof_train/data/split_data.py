@@ -121,8 +121,8 @@ class SplitDataModule(pl.LightningDataModule):
 
         Args:
             max_samples: Maximum number of samples over all ranks.
-            max_batches: Maximum number of training batches per rank.
-            min_batch_size: Batch size of the loader if the training batches are smaller.
+            max_batches: Maximum number of samples per rank, in training batches.
+            min_batch_size: Minimum batch size. Training batches may be larger.
         """
         dataset: Any = self.build_dataset(self._train)
         world_size = self.trainer.world_size if self.trainer is not None else 1

@@ -66,7 +66,7 @@ def test_the_order_of_all_calls_stays_the_same():
     assert orders[0][:6] == ["a starts", "b starts", "theirs starts", "c starts", "a ends", "b ends"]
 
 
-def test_lightning_calls_one_hook_of_neighbors_and_none_that_nobody_overrides():
+def test_lightning_calls_each_overridden_hook_once_per_group():
     calls: list[str] = []
     callbacks = [Ours("a", calls), Ours("b", calls), Theirs(calls)]
     undo = dispatch_batch_hooks(callbacks, _is_ours)
@@ -91,7 +91,7 @@ def test_a_hook_that_a_user_set_on_the_instance_is_called_and_restored():
     assert "on_before_backward" not in vars(other)
 
 
-def test_hooks_that_were_never_restored_do_not_disturb_the_next_training():
+def test_hooks_that_were_never_restored_do_not_affect_the_next_fit():
     calls: list[str] = []
     callbacks = [Ours("a", calls), Ours("b", calls)]
     dispatch_batch_hooks(callbacks, _is_ours)

@@ -43,15 +43,24 @@ def test_several_quantities_share_the_smallest_budget():
     budget = Budget()
     budget.add("gradients", Cadence(None), 0.02)
     budget.add("units", Cadence(None), 0.01)
-    _train(budget, {"gradients": 0.0009, "units": 0.0002})
-    assert budget.share == 0.01
-    assert budget.choose_intervals() == [20, 5]
+    budget.add("traces", Cadence(None), None)
+    _train(budget, {"gradients": 0.0006, "units": 0.00013})
+    assert budget.fraction == 0.01
+    assert budget.choose_intervals() == [20, 5, 10]
+
+
+def test_one_callback_sets_the_budget_of_all():
+    budget = Budget()
+    assert budget.fraction == 0.01
+    budget.add("gradients", Cadence(None), 0.05)
+    budget.add("units", Cadence(None), None)
+    assert budget.fraction == 0.05
 
 
 def test_a_fixed_interval_is_not_part_of_the_budget():
     budget = Budget()
     fixed = budget.add("units", Cadence(10), 0.001)
-    assert (fixed.interval, budget.cadences, budget.share) == (10, {}, 1.0)
+    assert (fixed.interval, budget.cadences, budget.fraction) == (10, {}, 0.01)
 
 
 def test_the_cost_of_a_quantity_that_slows_the_step_is_the_difference_to_other_steps():
@@ -86,5 +95,5 @@ def test_an_unknown_cost_keeps_the_interval():
 @pytest.mark.parametrize("callback", [GradientNormMonitor, DeadNeuronDetector, TrainingHealth])
 @pytest.mark.parametrize("budget", [0.0, -0.01, 1.5, float("nan")])
 def test_a_budget_out_of_range_is_refused(callback: type, budget: float):
-    with pytest.raises(ValueError, match=f"`budget` must be above 0 and at most 1, got {budget}"):
+    with pytest.raises(ValueError, match=f"must be above 0 and at most 1, got {budget}. Use 0.05"):
         callback(budget=budget)

@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor,
 from stormproof.gradients import norms
 from stormproof.lightning.hook_dispatch import BATCH_HOOKS
 from stormproof.probe import budget as budget_module
+from stormproof.probe import probe as probe_module
 from stormproof.probe.probe import Probe, get_probe
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
 
@@ -154,9 +156,9 @@ def test_the_budget_changes_what_is_measured_and_not_what_is_trained(seconds: fl
     rows = RowsLogger()
     callbacks = [GradientNormMonitor(table=False), DeadNeuronDetector(table=False), TrainingHealth()]
     _, module = _fit(callbacks, logger=rows, max_epochs=3)
-    _, alone = _fit([], max_epochs=3)
-    weights, weights_alone = (nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, alone))
-    assert torch.equal(weights, weights_alone)
+    _, plain = _fit([], max_epochs=3)
+    weights, plain_weights = (nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, plain))
+    assert torch.equal(weights, plain_weights)
     intervals = [row["probe/gradients_interval"] for _, row in rows.rows if "probe/gradients_interval" in row]
     assert intervals == ([1.0, 1.0] if seconds < 1 else [1000.0, 1000.0])
     measured = {measurement.step for measurement in callbacks[0].history}
@@ -171,3 +173,18 @@ def test_values_of_logging_steps_do_not_depend_on_the_budget():
         return [(step, row["gradients/norm"]) for step, row in rows.rows if "gradients/norm" in row]
 
     assert logged(budget=1e-9) == logged(budget=1.0) == logged(every_n_steps=1)
+
+
+def test_a_validation_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch):
+    class Validated(Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            clock.append(100.0)  # a long validation
+
+    clock = [1.0]
+    monkeypatch.setattr(probe_module, "time", SimpleNamespace(perf_counter=lambda: sum(clock)))
+    seconds: list[float] = []
+    monkeypatch.setattr(budget_module.Budget, "end_step", lambda self, step_seconds: seconds.append(step_seconds))
+    data = DataLoader(TensorDataset(torch.randn(24, 8)), batch_size=4)
+    make_trainer(callbacks=[GradientNormMonitor(table=False)], val_check_interval=2).fit(Validated(), data, data)
+    assert len(seconds) == 5
+    assert set(seconds) == {0.0}

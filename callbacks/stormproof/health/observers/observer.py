@@ -90,7 +90,7 @@ class TrainingObserver:
         unit_source: Source of unit measurements.
         loss: Loss function of (preds, target) given by the user, if any.
         validation_metric: Name of a validation metric, if any.
-        cadence: Traced steps after the first ones.
+        cadence: Cadence of the traced steps after the early ones.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class TrainingObserver:
         if isinstance(batch_loss, torch.Tensor):
             self._device_losses.append((step, batch_loss))
             return
-        value = batch_loss * self._accumulated_batches
+        value = batch_loss * self._loss_divisor
         self._add_loss(step, value)
         if not math.isfinite(value) and self.record.non_finite_origin is None and get_scaler(self._trainer) is None:
             self._has_new_non_finite = True
@@ -205,6 +205,7 @@ class TrainingObserver:
 
     def on_train_batch_end(self) -> bool:
         """Records the batch. Returns whether there are new measurements to diagnose."""
+        self._probe.end_batch()
         record, is_traced = self.record, self._step_trace is not None
         if is_traced:
             self._data_wait_timer.exclude_batch()
@@ -342,8 +343,8 @@ class TrainingObserver:
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
     @property
-    def _accumulated_batches(self) -> int:
-        """Number of batches whose losses Lightning divides by this number."""
+    def _loss_divisor(self) -> int:
+        """Divisor that Lightning applies to each loss: ``accumulate_grad_batches``, or 1 with manual optimization."""
         return self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
 
     def _add_loss(self, step: int, loss: float) -> None:
@@ -360,7 +361,7 @@ class TrainingObserver:
         steps, losses = zip(*self._device_losses, strict=True)
         self._device_losses = []
         for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
-            self._add_loss(step, loss * self._accumulated_batches)
+            self._add_loss(step, loss * self._loss_divisor)
             if not math.isfinite(loss) and self.record.non_finite_origin is None and not self.record.uses_grad_scaler:
                 self.record.non_finite_origin = NonFiniteOrigin(step, self._batch_idx, "loss", "", in_data=False)
 

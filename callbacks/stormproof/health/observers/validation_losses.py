@@ -20,11 +20,10 @@ class ValidationLosses:
     The loss of a batch is the first available of:
 
     - the loss that ``validation_step`` returns,
-    - the value of the training loss function that ``validation_step`` calls, unless the network is compiled. Batches
-      are traced unless the previous one returned its loss,
+    - the value of the training loss function that ``validation_step`` calls, unless the network is compiled,
     - the training loss function of the ``preds`` and ``target`` that ``validation_step`` returns.
 
-    Only :meth:`read` synchronizes with the device.
+    A batch is traced only if the previous one did not return its loss. Only :meth:`read` synchronizes with the device.
 
     Args:
         module: Module to validate.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rules.outputs import steps_with_constant_output
+from stormproof.health.rules.outputs import traces_with_constant_output
 from stormproof.health.rules.progress import has_learned
 from stormproof.lightning.layer_names import join_names
 from stormproof.units.unit_activity import MIN_INPUTS, MIN_INPUTS_ALL_DEAD, UnitActivity
@@ -79,7 +79,7 @@ def check_dead_units(record: Record) -> Iterator[Finding]:
     """Reports layers of which most units are dead, or at least half if many of them died in training."""
     for name, activity in record.unit_activity.items():
         if activity.units < 4 or activity.inputs < (
-            MIN_INPUTS_ALL_DEAD if steps_with_constant_output(record) else activity.inputs_needed
+            MIN_INPUTS_ALL_DEAD if traces_with_constant_output(record) else activity.inputs_needed
         ):
             continue
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
@@ -161,6 +161,6 @@ def check_saturated_units(record: Record) -> Iterator[Finding]:
 
 def _has_constant_input(record: Record, layer: str | None) -> bool:
     """Returns whether the output of a layer before its activation is the same for all samples."""
-    last_step = next((trace for trace in reversed(record.traces) if trace.layer_calls), None)
-    spreads = [call.spread for call in last_step.layer_calls if call.layer == layer] if last_step is not None else []
+    last_trace = next((trace for trace in reversed(record.traces) if trace.layer_calls), None)
+    spreads = [call.spread for call in last_trace.layer_calls if call.layer == layer] if last_trace is not None else []
     return bool(spreads) and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from statistics import median
 
-from stormproof.divergence.spike_detector import DEFAULT_FACTOR, SpikeDetector
+from stormproof.divergence.spike_detector import DEFAULT_SPIKE_FACTOR, SpikeDetector
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 
@@ -66,7 +66,6 @@ def check_loss_spike(record: Record) -> Iterator[Finding]:
 
 
 def _may_contain_spike(losses: Sequence[float]) -> bool:
-    """Returns False if no loss exceeds the minimum of all previous losses by the factor of a spike."""
-    return any(
-        loss > DEFAULT_FACTOR * minimum for loss, minimum in zip(losses[1:], accumulate(losses, min), strict=False)
-    )
+    """Returns whether a loss exceeds the default factor times the smallest previous loss, which every spike does."""
+    minima = accumulate(losses, min)
+    return any(loss > DEFAULT_SPIKE_FACTOR * minimum for loss, minimum in zip(losses[1:], minima, strict=False))

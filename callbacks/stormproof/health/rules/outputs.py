@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import PredictionStats, Record, TracedStep
 
-MIN_PROBES = 2
+MIN_TRACES = 2
 """Minimum number of batches with the same problem."""
 OUTPUT_RANGES = {
     "relu": (0.0, None), "relu_": (0.0, None), "relu6": (0.0, 6.0), "softplus": (0.0, None), "exp": (0.0, None),
@@ -43,7 +43,7 @@ def check_broadcast_mismatch(record: Record) -> Iterator[Finding]:
 def check_loss_input_mismatch(record: Record) -> Iterator[Finding]:
     """Reports a loss that receives another kind of input than it expects, such as probabilities instead of logits."""
     for calls in record.predictions_by_loss:
-        stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_PROBES else None
+        stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_TRACES else None
         if actual_input is not None:
             yield Finding(
                 Problem.LOSS_INPUT_MISMATCH,
@@ -92,9 +92,9 @@ def check_unreachable_targets(record: Record) -> Iterator[Finding]:
     for calls in record.predictions_by_loss:
         stats = calls[-1]
         is_single_output = stats.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
-        is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_PROBES:])
+        is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_TRACES:])
         if (
-            len(calls) < MIN_PROBES
+            len(calls) < MIN_TRACES
             or not (is_single_output or is_out_of_range)
             or (is_single_output and stats.target_low == stats.target_high)
         ):
@@ -122,7 +122,7 @@ def is_constant_from_start(record: Record) -> bool:
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-def steps_with_constant_output(record: Record) -> list[TracedStep]:
+def traces_with_constant_output(record: Record) -> list[TracedStep]:
     """Returns the last four traced steps if the predictions within each are identical, and [] otherwise."""
     late_steps = [trace for trace in record.traces if trace.step >= 5 and trace.predictions][-4:]
     spreads = [trace.predictions[0].spread for trace in late_steps]
@@ -135,7 +135,7 @@ def steps_with_constant_output(record: Record) -> list[TracedStep]:
 
 def check_constant_output(record: Record) -> Iterator[Finding]:
     """Reports identical predictions for all samples of a batch."""
-    late_steps = steps_with_constant_output(record)
+    late_steps = traces_with_constant_output(record)
     if late_steps:
         constant_layer = next(
             (
