@@ -89,9 +89,9 @@ class Cadence:
 class Budget:
     r"""Chooses the intervals of cadences so that measuring takes a limited fraction of the time of steps.
 
-    Let :math:`k` be the number of cadences, :math:`T` the median time of a step and :math:`b` the budget. A cadence with
-    the median cost :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / (b T)`, or the longest
-    one. The budget does not limit the first steps.
+    Let :math:`k` be the number of cadences, :math:`T` the median time of a step and :math:`b` the budget. A cadence
+    with the median cost :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / (b T)`, or the
+    longest one. The budget does not limit the first steps.
 
     Attributes:
         cadences: Cadences by name.
