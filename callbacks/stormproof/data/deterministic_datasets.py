@@ -24,6 +24,8 @@ _TRANSFORMS = frozenset({
 })  # fmt: skip
 _TRANSFORM_MODULES = ("torchvision.transforms", "torchvision.transforms.v2", "torchvision.datasets.vision")
 _PLAIN_TYPES = frozenset({NoneType, bool, int, float, str, torch.Tensor, torch.dtype, type(Path())})
+_SEQUENCE_TYPES = frozenset({list, tuple, set})
+_MAPPING_TYPES = frozenset({dict, OrderedDict})
 _COLLATE_MODULE = default_collate.__module__
 
 
@@ -60,13 +62,10 @@ def fetches_deterministically(dataset: Any) -> bool:
         return not declared
     if dataset_type is TensorDataset:
         return True
-    return _is_from(dataset_type, _DATASETS, ("torchvision.datasets",)) and _is_deterministic(
-        [value for value in vars(dataset).values() if not _is_data(value)]
-    )
-
-
-def _is_data(value: Any) -> bool:
-    return type(value) in {list, tuple, dict, getattr(sys.modules.get("numpy"), "ndarray", list)}
+    if not _is_from(dataset_type, _DATASETS, ("torchvision.datasets",)):
+        return False
+    data_types = {list, tuple, dict, getattr(sys.modules.get("numpy"), "ndarray", list)}
+    return _is_deterministic([value for value in vars(dataset).values() if type(value) not in data_types])
 
 
 def _is_deterministic(values: list[Any]) -> bool:
@@ -79,10 +78,10 @@ def _is_deterministic(values: list[Any]) -> bool:
         if value_type in _PLAIN_TYPES or id(value) in visited:
             continue
         visited.add(id(value))
-        if value_type in {list, tuple, set}:
-            remaining += value
-        elif value_type in {dict, OrderedDict}:
+        if value_type in _MAPPING_TYPES:
             remaining += value.values()
+        elif value_type in _SEQUENCE_TYPES:
+            remaining += value
         elif _is_from(value_type, _TRANSFORMS, _TRANSFORM_MODULES):
             remaining += vars(value).values()
         elif value is not getattr(folder_module, "default_loader", None) and not _is_from(
