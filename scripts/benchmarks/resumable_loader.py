@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--shuffled", type=int, default=1_000_000, help="samples per pass, for the latencies")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    gc.freeze()  # the collections between two passes skip all imported modules
     print(f"torch {version('torch')}, {os.cpu_count()} cores, 1 used, CPU only; ratios: median [quartiles]")
     per_batch(arguments.rounds, arguments.samples, arguments.images)
     latencies(arguments.rounds, arguments.shuffled)
