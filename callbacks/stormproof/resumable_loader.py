@@ -41,7 +41,7 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
     epoch up to the current batch.
 
     Set the attribute ``draws_random_numbers = False`` on a data set that draws no random numbers. This saves the time
-    to seed each sample.
+    to seed each sample. Data sets of torch and torchvision that certainly draw none are recognized.
 
     Samplers are several batches ahead of training. Their state at the current batch is restored from their
     ``state_dict``. Without one, the generators, numbers, strings and tensors in their attributes are restored.

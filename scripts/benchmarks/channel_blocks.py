@@ -1,10 +1,11 @@
 """Measures the latency of convolutional networks with different layer widths in onnxruntime.
 
-python scripts/benchmarks/channel_blocks.py
+python scripts/benchmarks/channel_blocks.py [--rounds 5] [--networks 7]
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -24,23 +25,28 @@ WIDTHS = (
     (16, 16, 32, 32, 64, 64), (10, 12, 22, 26, 40, 42), (8, 8, 24, 24, 48, 48), (16, 16, 16, 16, 32, 32),
     (8, 16, 16, 16, 48, 48), (5, 9, 18, 19, 26, 30), (8, 8, 16, 16, 32, 32),
 )  # fmt: skip
-ROUNDS = 5
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", type=int, default=len(WIDTHS), help="number of networks, from the first")
+    arguments = parser.parse_args()
     inputs = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     metadata = ArtifactMetadata("probabilities", [], [1, 28, 28], "widths")
     head = ("float 1", "float 32", "int8 1", "int8 32")
-    print(f"{'widths':32} {'MACs':>7} {' '.join(f'{item:>8}' for item in head)}   ms, median of {ROUNDS} rounds")
+    print(
+        f"{'widths':32} {'MACs':>7} {' '.join(f'{item:>8}' for item in head)}   ms, median of {arguments.rounds} rounds"
+    )
     with TemporaryDirectory() as folder:
-        for widths in WIDTHS:
+        for widths in WIDTHS[: arguments.networks]:
             network, path = _network(widths), Path(folder, f"{'-'.join(map(str, widths))}.onnx")
             export_onnx(DeployedModel(network, "probabilities"), inputs, path, metadata)
             quantize_static(path, path.with_suffix(".int8.onnx"), inputs.numpy())
             timings = []
             for item in (path, path.with_suffix(".int8.onnx")):
                 with IsolatedProcess(item, inputs.numpy()) as process:
-                    rounds = [process.measure_latencies(0.3) for _ in range(ROUNDS)]
+                    rounds = [process.measure_latencies(0.3) for _ in range(arguments.rounds)]
                 timings += [median(timing[batch].median for timing in rounds) * 1000 for batch in (1, 32)]
             numbers = " ".join(f"{item:8.3f}" for item in timings)
             print(f"{widths!s:32} {count_macs(network, inputs) / 1e6:6.2f}M {numbers}")

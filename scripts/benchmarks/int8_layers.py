@@ -1,6 +1,6 @@
 """Measures the speedup of int8 in onnxruntime with three quantizations: ours, per channel, and onnxruntime's defaults.
 
-    python scripts/benchmarks/int8_layers.py
+    python scripts/benchmarks/int8_layers.py [--rounds 7] [--networks WORD …]
 
 "Per channel" quantizes all layers but the last with one step per channel. Speedups are relative to the same network in
 float32, on one thread, for one sample and for 32. The files are measured alternately. Weights are random, so only the
@@ -9,6 +9,7 @@ times are meaningful.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from stormproof_train.compression.deployment.suppress_output import suppress_out
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 
-ROUNDS, SECONDS, SAMPLES = 7, 0.2, 64
+SECONDS, SAMPLES = 0.2, 64
 IMAGE, TABLE = (1, 28, 28), (64,)
 
 
@@ -60,8 +61,12 @@ ROWS = (
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--networks", nargs="+", default=[""], help="networks whose name contains one of these words")
+    arguments = parser.parse_args()
     print(f"{'':32} {'ours':>13} {'by channel':>13} {'defaults':>13}   times faster for 1, for 32")
-    for row in ROWS:
+    for row in (row for row in ROWS if any(word in row.name for word in arguments.networks)):
         with TemporaryDirectory() as folder:
             files = _files(row, Path(folder))
             inputs = torch.zeros(1, *row.shape).numpy()
@@ -70,7 +75,8 @@ def main() -> None:
                     name: processes.enter_context(IsolatedProcess(path, inputs, 1)) for name, path in files.items()
                 }
                 rounds = [
-                    {name: entry.measure_latencies(SECONDS) for name, entry in isolated.items()} for _ in range(ROUNDS)
+                    {name: entry.measure_latencies(SECONDS) for name, entry in isolated.items()}
+                    for _ in range(arguments.rounds)
                 ]
         times = {
             (name, batch): median(entry[name][batch].median for entry in rounds) for name in files for batch in (1, 32)

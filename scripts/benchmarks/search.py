@@ -261,8 +261,8 @@ class Clock:
         self.wall: dict[str, list[float]] = defaultdict(list)
         self.cpu: dict[str, float] = defaultdict(float)
 
-    def watch(self, owner: Any, name: str, after: Callable[..., None] | None = None) -> None:
-        """Measures a function. ``after`` is called after it with the same arguments and is not measured."""
+    def watch(self, key: str, owner: Any, name: str, after: Callable[..., None] | None = None) -> None:
+        """Measures a function under ``key``. ``after`` is called after it with its arguments and is not measured."""
         function = getattr(owner, name)
 
         @functools.wraps(function)
@@ -271,8 +271,8 @@ class Clock:
             try:
                 return function(*arguments, **named)
             finally:
-                self.wall[name].append(time.perf_counter() - begun)
-                self.cpu[name] += time.process_time() - before
+                self.wall[key].append(time.perf_counter() - begun)
+                self.cpu[key] += time.process_time() - before
                 if after is not None:
                     after(*arguments, **named)
 
@@ -292,9 +292,10 @@ def overhead(arguments: argparse.Namespace) -> None:
         plain.append(time.perf_counter() - begun)
         own_seconds.append((seconds_of(run), seconds_of(Path(folder, "separate", run.name))))
 
-    clock.watch(Runner, "run", after=train_separately)
-    for owner, name in ((TrialPruner, "answer"), (Worker, "work"), (command_line, "main")):
-        clock.watch(owner, name)
+    clock.watch("run", Runner, "run", after=train_separately)
+    clock.watch("answer", TrialPruner, "handle_message")
+    clock.watch("work", Worker, "run")
+    clock.watch("main", command_line, "main")
     with TemporaryDirectory() as folder:
         own_time = [
             f"search.folder={folder}",

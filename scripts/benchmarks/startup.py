@@ -1,7 +1,7 @@
 """Compares the start-up time and the default command of this checkout with another one.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/startup.py CHECKOUT --rounds 5
+    python scripts/benchmarks/startup.py CHECKOUT [--rounds 5] [--commands "import stormproof"]
 
 Both checkouts run in turn, each in a new folder. Prints medians in seconds, and the median and range of the ratios.
 """
@@ -47,9 +47,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="the other checkout")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--commands", choices=COMMANDS, nargs="+", default=list(COMMANDS))
     args = parser.parse_args()
     trees = (args.checkout.resolve(), HERE)
-    for name, command in COMMANDS.items():
+    for name in args.commands:
+        command = COMMANDS[name]
         for tree in trees:
             seconds_of(tree, command)  # writes the bytecode
         rounds = [[seconds_of(tree, command) for tree in trees] for _ in range(args.rounds)]

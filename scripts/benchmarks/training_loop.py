@@ -1,6 +1,6 @@
 """Measures the cost of the application per training step and at start-up on the CPU, as ratios from the same run.
 
-    python scripts/benchmarks/training_loop.py [--part step|startup|all] [--rounds 15] [--threads 1]
+    python scripts/benchmarks/training_loop.py [--part step|run|startup|all] [--rounds 15] [--threads 1] [--epochs N]
 
 Per step, with the same network, data, loss, optimizer and seed:
 
@@ -8,13 +8,17 @@ Per step, with the same network, data, loss, optimizer and seed:
 - bare: the application's LightningModule with its metrics and ``self.log`` calls, in a ``pl.Trainer`` without
   callbacks, checkpoints and logger, with the application's ``deterministic`` and ``log_every_n_steps``.
 - ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``.
-- no recovery: the same with ``callbacks.recovery=null``.
+- no recovery: the same without CheckpointRecovery, and without DivergenceGuard and Preemption, which need it.
+- none: the same with ``callbacks=none``.
 
-Raw and bare use torch's DataLoader. Ours and no recovery use the same loader, made resumable.
+Raw and bare use torch's DataLoader. The others use the same loader, made resumable.
 
 An epoch lasts from its first training step to the first training step of the next epoch, including validation and
 logging. The time of a variant in a round is its median epoch, which excludes bursts of other load. CPU time is the time
 of the process.
+
+A run is everything that ``stormproof_train.main.run`` does in this process with ``logger=none`` and otherwise default
+settings: setup, training, validation, the final evaluation and the report. Ours and none are compared.
 
 Start-up is the wall time of ``python train.py logger=none`` until the end of its first training step. It is divided by
 the time of a process that only imports torch and pytorch_lightning.
@@ -22,7 +26,7 @@ the time of a process that only imports torch and pytorch_lightning.
 The variants alternate in each round, in a different order each time. The first round is discarded. A ratio compares two
 times of the same round. Prints the median over the rounds, the quartiles, the minimum and the maximum.
 
-Targets, on wall time: ours / bare <= 1.03 per step, and start-up <= 1.15.
+Targets, on wall time: ours / bare <= 1.03 per step, and start-up <= 1.15. A whole run has no target.
 """
 
 from __future__ import annotations
@@ -59,11 +63,22 @@ from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.main import run
 from stormproof_train.task import Task
 
+PARTS = ("step", "run", "startup")
 STEP_TARGET, STARTUP_TARGET = 1.03, 1.15
+
+
+class Workload(NamedTuple):
+    """Overrides of the default command, and the number of epochs."""
+
+    overrides: list[str]
+    epochs: int
+
+
 WORKLOADS = {
-    "digits, default MLP": ["trainer.max_epochs=30"],
-    "digits, MLP of 3 x 512": ["model.width=512", "model.depth=3", "data.batch_size=128", "trainer.max_epochs=20"],
+    "default": Workload([], 30),
+    "wide": Workload(["model.width=512", "model.depth=3", "data.batch_size=128"], 20),
 }
+"""MLPs on digits."""
 
 
 class Times(NamedTuple):
@@ -133,7 +148,12 @@ def application(cfg: DictConfig) -> None:
 
 
 def without_recovery(cfg: DictConfig) -> None:
-    cfg.callbacks.recovery = None
+    cfg.callbacks.recovery = cfg.callbacks.divergence_guard = cfg.callbacks.preemption = None
+    application(cfg)
+
+
+def without_callbacks(cfg: DictConfig) -> None:
+    cfg.callbacks = {}  # as ``callbacks=none``
     application(cfg)
 
 
@@ -142,6 +162,7 @@ VARIANTS: dict[str, Callable[[DictConfig], None]] = {
     "bare": bare_lightning,
     "ours": application,
     "no recovery": without_recovery,
+    "none": without_callbacks,
 }
 
 
@@ -171,7 +192,13 @@ def show_ratios(above: str, below: str, times: dict[str, list[Times]], clock: st
     print(f"  {f'{above} / {below}, {clock}':<24} {median:.3f}  {spread}{verdict}")
 
 
-def step_part(rounds: int) -> None:
+def compose(overrides: Sequence[str], epochs: int | None) -> DictConfig:
+    last = [] if epochs is None else [f"trainer.max_epochs={epochs}"]
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
+        return hydra.compose("config", normalize_overrides(["logger=none", "trainer=cpu", *overrides, *last]))
+
+
+def step_part(rounds: int, workloads: Sequence[str], epochs: int | None) -> None:
     training_step = Task.training_step
 
     @functools.wraps(training_step)
@@ -179,20 +206,45 @@ def step_part(rounds: int) -> None:
         mark_step()
         return training_step(self, batch, batch_idx)
 
-    Task.training_step = marked  # for bare and ours alike
-    for workload, overrides in WORKLOADS.items():
-        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-            cfg = hydra.compose("config", normalize_overrides(["logger=none", "trainer=cpu", *overrides]))
+    Task.training_step = marked  # for all variants but raw
+    for name in workloads:
+        workload = WORKLOADS[name]
+        cfg = compose(workload.overrides, epochs or workload.epochs)
         times = in_turns(list(VARIANTS), functools.partial(seconds_a_step, cfg=cfg), rounds)
-        print(f"\nper training step: {workload} ({' '.join(overrides)}), {rounds} rounds")
-        for name, measured in times.items():
+        settings = f"{name} ({' '.join(workload.overrides)}), {cfg.trainer.max_epochs} epochs, {rounds} rounds"
+        print(f"\nper training step: {settings}")
+        for variant, measured in times.items():
             wall, cpu = (statistics.median(clock) * 1e3 for clock in zip(*measured, strict=True))
-            print(f"  {name:<20} {wall:.3f} ms, {cpu:.3f} ms of CPU time")
+            print(f"  {variant:<20} {wall:.3f} ms, {cpu:.3f} ms of CPU time")
         for clock, target in (("wall", STEP_TARGET), ("cpu", None)):
             show_ratios("ours", "bare", times, clock, target)
-            show_ratios("bare", "raw", times, clock)
-            show_ratios("ours", "raw", times, clock)
-            show_ratios("no recovery", "bare", times, clock)
+            for above, below in (
+                ("bare", "raw"),
+                ("ours", "raw"),
+                ("no recovery", "bare"),
+                ("ours", "none"),
+                ("none", "bare"),
+            ):
+                show_ratios(above, below, times, clock)
+    Task.training_step = training_step
+
+
+def run_part(rounds: int, epochs: int | None) -> None:
+    cfg = compose([], epochs)
+
+    def measure(name: str) -> Times:
+        gc.collect()
+        start = Times(time.perf_counter(), time.process_time())
+        VARIANTS[name](cfg.copy())
+        return Times(time.perf_counter() - start.wall, time.process_time() - start.cpu)
+
+    times = in_turns(["ours", "none"], measure, rounds)
+    print(f"\nwhole run: digits, default MLP, {cfg.trainer.max_epochs} epochs, {rounds} rounds")
+    for name, measured in times.items():
+        wall, cpu = (statistics.median(clock) for clock in zip(*measured, strict=True))
+        print(f"  {name:<20} {wall:.2f} s, {cpu:.2f} s of CPU time")
+    for clock in Times._fields:
+        show_ratios("ours", "none", times, clock)
 
 
 def startup_part(rounds: int, threads: int) -> None:
@@ -222,18 +274,25 @@ def startup_part(rounds: int, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--part", choices=("step", "startup", "all"), default="all")
+    parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
     parser.add_argument("--rounds", type=int, default=15, help="at least 2")
     parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
+    parser.add_argument("--workloads", choices=WORKLOADS, nargs="+", default=list(WORKLOADS), help="of the part step")
+    parser.add_argument(
+        "--epochs", type=int, help="at least 2; instead of the usual numbers, in the parts step and run"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     suppress_lightning_output()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
     print(f"{libraries}, {os.cpu_count()} cores, {arguments.threads} used, CPU only")
     print("ratios: median over the rounds [quartiles] (minimum, maximum); bare Lightning has logger=False")
-    if arguments.part != "startup":
-        step_part(arguments.rounds)
-    if arguments.part != "step":
+    parts = PARTS if arguments.part == "all" else (arguments.part,)
+    if "step" in parts:
+        step_part(arguments.rounds, arguments.workloads, arguments.epochs)
+    if "run" in parts:
+        run_part(arguments.rounds, arguments.epochs)
+    if "startup" in parts:
         startup_part(arguments.rounds, arguments.threads)
 
 

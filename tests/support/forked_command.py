@@ -49,7 +49,9 @@ def wait_for_fork_server() -> None:
 def _do_nothing() -> None: ...
 
 
-def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float, script: Path = TRAIN
+) -> subprocess.CompletedProcess[str]:
     """Works as ``subprocess.run`` with ``capture_output`` and ``text``.
 
     Raises:
@@ -57,7 +59,7 @@ def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: flo
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = start(arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+        process = start(arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, script=script)
         process.join(timeout)
         if process.is_alive():
             assert process.pid is not None
@@ -69,9 +71,11 @@ def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: flo
         return subprocess.CompletedProcess(arguments, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def start(arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
+def start(
+    arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, script: Path = TRAIN
+) -> BaseProcess:
     """A running command in its own session, whose process ID is its process group ID."""
-    process = FORKSERVER_CONTEXT.Process(target=run_script, args=(TRAIN, arguments, cwd, dict(env), stdout, stderr))
+    process = FORKSERVER_CONTEXT.Process(target=run_script, args=(script, arguments, cwd, dict(env), stdout, stderr))
     process.start()
     return process
 
@@ -94,6 +98,7 @@ def run_script(
     tempfile.tempdir = None  # computed again from this environment
     Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # shared by all commands, and a command deletes it when it ends
     sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
     try:
         runpy.run_path(str(script), run_name="__main__")
     finally:

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from stormproof.data.batch_order import BatchOrder
 from stormproof.data.inner_loader import rebuild_loader
-from stormproof.data.rng import ForkedRng, State
-from stormproof.data.sample_seeds import SeededIndices, SeededSamples, draws_random_numbers
+from stormproof.data.rng import State
+from stormproof.data.sample_seeds import SeededIndices, SeededSamples
 
 
 class MapSource:
@@ -27,17 +27,15 @@ class MapSource:
         self._order = BatchOrder(loader, distributed, padded)
         self._remaining_batches = _RemainingBatches(self._order)
         self._base_generator = torch.Generator()
-        is_random = draws_random_numbers(loader)
-        self._preserves_rng = is_random and loader.num_workers == 0
+        self._is_in_process = loader.num_workers == 0
+        self._samples = SeededSamples(loader, preserves_rng=self._is_in_process)
         has_batch_sampler = loader.batch_sampler is not None
         sampling_arguments = (
             {"batch_sampler": self._remaining_batches}
             if has_batch_sampler
             else {"sampler": self._remaining_batches, "batch_size": None}
         )
-        self.inner_loader = rebuild_loader(
-            loader, SeededSamples(loader.dataset, is_random), self._base_generator, **sampling_arguments
-        )
+        self.inner_loader = rebuild_loader(loader, self._samples, self._base_generator, **sampling_arguments)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -62,7 +60,7 @@ class MapSource:
         self._base_generator.manual_seed(seed % 2**64)  # a user's worker_init_fn draws the same numbers in every epoch
         self._remaining_batches.begin_epoch(seed, epoch, skip)
         batches = iter(self.inner_loader)
-        return _iterate_preserving_rng(batches) if self._preserves_rng else batches
+        return _iterate_preserving_rng(batches, self._samples) if self._is_in_process else batches
 
     def finish_epoch(self, seed: int, epoch: int, start_state: State, batches_taken: int | None) -> None:
         """Sets the samplers to their state after ``batches_taken`` batches, or after the whole epoch if None."""
@@ -83,11 +81,12 @@ class _RemainingBatches:
         return self._order.iterate(*self._epoch_arguments)
 
 
-def _iterate_preserving_rng(batches: Iterator[Any]) -> Iterator[Any]:
+def _iterate_preserving_rng(batches: Iterator[Any], samples: SeededSamples) -> Iterator[Any]:
     while True:
-        with ForkedRng():
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            samples.restore_rng()
         yield batch

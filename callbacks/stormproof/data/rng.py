@@ -100,7 +100,7 @@ class ForkedRng:
     """
 
     def __enter__(self) -> None:
-        self._process_state = _RngState()
+        self._process_state = RngState()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -127,11 +127,11 @@ class RandomStream:
 
     def __init__(self, *key: int) -> None:
         self._key = key
-        self._stream_state: _RngState | None = None
-        self._process_state: _RngState | None = None
+        self._stream_state: RngState | None = None
+        self._process_state: RngState | None = None
 
     def __enter__(self) -> None:
-        self._process_state = _RngState()
+        self._process_state = RngState()
         if self._stream_state is None:
             seed_process(*self._key)
         else:
@@ -141,7 +141,7 @@ class RandomStream:
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._process_state is not None
-        self._stream_state = _RngState()
+        self._stream_state = RngState()
         self._process_state.restore()
         self._process_state = None
 
@@ -153,11 +153,21 @@ class RandomStream:
     def load_state_dict(self, state: State) -> None:
         """Restores a state from :meth:`state_dict`."""
         self._key = tuple(state["key"])
-        self._stream_state = None if state["state"] is None else _RngState.from_plain(state["state"])
+        self._stream_state = None if state["state"] is None else RngState.from_plain(state["state"])
 
 
-class _RngState:
-    """States in the format of each library, which is faster than plain values. For use within the process."""
+class RngState:
+    """Global generators of the process at the time of creation, as in :func:`capture` without GPUs.
+
+    Saves the formats of the libraries, which is faster than plain values.
+
+    Example:
+        >>> state = RngState()
+        >>> before = random.random()
+        >>> state.restore()
+        >>> before == random.random()
+        True
+    """
 
     def __init__(self) -> None:
         self._python = random.getstate()
@@ -170,16 +180,19 @@ class _RngState:
                 numpy_state["key"] = numpy_state["key"].tolist()  # setting a list takes 3 µs, an array 77 µs
 
     def restore(self) -> None:
+        """Restores the generators."""
         random.setstate(self._python)
         torch.default_generator.set_state(self._torch)
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
 
     def to_plain(self) -> State:
+        """Returns the state as plain values and tensors."""
         return {"python": _to_plain(self._python), "torch": self._torch, "numpy": _to_plain(self._numpy)}
 
     @classmethod
-    def from_plain(cls, state: State) -> _RngState:
+    def from_plain(cls, state: State) -> RngState:
+        """Reverts :meth:`to_plain`."""
         rng_state = cls()
         rng_state._python = _to_python_state(state["python"])
         rng_state._torch = state["torch"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate, default_convert
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof.data.dataset_proxy import DatasetProxy
-from stormproof.data.rng import seed_process
+from stormproof.data.deterministic_datasets import collates_deterministically, fetches_deterministically
+from stormproof.data.rng import RngState, seed_process
 
 
 class SeededIndices(NamedTuple):
@@ -30,37 +31,56 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
     """Map-style data set that seeds the generators by (seed, epoch, position in the epoch) before each sample.
 
     The augmentation of a sample therefore depends neither on the worker nor on restarts. A data set that fetches whole
-    batches (``__getitems__``) is seeded once per batch.
+    batches (``__getitems__``) is seeded once per batch. A batch that certainly draws no random numbers is not seeded.
 
     Args:
-        wrapped: Data set of the user.
-        is_random: Whether it may draw random numbers.
+        loader: Loader of the user.
+        preserves_rng: Whether to save the generators of the process before they are seeded, for :meth:`restore_rng`.
     """
 
-    def __init__(self, wrapped: Any, is_random: bool) -> None:
-        super().__init__(wrapped)
-        self._set_own_attribute("_is_random", is_random)
-        self._set_own_attribute("_has_getitems", callable(getattr(wrapped, "__getitems__", None)))
+    def __init__(self, loader: DataLoader[Any], preserves_rng: bool) -> None:
+        super().__init__(loader.dataset)
+        self._set_own_attribute("_has_deterministic_collate", collates_deterministically(loader.collate_fn))
+        self._set_own_attribute("_has_getitems", callable(getattr(loader.dataset, "__getitems__", None)))
+        self._set_own_attribute("_preserves_rng", preserves_rng)
+        self._set_own_attribute("_process_state", None)
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """Returns one sample, for a loader without batches."""
-        if self._is_random:
+        if self._prepares_seeding():
             seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """Returns all samples of a batch."""
+        is_seeded = self._prepares_seeding()
         if self._has_getitems:
-            if self._is_random:
+            if is_seeded:
                 seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
             return self.wrapped.__getitems__(seeded_indices.indices)
-        if not self._is_random:
+        if not is_seeded:
             return [self.wrapped[index] for index in seeded_indices.indices]
         samples = []
         for position, index in enumerate(seeded_indices.indices):
             seed_process(*seeded_indices.seed_key, seeded_indices.first_position + position * seeded_indices.stride)
             samples.append(self.wrapped[index])
         return samples
+
+    def _prepares_seeding(self) -> bool:
+        """Returns whether the next samples need seeds. If so, saves the generators.
+
+        Each batch asks anew, because a transform may be added at any time, in a worker too.
+        """
+        may_draw = _may_draw(self.wrapped, self._has_deterministic_collate)
+        if may_draw and self._preserves_rng:
+            self._set_own_attribute("_process_state", RngState())
+        return may_draw
+
+    def restore_rng(self) -> None:
+        """Restores the generators of the process if the last batch was seeded. Call it after collation."""
+        if self._process_state is not None:
+            self._process_state.restore()
+            self._set_own_attribute("_process_state", None)
 
     def __len__(self) -> int:
         return len(self.wrapped)
@@ -69,18 +89,22 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 def draws_random_numbers(loader: DataLoader[Any]) -> bool:
     """Returns whether fetching and collating a batch of ``loader`` may draw from the global generators.
 
-    Returns the attribute ``draws_random_numbers`` of the data set if it exists. Otherwise returns False only for
-    torch's TensorDataset, or a subset of it, with torch's default ``collate_fn``.
+    Returns the attribute ``draws_random_numbers`` of the data set if it exists. Otherwise returns False only for data
+    sets that :func:`fetches_deterministically` recognizes, with torch's default ``collate_fn``.
 
     Example:
         >>> import torch
+        >>> from torch.utils.data import TensorDataset
         >>> draws_random_numbers(DataLoader(TensorDataset(torch.zeros(3))))
         False
         >>> draws_random_numbers(DataLoader([1, 2, 3]))
         True
     """
-    dataset: Any = loader.dataset
+    return _may_draw(loader.dataset, collates_deterministically(loader.collate_fn))
+
+
+def _may_draw(dataset: Any, has_deterministic_collate: bool) -> bool:
     while type(dataset) is Subset:
         dataset = dataset.dataset
-    is_deterministic = type(dataset) is TensorDataset and loader.collate_fn in {default_collate, default_convert}
-    return bool(getattr(dataset, "draws_random_numbers", not is_deterministic))
+    is_declared = getattr(dataset, "draws_random_numbers", None) is not None  # which includes the collate function
+    return not ((is_declared or has_deterministic_collate) and fetches_deterministically(dataset))
