@@ -8,11 +8,11 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from stormproof_train.cli.collection_pause import paused_collection
+from stormproof_train.cli.evaluation_arguments import EvaluationArguments
 from stormproof_train.data.split_name import SplitName
 from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
 
@@ -31,25 +31,6 @@ USAGE = """Evaluates the weights of a run. Results are in runs/<name>/evaluation
   trainer…=     such as trainer=gpu; one device by default"""
 
 _OPTIONS = ("checkpoint", "against", "split", "output")
-
-
-@dataclass(frozen=True)
-class EvaluationArguments:
-    """Parsed arguments of the subcommand ``evaluate``.
-
-    Attributes:
-        checkpoint: Folder or checkpoint of a run.
-        against: Folder or checkpoint of the run to compare with. None for no comparison.
-        split: Split to evaluate.
-        output: Output folder. None selects a folder of the run.
-        overrides: Overrides of the settings of the run.
-    """
-
-    checkpoint: Path
-    against: Path | None
-    split: SplitName
-    output: Path | None
-    overrides: Sequence[str]
 
 
 def print_help(_: Sequence[str]) -> None:
