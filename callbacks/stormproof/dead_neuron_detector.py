@@ -16,7 +16,7 @@ from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import Probe, close_probe, get_probe
+from stormproof.probe.probe import close_probe, get_probe
 from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
@@ -111,7 +111,6 @@ class DeadNeuronDetector(Monitor):
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)
-        self._probe: Probe | None = None  # None outside training
         self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
         self._unit_records = UnitRecords()
         self._hooks: ActivationHooks | None = None
@@ -181,8 +180,7 @@ class DeadNeuronDetector(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Creates the cadence of the samples. Warns if activations cannot be traced."""
-        self._probe = get_probe(trainer)
-        self._cadence = self._probe.budget.add("units", Cadence(self.every_n_steps), self.budget)
+        self._cadence = get_probe(trainer).budget.add("units", Cadence(self.every_n_steps), self.budget)
         hooks = self._attach(pl_module)
         if not hooks.is_compiled:
             return
@@ -234,8 +232,6 @@ class DeadNeuronDetector(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the batch to the sample and reinitializes dormant units if due."""
-        if self._probe is not None:
-            self._probe.end_batch()
         hooks = self._hooks
         if hooks is None or not hooks.records_batch:
             return
@@ -248,6 +244,7 @@ class DeadNeuronDetector(Monitor):
                 self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
             self._cadence.step_cost += hooks.seconds
         hooks.discard_batch()
+        get_probe(trainer).end_batch()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the sample of the epoch and logs it."""
@@ -314,7 +311,6 @@ class DeadNeuronDetector(Monitor):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Closes the probe of the trainer."""
-        self._probe = None
         close_probe(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -323,7 +319,6 @@ class DeadNeuronDetector(Monitor):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the probe of the trainer and removes the hooks."""
-        self._probe = None
         close_probe(trainer)
         self._detach()
 
@@ -350,7 +345,7 @@ class DeadNeuronDetector(Monitor):
             self._redo.load_state_dict(state_dict["redo"])
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_hooks": None, "_probe": None}
+        return {"_hooks": None}
 
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:
         """Returns the hooks. Registers them in the first call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_l
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import Probe, close_probe, get_probe
+from stormproof.probe.probe import close_probe, get_probe
 
 
 class GradientNormMonitor(Monitor):
@@ -91,11 +91,12 @@ class GradientNormMonitor(Monitor):
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)
-        self._probe: Probe | None = None  # None outside training
         self.first_norms: dict[str, float] = {}
         self._measurements: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # values are on the device
         self._last_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
+        self._loggable_measurements: dict[int, GradientMeasurement] = {}  # the same, of steps that may be logged
+        self._has_unlogged = False  # whether a step that may be logged was measured since the last logging step
         self._latest_norms_by_layer: dict[str, float] = {}  # from different steps if a layer had no gradient
         self._first_measurements: list[PendingMeasurement] = []  # pending measurements with new layers
         self._open_measurements: dict[int, PendingMeasurement] = {}  # by optimizer, before its step
@@ -119,10 +120,7 @@ class GradientNormMonitor(Monitor):
         With several optimizers, the norms are from the last measured step of each, and ``total`` is over all of them.
         """
         self._read_pending()
-        norms = {
-            layer: norm for measurement in self._last_measurements.values() for layer, norm in measurement.norms.items()
-        }
-        return {"total": math.hypot(*norms.values()), **norms} if norms else {}
+        return _norms_by_layer(self._last_measurements.values())
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Resets the state, unless ``fit`` continues an earlier run."""
@@ -134,8 +132,7 @@ class GradientNormMonitor(Monitor):
         """Starts measuring."""
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
-        self._probe = get_probe(trainer)
-        self._cadence = self._probe.budget.add("gradients", Cadence(self.every_n_steps), self.budget)
+        self._cadence = get_probe(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
         self._undo_functions = [
@@ -159,12 +156,11 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         """Logs the last measurement at a logging step."""
         self._has_trained = True
-        if self._probe is not None:
-            self._probe.end_batch()
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
-        if logging_step and self._pending_measurements:
+        if logging_step and self._has_unlogged:
             self._log(trainer)
+        get_probe(trainer).end_batch()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads pending measurements and stops measuring."""
@@ -198,14 +194,14 @@ class GradientNormMonitor(Monitor):
         self._pending_measurements.clear()
         self._first_measurements.clear()
         self._measurements.clear()
-        self._last_measurements, self._latest_norms_by_layer = {}, {}
+        self._last_measurements, self._loggable_measurements, self._latest_norms_by_layer = {}, {}, {}
         for measurement_state in state_dict["history"]:
             self._add_measurement(GradientMeasurement.from_state(measurement_state))
         self.first_norms = dict(state_dict["first_norms"])
         self._step_counts = dict(enumerate(state_dict["step_counts"]))
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}, "_probe": None}
+        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
 
     def _read_pending(self) -> None:
         """Reads pending measurements. Synchronizes with the device."""
@@ -222,6 +218,8 @@ class GradientNormMonitor(Monitor):
         self._latest_norms_by_layer |= measurement.norms
         if measurement.norms:
             self._last_measurements[measurement.optimizer] = measurement
+        if measurement.norms and measurement.is_logged:
+            self._loggable_measurements[measurement.optimizer] = measurement
 
     def _measure_before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
@@ -243,13 +241,16 @@ class GradientNormMonitor(Monitor):
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
         self._open_measurements.pop(index, None)  # that step was skipped
-        if not (self._cadence.is_due(step - 1, step - 2) or self._is_logged(trainer)):
+        is_logged = self._may_be_logged(trainer)
+        if not (self._cadence.is_due(step - 1, step - 2) or (is_logged and not self._cadence.is_fixed)):
             return
-        assert self._probe is not None
         with self._cadence.timed():
             measured = self._parameters_with_gradient(module, optimizer, index)
-            norms = self._probe.gradient_norms(measured.gradients()) if measured.parameters else None
-            measurement = PendingMeasurement(step, index, measured, norms, get_scaler(trainer), scaled=scaled)
+            norms = get_probe(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
+            measurement = PendingMeasurement(
+                step, index, measured, norms, get_scaler(trainer), scaled=scaled, is_logged=is_logged
+            )
+        self._has_unlogged |= is_logged
         self._open_measurements[index] = measurement
         self._pending_measurements.append(measurement)
         if not self.first_norms.keys() >= set(measurement.layers):
@@ -279,14 +280,13 @@ class GradientNormMonitor(Monitor):
 
     def _log(self, trainer: pl.Trainer) -> None:
         """Logs the last measured step and the fractions over the history."""
-        norms = self.last_norms
+        self._read_pending()
+        self._has_unlogged = False
+        measurements = self._loggable_measurements.values()
+        norms = _norms_by_layer(measurements)
         values = {_metric_name("gradients/norm", layer): norm for layer, norm in norms.items()}
-        updates = {
-            layer: ratio
-            for measurement in self._last_measurements.values()
-            for layer, ratio in measurement.updates.items()
-        }
-        if len(self._last_measurements) > 1:
+        updates = {layer: ratio for measurement in measurements for layer, ratio in measurement.updates.items()}
+        if len(measurements) > 1:
             updates.pop("total", None)  # a total exists for each optimizer only
         values |= {
             _metric_name("updates/ratio", layer): ratio.value for layer, ratio in updates.items() if ratio is not None
@@ -299,23 +299,29 @@ class GradientNormMonitor(Monitor):
         if any(skipped) or get_scaler(trainer) is not None:
             fractions["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
         # callback_metrics must be equal after a resume, but a budget selects other steps
-        add_callback_metrics(trainer, values if self.every_n_steps is None else {**values, **fractions})
+        add_callback_metrics(trainer, {**values, **fractions} if self._cadence.is_fixed else values)
         log_to_loggers(trainer, {**values, **fractions})
 
-    def _is_logged(self, trainer: pl.Trainer) -> bool:
-        """Returns whether the current step must be measured because it will be logged."""
+    def _may_be_logged(self, trainer: pl.Trainer) -> bool:
+        """Returns whether a measurement of the current step may be logged.
+
+        With a budget, only those of logging steps are, so that the logged values do not depend on time.
+        """
         step = trainer.global_step
-        return self.every_n_steps is None and has_passed_logging_step(
-            trainer, step, step + max(len(trainer.optimizers), 1)
-        )
+        return self._cadence.is_fixed or has_passed_logging_step(trainer, step, step + max(len(trainer.optimizers), 1))
 
     def _stop(self, trainer: pl.Trainer) -> None:
         close_probe(trainer)
-        self._probe = None
         for restore in self._undo_functions:
             restore()
         self._undo_functions = []
         self._measured_parameters, self._open_measurements = {}, {}
+
+
+def _norms_by_layer(measurements: Iterable[GradientMeasurement]) -> dict[str, float]:
+    """Returns the norms by layer, and ``total``. Empty without a gradient."""
+    norms = {layer: norm for measurement in measurements for layer, norm in measurement.norms.items()}
+    return {"total": math.hypot(*norms.values()), **norms} if norms else {}
 
 
 @cache

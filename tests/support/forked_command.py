@@ -98,7 +98,7 @@ def run_script(
     tempfile.tempdir = None  # computed again from this environment
     Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # shared by all commands, and a command deletes it when it ends
     sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
+    sys.path.append(str(script.parent))  # last, since folders of tests have names of packages
     try:
         runpy.run_path(str(script), run_name="__main__")
     finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from stormproof.lightning.hook_dispatch import is_dispatched
-
 
 class InactiveCopies:
     """Mixin whose copies are inactive.
@@ -16,11 +14,7 @@ class InactiveCopies:
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in {"log", "log_dict"} and not is_dispatched(name, value)
-        }
+        state = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
         inactive = self._inactive_state()
         assert inactive.keys() <= state.keys(), inactive.keys() - state.keys()
         return {**state, **inactive}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -282,10 +283,17 @@ def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Opti
     return call_after(trainer.precision_plugin, "_after_closure", lambda *arguments: function(arguments[-1]))
 
 
-def has_profiler(trainer: pl.Trainer) -> bool:
-    """Returns whether the trainer has a profiler, which times the hooks of each callback."""
+def skip_idle_profiler(trainer: pl.Trainer) -> Callable[[], None]:
+    """Makes the profiler of a trainer without one faster, which Lightning enters about 80 times in a step.
+
+    Returns:
+        Function that undoes this.
+    """
     profiler = trainer.profiler  # type: ignore[attr-defined]  # set in Trainer.__init__
-    return type(profiler).__name__ != "PassThroughProfiler"
+    if type(profiler).__name__ != "PassThroughProfiler" or "profile" in vars(profiler):
+        return _do_nothing
+    profiler.profile = nullcontext
+    return lambda: vars(profiler).pop("profile", None)
 
 
 def fetches_in_training_step(trainer: pl.Trainer) -> bool:

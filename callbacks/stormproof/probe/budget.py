@@ -26,9 +26,9 @@ def check_interval_and_budget(every_n_steps: int | None, budget: float | None) -
     Raises:
         ValueError: If ``every_n_steps`` is not None or an integer of at least 1, or ``budget`` not None or in (0, 1].
     """
-    if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
+    if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
         raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
-    if budget is not None and not 0 < budget <= 1:
+    if budget is not None and (type(budget) not in {int, float} or not 0 < budget <= 1):
         raise ValueError(
             f"`budget` is a fraction of the training time and must be above 0 and at most 1, got {budget}. Use 0.05 "
             "for 5%."
@@ -124,10 +124,10 @@ class Budget:
 
     def add(self, name: str, cadence: Cadence, fraction: float | None) -> Cadence:
         """Adds a cadence, unless its interval is fixed, and the budget of its callback, if any. Returns the cadence."""
+        if fraction is not None:
+            self._fractions.append(fraction)
         if not cadence.is_fixed:
-            self.cadences[name] = cadence
-            if fraction is not None:
-                self._fractions.append(fraction)
+            self.cadences[f"{name}_{len(self.cadences)}" if name in self.cadences else name] = cadence
         return cadence
 
     def end_step(self, seconds: float) -> None:

@@ -12,7 +12,6 @@ import torch
 from stormproof.distributed.collectives import all_reduce_max
 from stormproof.gradients.norms import GradientNorms
 from stormproof.lightning import internals
-from stormproof.lightning.hook_dispatch import dispatch_batch_hooks
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_to_loggers
 from stormproof.lightning.optimizer_step import get_scaler
@@ -43,19 +42,14 @@ class Probe:
     def __init__(self, trainer: pl.Trainer) -> None:
         self.budget = Budget()
         self._trainer = trainer
-        self._loss: tuple[weakref.ref[torch.Tensor], float | torch.Tensor] | None = None
-        self._norms: tuple[list[tuple[weakref.ref[torch.Tensor], int]], GradientNorms] | None = None
+        self._loss: tuple[_MeasuredTensor, float | torch.Tensor] | None = None
+        self._norms: tuple[list[_MeasuredTensor], GradientNorms] | None = None
         self._step, self._steps = trainer.global_step, 0
         self._step_start = self._batch_end = 0.0
         self._undo_functions: list[Callable[[], None]] = [
-            internals.call_between_batches(trainer, self._end_step, run_last=True)
+            internals.call_between_batches(trainer, self._end_step, run_last=True),
+            internals.skip_idle_profiler(trainer),
         ]
-        if not internals.has_profiler(trainer):
-            self._undo_functions.append(
-                dispatch_batch_hooks(
-                    internals.callbacks(trainer), lambda callback: isinstance(callback, InactiveCopies)
-                )
-            )
 
     def batch_loss(self, loss: torch.Tensor) -> float | torch.Tensor:
         """Returns the loss without the scale of a gradient scaler: a number on the CPU, otherwise a detached tensor.
@@ -63,26 +57,25 @@ class Probe:
         Args:
             loss: 0-d tensor on which ``backward`` is called, possibly multiplied by the scale of a gradient scaler.
         """
-        if self._loss is None or self._loss[0]() is not loss:
+        if self._loss is None or not self._loss[0].is_same(loss):
             scaler = get_scaler(self._trainer)
             if loss.device.type == "cpu":
                 value = loss.item() / (1.0 if scaler is None else scaler.get_scale())
             else:
                 value = loss.detach().float()
                 value = value if scaler is None else value / scaler.scale(torch.ones_like(value))
-            self._loss = weakref.ref(loss), value
+            self._loss = _MeasuredTensor(loss), value
         return self._loss[1]
 
     def gradient_norms(self, gradients: Sequence[torch.Tensor]) -> GradientNorms:
-        """Returns the norms of gradients. Measures them once, unless a gradient has changed since.
+        """Returns the norms of gradients. Measures them once, unless they may have changed since.
 
-        If some gradients are ``DTensor``, all ranks must call this together.
+        Changes through ``.data`` cannot be seen. Therefore, the norms are measured again if a callback that is not part
+        of Stormproof has a hook before the optimizer step. If some gradients are ``DTensor``, all ranks must call this
+        together.
         """
-        if self._norms is None or not _are_unchanged(self._norms[0], gradients):
-            self._norms = (
-                [(weakref.ref(gradient), _version(gradient)) for gradient in gradients],
-                GradientNorms(gradients),
-            )
+        if self._norms is None or not self._are_measured(gradients, self._norms[0]):
+            self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
         return self._norms[1]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -98,6 +91,18 @@ class Probe:
         """Ends a batch. Later work, such as a validation, is not part of the step."""
         self._batch_end = time.perf_counter()
 
+    def _are_measured(self, gradients: Sequence[torch.Tensor], measured: Sequence[_MeasuredTensor]) -> bool:
+        """Returns whether ``gradients`` are the measured ones and are unchanged."""
+        return (
+            len(gradients) == len(measured)
+            and all(tensor.is_same(gradient) for tensor, gradient in zip(measured, gradients, strict=True))
+            and not any(
+                _may_change_gradients(callback)
+                for callback in internals.callbacks(self._trainer)
+                if not isinstance(callback, InactiveCopies)
+            )
+        )
+
     def _end_step(self) -> None:
         """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
         now, step = time.perf_counter(), self._trainer.global_step
@@ -105,7 +110,8 @@ class Probe:
             self._step_start = self._step_start or now
             return
         if self._step_start and self.budget.cadences:
-            self.budget.end_step(self._batch_end - self._step_start)
+            has_ended = self._batch_end >= self._step_start  # False if subclasses override the hooks without super()
+            self.budget.end_step((self._batch_end if has_ended else now) - self._step_start)
         self._step, self._step_start = step, now
         self._steps += 1
         if self.budget.cadences and is_decision_step(self._steps):
@@ -117,6 +123,8 @@ class Probe:
         intervals = all_reduce_max(self.budget.choose_intervals(), self._trainer.strategy.root_device)
         for cadence, interval in zip(cadences.values(), intervals, strict=True):
             cadence.interval = int(interval)
+        if not getattr(self._trainer, "log_every_n_steps", 0):
+            return
         values = {f"probe/{name}_interval": float(cadence.interval) for name, cadence in cadences.items()}
         # not in callback_metrics, which must be equal after a resume, but times differ
         log_to_loggers(self._trainer, {"probe/overhead": self.budget.overhead, **values})
@@ -141,14 +149,21 @@ def close_probe(trainer: pl.Trainer) -> None:
         probe.close()
 
 
-def _are_unchanged(
-    measured: Sequence[tuple[weakref.ref[torch.Tensor], int]], gradients: Sequence[torch.Tensor]
-) -> bool:
-    """Returns whether ``gradients`` are the measured tensors and have not changed in place."""
-    return len(measured) == len(gradients) and all(
-        reference() is gradient and version == _version(gradient)
-        for (reference, version), gradient in zip(measured, gradients, strict=True)
-    )
+class _MeasuredTensor:
+    """Recognizes a tensor that was measured, without keeping it in memory."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._reference, self._version = weakref.ref(tensor), _version(tensor)
+
+    def is_same(self, tensor: torch.Tensor) -> bool:
+        """Returns whether ``tensor`` is the measured one and has not changed in place."""
+        return self._reference() is tensor and self._version == _version(tensor)
+
+
+def _may_change_gradients(callback: pl.Callback) -> bool:
+    """Returns whether a callback has a hook before the optimizer step."""
+    name = "on_before_optimizer_step"
+    return name in vars(callback) or getattr(type(callback), name, None) is not getattr(pl.Callback, name)
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -59,8 +59,21 @@ def test_one_callback_sets_the_budget_of_all():
 
 def test_a_fixed_interval_is_not_part_of_the_budget():
     budget = Budget()
-    fixed = budget.add("units", Cadence(10), 0.001)
+    fixed = budget.add("units", Cadence(10), None)
     assert (fixed.interval, budget.cadences, budget.fraction) == (10, {}, 0.01)
+
+
+def test_a_callback_with_a_fixed_interval_can_set_the_budget_of_the_others():
+    budget = Budget()
+    budget.add("gradients", Cadence(10), 0.05)
+    assert budget.fraction == 0.05
+
+
+def test_two_callbacks_of_the_same_kind_have_their_own_intervals():
+    budget = Budget()
+    for _ in range(2):
+        budget.add("gradients", Cadence(None), None)
+    assert [*budget.cadences] == ["gradients", "gradients_1"]
 
 
 def test_the_cost_of_a_quantity_that_slows_the_step_is_the_difference_to_other_steps():

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, StepTimer, TrainingHealth
 from stormproof.gradients import norms
-from stormproof.lightning.hook_dispatch import BATCH_HOOKS
 from stormproof.probe import budget as budget_module
 from stormproof.probe import probe as probe_module
 from stormproof.probe.probe import Probe, get_probe
@@ -82,24 +81,6 @@ def test_losses_and_norms_are_measured_once_and_only_if_used(names: tuple[str, .
     assert step["loss"] == (1 if {"health", "guard"} & {*names} else 0)
 
 
-def test_lightning_calls_one_callback_for_each_hook(monkeypatch: pytest.MonkeyPatch):
-    called: Counter[str] = Counter()
-
-    class Profiled(pl.Callback):
-        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            called.update(
-                name
-                for name in BATCH_HOOKS
-                for callback in trainer.callbacks
-                if callback is not self and callable(getattr(callback, name))
-            )
-
-    _fit([*(make() for make in CALLBACKS.values()), Profiled()], max_steps=1)
-    assert called == {
-        name: 1 for name in BATCH_HOOKS if name not in {"on_before_zero_grad", "on_validation_batch_end"}
-    } | {"on_validation_batch_end": 1}
-
-
 def test_a_profiler_sees_the_hooks_of_each_callback():
     trainer, _ = _fit([make() for make in CALLBACKS.values()], profiler="simple", max_steps=2)
     actions = {action for action in trainer.profiler.recorded_durations if action.endswith("on_before_optimizer_step")}
@@ -121,7 +102,7 @@ def test_nothing_is_left_after_training(fails: bool):
         trainer.fit(Net(), DataLoader(TensorDataset(torch.randn(8, 8)), batch_size=4))
     except RuntimeError:
         assert fails
-    assert all(not {*BATCH_HOOKS} & {*vars(callback)} for callback in callbacks)
+    assert "profile" not in vars(trainer.profiler)
     assert not any(isinstance(value, Probe) for value in vars(trainer).values())
     assert "_on_before_fetch" not in vars(trainer.fit_loop.epoch_loop)
 
@@ -188,3 +169,94 @@ def test_a_validation_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch):
     make_trainer(callbacks=[GradientNormMonitor(table=False)], val_check_interval=2).fit(Validated(), data, data)
     assert len(seconds) == 5
     assert set(seconds) == {0.0}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_changes_through_data_are_seen_by_later_callbacks(first: bool):
+    class Spoils(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            if trainer.global_step == 5:
+                for parameter in pl_module.parameters():
+                    parameter.grad.data.fill_(float("nan"))
+
+    monitor, guard = GradientNormMonitor(every_n_steps=1, table=False), DivergenceGuard(action="skip")
+    with pytest.warns(UserWarning, match="step 6: the gradient norm is nan; the step is skipped"):
+        _, module = _fit([monitor, Spoils(), guard] if first else [Spoils(), monitor, guard])
+    assert guard.skipped == 1
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("budget", [1e-9, 0.2, 1.0])
+def test_every_logging_step_is_logged_though_an_earlier_callback_reads_the_measurements(budget: float):
+    rows = RowsLogger()
+    _fit([TrainingHealth(budget=budget)], logger=rows, max_epochs=5)
+    assert [step for step, row in rows.rows if "gradients/norm" in row] == [*range(9, 5 * STEPS, 10)]
+
+
+class TwoRates(Net):
+    """Two optimizers, one of which steps at every third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        loss = self.net(batch[0]).square().mean()
+        first.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        if batch_idx % 3 == 0:
+            second.step()
+            second.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(layer.parameters(), lr=0.01) for layer in (self.net[0], self.net[3])]
+
+
+def test_norms_of_optimizers_with_different_rates_do_not_depend_on_the_budget():
+    def logged(budget: float) -> list[tuple[int, dict[str, float]]]:
+        rows, module = RowsLogger(), TwoRates()
+        torch.manual_seed(1)
+        make_trainer(
+            callbacks=[GradientNormMonitor(budget=budget, table=False)], logger=rows, log_every_n_steps=10, max_epochs=6
+        ).fit(module, DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
+        values = [
+            (step, {name: row[name] for name in row if name.startswith("gradients/norm")}) for step, row in rows.rows
+        ]
+        return [(step, norms) for step, norms in values if norms]
+
+    assert logged(1e-9) == logged(1.0)
+
+
+def test_a_monitor_that_is_added_in_training_measures_from_then_on():
+    class Adds(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                trainer.callbacks.append(monitor)
+
+    monitor = GradientNormMonitor(every_n_steps=1, table=False)
+    _fit([StepTimer(), Adds()])
+    assert len(monitor.history) == STEPS - 5
+
+
+def test_the_work_of_the_last_callback_is_part_of_the_step(monkeypatch: pytest.MonkeyPatch):
+    class Slow(GradientNormMonitor):
+        def _log(self, trainer: Any) -> None:
+            clock.append(100.0)
+
+    clock, seconds = [1.0], []
+    monkeypatch.setattr(probe_module, "time", SimpleNamespace(perf_counter=lambda: sum(clock)))
+    monkeypatch.setattr(budget_module.Budget, "end_step", lambda self, step_seconds: seconds.append(step_seconds))
+    _fit([Slow(table=False)], log_every_n_steps=5)
+    assert [step + 1 for step, value in enumerate(seconds) if value == 100.0] == [5, 10, 15, 20]
+
+
+def test_a_subclass_that_does_not_call_super_has_no_negative_overhead():
+    class Own(GradientNormMonitor):
+        def on_train_batch_end(self, *_: Any) -> None:
+            pass
+
+    rows = RowsLogger()
+    _fit([Own(table=False)], logger=rows, max_epochs=3)
+    assert all(row["probe/overhead"] > 0 for _, row in rows.rows if "probe/overhead" in row)

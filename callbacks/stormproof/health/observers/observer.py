@@ -205,7 +205,6 @@ class TrainingObserver:
 
     def on_train_batch_end(self) -> bool:
         """Records the batch. Returns whether there are new measurements to diagnose."""
-        self._probe.end_batch()
         record, is_traced = self.record, self._step_trace is not None
         if is_traced:
             self._data_wait_timer.exclude_batch()
