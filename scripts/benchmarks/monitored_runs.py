@@ -1,4 +1,4 @@
-"""Measures the cost of the default callbacks over whole training runs on the CPU, as ratios from the same process.
+"""Measures the cost of the default callbacks over whole training runs on the CPU, relative to bare Lightning.
 
     python scripts/benchmarks/monitored_runs.py [--workload mlp|cnn|transformer|all] [--rounds 10] [--steps 400]
         [--threads 1] [--reduced]
@@ -7,9 +7,9 @@ Variants, each a training run with the same network, batches and seed:
 
 - bare: a ``pl.Trainer`` without callbacks.
 - bare again: the same, which shows the noise.
-- default: all callbacks of the plugin that the application adds, with their default arguments. Checkpoints are written
-  to a temporary folder.
-- every step: the same, with GradientNormMonitor, DeadNeuronDetector and TrainingHealth at every step.
+- default: all callbacks of the plugin that the application adds, with default arguments, except for the tables.
+  Checkpoints are written to a temporary folder.
+- every step: the same, with GradientNormMonitor and DeadNeuronDetector at every step.
 
 All have a logger that discards everything, and ``log_every_n_steps=50``. A step lasts from the request for its batch to
 the request for the next one. The first step of a run is discarded, since it writes the first checkpoint. Variants take
@@ -92,7 +92,7 @@ def callbacks(variant: str, folder: str) -> list[pl.Callback]:
         StepTimer(),
         GradientNormMonitor(table=False, **every),
         DeadNeuronDetector(table=False, **every),
-        TrainingHealth(**every),
+        TrainingHealth(),
         DivergenceGuard(),
         CheckpointRecovery(folder),
         HangWatch(),
