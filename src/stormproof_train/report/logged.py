@@ -50,15 +50,24 @@ def read_series(path: Path) -> dict[str, Series]:
         UserError: If the file is not a ``metrics.csv``.
     """
     try:
-        return _split_by_name(*_read_columns(read_complete_lines(path)))
+        content = read_complete_lines(path)
+        try:
+            columns = _read_columns(content, CHUNK_ROWS)
+        except ValueError:  # pandas 2.2 does not skip a row with too many fields at the start of a chunk
+            columns = _read_columns(content, max(len(content), 1))
+        return _split_by_name(*columns)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
 
 
-def _read_columns(content: bytes) -> tuple[list[str], list[NDArray[Any]]]:
+def _read_columns(content: bytes, chunk_rows: int) -> tuple[list[str], list[NDArray[Any]]]:
     """Parses the complete rows that have a step, in chunks to use little memory.
+
+    Args:
+        content: Content of the file.
+        chunk_rows: Number of rows to parse at once.
 
     Returns:
         The names in order of first occurrence, and the columns: number of the name, step, value, attempt and time.
@@ -76,7 +85,7 @@ def _read_columns(content: bytes) -> tuple[list[str], list[NDArray[Any]]]:
         na_values={"step": [""], "epoch": [""], "value": ["nan"]},
         on_bad_lines="skip",  # too many fields: a truncated row that the next attempt continued
         encoding_errors="replace",
-        chunksize=CHUNK_ROWS,
+        chunksize=chunk_rows,
     )
     numbers: dict[str, int] = {}
     parts: list[tuple[NDArray[Any], ...]] = []
