@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning.layer_names import join_names
-from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
@@ -244,7 +243,6 @@ class DeadNeuronDetector(Monitor):
                 self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
             self._cadence.step_cost += hooks.seconds
         hooks.discard_batch()
-        get_probe(trainer).end_batch()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the sample of the epoch and logs it."""
@@ -254,10 +252,8 @@ class DeadNeuronDetector(Monitor):
         values = {f"units/silent_fraction/{name}": _dead_fraction(units) for name, units in dead_units.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
-        if values and self.every_n_steps is not None:
-            add_callback_metrics(trainer, values)
         if values:
-            log_to_loggers(trainer, values)
+            (log_values if self._cadence.is_fixed else log_to_loggers)(trainer, values)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a validation epoch."""

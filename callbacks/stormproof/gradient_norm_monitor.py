@@ -95,7 +95,7 @@ class GradientNormMonitor(Monitor):
         self._measurements: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # values are on the device
         self._last_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
-        self._loggable_measurements: dict[int, GradientMeasurement] = {}  # the same, of steps that may be logged
+        self._loggable_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
         self._has_unlogged = False  # whether a step that may be logged was measured since the last logging step
         self._latest_norms_by_layer: dict[str, float] = {}  # from different steps if a layer had no gradient
         self._first_measurements: list[PendingMeasurement] = []  # pending measurements with new layers
@@ -126,7 +126,7 @@ class GradientNormMonitor(Monitor):
         """Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
         if stage == "fit" and trainer.global_step == 0:
-            self.load_state_dict({"history": [], "first_norms": {}, "step_counts": []})
+            self.load_state_dict({"history": [], "first_norms": {}, "step_counts": [], "has_unlogged": False})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts measuring."""
@@ -160,7 +160,6 @@ class GradientNormMonitor(Monitor):
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step and self._has_unlogged:
             self._log(trainer)
-        get_probe(trainer).end_batch()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads pending measurements and stops measuring."""
@@ -187,6 +186,7 @@ class GradientNormMonitor(Monitor):
             "history": [measurement.state_dict() for measurement in self.history],
             "first_norms": dict(self.first_norms),
             "step_counts": [self._step_counts.get(index, 0) for index in range(len(self._step_counts))],
+            "has_unlogged": self._has_unlogged,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -199,6 +199,7 @@ class GradientNormMonitor(Monitor):
             self._add_measurement(GradientMeasurement.from_state(measurement_state))
         self.first_norms = dict(state_dict["first_norms"])
         self._step_counts = dict(enumerate(state_dict["step_counts"]))
+        self._has_unlogged = state_dict.get("has_unlogged", False)  # absent in checkpoints of earlier versions
 
     def _inactive_state(self) -> dict[str, Any]:
         return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
@@ -218,7 +219,7 @@ class GradientNormMonitor(Monitor):
         self._latest_norms_by_layer |= measurement.norms
         if measurement.norms:
             self._last_measurements[measurement.optimizer] = measurement
-        if measurement.norms and measurement.is_logged:
+        if measurement.norms and measurement.is_loggable:
             self._loggable_measurements[measurement.optimizer] = measurement
 
     def _measure_before_clipping(
@@ -241,16 +242,16 @@ class GradientNormMonitor(Monitor):
         if index in self._open_measurements and self._open_measurements[index].step == step:
             return
         self._open_measurements.pop(index, None)  # that step was skipped
-        is_logged = self._may_be_logged(trainer)
-        if not (self._cadence.is_due(step - 1, step - 2) or (is_logged and not self._cadence.is_fixed)):
+        is_loggable = self._may_be_logged(trainer)
+        if not (self._cadence.is_due(step - 1, step - 2) or (is_loggable and not self._cadence.is_fixed)):
             return
         with self._cadence.timed():
             measured = self._parameters_with_gradient(module, optimizer, index)
             norms = get_probe(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
             measurement = PendingMeasurement(
-                step, index, measured, norms, get_scaler(trainer), scaled=scaled, is_logged=is_logged
+                step, index, measured, norms, get_scaler(trainer), scaled=scaled, is_loggable=is_loggable
             )
-        self._has_unlogged |= is_logged
+        self._has_unlogged |= is_loggable
         self._open_measurements[index] = measurement
         self._pending_measurements.append(measurement)
         if not self.first_norms.keys() >= set(measurement.layers):
@@ -305,7 +306,7 @@ class GradientNormMonitor(Monitor):
     def _may_be_logged(self, trainer: pl.Trainer) -> bool:
         """Returns whether a measurement of the current step may be logged.
 
-        With a budget, only those of logging steps are, so that the logged values do not depend on time.
+        With a budget, only measurements of logging steps are logged, so that the values do not depend on time.
         """
         step = trainer.global_step
         return self._cadence.is_fixed or has_passed_logging_step(trainer, step, step + max(len(trainer.optimizers), 1))

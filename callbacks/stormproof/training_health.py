@@ -191,7 +191,6 @@ class TrainingHealth(InactiveCopies, Callback):
         if trainer.world_size > 1 and self._previous_step // interval > previous_step // interval:
             self._gather_compute_times(trainer)
         self._finish_batch(trainer)
-        get_probe(trainer).end_batch()
 
     @_isolate_errors
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,7 +18,6 @@ from stormproof_train.task import Task
 MAX_SAMPLES = 1000
 """Samples of the training split per validation. The standard error of an accuracy is then at most 0.016."""
 
-
 TARGET_BATCH_ENTRIES = 2**18
 """Number of input entries per batch, unless a training batch has more. One large batch is faster than several."""
 

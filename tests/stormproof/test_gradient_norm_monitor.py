@@ -353,3 +353,20 @@ def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
 def test_numbers_out_of_range_are_refused(arguments: dict[str, int]):
     with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
         GradientNormMonitor(**arguments)
+
+
+def test_a_measurement_that_waits_for_a_logging_step_is_logged_after_a_resume(tmp_path: Path):
+    def train(steps: int, checkpoint: Path | None = None) -> tuple[Any, list[tuple[int, float]]]:
+        rows = RowsLogger()
+        trainer = make_trainer(
+            callbacks=[GradientNormMonitor(every_n_steps=30, table=False)], logger=rows, log_every_n_steps=5,
+            max_epochs=2, max_steps=steps,
+        )  # fmt: skip
+        trainer.fit(make_module(), make_loader(40), ckpt_path=checkpoint)
+        return trainer, [(step, row["gradients/norm"]) for step, row in rows.rows if "gradients/norm" in row]
+
+    interrupted, _ = train(3)
+    interrupted.save_checkpoint(tmp_path / "x.ckpt")
+    _, resumed = train(8, tmp_path / "x.ckpt")
+    assert [step for step, _ in resumed] == [4]
+    assert resumed == train(8)[1]

@@ -551,3 +551,23 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
 def test_it_refuses_a_cadence_below_one():
     with pytest.raises(ValueError, match="`every_n_steps` must be an integer of at least 1, got 0"):
         TrainingHealth(every_n_steps=0)
+
+
+def test_all_accumulated_batches_of_a_due_step_are_traced(monkeypatch: pytest.MonkeyPatch):
+    steps: list[int] = []
+
+    class Counts(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            steps.append(trainer.global_step)
+
+    begin_trace = TrainingObserver._begin_trace
+    traced: list[int] = []
+
+    def count(observer: TrainingObserver) -> None:
+        traced.append(len(steps))
+        begin_trace(observer)
+
+    monkeypatch.setattr(TrainingObserver, "_begin_trace", count)
+    fit(Classifier(), loader(), TrainingHealth(every_n_steps=11), Counts(), accumulate_grad_batches=2, max_epochs=1)
+    due_steps = sorted({step for step in EARLY_STEPS if step < 20} | {10})
+    assert traced == [2 * step + batch for step in due_steps for batch in (0, 1)]

@@ -31,7 +31,7 @@ _COLLATE_MODULE = default_collate.__module__
 
 def collates_deterministically(collate_fn: Any) -> bool:
     """Returns whether ``collate_fn`` is torch's default, without functions that a user registered for more types."""
-    return collate_fn in (default_collate, default_convert) and all(
+    return (collate_fn is default_collate or collate_fn is default_convert) and all(
         function.__module__ == _COLLATE_MODULE for function in default_collate_fn_map.values()
     )
 

@@ -28,7 +28,7 @@ class GradientMeasurement:
         clipped: Whether the gradient was clipped. None if clipping is disabled.
         skipped: Whether the weights did not change, because there was no gradient or because the gradient scaler
             skipped a non-finite gradient.
-        is_logged: Whether the measurement may be logged.
+        is_loggable: Whether the measurement may be logged.
     """
 
     step: int
@@ -37,7 +37,7 @@ class GradientMeasurement:
     updates: dict[str, UpdateRatio | None]
     clipped: bool | None
     skipped: bool
-    is_logged: bool = True
+    is_loggable: bool = True
 
     @property
     def total(self) -> float:
@@ -84,7 +84,7 @@ class PendingMeasurement:
         norms: Norms of their gradients. None if no parameter has a gradient.
         scaler: Gradient scaler, or None.
         scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
-        is_logged: Whether the measurement may be logged.
+        is_loggable: Whether the measurement may be logged.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class PendingMeasurement:
         scaler: Any,
         *,
         scaled: bool,
-        is_logged: bool,
+        is_loggable: bool,
     ) -> None:
-        self.step, self.optimizer, self._is_logged = step, optimizer, is_logged
+        self.step, self.optimizer, self._is_loggable = step, optimizer, is_loggable
         self._measured_parameters = parameters
         self._scaler = scaler
         self._norms: ShardRows = [] if norms is None else norms.rows
@@ -143,7 +143,7 @@ class PendingMeasurement:
             size = math.hypot(*raw_norms.values()) if self._largest_entry is None else float(self._largest_entry)
             clipped = size > self._clip_limit
         return GradientMeasurement(
-            self.step, self.optimizer, norms, updates, clipped, skipped=not updates, is_logged=self._is_logged
+            self.step, self.optimizer, norms, updates, clipped, skipped=not updates, is_loggable=self._is_loggable
         )
 
     def _norms_by_layer(self) -> dict[str, float]:

@@ -158,6 +158,15 @@ def call_between_batches(
     return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, run_last=run_last)
 
 
+def call_after_batch(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Calls ``function`` after each training batch and all its hooks, and before a validation.
+
+    Returns:
+        Function that undoes this.
+    """
+    return call_before(trainer.fit_loop.epoch_loop, "on_advance_end", lambda *_: function())
+
+
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
     """Calls ``function`` with each loader of any stage before it is iterated.
 
@@ -284,7 +293,7 @@ def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Opti
 
 
 def skip_idle_profiler(trainer: pl.Trainer) -> Callable[[], None]:
-    """Makes the profiler of a trainer without one faster, which Lightning enters about 80 times in a step.
+    """Skips the profiling of a trainer without a profiler. Otherwise, Lightning enters a generator for each hook.
 
     Returns:
         Function that undoes this.

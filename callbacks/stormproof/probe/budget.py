@@ -26,9 +26,11 @@ def check_interval_and_budget(every_n_steps: int | None, budget: float | None) -
     Raises:
         ValueError: If ``every_n_steps`` is not None or an integer of at least 1, or ``budget`` not None or in (0, 1].
     """
-    if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
+    if every_n_steps is not None and (
+        isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1
+    ):
         raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
-    if budget is not None and (type(budget) not in {int, float} or not 0 < budget <= 1):
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1):
         raise ValueError(
             f"`budget` is a fraction of the training time and must be above 0 and at most 1, got {budget}. Use 0.05 "
             "for 5%."
@@ -161,10 +163,10 @@ def _choose_interval(cost: float, available_seconds: float) -> int:
 
 
 def is_decision_step(steps: int) -> bool:
-    """Returns whether intervals are chosen after this number of steps.
+    """Returns whether intervals are chosen after this number of steps, which must be at least 1.
 
     Example:
         >>> [steps for steps in range(1, 2500) if is_decision_step(steps)]
         [20, 50, 100, 200, 500, 1000, 2000]
     """
-    return steps in DECISION_STEPS or (steps > 0 and steps % DECISION_STEPS[-1] == 0)
+    return steps in DECISION_STEPS or steps % DECISION_STEPS[-1] == 0

@@ -12,7 +12,6 @@ import torch
 from stormproof.distributed.collectives import all_reduce_max
 from stormproof.gradients.norms import GradientNorms
 from stormproof.lightning import internals
-from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_to_loggers
 from stormproof.lightning.optimizer_step import get_scaler
 from stormproof.probe.budget import Budget, is_decision_step
@@ -47,6 +46,7 @@ class Probe:
         self._step, self._steps = trainer.global_step, 0
         self._step_start = self._batch_end = 0.0
         self._undo_functions: list[Callable[[], None]] = [
+            internals.call_after_batch(trainer, self._end_batch),
             internals.call_between_batches(trainer, self._end_step, run_last=True),
             internals.skip_idle_profiler(trainer),
         ]
@@ -70,9 +70,9 @@ class Probe:
     def gradient_norms(self, gradients: Sequence[torch.Tensor]) -> GradientNorms:
         """Returns the norms of gradients. Measures them once, unless they may have changed since.
 
-        Changes through ``.data`` cannot be seen. Therefore, the norms are measured again if a callback that is not part
-        of Stormproof has a hook before the optimizer step. If some gradients are ``DTensor``, all ranks must call this
-        together.
+        A change through ``.data`` leaves no trace. Therefore, the norms are measured again if any callback has a hook
+        before the optimizer step that belongs neither to Stormproof nor to Lightning. If some gradients are
+        ``DTensor``, all ranks must call this together.
         """
         if self._norms is None or not self._are_measured(gradients, self._norms[0]):
             self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
@@ -87,8 +87,8 @@ class Probe:
         while self._undo_functions:
             self._undo_functions.pop()()
 
-    def end_batch(self) -> None:
-        """Ends a batch. Later work, such as a validation, is not part of the step."""
+    def _end_batch(self) -> None:
+        """Ends a batch after all hooks of callbacks, and before a validation."""
         self._batch_end = time.perf_counter()
 
     def _are_measured(self, gradients: Sequence[torch.Tensor], measured: Sequence[_MeasuredTensor]) -> bool:
@@ -96,11 +96,7 @@ class Probe:
         return (
             len(gradients) == len(measured)
             and all(tensor.is_same(gradient) for tensor, gradient in zip(measured, gradients, strict=True))
-            and not any(
-                _may_change_gradients(callback)
-                for callback in internals.callbacks(self._trainer)
-                if not isinstance(callback, InactiveCopies)
-            )
+            and not any(map(_may_change_gradients, internals.callbacks(self._trainer)))
         )
 
     def _end_step(self) -> None:
@@ -110,8 +106,7 @@ class Probe:
             self._step_start = self._step_start or now
             return
         if self._step_start and self.budget.cadences:
-            has_ended = self._batch_end >= self._step_start  # False if subclasses override the hooks without super()
-            self.budget.end_step((self._batch_end if has_ended else now) - self._step_start)
+            self.budget.end_step(self._batch_end - self._step_start)
         self._step, self._step_start = step, now
         self._steps += 1
         if self.budget.cadences and is_decision_step(self._steps):
@@ -161,9 +156,9 @@ class _MeasuredTensor:
 
 
 def _may_change_gradients(callback: pl.Callback) -> bool:
-    """Returns whether a callback has a hook before the optimizer step."""
-    name = "on_before_optimizer_step"
-    return name in vars(callback) or getattr(type(callback), name, None) is not getattr(pl.Callback, name)
+    """Returns whether the hook of a callback before the optimizer step may be defined by the user."""
+    module = getattr(callback.on_before_optimizer_step, "__module__", "")
+    return not module.startswith(("stormproof.", "pytorch_lightning.", "lightning.pytorch."))
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 def paused_collection() -> Iterator[None]:
     """Disables garbage collection in the block, and excludes the objects created so far from later collections.
 
-    Does nothing if torch is already imported.
+    Does nothing if torch is already imported, or collection is disabled.
     """
-    if "torch" in sys.modules:
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

@@ -56,7 +56,7 @@ class JobResult(TypedDict):
 def run_job(cfg: DictConfig) -> None:
     """Runs one job of a sweep and records its result. A failed job does not end the sweep."""
     with paused_collection():
-        from stormproof_train.main import run  # noqa: PLC0415
+        from stormproof_train.main import run  # noqa: PLC0415 (imports torch)
 
     hydra = HydraConfig.get()
     Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra writes all arguments to it, with secrets

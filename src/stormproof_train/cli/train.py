@@ -66,7 +66,7 @@ def _run_hydra(argv: list[str]) -> int:
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
-    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf import OmegaConf  # noqa: PLC0415 (only to train)
 
     from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
 
@@ -82,8 +82,8 @@ def _run_hydra(argv: list[str]) -> int:
             config: Any = OmegaConf.to_container(cfg, resolve=True)
             check_settings(config)  # before torch is imported
             with paused_collection():
-                from stormproof_train.main import run  # noqa: PLC0415
-                from stormproof_train.run.summary import print_summary  # noqa: PLC0415
+                from stormproof_train.main import run  # noqa: PLC0415 (imports torch)
+                from stormproof_train.run.summary import print_summary  # noqa: PLC0415 (imports torch)
 
             if cfg.tune:
                 from stormproof_train.cli.tune import tune  # noqa: PLC0415 (rarely needed)

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_diabetes
 
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
-from stormproof_train.data.sklearn_files import read_sklearn_file
 from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.splits import split_three_ways
-
-FEATURE_NAMES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 
 class Diabetes(InMemoryDataModule):
@@ -54,7 +52,9 @@ class Diabetes(InMemoryDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
-        features, target = (read_sklearn_file(f"diabetes_{name}.csv.gz") for name in ("data_raw", "target"))
+        patients: Any = load_diabetes(scaled=False)
+        features, target = patients.data, patients.target
+        self._names = list(patients.feature_names)
         self._features = torch.from_numpy(features).float()
         self._targets = torch.from_numpy(target).float().unsqueeze(1)
         rows = split_three_ways(len(target), validation_fraction, test_fraction, seed)
@@ -73,7 +73,7 @@ class Diabetes(InMemoryDataModule):
     def preparation(self) -> dict[str, Any]:
         """Conversion of a table to inputs, in the format of :mod:`stormproof_train.predict.table`."""
         train = self._features[self._train_rows]
-        statistics = zip(FEATURE_NAMES, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
+        statistics = zip(self._names, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
         numbers = [
             {"column": name, "median": median.item(), "mean": mean.item(), "scale": std.item()}
             for name, median, mean, std in statistics

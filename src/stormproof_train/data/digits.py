@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
-from stormproof_train.data.sklearn_files import read_sklearn_file
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import split_three_ways
 
@@ -52,8 +52,8 @@ class Digits(InMemoryDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
-        table = read_sklearn_file("digits.csv.gz", delimiter=",")
-        pixels, self._labels = table[:, :-1], table[:, -1].astype(int)
+        pixels, labels = load_digits(return_X_y=True)
+        self._labels = np.asarray(labels)
         self._images = torch.from_numpy(pixels).float().reshape(-1, *self.spec.input_shape)
         rows = split_three_ways(len(pixels), validation_fraction, test_fraction, seed, self._labels)
         self._train_rows, self._validation_rows, self._test_rows = rows

@@ -1,11 +1,9 @@
-"""Creates disjoint, stratified and reproducible splits.
-
-The splits are those of scikit-learn's ``train_test_split``. Importing it takes a second of the start of each run.
-"""
+"""Creates disjoint, stratified and reproducible splits."""
 
 from __future__ import annotations
 
 import numpy as np
+from sklearn.model_selection import train_test_split
 
 
 def split_two_ways(
@@ -33,39 +31,14 @@ def split_two_ways(
             f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}, but each part needs "
             f"at least {min_size}{condition}."
         )
-    rng = np.random.RandomState(seed)
-    held_out_indices = rng.permutation(count)[:size] if classes is None else _draw_stratified(size, classes, rng)
-    return np.setdiff1d(np.arange(count), held_out_indices), np.sort(held_out_indices)
-
-
-def _draw_stratified(size: int, classes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Draws ``size`` indices such that the parts have the class frequencies of ``classes``."""
-    names, class_of_sample, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    if counts.min() < 2:
-        raise ValueError(f"a stratified split needs 2 samples of each class, got 1 of class {names[counts.argmin()]}.")
-    indices_by_class = np.split(np.argsort(class_of_sample, kind="stable"), np.cumsum(counts)[:-1])
-    remaining_counts = _apportion(counts, len(classes) - size, rng)
-    _apportion(counts - remaining_counts, size, rng)  # draws the random numbers that train_test_split draws
-    return np.concatenate([
-        indices[rng.permutation(len(indices))][remaining:]
-        for indices, remaining in zip(indices_by_class, remaining_counts, strict=True)
-    ])  # fmt: skip
-
-
-def _apportion(counts: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
-    """Divides ``size`` in proportion to ``counts`` by largest remainders, and ties at random."""
-    quotas = counts / counts.sum() * size
-    shares = np.floor(quotas)
-    missing = int(size - shares.sum())
-    remainders = quotas - shares
-    for remainder in np.unique(remainders)[::-1]:
-        if missing == 0:
-            break
-        ties = np.flatnonzero(remainders == remainder)
-        chosen = rng.choice(ties, size=min(len(ties), missing), replace=False)
-        shares[chosen] += 1
-        missing -= len(chosen)
-    return shares.astype(int)
+    if classes is not None:
+        names, counts = np.unique(classes, return_counts=True)
+        if counts.min() < 2:
+            raise ValueError(f"a stratified split needs 2 samples per class, got 1 of class {names[counts.argmin()]}.")
+    remaining_indices, held_out_indices = train_test_split(
+        np.arange(count), test_size=size, random_state=seed, stratify=classes
+    )
+    return np.sort(remaining_indices), np.sort(held_out_indices)
 
 
 def split_three_ways(

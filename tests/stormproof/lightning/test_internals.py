@@ -86,6 +86,7 @@ NAMES = (
     "fit_loop._last_train_dl_reload_epoch",
     "fit_loop.epoch_loop.batch_progress.current.ready",
     "fit_loop.epoch_loop._on_before_fetch",
+    "fit_loop.epoch_loop.on_advance_end",
     "fit_loop.epoch_loop._results",
     "fit_loop.epoch_loop._batches_that_stepped",
     "fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch",

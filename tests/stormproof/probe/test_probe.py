@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from stormproof.gradients import norms
 from stormproof.probe import budget as budget_module
 from stormproof.probe import probe as probe_module
 from stormproof.probe.probe import Probe, get_probe
-from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
+from tests.support.small_fits import LIGHTNING_PYTORCH, LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
 STEPS = 24
@@ -171,19 +172,42 @@ def test_a_validation_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch):
     assert set(seconds) == {0.0}
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_changes_through_data_are_seen_by_later_callbacks(first: bool):
-    class Spoils(pl.Callback):
-        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            if trainer.global_step == 5:
-                for parameter in pl_module.parameters():
-                    parameter.grad.data.fill_(float("nan"))
+class Spoils(pl.Callback):
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == 5:
+            for parameter in pl_module.parameters():
+                parameter.grad.data.fill_(float("nan"))
 
-    monitor, guard = GradientNormMonitor(every_n_steps=1, table=False), DivergenceGuard(action="skip")
+
+class SpoilingMonitor(GradientNormMonitor):
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        Spoils().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+
+@pytest.mark.parametrize(
+    "before_guard",
+    [
+        lambda: [GradientNormMonitor(every_n_steps=1, table=False), Spoils()],
+        lambda: [Spoils(), GradientNormMonitor(every_n_steps=1, table=False)],
+        lambda: [SpoilingMonitor(every_n_steps=1, table=False)],
+    ],
+    ids=["after the monitor", "before the monitor", "in a subclass of the monitor"],
+)
+def test_changes_through_data_are_detected_by_later_callbacks(before_guard: Callable[[], list[pl.Callback]]):
+    guard = DivergenceGuard(action="skip")
     with pytest.warns(UserWarning, match="step 6: the gradient norm is nan; the step is skipped"):
-        _, module = _fit([monitor, Spoils(), guard] if first else [Spoils(), monitor, guard])
+        _, module = _fit([*before_guard(), guard])
     assert guard.skipped == 1
     assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("package", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
+def test_a_callback_of_lightning_does_not_cause_a_second_measurement(package: Any, monkeypatch: pytest.MonkeyPatch):
+    counts = Counts()
+    monkeypatch.setattr(norms, "_foreach_norm", counts.count("norm", norms._foreach_norm))
+    _fit([CALLBACKS["norms"](), package.callbacks.Timer(), CALLBACKS["guard"](), counts])
+    assert counts.steps[15]["norm"] == 1
 
 
 @pytest.mark.parametrize("budget", [1e-9, 0.2, 1.0])
@@ -248,8 +272,23 @@ def test_the_work_of_the_last_callback_is_part_of_the_step(monkeypatch: pytest.M
     clock, seconds = [1.0], []
     monkeypatch.setattr(probe_module, "time", SimpleNamespace(perf_counter=lambda: sum(clock)))
     monkeypatch.setattr(budget_module.Budget, "end_step", lambda self, step_seconds: seconds.append(step_seconds))
-    _fit([Slow(table=False)], log_every_n_steps=5)
+    _fit([Slow(table=False), DeadNeuronDetector(every_n_steps=1000, table=False)], log_every_n_steps=5)
     assert [step + 1 for step, value in enumerate(seconds) if value == 100.0] == [5, 10, 15, 20]
+
+
+def test_a_validation_is_no_part_of_a_step_of_a_detector_that_does_not_measure_it(monkeypatch: pytest.MonkeyPatch):
+    clock, seconds = [1.0], []
+
+    class Validated(Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            clock.append(100.0)
+
+    monkeypatch.setattr(probe_module, "time", SimpleNamespace(perf_counter=lambda: sum(clock)))
+    monkeypatch.setattr(budget_module.Budget, "end_step", lambda self, step_seconds: seconds.append(step_seconds))
+    monkeypatch.setattr(budget_module.Cadence, "is_due", lambda *_: False)
+    data = DataLoader(TensorDataset(torch.randn(24, 8)), batch_size=4)
+    make_trainer(callbacks=[DeadNeuronDetector(table=False)], val_check_interval=2).fit(Validated(), data, data)
+    assert seconds == [0.0] * 5
 
 
 def test_a_subclass_that_does_not_call_super_has_no_negative_overhead():
@@ -260,3 +299,14 @@ def test_a_subclass_that_does_not_call_super_has_no_negative_overhead():
     rows = RowsLogger()
     _fit([Own(table=False)], logger=rows, max_epochs=3)
     assert all(row["probe/overhead"] > 0 for _, row in rows.rows if "probe/overhead" in row)
+
+
+@pytest.mark.parametrize("profiler", [None, "simple"])
+def test_a_trainer_without_a_profiler_skips_profiling(profiler: str | None):
+    class Looks(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            skipped.append(trainer.profiler.profile is nullcontext)
+
+    skipped: list[bool] = []
+    _fit([GradientNormMonitor(table=False), Looks()], profiler=profiler, max_steps=2)
+    assert skipped == [profiler is None] * 2

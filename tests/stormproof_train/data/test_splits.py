@@ -2,7 +2,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from sklearn.model_selection import train_test_split
 
 from stormproof_train.data.splits import split_three_ways, split_two_ways
 
@@ -46,21 +45,6 @@ def test_a_share_outside_its_range_cannot_be_held_out(fraction: float):
         split_two_ways(10, fraction, 0)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 7, 10])
-def test_splits_are_those_of_scikit_learn(num_classes: int):
-    rng = np.random.default_rng(num_classes)
-    for fraction in (0.15, 0.3, 1 / 3, 0.61):
-        for seed in (0, 1, 2**32 - 1):
-            classes = np.concatenate([np.repeat(np.arange(num_classes), 7), rng.integers(0, num_classes, 150)])
-            for labels in (None, classes, np.array(list("abcdefghij"))[classes]):
-                size = round(len(classes) * fraction)
-                expected = train_test_split(np.arange(len(classes)), test_size=size, random_state=seed, stratify=labels)
-                for part, expected_part in zip(
-                    split_two_ways(len(classes), fraction, seed, labels), expected, strict=True
-                ):
-                    np.testing.assert_array_equal(part, np.sort(expected_part))
-
-
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(ValueError, match=r"needs 2 samples of each class, got 1 of class b"):
+    with pytest.raises(ValueError, match=r"needs 2 samples per class, got 1 of class b"):
         split_two_ways(21, 0.3, 0, np.array([*"aaaaaaaaaabcccccccccc"]))

@@ -134,6 +134,7 @@ class TrainingObserver:
         self._step_output: Any = None
         self._has_new_non_finite = False  # in the current batch
         self._step = trainer.global_step - 1  # of the last batch
+        self._is_traced_step = False
         self.record = Record(planned_steps=_planned_steps(trainer), uses_grad_scaler=get_scaler(trainer) is not None)
         self.record.accumulate_grad_batches = trainer.accumulate_grad_batches
         self.record.loader_name, self.record.num_workers = describe_loader(trainer)
@@ -161,8 +162,10 @@ class TrainingObserver:
         self._end_trace()
         # global_step stays 0 if a module in manual optimization steps its optimizers without Lightning
         step = self._trainer.global_step or self.record.batches // self.record.accumulate_grad_batches
-        previous_step, self._step = self._step, step
-        if step in EARLY_STEPS or self._cadence.is_due(step, previous_step):
+        if step != self._step:
+            self._is_traced_step = step in EARLY_STEPS or self._cadence.is_due(step, self._step)
+            self._step = step
+        if self._is_traced_step:
             self._begin_trace()
 
     def on_before_backward(self, loss: torch.Tensor) -> None:
