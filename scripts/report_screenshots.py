@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Browser, sync_playwright
 
-from stormproof_train.run.metrics_file import read_rows
+from stormproof_train.run.metrics_rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (360, 768, 1280)

@@ -29,7 +29,7 @@ from goodput import Costs, compute_optimal_interval, expected_goodput, mean_time
 from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
 from stormproof.checkpoint.progress_file import read_progress
 from stormproof.checkpoint.schedule import compute_optimal_interval as dalys_interval
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 
 GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
 FAILURES = 20_000

@@ -26,7 +26,7 @@ import yaml
 
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.run.metrics_file import COLUMNS
+from stormproof_train.run.metrics_rows import COLUMNS
 
 SIZES = [(1_000, 10), (10_000, 10), (100_000, 10), (100_000, 1)]
 """Number of steps and logging interval in steps."""
@@ -59,7 +59,7 @@ def write_run(folder: Path, steps: int, every: int, layers: int, samples: int) -
         {"number": index, "first_step": first, "last_step": last, "accumulated": 1}
         for index, (first, last) in enumerate(halves, start=1)
     ]
-    record = {"name": folder.name, "status": "finished", "attempts": attempts}
+    record = {"name": folder.name, "status": "finished", "attempts": attempts, "changed": []}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump({"optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01}}))
     count = 0

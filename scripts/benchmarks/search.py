@@ -40,7 +40,7 @@ from stormproof_train.cli import main as command_line
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 from stormproof_train.search.arguments import Composer, parse_arguments
 from stormproof_train.search.pruner import TrialPruner
 from stormproof_train.search.rungs import Rungs, TrialStatus, rung_fractions

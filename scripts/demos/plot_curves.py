@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 
 COLOURS = mpl.colormaps["viridis"]
 

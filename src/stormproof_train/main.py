@@ -21,6 +21,7 @@ from stormproof_train.build_task import build_task
 from stormproof_train.config.advice import make_advisor
 from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
+from stormproof_train.config.changed_settings import find_changed_settings
 from stormproof_train.config.divergence_hint import add_divergence_hint
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import Plan, read_plan
@@ -128,7 +129,7 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
         raise
     else:
         if is_rank_zero():
-            summary = _finish(plan, folder, summary)
+            summary = _finish(plan, folder, run_spec, summary)
         close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         shutdown.stop_listening()
     return summary
@@ -146,11 +147,11 @@ def _begin(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.Lightn
         save_sketch(folder.path, data)
 
 
-def _finish(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
+def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummary) -> RunSummary:
     """Records the results, writes the report, and returns the complete summary."""
     seconds = round(folder.previous_seconds + summary["seconds"], 3)
     summary.update({"attempts": folder.attempt, "seconds": seconds})
-    folder.record_finish(summary, last_step=summary["steps"])
+    folder.record_finish(summary, summary["steps"], find_changed_settings(run_spec.settings))
     if plan.report:
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 

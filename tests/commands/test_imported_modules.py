@@ -10,6 +10,7 @@ import pytest
 
 from stormproof_train.cli.registry import SUBCOMMANDS
 from tests.support.forked_command import TRAIN
+from tests.support.run_folders import training_rows, write_run
 
 HEAVY_PACKAGES = {"torch", "pytorch_lightning", "torchmetrics", "torchvision", "numpy", "pandas", "scipy", "sklearn"}
 TRAIN_COMMAND = [str(TRAIN)]
@@ -43,6 +44,13 @@ def test_a_light_command_imports_no_torch(arguments: list[str], code: int, messa
     assert result.returncode == code, result.stderr
     assert message in result.stdout + result.stderr
     assert packages & HEAVY_PACKAGES == set()
+
+
+def test_a_report_of_a_finished_run_imports_no_torch(tmp_path: Path):
+    write_run(tmp_path / "run", rows=training_rows(100), changed=[{"key": "seed", "value": 3}])
+    result, packages = _run([*TRAIN_COMMAND, "report", "run"], tmp_path)
+    assert result.stdout == "report: run/report.html\n"
+    assert packages & {"torch", "pytorch_lightning", "hydra"} == set()
 
 
 @pytest.mark.slow

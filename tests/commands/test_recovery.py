@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
 

@@ -21,7 +21,7 @@ from wandb.proto.wandb_internal_pb2 import RunRecord
 
 from stormproof.checkpoint import Lease
 from stormproof_train.cli.main import main
-from stormproof_train.run.metrics_file import read_rows
+from stormproof_train.run.metrics_rows import read_rows
 from stormproof_train.search import worker
 from tests.support import forked_command
 from tests.support.cases import DRILL_STRIDE, slow_except

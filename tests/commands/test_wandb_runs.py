@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stormproof.checkpoint import Retention, Store
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 from tests.support import forked_command
 from tests.support.wandb_server import API_KEY, Run, WandbServer
 

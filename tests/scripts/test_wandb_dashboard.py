@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 from tests.support.forked_command import ROOT, Command
 from tests.support.wandb_server import ENTITY, WandbServer
 

@@ -14,7 +14,7 @@ import yaml
 from stormproof.finding import Finding
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.run.metrics_file import COLUMNS
+from stormproof_train.run.metrics_rows import COLUMNS
 
 START = 1_700_000_000.0
 SETTINGS = {
@@ -35,6 +35,7 @@ def write_run(
     status: str = "finished",
     attempts: Sequence[Mapping[str, Any]] = ({"first_step": 0, "last_step": 100},),
     settings: Mapping[str, Any] = SETTINGS,
+    changed: Sequence[Mapping[str, Any]] | None = None,
     test: Mapping[str, float] | None = None,
     tested: bool = True,
     findings: Iterable[Finding] = (),
@@ -50,6 +51,8 @@ def write_run(
         for number, attempt in enumerate(attempts, start=1)
     ]  # fmt: skip
     record = {"name": folder.name, "id": "0", "identity": "0", "status": status, "attempts": attempt_records}
+    if changed is not None:
+        record["changed"] = changed
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings)))
     lines = [f"{attempt},{step},0,{START + step / 100:.3f},{name},{value!r}" for attempt, step, name, value in rows]

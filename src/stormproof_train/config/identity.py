@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from stormproof_train.config.redaction import is_placeholder, redact_settings
 
@@ -33,6 +33,20 @@ _IGNORED_KEYS_BY_TARGET = {
     "stormproof_train.generalization.*": ("callbacks.*",),
     "stormproof_train.search.*": ("callbacks.*",),
 }  # fmt: skip
+
+
+class SettingRecord(TypedDict):
+    """A setting of a run.
+
+    Attributes:
+        key: Dotted key.
+        value: Value in the run.
+        default: Missing if the setting has no default.
+    """
+
+    key: str
+    value: Any
+    default: NotRequired[Any]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from stormproof_train.console import print_line
 from stormproof_train.loggers.wandb_checkpoints import sort_best_first, upload_checkpoints
 from stormproof_train.loggers.wandb_evaluation import build_charts, summary_values
 from stormproof_train.metric_direction import higher_is_better
-from stormproof_train.run.metrics_file import read_rows
+from stormproof_train.run.metrics_rows import read_rows
 
 STEP_KEY = "step"
 """Number of optimizer steps in each row, the x-axis of all charts."""

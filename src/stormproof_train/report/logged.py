@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
-from stormproof_train.run.metrics_file import COLUMNS, read_complete_lines
+from stormproof_train.run.metrics_rows import COLUMNS, read_complete_lines
 
 CHUNK_ROWS = 200_000
 """Number of rows that are parsed at once."""
@@ -41,7 +41,7 @@ class Series:
 def read_series(path: Path) -> dict[str, Series]:
     """Reads the series of each name in a ``metrics.csv``, in order of first occurrence. Empty if the file is missing.
 
-    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_file.read_metrics`, which is slower.
+    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_rows.read_metrics`, which is slower.
 
     Args:
         path: Path of a ``metrics.csv``. The run may still be writing it.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stormproof_train.config.identity import flatten
+from stormproof_train.config.identity import SettingRecord, flatten
 from stormproof_train.report.attempts import summarize_attempts
-from stormproof_train.report.defaults import find_changed_settings
 from stormproof_train.report.evaluation_plots import add_plot_data
 from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.metric_curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
@@ -39,5 +38,15 @@ def collect_run_numbers(run: RunFiles) -> RunNumbers:
         "attempts": summarize_attempts(run.record, run.logged),
         "evaluation": None if run.evaluation is None else add_plot_data(run.evaluation, run.predictions),
         "settings": dict(flatten(run.settings)),
-        "changed": find_changed_settings(run.settings) if run.settings else [],
+        "changed": _changed_settings(run),
     }
+
+
+def _changed_settings(run: RunFiles) -> list[SettingRecord]:
+    """Returns the changed settings that a finished run recorded. Otherwise, finds them, which imports torch."""
+    changed = run.record.get("changed")
+    if changed is None and run.settings:
+        from stormproof_train.config.changed_settings import find_changed_settings  # noqa: PLC0415 (imports torch)
+
+        return find_changed_settings(run.settings)
+    return changed or []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from stormproof.finding import FindingRecord
+from stormproof_train.config.identity import SettingRecord
 from stormproof_train.evaluation.records import Comparison
 from stormproof_train.report.attempts import AttemptSummary
 from stormproof_train.report.evaluation_plots import PlottedEvaluation
@@ -12,20 +13,6 @@ from stormproof_train.report.layers import LayerCells
 from stormproof_train.report.metric_curves import CurveSummary
 from stormproof_train.report.times import StepTimes
 from stormproof_train.run.records import RunSummary
-
-
-class SettingRecord(TypedDict):
-    """A setting of a run.
-
-    Attributes:
-        key: Dotted key.
-        value: Value in the run.
-        default: Missing if the setting has no default.
-    """
-
-    key: str
-    value: Any
-    default: NotRequired[Any]
 
 
 class Verdict(TypedDict):

@@ -8,11 +8,11 @@ from typing import Any
 from stormproof.finding import FindingRecord
 from stormproof.finding_sentences import describe_evidence
 from stormproof.problem import Problem
+from stormproof_train.config.identity import SettingRecord
 from stormproof_train.console import drop_empty_columns, format_value
 from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.attempts import AttemptSummary
 from stormproof_train.report.kit.chart import Table
-from stormproof_train.report.records import SettingRecord
 from stormproof_train.run.records import RunSummary
 
 

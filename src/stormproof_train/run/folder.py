@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
 from stormproof.checkpoint.progress_file import read_progress
 from stormproof_train.broken_links import describe_path_error
-from stormproof_train.config.identity import RunSpec, list_differences
+from stormproof_train.config.identity import RunSpec, SettingRecord, list_differences
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.config.settings import Resume
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
@@ -246,10 +246,17 @@ class RunFolder:
             attempt["skipped"] = dict(skip_reasons)
         self._commit_record()
 
-    def record_finish(self, summary: RunSummary, last_step: int) -> None:
-        """Writes the summary, records that the run has finished, and releases the folder."""
+    def record_finish(self, summary: RunSummary, last_step: int, changed: Sequence[SettingRecord]) -> None:
+        """Writes the summary, records that the run has finished, and releases the folder.
+
+        Args:
+            summary: Content of ``summary.json``.
+            last_step: Number of optimizer steps.
+            changed: Settings that differ from the defaults.
+        """
         assert self._lease is not None
         self._lease.check()
+        self._record["changed"] = list(changed)
         _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
 

@@ -7,28 +7,27 @@ import io
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.loggers import Logger
 
 from stormproof_train.errors import STORAGE_FAULTS
+from stormproof_train.run.metrics_rows import COLUMNS, HEADER
 
 MAX_PENDING_BYTES = 16 * 2**20
 """Maximum bytes of rows that wait for storage."""
-COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
-_HEADER = (",".join(COLUMNS) + "\n").encode()
 
 
 class MetricsFile(Logger):
     """Appends one row per value: ``attempt,step,epoch,time,name,value``.
 
     With one row per value, a metric that first appears during a run needs no new column. The rows of a logging step are
-    appended in one write. If a kill truncates a row, the next attempt terminates it, and :func:`read_metrics` ignores
+    appended in one write. If a kill truncates a row, the next attempt terminates it, and :func:`.read_metrics` ignores
     it. ``step`` is Lightning's ``global_step``, and ``time`` is in seconds since the epoch.
 
     After a storage error, rows wait in memory for storage, and training continues.
@@ -110,70 +109,8 @@ class MetricsFile(Logger):
     def _header_or_row_end(self, size: int) -> bytes:
         """Returns the bytes before the first row: the header, or the end of a row that a kill truncated."""
         if size == 0:
-            return _HEADER
+            return HEADER
         with self.path.open("rb") as file:
             file.seek(-1, io.SEEK_END)
             # extra fields mark the row as invalid, so that a truncated number is never read
             return b"" if file.read() == b"\n" else b"," * len(COLUMNS) + b"\n"
-
-
-class Row(NamedTuple):
-    """One value that was logged in training."""
-
-    attempt: int
-    step: int
-    epoch: int | None
-    name: str
-    value: float
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the complete rows of a ``metrics.csv`` that have a step, in the order of the file.
-
-    Args:
-        path: A ``metrics.csv``, possibly of an active run.
-
-    Raises:
-        ValueError: If a row is damaged, except by a power cut.
-    """
-    text = read_complete_lines(path).decode(errors="replace")
-    for row in csv.reader(io.StringIO(text, newline="")):
-        if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[1]:
-            attempt, step, epoch, _, name, value = row
-            yield Row(int(attempt), int(step), int(epoch) if epoch else None, name, float(value))
-
-
-def read_complete_lines(path: Path) -> bytes:
-    """Returns the lines of a ``metrics.csv``. Excludes a truncated last line.
-
-    After a power cut, some file systems contain zeros in place of the last rows. Lines with zeros are excluded with a
-    warning.
-
-    Raises:
-        ValueError: If the file is not empty and contains no complete line.
-    """
-    content = path.read_bytes()
-    complete_lines, num_ignored = content[: content.rfind(b"\n") + 1], 0
-    if b"\0" in complete_lines:
-        lines = complete_lines.splitlines(keepends=True)
-        lines_without_zeros = [line for line in lines if b"\0" not in line]
-        complete_lines, num_ignored = b"".join(lines_without_zeros), len(lines) - len(lines_without_zeros)
-    if not complete_lines and content and not _HEADER.startswith(content):
-        raise ValueError("it contains no complete row")
-    if num_ignored:
-        rank_zero_warn(f"{path}: ignored rows with zero bytes, probably from a power cut: {num_ignored}")
-    return complete_lines
-
-
-def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Returns the (step, value) pairs of each metric, sorted by step. Later attempts replace values of the same step.
-
-    Args:
-        path: A ``metrics.csv``, possibly of an active run.
-    """
-    latest: dict[str, dict[int, Row]] = {}
-    for row in read_rows(path):
-        steps = latest.setdefault(row.name, {})
-        if row.step not in steps or steps[row.step].attempt <= row.attempt:
-            steps[row.step] = row
-    return {name: [(step, row.value) for step, row in sorted(steps.items())] for name, steps in latest.items()}

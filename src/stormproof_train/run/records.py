@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from stormproof_train.config.identity import SettingRecord
+
 
 class AttemptRecord(TypedDict):
     """One attempt in ``run.json``.
@@ -50,6 +52,7 @@ class RunRecord(TypedDict):
         attempts: Attempts, oldest first.
         identity: Hash of the settings that change the result.
         status: ``running``, ``finished``, ``failed`` or ``preempted``.
+        changed: Settings that differ from the defaults. Missing before the run finishes.
     """
 
     name: str
@@ -57,6 +60,7 @@ class RunRecord(TypedDict):
     attempts: list[AttemptRecord]
     identity: str
     status: str
+    changed: NotRequired[list[SettingRecord]]
 
 
 class EvaluationSummary(TypedDict):

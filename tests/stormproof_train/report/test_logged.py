@@ -7,7 +7,8 @@ import pytest
 from stormproof_train.errors import UserError
 from stormproof_train.report import logged
 from stormproof_train.report.logged import read_series
-from stormproof_train.run.metrics_file import MetricsFile, read_metrics
+from stormproof_train.run.metrics_file import MetricsFile
+from stormproof_train.run.metrics_rows import read_metrics
 
 HEADING = "attempt,step,epoch,time,name,value\n"
 

@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.report.attempts import summarize_attempts
-from stormproof_train.report.defaults import find_changed_settings
 from stormproof_train.report.kit.evaluation_charts import evaluation_charts
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.layers import compute_layer_cells
@@ -192,24 +192,6 @@ def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Pa
     assert cells["smallest"][1][column] == 0.0
 
 
-def test_what_differs_from_the_default_is_a_choice_or_an_argument_of_it():
-    settings = {
-        "seed": 3,
-        "activation": {"_target_": "torch.nn.ELU", "alpha": 0.5, "inplace": False},
-        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.05, "eps": 1e-8},
-        "loss": {"_target_": "stormproof_train.losses.CrossEntropy", "label_smoothing": 0.0},
-        "model": {"_target_": "mine.that_must_not_be_imported", "width": 9},
-    }
-    assert find_changed_settings(settings) == [
-        {"key": "activation", "value": "elu", "default": "relu"},
-        {"key": "seed", "value": 3, "default": 0},
-        {"key": "activation.alpha", "value": 0.5, "default": 1.0},
-        {"key": "optimizer.lr", "value": 0.05, "default": 0.001},
-        {"key": "model._target_", "value": "mine.that_must_not_be_imported", "default": "stormproof_train.models.MLP"},
-        {"key": "model.width", "value": 9, "default": 128},
-    ]
-
-
 def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path):
     rows = [
         *training_rows(100),
@@ -281,3 +263,12 @@ def test_a_skipped_checkpoint_is_named_with_its_attempt(tmp_path: Path):
     assert [entry["skipped"] for entry in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
     (section,) = (entry for entry in run_page(numbers).sections if entry.title == "Attempts")
     assert "Attempt 2 skipped checkpoint 000003-step-40: it has 7 bytes." in section.sentences
+
+
+@pytest.mark.parametrize(("recorded", "key"), [(None, "optimizer.lr"), ([{"key": "seed", "value": 3}], "seed")])
+def test_changed_settings_are_those_that_the_run_recorded_or_else_those_of_its_config(
+    recorded: list[dict[str, Any]] | None, key: str, tmp_path: Path
+):
+    settings = {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.05}}
+    run = write_run(tmp_path / "run", settings=settings, changed=recorded)
+    assert [change["key"] for change in collect_run_numbers(read_run(run))["changed"]] == [key]

@@ -54,7 +54,7 @@ def _begin_run(runs: Path, training: bool = True) -> RunFolder:
 
 def _finish_run(runs: Path) -> RunFolder:
     folder = _begin_run(runs)
-    folder.record_finish(SUMMARY, last_step=12)
+    folder.record_finish(SUMMARY, last_step=12, changed=[])
     return folder
 
 
@@ -96,7 +96,7 @@ def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatc
         "reason": None,
         "code": None,
     }
-    folder.record_finish(SUMMARY, last_step=12)
+    folder.record_finish(SUMMARY, last_step=12, changed=[])
     (attempt,) = _record(folder)["attempts"]
     assert _record(folder)["status"] == "finished"
     assert datetime.fromisoformat(attempt["end"]) >= start
@@ -222,7 +222,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
     assert [attempt["number"] for attempt in _record(second)["attempts"]] == [1, 2]
     assert _record(second)["status"] == "running"
     second.record_training_start(step=0, world_size=1, accumulate_grad_batches=1)
-    second.record_finish(SUMMARY, last_step=12)
+    second.record_finish(SUMMARY, last_step=12, changed=[])
     assert second.read_summary() == SUMMARY
 
 
@@ -245,7 +245,7 @@ def test_a_living_run_is_refused_with_its_process(tmp_path: Path):
             RunFolder(tmp_path, "mine").begin_attempt(SPEC, "auto")
         assert _record(folder) == before
     finally:
-        folder.record_finish(SUMMARY, last_step=12)
+        folder.record_finish(SUMMARY, last_step=12, changed=[])
 
 
 def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
@@ -254,7 +254,7 @@ def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
     lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another", "pid": 17}))
     before = _record(folder)
     with pytest.raises(FolderLostError, match=r"because process 17 on .* took it over"):
-        folder.record_finish(SUMMARY, last_step=12)
+        folder.record_finish(SUMMARY, last_step=12, changed=[])
     with pytest.raises(FolderLostError, match=r"because process 17 on .* took it over"):
         folder.record_failure("reason", ExitCode.FAILED, last_step=12)
     assert _record(folder) == before

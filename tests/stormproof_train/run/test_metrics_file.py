@@ -13,7 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from stormproof_train.errors import UserError
 from stormproof_train.report.logged import read_series
 from stormproof_train.run import metrics_file
-from stormproof_train.run.metrics_file import read_metrics
+from stormproof_train.run.metrics_rows import read_metrics
 
 
 class MetricsFile(metrics_file.MetricsFile):

@@ -12,10 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import flatten
+from stormproof_train.config.identity import SettingRecord, flatten
 from stormproof_train.config.plan import read_plan
 from stormproof_train.losses import DEFAULT_LOSSES
-from stormproof_train.report.records import SettingRecord
 
 GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "logger", "trainer")
 """Config groups of which a run has one choice."""
