@@ -11,8 +11,11 @@ from stormproof.errors import RanksDisagreeError
 class StepLosses:
     """Sums the losses of the batches of each step and keeps the sums on the device until they are read.
 
+    Args:
+        gathered_steps: Number of steps whose losses are gathered from all ranks in one collective. Must be at least 1.
+
     Example:
-        >>> losses = StepLosses()
+        >>> losses = StepLosses(gathered_steps=10)
         >>> losses.add(0.25)
         >>> losses.add(0.5)
         >>> losses.finish_step(step=1)
@@ -20,7 +23,8 @@ class StepLosses:
         [(1, 0.75)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gathered_steps: int) -> None:
+        self._gathered_steps = gathered_steps
         self._batch_losses: list[float | torch.Tensor] = []
         self._step_losses: list[tuple[int, float | torch.Tensor]] = []
 
@@ -61,21 +65,27 @@ class StepLosses:
         Raises:
             RanksDisagreeError: If the ranks have skipped different numbers of steps.
         """
-        if world_size() > 1:
-            assert_equal_counts(skipped_steps, len(self._step_losses), device)
-        if not self._step_losses:
+        step_losses, self._step_losses = self._step_losses, []
+        if world_size() == 1 and not step_losses:
             return []
-        steps, losses = zip(*self._step_losses, strict=True)
-        self._step_losses = []
-        values = torch.stack([torch.as_tensor(loss, dtype=torch.float32, device=device) for loss in losses])
-        return list(zip(steps, all_gather_rows(values).mean(0).tolist(), strict=True))
+        counts = torch.tensor([skipped_steps, len(step_losses)], dtype=torch.float32, device=device)
+        mean_losses: list[float] = []
+        for start in range(0, max(1, len(step_losses)), self._gathered_steps):
+            chunk = [
+                torch.as_tensor(loss, dtype=torch.float32, device=device).reshape(1)
+                for _, loss in step_losses[start : start + self._gathered_steps]
+            ]
+            padding = counts.new_zeros(self._gathered_steps - len(chunk))  # equal sizes, whatever the ranks recorded
+            rows = all_gather_rows(torch.cat([counts, *chunk, padding]))
+            _assert_equal(rows[:, :2].tolist())
+            mean_losses += rows[:, 2 : 2 + len(chunk)].mean(0).tolist()
+        return list(zip([step for step, _ in step_losses], mean_losses, strict=True))
 
 
-def assert_equal_counts(skipped_steps: int, recorded_steps: int, device: torch.device) -> None:
-    """Raises RanksDisagreeError on all ranks if the ranks have skipped different numbers of steps."""
-    counts = all_gather_rows(torch.tensor([skipped_steps, recorded_steps], device=device)).tolist()
+def _assert_equal(counts: list[list[float]]) -> None:
+    """Raises RanksDisagreeError if ranks have skipped or recorded different numbers of steps."""
     if any(count != counts[0] for count in counts):
         raise RanksDisagreeError(
-            f"the ranks have skipped different numbers of steps ({[count[0] for count in counts]}), so their gradients "
-            "differed: restart all ranks"
+            f"the ranks have skipped different numbers of steps ({[int(count[0]) for count in counts]}), so their "
+            "gradients differed: restart all ranks"
         )

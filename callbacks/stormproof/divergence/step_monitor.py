@@ -42,7 +42,7 @@ class StepMonitor:
         self._checks_every_step = every_n_steps == 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
         self._probe = get_probe(trainer)
-        self._losses = StepLosses()
+        self._losses = StepLosses(self._every_n_steps)
         self._step = trainer.global_step
         self._has_backward = False
         self._buffer_snapshot = BufferSnapshot(module)

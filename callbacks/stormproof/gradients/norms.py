@@ -60,6 +60,28 @@ class GradientNorms:
         return float(torch.linalg.vector_norm(norms))
 
 
+def norm_for_clipping(gradients: Sequence[torch.Tensor], norms: GradientNorms) -> torch.Tensor | None:
+    """Returns the bits of ``torch.nn.utils.get_total_norm(gradients)``, or None if they may differ.
+
+    torch computes norms in the data type of the gradients and groups them by device and data type.
+
+    Args:
+        gradients: Tensors. Must not be empty.
+        norms: Their norms.
+
+    Example:
+        >>> gradients = [torch.tensor([3.0]), torch.tensor([4.0])]
+        >>> norm_for_clipping(gradients, GradientNorms(gradients))
+        tensor(5.)
+    """
+    dtype, device = gradients[0].dtype, gradients[0].device
+    if dtype not in {torch.float32, torch.float64} or not all(
+        _is_dense_real(gradient) and gradient.dtype == dtype and gradient.device == device for gradient in gradients
+    ):
+        return None
+    return torch.linalg.vector_norm(norms.rows[0][1].flatten())
+
+
 def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns the largest absolute value of all entries, as a 0-d tensor.
 

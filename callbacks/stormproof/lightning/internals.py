@@ -167,6 +167,27 @@ def call_after_batch(trainer: pl.Trainer, function: Callable[[], None]) -> Calla
     return call_before(trainer.fit_loop.epoch_loop, "on_advance_end", lambda *_: function())
 
 
+def call_for_norm_clipping(
+    trainer: pl.Trainer, clip: Callable[[list[torch.nn.Parameter], float], bool]
+) -> Callable[[], None]:
+    """Calls ``clip(parameters, max_norm)`` where Lightning clips gradients by norm.
+
+    Lightning clips if ``clip`` returns False, and always if a plugin has its own clipping.
+
+    Returns:
+        Function that undoes this.
+    """
+    plugin, original_clip = trainer.precision_plugin, trainer.precision_plugin.clip_grad_by_norm
+    if getattr(original_clip, "__qualname__", "") != "Precision.clip_grad_by_norm":
+        return _do_nothing
+
+    def clip_grad_by_norm(optimizer: Any, clip_val: float) -> None:
+        if not clip(list(plugin.main_params(optimizer)), clip_val):
+            original_clip(optimizer, clip_val)
+
+    return replace(plugin, "clip_grad_by_norm", clip_grad_by_norm)
+
+
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
     """Calls ``function`` with each loader of any stage before it is iterated.
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof.distributed.collectives import all_reduce_max
-from stormproof.gradients.norms import GradientNorms
+from stormproof.gradients.norms import GradientNorms, norm_for_clipping
 from stormproof.lightning import internals
 from stormproof.lightning.logging_steps import log_to_loggers
 from stormproof.lightning.optimizer_step import get_scaler
@@ -20,8 +20,8 @@ from stormproof.probe.budget import Budget, is_decision_step
 class Probe:
     """Shares measurements among the callbacks of a trainer, and chooses their intervals.
 
-    Keeps the last loss and the last gradient norms, so that other callbacks do not measure them again. Logs the
-    intervals after each choice:
+    Keeps the last loss and the last gradient norms, so that other callbacks and clipping by Lightning do not measure
+    them again. Logs the intervals after each choice:
 
     | name                      | value                                                        |
     |---------------------------|--------------------------------------------------------------|
@@ -48,6 +48,7 @@ class Probe:
         self._undo_functions: list[Callable[[], None]] = [
             internals.call_after_batch(trainer, self._end_batch),
             internals.call_between_batches(trainer, self._end_step, run_last=True),
+            internals.call_for_norm_clipping(trainer, self._clip),
             internals.skip_idle_profiler(trainer),
         ]
 
@@ -96,8 +97,23 @@ class Probe:
         return (
             len(gradients) == len(measured)
             and all(tensor.is_same(gradient) for tensor, gradient in zip(measured, gradients, strict=True))
-            and not any(map(_may_change_gradients, internals.callbacks(self._trainer)))
+            and not any(
+                _is_from_user(callback.on_before_optimizer_step) for callback in internals.callbacks(self._trainer)
+            )
         )
+
+    def _clip(self, parameters: list[torch.nn.Parameter], max_norm: float) -> bool:
+        """Clips gradients with measured norms. Returns False if the result might not be the one of Lightning."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self._norms is None or not gradients or not self._are_measured(gradients, self._norms[0]):
+            return False
+        module = self._trainer.lightning_module
+        if _is_from_user(module.on_before_optimizer_step) or _is_from_user(module.configure_gradient_clipping):
+            return False
+        total_norm = norm_for_clipping(gradients, self._norms[1])
+        if total_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)
+        return total_norm is not None
 
     def _end_step(self) -> None:
         """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
@@ -155,10 +171,9 @@ class _MeasuredTensor:
         return self._reference() is tensor and self._version == _version(tensor)
 
 
-def _may_change_gradients(callback: pl.Callback) -> bool:
-    """Returns whether the hook of a callback before the optimizer step may be defined by the user."""
-    module = getattr(callback.on_before_optimizer_step, "__module__", "")
-    return not module.startswith(("stormproof.", "pytorch_lightning.", "lightning.pytorch."))
+def _is_from_user(hook: Callable[..., object]) -> bool:
+    """Returns whether a hook belongs neither to Stormproof nor to Lightning, so that it may change gradients."""
+    return not getattr(hook, "__module__", "").startswith(("stormproof.", "pytorch_lightning.", "lightning.pytorch."))
 
 
 def _version(tensor: torch.Tensor) -> int:

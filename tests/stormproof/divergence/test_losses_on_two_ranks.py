@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import DivergenceGuard, resumable
-from stormproof.divergence.step_losses import assert_equal_counts
+from stormproof.divergence.step_losses import StepLosses
 from stormproof.errors import DivergedError, RanksDisagreeError
 from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, SPIKE, Classifier, make_loader
 from tests.support.ranks import call_on_two_ranks
@@ -46,13 +46,25 @@ def test_a_loss_spike_with_an_unchanged_gradient_is_detected_within_ten_steps(tm
     assert steps[0] == steps[1] <= SPIKE_STEP + 10
 
 
-def _compare_counts(rank: int, folder: str) -> None:
+def _make_losses(count: int) -> StepLosses:
+    losses = StepLosses(gathered_steps=4)
+    for step in range(1, count + 1):
+        losses.add(float(step))
+        losses.finish_step(step)
+    return losses
+
+
+def _read_losses(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    assert_equal_counts(3, 5, torch.device("cpu"))
+    device = torch.device("cpu")
+    for count in (0, 1, 4, 9):
+        assert _make_losses(count).read(3, device) == [(step, float(step)) for step in range(1, count + 1)]
     with pytest.raises(RanksDisagreeError, match=r"the ranks have skipped different numbers of steps \(\[3, 4\]\)"):
-        assert_equal_counts(3 + rank, 5, torch.device("cpu"))
+        _make_losses(9).read(3 + rank, device)
+    with pytest.raises(RanksDisagreeError):
+        _make_losses(3 + rank).read(3, device)
     dist.destroy_process_group()
 
 
 def test_ranks_that_have_skipped_different_numbers_of_steps_stop(tmp_path: Path):
-    call_on_two_ranks(_compare_counts, str(tmp_path))
+    call_on_two_ranks(_read_losses, str(tmp_path))

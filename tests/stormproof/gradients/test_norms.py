@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.gradients.norms import largest_entry, local_norms
+from stormproof.gradients.norms import GradientNorms, largest_entry, local_norms, norm_for_clipping
 from stormproof.lightning.layer_names import get_layer_name, get_layer_names, strip_wrappers
 
 SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]
@@ -30,6 +30,31 @@ def test_types_may_be_mixed():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_many_small_numbers_of_half_precision_are_not_lost(dtype: torch.dtype):
     assert float(local_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [[1], [0, 3], [17, 1, 1000], [100_003, 5, 64 * 64, 7]], ids=str)
+def test_the_norm_for_clipping_has_the_bits_of_torch(sizes: list[int], dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
+    tensors[-1] = tensors[-1].expand(3, -1).T  # not contiguous
+    norm = norm_for_clipping(tensors, GradientNorms(tensors))
+    assert norm is not None
+    assert torch.equal(norm, torch.nn.utils.get_total_norm(tensors))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        gradients(torch.bfloat16),
+        gradients(torch.complex64),
+        [torch.ones(2), torch.ones(2, dtype=torch.float64)],
+        [torch.ones(2, 2).to_sparse()],
+    ],
+    ids=["bfloat16", "complex", "two types", "sparse"],
+)
+def test_there_is_no_norm_for_clipping_if_torch_computes_it_in_another_way(tensors: list[torch.Tensor]):
+    assert norm_for_clipping(tensors, GradientNorms(tensors)) is None
 
 
 def test_a_sparse_gradient_counts_what_came_twice_once_added_up():

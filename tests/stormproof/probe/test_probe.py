@@ -46,8 +46,8 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
-def _fit(callbacks: list[pl.Callback], **options: Any) -> tuple[Any, Net]:
-    module = Net()
+def _fit(callbacks: list[pl.Callback], net: type[Net] = Net, **options: Any) -> tuple[Any, Net]:
+    module = net()
     torch.manual_seed(1)
     trainer = make_trainer(callbacks=callbacks, **{"log_every_n_steps": 10, **options})
     trainer.fit(module, DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
@@ -106,6 +106,7 @@ def test_nothing_is_left_after_training(fails: bool):
     assert "profile" not in vars(trainer.profiler)
     assert not any(isinstance(value, Probe) for value in vars(trainer).values())
     assert "_on_before_fetch" not in vars(trainer.fit_loop.epoch_loop)
+    assert "clip_grad_by_norm" not in vars(trainer.precision_plugin)
 
 
 def test_changed_gradients_are_measured_again():
@@ -208,6 +209,46 @@ def test_a_callback_of_lightning_does_not_cause_a_second_measurement(package: An
     monkeypatch.setattr(norms, "_foreach_norm", counts.count("norm", norms._foreach_norm))
     _fit([CALLBACKS["norms"](), package.callbacks.Timer(), CALLBACKS["guard"](), counts])
     assert counts.steps[15]["norm"] == 1
+
+
+class SpoilsBeforeClipping(Net):
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in self.parameters():
+            parameter.grad.data.mul_(3.0)
+
+
+class ClipsTwice(Net):
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val, "norm")
+        SpoilsBeforeClipping.on_before_optimizer_step(self, optimizer)
+        self.clip_gradients(optimizer, gradient_clip_val, "norm")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize("net", [Net, SpoilsBeforeClipping, ClipsTwice])
+def test_clipping_with_measured_norms_gives_the_weights_of_lightning(net: type[Net], precision: Any):
+    options: dict[str, Any] = {"gradient_clip_val": 0.05, "precision": precision}
+    _, module = _fit([CALLBACKS[name]() for name in ("norms", "guard", "health")], net, **options)
+    _, plain = _fit([], net, **options)
+    _, unclipped = _fit([], Net, precision=precision)
+    weights, plain_weights, unclipped_weights = (
+        nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, plain, unclipped)
+    )
+    assert torch.equal(weights, plain_weights)
+    assert not torch.equal(weights, unclipped_weights)
+
+
+@pytest.mark.parametrize(("net", "clips_itself"), [(Net, False), (SpoilsBeforeClipping, True), (ClipsTwice, True)])
+def test_clipping_measures_gradients_again_only_if_the_module_may_change_them(
+    net: type[Net], clips_itself: bool, monkeypatch: pytest.MonkeyPatch
+):
+    counts = Counts()
+    clip_grad_norm = counts.count("clipped by torch", torch.nn.utils.clip_grad_norm_)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_grad_norm)
+    _fit([CALLBACKS["norms"](), counts], net, gradient_clip_val=0.05)
+    assert (counts.steps[15]["clipped by torch"] > 0) == clips_itself
 
 
 @pytest.mark.parametrize("budget", [1e-9, 0.2, 1.0])
