@@ -352,9 +352,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
             internals.load_pending_loader_states(trainer)
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
-        self._undo_functions.append(
-            internals.call_between_batches(trainer, lambda: self._run_between_batches(trainer, pl_module))
-        )
+        self._undo_functions += [
+            self.save_coordinator.start(trainer),
+            internals.call_between_batches(trainer, lambda: self._run_between_batches(trainer, pl_module)),
+        ]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -193,7 +193,7 @@ class DivergenceGuard(InactiveCopies, Callback):
             rank_zero_warn(
                 "DivergenceGuard is inactive: with manual optimization it checks gradients only. Set every_n_steps=1."
             )
-        self._step_monitor = StepMonitor(trainer, pl_module, self._detectors, every_n_steps)
+        self._step_monitor = StepMonitor(trainer, pl_module, self._detectors, every_n_steps, lambda: self.skipped)
         scales_lr = self.lr_factor < 1 or self._lr_scale.factor < 1
         self._undo_functions = [
             *(self._lr_scale.attach(trainer.optimizers) if scales_lr else []),
@@ -311,7 +311,7 @@ class DivergenceGuard(InactiveCopies, Callback):
             return
         if self._training_health is not None:
             stop_on_critical(self._training_health.findings)
-        anomaly = self._step_monitor.check_losses(self.skipped)
+        anomaly = self._step_monitor.check_losses()
         if anomaly is not None:
             self._handle_anomaly(anomaly, self._detectors[0], is_applied=True)
         if self._diverged_since is not None:

@@ -24,6 +24,7 @@ from stormproof.event_log import log_event
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.step_exchange import get_exchange
 from stormproof.signals.listener import SignalListener
 from stormproof.signals.worker_signal_mask import mask_worker_signals
 
@@ -105,6 +106,7 @@ class Preemption(InactiveCopies, Callback):
                     "Preemption"
                 )
             self._undo_functions.append(self._recovery.call_at_steps(self._check_signal_at_step))
+            self._undo_functions.append(get_exchange(trainer).add("signal", self._local_signal))
             self._reset_sync_schedule()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,7 +155,8 @@ class Preemption(InactiveCopies, Callback):
     def _check_signal_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Commits a checkpoint and exits if a rank has received a signal."""
         assert self._recovery is not None
-        received_signal = self._poll_signal(trainer)
+        gathered = get_exchange(trainer).take("signal") if trainer.world_size > 1 else None
+        received_signal = self._poll_signal(trainer, gathered)
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
             self._exit(trainer, received_signal, self._recovery.commit(trainer, module))
@@ -192,32 +195,36 @@ class Preemption(InactiveCopies, Callback):
         self._sync_schedule.reset()
         self._num_sync_points, self._last_sync = 0, (0, time.monotonic())
 
-    def _poll_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
-        """Returns the signal that a rank has received, if ranks synchronize at this point. Otherwise None."""
+    def _poll_signal(self, trainer: pl.Trainer, gathered: list[list[float]] | None = None) -> signal.Signals | None:
+        """Returns the signal that a rank has received, if ranks synchronize at this point. Otherwise None.
+
+        Args:
+            trainer: Trainer in any stage.
+            gathered: Results of :meth:`_local_signal` on all ranks if another callback has gathered them.
+        """
         self._num_sync_points += 1
         if trainer.world_size == 1:
             return self._listener.received_signal
-        if not self._sync_schedule.is_due(self._num_sync_points):
+        if gathered is None and not self._sync_schedule.is_due(self._num_sync_points):
             return None
-        last_sync_point, last_sync_time = self._last_sync
         now = time.monotonic()
-        signal_number, seconds = self._reduce_signal(
-            trainer, (now - last_sync_time) / (self._num_sync_points - last_sync_point)
-        )
-        self._sync_schedule.record_sync(self._num_sync_points, seconds)
+        signal_number, seconds = self._reduce_signal(trainer) if gathered is None else map(max, *gathered)
+        self._sync_schedule.record_sync(self._num_sync_points, seconds / (self._num_sync_points - self._last_sync[0]))
         self._last_sync = self._num_sync_points, now
-        return signal.Signals(signal_number) if signal_number else None
+        return signal.Signals(int(signal_number)) if signal_number else None
 
     def _sync_signal(self, trainer: pl.Trainer) -> signal.Signals | None:
         """Synchronizes all ranks and returns the signal that a rank has received, or None."""
-        signal_number, _ = self._reduce_signal(trainer, 0.0)
-        return signal.Signals(signal_number) if signal_number else None
+        signal_number, _ = self._reduce_signal(trainer)
+        return signal.Signals(int(signal_number)) if signal_number else None
 
-    def _reduce_signal(self, trainer: pl.Trainer, seconds: float) -> tuple[int, float]:
-        """Returns the number of the signal that any rank received (0 if none) and the maximum of ``seconds``."""
-        local_signal = 0 if self._listener.received_signal is None else self._listener.received_signal
-        signal_number, max_seconds = all_reduce_max([local_signal, seconds], trainer.strategy.root_device)
-        return int(signal_number), max_seconds
+    def _reduce_signal(self, trainer: pl.Trainer) -> list[float]:
+        """Returns the maxima of :meth:`_local_signal` over all ranks."""
+        return all_reduce_max(self._local_signal(), trainer.strategy.root_device)
+
+    def _local_signal(self) -> list[float]:
+        """Returns the number of the received signal (0 if none), and the seconds since the last synchronization."""
+        return [float(self._listener.received_signal or 0), time.monotonic() - self._last_sync[1]]
 
     def _has_time_to_finish(self, trainer: pl.Trainer, received_signal: signal.Signals) -> bool:
         """Returns True if every rank has time for the rest of this validation and for a checkpoint."""

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
+from stormproof.distributed.collectives import all_gather_rows
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
@@ -138,8 +139,8 @@ class StepTimer(InactiveCopies, Callback):
         if elapsed > 0:
             values[0] = elapsed / (self.batches - batches)
             values[1] = (self.data_wait_seconds - wait) / elapsed
-        if trainer.world_size > 1:  # a collective: all ranks reach this step, even without measured batches
-            values = trainer.strategy.reduce(values.to(trainer.strategy.root_device), reduce_op="mean")
+        if trainer.world_size > 1:  # all ranks reach this step, even without measured batches
+            values = all_gather_rows(values.to(trainer.strategy.root_device)).mean(0)
         batch_seconds, data_wait_fraction = values.tolist()
         if batch_seconds == 0:
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from stormproof.distributed.collectives import all_gather_rows, world_size
 from stormproof.errors import RanksDisagreeError
 
 
@@ -12,14 +11,15 @@ class StepLosses:
     """Sums the losses of the batches of each step and keeps the sums on the device until they are read.
 
     Args:
-        gathered_steps: Number of steps whose losses are gathered from all ranks in one collective. Must be at least 1.
+        gathered_steps: Number of steps whose losses are exchanged together. Must be at least 1.
 
     Example:
         >>> losses = StepLosses(gathered_steps=10)
         >>> losses.add(0.25)
         >>> losses.add(0.5)
         >>> losses.finish_step(step=1)
-        >>> losses.read(skipped_steps=0, device=torch.device("cpu"))
+        >>> row = losses.row(skipped_steps=0, device=torch.device("cpu"))
+        >>> losses.read([row.tolist()])
         [(1, 0.75)]
     """
 
@@ -55,37 +55,45 @@ class StepLosses:
         """Discards all losses."""
         self._batch_losses, self._step_losses = [], []
 
-    def read(self, skipped_steps: int, device: torch.device) -> list[tuple[int, float]]:
-        """Returns finished steps and the mean of their losses over all ranks. All ranks must call this together.
+    @property
+    def has_finished(self) -> bool:
+        """True if the losses of finished steps were not read yet."""
+        return bool(self._step_losses)
+
+    def row(self, skipped_steps: int, device: torch.device) -> torch.Tensor:
+        """Returns what the ranks exchange: the number of skipped and of finished steps, and the first losses.
 
         Args:
             skipped_steps: Number of steps that this rank has skipped.
-            device: Device for communication between ranks.
+            device: Device of the result.
+
+        Returns:
+            float32 values, ``(2 + gathered_steps,)``.
+        """
+        losses = [
+            torch.as_tensor(loss, dtype=torch.float32, device=device).reshape(1)
+            for _, loss in self._step_losses[: self._gathered_steps]
+        ]
+        counts = torch.tensor([skipped_steps, len(self._step_losses)], dtype=torch.float32, device=device)
+        return torch.cat([counts, *losses, counts.new_zeros(self._gathered_steps - len(losses))])
+
+    def read(self, rows: list[list[float]]) -> list[tuple[int, float]]:
+        """Returns the first finished steps and the mean of their losses over all ranks, and removes them.
+
+        Args:
+            rows: Results of :meth:`row` on all ranks.
 
         Raises:
             RanksDisagreeError: If the ranks have skipped different numbers of steps.
         """
-        step_losses, self._step_losses = self._step_losses, []
-        if world_size() == 1 and not step_losses:
-            return []
-        counts = torch.tensor([skipped_steps, len(step_losses)], dtype=torch.float32, device=device)
-        mean_losses: list[float] = []
-        for start in range(0, max(1, len(step_losses)), self._gathered_steps):
-            chunk = [
-                torch.as_tensor(loss, dtype=torch.float32, device=device).reshape(1)
-                for _, loss in step_losses[start : start + self._gathered_steps]
-            ]
-            padding = counts.new_zeros(self._gathered_steps - len(chunk))  # equal sizes, whatever the ranks recorded
-            rows = all_gather_rows(torch.cat([counts, *chunk, padding]))
-            _assert_equal(rows[:, :2].tolist())
-            mean_losses += rows[:, 2 : 2 + len(chunk)].mean(0).tolist()
-        return list(zip([step for step, _ in step_losses], mean_losses, strict=True))
-
-
-def _assert_equal(counts: list[list[float]]) -> None:
-    """Raises RanksDisagreeError if ranks have skipped or recorded different numbers of steps."""
-    if any(count != counts[0] for count in counts):
-        raise RanksDisagreeError(
-            f"the ranks have skipped different numbers of steps ({[int(count[0]) for count in counts]}), so their "
-            "gradients differed: restart all ranks"
+        if any(row[:2] != rows[0][:2] for row in rows):
+            raise RanksDisagreeError(
+                f"the ranks have skipped different numbers of steps ({[int(row[0]) for row in rows]}), so their "
+                "gradients differed: restart all ranks"
+            )
+        finished, self._step_losses = (
+            self._step_losses[: self._gathered_steps],
+            self._step_losses[self._gathered_steps :],
         )
+        means = torch.tensor(rows)[:, 2:].mean(0).tolist()
+        return [(step, mean) for (step, _), mean in zip(finished, means, strict=False)]

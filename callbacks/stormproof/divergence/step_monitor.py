@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,7 @@ from stormproof.divergence.buffer_snapshot import BufferSnapshot
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.step_losses import StepLosses
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
+from stormproof.lightning.step_exchange import get_exchange
 from stormproof.probe.probe import close_probe, get_probe
 
 
@@ -29,6 +31,7 @@ class StepMonitor:
         detectors: Detectors by optimizer index. Losses belong to optimizer 0.
         every_n_steps: If 1, steps are checked before their updates. Otherwise, the number of steps whose losses are
             read together.
+        count_skipped: Returns the number of steps that this rank has skipped.
     """
 
     def __init__(
@@ -37,12 +40,16 @@ class StepMonitor:
         module: pl.LightningModule,
         detectors: defaultdict[int, DivergenceDetector],
         every_n_steps: int,
+        count_skipped: Callable[[], int],
     ) -> None:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._checks_every_step = every_n_steps == 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
         self._probe = get_probe(trainer)
+        self._count_skipped = count_skipped
         self._losses = StepLosses(self._every_n_steps)
+        self._exchange = get_exchange(trainer)
+        self._leave_exchange = self._exchange.add("losses", self._losses_row)
         self._step = trainer.global_step
         self._has_backward = False
         self._buffer_snapshot = BufferSnapshot(module)
@@ -59,8 +66,9 @@ class StepMonitor:
         return self._step % self._every_n_steps == 0
 
     def stop(self) -> None:
-        """Closes the probe of the trainer."""
+        """Closes the probe of the trainer and leaves the exchange."""
         close_probe(self._trainer)
+        self._leave_exchange()
 
     def on_train_batch_start(self) -> None:
         """Captures the buffers before the first batch of a step."""
@@ -108,11 +116,8 @@ class StepMonitor:
             self._step = step
             self._losses.finish_step(step)
 
-    def check_losses(self, skipped_steps: int) -> Anomaly | None:
+    def check_losses(self) -> Anomaly | None:
         """Returns the first anomaly of the mean losses since the last call, or None. All ranks must call this together.
-
-        Args:
-            skipped_steps: Number of steps that this rank has skipped.
 
         Raises:
             RanksDisagreeError: If the ranks have skipped different numbers of steps.
@@ -121,7 +126,7 @@ class StepMonitor:
             self._detectors[0],
             get_scaler(self._trainer) is not None and not self._checks_every_step,
         )
-        losses = self._losses.read(skipped_steps, self._trainer.strategy.root_device)
+        losses = self._read_losses()
         for step, loss in losses:
             anomaly = detector.update(step, {"loss": loss}, has_grad_scaler=has_grad_scaler)
             if anomaly is not None:
@@ -134,6 +139,18 @@ class StepMonitor:
         """Discards losses after a rollback and restores non-finite buffers that are not part of checkpoints."""
         self._losses.clear()
         self._buffer_snapshot.restore(non_finite_only=True)
+
+    def _read_losses(self) -> list[tuple[int, float]]:
+        """Returns finished steps since the last call and the mean of their losses over all ranks."""
+        if self._trainer.world_size == 1 and not self._losses.has_finished:
+            return []
+        losses = self._losses.read(self._exchange.read("losses"))  # several ranks also compare counts of steps
+        while self._losses.has_finished:
+            losses += self._losses.read(self._exchange.read("losses"))
+        return losses
+
+    def _losses_row(self) -> torch.Tensor:
+        return self._losses.row(self._count_skipped(), self._trainer.strategy.root_device)
 
     def _any_buffer_non_finite(self) -> bool:
         """Returns True if a buffer became non-finite on any rank. A gradient scaler skips only the update."""

@@ -158,6 +158,13 @@ def call_between_batches(
     return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, run_last=run_last)
 
 
+def loop_position(trainer: pl.Trainer) -> tuple[int, ...]:
+    """Returns the numbers of epochs, of batches in this epoch, and of validation batches. Equal on all ranks."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    validation_batches = epoch_loop.val_loop.batch_progress.total.ready
+    return trainer.current_epoch, epoch_loop.batch_progress.current.ready, validation_batches
+
+
 def call_after_batch(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
     """Calls ``function`` after each training batch and all its hooks, and before a validation.
 

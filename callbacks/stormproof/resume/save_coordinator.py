@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +15,7 @@ from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.step_exchange import get_exchange
 from stormproof.resume import snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
@@ -51,6 +52,12 @@ class SaveCoordinator(InactiveCopies):
         self._identity = identity
         self.writer: CheckpointWriter | None = None
         self.unsaved_attributes = UnsavedAttributes()
+        self._failure: Exception | None = None  # of the last write, on rank 0
+
+    def start(self, trainer: pl.Trainer) -> Callable[[], None]:
+        """Starts exchanging whether a checkpoint is due. Returns a function that undoes this."""
+        self._failure = None
+        return get_exchange(trainer).add("save", lambda: [float(self._has_news(trainer))])
 
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Returns whether to save now, between two batches after an optimizer step.
@@ -60,8 +67,11 @@ class SaveCoordinator(InactiveCopies):
                 if no checkpoint could be saved for too long.
         """
         step, is_due_by_clock = trainer.global_step, False
-        if trainer.world_size == 1 or step % SYNC_EVERY_N_STEPS == 0:
-            is_due_by_clock = run_on_rank_zero(self._is_due_by_clock)
+        if trainer.world_size == 1:
+            is_due_by_clock = self._is_due_by_clock()
+        elif step % SYNC_EVERY_N_STEPS == 0:
+            rank_zero_news = get_exchange(trainer).read("save")[0]
+            is_due_by_clock = rank_zero_news == [1.0] and run_on_rank_zero(self._raise_failure)
         is_scheduled = is_due_by_clock or self._schedule.is_due_by_step(step)
         has_fresh_metric = self._monitored_metric.is_fresh(trainer)
         if not (is_scheduled or has_fresh_metric):
@@ -126,6 +136,23 @@ class SaveCoordinator(InactiveCopies):
         writer = self._require_writer()
         writer.check_last_write()
         return self._schedule.is_due_by_clock(time.monotonic()) or writer.should_retry
+
+    def _has_news(self, trainer: pl.Trainer) -> bool:
+        """Returns whether the time interval has passed or the last write failed. False on all ranks but 0."""
+        if not trainer.is_global_zero or not self._schedule.has_saved:
+            return False
+        try:
+            return self._failure is not None or self._is_due_by_clock()
+        except Exception as error:  # noqa: BLE001 (the other ranks wait; is_due raises it on all ranks)
+            self._failure = error
+            return True
+
+    def _raise_failure(self) -> bool:
+        """Raises the failure of the last write, if any. Otherwise, returns True."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        return True
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored_metric.value(trainer)

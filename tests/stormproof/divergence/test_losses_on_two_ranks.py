@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import DivergenceGuard, resumable
-from stormproof.divergence.step_losses import StepLosses
-from stormproof.errors import DivergedError, RanksDisagreeError
+from stormproof.errors import DivergedError
 from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, SPIKE, Classifier, make_loader
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import make_module, make_trainer
@@ -44,27 +42,3 @@ def test_a_loss_spike_with_an_unchanged_gradient_is_detected_within_ten_steps(tm
     call_on_two_ranks(_train_rank, str(tmp_path), get_free_port())
     steps = [int(Path(tmp_path, str(rank)).read_text()) for rank in range(2)]
     assert steps[0] == steps[1] <= SPIKE_STEP + 10
-
-
-def _make_losses(count: int) -> StepLosses:
-    losses = StepLosses(gathered_steps=4)
-    for step in range(1, count + 1):
-        losses.add(float(step))
-        losses.finish_step(step)
-    return losses
-
-
-def _read_losses(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    device = torch.device("cpu")
-    for count in (0, 1, 4, 9):
-        assert _make_losses(count).read(3, device) == [(step, float(step)) for step in range(1, count + 1)]
-    with pytest.raises(RanksDisagreeError, match=r"the ranks have skipped different numbers of steps \(\[3, 4\]\)"):
-        _make_losses(9).read(3 + rank, device)
-    with pytest.raises(RanksDisagreeError):
-        _make_losses(3 + rank).read(3, device)
-    dist.destroy_process_group()
-
-
-def test_ranks_that_have_skipped_different_numbers_of_steps_stop(tmp_path: Path):
-    call_on_two_ranks(_read_losses, str(tmp_path))

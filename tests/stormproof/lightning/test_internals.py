@@ -91,6 +91,7 @@ NAMES = (
     "fit_loop.epoch_loop._batches_that_stepped",
     "fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch",
     "fit_loop.epoch_loop.val_loop.setup_data",
+    "fit_loop.epoch_loop.val_loop.batch_progress.total.ready",
     "fit_loop.on_iteration_done",
     "fit_loop.state_dict",
     "fit_loop.load_state_dict",

@@ -1,0 +1,110 @@
+import copy
+import os
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch.distributed as dist
+from torch.distributed.elastic.utils.distributed import get_free_port
+
+from stormproof import CheckpointRecovery, DivergenceGuard, Preemption, StepTimer, resumable
+from stormproof.lightning import step_exchange
+from stormproof.lightning.step_exchange import StepExchange, get_exchange
+from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, Classifier, make_loader
+from tests.support.ranks import call_on_two_ranks
+from tests.support.small_fits import make_module, make_trainer
+
+pytestmark = IGNORE_WARNINGS
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An exchange whose numbers count how often they were gathered."""
+    trainer = make_trainer()
+    position = [0]
+    monkeypatch.setattr(step_exchange.internals, "loop_position", lambda _: tuple(position))
+    exchange, gathered = get_exchange(trainer), Counter()
+
+    def collect(name: str) -> list[float]:
+        gathered[name] += 1
+        return [float(gathered[name])]
+
+    stops = [exchange.add(name, lambda name=name: collect(name)) for name in ("a", "b")]
+    yield SimpleNamespace(read=exchange.read, take=exchange.take, position=position, trainer=trainer)
+    for stop in stops:
+        stop()
+    assert get_exchange(trainer) is not exchange
+
+
+def test_one_collective_serves_all_readers(exchange: Any):
+    assert exchange.take("a") is None
+    assert exchange.read("a") == [[1.0]]
+    assert exchange.read("b") == [[1.0]]
+
+
+def test_numbers_are_read_once(exchange: Any):
+    assert exchange.read("a") == [[1.0]]
+    assert exchange.take("a") is None
+    assert exchange.read("a") == [[2.0]]
+    assert exchange.take("b") == [[2.0]]
+
+
+def test_numbers_of_an_earlier_batch_are_not_read(exchange: Any):
+    exchange.read("a")
+    exchange.position[0] += 1
+    assert exchange.take("b") is None
+    assert exchange.read("b") == [[2.0]]
+
+
+def test_a_copied_trainer_has_its_own_exchange(exchange: Any):
+    copied = get_exchange(copy.deepcopy(exchange.trainer))
+    assert isinstance(copied, StepExchange)
+    assert copied is not get_exchange(exchange.trainer)
+
+
+class Counts(pl.Callback):
+    """Counts the collectives of Python code between two batches, by step."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+        self.trainer: Any = None
+        for name in ("all_gather", "all_reduce", "broadcast", "broadcast_object_list", "all_gather_object", "barrier"):
+            setattr(dist, name, self._counted(getattr(dist, name)))
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.trainer = trainer
+
+    def _counted(self, function: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if self.trainer is not None:
+                self.counts[self.trainer.global_step] += 1
+            return function(*args, **kwargs)
+
+        return counted
+
+
+def _train_rank(rank: int, folder: str, port: int) -> None:
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    counts = Counts()
+    callbacks = [StepTimer(), DivergenceGuard("stop"), CheckpointRecovery(Path(folder, "checkpoints")), Preemption()]
+    options = {"strategy": "ddp", "devices": 2, "max_steps": 45, "max_epochs": -1, "log_every_n_steps": 20}
+    trainer = make_trainer(callbacks=[*callbacks, counts], **options)
+    trainer.fit(make_module(pl, Classifier), resumable(make_loader()))
+    assert {step: counts.counts[step] for step in (10, 20, 30, 40)} == {
+        10: 1,
+        20: 2,
+        30: 1,
+        40: 2,
+    }  # 20: also the timer
+    assert sum(counts.counts[step] for step in range(21, 30)) <= 1  # a signal, about once per second
+    assert not any("exchange" in name for name in vars(trainer))
+
+
+@pytest.mark.slow
+def test_losses_signals_and_saves_share_a_collective_every_ten_steps(tmp_path: Path):
+    call_on_two_ranks(_train_rank, str(tmp_path), get_free_port())
