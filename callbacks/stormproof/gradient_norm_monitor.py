@@ -95,7 +95,7 @@ class GradientNormMonitor(Monitor):
         self._measurements: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending_measurements: deque[PendingMeasurement] = deque(maxlen=history)  # values are on the device
         self._last_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
-        self._loggable_measurements: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
+        self._loggable_measurements: dict[int, GradientMeasurement] = {}  # the loggable ones, by optimizer
         self._has_unlogged = False  # whether a step that may be logged was measured since the last logging step
         self._latest_norms_by_layer: dict[str, float] = {}  # from different steps if a layer had no gradient
         self._first_measurements: list[PendingMeasurement] = []  # pending measurements with new layers

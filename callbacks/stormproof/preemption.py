@@ -24,7 +24,7 @@ from stormproof.event_log import log_event
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.step_exchange import get_exchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, get_exchange
 from stormproof.signals.listener import SignalListener
 from stormproof.signals.worker_signal_mask import mask_worker_signals
 
@@ -76,6 +76,7 @@ class Preemption(InactiveCopies, Callback):
         self._listener = SignalListener()
         self._undo_functions: list[Callable[[], None]] = []
         self._recovery: CheckpointRecovery | None = None
+        self._exchanged_signal: ExchangedNumbers | None = None
         self._sync_schedule = SyncSchedule()
         self._num_sync_points = 0  # number of possible synchronization points since the last reset
         self._last_sync = (0, 0.0)  # sync point and time of the last synchronization
@@ -106,7 +107,8 @@ class Preemption(InactiveCopies, Callback):
                     "Preemption"
                 )
             self._undo_functions.append(self._recovery.call_at_steps(self._check_signal_at_step))
-            self._undo_functions.append(get_exchange(trainer).add("signal", self._local_signal))
+            self._exchanged_signal = get_exchange(trainer).add(self._local_signal)
+            self._undo_functions.append(self._exchanged_signal.remove)
             self._reset_sync_schedule()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -150,12 +152,13 @@ class Preemption(InactiveCopies, Callback):
         self._release()
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_listener": SignalListener(), "_undo_functions": [], "_recovery": None}
+        return {"_listener": SignalListener(), "_undo_functions": [], "_recovery": None, "_exchanged_signal": None}
 
     def _check_signal_at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Commits a checkpoint and exits if a rank has received a signal."""
         assert self._recovery is not None
-        gathered = get_exchange(trainer).take("signal") if trainer.world_size > 1 else None
+        assert self._exchanged_signal is not None
+        gathered = self._exchanged_signal.take() if trainer.world_size > 1 else None
         received_signal = self._poll_signal(trainer, gathered)
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
@@ -200,7 +203,8 @@ class Preemption(InactiveCopies, Callback):
 
         Args:
             trainer: Trainer in any stage.
-            gathered: Results of :meth:`_local_signal` on all ranks if another callback has gathered them.
+            gathered: Results of :meth:`_local_signal` on all ranks if another callback gathered them after the last
+                batch, else None.
         """
         self._num_sync_points += 1
         if trainer.world_size == 1:

@@ -12,9 +12,12 @@ Variants, each a training run with the same network, batches and seed:
 - every step: the same, with GradientNormMonitor and DeadNeuronDetector at every step.
 
 All have a logger that discards everything, and ``log_every_n_steps=50``. A step lasts from the request for its batch to
-the request for the next one. The first step of a run is discarded, since it writes the first checkpoint. Variants take
-turns, in a different order in each round. The first round is discarded. The time of a variant in a round is the mean of
-its steps, for the first 100 steps and for all later ones. CPU time is the time of the process.
+the request for the next one. The first step of a run is discarded, since it writes the first checkpoint.
+
+In a round, each variant trains in a process of its own, and the processes take turns after each step. So changes of the
+machine's speed that last longer than a few steps affect all variants. The order of the turns differs between rounds.
+The time of a variant in a round is the mean of its steps, for the first 100 steps and for all later ones. CPU time is
+the time of the process.
 
 Prints the geometric mean of the ratios to bare over the rounds, with its 95% interval (Student's t on the logarithms).
 """
@@ -25,6 +28,8 @@ import argparse
 import itertools
 import logging
 import math
+import multiprocessing
+import random
 import statistics
 import tempfile
 import time
@@ -38,6 +43,7 @@ import torch
 from monitoring import interval, keep_freed_memory, verdict
 from monitoring_variants import WORKLOADS, NullLogger, Workload
 from torch import nn
+from torch.multiprocessing import start_processes
 
 from stormproof import (
     CheckpointRecovery,
@@ -53,6 +59,8 @@ from stormproof import (
 FIRST_STEPS = 100
 TARGETS = {"default": (1.04, 1.01), "every step": (None, 1.05)}  # for the first steps and for later ones
 CLOCKS = (time.perf_counter, time.process_time)
+FORK = multiprocessing.get_context("fork")
+TIMEOUT = 600.0  # seconds until a process gives up waiting for the others
 
 
 class Task(pl.LightningModule):
@@ -68,20 +76,54 @@ class Task(pl.LightningModule):
         return self.optimizer(self.parameters(), lr=1e-3)
 
 
-class Batches:
-    """Repeats batches in memory and records the times of the requests for them."""
+class Turns:
+    """Lets one process after the other run, for a step each.
 
-    def __init__(self, batches: list[Any], steps: int) -> None:
-        self.batches, self.steps = batches, steps
-        self.times: list[tuple[float, ...]] = []
+    Args:
+        count: Number of processes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.barrier = FORK.Barrier(count)
+        self.semaphores = [FORK.Semaphore(int(index == 0)) for index in range(count)]
+
+    def start(self, index: int) -> None:
+        """Waits until all processes are ready, and for the first turn of a process."""
+        self.barrier.wait(TIMEOUT)
+        self._wait(index)
+
+    def pass_on(self, index: int) -> None:
+        """Ends a turn and waits for the next one."""
+        self.semaphores[(index + 1) % len(self.semaphores)].release()
+        self._wait(index)
+
+    def end(self, index: int) -> None:
+        """Ends the last turn and waits until all processes have ended theirs."""
+        self.semaphores[(index + 1) % len(self.semaphores)].release()
+        self.barrier.wait(TIMEOUT)
+
+    def _wait(self, index: int) -> None:
+        assert self.semaphores[index].acquire(timeout=TIMEOUT), "another process does not take its turn"
+
+
+class Batches:
+    """Repeats batches in memory, takes turns with other processes, and records the times of the steps."""
+
+    def __init__(self, batches: list[Any], steps: int, turns: Turns, index: int) -> None:
+        self.batches, self.steps, self.turns, self.index = batches, steps, turns, index
+        self.step_times: list[tuple[float, ...]] = []
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in itertools.islice(itertools.cycle(self.batches), self.steps):
-            self.times.append(tuple(clock() for clock in CLOCKS))
+        self.turns.start(self.index)
+        for step, batch in enumerate(itertools.islice(itertools.cycle(self.batches), self.steps)):
+            if step:
+                self.turns.pass_on(self.index)
+            start = [clock() for clock in CLOCKS]
             yield batch
+            self.step_times.append(tuple(clock() - begin for clock, begin in zip(CLOCKS, start, strict=True)))
 
 
 def callbacks(variant: str, folder: str) -> list[pl.Callback]:
@@ -100,10 +142,12 @@ def callbacks(variant: str, folder: str) -> list[pl.Callback]:
     ]
 
 
-def mean_steps(variant: str, workload: Workload, batches: list[Any], steps: int) -> list[tuple[float, float]]:
-    """Returns the mean wall and CPU time of the first steps and of later ones."""
+def train(
+    index: int, variants: list[str], name: str, batches: list[Any], steps: int, turns: Turns, results: Any
+) -> None:
+    """Trains one of ``variants`` and puts the mean wall and CPU time of its first steps and of later ones."""
     torch.manual_seed(0)
-    loader = Batches(batches, steps)
+    loader = Batches(batches, steps, turns, index)
     off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     with tempfile.TemporaryDirectory() as folder:
         pl.Trainer(
@@ -112,17 +156,13 @@ def mean_steps(variant: str, workload: Workload, batches: list[Any], steps: int)
             max_epochs=1,
             log_every_n_steps=50,
             logger=NullLogger(),
-            callbacks=callbacks(variant, folder),
+            callbacks=callbacks(variants[index], folder),
             **off,
-        ).fit(Task(workload), loader)
-    step_times = [
-        tuple(end - start for start, end in zip(*pair, strict=True)) for pair in itertools.pairwise(loader.times)
-    ]
-    windows = step_times[1:FIRST_STEPS], step_times[FIRST_STEPS:]
-    return [
-        (statistics.fmean(wall), statistics.fmean(cpu))
-        for wall, cpu in (zip(*window, strict=True) for window in windows)
-    ]
+        ).fit(Task(WORKLOADS[name]), loader)
+    turns.end(index)  # Lightning requests no batch after the last one
+    windows = loader.step_times[1:FIRST_STEPS], loader.step_times[FIRST_STEPS:]
+    means = [tuple(map(statistics.fmean, zip(*window, strict=True))) for window in windows]
+    results.put((variants[index], means))
 
 
 def measure(name: str, rounds: int, steps: int) -> None:
@@ -131,20 +171,24 @@ def measure(name: str, rounds: int, steps: int) -> None:
     batches = [
         (torch.randn(workload.batch_size, 1, 28, 28), torch.randint(10, (workload.batch_size,))) for _ in range(20)
     ]
-    times: dict[str, list[list[tuple[float, float]]]] = {variant: [] for variant in variants}
-    for number in range(rounds + 1):
-        shift = number % len(variants)
-        for variant in [*variants[shift:], *variants[:shift]]:
-            times[variant].append(mean_steps(variant, workload, batches, steps))
-    milliseconds = statistics.median(entry[1][0] for entry in times["bare"][1:]) * 1e3
+    times: dict[str, list[list[tuple[float, ...]]]] = {variant: [] for variant in variants}
+    for _ in range(rounds):
+        random.shuffle(variants)
+        results = FORK.SimpleQueue()
+        arguments = (variants, name, batches, steps, Turns(len(variants)), results)
+        start_processes(train, arguments, nprocs=len(variants), start_method="fork")
+        for _ in variants:
+            variant, means = results.get()
+            times[variant].append(means)
+    milliseconds = statistics.median(entry[1][0] for entry in times["bare"]) * 1e3
     print(f"\n{name}, batches of {workload.batch_size}, {workload.optimizer.__name__}, bare step {milliseconds:.2f} ms")
     print(f"  {'':<12} {'steps':<10} {'wall / bare':<22} {'cpu / bare':<22} target: wall, cpu")
-    for variant in variants[1:]:
+    for variant in ("bare again", *TARGETS):
         for window, window_name in enumerate((f"2 to {FIRST_STEPS}", "later")):
             columns, verdicts = [], []
             target = TARGETS.get(variant, (None, None))[window]
             for clock in range(len(CLOCKS)):
-                pairs = zip(times[variant][1:], times["bare"][1:], strict=True)
+                pairs = zip(times[variant], times["bare"], strict=True)
                 ratio, low, high = interval(
                     [math.log(ours[window][clock] / bare[window][clock]) for ours, bare in pairs]
                 )

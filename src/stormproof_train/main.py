@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.changed_settings import find_changed_settings
 from stormproof_train.config.divergence_hint import add_divergence_hint
-from stormproof_train.config.identity import RunSpec
+from stormproof_train.config.identity import RunSpec, SettingRecord
 from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.settings import Resume
 from stormproof_train.console import print_line
@@ -151,12 +152,22 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
     """Records the results, writes the report, and returns the complete summary."""
     seconds = round(folder.previous_seconds + summary["seconds"], 3)
     summary.update({"attempts": folder.attempt, "seconds": seconds})
-    folder.record_finish(summary, summary["steps"], find_changed_settings(run_spec.settings))
+    folder.record_finish(summary, summary["steps"], _find_changed_settings(run_spec))
     if plan.report:
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 
         write_report(folder.path)
     return summary
+
+
+def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:
+    """Returns the settings that differ from the defaults. None if they cannot be found or are not JSON."""
+    try:
+        changed = find_changed_settings(run_spec.settings)
+        json.dumps(changed)
+    except Exception:  # noqa: BLE001 (a finished run must not fail because of its report, which reports the error)
+        return None
+    return changed
 
 
 def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:

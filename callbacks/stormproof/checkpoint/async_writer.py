@@ -92,6 +92,11 @@ class CheckpointWriter:
         return not self._wait_for_write(0.0)
 
     @property
+    def may_have_failed(self) -> bool:
+        """True if :meth:`check_last_write` may report or raise something."""
+        return self._storage_problem is not None or (self._write_job is not None and self._write_job.done())
+
+    @property
     def should_retry(self) -> bool:
         """True if the last write failed at least ``RETRY_INTERVAL_SECONDS`` ago."""
         seconds_since_try = time.monotonic() - self._last_try_time

@@ -57,11 +57,14 @@ class StepLosses:
 
     @property
     def has_finished(self) -> bool:
-        """True if the losses of finished steps were not read yet."""
+        """True if finished steps have unread losses."""
         return bool(self._step_losses)
 
     def row(self, skipped_steps: int, device: torch.device) -> torch.Tensor:
-        """Returns what the ranks exchange: the number of skipped and of finished steps, and the first losses.
+        """Returns the values that the ranks exchange.
+
+        They are the number of skipped steps, the number of finished steps, and the losses of the first
+        ``gathered_steps`` finished steps, padded with zeros.
 
         Args:
             skipped_steps: Number of steps that this rank has skipped.
@@ -78,22 +81,24 @@ class StepLosses:
         return torch.cat([counts, *losses, counts.new_zeros(self._gathered_steps - len(losses))])
 
     def read(self, rows: list[list[float]]) -> list[tuple[int, float]]:
-        """Returns the first finished steps and the mean of their losses over all ranks, and removes them.
+        """Removes up to ``gathered_steps`` finished steps and returns them with their mean losses over all ranks.
 
         Args:
             rows: Results of :meth:`row` on all ranks.
 
         Raises:
-            RanksDisagreeError: If the ranks have skipped different numbers of steps.
+            RanksDisagreeError: If the ranks have skipped or finished different numbers of steps.
         """
-        if any(row[:2] != rows[0][:2] for row in rows):
-            raise RanksDisagreeError(
-                f"the ranks have skipped different numbers of steps ({[int(row[0]) for row in rows]}), so their "
-                "gradients differed: restart all ranks"
-            )
+        for index, verb in enumerate(("skipped", "finished")):
+            counts = [int(row[index]) for row in rows]
+            if counts != counts[:1] * len(counts):
+                raise RanksDisagreeError(
+                    f"the ranks have {verb} different numbers of steps ({counts}), so their gradients differed: "
+                    "restart all ranks"
+                )
         finished, self._step_losses = (
             self._step_losses[: self._gathered_steps],
             self._step_losses[self._gathered_steps :],
         )
-        means = torch.tensor(rows)[:, 2:].mean(0).tolist()
+        means = torch.tensor(rows, dtype=torch.float32)[:, 2:].mean(0).tolist()
         return [(step, mean) for (step, _), mean in zip(finished, means, strict=False)]

@@ -48,8 +48,7 @@ class StepMonitor:
         self._probe = get_probe(trainer)
         self._count_skipped = count_skipped
         self._losses = StepLosses(self._every_n_steps)
-        self._exchange = get_exchange(trainer)
-        self._leave_exchange = self._exchange.add("losses", self._losses_row)
+        self._exchanged_losses = get_exchange(trainer).add(self._losses_row)
         self._step = trainer.global_step
         self._has_backward = False
         self._buffer_snapshot = BufferSnapshot(module)
@@ -66,9 +65,9 @@ class StepMonitor:
         return self._step % self._every_n_steps == 0
 
     def stop(self) -> None:
-        """Closes the probe of the trainer and leaves the exchange."""
+        """Closes the probe of the trainer and removes the losses from the exchange."""
         close_probe(self._trainer)
-        self._leave_exchange()
+        self._exchanged_losses.remove()
 
     def on_train_batch_start(self) -> None:
         """Captures the buffers before the first batch of a step."""
@@ -144,9 +143,9 @@ class StepMonitor:
         """Returns finished steps since the last call and the mean of their losses over all ranks."""
         if self._trainer.world_size == 1 and not self._losses.has_finished:
             return []
-        losses = self._losses.read(self._exchange.read("losses"))  # several ranks also compare counts of steps
+        losses = self._losses.read(self._exchanged_losses.read())  # several ranks also compare their numbers of steps
         while self._losses.has_finished:
-            losses += self._losses.read(self._exchange.read("losses"))
+            losses += self._losses.read(self._exchanged_losses.read())
         return losses
 
     def _losses_row(self) -> torch.Tensor:

@@ -61,7 +61,7 @@ class GradientNorms:
 
 
 def norm_for_clipping(gradients: Sequence[torch.Tensor], norms: GradientNorms) -> torch.Tensor | None:
-    """Returns the bits of ``torch.nn.utils.get_total_norm(gradients)``, or None if they may differ.
+    """Returns a norm that is bitwise equal to ``torch.nn.utils.get_total_norm(gradients)``. None if it may differ.
 
     torch computes norms in the data type of the gradients and groups them by device and data type.
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.lightning.method_replacement import call_after, call_before, replace
+from stormproof.lightning.method_replacement import Replacement, call_after, call_before, replace
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -159,7 +160,7 @@ def call_between_batches(
 
 
 def loop_position(trainer: pl.Trainer) -> tuple[int, ...]:
-    """Returns the numbers of epochs, of batches in this epoch, and of validation batches. Equal on all ranks."""
+    """Returns the epoch, the number of batches in this epoch, and the total number of validation batches."""
     epoch_loop = trainer.fit_loop.epoch_loop
     validation_batches = epoch_loop.val_loop.batch_progress.total.ready
     return trainer.current_epoch, epoch_loop.batch_progress.current.ready, validation_batches
@@ -174,18 +175,34 @@ def call_after_batch(trainer: pl.Trainer, function: Callable[[], None]) -> Calla
     return call_before(trainer.fit_loop.epoch_loop, "on_advance_end", lambda *_: function())
 
 
+def is_from_user(owner: object, name: str) -> bool:
+    """Returns whether the method ``name`` of ``owner`` is defined outside Stormproof and Lightning."""
+    if name in vars(owner) and not isinstance(vars(owner)[name], Replacement):
+        return True
+    packages = ("stormproof.", "pytorch_lightning.", "lightning_fabric.", "lightning.")
+    return not _defining_module(type(owner), name).startswith(packages)
+
+
+@cache
+def _defining_module(owner_class: type, name: str) -> str:
+    """Returns the module of the class that defines a method. Unlike that of the function, no decorator changes it."""
+    return next((str(cls.__module__) for cls in owner_class.__mro__ if name in vars(cls)), "")
+
+
 def call_for_norm_clipping(
     trainer: pl.Trainer, clip: Callable[[list[torch.nn.Parameter], float], bool]
 ) -> Callable[[], None]:
     """Calls ``clip(parameters, max_norm)`` where Lightning clips gradients by norm.
 
-    Lightning clips if ``clip`` returns False, and always if a plugin has its own clipping.
+    Lightning clips if ``clip`` returns False. ``clip`` is not called if the precision plugin has methods of the user.
 
     Returns:
         Function that undoes this.
     """
     plugin, original_clip = trainer.precision_plugin, trainer.precision_plugin.clip_grad_by_norm
-    if getattr(original_clip, "__qualname__", "") != "Precision.clip_grad_by_norm":
+    methods = ("_after_closure", "_clip_gradients", "clip_gradients", "clip_grad_by_norm", "main_params")
+    is_lightnings_clipping = original_clip.__qualname__ == "Precision.clip_grad_by_norm"  # FSDP has another one
+    if not is_lightnings_clipping or any(is_from_user(plugin, name) for name in methods):
         return _do_nothing
 
     def clip_grad_by_norm(optimizer: Any, clip_val: float) -> None:

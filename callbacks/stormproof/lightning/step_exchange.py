@@ -14,9 +14,9 @@ Numbers = Sequence[float] | torch.Tensor
 
 
 class StepExchange:
-    """Gathers the numbers of all callbacks from all ranks when one callback needs its own.
+    """Gathers the numbers of all callbacks from all ranks as soon as one callback reads its numbers.
 
-    The others then need no collective before the next batch. Call :func:`get_exchange` instead of the constructor.
+    The other callbacks reuse the result until the next batch. Call :func:`get_exchange` instead of the constructor.
 
     Args:
         trainer: Trainer in any stage.
@@ -24,59 +24,87 @@ class StepExchange:
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
-        self._collect_functions: dict[str, Callable[[], Numbers]] = {}
-        self._gathered: dict[str, list[list[float]]] = {}
+        self._all_numbers: list[ExchangedNumbers] = []
         self._position: tuple[int, ...] = ()
 
-    def add(self, name: str, collect: Callable[[], Numbers]) -> Callable[[], None]:
-        """Adds numbers. All ranks must add the same ones in the same order.
+    def add(self, collect: Callable[[], Numbers]) -> ExchangedNumbers:
+        """Adds the numbers of a callback. All ranks must add the same numbers in the same order.
 
         Args:
-            name: Name for :meth:`read` and :meth:`take`.
-            collect: Returns the current numbers of this rank, which become float32. Their count must be constant and
-                equal on all ranks. Must not raise an exception, because the other ranks wait.
-
-        Returns:
-            Function that removes them.
+            collect: Function that returns the current numbers of this rank. They are converted to float32. Their count
+                must be constant and equal on all ranks. It must not raise: the other ranks would wait forever.
         """
-        self._collect_functions[name] = collect
-        return lambda: self._remove(name)
+        numbers = ExchangedNumbers(self, collect)
+        self._all_numbers.append(numbers)
+        return numbers
 
-    def read(self, name: str) -> list[list[float]]:
-        """Returns the numbers of all ranks. Gathers all numbers, unless these were gathered and not read yet.
-
-        All ranks must call this together. Synchronizes with the device.
-        """
-        values = self.take(name)
-        if values is None:
-            self._gather()
-            values = self._gathered.pop(name)
-        return values
-
-    def take(self, name: str) -> list[list[float]] | None:
-        """Returns the numbers of all ranks if they were gathered since the last batch and not read yet, else None."""
-        if self._position != internals.loop_position(self._trainer):
-            self._gathered = {}
-        return self._gathered.pop(name, None)
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Makes copies and pickles None. A copied trainer creates its own exchange."""
-        return type(None), ()
-
-    def _gather(self) -> None:
+    def gather(self) -> None:
+        """Gathers all numbers from all ranks. Synchronizes with the device."""
         device = self._trainer.strategy.root_device
         values = [
-            torch.as_tensor(collect(), dtype=torch.float32, device=device)
-            for collect in self._collect_functions.values()
+            torch.as_tensor(numbers.collect(), dtype=torch.float32, device=device) for numbers in self._all_numbers
         ]
         parts = all_gather_rows(torch.cat(values)).cpu().split([len(part) for part in values], dim=1)
-        self._gathered = {name: part.tolist() for name, part in zip(self._collect_functions, parts, strict=True)}
+        for numbers, part in zip(self._all_numbers, parts, strict=True):
+            numbers.rows = part.tolist()
         self._position = internals.loop_position(self._trainer)
 
-    def _remove(self, name: str) -> None:
-        self._collect_functions.pop(name, None)
-        if not self._collect_functions:
+    def drop_old_rows(self) -> None:
+        """Drops what was gathered before the last batch."""
+        if self._position != internals.loop_position(self._trainer):
+            for numbers in self._all_numbers:
+                numbers.rows = None
+
+    def remove(self, numbers: ExchangedNumbers) -> None:
+        """Removes numbers. The exchange is removed from the trainer with its last numbers."""
+        if numbers in self._all_numbers:
+            self._all_numbers.remove(numbers)
+        if not self._all_numbers:
             vars(self._trainer).pop(_ATTRIBUTE, None)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Copies and pickles become None. A copied trainer creates its own exchange."""
+        return type(None), ()
+
+
+class ExchangedNumbers:
+    """Numbers of one callback in a :class:`StepExchange`.
+
+    Attributes:
+        collect: Function that returns the current numbers of this rank.
+        rows: Numbers of all ranks, by rank. None before they are gathered and after they are read.
+    """
+
+    def __init__(self, exchange: StepExchange, collect: Callable[[], Numbers]) -> None:
+        self._exchange = exchange
+        self.collect = collect
+        self.rows: list[list[float]] | None = None
+
+    def read(self) -> list[list[float]]:
+        """Returns the numbers of all ranks. Gathers all numbers unless :meth:`take` returns them.
+
+        All ranks must call this together.
+        """
+        rows = self.take()
+        if rows is None:
+            self._exchange.gather()
+            rows = self.take()
+        assert rows is not None, "the numbers were removed"
+        return rows
+
+    def take(self) -> list[list[float]] | None:
+        """Returns the numbers of all ranks if they were gathered since the last batch and not read yet, else None."""
+        self._exchange.drop_old_rows()
+        rows, self.rows = self.rows, None
+        return rows
+
+    def remove(self) -> None:
+        """Removes the numbers from the exchange."""
+        self._exchange.remove(self)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Copies and pickles become None."""
+        return type(None), ()
 
 
 _ATTRIBUTE = "_stormproof_step_exchange"
@@ -84,7 +112,7 @@ _ATTRIBUTE = "_stormproof_step_exchange"
 
 
 def get_exchange(trainer: pl.Trainer) -> StepExchange:
-    """Returns the exchange of a trainer. Creates it in the first call. It ends when all numbers are removed."""
+    """Returns the exchange of a trainer. Creates it in the first call."""
     exchange = vars(trainer).get(_ATTRIBUTE)
     if exchange is None:
         exchange = vars(trainer)[_ATTRIBUTE] = StepExchange(trainer)

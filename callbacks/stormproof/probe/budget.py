@@ -163,7 +163,10 @@ def _choose_interval(cost: float, available_seconds: float) -> int:
 
 
 def is_decision_step(steps: int) -> bool:
-    """Returns whether intervals are chosen after this number of steps, which must be at least 1.
+    """Returns whether intervals are chosen after a number of steps.
+
+    Args:
+        steps: Number of steps. Must be at least 1.
 
     Example:
         >>> [steps for steps in range(1, 2500) if is_decision_step(steps)]

@@ -71,16 +71,16 @@ class Probe:
     def gradient_norms(self, gradients: Sequence[torch.Tensor]) -> GradientNorms:
         """Returns the norms of gradients. Measures them once, unless they may have changed since.
 
-        A change through ``.data`` leaves no trace. Therefore, the norms are measured again if any callback has a hook
-        before the optimizer step that belongs neither to Stormproof nor to Lightning. If some gradients are
-        ``DTensor``, all ranks must call this together.
+        A change through ``.data`` cannot be detected. Therefore, the norms are measured again if a callback outside
+        Stormproof and Lightning overrides ``on_before_optimizer_step``. If some gradients are ``DTensor``, all ranks
+        must call this together.
         """
         if self._norms is None or not self._are_measured(gradients, self._norms[0]):
             self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
         return self._norms[1]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Makes copies and pickles None. A copied trainer creates its own probe."""
+        """Copies and pickles become None. A copied trainer creates its own probe."""
         return type(None), ()
 
     def close(self) -> None:
@@ -93,22 +93,23 @@ class Probe:
         self._batch_end = time.perf_counter()
 
     def _are_measured(self, gradients: Sequence[torch.Tensor], measured: Sequence[_MeasuredTensor]) -> bool:
-        """Returns whether ``gradients`` are the measured ones and are unchanged."""
+        """Returns whether ``gradients`` are unchanged since they were measured."""
         return (
             len(gradients) == len(measured)
             and all(tensor.is_same(gradient) for tensor, gradient in zip(measured, gradients, strict=True))
             and not any(
-                _is_from_user(callback.on_before_optimizer_step) for callback in internals.callbacks(self._trainer)
+                internals.is_from_user(callback, "on_before_optimizer_step")
+                for callback in internals.callbacks(self._trainer)
             )
         )
 
     def _clip(self, parameters: list[torch.nn.Parameter], max_norm: float) -> bool:
-        """Clips gradients with measured norms. Returns False if the result might not be the one of Lightning."""
+        """Clips gradients with measured norms. Returns False if the result might differ from Lightning's."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self._norms is None or not gradients or not self._are_measured(gradients, self._norms[0]):
             return False
-        module = self._trainer.lightning_module
-        if _is_from_user(module.on_before_optimizer_step) or _is_from_user(module.configure_gradient_clipping):
+        methods = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients")
+        if any(internals.is_from_user(self._trainer.lightning_module, name) for name in methods):
             return False
         total_norm = norm_for_clipping(gradients, self._norms[1])
         if total_norm is not None:
@@ -169,11 +170,6 @@ class _MeasuredTensor:
     def is_same(self, tensor: torch.Tensor) -> bool:
         """Returns whether ``tensor`` is the measured one and has not changed in place."""
         return self._reference() is tensor and self._version == _version(tensor)
-
-
-def _is_from_user(hook: Callable[..., object]) -> bool:
-    """Returns whether a hook belongs neither to Stormproof nor to Lightning, so that it may change gradients."""
-    return not getattr(hook, "__module__", "").startswith(("stormproof.", "pytorch_lightning.", "lightning.pytorch."))
 
 
 def _version(tensor: torch.Tensor) -> int:

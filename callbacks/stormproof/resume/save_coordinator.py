@@ -15,7 +15,7 @@ from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.step_exchange import get_exchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, get_exchange
 from stormproof.resume import snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
@@ -52,12 +52,12 @@ class SaveCoordinator(InactiveCopies):
         self._identity = identity
         self.writer: CheckpointWriter | None = None
         self.unsaved_attributes = UnsavedAttributes()
-        self._failure: Exception | None = None  # of the last write, on rank 0
+        self._exchanged_attention: ExchangedNumbers | None = None
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
-        """Starts exchanging whether a checkpoint is due. Returns a function that undoes this."""
-        self._failure = None
-        return get_exchange(trainer).add("save", lambda: [float(self._has_news(trainer))])
+        """Prepares :meth:`is_due`. Returns a function that undoes this."""
+        self._exchanged_attention = get_exchange(trainer).add(lambda: [float(self._needs_attention(trainer))])
+        return self._exchanged_attention.remove
 
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Returns whether to save now, between two batches after an optimizer step.
@@ -70,8 +70,9 @@ class SaveCoordinator(InactiveCopies):
         if trainer.world_size == 1:
             is_due_by_clock = self._is_due_by_clock()
         elif step % SYNC_EVERY_N_STEPS == 0:
-            rank_zero_news = get_exchange(trainer).read("save")[0]
-            is_due_by_clock = rank_zero_news == [1.0] and run_on_rank_zero(self._raise_failure)
+            assert self._exchanged_attention is not None, "start comes first"
+            rank_zero_needs_attention = self._exchanged_attention.read()[0] == [1.0]
+            is_due_by_clock = rank_zero_needs_attention and run_on_rank_zero(self._is_due_by_clock)
         is_scheduled = is_due_by_clock or self._schedule.is_due_by_step(step)
         has_fresh_metric = self._monitored_metric.is_fresh(trainer)
         if not (is_scheduled or has_fresh_metric):
@@ -125,7 +126,7 @@ class SaveCoordinator(InactiveCopies):
         return run_on_rank_zero(finish)
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"writer": None}
+        return {"writer": None, "_exchanged_attention": None}
 
     def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None
@@ -137,22 +138,11 @@ class SaveCoordinator(InactiveCopies):
         writer.check_last_write()
         return self._schedule.is_due_by_clock(time.monotonic()) or writer.should_retry
 
-    def _has_news(self, trainer: pl.Trainer) -> bool:
-        """Returns whether the time interval has passed or the last write failed. False on all ranks but 0."""
+    def _needs_attention(self, trainer: pl.Trainer) -> bool:
+        """Returns whether a checkpoint may be due or the last write may have failed. False on ranks other than 0."""
         if not trainer.is_global_zero or not self._schedule.has_saved:
             return False
-        try:
-            return self._failure is not None or self._is_due_by_clock()
-        except Exception as error:  # noqa: BLE001 (the other ranks wait; is_due raises it on all ranks)
-            self._failure = error
-            return True
-
-    def _raise_failure(self) -> bool:
-        """Raises the failure of the last write, if any. Otherwise, returns True."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-        return True
+        return self._schedule.is_due_by_clock(time.monotonic()) or self._require_writer().may_have_failed
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored_metric.value(trainer)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 def paused_collection() -> Iterator[None]:
     """Disables garbage collection in the block, and excludes the objects created so far from later collections.
 
-    Does nothing if torch is already imported, or collection is disabled.
+    Does nothing if torch is already imported or collection is already disabled.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

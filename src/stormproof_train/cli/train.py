@@ -100,7 +100,6 @@ def _run_hydra(argv: list[str]) -> int:
         from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after cli.main checked the packages: it needs Hydra)
 
         check_sweep(argv)
-    # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns about ours
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and main() reports the error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import hydra
@@ -24,7 +23,7 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
     """Returns the choices that are not the default, and the arguments that differ from their choice's defaults.
 
     A choice is recognized by the target that it builds. Other targets, and callbacks that are disabled by default, have
-    no defaults. Nothing that the settings name is imported.
+    no defaults. Targets that are not shipped are not imported.
 
     Args:
         settings: Settings of a run, as in its ``config.yaml``.
@@ -54,9 +53,13 @@ def find_changed_settings(settings: Mapping[str, Any]) -> list[SettingRecord]:
 def _default_arguments(choices: Mapping[str, str]) -> dict[str, Any]:
     """Returns all effective arguments of a command line that selects these choices."""
     overrides = [f"{group}={choice}" for group, choice in choices.items()]
-    is_initialized = GlobalHydra.instance().is_initialized()  # at the end of a run
-    with nullcontext() if is_initialized else hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
-        plan = read_plan(hydra.compose("config", overrides), complete=False)
+    current_hydra = GlobalHydra.instance().hydra  # of a run, perhaps with config folders of the user
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
+            plan = read_plan(hydra.compose("config", overrides), complete=False)
+    finally:
+        GlobalHydra.instance().hydra = current_hydra
     spec = getattr(plan.data.function, "spec", None)
     return dict(flatten(plan.settings(plan.bind_loss(spec.task if spec else "classification"))))
 

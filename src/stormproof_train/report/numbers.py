@@ -43,7 +43,7 @@ def collect_run_numbers(run: RunFiles) -> RunNumbers:
 
 
 def _changed_settings(run: RunFiles) -> list[SettingRecord]:
-    """Returns the changed settings that a finished run recorded. Otherwise, finds them, which imports torch."""
+    """Returns the changed settings that a finished run recorded. Otherwise, compares its config. This imports torch."""
     changed = run.record.get("changed")
     if changed is None and run.settings:
         from stormproof_train.config.changed_settings import find_changed_settings  # noqa: PLC0415 (imports torch)

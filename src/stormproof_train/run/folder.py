@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -246,17 +246,18 @@ class RunFolder:
             attempt["skipped"] = dict(skip_reasons)
         self._commit_record()
 
-    def record_finish(self, summary: RunSummary, last_step: int, changed: Sequence[SettingRecord]) -> None:
+    def record_finish(self, summary: RunSummary, last_step: int, changed: list[SettingRecord] | None) -> None:
         """Writes the summary, records that the run has finished, and releases the folder.
 
         Args:
             summary: Content of ``summary.json``.
             last_step: Number of optimizer steps.
-            changed: Settings that differ from the defaults.
+            changed: Settings that differ from the defaults. None if unknown.
         """
         assert self._lease is not None
         self._lease.check()
-        self._record["changed"] = list(changed)
+        if changed is not None:
+            self._record["changed"] = changed
         _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
 

@@ -43,5 +43,5 @@ def test_ranks_that_have_skipped_different_numbers_of_steps_stop():
 
 def test_ranks_that_have_finished_different_numbers_of_steps_stop():
     losses = _make_losses(2)
-    with pytest.raises(RanksDisagreeError):
+    with pytest.raises(RanksDisagreeError, match=r"the ranks have finished different numbers of steps \(\[2, 3\]\)"):
         losses.read(_rows(losses, _make_losses(3)))

@@ -32,31 +32,31 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Any:
         gathered[name] += 1
         return [float(gathered[name])]
 
-    stops = [exchange.add(name, lambda name=name: collect(name)) for name in ("a", "b")]
-    yield SimpleNamespace(read=exchange.read, take=exchange.take, position=position, trainer=trainer)
-    for stop in stops:
-        stop()
+    a, b = (exchange.add(lambda name=name: collect(name)) for name in ("a", "b"))
+    yield SimpleNamespace(a=a, b=b, position=position, trainer=trainer)
+    a.remove()
+    b.remove()
     assert get_exchange(trainer) is not exchange
 
 
 def test_one_collective_serves_all_readers(exchange: Any):
-    assert exchange.take("a") is None
-    assert exchange.read("a") == [[1.0]]
-    assert exchange.read("b") == [[1.0]]
+    assert exchange.a.take() is None
+    assert exchange.a.read() == [[1.0]]
+    assert exchange.b.read() == [[1.0]]
 
 
 def test_numbers_are_read_once(exchange: Any):
-    assert exchange.read("a") == [[1.0]]
-    assert exchange.take("a") is None
-    assert exchange.read("a") == [[2.0]]
-    assert exchange.take("b") == [[2.0]]
+    assert exchange.a.read() == [[1.0]]
+    assert exchange.a.take() is None
+    assert exchange.a.read() == [[2.0]]
+    assert exchange.b.take() == [[2.0]]
 
 
 def test_numbers_of_an_earlier_batch_are_not_read(exchange: Any):
-    exchange.read("a")
+    exchange.a.read()
     exchange.position[0] += 1
-    assert exchange.take("b") is None
-    assert exchange.read("b") == [[2.0]]
+    assert exchange.b.take() is None
+    assert exchange.b.read() == [[2.0]]
 
 
 def test_a_copied_trainer_has_its_own_exchange(exchange: Any):

@@ -1,6 +1,7 @@
 """Each quantity of a step is measured once, whatever the callbacks that use it."""
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import Precision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -173,7 +175,7 @@ def test_a_validation_is_no_part_of_a_step(monkeypatch: pytest.MonkeyPatch):
     assert set(seconds) == {0.0}
 
 
-class Spoils(pl.Callback):
+class ChangesGradients(pl.Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if trainer.global_step == 5:
             for parameter in pl_module.parameters():
@@ -183,14 +185,14 @@ class Spoils(pl.Callback):
 class SpoilingMonitor(GradientNormMonitor):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        Spoils().on_before_optimizer_step(trainer, pl_module, optimizer)
+        ChangesGradients().on_before_optimizer_step(trainer, pl_module, optimizer)
 
 
 @pytest.mark.parametrize(
     "before_guard",
     [
-        lambda: [GradientNormMonitor(every_n_steps=1, table=False), Spoils()],
-        lambda: [Spoils(), GradientNormMonitor(every_n_steps=1, table=False)],
+        lambda: [GradientNormMonitor(every_n_steps=1, table=False), ChangesGradients()],
+        lambda: [ChangesGradients(), GradientNormMonitor(every_n_steps=1, table=False)],
         lambda: [SpoilingMonitor(every_n_steps=1, table=False)],
     ],
     ids=["after the monitor", "before the monitor", "in a subclass of the monitor"],
@@ -217,6 +219,18 @@ class SpoilsBeforeClipping(Net):
             parameter.grad.data.mul_(3.0)
 
 
+class ClipsItself(Net):
+    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        SpoilsBeforeClipping.on_before_optimizer_step(self, optimizer)
+        super().clip_gradients(optimizer, *args, **kwargs)
+
+
+class SpoilsInADecoratedHook(Net):
+    @functools.wraps(pl.LightningModule.on_before_optimizer_step)
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        SpoilsBeforeClipping.on_before_optimizer_step(self, optimizer)
+
+
 class ClipsTwice(Net):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -227,7 +241,7 @@ class ClipsTwice(Net):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
-@pytest.mark.parametrize("net", [Net, SpoilsBeforeClipping, ClipsTwice])
+@pytest.mark.parametrize("net", [Net, SpoilsBeforeClipping, SpoilsInADecoratedHook, ClipsItself, ClipsTwice])
 def test_clipping_with_measured_norms_gives_the_weights_of_lightning(net: type[Net], precision: Any):
     options: dict[str, Any] = {"gradient_clip_val": 0.05, "precision": precision}
     _, module = _fit([CALLBACKS[name]() for name in ("norms", "guard", "health")], net, **options)
@@ -238,6 +252,31 @@ def test_clipping_with_measured_norms_gives_the_weights_of_lightning(net: type[N
     )
     assert torch.equal(weights, plain_weights)
     assert not torch.equal(weights, unclipped_weights)
+
+
+class SpoilingPrecision(Precision):
+    def clip_gradients(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.data.mul_(3.0)
+        super().clip_gradients(optimizer, *args, **kwargs)
+
+
+def test_a_precision_plugin_of_the_user_clips_itself():
+    options: dict[str, Any] = {"gradient_clip_val": 0.05}
+    _, module = _fit([CALLBACKS["guard"]()], plugins=[SpoilingPrecision()], **options)
+    _, plain = _fit([], plugins=[SpoilingPrecision()], **options)
+    weights, plain_weights = (nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, plain))
+    assert torch.equal(weights, plain_weights)
+
+
+def test_a_hook_without_a_module_is_one_of_the_user():
+    namespace: dict[str, Any] = {}
+    exec("def hook(*_): pass", namespace)
+    callback = pl.Callback()
+    callback.on_before_optimizer_step = namespace["hook"]
+    trainer, _ = _fit([CALLBACKS["norms"](), callback, CALLBACKS["guard"]()], gradient_clip_val=0.05)
+    assert trainer.global_step == STEPS
 
 
 @pytest.mark.parametrize(("net", "clips_itself"), [(Net, False), (SpoilsBeforeClipping, True), (ClipsTwice, True)])
@@ -317,7 +356,7 @@ def test_the_work_of_the_last_callback_is_part_of_the_step(monkeypatch: pytest.M
     assert [step + 1 for step, value in enumerate(seconds) if value == 100.0] == [5, 10, 15, 20]
 
 
-def test_a_validation_is_no_part_of_a_step_of_a_detector_that_does_not_measure_it(monkeypatch: pytest.MonkeyPatch):
+def test_the_time_of_a_step_of_a_detector_excludes_validation(monkeypatch: pytest.MonkeyPatch):
     clock, seconds = [1.0], []
 
     class Validated(Net):

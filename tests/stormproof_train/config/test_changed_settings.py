@@ -1,3 +1,7 @@
+from pathlib import Path
+
+import hydra
+
 from stormproof_train.config.changed_settings import find_changed_settings
 
 
@@ -17,3 +21,12 @@ def test_what_differs_from_the_default_is_a_choice_or_an_argument_of_it():
         {"key": "model._target_", "value": "mine.that_must_not_be_imported", "default": "stormproof_train.models.MLP"},
         {"key": "model.width", "value": 9, "default": 128},
     ]
+
+
+def test_a_config_of_the_user_that_is_in_use_changes_no_default(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("optimizer: {lr: 9}\n")
+    settings = {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.05}}
+    expected = find_changed_settings(settings)
+    with hydra.initialize_config_dir(str(tmp_path), version_base=None):
+        assert find_changed_settings(settings) == expected
+        assert hydra.compose("mine").optimizer.lr == 9
