@@ -12,7 +12,7 @@ Variants, each a training run with the same network, batches and seed:
 - every step: the same, with GradientNormMonitor and DeadNeuronDetector at every step.
 
 All have a logger that discards everything, and ``log_every_n_steps=50``. A step lasts from the request for its batch to
-the request for the next one. The first step of a run is discarded, since it writes the first checkpoint.
+the end of all hooks after it. The first step of a run is discarded, since it writes the first checkpoint.
 
 In a round, each variant trains in a process of its own, and the processes take turns after each step. So changes of the
 machine's speed that last longer than a few steps affect all variants. The order of the turns differs between rounds.
@@ -40,10 +40,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.multiprocessing as mp
 from monitoring import interval, keep_freed_memory, verdict
 from monitoring_variants import WORKLOADS, NullLogger, Workload
 from torch import nn
-from torch.multiprocessing import start_processes
 
 from stormproof import (
     CheckpointRecovery,
@@ -55,6 +55,7 @@ from stormproof import (
     StepTimer,
     TrainingHealth,
 )
+from stormproof.lightning.method_replacement import call_after
 
 FIRST_STEPS = 100
 TARGETS = {"default": (1.04, 1.01), "every step": (None, 1.05)}  # for the first steps and for later ones
@@ -107,23 +108,38 @@ class Turns:
 
 
 class Batches:
-    """Repeats batches in memory, takes turns with other processes, and records the times of the steps."""
+    """Repeats batches in memory."""
 
-    def __init__(self, batches: list[Any], steps: int, turns: Turns, index: int) -> None:
-        self.batches, self.steps, self.turns, self.index = batches, steps, turns, index
-        self.step_times: list[tuple[float, ...]] = []
+    def __init__(self, batches: list[Any], steps: int) -> None:
+        self.batches, self.steps = batches, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(itertools.cycle(self.batches), self.steps)
+
+
+class TakesTurns(pl.Callback):
+    """Takes turns with other processes after each batch and all hooks, and records the times of the steps.
+
+    Callbacks that time steps do not see the wait, because the request for the next batch comes after it.
+    """
+
+    def __init__(self, turns: Turns, index: int) -> None:
+        self.turns, self.index = turns, index
+        self.step_times: list[tuple[float, ...]] = []
+        self.start: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.turns.start(self.index)
-        for step, batch in enumerate(itertools.islice(itertools.cycle(self.batches), self.steps)):
-            if step:
-                self.turns.pass_on(self.index)
-            start = [clock() for clock in CLOCKS]
-            yield batch
-            self.step_times.append(tuple(clock() - begin for clock, begin in zip(CLOCKS, start, strict=True)))
+        call_after(trainer.fit_loop.epoch_loop, "on_advance_end", lambda *_: self.end_step())
+        self.start = [clock() for clock in CLOCKS]
+
+    def end_step(self) -> None:
+        self.step_times.append(tuple(clock() - start for clock, start in zip(CLOCKS, self.start, strict=True)))
+        self.turns.pass_on(self.index)
+        self.start = [clock() for clock in CLOCKS]
 
 
 def callbacks(variant: str, folder: str) -> list[pl.Callback]:
@@ -147,7 +163,7 @@ def train(
 ) -> None:
     """Trains one of ``variants`` and puts the mean wall and CPU time of its first steps and of later ones."""
     torch.manual_seed(0)
-    loader = Batches(batches, steps, turns, index)
+    takes_turns = TakesTurns(turns, index)
     off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     with tempfile.TemporaryDirectory() as folder:
         pl.Trainer(
@@ -156,11 +172,11 @@ def train(
             max_epochs=1,
             log_every_n_steps=50,
             logger=NullLogger(),
-            callbacks=callbacks(variants[index], folder),
+            callbacks=[*callbacks(variants[index], folder), takes_turns],
             **off,
-        ).fit(Task(WORKLOADS[name]), loader)
-    turns.end(index)  # Lightning requests no batch after the last one
-    windows = loader.step_times[1:FIRST_STEPS], loader.step_times[FIRST_STEPS:]
+        ).fit(Task(WORKLOADS[name]), Batches(batches, steps))
+    turns.end(index)
+    windows = takes_turns.step_times[1:FIRST_STEPS], takes_turns.step_times[FIRST_STEPS:]
     means = [tuple(map(statistics.fmean, zip(*window, strict=True))) for window in windows]
     results.put((variants[index], means))
 
@@ -176,7 +192,7 @@ def measure(name: str, rounds: int, steps: int) -> None:
         random.shuffle(variants)
         results = FORK.SimpleQueue()
         arguments = (variants, name, batches, steps, Turns(len(variants)), results)
-        start_processes(train, arguments, nprocs=len(variants), start_method="fork")
+        mp.start_processes(train, arguments, nprocs=len(variants), start_method="fork")
         for _ in variants:
             variant, means = results.get()
             times[variant].append(means)
