@@ -15,7 +15,7 @@ from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import close_probe, get_probe
+from stormproof.probe.probe import Probe, close_probe
 from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
 from stormproof.units.redo import Redo
@@ -179,7 +179,7 @@ class DeadNeuronDetector(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Creates the cadence of the samples. Warns if activations cannot be traced."""
-        self._cadence = get_probe(trainer).budget.add("units", Cadence(self.every_n_steps), self.budget)
+        self._cadence = Probe.of(trainer).budget.add("units", Cadence(self.every_n_steps), self.budget)
         hooks = self._attach(pl_module)
         if not hooks.is_compiled:
             return

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, PendingMeasurement
-from stormproof.lightning import internals
+from stormproof.lightning.gradient_clipping import call_before_clipping
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import close_probe, get_probe
+from stormproof.probe.probe import Probe, close_probe
 
 
 class GradientNormMonitor(Monitor):
@@ -132,11 +132,11 @@ class GradientNormMonitor(Monitor):
         """Starts measuring."""
         self._previous_step, self._has_trained = trainer.global_step, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
-        self._cadence = get_probe(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
+        self._cadence = Probe.of(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
         self._undo_functions = [
-            internals.call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),
+            call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),
             *(self._register_step_hook(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
         ]
 
@@ -247,7 +247,7 @@ class GradientNormMonitor(Monitor):
             return
         with self._cadence.timed():
             measured = self._parameters_with_gradient(module, optimizer, index)
-            norms = get_probe(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
+            norms = Probe.of(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
             measurement = PendingMeasurement(
                 step, index, measured, norms, get_scaler(trainer), scaled=scaled, is_loggable=is_loggable
             )

@@ -24,7 +24,7 @@ from stormproof.event_log import log_event
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.step_exchange import ExchangedNumbers, get_exchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.signals.listener import SignalListener
 from stormproof.signals.worker_signal_mask import mask_worker_signals
 
@@ -107,7 +107,7 @@ class Preemption(InactiveCopies, Callback):
                     "Preemption"
                 )
             self._undo_functions.append(self._recovery.call_at_steps(self._check_signal_at_step))
-            self._exchanged_signal = get_exchange(trainer).add(self._local_signal)
+            self._exchanged_signal = StepExchange.of(trainer).add(self._local_signal)
             self._undo_functions.append(self._exchanged_signal.remove)
             self._reset_sync_schedule()
 
@@ -158,8 +158,7 @@ class Preemption(InactiveCopies, Callback):
         """Commits a checkpoint and exits if a rank has received a signal."""
         assert self._recovery is not None
         assert self._exchanged_signal is not None
-        gathered = self._exchanged_signal.take() if trainer.world_size > 1 else None
-        received_signal = self._poll_signal(trainer, gathered)
+        received_signal = self._poll_signal(trainer, self._exchanged_signal.take())
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
             self._exit(trainer, received_signal, self._recovery.commit(trainer, module))

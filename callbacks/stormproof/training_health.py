@@ -33,7 +33,7 @@ from stormproof.health.rules.progress import is_clearly_better
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import get_probe
+from stormproof.probe.probe import Probe
 
 TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
 """Problems that are resolved if the run makes progress later."""
@@ -313,7 +313,7 @@ class TrainingHealth(InactiveCopies, Callback):
             unit_detector,
             self.loss,
             self.validation_metric,
-            get_probe(trainer).budget.add(
+            Probe.of(trainer).budget.add(
                 "traces", Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1), self.budget
             ),
         )

@@ -152,7 +152,8 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
     """Records the results, writes the report, and returns the complete summary."""
     seconds = round(folder.previous_seconds + summary["seconds"], 3)
     summary.update({"attempts": folder.attempt, "seconds": seconds})
-    folder.record_finish(summary, summary["steps"], _find_changed_settings(run_spec))
+    changed = _find_changed_settings(run_spec) if plan.report else None
+    folder.record_finish(summary, summary["steps"], changed)
     if plan.report:
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 
@@ -161,11 +162,11 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
 
 
 def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:
-    """Returns the settings that differ from the defaults. None if they cannot be found or are not JSON."""
+    """Returns the settings that differ from the defaults. None if they cannot be found or written as JSON."""
     try:
         changed = find_changed_settings(run_spec.settings)
         json.dumps(changed)
-    except Exception:  # noqa: BLE001 (a finished run must not fail because of its report, which reports the error)
+    except Exception:  # noqa: BLE001 (a finished run must not fail because of its report, which tries again and prints the error)
         return None
     return changed
 

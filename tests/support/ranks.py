@@ -44,6 +44,13 @@ def call_on_ranks(count: int, function: Callable[..., None], *arguments: Any, ti
             raise TimeoutError(f"{function.__name__} did not finish on all ranks within {timeout} s")
 
 
+def join_two_ranks(rank: int, port: int) -> None:
+    """Sets the environment of one of two ranks on this host, in a process of :func:`call_on_two_ranks`."""
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
 def run_on_two_ranks(script: str, *arguments: str, cwd: Path | None = None, timeout: float = 200) -> str:
     """Runs a script on two ranks with the environment of ``torchrun --nproc-per-node=2`` and returns their output.
 

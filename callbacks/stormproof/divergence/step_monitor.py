@@ -15,8 +15,8 @@ from stormproof.divergence.buffer_snapshot import BufferSnapshot
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.step_losses import StepLosses
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
-from stormproof.lightning.step_exchange import get_exchange
-from stormproof.probe.probe import close_probe, get_probe
+from stormproof.lightning.step_exchange import StepExchange
+from stormproof.probe.probe import Probe, close_probe
 
 
 class StepMonitor:
@@ -45,10 +45,10 @@ class StepMonitor:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._checks_every_step = every_n_steps == 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
-        self._probe = get_probe(trainer)
+        self._probe = Probe.of(trainer)
         self._count_skipped = count_skipped
         self._losses = StepLosses(self._every_n_steps)
-        self._exchanged_losses = get_exchange(trainer).add(self._losses_row)
+        self._exchanged_losses = StepExchange.of(trainer).add(self._losses_row)
         self._step = trainer.global_step
         self._has_backward = False
         self._buffer_snapshot = BufferSnapshot(module)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from fractions import Fraction
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.lightning.method_replacement import Replacement, call_after, call_before, replace
+from stormproof.lightning.method_replacement import call_after, call_before, replace
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -175,43 +174,6 @@ def call_after_batch(trainer: pl.Trainer, function: Callable[[], None]) -> Calla
     return call_before(trainer.fit_loop.epoch_loop, "on_advance_end", lambda *_: function())
 
 
-def is_from_user(owner: object, name: str) -> bool:
-    """Returns whether the method ``name`` of ``owner`` is defined outside Stormproof and Lightning."""
-    if name in vars(owner) and not isinstance(vars(owner)[name], Replacement):
-        return True
-    packages = ("stormproof.", "pytorch_lightning.", "lightning_fabric.", "lightning.")
-    return not _defining_module(type(owner), name).startswith(packages)
-
-
-@cache
-def _defining_module(owner_class: type, name: str) -> str:
-    """Returns the module of the class that defines a method. Unlike that of the function, no decorator changes it."""
-    return next((str(cls.__module__) for cls in owner_class.__mro__ if name in vars(cls)), "")
-
-
-def call_for_norm_clipping(
-    trainer: pl.Trainer, clip: Callable[[list[torch.nn.Parameter], float], bool]
-) -> Callable[[], None]:
-    """Calls ``clip(parameters, max_norm)`` where Lightning clips gradients by norm.
-
-    Lightning clips if ``clip`` returns False. ``clip`` is not called if the precision plugin has methods of the user.
-
-    Returns:
-        Function that undoes this.
-    """
-    plugin, original_clip = trainer.precision_plugin, trainer.precision_plugin.clip_grad_by_norm
-    methods = ("_after_closure", "_clip_gradients", "clip_gradients", "clip_grad_by_norm", "main_params")
-    is_lightnings_clipping = original_clip.__qualname__ == "Precision.clip_grad_by_norm"  # FSDP has another one
-    if not is_lightnings_clipping or any(is_from_user(plugin, name) for name in methods):
-        return _do_nothing
-
-    def clip_grad_by_norm(optimizer: Any, clip_val: float) -> None:
-        if not clip(list(plugin.main_params(optimizer)), clip_val):
-            original_clip(optimizer, clip_val)
-
-    return replace(plugin, "clip_grad_by_norm", clip_grad_by_norm)
-
-
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
     """Calls ``function`` with each loader of any stage before it is iterated.
 
@@ -305,25 +267,6 @@ def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
             undo()
 
     return undo_all
-
-
-def call_before_clipping(
-    trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer, float, bool], None]
-) -> Callable[[], None]:
-    """Calls ``function(optimizer, clip_val, by_value)`` before gradients are clipped.
-
-    This covers all callers of ``LightningModule.clip_gradients``: the trainer's ``gradient_clip_val``, an overridden
-    ``configure_gradient_clipping``, and manual optimization, where clipping precedes ``on_before_optimizer_step``.
-
-    Returns:
-        Function that undoes this.
-    """
-
-    def on_clip(optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm") -> None:
-        if clip_val > 0:
-            function(optimizer, clip_val, gradient_clip_algorithm == "value")
-
-    return call_before(trainer.precision_plugin, "clip_gradients", on_clip)
 
 
 def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]:

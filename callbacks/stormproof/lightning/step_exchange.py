@@ -9,21 +9,22 @@ import torch
 
 from stormproof.distributed.collectives import all_gather_rows
 from stormproof.lightning import internals
+from stormproof.lightning.per_trainer import PerTrainer
 
 Numbers = Sequence[float] | torch.Tensor
 
 
-class StepExchange:
+class StepExchange(PerTrainer):
     """Gathers the numbers of all callbacks from all ranks as soon as one callback reads its numbers.
 
-    The other callbacks reuse the result until the next batch. Call :func:`get_exchange` instead of the constructor.
+    The other callbacks reuse the result until the next batch.
 
     Args:
         trainer: Trainer in any stage.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        self._trainer = trainer
+        super().__init__(trainer)
         self._all_numbers: list[ExchangedNumbers] = []
         self._position: tuple[int, ...] = ()
 
@@ -60,11 +61,7 @@ class StepExchange:
         if numbers in self._all_numbers:
             self._all_numbers.remove(numbers)
         if not self._all_numbers:
-            vars(self._trainer).pop(_ATTRIBUTE, None)
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Copies and pickles become None. A copied trainer creates its own exchange."""
-        return type(None), ()
+            self.remove_from(self._trainer)
 
 
 class ExchangedNumbers:
@@ -101,19 +98,3 @@ class ExchangedNumbers:
     def remove(self) -> None:
         """Removes the numbers from the exchange."""
         self._exchange.remove(self)
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Copies and pickles become None."""
-        return type(None), ()
-
-
-_ATTRIBUTE = "_stormproof_step_exchange"
-"""Attribute of a trainer with its exchange."""
-
-
-def get_exchange(trainer: pl.Trainer) -> StepExchange:
-    """Returns the exchange of a trainer. Creates it in the first call."""
-    exchange = vars(trainer).get(_ATTRIBUTE)
-    if exchange is None:
-        exchange = vars(trainer)[_ATTRIBUTE] = StepExchange(trainer)
-    return exchange

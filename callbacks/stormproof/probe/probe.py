@@ -12,12 +12,15 @@ import torch
 from stormproof.distributed.collectives import all_reduce_max
 from stormproof.gradients.norms import GradientNorms, norm_for_clipping
 from stormproof.lightning import internals
+from stormproof.lightning.gradient_clipping import call_for_norm_clipping
 from stormproof.lightning.logging_steps import log_to_loggers
+from stormproof.lightning.method_origin import is_from_user
 from stormproof.lightning.optimizer_step import get_scaler
+from stormproof.lightning.per_trainer import PerTrainer
 from stormproof.probe.budget import Budget, is_decision_step
 
 
-class Probe:
+class Probe(PerTrainer):
     """Shares measurements among the callbacks of a trainer, and chooses their intervals.
 
     Keeps the last loss and the last gradient norms, so that other callbacks and clipping by Lightning do not measure
@@ -29,7 +32,7 @@ class Probe:
     | ``probe/<name>_interval`` | interval of ``gradients``, ``units`` or ``traces``, in steps |
 
     All ranks use the longest interval that any rank chose. A step lasts from the request for its first batch to the end
-    of its last batch. Call :func:`get_probe` instead of the constructor.
+    of its last batch.
 
     Args:
         trainer: Trainer at the start of training.
@@ -39,8 +42,8 @@ class Probe:
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
         self.budget = Budget()
-        self._trainer = trainer
         self._loss: tuple[_MeasuredTensor, float | torch.Tensor] | None = None
         self._norms: tuple[list[_MeasuredTensor], GradientNorms] | None = None
         self._step, self._steps = trainer.global_step, 0
@@ -48,7 +51,7 @@ class Probe:
         self._undo_functions: list[Callable[[], None]] = [
             internals.call_after_batch(trainer, self._end_batch),
             internals.call_between_batches(trainer, self._end_step, run_last=True),
-            internals.call_for_norm_clipping(trainer, self._clip),
+            call_for_norm_clipping(trainer, self._clip),
             internals.skip_idle_profiler(trainer),
         ]
 
@@ -79,10 +82,6 @@ class Probe:
             self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
         return self._norms[1]
 
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Copies and pickles become None. A copied trainer creates its own probe."""
-        return type(None), ()
-
     def close(self) -> None:
         """Restores the hooks."""
         while self._undo_functions:
@@ -98,8 +97,7 @@ class Probe:
             len(gradients) == len(measured)
             and all(tensor.is_same(gradient) for tensor, gradient in zip(measured, gradients, strict=True))
             and not any(
-                internals.is_from_user(callback, "on_before_optimizer_step")
-                for callback in internals.callbacks(self._trainer)
+                is_from_user(callback, "on_before_optimizer_step") for callback in internals.callbacks(self._trainer)
             )
         )
 
@@ -109,12 +107,13 @@ class Probe:
         if self._norms is None or not gradients or not self._are_measured(gradients, self._norms[0]):
             return False
         methods = ("on_before_optimizer_step", "configure_gradient_clipping", "clip_gradients")
-        if any(internals.is_from_user(self._trainer.lightning_module, name) for name in methods):
+        if any(is_from_user(self._trainer.lightning_module, name) for name in methods):
             return False
         total_norm = norm_for_clipping(gradients, self._norms[1])
-        if total_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)
-        return total_norm is not None
+        if total_norm is None:
+            return False
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)
+        return True
 
     def _end_step(self) -> None:
         """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
@@ -142,21 +141,9 @@ class Probe:
         log_to_loggers(self._trainer, {"probe/overhead": self.budget.overhead, **values})
 
 
-_ATTRIBUTE = "_stormproof_probe"
-"""Attribute of a trainer with its probe."""
-
-
-def get_probe(trainer: pl.Trainer) -> Probe:
-    """Returns the probe of a trainer. Creates it in the first call, at the start of training."""
-    probe = vars(trainer).get(_ATTRIBUTE)
-    if probe is None:
-        probe = vars(trainer)[_ATTRIBUTE] = Probe(trainer)
-    return probe
-
-
 def close_probe(trainer: pl.Trainer) -> None:
     """Ends the probe of a trainer, if any. Can be called repeatedly."""
-    probe = vars(trainer).pop(_ATTRIBUTE, None)
+    probe = Probe.remove_from(trainer)
     if probe is not None:
         probe.close()
 

@@ -15,7 +15,7 @@ from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.step_exchange import ExchangedNumbers, get_exchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.resume import snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
@@ -56,7 +56,7 @@ class SaveCoordinator(InactiveCopies):
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
         """Prepares :meth:`is_due`. Returns a function that undoes this."""
-        self._exchanged_attention = get_exchange(trainer).add(lambda: [float(self._needs_attention(trainer))])
+        self._exchanged_attention = StepExchange.of(trainer).add(lambda: [float(self._needs_attention(trainer))])
         return self._exchanged_attention.remove
 
     def is_due(self, trainer: pl.Trainer) -> bool:

@@ -66,7 +66,7 @@ def _run_hydra(argv: list[str]) -> int:
     import hydra  # noqa: PLC0415
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
-    from omegaconf import OmegaConf  # noqa: PLC0415 (only to train)
+    from omegaconf import OmegaConf  # noqa: PLC0415 (needed only for training)
 
     from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
 

@@ -252,7 +252,7 @@ class RunFolder:
         Args:
             summary: Content of ``summary.json``.
             last_step: Number of optimizer steps.
-            changed: Settings that differ from the defaults. None if unknown.
+            changed: Settings that differ from the defaults, for reports. None without a report.
         """
         assert self._lease is not None
         self._lease.check()

@@ -52,7 +52,7 @@ class RunRecord(TypedDict):
         attempts: Attempts, oldest first.
         identity: Hash of the settings that change the result.
         status: ``running``, ``finished``, ``failed`` or ``preempted``.
-        changed: Settings that differ from the defaults. Missing until the run has finished.
+        changed: Settings that differ from the defaults. Missing until the run has finished, and without a report.
     """
 
     name: str

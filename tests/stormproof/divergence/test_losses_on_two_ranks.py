@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from stormproof import DivergenceGuard, resumable
 from stormproof.errors import DivergedError
 from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, SPIKE, Classifier, make_loader
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import make_module, make_trainer
 
 pytestmark = [*IGNORE_WARNINGS, pytest.mark.slow]
@@ -29,9 +28,7 @@ class Shifted(Classifier):
 
 
 def _train_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     fit = make_trainer(callbacks=[DivergenceGuard("stop")], strategy="ddp", devices=2, max_epochs=2)
     with pytest.raises(DivergedError, match="the loss is 1"):
         fit.fit(make_module(pl, Shifted), resumable(make_loader()))

@@ -1,7 +1,6 @@
 """What ``self.log`` is still adding up: taken apart and put together between any two batches, it logs the same."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning import internals, logged_metrics
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import (
     BOTH_PACKAGES,
     LIGHTNING_WARNING_FILTERS,
@@ -232,9 +231,7 @@ def test_a_value_that_is_logged_otherwise_than_before_is_still_refused():
 
 
 def _on_a_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     destroy_gloo_before_exit()
     options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
     kind = type("_OfRank", (_Logs,), {"training_step": _scaled})

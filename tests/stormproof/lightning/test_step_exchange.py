@@ -1,5 +1,4 @@
 import copy
-import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +11,9 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import CheckpointRecovery, DivergenceGuard, Preemption, StepTimer, resumable
 from stormproof.lightning import step_exchange
-from stormproof.lightning.step_exchange import StepExchange, get_exchange
+from stormproof.lightning.step_exchange import StepExchange
 from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, Classifier, make_loader
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import make_module, make_trainer
 
 pytestmark = IGNORE_WARNINGS
@@ -26,7 +25,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Any:
     trainer = make_trainer()
     position = [0]
     monkeypatch.setattr(step_exchange.internals, "loop_position", lambda _: tuple(position))
-    exchange, gathered = get_exchange(trainer), Counter()
+    exchange, gathered = StepExchange.of(trainer), Counter()
 
     def collect(name: str) -> list[float]:
         gathered[name] += 1
@@ -36,7 +35,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield SimpleNamespace(a=a, b=b, position=position, trainer=trainer)
     a.remove()
     b.remove()
-    assert get_exchange(trainer) is not exchange
+    assert StepExchange.of(trainer) is not exchange
 
 
 def test_one_collective_serves_all_readers(exchange: Any):
@@ -60,9 +59,9 @@ def test_numbers_of_an_earlier_batch_are_not_read(exchange: Any):
 
 
 def test_a_copied_trainer_has_its_own_exchange(exchange: Any):
-    copied = get_exchange(copy.deepcopy(exchange.trainer))
+    copied = StepExchange.of(copy.deepcopy(exchange.trainer))
     assert isinstance(copied, StepExchange)
-    assert copied is not get_exchange(exchange.trainer)
+    assert copied is not StepExchange.of(exchange.trainer)
 
 
 class Counts(pl.Callback):
@@ -87,9 +86,7 @@ class Counts(pl.Callback):
 
 
 def _train_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     counts = Counts()
     callbacks = [StepTimer(), DivergenceGuard("stop"), CheckpointRecovery(Path(folder, "checkpoints")), Preemption()]
     options = {"strategy": "ddp", "devices": 2, "max_steps": 45, "max_epochs": -1, "log_every_n_steps": 20}

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from stormproof import DeadNeuronDetector, GradientNormMonitor
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from tests.stormproof.units.unit_fits import ValidatedModule, make_loader
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
@@ -53,9 +52,7 @@ def test_model_checkpoint_by_dead_units(tmp_path: Path):
 
 
 def _fit_on_a_rank(rank: int, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     stopping = EarlyStopping("gradients/norm", patience=99, stopping_threshold=1e9)
     by_dead_units = EarlyStopping("units/dead_fraction", patience=99, divergence_threshold=2.0)
     callbacks = [

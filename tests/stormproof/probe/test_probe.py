@@ -20,7 +20,7 @@ from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor,
 from stormproof.gradients import norms
 from stormproof.probe import budget as budget_module
 from stormproof.probe import probe as probe_module
-from stormproof.probe.probe import Probe, get_probe
+from stormproof.probe.probe import Probe
 from tests.support.small_fits import LIGHTNING_PYTORCH, LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
@@ -113,7 +113,7 @@ def test_nothing_is_left_after_training(fails: bool):
 
 def test_changed_gradients_are_measured_again():
     trainer = make_trainer()
-    probe = get_probe(trainer)
+    probe = Probe.of(trainer)
     gradients = [torch.tensor([3.0]), torch.tensor([4.0])]
     first = probe.gradient_norms(gradients)
     assert probe.gradient_norms(list(gradients)) is first
@@ -126,8 +126,8 @@ def test_changed_gradients_are_measured_again():
 
 def test_a_copied_trainer_has_no_probe():
     trainer = make_trainer()
-    probe = get_probe(trainer)
-    copied = get_probe(copy.deepcopy(trainer))
+    probe = Probe.of(trainer)
+    copied = Probe.of(copy.deepcopy(trainer))
     assert copied is not probe
     copied.close()
     probe.close()
@@ -264,13 +264,13 @@ class SpoilingPrecision(Precision):
 
 def test_a_precision_plugin_of_the_user_clips_itself():
     options: dict[str, Any] = {"gradient_clip_val": 0.05}
-    _, module = _fit([CALLBACKS["guard"]()], plugins=[SpoilingPrecision()], **options)
+    _, module = _fit([CALLBACKS["norms"](), CALLBACKS["guard"]()], plugins=[SpoilingPrecision()], **options)
     _, plain = _fit([], plugins=[SpoilingPrecision()], **options)
     weights, plain_weights = (nn.utils.parameters_to_vector(trained.parameters()) for trained in (module, plain))
     assert torch.equal(weights, plain_weights)
 
 
-def test_a_hook_without_a_module_is_one_of_the_user():
+def test_a_hook_without_a_module_counts_as_user_code():
     namespace: dict[str, Any] = {}
     exec("def hook(*_): pass", namespace)
     callback = pl.Callback()
@@ -383,10 +383,10 @@ def test_a_subclass_that_does_not_call_super_has_no_negative_overhead():
 
 @pytest.mark.parametrize("profiler", [None, "simple"])
 def test_a_trainer_without_a_profiler_skips_profiling(profiler: str | None):
-    class Looks(pl.Callback):
+    class RecordsProfiler(pl.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             skipped.append(trainer.profiler.profile is nullcontext)
 
     skipped: list[bool] = []
-    _fit([GradientNormMonitor(table=False), Looks()], profiler=profiler, max_steps=2)
+    _fit([GradientNormMonitor(table=False), RecordsProfiler()], profiler=profiler, max_steps=2)
     assert skipped == [profiler is None] * 2

@@ -1,7 +1,6 @@
 """Two ranks measure the same steps, although their clocks differ."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import GradientNormMonitor
 from stormproof.probe import budget
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger, make_trainer
 
 pytestmark = [pytest.mark.slow, *LIGHTNING_WARNING_FILTERS]
@@ -32,9 +31,7 @@ class Net(pl.LightningModule):
 
 
 def _train(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     if rank == 1:  # measuring appears to take longer than the step
         ticks = iter(range(10**9))
         budget.perf_counter = lambda: float(next(ticks))

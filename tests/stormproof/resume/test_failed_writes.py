@@ -1,6 +1,5 @@
 """A write that fails for another reason than storage ends training."""
 
-import os
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,7 +11,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from tests.stormproof.divergence.diverging_fits import IGNORE_WARNINGS, Classifier, make_loader
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import make_module, make_trainer
 
 pytestmark = IGNORE_WARNINGS
@@ -55,9 +54,7 @@ def test_a_failure_that_the_guard_could_notice_first_ends_training(tmp_path: Pat
 
 
 def _fit_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
     with pytest.raises(Exception, match="no error of storage"):
         _fit(Path(folder), end_step=25, max_steps=25, strategy="ddp", devices=2)
 

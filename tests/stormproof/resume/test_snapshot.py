@@ -1,5 +1,4 @@
 import io
-import os
 import random
 import warnings
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
 from stormproof.resume import snapshot
 from stormproof.resume.snapshot_state import Snapshot
-from tests.support.ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks, join_two_ranks
 from tests.support.small_fits import (
     LIGHTNING_WARNING_FILTERS,
     IndexDataset,
@@ -267,9 +266,7 @@ class _Statistics(_Rich):
 
 
 def _on_a_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 2:
@@ -310,9 +307,7 @@ class _OfRank(_Rich):
 
 
 def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    join_two_ranks(rank, port)
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 1:

@@ -140,6 +140,8 @@ def test_a_run_ends_with_its_report(command: Command, tmp_path: Path):
     assert (result.returncode, result.stderr) == (0, "")
     assert "warning" not in result.stdout
     assert "It finished after 20 steps" in (tmp_path / "runs" / "mine" / "report.html").read_text()
+    changed = json.loads((tmp_path / "runs" / "mine" / "run.json").read_text())["changed"]
+    assert {"key": "trainer.max_steps", "value": 20, "default": -1} in changed
 
 
 def test_at_the_end_of_a_run_whatever_goes_wrong_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

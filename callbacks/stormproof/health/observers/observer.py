@@ -41,7 +41,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler
 from stormproof.probe.budget import Cadence
-from stormproof.probe.probe import get_probe
+from stormproof.probe.probe import Probe
 from stormproof.units.module_kinds import is_compiled
 from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
@@ -106,7 +106,7 @@ class TrainingObserver:
         self._trainer, self._module = trainer, module
         self._gradient_source, self._unit_source = gradient_source, unit_source
         self._validation_metric, self._cadence = validation_metric, cadence
-        self._probe = get_probe(trainer)
+        self._probe = Probe.of(trainer)
         self._layer_names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
         self._is_traceable = not any(is_compiled(submodule) for submodule in module.modules())
         self._learning_rates = LearningRates(trainer.optimizers)
