@@ -29,7 +29,7 @@ class PerTrainer:
 
     @classmethod
     def remove_from(cls, trainer: pl.Trainer) -> Self | None:
-        """Removes the object of a trainer and returns it. None if there is none."""
+        """Removes the object of a trainer and returns it, or None if it has no object."""
         return vars(trainer).pop(cls._attribute(), None)
 
     @classmethod
