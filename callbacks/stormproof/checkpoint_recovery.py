@@ -302,7 +302,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
-            None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.sha256[:12]})",
+            None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.digest})",
         )
         self._rank_snapshot = self._loaded_description = None
         self._has_validated = self._has_ended = False

@@ -41,8 +41,8 @@ def make_store(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
 def make_checkpoint(folder: Path, sequence: int, step: int = 10, **fields: Any) -> Checkpoint:
     """Returns a checkpoint as its manifest describes it, without a file."""
     defaults = {
-        "epoch": 0, "world_size": 1, "attempt": 1, "sha256": "0" * 64, "bytes": 1, "score": None, "identity": None,
-        "run": None, "versions": {}, "finite": True, "healthy": None, "adopted": False, "time": 0.0,
+        "epoch": 0, "world_size": 1, "attempt": 1, "digest": "sha256:" + "0" * 64, "bytes": 1, "score": None,
+        "identity": None, "run": None, "versions": {}, "finite": True, "healthy": None, "adopted": False, "time": 0.0,
     }  # fmt: skip
     path = folder / f"{sequence:06d}-step-{step}.ckpt"
     return Checkpoint(path=path, sequence=sequence, step=step, **{**defaults, **fields})
@@ -50,9 +50,9 @@ def make_checkpoint(folder: Path, sequence: int, step: int = 10, **fields: Any) 
 
 def forge_manifest(checkpoint: Checkpoint, **fields: Any) -> bytes:
     """Returns a forged manifest: changed content with a valid hash."""
-    manifest = (
-        json.loads(encode_manifest(checkpoint, LogPrefix.from_content(b""))) | fields | {"manifest_sha256": "0" * 64}
-    )
+    manifest = json.loads(encode_manifest(checkpoint, LogPrefix.from_content(b"")))
+    del manifest["manifest_sha256"]
+    manifest |= {**fields, "manifest_sha256": "0" * 64}
     encoded = json.dumps(manifest, indent=1).encode() + b"\n"
     return encoded.replace(b'"manifest_sha256": "' + b"0" * 64, b'"manifest_sha256": "' + _sha256(encoded))
 

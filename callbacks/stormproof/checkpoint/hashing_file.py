@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 from typing import BinaryIO
 
+from stormproof.checkpoint.digest import ALGORITHMS, DEFAULT_ALGORITHM
+
 
 class HashingFile(io.RawIOBase):
-    """Writes to ``file`` and computes the SHA-256 and the length of all bytes.
+    """Writes to ``file`` and computes the digest and the length of all bytes.
 
     Has no file descriptor and cannot seek, so that no byte bypasses the hash.
 
@@ -24,22 +25,22 @@ class HashingFile(io.RawIOBase):
     Example:
         >>> inner = io.BytesIO()
         >>> file = HashingFile(inner)
-        >>> file.write(b"abc"), file.length, file.sha256[:8]
-        (3, 3, 'ba7816bf')
+        >>> file.write(b"abc"), file.length, file.digest[:13]
+        (3, 3, 'xxh3_128:06b0')
     """
 
     def __init__(self, file: BinaryIO, on_first_write: Callable[[], object] | None = None) -> None:
         super().__init__()
         self._file = file
         self._on_first_write = on_first_write
-        self._hash = hashlib.sha256()
+        self._hash = ALGORITHMS[DEFAULT_ALGORITHM]()
         self.length = 0
         self.failure: OSError | None = None
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes written so far, as 64 hex digits."""
-        return self._hash.hexdigest()
+    def digest(self) -> str:
+        """Digest of the bytes written so far, as ``<algorithm>:<hex digits>``."""
+        return f"{DEFAULT_ALGORITHM}:{self._hash.hexdigest()}"
 
     def writable(self) -> bool:
         """Returns True."""

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import format_stem
+from stormproof.errors import NotResumableError
+
+FORMAT = 2
+"""Format of new manifests. Format 1 has the field ``sha256`` instead of ``digest``."""
 
 _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
@@ -53,7 +58,7 @@ class Checkpoint(CommitInfo):
         path: The ``.ckpt`` file, which Lightning reads.
         sequence: Number of the commit in this folder, from 1. The newest checkpoint has the highest number.
         attempt: Attempt that wrote it, from 1. 0 if no attempt wrote it.
-        sha256: SHA-256 of the file, as 64 hex digits.
+        digest: Hash of the file, as ``<algorithm>:<hex digits>``.
         bytes: Size of the file, in bytes.
         versions: Versions of python, torch, pytorch-lightning and stormproof that wrote it.
         time: Time of the commit, in seconds since the epoch.
@@ -62,7 +67,7 @@ class Checkpoint(CommitInfo):
     path: Path
     sequence: int
     attempt: int
-    sha256: str
+    digest: str
     bytes: int
     versions: Mapping[str, str]
     time: float
@@ -71,6 +76,11 @@ class Checkpoint(CommitInfo):
     def name(self) -> str:
         """Name of the file without ``.ckpt``."""
         return self.path.stem
+
+    @property
+    def hash_algorithm(self) -> str:
+        """Algorithm of :attr:`digest`."""
+        return self.digest.partition(":")[0]
 
     @property
     def manifest_path(self) -> Path:
@@ -102,7 +112,7 @@ class LogPrefix:
 
 def encode_manifest(checkpoint: Checkpoint, log_prefix: LogPrefix) -> bytes:
     """Returns a manifest as JSON. Its last field is the SHA-256 of the JSON with zeros for the digits of that field."""
-    fields = {"format": 1, "file": checkpoint.path.name}
+    fields: dict[str, Any] = {"format": FORMAT, "file": checkpoint.path.name}
     fields |= {name: getattr(checkpoint, name) for name in _FIELD_TYPES}
     fields |= {"log_bytes": log_prefix.bytes, "log_sha256": log_prefix.sha256, "manifest_sha256": _ZERO_DIGEST}
     zeroed_content = json.dumps(fields, indent=1, allow_nan=False).encode() + b"\n"
@@ -120,10 +130,18 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
 
     Raises:
         ValueError: If any byte has changed or the manifest belongs to another file. The message states the reason.
+        NotResumableError: If a later version of stormproof wrote the manifest.
     """
     fields = _parse_verified_fields(content)
-    if fields.get("format") != 1:
-        raise ValueError("its manifest has a format that this version of stormproof does not support")
+    manifest_format = fields.get("format")
+    if type(manifest_format) is not int or manifest_format < 1:
+        raise ValueError(f"its manifest has the invalid format {manifest_format!r:.60}")
+    if manifest_format > FORMAT:
+        raise _make_update_error(path, f"the format {manifest_format}")
+    if manifest_format == 1:
+        if not isinstance(fields.get("sha256"), str):
+            raise ValueError("the field sha256 of its manifest has a wrong type")
+        fields["digest"] = f"sha256:{fields['sha256']}"
     if fields.get("file") != path.name:
         raise ValueError(f"its manifest belongs to another file, {fields.get('file')!r:.60}")
     for name, types in {**_FIELD_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
@@ -132,6 +150,8 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest has another sequence or step than its name")
+    if checkpoint.hash_algorithm not in ALGORITHMS:
+        raise _make_update_error(path, f"the hash algorithm {checkpoint.hash_algorithm!r:.60}")
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
@@ -141,7 +161,7 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
     "epoch": (int,),
     "world_size": (int,),
     "attempt": (int,),
-    "sha256": (str,),
+    "digest": (str,),
     "bytes": (int,),
     "score": (float, int, None),
     "identity": (str, None),
@@ -152,6 +172,12 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
     "adopted": (bool,),
     "time": (float, int),
 }
+
+
+def _make_update_error(path: Path, feature: str) -> NotResumableError:
+    return NotResumableError(
+        f"The manifest of {path} has {feature}, which this version of stormproof does not support. Update stormproof."
+    )
 
 
 def _parse_verified_fields(content: bytes) -> dict[str, Any]:

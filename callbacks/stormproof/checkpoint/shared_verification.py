@@ -95,7 +95,7 @@ def _compute_identity(checkpoint: Checkpoint) -> list[object]:
         file_stat.st_mtime_ns,
         file_stat.st_ctime_ns,
     ]
-    return [checkpoint.sha256, checkpoint.bytes, checkpoint.finite, *file_identity]
+    return [checkpoint.digest, checkpoint.bytes, checkpoint.finite, *file_identity]
 
 
 def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:

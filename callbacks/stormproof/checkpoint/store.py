@@ -234,7 +234,7 @@ class Store:
         manifest_path = path.with_suffix(".json")
         completed_stages: set[str] = set()
         try:
-            sha256, length = self._write_checkpoint(
+            digest, length = self._write_checkpoint(
                 path, write, _make_stage_callback("checkpoint", fence, completed_stages)
             )
             score = None if info.score is None or not isfinite(info.score) else float(info.score)
@@ -243,7 +243,7 @@ class Store:
                 path=path,
                 sequence=sequence,
                 attempt=attempt,
-                sha256=sha256,
+                digest=digest,
                 bytes=length,
                 versions=collect_versions(),
                 time=time.time(),
@@ -354,7 +354,7 @@ class Store:
                 if hashing_file.failure is not None:
                     raise hashing_file.failure from None
                 raise
-            return hashing_file.sha256, hashing_file.length
+            return hashing_file.digest, hashing_file.length
 
     def _next_sequence(self) -> int:
         """Returns 1 plus the highest sequence number that the folder or its log contains, so that names are unique."""

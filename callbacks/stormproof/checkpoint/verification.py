@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
 import zipfile
 from pathlib import Path
 
+from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
@@ -19,6 +19,7 @@ def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
 
     Raises:
         ValueError: If the manifest is damaged or not a regular file. The message states the reason.
+        NotResumableError: If a later version of stormproof wrote the manifest.
         OSError: If the manifest is missing or cannot be read.
     """
     manifest_path = path.with_suffix(".json")
@@ -74,9 +75,8 @@ def _find_content_problem(checkpoint: Checkpoint) -> str | None:
     problem = find_size_problem(checkpoint)
     if problem is not None:
         return problem
-    with checkpoint.path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != checkpoint.sha256:
-            return "its content has changed since it was committed"
+    if compute_file_digest(checkpoint.path, checkpoint.hash_algorithm) != checkpoint.digest:
+        return "its content has changed since it was committed"
     return None
 
 

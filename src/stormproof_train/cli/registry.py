@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 TRAIN: Mapping[str, Sequence[str]] = {
     "train": (
-        "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "rich", "tqdm",
-        "yaml", "jinja2", "pandas", "platformdirs", "vl_convert",
+        "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "xxhash", "rich",
+        "tqdm", "yaml", "jinja2", "pandas", "platformdirs", "vl_convert",
     )
 }  # fmt: skip
 """Packages of the extra ``train`` by import name, without packages that only one option needs."""

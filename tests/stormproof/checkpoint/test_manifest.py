@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest, encode_manifest
+from stormproof.errors import NotResumableError
 from tests.support.checkpoint_files import forge_manifest, make_checkpoint
 
 LOG = LogPrefix.from_content(b"so far\n")
@@ -12,8 +13,8 @@ LOG = LogPrefix.from_content(b"so far\n")
 
 def _full_checkpoint(folder: Path) -> Checkpoint:
     return make_checkpoint(
-        folder, 12, 600, epoch=3, world_size=2, attempt=4, sha256="ab" * 32, bytes=1234, score=0.25, identity="1f",
-        run="mine", versions={"torch": "2.13"}, healthy=True, time=1.5,
+        folder, 12, 600, epoch=3, world_size=2, attempt=4, digest="xxh3_128:" + "ab" * 16, bytes=1234, score=0.25,
+        identity="1f", run="mine", versions={"torch": "2.13"}, healthy=True, time=1.5,
     )  # fmt: skip
 
 
@@ -64,7 +65,11 @@ def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
         ({"file": None}, "belongs to another file"),
         ({"sequence": 13}, "another sequence or step than its name"),
         ({"step": 601}, "another sequence or step than its name"),
-        ({"format": 2}, "a format that this version of stormproof does not support"),
+        ({"format": 0}, "the invalid format 0"),
+        ({"format": "2"}, "the invalid format '2'"),
+        ({"format": True}, "the invalid format True"),
+        ({"digest": None}, "field digest"),
+        ({"format": 1, "sha256": None}, "field sha256"),
         ({"bytes": True}, "field bytes"),
         ({"bytes": 1.0}, "field bytes"),
         ({"world_size": "2"}, "field world_size"),
@@ -81,6 +86,23 @@ def test_a_forged_manifest_with_the_right_hash_is_not_believed(fields: dict[str,
     checkpoint = _full_checkpoint(tmp_path)
     assert decode_manifest(forge_manifest(checkpoint), checkpoint.path)[0] == checkpoint
     with pytest.raises(ValueError, match=reason):
+        decode_manifest(forge_manifest(checkpoint, **fields), checkpoint.path)
+
+
+def test_a_manifest_of_format_1_is_read(tmp_path: Path):
+    checkpoint = _full_checkpoint(tmp_path)
+    content = forge_manifest(checkpoint, format=1, digest=None, sha256="ab" * 32)
+    expected = dataclasses.replace(checkpoint, digest=f"sha256:{'ab' * 32}")
+    assert decode_manifest(content, checkpoint.path)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "feature"),
+    [({"format": 3}, "the format 3"), ({"digest": "xxh4:00"}, "the hash algorithm 'xxh4'"), ({"digest": ""}, "''")],
+)
+def test_a_manifest_of_a_later_version_asks_for_an_update(fields: dict[str, object], feature: str, tmp_path: Path):
+    checkpoint = _full_checkpoint(tmp_path)
+    with pytest.raises(NotResumableError, match=f"{feature}, which this version of stormproof does not support"):
         decode_manifest(forge_manifest(checkpoint, **fields), checkpoint.path)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +7,8 @@ import pytest
 
 from stormproof.checkpoint import Retention, Store, commit_log, resolution
 from stormproof.checkpoint.resolution import Resolution, fingerprint_folder, resolve
-from stormproof.errors import DamagedError, RanksDisagreeError
-from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
+from stormproof.errors import DamagedError, NotResumableError, RanksDisagreeError
+from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, forge_manifest, make_store
 
 FIRST, SECOND, THIRD = "000001-step-10", "000002-step-20", "000003-step-30"
 
@@ -275,3 +276,25 @@ def test_what_a_run_deletes_while_its_folder_is_looked_at_is_not_taken_for_lost(
     assert (list(result.lost_names), list(result.bad_checkpoints)) == ([], [])
     assert result.chosen_checkpoint is not None
     assert result.chosen_checkpoint.name == THIRD
+
+
+def test_checkpoints_with_a_manifest_of_format_1_are_verified_by_their_sha256(store: Store):
+    for checkpoint in store.read_checkpoints():
+        sha256 = hashlib.sha256(checkpoint.path.read_bytes()).hexdigest()
+        checkpoint.manifest_path.write_bytes(forge_manifest(checkpoint, format=1, digest=None, sha256=sha256))
+    flip_bit(store.folder / f"{THIRD}.ckpt")
+    result = _resolve_unchanged(store.folder)
+    assert result.chosen_checkpoint is not None
+    assert result.chosen_checkpoint.name == SECOND
+    assert [(bad.name, bad.reason) for bad in result.bad_checkpoints] == [
+        (THIRD, "its content has changed since it was committed")
+    ]
+
+
+def test_a_folder_of_a_later_version_is_refused_and_stays_as_it_is(store: Store):
+    newest = store.read_checkpoints()[-1]
+    newest.manifest_path.write_bytes(forge_manifest(newest, format=3))
+    names = file_names(store.folder)
+    with pytest.raises(NotResumableError, match=f"{THIRD}.*Update stormproof"):
+        store.latest_checkpoint()
+    assert file_names(store.folder) == names

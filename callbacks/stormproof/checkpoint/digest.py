@@ -1,0 +1,26 @@
+"""Hashes of checkpoint files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+DEFAULT_ALGORITHM = "xxh3_128"
+"""Algorithm for new checkpoints. It detects damage, but unlike SHA-256 not forgery, in a small part of the time."""
+ALGORITHMS: dict[str, Callable[[], Any]] = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
+"""Constructors of hash objects, as in :mod:`hashlib`, by the name of the algorithm."""
+
+
+def compute_file_digest(path: Path, algorithm: str) -> str:
+    """Reads a file and returns its digest as manifests store it, ``<algorithm>:<hex digits>``.
+
+    Args:
+        path: Path of the file.
+        algorithm: Key of :data:`ALGORITHMS`.
+    """
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, ALGORITHMS[algorithm]).hexdigest()}"
