@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stormproof.finding import Finding, Problem, Severity
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.hang_watch import HangWatch
+    from stormproof.health.rule import Rule
+    from stormproof.health.rules import default_rules
     from stormproof.long_waits import long_wait
     from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
@@ -36,10 +38,12 @@ __all__ = [
     "PreemptedExit",
     "Preemption",
     "Problem",
+    "Rule",
     "Severity",
     "StepTimer",
     "StormproofError",
     "TrainingHealth",
+    "default_rules",
     "long_wait",
     "resumable",
 ]
@@ -56,10 +60,12 @@ _MODULES = {
     "PreemptedExit": "stormproof.errors",
     "Preemption": "stormproof.preemption",
     "Problem": "stormproof.finding",
+    "Rule": "stormproof.health.rule",
     "Severity": "stormproof.finding",
     "StepTimer": "stormproof.step_timer",
     "StormproofError": "stormproof.errors",
     "TrainingHealth": "stormproof.training_health",
+    "default_rules": "stormproof.health.rules",
     "long_wait": "stormproof.long_waits",
     "resumable": "stormproof.resumable_loader",
 }

@@ -40,6 +40,8 @@ class FindingRecord(TypedDict):
     advice: str
     consequences: list[str]
     likely_cause: str
+    text: str
+    documentation: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Finding:
     """A problem of a run, with its evidence and advice.
 
     Attributes:
-        problem: Problem that was detected.
+        problem: Problem that was detected: a :class:`Problem`, or the name of a rule of your own in snake case.
         severity: Severity of the problem.
         where: Layer, tensor or parameter group. Empty if the problem concerns the whole run.
         since_step: Number of optimizer steps before the problem began, as far as known.
@@ -56,6 +58,9 @@ class Finding:
         advice: One or more sentences in plain PyTorch terms. The first starts with a verb.
         consequences: Other findings that this one explains.
         likely_cause: Most likely cause, as a clause without a period. Empty if unknown.
+        text: Sentence about the evidence that starts in lower case, for a problem of your own. Empty for a
+            :class:`Problem`, which has a template.
+        documentation: URL of a page about a problem of your own. Empty for a :class:`Problem`.
 
     Example:
         >>> evidence = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
@@ -63,31 +68,50 @@ class Finding:
         warning: DEAD_UNITS  net.1: 24 of 32 units are dead since step 7 (0 at initialization). Lower lr to 0.005.
     """
 
-    problem: Problem
+    problem: str
     severity: Severity
-    where: str
-    since_step: int
-    step: int
+    where: str = ""
+    since_step: int = 0
+    step: int = 0
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     advice: str = ""
     consequences: tuple[str, ...] = ()
     likely_cause: str = ""
+    text: str = ""
+    documentation: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "severity", Severity(self.severity))
+        if self.problem in _PROBLEMS:
+            object.__setattr__(self, "problem", Problem(self.problem))
 
     def __str__(self) -> str:
         cause = f"Likely cause: {self.likely_cause}." if self.likely_cause else ""
         place = f"{self.where}: " if self._has_informative_place else ""
         text = " ".join(filter(None, [f"{place}{self.description}", cause, self.advice]))
-        return f"{self.severity}: {self.problem.code}  {text if place else text[:1].upper() + text[1:]}"
+        return f"{self.severity}: {self.code}  {text if place else text[:1].upper() + text[1:]}"
+
+    @property
+    def code(self) -> str:
+        """Code of the problem, such as ``DEAD_UNITS``."""
+        return self.problem.upper()
+
+    @property
+    def url(self) -> str:
+        """URL of a page about the problem. Empty for a problem of your own without one."""
+        return self.problem.url if isinstance(self.problem, Problem) else self.documentation
 
     @property
     def description(self) -> str:
         """A sentence about the evidence. It starts in lower case."""
-        return describe_evidence(self.problem, self.since_step, self.evidence)
+        if isinstance(self.problem, Problem):
+            return describe_evidence(self.problem, self.since_step, self.evidence)
+        return self.text
 
     @property
     def title(self) -> str:
         """Code and place of the problem."""
-        return f"{self.problem.code} in {self.where}" if self._has_informative_place else self.problem.code
+        return f"{self.code} in {self.where}" if self._has_informative_place else self.code
 
     @property
     def _has_informative_place(self) -> bool:
@@ -106,6 +130,8 @@ class Finding:
             "advice": self.advice,
             "consequences": list(self.consequences),
             "likely_cause": self.likely_cause,
+            "text": self.text,
+            "documentation": self.documentation,
         }
 
     @classmethod
@@ -114,9 +140,10 @@ class Finding:
         return cls(
             **{
                 **values,
-                "problem": Problem(values["problem"]),
-                "severity": Severity(values["severity"]),
                 "evidence": dict(values["evidence"]),
                 "consequences": tuple(values["consequences"]),
             }
         )
+
+
+_PROBLEMS = frozenset(map(str, Problem))

@@ -6,7 +6,7 @@ import functools
 import socket
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +21,20 @@ from torch.optim import Optimizer
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.distributed.collectives import all_gather
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.finding import Finding, Problem, Severity
+from stormproof.finding import Finding, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.health.observers.observer import TrainingObserver
 from stormproof.health.observers.rank_compute_time import gather_compute_times
 from stormproof.health.observers.replica_check import compare_replicas
 from stormproof.health.publishing import append_finding, log_finding, log_table, send_alert
-from stormproof.health.root_causes import apply_rules, find_root_causes
-from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
-from stormproof.health.rules.progress import is_clearly_better
+from stormproof.health.rule import Rule
+from stormproof.health.rule_set import RuleSet
+from stormproof.health.rules import default_rules
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe
 
-TRANSIENT_PROBLEMS = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
-"""Problems that are resolved if the run makes progress later."""
 TRACE_INTERVAL = 100
 """Default interval in steps: of traced steps until the budget chooses one, and of comparisons of the ranks."""
 MAX_ERROR_LENGTH = 200
@@ -95,6 +93,10 @@ class TrainingHealth(InactiveCopies, Callback):
         run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
         advise: Function that returns replacement advice for a finding, or None to keep its own. Use it to suggest
             settings of your project.
+        rules: Rules to apply, one per problem. By default :func:`stormproof.default_rules`. Add your own with
+            ``rules=[*default_rules(), my_rule]``.
+        disable: Problems whose rules are left out, such as ``{"PLATEAU"}``.
+        severity: Severity of all findings of a problem, such as ``{"OVERFITTING": "info"}``.
         every_n_steps: Interval of traced steps, in addition to the early ones, and of comparisons of the ranks. Must be
             at least 1. If None, ``budget`` determines the interval of traced steps, and the ranks are compared every
             100 steps.
@@ -102,7 +104,8 @@ class TrainingHealth(InactiveCopies, Callback):
             :class:`stormproof.GradientNormMonitor`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, a problem or severity is unknown, two rules have the same problem,
+            or problems explain each other.
 
     Example:
         >>> health = TrainingHealth()
@@ -119,6 +122,9 @@ class TrainingHealth(InactiveCopies, Callback):
         validation_metric: str | None = None,
         run_folder: str | Path | None = None,
         advise: Callable[[Finding], str | None] | None = None,
+        rules: Iterable[Rule] | None = None,
+        disable: Collection[str] = (),
+        severity: Mapping[str, str] | None = None,
         every_n_steps: int | None = None,
         budget: float | None = None,
     ) -> None:
@@ -126,7 +132,8 @@ class TrainingHealth(InactiveCopies, Callback):
         self.loss, self.validation_metric, self.advise = loss, validation_metric, advise
         self.every_n_steps, self.budget = every_n_steps, budget
         self.run_folder = None if run_folder is None else Path(run_folder)
-        self._findings_by_key: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether the severity is INFO
+        self._rules = RuleSet(default_rules() if rules is None else rules, disable=disable, severity=severity)
+        self._findings_by_key: dict[tuple[str, bool], Finding] = {}  # by problem, and whether the severity is INFO
         self._findings: list[Finding] = []
         self._observer: TrainingObserver | None = None
         self._observer_state: dict[str, Any] | None = None
@@ -265,7 +272,7 @@ class TrainingHealth(InactiveCopies, Callback):
         """Restores findings and measurements."""
         findings = [Finding.from_dict(finding) for finding in state_dict["findings"]]
         self._findings_by_key = {(finding.problem, finding.severity == Severity.INFO): finding for finding in findings}
-        self._findings = find_root_causes(findings)
+        self._findings = self._rules.find_root_causes(findings)
         self._observer_state = state_dict["observer"]
 
     def _inactive_state(self) -> dict[str, Any]:
@@ -347,26 +354,21 @@ class TrainingHealth(InactiveCopies, Callback):
     def _diagnose(self, trainer: pl.Trainer) -> None:
         """Adds new findings and publishes changes. A known finding is replaced only if it becomes critical."""
         assert self._observer is not None
-        for finding in apply_rules(self._observer.record):
+        for finding in self._rules.apply(self._observer.record):
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
             if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):
                 self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
                     finding
                 )
-        if is_clearly_better(self._observer.record):
-            self._downgrade(TRANSIENT_PROBLEMS)
-        if self._observer.record.lagging_units == {}:
-            self._downgrade((Problem.BATCH_NORM_STATISTICS_LAG,))
-        if gradients_reach_all_layers(self._observer.record):
-            self._downgrade((Problem.NO_GRADIENT,))
+        self._downgrade(self._rules.find_obsolete_problems(self._observer.record))
         previous_findings = {(finding.problem, finding.severity): finding for finding in self._findings}
-        self._findings = find_root_causes(self._findings_by_key.values())
+        self._findings = self._rules.find_root_causes(self._findings_by_key.values())
         for finding in self._findings:
             key = finding.problem, finding.severity
             if finding != previous_findings.get(key):
                 self._publish(trainer, finding, is_new=key not in previous_findings)
 
-    def _downgrade(self, problems: Iterable[Problem]) -> None:
+    def _downgrade(self, problems: Iterable[str]) -> None:
         """Downgrades findings that no longer apply to severity INFO."""
         assert self._observer is not None
         for problem in problems:

@@ -47,15 +47,15 @@ PLUGIN_PAGES = {
     "resumable": ("resumable",),
     "step_timer": ("StepTimer",),
     "training_health": ("TrainingHealth",),
-    "findings": ("Finding", "Problem", "Severity"),
+    "findings": ("Finding", "Problem", "Severity", "Rule", "default_rules", "health.record.Record"),
     "errors": ("StormproofError", "DivergedError", "PreemptedExit"),
 }
-"""Names of ``stormproof.__all__`` on each page of the plugin."""
+"""Names of ``stormproof.__all__``, or dotted paths in ``stormproof``, on each page of the plugin."""
 
 TITLES = {
     "dead_neuron_detector": "DeadNeuronDetector",
     "errors": "Errors",
-    "findings": "Finding types",
+    "findings": "Findings and rules",
     "hang_watch": "HangWatch",
 }
 """Headings of pages with several names."""

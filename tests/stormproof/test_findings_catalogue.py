@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from stormproof import training_health
 from stormproof.health import rules
 from stormproof.problem import Problem
 
@@ -19,7 +18,7 @@ HEADINGS = [
     "Accuracy",
 ]  # fmt: skip
 NEEDS_TWO_RANKS = {Problem.REPLICAS_DIVERGED, Problem.SLOW_RANK}
-DOWNGRADED = {*training_health.TRANSIENT_PROBLEMS, Problem.BATCH_NORM_STATISTICS_LAG, Problem.NO_GRADIENT}
+DOWNGRADED = {Problem(rule.problem) for rule in rules.default_rules() if rule.is_obsolete is not None}
 
 
 def _page(problem: Problem) -> str:
@@ -33,22 +32,18 @@ def _code(problem: Problem) -> str | None:
 
 def _evidence_keys() -> Iterator[tuple[Problem, str]]:
     """Yields the evidence keys in the source of the rules."""
-    for file in Path(rules.__file__).parent.glob("*.py"):
+    for file in {*Path(rules.__file__).parent.glob("*.py")} - {Path(rules.__file__)}:
         for function in (node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)):
             nodes = list(ast.walk(function))
-            problems = [
-                Problem[node.attr]
-                for node in nodes
-                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Problem"
-            ]
-            if function.name == "_make_finding":  # of rules.non_finite
-                problems = [Problem.NON_FINITE_DATA, Problem.NON_FINITE]
+            problems = {Problem(file.stem)}
+            if function.name == "make_non_finite_finding":
+                problems.add(Problem.NON_FINITE_DATA)
             dictionaries = [node for node in nodes if isinstance(node, ast.Dict)]
             keys = {key for dictionary in dictionaries for key in dictionary.keys if key is not None}
             keys |= {
                 node.slice for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
             }
-            for problem in set(problems):
+            for problem in problems:
                 yield from ((problem, key) for key in map(_key_text, keys) if key)
     yield from ((problem, "until_step") for problem in DOWNGRADED)
 

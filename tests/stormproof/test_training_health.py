@@ -4,7 +4,8 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, Rule, TrainingHealth, default_rules
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.observers.observer import EARLY_STEPS, TrainingObserver
+from stormproof.health.record import Record
+from stormproof.health.rule_set import RuleSet
 from tests.support.cases import slow_except
 
 pytestmark = [
@@ -340,8 +343,8 @@ def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.
         return inputs, target
 
     times: list[int] = []
-    find = training_health.apply_rules
-    monkeypatch.setattr(training_health, "apply_rules", lambda record: times.append(record.step) or find(record))
+    apply = RuleSet.apply
+    monkeypatch.setattr(RuleSet, "apply", lambda rules, record: times.append(record.step) or apply(rules, record))
     fit(Classifier(), loader(break_one), TrainingHealth())
     assert len(times) < 30  # of 80 steps
 
@@ -496,16 +499,40 @@ def test_lazy_layers_are_waited_for():
 
 def test_a_finding_about_a_slow_start_is_resolved(monkeypatch: pytest.MonkeyPatch):
     early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "Check.")
-    monkeypatch.setattr(training_health, "apply_rules", lambda record: [early] if record.step == 5 else [])
-    health = TrainingHealth()
+    (rule,) = (rule for rule in default_rules() if rule.problem == early.problem)
+    health = TrainingHealth(rules=[replace(rule, check=lambda record: [early] if record.step == 5 else [])])
     fit(Classifier(rate=2e-2), loader(), health, max_epochs=4)
     (finding,) = health.findings
     assert (finding.problem, finding.severity, finding.step) == (early.problem, Severity.INFO, 5)
     assert finding.evidence["until_step"] > 5
 
 
+def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def check_first_loss(record: Record) -> Iterator[Finding]:
+        if record.first_losses and record.first_losses[0] > 1:
+            text = f"the first loss is {record.first_losses[0]:.1f}."
+            yield Finding("large_first_loss", Severity.WARNING, step=record.step, text=text, advice="Scale.")
+
+    rule = Rule("large_first_loss", check_first_loss, documentation="https://example.org/large")
+    health = TrainingHealth(
+        rules=[*default_rules(), rule], disable={"PLATEAU"}, severity={"LARGE_FIRST_LOSS": "critical"},
+        run_folder=tmp_path,
+    )  # fmt: skip
+    fit(Classifier(), loader(), health)
+    message = "critical: LARGE_FIRST_LOSS  The first loss is 1.4. Scale."
+    assert [str(finding) for finding in health.findings] == [message]
+    assert f"{message} See https://example.org/large" in capsys.readouterr().out
+    (line,) = (tmp_path / "findings.jsonl").read_text().splitlines()
+    assert [Finding.from_dict(json.loads(line))] == health.findings
+    resumed = TrainingHealth()  # without the rule
+    resumed.load_state_dict(health.state_dict())
+    assert resumed.findings == health.findings
+
+
 FAILING = {
-    "a rule": ("stormproof.training_health", "apply_rules"),
+    "a rule": ("stormproof.health.rule_set.RuleSet", "apply"),
     "what follows the step": ("stormproof.health.observers.step_trace.StepTrace", "_record_layer_call"),
     "a traced step": ("stormproof.health.observers.baselines", "compute_prediction_stats"),
 }
@@ -539,7 +566,7 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
         iterator._workers[0].kill()
         time.sleep(10)  # torch raises in its signal handler
 
-    monkeypatch.setattr(training_health, "apply_rules", lose_worker)
+    monkeypatch.setattr(RuleSet, "apply", lose_worker)
     with (
         warnings.catch_warnings(record=True, action="always") as caught,  # Python warns of forks if threads run
         pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"),

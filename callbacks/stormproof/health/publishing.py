@@ -44,7 +44,7 @@ def send_alert(loggers: Iterable[Any], finding: Finding) -> None:
     """Sends a W&B alert unless the severity is INFO. W&B limits alerts to one per minute and problem."""
     level = ALERT_LEVELS.get(finding.severity)
     for logger in filter(_is_wandb, loggers) if level else ():
-        logger.experiment.alert(title=finding.problem.code, text=_with_link(finding), level=level)
+        logger.experiment.alert(title=finding.code, text=_with_link(finding), level=level)
 
 
 def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:
@@ -63,7 +63,7 @@ def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:
 
 def _with_link(finding: Finding) -> str:
     """Returns the finding as text, with a link to its page."""
-    return f"{finding} See {finding.problem.url}"
+    return f"{finding} See {finding.url}" if finding.url else str(finding)
 
 
 def _is_wandb(logger: Any) -> bool:

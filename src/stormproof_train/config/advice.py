@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from stormproof.finding import Finding, Problem
-from stormproof.health.rules.dead_units import have_died_in_training
+from stormproof.health.measures.dead_shares import have_died_in_training
 from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
@@ -116,7 +116,7 @@ def _learning_rate(plan: Plan) -> float:
     return float(plan.optimizer.arguments().get("lr") or 0.0)
 
 
-_OVERRIDES_BY_PROBLEM: dict[Problem, Callable[[Plan], str | None]] = {
+_OVERRIDES_BY_PROBLEM: dict[str, Callable[[Plan], str | None]] = {
     Problem.LEARNING_RATE_TOO_HIGH: _decrease_learning_rate,
     Problem.LEARNING_RATE_TOO_LOW: _increase_learning_rate,
     Problem.LEARNING_RATE_ZERO: _set_learning_rate,

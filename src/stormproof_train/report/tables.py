@@ -28,16 +28,18 @@ def findings_table(findings: Sequence[FindingRecord]) -> Table:
         "explains",
     )  # fmt: skip
     links = {problem.code: problem.url for problem in Problem}
+    links |= {finding["problem"].upper(): finding["documentation"] for finding in findings if finding["documentation"]}
     return drop_empty(Table(head, [_finding_row(finding) for finding in findings], links))
 
 
 def _finding_row(finding: FindingRecord) -> tuple[str, ...]:
     """Returns the cells of a finding."""
-    problem = Problem(finding["problem"])
-    evidence = describe_evidence(problem, finding["since_step"], finding["evidence"])
+    evidence = finding["text"] or describe_evidence(
+        Problem(finding["problem"]), finding["since_step"], finding["evidence"]
+    )
     return (
         finding["severity"],
-        problem.code,
+        finding["problem"].upper(),
         finding["where"],
         f"{finding['since_step']:,}",
         f"{finding['step']:,}",

@@ -15,7 +15,6 @@ from torch import nn
 from stormproof.health.observers.step_trace import LossCall, PredictionTargetPair, StepTrace
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, torch_losses
 from stormproof.health.record import PredictionStats
-from stormproof.health.rules.outputs import OUTPUT_RANGES
 
 RELATIVE_TOLERANCE = 1e-5
 """Relative tolerance for matching a loss function with the value of a loss."""
@@ -29,6 +28,11 @@ MAX_ENTRIES = 1_000_000
 """Maximum number of entries of predictions or targets to evaluate."""
 MAX_POOL_ENTRIES = 20_000
 """Maximum number of entries of targets to keep for the best constant."""
+OUTPUT_RANGES = {
+    "relu": (0.0, None), "relu_": (0.0, None), "relu6": (0.0, 6.0), "softplus": (0.0, None), "exp": (0.0, None),
+    "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
+}  # fmt: skip
+"""Ranges of last activations."""
 
 
 @dataclass

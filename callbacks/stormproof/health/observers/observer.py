@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from stormproof.gradients.measurement import GradientMeasurement
+from stormproof.health.measures.dead_shares import choose_measurements
 from stormproof.health.observers.baselines import BaselineEvaluator
 from stormproof.health.observers.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.data_wait import DataWaitTimer
@@ -36,7 +37,6 @@ from stormproof.health.observers.traced_step import trace_next_step
 from stormproof.health.observers.training_loader import describe_loader
 from stormproof.health.observers.validation_losses import ValidationLosses
 from stormproof.health.record import Comparison, NonFiniteOrigin, Record, TracedStep, ValidationPass
-from stormproof.health.rules.dead_units import choose_measurements
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler

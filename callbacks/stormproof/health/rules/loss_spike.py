@@ -10,6 +10,7 @@ from statistics import median
 from stormproof.divergence.spike_detector import DEFAULT_SPIKE_FACTOR, SpikeDetector
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
+from stormproof.health.rule import Rule
 
 SPIKE_FACTOR, MIN_BATCHES = 10.0, 32
 """A loss above this multiple of all losses of at least so many previous batches, and above the first losses, is a spike
@@ -18,7 +19,7 @@ SUSTAINED_BATCHES = 20
 """Number of batches after which a higher loss is a lasting jump."""
 
 
-def check_loss_spike(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding]:
     """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
     losses = list(record.recent_losses)
     if not record.has_single_loss or len(losses) <= MIN_BATCHES or not _may_contain_spike([loss for _, loss in losses]):
@@ -69,3 +70,10 @@ def _may_contain_spike(losses: Sequence[float]) -> bool:
     """Returns whether a loss exceeds the default factor times the smallest previous loss, which every spike does."""
     minima = accumulate(losses, min)
     return any(loss > DEFAULT_SPIKE_FACTOR * minimum for loss, minimum in zip(losses[1:], minima, strict=False))
+
+
+RULE = Rule(
+    Problem.LOSS_SPIKE,
+    check,
+    explains=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT}),
+)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
+from stormproof.health.rule import Rule
 
 MIN_RISE = 0.05
 """Minimum rise above the best validation loss, as a share of it."""
@@ -16,7 +17,7 @@ MIN_SAMPLES = 30
 """Minimum number of validation samples of this rank to report overfitting."""
 
 
-def check_overfitting(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding]:
     """Reports a validation loss that rises beyond noise while the training loss falls."""
     passes = [validation for validation in record.validations if math.isfinite(validation.loss)]
     if len(passes) < 3:
@@ -55,3 +56,6 @@ def check_overfitting(record: Record) -> Iterator[Finding]:
             f"Stop at step {best_pass.step}, or regularize with more data, augmentation, weight_decay, nn.Dropout or "
             "fewer parameters.",
         )
+
+
+RULE = Rule(Problem.OVERFITTING, check)

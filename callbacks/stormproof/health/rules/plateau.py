@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.confidence_interval import mean_and_standard_error
+from stormproof.health.measures.progress import constant_baseline, has_learned, is_late
 from stormproof.health.record import Record
-from stormproof.health.rules.progress import constant_baseline, has_learned, is_late
+from stormproof.health.rule import Rule
 
 MIN_QUARTER_BATCHES = 30
 """Minimum number of batches in a quarter of the recorded losses."""
@@ -20,7 +21,7 @@ DECAYED_LR_SHARE = 0.1
 """Share of the highest learning rate below which a schedule intends the loss to settle."""
 
 
-def check_plateau(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding]:
     """Reports a loss that fell first and was flat in the last three quarters of the recorded batches.
 
     The severity is INFO because noise in the targets also limits the loss. Without a best constant loss the rule
@@ -64,3 +65,6 @@ def _is_flat(previous: tuple[float, float], current: tuple[float, float]) -> boo
     """Returns whether two means differ by less than the noise and by less than 1%."""
     change = abs(previous[0] - current[0])
     return change < 2 * math.hypot(previous[1], current[1]) and change < MAX_CHANGE * abs(previous[0])
+
+
+RULE = Rule(Problem.PLATEAU, check)

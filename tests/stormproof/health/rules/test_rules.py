@@ -10,18 +10,33 @@ from stormproof.health.observers.rank_compute_time import RankComputeTimes
 from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
 from stormproof.health.record import Comparison, NonFiniteOrigin, ParameterGroup, Record, TracedStep, ValidationPass
 from stormproof.health.rules import (
-    autograd_graph,
-    data,
+    broadcast_mismatch,
+    data_starvation,
     dead_units,
-    gradient_flow,
+    degenerate_targets,
+    exploding_gradients,
+    gradients_not_cleared,
+    in_two_optimizers,
+    input_badly_scaled,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    learning_rate_zero,
+    loss_input_mismatch,
     loss_spike,
+    no_better_than_constant,
+    no_gradient,
     non_finite,
-    optimizers,
-    outputs,
+    not_in_optimizer,
+    output_ignores_input,
     overfitting,
     plateau,
-    progress,
-    stragglers,
+    replicas_diverged,
+    saturated_units,
+    slow_rank,
+    targets_unrelated_to_inputs,
+    unreachable_targets,
+    vanishing_gradients,
+    weights_unchanged,
 )
 from stormproof.units.unit_activity import UnitActivity
 from tests.stormproof.health.rules.records import (
@@ -63,121 +78,121 @@ GROWS = [
 ]
 
 REPORTED: dict[str, tuple[Rule, Record]] = {
-    "a zero rate": (optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES[:25], groups=make_rate(0, 0, 0, 0))),
+    "a zero rate": (learning_rate_zero.check, make_record(FLAT_LOSSES[:25], groups=make_rate(0, 0, 0, 0))),
     "a rate that fell to zero": (
-        optimizers.check_zero_learning_rate, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
+        learning_rate_zero.check, make_record(FLAT_LOSSES, groups=make_rate(0, 0.1, 0.1, 60))),
     "a loss that rises with large updates": (
-        optimizers.check_high_learning_rate, make_record(falling_losses(1.5, 9.0, 30), ratio=0.4),
+        learning_rate_too_high.check, make_record(falling_losses(1.5, 9.0, 30), ratio=0.4),
     ),
-    "updates that get nowhere": (optimizers.check_low_learning_rate, make_record(FLAT_LOSSES[:25], ratio=1e-6)),
-    "no better than a constant": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES)),
+    "updates that get nowhere": (learning_rate_too_low.check, make_record(FLAT_LOSSES[:25], ratio=1e-6)),
+    "no better than a constant": (no_better_than_constant.check, make_record(FLAT_LOSSES)),
     "a gradient that "
-    "shrinks": (gradient_flow.check_vanishing_gradients, make_record(FLAT_LOSSES, gradients=SHRINKS, **DEEP)),
+    "shrinks": (vanishing_gradients.check, make_record(FLAT_LOSSES, gradients=SHRINKS, **DEEP)),
     "a gradient that shrinks less, where the first layer stays where it is": (
-        gradient_flow.check_vanishing_gradients,
+        vanishing_gradients.check,
         make_record(FLAT_LOSSES, gradients=[
             make_measurement(step, {name: 10.0 ** (number / 2 - 3) for number, name in enumerate("abcde")}, ratio=1e-5)
             for step in (1, 10)], **DEEP),
     ),
     "a gradient that "
-    "grows": (gradient_flow.check_exploding_gradients, make_record(FLAT_LOSSES, gradients=GROWS, **DEEP)),
+    "grows": (exploding_gradients.check, make_record(FLAT_LOSSES, gradients=GROWS, **DEEP)),
     "a layer that is "
-    "dead": (dead_units.check_dead_units, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100)})),
+    "dead": (dead_units.check, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100)})),
     "a layer of which no unit fires, in few samples": (
-        dead_units.check_dead_units, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100,
+        dead_units.check, make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(100,
         count=40)}),
     ),
-    "a layer that dies": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
+    "a layer that dies": (dead_units.check, make_record(LEARNING_LOSSES,
     unit_activity={"net.1": make_unit_record(60, dead_from_start=5)})),
     "probabilities for "
-    "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES, traces=make_traces(sums_to_one=True))),
+    "logits": (loss_input_mismatch.check, make_record(LEARNING_LOSSES, traces=make_traces(sums_to_one=True))),
     "logits for logarithms": (
-        outputs.check_loss_input_mismatch,
+        loss_input_mismatch.check,
         make_record(LEARNING_LOSSES, traces=make_traces(loss="nll_loss", loss_input="log-probabilities")),
     ),
     "a sigmoid before its loss": (
-        outputs.check_loss_input_mismatch,
+        loss_input_mismatch.check,
         make_record(LEARNING_LOSSES, traces=make_traces(
             loss="binary_cross_entropy_with_logits", producer="sigmoid", low=0.1, high=0.9, outputs=1)),
     ),
     "a sigmoid of a sigmoid": (
-        outputs.check_loss_input_mismatch,
+        loss_input_mismatch.check,
         make_record(FLAT_LOSSES, traces=make_traces(
             loss="binary_cross_entropy", loss_input="probabilities", producer="sigmoid of sigmoid", outputs=1)),
     ),
     "targets out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
+        unreachable_targets.check, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
         unreachable_share=0.4)),
     ),
     "one softmax unit": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="softmax", low=1.0,
+        unreachable_targets.check, make_record(LEARNING_LOSSES, traces=make_traces(producer="softmax", low=1.0,
         high=1.0)),
     ),
-    "one output for all": (outputs.check_constant_output, make_record(FLAT_LOSSES, traces=make_traces(8, spread=0.0))),
+    "one output for all": (output_ignores_input.check, make_record(FLAT_LOSSES, traces=make_traces(8, spread=0.0))),
     "a column against a row": (
-        outputs.check_broadcast_mismatch, make_record(LEARNING_LOSSES, traces=[TracedStep(0,
+        broadcast_mismatch.check, make_record(LEARNING_LOSSES, traces=[TracedStep(0,
         broadcast_mismatches=(BroadcastMismatch("sub", (8, 1), (8,)),))]),
     ),
-    "one class": (data.check_degenerate_targets, make_record(FLAT_LOSSES, constant_target_samples=300)),
+    "one class": (degenerate_targets.check, make_record(FLAT_LOSSES, constant_target_samples=300)),
     "a large input that harms": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
+        input_badly_scaled.check, make_record(FLAT_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
-    "waiting": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30)),
-    "a slow rank": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 40,
+    "waiting": (data_starvation.check, make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30)),
+    "a slow rank": (slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 40,
     [0.01] * 40, [0.012] * 40))),
     "a saturated layer": (
-        dead_units.check_saturated_units,
+        saturated_units.check,
         make_record(FLAT_LOSSES, traces=[TracedStep(step, activation_calls=(ActivationCall("a", "tanh",
         0.9),)) for step in (0, 4, 9)]),
     ),
-    "a cut": (autograd_graph.check_no_gradient, make_record(LEARNING_LOSSES, detached_layers={"a": "detach"})),
-    "kept gradients": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (7, 7)})),
+    "a cut": (no_gradient.check, make_record(LEARNING_LOSSES, detached_layers={"a": "detach"})),
+    "kept gradients": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained_gradients={0: (7, 7)})),
     "a parameter that is "
-    "forgotten": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, unoptimized_entries={"a": 12})),
-    "a layer in a list": (optimizers.check_not_in_optimizer, make_record(LEARNING_LOSSES, unregistered_entries=12)),
-    "a parameter twice": (optimizers.check_in_two_optimizers, make_record(LEARNING_LOSSES, duplicated_layers=["a"])),
+    "forgotten": (not_in_optimizer.check, make_record(LEARNING_LOSSES, unoptimized_entries={"a": 12})),
+    "a layer in a list": (not_in_optimizer.check, make_record(LEARNING_LOSSES, unregistered_entries=12)),
+    "a parameter twice": (in_two_optimizers.check, make_record(LEARNING_LOSSES, duplicated_layers=["a"])),
     "weights that stay": (
-        optimizers.check_unchanged_weights,
+        weights_unchanged.check,
         make_record(LEARNING_LOSSES, layers_with_gradient={"a"}, weight_stats={step: {"a": (1.0, 0.5), "b": (step,
         0.0)} for step in range(6)}),
     ),
     "a loss that jumped and "
-    "stayed": (loss_spike.check_loss_spike, make_record([*oscillating_losses(1.0, 60), *oscillating_losses(8.0, 30)])),
+    "stayed": (loss_spike.check, make_record([*oscillating_losses(1.0, 60), *oscillating_losses(8.0, 30)])),
     "a loss that jumped beyond all before, for once": (
-        loss_spike.check_loss_spike, make_record([*oscillating_losses(1.0, 60), 90.0, *oscillating_losses(1.0, 40)]),
+        loss_spike.check, make_record([*oscillating_losses(1.0, 60), 90.0, *oscillating_losses(1.0, 40)]),
     ),
     "a validation loss of few batches that keeps rising": (
-        overfitting.check_overfitting,
+        overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, (loss, loss, 1.6 * loss, 0.5 * loss), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.3, 1.6, 1.9, 2.2, 2.5), start=1)
         ]),
     ),
     "a warm-up that does not get anywhere": (
-        optimizers.check_low_learning_rate,
+        learning_rate_too_low.check,
         make_record(FLAT_LOSSES, groups=[ParameterGroup(0, "optimizer 0", 1e-5, 1e-6, 1e-5, 1e-2, None)]),
     ),
     "a rising validation": (
-        overfitting.check_overfitting,
+        overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.2, 1.4), start=1)
         ]),
     ),
     "a rising validation whose training loss fell late": (
-        overfitting.check_overfitting,
+        overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, training)
             for number, (loss, training) in enumerate(((1.0, 0.9), (1.2, 1.1), (1.4, 1.5), (1.6, 0.3)), start=1)
         ]),
     ),
-    "a NaN": (non_finite.check_non_finite, make_record(LEARNING_LOSSES, non_finite_origin=NonFiniteOrigin(3, 3,
+    "a NaN": (non_finite.check, make_record(LEARNING_LOSSES, non_finite_origin=NonFiniteOrigin(3, 3,
     "output of "
     "log", "a", in_data=False))),
-    "ranks that differ": (data.check_replicas, make_record(LEARNING_LOSSES, replica_difference=1e-3)),
+    "ranks that differ": (replicas_diverged.check, make_record(LEARNING_LOSSES, replica_difference=1e-3)),
     "unrelated targets": (
-        progress.check_unrelated_targets,
+        targets_unrelated_to_inputs.check,
         make_record(FLAT_LOSSES, targets_depend_on_inputs=False, comparisons=[
             Comparison(step, 0, FLAT_LOSSES[step], 1.4, FLAT_LOSSES[step] + 0.01 * (-1) ** step) for step in range(10,
             40, 3)]),
@@ -185,145 +200,145 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
 }  # fmt: skip
 
 NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
-    "a warm-up from zero": (optimizers.check_zero_learning_rate, make_record(LEARNING_LOSSES[:15], groups=make_rate(0,
+    "a warm-up from zero": (learning_rate_zero.check, make_record(LEARNING_LOSSES[:15], groups=make_rate(0,
     0, 0, 0))),
     "a schedule's last "
-    "steps": (optimizers.check_zero_learning_rate, make_record(LEARNING_LOSSES, groups=make_rate(0, 0.1, 0.1, 112))),
-    "large updates that learn": (optimizers.check_high_learning_rate, make_record(LEARNING_LOSSES, ratio=0.4)),
+    "steps": (learning_rate_zero.check, make_record(LEARNING_LOSSES, groups=make_rate(0, 0.1, 0.1, 112))),
+    "large updates that learn": (learning_rate_too_high.check, make_record(LEARNING_LOSSES, ratio=0.4)),
     "a rise that the input explains": (
-        optimizers.check_high_learning_rate,
+        learning_rate_too_high.check,
         make_record(falling_losses(1.5, 9.0, 30), ratio=0.4, input_stats=make_input_stats(rms=200.0)),
     ),
-    "small updates that learn": (optimizers.check_low_learning_rate, make_record(LEARNING_LOSSES, ratio=1e-6)),
+    "small updates that learn": (learning_rate_too_low.check, make_record(LEARNING_LOSSES, ratio=1e-6)),
     "small updates of a warm-up": (
-        optimizers.check_low_learning_rate, make_record(FLAT_LOSSES[:25], ratio=1e-6, groups=make_rate(0.1, 0.0, 0.1)),
+        learning_rate_too_low.check, make_record(FLAT_LOSSES[:25], ratio=1e-6, groups=make_rate(0.1, 0.0, 0.1)),
     ),
-    "better than a constant": (progress.check_no_better_than_constant, make_record(LEARNING_LOSSES)),
-    "a bit better, for sure": (progress.check_no_better_than_constant, make_record(oscillating_losses(1.36, 120))),
-    "on its way": (progress.check_no_better_than_constant, make_record(falling_losses(9.0, 1.5, 90))),
-    "one epoch": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES[:45])),
-    "two epochs of many": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES[:90], planned_steps=1000)),
+    "better than a constant": (no_better_than_constant.check, make_record(LEARNING_LOSSES)),
+    "a bit better, for sure": (no_better_than_constant.check, make_record(oscillating_losses(1.36, 120))),
+    "on its way": (no_better_than_constant.check, make_record(falling_losses(9.0, 1.5, 90))),
+    "one epoch": (no_better_than_constant.check, make_record(FLAT_LOSSES[:45])),
+    "two epochs of many": (no_better_than_constant.check, make_record(FLAT_LOSSES[:90], planned_steps=1000)),
     "a likelihood that is better, below zero": (
-        progress.check_no_better_than_constant, make_record(falling_losses(-2.0, -8.0, 120), constant=-5.0),
+        no_better_than_constant.check, make_record(falling_losses(-2.0, -8.0, 120), constant=-5.0),
     ),
     "a network that was good already": (
-        optimizers.check_low_learning_rate, make_record(oscillating_losses(0.2, 120), ratio=1e-6, constant=1.4),
+        learning_rate_too_low.check, make_record(oscillating_losses(0.2, 120), ratio=1e-6, constant=1.4),
     ),
     "a loss far above a constant's that comes down": (
-        optimizers.check_high_learning_rate, make_record(falling_losses(9.0, 2.0, 60), ratio=0.4),
+        learning_rate_too_high.check, make_record(falling_losses(9.0, 2.0, 60), ratio=0.4),
     ),
     "the same output from the first step": (
-        optimizers.check_high_learning_rate, make_record(FLAT_LOSSES, ratio=0.4, traces=make_traces(8, spread=0.0)),
+        learning_rate_too_high.check, make_record(FLAT_LOSSES, ratio=0.4, traces=make_traces(8, spread=0.0)),
     ),
     "a group whose turn comes": (
-        optimizers.check_zero_learning_rate,
+        learning_rate_zero.check,
         make_record(LEARNING_LOSSES[:60], groups=[*make_rate(0.0, 0.0, 0.0, 0), ParameterGroup(0, "group "
         "1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
     "a shrinking gradient that "
-    "learns": (gradient_flow.check_vanishing_gradients, make_record(LEARNING_LOSSES, gradients=SHRINKS, **DEEP)),
+    "learns": (vanishing_gradients.check, make_record(LEARNING_LOSSES, gradients=SHRINKS, **DEEP)),
     "a growing gradient that "
-    "learns": (gradient_flow.check_exploding_gradients, make_record(LEARNING_LOSSES, gradients=GROWS, **DEEP)),
+    "learns": (exploding_gradients.check, make_record(LEARNING_LOSSES, gradients=GROWS, **DEEP)),
     "units that rest in few inputs": (
-        dead_units.check_dead_units,
+        dead_units.check,
         make_record(LEARNING_LOSSES, unit_activity={"net.1": make_unit_record(90, count=40)}),
     ),
     "units that few inputs let seem dead in a warm-up": (
-        optimizers.check_high_learning_rate,
+        learning_rate_too_high.check,
         make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(60, dead_from_start=5, count=100)},
         groups=make_rate(0.1, 0.01,
         0.1)),
     ),
-    "some dead units": (dead_units.check_dead_units, make_record(LEARNING_LOSSES,
+    "some dead units": (dead_units.check, make_record(LEARNING_LOSSES,
     unit_activity={"net.1": make_unit_record(30,
     dead_from_start=20)})),
     "units that get the same for all": (
-        dead_units.check_dead_units,
+        dead_units.check,
         make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(100)}, traces=[
             TracedStep(0, layer_calls=(LayerCall("a", 0.0),))]),
     ),
-    "logits": (outputs.check_loss_input_mismatch, make_record(LEARNING_LOSSES)),
+    "logits": (loss_input_mismatch.check, make_record(LEARNING_LOSSES)),
     "logits that happen to lie between 0 and 1": (
-        outputs.check_loss_input_mismatch,
+        loss_input_mismatch.check,
         make_record(LEARNING_LOSSES, traces=make_traces(loss="binary_cross_entropy_with_logits", low=0.1, high=0.9,
         outputs=1)),
     ),
     "a target now and then out of reach": (
-        outputs.check_unreachable_targets, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
+        unreachable_targets.check, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
         unreachable_share=0.01)),
     ),
-    "outputs that differ": (outputs.check_constant_output, make_record(FLAT_LOSSES, traces=make_traces(8))),
+    "outputs that differ": (output_ignores_input.check, make_record(FLAT_LOSSES, traces=make_traces(8))),
     "one class in a few "
-    "samples": (data.check_degenerate_targets, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
-    "classes that differ": (data.check_degenerate_targets, make_record(LEARNING_LOSSES, constant_target_samples=None)),
+    "samples": (degenerate_targets.check, make_record(LEARNING_LOSSES[:8], constant_target_samples=64)),
+    "classes that differ": (degenerate_targets.check, make_record(LEARNING_LOSSES, constant_target_samples=None)),
     "a large input that does no harm": (
-        data.check_input_scale, make_record(LEARNING_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
+        input_badly_scaled.check, make_record(LEARNING_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
     ),
     "a large input into a norm": (
-        data.check_input_scale, make_record(FLAT_LOSSES, input_stats=make_input_stats(rms=120.0, is_normalized=True)),
+        input_badly_scaled.check, make_record(FLAT_LOSSES, input_stats=make_input_stats(rms=120.0, is_normalized=True)),
     ),
     "a pause now and then": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([*[0.01] * 30, *[0.3] * 10],
+        slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([*[0.01] * 30, *[0.3] * 10],
         [0.01] * 40)),
     ),
     "ranks that take turns": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02, 0.01] * 20, [0.01,
+        slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([0.02, 0.01] * 20, [0.01,
         0.02] * 20)),
     ),
     "a slow rank that costs little": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.0102] * 40, [0.01] * 40)),
+        slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([0.0102] * 40, [0.01] * 40)),
     ),
     "a rank that is slower by next to nothing": (
-        stragglers.check_slow_rank,
+        slow_rank.check,
         make_record(LEARNING_LOSSES, rank_times=RankComputeTimes(("a", "b"), ((0.0025,) * 40, (0.001,) * 40),
         step_seconds=0.004)),
     ),
     "a slow rank in few batches": (
-        stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 20, [0.01] * 20)),
+        slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([0.02] * 20, [0.01] * 20)),
     ),
     "a rank that does not "
-    "know": (stragglers.check_slow_rank, make_record(LEARNING_LOSSES, rank_times=make_times([], []))),
-    "a wait now and then": (data.check_data_starvation, make_record(LEARNING_LOSSES, batch_waits=[*[(0.001, 0.01)] * 27,
+    "know": (slow_rank.check, make_record(LEARNING_LOSSES, rank_times=make_times([], []))),
+    "a wait now and then": (data_starvation.check, make_record(LEARNING_LOSSES, batch_waits=[*[(0.001, 0.01)] * 27,
     *[(0.3, 0.01)] * 3])),
     "a last sigmoid that is sure": (
-        dead_units.check_saturated_units,
+        saturated_units.check,
         make_record(LEARNING_LOSSES, traces=[
             TracedStep(step, activation_calls=(ActivationCall("head", "sigmoid", 0.9),),
                   predictions=(make_prediction_stats(producer="sigmoid"),)) for step in (0, 4, 9)]),
     ),
     "gradients that were kept "
-    "once": (autograd_graph.check_zero_grad, make_record(LEARNING_LOSSES, retained_gradients={0: (1, 7)})),
+    "once": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained_gradients={0: (1, 7)})),
     "weights of two optimizers that take turns": (
-        optimizers.check_unchanged_weights,
+        weights_unchanged.check,
         make_record(LEARNING_LOSSES[:30], layers_with_gradient={"a"}, weight_stats={step: {"a": (1.0,
         0.5)} for step in range(6)},
                groups=[*make_rate(0.1, 0.1, 0.1), ParameterGroup(1, "optimizer 1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
     "a loss that jumped and came "
-    "back": (loss_spike.check_loss_spike, make_record([*oscillating_losses(1.0, 60), 9.0, 8.0, *oscillating_losses(1.0,
+    "back": (loss_spike.check, make_record([*oscillating_losses(1.0, 60), 9.0, 8.0, *oscillating_losses(1.0,
     40)])),
     "a loss of next to nothing that jumps": (
-        loss_spike.check_loss_spike,
+        loss_spike.check,
         make_record([*falling_losses(1.5, 0.001, 60), *oscillating_losses(1e-6, 60, size=1e-7), 1e-3,
         *oscillating_losses(1e-6, 40, size=1e-7)]),
     ),
     "a validation that wavers": (
-        overfitting.check_overfitting,
+        overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12, size=0.4)), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
         ]),
     ),
     "a training loss that falls with the validation loss": (
-        overfitting.check_overfitting,
+        overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
             ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, loss) for number,
             loss in enumerate((1.0, 0.8, 0.6))]),
     ),
     "targets that depend on the inputs": (
-        progress.check_unrelated_targets, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
-    "several losses": (progress.check_no_better_than_constant, make_record(FLAT_LOSSES, has_single_loss=False)),
+        targets_unrelated_to_inputs.check, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
+    "several losses": (no_better_than_constant.check, make_record(FLAT_LOSSES, has_single_loss=False)),
 }  # fmt: skip
 
 
@@ -339,7 +354,7 @@ NO_PLATEAU: dict[str, Record] = {
 
 
 def test_a_plateau_has_severity_info():
-    (finding,) = plateau.check_plateau(make_record(RESTS))
+    (finding,) = plateau.check(make_record(RESTS))
     assert (finding.severity, finding.since_step) == (Severity.INFO, 60)
     assert finding.evidence == {
         "loss": pytest.approx(0.6), "loss_then": pytest.approx(0.6), "loss_of_the_best_constant": pytest.approx(1.4),
@@ -348,7 +363,7 @@ def test_a_plateau_has_severity_info():
 
 @pytest.mark.parametrize("case", NO_PLATEAU)
 def test_it_is_no_plateau(case: str):
-    assert list(plateau.check_plateau(NO_PLATEAU[case])) == []
+    assert list(plateau.check(NO_PLATEAU[case])) == []
 
 
 @pytest.mark.parametrize("case", REPORTED)
@@ -378,7 +393,7 @@ def test_a_healthy_record_has_no_findings(case: str):
     ],
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):
-    (finding,) = data.check_data_starvation(
+    (finding,) = data_starvation.check(
         make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30, loader_name=loader, num_workers=workers)
     )
     assert finding.where == loader

@@ -1,4 +1,4 @@
-"""Rules for missing gradients and for gradients that are not cleared."""
+"""Rule for layers without a gradient."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
+from stormproof.health.rule import SYMPTOMS, Rule
 from stormproof.lightning.layer_names import join_names
 
 MAX_ACCUMULATED_BATCHES = 64
@@ -16,7 +17,7 @@ MIN_STEPS = 5
 """Minimum number of steps with gradients of the previous step, or without any gradient, to report a finding."""
 
 
-def check_no_gradient(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding]:
     """Reports layers that receive no gradient. Frozen and unused layers may be intended, so their severity is INFO."""
     detached_layers = {
         layer: function
@@ -101,17 +102,9 @@ def _check_unused_and_frozen(record: Record, unused_layers: list[str]) -> Iterat
         )
 
 
-def check_zero_grad(record: Record) -> Iterator[Finding]:
-    """Reports optimizers whose gradients contain those of the previous step."""
-    for optimizer, (stale_steps, checked_steps) in record.retained_gradients.items():
-        if checked_steps >= MIN_STEPS and stale_steps >= checked_steps - 1:
-            yield Finding(
-                Problem.GRADIENTS_NOT_CLEARED,
-                Severity.CRITICAL,
-                f"optimizer {optimizer}",
-                0,
-                record.step,
-                {"steps_with_old_gradients": float(stale_steps), "steps_looked_at": float(checked_steps)},
-                "Call optimizer.zero_grad() before each backward pass. In manual optimization Lightning does not call "
-                "it.",
-            )
+RULE = Rule(
+    Problem.NO_GRADIENT,
+    check,
+    explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
+    is_obsolete=gradients_reach_all_layers,
+)

@@ -8,6 +8,7 @@ from statistics import median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
+from stormproof.health.rule import Rule
 
 MIN_BATCHES = 30
 """Minimum number of batches."""
@@ -19,7 +20,7 @@ MIN_SLOWER_SHARE = 0.75
 """Minimum share of batches in which the rank is slower, at the lower confidence limit. Excludes occasional pauses."""
 
 
-def check_slow_rank(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding]:
     """Reports a rank that needs more time for its own part of nearly every batch than the other ranks.
 
     The loss of time is the median over batches of the difference from the median of the other ranks, as a share of the
@@ -57,3 +58,6 @@ def check_slow_rank(record: Record) -> Iterator[Finding]:
             },
             "Check other programs on that machine, its clock rates and its data storage, or exclude the machine.",
         )
+
+
+RULE = Rule(Problem.SLOW_RANK, check)

@@ -1,15 +1,13 @@
-"""Rules and measures of progress, compared with the best constant prediction and with the start of the run."""
+"""Measures of progress, compared with the best constant prediction and with the start of the run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.confidence_interval import mean_and_standard_error
-from stormproof.health.record import Comparison, Record
+from stormproof.health.record import Record
 
 MIN_COMPARISONS = 8
 """Minimum number of batches compared with a constant prediction."""
@@ -19,8 +17,6 @@ NO_BETTER_SHARE = 0.95
 """Share of the best constant loss above which a loss is not better (1 minus the skill score)."""
 ABOUT_EQUAL_SHARE = 1.05
 """Share of the best constant loss below which a noisy loss may be as good."""
-UNCERTAIN_SHARE = 0.05
-"""Improvement over the best constant loss, as a share of it, that must be ruled out before a finding."""
 EARLY_SHARE, MIN_LATE_STEPS = 0.25, 100
 """A run is early before this share of its planned steps, or before so many steps if it has no planned end."""
 CLEARLY_BETTER_SHARE = 0.9
@@ -177,69 +173,6 @@ def has_risen(record: Record) -> bool:
     return (record.step >= 20 and rise > 1.5) or (record.step >= 8 and rise > 5)
 
 
-def check_no_better_than_constant(record: Record) -> Iterator[Finding]:
-    """Reports a loss that is not below the best constant loss late in the run."""
-    baseline = constant_baseline(record)
-    if has_learned(record) is not False or baseline is None or not is_late(record):
-        return
-    is_finished = record.planned_steps is not None and record.step >= record.planned_steps
-    if is_falling(record) and not (is_finished and record.is_classification):
-        return  # a regression may still learn the mean of its targets
-    if baseline.improvement + 2 * baseline.standard_error > UNCERTAIN_SHARE * baseline.constant_loss:
-        return  # the loss may be slightly better than the constant
-    yield Finding(
-        Problem.NO_BETTER_THAN_CONSTANT,
-        Severity.WARNING,
-        "",
-        0,
-        record.step,
-        {"loss": baseline.loss, "loss_of_the_best_constant": baseline.constant_loss},
-        "Train on 10 samples only. If the loss does not fall, check the loss, the last layer and the learning rate. If "
-        "it falls, check that inputs and targets belong together.",
-    )
-
-
-def check_unrelated_targets(record: Record) -> Iterator[Finding]:
-    """Reports predictions that differ between samples but fit permuted targets as well as their own."""
-    comparisons = [
-        comparison
-        for comparison in record.comparisons
-        if comparison.permuted_loss is not None and comparison.step >= 10
-    ]
-    first_epoch_comparisons = [
-        comparison for comparison in comparisons if comparison.epoch == 0
-    ]  # samples of later epochs may be memorized
-    comparisons = (
-        first_epoch_comparisons if len(first_epoch_comparisons) >= MIN_COMPARISONS else comparisons[:MIN_COMPARISONS]
-    )
-    if len(comparisons) < MIN_COMPARISONS or has_learned(record) is not False or record.epoch < 1 or is_falling(record):
-        return
-    if record.targets_depend_on_inputs is not False:
-        return
-    mean, error = mean_and_standard_error(
-        [
-            comparison.permuted_loss - comparison.loss
-            for comparison in comparisons[-2 * MIN_COMPARISONS :]
-            if comparison.permuted_loss is not None
-        ]
-    )
-    spreads = [stats.spread for trace in record.traces[-5:] for stats in trace.predictions if stats.spread is not None]
-    if mean > 2 * error or not spreads or median(spreads) < 1e-2 or update_ratio(record) < 1e-5:
-        return
-    yield Finding(
-        Problem.TARGETS_UNRELATED_TO_INPUTS,
-        Severity.WARNING,
-        "target",
-        0,
-        record.step,
-        {
-            "loss": fmean(comparison.loss for comparison in comparisons),
-            "loss_with_other_targets": _mean_permuted_loss(comparisons),
-        },
-        "Inspect some inputs together with their targets. They may have been shuffled, sorted or joined separately.",
-    )
-
-
 def update_ratio(record: Record) -> float:
     """Returns the median update-to-weight ratio of the first three measurements. 0 without measurements."""
     ratios = update_ratios(record)
@@ -257,8 +190,3 @@ def is_late(record: Record) -> bool:
     min_steps = MIN_LATE_STEPS if record.planned_steps is None else EARLY_SHARE * record.planned_steps
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
     return record.step >= 300 or is_finished or (record.epoch >= 2 and record.step >= min_steps)
-
-
-def _mean_permuted_loss(comparisons: Sequence[Comparison]) -> float:
-    """Returns the mean loss with permuted targets."""
-    return fmean(comparison.permuted_loss for comparison in comparisons if comparison.permuted_loss is not None)

@@ -1,0 +1,1 @@
+"""Quantities that several rules derive from a record."""

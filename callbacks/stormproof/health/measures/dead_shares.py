@@ -1,0 +1,50 @@
+"""Shares of dead units in a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
+
+MANY_DEAD_SHARE, DIED_SHARE = 0.5, 0.3
+"""Shares of the units of a layer: of dead units, and of units that died in training."""
+
+
+def choose_measurements(
+    sampled: Mapping[str, UnitActivity], validated: Mapping[str, UnitActivity], *, batch_norm: bool
+) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity]]:
+    """Chooses between training and validation measurements of each layer's units.
+
+    Args:
+        sampled: Unit activity by place, measured on training batches in training mode.
+        validated: Unit activity by place, measured in a validation pass in evaluation mode.
+        batch_norm: Whether the network has a batch norm with running statistics.
+
+    Returns:
+        Chosen measurements by place, and validation measurements of places that are active in training but dead in
+        evaluation mode.
+    """
+    measurements, lagging_units = {**sampled, **validated}, {}
+    for name in sampled.keys() & validated.keys():
+        sample, validation = sampled[name], validated[name]
+        is_lagging = (
+            batch_norm
+            and sample.inputs >= MIN_INPUTS
+            and _dead_share(validation) >= MANY_DEAD_SHARE
+            and _dead_share(sample) < DIED_SHARE
+        )
+        if is_lagging and validation.inputs >= MIN_INPUTS:
+            lagging_units[name] = validation
+        if is_lagging or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
+            measurements[name] = sample
+    return measurements, lagging_units
+
+
+def _dead_share(activity: UnitActivity) -> float:
+    """Returns the share of dead units."""
+    return activity.dead / activity.units
+
+
+def have_died_in_training(dead: float, units: float, from_the_start: float) -> bool:
+    """Returns whether many units of a layer are dead but were active at initialization."""
+    return (dead - from_the_start) / units >= DIED_SHARE

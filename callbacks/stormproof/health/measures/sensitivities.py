@@ -1,0 +1,49 @@
+r"""Sensitivity of the loss to the weights of each layer.
+
+Layers are compared by their sensitivity :math:`s_l = \|g_l\| \|\theta_l\|`, which bounds the change of the loss for a
+relative change of the weights of layer :math:`l`. The sensitivity does not depend on the scale of the weights. In a
+network of ReLU layers the output is homogeneous in the weights of each layer, so that
+:math:`\langle g_l, \theta_l \rangle` is equal for all layers.
+
+References:
+    Du, Hu and Lee, Algorithmic Regularization in Learning Deep Homogeneous Models (2018), theorem 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from stormproof.health.record import Record
+
+MIN_LAYERS = 4
+"""Minimum number of layers for a trend over depth."""
+MIN_GRADUAL_SHARE = 0.7
+"""Minimum share of neighboring layers whose ratios have the same direction."""
+
+
+def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
+    """Returns the sensitivity :math:`s_l` of each layer, in call order, at a measurement of the gradient."""
+    measurement = record.gradients[index]
+    weights = _nearest(record.weight_norms, measurement.step)
+    return {
+        layer: measurement.norms[layer] * weights[layer]
+        for layer in record.layer_order
+        if layer in measurement.norms and weights.get(layer)
+    }
+
+
+def log_ratio(sizes: list[float]) -> float | None:
+    """Returns the logarithm of the ratio of the first and the last size. None if they do not change gradually."""
+    if len(sizes) < MIN_LAYERS or not all(math.isfinite(size) and size > 0 for size in sizes):
+        return None
+    ratio = math.log(sizes[0] / sizes[-1])
+    same_direction_count = sum(
+        (math.log(previous / following) > 0) == (ratio > 0) for previous, following in pairwise(sizes)
+    )
+    return ratio if same_direction_count >= MIN_GRADUAL_SHARE * (len(sizes) - 1) else None
+
+
+def _nearest(by_step: dict[int, dict[str, float]], step: int) -> dict[str, float]:
+    """Returns the entry of the nearest step."""
+    return by_step[min(by_step, key=lambda candidate_step: abs(candidate_step - step))] if by_step else {}

@@ -1,0 +1,43 @@
+"""Rule for running statistics of batch norm that are out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.record import Record
+from stormproof.health.rule import Rule
+from stormproof.lightning.layer_names import join_names
+
+
+def check(record: Record) -> Iterator[Finding]:
+    """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag."""
+    if record.lagging_units:
+        yield Finding(
+            Problem.BATCH_NORM_STATISTICS_LAG,
+            Severity.WARNING,
+            join_names(record.lagging_units),
+            0,
+            record.step,
+            {
+                "dead_in_evaluation": float(sum(activity.dead for activity in record.lagging_units.values())),
+                "dead_in_training": float(sum(record.unit_activity[name].dead for name in record.lagging_units)),
+                "units": float(sum(activity.units for activity in record.lagging_units.values())),
+            },
+            "Raise the momentum of batch norm (default 0.1), or recompute the running statistics before evaluation "
+            "with torch.optim.swa_utils.update_bn.",
+            likely_cause="the running statistics of batch norm are out of date",
+        )
+
+
+def no_units_lag(record: Record) -> bool:
+    """Returns whether units were measured in training and in evaluation, and none is dead in evaluation only."""
+    return record.lagging_units == {}
+
+
+RULE = Rule(
+    Problem.BATCH_NORM_STATISTICS_LAG,
+    check,
+    explains=frozenset({Problem.OVERFITTING}),
+    is_obsolete=no_units_lag,
+)

@@ -1,0 +1,34 @@
+"""Rule for targets that are all identical."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.record import Record
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+
+MIN_CONSTANT_TARGETS = 256
+"""Minimum number of identical targets. A class with a share of 2% is absent from as many samples with probability
+0.6%."""
+
+
+def check(record: Record) -> Iterator[Finding]:
+    """Reports identical targets."""
+    constant_samples = record.constant_target_samples
+    if constant_samples is None or (
+        constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32)
+    ):
+        return
+    yield Finding(
+        Problem.DEGENERATE_TARGETS,
+        Severity.CRITICAL,
+        "target",
+        0,
+        record.step,
+        {"samples": float(constant_samples), "different_targets": 1.0},
+        "Check the code that reads the targets. If the data is sorted by target, use DataLoader(shuffle=True).",
+    )
+
+
+RULE = Rule(Problem.DEGENERATE_TARGETS, check, explains=NUMERICAL_SYMPTOMS)

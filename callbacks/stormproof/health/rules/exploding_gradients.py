@@ -1,0 +1,67 @@
+"""Rule for gradients that grow from layer to layer, or with the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.measures.progress import has_learned, has_risen, update_ratio
+from stormproof.health.measures.sensitivities import layer_sensitivities, log_ratio
+from stormproof.health.record import Record
+from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rules.vanishing_gradients import STRONG_RATIO
+
+MAX_SENSITIVITY = 1e3
+"""Maximum relative change of the loss per relative change of the weights. Above it, a network cannot be trained."""
+MAX_INITIAL_LOSS_RATIO = 10.0
+"""Maximum ratio of the first loss and the best constant loss in classification."""
+
+
+def check(record: Record) -> Iterator[Finding]:
+    """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
+    if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.traces:
+        return
+    constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
+    loss_magnitude = min(abs(entry) for entry in [record.first_losses[0], *constants[:1]])
+    starts_far_off = (
+        record.is_classification
+        and bool(constants)
+        and record.first_losses[0] > MAX_INITIAL_LOSS_RATIO * loss_magnitude
+    )
+    if not (
+        has_learned(record) is False or has_risen(record) or record.non_finite_origin is not None or starts_far_off
+    ):
+        return
+    initial_sensitivities = layer_sensitivities(record, 0)
+    total = math.hypot(*initial_sensitivities.values()) if initial_sensitivities else 0.0
+    slope = log_ratio(list(initial_sensitivities.values()))
+    norms = [entry.total for entry in record.gradients if math.isfinite(entry.total) and entry.norms]
+    has_grown = len(norms) >= 3 and min(norms[-2:]) > 100 * max(norms[0], 1e-12) and update_ratio(record) < 0.1
+    grows_with_depth = slope is not None and slope > -math.log(STRONG_RATIO)
+    is_too_sensitive = (
+        math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
+    )
+    if not (
+        is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, record.gradients[0].norms.values()))
+    ):
+        return
+    yield Finding(
+        Problem.EXPLODING_GRADIENTS,
+        Severity.CRITICAL,
+        max(initial_sensitivities, key=lambda layer: initial_sensitivities[layer], default=""),
+        0,
+        record.step,
+        {"gradient_norm": record.gradients[0].total}
+        | ({"last_gradient_norm": record.gradients[-1].total} if len(record.gradients) > 1 else {}),
+        "Initialize with smaller weights (nn.init.kaiming_normal_), put a norm between the layers, or clip the "
+        "gradient with Trainer(gradient_clip_val=1.0).",
+        likely_cause="the initial weights are too large" if is_too_sensitive or grows_with_depth else "",
+    )
+
+
+RULE = Rule(
+    Problem.EXPLODING_GRADIENTS,
+    check,
+    explains=SYMPTOMS | {Problem.NON_FINITE, Problem.LEARNING_RATE_TOO_LOW},
+)

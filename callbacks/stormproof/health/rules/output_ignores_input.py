@@ -1,0 +1,40 @@
+"""Rule for an output that is the same for all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.measures.predictions import CONSTANT_SPREAD, traces_with_constant_output
+from stormproof.health.record import Record
+from stormproof.health.rule import Rule
+
+
+def check(record: Record) -> Iterator[Finding]:
+    """Reports identical predictions for all samples of a batch."""
+    late_steps = traces_with_constant_output(record)
+    if late_steps:
+        constant_layer = next(
+            (
+                call.layer
+                for call in late_steps[-1].layer_calls
+                if call.spread is not None and call.spread < CONSTANT_SPREAD
+            ),
+            "",
+        )
+        yield Finding(
+            Problem.OUTPUT_IGNORES_INPUT,
+            Severity.WARNING,
+            constant_layer or late_steps[-1].predictions[0].layer,
+            late_steps[0].step,
+            record.step,
+            {"spread_over_samples": late_steps[-1].predictions[0].spread or 0.0},
+            "Check this layer for weights of zero, dead units and a constant input.",
+        )
+
+
+RULE = Rule(
+    Problem.OUTPUT_IGNORES_INPUT,
+    check,
+    explains=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT, Problem.PLATEAU}),
+)
