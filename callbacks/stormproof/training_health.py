@@ -30,6 +30,7 @@ from stormproof.health.publishing import append_finding, log_finding, log_table,
 from stormproof.health.rule import Rule
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
+from stormproof.health.summary import HealthSummary
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.probe.budget import Cadence, check_interval_and_budget
@@ -140,6 +141,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
         self._previous_step = 0  # at the end of the previous batch
+        self._diagnosed_steps = 0  # optimizer steps until now, or until an internal error
         self._compares_replicas = True  # False once the weights turn out not to be comparable
 
     @property
@@ -147,12 +149,17 @@ class TrainingHealth(InactiveCopies, Callback):
         """Current findings: causes before symptoms, severity INFO last."""
         return list(self._findings)
 
+    def summary(self) -> HealthSummary:
+        """Returns the findings as an object that prints as text, and in notebooks as a table with links."""
+        return HealthSummary(self.findings, self._diagnosed_steps)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drops the findings of an earlier run and adds missing monitors."""
         if stage != "fit":
             return
         if trainer.global_step == 0:
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
+            self._diagnosed_steps = 0
         callbacks = internals.callbacks(trainer)
         for callback_class in (GradientNormMonitor, DeadNeuronDetector):
             if not any(isinstance(callback, callback_class) for callback in callbacks):
@@ -283,7 +290,10 @@ class TrainingHealth(InactiveCopies, Callback):
     @_isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
         """Ends a batch and diagnoses after a traced one."""
-        if self._observer is not None and self._observer.on_train_batch_end():
+        if self._observer is None:
+            return
+        self._diagnosed_steps = trainer.global_step
+        if self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
     def _gather_compute_times(self, trainer: pl.Trainer) -> None:

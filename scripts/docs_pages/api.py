@@ -47,7 +47,15 @@ PLUGIN_PAGES = {
     "resumable": ("resumable",),
     "step_timer": ("StepTimer",),
     "training_health": ("TrainingHealth",),
-    "findings": ("Finding", "Problem", "Severity", "Rule", "default_rules", "health.record.Record"),
+    "findings": (
+        "Finding",
+        "Problem",
+        "Severity",
+        "health.summary.HealthSummary",
+        "Rule",
+        "default_rules",
+        "health.record.Record",
+    ),
     "errors": ("StormproofError", "DivergedError", "PreemptedExit"),
 }
 """Names of ``stormproof.__all__``, or dotted paths in ``stormproof``, on each page of the plugin."""

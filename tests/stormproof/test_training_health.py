@@ -526,6 +526,7 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
     assert f"{message} See https://example.org/large" in capsys.readouterr().out
     (line,) = (tmp_path / "findings.jsonl").read_text().splitlines()
     assert [Finding.from_dict(json.loads(line))] == health.findings
+    assert str(health.summary()) == f"1 critical finding in 80 steps.\n{message}"
     resumed = TrainingHealth()  # without the rule
     resumed.load_state_dict(health.state_dict())
     assert resumed.findings == health.findings
@@ -548,12 +549,13 @@ def test_the_run_continues_after_an_internal_error(part: str, monkeypatch: pytes
         raise ZeroDivisionError("of its own")
 
     monkeypatch.setattr(".".join(FAILING[part]), fail)
-    diagnosed = Classifier()
+    diagnosed, health = Classifier(), TrainingHealth()
     with pytest.warns(
         UserWarning, match="TrainingHealth failed with ZeroDivisionError: of its own .*run continues without diagnosis"
     ):
-        pl_trainer = fit(diagnosed, loader(), TrainingHealth())
+        pl_trainer = fit(diagnosed, loader(), health)
     assert pl_trainer.global_step == 80
+    assert health.summary().step < 80
     assert all(
         torch.equal(parameter, expected_parameter)
         for parameter, expected_parameter in zip(bare.parameters(), diagnosed.parameters(), strict=True)

@@ -1,0 +1,44 @@
+"""A summary shows the findings of a run in a console and in a notebook."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.summary import HealthSummary
+
+DEAD = Finding(
+    Problem.DEAD_UNITS, Severity.WARNING, "net.<1>", 7, 20, {"dead": 24.0, "units": 32.0, "from_the_start": 0.0},
+    "Lower lr.", ("plateau",), "the learning rate is too high",
+)  # fmt: skip
+OWN = Finding("large_loss", Severity.CRITICAL, text="it is 5 & more.", documentation="javascript:alert(1)")
+
+
+@pytest.mark.parametrize(
+    ("findings", "step", "headline"),
+    [
+        ([], 0, "Nothing was diagnosed yet."),
+        ([], 1, "No problem found in 1 step."),
+        ([], 1200, "No problem found in 1,200 steps."),
+        ([DEAD], 0, "1 warning finding."),  # restored from a checkpoint
+        ([DEAD], 20, "1 warning finding in 20 steps."),
+        ([DEAD, OWN, DEAD], 20, "1 critical, 2 warning findings in 20 steps."),
+    ],
+)
+def test_the_headline_counts_findings_by_severity(findings: list[Finding], step: int, headline: str):
+    summary = HealthSummary(findings, step)
+    assert str(summary).splitlines() == [headline, *map(str, findings)]
+    assert f"<p>{headline}</p>" in summary._repr_html_()
+
+
+def test_a_notebook_shows_a_table_with_links_and_escapes_all_texts():
+    html = HealthSummary([DEAD, OWN], 20)._repr_html_()
+    root = ET.fromstring(f"<div>{html}</div>")
+    rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")]
+    assert rows == [
+        ["severity", "finding", "place", "evidence", "cause and advice"],
+        ["warning", "DEAD_UNITS", "net.<1>", "24 of 32 units are dead since step 7 (0 at initialization).",
+         "Likely cause: the learning rate is too high. Lower lr. Explains: plateau."],
+        ["critical", "LARGE_LOSS", "", "It is 5 & more.", ""],
+    ]  # fmt: skip
+    assert [link.get("href") for link in root.iter("a")] == [Problem.DEAD_UNITS.url]
