@@ -10,10 +10,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, PendingMeasurement
+from stormproof.gradients.noise_scale import PartialGradient, noise_scale
 from stormproof.lightning.gradient_clipping import call_before_clipping
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
@@ -43,11 +45,17 @@ class GradientNormMonitor(Monitor):
     | ``updates/ratio/<layer>``      | ratio per layer        | ``log_every_n_steps`` |
     | ``gradients/clipped_fraction`` | clipped steps          | ``log_every_n_steps`` |
     | ``gradients/skipped_fraction`` | skipped steps          | ``log_every_n_steps`` |
+    | ``gradients/noise_scale``      | noise scale, samples   | ``log_every_n_steps`` |
 
     Norms and ratios are from the last measured step. Ratios are estimated from about 256 entries per tensor
-    (:class:`stormproof.gradients.update_ratio.WeightSampler`). ``updates/ratio`` requires a single optimizer. The last
-    two values are fractions of the steps in :attr:`history`, logged only if something clips gradients or skips steps.
-    With a budget, they are not in ``trainer.callback_metrics``, because the measured steps depend on time.
+    (:class:`stormproof.gradients.update_ratio.WeightSampler`). ``updates/ratio`` requires a single optimizer. The two
+    fractions are over the steps in :attr:`history`, logged only if something clips gradients or skips steps. With a
+    budget, they are not in ``trainer.callback_metrics``, because the measured steps depend on time.
+
+    The noise scale :attr:`noise_scale` estimates from which batch size on a larger batch hardly reduces the number of
+    steps. It requires gradient accumulation or DDP, automatic optimization, a loss that is a mean over samples, and
+    batches of equal size.
+
     With manual optimization, gradients are measured before ``self.clip_gradients``, but after torch's clipping
     functions.
 
@@ -74,6 +82,7 @@ class GradientNormMonitor(Monitor):
         {'total': 0.83, 'net.0': 0.41, 'net.2': 0.72}
 
     References:
+        McCandlish et al., An empirical model of large-batch training, 2018 (noise scale).
         Pascanu et al., On the difficulty of training recurrent neural networks, 2013 (gradient norms and clipping).
     """
 
@@ -106,6 +115,8 @@ class GradientNormMonitor(Monitor):
         self._previous_step = 0
         self._has_trained = False
         self._undo_functions: list[Callable[[], None]] = []
+        self._partial_gradient: PartialGradient | None = None  # in steps that are measured
+        self._partial_step = -1  # last step whose first batch has begun
 
     @property
     def history(self) -> list[GradientMeasurement]:
@@ -122,6 +133,16 @@ class GradientNormMonitor(Monitor):
         self._read_pending()
         return _norms_by_layer(self._last_measurements.values())
 
+    @property
+    def noise_scale(self) -> float | None:
+        r"""Noise scale :math:`\operatorname{tr}(\Sigma) / |G|^2` of the gradient, in samples, over :attr:`history`.
+
+        :math:`\Sigma` is the covariance of the gradients of single samples, and :math:`G` their mean. None with fewer
+        than ten measured steps, or if their mean gradient does not exceed the noise. With several ranks, each has its
+        own estimate, and that of rank 0 is logged.
+        """
+        return noise_scale(measurement.noise for measurement in self.history if measurement.noise is not None)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
@@ -135,10 +156,28 @@ class GradientNormMonitor(Monitor):
         self._cadence = Probe.of(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
+        self._partial_step = -1
         self._undo_functions = [
             call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),
             *(self._register_step_hook(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
         ]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Starts measuring the gradient of a part of the batch if the step is due."""
+        if self._partial_step != trainer.global_step:
+            self._partial_step = trainer.global_step
+            self._discard_partial_gradient()
+            if self._is_due(trainer, 0):
+                self._partial_gradient = self._start_partial_gradient(trainer)
+        if self._partial_gradient is not None:
+            self._partial_gradient.add_batch(batch)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures the gradient of a part of the batch."""
+        if self._partial_gradient is not None:
+            self._partial_gradient.after_backward()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -202,7 +241,12 @@ class GradientNormMonitor(Monitor):
         self._has_unlogged = state_dict.get("has_unlogged", False)  # absent in checkpoints of earlier versions
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_undo_functions": [], "_measured_parameters": {}, "_open_measurements": {}}
+        return {
+            "_undo_functions": [],
+            "_measured_parameters": {},
+            "_open_measurements": {},
+            "_partial_gradient": None,
+        }
 
     def _read_pending(self) -> None:
         """Reads pending measurements. Synchronizes with the device."""
@@ -243,13 +287,22 @@ class GradientNormMonitor(Monitor):
             return
         self._open_measurements.pop(index, None)  # that step was skipped
         is_loggable = self._may_be_logged(trainer)
-        if not (self._cadence.is_due(step - 1, step - 2) or (is_loggable and not self._cadence.is_fixed)):
+        if not self._is_due(trainer, index):
             return
         with self._cadence.timed():
+            partial_gradient, self._partial_gradient = self._partial_gradient, None
+            scaler = get_scaler(trainer)
             measured = self._parameters_with_gradient(module, optimizer, index)
             norms = Probe.of(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
             measurement = PendingMeasurement(
-                step, index, measured, norms, get_scaler(trainer), scaled=scaled, is_loggable=is_loggable
+                step,
+                index,
+                measured,
+                norms,
+                scaler,
+                scaled=scaled,
+                is_loggable=is_loggable,
+                part=None if partial_gradient is None else partial_gradient.finish(scaler),
             )
         self._has_unlogged |= is_loggable
         self._open_measurements[index] = measurement
@@ -301,7 +354,32 @@ class GradientNormMonitor(Monitor):
             fractions["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
         # callback_metrics must be equal after a resume, but a budget selects other steps
         add_callback_metrics(trainer, {**values, **fractions} if self._cadence.is_fixed else values)
-        log_to_loggers(trainer, {**values, **fractions})
+        # callback_metrics must also be equal on all ranks, but each has its own estimate of the noise scale
+        noise = self.noise_scale
+        log_to_loggers(trainer, {**values, **fractions, **({} if noise is None else {"gradients/noise_scale": noise})})
+
+    def _is_due(self, trainer: pl.Trainer, index: int) -> bool:
+        """Returns whether to measure the next step of an optimizer."""
+        steps = self._step_counts.get(index, 0)
+        return self._cadence.is_due(steps, steps - 1) or (not self._cadence.is_fixed and self._may_be_logged(trainer))
+
+    def _start_partial_gradient(self, trainer: pl.Trainer) -> PartialGradient | None:
+        """Returns an object that measures the gradient of a part of the next batch. None if there are no parts."""
+        accumulated_batches: int = trainer.accumulate_grad_batches
+        if (
+            not trainer.lightning_module.automatic_optimization
+            or not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+            or (accumulated_batches == 1 and trainer.world_size == 1)
+        ):
+            return None
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        return PartialGradient(parameters, accumulated_batches, trainer.world_size, self._cadence.timed)
+
+    def _discard_partial_gradient(self) -> None:
+        if self._partial_gradient is not None:
+            self._partial_gradient.stop()
+            self._partial_gradient = None
 
     def _may_be_logged(self, trainer: pl.Trainer) -> bool:
         """Returns whether a measurement of the current step may be logged.
@@ -317,6 +395,7 @@ class GradientNormMonitor(Monitor):
             restore()
         self._undo_functions = []
         self._measured_parameters, self._open_measurements = {}, {}
+        self._discard_partial_gradient()
 
 
 def _norms_by_layer(measurements: Iterable[GradientMeasurement]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stormproof.distributed.dtensor import ShardRows, gather_shards, iterate_shards
+from stormproof.gradients.noise_scale import NoiseSample, PartNorm, estimate_noise
 from stormproof.gradients.norms import GradientNorms, largest_entry
 from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_from_row, ratio_from_moments
 from stormproof.lightning.layer_names import get_layer_names
@@ -29,6 +30,7 @@ class GradientMeasurement:
         skipped: Whether the weights did not change, because there was no gradient or because the gradient scaler
             skipped a non-finite gradient.
         is_loggable: Whether the measurement may be logged.
+        noise: Variance and squared mean of the gradient of a sample. None without accumulation and without other ranks.
     """
 
     step: int
@@ -38,6 +40,7 @@ class GradientMeasurement:
     clipped: bool | None
     skipped: bool
     is_loggable: bool = True
+    noise: NoiseSample | None = None
 
     @property
     def total(self) -> float:
@@ -47,13 +50,22 @@ class GradientMeasurement:
     def state_dict(self) -> dict[str, Any]:
         """Returns the state as plain values."""
         updates = {layer: ratio and [ratio.value, ratio.half_width] for layer, ratio in self.updates.items()}
-        return {**vars(self), "norms": dict(self.norms), "updates": updates}
+        noise = None if self.noise is None else list(vars(self.noise).values())
+        return {**vars(self), "norms": dict(self.norms), "updates": updates, "noise": noise}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> GradientMeasurement:
         """Creates a measurement from the result of :meth:`state_dict`."""
         updates = {layer: ratio and UpdateRatio(*ratio) for layer, ratio in state["updates"].items()}
-        return cls(**{**state, "norms": dict(state["norms"]), "updates": updates})
+        noise = state.get("noise")  # absent in checkpoints of earlier versions
+        return cls(
+            **{
+                **state,
+                "norms": dict(state["norms"]),
+                "updates": updates,
+                "noise": None if noise is None else NoiseSample(*noise),
+            }
+        )
 
 
 class MeasuredParameters:
@@ -85,6 +97,7 @@ class PendingMeasurement:
         scaler: Gradient scaler, or None.
         scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
         is_loggable: Whether the measurement may be logged.
+        part: Norm of the gradient over a part of the batch. None if it was not measured.
     """
 
     def __init__(
@@ -97,10 +110,12 @@ class PendingMeasurement:
         *,
         scaled: bool,
         is_loggable: bool,
+        part: PartNorm | None = None,
     ) -> None:
         self.step, self.optimizer, self._is_loggable = step, optimizer, is_loggable
         self._measured_parameters = parameters
         self._scaler = scaler
+        self._part = part
         self._norms: ShardRows = [] if norms is None else norms.rows
         self._updates: ShardRows = []
         self._scale: torch.Tensor | None = None
@@ -143,8 +158,23 @@ class PendingMeasurement:
             size = math.hypot(*raw_norms.values()) if self._largest_entry is None else float(self._largest_entry)
             clipped = size > self._clip_limit
         return GradientMeasurement(
-            self.step, self.optimizer, norms, updates, clipped, skipped=not updates, is_loggable=self._is_loggable
+            self.step,
+            self.optimizer,
+            norms,
+            updates,
+            clipped,
+            skipped=not updates,
+            is_loggable=self._is_loggable,
+            noise=self._estimate_noise(math.hypot(*norms.values())),
         )
+
+    def _estimate_noise(self, norm: float) -> NoiseSample | None:
+        if self._part is None:
+            return None
+        part_square = float(self._part.square)
+        if not math.isfinite(part_square) or not math.isfinite(norm):
+            return None
+        return estimate_noise(part_square, norm**2, self._part.size, self._part.whole_size)
 
     def _norms_by_layer(self) -> dict[str, float]:
         squares = dict.fromkeys(self.layers, 0.0)
