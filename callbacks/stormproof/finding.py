@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypedDict
 
@@ -49,18 +50,22 @@ class Finding:
     """A problem of a run, with its evidence and advice.
 
     Attributes:
-        problem: Problem that was detected: a :class:`Problem`, or the name of a rule of your own in snake case.
+        problem: A :class:`Problem`, or the name of a custom problem in snake case.
         severity: Severity of the problem.
         where: Layer, tensor or parameter group. Empty if the problem concerns the whole run.
         since_step: Number of optimizer steps before the problem began, as far as known.
         step: Number of optimizer steps before the first report. 0 before training.
-        evidence: Measurements by name.
+        evidence: Measurements by name: numbers and strings.
         advice: One or more sentences in plain PyTorch terms. The first starts with a verb.
         consequences: Other findings that this one explains.
         likely_cause: Most likely cause, as a clause without a period. Empty if unknown.
-        text: Sentence about the evidence that starts in lower case, for a problem of your own. Empty for a
-            :class:`Problem`, which has a template.
-        documentation: URL of a page about a problem of your own. Empty for a :class:`Problem`.
+        text: Sentence about the evidence, starting in lower case. If empty, the template of the problem is used or, for
+            a custom problem, the evidence is listed.
+        documentation: URL of a page about the problem. If empty, the page of the :class:`Problem`.
+
+    Raises:
+        ValueError: If the problem is not in snake case, the severity is unknown, or a measurement is neither a number
+            nor a string.
 
     Example:
         >>> evidence = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
@@ -81,9 +86,11 @@ class Finding:
     documentation: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "severity", Severity(self.severity))
-        if self.problem in _PROBLEMS:
-            object.__setattr__(self, "problem", Problem(self.problem))
+        check_problem_name(self.problem)
+        object.__setattr__(self, "problem", _PROBLEMS.get(self.problem, self.problem))
+        object.__setattr__(self, "severity", Severity(str(self.severity).lower()))
+        evidence = {name: _to_plain_value(name, value) for name, value in self.evidence.items()}
+        object.__setattr__(self, "evidence", evidence)
 
     def __str__(self) -> str:
         cause = f"Likely cause: {self.likely_cause}." if self.likely_cause else ""
@@ -98,15 +105,15 @@ class Finding:
 
     @property
     def url(self) -> str:
-        """URL of a page about the problem. Empty for a problem of your own without one."""
-        return self.problem.url if isinstance(self.problem, Problem) else self.documentation
+        """URL of a page about the problem. Empty for a custom problem without a page."""
+        if self.documentation.startswith(("https://", "http://")):
+            return self.documentation
+        return self.problem.url if isinstance(self.problem, Problem) else ""
 
     @property
     def description(self) -> str:
         """A sentence about the evidence. It starts in lower case."""
-        if isinstance(self.problem, Problem):
-            return describe_evidence(self.problem, self.since_step, self.evidence)
-        return self.text
+        return self.text or describe_evidence(self.problem, self.since_step, self.evidence)
 
     @property
     def title(self) -> str:
@@ -116,7 +123,8 @@ class Finding:
     @property
     def _has_informative_place(self) -> bool:
         """Returns whether the place adds to the problem, unlike "target" for degenerate targets."""
-        return bool(self.where) and self.where not in {word.removesuffix("s") for word in self.problem.split("_")}
+        words = {word.removesuffix("s") for word in self.problem.split("_")}
+        return bool(self.where) and not (isinstance(self.problem, Problem) and self.where in words)
 
     def as_dict(self) -> FindingRecord:
         """Returns the fields as JSON-serializable values."""
@@ -136,14 +144,29 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Returns the finding whose :meth:`as_dict` returned ``values``."""
+        """Returns the finding whose :meth:`as_dict` returned ``values``. Ignores fields of later versions."""
         return cls(
             **{
-                **values,
-                "evidence": dict(values["evidence"]),
+                **{field.name: values[field.name] for field in fields(cls) if field.name in values},
                 "consequences": tuple(values["consequences"]),
             }
         )
 
 
-_PROBLEMS = frozenset(map(str, Problem))
+def check_problem_name(name: str) -> None:
+    """Raises ValueError unless ``name`` is in snake case."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"`problem` must be a name in snake case, such as 'huge_first_loss', got {name!r}.")
+
+
+def _to_plain_value(name: str, value: Any) -> float | str:
+    """Returns a string, an integer or a float. Converts scalars of NumPy and torch."""
+    if type(value) in {str, int, float}:
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`evidence[{name!r}]` must be a number or a string, got {type(value).__name__}.") from error
+
+
+_PROBLEMS = {str(problem): problem for problem in Problem}

@@ -8,7 +8,7 @@ from typing import Any
 
 from stormproof.problem import Problem
 
-TEMPLATES: dict[Problem, tuple[str, ...]] = {
+TEMPLATES: dict[str, tuple[str, ...]] = {
     Problem.NON_FINITE_DATA: ("the tensor {tensor} contains NaN or infinity (batch {batch}, step {since_step}).",),
     Problem.NON_FINITE: ("the {tensor} is NaN or infinite (batch {batch}, step {since_step}).",),
     Problem.NOT_IN_OPTIMIZER: ("no optimizer contains these {parameters:trainable parameter}.",),
@@ -123,13 +123,14 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if abs(value) < 1e6 and value == int(value) else f"{value:.3g}"
 
 
-def describe_evidence(problem: Problem, since_step: int, evidence: Mapping[str, float | str]) -> str:
+def describe_evidence(problem: str, since_step: int, evidence: Mapping[str, float | str]) -> str:
     """Returns a sentence about the evidence of a finding.
 
     Args:
         problem: Problem of the finding.
         since_step: Number of optimizer steps before the problem began.
-        evidence: Evidence of the finding. If no template fits it, the sentence lists its keys and values.
+        evidence: Evidence of the finding. If the problem has no template that fits it, the sentence lists its keys
+            and values.
 
     Example:
         >>> describe_evidence(Problem.LEARNING_RATE_ZERO, 5, {"lr": 0.0, "steps": 20.0})
@@ -143,7 +144,7 @@ def describe_evidence(problem: Problem, since_step: int, evidence: Mapping[str, 
             values[name] = value
     formatter = _SentenceFormatter()
     suffixes = [formatter.vformat(suffix, (), values) for name, suffix in SUFFIXES.items() if name in values]
-    for template in TEMPLATES[problem]:
+    for template in TEMPLATES.get(problem, ()):
         try:
             return " ".join([formatter.vformat(template, (), values), *suffixes])
         except KeyError:

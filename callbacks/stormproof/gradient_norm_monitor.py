@@ -1,4 +1,4 @@
-"""Measures gradient norms and update-to-weight ratios of each layer."""
+"""Measures gradient norms and update-to-weight ratios of each layer, and the gradient noise scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
@@ -23,6 +22,7 @@ from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe, close_probe
+from stormproof.resume.compatibility import has_unsharded_state
 
 
 class GradientNormMonitor(Monitor):
@@ -52,9 +52,9 @@ class GradientNormMonitor(Monitor):
     fractions are over the steps in :attr:`history`, logged only if something clips gradients or skips steps. With a
     budget, they are not in ``trainer.callback_metrics``, because the measured steps depend on time.
 
-    The noise scale :attr:`noise_scale` estimates from which batch size on a larger batch hardly reduces the number of
-    steps. It requires gradient accumulation or DDP, automatic optimization, a loss that is a mean over samples, and
-    batches of equal size.
+    :attr:`noise_scale` estimates the batch size above which larger batches hardly reduce the number of steps. It
+    requires gradient accumulation or DDP, automatic optimization, a loss that is a mean over samples, batches of equal
+    size, and a ``history`` of at least 10. It is sent to the loggers only.
 
     With manual optimization, gradients are measured before ``self.clip_gradients``, but after torch's clipping
     functions.
@@ -138,8 +138,8 @@ class GradientNormMonitor(Monitor):
         r"""Noise scale :math:`\operatorname{tr}(\Sigma) / |G|^2` of the gradient, in samples, over :attr:`history`.
 
         :math:`\Sigma` is the covariance of the gradients of single samples, and :math:`G` their mean. None with fewer
-        than ten measured steps, or if their mean gradient does not exceed the noise. With several ranks, each has its
-        own estimate, and that of rank 0 is logged.
+        than ten estimates, or if a mean is not positive. With several ranks, each has its own estimate, and that of
+        rank 0 is logged.
         """
         return noise_scale(measurement.noise for measurement in self.history if measurement.noise is not None)
 
@@ -165,7 +165,7 @@ class GradientNormMonitor(Monitor):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Starts measuring the gradient of a part of the batch if the step is due."""
+        """Starts measuring the gradient of the first batch of a step that is due."""
         if self._partial_step != trainer.global_step:
             self._partial_step = trainer.global_step
             self._discard_partial_gradient()
@@ -175,7 +175,7 @@ class GradientNormMonitor(Monitor):
             self._partial_gradient.add_batch(batch)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures the gradient of a part of the batch."""
+        """Measures the gradient of the first batch of a step."""
         if self._partial_gradient is not None:
             self._partial_gradient.after_backward()
 
@@ -364,11 +364,11 @@ class GradientNormMonitor(Monitor):
         return self._cadence.is_due(steps, steps - 1) or (not self._cadence.is_fixed and self._may_be_logged(trainer))
 
     def _start_partial_gradient(self, trainer: pl.Trainer) -> PartialGradient | None:
-        """Returns an object that measures the gradient of a part of the next batch. None if there are no parts."""
+        """Returns None if a step has a single batch on a single rank, or if the noise scale is not supported."""
         accumulated_batches: int = trainer.accumulate_grad_batches
         if (
             not trainer.lightning_module.automatic_optimization
-            or not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+            or not has_unsharded_state(trainer)
             or (accumulated_batches == 1 and trainer.world_size == 1)
         ):
             return None

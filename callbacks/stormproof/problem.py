@@ -9,7 +9,7 @@ CATALOGUE_URL = "https://stormproof.github.io/stormproof/reference/findings/"
 
 
 class Problem(StrEnum):
-    """A problem of a run. Every finding reports one.
+    """A problem that the default rules detect.
 
     Example:
         >>> Problem.DEAD_UNITS.code

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning import Callback
 
-from stormproof.distributed.collectives import all_gather_rows
+from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 
 
 class StepTimer(InactiveCopies, Callback):
@@ -33,9 +34,10 @@ class StepTimer(InactiveCopies, Callback):
     | ``time/batch_seconds``      | mean duration of a batch, in seconds    | every ``log_every_n_steps`` steps |
     | ``time/data_wait_fraction`` | fraction of it spent on waiting, 0 to 1 | every ``log_every_n_steps`` steps |
 
-    The values are sent to the loggers only, not to ``trainer.callback_metrics``. On a GPU, the host runs ahead until
-    the device's queue is full, so the first window may be too short. With ``log_every_n_steps=1``, only the first batch
-    of an epoch and the first batch after a validation are measured.
+    The values are sent to the loggers only, not to ``trainer.callback_metrics``. With several ranks, they are logged at
+    the next step that is a multiple of ten, because the ranks exchange other numbers there, too. On a GPU, the host
+    runs ahead until the device's queue is full, so the first window may be too short. With ``log_every_n_steps=1``,
+    only the first batch of an epoch and the first batch after a validation are measured.
 
     Attributes:
         batches: Number of batches measured, including those before a resume.
@@ -62,8 +64,10 @@ class StepTimer(InactiveCopies, Callback):
         self._window_start = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
         self._batch_start = 0.0  # end of the previous batch
         self._fetch_start = self._wait_seconds = 0.0
-        self._stop_clock: Callable[[], None] | None = None
+        self._undo_functions: list[Callable[[], None]] = []
+        self._exchanged_window: ExchangedNumbers | None = None  # with several ranks, during training
         self._previous_step = 0
+        self._must_log = False
         self._is_measurable = True  # False if loggers have written since the start of the batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,7 +75,16 @@ class StepTimer(InactiveCopies, Callback):
         self._batch_start, self._is_measurable = time.perf_counter(), True  # a resumed epoch has no start hook
         self._previous_step = trainer.global_step
         self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
-        self._stop_clock = internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True)
+        self._must_log = False
+        self._undo_functions = [
+            internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True),
+        ]
+        if trainer.world_size > 1:
+            self._exchanged_window = StepExchange.of(trainer).add(self._window_means)
+            self._undo_functions += [
+                self._exchanged_window.remove,
+                internals.call_after_batch(trainer, lambda: self._exchange_window(trainer)),
+            ]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the timer."""
@@ -107,7 +120,7 @@ class StepTimer(InactiveCopies, Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Adds the batch to the totals and logs the window at a logging step."""
+        """Adds the batch to the totals."""
         now = time.perf_counter()
         if self._is_measurable:
             self.batches += 1
@@ -115,38 +128,48 @@ class StepTimer(InactiveCopies, Callback):
             self.data_wait_seconds += self._wait_seconds
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
-        if logging_step:
-            self._log_window(trainer)
         self._batch_start, self._is_measurable = now, not logging_step
+        if self._exchanged_window is not None:
+            self._must_log |= logging_step
+        elif logging_step:
+            self._log_window(trainer, self._window_means())
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"_stop_clock": None}
+        return {"_undo_functions": [], "_exchanged_window": None}
 
     def _mark_fetch_start(self) -> None:
         self._fetch_start = time.perf_counter()
 
     def _stop(self) -> None:
-        if self._stop_clock is not None:
-            self._stop_clock()
-            self._stop_clock = None
+        while self._undo_functions:
+            self._undo_functions.pop()()
+        self._exchanged_window = None
 
-    def _log_window(self, trainer: pl.Trainer) -> None:
+    def _exchange_window(self, trainer: pl.Trainer) -> None:
+        """Logs the window of all ranks after a logging step, at a step at which they also exchange other numbers."""
+        if self._exchanged_window is None or not self._must_log or trainer.global_step % SYNC_EVERY_N_STEPS:
+            return
+        rows = self._exchanged_window.read()
+        self._must_log = self._is_measurable = False
+        self._log_window(trainer, [fmean(column) for column in zip(*rows, strict=True)])
+
+    def _log_window(self, trainer: pl.Trainer, means: list[float]) -> None:
         """Logs the means of the window and starts a new one."""
-        batches, seconds, wait = self._window_start
         self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
-        elapsed = self.seconds - seconds
-        values = torch.zeros(2, dtype=torch.float64)
-        if elapsed > 0:
-            values[0] = elapsed / (self.batches - batches)
-            values[1] = (self.data_wait_seconds - wait) / elapsed
-        if trainer.world_size > 1:  # all ranks reach this step, even without measured batches
-            values = all_gather_rows(values.to(trainer.strategy.root_device)).mean(0)
-        batch_seconds, data_wait_fraction = values.tolist()
+        batch_seconds, data_wait_fraction = means
         if batch_seconds == 0:
             return
         self.last_logged = {"time/batch_seconds": batch_seconds, "time/data_wait_fraction": data_wait_fraction}
         # not in callback_metrics, which must be equal in a resumed run, and times never are
         log_to_loggers(trainer, self.last_logged)
+
+    def _window_means(self) -> list[float]:
+        """Returns the mean seconds of a batch and the fraction spent waiting. Zeros without measured batches."""
+        batches, seconds, wait = self._window_start
+        elapsed = self.seconds - seconds
+        if elapsed <= 0:
+            return [0.0, 0.0]
+        return [elapsed / (self.batches - batches), (self.data_wait_seconds - wait) / elapsed]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the totals."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import socket
-import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -19,12 +18,13 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.distributed.collectives import all_gather
+from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.observers.observer import TrainingObserver
-from stormproof.health.observers.rank_compute_time import gather_compute_times
+from stormproof.health.observers.rank_compute_time import make_row, read_rows
 from stormproof.health.observers.replica_check import compare_replicas
 from stormproof.health.publishing import append_finding, log_finding, log_table, send_alert
 from stormproof.health.rule import Rule
@@ -33,13 +33,12 @@ from stormproof.health.rules import default_rules
 from stormproof.health.summary import HealthSummary
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe
 
 TRACE_INTERVAL = 100
 """Default interval in steps: of traced steps until the budget chooses one, and of comparisons of the ranks."""
-MAX_ERROR_LENGTH = 200
-"""Maximum number of characters shown of an internal error."""
 
 
 def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +49,7 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *args, **kwargs)
         except Exception as error:
-            if not _is_raised_by_signal_handler(error):
+            if not is_raised_by_signal_handler(error):
                 self._disable(error)
             elif hook.__name__ == "on_exception":  # raising would skip the on_exception hooks of other callbacks
                 self._discard_observer()
@@ -60,16 +59,10 @@ def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
     return isolated_hook
 
 
-def _is_raised_by_signal_handler(error: Exception) -> bool:
-    """Returns whether torch raised the error because a loader worker died. It can raise it in any code."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__") == "torch.utils.data._utils.signal_handling"
-
-
 class TrainingHealth(InactiveCopies, Callback):
     r"""Reports problems of a run: the place, the first step, the evidence, the likely cause and advice.
 
-    :class:`stormproof.finding.Problem` lists all problems. Rules compare the run with its own start and with the best
+    :class:`stormproof.Problem` lists the built-in problems. Rules compare the run with its own start and with the best
     constant prediction. A rule abstains if it lacks data. The results of the run stay bit-identical.
 
     The callback measures the loss and the waiting time of each step. It traces at least 21 of the first 100 steps, and
@@ -96,8 +89,10 @@ class TrainingHealth(InactiveCopies, Callback):
             settings of your project.
         rules: Rules to apply, one per problem. By default :func:`stormproof.default_rules`. Add your own with
             ``rules=[*default_rules(), my_rule]``.
-        disable: Problems whose rules are left out, such as ``{"PLATEAU"}``.
-        severity: Severity of all findings of a problem, such as ``{"OVERFITTING": "info"}``.
+        disable: Problems to ignore, in upper or lower case, such as ``{"PLATEAU"}``.
+        severity: Severities that override those of the rules, by problem, such as ``{"OVERFITTING": "info"}``. A
+            finding of severity ``info`` explains no other finding. A ``critical`` one stops the run with
+            ``DivergenceGuard(stop_on_critical=True)``.
         every_n_steps: Interval of traced steps, in addition to the early ones, and of comparisons of the ranks. Must be
             at least 1. If None, ``budget`` determines the interval of traced steps, and the ranks are compared every
             100 steps.
@@ -141,7 +136,11 @@ class TrainingHealth(InactiveCopies, Callback):
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
         self._previous_step = 0  # at the end of the previous batch
+        self._exchanged_times: ExchangedNumbers | None = None  # with several ranks, during training
+        self._must_exchange_times = False
+        self._undo_functions: list[Callable[[], None]] = []
         self._diagnosed_steps = 0  # optimizer steps until now, or until an internal error
+        self._has_failed = False
         self._compares_replicas = True  # False once the weights turn out not to be comparable
 
     @property
@@ -150,8 +149,8 @@ class TrainingHealth(InactiveCopies, Callback):
         return list(self._findings)
 
     def summary(self) -> HealthSummary:
-        """Returns the findings as an object that prints as text, and in notebooks as a table with links."""
-        return HealthSummary(self.findings, self._diagnosed_steps)
+        """Returns a summary that prints as text and renders as a table with links in a notebook."""
+        return HealthSummary(self.findings, self._diagnosed_steps, has_failed=self._has_failed)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drops the findings of an earlier run and adds missing monitors."""
@@ -160,6 +159,7 @@ class TrainingHealth(InactiveCopies, Callback):
         if trainer.global_step == 0:
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
             self._diagnosed_steps = 0
+        self._has_failed = False
         callbacks = internals.callbacks(trainer)
         for callback_class in (GradientNormMonitor, DeadNeuronDetector):
             if not any(isinstance(callback, callback_class) for callback in callbacks):
@@ -169,7 +169,13 @@ class TrainingHealth(InactiveCopies, Callback):
         """Starts observing."""
         self._hosts = tuple(all_gather(socket.gethostname()))
         self._previous_step = trainer.global_step
-        self._compares_replicas = True
+        self._compares_replicas, self._must_exchange_times = True, False
+        if trainer.world_size > 1:
+            self._exchanged_times = StepExchange.of(trainer).add(self._make_times_row)
+            self._undo_functions = [
+                self._exchanged_times.remove,
+                internals.call_after_batch(trainer, lambda: self._exchange_due_times(trainer)),
+            ]
         self._start_observing(trainer, pl_module)
 
     @_isolate_errors
@@ -199,11 +205,10 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses after a traced batch, and compares the compute times of the ranks at a fixed interval."""
+        """Diagnoses after a traced batch. At a fixed interval, the compute times of the ranks are compared."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
-        if trainer.world_size > 1 and self._previous_step // interval > previous_step // interval:
-            self._gather_compute_times(trainer)
+        self._must_exchange_times |= self._previous_step // interval > previous_step // interval
         self._finish_batch(trainer)
 
     @_isolate_errors
@@ -245,12 +250,13 @@ class TrainingHealth(InactiveCopies, Callback):
         """Compares the weights of the ranks, on all ranks even after an internal error, and diagnoses."""
         difference = compare_replicas(trainer, pl_module) if self._compares_replicas else None
         self._compares_replicas = difference is not None
-        self._gather_compute_times(trainer)
+        self._exchange_times()
         self._finish_epoch(trainer, difference or 0.0)
 
     @_isolate_errors
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Diagnoses and stops observing."""
+        self._stop_exchange()
         if self._observer is not None:
             self._observer.update_record()
             self._diagnose(trainer)
@@ -261,6 +267,7 @@ class TrainingHealth(InactiveCopies, Callback):
     @_isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Diagnoses on a CPU and stops observing. A GPU may have caused the exception, so it is not read."""
+        self._stop_exchange()
         if self._observer is not None:
             if trainer.strategy.root_device.type == "cpu":
                 self._observer.update_record()
@@ -273,6 +280,7 @@ class TrainingHealth(InactiveCopies, Callback):
         return {
             "findings": [finding.as_dict() for finding in self._findings_by_key.values()],
             "observer": observer_state,
+            "steps": self._diagnosed_steps,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -281,11 +289,18 @@ class TrainingHealth(InactiveCopies, Callback):
         self._findings_by_key = {(finding.problem, finding.severity == Severity.INFO): finding for finding in findings}
         self._findings = self._rules.find_root_causes(findings)
         self._observer_state = state_dict["observer"]
+        self._diagnosed_steps = state_dict.get("steps", 0)  # absent in checkpoints of version 0.1.0
 
     def _inactive_state(self) -> dict[str, Any]:
         """Returns attributes of a copy of this callback that observes nothing."""
         observer_state = self._observer_state if self._observer is None else self._observer.state_dict()
-        return {"_observer_state": observer_state, "_observer": None, "_waits_for_parameters": False}
+        return {
+            "_observer_state": observer_state,
+            "_observer": None,
+            "_waits_for_parameters": False,
+            "_exchanged_times": None,
+            "_undo_functions": [],
+        }
 
     @_isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
@@ -296,16 +311,35 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
-    def _gather_compute_times(self, trainer: pl.Trainer) -> None:
-        """Gathers the compute times of all ranks, on all ranks even after an internal error."""
-        local_times: tuple[list[float], list[tuple[float, float]]] = ([], [])
+    def _exchange_due_times(self, trainer: pl.Trainer) -> None:
+        """Exchanges the compute times at the next step at which the ranks exchange other numbers, too."""
+        if self._must_exchange_times and trainer.global_step % SYNC_EVERY_N_STEPS == 0:
+            self._exchange_times()
+
+    def _exchange_times(self) -> None:
+        """Exchanges the compute times of all ranks, on all ranks even after an internal error."""
+        if self._exchanged_times is None:
+            return
+        self._must_exchange_times = True
+        rows = self._exchanged_times.read()
+        self._must_exchange_times = False
+        if self._observer is not None:
+            self._observer.record.rank_times = read_rows(rows, self._hosts)
+
+    def _make_times_row(self) -> list[float]:
+        """Returns the compute times of this rank, or no times unless they are due. Reads events of the device."""
+        if not self._must_exchange_times or self._observer is None:
+            return make_row([], [])
         try:
-            local_times = self._observer.compute_times() if self._observer is not None else local_times
-        except Exception as error:  # noqa: BLE001 (the other ranks wait in all_gather)
+            return make_row(*self._observer.compute_times())
+        except Exception as error:  # noqa: BLE001 (the other ranks wait for the exchange)
             self._disable(error)
-        gathered_times = gather_compute_times(*local_times, self._hosts, trainer.strategy.root_device)
-        if gathered_times is not None and self._observer is not None:
-            self._observer.record.rank_times = gathered_times
+            return make_row([], [])
+
+    def _stop_exchange(self) -> None:
+        while self._undo_functions:
+            self._undo_functions.pop()()
+        self._exchanged_times = None
 
     @_isolate_errors
     def _finish_epoch(self, trainer: pl.Trainer, difference: float) -> None:
@@ -347,12 +381,8 @@ class TrainingHealth(InactiveCopies, Callback):
     def _disable(self, error: Exception) -> None:
         """Stops observing and warns about the error."""
         self._discard_observer()
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        warnings.warn(
-            f"TrainingHealth failed with {type(error).__name__}: {str(error)[:MAX_ERROR_LENGTH]} (in {frame.name}, "
-            f"{Path(frame.filename).name} line {frame.lineno}). The run continues without diagnosis.",
-            stacklevel=2,
-        )
+        self._has_failed = True
+        warnings.warn(f"TrainingHealth {describe_error(error)}. The run continues without diagnosis.", stacklevel=2)
 
     def _stop_observing(self) -> None:
         """Keeps the measurements and removes all hooks."""

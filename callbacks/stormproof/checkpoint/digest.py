@@ -10,7 +10,8 @@ from typing import Any
 import xxhash
 
 DEFAULT_ALGORITHM = "xxh3_128"
-"""Algorithm for new checkpoints. It detects damage, but unlike SHA-256 not forgery, in a small part of the time."""
+"""Algorithm for new checkpoints. Detects accidental damage, like SHA-256, in much less time. Neither protects against
+someone who can write to the folder."""
 ALGORITHMS: dict[str, Callable[[], Any]] = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
 """Constructors of hash objects, as in :mod:`hashlib`, by the name of the algorithm."""
 

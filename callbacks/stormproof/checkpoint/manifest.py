@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +136,11 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     fields = _parse_verified_fields(content)
     manifest_format = fields.get("format")
     if type(manifest_format) is not int or manifest_format < 1:
-        raise ValueError(f"its manifest has the invalid format {manifest_format!r:.60}")
+        raise ValueError(f"its manifest has an invalid format, {manifest_format!r:.60}")
     if manifest_format > FORMAT:
-        raise _make_update_error(path, f"the format {manifest_format}")
+        raise _make_update_error(path, f"format {manifest_format}")
     if manifest_format == 1:
-        if not isinstance(fields.get("sha256"), str):
-            raise ValueError("the field sha256 of its manifest has a wrong type")
-        fields["digest"] = f"sha256:{fields['sha256']}"
+        fields["digest"] = f"sha256:{fields.get('sha256')}"
     if fields.get("file") != path.name:
         raise ValueError(f"its manifest belongs to another file, {fields.get('file')!r:.60}")
     for name, types in {**_FIELD_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
@@ -150,6 +149,8 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest has another sequence or step than its name")
+    if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", checkpoint.digest):  # also without a sha256 in format 1
+        raise ValueError(f"its manifest has an invalid digest, {checkpoint.digest!r:.60}")
     if checkpoint.hash_algorithm not in ALGORITHMS:
         raise _make_update_error(path, f"the hash algorithm {checkpoint.hash_algorithm!r:.60}")
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
@@ -176,7 +177,7 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
 
 def _make_update_error(path: Path, feature: str) -> NotResumableError:
     return NotResumableError(
-        f"The manifest of {path} has {feature}, which this version of stormproof does not support. Update stormproof."
+        f"The manifest of {path} uses {feature}, which this version of stormproof does not support. Update stormproof."
     )
 
 

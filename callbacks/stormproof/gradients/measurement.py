@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stormproof.distributed.dtensor import ShardRows, gather_shards, iterate_shards
-from stormproof.gradients.noise_scale import NoiseSample, PartNorm, estimate_noise
+from stormproof.gradients.noise_scale import NoiseEstimate, PartialSquare, estimate_noise
 from stormproof.gradients.norms import GradientNorms, largest_entry
 from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_from_row, ratio_from_moments
 from stormproof.lightning.layer_names import get_layer_names
@@ -30,7 +30,7 @@ class GradientMeasurement:
         skipped: Whether the weights did not change, because there was no gradient or because the gradient scaler
             skipped a non-finite gradient.
         is_loggable: Whether the measurement may be logged.
-        noise: Variance and squared mean of the gradient of a sample. None without accumulation and without other ranks.
+        noise: Estimates for the noise scale. None if they were not measured.
     """
 
     step: int
@@ -40,7 +40,7 @@ class GradientMeasurement:
     clipped: bool | None
     skipped: bool
     is_loggable: bool = True
-    noise: NoiseSample | None = None
+    noise: NoiseEstimate | None = None
 
     @property
     def total(self) -> float:
@@ -63,7 +63,7 @@ class GradientMeasurement:
                 **state,
                 "norms": dict(state["norms"]),
                 "updates": updates,
-                "noise": None if noise is None else NoiseSample(*noise),
+                "noise": None if noise is None else NoiseEstimate(*noise),
             }
         )
 
@@ -97,7 +97,7 @@ class PendingMeasurement:
         scaler: Gradient scaler, or None.
         scaled: Whether the gradient is still multiplied by the scale of ``scaler``.
         is_loggable: Whether the measurement may be logged.
-        part: Norm of the gradient over a part of the batch. None if it was not measured.
+        part: Squared norm of the gradient over a part of the batch. None if it was not measured.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PendingMeasurement:
         *,
         scaled: bool,
         is_loggable: bool,
-        part: PartNorm | None = None,
+        part: PartialSquare | None = None,
     ) -> None:
         self.step, self.optimizer, self._is_loggable = step, optimizer, is_loggable
         self._measured_parameters = parameters
@@ -168,7 +168,7 @@ class PendingMeasurement:
             noise=self._estimate_noise(math.hypot(*norms.values())),
         )
 
-    def _estimate_noise(self, norm: float) -> NoiseSample | None:
+    def _estimate_noise(self, norm: float) -> NoiseEstimate | None:
         if self._part is None:
             return None
         part_square = float(self._part.square)

@@ -3,40 +3,39 @@ r"""The gradient noise scale, from gradients of a part of the batch and of the w
 Let :math:`G` be the mean of the gradients of all samples and :math:`\Sigma` their covariance. The mean over :math:`B`
 samples has the expected squared norm :math:`|G|^2 + \operatorname{tr}(\Sigma) / B`. Two batch sizes determine both
 terms. The part of a batch is the first accumulated batch or, without accumulation, the batch of this rank. So no
-further backward pass is necessary.
+additional backward pass is necessary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 
 from stormproof.gradients.norms import local_norms
 
-MIN_SAMPLES = 10
-"""Minimum number of steps for an estimate. The estimate of a single step is mostly noise."""
+MIN_ESTIMATES = 10
+"""Minimum number of steps with an estimate. The estimate of a single step is mostly noise."""
 
 
 @dataclass(frozen=True)
-class NoiseSample:
+class NoiseEstimate:
     """Unbiased estimates of one step.
 
     Attributes:
-        variance: Trace of the covariance of the gradients of single samples. Negative by chance.
-        signal: Squared norm of the mean gradient. Negative by chance.
+        variance: Trace of the covariance of the gradients of single samples. Can be negative by chance.
+        signal: Squared norm of the mean gradient. Can be negative by chance.
     """
 
     variance: float
     signal: float
 
 
-def estimate_noise(part_square: float, whole_square: float, part_size: int, whole_size: int) -> NoiseSample:
+def estimate_noise(part_square: float, whole_square: float, part_size: int, whole_size: int) -> NoiseEstimate:
     """Returns the estimates from the squared norms of the gradient over a part of a batch and over the whole.
 
     Args:
@@ -47,35 +46,36 @@ def estimate_noise(part_square: float, whole_square: float, part_size: int, whol
 
     Example:
         >>> estimate_noise(part_square=5.0, whole_square=2.0, part_size=1, whole_size=4)
-        NoiseSample(variance=4.0, signal=1.0)
+        NoiseEstimate(variance=4.0, signal=1.0)
 
     References:
         McCandlish et al., An empirical model of large-batch training, 2018, appendix A.1.
     """
     variance = (part_square - whole_square) / (1 / part_size - 1 / whole_size)
     signal = (whole_size * whole_square - part_size * part_square) / (whole_size - part_size)
-    return NoiseSample(variance, signal)
+    return NoiseEstimate(variance, signal)
 
 
-def noise_scale(samples: Iterable[NoiseSample]) -> float | None:
-    r"""Returns :math:`\operatorname{tr}(\Sigma) / |G|^2`, in samples, from the means over several steps.
+def noise_scale(estimates: Iterable[NoiseEstimate]) -> float | None:
+    r"""Returns the simple noise scale :math:`\operatorname{tr}(\Sigma) / |G|^2`, in samples, from means over steps.
 
-    None with fewer than ten steps, or if the steps do not show that a mean is above zero.
+    None with fewer than ten estimates, or if a mean is not positive.
 
     Example:
-        >>> noise_scale([NoiseSample(4.0, 1.0)] * 10)
+        >>> noise_scale([NoiseEstimate(4.0, 1.0)] * 10)
         4.0
     """
-    collected = list(samples)
-    if len(collected) < MIN_SAMPLES:
+    collected = list(estimates)
+    if len(collected) < MIN_ESTIMATES:
         return None
-    variance, signal = (fmean(getattr(sample, name) for sample in collected) for name in ("variance", "signal"))
+    variance = fmean(estimate.variance for estimate in collected)
+    signal = fmean(estimate.signal for estimate in collected)
     return variance / signal if variance > 0 and signal > 0 else None
 
 
 @dataclass(frozen=True)
-class PartNorm:
-    """Norm of the gradient over a part of a batch.
+class PartialSquare:
+    """Squared norm of the gradient over a part of a batch.
 
     Attributes:
         square: Squared norm on the device, without the scale of a gradient scaler.
@@ -89,13 +89,13 @@ class PartNorm:
 
 
 class PartialGradient:
-    """Measures the gradient of this rank's first accumulated batch of a step.
+    """Measures the squared norm of the gradient of this rank's first batch in a step.
 
     Args:
         parameters: Parameters of the optimizer.
         accumulated_batches: Accumulated batches per step. Their losses are divided by this number.
         ranks: Number of ranks. Must be above 1 if ``accumulated_batches`` is 1.
-        timed: Returns a context that measures the time of each measurement.
+        timed: Returns a context manager that adds its time to the cost of measuring.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class PartialGradient:
         self._parameters, self._accumulated_batches, self._ranks = parameters, accumulated_batches, ranks
         self._timed = timed
         self._sizes: list[int | None] = []
-        self._squares: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
         self._num_backward = 0
         self._hooks: list[Any] = []
         if accumulated_batches == 1:  # the ranks' gradients are averaged before the backward pass ends
@@ -129,10 +129,10 @@ class PartialGradient:
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
             if gradients:
                 with self._timed():
-                    self._squares = [local_norms(gradients).square().sum() * self._accumulated_batches**2]
+                    self._norms = [local_norms(gradients)]
 
-    def finish(self, scaler: Any) -> PartNorm | None:
-        """Returns the norm. None if the batches differ in size, or not all of them had a backward pass.
+    def finish(self, scaler: Any) -> PartialSquare | None:
+        """Returns the squared norm. None if the batches differ in size, or not all of them had a backward pass.
 
         Args:
             scaler: Gradient scaler, or None.
@@ -141,15 +141,16 @@ class PartialGradient:
         size = self._sizes[0] if self._sizes else None
         if (
             size is None
-            or not self._squares
+            or not self._norms
             or self._sizes != [size] * self._accumulated_batches
             or self._num_backward != self._accumulated_batches
         ):
             return None
-        square = torch.stack([square.to(self._squares[0].device) for square in self._squares]).sum()
+        norms = torch.cat([norms.to(self._norms[0].device) for norms in self._norms])
+        square = norms.square().sum() * self._accumulated_batches**2
         if scaler is not None:
             square = square / scaler.scale(torch.ones_like(square)).square()  # get_scale() would synchronize
-        return PartNorm(square, size, size * self._accumulated_batches * self._ranks)
+        return PartialSquare(square, size, size * self._accumulated_batches * self._ranks)
 
     def stop(self) -> None:
         """Removes the hooks."""
@@ -159,16 +160,30 @@ class PartialGradient:
     def _add_gradient(self, parameter: torch.Tensor) -> None:
         with self._timed():
             if parameter.grad is not None:
-                self._squares.append(local_norms([parameter.grad])[0].square())
+                self._norms.append(local_norms([parameter.grad]))
 
 
 def count_samples(batch: Any) -> int | None:
-    """Returns the first dimension of all tensors of a batch. None if they have none, or different ones.
+    """Returns the common first dimension of all tensors in a batch. None if there is none or the sizes differ.
 
     Example:
         >>> count_samples((torch.zeros(8, 3), torch.zeros(8)))
         8
     """
-    sizes: set[int] = set()
-    apply_to_collection(batch, torch.Tensor, lambda tensor: sizes.update(tensor.shape[:1]))
+    sizes = set(_first_dimensions(batch))
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _first_dimensions(value: Any) -> Iterator[int]:
+    """Yields the first dimension of each tensor in nested containers and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield from value.shape[:1]
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _first_dimensions(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _first_dimensions(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _first_dimensions(getattr(value, field.name))

@@ -52,7 +52,8 @@ def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:
     rows = [
         [
             str(finding.severity), str(finding.problem), finding.where, finding.since_step, finding.step,
-            ", ".join(f"{name} {value}" for name, value in finding.evidence.items()), finding.likely_cause,
+            finding.text or ", ".join(f"{name} {value}" for name, value in finding.evidence.items()),
+            finding.likely_cause,
             finding.advice, ", ".join(finding.consequences),
         ]
         for finding in findings

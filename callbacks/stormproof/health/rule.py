@@ -1,11 +1,11 @@
-"""Diagnosis rules: the link from measurements to a problem."""
+"""Diagnosis rules, which derive findings from measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from stormproof.finding import Finding, Problem
+from stormproof.finding import Finding, Problem, check_problem_name
 from stormproof.health.record import Record
 
 SYMPTOMS = frozenset({
@@ -20,36 +20,53 @@ NUMERICAL_SYMPTOMS = SYMPTOMS | {
 }  # fmt: skip
 """Problems that wrong data, a wrong loss or wrong gradients can cause."""
 NO_LEARNING = SYMPTOMS - {Problem.DEAD_UNITS, Problem.SATURATED_UNITS, Problem.VANISHING_GRADIENTS}
-"""Problems that updates that are too small can cause."""
+"""Problems that very small updates can cause."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A diagnosis rule: reports one problem.
+    """A diagnosis rule for one problem.
 
-    Args:
-        problem: Problem of its findings. For a rule of your own, a name in snake case that is not in
-            :class:`stormproof.Problem`, such as ``"huge_initial_loss"``.
-        check: Function that yields findings for the measurements of a run,
-            :class:`stormproof.health.record.Record`. It must not change them. It is called after each traced step, and
-            only its first finding is reported. It yields nothing as long as the measurements are not sufficient.
+    Attributes:
+        problem: Problem of its findings: a :class:`stormproof.Problem`, or the name of a custom problem in snake case,
+            such as ``"huge_first_loss"``.
+        check: Function that yields findings for the measurements of a run, a
+            :class:`stormproof.health.record.Record`, which it must not change. It is called after each traced step,
+            after each validation, and at the end of each epoch and of training. It yields nothing as long as the
+            measurements are not sufficient. The first finding is kept. A critical one replaces it, and one of severity
+            ``info`` is kept in addition. ``ddp_spawn`` requires a function of a module.
         explains: Other problems that this one can cause. Their findings become consequences of its finding.
-        is_obsolete: Function that returns whether earlier findings no longer apply. They then become ``info``.
-        documentation: URL of a page about the problem. By default, the page of a problem in
-            :class:`stormproof.Problem`.
+        is_obsolete: Function that returns whether findings above severity ``info`` no longer apply. Earlier ones then
+            become ``info``, and new ones are ignored.
+        documentation: URL of a page about the problem. If empty, the page of the :class:`stormproof.Problem`.
+
+    Raises:
+        ValueError: If a name is not in snake case.
+        TypeError: If ``check`` or ``is_obsolete`` is not callable.
 
     Example:
+        >>> from stormproof import Finding, Rule, Severity
         >>> def check(record):
         ...     if record.first_losses and record.first_losses[0] > 1e6:
         ...         text = f"the first loss is {record.first_losses[0]:.3g}."
-        ...         yield Finding("huge_initial_loss", "warning", text=text, advice="Standardize the targets.")
-        >>> rule = Rule("huge_initial_loss", check, explains=frozenset({"loss_spike"}))
+        ...         yield Finding("huge_first_loss", Severity.WARNING, text=text, advice="Standardize the targets.")
+        >>> rule = Rule("huge_first_loss", check, explains=frozenset({"loss_spike"}))
         >>> print(*rule.check(Record(first_losses=[3e7])))
-        warning: HUGE_INITIAL_LOSS  The first loss is 3e+07. Standardize the targets.
+        warning: HUGE_FIRST_LOSS  The first loss is 3e+07. Standardize the targets.
     """
 
     problem: str
     check: Callable[[Record], Iterable[Finding]]
-    explains: frozenset[str] = frozenset()
+    explains: Collection[str] = frozenset()
     is_obsolete: Callable[[Record], bool] | None = None
     documentation: str = ""
+
+    def __post_init__(self) -> None:
+        explains = {self.explains} if isinstance(self.explains, str) else self.explains
+        object.__setattr__(self, "explains", frozenset(explains))
+        for name in (self.problem, *self.explains):
+            check_problem_name(name)
+        for name in ("check", "is_obsolete"):
+            function = getattr(self, name)
+            if not callable(function) and (function is not None or name == "check"):
+                raise TypeError(f"`{name}` must be a function, got {function!r}.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 
-from stormproof.finding import Finding, Severity
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.record import Record
 from stormproof.health.rule import Rule
 
@@ -15,15 +17,17 @@ class RuleSet:
     """Rules of a diagnosis, causes before symptoms.
 
     The order follows from :attr:`Rule.explains`: a problem comes before all problems that it explains, directly or
-    through others. Of unrelated problems, the one that explains more comes first.
+    through others. Of unrelated problems, the one that explains more comes first. A rule that raises an exception is
+    left out from then on.
 
     Args:
         rules: Rules, one per problem.
-        disable: Problems whose rules are left out, in upper or lower case.
-        severity: Severity of all findings of a problem, instead of that of its rule.
+        disable: Problems to ignore, in upper or lower case.
+        severity: Severities that override those of the rules, by problem.
 
     Raises:
         ValueError: If two rules report the same problem, problems explain each other, or a name is unknown.
+        TypeError: If ``disable`` is a string.
     """
 
     def __init__(
@@ -32,57 +36,48 @@ class RuleSet:
         by_problem: dict[str, Rule] = {}
         for rule in rules:
             if rule.problem in by_problem:
-                raise ValueError(f"`rules` must have one rule per problem, got two for {rule.problem.upper()}.")
+                raise ValueError(
+                    f"`rules` contains two rules for {rule.problem.upper()}. Remove one, or use it in place of the "
+                    "default rule."
+                )
             by_problem[rule.problem] = rule
-        disabled = {_find_problem(name, by_problem, "disable") for name in disable}
+        if isinstance(disable, str):
+            raise TypeError(f"`disable` must be a set or a list of problems, got the string {disable!r}.")
+        known = {*by_problem, *map(str, Problem)}
+        for rule in by_problem.values():
+            for problem in rule.explains:
+                _find_problem(problem, known, f"explains of the rule for {rule.problem.upper()}")
+        self._disabled = {_find_problem(name, known, "disable") for name in disable}
         self._severities = {
-            _find_problem(name, by_problem, "severity"): _parse_severity(value)
-            for name, value in (severity or {}).items()
+            _find_problem(name, known, "severity"): _parse_severity(value) for name, value in (severity or {}).items()
         }
-        self._rules = {problem: rule for problem, rule in by_problem.items() if problem not in disabled}
+        self._rules = {problem: rule for problem, rule in by_problem.items() if problem not in self._disabled}
         reach = {problem: self._reachable_problems(problem) for problem in self._rules}
         for problem, reachable in reach.items():
             if problem in reachable:
-                other = next(
-                    (other for other in reach if other in reachable - {problem} and problem in reach[other]), None
-                )
-                raise ValueError(
-                    f"The rule of {problem.upper()} must not explain itself."
-                    if other is None
-                    else f"The rules of {problem.upper()} and {other.upper()} must not explain each other."
-                )
+                circle = [name.upper() for name in reach if name in reachable and problem in reach[name]]
+                raise ValueError(f"Problems must not explain themselves or each other: {', '.join(circle)}.")
         ordered = sorted(self._rules, key=lambda problem: (-len(reach[problem]), problem))
         self._rules = {problem: self._rules[problem] for problem in ordered}
 
     def apply(self, record: Record) -> list[Finding]:
-        """Returns the findings of all rules."""
-        return [
-            replace(
-                finding,
-                severity=self._severities.get(problem, finding.severity),
-                documentation=rule.documentation,
-            )
-            for problem, rule in self._rules.items()
-            for finding in rule.check(record)
-        ]
+        """Returns the findings of all rules, with the severities of the rules."""
+        return [finding for rule in list(self._rules.values()) for finding in self._apply_rule(rule, record)]
 
     def find_obsolete_problems(self, record: Record) -> list[str]:
         """Returns the problems whose earlier findings no longer apply."""
-        return [
-            problem
-            for problem, rule in self._rules.items()
-            if rule.is_obsolete is not None and rule.is_obsolete(record)
-        ]
+        return [problem for problem, rule in self._rules.items() if rule.is_obsolete and rule.is_obsolete(record)]
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.
 
-        Causes come first. Findings of severity INFO, which may be intended, come last.
+        Ignores disabled problems, and overrides severities, except those of resolved findings. Causes come first.
+        Findings of severity INFO, which may be intended, come last.
         """
         order = {problem: number for number, problem in enumerate(self._rules)}
         roots: list[Finding] = []
         for finding in sorted(
-            findings,
+            (self._override_severity(finding) for finding in findings if finding.problem not in self._disabled),
             key=lambda finding: (finding.severity == Severity.INFO, order.get(finding.problem, len(order))),
         ):
             index = next((index for index, root in enumerate(roots) if self._explains(root, finding)), None)
@@ -93,13 +88,41 @@ class RuleSet:
                 roots[index] = replace(roots[index], consequences=tuple(dict.fromkeys(consequences)))
         return roots
 
+    def _apply_rule(self, rule: Rule, record: Record) -> list[Finding]:
+        """Returns the findings of a rule that apply. After an exception, leaves out the rule and warns."""
+        try:
+            findings = list(rule.check(record))
+            others = [finding.problem for finding in findings if finding.problem != rule.problem]
+            if others:
+                raise ValueError(f"its finding is about {others[0].upper()}")  # noqa: TRY301
+            is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
+        except Exception as error:
+            if is_raised_by_signal_handler(error):
+                raise
+            del self._rules[rule.problem]
+            warnings.warn(
+                f"The rule for {rule.problem.upper()} {describe_error(error)}. The diagnosis continues without it.",
+                stacklevel=2,
+            )
+            return []
+        return [
+            replace(finding, documentation=rule.documentation or finding.documentation)
+            for finding in findings
+            if finding.severity == Severity.INFO or not is_obsolete
+        ]
+
+    def _override_severity(self, finding: Finding) -> Finding:
+        is_resolved = "until_step" in finding.evidence
+        severity = finding.severity if is_resolved else self._severities.get(finding.problem, finding.severity)
+        return replace(finding, severity=severity)
+
     def _reachable_problems(self, problem: str) -> set[str]:
         """Returns the problems that a problem explains, directly or through others."""
         reachable: set[str] = set()
         pending = [problem]
         while pending:
             rule = self._rules.get(pending.pop())
-            explained = set() if rule is None else rule.explains - reachable
+            explained = set() if rule is None else set(rule.explains) - reachable
             reachable |= explained
             pending += explained
         return reachable
@@ -118,8 +141,8 @@ def _find_problem(name: str, problems: Collection[str], argument: str) -> str:
     problem = str(name).lower()
     if problem not in problems:
         matches = get_close_matches(problem, problems, n=1)
-        advice = f"Did you mean {matches[0].upper()}?" if matches else "See stormproof.Problem."
-        raise ValueError(f"`{argument}` has the unknown problem {name!r}. {advice}")
+        advice = f"Did you mean {matches[0].upper()}?" if matches else "stormproof.Problem lists the built-in problems."
+        raise ValueError(f"`{argument}` contains the unknown problem {name!r}. {advice}")
     return problem
 
 

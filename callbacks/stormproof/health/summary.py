@@ -9,37 +9,44 @@ from html import escape
 from stormproof.finding import Finding, Severity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HealthSummary:
-    """Findings of a run as a sentence and a list. Notebooks show a table with links.
+    """Findings of a run as text, or as a table in a notebook.
 
     Attributes:
         findings: Findings, causes before symptoms.
-        step: Number of optimizer steps that were diagnosed.
+        steps: Number of optimizer steps that were diagnosed.
+        has_failed: Whether an internal error ended the diagnosis.
 
     Example:
-        >>> print(HealthSummary([], step=400))
-        No problem found in 400 steps.
+        >>> HealthSummary([], steps=400)
+        No problems found in 400 steps.
     """
 
     findings: Sequence[Finding]
-    step: int
+    steps: int
+    has_failed: bool = False
 
     @property
     def headline(self) -> str:
-        """Number of findings by severity, as a sentence."""
-        steps = f"{self.step:,} step{'s' if self.step != 1 else ''}"
-        if not self.findings:
-            return f"No problem found in {steps}." if self.step else "Nothing was diagnosed yet."
-        counts = {
-            severity: sum(finding.severity == severity for finding in self.findings)
+        """Number of findings by severity, in one or two sentences."""
+        steps = f"{self.steps:,} step{'s' if self.steps != 1 else ''}"
+        counts = [
+            (sum(finding.severity == severity for finding in self.findings), severity)
             for severity in (Severity.CRITICAL, Severity.WARNING, Severity.INFO)
-        }
-        parts = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count)
-        return f"{parts} finding{'s' if len(self.findings) != 1 else ''}" + (f" in {steps}." if self.step else ".")
+        ]
+        parts = [f"{count} {severity}" for count, severity in counts if count]
+        numbers = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+        if parts:
+            headline = f"{numbers} finding{'s' if len(self.findings) != 1 else ''} in {steps}."
+        else:
+            headline = f"No problems found in {steps}." if self.steps else "No steps have been diagnosed yet."
+        return f"{headline} An internal error ended the diagnosis there." if self.has_failed else headline
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *map(str, self.findings)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """Returns a table for notebooks."""
@@ -53,7 +60,7 @@ class HealthSummary:
 def _html_cells(finding: Finding) -> list[str]:
     """Returns the cells of a row."""
     code = escape(finding.code)
-    if finding.url.startswith(("https://", "http://")):
+    if finding.url:
         code = f'<a href="{escape(finding.url)}" target="_blank" rel="noopener">{code}</a>'
     cause = f"Likely cause: {finding.likely_cause}. " if finding.likely_cause else ""
     consequences = f" Explains: {', '.join(finding.consequences)}." if finding.consequences else ""

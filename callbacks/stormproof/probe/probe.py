@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import pytorch_lightning as pl
 import torch
 
-from stormproof.distributed.collectives import all_reduce_max
 from stormproof.gradients.norms import GradientNorms, norm_for_clipping
 from stormproof.lightning import internals
 from stormproof.lightning.gradient_clipping import call_for_norm_clipping
@@ -17,6 +16,7 @@ from stormproof.lightning.logging_steps import log_to_loggers
 from stormproof.lightning.method_origin import is_from_user
 from stormproof.lightning.optimizer_step import get_scaler
 from stormproof.lightning.per_trainer import PerTrainer
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.probe.budget import Budget, is_decision_step
 
 
@@ -54,6 +54,10 @@ class Probe(PerTrainer):
             call_for_norm_clipping(trainer, self._clip),
             internals.skip_idle_profiler(trainer),
         ]
+        self._exchanged_intervals: ExchangedNumbers | None = None
+        if trainer.world_size > 1:
+            self._exchanged_intervals = StepExchange.of(trainer).add(self.budget.choose_intervals)
+            self._undo_functions.append(self._exchanged_intervals.remove)
 
     def batch_loss(self, loss: torch.Tensor) -> float | torch.Tensor:
         """Returns the loss without the scale of a gradient scaler: a number on the CPU, otherwise a detached tensor.
@@ -131,7 +135,10 @@ class Probe(PerTrainer):
     def _choose_intervals(self) -> None:
         """Chooses the intervals of all ranks and logs them."""
         cadences = self.budget.cadences
-        intervals = all_reduce_max(self.budget.choose_intervals(), self._trainer.strategy.root_device)
+        if self._exchanged_intervals is None:
+            intervals = self.budget.choose_intervals()
+        else:
+            intervals = map(max, zip(*self._exchanged_intervals.read(), strict=True))
         for cadence, interval in zip(cadences.values(), intervals, strict=True):
             cadence.interval = int(interval)
         if not getattr(self._trainer, "log_every_n_steps", 0):

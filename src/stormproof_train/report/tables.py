@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stormproof.finding import FindingRecord
-from stormproof.finding_sentences import describe_evidence
+from stormproof.finding import Finding, FindingRecord
 from stormproof.problem import Problem
 from stormproof_train.config.identity import SettingRecord
 from stormproof_train.console import drop_empty_columns, format_value
@@ -28,15 +27,13 @@ def findings_table(findings: Sequence[FindingRecord]) -> Table:
         "explains",
     )  # fmt: skip
     links = {problem.code: problem.url for problem in Problem}
-    links |= {finding["problem"].upper(): finding["documentation"] for finding in findings if finding["documentation"]}
+    links |= {finding.code: finding.url for finding in map(Finding.from_dict, findings) if finding.url}
     return drop_empty(Table(head, [_finding_row(finding) for finding in findings], links))
 
 
 def _finding_row(finding: FindingRecord) -> tuple[str, ...]:
     """Returns the cells of a finding."""
-    evidence = finding["text"] or describe_evidence(
-        Problem(finding["problem"]), finding["since_step"], finding["evidence"]
-    )
+    evidence = Finding.from_dict(finding).description
     return (
         finding["severity"],
         finding["problem"].upper(),

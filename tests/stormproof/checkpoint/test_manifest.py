@@ -65,11 +65,13 @@ def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
         ({"file": None}, "belongs to another file"),
         ({"sequence": 13}, "another sequence or step than its name"),
         ({"step": 601}, "another sequence or step than its name"),
-        ({"format": 0}, "the invalid format 0"),
-        ({"format": "2"}, "the invalid format '2'"),
-        ({"format": True}, "the invalid format True"),
+        ({"format": 0}, "an invalid format, 0"),
+        ({"format": "2"}, "an invalid format, '2'"),
+        ({"format": True}, "an invalid format, True"),
         ({"digest": None}, "field digest"),
-        ({"format": 1, "sha256": None}, "field sha256"),
+        ({"digest": ""}, "an invalid digest, ''"),
+        ({"digest": "abc"}, "an invalid digest, 'abc'"),
+        ({"format": 1, "sha256": None}, "an invalid digest, 'sha256:None'"),
         ({"bytes": True}, "field bytes"),
         ({"bytes": 1.0}, "field bytes"),
         ({"world_size": "2"}, "field world_size"),
@@ -98,7 +100,7 @@ def test_a_manifest_of_format_1_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("fields", "feature"),
-    [({"format": 3}, "the format 3"), ({"digest": "xxh4:00"}, "the hash algorithm 'xxh4'"), ({"digest": ""}, "''")],
+    [({"format": 3}, "format 3"), ({"digest": "xxh4:00"}, "the hash algorithm 'xxh4'")],
 )
 def test_a_manifest_of_a_later_version_asks_for_an_update(fields: dict[str, object], feature: str, tmp_path: Path):
     checkpoint = _full_checkpoint(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from stormproof import GradientNormMonitor
-from stormproof.gradients.noise_scale import NoiseSample, count_samples, estimate_noise, noise_scale
+from stormproof.gradients.noise_scale import NoiseEstimate, count_samples, estimate_noise, noise_scale
 from tests.support.ranks import run_on_two_ranks
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger
 
@@ -22,6 +23,12 @@ pytestmark = [*LIGHTNING_WARNING_FILTERS]
 
 BATCH_SIZE, WIDTH, STEPS = 8, 50, 60
 MEAN = 0.1  # |G|² = 50 · 0.1² = 0.5 and tr(Σ) = 50, so the noise scale is 100
+
+
+@dataclass(frozen=True)
+class FrozenBatch:
+    inputs: torch.Tensor
+    name: str = "batch"
 
 
 class LinearLoss(pl.LightningModule):
@@ -54,7 +61,7 @@ def fit(samples: torch.Tensor, accumulate: int, ranks: int = 1, **options: Any) 
     return monitor, logger
 
 
-def expected_samples(samples: torch.Tensor, accumulate: int, ranks: int = 1, rank: int = 0) -> list[NoiseSample]:
+def expected_samples(samples: torch.Tensor, accumulate: int, ranks: int = 1, rank: int = 0) -> list[NoiseEstimate]:
     """Returns the estimates from the samples of each step. Ranks take turns in the data."""
     parts = samples.view(-1, accumulate, BATCH_SIZE, ranks, WIDTH)
     return [
@@ -66,11 +73,11 @@ def expected_samples(samples: torch.Tensor, accumulate: int, ranks: int = 1, ran
     ]  # fmt: skip
 
 
-def measured_samples(monitor: GradientNormMonitor) -> list[NoiseSample | None]:
+def measured_samples(monitor: GradientNormMonitor) -> list[NoiseEstimate | None]:
     return [measurement.noise for measurement in monitor.history]
 
 
-def assert_close(actual: Any, expected: list[NoiseSample]) -> None:
+def assert_close(actual: Any, expected: list[NoiseEstimate]) -> None:
     assert [list(vars(sample).values()) for sample in actual] == [
         pytest.approx(list(vars(sample).values()), rel=1e-3, abs=1e-3) for sample in expected
     ]
@@ -120,14 +127,14 @@ def test_the_estimates_survive_a_resume():
 @pytest.mark.parametrize(
     ("samples", "scale"),
     [
-        ([NoiseSample(4.0, 1.0)] * 9, None),
-        ([NoiseSample(4.0, 1.0)] * 10, 4.0),
-        ([NoiseSample(4.0, -1.0)] * 10, None),
-        ([NoiseSample(-4.0, 1.0)] * 10, None),
-        ([NoiseSample(4.0, -1.0)] * 5 + [NoiseSample(6.0, 3.0)] * 5, 5.0),
+        ([NoiseEstimate(4.0, 1.0)] * 9, None),
+        ([NoiseEstimate(4.0, 1.0)] * 10, 4.0),
+        ([NoiseEstimate(4.0, -1.0)] * 10, None),
+        ([NoiseEstimate(-4.0, 1.0)] * 10, None),
+        ([NoiseEstimate(4.0, -1.0)] * 5 + [NoiseEstimate(6.0, 3.0)] * 5, 5.0),
     ],
 )
-def test_the_noise_scale_is_a_ratio_of_means_or_unknown(samples: list[NoiseSample], scale: float | None):
+def test_the_noise_scale_is_a_ratio_of_means_or_unknown(samples: list[NoiseEstimate], scale: float | None):
     assert noise_scale(samples) == scale
 
 
@@ -138,6 +145,7 @@ def test_the_noise_scale_is_a_ratio_of_means_or_unknown(samples: list[NoiseSampl
         ((torch.zeros(3, 2), torch.zeros(4)), None),
         ((torch.tensor(1.0), torch.zeros(4)), 4),
         ("text", None),
+        (FrozenBatch(torch.zeros(3, 2)), 3),
     ],
 )
 def test_samples_are_counted_only_if_all_tensors_agree(batch: Any, count: int | None):
@@ -159,7 +167,7 @@ def test_two_ranks_compare_their_own_batch_with_that_of_the_job(tmp_path: Path):
         results = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for name, (accumulate, _) in TWO_RANKS.items():
             expected = expected_samples(make_samples(BATCH_SIZE * 2 * accumulate * 12), accumulate, 2, rank)
-            assert_close([NoiseSample(*values) for values in results[name]], expected)
+            assert_close([NoiseEstimate(*values) for values in results[name]], expected)
 
 
 if __name__ == "__main__":

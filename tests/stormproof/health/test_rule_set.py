@@ -1,9 +1,12 @@
 """Rules are ordered by what they explain, and their findings are grouped by root cause."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
@@ -14,7 +17,7 @@ from stormproof.health.rules import default_rules
 RULES = RuleSet(default_rules())
 
 
-def make_finding(problem: Problem, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
+def make_finding(problem: str, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
     return Finding(problem, severity, where, 0, 10)
 
 
@@ -95,27 +98,118 @@ def test_a_disabled_rule_reports_nothing(name: str):
 @pytest.mark.parametrize(("name", "severity"), [("OVERFITTING", "info"), ("overfitting", "CRITICAL")])
 def test_the_severity_of_a_problem_can_be_set(name: str, severity: str):
     rule_set = RuleSet([make_rule(Problem.OVERFITTING), make_rule("other")], severity={name: severity})
-    assert {finding.problem: finding.severity for finding in rule_set.apply(Record(step=1))} == {
-        "overfitting": severity.lower(),
-        "other": "warning",
-    }
+    roots = rule_set.find_root_causes(rule_set.apply(Record(step=1)))
+    assert {root.problem: root.severity for root in roots} == {"overfitting": severity.lower(), "other": "warning"}
+
+
+def test_severities_and_disabled_rules_also_apply_to_findings_of_a_checkpoint():
+    rule_set = RuleSet(
+        default_rules(), disable={"PLATEAU"}, severity={"OVERFITTING": "critical", "NO_GRADIENT": "info"}
+    )
+    resolved = replace(make_finding(Problem.OVERFITTING, Severity.INFO), evidence={"until_step": 9.0})
+    findings = [make_finding(problem) for problem in (Problem.PLATEAU, Problem.OVERFITTING, Problem.NO_GRADIENT)]
+    roots = rule_set.find_root_causes([*findings, resolved])
+    assert [(root.problem, root.severity) for root in roots] == [
+        ("overfitting", "critical"), ("no_gradient", "info"), ("overfitting", "info"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("severity", "count"), [(Severity.INFO, 1), (Severity.WARNING, 0)])
+def test_while_a_problem_is_obsolete_only_info_is_reported(severity: Severity, count: int):
+    rule_set = RuleSet([replace(make_rule("first", severity=severity), is_obsolete=lambda record: record.step > 5)])
+    assert len(rule_set.apply(Record(step=5))) == 1
+    assert len(rule_set.apply(Record(step=6))) == count
+    assert rule_set.find_obsolete_problems(Record(step=6)) == ["first"]
+
+
+def fail(record: Record) -> Any:
+    raise ZeroDivisionError("of its own")
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (fail, r"The rule for FAULTY failed with ZeroDivisionError: of its own \(in fail, test_rule_set.py line \d+\)"),
+        (lambda record: None, "The rule for FAULTY failed with TypeError: 'NoneType' object is not iterable"),
+        (lambda record: [make_finding(Problem.PLATEAU)], "its finding is about PLATEAU"),
+    ],
+)
+def test_a_rule_that_fails_is_left_out_and_the_others_continue(check: Any, message: str):
+    rule_set = RuleSet([Rule("faulty", check), make_rule("other")])
+    with pytest.warns(UserWarning, match=message):
+        assert [finding.problem for finding in rule_set.apply(Record(step=1))] == ["other"]
+    assert [finding.problem for finding in rule_set.apply(Record(step=2))] == ["other"]
+
+
+def test_a_page_of_the_finding_or_of_the_rule_is_linked():
+    finding = make_finding(Problem.PLATEAU)
+    assert finding.url == Problem.PLATEAU.url
+    of_finding = replace(finding, documentation="https://example.org/finding")
+    for rule, url in (
+        (Rule(Problem.PLATEAU, lambda record: [of_finding]), "https://example.org/finding"),
+        (Rule(Problem.PLATEAU, lambda record: [of_finding], documentation="https://a.org"), "https://a.org"),
+        (Rule(Problem.PLATEAU, lambda record: [finding], documentation="javascript:alert(1)"), Problem.PLATEAU.url),
+    ):
+        (reported,) = RuleSet([rule]).apply(Record())
+        assert reported.url == url
 
 
 @pytest.mark.parametrize(
     ("rules", "settings", "message"),
     [
-        ([make_rule("a"), make_rule("a")], {}, "one rule per problem, got two for A"),
-        ([make_rule("a", "b"), make_rule("b", "a")], {}, "A and B must not explain each other"),
-        ([make_rule("a", "b"), make_rule("b", "c"), make_rule("c", "a")], {}, "must not explain each other"),
-        ([make_rule("a", "a")], {}, "The rule of A must not explain itself"),
-        ([make_rule("plateau")], {"disable": ["PLATAEU"]}, "`disable` has the unknown problem 'PLATAEU'. Did you mean"),
-        ([make_rule("plateau")], {"severity": {"ABC": "info"}}, "`severity` has the unknown problem 'ABC'. See"),
-        ([make_rule("plateau")], {"severity": {"PLATEAU": "high"}}, "'info', 'warning' or 'critical' .* got 'high'"),
+        ([make_rule("a"), make_rule("a")], {}, "contains two rules for A. Remove one"),
+        ([make_rule("a", "b"), make_rule("b", "a")], {}, "must not explain themselves or each other: A, B."),
+        ([make_rule("a", "b"), make_rule("b", "c"), make_rule("c", "a")], {}, "each other: A, B, C."),
+        ([make_rule("a", "a")], {}, "must not explain themselves or each other: A."),
+        ([make_rule("a", "plataeu")], {}, "`explains of the rule for A` contains the unknown .*mean PLATEAU"),
+        ([make_rule("plateau")], {"disable": ["PLATAEU"]}, "`disable` contains the unknown problem 'PLATAEU'. Did you"),
+        ([], {"severity": {"ABC": "info"}}, "`severity` contains the unknown problem 'ABC'. stormproof.Problem lists"),
+        ([], {"severity": {"PLATEAU": "high"}}, "'info', 'warning' or 'critical' .* got 'high'"),
+        ([], {"disable": "PLATEAU"}, "must be a set or a list of problems, got the string 'PLATEAU'"),
     ],
 )
 def test_contradictory_rules_and_unknown_names_are_refused(rules: list[Rule], settings: Any, message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         RuleSet(rules, **settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("HugeLoss", fail), "snake case.* got 'HugeLoss'"),
+        (("huge loss", fail), "snake case.* got 'huge loss'"),
+        (("huge_loss", fail, {"LOSS_SPIKE"}), "snake case.* got 'LOSS_SPIKE'"),
+        (("huge_loss", None), "`check` must be a function, got None"),
+        (("huge_loss", fail, set(), True), "`is_obsolete` must be a function, got True"),
+    ],
+)
+def test_a_rule_with_an_invalid_name_or_function_is_refused(arguments: Any, message: str):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Rule(*arguments)
+
+
+def test_a_subclass_can_be_a_rule():
+    class HugeLoss(Rule):
+        def __init__(self) -> None:
+            super().__init__("huge_loss", self.find, explains=[Problem.LOSS_SPIKE])
+
+        def find(self, record: Record) -> list[Finding]:
+            return [make_finding("huge_loss")]
+
+    assert [finding.code for finding in RuleSet([*default_rules(), HugeLoss()]).apply(Record())] == ["HUGE_LOSS"]
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.array(0.5), torch.tensor([0.5]), np.int64(3), True])
+def test_evidence_is_converted_to_plain_numbers(value: Any):
+    finding = Finding("own", Severity.INFO, evidence={"value": value})
+    assert type(finding.evidence["value"]) is float
+    assert finding.description == f"own since step 0 (value {float(value):.3g})."
+
+
+@pytest.mark.parametrize("value", [np.arange(3), None, [1.0], {"a": 1}, torch.ones(2)])
+def test_evidence_that_no_checkpoint_can_hold_is_refused(value: Any):
+    with pytest.raises(ValueError, match=r"`evidence\['value'\]` must be a number or a string, got"):
+        Finding("own", Severity.INFO, evidence={"value": value})
 
 
 def test_a_finding_survives_as_plain_values():
@@ -126,8 +220,10 @@ def test_a_finding_survives_as_plain_values():
     assert Finding.from_dict(json.loads(json.dumps(custom.as_dict()))) == custom
 
 
-def test_a_finding_of_version_0_1_is_read():
+def test_findings_of_earlier_and_later_versions_are_read():
     values = make_finding(Problem.PLATEAU).as_dict()
+    new_values = {**values, "a_field_of_a_later_version": 1}
+    assert Finding.from_dict(new_values) == make_finding(Problem.PLATEAU)
     old_values = {name: value for name, value in values.items() if name not in {"text", "documentation"}}
     assert Finding.from_dict(old_values) == make_finding(Problem.PLATEAU)
 

@@ -15,18 +15,19 @@ OWN = Finding("large_loss", Severity.CRITICAL, text="it is 5 & more.", documenta
 
 
 @pytest.mark.parametrize(
-    ("findings", "step", "headline"),
+    ("findings", "steps", "headline"),
     [
-        ([], 0, "Nothing was diagnosed yet."),
-        ([], 1, "No problem found in 1 step."),
-        ([], 1200, "No problem found in 1,200 steps."),
-        ([DEAD], 0, "1 warning finding."),  # restored from a checkpoint
+        ([], 0, "No steps have been diagnosed yet."),
+        ([], 1, "No problems found in 1 step."),
+        ([], 1200, "No problems found in 1,200 steps."),
+        ([DEAD], 1, "1 warning finding in 1 step."),
         ([DEAD], 20, "1 warning finding in 20 steps."),
-        ([DEAD, OWN, DEAD], 20, "1 critical, 2 warning findings in 20 steps."),
+        ([DEAD, OWN, DEAD], 20, "1 critical and 2 warning findings in 20 steps."),
     ],
 )
-def test_the_headline_counts_findings_by_severity(findings: list[Finding], step: int, headline: str):
-    summary = HealthSummary(findings, step)
+def test_the_headline_counts_findings_by_severity(findings: list[Finding], steps: int, headline: str):
+    summary = HealthSummary(findings, steps)
+    assert repr(summary) == str(summary)
     assert str(summary).splitlines() == [headline, *map(str, findings)]
     assert f"<p>{headline}</p>" in summary._repr_html_()
 
@@ -42,3 +43,8 @@ def test_a_notebook_shows_a_table_with_links_and_escapes_all_texts():
         ["critical", "LARGE_LOSS", "", "It is 5 & more.", ""],
     ]  # fmt: skip
     assert [link.get("href") for link in root.iter("a")] == [Problem.DEAD_UNITS.url]
+
+
+def test_a_diagnosis_that_failed_is_not_called_healthy():
+    summary = HealthSummary([], 35, has_failed=True)
+    assert str(summary) == "No problems found in 35 steps. An internal error ended the diagnosis there."

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
 MANY_DEAD_SHARE, DIED_SHARE = 0.5, 0.3
-"""Shares of the units of a layer: of dead units, and of units that died in training."""
+"""Minimum shares of the units of a layer: dead units, and units that died in training."""
 
 
 def choose_measurements(

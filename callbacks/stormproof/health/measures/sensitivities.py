@@ -18,6 +18,9 @@ from stormproof.health.record import Record
 
 MIN_LAYERS = 4
 """Minimum number of layers for a trend over depth."""
+STRONG_RATIO, MILD_RATIO = 1e-3, 0.05
+"""Ratios of the sensitivities of the first and the last layer. Healthy networks stay within some powers of two. The
+mild ratio is enough if the loss does not improve and the first layer does not change."""
 MIN_GRADUAL_SHARE = 0.7
 """Minimum share of neighboring layers whose ratios have the same direction."""
 

@@ -16,8 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.distributed.collectives import all_gather_rows, world_size
-
 MAX_BATCHES = 100
 """Maximum number of batches to keep."""
 
@@ -95,25 +93,25 @@ class ComputeTimer:
         return start.elapsed_time(end) / 1000
 
 
-def gather_compute_times(
-    compute_seconds: list[float], batch_waits: list[tuple[float, float]], hosts: tuple[str, ...], device: torch.device
-) -> RankComputeTimes | None:
-    """Gathers the compute times of all ranks. All ranks call it together.
+def make_row(compute_seconds: list[float], batch_waits: list[tuple[float, float]]) -> list[float]:
+    """Returns the numbers that the ranks exchange: the seconds of a step, and of the last batches, padded with NaN.
 
     Args:
         compute_seconds: Seconds per batch of this rank. Empty if unknown.
-        batch_waits: Seconds of waiting and of work of this rank.
-        hosts: Host names of the ranks.
-        device: Device for the collective.
-
-    Returns:
-        Times of all ranks, or None with a single rank.
+        batch_waits: Seconds of waiting and of work of this rank. Empty if unknown.
     """
-    if world_size() == 1:
-        return None
     step_seconds = median(wait + work for wait, work in batch_waits) if batch_waits else math.nan
     row = [step_seconds, *compute_seconds[-MAX_BATCHES:]]
-    rows = all_gather_rows(torch.tensor(row + [math.nan] * (MAX_BATCHES + 1 - len(row)), device=device)).tolist()
+    return row + [math.nan] * (MAX_BATCHES + 1 - len(row))
+
+
+def read_rows(rows: list[list[float]], hosts: tuple[str, ...]) -> RankComputeTimes:
+    """Returns the compute times of all ranks.
+
+    Args:
+        rows: Results of :func:`make_row` on all ranks.
+        hosts: Host names of the ranks.
+    """
     rank_seconds = [[value for value in seconds if not math.isnan(value)] for _, *seconds in rows]
     count = min(map(len, rank_seconds))
     return RankComputeTimes(

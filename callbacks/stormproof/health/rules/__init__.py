@@ -1,4 +1,4 @@
-"""The diagnosis rules, one per module. A module with an object ``RULE`` in this folder is a rule."""
+"""The default diagnosis rules. Each module in this folder defines one rule as ``RULE``."""
 
 from __future__ import annotations
 

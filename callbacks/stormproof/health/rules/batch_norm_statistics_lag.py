@@ -11,7 +11,7 @@ from stormproof.lightning.layer_names import join_names
 
 
 def check(record: Record) -> Iterator[Finding]:
-    """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag."""
+    """Reports units that are active in training mode but dead in evaluation mode."""
     if record.lagging_units:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.dead_shares import MANY_DEAD_SHARE, have_died_in_training
-from stormproof.health.measures.predictions import traces_with_constant_output
+from stormproof.health.measures.predictions import CONSTANT_SPREAD, traces_with_constant_output
 from stormproof.health.record import Record
 from stormproof.health.rule import SYMPTOMS, Rule
 from stormproof.units.unit_activity import MIN_INPUTS_ALL_DEAD
 
 MOST_DEAD_SHARE = 0.8
-"""Share of dead units in a layer that is a finding. A smaller share is one if many of the units died in training."""
-CONSTANT_SPREAD = 1e-4
-"""Standard deviation over the samples, relative to the root mean square, below which a signal is constant."""
+"""Minimum share of dead units for a finding, unless many units died in training."""
 
 
 def check(record: Record) -> Iterator[Finding]:

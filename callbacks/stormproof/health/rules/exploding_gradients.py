@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned, has_risen, update_ratio
-from stormproof.health.measures.sensitivities import layer_sensitivities, log_ratio
+from stormproof.health.measures.sensitivities import STRONG_RATIO, layer_sensitivities, log_ratio
 from stormproof.health.record import Record
 from stormproof.health.rule import SYMPTOMS, Rule
-from stormproof.health.rules.vanishing_gradients import STRONG_RATIO
 
 MAX_SENSITIVITY = 1e3
 """Maximum relative change of the loss per relative change of the weights. Above it, a network cannot be trained."""

@@ -9,7 +9,7 @@ from stormproof.health.record import Record
 from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
 
 MIN_STEPS = 5
-"""Minimum number of steps with gradients of the previous step, or without any gradient, to report a finding."""
+"""Minimum number of checked steps."""
 
 
 def check(record: Record) -> Iterator[Finding]:

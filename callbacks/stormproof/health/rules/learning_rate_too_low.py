@@ -21,8 +21,8 @@ SMALL_UPDATE = 1e-3
 """Update-to-weight ratio below which a slow loss could fall faster."""
 MIN_WEIGHT_CHANGE = 0.01
 """Minimum relative change of the weights that the planned steps must allow."""
-MIN_ZERO_STEPS = 20
-"""Minimum number of steps with a learning rate of zero. Schedules have shorter pauses."""
+MIN_STEPS = 20
+"""Minimum number of steps before a finding."""
 
 
 def check(record: Record) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def check(record: Record) -> Iterator[Finding]:
     if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
         return  # small updates are enough for a network that is already good
     if (
-        record.step < MIN_ZERO_STEPS
+        record.step < MIN_STEPS
         or not record.has_single_loss
         or ratio <= 0
         or not record.planned_steps

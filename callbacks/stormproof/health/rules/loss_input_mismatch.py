@@ -1,4 +1,4 @@
-"""Rule for a loss that receives another kind of input than it expects."""
+"""Rule for a loss that receives the wrong kind of input."""
 
 from __future__ import annotations
 

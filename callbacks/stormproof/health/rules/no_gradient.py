@@ -14,7 +14,7 @@ MAX_ACCUMULATED_BATCHES = 64
 MAX_WARM_UP_SHARE = 0.5
 """Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
 MIN_STEPS = 5
-"""Minimum number of steps with gradients of the previous step, or without any gradient, to report a finding."""
+"""Minimum number of steps without any gradient."""
 
 
 def check(record: Record) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Rule for targets that have nothing to do with the inputs."""
+"""Rule for targets that do not depend on the inputs."""
 
 from __future__ import annotations
 

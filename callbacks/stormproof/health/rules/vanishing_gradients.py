@@ -7,13 +7,9 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned
-from stormproof.health.measures.sensitivities import layer_sensitivities, log_ratio
+from stormproof.health.measures.sensitivities import MILD_RATIO, STRONG_RATIO, layer_sensitivities, log_ratio
 from stormproof.health.record import Record
 from stormproof.health.rule import NO_LEARNING, Rule
-
-STRONG_RATIO, MILD_RATIO = 1e-3, 0.05
-"""Ratios of the sensitivities of the first and the last layer. Healthy networks stay within some powers of two. The
-mild ratio is enough if the loss does not improve and the first layer does not change."""
 
 
 def check(record: Record) -> Iterator[Finding]:

@@ -12,13 +12,13 @@ from stormproof.lightning.layer_names import join_names
 
 MIN_UNCHANGED_STEPS = 5
 """Minimum number of measurements without a change of the weights."""
-MIN_ZERO_STEPS = 20
-"""Minimum number of steps with a learning rate of zero. Schedules have shorter pauses."""
+MIN_STEPS = 20
+"""Minimum number of steps before a finding."""
 
 
 def check(record: Record) -> Iterator[Finding]:
     """Reports layers whose weights do not change although they have a gradient and a learning rate above zero."""
-    if record.step - record.first_gradient_step < MIN_ZERO_STEPS:
+    if record.step - record.first_gradient_step < MIN_STEPS:
         return
     weights = [layers for step, layers in record.weight_stats.items() if step >= record.first_gradient_step]
     if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.groups):
