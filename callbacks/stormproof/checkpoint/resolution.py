@@ -82,6 +82,7 @@ def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
 
     Raises:
         OSError: If the folder cannot be read.
+        NotResumableError: If a later version of stormproof wrote a manifest.
     """
     files = list_files(folder)
     names = extract_names(files)

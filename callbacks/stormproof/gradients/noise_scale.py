@@ -164,7 +164,7 @@ class PartialGradient:
 
 
 def count_samples(batch: Any) -> int | None:
-    """Returns the common first dimension of all tensors in a batch. None if there is none or the sizes differ.
+    """Returns the common first dimension of all tensors in a batch, or None if it has no tensors or the sizes differ.
 
     Example:
         >>> count_samples((torch.zeros(8, 3), torch.zeros(8)))
