@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from stormproof import GradientNormMonitor
 from stormproof.gradients.noise_scale import NoiseEstimate, count_samples, estimate_noise, noise_scale
 from tests.support.ranks import run_on_two_ranks
-from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RowsLogger
+from tests.support.small_fits import (
+    BOTH_PACKAGES,
+    LIGHTNING_WARNING_FILTERS,
+    RowsLogger,
+    make_loader,
+    make_module,
+    make_trainer,
+)
 
 pytestmark = [*LIGHTNING_WARNING_FILTERS]
 
@@ -102,6 +109,14 @@ def test_the_scale_of_a_gradient_scaler_does_not_change_the_noise_scale():
     (plain, _), measured = fit(samples, 4), measured_samples(monitor)
     assert None not in measured
     assert noise_scale(filter(None, measured)) == pytest.approx(plain.noise_scale, rel=0.02)
+
+
+@BOTH_PACKAGES
+def test_it_is_measured_with_both_packages_of_lightning(lightning: Any):
+    monitor = GradientNormMonitor(every_n_steps=1, table=False)
+    trainer = make_trainer(lightning, callbacks=[monitor], accumulate_grad_batches=2)
+    trainer.fit(make_module(lightning), make_loader(16))
+    assert [sample is None for sample in measured_samples(monitor)] == [False] * 4
 
 
 def test_steps_whose_batches_differ_in_size_are_left_out():
