@@ -137,7 +137,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._hosts: tuple[str, ...] = ()
         self._previous_step = 0  # at the end of the previous batch
         self._exchanged_times: ExchangedNumbers | None = None  # with several ranks, during training
-        self._must_exchange_times = False
+        self._must_exchange_times = self._has_sent_times = False  # has_sent: since they were read last
         self._undo_functions: list[Callable[[], None]] = []
         self._diagnosed_steps = 0  # optimizer steps until now, or until an internal error
         self._has_failed = False
@@ -169,7 +169,7 @@ class TrainingHealth(InactiveCopies, Callback):
         """Starts observing."""
         self._hosts = tuple(all_gather(socket.gethostname()))
         self._previous_step = trainer.global_step
-        self._compares_replicas, self._must_exchange_times = True, False
+        self._compares_replicas, self._must_exchange_times, self._has_sent_times = True, False, False
         if trainer.world_size > 1:
             self._exchanged_times = StepExchange.of(trainer).add(self._make_times_row)
             self._undo_functions = [
@@ -320,14 +320,17 @@ class TrainingHealth(InactiveCopies, Callback):
         """Exchanges the compute times of all ranks, on all ranks even after an internal error."""
         if self._exchanged_times is None:
             return
+        if not self._has_sent_times:
+            self._exchanged_times.take()  # another callback may have gathered rows without times after the last batch
         self._must_exchange_times = True
         rows = self._exchanged_times.read()
-        self._must_exchange_times = False
+        self._must_exchange_times = self._has_sent_times = False
         if self._observer is not None:
             self._observer.record.rank_times = read_rows(rows, self._hosts)
 
     def _make_times_row(self) -> list[float]:
         """Returns the compute times of this rank, or no times unless they are due. Reads events of the device."""
+        self._has_sent_times = self._must_exchange_times
         if not self._must_exchange_times or self._observer is None:
             return make_row([], [])
         try:

@@ -110,3 +110,26 @@ def _train_rank(rank: int, folder: str, port: int) -> None:
 @pytest.mark.slow
 def test_all_callbacks_share_a_collective_every_ten_steps(tmp_path: Path):
     call_on_two_ranks(_train_rank, str(tmp_path), get_free_port())
+
+
+class SeesTimes(pl.Callback):
+    """Reads at the end of an epoch how many compute times of each rank the diagnosis knows."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        (health,) = (callback for callback in trainer.callbacks if isinstance(callback, TrainingHealth))
+        self.counts = [len(seconds) for seconds in health._observer.record.rank_times.seconds]
+
+
+def _train_epoch_on_rank(rank: int, port: int) -> None:
+    join_two_ranks(rank, port)
+    sees_times = SeesTimes()
+    options = {"strategy": "ddp", "devices": 2, "limit_train_batches": 20, "log_every_n_steps": 10}
+    trainer = make_trainer(callbacks=[StepTimer(), TrainingHealth(), sees_times], **options)
+    trainer.fit(make_module(pl, Classifier), make_loader())
+    assert trainer.global_step == 20  # the timer gathers numbers after the last batch
+    assert sees_times.counts == [10, 10]  # without traced steps
+
+
+@pytest.mark.slow
+def test_times_of_the_ranks_are_exchanged_at_the_end_of_an_epoch_even_after_another_exchange():
+    call_on_two_ranks(_train_epoch_on_rank, get_free_port())
