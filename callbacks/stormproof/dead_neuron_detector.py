@@ -394,5 +394,6 @@ def _dead_fraction(dead_units: torch.Tensor) -> float:
 
 def _smallest_batch_size(batch: Any) -> int | None:
     """Returns a lower bound of the number of samples in a batch. None if the batch contains no tensors."""
-    sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and not leaf.is_nested]
+    sizes = [leaf.shape[0] for leaf in leaves if leaf.ndim]
     return min(sizes, default=None)

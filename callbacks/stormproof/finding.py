@@ -54,7 +54,7 @@ class Finding:
         severity: Severity of the problem.
         where: Layer, tensor or parameter group. Empty if the problem concerns the whole run.
         since_step: Number of optimizer steps before the problem began, as far as known.
-        step: Number of optimizer steps before the first report. 0 before training.
+        step: Number of optimizer steps before the first report. TrainingHealth sets it if a rule does not.
         evidence: Measurements by name: numbers and strings.
         advice: One or more sentences in plain PyTorch terms. The first starts with a verb.
         consequences: Other findings that this one explains.
@@ -64,8 +64,7 @@ class Finding:
         documentation: URL of a page about the problem. If empty, the page of the :class:`Problem`.
 
     Raises:
-        ValueError: If the problem is not in snake case, the severity is unknown, or a measurement is neither a number
-            nor a string.
+        ValueError: If the problem is not in snake case, the severity is unknown, or a value has a wrong type.
 
     Example:
         >>> evidence = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
@@ -86,10 +85,15 @@ class Finding:
     documentation: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("problem", "where", "advice", "likely_cause", "text", "documentation"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"`{name}` must be a string, got {getattr(self, name)!r}.")  # noqa: TRY004
+        for name in ("since_step", "step"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         check_problem_name(self.problem)
         object.__setattr__(self, "problem", _PROBLEMS.get(self.problem, self.problem))
         object.__setattr__(self, "severity", Severity(str(self.severity).lower()))
-        evidence = {name: _to_plain_value(name, value) for name, value in self.evidence.items()}
+        evidence = {str(name): _to_plain_value(name, value) for name, value in self.evidence.items()}
         object.__setattr__(self, "evidence", evidence)
 
     def __str__(self) -> str:
@@ -153,13 +157,13 @@ class Finding:
         )
 
 
-def check_problem_name(name: str) -> None:
-    """Raises ValueError unless ``name`` is in snake case."""
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+def check_problem_name(name: object) -> None:
+    """Raises ValueError unless ``name`` is a string in snake case."""
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(f"`problem` must be a name in snake case, such as 'huge_first_loss', got {name!r}.")
 
 
-def _to_plain_value(name: str, value: Any) -> float | str:
+def _to_plain_value(name: object, value: Any) -> float | str:
     """Returns a string, an integer or a float. Converts scalars of NumPy and torch."""
     if type(value) in {str, int, float}:
         return value

@@ -138,6 +138,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._previous_step = 0  # at the end of the previous batch
         self._exchanged_times: ExchangedNumbers | None = None  # with several ranks, during training
         self._must_exchange_times = self._has_sent_times = False  # has_sent: since they were read last
+        self._has_passed_sync = False  # whether the last batch passed a step at which the ranks exchange numbers
         self._undo_functions: list[Callable[[], None]] = []
         self._diagnosed_steps = 0  # optimizer steps until now, or until an internal error
         self._has_failed = False
@@ -150,7 +151,12 @@ class TrainingHealth(InactiveCopies, Callback):
 
     def summary(self) -> HealthSummary:
         """Returns a summary that prints as text and renders as a table with links in a notebook."""
-        return HealthSummary(self.findings, self._diagnosed_steps, has_failed=self._has_failed)
+        return HealthSummary(
+            self.findings,
+            self._diagnosed_steps,
+            has_failed=self._has_failed,
+            failed_problems=self._rules.failed_problems,
+        )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drops the findings of an earlier run and adds missing monitors."""
@@ -160,6 +166,7 @@ class TrainingHealth(InactiveCopies, Callback):
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
             self._diagnosed_steps = 0
         self._has_failed = False
+        self._rules.failed_problems.clear()
         callbacks = internals.callbacks(trainer)
         for callback_class in (GradientNormMonitor, DeadNeuronDetector):
             if not any(isinstance(callback, callback_class) for callback in callbacks):
@@ -174,7 +181,7 @@ class TrainingHealth(InactiveCopies, Callback):
             self._exchanged_times = StepExchange.of(trainer).add(self._make_times_row)
             self._undo_functions = [
                 self._exchanged_times.remove,
-                internals.call_after_batch(trainer, lambda: self._exchange_due_times(trainer)),
+                internals.call_after_batch(trainer, self._exchange_due_times),
             ]
         self._start_observing(trainer, pl_module)
 
@@ -209,6 +216,7 @@ class TrainingHealth(InactiveCopies, Callback):
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
         self._must_exchange_times |= self._previous_step // interval > previous_step // interval
+        self._has_passed_sync = self._previous_step // SYNC_EVERY_N_STEPS > previous_step // SYNC_EVERY_N_STEPS
         self._finish_batch(trainer)
 
     @_isolate_errors
@@ -311,9 +319,9 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer.on_train_batch_end():
             self._diagnose(trainer)
 
-    def _exchange_due_times(self, trainer: pl.Trainer) -> None:
+    def _exchange_due_times(self) -> None:
         """Exchanges the compute times at the next step at which the ranks exchange other numbers, too."""
-        if self._must_exchange_times and trainer.global_step % SYNC_EVERY_N_STEPS == 0:
+        if self._must_exchange_times and self._has_passed_sync:
             self._exchange_times()
 
     def _exchange_times(self) -> None:

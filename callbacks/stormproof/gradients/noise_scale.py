@@ -177,7 +177,7 @@ def count_samples(batch: Any) -> int | None:
 def _first_dimensions(value: Any) -> Iterator[int]:
     """Yields the first dimension of each tensor in nested containers and dataclasses."""
     if isinstance(value, torch.Tensor):
-        yield from value.shape[:1]
+        yield from () if value.is_nested else value.shape[:1]
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _first_dimensions(item)

@@ -25,24 +25,22 @@ class RuleSet:
         disable: Problems to ignore, in upper or lower case.
         severity: Severities that override those of the rules, by problem.
 
+    Attributes:
+        failed_problems: Problems whose rules have raised an exception. Can be cleared.
+
     Raises:
         ValueError: If two rules report the same problem, problems explain each other, or a name is unknown.
-        TypeError: If ``disable`` is a string.
+        TypeError: If an argument has a wrong type.
     """
 
     def __init__(
         self, rules: Iterable[Rule], *, disable: Collection[str] = (), severity: Mapping[str, str] | None = None
     ) -> None:
-        by_problem: dict[str, Rule] = {}
-        for rule in rules:
-            if rule.problem in by_problem:
-                raise ValueError(
-                    f"`rules` contains two rules for {rule.problem.upper()}. Remove one, or use it in place of the "
-                    "default rule."
-                )
-            by_problem[rule.problem] = rule
+        by_problem = _index_rules(rules)
         if isinstance(disable, str):
             raise TypeError(f"`disable` must be a set or a list of problems, got the string {disable!r}.")
+        if severity is not None and not isinstance(severity, Mapping):
+            raise TypeError(f"`severity` must map problems to severities, got {severity!r}.")
         known = {*by_problem, *map(str, Problem)}
         for rule in by_problem.values():
             for problem in rule.explains:
@@ -59,14 +57,20 @@ class RuleSet:
                 raise ValueError(f"Problems must not explain themselves or each other: {', '.join(circle)}.")
         ordered = sorted(self._rules, key=lambda problem: (-len(reach[problem]), problem))
         self._rules = {problem: self._rules[problem] for problem in ordered}
+        self.failed_problems: list[str] = []
 
     def apply(self, record: Record) -> list[Finding]:
         """Returns the findings of all rules, with the severities of the rules."""
-        return [finding for rule in list(self._rules.values()) for finding in self._apply_rule(rule, record)]
+        rules = [rule for problem, rule in self._rules.items() if problem not in self.failed_problems]
+        return [finding for rule in rules for finding in self._apply_rule(rule, record)]
 
     def find_obsolete_problems(self, record: Record) -> list[str]:
         """Returns the problems whose earlier findings no longer apply."""
-        return [problem for problem, rule in self._rules.items() if rule.is_obsolete and rule.is_obsolete(record)]
+        return [
+            problem
+            for problem, rule in self._rules.items()
+            if problem not in self.failed_problems and rule.is_obsolete and rule.is_obsolete(record)
+        ]
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.
@@ -76,22 +80,29 @@ class RuleSet:
         """
         order = {problem: number for number, problem in enumerate(self._rules)}
         roots: list[Finding] = []
+        above_info_first = sorted(findings, key=lambda finding: finding.severity == Severity.INFO)
         for finding in sorted(
-            (self._override_severity(finding) for finding in findings if finding.problem not in self._disabled),
+            (self._override_severity(finding) for finding in above_info_first if finding.problem not in self._disabled),
             key=lambda finding: (finding.severity == Severity.INFO, order.get(finding.problem, len(order))),
         ):
             index = next((index for index, root in enumerate(roots) if self._explains(root, finding)), None)
             if index is None:
                 roots.append(finding)
             else:
-                consequences = (*roots[index].consequences, _finding_name(finding), *finding.consequences)
-                roots[index] = replace(roots[index], consequences=tuple(dict.fromkeys(consequences)))
+                consequences = dict.fromkeys(
+                    (*roots[index].consequences, _finding_name(finding), *finding.consequences)
+                )
+                consequences.pop(_finding_name(roots[index]), None)
+                roots[index] = replace(roots[index], consequences=tuple(consequences))
         return roots
 
     def _apply_rule(self, rule: Rule, record: Record) -> list[Finding]:
         """Returns the findings of a rule that apply. After an exception, leaves out the rule and warns."""
         try:
-            findings = list(rule.check(record))
+            found = rule.check(record)
+            if found is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
+                raise TypeError("its function returned None instead of findings")  # noqa: TRY301
+            findings = list(found)
             others = [finding.problem for finding in findings if finding.problem != rule.problem]
             if others:
                 raise ValueError(f"its finding is about {others[0].upper()}")  # noqa: TRY301
@@ -99,14 +110,18 @@ class RuleSet:
         except Exception as error:
             if is_raised_by_signal_handler(error):
                 raise
-            del self._rules[rule.problem]
+            self.failed_problems.append(rule.problem)
             warnings.warn(
                 f"The rule for {rule.problem.upper()} {describe_error(error)}. The diagnosis continues without it.",
                 stacklevel=2,
             )
             return []
         return [
-            replace(finding, documentation=rule.documentation or finding.documentation)
+            replace(
+                finding,
+                step=finding.step or record.step,
+                documentation=rule.documentation or finding.documentation,
+            )
             for finding in findings
             if finding.severity == Severity.INFO or not is_obsolete
         ]
@@ -134,6 +149,23 @@ class RuleSet:
         return cause.problem == symptom.problem or (
             cause.problem in self._rules and symptom.problem in self._rules[cause.problem].explains
         )
+
+
+def _index_rules(rules: Iterable[Rule]) -> dict[str, Rule]:
+    """Returns the rules by problem."""
+    by_problem: dict[str, Rule] = {}
+    if not isinstance(rules, Iterable):
+        raise TypeError(f"`rules` must be a list of rules, got {rules!r}.")
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"`rules` must contain objects of the class stormproof.Rule, got {rule!r}.")
+        if rule.problem in by_problem:
+            raise ValueError(
+                f"`rules` contains two rules for {rule.problem.upper()}. Remove one, or use it in place of the "
+                "default rule."
+            )
+        by_problem[rule.problem] = rule
+    return by_problem
 
 
 def _find_problem(name: str, problems: Collection[str], argument: str) -> str:

@@ -17,6 +17,7 @@ class HealthSummary:
         findings: Findings, causes before symptoms.
         steps: Number of optimizer steps that were diagnosed.
         has_failed: Whether an internal error ended the diagnosis.
+        failed_problems: Problems whose rules raised an exception.
 
     Example:
         >>> HealthSummary([], steps=400)
@@ -26,6 +27,7 @@ class HealthSummary:
     findings: Sequence[Finding]
     steps: int
     has_failed: bool = False
+    failed_problems: Sequence[str] = ()
 
     @property
     def headline(self) -> str:
@@ -41,7 +43,11 @@ class HealthSummary:
             headline = f"{numbers} finding{'s' if len(self.findings) != 1 else ''} in {steps}."
         else:
             headline = f"No problems found in {steps}." if self.steps else "No steps have been diagnosed yet."
-        return f"{headline} An internal error ended the diagnosis there." if self.has_failed else headline
+        if self.has_failed:
+            headline += " An internal error ended the diagnosis there."
+        if self.failed_problems:
+            headline += f" Rules that failed: {', '.join(self.failed_problems).upper()}."
+        return headline
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *map(str, self.findings)])

@@ -175,6 +175,13 @@ TWO_RANKS: dict[str, tuple[int, dict[str, bool]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_have_no_first_dimension():
+    ragged = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    assert count_samples({"ragged": ragged, "inputs": torch.zeros(2, 4)}) == 2
+    assert count_samples(ragged) is None
+
+
 @pytest.mark.slow
 def test_two_ranks_compare_their_own_batch_with_that_of_the_job(tmp_path: Path):
     run_on_two_ranks(__file__, str(tmp_path), cwd=tmp_path)

@@ -130,7 +130,12 @@ def fail(record: Record) -> Any:
     ("check", "message"),
     [
         (fail, r"The rule for FAULTY failed with ZeroDivisionError: of its own \(in fail, test_rule_set.py line \d+\)"),
-        (lambda record: None, "The rule for FAULTY failed with TypeError: 'NoneType' object is not iterable"),
+        (
+            lambda record: None,
+            "The rule for FAULTY failed with TypeError: its function returned None instead of findings",
+        ),
+        (lambda record: [Finding("faulty", Severity.INFO, where=3)], "`where` must be a string, got 3"),
+        (lambda record: [Finding("faulty", Severity.INFO, step="x")], "invalid literal for int"),
         (lambda record: [make_finding(Problem.PLATEAU)], "its finding is about PLATEAU"),
     ],
 )
@@ -139,6 +144,7 @@ def test_a_rule_that_fails_is_left_out_and_the_others_continue(check: Any, messa
     with pytest.warns(UserWarning, match=message):
         assert [finding.problem for finding in rule_set.apply(Record(step=1))] == ["other"]
     assert [finding.problem for finding in rule_set.apply(Record(step=2))] == ["other"]
+    assert rule_set.failed_problems == ["faulty"]
 
 
 def test_a_page_of_the_finding_or_of_the_rule_is_linked():
@@ -166,9 +172,12 @@ def test_a_page_of_the_finding_or_of_the_rule_is_linked():
         ([], {"severity": {"ABC": "info"}}, "`severity` contains the unknown problem 'ABC'. stormproof.Problem lists"),
         ([], {"severity": {"PLATEAU": "high"}}, "'info', 'warning' or 'critical' .* got 'high'"),
         ([], {"disable": "PLATEAU"}, "must be a set or a list of problems, got the string 'PLATEAU'"),
+        ([], {"severity": "info"}, "`severity` must map problems to severities, got 'info'"),
+        ([fail], {}, "`rules` must contain objects of the class stormproof.Rule, got <function"),
+        (default_rules, {}, "`rules` must be a list of rules, got <function"),
     ],
 )
-def test_contradictory_rules_and_unknown_names_are_refused(rules: list[Rule], settings: Any, message: str):
+def test_contradictory_rules_and_unknown_names_are_refused(rules: Any, settings: Any, message: str):
     with pytest.raises((ValueError, TypeError), match=message):
         RuleSet(rules, **settings)
 
@@ -179,6 +188,7 @@ def test_contradictory_rules_and_unknown_names_are_refused(rules: list[Rule], se
         (("HugeLoss", fail), "snake case.* got 'HugeLoss'"),
         (("huge loss", fail), "snake case.* got 'huge loss'"),
         (("huge_loss", fail, {"LOSS_SPIKE"}), "snake case.* got 'LOSS_SPIKE'"),
+        ((None, fail), "snake case.* got None"),
         (("huge_loss", None), "`check` must be a function, got None"),
         (("huge_loss", fail, set(), True), "`is_obsolete` must be a function, got True"),
     ],
@@ -197,6 +207,26 @@ def test_a_subclass_can_be_a_rule():
             return [make_finding("huge_loss")]
 
     assert [finding.code for finding in RuleSet([*default_rules(), HugeLoss()]).apply(Record())] == ["HUGE_LOSS"]
+
+
+def test_the_step_of_the_report_is_set_and_steps_are_plain_integers():
+    finding = Finding("own", Severity.INFO, since_step=np.int64(2), step=torch.tensor(3))
+    assert (type(finding.since_step), type(finding.step)) == (int, int)
+    rules = RuleSet(
+        [
+            Rule("own", lambda record: [finding]),
+            Rule("other", lambda record: [replace(finding, problem="other", step=0)]),
+        ]
+    )
+    assert [reported.step for reported in rules.apply(Record(step=7))] == [7, 3]
+
+
+def test_a_finding_does_not_explain_itself():
+    texts = [
+        replace(make_finding("own", severity), text=f"{severity}.") for severity in (Severity.INFO, Severity.WARNING)
+    ]
+    (root,) = RuleSet([make_rule("own")], severity={"OWN": "critical"}).find_root_causes(texts)
+    assert (root.text, root.consequences) == ("warning.", ())
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.array(0.5), torch.tensor([0.5]), np.int64(3), True])

@@ -48,3 +48,8 @@ def test_a_notebook_shows_a_table_with_links_and_escapes_all_texts():
 def test_a_diagnosis_that_failed_is_not_called_healthy():
     summary = HealthSummary([], 35, has_failed=True)
     assert str(summary) == "No problems found in 35 steps. An internal error ended the diagnosis there."
+
+
+def test_rules_that_failed_are_named():
+    summary = HealthSummary([DEAD], 35, failed_problems=["large_loss", "plateau"])
+    assert summary.headline == "1 warning finding in 35 steps. Rules that failed: LARGE_LOSS, PLATEAU."
