@@ -195,6 +195,8 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         """Logs the last measurement at a logging step."""
         self._has_trained = True
+        if self._partial_gradient is not None:
+            self._partial_gradient.stop()  # the batch had no step
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step and self._has_unlogged:

@@ -155,7 +155,7 @@ class TrainingHealth(InactiveCopies, Callback):
             self.findings,
             self._diagnosed_steps,
             has_failed=self._has_failed,
-            failed_problems=self._rules.failed_problems,
+            failed_problems=tuple(self._rules.failed_problems),
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -153,7 +153,7 @@ class PartialGradient:
         return PartialSquare(square, size, size * self._accumulated_batches * self._ranks)
 
     def stop(self) -> None:
-        """Removes the hooks."""
+        """Removes the hooks. They must not exist between batches, where the state of DDP is saved."""
         while self._hooks:
             self._hooks.pop().remove()
 

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -117,6 +118,17 @@ def test_it_is_measured_with_both_packages_of_lightning(lightning: Any):
     trainer = make_trainer(lightning, callbacks=[monitor], accumulate_grad_batches=2)
     trainer.fit(make_module(lightning), make_loader(16))
     assert [sample is None for sample in measured_samples(monitor)] == [False] * 4
+
+
+def test_no_hook_stays_on_the_parameters_after_a_batch_without_a_step():
+    monitor, module = GradientNormMonitor(every_n_steps=1), LinearLoss()
+    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, global_step=0, log_every_n_steps=0)
+    trainer.lightning_module, trainer.optimizers = module, [torch.optim.SGD(module.parameters())]
+    trainer.strategy = DDPStrategy()
+    monitor.on_train_batch_start(trainer, module, torch.zeros(2, WIDTH), 0)
+    assert module.weight._post_accumulate_grad_hooks
+    monitor.on_train_batch_end(trainer, module, None, torch.zeros(2, WIDTH), 0)
+    assert not module.weight._post_accumulate_grad_hooks
 
 
 def test_steps_whose_batches_differ_in_size_are_left_out():
