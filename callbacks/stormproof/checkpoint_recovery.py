@@ -447,7 +447,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
             self._record_progress(step)
-        elif not self.schedule.has_saved or (step != self._last_step and self.save_coordinator.is_due(trainer)):
+        elif not self.schedule.has_saved or (
+            step != self._last_step and self.save_coordinator.is_due(trainer, self._last_step)
+        ):
             self._save(trainer, module, stall_start)
         elif step == self._last_step:  # gradients are being accumulated, and checkpoints do not contain them
             return

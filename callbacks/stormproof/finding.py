@@ -64,7 +64,8 @@ class Finding:
         documentation: URL of a page about the problem. If empty, the page of the :class:`Problem`.
 
     Raises:
-        ValueError: If the problem is not in snake case, the severity is unknown, or a value has a wrong type.
+        ValueError: If the problem is not in snake case, or the severity is unknown.
+        TypeError: If a value has a wrong type.
 
     Example:
         >>> evidence = {"dead": 24.0, "units": 32.0, "from_the_start": 0.0}
@@ -87,7 +88,7 @@ class Finding:
     def __post_init__(self) -> None:
         for name in ("problem", "where", "advice", "likely_cause", "text", "documentation"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"`{name}` must be a string, got {getattr(self, name)!r}.")  # noqa: TRY004
+                raise TypeError(f"`{name}` must be a string, got {getattr(self, name)!r}.")
         for name in ("since_step", "step"):
             object.__setattr__(self, name, int(getattr(self, name)))
         check_problem_name(self.problem)
@@ -170,7 +171,7 @@ def _to_plain_value(name: object, value: Any) -> float | str:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"`evidence[{name!r}]` must be a number or a string, got {type(value).__name__}.") from error
+        raise TypeError(f"`evidence[{name!r}]` must be a number or a string, got {type(value).__name__}.") from error
 
 
 _PROBLEMS = {str(problem): problem for problem in Problem}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, PendingMeasurement
-from stormproof.gradients.noise_scale import PartialGradient, noise_scale
+from stormproof.gradients.noise_scale import NoiseMeter, noise_scale
 from stormproof.lightning.gradient_clipping import call_before_clipping
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
@@ -115,8 +115,7 @@ class GradientNormMonitor(Monitor):
         self._previous_step = 0
         self._has_trained = False
         self._undo_functions: list[Callable[[], None]] = []
-        self._partial_gradient: PartialGradient | None = None  # in steps that are measured
-        self._partial_step = -1  # last step whose first batch has begun
+        self._noise_meter: NoiseMeter | None = None  # during training, if supported
 
     @property
     def history(self) -> list[GradientMeasurement]:
@@ -138,8 +137,8 @@ class GradientNormMonitor(Monitor):
         r"""Noise scale :math:`\operatorname{tr}(\Sigma) / |G|^2` of the gradient, in samples, over :attr:`history`.
 
         :math:`\Sigma` is the covariance of the gradients of single samples, and :math:`G` their mean. None with fewer
-        than ten estimates, or if a mean is not positive. With several ranks, each has its own estimate, and that of
-        rank 0 is logged.
+        than ten estimates, or if a mean is not positive. With several ranks, each rank computes an estimate, and rank
+        0 logs one.
         """
         return noise_scale(measurement.noise for measurement in self.history if measurement.noise is not None)
 
@@ -156,7 +155,8 @@ class GradientNormMonitor(Monitor):
         self._cadence = Probe.of(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
-        self._partial_step = -1
+        if pl_module.automatic_optimization and has_unsharded_state(trainer):
+            self._noise_meter = NoiseMeter(trainer, self._cadence.timed)
         self._undo_functions = [
             call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),
             *(self._register_step_hook(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
@@ -166,18 +166,13 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Starts measuring the gradient of the first batch of a step that is due."""
-        if self._partial_step != trainer.global_step:
-            self._partial_step = trainer.global_step
-            self._discard_partial_gradient()
-            if self._is_due(trainer, 0):
-                self._partial_gradient = self._start_partial_gradient(trainer)
-        if self._partial_gradient is not None:
-            self._partial_gradient.add_batch(batch)
+        if self._noise_meter is not None:
+            self._noise_meter.start_batch(batch, lambda: self._is_due(trainer, 0))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures the gradient of the first batch of a step."""
-        if self._partial_gradient is not None:
-            self._partial_gradient.after_backward()
+        if self._noise_meter is not None:
+            self._noise_meter.after_backward()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -195,8 +190,8 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         """Logs the last measurement at a logging step."""
         self._has_trained = True
-        if self._partial_gradient is not None:
-            self._partial_gradient.stop()  # the batch had no step
+        if self._noise_meter is not None:
+            self._noise_meter.end_batch()
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         logging_step = has_passed_logging_step(trainer, previous_step, self._previous_step)
         if logging_step and self._has_unlogged:
@@ -247,7 +242,7 @@ class GradientNormMonitor(Monitor):
             "_undo_functions": [],
             "_measured_parameters": {},
             "_open_measurements": {},
-            "_partial_gradient": None,
+            "_noise_meter": None,
         }
 
     def _read_pending(self) -> None:
@@ -292,7 +287,6 @@ class GradientNormMonitor(Monitor):
         if not self._is_due(trainer, index):
             return
         with self._cadence.timed():
-            partial_gradient, self._partial_gradient = self._partial_gradient, None
             scaler = get_scaler(trainer)
             measured = self._parameters_with_gradient(module, optimizer, index)
             norms = Probe.of(trainer).gradient_norms(measured.gradients()) if measured.parameters else None
@@ -304,7 +298,7 @@ class GradientNormMonitor(Monitor):
                 scaler,
                 scaled=scaled,
                 is_loggable=is_loggable,
-                part=None if partial_gradient is None else partial_gradient.finish(scaler),
+                part=self._noise_meter.take(scaler) if self._noise_meter is not None else None,
             )
         self._has_unlogged |= is_loggable
         self._open_measurements[index] = measurement
@@ -356,7 +350,7 @@ class GradientNormMonitor(Monitor):
             fractions["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
         # callback_metrics must be equal after a resume, but a budget selects other steps
         add_callback_metrics(trainer, {**values, **fractions} if self._cadence.is_fixed else values)
-        # callback_metrics must also be equal on all ranks, but each has its own estimate of the noise scale
+        # callback_metrics must also be equal on all ranks, but the noise scale is estimated on each rank
         noise = self.noise_scale
         log_to_loggers(trainer, {**values, **fractions, **({} if noise is None else {"gradients/noise_scale": noise})})
 
@@ -364,24 +358,6 @@ class GradientNormMonitor(Monitor):
         """Returns whether to measure the next step of an optimizer."""
         steps = self._step_counts.get(index, 0)
         return self._cadence.is_due(steps, steps - 1) or (not self._cadence.is_fixed and self._may_be_logged(trainer))
-
-    def _start_partial_gradient(self, trainer: pl.Trainer) -> PartialGradient | None:
-        """Returns None if a step has a single batch on a single rank, or if the noise scale is not supported."""
-        accumulated_batches: int = trainer.accumulate_grad_batches
-        if (
-            not trainer.lightning_module.automatic_optimization
-            or not has_unsharded_state(trainer)
-            or (accumulated_batches == 1 and trainer.world_size == 1)
-        ):
-            return None
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        return PartialGradient(parameters, accumulated_batches, trainer.world_size, self._cadence.timed)
-
-    def _discard_partial_gradient(self) -> None:
-        if self._partial_gradient is not None:
-            self._partial_gradient.stop()
-            self._partial_gradient = None
 
     def _may_be_logged(self, trainer: pl.Trainer) -> bool:
         """Returns whether a measurement of the current step may be logged.
@@ -397,7 +373,9 @@ class GradientNormMonitor(Monitor):
             restore()
         self._undo_functions = []
         self._measured_parameters, self._open_measurements = {}, {}
-        self._discard_partial_gradient()
+        if self._noise_meter is not None:
+            self._noise_meter.stop()
+            self._noise_meter = None
 
 
 def _norms_by_layer(measurements: Iterable[GradientMeasurement]) -> dict[str, float]:

@@ -10,11 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
-from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
 
 
 class StepTimer(InactiveCopies, Callback):
@@ -67,7 +66,7 @@ class StepTimer(InactiveCopies, Callback):
         self._undo_functions: list[Callable[[], None]] = []
         self._exchanged_window: ExchangedNumbers | None = None  # with several ranks, during training
         self._previous_step = 0
-        self._must_log = self._has_passed_sync = False
+        self._must_log = False
         self._is_measurable = True  # False if loggers have written since the start of the batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,15 +74,13 @@ class StepTimer(InactiveCopies, Callback):
         self._batch_start, self._is_measurable = time.perf_counter(), True  # a resumed epoch has no start hook
         self._previous_step = trainer.global_step
         self._window_start = (self.batches, self.seconds, self.data_wait_seconds)
-        self._must_log = self._has_passed_sync = False
-        self._undo_functions = [
-            internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True),
-        ]
+        self._must_log = False
+        self._undo_functions = [internals.call_between_batches(trainer, self._mark_fetch_start, run_last=True)]
         if trainer.world_size > 1:
             self._exchanged_window = StepExchange.of(trainer).add(self._window_means)
             self._undo_functions += [
                 self._exchanged_window.remove,
-                internals.call_after_batch(trainer, lambda: self._exchange_window(trainer)),
+                call_at_exchange_steps(trainer, lambda: self._exchange_window(trainer)),
             ]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -131,8 +128,6 @@ class StepTimer(InactiveCopies, Callback):
         self._batch_start, self._is_measurable = now, not logging_step
         if self._exchanged_window is not None:
             self._must_log |= logging_step
-            # an optimizer step can be missed if a batch has several
-            self._has_passed_sync = self._previous_step // SYNC_EVERY_N_STEPS > previous_step // SYNC_EVERY_N_STEPS
         elif logging_step:
             self._log_window(trainer, self._window_means())
 
@@ -149,7 +144,7 @@ class StepTimer(InactiveCopies, Callback):
 
     def _exchange_window(self, trainer: pl.Trainer) -> None:
         """Logs the window of all ranks after a logging step, at a step at which they also exchange other numbers."""
-        if self._exchanged_window is None or not self._must_log or not self._has_passed_sync:
+        if self._exchanged_window is None or not self._must_log:
             return
         rows = self._exchanged_window.read()
         self._must_log = self._is_measurable = False

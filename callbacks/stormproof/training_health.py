@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import socket
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather
+from stormproof.distributed.collectives import all_gather
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
@@ -33,7 +34,7 @@ from stormproof.health.rules import default_rules
 from stormproof.health.summary import HealthSummary
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
+from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe
 
@@ -87,12 +88,12 @@ class TrainingHealth(InactiveCopies, Callback):
         run_folder: Folder of ``findings.jsonl``, which gets a line for each new or changed finding. Disabled if None.
         advise: Function that returns replacement advice for a finding, or None to keep its own. Use it to suggest
             settings of your project.
-        rules: Rules to apply, one per problem. By default :func:`stormproof.default_rules`. Add your own with
+        rules: Rules to apply, one per problem. By default :func:`stormproof.default_rules`. Add custom rules with
             ``rules=[*default_rules(), my_rule]``.
         disable: Problems to ignore, in upper or lower case, such as ``{"PLATEAU"}``.
-        severity: Severities that override those of the rules, by problem, such as ``{"OVERFITTING": "info"}``. A
-            finding of severity ``info`` explains no other finding. A ``critical`` one stops the run with
-            ``DivergenceGuard(stop_on_critical=True)``.
+        severity: Severities by problem, which replace the severities of the rules, such as
+            ``{"OVERFITTING": "info"}``. A finding of severity ``info`` explains no other finding. A ``critical`` one
+            stops the run with ``DivergenceGuard(stop_on_critical=True)``.
         every_n_steps: Interval of traced steps, in addition to the early ones, and of comparisons of the ranks. Must be
             at least 1. If None, ``budget`` determines the interval of traced steps, and the ranks are compared every
             100 steps.
@@ -137,8 +138,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._hosts: tuple[str, ...] = ()
         self._previous_step = 0  # at the end of the previous batch
         self._exchanged_times: ExchangedNumbers | None = None  # with several ranks, during training
-        self._must_exchange_times = self._has_sent_times = False  # has_sent: since they were read last
-        self._has_passed_sync = False  # whether the last batch passed a step at which the ranks exchange numbers
+        self._must_exchange_times = False
         self._undo_functions: list[Callable[[], None]] = []
         self._diagnosed_steps = 0  # optimizer steps until now, or until an internal error
         self._has_failed = False
@@ -176,12 +176,12 @@ class TrainingHealth(InactiveCopies, Callback):
         """Starts observing."""
         self._hosts = tuple(all_gather(socket.gethostname()))
         self._previous_step = trainer.global_step
-        self._compares_replicas, self._must_exchange_times, self._has_sent_times = True, False, False
+        self._compares_replicas, self._must_exchange_times = True, False
         if trainer.world_size > 1:
             self._exchanged_times = StepExchange.of(trainer).add(self._make_times_row)
             self._undo_functions = [
                 self._exchanged_times.remove,
-                internals.call_after_batch(trainer, self._exchange_due_times),
+                call_at_exchange_steps(trainer, self._exchange_due_times),
             ]
         self._start_observing(trainer, pl_module)
 
@@ -216,7 +216,6 @@ class TrainingHealth(InactiveCopies, Callback):
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
         self._must_exchange_times |= self._previous_step // interval > previous_step // interval
-        self._has_passed_sync = self._previous_step // SYNC_EVERY_N_STEPS > previous_step // SYNC_EVERY_N_STEPS
         self._finish_batch(trainer)
 
     @_isolate_errors
@@ -321,24 +320,25 @@ class TrainingHealth(InactiveCopies, Callback):
 
     def _exchange_due_times(self) -> None:
         """Exchanges the compute times at the next step at which the ranks exchange other numbers, too."""
-        if self._must_exchange_times and self._has_passed_sync:
+        if self._must_exchange_times:
             self._exchange_times()
 
     def _exchange_times(self) -> None:
         """Exchanges the compute times of all ranks, on all ranks even after an internal error."""
         if self._exchanged_times is None:
             return
-        if not self._has_sent_times:
-            self._exchanged_times.take()  # another callback may have gathered rows without times after the last batch
         self._must_exchange_times = True
         rows = self._exchanged_times.read()
-        self._must_exchange_times = self._has_sent_times = False
+        if all(
+            math.isnan(value) for row in rows for value in row
+        ):  # gathered for another callback, before they were due
+            rows = self._exchanged_times.read()
+        self._must_exchange_times = False
         if self._observer is not None:
             self._observer.record.rank_times = read_rows(rows, self._hosts)
 
     def _make_times_row(self) -> list[float]:
         """Returns the compute times of this rank, or no times unless they are due. Reads events of the device."""
-        self._has_sent_times = self._must_exchange_times
         if not self._must_exchange_times or self._observer is None:
             return make_row([], [])
         try:
@@ -405,13 +405,14 @@ class TrainingHealth(InactiveCopies, Callback):
     def _diagnose(self, trainer: pl.Trainer) -> None:
         """Adds new findings and publishes changes. A known finding is replaced only if it becomes critical."""
         assert self._observer is not None
-        for finding in self._rules.apply(self._observer.record):
+        findings, obsolete_problems = self._rules.apply(self._observer.record)
+        for finding in findings:
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
             if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):
                 self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
                     finding
                 )
-        self._downgrade(self._rules.find_obsolete_problems(self._observer.record))
+        self._downgrade(obsolete_problems)
         previous_findings = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = self._rules.find_root_causes(self._findings_by_key.values())
         for finding in self._findings:

@@ -19,7 +19,7 @@ from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
 
 rules = RuleSet(default_rules())
-for finding in rules.find_root_causes(rules.apply(Record(step=1, first_losses=[1e9]))):
+for finding in rules.find_root_causes(rules.apply(Record(step=1, first_losses=[1e9]))[0]):
     print(f"{finding.problem}: {finding.advice}")
 """
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]

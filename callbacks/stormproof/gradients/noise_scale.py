@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from statistics import fmean
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from stormproof.gradients.norms import local_norms
@@ -161,6 +162,59 @@ class PartialGradient:
         with self._timed():
             if parameter.grad is not None:
                 self._norms.append(local_norms([parameter.grad]))
+
+
+class NoiseMeter:
+    """Measures, in steps that are due, the gradient of a part of the batch.
+
+    Args:
+        trainer: Trainer with automatic optimization and unsharded gradients, at the start of training.
+        timed: Returns a context manager that adds its time to the cost of measuring.
+    """
+
+    def __init__(self, trainer: pl.Trainer, timed: Callable[[], AbstractContextManager[None]]) -> None:
+        self._trainer, self._timed = trainer, timed
+        self._step = -1  # last step whose first batch has begun
+        self._gradient: PartialGradient | None = None  # of a step that is due
+
+    def start_batch(self, batch: Any, is_due: Callable[[], bool]) -> None:
+        """Starts a batch. ``is_due`` returns whether to measure the step, and is called for its first batch."""
+        accumulated_batches, ranks = self._trainer.accumulate_grad_batches, self._trainer.world_size
+        if accumulated_batches * ranks == 1:
+            return  # the batch has no parts
+        if self._step != self._trainer.global_step:
+            self._step = self._trainer.global_step
+            self.stop()
+            if is_due():
+                groups = [group for optimizer in self._trainer.optimizers for group in optimizer.param_groups]
+                parameters = [parameter for group in groups for parameter in group["params"]]
+                self._gradient = PartialGradient(parameters, accumulated_batches, ranks, self._timed)
+        if self._gradient is not None:
+            self._gradient.add_batch(batch)
+
+    def after_backward(self) -> None:
+        """Measures the gradient after the first backward pass of a step."""
+        if self._gradient is not None:
+            self._gradient.after_backward()
+
+    def end_batch(self) -> None:
+        """Removes the hooks, which would remain after a batch without a step."""
+        if self._gradient is not None:
+            self._gradient.stop()
+
+    def take(self, scaler: Any) -> PartialSquare | None:
+        """Returns the result of the current step, before its update. None if it was not measured.
+
+        Args:
+            scaler: Gradient scaler, or None.
+        """
+        gradient, self._gradient = self._gradient, None
+        return None if gradient is None else gradient.finish(scaler)
+
+    def stop(self) -> None:
+        """Discards the current measurement."""
+        self.end_batch()
+        self._gradient = None
 
 
 def count_samples(batch: Any) -> int | None:

@@ -17,13 +17,12 @@ class RuleSet:
     """Rules of a diagnosis, causes before symptoms.
 
     The order follows from :attr:`Rule.explains`: a problem comes before all problems that it explains, directly or
-    through others. Of unrelated problems, the one that explains more comes first. A rule that raises an exception is
-    left out from then on.
+    through others. Of unrelated problems, the one that explains more comes first.
 
     Args:
         rules: Rules, one per problem.
         disable: Problems to ignore, in upper or lower case.
-        severity: Severities that override those of the rules, by problem.
+        severity: Severities by problem, which replace the severities of the rules.
 
     Attributes:
         failed_problems: Problems whose rules have raised an exception. Can be cleared.
@@ -44,10 +43,10 @@ class RuleSet:
         known = {*by_problem, *map(str, Problem)}
         for rule in by_problem.values():
             for problem in rule.explains:
-                _find_problem(problem, known, f"explains of the rule for {rule.problem.upper()}")
-        self._disabled = {_find_problem(name, known, "disable") for name in disable}
+                _find_problem(problem, known, f"`explains` of the rule for {rule.problem.upper()}")
+        self._disabled = {_find_problem(name, known, "`disable`") for name in disable}
         self._severities = {
-            _find_problem(name, known, "severity"): _parse_severity(value) for name, value in (severity or {}).items()
+            _find_problem(name, known, "`severity`"): _parse_severity(value) for name, value in (severity or {}).items()
         }
         self._rules = {problem: rule for problem, rule in by_problem.items() if problem not in self._disabled}
         reach = {problem: self._reachable_problems(problem) for problem in self._rules}
@@ -59,30 +58,43 @@ class RuleSet:
         self._rules = {problem: self._rules[problem] for problem in ordered}
         self.failed_problems: list[str] = []
 
-    def apply(self, record: Record) -> list[Finding]:
-        """Returns the findings of all rules, with the severities of the rules."""
-        rules = [rule for problem, rule in self._rules.items() if problem not in self.failed_problems]
-        return [finding for rule in rules for finding in self._apply_rule(rule, record)]
+    def apply(self, record: Record) -> tuple[list[Finding], list[str]]:
+        """Returns the findings of all rules, and the problems whose earlier findings no longer apply.
 
-    def find_obsolete_problems(self, record: Record) -> list[str]:
-        """Returns the problems whose earlier findings no longer apply."""
-        return [
-            problem
-            for problem, rule in self._rules.items()
-            if problem not in self.failed_problems and rule.is_obsolete and rule.is_obsolete(record)
-        ]
+        The findings have the severities of the rules. If a rule raises an exception, it is left out from then on, with
+        a warning.
+        """
+        findings: list[Finding] = []
+        obsolete_problems: list[str] = []
+        for problem, rule in self._rules.items():
+            if problem in self.failed_problems:
+                continue
+            try:
+                found, is_obsolete = _apply_rule(rule, record)
+            except Exception as error:
+                if is_raised_by_signal_handler(error):
+                    raise
+                self.failed_problems.append(problem)
+                warnings.warn(
+                    f"The rule for {problem.upper()} {describe_error(error)}. The diagnosis continues without it.",
+                    stacklevel=2,
+                )
+                continue
+            findings += found
+            obsolete_problems += [problem] if is_obsolete else []
+        return findings, obsolete_problems
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.
 
-        Ignores disabled problems, and overrides severities, except those of resolved findings. Causes come first.
-        Findings of severity INFO, which may be intended, come last.
+        Leaves out disabled problems, and sets the severities that were given, except in resolved findings. Causes come
+        first. Findings of severity INFO, which may be intended, come last.
         """
         order = {problem: number for number, problem in enumerate(self._rules)}
         roots: list[Finding] = []
         above_info_first = sorted(findings, key=lambda finding: finding.severity == Severity.INFO)
         for finding in sorted(
-            (self._override_severity(finding) for finding in above_info_first if finding.problem not in self._disabled),
+            (self._set_severity(finding) for finding in above_info_first if finding.problem not in self._disabled),
             key=lambda finding: (finding.severity == Severity.INFO, order.get(finding.problem, len(order))),
         ):
             index = next((index for index, root in enumerate(roots) if self._explains(root, finding)), None)
@@ -96,37 +108,7 @@ class RuleSet:
                 roots[index] = replace(roots[index], consequences=tuple(consequences))
         return roots
 
-    def _apply_rule(self, rule: Rule, record: Record) -> list[Finding]:
-        """Returns the findings of a rule that apply. After an exception, leaves out the rule and warns."""
-        try:
-            found = rule.check(record)
-            if found is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
-                raise TypeError("its function returned None instead of findings")  # noqa: TRY301
-            findings = list(found)
-            others = [finding.problem for finding in findings if finding.problem != rule.problem]
-            if others:
-                raise ValueError(f"its finding is about {others[0].upper()}")  # noqa: TRY301
-            is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
-        except Exception as error:
-            if is_raised_by_signal_handler(error):
-                raise
-            self.failed_problems.append(rule.problem)
-            warnings.warn(
-                f"The rule for {rule.problem.upper()} {describe_error(error)}. The diagnosis continues without it.",
-                stacklevel=2,
-            )
-            return []
-        return [
-            replace(
-                finding,
-                step=finding.step or record.step,
-                documentation=rule.documentation or finding.documentation,
-            )
-            for finding in findings
-            if finding.severity == Severity.INFO or not is_obsolete
-        ]
-
-    def _override_severity(self, finding: Finding) -> Finding:
+    def _set_severity(self, finding: Finding) -> Finding:
         is_resolved = "until_step" in finding.evidence
         severity = finding.severity if is_resolved else self._severities.get(finding.problem, finding.severity)
         return replace(finding, severity=severity)
@@ -149,6 +131,23 @@ class RuleSet:
         return cause.problem == symptom.problem or (
             cause.problem in self._rules and symptom.problem in self._rules[cause.problem].explains
         )
+
+
+def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding], bool]:
+    """Returns the findings of a rule that apply, and whether its earlier findings no longer apply."""
+    found = rule.check(record)
+    if found is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
+        raise TypeError("its function returned None instead of findings")
+    findings = list(found)
+    is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
+    for finding in findings:
+        if finding.problem != rule.problem:
+            raise ValueError(f"its finding is about {finding.code}")
+    return [
+        replace(finding, step=finding.step or record.step, documentation=rule.documentation or finding.documentation)
+        for finding in findings
+        if finding.severity == Severity.INFO or not is_obsolete
+    ], is_obsolete
 
 
 def _index_rules(rules: Iterable[Rule]) -> dict[str, Rule]:
@@ -174,7 +173,7 @@ def _find_problem(name: str, problems: Collection[str], argument: str) -> str:
     if problem not in problems:
         matches = get_close_matches(problem, problems, n=1)
         advice = f"Did you mean {matches[0].upper()}?" if matches else "stormproof.Problem lists the built-in problems."
-        raise ValueError(f"`{argument}` contains the unknown problem {name!r}. {advice}")
+        raise ValueError(f"{argument} contains the unknown problem {name!r}. {advice}")
     return problem
 
 

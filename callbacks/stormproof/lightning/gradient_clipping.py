@@ -38,8 +38,8 @@ def call_for_norm_clipping(
 ) -> Callable[[], None]:
     """Calls ``clip(parameters, max_norm)`` where Lightning clips gradients by norm.
 
-    Lightning clips if ``clip`` returns False. ``clip`` is not called if the user has overridden methods of the
-    precision plugin.
+    Lightning clips if ``clip`` returns False. ``clip`` is not called if the precision plugin has methods of the
+    user.
 
     Returns:
         Function that undoes this.

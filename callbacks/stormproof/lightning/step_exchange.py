@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytorch_lightning as pl
 import torch
 
-from stormproof.distributed.collectives import all_gather_rows
+from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather_rows
 from stormproof.lightning import internals
 from stormproof.lightning.per_trainer import PerTrainer
 
@@ -62,6 +62,25 @@ class StepExchange(PerTrainer):
             self._all_numbers.remove(numbers)
         if not self._all_numbers:
             self.remove_from(self._trainer)
+
+
+def call_at_exchange_steps(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Calls ``function`` after each batch that passes a step at which callbacks exchange numbers regularly.
+
+    Several optimizers can pass a step within a batch.
+
+    Returns:
+        Function that undoes this.
+    """
+    last_step = trainer.global_step
+
+    def call_if_passed() -> None:
+        nonlocal last_step
+        previous_step, last_step = last_step, trainer.global_step
+        if last_step // SYNC_EVERY_N_STEPS > previous_step // SYNC_EVERY_N_STEPS:
+            function()
+
+    return internals.call_after_batch(trainer, call_if_passed)
 
 
 class ExchangedNumbers:

@@ -59,8 +59,12 @@ class SaveCoordinator(InactiveCopies):
         self._exchanged_attention = StepExchange.of(trainer).add(lambda: [float(self._needs_attention(trainer))])
         return self._exchanged_attention.remove
 
-    def is_due(self, trainer: pl.Trainer) -> bool:
+    def is_due(self, trainer: pl.Trainer, last_step: int) -> bool:
         """Returns whether to save now, between two batches after an optimizer step.
+
+        Args:
+            trainer: Running trainer.
+            last_step: Step at the last call. Several optimizers can pass a step within a batch.
 
         Raises:
             StormproofError: On every rank, if the last write failed for another reason than storage. With exit code 74
@@ -69,7 +73,7 @@ class SaveCoordinator(InactiveCopies):
         step, is_due_by_clock = trainer.global_step, False
         if trainer.world_size == 1:
             is_due_by_clock = self._is_due_by_clock()
-        elif step % SYNC_EVERY_N_STEPS == 0:
+        elif step // SYNC_EVERY_N_STEPS > last_step // SYNC_EVERY_N_STEPS:
             assert self._exchanged_attention is not None, "start comes first"
             rank_zero_needs_attention = self._exchanged_attention.read()[0] == [1.0]
             is_due_by_clock = rank_zero_needs_attention and run_on_rank_zero(self._is_due_by_clock)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from stormproof import GradientNormMonitor
-from stormproof.gradients.noise_scale import NoiseEstimate, count_samples, estimate_noise, noise_scale
+from stormproof.gradients.noise_scale import NoiseEstimate, NoiseMeter, count_samples, estimate_noise, noise_scale
 from tests.support.ranks import run_on_two_ranks
 from tests.support.small_fits import (
     BOTH_PACKAGES,
@@ -121,13 +122,13 @@ def test_it_is_measured_with_both_packages_of_lightning(lightning: Any):
 
 
 def test_no_hook_stays_on_the_parameters_after_a_batch_without_a_step():
-    monitor, module = GradientNormMonitor(every_n_steps=1), LinearLoss()
-    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, global_step=0, log_every_n_steps=0)
-    trainer.lightning_module, trainer.optimizers = module, [torch.optim.SGD(module.parameters())]
-    trainer.strategy = DDPStrategy()
-    monitor.on_train_batch_start(trainer, module, torch.zeros(2, WIDTH), 0)
+    module = LinearLoss()
+    optimizers = [torch.optim.SGD(module.parameters())]
+    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, global_step=0, optimizers=optimizers)
+    meter = NoiseMeter(trainer, nullcontext)
+    meter.start_batch(torch.zeros(2, WIDTH), lambda: True)
     assert module.weight._post_accumulate_grad_hooks
-    monitor.on_train_batch_end(trainer, module, None, torch.zeros(2, WIDTH), 0)
+    meter.end_batch()
     assert not module.weight._post_accumulate_grad_hooks
 
 

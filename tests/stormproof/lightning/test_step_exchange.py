@@ -1,11 +1,13 @@
 import copy
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 import torch.distributed as dist
 from torch.distributed.elastic.utils.distributed import get_free_port
 
@@ -133,3 +135,36 @@ def _train_epoch_on_rank(rank: int, port: int) -> None:
 @pytest.mark.slow
 def test_times_of_the_ranks_are_exchanged_at_the_end_of_an_epoch_even_after_another_exchange():
     call_on_two_ranks(_train_epoch_on_rank, get_free_port())
+
+
+class TwoOptimizers(Classifier):
+    """Steps once in the first batch and twice in each later one, so that no number of steps is a multiple of ten."""
+
+    automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        return [super(TwoOptimizers, self).configure_optimizers() for _ in range(2)]
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        for optimizer in self.optimizers()[: 1 + (batch_idx > 0)]:
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+
+def _train_two_optimizers(rank: int, folder: str, port: int) -> None:
+    join_two_ranks(rank, port)
+    recovery = CheckpointRecovery(folder, train_time_interval=timedelta(milliseconds=1), keep_last=100)
+    options = {"strategy": "ddp", "devices": 2, "limit_train_batches": 20, "log_every_n_steps": 10}
+    timer = StepTimer()
+    trainer = make_trainer(callbacks=[timer, recovery], **options)
+    trainer.fit(make_module(pl, TwoOptimizers), resumable(make_loader()))
+    assert trainer.global_step == 39
+    assert timer.last_logged
+    steps = [checkpoint.step for checkpoint in recovery.store.read_checkpoints()]
+    assert steps == [0, 11, 21, 31, 39]
+
+
+@pytest.mark.slow
+def test_numbers_are_exchanged_although_no_batch_ends_at_a_multiple_of_ten_steps(tmp_path: Path):
+    call_on_two_ranks(_train_two_optimizers, str(tmp_path), get_free_port())

@@ -13,7 +13,7 @@ MIN_STEPS = 5
 
 
 def check(record: Record) -> Iterator[Finding]:
-    """Reports optimizers whose gradients contain those of the previous step."""
+    """Reports optimizers whose gradients contain the gradients of the previous step."""
     for optimizer, (stale_steps, checked_steps) in record.retained_gradients.items():
         if checked_steps >= MIN_STEPS and stale_steps >= checked_steps - 1:
             yield Finding(

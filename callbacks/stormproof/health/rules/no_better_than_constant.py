@@ -1,4 +1,4 @@
-"""Rule for a loss that is not below that of the best constant prediction."""
+"""Rule for a loss that is not below the loss of the best constant prediction."""
 
 from __future__ import annotations
 
