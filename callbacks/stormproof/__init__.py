@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stormproof.finding import Finding, Problem, Severity
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.hang_watch import HangWatch
-    from stormproof.health.rule import Rule
+    from stormproof.health.rule import NotEnoughEvidence, Rule
     from stormproof.health.rules import default_rules
     from stormproof.long_waits import long_wait
     from stormproof.preemption import Preemption
@@ -35,6 +35,7 @@ __all__ = [
     "GradientNormMonitor",
     "HangWatch",
     "MaxoutPieces",
+    "NotEnoughEvidence",
     "PreemptedExit",
     "Preemption",
     "Problem",
@@ -57,6 +58,7 @@ _MODULES = {
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "HangWatch": "stormproof.hang_watch",
     "MaxoutPieces": "stormproof.units.maxout_pieces",
+    "NotEnoughEvidence": "stormproof.health.rule",
     "PreemptedExit": "stormproof.errors",
     "Preemption": "stormproof.preemption",
     "Problem": "stormproof.finding",

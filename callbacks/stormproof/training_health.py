@@ -28,7 +28,7 @@ from stormproof.health.observers.observer import TrainingObserver
 from stormproof.health.observers.rank_compute_time import make_row, read_rows
 from stormproof.health.observers.replica_check import compare_replicas
 from stormproof.health.publishing import append_finding, log_finding, log_table, send_alert
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
 from stormproof.health.summary import HealthSummary
@@ -67,7 +67,8 @@ class TrainingHealth(InactiveCopies, Callback):
     constant prediction. A rule abstains if it lacks data. The results of the run stay bit-identical.
 
     The callback measures the loss and the waiting time of each step. It traces at least 21 of the first 100 steps, and
-    further steps as often as ``budget`` allows. It reads gradients and units from
+    further steps as often as ``budget`` allows. If a problem is likely, but not certain yet, it measures up to five of
+    the next steps in addition, and leaves out as many later. It reads gradients and units from
     :class:`stormproof.GradientNormMonitor` and :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they
     are missing.
 
@@ -132,6 +133,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._rules = RuleSet(default_rules() if rules is None else rules, disable=disable, severity=severity)
         self._findings_by_key: dict[tuple[str, bool], Finding] = {}  # by problem, and whether the severity is INFO
         self._findings: list[Finding] = []
+        self._missing_evidence: dict[str, NotEnoughEvidence] = {}
         self._observer: TrainingObserver | None = None
         self._observer_state: dict[str, Any] | None = None
         self._waits_for_parameters = False
@@ -156,6 +158,7 @@ class TrainingHealth(InactiveCopies, Callback):
             self._diagnosed_steps,
             has_failed=self._has_failed,
             failed_problems=tuple(self._rules.failed_problems),
+            missing_evidence={problem: entry.missing for problem, entry in self._missing_evidence.items()},
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -164,7 +167,7 @@ class TrainingHealth(InactiveCopies, Callback):
             return
         if trainer.global_step == 0:
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
-            self._diagnosed_steps = 0
+            self._missing_evidence, self._diagnosed_steps = {}, 0
         self._has_failed = False
         self._rules.failed_problems.clear()
         callbacks = internals.callbacks(trainer)
@@ -405,14 +408,17 @@ class TrainingHealth(InactiveCopies, Callback):
     def _diagnose(self, trainer: pl.Trainer) -> None:
         """Adds new findings and publishes changes. A known finding is replaced only if it becomes critical."""
         assert self._observer is not None
-        findings, obsolete_problems = self._rules.apply(self._observer.record)
-        for finding in findings:
+        diagnosis = self._rules.apply(self._observer.record)
+        self._missing_evidence = diagnosis.missing_evidence
+        if any(entry.is_suspicious for entry in diagnosis.missing_evidence.values()):
+            Probe.of(trainer).report_suspicion()
+        for finding in diagnosis.findings:
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
             if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):
                 self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
                     finding
                 )
-        self._downgrade(obsolete_problems)
+        self._downgrade(diagnosis.obsolete_problems)
         previous_findings = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = self._rules.find_root_causes(self._findings_by_key.values())
         for finding in self._findings:

@@ -53,6 +53,7 @@ PLUGIN_PAGES = {
         "Severity",
         "health.summary.HealthSummary",
         "Rule",
+        "NotEnoughEvidence",
         "default_rules",
         "health.record.Record",
     ),

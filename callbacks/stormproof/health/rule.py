@@ -24,6 +24,30 @@ NO_LEARNING = SYMPTOMS - {Problem.DEAD_UNITS, Problem.SATURATED_UNITS, Problem.V
 
 
 @dataclass(frozen=True)
+class NotEnoughEvidence:
+    """Result of a rule that cannot judge a run yet.
+
+    Attributes:
+        missing: What the rule needs, such as ``"30 steps (has 12)"``.
+        is_suspicious: Whether the measurements so far indicate the problem. The next steps are then measured more often
+            than the budget allows, and later ones less often.
+
+    Example:
+        >>> from stormproof import Finding, Severity
+        >>> def check(record):
+        ...     if len(record.recent_losses) < 3:
+        ...         yield NotEnoughEvidence(f"3 batches (has {len(record.recent_losses)})")
+        ...     elif all(loss == 0 for _, loss in record.recent_losses):
+        ...         yield Finding("loss_of_zero", Severity.WARNING, text="the loss is 0.")
+        >>> list(check(Record()))
+        [NotEnoughEvidence(missing='3 batches (has 0)', is_suspicious=False)]
+    """
+
+    missing: str
+    is_suspicious: bool = False
+
+
+@dataclass(frozen=True)
 class Rule:
     """A diagnosis rule for one problem.
 
@@ -32,9 +56,10 @@ class Rule:
             such as ``"huge_first_loss"``.
         check: Function that yields findings for the measurements of a run, a
             :class:`stormproof.health.record.Record`, which it must not change. It is called after each traced step,
-            after each validation, and at the end of each epoch and of training. It yields nothing as long as the
-            measurements are not sufficient. The first finding is kept. A critical one replaces it, and one of severity
-            ``info`` is kept in addition. ``ddp_spawn`` requires a function of a module.
+            after each validation, and at the end of each epoch and of training. It yields nothing if the run does not
+            have the problem, and :class:`NotEnoughEvidence` as long as the measurements are not sufficient. The first
+            finding is kept. A critical one replaces it, and one of severity ``info`` is kept in addition. ``ddp_spawn``
+            requires a function of a module.
         explains: Other problems that this one can cause. Their findings become consequences of its finding.
         is_obsolete: Function that returns whether findings above severity ``info`` no longer apply. Earlier ones then
             become ``info``, and new ones are ignored.
@@ -56,7 +81,7 @@ class Rule:
     """
 
     problem: str
-    check: Callable[[Record], Iterable[Finding]]
+    check: Callable[[Record], Iterable[Finding | NotEnoughEvidence]]
     explains: Collection[str] = frozenset()
     is_obsolete: Callable[[Record], bool] | None = None
     documentation: str = ""

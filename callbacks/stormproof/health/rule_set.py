@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Results of all rules.
+
+    Attributes:
+        findings: Findings with the severities of their rules.
+        obsolete_problems: Problems whose earlier findings no longer apply.
+        missing_evidence: What rules need to judge the run, by problem.
+    """
+
+    findings: list[Finding]
+    obsolete_problems: list[str]
+    missing_evidence: dict[str, NotEnoughEvidence]
 
 
 class RuleSet:
@@ -58,19 +73,14 @@ class RuleSet:
         self._rules = {problem: self._rules[problem] for problem in ordered}
         self.failed_problems: list[str] = []
 
-    def apply(self, record: Record) -> tuple[list[Finding], list[str]]:
-        """Returns the findings of all rules, and the problems whose earlier findings no longer apply.
-
-        The findings have the severities of the rules. If a rule raises an exception, it is left out from then on, with
-        a warning.
-        """
-        findings: list[Finding] = []
-        obsolete_problems: list[str] = []
+    def apply(self, record: Record) -> Diagnosis:
+        """Applies all rules. If a rule raises an exception, it is left out from then on, with a warning."""
+        diagnosis = Diagnosis([], [], {})
         for problem, rule in self._rules.items():
             if problem in self.failed_problems:
                 continue
             try:
-                found, is_obsolete = _apply_rule(rule, record)
+                results, is_obsolete = _apply_rule(rule, record)
             except Exception as error:
                 if is_raised_by_signal_handler(error):
                     raise
@@ -80,9 +90,13 @@ class RuleSet:
                     stacklevel=2,
                 )
                 continue
-            findings += found
-            obsolete_problems += [problem] if is_obsolete else []
-        return findings, obsolete_problems
+            diagnosis.findings.extend(result for result in results if isinstance(result, Finding))
+            if is_obsolete:
+                diagnosis.obsolete_problems.append(problem)
+            for result in results:
+                if isinstance(result, NotEnoughEvidence):
+                    diagnosis.missing_evidence.setdefault(problem, result)
+        return diagnosis
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.
@@ -133,21 +147,23 @@ class RuleSet:
         )
 
 
-def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding], bool]:
-    """Returns the findings of a rule that apply, and whether its earlier findings no longer apply."""
+def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding | NotEnoughEvidence], bool]:
+    """Returns the results of a rule that apply, and whether its earlier findings no longer apply."""
     found = rule.check(record)
     if found is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
         raise TypeError("its function returned None instead of findings")
-    findings = list(found)
     is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
-    for finding in findings:
-        if finding.problem != rule.problem:
-            raise ValueError(f"its finding is about {finding.code}")
-    return [
-        replace(finding, step=finding.step or record.step, documentation=rule.documentation or finding.documentation)
-        for finding in findings
-        if finding.severity == Severity.INFO or not is_obsolete
-    ], is_obsolete
+    results: list[Finding | NotEnoughEvidence] = []
+    for result in found:
+        if isinstance(result, NotEnoughEvidence):
+            results.append(result)
+            continue
+        if result.problem != rule.problem:
+            raise ValueError(f"its finding is about {result.code}")
+        if result.severity == Severity.INFO or not is_obsolete:
+            documentation = rule.documentation or result.documentation
+            results.append(replace(result, step=result.step or record.step, documentation=documentation))
+    return results, is_obsolete
 
 
 def _index_rules(rules: Iterable[Rule]) -> dict[str, Rule]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from stormproof.finding import Finding, Severity
@@ -18,6 +18,7 @@ class HealthSummary:
         steps: Number of optimizer steps that were diagnosed.
         has_failed: Whether an internal error ended the diagnosis.
         failed_problems: Problems whose rules raised an exception.
+        missing_evidence: What rules need to judge the run, by problem.
 
     Example:
         >>> HealthSummary([], steps=400)
@@ -28,6 +29,7 @@ class HealthSummary:
     steps: int
     has_failed: bool = False
     failed_problems: Sequence[str] = ()
+    missing_evidence: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:
@@ -50,12 +52,26 @@ class HealthSummary:
         return headline
 
     def __str__(self) -> str:
-        return "\n".join([self.headline, *map(str, self.findings)])
+        missing = [f"Not judged yet: {'; '.join(self._missing_texts())}."] if self.missing_evidence else []
+        return "\n".join([self.headline, *map(str, self.findings), *missing])
 
     __repr__ = __str__
 
+    def _missing_texts(self) -> list[str]:
+        return [f"{problem.upper()} needs {missing}" for problem, missing in self.missing_evidence.items()]
+
     def _repr_html_(self) -> str:
         """Returns a table for notebooks."""
+        return self._findings_html() + self._missing_html()
+
+    def _missing_html(self) -> str:
+        """Returns a folded list of problems that are not judged yet."""
+        if not self.missing_evidence:
+            return ""
+        items = "".join(f"<li>{escape(text)}</li>" for text in self._missing_texts())
+        return f"<details><summary>Not judged yet: {len(self.missing_evidence)}</summary><ul>{items}</ul></details>"
+
+    def _findings_html(self) -> str:
         if not self.findings:
             return f"<p>{escape(self.headline)}</p>"
         head = "".join(f"<th>{name}</th>" for name in ("severity", "finding", "place", "evidence", "cause and advice"))

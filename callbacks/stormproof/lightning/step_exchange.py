@@ -110,9 +110,13 @@ class ExchangedNumbers:
 
     def take(self) -> list[list[float]] | None:
         """Returns the numbers of all ranks if they were gathered since the last batch and not read yet, else None."""
-        self._exchange.drop_old_rows()
-        rows, self.rows = self.rows, None
+        rows, self.rows = self.peek(), None
         return rows
+
+    def peek(self) -> list[list[float]] | None:
+        """Returns the same as :meth:`take`, but keeps the numbers for a later reader."""
+        self._exchange.drop_old_rows()
+        return self.rows
 
     def remove(self) -> None:
         """Removes the numbers from the exchange."""

@@ -16,6 +16,10 @@ INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Intervals to choose from, in steps."""
 DECISION_STEPS = (20, 50, 100, 200, 500, 1000)
 """Steps since the start or a resume after which intervals are chosen. Then every multiple of the last number."""
+EXTRA_OFFSETS = (1, 2, 5, 10, 20)
+"""Steps after a suspicion that are measured in addition."""
+MAX_SHORT_INTERVAL = 10
+"""Longest interval that is short enough to examine a suspicion without extra steps."""
 MAX_TIMES = 100
 """Maximum number of durations for a median."""
 
@@ -63,6 +67,9 @@ class Cadence:
         self.step_cost = 0.0
         self.slows_step = False
         self._first_steps = 1 if self.is_fixed else first_steps
+        self._last_step = -1  # for which `is_due` was called
+        self._extra_steps: tuple[int, ...] = ()
+        self._is_repaid_at = 0  # step, from 0
         self._costs: deque[float] = deque(maxlen=MAX_TIMES)
 
     @property
@@ -72,7 +79,22 @@ class Cadence:
 
     def is_due(self, step: int, previous_step: int) -> bool:
         """Returns whether to measure ``step``, from 0. ``previous_step`` is the last step for which this was asked."""
-        return step < self._first_steps or (step + 1) // self.interval > (previous_step + 1) // self.interval
+        self._last_step = step
+        if any(previous_step < extra_step <= step for extra_step in self._extra_steps):
+            return True
+        is_regular = (step + 1) // self.interval > (previous_step + 1) // self.interval
+        return step < self._first_steps or (is_regular and step >= self._is_repaid_at)
+
+    def spend_ahead(self) -> None:
+        """Measures extra steps soon, and leaves out as many regular ones after that.
+
+        The extra steps are :data:`EXTRA_OFFSETS` after the current step. Does nothing with an interval of up to ten
+        steps or a fixed one, or until previous extra steps are repaid.
+        """
+        if self.is_fixed or self.interval <= MAX_SHORT_INTERVAL or self._last_step < self._is_repaid_at:
+            return
+        self._extra_steps = tuple(self._last_step + offset for offset in EXTRA_OFFSETS)
+        self._is_repaid_at = self._last_step + self.interval * len(EXTRA_OFFSETS)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -93,7 +115,7 @@ class Budget:
 
     Let :math:`k` be the number of cadences, :math:`T` the median time of a step and :math:`b` the budget. A cadence
     with the median cost :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / (b T)`, or the
-    longest one. The budget does not limit the first steps.
+    longest one. The budget does not limit the first steps. After a suspicion, :meth:`spend_ahead` measures extra steps.
 
     Attributes:
         cadences: Cadences by name.
@@ -145,6 +167,11 @@ class Budget:
         self._total_seconds += seconds
         for cadence in cadences:
             cadence.end_step()
+
+    def spend_ahead(self) -> None:
+        """Measures all quantities more often for a few steps, and less often after that."""
+        for cadence in self.cadences.values():
+            cadence.spend_ahead()
 
     def choose_intervals(self) -> list[int]:
         """Returns the chosen interval of each cadence, in the order of :attr:`cadences`."""

@@ -31,8 +31,9 @@ class Probe(PerTrainer):
     | ``probe/overhead``        | fraction of the time of steps spent on measuring, 0 to 1     |
     | ``probe/<name>_interval`` | interval of ``gradients``, ``units`` or ``traces``, in steps |
 
-    All ranks use the longest interval that any rank chose. A step lasts from the request for its first batch to the end
-    of its last batch.
+    All ranks use the longest interval that any rank chose. After a suspicion on any rank, all ranks measure extra steps
+    as soon as they exchange numbers for another reason. A step lasts from the request for its first batch to the end of
+    its last batch.
 
     Args:
         trainer: Trainer at the start of training.
@@ -54,10 +55,13 @@ class Probe(PerTrainer):
             call_for_norm_clipping(trainer, self._clip),
             internals.skip_idle_profiler(trainer),
         ]
-        self._exchanged_intervals: ExchangedNumbers | None = None
+        self._has_suspicion = False  # not shared with the other ranks yet
+        self._exchanged_numbers: ExchangedNumbers | None = None
         if trainer.world_size > 1:
-            self._exchanged_intervals = StepExchange.of(trainer).add(self.budget.choose_intervals)
-            self._undo_functions.append(self._exchanged_intervals.remove)
+            self._exchanged_numbers = StepExchange.of(trainer).add(
+                lambda: [float(self._has_suspicion), *self.budget.choose_intervals()]
+            )
+            self._undo_functions.append(self._exchanged_numbers.remove)
 
     def batch_loss(self, loss: torch.Tensor) -> float | torch.Tensor:
         """Returns the loss without the scale of a gradient scaler: a number on the CPU, otherwise a detached tensor.
@@ -85,6 +89,10 @@ class Probe(PerTrainer):
         if self._norms is None or not self._are_measured(gradients, self._norms[0]):
             self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
         return self._norms[1]
+
+    def report_suspicion(self) -> None:
+        """Requests extra measurements of the next steps. Call it if a problem is likely, but not certain yet."""
+        self._has_suspicion = True
 
     def close(self) -> None:
         """Restores the hooks."""
@@ -122,6 +130,7 @@ class Probe(PerTrainer):
     def _end_step(self) -> None:
         """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
         now, step = time.perf_counter(), self._trainer.global_step
+        self._share_suspicion()
         if step == self._step:
             self._step_start = self._step_start or now
             return
@@ -132,13 +141,25 @@ class Probe(PerTrainer):
         if self.budget.cadences and is_decision_step(self._steps):
             self._choose_intervals()
 
+    def _share_suspicion(self) -> None:
+        """Measures extra steps on all ranks if any rank has a suspicion. Does not cause a collective."""
+        if self._exchanged_numbers is None:
+            has_suspicion = self._has_suspicion
+        elif (rows := self._exchanged_numbers.peek()) is not None:
+            has_suspicion = any(row[0] for row in rows)
+        else:
+            return
+        if has_suspicion:
+            self._has_suspicion = False
+            self.budget.spend_ahead()
+
     def _choose_intervals(self) -> None:
         """Chooses the intervals of all ranks and logs them."""
         cadences = self.budget.cadences
-        if self._exchanged_intervals is None:
+        if self._exchanged_numbers is None:
             intervals = self.budget.choose_intervals()
         else:
-            intervals = map(max, zip(*self._exchanged_intervals.read(), strict=True))
+            _, *intervals = map(max, zip(*self._exchanged_numbers.read(), strict=True))
         for cadence, interval in zip(cadences.values(), intervals, strict=True):
             cadence.interval = int(interval)
         if not getattr(self._trainer, "log_every_n_steps", 0):

@@ -26,7 +26,7 @@ def test_every_problem_has_one_rule():
 
 
 def test_an_empty_record_has_no_findings():
-    assert RULES.apply(Record())[0] == []
+    assert RULES.apply(Record()).findings == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -72,7 +72,7 @@ def make_rule(problem: str, *explains: str, severity: Severity = Severity.WARNIN
 def test_the_order_follows_from_what_the_rules_explain(order: int):
     rules = [make_rule("first", "second"), make_rule("second", "third"), make_rule("third"), make_rule("other")]
     rule_set = RuleSet(rules[::order])
-    findings = rule_set.apply(Record(step=1))[0]
+    findings = rule_set.apply(Record(step=1)).findings
     assert [finding.problem for finding in findings] == ["first", "second", "other", "third"]
     roots = rule_set.find_root_causes(findings)
     assert [(root.problem, root.consequences) for root in roots] == [
@@ -84,7 +84,7 @@ def test_the_order_follows_from_what_the_rules_explain(order: int):
 
 def test_a_rule_of_a_user_joins_the_default_rules():
     rule_set = RuleSet([*default_rules(), make_rule("huge_initial_loss", Problem.LOSS_SPIKE)])
-    roots = rule_set.find_root_causes([make_finding(Problem.LOSS_SPIKE), *rule_set.apply(Record(step=1))[0]])
+    roots = rule_set.find_root_causes([make_finding(Problem.LOSS_SPIKE), *rule_set.apply(Record(step=1)).findings])
     assert [(root.code, root.consequences) for root in roots] == [("HUGE_INITIAL_LOSS", ("loss_spike",))]
     assert str(roots[0]) == "warning: HUGE_INITIAL_LOSS  It is."
 
@@ -92,13 +92,13 @@ def test_a_rule_of_a_user_joins_the_default_rules():
 @pytest.mark.parametrize("name", ["PLATEAU", "plateau", Problem.PLATEAU])
 def test_a_disabled_rule_reports_nothing(name: str):
     rule_set = RuleSet([make_rule(Problem.PLATEAU), make_rule("other")], disable={name})
-    assert [finding.problem for finding in rule_set.apply(Record(step=1))[0]] == ["other"]
+    assert [finding.problem for finding in rule_set.apply(Record(step=1)).findings] == ["other"]
 
 
 @pytest.mark.parametrize(("name", "severity"), [("OVERFITTING", "info"), ("overfitting", "CRITICAL")])
 def test_the_severity_of_a_problem_can_be_set(name: str, severity: str):
     rule_set = RuleSet([make_rule(Problem.OVERFITTING), make_rule("other")], severity={name: severity})
-    roots = rule_set.find_root_causes(rule_set.apply(Record(step=1))[0])
+    roots = rule_set.find_root_causes(rule_set.apply(Record(step=1)).findings)
     assert {root.problem: root.severity for root in roots} == {"overfitting": severity.lower(), "other": "warning"}
 
 
@@ -117,10 +117,10 @@ def test_severities_and_disabled_rules_also_apply_to_findings_of_a_checkpoint():
 @pytest.mark.parametrize(("severity", "count"), [(Severity.INFO, 1), (Severity.WARNING, 0)])
 def test_while_a_problem_is_obsolete_only_info_is_reported(severity: Severity, count: int):
     rule_set = RuleSet([replace(make_rule("first", severity=severity), is_obsolete=lambda record: record.step > 5)])
-    findings, obsolete_problems = rule_set.apply(Record(step=5))
-    assert (len(findings), obsolete_problems) == (1, [])
-    findings, obsolete_problems = rule_set.apply(Record(step=6))
-    assert (len(findings), obsolete_problems) == (count, ["first"])
+    diagnosis = rule_set.apply(Record(step=5))
+    assert (len(diagnosis.findings), diagnosis.obsolete_problems) == (1, [])
+    diagnosis = rule_set.apply(Record(step=6))
+    assert (len(diagnosis.findings), diagnosis.obsolete_problems) == (count, ["first"])
 
 
 def fail(record: Record) -> Any:
@@ -143,8 +143,8 @@ def fail(record: Record) -> Any:
 def test_a_rule_that_fails_is_left_out_and_the_others_continue(check: Any, message: str):
     rule_set = RuleSet([Rule("faulty", check), make_rule("other")])
     with pytest.warns(UserWarning, match=message):
-        assert [finding.problem for finding in rule_set.apply(Record(step=1))[0]] == ["other"]
-    assert [finding.problem for finding in rule_set.apply(Record(step=2))[0]] == ["other"]
+        assert [finding.problem for finding in rule_set.apply(Record(step=1)).findings] == ["other"]
+    assert [finding.problem for finding in rule_set.apply(Record(step=2)).findings] == ["other"]
     assert rule_set.failed_problems == ["faulty"]
 
 
@@ -157,7 +157,7 @@ def test_a_page_of_the_finding_or_of_the_rule_is_linked():
         (Rule(Problem.PLATEAU, lambda record: [of_finding], documentation="https://a.org"), "https://a.org"),
         (Rule(Problem.PLATEAU, lambda record: [finding], documentation="javascript:alert(1)"), Problem.PLATEAU.url),
     ):
-        (reported,) = RuleSet([rule]).apply(Record())[0]
+        (reported,) = RuleSet([rule]).apply(Record()).findings
         assert reported.url == url
 
 
@@ -207,7 +207,9 @@ def test_a_subclass_can_be_a_rule():
         def find(self, record: Record) -> list[Finding]:
             return [make_finding("huge_loss")]
 
-    assert [finding.code for finding in RuleSet([*default_rules(), HugeLoss()]).apply(Record())[0]] == ["HUGE_LOSS"]
+    assert [finding.code for finding in RuleSet([*default_rules(), HugeLoss()]).apply(Record()).findings] == [
+        "HUGE_LOSS"
+    ]
 
 
 def test_the_step_of_the_report_is_set_and_steps_are_plain_integers():
@@ -219,7 +221,7 @@ def test_the_step_of_the_report_is_set_and_steps_are_plain_integers():
             Rule("other", lambda record: [replace(finding, problem="other", step=0)]),
         ]
     )
-    assert [reported.step for reported in rules.apply(Record(step=7))[0]] == [7, 3]
+    assert [reported.step for reported in rules.apply(Record(step=7)).findings] == [7, 3]
 
 
 def test_a_finding_does_not_explain_itself():

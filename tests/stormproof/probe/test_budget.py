@@ -29,6 +29,34 @@ def test_steps_that_were_skipped_do_not_hide_a_due_one():
     assert [step for step in (0, 3, 6, 9, 12) if Cadence(5).is_due(step, step - 3)] == [0, 6, 9]
 
 
+def test_extra_steps_are_measured_after_a_suspicion_and_repaid_later():
+    cadence = Cadence(None)
+    cadence.interval = 50
+    due = []
+    for step in range(500):
+        if step in {110, 115, 200}:
+            cadence.spend_ahead()  # after step 109, and in vain while the extra steps are not repaid
+        due += [step] if cadence.is_due(step, step - 1) else []
+    assert due[FIRST_STEPS:] == [49, 99, 110, 111, 114, 119, 129, 399, 449, 499]
+
+
+def test_extra_steps_are_not_missed_if_a_batch_takes_several():
+    cadence = Cadence(None, default_interval=50)
+    for step in range(0, 60, 3):
+        cadence.is_due(step, step - 3)
+    cadence.spend_ahead()
+    assert [step for step in range(60, 90, 3) if cadence.is_due(step, step - 3)] == [60, 63, 69, 78]
+
+
+@pytest.mark.parametrize(("every_n_steps", "interval"), [(50, 50), (None, 10)])
+def test_a_fixed_or_a_short_interval_has_no_extra_steps(every_n_steps: int | None, interval: int):
+    cadence = Cadence(every_n_steps, default_interval=interval)
+    _due_steps(cadence, 101)
+    cadence.spend_ahead()
+    due_steps = [step for step in range(101, 151) if cadence.is_due(step, step - 1)]
+    assert due_steps == [step for step in range(101, 151) if (step + 1) % interval == 0]
+
+
 @pytest.mark.parametrize(
     ("cost", "interval"), [(0.00005, 1), (0.00011, 2), (0.00099, 10), (0.0021, 50), (0.09, 1000), (10.0, 1000)]
 )

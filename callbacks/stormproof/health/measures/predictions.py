@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from stormproof.health.record import Record, TracedStep
 
 CONSTANT_SPREAD = 1e-4
 """Standard deviation over the samples, relative to the root mean square, below which predictions are constant."""
+
+MIN_CONSTANT_OUTPUTS = 4
+"""Minimum number of traced steps with identical predictions."""
 
 
 def is_constant_from_start(record: Record) -> bool:
@@ -14,12 +19,21 @@ def is_constant_from_start(record: Record) -> bool:
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-def traces_with_constant_output(record: Record) -> list[TracedStep]:
-    """Returns the last four traced steps if the predictions within each are identical, and [] otherwise."""
-    late_steps = [trace for trace in record.traces if trace.step >= 5 and trace.predictions][-4:]
-    spreads = [trace.predictions[0].spread for trace in late_steps]
-    return (
-        late_steps
-        if len(late_steps) == 4 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
-        else []
-    )
+def last_constant_outputs(record: Record) -> list[TracedStep]:
+    """Returns the last traced steps, at most four, with identical predictions within each batch.
+
+    The first five steps are left out.
+    """
+    late_steps = [trace for trace in record.traces if trace.step >= 5 and trace.predictions]
+    constant = list(takewhile(_has_constant_output, reversed(late_steps[-MIN_CONSTANT_OUTPUTS:])))
+    return constant[::-1]
+
+
+def is_output_constant(record: Record) -> bool:
+    """Returns whether the predictions within each of the last four traced batches are identical."""
+    return len(last_constant_outputs(record)) == MIN_CONSTANT_OUTPUTS
+
+
+def _has_constant_output(trace: TracedStep) -> bool:
+    spread = trace.predictions[0].spread
+    return spread is not None and spread < CONSTANT_SPREAD

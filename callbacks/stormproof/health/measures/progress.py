@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from stormproof.health.confidence_interval import mean_and_standard_error
 from stormproof.health.record import Record
+from stormproof.health.rule import NotEnoughEvidence
 
 MIN_COMPARISONS = 8
 """Minimum number of batches compared with a constant prediction."""
@@ -17,6 +18,8 @@ NO_BETTER_SHARE = 0.95
 """Share of the best constant loss above which a loss is not better (1 minus the skill score)."""
 ABOUT_EQUAL_SHARE = 1.05
 """Share of the best constant loss below which a noisy loss may be as good."""
+LATE_STEP = "300 steps, or two epochs and a quarter of the planned steps"
+"""What a rule needs that judges late runs only, see :func:`is_late`."""
 EARLY_SHARE, MIN_LATE_STEPS = 0.25, 100
 """A run is early before this share of its planned steps, or before so many steps if it has no planned end."""
 CLEARLY_BETTER_SHARE = 0.9
@@ -54,6 +57,14 @@ def constant_baseline(record: Record) -> ConstantBaseline | None:
     losses = [comparison.loss for comparison in comparisons]
     mean, error = mean_and_standard_error([constant - loss for constant, loss in zip(constants, losses, strict=True)])
     return ConstantBaseline(fmean(losses), fmean(constants), mean, error)
+
+
+def missing_comparisons(record: Record) -> NotEnoughEvidence:
+    """Returns what a rule needs that compares the loss with a constant prediction or with permuted targets."""
+    count = len(record.comparisons)
+    if count == 0 and len(record.traces) >= MIN_COMPARISONS:
+        return NotEnoughEvidence("a known loss: return preds and target from training_step, or set `loss`")
+    return NotEnoughEvidence(f"{MIN_COMPARISONS} traced steps with a known loss (has {count})")
 
 
 def has_learned(record: Record) -> bool | None:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from stormproof.divergence.spike_detector import SpikeDetector
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.measures.dead_shares import choose_measurements
 from stormproof.health.observers.baselines import BaselineEvaluator
@@ -39,6 +40,7 @@ from stormproof.health.observers.validation_losses import ValidationLosses
 from stormproof.health.record import Comparison, NonFiniteOrigin, Record, TracedStep, ValidationPass
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
+from stormproof.lightning.logging_steps import has_passed_logging_step
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler
 from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe
@@ -128,6 +130,7 @@ class TrainingObserver:
         self._batch_idx = self._batch_size = self._backward_count = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
         self._losses_since_validation = [0.0, 0]  # sum and number of losses
+        self._spike_detector = SpikeDetector()
         self._stepped_optimizers: set[int] = set()  # optimizers
         self._step_trace: StepTrace | None = None
         self._stop_trace: Callable[[], None] | None = None
@@ -213,6 +216,8 @@ class TrainingObserver:
             self._data_wait_timer.exclude_batch()
         record.step = self._trainer.global_step
         record.batches += 1
+        if self._device_losses and has_passed_logging_step(self._trainer, self._step, record.step):
+            self._read_losses()
         if is_traced:
             record.groups = self._learning_rates.update(record.step)
             self._finish_trace()
@@ -331,6 +336,8 @@ class TrainingObserver:
         record = self.record
         record.first_losses = list(state["first"])
         record.recent_losses.extend((step, loss) for step, loss in state["recent"])
+        for _, loss in record.recent_losses:
+            self._check_loss(loss)
         record.comparisons = [Comparison(*values) for values in state["comparisons"]]
         record.validations = [
             # samples are absent in checkpoints of earlier versions
@@ -354,7 +361,17 @@ class TrainingObserver:
         if len(self.record.first_losses) < MAX_FIRST_LOSSES:
             self.record.first_losses.append(loss)
         self.record.recent_losses.append((step, loss))
+        self._check_loss(loss)
         self._losses_since_validation = [self._losses_since_validation[0] + loss, self._losses_since_validation[1] + 1]
+
+    def _check_loss(self, loss: float) -> None:
+        """Requests measurements of the next steps if the loss is not finite or far above previous ones."""
+        if not self.record.has_single_loss:
+            return
+        if not math.isfinite(loss) or self._spike_detector.detect(loss) is not None:
+            self._probe.report_suspicion()
+        else:
+            self._spike_detector.add(loss)
 
     def _read_losses(self) -> None:
         """Reads pending losses from the device."""

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.lightning.layer_names import join_names
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports units that are active in training mode but dead in evaluation mode."""
-    if record.lagging_units:
+    if record.lagging_units is None:
+        yield NotEnoughEvidence("units measured in training and in a validation pass")
+    elif record.lagging_units:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,
             Severity.WARNING,

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports predictions and targets whose shapes torch broadcasts."""
     mismatches = [mismatch for trace in record.traces for mismatch in trace.broadcast_mismatches]
+    if not record.traces:
+        yield NotEnoughEvidence("a traced step")
     if mismatches:
         first_mismatch = mismatches[0]
         yield Finding(

@@ -8,17 +8,18 @@ from statistics import median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 MAX_WAIT_SHARE, MIN_BATCHES, MIN_WAIT_SECONDS, LONG_WAIT_SECONDS = 0.5, 20, 0.002, 0.015
 """Share of batches that take longer to load than to train on, minimum number of batches, and median seconds of waiting
 for INFO and for WARNING."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports steps that mostly wait longer for data than they compute. The sign test ignores single long waits."""
     waits = record.batch_waits
     if len(waits) < MIN_BATCHES:
+        yield NotEnoughEvidence(f"{MIN_BATCHES} timed batches (has {len(waits)})")
         return
     long_wait_share = sum(wait > work for wait, work in waits) / len(waits)
     wait = median(wait for wait, _ in waits)

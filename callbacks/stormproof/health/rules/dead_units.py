@@ -6,27 +6,32 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.dead_shares import MANY_DEAD_SHARE, have_died_in_training
-from stormproof.health.measures.predictions import CONSTANT_SPREAD, traces_with_constant_output
+from stormproof.health.measures.predictions import CONSTANT_SPREAD, is_output_constant
 from stormproof.health.record import Record
-from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.units.unit_activity import MIN_INPUTS_ALL_DEAD
 
 MOST_DEAD_SHARE = 0.8
 """Minimum share of dead units for a finding, unless many units died in training."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers of which most units are dead, or at least half if many of them died in training."""
+    if not record.unit_activity:
+        yield NotEnoughEvidence("measured outputs of activations")
     for name, activity in record.unit_activity.items():
-        if activity.units < 4 or activity.inputs < (
-            MIN_INPUTS_ALL_DEAD if traces_with_constant_output(record) else activity.inputs_needed
-        ):
+        if activity.units < 4:
             continue
         if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
             continue  # the cause is elsewhere
         dead_share = activity.dead / activity.units
         died_in_training = have_died_in_training(activity.dead, activity.units, activity.dead_from_start)
         if dead_share < MOST_DEAD_SHARE and not (dead_share >= MANY_DEAD_SHARE and died_in_training):
+            continue
+        inputs_needed = MIN_INPUTS_ALL_DEAD if is_output_constant(record) else activity.inputs_needed
+        if activity.inputs < inputs_needed:
+            missing = f"{inputs_needed} inputs of {name} (has {activity.inputs})"
+            yield NotEnoughEvidence(missing, is_suspicious=True)
             continue
         likely_cause, advice = _explain_dead_units(record, died_in_training=died_in_training)
         yield Finding(

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_CONSTANT_TARGETS = 256
 """Minimum number of identical targets. A class with a share of 2% is absent from as many samples with probability
 0.6%."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports identical targets."""
     constant_samples = record.constant_target_samples
-    if constant_samples is None or (
-        constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32)
-    ):
+    if constant_samples is None:
+        return
+    if constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32):
+        yield NotEnoughEvidence(f"two different targets, or {MIN_CONSTANT_TARGETS} targets (has {constant_samples})")
         return
     yield Finding(
         Problem.DEGENERATE_TARGETS,

@@ -9,17 +9,22 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned, has_risen, update_ratio
 from stormproof.health.measures.sensitivities import STRONG_RATIO, layer_sensitivities, log_ratio
 from stormproof.health.record import Record
-from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 
 MAX_SENSITIVITY = 1e3
 """Maximum relative change of the loss per relative change of the weights. Above it, a network cannot be trained."""
+MIN_GROWTH = 100.0
+"""Minimum ratio of the last two measured gradient norms to the first one, for gradients that grow with the steps."""
 MAX_INITIAL_LOSS_RATIO = 10.0
 """Maximum ratio of the first loss and the best constant loss in classification."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
-    if not record.gradients or record.has_badly_scaled_inputs or not record.first_losses or not record.traces:
+    if record.has_badly_scaled_inputs:
+        return
+    if not (record.gradients and record.first_losses and record.traces):
+        yield NotEnoughEvidence("a loss and a measured gradient of a traced step")
         return
     constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
     loss_magnitude = min(abs(entry) for entry in [record.first_losses[0], *constants[:1]])
@@ -36,7 +41,8 @@ def check(record: Record) -> Iterator[Finding]:
     total = math.hypot(*initial_sensitivities.values()) if initial_sensitivities else 0.0
     slope = log_ratio(list(initial_sensitivities.values()))
     norms = [entry.total for entry in record.gradients if math.isfinite(entry.total) and entry.norms]
-    has_grown = len(norms) >= 3 and min(norms[-2:]) > 100 * max(norms[0], 1e-12) and update_ratio(record) < 0.1
+    may_have_grown = len(norms) >= 3 and norms[-1] > MIN_GROWTH * max(norms[0], 1e-12) and update_ratio(record) < 0.1
+    has_grown = may_have_grown and norms[-2] > MIN_GROWTH * max(norms[0], 1e-12)
     grows_with_depth = slope is not None and slope > -math.log(STRONG_RATIO)
     is_too_sensitive = (
         math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
@@ -44,6 +50,8 @@ def check(record: Record) -> Iterator[Finding]:
     if not (
         is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, record.gradients[0].norms.values()))
     ):
+        if may_have_grown:
+            yield NotEnoughEvidence("two consecutive large gradient norms (has 1)", is_suspicious=True)
         return
     yield Finding(
         Problem.EXPLODING_GRADIENTS,

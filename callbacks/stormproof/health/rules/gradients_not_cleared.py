@@ -6,16 +6,18 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_STEPS = 5
 """Minimum number of checked steps."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports optimizers whose gradients contain the gradients of the previous step."""
     for optimizer, (stale_steps, checked_steps) in record.retained_gradients.items():
-        if checked_steps >= MIN_STEPS and stale_steps >= checked_steps - 1:
+        if checked_steps < MIN_STEPS:
+            yield NotEnoughEvidence(f"{MIN_STEPS} steps of optimizer {optimizer} (has {checked_steps})")
+        elif stale_steps >= checked_steps - 1:
             yield Finding(
                 Problem.GRADIENTS_NOT_CLEARED,
                 Severity.CRITICAL,

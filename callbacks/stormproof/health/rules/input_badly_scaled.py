@@ -8,16 +8,19 @@ from statistics import fmean
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned, has_risen
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MAX_OUTPUT_RATIO = 5.0
 """First outputs are too large above this multiple of the targets, or of the best constant loss for the first loss."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports inputs whose scale or offset harms the run."""
     inputs = record.input_stats
-    if inputs is None or not record.has_badly_scaled_inputs:
+    if inputs is None:
+        yield NotEnoughEvidence("a traced step whose first layer has numeric inputs")
+        return
+    if not record.has_badly_scaled_inputs:
         return
     has_large_outputs = _has_large_outputs(record)
     is_saturated = any(call.saturated_share > 0.9 for trace in record.traces[:1] for call in trace.activation_calls)

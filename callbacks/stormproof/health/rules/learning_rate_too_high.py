@@ -10,7 +10,7 @@ from stormproof.health.measures.dead_shares import DIED_SHARE
 from stormproof.health.measures.predictions import is_constant_from_start
 from stormproof.health.measures.progress import has_learned, has_risen, is_falling, update_ratios
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.units.unit_activity import MIN_INPUTS
 
 LARGE_UPDATE, HUGE_UPDATE = 0.1, 0.3
@@ -19,10 +19,13 @@ IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
 """A run has recovered if its loss fell by this share and never exceeded this multiple of the first loss."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that does not fall, or units that die, with updates that are large compared to the weights."""
     ratios = update_ratios(record)
-    if record.has_badly_scaled_inputs or not ratios or not record.recent_losses:
+    if record.has_badly_scaled_inputs:
+        return
+    if not ratios or not record.recent_losses:
+        yield NotEnoughEvidence("a loss and a measured update")
         return
     first_ratio, largest_ratio = max(ratios[:3]), max(ratios)
     has_died = any(

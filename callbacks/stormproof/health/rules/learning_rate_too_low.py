@@ -15,7 +15,7 @@ from stormproof.health.measures.progress import (
     update_ratios,
 )
 from stormproof.health.record import Record
-from stormproof.health.rule import NO_LEARNING, Rule
+from stormproof.health.rule import NO_LEARNING, NotEnoughEvidence, Rule
 
 SMALL_UPDATE = 1e-3
 """Update-to-weight ratio below which a slow loss could fall faster."""
@@ -25,7 +25,7 @@ MIN_STEPS = 20
 """Minimum number of steps before a finding."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports updates that cannot change the weights by 1% in the planned steps, or a loss that falls too slowly."""
     ratio = max(update_ratios(record), default=0.0)
     baseline = constant_baseline(record)
@@ -34,15 +34,14 @@ def check(record: Record) -> Iterator[Finding]:
         return
     if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
         return  # small updates are enough for a network that is already good
-    if (
-        record.step < MIN_STEPS
-        or not record.has_single_loss
-        or ratio <= 0
-        or not record.planned_steps
-        or not record.groups
-    ):
+    has_zero_lr = any(group.zero_since is not None for group in record.groups)
+    if not record.has_single_loss or not record.groups or has_zero_lr or record.loss_fell_by(0.1):
         return
-    if any(group.zero_since is not None for group in record.groups) or record.loss_fell_by(0.1):
+    if not record.planned_steps:
+        yield NotEnoughEvidence("a planned number of steps: set max_epochs or max_steps of the Trainer")
+        return
+    if record.step < MIN_STEPS or ratio <= 0:
+        yield NotEnoughEvidence(f"{MIN_STEPS} steps with a measured update (has {record.step})")
         return
     final_loss = extrapolate_final_loss(record)
     is_slow = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import is_late
 from stormproof.health.record import Record
-from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_REMAINING_SHARE = 0.1
 """Share of the planned steps, at the end of a run, in which a schedule may decay the learning rate to zero."""
@@ -15,7 +15,7 @@ MIN_ZERO_STEPS = 20
 """Minimum number of steps with a learning rate of zero. Schedules have shorter pauses."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports parameter groups with a learning rate of zero that no schedule explains."""
     for group in record.groups:
         if group.zero_since is None:
@@ -27,7 +27,12 @@ def check(record: Record) -> Iterator[Finding]:
         may_start_later = (
             len(record.groups) > 1 and group.max_lr == 0 and not is_late(record)
         )  # another group may be trained first
-        if zero_steps >= MIN_ZERO_STEPS and remaining_share > MIN_REMAINING_SHARE and not may_start_later:
+        if remaining_share <= MIN_REMAINING_SHARE or may_start_later:
+            continue
+        if zero_steps < MIN_ZERO_STEPS:
+            missing = f"{MIN_ZERO_STEPS} steps with a learning rate of 0 (has {zero_steps})"
+            yield NotEnoughEvidence(missing, is_suspicious=True)
+        else:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,
                 Severity.CRITICAL if len(record.groups) == 1 else Severity.WARNING,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import PredictionStats, Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_TRACES = 2
 """Minimum number of batches with the same problem."""
@@ -16,8 +16,11 @@ MIN_CERTAIN_BATCHES = 5
 """Minimum number of batches with values between 0 and 1 if the function that computed them is unknown."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that receives another kind of input than it expects, such as probabilities instead of logits."""
+    if not any(len(calls) >= MIN_TRACES for calls in record.predictions_by_loss):
+        yield NotEnoughEvidence(f"{MIN_TRACES} traced steps with a known loss")
+        return
     for calls in record.predictions_by_loss:
         stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_TRACES else None
         if actual_input is not None:

@@ -10,7 +10,7 @@ from statistics import median
 from stormproof.divergence.spike_detector import DEFAULT_SPIKE_FACTOR, SpikeDetector
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 SPIKE_FACTOR, MIN_BATCHES = 10.0, 32
 """A loss above this multiple of all losses of at least so many previous batches, and above the first losses, is a spike
@@ -19,10 +19,14 @@ SUSTAINED_BATCHES = 20
 """Number of batches after which a higher loss is a lasting jump."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
     losses = list(record.recent_losses)
-    if not record.has_single_loss or len(losses) <= MIN_BATCHES or not _may_contain_spike([loss for _, loss in losses]):
+    is_short = len(losses) <= MIN_BATCHES
+    if not record.has_single_loss or not (is_short or _may_contain_spike([loss for _, loss in losses])):
+        return
+    if is_short:
+        yield NotEnoughEvidence(f"{MIN_BATCHES + 1} batches (has {len(losses)})")
         return
     detector, largest_loss = SpikeDetector(), -math.inf
     for index, (step, loss) in enumerate(losses):
@@ -41,9 +45,11 @@ def check(record: Record) -> Iterator[Finding]:
         exceeds_all = (
             index >= MIN_BATCHES and loss > SPIKE_FACTOR * max(largest_loss, 0.0) and loss > max(record.first_losses)
         )
-        if not all(map(math.isfinite, following_losses)) or (
-            len(following_losses) < SUSTAINED_BATCHES and not exceeds_all
-        ):
+        if not all(map(math.isfinite, following_losses)):
+            return
+        if len(following_losses) < SUSTAINED_BATCHES and not exceeds_all:
+            missing = f"{SUSTAINED_BATCHES} batches since the loss rose (has {len(following_losses)})"
+            yield NotEnoughEvidence(missing, is_suspicious=True)
             return
         if is_sustained or exceeds_all:
             yield Finding(

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.measures.progress import constant_baseline, has_learned, is_clearly_better, is_falling, is_late
+from stormproof.health.measures.progress import (
+    LATE_STEP,
+    constant_baseline,
+    has_learned,
+    is_clearly_better,
+    is_falling,
+    is_late,
+    missing_comparisons,
+)
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 UNCERTAIN_SHARE = 0.05
 """Improvement over the best constant loss, as a share of it, that must be ruled out before a finding."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that is not below the best constant loss late in the run."""
     baseline = constant_baseline(record)
-    if has_learned(record) is not False or baseline is None or not is_late(record):
+    if baseline is None:
+        yield missing_comparisons(record)
+        return
+    if has_learned(record) is True:
+        return
+    if has_learned(record) is None or not is_late(record):
+        yield NotEnoughEvidence(LATE_STEP)
         return
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
     if is_falling(record) and not (is_finished and record.is_classification):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.lightning.layer_names import join_names
 
 MAX_ACCUMULATED_BATCHES = 64
@@ -17,8 +17,10 @@ MIN_STEPS = 5
 """Minimum number of steps without any gradient."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers that receive no gradient. Frozen and unused layers may be intended, so their severity is INFO."""
+    if not record.traces:
+        yield NotEnoughEvidence("a traced step")
     detached_layers = {
         layer: function
         for layer, function in record.detached_layers.items()

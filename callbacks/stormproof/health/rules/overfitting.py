@@ -7,28 +7,30 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 MIN_RISE = 0.05
 """Minimum rise above the best validation loss, as a share of it."""
 SUSTAINED_PASSES = 4
 """Number of validation passes above the best one after which a less significant difference is enough."""
+MIN_PASSES = 3
+"""Minimum number of validation passes."""
 MIN_SAMPLES = 30
 """Minimum number of validation samples of this rank to report overfitting."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a validation loss that rises beyond noise while the training loss falls."""
     passes = [validation for validation in record.validations if math.isfinite(validation.loss)]
-    if len(passes) < 3:
+    if len(passes) < MIN_PASSES:
+        yield NotEnoughEvidence(f"{MIN_PASSES} validation passes with a loss (has {len(passes)})")
         return
     best_pass = min(passes, key=lambda validation: validation.loss)
     later_passes = passes[passes.index(best_pass) + 1 :]
-    if (
-        len(later_passes) < 2
-        or best_pass.training_loss is None
-        or (best_pass.samples is not None and best_pass.samples < MIN_SAMPLES)
-    ):
+    if best_pass.samples is not None and best_pass.samples < MIN_SAMPLES:
+        yield NotEnoughEvidence(f"{MIN_SAMPLES} validation samples (has {best_pass.samples})")
+        return
+    if len(later_passes) < 2 or best_pass.training_loss is None:
         return
     last_pass = later_passes[-1]
     higher_passes = [

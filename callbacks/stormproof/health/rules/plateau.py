@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.confidence_interval import mean_and_standard_error
-from stormproof.health.measures.progress import constant_baseline, has_learned, is_late
+from stormproof.health.measures.progress import LATE_STEP, constant_baseline, has_learned, is_late, missing_comparisons
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 MIN_QUARTER_BATCHES = 30
 """Minimum number of batches in a quarter of the recorded losses."""
@@ -21,7 +21,7 @@ DECAYED_LR_SHARE = 0.1
 """Share of the highest learning rate below which a schedule intends the loss to settle."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that fell first and was flat in the last three quarters of the recorded batches.
 
     The severity is INFO because noise in the targets also limits the loss. Without a best constant loss the rule
@@ -30,13 +30,10 @@ def check(record: Record) -> Iterator[Finding]:
     losses = [loss for _, loss in record.recent_losses]
     quarter = len(losses) // 4
     is_decayed = any(group.lr < DECAYED_LR_SHARE * group.max_lr or group.is_rising for group in record.groups)
-    if (
-        not is_late(record)
-        or not record.has_single_loss
-        or quarter < MIN_QUARTER_BATCHES
-        or is_decayed
-        or not all(map(math.isfinite, losses))
-    ):
+    if not record.has_single_loss or is_decayed or not all(map(math.isfinite, losses)):
+        return
+    if not is_late(record) or quarter < MIN_QUARTER_BATCHES:
+        yield NotEnoughEvidence(LATE_STEP)
         return
     second_quarter, third_quarter, last_quarter = (
         mean_and_standard_error(losses[start : start + quarter])
@@ -47,7 +44,10 @@ def check(record: Record) -> Iterator[Finding]:
     ):
         return
     baseline = constant_baseline(record)
-    if baseline is None or last_quarter[0] < NEGLIGIBLE_LOSS_SHARE * baseline.constant_loss:
+    if baseline is None:
+        yield missing_comparisons(record)
+        return
+    if last_quarter[0] < NEGLIGIBLE_LOSS_SHARE * baseline.constant_loss:
         return
     yield Finding(
         Problem.PLATEAU,

@@ -7,20 +7,26 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned
 from stormproof.health.record import Record
-from stormproof.health.rule import SYMPTOMS, Rule
+from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 
 SATURATED_AT_START_SHARE, SATURATED_SHARE = 0.6, 0.8
 """Shares of saturated outputs that no usual initialization produces, and that block most of the gradient."""
 
+MIN_TRACES = 3
+"""Minimum number of traced steps with saturated units."""
 
-def check(record: Record) -> Iterator[Finding]:
+
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports bounded activations that are saturated from the start, or while the loss does not improve."""
     traces = [trace for trace in record.traces if trace.activation_calls]
-    if len(traces) < 3 or record.step < 5:
+    if len(record.traces) < MIN_TRACES or record.step < 5:
+        yield NotEnoughEvidence(f"5 steps, {MIN_TRACES} of them traced")
+        return
+    if len(traces) < MIN_TRACES:
         return
     output_functions = {(stats.layer, stats.producer) for trace in traces for stats in trace.predictions}
     recent_shares: dict[str, list[float]] = {}
-    for trace in traces[-3:]:
+    for trace in traces[-MIN_TRACES:]:
         for call in trace.activation_calls:
             if (call.layer, call.function) not in output_functions:
                 recent_shares.setdefault(call.layer, []).append(call.saturated_share)
@@ -34,7 +40,7 @@ def check(record: Record) -> Iterator[Finding]:
                 Problem.SATURATED_UNITS,
                 Severity.WARNING,
                 layer,
-                0 if from_start else traces[-3].step,
+                0 if from_start else traces[-MIN_TRACES].step,
                 record.step,
                 {"saturated": shares[-1]},
                 "Initialize with smaller weights (nn.init.xavier_normal_), put a norm before the activation, or use "
@@ -42,6 +48,8 @@ def check(record: Record) -> Iterator[Finding]:
                 likely_cause="the initial weights or the inputs are too large" if from_start else "",
             )
             return
+    if any(shares[-1] > SATURATED_SHARE for shares in recent_shares.values()) and has_learned(record) is False:
+        yield NotEnoughEvidence(f"{MIN_TRACES} consecutive traced steps with saturated units", is_suspicious=True)
 
 
 RULE = Rule(

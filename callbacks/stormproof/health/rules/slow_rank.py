@@ -8,7 +8,7 @@ from statistics import median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 MIN_BATCHES = 30
 """Minimum number of batches."""
@@ -20,19 +20,18 @@ MIN_SLOWER_SHARE = 0.75
 """Minimum share of batches in which the rank is slower, at the lower confidence limit. Excludes occasional pauses."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a rank that needs more time for its own part of nearly every batch than the other ranks.
 
     The loss of time is the median over batches of the difference from the median of the other ranks, as a share of the
     whole step.
     """
     rank_times = record.rank_times
-    if (
-        rank_times is None
-        or len(rank_times.seconds) < 2
-        or len(rank_times.seconds[0]) < MIN_BATCHES
-        or not rank_times.step_seconds > 0
-    ):
+    if rank_times is None or len(rank_times.seconds) < 2:
+        return
+    batches = len(rank_times.seconds[0])
+    if batches < MIN_BATCHES or not rank_times.step_seconds > 0:
+        yield NotEnoughEvidence(f"{MIN_BATCHES} timed batches on all ranks (has {batches})")
         return
     slow_rank = max(range(len(rank_times.seconds)), key=lambda rank: median(rank_times.seconds[rank]))
     other_ranks = [seconds for rank, seconds in enumerate(rank_times.seconds) if rank != slow_rank]

@@ -7,12 +7,18 @@ from statistics import fmean, median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.confidence_interval import mean_and_standard_error
-from stormproof.health.measures.progress import MIN_COMPARISONS, has_learned, is_falling, update_ratio
+from stormproof.health.measures.progress import (
+    MIN_COMPARISONS,
+    has_learned,
+    is_falling,
+    missing_comparisons,
+    update_ratio,
+)
 from stormproof.health.record import Comparison, Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports predictions that differ between samples but fit permuted targets as well as their own."""
     comparisons = [
         comparison
@@ -25,9 +31,15 @@ def check(record: Record) -> Iterator[Finding]:
     comparisons = (
         first_epoch_comparisons if len(first_epoch_comparisons) >= MIN_COMPARISONS else comparisons[:MIN_COMPARISONS]
     )
-    if len(comparisons) < MIN_COMPARISONS or has_learned(record) is not False or record.epoch < 1 or is_falling(record):
+    if record.targets_depend_on_inputs is True or has_learned(record) is True:
         return
-    if record.targets_depend_on_inputs is not False:
+    if len(comparisons) < MIN_COMPARISONS or record.targets_depend_on_inputs is None:
+        yield missing_comparisons(record)
+        return
+    if record.epoch < 1 or has_learned(record) is None:
+        yield NotEnoughEvidence("the first epoch")
+        return
+    if is_falling(record):
         return
     mean, error = mean_and_standard_error(
         [

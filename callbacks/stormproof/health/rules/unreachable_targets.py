@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import NUMERICAL_SYMPTOMS, Rule
+from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_TRACES = 2
 """Minimum number of batches with the same problem."""
@@ -14,8 +14,11 @@ MAX_UNREACHABLE_SHARE = 0.05
 """Maximum share of targets out of range. A few may be outliers."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports targets outside the range of the last activation, and a softmax over a single unit, which is always 1."""
+    if not any(len(calls) >= MIN_TRACES for calls in record.predictions_by_loss):
+        yield NotEnoughEvidence(f"{MIN_TRACES} traced steps with a known loss")
+        return
     for calls in record.predictions_by_loss:
         stats = calls[-1]
         is_single_output = stats.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)

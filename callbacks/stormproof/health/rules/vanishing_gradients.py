@@ -9,12 +9,18 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import has_learned
 from stormproof.health.measures.sensitivities import MILD_RATIO, STRONG_RATIO, layer_sensitivities, log_ratio
 from stormproof.health.record import Record
-from stormproof.health.rule import NO_LEARNING, Rule
+from stormproof.health.rule import NO_LEARNING, NotEnoughEvidence, Rule
+
+MIN_MEASUREMENTS = 2
+"""Minimum number of measured gradients."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that shrink towards the first layers while these do not learn."""
-    if len(record.gradients) < 2 or record.uses_grad_scaler or any(group.is_rising for group in record.groups):
+    if record.uses_grad_scaler or any(group.is_rising for group in record.groups):
+        return
+    if len(record.gradients) < MIN_MEASUREMENTS:
+        yield NotEnoughEvidence(f"{MIN_MEASUREMENTS} measured gradients (has {len(record.gradients)})")
         return
     slopes = [log_ratio(list(layer_sensitivities(record, index).values())) for index in (0, -1)]
     if not all(slope is not None and slope < math.log(MILD_RATIO) for slope in slopes):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.observers.learning_rates import ZERO_LR_SHARE
 from stormproof.health.record import Record
-from stormproof.health.rule import NO_LEARNING, Rule
+from stormproof.health.rule import NO_LEARNING, NotEnoughEvidence, Rule
 from stormproof.lightning.layer_names import join_names
 
 MIN_UNCHANGED_STEPS = 5
@@ -16,9 +16,11 @@ MIN_STEPS = 20
 """Minimum number of steps before a finding."""
 
 
-def check(record: Record) -> Iterator[Finding]:
+def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers whose weights do not change although they have a gradient and a learning rate above zero."""
-    if record.step - record.first_gradient_step < MIN_STEPS:
+    steps = record.step - record.first_gradient_step
+    if steps < MIN_STEPS:
+        yield NotEnoughEvidence(f"{MIN_STEPS} steps with a gradient (has {steps})")
         return
     weights = [layers for step, layers in record.weight_stats.items() if step >= record.first_gradient_step]
     if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.groups):

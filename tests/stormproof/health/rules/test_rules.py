@@ -9,7 +9,9 @@ from stormproof.finding import Finding, Severity
 from stormproof.health.observers.rank_compute_time import RankComputeTimes
 from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
 from stormproof.health.record import Comparison, NonFiniteOrigin, ParameterGroup, Record, TracedStep, ValidationPass
+from stormproof.health.rule import NotEnoughEvidence
 from stormproof.health.rules import (
+    batch_norm_statistics_lag,
     broadcast_mismatch,
     data_starvation,
     dead_units,
@@ -48,7 +50,11 @@ from tests.stormproof.health.rules.records import (
     oscillating_losses,
 )
 
-Rule = Callable[[Record], Iterator[Finding]]
+Rule = Callable[[Record], Iterator[Finding | NotEnoughEvidence]]
+
+
+def _findings(rule: Rule, record: Record) -> list[Finding]:
+    return [result for result in rule(record) if isinstance(result, Finding)]
 
 
 def make_unit_record(dead: int, dead_from_start: int = 0, count: int = 1000, exact: bool = False) -> UnitActivity:
@@ -354,7 +360,7 @@ NO_PLATEAU: dict[str, Record] = {
 
 
 def test_a_plateau_has_severity_info():
-    (finding,) = plateau.check(make_record(RESTS))
+    (finding,) = _findings(plateau.check, make_record(RESTS))
     assert (finding.severity, finding.since_step) == (Severity.INFO, 60)
     assert finding.evidence == {
         "loss": pytest.approx(0.6), "loss_then": pytest.approx(0.6), "loss_of_the_best_constant": pytest.approx(1.4),
@@ -363,13 +369,13 @@ def test_a_plateau_has_severity_info():
 
 @pytest.mark.parametrize("case", NO_PLATEAU)
 def test_it_is_no_plateau(case: str):
-    assert list(plateau.check(NO_PLATEAU[case])) == []
+    assert _findings(plateau.check, NO_PLATEAU[case]) == []
 
 
 @pytest.mark.parametrize("case", REPORTED)
 def test_a_fault_is_reported(case: str):
     rule, record_fields = REPORTED[case]
-    (finding,) = rule(record_fields)
+    (finding,) = _findings(rule, record_fields)
     assert finding.severity != Severity.INFO
     assert finding.evidence
     assert finding.advice[0].isupper()
@@ -381,7 +387,7 @@ def test_a_fault_is_reported(case: str):
 @pytest.mark.parametrize("case", NOT_REPORTED)
 def test_a_healthy_record_has_no_findings(case: str):
     rule, record_fields = NOT_REPORTED[case]
-    assert [finding for finding in rule(record_fields) if finding.severity != Severity.INFO] == []
+    assert [finding for finding in _findings(rule, record_fields) if finding.severity != Severity.INFO] == []
 
 
 @pytest.mark.parametrize(
@@ -393,8 +399,99 @@ def test_a_healthy_record_has_no_findings(case: str):
     ],
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):
-    (finding,) = data_starvation.check(
-        make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30, loader_name=loader, num_workers=workers)
+    (finding,) = _findings(
+        data_starvation.check,
+        make_record(LEARNING_LOSSES, batch_waits=[(0.05, 0.01)] * 30, loader_name=loader, num_workers=workers),
     )
     assert finding.where == loader
     assert finding.advice.startswith(advice)
+
+
+JUMPED = [*oscillating_losses(1.0, 60), *oscillating_losses(9.0, 8)]
+CONSTANT_TRACES = [TracedStep(step, predictions=(make_prediction_stats(spread=1e-6),)) for step in (50, 60)]
+SATURATED_TRACES = [
+    TracedStep(step, activation_calls=(ActivationCall("a", "tanh", share),))
+    for step, share in ((0, 0.1), (10, 0.1), (20, 0.9))
+]
+GROWN = [make_measurement(step, {"a": norm}) for step, norm in ((1, 1.0), (10, 1.0), (20, 500.0))]
+LACKING: dict[str, tuple[Rule, Record, str]] = {
+    "no unit in both modes": (
+        batch_norm_statistics_lag.check, Record(), "units measured in training and in a validation pass"),
+    "no trace": (broadcast_mismatch.check, Record(), "a traced step"),
+    "no trace of the graph": (no_gradient.check, Record(), "a traced step"),
+    "few batches": (data_starvation.check, make_record([], batch_waits=[(0.1, 0.1)] * 3), "20 timed batches (has 3)"),
+    "no activation": (dead_units.check, make_record(LEARNING_LOSSES), "measured outputs of activations"),
+    "few targets": (
+        degenerate_targets.check, make_record([], constant_target_samples=8),
+        "two different targets, or 256 targets (has 8)"),
+    "no gradient": (exploding_gradients.check, Record(), "a loss and a measured gradient of a traced step"),
+    "few checked steps": (
+        gradients_not_cleared.check, make_record([], retained_gradients={0: (0, 2)}), "5 steps of optimizer 0 (has 2)"),
+    "no inputs": (input_badly_scaled.check, Record(), "a traced step whose first layer has numeric inputs"),
+    "no update": (learning_rate_too_high.check, Record(), "a loss and a measured update"),
+    "no end": (
+        learning_rate_too_low.check, make_record(FLAT_LOSSES, planned_steps=None),
+        "a planned number of steps: set max_epochs or max_steps of the Trainer"),
+    "few steps": (
+        learning_rate_too_low.check, make_record(FLAT_LOSSES[:9]), "20 steps with a measured update (has 9)"),
+    "an unknown loss": (loss_input_mismatch.check, Record(), "2 traced steps with a known loss"),
+    "an unknown loss of targets": (unreachable_targets.check, Record(), "2 traced steps with a known loss"),
+    "no predictions": (output_ignores_input.check, Record(), "a traced step with a known loss"),
+    "few losses": (loss_spike.check, make_record(FLAT_LOSSES[:20]), "33 batches (has 20)"),
+    "few comparisons": (
+        no_better_than_constant.check, make_record(FLAT_LOSSES[:8]), "8 traced steps with a known loss (has 2)"),
+    "no comparisons in many steps": (
+        no_better_than_constant.check,
+        make_record(FLAT_LOSSES, comparisons=[], traces=[TracedStep(step) for step in range(8)]),
+        "a known loss: return preds and target from training_step, or set `loss`"),
+    "an early step": (
+        no_better_than_constant.check, make_record(FLAT_LOSSES[:40], epoch=0),
+        "300 steps, or two epochs and a quarter of the planned steps"),
+    "one validation": (
+        overfitting.check, make_record(FLAT_LOSSES, validations=[ValidationPass(9, (1.0,), 1.0, 1.0)]),
+        "3 validation passes with a loss (has 1)"),
+    "few validation samples": (
+        overfitting.check, make_record(FLAT_LOSSES, validations=[ValidationPass(9, (1.0,), 1.0, 1.0, 4)] * 3),
+        "30 validation samples (has 4)"),
+    "an early plateau": (
+        plateau.check, make_record(FLAT_LOSSES[:40]), "300 steps, or two epochs and a quarter of the planned steps"),
+    "few traces": (
+        saturated_units.check, make_record([], traces=make_traces(2)), "5 steps, 3 of them traced"),
+    "few batches of ranks": (
+        slow_rank.check, make_record([], rank_times=make_times([0.1] * 3, [0.2] * 3)),
+        "30 timed batches on all ranks (has 3)"),
+    "an unknown dependence": (
+        targets_unrelated_to_inputs.check, make_record(FLAT_LOSSES), "8 traced steps with a known loss (has 30)"),
+    "the first epoch": (
+        targets_unrelated_to_inputs.check,
+        make_record(FLAT_LOSSES, targets_depend_on_inputs=False, epoch=0), "the first epoch"),
+    "one gradient": (
+        vanishing_gradients.check, make_record([], gradients=SHRINKS[:1]), "2 measured gradients (has 1)"),
+    "few steps of weights": (
+        weights_unchanged.check, make_record(FLAT_LOSSES[:9]), "20 steps with a gradient (has 9)"),
+}  # fmt: skip
+SUSPICIOUS: dict[str, tuple[Rule, Record, str]] = {
+    "a loss that has just jumped": (
+        loss_spike.check, make_record(JUMPED), "20 batches since the loss rose (has 8)"),
+    "a rate that has just become zero": (
+        learning_rate_zero.check, make_record(FLAT_LOSSES[:105], groups=make_rate(0, 0.1, 0.1, 100)),
+        "20 steps with a learning rate of 0 (has 5)"),
+    "predictions that have just become equal": (
+        output_ignores_input.check, make_record(FLAT_LOSSES, traces=[*make_traces(), *CONSTANT_TRACES]),
+        "4 traced steps with identical predictions (has 2)"),
+    "units that have just saturated": (
+        saturated_units.check, make_record(FLAT_LOSSES, traces=SATURATED_TRACES),
+        "3 consecutive traced steps with saturated units"),
+    "a gradient that has just exploded": (
+        exploding_gradients.check, make_record(FLAT_LOSSES, gradients=GROWN),
+        "two consecutive large gradient norms (has 1)"),
+    "units that are dead in few samples": (
+        dead_units.check, make_record(FLAT_LOSSES, unit_activity={"net.1": make_unit_record(90, count=40)}),
+        "200 inputs of net.1 (has 40)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*LACKING, *SUSPICIOUS])
+def test_a_rule_that_cannot_judge_says_what_is_missing(case: str):
+    rule, record, missing = {**LACKING, **SUSPICIOUS}[case]
+    assert list(rule(record)) == [NotEnoughEvidence(missing, is_suspicious=case in SUSPICIOUS)]
