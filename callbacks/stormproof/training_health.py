@@ -28,6 +28,7 @@ from stormproof.health.observers.observer import TrainingObserver
 from stormproof.health.observers.rank_compute_time import make_row, read_rows
 from stormproof.health.observers.replica_check import compare_replicas
 from stormproof.health.publishing import append_finding, log_finding, log_table, send_alert
+from stormproof.health.record import TRACED_TOPICS
 from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
@@ -171,16 +172,16 @@ class TrainingHealth(InactiveCopies, Callback):
         self._has_failed = False
         self._rules.failed_problems.clear()
         callbacks = internals.callbacks(trainer)
-        for callback_class in (GradientNormMonitor, DeadNeuronDetector):
-            if not any(isinstance(callback, callback_class) for callback in callbacks):
+        for topic, callback_class in (("gradients", GradientNormMonitor), ("units", DeadNeuronDetector)):
+            if topic in self._rules.needs and not any(isinstance(callback, callback_class) for callback in callbacks):
                 callbacks.append(callback_class(table=False, budget=self.budget))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts observing."""
         self._hosts = tuple(all_gather(socket.gethostname()))
         self._previous_step = trainer.global_step
-        self._compares_replicas, self._must_exchange_times = True, False
-        if trainer.world_size > 1:
+        self._compares_replicas, self._must_exchange_times = "ranks" in self._rules.needs, False
+        if trainer.world_size > 1 and "ranks" in self._rules.needs:
             self._exchanged_times = StepExchange.of(trainer).add(self._make_times_row)
             self._undo_functions = [
                 self._exchanged_times.remove,
@@ -268,7 +269,6 @@ class TrainingHealth(InactiveCopies, Callback):
         """Diagnoses and stops observing."""
         self._stop_exchange()
         if self._observer is not None:
-            self._observer.update_record()
             self._diagnose(trainer)
             self._stop_observing()
             if is_rank_zero():
@@ -280,7 +280,6 @@ class TrainingHealth(InactiveCopies, Callback):
         self._stop_exchange()
         if self._observer is not None:
             if trainer.strategy.root_device.type == "cpu":
-                self._observer.update_record()
                 self._diagnose(trainer)
             self._stop_observing()
 
@@ -338,7 +337,7 @@ class TrainingHealth(InactiveCopies, Callback):
             rows = self._exchanged_times.read()
         self._must_exchange_times = False
         if self._observer is not None:
-            self._observer.record.rank_times = read_rows(rows, self._hosts)
+            self._observer.rank_times = read_rows(rows, self._hosts)
 
     def _make_times_row(self) -> list[float]:
         """Returns the compute times of this rank, or no times unless they are due. Reads events of the device."""
@@ -369,18 +368,19 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._waits_for_parameters:
             return
         callbacks = internals.callbacks(trainer)
-        gradient_monitor = next(callback for callback in callbacks if isinstance(callback, GradientNormMonitor))
-        unit_detector = next(callback for callback in callbacks if isinstance(callback, DeadNeuronDetector))
+        gradient_monitors = (callback for callback in callbacks if isinstance(callback, GradientNormMonitor))
+        unit_detectors = (callback for callback in callbacks if isinstance(callback, DeadNeuronDetector))
         self._observer = TrainingObserver(
             trainer,
             module,
-            gradient_monitor,
-            unit_detector,
+            next(gradient_monitors, None),
+            next(unit_detectors, None),
             self.loss,
             self.validation_metric,
             Probe.of(trainer).budget.add(
                 "traces", Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1), self.budget
             ),
+            traces_steps=bool(self._rules.needs & TRACED_TOPICS),
         )
         if self._observer_state is not None:
             self._observer.load_state_dict(self._observer_state)
@@ -408,7 +408,8 @@ class TrainingHealth(InactiveCopies, Callback):
     def _diagnose(self, trainer: pl.Trainer) -> None:
         """Adds new findings and publishes changes. A known finding is replaced only if it becomes critical."""
         assert self._observer is not None
-        diagnosis = self._rules.apply(self._observer.record)
+        record = self._observer.observe()
+        diagnosis = self._rules.apply(record)
         self._missing_evidence = diagnosis.missing_evidence
         if any(entry.is_suspicious for entry in diagnosis.missing_evidence.values()):
             Probe.of(trainer).report_suspicion()
@@ -418,7 +419,7 @@ class TrainingHealth(InactiveCopies, Callback):
                 self._findings_by_key[finding.problem, finding.severity == Severity.INFO] = self._override_advice(
                     finding
                 )
-        self._downgrade(diagnosis.obsolete_problems)
+        self._downgrade(diagnosis.obsolete_problems, record.step)
         previous_findings = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = self._rules.find_root_causes(self._findings_by_key.values())
         for finding in self._findings:
@@ -426,13 +427,12 @@ class TrainingHealth(InactiveCopies, Callback):
             if finding != previous_findings.get(key):
                 self._publish(trainer, finding, is_new=key not in previous_findings)
 
-    def _downgrade(self, problems: Iterable[str]) -> None:
-        """Downgrades findings that no longer apply to severity INFO."""
-        assert self._observer is not None
+    def _downgrade(self, problems: Iterable[str], step: int) -> None:
+        """Downgrades findings that no longer apply at a step to severity INFO."""
         for problem in problems:
             finding = self._findings_by_key.pop((problem, False), None)
             if finding is not None:
-                evidence = {**finding.evidence, "until_step": float(self._observer.record.step)}
+                evidence = {**finding.evidence, "until_step": float(step)}
                 self._findings_by_key[problem, True] = replace(
                     finding, severity=Severity.INFO, evidence=evidence, advice="", likely_cause=""
                 )

@@ -14,12 +14,13 @@ import pytest
 from tests.support.forked_command import ROOT, Command
 
 FIT = """
+from stormproof.health.observations.losses import Losses
 from stormproof.health.record import Record
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
 
 rules = RuleSet(default_rules())
-for finding in rules.find_root_causes(rules.apply(Record(step=1, first_losses=[1e9]))[0]):
+for finding in rules.find_root_causes(rules.apply(Record(step=1, losses=Losses(first=(1e9,)))).findings):
     print(f"{finding.problem}: {finding.advice}")
 """
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]

@@ -465,9 +465,7 @@ def test_steps_that_lightning_does_not_count_are_steps():
 def test_without_counted_steps_batches_determine_which_steps_are_traced(monkeypatch: pytest.MonkeyPatch):
     looked = []
     begin = TrainingObserver._begin_trace
-    monkeypatch.setattr(
-        TrainingObserver, "_begin_trace", lambda self: (looked.append(self.record.batches), begin(self))
-    )
+    monkeypatch.setattr(TrainingObserver, "_begin_trace", lambda self: (looked.append(self.batches), begin(self)))
     fit(Raw(), loader(), TrainingHealth())
     assert looked == [step for step in sorted(EARLY_STEPS) if step < 80]
 
@@ -511,8 +509,8 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     def check_first_loss(record: Record) -> Iterator[Finding]:
-        if record.first_losses and record.first_losses[0] > 1:
-            text = f"the first loss is {record.first_losses[0]:.1f}."
+        if record.losses.first and record.losses.first[0] > 1:
+            text = f"the first loss is {record.losses.first[0]:.1f}."
             yield Finding("large_first_loss", Severity.WARNING, step=record.step, text=text, advice="Scale.")
 
     rule = Rule("large_first_loss", check_first_loss, documentation="https://example.org/large")
@@ -613,3 +611,29 @@ def test_a_jump_of_the_loss_is_examined_at_once():
     fit(Jumps(), loader(count=170 * 16), health, max_epochs=1, limit_val_batches=0)
     (finding,) = (finding for finding in health.findings if finding.problem == Problem.LOSS_SPIKE)
     assert (finding.since_step, finding.step) == (131, 133)
+
+
+def test_what_no_rule_needs_is_not_measured(monkeypatch: pytest.MonkeyPatch):
+    def check(record: Record) -> Iterator[Finding]:
+        if record.losses.first:
+            steps.append(record.step)
+            yield Finding("high_loss", Severity.WARNING, text="the loss is high.")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("a step is traced")
+
+    steps: list[int] = []
+    monkeypatch.setattr(TrainingObserver, "_begin_trace", fail)
+    health = TrainingHealth(rules=[Rule("high_loss", check, needs={"losses"})])
+    callbacks = fit(Classifier(), loader(), health, max_epochs=1).callbacks  # type: ignore[attr-defined]
+    assert not any(isinstance(callback, (GradientNormMonitor, DeadNeuronDetector)) for callback in callbacks)
+    assert [finding.code for finding in health.findings] == ["HIGH_LOSS"]
+    assert steps[:3] == [1, 2, 3]
+
+
+def test_topics_of_disabled_rules_are_not_measured():
+    needed = {rule.problem for rule in default_rules() if "units" in rule.needs}
+    health = TrainingHealth(disable=needed)
+    callbacks = fit(Classifier(), loader(), health, max_epochs=1).callbacks  # type: ignore[attr-defined]
+    assert not any(isinstance(callback, DeadNeuronDetector) for callback in callbacks)
+    assert health.findings == []

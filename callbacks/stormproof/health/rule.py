@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from stormproof.finding import Finding, Problem, check_problem_name
-from stormproof.health.record import Record
+from stormproof.health.record import TOPICS, Record
 
 SYMPTOMS = frozenset({
     Problem.DEAD_UNITS, Problem.SATURATED_UNITS, Problem.VANISHING_GRADIENTS, Problem.WEIGHTS_UNCHANGED,
@@ -35,9 +35,9 @@ class NotEnoughEvidence:
     Example:
         >>> from stormproof import Finding, Severity
         >>> def check(record):
-        ...     if len(record.recent_losses) < 3:
-        ...         yield NotEnoughEvidence(f"3 batches (has {len(record.recent_losses)})")
-        ...     elif all(loss == 0 for _, loss in record.recent_losses):
+        ...     if len(record.losses.recent) < 3:
+        ...         yield NotEnoughEvidence(f"3 batches (has {len(record.losses.recent)})")
+        ...     elif all(loss == 0 for _, loss in record.losses.recent):
         ...         yield Finding("loss_of_zero", Severity.WARNING, text="the loss is 0.")
         >>> list(check(Record()))
         [NotEnoughEvidence(missing='3 batches (has 0)', is_suspicious=False)]
@@ -64,16 +64,18 @@ class Rule:
         is_obsolete: Function that returns whether findings above severity ``info`` no longer apply. Earlier ones then
             become ``info``, and new ones are ignored.
         documentation: URL of a page about the problem. If empty, the page of the :class:`stormproof.Problem`.
+        needs: Topics of the record that ``check`` and ``is_obsolete`` read, by default all. Topics that no rule needs
+            are not measured.
 
     Raises:
-        ValueError: If a name is not in snake case.
+        ValueError: If a name is not in snake case, or a topic is unknown.
         TypeError: If ``check`` or ``is_obsolete`` is not callable.
 
     Example:
         >>> from stormproof import Finding, Rule, Severity
         >>> def check(record):
-        ...     if record.first_losses and record.first_losses[0] > 1e6:
-        ...         text = f"the first loss is {record.first_losses[0]:.3g}."
+        ...     if record.losses.first and record.losses.first[0] > 1e6:
+        ...         text = f"the first loss is {record.losses.first[0]:.3g}."
         ...         yield Finding("huge_first_loss", Severity.WARNING, text=text, advice="Standardize the targets.")
         >>> rule = Rule("huge_first_loss", check, explains=frozenset({"loss_spike"}))
         >>> print(*rule.check(Record(first_losses=[3e7])))
@@ -85,12 +87,17 @@ class Rule:
     explains: Collection[str] = frozenset()
     is_obsolete: Callable[[Record], bool] | None = None
     documentation: str = ""
+    needs: Collection[str] = TOPICS
 
     def __post_init__(self) -> None:
         explains = {self.explains} if isinstance(self.explains, str) else self.explains
         object.__setattr__(self, "explains", frozenset(explains))
+        object.__setattr__(self, "needs", frozenset({self.needs} if isinstance(self.needs, str) else self.needs))
         for name in (self.problem, *self.explains):
             check_problem_name(name)
+        for topic in self.needs:
+            if topic not in TOPICS:
+                raise ValueError(f"`needs` must contain topics of {', '.join(sorted(TOPICS))}, got {topic!r}.")
         for name in ("check", "is_obsolete"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name == "check"):

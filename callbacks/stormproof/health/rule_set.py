@@ -40,6 +40,7 @@ class RuleSet:
         severity: Severities by problem, which replace the severities of the rules.
 
     Attributes:
+        needs: Topics of the record that the rules read.
         failed_problems: Problems whose rules have raised an exception. Can be cleared.
 
     Raises:
@@ -71,6 +72,7 @@ class RuleSet:
                 raise ValueError(f"Problems must not explain themselves or each other: {', '.join(circle)}.")
         ordered = sorted(self._rules, key=lambda problem: (-len(reach[problem]), problem))
         self._rules = {problem: self._rules[problem] for problem in ordered}
+        self.needs = frozenset(topic for rule in self._rules.values() for topic in rule.needs)
         self.failed_problems: list[str] = []
 
     def apply(self, record: Record) -> Diagnosis:

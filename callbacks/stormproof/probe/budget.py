@@ -88,10 +88,11 @@ class Cadence:
     def spend_ahead(self) -> None:
         """Measures extra steps soon, and leaves out as many regular ones after that.
 
-        The extra steps are :data:`EXTRA_OFFSETS` after the current step. Does nothing with an interval of up to ten
-        steps or a fixed one, or until previous extra steps are repaid.
+        The extra steps are :data:`EXTRA_OFFSETS` after the current step. Does nothing in the first :data:`FIRST_STEPS`
+        steps, with an interval of up to ten steps or a fixed one, or until previous extra steps are repaid.
         """
-        if self.is_fixed or self.interval <= MAX_SHORT_INTERVAL or self._last_step < self._is_repaid_at:
+        is_frequent = self.is_fixed or self.interval <= MAX_SHORT_INTERVAL
+        if is_frequent or self._last_step < max(FIRST_STEPS, self._is_repaid_at):
             return
         self._extra_steps = tuple(self._last_step + offset for offset in EXTRA_OFFSETS)
         self._is_repaid_at = self._last_step + self.interval * len(EXTRA_OFFSETS)

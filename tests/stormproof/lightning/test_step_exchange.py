@@ -119,7 +119,7 @@ class SeesTimes(pl.Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         (health,) = (callback for callback in trainer.callbacks if isinstance(callback, TrainingHealth))
-        self.counts = [len(seconds) for seconds in health._observer.record.rank_times.seconds]
+        self.counts = [len(seconds) for seconds in health._observer.rank_times.seconds]
 
 
 def _train_epoch_on_rank(rank: int, port: int) -> None:

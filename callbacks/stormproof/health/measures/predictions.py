@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from stormproof.health.record import Record, TracedStep
+from stormproof.health.observations.predictions import TracedStep
+from stormproof.health.record import Record
 
 CONSTANT_SPREAD = 1e-4
 """Standard deviation over the samples, relative to the root mean square, below which predictions are constant."""
@@ -15,7 +16,7 @@ MIN_CONSTANT_OUTPUTS = 4
 
 def is_constant_from_start(record: Record) -> bool:
     """Returns whether the predictions within a batch were identical before and after the first steps."""
-    spreads = [stats.spread for trace in record.traces[:3] for stats in trace.predictions[:1]]
+    spreads = [stats.spread for trace in record.predictions.traces[:3] for stats in trace.predictions[:1]]
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
@@ -24,7 +25,7 @@ def last_constant_outputs(record: Record) -> list[TracedStep]:
 
     The first five steps are left out.
     """
-    late_steps = [trace for trace in record.traces if trace.step >= 5 and trace.predictions]
+    late_steps = [trace for trace in record.predictions.traces if trace.step >= 5 and trace.predictions]
     constant = list(takewhile(_has_constant_output, reversed(late_steps[-MIN_CONSTANT_OUTPUTS:])))
     return constant[::-1]
 

@@ -48,7 +48,7 @@ class ConstantBaseline:
 
 def constant_baseline(record: Record) -> ConstantBaseline | None:
     """Compares recent losses with the best constant prediction. Returns None with too few batches."""
-    comparisons = [comparison for comparison in record.comparisons if comparison.constant_loss is not None][
+    comparisons = [comparison for comparison in record.predictions.comparisons if comparison.constant_loss is not None][
         -MIN_COMPARISONS:
     ]
     if len(comparisons) < MIN_COMPARISONS:
@@ -61,8 +61,8 @@ def constant_baseline(record: Record) -> ConstantBaseline | None:
 
 def missing_comparisons(record: Record) -> NotEnoughEvidence:
     """Returns what a rule needs that compares the loss with a constant prediction or with permuted targets."""
-    count = len(record.comparisons)
-    if count == 0 and len(record.traces) >= MIN_COMPARISONS:
+    count = len(record.predictions.comparisons)
+    if count == 0 and len(record.predictions.traces) >= MIN_COMPARISONS:
         return NotEnoughEvidence("a known loss: return preds and target from training_step, or set `loss`")
     return NotEnoughEvidence(f"{MIN_COMPARISONS} traced steps with a known loss (has {count})")
 
@@ -70,10 +70,10 @@ def missing_comparisons(record: Record) -> NotEnoughEvidence:
 def has_learned(record: Record) -> bool | None:
     """Returns whether the run makes progress. None if this is not known yet."""
     if (
-        not record.has_single_loss
+        not record.losses.is_single
         or record.step < MIN_STEPS
-        or len(record.first_losses) < 5
-        or len(record.recent_losses) < MIN_STEPS
+        or len(record.losses.first) < 5
+        or len(record.losses.recent) < MIN_STEPS
     ):
         return None
     baseline = constant_baseline(record)
@@ -86,7 +86,7 @@ def has_learned(record: Record) -> bool | None:
         return is_surely_better or (
             is_close and (_fits_own_targets(record) or _is_significantly_below(record, baseline.constant_loss))
         )
-    first_losses, recent_losses = record.first_losses[:5], [loss for _, loss in record.recent_losses][-MIN_STEPS // 2 :]
+    first_losses, recent_losses = record.losses.first[:5], [loss for _, loss in record.losses.recent][-MIN_STEPS // 2 :]
     if not all(map(math.isfinite, (*first_losses, *recent_losses))):
         return False
     fall = fmean(first_losses) - fmean(recent_losses)
@@ -96,7 +96,7 @@ def has_learned(record: Record) -> bool | None:
 
 def _is_significantly_below(record: Record, constant: float) -> bool:
     """Returns whether the mean of the last losses is significantly below ``constant``."""
-    mean, error = mean_and_standard_error([loss for _, loss in record.recent_losses][-MIN_STEPS:])
+    mean, error = mean_and_standard_error([loss for _, loss in record.losses.recent][-MIN_STEPS:])
     return constant - mean > 3 * error
 
 
@@ -104,7 +104,7 @@ def _fits_own_targets(record: Record) -> bool:
     """Returns whether the predictions fit their own targets significantly better than permuted targets."""
     gaps = [
         comparison.permuted_loss - comparison.loss
-        for comparison in record.comparisons
+        for comparison in record.predictions.comparisons
         if comparison.permuted_loss is not None
     ][-MIN_COMPARISONS:]
     if len(gaps) < MIN_COMPARISONS:
@@ -112,7 +112,8 @@ def _fits_own_targets(record: Record) -> bool:
     mean, error = mean_and_standard_error(gaps)
     return mean > max(
         3 * error,
-        MIN_PERMUTED_GAP * abs(fmean(comparison.loss for comparison in record.comparisons[-MIN_COMPARISONS:])),
+        MIN_PERMUTED_GAP
+        * abs(fmean(comparison.loss for comparison in record.predictions.comparisons[-MIN_COMPARISONS:])),
     )
 
 
@@ -129,13 +130,14 @@ def is_clearly_better(record: Record) -> bool:
     ):
         return False
     return (
-        not record.validations or record.validations[-1].loss < CLEARLY_BETTER_SHARE * baseline.constant_loss
+        not record.losses.validations
+        or record.losses.validations[-1].loss < CLEARLY_BETTER_SHARE * baseline.constant_loss
     )  # excludes memorized training data
 
 
 def is_falling(record: Record) -> bool:
     """Returns whether the loss falls significantly over the last two thirds of the batches or two validation passes."""
-    passes = [validation for validation in record.validations if validation.losses][-2:]
+    passes = [validation for validation in record.losses.validations if validation.losses][-2:]
     if len(passes) == 2 and passes[0].is_above(passes[1]):
         return True
     thirds = _last_two_thirds(record)
@@ -155,13 +157,13 @@ def extrapolate_final_loss(record: Record) -> float | None:
     if thirds is None or record.planned_steps is None:
         return None
     (previous, _), (current, _) = thirds
-    third = record.step / 3 if len(record.recent_losses) < 512 else 170
+    third = record.step / 3 if len(record.losses.recent) < 512 else 170
     return current - (previous - current) * max(record.planned_steps - record.step, 0) / third
 
 
 def _last_two_thirds(record: Record) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """Returns mean and standard error of the loss in each of the last two thirds of the batches."""
-    losses = [loss for _, loss in record.recent_losses if math.isfinite(loss)]
+    losses = [loss for _, loss in record.losses.recent if math.isfinite(loss)]
     third = len(losses) // 3
     return (
         None
@@ -172,8 +174,8 @@ def _last_two_thirds(record: Record) -> tuple[tuple[float, float], tuple[float, 
 
 def has_risen(record: Record) -> bool:
     """Returns whether the loss is far above its start, or was before it became NaN or infinite."""
-    first_losses, recent_losses = record.first_losses[:3], [loss for _, loss in record.recent_losses]
-    if not record.has_single_loss or len(first_losses) < 3 or first_losses[0] <= 0:
+    first_losses, recent_losses = record.losses.first[:3], [loss for _, loss in record.losses.recent]
+    if not record.losses.is_single or len(first_losses) < 3 or first_losses[0] <= 0:
         return False
     finite = [loss for loss in recent_losses if math.isfinite(loss)]
     if len(finite) < len(recent_losses):
@@ -192,7 +194,7 @@ def update_ratio(record: Record) -> float:
 
 def update_ratios(record: Record) -> list[float]:
     """Returns all measured update-to-weight ratios that are finite."""
-    ratios = [measurement.updates.get("total") for measurement in record.gradients]
+    ratios = [measurement.updates.get("total") for measurement in record.gradients.measurements]
     return [ratio.value for ratio in ratios if ratio is not None and math.isfinite(ratio.value)]
 
 

@@ -27,11 +27,11 @@ MIN_GRADUAL_SHARE = 0.7
 
 def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
     """Returns the sensitivity :math:`s_l` of each layer, in call order, at a measurement of the gradient."""
-    measurement = record.gradients[index]
-    weights = _nearest(record.weight_norms, measurement.step)
+    measurement = record.gradients.measurements[index]
+    weights = _nearest(record.weights.norms, measurement.step)
     return {
         layer: measurement.norms[layer] * weights[layer]
-        for layer in record.layer_order
+        for layer in record.weights.layer_order
         if layer in measurement.norms and weights.get(layer)
     }
 

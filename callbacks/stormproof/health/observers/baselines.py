@@ -12,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.event_log import log_event
+from stormproof.health.observations.predictions import Comparison, PredictionStats
 from stormproof.health.observers.input_target_dependence import DependenceTest
 from stormproof.health.observers.objective import (
     Objective,
@@ -21,7 +22,6 @@ from stormproof.health.observers.objective import (
     list_data_losses,
 )
 from stormproof.health.observers.step_trace import StepTrace
-from stormproof.health.record import Comparison, PredictionStats
 
 MAX_UNKNOWN_LOSSES = 5
 """Number of traced batches without a match after which the search for the loss function ends."""

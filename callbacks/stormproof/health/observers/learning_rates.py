@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from stormproof.health.record import ParameterGroup
+from stormproof.health.observations.optimizers import ParameterGroup
 
 ZERO_LR_SHARE = 1e-6
 """Share of the highest learning rate below which a learning rate counts as zero."""

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from stormproof.health.observations.predictions import PredictionStats
 from stormproof.health.observers.step_trace import LossCall, PredictionTargetPair, StepTrace
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, torch_losses
-from stormproof.health.record import PredictionStats
 
 RELATIVE_TOLERANCE = 1e-5
 """Relative tolerance for matching a loss function with the value of a loss."""

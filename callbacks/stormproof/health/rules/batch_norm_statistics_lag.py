@@ -12,19 +12,19 @@ from stormproof.lightning.layer_names import join_names
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports units that are active in training mode but dead in evaluation mode."""
-    if record.lagging_units is None:
+    if record.units.lagging is None:
         yield NotEnoughEvidence("units measured in training and in a validation pass")
-    elif record.lagging_units:
+    elif record.units.lagging:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,
             Severity.WARNING,
-            join_names(record.lagging_units),
+            join_names(record.units.lagging),
             0,
             record.step,
             {
-                "dead_in_evaluation": float(sum(activity.dead for activity in record.lagging_units.values())),
-                "dead_in_training": float(sum(record.unit_activity[name].dead for name in record.lagging_units)),
-                "units": float(sum(activity.units for activity in record.lagging_units.values())),
+                "dead_in_evaluation": float(sum(activity.dead for activity in record.units.lagging.values())),
+                "dead_in_training": float(sum(record.units.activity[name].dead for name in record.units.lagging)),
+                "units": float(sum(activity.units for activity in record.units.lagging.values())),
             },
             "Raise the momentum of batch norm (default 0.1), or recompute the running statistics before evaluation "
             "with torch.optim.swa_utils.update_bn.",
@@ -34,7 +34,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 def no_units_lag(record: Record) -> bool:
     """Returns whether units were measured in training and in evaluation, and none is dead in evaluation only."""
-    return record.lagging_units == {}
+    return record.units.lagging == {}
 
 
 RULE = Rule(
@@ -42,4 +42,5 @@ RULE = Rule(
     check,
     explains=frozenset({Problem.OVERFITTING}),
     is_obsolete=no_units_lag,
+    needs=frozenset({"units"}),
 )

@@ -11,8 +11,8 @@ from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports predictions and targets whose shapes torch broadcasts."""
-    mismatches = [mismatch for trace in record.traces for mismatch in trace.broadcast_mismatches]
-    if not record.traces:
+    mismatches = [mismatch for trace in record.predictions.traces for mismatch in trace.broadcast_mismatches]
+    if not record.predictions.traces:
         yield NotEnoughEvidence("a traced step")
     if mismatches:
         first_mismatch = mismatches[0]
@@ -27,4 +27,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         )
 
 
-RULE = Rule(Problem.BROADCAST_MISMATCH, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.BROADCAST_MISMATCH,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"predictions"}),
+)

@@ -17,7 +17,7 @@ for INFO and for WARNING."""
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports steps that mostly wait longer for data than they compute. The sign test ignores single long waits."""
-    waits = record.batch_waits
+    waits = record.timing.batch_waits
     if len(waits) < MIN_BATCHES:
         yield NotEnoughEvidence(f"{MIN_BATCHES} timed batches (has {len(waits)})")
         return
@@ -31,7 +31,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         yield Finding(
             Problem.DATA_STARVATION,
             Severity.WARNING if wait > LONG_WAIT_SECONDS else Severity.INFO,
-            record.loader_name,
+            record.timing.loader_name,
             max(record.step - len(waits), 0),
             record.step,
             {"waiting_share": wait_seconds / (wait_seconds + work_seconds), "seconds_a_batch": wait},
@@ -41,14 +41,19 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 def _loader_advice(record: Record) -> str:
     """Returns advice to make the training loader faster."""
-    if record.num_workers is None:
-        return f"Preprocess the data once and cache it, or replace {record.loader_name} by a DataLoader with workers."
-    if record.num_workers == 0:
+    timing = record.timing
+    if timing.num_workers is None:
+        return f"Preprocess the data once and cache it, or replace {timing.loader_name} by a DataLoader with workers."
+    if timing.num_workers == 0:
         return (
-            f"Use {record.loader_name}(num_workers=4, pin_memory=True, persistent_workers=True), or preprocess the "
+            f"Use {timing.loader_name}(num_workers=4, pin_memory=True, persistent_workers=True), or preprocess the "
             "data once and cache it."
         )
-    return f"Raise num_workers above {record.num_workers} if cores are idle, or preprocess the data once and cache it."
+    return f"Raise num_workers above {timing.num_workers} if cores are idle, or preprocess the data once and cache it."
 
 
-RULE = Rule(Problem.DATA_STARVATION, check)
+RULE = Rule(
+    Problem.DATA_STARVATION,
+    check,
+    needs=frozenset({"timing"}),
+)

@@ -17,12 +17,12 @@ MOST_DEAD_SHARE = 0.8
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers of which most units are dead, or at least half if many of them died in training."""
-    if not record.unit_activity:
+    if not record.units.activity:
         yield NotEnoughEvidence("measured outputs of activations")
-    for name, activity in record.unit_activity.items():
+    for name, activity in record.units.activity.items():
         if activity.units < 4:
             continue
-        if record.has_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
+        if record.weights.have_collapsed(activity.layer) or _has_constant_input(record, activity.layer):
             continue  # the cause is elsewhere
         dead_share = activity.dead / activity.units
         died_in_training = have_died_in_training(activity.dead, activity.units, activity.dead_from_start)
@@ -62,7 +62,7 @@ def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str,
             "the initial weights or biases",
             f"Initialize for the activation (nn.init.kaiming_normal_, biases 0), or {activation_advice}",
         )
-    lr = max((group.max_lr for group in record.groups), default=0.0)
+    lr = max((group.max_lr for group in record.optimizers.groups), default=0.0)
     if lr <= 0:
         return "the learning rate is too high", f"Lower lr, or {activation_advice}"
     return f"the learning rate ({lr:.3g}) is too high", f"Lower lr to {lr / 10:.3g}, or {activation_advice}"
@@ -70,9 +70,14 @@ def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str,
 
 def _has_constant_input(record: Record, layer: str | None) -> bool:
     """Returns whether the output of a layer before its activation is the same for all samples."""
-    last_trace = next((trace for trace in reversed(record.traces) if trace.layer_calls), None)
+    last_trace = next((trace for trace in reversed(record.predictions.traces) if trace.layer_calls), None)
     spreads = [call.spread for call in last_trace.layer_calls if call.layer == layer] if last_trace is not None else []
     return bool(spreads) and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-RULE = Rule(Problem.DEAD_UNITS, check, explains=SYMPTOMS - {Problem.DEAD_UNITS} | {Problem.LEARNING_RATE_TOO_LOW})
+RULE = Rule(
+    Problem.DEAD_UNITS,
+    check,
+    explains=SYMPTOMS - {Problem.DEAD_UNITS} | {Problem.LEARNING_RATE_TOO_LOW},
+    needs=frozenset({"optimizers", "predictions", "units", "weights"}),
+)

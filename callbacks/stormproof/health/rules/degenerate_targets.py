@@ -15,7 +15,7 @@ MIN_CONSTANT_TARGETS = 256
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports identical targets."""
-    constant_samples = record.constant_target_samples
+    constant_samples = record.data.constant_targets
     if constant_samples is None:
         return
     if constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32):
@@ -32,4 +32,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     )
 
 
-RULE = Rule(Problem.DEGENERATE_TARGETS, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.DEGENERATE_TARGETS,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"data"}),
+)

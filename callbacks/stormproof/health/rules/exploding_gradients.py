@@ -21,35 +21,32 @@ MAX_INITIAL_LOSS_RATIO = 10.0
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
-    if record.has_badly_scaled_inputs:
+    if record.data.is_badly_scaled:
         return
-    if not (record.gradients and record.first_losses and record.traces):
+    if not (record.gradients.measurements and record.losses.first and record.predictions.traces):
         yield NotEnoughEvidence("a loss and a measured gradient of a traced step")
         return
-    constants = [entry.constant_loss for entry in record.comparisons if entry.constant_loss]
-    loss_magnitude = min(abs(entry) for entry in [record.first_losses[0], *constants[:1]])
+    measurements = record.gradients.measurements
+    constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
+    loss_magnitude = min(abs(entry) for entry in [record.losses.first[0], *constants[:1]])
     starts_far_off = (
-        record.is_classification
+        record.predictions.is_classification
         and bool(constants)
-        and record.first_losses[0] > MAX_INITIAL_LOSS_RATIO * loss_magnitude
+        and record.losses.first[0] > MAX_INITIAL_LOSS_RATIO * loss_magnitude
     )
-    if not (
-        has_learned(record) is False or has_risen(record) or record.non_finite_origin is not None or starts_far_off
-    ):
+    if not (has_learned(record) is False or has_risen(record) or record.non_finite is not None or starts_far_off):
         return
     initial_sensitivities = layer_sensitivities(record, 0)
     total = math.hypot(*initial_sensitivities.values()) if initial_sensitivities else 0.0
     slope = log_ratio(list(initial_sensitivities.values()))
-    norms = [entry.total for entry in record.gradients if math.isfinite(entry.total) and entry.norms]
+    norms = [entry.total for entry in measurements if math.isfinite(entry.total) and entry.norms]
     may_have_grown = len(norms) >= 3 and norms[-1] > MIN_GROWTH * max(norms[0], 1e-12) and update_ratio(record) < 0.1
     has_grown = may_have_grown and norms[-2] > MIN_GROWTH * max(norms[0], 1e-12)
     grows_with_depth = slope is not None and slope > -math.log(STRONG_RATIO)
     is_too_sensitive = (
         math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
     )
-    if not (
-        is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, record.gradients[0].norms.values()))
-    ):
+    if not (is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, measurements[0].norms.values()))):
         if may_have_grown:
             yield NotEnoughEvidence("two consecutive large gradient norms (has 1)", is_suspicious=True)
         return
@@ -59,8 +56,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         max(initial_sensitivities, key=lambda layer: initial_sensitivities[layer], default=""),
         0,
         record.step,
-        {"gradient_norm": record.gradients[0].total}
-        | ({"last_gradient_norm": record.gradients[-1].total} if len(record.gradients) > 1 else {}),
+        {"gradient_norm": measurements[0].total}
+        | ({"last_gradient_norm": measurements[-1].total} if len(measurements) > 1 else {}),
         "Initialize with smaller weights (nn.init.kaiming_normal_), put a norm between the layers, or clip the "
         "gradient with Trainer(gradient_clip_val=1.0).",
         likely_cause="the initial weights are too large" if is_too_sensitive or grows_with_depth else "",
@@ -71,4 +68,5 @@ RULE = Rule(
     Problem.EXPLODING_GRADIENTS,
     check,
     explains=SYMPTOMS | {Problem.NON_FINITE, Problem.LEARNING_RATE_TOO_LOW},
+    needs=frozenset({"data", "gradients", "losses", "predictions", "weights"}),
 )

@@ -14,7 +14,7 @@ MIN_STEPS = 5
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports optimizers whose gradients contain the gradients of the previous step."""
-    for optimizer, (stale_steps, checked_steps) in record.retained_gradients.items():
+    for optimizer, (stale_steps, checked_steps) in record.gradients.retained.items():
         if checked_steps < MIN_STEPS:
             yield NotEnoughEvidence(f"{MIN_STEPS} steps of optimizer {optimizer} (has {checked_steps})")
         elif stale_steps >= checked_steps - 1:
@@ -30,4 +30,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             )
 
 
-RULE = Rule(Problem.GRADIENTS_NOT_CLEARED, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.GRADIENTS_NOT_CLEARED,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"gradients"}),
+)

@@ -12,16 +12,21 @@ from stormproof.lightning.layer_names import join_names
 
 def check(record: Record) -> Iterator[Finding]:
     """Reports parameters in two optimizers, or twice in one."""
-    if record.duplicated_layers:
+    if record.optimizers.duplicated_layers:
         yield Finding(
             Problem.IN_TWO_OPTIMIZERS,
             Severity.WARNING,
-            join_names(record.duplicated_layers),
+            join_names(record.optimizers.duplicated_layers),
             0,
             record.step,
-            {"layers": float(len(record.duplicated_layers))},
+            {"layers": float(len(record.optimizers.duplicated_layers))},
             "Pass each parameter to one optimizer, once.",
         )
 
 
-RULE = Rule(Problem.IN_TWO_OPTIMIZERS, check, explains=SYMPTOMS)
+RULE = Rule(
+    Problem.IN_TWO_OPTIMIZERS,
+    check,
+    explains=SYMPTOMS,
+    needs=frozenset({"optimizers"}),
+)

@@ -16,21 +16,17 @@ MAX_OUTPUT_RATIO = 5.0
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports inputs whose scale or offset harms the run."""
-    inputs = record.input_stats
+    inputs = record.data.input_stats
     if inputs is None:
         yield NotEnoughEvidence("a traced step whose first layer has numeric inputs")
         return
-    if not record.has_badly_scaled_inputs:
+    if not record.data.is_badly_scaled:
         return
     has_large_outputs = _has_large_outputs(record)
-    is_saturated = any(call.saturated_share > 0.9 for trace in record.traces[:1] for call in trace.activation_calls)
-    if (
-        has_large_outputs
-        or is_saturated
-        or has_learned(record) is False
-        or has_risen(record)
-        or record.non_finite_origin
-    ):
+    is_saturated = any(
+        call.saturated_share > 0.9 for trace in record.predictions.traces[:1] for call in trace.activation_calls
+    )
+    if has_large_outputs or is_saturated or has_learned(record) is False or has_risen(record) or record.non_finite:
         yield Finding(
             Problem.INPUT_BADLY_SCALED,
             Severity.WARNING,
@@ -50,8 +46,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 def _has_large_outputs(record: Record) -> bool:
     """Returns whether the first outputs far exceed the targets, or the first loss exceeds the best constant loss."""
-    stats = next((entry for trace in record.traces[:1] for entry in trace.predictions), None)
-    if stats is None or len(record.first_losses) < 3:
+    stats = next((entry for trace in record.predictions.traces[:1] for entry in trace.predictions), None)
+    if stats is None or len(record.losses.first) < 3:
         return False
     if stats.loss_input == "numbers":
         return max(abs(stats.low), abs(stats.high)) > MAX_OUTPUT_RATIO * max(
@@ -59,10 +55,15 @@ def _has_large_outputs(record: Record) -> bool:
         )
     constants = [
         entry.constant_loss
-        for entry in record.comparisons
+        for entry in record.predictions.comparisons
         if entry.constant_loss is not None and entry.constant_loss > 0
     ]
-    return bool(constants) and fmean(record.first_losses[:3]) > MAX_OUTPUT_RATIO * constants[0]
+    return bool(constants) and fmean(record.losses.first[:3]) > MAX_OUTPUT_RATIO * constants[0]
 
 
-RULE = Rule(Problem.INPUT_BADLY_SCALED, check, explains=NUMERICAL_SYMPTOMS - {Problem.INPUT_BADLY_SCALED})
+RULE = Rule(
+    Problem.INPUT_BADLY_SCALED,
+    check,
+    explains=NUMERICAL_SYMPTOMS - {Problem.INPUT_BADLY_SCALED},
+    needs=frozenset({"data", "losses", "predictions"}),
+)

@@ -22,9 +22,9 @@ IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that does not fall, or units that die, with updates that are large compared to the weights."""
     ratios = update_ratios(record)
-    if record.has_badly_scaled_inputs:
+    if record.data.is_badly_scaled:
         return
-    if not ratios or not record.recent_losses:
+    if not ratios or not record.losses.recent:
         yield NotEnoughEvidence("a loss and a measured update")
         return
     first_ratio, largest_ratio = max(ratios[:3]), max(ratios)
@@ -32,31 +32,31 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         activity.units >= 4
         and activity.inputs >= MIN_INPUTS
         and activity.dead - activity.dead_from_start > DIED_SHARE * activity.units
-        for activity in record.unit_activity.values()
+        for activity in record.units.activity.values()
     )
-    is_warming_up = any(group.is_rising for group in record.groups)
+    is_warming_up = any(group.is_rising for group in record.optimizers.groups)
     loss_rises = has_risen(record)
-    has_recovered = record.loss_fell_by(IMPROVED_SHARE) and max(record.first_losses) < BLOW_UP_FACTOR * abs(
-        record.first_losses[0]
+    has_recovered = record.losses.have_fallen_by(IMPROVED_SHARE) and max(record.losses.first) < BLOW_UP_FACTOR * abs(
+        record.losses.first[0]
     )
     lacks_progress = has_learned(record) is False and not is_falling(record)
     if is_constant_from_start(record) or not (
         (loss_rises and largest_ratio > LARGE_UPDATE)
         or (lacks_progress and first_ratio > HUGE_UPDATE and not has_recovered)
-        or (has_died and (largest_ratio > HUGE_UPDATE or is_warming_up) and not record.loss_fell_by(0.1))
+        or (has_died and (largest_ratio > HUGE_UPDATE or is_warming_up) and not record.losses.have_fallen_by(0.1))
         or (has_died and lacks_progress and largest_ratio > LARGE_UPDATE)
     ):
         return
     yield Finding(
         Problem.LEARNING_RATE_TOO_HIGH,
         Severity.CRITICAL,
-        record.groups[0].name if len(record.groups) == 1 else "",
+        record.optimizers.groups[0].name if len(record.optimizers.groups) == 1 else "",
         0,
         record.step,
         {
             "update_relative_to_weights": largest_ratio,
-            "first_loss": fmean(record.first_losses[:5]),
-            "loss": record.recent_losses[-1][1],
+            "first_loss": fmean(record.losses.first[:5]),
+            "loss": record.losses.recent[-1][1],
         },
         "Divide lr by 10 until the first steps lower the loss.",
     )
@@ -66,4 +66,5 @@ RULE = Rule(
     Problem.LEARNING_RATE_TOO_HIGH,
     check,
     explains=NUMERICAL_SYMPTOMS - {Problem.INPUT_BADLY_SCALED, Problem.LEARNING_RATE_TOO_HIGH},
+    needs=frozenset({"data", "gradients", "losses", "optimizers", "predictions", "units"}),
 )

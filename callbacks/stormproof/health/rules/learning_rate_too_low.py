@@ -29,13 +29,13 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports updates that cannot change the weights by 1% in the planned steps, or a loss that falls too slowly."""
     ratio = max(update_ratios(record), default=0.0)
     baseline = constant_baseline(record)
-    if any(group.is_rising for group in record.groups):
+    if any(group.is_rising for group in record.optimizers.groups):
         yield from _check_slow_warm_up(record)
         return
     if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
         return  # small updates are enough for a network that is already good
-    has_zero_lr = any(group.zero_since is not None for group in record.groups)
-    if not record.has_single_loss or not record.groups or has_zero_lr or record.loss_fell_by(0.1):
+    has_zero_lr = any(group.zero_since is not None for group in record.optimizers.groups)
+    if not record.losses.is_single or not record.optimizers.groups or has_zero_lr or record.losses.have_fallen_by(0.1):
         return
     if not record.planned_steps:
         yield NotEnoughEvidence("a planned number of steps: set max_epochs or max_steps of the Trainer")
@@ -48,7 +48,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         is_late(record)
         and ratio < SMALL_UPDATE
         and has_learned(record) is False
-        and record.targets_depend_on_inputs is not False
+        and record.data.targets_depend_on_inputs is not False
     )
     if final_loss is not None and baseline is not None:
         is_slow = is_slow and final_loss > NO_BETTER_SHARE * baseline.constant_loss
@@ -57,17 +57,21 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     yield Finding(
         Problem.LEARNING_RATE_TOO_LOW,
         Severity.WARNING,
-        record.groups[0].name if len(record.groups) == 1 else "",
+        record.optimizers.groups[0].name if len(record.optimizers.groups) == 1 else "",
         0,
         record.step,
-        {"lr": record.groups[0].lr, "update_relative_to_weights": ratio, "steps": float(record.planned_steps)},
+        {
+            "lr": record.optimizers.groups[0].lr,
+            "update_relative_to_weights": ratio,
+            "steps": float(record.planned_steps),
+        },
         "Multiply lr by 10 until the loss falls from epoch to epoch.",
     )
 
 
 def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
     """Reports a warm-up that has reached less than 1% of its target after half of the planned steps."""
-    for group in record.groups:
+    for group in record.optimizers.groups:
         is_cold = group.is_rising and group.lr < MIN_WEIGHT_CHANGE * group.base_lr
         if is_cold and record.planned_steps and record.step >= record.planned_steps / 2 and is_late(record):
             yield Finding(
@@ -83,4 +87,10 @@ def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
             return
 
 
-RULE = Rule(Problem.LEARNING_RATE_TOO_LOW, check, explains=NO_LEARNING, is_obsolete=is_clearly_better)
+RULE = Rule(
+    Problem.LEARNING_RATE_TOO_LOW,
+    check,
+    explains=NO_LEARNING,
+    is_obsolete=is_clearly_better,
+    needs=frozenset({"data", "gradients", "losses", "optimizers", "predictions"}),
+)

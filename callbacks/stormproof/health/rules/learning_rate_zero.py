@@ -17,7 +17,7 @@ MIN_ZERO_STEPS = 20
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports parameter groups with a learning rate of zero that no schedule explains."""
-    for group in record.groups:
+    for group in record.optimizers.groups:
         if group.zero_since is None:
             continue
         zero_steps = record.step - group.zero_since
@@ -25,7 +25,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             1.0 if record.planned_steps is None else (record.planned_steps - group.zero_since) / record.planned_steps
         )
         may_start_later = (
-            len(record.groups) > 1 and group.max_lr == 0 and not is_late(record)
+            len(record.optimizers.groups) > 1 and group.max_lr == 0 and not is_late(record)
         )  # another group may be trained first
         if remaining_share <= MIN_REMAINING_SHARE or may_start_later:
             continue
@@ -35,7 +35,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         else:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,
-                Severity.CRITICAL if len(record.groups) == 1 else Severity.WARNING,
+                Severity.CRITICAL if len(record.optimizers.groups) == 1 else Severity.WARNING,
                 group.name,
                 group.zero_since,
                 record.step,
@@ -49,4 +49,5 @@ RULE = Rule(
     Problem.LEARNING_RATE_ZERO,
     check,
     explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
+    needs=frozenset({"optimizers"}),
 )

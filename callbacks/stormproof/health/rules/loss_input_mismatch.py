@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.record import PredictionStats, Record
+from stormproof.health.observations.predictions import PredictionStats
+from stormproof.health.record import Record
 from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
 MIN_TRACES = 2
@@ -18,10 +19,10 @@ MIN_CERTAIN_BATCHES = 5
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that receives another kind of input than it expects, such as probabilities instead of logits."""
-    if not any(len(calls) >= MIN_TRACES for calls in record.predictions_by_loss):
+    if not any(len(calls) >= MIN_TRACES for calls in record.predictions.by_loss):
         yield NotEnoughEvidence(f"{MIN_TRACES} traced steps with a known loss")
         return
-    for calls in record.predictions_by_loss:
+    for calls in record.predictions.by_loss:
         stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_TRACES else None
         if actual_input is not None:
             yield Finding(
@@ -66,4 +67,9 @@ def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
     return None
 
 
-RULE = Rule(Problem.LOSS_INPUT_MISMATCH, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.LOSS_INPUT_MISMATCH,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"predictions"}),
+)

@@ -21,9 +21,9 @@ SUSTAINED_BATCHES = 20
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
-    losses = list(record.recent_losses)
+    losses = list(record.losses.recent)
     is_short = len(losses) <= MIN_BATCHES
-    if not record.has_single_loss or not (is_short or _may_contain_spike([loss for _, loss in losses])):
+    if not record.losses.is_single or not (is_short or _may_contain_spike([loss for _, loss in losses])):
         return
     if is_short:
         yield NotEnoughEvidence(f"{MIN_BATCHES + 1} batches (has {len(losses)})")
@@ -43,7 +43,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             and median(following_losses[SUSTAINED_BATCHES // 2 :]) > 2 * baseline
         )
         exceeds_all = (
-            index >= MIN_BATCHES and loss > SPIKE_FACTOR * max(largest_loss, 0.0) and loss > max(record.first_losses)
+            index >= MIN_BATCHES and loss > SPIKE_FACTOR * max(largest_loss, 0.0) and loss > max(record.losses.first)
         )
         if not all(map(math.isfinite, following_losses)):
             return
@@ -82,4 +82,5 @@ RULE = Rule(
     Problem.LOSS_SPIKE,
     check,
     explains=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT}),
+    needs=frozenset({"losses"}),
 )

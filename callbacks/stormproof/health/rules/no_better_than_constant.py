@@ -33,7 +33,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         yield NotEnoughEvidence(LATE_STEP)
         return
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
-    if is_falling(record) and not (is_finished and record.is_classification):
+    if is_falling(record) and not (is_finished and record.predictions.is_classification):
         return  # a regression may still learn the mean of its targets
     if baseline.improvement + 2 * baseline.standard_error > UNCERTAIN_SHARE * baseline.constant_loss:
         return  # the loss may be slightly better than the constant
@@ -54,4 +54,5 @@ RULE = Rule(
     check,
     explains=frozenset({Problem.PLATEAU}),
     is_obsolete=is_clearly_better,
+    needs=frozenset({"losses", "predictions"}),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
@@ -19,14 +19,14 @@ MIN_STEPS = 5
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers that receive no gradient. Frozen and unused layers may be intended, so their severity is INFO."""
-    if not record.traces:
+    if not record.predictions.traces:
         yield NotEnoughEvidence("a traced step")
     detached_layers = {
         layer: function
-        for layer, function in record.detached_layers.items()
-        if layer not in record.layers_with_gradient
+        for layer, function in record.gradients.detached_layers.items()
+        if layer not in record.gradients.layers
     }
-    lacks_gradient = record.steps_without_gradient >= MIN_STEPS and not record.layers_with_gradient
+    lacks_gradient = record.gradients.steps_without >= MIN_STEPS and not record.gradients.layers
     if detached_layers:
         yield Finding(
             Problem.NO_GRADIENT,
@@ -45,61 +45,65 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             "all layers",
             0,
             record.step,
-            {"steps_without_a_gradient": float(record.steps_without_gradient)},
+            {"steps_without_a_gradient": float(record.gradients.steps_without)},
             "Check that training_step returns the loss and that zero_grad() is not called between backward() and "
             "step().",
         )
-    elif not record.has_stepped and record.batches >= _min_batches(record) and not _may_be_warming_up(record):
+    elif (
+        not record.batches.have_stepped
+        and record.batches.count >= _min_batches(record)
+        and not _may_be_warming_up(record)
+    ):
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.CRITICAL,
             "all layers",
             0,
             0,
-            {"batches": float(record.batches), "optimizer_steps": 0.0},
+            {"batches": float(record.batches.count), "optimizer_steps": 0.0},
             "Return the loss from training_step. In manual optimization, call self.manual_backward(loss) and "
             "optimizer.step().",
         )
-    yield from _check_unused_and_frozen(record, [] if lacks_gradient else record.unused_layers)
+    yield from _check_unused_and_frozen(record, [] if lacks_gradient else record.gradients.unused_layers)
 
 
 def _min_batches(record: Record) -> int:
     """Returns the number of batches within which an optimizer should have stepped."""
-    return (MAX_ACCUMULATED_BATCHES if record.epoch < 2 else 1) * record.accumulate_grad_batches
+    return (MAX_ACCUMULATED_BATCHES if record.epoch < 2 else 1) * record.batches.accumulated
 
 
 def _may_be_warming_up(record: Record) -> bool:
     """Returns whether no backward pass has run yet and the run may still be in its warm-up."""
-    if record.backward_batches:
+    if record.batches.with_backward:
         return False
     if record.planned_steps is None:
         return record.epoch < 2
-    return record.batches < MAX_WARM_UP_SHARE * record.planned_steps * record.accumulate_grad_batches
+    return record.batches.count < MAX_WARM_UP_SHARE * record.planned_steps * record.batches.accumulated
 
 
 def gradients_reach_all_layers(record: Record) -> bool:
     """Returns whether gradients reach the layers and an optimizer has stepped, so that the finding is obsolete."""
     return (
-        record.has_stepped
-        and bool(record.layers_with_gradient)
-        and record.detached_layers.keys() <= record.layers_with_gradient
+        record.batches.have_stepped
+        and bool(record.gradients.layers)
+        and all(layer in record.gradients.layers for layer in record.gradients.detached_layers)
     )
 
 
-def _check_unused_and_frozen(record: Record, unused_layers: list[str]) -> Iterator[Finding]:
+def _check_unused_and_frozen(record: Record, unused_layers: Sequence[str]) -> Iterator[Finding]:
     """Reports unused and frozen layers with severity INFO."""
-    if unused_layers or record.frozen_layers:
+    if unused_layers or record.gradients.frozen_layers:
         layers_by_advice = {
             "Leave unused layers out of the optimizer, or make the loss depend on them.": unused_layers,
-            "Call requires_grad_(True) on frozen layers that should be trained.": record.frozen_layers,
+            "Call requires_grad_(True) on frozen layers that should be trained.": record.gradients.frozen_layers,
         }
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.INFO,
-            join_names([*unused_layers, *record.frozen_layers]),
+            join_names([*unused_layers, *record.gradients.frozen_layers]),
             0,
             record.step,
-            {"unused_layers": float(len(unused_layers)), "frozen_layers": float(len(record.frozen_layers))},
+            {"unused_layers": float(len(unused_layers)), "frozen_layers": float(len(record.gradients.frozen_layers))},
             " ".join(advice for advice, layers in layers_by_advice.items() if layers),
         )
 
@@ -109,4 +113,5 @@ RULE = Rule(
     check,
     explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
     is_obsolete=gradients_reach_all_layers,
+    needs=frozenset({"gradients", "predictions"}),
 )

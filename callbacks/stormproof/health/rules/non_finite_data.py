@@ -12,9 +12,14 @@ from stormproof.health.rules.non_finite import make_non_finite_finding
 
 def check(record: Record) -> Iterator[Finding]:
     """Reports a NaN or an infinity in a batch."""
-    if record.non_finite_origin is not None and record.non_finite_origin.in_data:
+    if record.non_finite is not None and record.non_finite.in_data:
         advice = "Find the samples with torch.isfinite(inputs).all() in the Dataset."
-        yield make_non_finite_finding(Problem.NON_FINITE_DATA, record, record.non_finite_origin, advice)
+        yield make_non_finite_finding(Problem.NON_FINITE_DATA, record, record.non_finite, advice)
 
 
-RULE = Rule(Problem.NON_FINITE_DATA, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.NON_FINITE_DATA,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"losses"}),
+)

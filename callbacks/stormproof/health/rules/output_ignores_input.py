@@ -12,7 +12,7 @@ from stormproof.health.rule import NotEnoughEvidence, Rule
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports identical predictions for all samples of a batch."""
-    if not any(trace.predictions for trace in record.traces):
+    if not any(trace.predictions for trace in record.predictions.traces):
         yield NotEnoughEvidence("a traced step with a known loss")
         return
     late_steps = last_constant_outputs(record)
@@ -43,4 +43,5 @@ RULE = Rule(
     Problem.OUTPUT_IGNORES_INPUT,
     check,
     explains=frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT, Problem.PLATEAU}),
+    needs=frozenset({"predictions"}),
 )

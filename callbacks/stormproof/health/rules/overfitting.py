@@ -21,7 +21,7 @@ MIN_SAMPLES = 30
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a validation loss that rises beyond noise while the training loss falls."""
-    passes = [validation for validation in record.validations if math.isfinite(validation.loss)]
+    passes = [validation for validation in record.losses.validations if math.isfinite(validation.loss)]
     if len(passes) < MIN_PASSES:
         yield NotEnoughEvidence(f"{MIN_PASSES} validation passes with a loss (has {len(passes)})")
         return
@@ -60,4 +60,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         )
 
 
-RULE = Rule(Problem.OVERFITTING, check)
+RULE = Rule(
+    Problem.OVERFITTING,
+    check,
+    needs=frozenset({"losses"}),
+)

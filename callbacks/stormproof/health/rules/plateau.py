@@ -27,10 +27,12 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     The severity is INFO because noise in the targets also limits the loss. Without a best constant loss the rule
     abstains: some losses are intended to stay constant, such as in adversarial games.
     """
-    losses = [loss for _, loss in record.recent_losses]
+    losses = [loss for _, loss in record.losses.recent]
     quarter = len(losses) // 4
-    is_decayed = any(group.lr < DECAYED_LR_SHARE * group.max_lr or group.is_rising for group in record.groups)
-    if not record.has_single_loss or is_decayed or not all(map(math.isfinite, losses)):
+    is_decayed = any(
+        group.lr < DECAYED_LR_SHARE * group.max_lr or group.is_rising for group in record.optimizers.groups
+    )
+    if not record.losses.is_single or is_decayed or not all(map(math.isfinite, losses)):
         return
     if not is_late(record) or quarter < MIN_QUARTER_BATCHES:
         yield NotEnoughEvidence(LATE_STEP)
@@ -53,7 +55,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         Problem.PLATEAU,
         Severity.INFO,
         "",
-        record.recent_losses[quarter][0],
+        record.losses.recent[quarter][0],
         record.step,
         {"loss": last_quarter[0], "loss_then": second_quarter[0], "loss_of_the_best_constant": baseline.constant_loss},
         "Stop here if the loss is as low as the noise of the targets allows. Otherwise lower lr (ReduceLROnPlateau), "
@@ -67,4 +69,8 @@ def _is_flat(previous: tuple[float, float], current: tuple[float, float]) -> boo
     return change < 2 * math.hypot(previous[1], current[1]) and change < MAX_CHANGE * abs(previous[0])
 
 
-RULE = Rule(Problem.PLATEAU, check)
+RULE = Rule(
+    Problem.PLATEAU,
+    check,
+    needs=frozenset({"losses", "optimizers", "predictions"}),
+)

@@ -18,8 +18,8 @@ MIN_TRACES = 3
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports bounded activations that are saturated from the start, or while the loss does not improve."""
-    traces = [trace for trace in record.traces if trace.activation_calls]
-    if len(record.traces) < MIN_TRACES or record.step < 5:
+    traces = [trace for trace in record.predictions.traces if trace.activation_calls]
+    if len(record.predictions.traces) < MIN_TRACES or record.step < 5:
         yield NotEnoughEvidence(f"5 steps, {MIN_TRACES} of them traced")
         return
     if len(traces) < MIN_TRACES:
@@ -56,4 +56,5 @@ RULE = Rule(
     Problem.SATURATED_UNITS,
     check,
     explains=SYMPTOMS - {Problem.DEAD_UNITS, Problem.SATURATED_UNITS} | {Problem.LEARNING_RATE_TOO_LOW},
+    needs=frozenset({"losses", "predictions"}),
 )

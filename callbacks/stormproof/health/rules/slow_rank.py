@@ -26,7 +26,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     The loss of time is the median over batches of the difference from the median of the other ranks, as a share of the
     whole step.
     """
-    rank_times = record.rank_times
+    rank_times = record.ranks.compute_times
     if rank_times is None or len(rank_times.seconds) < 2:
         return
     batches = len(rank_times.seconds[0])
@@ -59,4 +59,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         )
 
 
-RULE = Rule(Problem.SLOW_RANK, check)
+RULE = Rule(
+    Problem.SLOW_RANK,
+    check,
+    needs=frozenset({"ranks"}),
+)

@@ -14,7 +14,8 @@ from stormproof.health.measures.progress import (
     missing_comparisons,
     update_ratio,
 )
-from stormproof.health.record import Comparison, Record
+from stormproof.health.observations.predictions import Comparison
+from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
 
 
@@ -22,7 +23,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports predictions that differ between samples but fit permuted targets as well as their own."""
     comparisons = [
         comparison
-        for comparison in record.comparisons
+        for comparison in record.predictions.comparisons
         if comparison.permuted_loss is not None and comparison.step >= 10
     ]
     first_epoch_comparisons = [
@@ -31,9 +32,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     comparisons = (
         first_epoch_comparisons if len(first_epoch_comparisons) >= MIN_COMPARISONS else comparisons[:MIN_COMPARISONS]
     )
-    if record.targets_depend_on_inputs is True or has_learned(record) is True:
+    if record.data.targets_depend_on_inputs is True or has_learned(record) is True:
         return
-    if len(comparisons) < MIN_COMPARISONS or record.targets_depend_on_inputs is None:
+    if len(comparisons) < MIN_COMPARISONS or record.data.targets_depend_on_inputs is None:
         yield missing_comparisons(record)
         return
     if record.epoch < 1 or has_learned(record) is None:
@@ -48,7 +49,12 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             if comparison.permuted_loss is not None
         ]
     )
-    spreads = [stats.spread for trace in record.traces[-5:] for stats in trace.predictions if stats.spread is not None]
+    spreads = [
+        stats.spread
+        for trace in record.predictions.traces[-5:]
+        for stats in trace.predictions
+        if stats.spread is not None
+    ]
     if mean > 2 * error or not spreads or median(spreads) < 1e-2 or update_ratio(record) < 1e-5:
         return
     yield Finding(
@@ -74,4 +80,5 @@ RULE = Rule(
     Problem.TARGETS_UNRELATED_TO_INPUTS,
     check,
     explains=frozenset({Problem.NO_BETTER_THAN_CONSTANT, Problem.OVERFITTING, Problem.PLATEAU}),
+    needs=frozenset({"data", "gradients", "losses", "predictions"}),
 )

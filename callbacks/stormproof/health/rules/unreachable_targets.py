@@ -16,10 +16,10 @@ MAX_UNREACHABLE_SHARE = 0.05
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports targets outside the range of the last activation, and a softmax over a single unit, which is always 1."""
-    if not any(len(calls) >= MIN_TRACES for calls in record.predictions_by_loss):
+    if not any(len(calls) >= MIN_TRACES for calls in record.predictions.by_loss):
         yield NotEnoughEvidence(f"{MIN_TRACES} traced steps with a known loss")
         return
-    for calls in record.predictions_by_loss:
+    for calls in record.predictions.by_loss:
         stats = calls[-1]
         is_single_output = stats.producer in {"softmax", "log_softmax"} and all(call.low == call.high for call in calls)
         is_out_of_range = all(call.unreachable_share > MAX_UNREACHABLE_SHARE for call in calls[-MIN_TRACES:])
@@ -46,4 +46,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         return
 
 
-RULE = Rule(Problem.UNREACHABLE_TARGETS, check, explains=NUMERICAL_SYMPTOMS)
+RULE = Rule(
+    Problem.UNREACHABLE_TARGETS,
+    check,
+    explains=NUMERICAL_SYMPTOMS,
+    needs=frozenset({"predictions"}),
+)

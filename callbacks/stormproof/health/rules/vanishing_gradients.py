@@ -17,16 +17,16 @@ MIN_MEASUREMENTS = 2
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that shrink towards the first layers while these do not learn."""
-    if record.uses_grad_scaler or any(group.is_rising for group in record.groups):
+    if record.gradients.are_scaled or any(group.is_rising for group in record.optimizers.groups):
         return
-    if len(record.gradients) < MIN_MEASUREMENTS:
-        yield NotEnoughEvidence(f"{MIN_MEASUREMENTS} measured gradients (has {len(record.gradients)})")
+    if len(record.gradients.measurements) < MIN_MEASUREMENTS:
+        yield NotEnoughEvidence(f"{MIN_MEASUREMENTS} measured gradients (has {len(record.gradients.measurements)})")
         return
     slopes = [log_ratio(list(layer_sensitivities(record, index).values())) for index in (0, -1)]
     if not all(slope is not None and slope < math.log(MILD_RATIO) for slope in slopes):
         return
     is_mild = any(slope is not None and slope > math.log(STRONG_RATIO) for slope in slopes)
-    last_measurement = record.gradients[-1]
+    last_measurement = record.gradients.measurements[-1]
     first_layer, last_layer = next(iter(layer_sensitivities(record, -1))), list(layer_sensitivities(record, -1))[-1]
     ratio = last_measurement.updates.get(first_layer)
     is_stuck = ratio is not None and record.planned_steps is not None and ratio.value * record.planned_steps < 0.01
@@ -48,4 +48,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     )
 
 
-RULE = Rule(Problem.VANISHING_GRADIENTS, check, explains=NO_LEARNING | {Problem.LEARNING_RATE_TOO_LOW})
+RULE = Rule(
+    Problem.VANISHING_GRADIENTS,
+    check,
+    explains=NO_LEARNING | {Problem.LEARNING_RATE_TOO_LOW},
+    needs=frozenset({"gradients", "losses", "optimizers", "predictions", "weights"}),
+)

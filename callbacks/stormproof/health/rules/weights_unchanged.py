@@ -18,23 +18,23 @@ MIN_STEPS = 20
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers whose weights do not change although they have a gradient and a learning rate above zero."""
-    steps = record.step - record.first_gradient_step
+    steps = record.step - record.gradients.first_step
     if steps < MIN_STEPS:
         yield NotEnoughEvidence(f"{MIN_STEPS} steps with a gradient (has {steps})")
         return
-    weights = [layers for step, layers in record.weight_stats.items() if step >= record.first_gradient_step]
-    if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.groups):
+    weights = [layers for step, layers in record.weights.stats.items() if step >= record.gradients.first_step]
+    if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.optimizers.groups):
         return
-    if len({entry.optimizer for entry in record.groups}) > 1 and record.epoch < 1:
+    if len({entry.optimizer for entry in record.optimizers.groups}) > 1 and record.epoch < 1:
         return  # optimizers may alternate between epochs
-    has_late_start = any(group.initial_lr <= ZERO_LR_SHARE * group.max_lr for group in record.groups)
+    has_late_start = any(group.initial_lr <= ZERO_LR_SHARE * group.max_lr for group in record.optimizers.groups)
     if has_late_start and record.epoch < 2:
         return  # a group that started with a learning rate of zero may have been trained for a few steps only
     recent_weights = weights[-MIN_UNCHANGED_STEPS:] if has_late_start else weights
     unchanged_layers = [
         layer
         for layer, stats in recent_weights[-1].items()
-        if layer in record.layers_with_gradient and all(entry.get(layer) == stats for entry in recent_weights)
+        if layer in record.gradients.layers and all(entry.get(layer) == stats for entry in recent_weights)
     ]
     if unchanged_layers:
         yield Finding(
@@ -53,4 +53,5 @@ RULE = Rule(
     Problem.WEIGHTS_UNCHANGED,
     check,
     explains=NO_LEARNING - {Problem.LOSS_SPIKE, Problem.WEIGHTS_UNCHANGED},
+    needs=frozenset({"gradients", "optimizers", "weights"}),
 )

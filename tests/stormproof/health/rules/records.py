@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.gradients.update_ratio import UpdateRatio
+from stormproof.health.observations.gradients import Gradients
+from stormproof.health.observations.losses import Losses
+from stormproof.health.observations.optimizers import Optimizers, ParameterGroup
+from stormproof.health.observations.predictions import Comparison, Predictions, PredictionStats, TracedStep
 from stormproof.health.observers.step_trace import InputStats
-from stormproof.health.record import Comparison, ParameterGroup, PredictionStats, Record, TracedStep
+from stormproof.health.record import TOPICS, Record
 
 
 def make_prediction_stats(**changes: Any) -> PredictionStats:
@@ -33,20 +38,32 @@ def make_record(losses: list[float], constant: float | None = 1.4, ratio: float 
     def gap(step: int) -> float:  # of predictions that know something of their targets, or of those that do not
         return 0.5 if losses[-1] < 1 else 0.01 * (-1) ** (step // 4)
 
-    new_record = Record(step=len(losses), epoch=len(losses) // 40, planned_steps=120)
-    new_record.first_losses = losses[:20]
-    new_record.recent_losses.extend(enumerate(losses))
-    new_record.groups = [ParameterGroup(0, "optimizer 0", 0.1, 0.1, 0.1, 0.1, None)]
-    new_record.gradients = [make_measurement(step, {"a": 1.0, "b": 1.0}, ratio) for step in (1, 10, 20)]
-    new_record.comparisons = [
-        Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))
-        for step in range(0, len(losses), 4)
-    ]
-    new_record.traces = [TracedStep(step, predictions=(make_prediction_stats(),)) for step in (0, 1, 2, 10, 20)]
+    record = Record(
+        step=len(losses),
+        epoch=len(losses) // 40,
+        planned_steps=120,
+        losses=Losses(losses[:20], list(enumerate(losses))),
+        optimizers=Optimizers([ParameterGroup(0, "optimizer 0", 0.1, 0.1, 0.1, 0.1, None)]),
+        gradients=Gradients([make_measurement(step, {"a": 1.0, "b": 1.0}, ratio) for step in (1, 10, 20)]),
+        predictions=Predictions(
+            [TracedStep(step, predictions=(make_prediction_stats(),)) for step in (0, 1, 2, 10, 20)],
+            [
+                Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))
+                for step in range(0, len(losses), 4)
+            ],
+        ),
+    )
     for name, value in fields.items():
-        assert hasattr(new_record, name), name
-        setattr(new_record, name, value)
-    return new_record
+        record = _with_field(record, name, value)
+    return record
+
+
+def _with_field(record: Record, name: str, value: Any) -> Record:
+    """Returns a record with another value of one of its fields or of a field of one of its topics."""
+    if hasattr(record, name):
+        return replace(record, **{name: value})
+    (topic,) = (topic for topic in sorted(TOPICS) if name in getattr(record, topic).__dataclass_fields__)
+    return replace(record, **{topic: replace(getattr(record, topic), **{name: value})})
 
 
 def make_input_stats(**changes: Any) -> InputStats:

@@ -1,0 +1,1 @@
+"""Measurements of a run by topic, as frozen dataclasses."""

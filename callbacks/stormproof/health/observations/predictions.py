@@ -1,0 +1,94 @@
+"""Predictions and losses in traced steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
+
+
+@dataclass(frozen=True)
+class PredictionStats:
+    """Statistics of the prediction and the target of a loss in one batch.
+
+    Attributes:
+        loss: Name of the loss function. Empty for a custom function.
+        loss_input: Expected input, see :data:`stormproof.health.observers.torch_losses.LOSS_INPUTS`. Empty if unknown.
+        producer: Function that computed the values of the prediction. Empty if unknown.
+        layer: Last layer before the prediction.
+        outputs: Size of the second dimension. 1 for one-dimensional predictions.
+        low: Smallest entry.
+        high: Largest entry.
+        sums_to_one: Whether the entries are probabilities of at least two classes along the second dimension.
+        logs_sum_to_one: Whether the exponentials of the entries are.
+        spread: Standard deviation over the samples, relative to the root mean square. None for a single sample.
+        target_low: Smallest entry of the target.
+        target_high: Largest entry of the target.
+        unreachable_share: Share of target entries outside the range of ``producer``.
+    """
+
+    loss: str
+    loss_input: str
+    producer: str
+    layer: str
+    outputs: int
+    low: float
+    high: float
+    sums_to_one: bool
+    logs_sum_to_one: bool
+    spread: float | None
+    target_low: float
+    target_high: float
+    unreachable_share: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Loss of a batch, of the best constant prediction for it, and of its predictions with permuted targets."""
+
+    step: int
+    epoch: int
+    loss: float
+    constant_loss: float | None
+    permuted_loss: float | None
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """Measurements of a traced batch after ``step`` optimizer steps."""
+
+    step: int
+    layer_calls: tuple[LayerCall, ...] = ()
+    activation_calls: tuple[ActivationCall, ...] = ()
+    broadcast_mismatches: tuple[BroadcastMismatch, ...] = ()
+    predictions: tuple[PredictionStats, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a run.
+
+    Attributes:
+        traces: The first and the last traced steps.
+        comparisons: Comparisons of the loss with other predictions and other targets, in the last traced steps.
+    """
+
+    traces: Sequence[TracedStep] = ()
+    comparisons: Sequence[Comparison] = ()
+
+    @property
+    def by_loss(self) -> list[list[PredictionStats]]:
+        """Statistics of the predictions in traced batches, grouped by loss and last layer."""
+        calls: dict[tuple[str, str], list[PredictionStats]] = {}
+        for trace in self.traces:
+            for stats in trace.predictions:
+                calls.setdefault((stats.loss, stats.layer), []).append(stats)
+        return list(calls.values())
+
+    @property
+    def is_classification(self) -> bool:
+        """Returns whether a loss expects logits or log-probabilities."""
+        return any(
+            stats.loss_input in {"logits", "log-probabilities"} for trace in self.traces for stats in trace.predictions
+        )

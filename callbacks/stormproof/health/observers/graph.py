@@ -1,0 +1,126 @@
+"""Observes which layers receive gradients and which parameters are optimized."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from stormproof.health.observations.gradients import Gradients
+from stormproof.health.observations.optimizers import Optimizers
+from stormproof.health.observers.gradient_reset import ZeroGradCheck
+from stormproof.health.observers.learning_rates import LearningRates
+from stormproof.health.observers.parameter_groups import (
+    count_entries_outside_optimizers,
+    count_unoptimized_entries,
+    find_duplicated_layers,
+    find_layers_with_gradient,
+    find_unreached_layers,
+    frozen_layers,
+)
+from stormproof.health.observers.step_trace import StepTrace
+from stormproof.lightning.optimizer_step import find_optimizer_index
+
+STRUCTURE_STEPS = 3
+"""Number of steps after which the set of parameters with a gradient is final."""
+
+
+class GraphObserver:
+    """Observes gradients and optimizers in traced steps.
+
+    Args:
+        trainer: Trainer at the start of training.
+        module: Module that it trains.
+        are_scaled: Whether a gradient scaler is used.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, *, are_scaled: bool) -> None:
+        self._trainer, self._module, self._are_scaled = trainer, module, are_scaled
+        self.learning_rates = LearningRates(trainer.optimizers)
+        self._groups = self.learning_rates.update(trainer.global_step)
+        self._zero_grad_checks = {index: ZeroGradCheck(optimizer) for index, optimizer in enumerate(trainer.optimizers)}
+        self._stepped_optimizers: set[int] = set()
+        self._has_stepped = False
+        self._layers: set[str] = set()  # with a nonzero gradient
+        self._first_step = self._steps_without = 0
+        self._detached_layers: dict[str, str] = {}
+        self._unused_layers: list[str] = []
+        self._frozen_layers: list[str] = []
+        self._unoptimized_entries: dict[str, int] = {}
+        self._foreign_parameters = self._unregistered_entries = 0
+        self._duplicated_layers = find_duplicated_layers(module, trainer.optimizers)
+
+    @property
+    def has_stepped(self) -> bool:
+        """Returns whether a hook has observed an optimizer step."""
+        self._has_stepped |= any(check.has_stepped for check in self._zero_grad_checks.values())
+        return self._has_stepped
+
+    def stop(self) -> None:
+        """Removes all hooks."""
+        for check in self._zero_grad_checks.values():
+            check.stop()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Records which layers have gradients in a traced step."""
+        index = find_optimizer_index(self._trainer, optimizer)
+        if index is None:
+            return
+        if not self._layers and all(parameter.grad is None for parameter in self._module.parameters()):
+            self._steps_without += 1
+        new_layers = find_layers_with_gradient(self._module, self._layers)
+        if new_layers and not self._layers:
+            self._first_step = self._trainer.global_step
+        self._layers |= new_layers
+        self._stepped_optimizers.add(index)
+        optimizers = self._trainer.optimizers
+        if self._trainer.global_step < STRUCTURE_STEPS and len(self._stepped_optimizers) == len(optimizers):
+            self._unoptimized_entries, foreign_parameters = count_unoptimized_entries(self._module, optimizers)
+            self._foreign_parameters = foreign_parameters if self._unoptimized_entries else 0
+
+    def update_learning_rates(self, step: int) -> None:
+        """Reads the learning rates after ``step`` steps."""
+        self._groups = self.learning_rates.update(step)
+
+    def finish_trace(self, trace: StepTrace, loss: Any, step: int, *, is_traceable: bool) -> None:
+        """Records the layers that the loss of a traced step does not reach."""
+        entries = count_entries_outside_optimizers(trace.unregistered_parameters, self._trainer.optimizers)
+        self._unregistered_entries = max(self._unregistered_entries, entries)
+        if step > STRUCTURE_STEPS or not is_traceable or not self._module.automatic_optimization:
+            return
+        self._frozen_layers = frozen_layers(self._module)
+        if isinstance(loss, torch.Tensor):
+            origin = trace.origins.origin_of(loss)
+            self._detached_layers, self._unused_layers = find_unreached_layers(
+                self._module, self._trainer.optimizers, origin, trace, self._layers
+            )
+
+    def observe_gradients(self, measurements: Any) -> Gradients:
+        """Returns the gradients, with the measurements of a monitor."""
+        for check in self._zero_grad_checks.values():
+            if check.is_done:
+                check.stop()
+        return Gradients(
+            measurements=measurements,
+            are_scaled=self._are_scaled,
+            layers=frozenset(self._layers),
+            first_step=self._first_step,
+            steps_without=self._steps_without,
+            detached_layers=self._detached_layers,
+            unused_layers=self._unused_layers,
+            frozen_layers=self._frozen_layers,
+            retained={
+                index: (check.stale_steps, check.checked_steps) for index, check in self._zero_grad_checks.items()
+            },
+        )
+
+    def observe_optimizers(self) -> Optimizers:
+        """Returns the learning rates and the parameters of the optimizers."""
+        return Optimizers(
+            groups=self._groups,
+            unoptimized_entries=self._unoptimized_entries,
+            foreign_parameters=self._foreign_parameters,
+            unregistered_entries=self._unregistered_entries,
+            duplicated_layers=self._duplicated_layers,
+        )
