@@ -7,7 +7,11 @@
 Only runs whose fault took effect, and healthy runs that learned, are counted. A run is found if it has any warning. The
 right cause is first if the first warning names the right problem. The step of a run is the step at which the right
 problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
-(diagnosis_baselines.py) judge the same runs, but only those that return predictions.
+(diagnosis_baselines.py) and other tools that are installed (diagnosis_peers.py) judge the same runs, but only those
+that return predictions. To install these tools:
+
+    pip install arc-training==5.2.0.post1 losslint==0.4.1 neuraldbg==1.3.2 torch-audit==0.3.0
+    pip install torchmortem==0.1.1 trainproof==0.22.0 trainscope==1.8.1 traintools==0.6.2
 """
 
 from __future__ import annotations
@@ -136,8 +140,9 @@ def main() -> None:
     monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth}
     if arguments.peers:
         from diagnosis_baselines import PEERS  # noqa: PLC0415 (importable only if this file runs as a script)
+        from diagnosis_peers import installed_peers  # noqa: PLC0415 (likewise)
 
-        monitors |= PEERS
+        monitors |= PEERS | installed_peers()
     for part in [arguments.part] if arguments.part else PARTS:
         for name, monitor in monitors.items():
             verdicts = []
