@@ -22,6 +22,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "no gradient reaches {frozen_layers:frozen layer}.",
     ),
     Problem.WEIGHTS_UNCHANGED: ("the weights of {layers} of {of:layer} have not changed in {steps:step}.",),
+    Problem.BATCH_SIZE_INEFFICIENT: (
+        "a step uses {batch_size:sample}, but the noise scale of the gradient is {noise_scale} samples.",
+    ),
     Problem.LEARNING_RATE_ZERO: ("the learning rate has been {lr} for {steps:step}, since step {since_step}.",),
     Problem.LEARNING_RATE_TOO_HIGH: (
         "updates are up to {update_relative_to_weights} times the weights. The loss is {loss} (first: {first_loss}).",

@@ -62,6 +62,8 @@ class Problem(StrEnum):
     """The loss receives another kind of input than it expects, such as probabilities instead of logits."""
     UNREACHABLE_TARGETS = "unreachable_targets"
     """Targets are outside the range of the last activation."""
+    BATCH_SIZE_INEFFICIENT = "batch_size_inefficient"
+    """The batch is far smaller or larger than the noise scale of the gradient."""
     PLATEAU = "plateau"
     """The loss fell and has stopped falling."""
     LOSS_SPIKE = "loss_spike"

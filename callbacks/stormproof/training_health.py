@@ -69,9 +69,9 @@ class TrainingHealth(InactiveCopies, Callback):
 
     The callback measures the loss and the waiting time of each step. It traces at least 21 of the first 100 steps, and
     further steps as often as ``budget`` allows. If a problem is likely, but not certain yet, it measures up to five of
-    the next steps in addition, and leaves out as many later. It reads gradients and units from
+    the next steps in addition, and leaves out as many regular ones later. It reads gradients and units from
     :class:`stormproof.GradientNormMonitor` and :class:`stormproof.DeadNeuronDetector`, and adds these callbacks if they
-    are missing.
+    are missing and a rule needs them.
 
     The loss is traced through torch functions. This is not possible in compiled networks and for custom losses. Return
     ``{"loss", "preds", "target"}`` from ``training_step`` in these cases.
@@ -159,7 +159,11 @@ class TrainingHealth(InactiveCopies, Callback):
             self._diagnosed_steps,
             has_failed=self._has_failed,
             failed_problems=tuple(self._rules.failed_problems),
-            missing_evidence={problem: entry.missing for problem, entry in self._missing_evidence.items()},
+            missing_evidence={
+                problem: entry.missing
+                for problem, entry in self._missing_evidence.items()
+                if (problem, False) not in self._findings_by_key
+            },
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -216,7 +220,7 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses after a traced batch. At a fixed interval, the compute times of the ranks are compared."""
+        """Diagnoses after a due step. At a fixed interval, the compute times of the ranks are compared."""
         previous_step, self._previous_step = self._previous_step, trainer.global_step
         interval = self.every_n_steps or TRACE_INTERVAL
         self._must_exchange_times |= self._previous_step // interval > previous_step // interval
@@ -313,7 +317,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     @_isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
-        """Ends a batch and diagnoses after a traced one."""
+        """Ends a batch and diagnoses after a due step."""
         if self._observer is None:
             return
         self._diagnosed_steps = trainer.global_step
@@ -370,6 +374,10 @@ class TrainingHealth(InactiveCopies, Callback):
         callbacks = internals.callbacks(trainer)
         gradient_monitors = (callback for callback in callbacks if isinstance(callback, GradientNormMonitor))
         unit_detectors = (callback for callback in callbacks if isinstance(callback, DeadNeuronDetector))
+        traces_steps = bool(self._rules.needs & TRACED_TOPICS)
+        cadence = Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1)
+        if traces_steps:
+            Probe.of(trainer).budget.add("traces", cadence, self.budget)
         self._observer = TrainingObserver(
             trainer,
             module,
@@ -377,10 +385,9 @@ class TrainingHealth(InactiveCopies, Callback):
             next(unit_detectors, None),
             self.loss,
             self.validation_metric,
-            Probe.of(trainer).budget.add(
-                "traces", Cadence(self.every_n_steps, TRACE_INTERVAL, first_steps=1), self.budget
-            ),
-            traces_steps=bool(self._rules.needs & TRACED_TOPICS),
+            cadence,
+            traces_steps=traces_steps,
+            times_ranks="ranks" in self._rules.needs,
         )
         if self._observer_state is not None:
             self._observer.load_state_dict(self._observer_state)
@@ -410,9 +417,10 @@ class TrainingHealth(InactiveCopies, Callback):
         assert self._observer is not None
         record = self._observer.observe()
         diagnosis = self._rules.apply(record)
-        self._missing_evidence = diagnosis.missing_evidence
-        if any(entry.is_suspicious for entry in diagnosis.missing_evidence.values()):
-            Probe.of(trainer).report_suspicion()
+        self._missing_evidence, previous_evidence = diagnosis.missing_evidence, self._missing_evidence
+        likely_problems, previous_problems = map(_likely_problems, (self._missing_evidence, previous_evidence))
+        if likely_problems - previous_problems:
+            Probe.of(trainer).request_extra_measurements()
         for finding in diagnosis.findings:
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
             if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):
@@ -451,3 +459,8 @@ class TrainingHealth(InactiveCopies, Callback):
             send_alert(trainer.loggers, finding)
         if self.run_folder is not None:
             append_finding(self.run_folder / "findings.jsonl", finding)
+
+
+def _likely_problems(missing_evidence: Mapping[str, NotEnoughEvidence]) -> set[str]:
+    """Returns the problems that are likely, but not certain yet."""
+    return {problem for problem, entry in missing_evidence.items() if entry.is_likely}

@@ -8,10 +8,8 @@ Only runs whose fault took effect, and healthy runs that learned, are counted. A
 right cause is first if the first warning names the right problem. The step of a run is the step at which the right
 problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
 (diagnosis_baselines.py) and other tools that are installed (diagnosis_peers.py) judge the same runs, but only those
-that return predictions. To install these tools:
-
-    pip install arc-training==5.2.0.post1 losslint==0.4.1 neuraldbg==1.3.2 torch-audit==0.3.0
-    pip install torchmortem==0.1.1 trainproof==0.22.0 trainscope==1.8.1 traintools==0.6.2
+that return predictions. ``--peers`` prints how to install those that
+are missing.
 """
 
 from __future__ import annotations

@@ -514,11 +514,11 @@ PEERS: dict[str, Callable[[], InstalledPeer]] = {
 
 
 def is_installed(requirement: str) -> bool:
+    name, _, version = requirement.partition("==")
     try:
-        metadata.distribution(requirement.partition("==")[0])
+        return metadata.version(name) == version
     except metadata.PackageNotFoundError:
         return False
-    return True
 
 
 def installed_peers() -> dict[str, Callable[[], InstalledPeer]]:

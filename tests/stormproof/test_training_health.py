@@ -524,7 +524,7 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
     assert f"{message} See https://example.org/large" in capsys.readouterr().out
     (line,) = (tmp_path / "findings.jsonl").read_text().splitlines()
     assert [Finding.from_dict(json.loads(line))] == health.findings
-    missing = "Not judged yet: OVERFITTING needs 3 validation passes with a loss (has 2)."
+    missing = "Not enough evidence:\n  OVERFITTING needs 3 validation passes with a loss (has 2)"
     assert str(health.summary()) == f"1 critical finding in 80 steps.\n{message}\n{missing}"
     resumed = TrainingHealth()  # without the rule and its severity
     resumed.load_state_dict(health.state_dict())
@@ -602,18 +602,18 @@ def test_all_accumulated_batches_of_a_due_step_are_traced(monkeypatch: pytest.Mo
     assert traced == [2 * step + batch for step in due_steps for batch in (0, 1)]
 
 
-def test_a_jump_of_the_loss_is_examined_at_once():
+def test_a_jump_of_the_loss_is_measured_in_the_next_steps():
     class Jumps(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch, batch_idx) * (80 if batch_idx > 130 else 1)
 
-    health = TrainingHealth()  # a step is so short that the budget traces each thousandth one
+    health = TrainingHealth()  # a step is so short that the budget traces every 1,000th step
     fit(Jumps(), loader(count=170 * 16), health, max_epochs=1, limit_val_batches=0)
     (finding,) = (finding for finding in health.findings if finding.problem == Problem.LOSS_SPIKE)
     assert (finding.since_step, finding.step) == (131, 133)
 
 
-def test_what_no_rule_needs_is_not_measured(monkeypatch: pytest.MonkeyPatch):
+def test_topics_that_no_rule_needs_are_not_measured(monkeypatch: pytest.MonkeyPatch):
     def check(record: Record) -> Iterator[Finding]:
         if record.losses.first:
             steps.append(record.step)

@@ -31,6 +31,7 @@ class GradientMeasurement:
             skipped a non-finite gradient.
         is_loggable: Whether the measurement may be logged.
         noise: Estimates for the noise scale. None if they were not measured.
+        batch_size: Samples of the step, on all ranks. None if ``noise`` is None.
     """
 
     step: int
@@ -41,6 +42,7 @@ class GradientMeasurement:
     skipped: bool
     is_loggable: bool = True
     noise: NoiseEstimate | None = None
+    batch_size: int | None = None
 
     @property
     def total(self) -> float:
@@ -166,6 +168,7 @@ class PendingMeasurement:
             skipped=not updates,
             is_loggable=self._is_loggable,
             noise=self._estimate_noise(math.hypot(*norms.values())),
+            batch_size=None if self._part is None else self._part.whole_size,
         )
 
     def _estimate_noise(self, norm: float) -> NoiseEstimate | None:

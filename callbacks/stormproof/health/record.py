@@ -22,10 +22,10 @@ class Record:
     """Measurements of a run by topic.
 
     Attributes:
-        step: Number of optimizer steps so far.
+        step: Number of optimizer steps so far. The first three fields, ``batches`` and ``non_finite`` need no topic.
         epoch: Number of epochs so far.
         planned_steps: Number of optimizer steps of the whole run. None if unlimited.
-        batches: Numbers of batches.
+        batches: Counts of batches.
         losses: Training and validation losses.
         gradients: Gradients, updates, and the layers that gradients reach.
         weights: Weights of the layers.
@@ -35,7 +35,8 @@ class Record:
         units: Units of activations.
         timing: Times of the training steps.
         ranks: Differences between ranks.
-        non_finite: Origin of the first NaN or infinity. None without one.
+        non_finite: Origin of the first NaN or infinity. None without one. A non-finite gradient is found only if a rule
+            needs ``gradients``.
     """
 
     step: int = 0

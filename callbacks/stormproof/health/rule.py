@@ -29,8 +29,8 @@ class NotEnoughEvidence:
 
     Attributes:
         missing: What the rule needs, such as ``"30 steps (has 12)"``.
-        is_suspicious: Whether the measurements so far indicate the problem. The next steps are then measured more often
-            than the budget allows, and later ones less often.
+        is_likely: Whether the problem is likely. The next steps are then measured more often than the budget allows,
+            and later ones less often.
 
     Example:
         >>> from stormproof import Finding, Severity
@@ -40,11 +40,11 @@ class NotEnoughEvidence:
         ...     elif all(loss == 0 for _, loss in record.losses.recent):
         ...         yield Finding("loss_of_zero", Severity.WARNING, text="the loss is 0.")
         >>> list(check(Record()))
-        [NotEnoughEvidence(missing='3 batches (has 0)', is_suspicious=False)]
+        [NotEnoughEvidence(missing='3 batches (has 0)', is_likely=False)]
     """
 
     missing: str
-    is_suspicious: bool = False
+    is_likely: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Rule:
         problem: Problem of its findings: a :class:`stormproof.Problem`, or the name of a custom problem in snake case,
             such as ``"huge_first_loss"``.
         check: Function that yields findings for the measurements of a run, a
-            :class:`stormproof.health.record.Record`, which it must not change. It is called after each traced step,
+            :class:`stormproof.health.record.Record`, which it must not change. It is called after each due step,
             after each validation, and at the end of each epoch and of training. It yields nothing if the run does not
             have the problem, and :class:`NotEnoughEvidence` as long as the measurements are not sufficient. The first
             finding is kept. A critical one replaces it, and one of severity ``info`` is kept in addition. ``ddp_spawn``
@@ -64,8 +64,8 @@ class Rule:
         is_obsolete: Function that returns whether findings above severity ``info`` no longer apply. Earlier ones then
             become ``info``, and new ones are ignored.
         documentation: URL of a page about the problem. If empty, the page of the :class:`stormproof.Problem`.
-        needs: Topics of the record that ``check`` and ``is_obsolete`` read, by default all. Topics that no rule needs
-            are not measured.
+        needs: Topics of the record that ``check`` and ``is_obsolete`` read, by default all. Steps are traced, monitors
+            added and ranks compared only if a rule needs this.
 
     Raises:
         ValueError: If a name is not in snake case, or a topic is unknown.
@@ -73,12 +73,13 @@ class Rule:
 
     Example:
         >>> from stormproof import Finding, Rule, Severity
+        >>> from stormproof.health.observations.losses import Losses
         >>> def check(record):
         ...     if record.losses.first and record.losses.first[0] > 1e6:
         ...         text = f"the first loss is {record.losses.first[0]:.3g}."
         ...         yield Finding("huge_first_loss", Severity.WARNING, text=text, advice="Standardize the targets.")
         >>> rule = Rule("huge_first_loss", check, explains=frozenset({"loss_spike"}))
-        >>> print(*rule.check(Record(first_losses=[3e7])))
+        >>> print(*rule.check(Record(losses=Losses(first=(3e7,)))))
         warning: HUGE_FIRST_LOSS  The first loss is 3e+07. Standardize the targets.
     """
 
@@ -97,7 +98,9 @@ class Rule:
             check_problem_name(name)
         for topic in self.needs:
             if topic not in TOPICS:
-                raise ValueError(f"`needs` must contain topics of {', '.join(sorted(TOPICS))}, got {topic!r}.")
+                raise ValueError(
+                    f"`needs` contains the unknown topic {topic!r}. Known topics: {', '.join(sorted(TOPICS))}."
+                )
         for name in ("check", "is_obsolete"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name == "check"):

@@ -96,8 +96,9 @@ class RuleSet:
             if is_obsolete:
                 diagnosis.obsolete_problems.append(problem)
             for result in results:
-                if isinstance(result, NotEnoughEvidence):
-                    diagnosis.missing_evidence.setdefault(problem, result)
+                is_new = problem not in diagnosis.missing_evidence
+                if isinstance(result, NotEnoughEvidence) and (is_new or result.is_likely):
+                    diagnosis.missing_evidence[problem] = result
         return diagnosis
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
@@ -151,21 +152,21 @@ class RuleSet:
 
 def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding | NotEnoughEvidence], bool]:
     """Returns the results of a rule that apply, and whether its earlier findings no longer apply."""
-    found = rule.check(record)
-    if found is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
+    results = rule.check(record)
+    if results is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
         raise TypeError("its function returned None instead of findings")
     is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
-    results: list[Finding | NotEnoughEvidence] = []
-    for result in found:
+    applicable_results: list[Finding | NotEnoughEvidence] = []
+    for result in results:
         if isinstance(result, NotEnoughEvidence):
-            results.append(result)
+            applicable_results.append(result)
             continue
         if result.problem != rule.problem:
             raise ValueError(f"its finding is about {result.code}")
         if result.severity == Severity.INFO or not is_obsolete:
             documentation = rule.documentation or result.documentation
-            results.append(replace(result, step=result.step or record.step, documentation=documentation))
-    return results, is_obsolete
+            applicable_results.append(replace(result, step=result.step or record.step, documentation=documentation))
+    return applicable_results, is_obsolete
 
 
 def _index_rules(rules: Iterable[Rule]) -> dict[str, Rule]:

@@ -52,8 +52,8 @@ class HealthSummary:
         return headline
 
     def __str__(self) -> str:
-        missing = [f"Not judged yet: {'; '.join(self._missing_texts())}."] if self.missing_evidence else []
-        return "\n".join([self.headline, *map(str, self.findings), *missing])
+        missing = ["Not enough evidence:", *(f"  {text}" for text in self._missing_texts())]
+        return "\n".join([self.headline, *map(str, self.findings), *(missing if self.missing_evidence else [])])
 
     __repr__ = __str__
 
@@ -65,11 +65,12 @@ class HealthSummary:
         return self._findings_html() + self._missing_html()
 
     def _missing_html(self) -> str:
-        """Returns a folded list of problems that are not judged yet."""
+        """Returns a folded list of problems without enough evidence."""
         if not self.missing_evidence:
             return ""
         items = "".join(f"<li>{escape(text)}</li>" for text in self._missing_texts())
-        return f"<details><summary>Not judged yet: {len(self.missing_evidence)}</summary><ul>{items}</ul></details>"
+        title = f"Not enough evidence for {len(self.missing_evidence)} of the problems"
+        return f"<details><summary>{title}</summary><ul>{items}</ul></details>"
 
     def _findings_html(self) -> str:
         if not self.findings:

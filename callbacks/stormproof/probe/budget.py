@@ -17,7 +17,7 @@ INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 DECISION_STEPS = (20, 50, 100, 200, 500, 1000)
 """Steps since the start or a resume after which intervals are chosen. Then every multiple of the last number."""
 EXTRA_OFFSETS = (1, 2, 5, 10, 20)
-"""Steps after a suspicion that are measured in addition."""
+"""Offsets of the extra steps from the current step."""
 MAX_SHORT_INTERVAL = 10
 """Longest interval that is short enough to examine a suspicion without extra steps."""
 MAX_TIMES = 100
@@ -69,7 +69,7 @@ class Cadence:
         self._first_steps = 1 if self.is_fixed else first_steps
         self._last_step = -1  # for which `is_due` was called
         self._extra_steps: tuple[int, ...] = ()
-        self._is_repaid_at = 0  # step, from 0
+        self._resume_after = -1  # step, from 0
         self._costs: deque[float] = deque(maxlen=MAX_TIMES)
 
     @property
@@ -83,19 +83,19 @@ class Cadence:
         if any(previous_step < extra_step <= step for extra_step in self._extra_steps):
             return True
         is_regular = (step + 1) // self.interval > (previous_step + 1) // self.interval
-        return step < self._first_steps or (is_regular and step >= self._is_repaid_at)
+        return step < self._first_steps or (is_regular and step > self._resume_after)
 
-    def spend_ahead(self) -> None:
+    def request_extra_steps(self) -> None:
         """Measures extra steps soon, and leaves out as many regular ones after that.
 
         The extra steps are :data:`EXTRA_OFFSETS` after the current step. Does nothing in the first :data:`FIRST_STEPS`
-        steps, with an interval of up to ten steps or a fixed one, or until previous extra steps are repaid.
+        steps, with a fixed interval or one of up to ten steps, or until as many regular steps have been left out.
         """
         is_frequent = self.is_fixed or self.interval <= MAX_SHORT_INTERVAL
-        if is_frequent or self._last_step < max(FIRST_STEPS, self._is_repaid_at):
+        if is_frequent or self._last_step < max(FIRST_STEPS, self._resume_after + 1):
             return
         self._extra_steps = tuple(self._last_step + offset for offset in EXTRA_OFFSETS)
-        self._is_repaid_at = self._last_step + self.interval * len(EXTRA_OFFSETS)
+        self._resume_after = self._last_step + self.interval * len(EXTRA_OFFSETS)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -116,7 +116,8 @@ class Budget:
 
     Let :math:`k` be the number of cadences, :math:`T` the median time of a step and :math:`b` the budget. A cadence
     with the median cost :math:`c` gets the smallest of :data:`INTERVALS` that is at least :math:`k c / (b T)`, or the
-    longest one. The budget does not limit the first steps. After a suspicion, :meth:`spend_ahead` measures extra steps.
+    longest one. The budget does not limit the first steps and, for a while, those that :meth:`request_extra_steps`
+    schedules.
 
     Attributes:
         cadences: Cadences by name.
@@ -169,10 +170,10 @@ class Budget:
         for cadence in cadences:
             cadence.end_step()
 
-    def spend_ahead(self) -> None:
-        """Measures all quantities more often for a few steps, and less often after that."""
+    def request_extra_steps(self) -> None:
+        """Schedules extra measurements of all quantities."""
         for cadence in self.cadences.values():
-            cadence.spend_ahead()
+            cadence.request_extra_steps()
 
     def choose_intervals(self) -> list[int]:
         """Returns the chosen interval of each cadence, in the order of :attr:`cadences`."""

@@ -31,8 +31,8 @@ class Probe(PerTrainer):
     | ``probe/overhead``        | fraction of the time of steps spent on measuring, 0 to 1     |
     | ``probe/<name>_interval`` | interval of ``gradients``, ``units`` or ``traces``, in steps |
 
-    All ranks use the longest interval that any rank chose. After a suspicion on any rank, all ranks measure extra steps
-    as soon as they exchange numbers for another reason. A step lasts from the request for its first batch to the end of
+    All ranks use the longest interval that any rank chose. If any rank requests extra steps, all ranks measure them
+    after the next exchange of numbers. A step lasts from the request for its first batch to the end of
     its last batch.
 
     Args:
@@ -55,11 +55,11 @@ class Probe(PerTrainer):
             call_for_norm_clipping(trainer, self._clip),
             internals.skip_idle_profiler(trainer),
         ]
-        self._has_suspicion = False  # not shared with the other ranks yet
+        self._wants_extra_steps = False  # not shared with the other ranks yet
         self._exchanged_numbers: ExchangedNumbers | None = None
         if trainer.world_size > 1:
             self._exchanged_numbers = StepExchange.of(trainer).add(
-                lambda: [float(self._has_suspicion), *self.budget.choose_intervals()]
+                lambda: [float(self._wants_extra_steps), *self.budget.choose_intervals()]
             )
             self._undo_functions.append(self._exchanged_numbers.remove)
 
@@ -90,9 +90,9 @@ class Probe(PerTrainer):
             self._norms = list(map(_MeasuredTensor, gradients)), GradientNorms(gradients)
         return self._norms[1]
 
-    def report_suspicion(self) -> None:
+    def request_extra_measurements(self) -> None:
         """Requests extra measurements of the next steps. Call it if a problem is likely, but not certain yet."""
-        self._has_suspicion = True
+        self._wants_extra_steps = True
 
     def close(self) -> None:
         """Restores the hooks."""
@@ -130,7 +130,7 @@ class Probe(PerTrainer):
     def _end_step(self) -> None:
         """Ends the step if the last batch completed one. Lightning calls this before it fetches a batch."""
         now, step = time.perf_counter(), self._trainer.global_step
-        self._share_suspicion()
+        self._start_extra_steps()
         if step == self._step:
             self._step_start = self._step_start or now
             return
@@ -141,27 +141,29 @@ class Probe(PerTrainer):
         if self.budget.cadences and is_decision_step(self._steps):
             self._choose_intervals()
 
-    def _share_suspicion(self) -> None:
-        """Measures extra steps on all ranks if any rank has a suspicion. Does not cause a collective."""
+    def _start_extra_steps(self) -> None:
+        """Schedules extra steps on all ranks if any rank wants them. Does not cause a collective."""
         if self._exchanged_numbers is None:
-            has_suspicion = self._has_suspicion
-        elif (rows := self._exchanged_numbers.peek()) is not None:
-            has_suspicion = any(row[0] for row in rows)
+            wants_extra_steps = self._wants_extra_steps
         else:
-            return
-        if has_suspicion:
-            self._has_suspicion = False
-            self.budget.spend_ahead()
+            wants_extra_steps = any(row[0] for row in self._exchanged_numbers.peek() or ())
+        if wants_extra_steps:
+            self._request_extra_steps()
+
+    def _request_extra_steps(self) -> None:
+        self._wants_extra_steps = False
+        self.budget.request_extra_steps()
 
     def _choose_intervals(self) -> None:
         """Chooses the intervals of all ranks and logs them."""
         cadences = self.budget.cadences
-        if self._exchanged_numbers is None:
-            intervals = self.budget.choose_intervals()
-        else:
-            _, *intervals = map(max, zip(*self._exchanged_numbers.read(), strict=True))
+        wants_extra_steps, intervals = 0.0, self.budget.choose_intervals()
+        if self._exchanged_numbers is not None:
+            wants_extra_steps, *intervals = map(max, zip(*self._exchanged_numbers.read(), strict=True))
         for cadence, interval in zip(cadences.values(), intervals, strict=True):
             cadence.interval = int(interval)
+        if wants_extra_steps:
+            self._request_extra_steps()
         if not getattr(self._trainer, "log_every_n_steps", 0):
             return
         values = {f"probe/{name}_interval": float(cadence.interval) for name, cadence in cadences.items()}

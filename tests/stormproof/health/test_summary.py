@@ -53,3 +53,14 @@ def test_a_diagnosis_that_failed_is_not_called_healthy():
 def test_rules_that_failed_are_named():
     summary = HealthSummary([DEAD], 35, failed_problems=["large_loss", "plateau"])
     assert summary.headline == "1 warning finding in 35 steps. Rules that failed: LARGE_LOSS, PLATEAU."
+
+
+def test_missing_evidence_is_listed_and_folded_in_a_notebook():
+    summary = HealthSummary([], 35, missing_evidence={"plateau": "120 batches (has <35)", "overfitting": "3 passes"})
+    lines = ["PLATEAU needs 120 batches (has <35)", "OVERFITTING needs 3 passes"]
+    assert str(summary).splitlines() == [
+        "No problems found in 35 steps.", "Not enough evidence:", *(f"  {line}" for line in lines),
+    ]  # fmt: skip
+    root = ET.fromstring(f"<div>{summary._repr_html_()}</div>")
+    assert [item.text for item in root.iter("li")] == lines
+    assert [item.text for item in root.iter("summary")] == ["Not enough evidence for 2 of the problems"]

@@ -35,8 +35,8 @@ def test_extra_steps_are_measured_after_a_suspicion_and_repaid_later():
     due = []
     for step in range(500):
         if step in {10, 110, 115, 200}:
-            # in vain in the first steps, and while the extra steps after step 109 are not repaid
-            cadence.spend_ahead()
+            # no effect in the first steps, and until the extra steps after step 109 are offset
+            cadence.request_extra_steps()
         due += [step] if cadence.is_due(step, step - 1) else []
     assert due[FIRST_STEPS:] == [49, 99, 110, 111, 114, 119, 129, 399, 449, 499]
 
@@ -45,7 +45,7 @@ def test_extra_steps_are_not_missed_if_a_batch_takes_several():
     cadence = Cadence(None, default_interval=50)
     for step in range(0, 60, 3):
         cadence.is_due(step, step - 3)
-    cadence.spend_ahead()
+    cadence.request_extra_steps()
     assert [step for step in range(60, 90, 3) if cadence.is_due(step, step - 3)] == [60, 63, 69, 78]
 
 
@@ -53,7 +53,7 @@ def test_extra_steps_are_not_missed_if_a_batch_takes_several():
 def test_a_fixed_or_a_short_interval_has_no_extra_steps(every_n_steps: int | None, interval: int):
     cadence = Cadence(every_n_steps, default_interval=interval)
     _due_steps(cadence, 101)
-    cadence.spend_ahead()
+    cadence.request_extra_steps()
     due_steps = [step for step in range(101, 151) if cadence.is_due(step, step - 1)]
     assert due_steps == [step for step in range(101, 151) if (step + 1) % interval == 0]
 

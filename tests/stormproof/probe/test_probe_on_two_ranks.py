@@ -35,7 +35,7 @@ class Net(pl.LightningModule):
 class SuspectsOnOneRank(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_rank == 1 and trainer.global_step == 23:
-            Probe.of(trainer).report_suspicion()
+            Probe.of(trainer).request_extra_measurements()
 
 
 def _train(rank: int, port: int, folder: Path) -> None:

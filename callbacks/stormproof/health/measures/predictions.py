@@ -20,7 +20,7 @@ def is_constant_from_start(record: Record) -> bool:
     return len(spreads) == 3 and all(spread is not None and spread < CONSTANT_SPREAD for spread in spreads)
 
 
-def last_constant_outputs(record: Record) -> list[TracedStep]:
+def last_traces_with_constant_output(record: Record) -> list[TracedStep]:
     """Returns the last traced steps, at most four, with identical predictions within each batch.
 
     The first five steps are left out.
@@ -32,7 +32,7 @@ def last_constant_outputs(record: Record) -> list[TracedStep]:
 
 def is_output_constant(record: Record) -> bool:
     """Returns whether the predictions within each of the last four traced batches are identical."""
-    return len(last_constant_outputs(record)) == MIN_CONSTANT_OUTPUTS
+    return len(last_traces_with_constant_output(record)) == MIN_CONSTANT_OUTPUTS
 
 
 def _has_constant_output(trace: TracedStep) -> bool:

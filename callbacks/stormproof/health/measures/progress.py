@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from stormproof.health.confidence_interval import mean_and_standard_error
+from stormproof.health.observations.predictions import Comparison
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence
 
@@ -18,8 +19,8 @@ NO_BETTER_SHARE = 0.95
 """Share of the best constant loss above which a loss is not better (1 minus the skill score)."""
 ABOUT_EQUAL_SHARE = 1.05
 """Share of the best constant loss below which a noisy loss may be as good."""
-LATE_STEP = "300 steps, or two epochs and a quarter of the planned steps"
-"""What a rule needs that judges late runs only, see :func:`is_late`."""
+LATE_RUN_REQUIREMENT = "300 steps, or two epochs and a quarter of the planned steps"
+"""Evidence that rules for late runs need, see :func:`is_late`."""
 EARLY_SHARE, MIN_LATE_STEPS = 0.25, 100
 """A run is early before this share of its planned steps, or before so many steps if it has no planned end."""
 CLEARLY_BETTER_SHARE = 0.9
@@ -46,6 +47,11 @@ class ConstantBaseline:
     standard_error: float
 
 
+def constant_comparisons(record: Record) -> list[Comparison]:
+    """Returns the comparisons with the best constant prediction."""
+    return [comparison for comparison in record.predictions.comparisons if comparison.constant_loss is not None]
+
+
 def constant_baseline(record: Record) -> ConstantBaseline | None:
     """Compares recent losses with the best constant prediction. Returns None with too few batches."""
     comparisons = [comparison for comparison in record.predictions.comparisons if comparison.constant_loss is not None][
@@ -59,9 +65,13 @@ def constant_baseline(record: Record) -> ConstantBaseline | None:
     return ConstantBaseline(fmean(losses), fmean(constants), mean, error)
 
 
-def missing_comparisons(record: Record) -> NotEnoughEvidence:
-    """Returns what a rule needs that compares the loss with a constant prediction or with permuted targets."""
-    count = len(record.predictions.comparisons)
+def missing_comparisons(record: Record, count: int) -> NotEnoughEvidence:
+    """Returns the evidence missing for a comparison with a constant prediction or permuted targets.
+
+    Args:
+        record: Record of the run.
+        count: Number of traced steps with such a comparison.
+    """
     if count == 0 and len(record.predictions.traces) >= MIN_COMPARISONS:
         return NotEnoughEvidence("a known loss: return preds and target from training_step, or set `loss`")
     return NotEnoughEvidence(f"{MIN_COMPARISONS} traced steps with a known loss (has {count})")
@@ -70,7 +80,7 @@ def missing_comparisons(record: Record) -> NotEnoughEvidence:
 def has_learned(record: Record) -> bool | None:
     """Returns whether the run makes progress. None if this is not known yet."""
     if (
-        not record.losses.is_single
+        not record.losses.have_one_backward
         or record.step < MIN_STEPS
         or len(record.losses.first) < 5
         or len(record.losses.recent) < MIN_STEPS
@@ -175,7 +185,7 @@ def _last_two_thirds(record: Record) -> tuple[tuple[float, float], tuple[float, 
 def has_risen(record: Record) -> bool:
     """Returns whether the loss is far above its start, or was before it became NaN or infinite."""
     first_losses, recent_losses = record.losses.first[:3], [loss for _, loss in record.losses.recent]
-    if not record.losses.is_single or len(first_losses) < 3 or first_losses[0] <= 0:
+    if not record.losses.have_one_backward or len(first_losses) < 3 or first_losses[0] <= 0:
         return False
     finite = [loss for loss in recent_losses if math.isfinite(loss)]
     if len(finite) < len(recent_losses):

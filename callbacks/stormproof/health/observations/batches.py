@@ -1,4 +1,4 @@
-"""Numbers of batches and optimizer steps."""
+"""Counts of training batches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ class Batches:
 
     Attributes:
         count: Number of batches so far.
-        accumulated: Number of batches per optimizer step.
+        per_step: Number of batches per optimizer step.
         with_backward: Number of batches with a backward pass.
-        have_stepped: Whether an optimizer has stepped. Lightning does not count all steps in manual optimization.
     """
 
     count: int = 0
-    accumulated: int = 1
+    per_step: int = 1
     with_backward: int = 0
-    have_stepped: bool = False

@@ -56,14 +56,15 @@ class Losses:
 
     Attributes:
         first: Losses of the first batches.
-        recent: Number of previous optimizer steps and loss of each of the last 512 batches.
-        is_single: Whether each batch has at most one backward pass. Rules ignore the losses otherwise.
-        validations: The best and the last validation passes.
+        recent: The last 512 batches, as pairs of the number of previous optimizer steps and the loss.
+        have_one_backward: Whether each batch has at most one backward pass. Rules ignore the losses otherwise.
+        validations: The best and the last validation passes. Unless ``validation_step`` returns the loss, a rule must
+            also need ``predictions``.
     """
 
     first: Sequence[float] = ()
     recent: Sequence[tuple[int, float]] = ()
-    is_single: bool = True
+    have_one_backward: bool = True
     validations: Sequence[ValidationPass] = ()
 
     def have_fallen_by(self, share: float) -> bool:

@@ -45,6 +45,7 @@ class Optimizers:
         foreign_parameters: Number of parameters in optimizers that the module does not own.
         unregistered_entries: Number of entries of parameters that the step uses, in no submodule and no optimizer.
         duplicated_layers: Layers whose parameters are in two groups.
+        have_stepped: Whether an optimizer has stepped. Lightning does not count all steps in manual optimization.
     """
 
     groups: Sequence[ParameterGroup] = ()
@@ -52,3 +53,4 @@ class Optimizers:
     foreign_parameters: int = 0
     unregistered_entries: int = 0
     duplicated_layers: Sequence[str] = ()
+    have_stepped: bool = False

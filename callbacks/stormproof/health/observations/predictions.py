@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
-
 
 @dataclass(frozen=True)
 class PredictionStats:
@@ -52,6 +50,37 @@ class Comparison:
     loss: float
     constant_loss: float | None
     permuted_loss: float | None
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """Call of a layer.
+
+    Attributes:
+        layer: Name of the layer.
+        spread: Standard deviation of the output over the samples, relative to its root mean square. None if unknown.
+    """
+
+    layer: str
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class ActivationCall:
+    """Call of a bounded activation: the layer before it and the share of saturated outputs."""
+
+    layer: str
+    function: str
+    saturated_share: float
+
+
+@dataclass(frozen=True)
+class BroadcastMismatch:
+    """A prediction and a target of different shapes that torch broadcast."""
+
+    function: str
+    prediction: tuple[int, ...]
+    target: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stormproof.health.observers.rank_compute_time import RankComputeTimes
+
+@dataclass(frozen=True)
+class RankComputeTimes:
+    """Compute times of all ranks.
+
+    Attributes:
+        hosts: Host names of the ranks.
+        seconds: Seconds per batch of each rank, for the same last batches on all ranks.
+        step_seconds: Seconds of a whole training step.
+    """
+
+    hosts: tuple[str, ...]
+    seconds: tuple[tuple[float, ...], ...]
+    step_seconds: float
 
 
 @dataclass(frozen=True)

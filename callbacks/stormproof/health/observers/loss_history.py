@@ -23,28 +23,29 @@ class LossHistory:
     """Keeps the first and the last losses, and the best and the last validation passes.
 
     Args:
-        report_suspicion: Function to call if a loss is not finite or far above the previous ones.
+        report_spike: Function to call if a loss is not finite or far above the previous ones, once per spike.
 
     Attributes:
-        is_single: Whether each batch has at most one backward pass.
+        have_one_backward: Whether each batch has at most one backward pass.
     """
 
-    def __init__(self, report_suspicion: Callable[[], None]) -> None:
-        self._report_suspicion = report_suspicion
-        self.is_single = True
+    def __init__(self, report_spike: Callable[[], None]) -> None:
+        self._report_spike = report_spike
+        self.have_one_backward = True
         self._first: list[float] = []
         self._recent: deque[tuple[int, float]] = deque(maxlen=MAX_RECENT_LOSSES)
         self._validations: list[ValidationPass] = []
         self._device_losses: list[tuple[int, torch.Tensor]] = []
         self._sum_since_validation, self._count_since_validation = 0.0, 0
-        self._spike_detector = SpikeDetector()
+        self._spike_detector, self._is_spike = SpikeDetector(), False
 
     def add(self, step: int, loss: float) -> None:
         """Adds the loss of a batch after ``step`` optimizer steps."""
         if len(self._first) < MAX_FIRST_LOSSES:
             self._first.append(loss)
         self._recent.append((step, loss))
-        self._check(loss)
+        if self._is_start_of_spike(loss):
+            self._report_spike()
         self._sum_since_validation += loss
         self._count_since_validation += 1
 
@@ -69,7 +70,7 @@ class LossHistory:
         Args:
             step: Number of optimizer steps before it.
             losses: Losses of its batches.
-            metric: Value to use without losses. If it is None, too, the pass is left out.
+            metric: Value to use without losses. The pass is left out if there are no losses and `metric` is None.
             samples: Number of samples. None if unknown.
         """
         count = self._count_since_validation
@@ -85,7 +86,7 @@ class LossHistory:
 
     def observe(self) -> Losses:
         """Returns the losses that were read so far."""
-        return Losses(tuple(self._first), tuple(self._recent), self.is_single, tuple(self._validations))
+        return Losses(tuple(self._first), tuple(self._recent), self.have_one_backward, tuple(self._validations))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the losses as plain values."""
@@ -104,7 +105,7 @@ class LossHistory:
         self._first = list(state["first"])
         for step, loss in state["recent"]:
             self._recent.append((step, loss))
-            self._check(loss)
+            self._is_start_of_spike(loss)
         self._validations = [
             # samples are absent in checkpoints of earlier versions
             ValidationPass(step, tuple(losses), loss, training_loss, *samples)
@@ -112,11 +113,10 @@ class LossHistory:
         ]
         self._sum_since_validation, self._count_since_validation = state["since_validated"]
 
-    def _check(self, loss: float) -> None:
-        """Reports a loss that is not finite or far above the previous ones."""
-        if not self.is_single:
-            return
-        if not math.isfinite(loss) or self._spike_detector.detect(loss) is not None:
-            self._report_suspicion()
-        else:
+    def _is_start_of_spike(self, loss: float) -> bool:
+        """Adds a loss to the detector. Returns whether it is not finite or far above the losses before it."""
+        previous_is_spike = self._is_spike
+        self._is_spike = not math.isfinite(loss) or self._spike_detector.detect(loss) is not None
+        if not self._is_spike:
             self._spike_detector.add(loss)
+        return self.have_one_backward and self._is_spike and not previous_is_spike

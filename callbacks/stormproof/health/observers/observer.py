@@ -15,16 +15,16 @@ from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.observations.batches import Batches
 from stormproof.health.observations.data import Data
 from stormproof.health.observations.non_finite import NonFiniteOrigin
-from stormproof.health.observations.ranks import Ranks
+from stormproof.health.observations.ranks import RankComputeTimes, Ranks
 from stormproof.health.observations.timing import Timing
 from stormproof.health.observers.baselines import BaselineEvaluator
 from stormproof.health.observers.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.data_wait import DataWaitTimer
-from stormproof.health.observers.graph import GraphObserver
 from stormproof.health.observers.loss_history import LossHistory
 from stormproof.health.observers.non_finite_origin import locate_non_finite
+from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.provenance import batch_size, iter_tensors
-from stormproof.health.observers.rank_compute_time import ComputeTimer, RankComputeTimes
+from stormproof.health.observers.rank_compute_time import ComputeTimer
 from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.observers.trace_history import TraceHistory
 from stormproof.health.observers.traced_step import trace_next_step
@@ -63,8 +63,9 @@ class TrainingObserver:
         unit_source: Source of unit measurements, if any.
         loss: Loss function of (preds, target) given by the user, if any.
         validation_metric: Name of a validation metric, if any.
-        cadence: Cadence of the traced steps after the early ones.
-        traces_steps: Whether to trace these steps. Otherwise, they are only diagnosed.
+        cadence: Cadence of the due steps, in addition to :data:`EARLY_STEPS`.
+        traces_steps: Whether to trace due steps. If False, the run is diagnosed after these steps without a trace.
+        times_ranks: Whether to measure the compute time of this rank, if there are several.
 
     Attributes:
         batches: Number of batches so far.
@@ -82,6 +83,7 @@ class TrainingObserver:
         cadence: Cadence,
         *,
         traces_steps: bool,
+        times_ranks: bool,
     ) -> None:
         self._trainer, self._module = trainer, module
         self._gradient_source, self._unit_samples = gradient_source, UnitSamples(module, unit_source)
@@ -90,14 +92,14 @@ class TrainingObserver:
         self._has_grad_scaler = get_scaler(trainer) is not None
         self._layer_names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
         self._is_traceable = not any(is_compiled(submodule) for submodule in module.modules())
-        is_untimed = trainer.world_size == 1 or not self._is_traceable
+        is_untimed = trainer.world_size == 1 or not self._is_traceable or not times_ranks
         self._compute_timer = None if is_untimed else ComputeTimer(module, trainer.strategy.root_device)
         self._data_wait_timer = DataWaitTimer(self._compute_timer)
         self._stop_data_wait_timer = internals.call_between_batches(
             trainer, self._data_wait_timer.on_fetch_start, run_last=True
         )
-        self._loss_history = LossHistory(self._probe.report_suspicion)
-        self._graph = GraphObserver(trainer, module, are_scaled=self._has_grad_scaler)
+        self._loss_history = LossHistory(self._probe.request_extra_measurements)
+        self._optimization = OptimizationObserver(trainer, module, uses_grad_scaler=self._has_grad_scaler)
         self._trace_history = TraceHistory()
         self._constant_target_counter = ConstantTargetCounter()
         self._targets_depend_on_inputs: bool | None = None
@@ -127,7 +129,7 @@ class TrainingObserver:
             self._compute_timer.stop()
         self._end_trace()
         self._validation_losses.stop()
-        self._graph.stop()
+        self._optimization.stop()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Starts a batch and traces it if it is due."""
@@ -140,7 +142,8 @@ class TrainingObserver:
         # global_step stays 0 if a module in manual optimization steps its optimizers without Lightning
         step = self._trainer.global_step or self.batches // self._accumulated_batches
         if step != self._step:
-            self._is_due_step = step in EARLY_STEPS or self._cadence.is_due(step, self._step)
+            is_due = self._cadence.is_due(step, self._step)
+            self._is_due_step = is_due or step in EARLY_STEPS
             self._step = step
         if self._is_due_step and self._traces_steps:
             self._begin_trace()
@@ -151,7 +154,7 @@ class TrainingObserver:
             self._compute_timer.on_before_backward()
         self._backward_count += 1
         self._batches_with_backward += self._backward_count == 1
-        self._loss_history.is_single &= self._backward_count == 1
+        self._loss_history.have_one_backward &= self._backward_count == 1
         step, batch_loss = self._trainer.global_step, self._probe.batch_loss(loss)
         if isinstance(batch_loss, torch.Tensor):
             self._loss_history.add_on_device(step, batch_loss)
@@ -168,7 +171,7 @@ class TrainingObserver:
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Records which layers have gradients."""
         if self._step_trace is not None:
-            self._graph.on_before_optimizer_step(optimizer)
+            self._optimization.on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(self) -> bool:
         """Ends the batch. Returns whether there are new measurements to diagnose."""
@@ -237,14 +240,13 @@ class TrainingObserver:
             planned_steps=self._planned_steps,
             batches=Batches(
                 count=self.batches,
-                accumulated=self._accumulated_batches,
+                per_step=self._accumulated_batches,
                 with_backward=self._batches_with_backward,
-                have_stepped=self._graph.has_stepped or step > 0,
             ),
             losses=self._loss_history.observe(),
-            gradients=self._graph.observe_gradients(tuple(measurements)),
+            gradients=self._optimization.observe_gradients(tuple(measurements)),
             weights=self._trace_history.observe_weights(),
-            optimizers=self._graph.observe_optimizers(),
+            optimizers=self._optimization.observe_optimizers(step),
             data=Data(
                 self._trace_history.input_stats, self._constant_target_counter.samples, self._targets_depend_on_inputs
             ),
@@ -262,7 +264,7 @@ class TrainingObserver:
             **self._trace_history.state_dict(),
             "epoch": self._epoch,
             "same_targets": self._constant_target_counter.samples,
-            "rates": self._graph.learning_rates.state_dict(),
+            "rates": self._optimization.learning_rates.state_dict(),
             "targets": self._baseline_evaluator.target_pool.state_dict(),
         }
 
@@ -272,8 +274,8 @@ class TrainingObserver:
         self._trace_history.load_state_dict(state)
         self._epoch = state["epoch"]
         self._constant_target_counter.samples = state["same_targets"]
-        self._graph.learning_rates.load_state_dict(state["rates"])
-        self._graph.update_learning_rates(self._trainer.global_step)
+        self._optimization.learning_rates.load_state_dict(state["rates"])
+        self._optimization.update_learning_rates(self._trainer.global_step)
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
     @property
@@ -327,14 +329,19 @@ class TrainingObserver:
         assert trace is not None
         if trace.origins.error is not None:
             raise trace.origins.error
-        self._graph.update_learning_rates(step)
+        self._optimization.update_learning_rates(step)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         with torch.no_grad():
             predictions, comparison = self._baseline_evaluator.compare(
-                trace, output, loss, step, self._trainer.current_epoch, has_single_loss=self._loss_history.is_single
+                trace,
+                output,
+                loss,
+                step,
+                self._trainer.current_epoch,
+                has_single_loss=self._loss_history.have_one_backward,
             )
             self._trace_history.add(trace, step, predictions, comparison)
-        self._graph.finish_trace(trace, loss, step, is_traceable=self._is_traceable)
+        self._optimization.finish_trace(trace, loss, step, is_traceable=self._is_traceable)
         self._end_trace()
 
 

@@ -9,30 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from stormproof.health.observations.ranks import RankComputeTimes
+
 MAX_BATCHES = 100
 """Maximum number of batches to keep."""
-
-
-@dataclass(frozen=True)
-class RankComputeTimes:
-    """Compute times of all ranks.
-
-    Attributes:
-        hosts: Host names of the ranks.
-        seconds: Seconds per batch of each rank, for the same last batches on all ranks.
-        step_seconds: Seconds of a whole training step.
-    """
-
-    hosts: tuple[str, ...]
-    seconds: tuple[tuple[float, ...], ...]
-    step_seconds: float
 
 
 class ComputeTimer:

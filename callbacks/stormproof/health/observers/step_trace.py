@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from stormproof.health.observations.data import InputStats
+from stormproof.health.observations.predictions import ActivationCall, BroadcastMismatch, LayerCall
 from stormproof.health.observers.provenance import Origin, ProvenanceTracker, iter_tensors
 from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS
 
@@ -25,28 +27,6 @@ MAX_PAIRS = 4
 """Maximum number of pairs of a prediction and its target to keep."""
 MAX_SAMPLES, MAX_ENTRIES = 64, 512
 """Maximum number of samples of a batch, and of entries of a sample, to measure."""
-
-
-@dataclass
-class LayerCall:
-    """Call of a layer.
-
-    Attributes:
-        layer: Name of the layer.
-        spread: Standard deviation of the output over the samples, relative to its root mean square. None if unknown.
-    """
-
-    layer: str
-    spread: float | None
-
-
-@dataclass
-class ActivationCall:
-    """Call of a bounded activation: the layer before it and the share of saturated outputs."""
-
-    layer: str
-    function: str
-    saturated_share: float
 
 
 @dataclass
@@ -89,34 +69,6 @@ class PredictionTargetPair:
     producer: str
     layer: str
     target_indices: frozenset[int] = frozenset()
-
-
-@dataclass
-class BroadcastMismatch:
-    """A prediction and a target of different shapes that torch broadcast."""
-
-    function: str
-    prediction: tuple[int, ...]
-    target: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class InputStats:
-    """Statistics of the input of the first layer.
-
-    Attributes:
-        mean: Mean of all entries.
-        rms: Root mean square of all entries.
-        largest_scale: Largest standard deviation of an entry over the samples.
-        smallest_scale: Smallest nonzero standard deviation of an entry over the samples.
-        is_normalized: Whether one of the first two layers is a norm.
-    """
-
-    mean: float
-    rms: float
-    largest_scale: float
-    smallest_scale: float
-    is_normalized: bool
 
 
 @dataclass

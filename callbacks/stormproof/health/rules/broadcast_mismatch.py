@@ -14,7 +14,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     mismatches = [mismatch for trace in record.predictions.traces for mismatch in trace.broadcast_mismatches]
     if not record.predictions.traces:
         yield NotEnoughEvidence("a traced step")
-    if mismatches:
+    elif mismatches:
         first_mismatch = mismatches[0]
         yield Finding(
             Problem.BROADCAST_MISMATCH,

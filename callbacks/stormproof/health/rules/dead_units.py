@@ -31,7 +31,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         inputs_needed = MIN_INPUTS_ALL_DEAD if is_output_constant(record) else activity.inputs_needed
         if activity.inputs < inputs_needed:
             missing = f"{inputs_needed} inputs of {name} (has {activity.inputs})"
-            yield NotEnoughEvidence(missing, is_suspicious=True)
+            yield NotEnoughEvidence(missing, is_likely=True)
             continue
         likely_cause, advice = _explain_dead_units(record, died_in_training=died_in_training)
         yield Finding(

@@ -15,11 +15,13 @@ MIN_CONSTANT_TARGETS = 256
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports identical targets."""
-    constant_samples = record.data.constant_targets
+    constant_samples = record.data.identical_targets
     if constant_samples is None:
         return
     if constant_samples < MIN_CONSTANT_TARGETS and not (record.epoch >= 1 and constant_samples >= 32):
-        yield NotEnoughEvidence(f"two different targets, or {MIN_CONSTANT_TARGETS} targets (has {constant_samples})")
+        yield NotEnoughEvidence(
+            f"two different targets, or {MIN_CONSTANT_TARGETS} identical ones (has {constant_samples})"
+        )
         return
     yield Finding(
         Problem.DEGENERATE_TARGETS,

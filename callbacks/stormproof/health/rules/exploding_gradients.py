@@ -21,10 +21,10 @@ MAX_INITIAL_LOSS_RATIO = 10.0
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that grow towards the first layers, or with the steps, until training fails."""
-    if record.data.is_badly_scaled:
+    if record.data.has_badly_scaled_inputs:
         return
     if not (record.gradients.measurements and record.losses.first and record.predictions.traces):
-        yield NotEnoughEvidence("a loss and a measured gradient of a traced step")
+        yield NotEnoughEvidence("a loss, a measured gradient and a traced step")
         return
     measurements = record.gradients.measurements
     constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
@@ -48,7 +48,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     )
     if not (is_too_sensitive or grows_with_depth or has_grown or any(map(math.isinf, measurements[0].norms.values()))):
         if may_have_grown:
-            yield NotEnoughEvidence("two consecutive large gradient norms (has 1)", is_suspicious=True)
+            yield NotEnoughEvidence("a second large gradient norm in succession", is_likely=True)
         return
     yield Finding(
         Problem.EXPLODING_GRADIENTS,

@@ -14,7 +14,7 @@ MIN_STEPS = 5
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports optimizers whose gradients contain the gradients of the previous step."""
-    for optimizer, (stale_steps, checked_steps) in record.gradients.retained.items():
+    for optimizer, (stale_steps, checked_steps) in record.gradients.retained_steps.items():
         if checked_steps < MIN_STEPS:
             yield NotEnoughEvidence(f"{MIN_STEPS} steps of optimizer {optimizer} (has {checked_steps})")
         elif stale_steps >= checked_steps - 1:

@@ -20,7 +20,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     if inputs is None:
         yield NotEnoughEvidence("a traced step whose first layer has numeric inputs")
         return
-    if not record.data.is_badly_scaled:
+    if not record.data.has_badly_scaled_inputs:
         return
     has_large_outputs = _has_large_outputs(record)
     is_saturated = any(

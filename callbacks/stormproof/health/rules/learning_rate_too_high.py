@@ -22,7 +22,7 @@ IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that does not fall, or units that die, with updates that are large compared to the weights."""
     ratios = update_ratios(record)
-    if record.data.is_badly_scaled:
+    if record.data.has_badly_scaled_inputs:
         return
     if not ratios or not record.losses.recent:
         yield NotEnoughEvidence("a loss and a measured update")

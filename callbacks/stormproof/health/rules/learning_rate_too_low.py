@@ -35,13 +35,18 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     if baseline is not None and baseline.loss < NO_BETTER_SHARE * baseline.constant_loss:
         return  # small updates are enough for a network that is already good
     has_zero_lr = any(group.zero_since is not None for group in record.optimizers.groups)
-    if not record.losses.is_single or not record.optimizers.groups or has_zero_lr or record.losses.have_fallen_by(0.1):
+    if (
+        not record.losses.have_one_backward
+        or not record.optimizers.groups
+        or has_zero_lr
+        or record.losses.have_fallen_by(0.1)
+    ):
         return
     if not record.planned_steps:
         yield NotEnoughEvidence("a planned number of steps: set max_epochs or max_steps of the Trainer")
         return
     if record.step < MIN_STEPS or ratio <= 0:
-        yield NotEnoughEvidence(f"{MIN_STEPS} steps with a measured update (has {record.step})")
+        yield NotEnoughEvidence("a measured update" if ratio <= 0 else f"{MIN_STEPS} steps (has {record.step})")
         return
     final_loss = extrapolate_final_loss(record)
     is_slow = (

@@ -31,7 +31,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             continue
         if zero_steps < MIN_ZERO_STEPS:
             missing = f"{MIN_ZERO_STEPS} steps with a learning rate of 0 (has {zero_steps})"
-            yield NotEnoughEvidence(missing, is_suspicious=True)
+            yield NotEnoughEvidence(missing, is_likely=True)
         else:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,

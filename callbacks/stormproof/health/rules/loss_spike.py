@@ -22,11 +22,10 @@ SUSTAINED_BATCHES = 20
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that jumps and stays high, or that far exceeds all previous losses."""
     losses = list(record.losses.recent)
-    is_short = len(losses) <= MIN_BATCHES
-    if not record.losses.is_single or not (is_short or _may_contain_spike([loss for _, loss in losses])):
-        return
-    if is_short:
+    if len(losses) <= MIN_BATCHES:
         yield NotEnoughEvidence(f"{MIN_BATCHES + 1} batches (has {len(losses)})")
+        return
+    if not record.losses.have_one_backward or not _may_contain_spike([loss for _, loss in losses]):
         return
     detector, largest_loss = SpikeDetector(), -math.inf
     for index, (step, loss) in enumerate(losses):
@@ -49,7 +48,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             return
         if len(following_losses) < SUSTAINED_BATCHES and not exceeds_all:
             missing = f"{SUSTAINED_BATCHES} batches since the loss rose (has {len(following_losses)})"
-            yield NotEnoughEvidence(missing, is_suspicious=True)
+            yield NotEnoughEvidence(missing, is_likely=True)
             return
         if is_sustained or exceeds_all:
             yield Finding(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.progress import (
-    LATE_STEP,
+    LATE_RUN_REQUIREMENT,
     constant_baseline,
+    constant_comparisons,
     has_learned,
     is_clearly_better,
     is_falling,
@@ -23,14 +24,16 @@ UNCERTAIN_SHARE = 0.05
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports a loss that is not below the best constant loss late in the run."""
+    if not record.losses.have_one_backward:
+        return
     baseline = constant_baseline(record)
     if baseline is None:
-        yield missing_comparisons(record)
+        yield missing_comparisons(record, len(constant_comparisons(record)))
         return
     if has_learned(record) is True:
         return
     if has_learned(record) is None or not is_late(record):
-        yield NotEnoughEvidence(LATE_STEP)
+        yield NotEnoughEvidence(LATE_RUN_REQUIREMENT)
         return
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
     if is_falling(record) and not (is_finished and record.predictions.is_classification):

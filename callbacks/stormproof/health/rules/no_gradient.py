@@ -24,9 +24,9 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     detached_layers = {
         layer: function
         for layer, function in record.gradients.detached_layers.items()
-        if layer not in record.gradients.layers
+        if layer not in record.gradients.reached_layers
     }
-    lacks_gradient = record.gradients.steps_without >= MIN_STEPS and not record.gradients.layers
+    lacks_gradient = record.gradients.steps_without_gradient >= MIN_STEPS and not record.gradients.reached_layers
     if detached_layers:
         yield Finding(
             Problem.NO_GRADIENT,
@@ -45,12 +45,12 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             "all layers",
             0,
             record.step,
-            {"steps_without_a_gradient": float(record.gradients.steps_without)},
+            {"steps_without_a_gradient": float(record.gradients.steps_without_gradient)},
             "Check that training_step returns the loss and that zero_grad() is not called between backward() and "
             "step().",
         )
     elif (
-        not record.batches.have_stepped
+        not record.optimizers.have_stepped
         and record.batches.count >= _min_batches(record)
         and not _may_be_warming_up(record)
     ):
@@ -69,7 +69,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 def _min_batches(record: Record) -> int:
     """Returns the number of batches within which an optimizer should have stepped."""
-    return (MAX_ACCUMULATED_BATCHES if record.epoch < 2 else 1) * record.batches.accumulated
+    return (MAX_ACCUMULATED_BATCHES if record.epoch < 2 else 1) * record.batches.per_step
 
 
 def _may_be_warming_up(record: Record) -> bool:
@@ -78,15 +78,15 @@ def _may_be_warming_up(record: Record) -> bool:
         return False
     if record.planned_steps is None:
         return record.epoch < 2
-    return record.batches.count < MAX_WARM_UP_SHARE * record.planned_steps * record.batches.accumulated
+    return record.batches.count < MAX_WARM_UP_SHARE * record.planned_steps * record.batches.per_step
 
 
 def gradients_reach_all_layers(record: Record) -> bool:
     """Returns whether gradients reach the layers and an optimizer has stepped, so that the finding is obsolete."""
     return (
-        record.batches.have_stepped
-        and bool(record.gradients.layers)
-        and all(layer in record.gradients.layers for layer in record.gradients.detached_layers)
+        record.optimizers.have_stepped
+        and bool(record.gradients.reached_layers)
+        and all(layer in record.gradients.reached_layers for layer in record.gradients.detached_layers)
     )
 
 

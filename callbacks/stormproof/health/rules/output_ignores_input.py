@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.measures.predictions import CONSTANT_SPREAD, MIN_CONSTANT_OUTPUTS, last_constant_outputs
+from stormproof.health.measures.predictions import (
+    CONSTANT_SPREAD,
+    MIN_CONSTANT_OUTPUTS,
+    last_traces_with_constant_output,
+)
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
 
@@ -15,10 +19,10 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     if not any(trace.predictions for trace in record.predictions.traces):
         yield NotEnoughEvidence("a traced step with a known loss")
         return
-    late_steps = last_constant_outputs(record)
+    late_steps = last_traces_with_constant_output(record)
     if 0 < len(late_steps) < MIN_CONSTANT_OUTPUTS:
         missing = f"{MIN_CONSTANT_OUTPUTS} traced steps with identical predictions (has {len(late_steps)})"
-        yield NotEnoughEvidence(missing, is_suspicious=True)
+        yield NotEnoughEvidence(missing, is_likely=True)
     elif late_steps:
         constant_layer = next(
             (

@@ -63,5 +63,5 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 RULE = Rule(
     Problem.OVERFITTING,
     check,
-    needs=frozenset({"losses"}),
+    needs=frozenset({"losses", "predictions"}),
 )

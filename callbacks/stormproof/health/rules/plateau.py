@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.confidence_interval import mean_and_standard_error
-from stormproof.health.measures.progress import LATE_STEP, constant_baseline, has_learned, is_late, missing_comparisons
+from stormproof.health.measures.progress import (
+    LATE_RUN_REQUIREMENT,
+    constant_baseline,
+    constant_comparisons,
+    has_learned,
+    is_late,
+    missing_comparisons,
+)
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
 
@@ -32,10 +39,13 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     is_decayed = any(
         group.lr < DECAYED_LR_SHARE * group.max_lr or group.is_rising for group in record.optimizers.groups
     )
-    if not record.losses.is_single or is_decayed or not all(map(math.isfinite, losses)):
+    if not record.losses.have_one_backward or is_decayed or not all(map(math.isfinite, losses)):
         return
-    if not is_late(record) or quarter < MIN_QUARTER_BATCHES:
-        yield NotEnoughEvidence(LATE_STEP)
+    if quarter < MIN_QUARTER_BATCHES:
+        yield NotEnoughEvidence(f"{4 * MIN_QUARTER_BATCHES} batches (has {len(losses)})")
+        return
+    if not is_late(record):
+        yield NotEnoughEvidence(LATE_RUN_REQUIREMENT)
         return
     second_quarter, third_quarter, last_quarter = (
         mean_and_standard_error(losses[start : start + quarter])
@@ -47,7 +57,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         return
     baseline = constant_baseline(record)
     if baseline is None:
-        yield missing_comparisons(record)
+        yield missing_comparisons(record, len(constant_comparisons(record)))
         return
     if last_quarter[0] < NEGLIGIBLE_LOSS_SHARE * baseline.constant_loss:
         return

@@ -20,7 +20,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports bounded activations that are saturated from the start, or while the loss does not improve."""
     traces = [trace for trace in record.predictions.traces if trace.activation_calls]
     if len(record.predictions.traces) < MIN_TRACES or record.step < 5:
-        yield NotEnoughEvidence(f"5 steps, {MIN_TRACES} of them traced")
+        yield NotEnoughEvidence(f"5 steps, including {MIN_TRACES} traced ones")
         return
     if len(traces) < MIN_TRACES:
         return
@@ -49,7 +49,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             )
             return
     if any(shares[-1] > SATURATED_SHARE for shares in recent_shares.values()) and has_learned(record) is False:
-        yield NotEnoughEvidence(f"{MIN_TRACES} consecutive traced steps with saturated units", is_suspicious=True)
+        yield NotEnoughEvidence(f"{MIN_TRACES} consecutive traced steps with saturated units", is_likely=True)
 
 
 RULE = Rule(

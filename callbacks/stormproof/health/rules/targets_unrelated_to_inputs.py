@@ -34,11 +34,14 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     )
     if record.data.targets_depend_on_inputs is True or has_learned(record) is True:
         return
-    if len(comparisons) < MIN_COMPARISONS or record.data.targets_depend_on_inputs is None:
-        yield missing_comparisons(record)
+    if len(comparisons) < MIN_COMPARISONS:
+        yield missing_comparisons(record, len(comparisons))
+        return
+    if record.data.targets_depend_on_inputs is None:
+        yield NotEnoughEvidence("more samples to test whether the targets depend on the inputs")
         return
     if record.epoch < 1 or has_learned(record) is None:
-        yield NotEnoughEvidence("the first epoch")
+        yield NotEnoughEvidence("a finished epoch")
         return
     if is_falling(record):
         return

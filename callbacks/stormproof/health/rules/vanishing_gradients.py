@@ -17,7 +17,7 @@ MIN_MEASUREMENTS = 2
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports gradients that shrink towards the first layers while these do not learn."""
-    if record.gradients.are_scaled or any(group.is_rising for group in record.optimizers.groups):
+    if record.gradients.uses_grad_scaler or any(group.is_rising for group in record.optimizers.groups):
         return
     if len(record.gradients.measurements) < MIN_MEASUREMENTS:
         yield NotEnoughEvidence(f"{MIN_MEASUREMENTS} measured gradients (has {len(record.gradients.measurements)})")

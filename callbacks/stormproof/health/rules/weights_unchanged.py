@@ -18,12 +18,18 @@ MIN_STEPS = 20
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers whose weights do not change although they have a gradient and a learning rate above zero."""
-    steps = record.step - record.gradients.first_step
+    if not record.gradients.reached_layers:
+        yield NotEnoughEvidence("a gradient")
+        return
+    steps = record.step - record.gradients.first_gradient_step
     if steps < MIN_STEPS:
         yield NotEnoughEvidence(f"{MIN_STEPS} steps with a gradient (has {steps})")
         return
-    weights = [layers for step, layers in record.weights.stats.items() if step >= record.gradients.first_step]
-    if len(weights) < MIN_UNCHANGED_STEPS or any(entry.zero_since is not None for entry in record.optimizers.groups):
+    weights = [layers for step, layers in record.weights.stats.items() if step >= record.gradients.first_gradient_step]
+    if len(weights) < MIN_UNCHANGED_STEPS:
+        yield NotEnoughEvidence(f"{MIN_UNCHANGED_STEPS} traced steps (has {len(weights)})")
+        return
+    if any(entry.zero_since is not None for entry in record.optimizers.groups):
         return
     if len({entry.optimizer for entry in record.optimizers.groups}) > 1 and record.epoch < 1:
         return  # optimizers may alternate between epochs
@@ -34,7 +40,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     unchanged_layers = [
         layer
         for layer, stats in recent_weights[-1].items()
-        if layer in record.gradients.layers and all(entry.get(layer) == stats for entry in recent_weights)
+        if layer in record.gradients.reached_layers and all(entry.get(layer) == stats for entry in recent_weights)
     ]
     if unchanged_layers:
         yield Finding(

@@ -7,11 +7,11 @@ from typing import Any
 
 from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.gradients.update_ratio import UpdateRatio
+from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.gradients import Gradients
 from stormproof.health.observations.losses import Losses
 from stormproof.health.observations.optimizers import Optimizers, ParameterGroup
 from stormproof.health.observations.predictions import Comparison, Predictions, PredictionStats, TracedStep
-from stormproof.health.observers.step_trace import InputStats
 from stormproof.health.record import TOPICS, Record
 
 

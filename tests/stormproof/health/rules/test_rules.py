@@ -7,16 +7,23 @@ from typing import Any
 import pytest
 
 from stormproof.finding import Finding, Severity
+from stormproof.gradients.noise_scale import NoiseEstimate
 from stormproof.health.observations.losses import ValidationPass
 from stormproof.health.observations.non_finite import NonFiniteOrigin
 from stormproof.health.observations.optimizers import ParameterGroup
-from stormproof.health.observations.predictions import Comparison, TracedStep
-from stormproof.health.observers.rank_compute_time import RankComputeTimes
-from stormproof.health.observers.step_trace import ActivationCall, BroadcastMismatch, LayerCall
+from stormproof.health.observations.predictions import (
+    ActivationCall,
+    BroadcastMismatch,
+    Comparison,
+    LayerCall,
+    TracedStep,
+)
+from stormproof.health.observations.ranks import RankComputeTimes
 from stormproof.health.record import TOPICS, Record
 from stormproof.health.rule import NotEnoughEvidence
 from stormproof.health.rules import (
     batch_norm_statistics_lag,
+    batch_size_inefficient,
     broadcast_mismatch,
     data_starvation,
     dead_units,
@@ -145,7 +152,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         broadcast_mismatch.check, make_record(LEARNING_LOSSES, traces=[TracedStep(0,
         broadcast_mismatches=(BroadcastMismatch("sub", (8, 1), (8,)),))]),
     ),
-    "one class": (degenerate_targets.check, make_record(FLAT_LOSSES, constant_targets=300)),
+    "one class": (degenerate_targets.check, make_record(FLAT_LOSSES, identical_targets=300)),
     "a large input that harms": (
         input_badly_scaled.check, make_record(FLAT_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
@@ -159,14 +166,14 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         0.9),)) for step in (0, 4, 9)]),
     ),
     "a cut": (no_gradient.check, make_record(LEARNING_LOSSES, detached_layers={"a": "detach"})),
-    "kept gradients": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained={0: (7, 7)})),
+    "kept gradients": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained_steps={0: (7, 7)})),
     "a parameter that is "
     "forgotten": (not_in_optimizer.check, make_record(LEARNING_LOSSES, unoptimized_entries={"a": 12})),
     "a layer in a list": (not_in_optimizer.check, make_record(LEARNING_LOSSES, unregistered_entries=12)),
     "a parameter twice": (in_two_optimizers.check, make_record(LEARNING_LOSSES, duplicated_layers=["a"])),
     "weights that stay": (
         weights_unchanged.check,
-        make_record(LEARNING_LOSSES, layers={"a"}, stats={step: {"a": (1.0, 0.5), "b": (step,
+        make_record(LEARNING_LOSSES, reached_layers={"a"}, stats={step: {"a": (1.0, 0.5), "b": (step,
         0.0)} for step in range(6)}),
     ),
     "a loss that jumped and "
@@ -281,8 +288,8 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "outputs that differ": (output_ignores_input.check, make_record(FLAT_LOSSES, traces=make_traces(8))),
     "one class in a few "
-    "samples": (degenerate_targets.check, make_record(LEARNING_LOSSES[:8], constant_targets=64)),
-    "classes that differ": (degenerate_targets.check, make_record(LEARNING_LOSSES, constant_targets=None)),
+    "samples": (degenerate_targets.check, make_record(LEARNING_LOSSES[:8], identical_targets=64)),
+    "classes that differ": (degenerate_targets.check, make_record(LEARNING_LOSSES, identical_targets=None)),
     "a large input that does no harm": (
         input_badly_scaled.check, make_record(LEARNING_LOSSES, input_stats=make_input_stats(mean=100.0, rms=120.0,
         largest_scale=60.0)),
@@ -320,10 +327,10 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
                   predictions=(make_prediction_stats(producer="sigmoid"),)) for step in (0, 4, 9)]),
     ),
     "gradients that were kept "
-    "once": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained={0: (1, 7)})),
+    "once": (gradients_not_cleared.check, make_record(LEARNING_LOSSES, retained_steps={0: (1, 7)})),
     "weights of two optimizers that take turns": (
         weights_unchanged.check,
-        make_record(LEARNING_LOSSES[:30], layers={"a"}, stats={step: {"a": (1.0,
+        make_record(LEARNING_LOSSES[:30], reached_layers={"a"}, stats={step: {"a": (1.0,
         0.5)} for step in range(6)},
                groups=[*make_rate(0.1, 0.1, 0.1), ParameterGroup(1, "optimizer 1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
@@ -350,7 +357,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "targets that depend on the inputs": (
         targets_unrelated_to_inputs.check, make_record(FLAT_LOSSES, targets_depend_on_inputs=True)),
-    "several losses": (no_better_than_constant.check, make_record(FLAT_LOSSES, is_single=False)),
+    "several losses": (no_better_than_constant.check, make_record(FLAT_LOSSES, have_one_backward=False)),
 }  # fmt: skip
 
 
@@ -428,18 +435,18 @@ LACKING: dict[str, tuple[Rule, Record, str]] = {
     "few batches": (data_starvation.check, make_record([], batch_waits=[(0.1, 0.1)] * 3), "20 timed batches (has 3)"),
     "no activation": (dead_units.check, make_record(LEARNING_LOSSES), "measured outputs of activations"),
     "few targets": (
-        degenerate_targets.check, make_record([], constant_targets=8),
-        "two different targets, or 256 targets (has 8)"),
-    "no gradient": (exploding_gradients.check, Record(), "a loss and a measured gradient of a traced step"),
+        degenerate_targets.check, make_record([], identical_targets=8),
+        "two different targets, or 256 identical ones (has 8)"),
+    "no gradient": (exploding_gradients.check, Record(), "a loss, a measured gradient and a traced step"),
     "few checked steps": (
-        gradients_not_cleared.check, make_record([], retained={0: (0, 2)}), "5 steps of optimizer 0 (has 2)"),
+        gradients_not_cleared.check, make_record([], retained_steps={0: (0, 2)}), "5 steps of optimizer 0 (has 2)"),
     "no inputs": (input_badly_scaled.check, Record(), "a traced step whose first layer has numeric inputs"),
     "no update": (learning_rate_too_high.check, Record(), "a loss and a measured update"),
     "no end": (
         learning_rate_too_low.check, make_record(FLAT_LOSSES, planned_steps=None),
         "a planned number of steps: set max_epochs or max_steps of the Trainer"),
     "few steps": (
-        learning_rate_too_low.check, make_record(FLAT_LOSSES[:9]), "20 steps with a measured update (has 9)"),
+        learning_rate_too_low.check, make_record(FLAT_LOSSES[:9]), "20 steps (has 9)"),
     "an unknown loss": (loss_input_mismatch.check, Record(), "2 traced steps with a known loss"),
     "an unknown loss of targets": (unreachable_targets.check, Record(), "2 traced steps with a known loss"),
     "no predictions": (output_ignores_input.check, Record(), "a traced step with a known loss"),
@@ -460,21 +467,30 @@ LACKING: dict[str, tuple[Rule, Record, str]] = {
         overfitting.check, make_record(FLAT_LOSSES, validations=[ValidationPass(9, (1.0,), 1.0, 1.0, 4)] * 3),
         "30 validation samples (has 4)"),
     "an early plateau": (
-        plateau.check, make_record(FLAT_LOSSES[:40]), "300 steps, or two epochs and a quarter of the planned steps"),
+        plateau.check, make_record(oscillating_losses(1.0, 130), epoch=1, planned_steps=400),
+        "300 steps, or two epochs and a quarter of the planned steps"),
+    "few batches of a plateau": (plateau.check, make_record(FLAT_LOSSES[:60]), "120 batches (has 60)"),
+    "no measured update": (
+        learning_rate_too_low.check, make_record(FLAT_LOSSES, measurements=[]), "a measured update"),
+    "weights without a gradient": (weights_unchanged.check, make_record(FLAT_LOSSES), "a gradient"),
+    "few traced weights": (
+        weights_unchanged.check, make_record(FLAT_LOSSES, reached_layers={"a"}), "5 traced steps (has 0)"),
     "few traces": (
-        saturated_units.check, make_record([], traces=make_traces(2)), "5 steps, 3 of them traced"),
+        saturated_units.check, make_record([], traces=make_traces(2)), "5 steps, including 3 traced ones"),
     "few batches of ranks": (
         slow_rank.check, make_record([], compute_times=make_times([0.1] * 3, [0.2] * 3)),
         "30 timed batches on all ranks (has 3)"),
     "an unknown dependence": (
-        targets_unrelated_to_inputs.check, make_record(FLAT_LOSSES), "8 traced steps with a known loss (has 30)"),
+        targets_unrelated_to_inputs.check, make_record(FLAT_LOSSES),
+        "more samples to test whether the targets depend on the inputs"),
     "the first epoch": (
         targets_unrelated_to_inputs.check,
-        make_record(FLAT_LOSSES, targets_depend_on_inputs=False, epoch=0), "the first epoch"),
+        make_record(FLAT_LOSSES, targets_depend_on_inputs=False, epoch=0), "a finished epoch"),
     "one gradient": (
         vanishing_gradients.check, make_record([], measurements=SHRINKS[:1]), "2 measured gradients (has 1)"),
     "few steps of weights": (
-        weights_unchanged.check, make_record(FLAT_LOSSES[:9]), "20 steps with a gradient (has 9)"),
+        weights_unchanged.check, make_record(FLAT_LOSSES[:9], reached_layers={"a"}),
+        "20 steps with a gradient (has 9)"),
 }  # fmt: skip
 SUSPICIOUS: dict[str, tuple[Rule, Record, str]] = {
     "a loss that has just jumped": (
@@ -490,17 +506,43 @@ SUSPICIOUS: dict[str, tuple[Rule, Record, str]] = {
         "3 consecutive traced steps with saturated units"),
     "a gradient that has just exploded": (
         exploding_gradients.check, make_record(FLAT_LOSSES, measurements=GROWN),
-        "two consecutive large gradient norms (has 1)"),
+        "a second large gradient norm in succession"),
     "units that are dead in few samples": (
         dead_units.check, make_record(FLAT_LOSSES, activity={"net.1": make_unit_record(90, count=40)}),
         "200 inputs of net.1 (has 40)"),
 }  # fmt: skip
 
 
+def make_noisy_record(scale: float, count: int = 10, steps: int = 300) -> Record:
+    """Returns a record of steps of 64 samples with a noise scale."""
+    norms = make_measurement(1, {"a": 1.0})
+    measurement = replace(norms, noise=NoiseEstimate(variance=scale, signal=1.0), batch_size=64)
+    return make_record(oscillating_losses(1.0, steps), measurements=[measurement] * count)
+
+
+@pytest.mark.parametrize(("scale", "advice"), [(650.0, "Larger batches reduce"), (6.0, "Batches of about 6")])
+def test_a_batch_far_from_the_noise_scale_has_severity_info(scale: float, advice: str):
+    (finding,) = _findings(batch_size_inefficient.check, make_noisy_record(scale))
+    assert (finding.severity, finding.evidence) == (Severity.INFO, {"batch_size": 64.0, "noise_scale": scale})
+    assert finding.advice.startswith(advice)
+
+
+@pytest.mark.parametrize("scale", [630.0, 6.5, -3.0])
+def test_a_batch_near_the_noise_scale_has_no_finding(scale: float):
+    assert list(batch_size_inefficient.check(make_noisy_record(scale))) == []
+
+
+@pytest.mark.parametrize(("count", "steps"), [(9, 300), (10, 70)])
+def test_the_noise_scale_is_judged_late_and_from_ten_steps(count: int, steps: int):
+    (result,) = batch_size_inefficient.check(make_noisy_record(1e4, count, steps))
+    assert isinstance(result, NotEnoughEvidence)
+    assert result.missing.startswith(f"10 estimates of the noise scale (has {count})")
+
+
 @pytest.mark.parametrize("case", [*LACKING, *SUSPICIOUS])
 def test_a_rule_that_cannot_judge_says_what_is_missing(case: str):
     rule, record, missing = {**LACKING, **SUSPICIOUS}[case]
-    assert list(rule(record)) == [NotEnoughEvidence(missing, is_suspicious=case in SUSPICIOUS)]
+    assert list(rule(record)) == [NotEnoughEvidence(missing, is_likely=case in SUSPICIOUS)]
 
 
 @pytest.mark.parametrize("case", [*REPORTED, *NOT_REPORTED, *LACKING, *SUSPICIOUS])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.observations.gradients import Gradients
 from stormproof.health.observations.optimizers import Optimizers
 from stormproof.health.observers.gradient_reset import ZeroGradCheck
@@ -26,22 +28,21 @@ STRUCTURE_STEPS = 3
 """Number of steps after which the set of parameters with a gradient is final."""
 
 
-class GraphObserver:
+class OptimizationObserver:
     """Observes gradients and optimizers in traced steps.
 
     Args:
         trainer: Trainer at the start of training.
         module: Module that it trains.
-        are_scaled: Whether a gradient scaler is used.
+        uses_grad_scaler: Whether a gradient scaler is used.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, *, are_scaled: bool) -> None:
-        self._trainer, self._module, self._are_scaled = trainer, module, are_scaled
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, *, uses_grad_scaler: bool) -> None:
+        self._trainer, self._module, self._uses_grad_scaler = trainer, module, uses_grad_scaler
         self.learning_rates = LearningRates(trainer.optimizers)
         self._groups = self.learning_rates.update(trainer.global_step)
         self._zero_grad_checks = {index: ZeroGradCheck(optimizer) for index, optimizer in enumerate(trainer.optimizers)}
         self._stepped_optimizers: set[int] = set()
-        self._has_stepped = False
         self._layers: set[str] = set()  # with a nonzero gradient
         self._first_step = self._steps_without = 0
         self._detached_layers: dict[str, str] = {}
@@ -50,12 +51,6 @@ class GraphObserver:
         self._unoptimized_entries: dict[str, int] = {}
         self._foreign_parameters = self._unregistered_entries = 0
         self._duplicated_layers = find_duplicated_layers(module, trainer.optimizers)
-
-    @property
-    def has_stepped(self) -> bool:
-        """Returns whether a hook has observed an optimizer step."""
-        self._has_stepped |= any(check.has_stepped for check in self._zero_grad_checks.values())
-        return self._has_stepped
 
     def stop(self) -> None:
         """Removes all hooks."""
@@ -96,31 +91,32 @@ class GraphObserver:
                 self._module, self._trainer.optimizers, origin, trace, self._layers
             )
 
-    def observe_gradients(self, measurements: Any) -> Gradients:
+    def observe_gradients(self, measurements: Sequence[GradientMeasurement]) -> Gradients:
         """Returns the gradients, with the measurements of a monitor."""
         for check in self._zero_grad_checks.values():
             if check.is_done:
                 check.stop()
         return Gradients(
             measurements=measurements,
-            are_scaled=self._are_scaled,
-            layers=frozenset(self._layers),
-            first_step=self._first_step,
-            steps_without=self._steps_without,
+            uses_grad_scaler=self._uses_grad_scaler,
+            reached_layers=frozenset(self._layers),
+            first_gradient_step=self._first_step,
+            steps_without_gradient=self._steps_without,
             detached_layers=self._detached_layers,
             unused_layers=self._unused_layers,
             frozen_layers=self._frozen_layers,
-            retained={
+            retained_steps={
                 index: (check.stale_steps, check.checked_steps) for index, check in self._zero_grad_checks.items()
             },
         )
 
-    def observe_optimizers(self) -> Optimizers:
-        """Returns the learning rates and the parameters of the optimizers."""
+    def observe_optimizers(self, step: int) -> Optimizers:
+        """Returns the learning rates and the parameters of the optimizers after ``step`` steps."""
         return Optimizers(
             groups=self._groups,
             unoptimized_entries=self._unoptimized_entries,
             foreign_parameters=self._foreign_parameters,
             unregistered_entries=self._unregistered_entries,
             duplicated_layers=self._duplicated_layers,
+            have_stepped=step > 0 or any(check.has_stepped for check in self._zero_grad_checks.values()),
         )
