@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache
@@ -58,7 +59,7 @@ def augment(images: torch.Tensor, noise: float = 0.1) -> torch.Tensor:
 def mlp(*sizes: int, between: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """Returns linear layers of these sizes with an activation between them."""
     layers: list[nn.Module] = []
-    for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layers += [between()] * bool(index) + [nn.Linear(inputs, outputs)]
     return nn.Sequential(*layers)
 
