@@ -190,7 +190,7 @@ def _renewed_clusters(seed: int, return_dict: bool) -> TrainingSetup:
     return TrainingSetup(_Clusters(images, return_dict), train, None, {"max_epochs": 8})
 
 
-def _clusters_are_digits(seed_of_order: int, outcome: Outcome) -> bool:
+def _clusters_are_digits(outcome: Outcome) -> bool:
     module: Any = outcome.after
     images, labels = digits()
     rows = torch.cdist(module.images.flatten(1), images.flatten(1)).argmin(1)
@@ -322,7 +322,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _renewed_clusters,
         frozenset(),
-        all_of(_learns_until_the_end_of_each_epoch, lambda outcome: _clusters_are_digits(0, outcome)),
+        all_of(_learns_until_the_end_of_each_epoch, _clusters_are_digits),
         "https://arxiv.org/abs/1807.05520",
     ),
     Program(
