@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def loaders(seed: int, size: int, held_out: int, *columns: Tensor) -> tuple[Any,
 def convs(*widths: int, norm: Callable[[int], nn.Module] | None = None, stride: int = 2) -> list[nn.Module]:
     """Returns 3 x 3 convolutions with a norm and ReLUs. All but the first have this stride."""
     layers: list[nn.Module] = []
-    for place, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for place, (before, after) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Conv2d(before, after, 3, stride if place else 1, 1))
         layers += [norm(after), nn.ReLU()] if norm else [nn.ReLU()]
     return layers
@@ -138,6 +139,22 @@ class SmallUNet(nn.Module):
         third = functional.interpolate(self.third(second), scale_factor=2.0)
         second = functional.interpolate(self.rise(torch.cat([second, third], 1)), scale_factor=2.0)
         return self.last(self.end(torch.cat([first, second], 1)))
+
+
+class NextBlock(nn.Module):
+    """A block of ConvNeXt: a large depthwise convolution, and a perceptron whose output has a learned scale."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.GroupNorm(1, width)
+        self.widen = nn.Conv2d(width, 3 * width, 1)
+        self.narrow = nn.Conv2d(3 * width, width, 1)
+        self.scale = nn.Parameter(torch.full((width,), 1e-6))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.narrow(functional.gelu(self.widen(self.norm(self.depthwise(images)))))
+        return images + self.scale[:, None, None] * hidden
 
 
 def ran_to_end(outcome: Outcome) -> bool:
