@@ -230,7 +230,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _adapters_of_zeros,
         frozenset({Problem.NO_GRADIENT, Problem.WEIGHTS_UNCHANGED}),
-        _keeps(0.8, "network.body.blocks.0.mix.lora_a", "network.body.blocks.1.feed.2.lora_b"),
+        _keeps(0.95, "network.body.blocks.0.mix.lora_a", "network.body.blocks.1.feed.2.lora_b"),
         "https://github.com/nvidia-cosmos/cosmos-predict2.5/pull/15",
     ),
     Program(
@@ -238,7 +238,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _checkpointed_adapters,
         frozenset({Problem.NO_GRADIENT}),
-        _keeps(0.8, "network.body.blocks.0.mix.lora_b", "network.body.blocks.1.feed.2.lora_b"),
+        _keeps(0.95, "network.body.blocks.0.mix.lora_b", "network.body.blocks.1.feed.2.lora_b"),
         "https://github.com/cloneofsimo/lora/issues/26",
     ),
     Program(

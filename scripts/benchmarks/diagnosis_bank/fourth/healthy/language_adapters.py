@@ -79,12 +79,12 @@ def _low_rank_adapters(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Prompted(nn.Module):
-    """A frozen reader with eight trained vectors in front of the words."""
+    """A frozen reader with eight trained vectors, at first those of a word, in front of the words."""
 
     def __init__(self, reader: _Reader) -> None:
         super().__init__()
         self.reader = reader.requires_grad_(False)
-        self.prompt = nn.Parameter(0.1 * torch.randn(8, 32))
+        self.prompt = nn.Parameter(reader.embed.weight[76].detach().repeat(8, 1))
 
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         front = self.prompt.expand(len(text), -1, -1)
