@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from diagnosis_bank.program import Outcome
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 Check = Callable[[Outcome], bool]
 
@@ -76,6 +76,12 @@ def table(seed: int, rows: int, columns: int, outputs: int = 1, noise: float = 0
 def loader(size: int, *tensors: Tensor, shuffle: bool = True) -> DataLoader[Any]:
     """Returns a loader of tensors."""
     return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle)
+
+
+def batched_loader(size: int, *tensors: Tensor) -> DataLoader[Any]:
+    """Returns a shuffling loader that reads each batch at once, which is fast for large batches."""
+    dataset = TensorDataset(*tensors)
+    return DataLoader(dataset, batch_size=None, sampler=BatchSampler(RandomSampler(dataset), size, drop_last=False))
 
 
 def loaders(held_out: int, size: int, *tensors: Tensor) -> tuple[DataLoader[Any], DataLoader[Any]]:
