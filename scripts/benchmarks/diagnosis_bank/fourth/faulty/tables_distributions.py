@@ -214,6 +214,41 @@ def _full_divergence_in_each_batch(seed: int, return_dict: bool, is_fixed: bool 
     return TrainingSetup(module, train, validation, {"max_epochs": 8})
 
 
+class _Couplings(Steps):
+    """Eight affine coupling layers for columns of six measurements."""
+
+    def __init__(self, return_dict: bool, limit: float | None) -> None:
+        super().__init__(return_dict, rate=1e-3)
+        self.layers = nn.ModuleList([mlp(3, 64, 64, 6) for _ in range(8)])
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+        self.limit = limit
+
+    def compute(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        (rows,) = batch
+        kept, changed = rows.chunk(2, dim=1)
+        volume = torch.zeros(len(rows))
+        for layer in self.layers:
+            scale, shift = layer(kept).chunk(2, dim=1)
+            if self.limit is not None:
+                scale = self.limit * torch.tanh(scale / self.limit)
+            kept, changed = changed * torch.exp(scale) + shift, kept
+            volume = volume + scale.sum(1)
+        codes = torch.cat([kept, changed], 1)
+        return (0.5 * codes.square().sum(1) + 3 * math.log(2 * math.pi) - volume).mean(), codes, rows
+
+
+def _scales_without_limit(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
+    """The logarithms of the scales of a flow are not limited, and the weights start large (bug here)."""
+    source = source_of(seed)
+    factors = torch.randn(3600, 3, generator=source)
+    rows = torch.cat([factors, scores(factors, source, 3) + 0.2 * torch.randn(3600, 3, generator=source)], 1)
+    train, validation = loaders(400, 32, rows)
+    module = _Couplings(return_dict, 0.5 if is_fixed else None)
+    return TrainingSetup(module, train, validation, {"max_epochs": 6})
+
+
 _NON_FINITE = frozenset({Problem.NON_FINITE})
 _COLLAPSED = frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.NO_BETTER_THAN_CONSTANT})
 
@@ -265,5 +300,13 @@ PROGRAMS: list[Program] = [
         _COLLAPSED,
         explains_less_than(0.3),
         "https://github.com/piEsposito/blitz-bayesian-deep-learning/issues/11",
+    ),
+    Program(
+        "scales_of_a_flow_without_limit",
+        "dense",
+        _scales_without_limit,
+        _NON_FINITE | {Problem.EXPLODING_GRADIENTS},
+        lambda outcome: is_non_finite(outcome) or outcome.mean_loss() > 20,
+        "https://github.com/ELIFE-ASU/INNLab/issues/7",
     ),
 ]

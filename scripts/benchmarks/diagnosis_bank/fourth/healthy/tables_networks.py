@@ -107,7 +107,7 @@ class _Anomalies(Steps):
 
 
 def _anomalies_in_validation_only(seed: int, return_dict: bool) -> TrainingSetup:
-    """A third of the validation rows are anomalies, whose error is large and grows."""
+    """A third of the validation rows are anomalies, whose error stays large."""
     source = source_of(seed)
     rows = scores(torch.randn(3200, 3, generator=source), source, 16)
     strange = torch.cat([rows[:300, :8], rows[300:600, 8:]], 1) + 0.5 * torch.randn(300, 16, generator=source)
