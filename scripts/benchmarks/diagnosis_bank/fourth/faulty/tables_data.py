@@ -253,7 +253,7 @@ def _statistics_lag(seed: int, return_dict: bool, is_fixed: bool = False) -> Tra
         nn.ReLU(),
         nn.Linear(32, 1),
     )
-    train, validation = loaders(400, 64, rows + 6, target)
+    train, validation = loaders(400, 64, rows + 12, target)
     module = Supervised(network, nn.MSELoss(), return_dict, lambda p: torch.optim.Adam(p, lr=3e-3))
     return TrainingSetup(module, train, validation)
 
