@@ -1,15 +1,15 @@
 """Measures recall and false alarms of TrainingHealth on the programs in diagnosis_bank/.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out] [--only NAME]
-        [--quiet] [--peers]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out|fourth]
+        [--only NAME] [--quiet] [--peers] [--jobs 1]
 
 Only runs whose fault took effect, and healthy runs that learned, are counted. A run is found if it has any warning. The
 right cause is first if the first warning names the right problem. The step of a run is the step at which the right
 problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
 (diagnosis_baselines.py) and other tools that are installed (diagnosis_peers.py) judge the same runs, but only those
-that return predictions. ``--peers`` prints how to install those that
-are missing.
+that return predictions. ``--peers`` prints how to install missing tools. With ``--jobs``, several processes with one
+thread each judge runs at the same time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import multiprocessing
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the tests import this file
 
@@ -34,7 +37,7 @@ from diagnosis_bank.program import Outcome, Program, run_program
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "third", "held_out")
+PARTS = ("development", "second", "third", "held_out", "fourth")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,34 @@ def judge_program(
     )
 
 
+def judge_runs(runs: list[tuple[Program, int, bool, Callable[[], Any]]], jobs: int) -> Iterator[Verdict]:
+    """Yields the verdicts of runs in order, judged by ``jobs`` forked processes if there are several."""
+    if jobs == 1:
+        yield from (judge_program(*run) for run in runs)
+        return
+
+    def judge(tasks: Any, results: Any) -> None:
+        torch.set_num_threads(1)
+        while (index := tasks.get()) is not None:
+            verdict = judge_program(*runs[index])
+            values = {field.name: getattr(verdict, field.name) for field in fields(verdict) if field.name != "program"}
+            results.put((index, values))
+
+    context = multiprocessing.get_context("fork")  # programs contain functions that cannot be pickled
+    tasks, results = context.SimpleQueue(), context.SimpleQueue()
+    for index in [*range(len(runs)), *[None] * jobs]:
+        tasks.put(index)
+    processes = [context.Process(target=judge, args=(tasks, results)) for _ in range(jobs)]
+    for process in processes:
+        process.start()
+    finished: dict[int, Verdict] = {}
+    for index in range(len(runs)):
+        while index not in finished:
+            finished_index, values = results.get()
+            finished[finished_index] = Verdict(program=runs[finished_index][0], **values)
+        yield finished.pop(index)
+
+
 def summary_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """Returns the lines that summarize a part."""
     runs = [verdict for verdict in verdicts if verdict.took_effect]
@@ -130,6 +161,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--only", default="")
     parser.add_argument("--quiet", dest="summary_only", action="store_true", help="print only the summaries")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--peers", action="store_true", help="also judge runs that return predictions by other tools")
     arguments = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -143,13 +175,18 @@ def main() -> None:
         monitors |= PEERS | installed_peers()
     for part in [arguments.part] if arguments.part else PARTS:
         for name, monitor in monitors.items():
+            runs = [
+                (program, seed, return_dict, monitor)
+                for program in load_programs(part)
+                if arguments.only in program.name
+                for seed in range(arguments.seeds)
+                for return_dict in ((True,) if arguments.peers else (True, False))
+            ]
             verdicts = []
-            for program in (candidate for candidate in load_programs(part) if arguments.only in candidate.name):
-                for seed in range(arguments.seeds):
-                    for return_dict in (True,) if arguments.peers else (True, False):
-                        verdicts.append(judge_program(program, seed, return_dict, monitor))
-                        if not arguments.summary_only:
-                            print(verdict_line(verdicts[-1]), flush=True)
+            for verdict in judge_runs(runs, arguments.jobs):
+                verdicts.append(verdict)
+                if not arguments.summary_only:
+                    print(verdict_line(verdict), flush=True)
             print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ")
 
 
