@@ -20,6 +20,7 @@ import logging
 import multiprocessing
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the tests import this file
 
@@ -137,7 +139,41 @@ def summary_lines(verdicts: Iterable[Verdict]) -> list[str]:
         f"by the end of epoch 2 {_share(by_two, faulty)}, within 20 steps {_share(within, faulty)}",
         f"right cause first {_share(right, faulty)}; precision {precision:.3f}; median step {step:.0f}",
         f"healthy runs {len(healthy)}: with a warning {_share(alarms, healthy)}",
+        f"programs found in all runs: {_programs(faulty, found_verdicts, every=True)}",
+        f"programs found in all runs by the end of epoch 2: {_programs(faulty, by_two, every=True)}",
+        f"programs with the right cause first in all runs: {_programs(faulty, right, every=True)}",
+        f"healthy programs with a warning in any run: {_programs(healthy, alarms, every=False)}",
     ]
+
+
+def _programs(runs: list[Verdict], selected: list[Verdict], *, every: bool) -> str:
+    """Returns the number of programs of which all or any runs are selected, with a 95% Clopper-Pearson interval.
+
+    The runs of a program are not independent, so the interval counts programs.
+    """
+    counts = Counter(verdict.program.name for verdict in runs)
+    selected_counts = Counter(verdict.program.name for verdict in selected)
+    count = sum(selected_counts[name] >= (total if every else 1) for name, total in counts.items())
+    if not counts:
+        return "none"
+    interval = binomtest(count, len(counts)).proportion_ci(method="exact")
+    return f"{count} of {len(counts)} [{interval.low:.1%}, {interval.high:.1%}]"
+
+
+def problem_lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """Returns a line for each set of right problems: runs, found runs, median step, and programs that were late."""
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.took_effect and verdict.program.problems:
+            groups.setdefault("/".join(sorted(verdict.program.problems)), []).append(verdict)
+    lines = []
+    for problems, runs in sorted(groups.items()):
+        found = [verdict for verdict in runs if verdict.is_found]
+        step = f"{median(verdict.step for verdict in found):.0f}" if found else "none"
+        late = {verdict.program.name for verdict in runs if not verdict.is_found or verdict.step > 20}
+        late_names = f"; after step 20 or missed: {', '.join(sorted(late))}" if late else ""
+        lines.append(f"{problems}: runs {len(runs)}, found {len(found)}, median step {step}{late_names}")
+    return lines
 
 
 def _share(part: list[Verdict], total: list[Verdict]) -> str:
@@ -187,7 +223,9 @@ def main() -> None:
                 verdicts.append(verdict)
                 if not arguments.summary_only:
                     print(verdict_line(verdict), flush=True)
-            print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ")
+            if not arguments.summary_only:
+                print(*problem_lines(verdicts), sep="\n")
+            print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":
