@@ -77,6 +77,14 @@ def load_programs(part: str) -> list[Program]:
     return list(importlib.import_module(f"diagnosis_bank.{part}").PROGRAMS)
 
 
+def _count_epoch_steps(outcome: Outcome) -> int:
+    """Returns the number of batches of an epoch. Data sets without a length are counted by the losses of a run."""
+    try:
+        return len(outcome.fit.train)
+    except TypeError:
+        return len(outcome.losses) // outcome.fit.trainer.get("max_epochs", 3)
+
+
 def judge_program(
     program: Program, seed: int, return_dict: bool, monitor: Callable[[], Any] = TrainingHealth
 ) -> Verdict:
@@ -88,7 +96,7 @@ def judge_program(
         seed,
         return_dict,
         took_effect=bool(program.took_effect(outcome)),
-        epoch_steps=len(outcome.fit.train),
+        epoch_steps=_count_epoch_steps(outcome),
         error="" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}",
         findings=tuple(health.findings),
     )
@@ -103,7 +111,11 @@ def judge_runs(runs: list[tuple[Program, int, bool, Callable[[], Any]]], jobs: i
     def judge(tasks: Any, results: Any) -> None:
         torch.set_num_threads(1)
         while (index := tasks.get()) is not None:
-            verdict = judge_program(*runs[index])
+            try:
+                verdict = judge_program(*runs[index])
+            except Exception as error:
+                results.put((index, error))
+                raise
             values = {field.name: getattr(verdict, field.name) for field in fields(verdict) if field.name != "program"}
             results.put((index, values))
 
@@ -118,6 +130,8 @@ def judge_runs(runs: list[tuple[Program, int, bool, Callable[[], Any]]], jobs: i
     for index in range(len(runs)):
         while index not in finished:
             finished_index, values = results.get()
+            if isinstance(values, Exception):  # of another process
+                raise RuntimeError(f"{runs[finished_index][0].name} could not be judged") from values  # noqa: TRY004
             finished[finished_index] = Verdict(program=runs[finished_index][0], **values)
         yield finished.pop(index)
 
