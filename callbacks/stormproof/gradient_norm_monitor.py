@@ -13,8 +13,13 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
-from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, PendingMeasurement
-from stormproof.gradients.noise_scale import NoiseMeter, noise_scale
+from stormproof.gradients.measurement import (
+    GradientMeasurement,
+    MeasuredParameters,
+    PendingMeasurement,
+    noise_scale_of_usual_batches,
+)
+from stormproof.gradients.noise_scale import NoiseMeter
 from stormproof.lightning.gradient_clipping import call_before_clipping
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
@@ -136,11 +141,11 @@ class GradientNormMonitor(Monitor):
     def noise_scale(self) -> float | None:
         r"""Noise scale :math:`\operatorname{tr}(\Sigma) / |G|^2` of the gradient, in samples, over :attr:`history`.
 
-        :math:`\Sigma` is the covariance of the gradients of single samples, and :math:`G` their mean. None with fewer
-        than ten estimates, or if a mean is not positive. With several ranks, each rank computes an estimate, and rank
-        0 logs one.
+        :math:`\Sigma` is the covariance of the gradients of single samples, and :math:`G` their mean. Only steps with
+        the most frequent batch size count. None with fewer than ten estimates, or if a mean is not positive. With
+        several ranks, each rank computes an estimate, and rank 0 logs one.
         """
-        return noise_scale(measurement.noise for measurement in self.history if measurement.noise is not None)
+        return noise_scale_of_usual_batches(self.history)[0]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Resets the state, unless ``fit`` continues an earlier run."""
@@ -357,7 +362,9 @@ class GradientNormMonitor(Monitor):
     def _is_due(self, trainer: pl.Trainer, index: int) -> bool:
         """Returns whether to measure the next step of an optimizer."""
         steps = self._step_counts.get(index, 0)
-        return self._cadence.is_due(steps, steps - 1) or (not self._cadence.is_fixed and self._may_be_logged(trainer))
+        return self._cadence.is_due(steps, steps - 1, index) or (
+            not self._cadence.is_fixed and self._may_be_logged(trainer)
+        )
 
     def _may_be_logged(self, trainer: pl.Trainer) -> bool:
         """Returns whether a measurement of the current step may be logged.

@@ -37,7 +37,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
 from stormproof.probe.budget import Cadence, check_interval_and_budget
-from stormproof.probe.probe import Probe
+from stormproof.probe.probe import Probe, close_probe
 
 TRACE_INTERVAL = 100
 """Default interval in steps: of traced steps until the budget chooses one, and of comparisons of the ranks."""
@@ -162,7 +162,7 @@ class TrainingHealth(InactiveCopies, Callback):
             missing_evidence={
                 problem: entry.missing
                 for problem, entry in self._missing_evidence.items()
-                if (problem, False) not in self._findings_by_key
+                if not {(problem, False), (problem, True)} & self._findings_by_key.keys()
             },
         )
 
@@ -277,6 +277,7 @@ class TrainingHealth(InactiveCopies, Callback):
             self._stop_observing()
             if is_rank_zero():
                 log_table(trainer.loggers, self._findings)
+        close_probe(trainer)
 
     @_isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -286,6 +287,7 @@ class TrainingHealth(InactiveCopies, Callback):
             if trainer.strategy.root_device.type == "cpu":
                 self._diagnose(trainer)
             self._stop_observing()
+        close_probe(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns findings and measurements as plain values."""
@@ -297,8 +299,9 @@ class TrainingHealth(InactiveCopies, Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores findings and measurements."""
+        """Restores measurements, and findings of the current rules."""
         findings = [Finding.from_dict(finding) for finding in state_dict["findings"]]
+        findings = [finding for finding in findings if finding.problem in self._rules.problems]
         self._findings_by_key = {(finding.problem, finding.severity == Severity.INFO): finding for finding in findings}
         self._findings = self._rules.find_root_causes(findings)
         self._observer_state = state_dict["observer"]
@@ -320,8 +323,9 @@ class TrainingHealth(InactiveCopies, Callback):
         """Ends a batch and diagnoses after a due step."""
         if self._observer is None:
             return
-        self._diagnosed_steps = trainer.global_step
-        if self._observer.on_train_batch_end():
+        has_news = self._observer.on_train_batch_end()
+        self._diagnosed_steps = self._observer.steps
+        if has_news:
             self._diagnose(trainer)
 
     def _exchange_due_times(self) -> None:
@@ -420,7 +424,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._missing_evidence, previous_evidence = diagnosis.missing_evidence, self._missing_evidence
         likely_problems, previous_problems = map(_likely_problems, (self._missing_evidence, previous_evidence))
         if likely_problems - previous_problems:
-            Probe.of(trainer).request_extra_measurements()
+            self._observer.request_extra_measurements()
         for finding in diagnosis.findings:
             recorded_finding = self._findings_by_key.get((finding.problem, finding.severity == Severity.INFO))
             if recorded_finding is None or (recorded_finding.severity != finding.severity == Severity.CRITICAL):

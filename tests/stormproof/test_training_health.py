@@ -16,7 +16,15 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, Rule, TrainingHealth, default_rules
+from stormproof import (
+    DeadNeuronDetector,
+    DivergenceGuard,
+    GradientNormMonitor,
+    NotEnoughEvidence,
+    Rule,
+    TrainingHealth,
+    default_rules,
+)
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.observers.observer import EARLY_STEPS, TrainingObserver
@@ -526,9 +534,12 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
     assert [Finding.from_dict(json.loads(line))] == health.findings
     missing = "Not enough evidence:\n  OVERFITTING needs 3 validation passes with a loss (has 2)"
     assert str(health.summary()) == f"1 critical finding in 80 steps.\n{message}\n{missing}"
-    resumed = TrainingHealth()  # without the rule and its severity
+    resumed = TrainingHealth(rules=[rule])  # without its severity
     resumed.load_state_dict(health.state_dict())
     assert resumed.findings == [replace(*health.findings, severity=Severity.WARNING)]
+    resumed = TrainingHealth()  # without the rule
+    resumed.load_state_dict(health.state_dict())
+    assert resumed.findings == []
 
 
 FAILING = {
@@ -637,3 +648,87 @@ def test_topics_of_disabled_rules_are_not_measured():
     callbacks = fit(Classifier(), loader(), health, max_epochs=1).callbacks  # type: ignore[attr-defined]
     assert not any(isinstance(callback, DeadNeuronDetector) for callback in callbacks)
     assert health.findings == []
+
+
+class DrawsInLoss(nn.Module):
+    """A loss that draws random numbers and counts its calls in a buffer and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.count = 0
+
+    def forward(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.count += 1
+        order = torch.randperm(len(target))
+        return F.cross_entropy(preds[order], target[order]) * 0.7 + 0.001 * torch.rand(1).item()
+
+
+class DrawingClassifier(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = DrawsInLoss()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        preds = self.network(batch[0])
+        return {"loss": self.criterion(preds, batch[1]), "preds": preds, "target": batch[1]}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"preds": self.network(batch[0]), "target": batch[1]}
+
+
+def test_a_loss_that_draws_random_numbers_is_evaluated_without_side_effects():
+    modules = [DrawingClassifier(), DrawingClassifier()]
+    fit(modules[0], loader())
+    fit(modules[1], loader(), TrainingHealth())
+    states = [module.state_dict() for module in modules]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert modules[0].criterion.count == modules[1].criterion.count == 80
+
+
+def test_a_lasting_jump_is_found_after_an_outlier():
+    class Jumps(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (80 if batch_idx == 110 or batch_idx > 170 else 1)
+
+    health = TrainingHealth(rules=[rule for rule in default_rules() if rule.problem == Problem.LOSS_SPIKE])
+    fit(Jumps(rate=0.0), loader(count=220 * 16), health, max_epochs=1, limit_val_batches=0)
+    (finding,) = health.findings
+    assert (finding.since_step, finding.step) in {(110, 112), (110, 131)}
+
+
+def test_a_likely_problem_is_diagnosed_soon_although_no_step_is_traced():
+    diagnosed: list[int] = []
+
+    def check(record: Record) -> Iterator[NotEnoughEvidence]:
+        diagnosed.append(record.step)
+        yield NotEnoughEvidence("more", is_likely=record.step >= 200)
+
+    health = TrainingHealth(rules=[Rule("unknown", check, needs={"losses"})])
+    fit(Classifier(), loader(count=300 * 16), health, max_epochs=1, limit_val_batches=0)
+    assert [step for step in diagnosed if step > 100] == [200, 220, 300, 300, 300]
+
+
+def test_the_trainer_is_restored_if_no_monitor_was_added():
+    health = TrainingHealth(rules=[rule for rule in default_rules() if rule.problem == Problem.LOSS_SPIKE])
+    trainer = fit(Classifier(), loader(), health)
+    assert not [name for name in vars(trainer) if "stormproof" in name]
+    assert "on_advance_end" not in vars(trainer.fit_loop.epoch_loop)
+
+
+def test_steps_that_lightning_does_not_count_are_in_the_summary():
+    class Manual(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
+            optimizer.step()
+
+    health = TrainingHealth()
+    fit(Manual(), loader(), health, max_epochs=1)
+    assert health.summary().headline == "No problems found in 40 steps."

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from stormproof.distributed.dtensor import ShardRows, gather_shards, iterate_shards
-from stormproof.gradients.noise_scale import NoiseEstimate, PartialSquare, estimate_noise
+from stormproof.gradients.noise_scale import NoiseEstimate, PartialSquare, estimate_noise, noise_scale
 from stormproof.gradients.norms import GradientNorms, largest_entry
 from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_from_row, ratio_from_moments
 from stormproof.lightning.layer_names import get_layer_names
@@ -68,6 +70,22 @@ class GradientMeasurement:
                 "noise": None if noise is None else NoiseEstimate(*noise),
             }
         )
+
+
+def noise_scale_of_usual_batches(measurements: Iterable[GradientMeasurement]) -> tuple[float | None, int | None]:
+    """Returns the noise scale of the steps with the most frequent batch size, and this size.
+
+    The last batch of an epoch can be smaller, and its estimates vary more.
+
+    Args:
+        measurements: Measurements of a run. Those without estimates are ignored.
+    """
+    measured = [measurement for measurement in measurements if measurement.noise is not None]
+    if not measured:
+        return None, None
+    ((batch_size, _),) = Counter(measurement.batch_size for measurement in measured).most_common(1)
+    estimates = (entry.noise for entry in measured if entry.batch_size == batch_size and entry.noise is not None)
+    return noise_scale(estimates), batch_size
 
 
 class MeasuredParameters:

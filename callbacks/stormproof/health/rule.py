@@ -32,6 +32,9 @@ class NotEnoughEvidence:
         is_likely: Whether the problem is likely. The next steps are then measured more often than the budget allows,
             and later ones less often.
 
+    Raises:
+        TypeError: If an attribute has a wrong type, or ``missing`` is empty.
+
     Example:
         >>> from stormproof import Finding, Severity
         >>> def check(record):
@@ -45,6 +48,12 @@ class NotEnoughEvidence:
 
     missing: str
     is_likely: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.missing, str) or not self.missing:
+            raise TypeError(f"`missing` must be a text such as '30 steps (has 12)', got {self.missing!r}.")
+        if not isinstance(self.is_likely, bool):
+            raise TypeError(f"`is_likely` must be True or False, got {self.is_likely!r}.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Rule:
 
     Raises:
         ValueError: If a name is not in snake case, or a topic is unknown.
-        TypeError: If ``check`` or ``is_obsolete`` is not callable.
+        TypeError: If ``check`` or ``is_obsolete`` is not callable, or ``explains`` or ``needs`` is not a collection.
 
     Example:
         >>> from stormproof import Finding, Rule, Severity
@@ -91,9 +100,11 @@ class Rule:
     needs: Collection[str] = TOPICS
 
     def __post_init__(self) -> None:
-        explains = {self.explains} if isinstance(self.explains, str) else self.explains
-        object.__setattr__(self, "explains", frozenset(explains))
-        object.__setattr__(self, "needs", frozenset({self.needs} if isinstance(self.needs, str) else self.needs))
+        for name in ("explains", "needs"):
+            value = getattr(self, name)
+            if not isinstance(value, Iterable):
+                raise TypeError(f"`{name}` must be a set or a list of names, got {value!r}.")
+            object.__setattr__(self, name, frozenset({value} if isinstance(value, str) else value))
         for name in (self.problem, *self.explains):
             check_problem_name(name)
         for topic in self.needs:

@@ -40,6 +40,7 @@ class RuleSet:
         severity: Severities by problem, which replace the severities of the rules.
 
     Attributes:
+        problems: Problems of the rules.
         needs: Topics of the record that the rules read.
         failed_problems: Problems whose rules have raised an exception. Can be cleared.
 
@@ -54,6 +55,8 @@ class RuleSet:
         by_problem = _index_rules(rules)
         if isinstance(disable, str):
             raise TypeError(f"`disable` must be a set or a list of problems, got the string {disable!r}.")
+        if not isinstance(disable, Iterable):
+            raise TypeError(f"`disable` must be a set or a list of problems, got {disable!r}.")
         if severity is not None and not isinstance(severity, Mapping):
             raise TypeError(f"`severity` must map problems to severities, got {severity!r}.")
         known = {*by_problem, *map(str, Problem)}
@@ -72,6 +75,7 @@ class RuleSet:
                 raise ValueError(f"Problems must not explain themselves or each other: {', '.join(circle)}.")
         ordered = sorted(self._rules, key=lambda problem: (-len(reach[problem]), problem))
         self._rules = {problem: self._rules[problem] for problem in ordered}
+        self.problems = frozenset(self._rules)
         self.needs = frozenset(topic for rule in self._rules.values() for topic in rule.needs)
         self.failed_problems: list[str] = []
 
@@ -153,14 +157,17 @@ class RuleSet:
 def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding | NotEnoughEvidence], bool]:
     """Returns the results of a rule that apply, and whether its earlier findings no longer apply."""
     results = rule.check(record)
-    if results is None:  # pyright: ignore[reportUnnecessaryComparison] (a function of the user)
-        raise TypeError("its function returned None instead of findings")
+    if not isinstance(results, Iterable):  # a function of the user
+        kind = "None" if results is None else f"a {type(results).__name__}"
+        raise TypeError(f"its function returned {kind} instead of findings")
     is_obsolete = rule.is_obsolete is not None and rule.is_obsolete(record)
     applicable_results: list[Finding | NotEnoughEvidence] = []
     for result in results:
         if isinstance(result, NotEnoughEvidence):
             applicable_results.append(result)
             continue
+        if not isinstance(result, Finding):
+            raise TypeError(f"its function yielded {result!r} instead of a Finding or NotEnoughEvidence")
         if result.problem != rule.problem:
             raise ValueError(f"its finding is about {result.code}")
         if result.severity == Severity.INFO or not is_obsolete:

@@ -67,9 +67,8 @@ class Cadence:
         self.step_cost = 0.0
         self.slows_step = False
         self._first_steps = 1 if self.is_fixed else first_steps
-        self._last_step = -1  # for which `is_due` was called
-        self._extra_steps: tuple[int, ...] = ()
-        self._resume_after = -1  # step, from 0
+        self._last_steps: dict[int, int] = {}  # for which `is_due` was called, by series
+        self._extra_starts: dict[int, int] = {}  # steps of the last requests of extra steps, by series
         self._costs: deque[float] = deque(maxlen=MAX_TIMES)
 
     @property
@@ -77,25 +76,41 @@ class Cadence:
         """Median seconds of measuring once. None before the first measurement."""
         return median(self._costs) if self._costs else None
 
-    def is_due(self, step: int, previous_step: int) -> bool:
-        """Returns whether to measure ``step``, from 0. ``previous_step`` is the last step for which this was asked."""
-        self._last_step = step
-        if any(previous_step < extra_step <= step for extra_step in self._extra_steps):
-            return True
+    def is_due(self, step: int, previous_step: int, series: int = 0) -> bool:
+        """Returns whether to measure a step.
+
+        Args:
+            step: Step, from 0.
+            previous_step: Last step for which this was asked.
+            series: Number of the series of steps, such as the index of an optimizer.
+        """
+        self._last_steps[series] = step
         is_regular = (step + 1) // self.interval > (previous_step + 1) // self.interval
-        return step < self._first_steps or (is_regular and step > self._resume_after)
+        start = self._extra_starts.get(series)
+        if start is not None:
+            if any(previous_step < start + offset <= step for offset in EXTRA_OFFSETS):
+                return True
+            is_left_out = (step + 1) // self.interval % 2 == 1
+            is_regular = is_regular and (step > start + self._repayment_steps or not is_left_out)
+        return step < self._first_steps or is_regular
+
+    @property
+    def _repayment_steps(self) -> int:
+        """Number of steps in which every second regular step is left out."""
+        return 2 * self.interval * len(EXTRA_OFFSETS)
 
     def request_extra_steps(self) -> None:
-        """Measures extra steps soon, and leaves out as many regular ones after that.
+        """Measures extra steps soon, and leaves out every second regular one until as many are left out.
 
         The extra steps are :data:`EXTRA_OFFSETS` after the current step. Does nothing in the first :data:`FIRST_STEPS`
         steps, with a fixed interval or one of up to ten steps, or until as many regular steps have been left out.
         """
-        is_frequent = self.is_fixed or self.interval <= MAX_SHORT_INTERVAL
-        if is_frequent or self._last_step < max(FIRST_STEPS, self._resume_after + 1):
+        if self.is_fixed or self.interval <= MAX_SHORT_INTERVAL:
             return
-        self._extra_steps = tuple(self._last_step + offset for offset in EXTRA_OFFSETS)
-        self._resume_after = self._last_step + self.interval * len(EXTRA_OFFSETS)
+        for series, step in self._last_steps.items():
+            start = self._extra_starts.get(series)
+            if step >= FIRST_STEPS and (start is None or step > start + self._repayment_steps):
+                self._extra_starts[series] = step
 
     @contextmanager
     def timed(self) -> Iterator[None]:

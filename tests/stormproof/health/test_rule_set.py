@@ -10,7 +10,7 @@ import torch
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.health.rule import Rule
+from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
 
@@ -173,6 +173,7 @@ def test_a_page_of_the_finding_or_of_the_rule_is_linked():
         ([], {"severity": {"ABC": "info"}}, "`severity` contains the unknown problem 'ABC'. stormproof.Problem lists"),
         ([], {"severity": {"PLATEAU": "high"}}, "'info', 'warning' or 'critical' .* got 'high'"),
         ([], {"disable": "PLATEAU"}, "must be a set or a list of problems, got the string 'PLATEAU'"),
+        ([make_rule("plateau")], {"disable": None}, "`disable` must be a set or a list of problems, got None"),
         ([], {"severity": "info"}, "`severity` must map problems to severities, got 'info'"),
         ([fail], {}, "`rules` must contain objects of the class stormproof.Rule, got <function"),
         (default_rules, {}, "`rules` must be a list of rules, got <function"),
@@ -277,3 +278,31 @@ def test_findings_of_earlier_and_later_versions_are_read():
 )
 def test_a_title_is_the_code_and_an_informative_place(problem: Problem, where: str, title: str):
     assert make_finding(problem, where=where).title == title
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"missing": None}, "`missing` must be a text such as .*, got None"),
+        ({"missing": ""}, "`missing` must be a text such as .*, got ''"),
+        ({"missing": "3 steps", "is_likely": "no"}, "`is_likely` must be True or False, got 'no'"),
+    ],
+)
+def test_missing_evidence_of_a_wrong_type_is_refused(arguments: Any, message: str):
+    with pytest.raises(TypeError, match=message):
+        NotEnoughEvidence(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("text", "yielded 't' instead of a Finding or NotEnoughEvidence"),
+        ([None], "yielded None instead of a Finding or NotEnoughEvidence"),
+        (make_finding("own"), "returned a Finding instead of findings"),
+    ],
+)
+def test_other_results_of_a_rule_are_named(result: Any, message: str):
+    rules = RuleSet([Rule("own", lambda _: result)])
+    with pytest.warns(UserWarning, match=message):
+        rules.apply(Record(step=1))
+    assert rules.failed_problems == ["own"]

@@ -33,12 +33,34 @@ def test_extra_steps_are_measured_after_a_suspicion_and_repaid_later():
     cadence = Cadence(None)
     cadence.interval = 50
     due = []
-    for step in range(500):
+    for step in range(500):  # the regular steps 149, 249, 349, 449 and 549 are left out
         if step in {10, 110, 115, 200}:
             # no effect in the first steps, and until the extra steps after step 109 are offset
             cadence.request_extra_steps()
         due += [step] if cadence.is_due(step, step - 1) else []
-    assert due[FIRST_STEPS:] == [49, 99, 110, 111, 114, 119, 129, 399, 449, 499]
+    assert due[FIRST_STEPS:] == [
+        49, 99, 110, 111, 114, 119, 129, 199, 299, 399, 499,
+    ]  # fmt: skip
+
+
+def test_extra_steps_are_offset_within_ten_intervals():
+    cadence, due = Cadence(None, default_interval=50), 0
+    for step in range(2099):
+        if step == 100:
+            cadence.request_extra_steps()
+        due += cadence.is_due(step, step - 1)
+    assert due == FIRST_STEPS + 41
+
+
+def test_each_optimizer_has_its_own_extra_steps():
+    cadence, due = Cadence(None, default_interval=50), []
+    for step in range(600):
+        if step == 305:
+            cadence.request_extra_steps()
+        cadence.is_due(step, step - 1, 0)
+        if step % 10 == 0 and cadence.is_due(step // 10, step // 10 - 1, 1):
+            due.append(step // 10)
+    assert due[FIRST_STEPS:] == [31, 32, 35, 40, 50]
 
 
 def test_extra_steps_are_not_missed_if_a_batch_takes_several():

@@ -25,6 +25,7 @@ from stormproof.health.observers.non_finite_origin import locate_non_finite
 from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.provenance import batch_size, iter_tensors
 from stormproof.health.observers.rank_compute_time import ComputeTimer
+from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.observers.trace_history import TraceHistory
 from stormproof.health.observers.traced_step import trace_next_step
@@ -36,7 +37,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name
 from stormproof.lightning.logging_steps import has_passed_logging_step
 from stormproof.lightning.optimizer_step import get_scaler
-from stormproof.probe.budget import Cadence
+from stormproof.probe.budget import EXTRA_OFFSETS, Cadence
 from stormproof.probe.probe import Probe
 from stormproof.units.module_kinds import is_compiled
 
@@ -98,7 +99,8 @@ class TrainingObserver:
         self._stop_data_wait_timer = internals.call_between_batches(
             trainer, self._data_wait_timer.on_fetch_start, run_last=True
         )
-        self._loss_history = LossHistory(self._probe.request_extra_measurements)
+        self._diagnosis_step: int | None = None  # of an extra diagnosis
+        self._loss_history = LossHistory(self.request_extra_measurements)
         self._optimization = OptimizationObserver(trainer, module, uses_grad_scaler=self._has_grad_scaler)
         self._trace_history = TraceHistory()
         self._constant_target_counter = ConstantTargetCounter()
@@ -121,6 +123,11 @@ class TrainingObserver:
         self.rank_times: RankComputeTimes | None = None
         self._weight_difference = 0.0
 
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps so far. Derived from batches if a module steps optimizers without Lightning."""
+        return self._trainer.global_step or self.batches // self._accumulated_batches
+
     def stop(self) -> None:
         """Removes all hooks."""
         self._stop_data_wait_timer()
@@ -139,8 +146,7 @@ class TrainingObserver:
         self._batch, self._batch_idx, self._backward_count = batch, batch_idx, 0
         self._batch_size = batch_size(batch) or 0
         self._end_trace()
-        # global_step stays 0 if a module in manual optimization steps its optimizers without Lightning
-        step = self._trainer.global_step or self.batches // self._accumulated_batches
+        step = self.steps
         if step != self._step:
             is_due = self._cadence.is_due(step, self._step)
             self._is_due_step = is_due or step in EARLY_STEPS
@@ -189,8 +195,16 @@ class TrainingObserver:
                 list(iter_tensors(self._batch)), self._baseline_evaluator.target_indices, self._batch_size
             )
         has_news = self._is_due_step or self._has_new_non_finite
+        if self._diagnosis_step is not None and self._step >= self._diagnosis_step:
+            has_news, self._diagnosis_step = True, None
         self._batch, self._has_new_non_finite = None, False
         return has_news
+
+    def request_extra_measurements(self) -> None:
+        """Requests measurements of the next steps, and a diagnosis after the last one even if none is due."""
+        self._probe.request_extra_measurements()
+        if self._diagnosis_step is None:
+            self._diagnosis_step = self._step + EXTRA_OFFSETS[-1]
 
     def on_train_epoch_end(self, weight_difference: float) -> None:
         """Ends an epoch in which the weights of the ranks differ by ``weight_difference``."""
@@ -331,7 +345,9 @@ class TrainingObserver:
             raise trace.origins.error
         self._optimization.update_learning_rates(step)
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        with torch.no_grad():
+        # the loss of the user may draw random numbers or count its calls
+        calls_user_loss = isinstance(output, Mapping)
+        with replay_without_side_effects(self._module) if calls_user_loss else torch.no_grad():
             predictions, comparison = self._baseline_evaluator.compare(
                 trace,
                 output,
@@ -340,6 +356,7 @@ class TrainingObserver:
                 self._trainer.current_epoch,
                 has_single_loss=self._loss_history.have_one_backward,
             )
+        with torch.no_grad():
             self._trace_history.add(trace, step, predictions, comparison)
         self._optimization.finish_trace(trace, loss, step, is_traceable=self._is_traceable)
         self._end_trace()

@@ -13,10 +13,13 @@ from stormproof.data import rng
 from stormproof.health.observers.provenance import Origin, ProvenanceTracker
 from stormproof.resume import metric_state
 
+PLAIN_TYPES = (int, float, complex, str, bytes, type(None))
+"""Types of attributes that are restored. Other objects may be shared or changed in place."""
+
 
 @contextmanager
 def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
-    """Restores buffers, metrics, logging and random number generators after the context."""
+    """Restores buffers, metrics, plain attributes, logging and random number generators after the context."""
     generators, metrics = rng.capture(), metric_state.capture(module)
     buffers = [
         (submodule, name, original_buffer)
@@ -25,6 +28,10 @@ def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
     ]
     for owner, name, buffer in buffers:  # replaced by copies, because the backward pass may need the originals
         setattr(owner, name, buffer.detach().clone())
+    plain_attributes = [
+        (submodule, {name: value for name, value in vars(submodule).items() if isinstance(value, PLAIN_TYPES)})
+        for submodule in module.modules()
+    ]
     for name in ("log", "log_dict"):
         object.__setattr__(module, name, _do_nothing)
     try:
@@ -35,6 +42,8 @@ def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
             setattr(owner, name, buffer)
         for name in ("log", "log_dict"):
             object.__delattr__(module, name)
+        for owner, attributes in plain_attributes:
+            vars(owner).update(attributes)
         metric_state.restore(module, metrics)
         rng.restore(generators)
 

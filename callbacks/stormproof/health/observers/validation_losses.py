@@ -10,6 +10,7 @@ import torch
 
 from stormproof.health.observers.objective import Objective
 from stormproof.health.observers.provenance import batch_size
+from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.torch_losses import LossRecorder
 from stormproof.health.observers.traced_step import trace_next_step
 
@@ -64,7 +65,11 @@ class ValidationLosses:
         self._returns_loss = isinstance(loss, torch.Tensor)
         if objective is not None and not isinstance(loss, torch.Tensor):
             values = [value for name, value in recorded_losses if name == objective.name]
-            loss = values[-1] if values else objective.compute(step_output.get("preds"), step_output.get("target"))
+            if values:
+                loss = values[-1]
+            else:
+                with replay_without_side_effects(self._module):  # the loss of the user may draw random numbers
+                    loss = objective.compute(step_output.get("preds"), step_output.get("target"))
         if isinstance(loss, torch.Tensor):
             self._losses.append(loss.detach())
 

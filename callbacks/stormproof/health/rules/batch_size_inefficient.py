@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.gradients.noise_scale import MIN_ESTIMATES, noise_scale
+from stormproof.gradients.measurement import noise_scale_of_usual_batches
+from stormproof.gradients.noise_scale import MIN_ESTIMATES
 from stormproof.health.measures.progress import LATE_RUN_REQUIREMENT, is_late
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
@@ -27,8 +28,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             f"{MIN_ESTIMATES} estimates of the noise scale (has {len(measured)}) and {LATE_RUN_REQUIREMENT}"
         )
         return
-    scale = noise_scale(entry.noise for entry in measured if entry.noise is not None)
-    batch_size = measured[-1].batch_size
+    scale, batch_size = noise_scale_of_usual_batches(measured)
     if scale is None or not batch_size or 1 / MIN_RATIO < scale / batch_size < MIN_RATIO:
         return
     yield Finding(

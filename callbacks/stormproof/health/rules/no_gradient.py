@@ -113,5 +113,5 @@ RULE = Rule(
     check,
     explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
     is_obsolete=gradients_reach_all_layers,
-    needs=frozenset({"gradients", "predictions"}),
+    needs=frozenset({"gradients", "optimizers", "predictions"}),
 )

@@ -532,6 +532,17 @@ def test_a_batch_near_the_noise_scale_has_no_finding(scale: float):
     assert list(batch_size_inefficient.check(make_noisy_record(scale))) == []
 
 
+def test_a_smaller_last_batch_does_not_affect_the_noise_scale():
+    record = make_noisy_record(650.0)
+    usual = record.gradients.measurements[0]
+    small = replace(usual, batch_size=4, noise=NoiseEstimate(variance=-1e6, signal=1e3))
+    (finding,) = _findings(
+        batch_size_inefficient.check,
+        replace(record, gradients=replace(record.gradients, measurements=[*[usual] * 10, small])),
+    )
+    assert finding.evidence == {"batch_size": 64.0, "noise_scale": 650.0}
+
+
 @pytest.mark.parametrize(("count", "steps"), [(9, 300), (10, 70)])
 def test_the_noise_scale_is_judged_late_and_from_ten_steps(count: int, steps: int):
     (result,) = batch_size_inefficient.check(make_noisy_record(1e4, count, steps))

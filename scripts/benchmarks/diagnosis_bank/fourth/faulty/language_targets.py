@@ -236,7 +236,7 @@ def _right_answers_only(seed: int, return_dict: bool, is_fixed: bool = False) ->
     return TrainingSetup(module, train, validation, {"max_epochs": 5})
 
 
-def _hears_badly(outcome: Outcome) -> bool:
+def _has_many_errors(outcome: Outcome) -> bool:
     """Returns True if the CTC loss of the trained network, computed properly, is large."""
     dataset: Any = outcome.fit.train.dataset
     frames, letters = (tensor[:256] for tensor in dataset.tensors)
@@ -275,7 +275,7 @@ PROGRAMS: list[Program] = [
         "sequence",
         _shares_into_ctc,
         frozenset({Problem.LOSS_INPUT_MISMATCH}),
-        _hears_badly,
+        _has_many_errors,
         "https://github.com/SeanNaren/deepspeech.pytorch/issues/488",
     ),
     Program(

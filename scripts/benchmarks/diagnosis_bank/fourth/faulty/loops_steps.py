@@ -160,7 +160,7 @@ def _schedules_not_stepped(seed: int, return_dict: bool, is_fixed: bool = False)
 
 
 class _Stream(IterableDataset[Any]):
-    """Vibrations of engines and the force behind each, from a buffer that is filled for each sample."""
+    """Vibrations of engines and the force that causes each, from a buffer that is filled for each sample."""
 
     def __init__(self, seed: int, is_fixed: bool, count: int = 1600) -> None:
         self.seed = seed

@@ -97,7 +97,7 @@ def _task(text: torch.Tensor, labels: torch.Tensor, task: torch.Tensor) -> tuple
 
 
 def _prompt_of_eight_vectors(seed: int, return_dict: bool) -> TrainingSetup:
-    """A pretrained network, of which nothing but a prompt is trained."""
+    """A pretrained network, of which only a prompt is trained."""
     reader = _Reader()
     text, labels = topics(seed, 9600, length=8, vocabulary=76, share=0.5)
     task = torch.randint(4, (9600,), generator=make_generator(seed + 1))
@@ -128,7 +128,7 @@ class _Reservoir(nn.Module):
 
 
 def _random_sentence_encoder(seed: int, return_dict: bool) -> TrainingSetup:
-    """Nothing but a linear layer is trained over a random encoder."""
+    """Only a linear layer is trained over a random encoder."""
     data = make_loader(*topics(seed, 6400, length=10, share=0.6), size=32)
     module = Run(_Reservoir(), _classify, return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
     return TrainingSetup(module, data)

@@ -40,7 +40,7 @@ class _QuestionTower(nn.Module):
 
 
 def _fixed_index(seed: int, return_dict: bool) -> TrainingSetup:
-    """Questions learn to meet the frozen vectors of their passages, with a temperature of a twentieth."""
+    """Questions learn to match the frozen vectors of their passages, with a temperature of a twentieth."""
     source = make_generator(seed)
     question = torch.randint(100, (6400, 6), generator=source)
     meaning = torch.randn(100, 32, generator=source)
@@ -185,7 +185,7 @@ class _Pupil(pl.LightningModule):
 
 
 def _own_words(seed: int, return_dict: bool) -> TrainingSetup:
-    """Scheduled sampling: after six hundred steps the translator reads nothing but its own words."""
+    """Scheduled sampling: after six hundred steps the translator reads only its own words."""
     words = torch.randint(5, (4800, 4), generator=make_generator(seed))
     data = make_loader(words, words.cumsum(1) % 5, size=24)
     return TrainingSetup(_Pupil(return_dict), data, trainer={"gradient_clip_val": 1.0, "max_epochs": 4})

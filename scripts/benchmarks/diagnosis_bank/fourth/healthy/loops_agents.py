@@ -134,7 +134,7 @@ def _cart(seed: int, return_dict: bool) -> TrainingSetup:
     return TrainingSetup(_Cart(return_dict), make_loader(64, state, force, reward, after), None, {"max_epochs": 10})
 
 
-def _cart_comes_to_rest(outcome: Outcome) -> bool:
+def _cart_stops(outcome: Outcome) -> bool:
     state = torch.stack([torch.linspace(-1.5, 1.5, 31), torch.zeros(31)], 1)
     with torch.no_grad():
         for _ in range(60):
@@ -209,7 +209,7 @@ PROGRAMS: list[Program] = [
         "regression",
         _cart,
         frozenset(),
-        all_of(ran_to_end, _cart_comes_to_rest),
+        all_of(ran_to_end, _cart_stops),
         "https://arxiv.org/abs/1802.09477",
     ),
     Program(

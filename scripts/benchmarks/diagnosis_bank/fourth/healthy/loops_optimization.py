@@ -204,7 +204,7 @@ def _fixed_point(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Goodness(nn.Module):
-    """A layer whose squared activity tells right labels from wrong ones."""
+    """A layer whose squared activity distinguishes right labels from wrong ones."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def _first_row_always_wins(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _Rod(Steps):
-    """The bending of a rod with fixed ends from its equation alone, by second derivatives."""
+    """The bending of a rod with fixed ends only from its equation, by second derivatives."""
 
     def __init__(self, return_dict: bool, heights: Tensor) -> None:
         super().__init__(return_dict, rate=5e-3)

@@ -119,7 +119,7 @@ def _anomalies_in_validation_only(seed: int, return_dict: bool) -> TrainingSetup
     )
 
 
-def _tells_anomalies(outcome: Outcome) -> bool:
+def _detects_anomalies(outcome: Outcome) -> bool:
     _, preds, rows = evaluate(outcome)
     errors = (preds - rows).square().mean(1)
     ranks = (errors[600:].unsqueeze(1) > errors[:600].unsqueeze(0)).float().mean()
@@ -348,7 +348,7 @@ PROGRAMS: list[Program] = [
         "dense",
         _anomalies_in_validation_only,
         frozenset(),
-        _tells_anomalies,
+        _detects_anomalies,
         "https://blog.keras.io/building-autoencoders-in-keras.html",
     ),
     Program(
