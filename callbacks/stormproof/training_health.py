@@ -154,6 +154,7 @@ class TrainingHealth(InactiveCopies, Callback):
 
     def summary(self) -> HealthSummary:
         """Returns a summary that prints as text and renders as a table with links in a notebook."""
+        found_problems = {problem for problem, _ in self._findings_by_key}
         return HealthSummary(
             self.findings,
             self._diagnosed_steps,
@@ -162,7 +163,7 @@ class TrainingHealth(InactiveCopies, Callback):
             missing_evidence={
                 problem: entry.missing
                 for problem, entry in self._missing_evidence.items()
-                if not {(problem, False), (problem, True)} & self._findings_by_key.keys()
+                if problem not in found_problems
             },
         )
 
@@ -272,22 +273,22 @@ class TrainingHealth(InactiveCopies, Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Diagnoses and stops observing."""
         self._stop_exchange()
+        close_probe(trainer)
         if self._observer is not None:
             self._diagnose(trainer)
             self._stop_observing()
             if is_rank_zero():
                 log_table(trainer.loggers, self._findings)
-        close_probe(trainer)
 
     @_isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Diagnoses on a CPU and stops observing. A GPU may have caused the exception, so it is not read."""
         self._stop_exchange()
+        close_probe(trainer)
         if self._observer is not None:
             if trainer.strategy.root_device.type == "cpu":
                 self._diagnose(trainer)
             self._stop_observing()
-        close_probe(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns findings and measurements as plain values."""
@@ -339,9 +340,7 @@ class TrainingHealth(InactiveCopies, Callback):
             return
         self._must_exchange_times = True
         rows = self._exchanged_times.read()
-        if all(
-            math.isnan(value) for row in rows for value in row
-        ):  # gathered for another callback, before they were due
+        if all(math.isnan(value) for row in rows for value in row):  # gathered before the times were due
             rows = self._exchanged_times.read()
         self._must_exchange_times = False
         if self._observer is not None:

@@ -30,6 +30,7 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.observers.observer import EARLY_STEPS, TrainingObserver
 from stormproof.health.record import Record
 from stormproof.health.rule_set import RuleSet
+from stormproof.probe.probe import Probe
 from tests.support.cases import slow_except
 
 pytestmark = [
@@ -690,12 +691,35 @@ def test_a_loss_that_draws_random_numbers_is_evaluated_without_side_effects():
 def test_a_lasting_jump_is_found_after_an_outlier():
     class Jumps(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx) * (80 if batch_idx == 110 or batch_idx > 170 else 1)
+            return super().training_step(batch, batch_idx) * (5 if batch_idx == 110 else 8 if batch_idx > 170 else 1)
 
+    # the extra steps after the outlier delay later traced steps
+    health = TrainingHealth(disable={"LEARNING_RATE_TOO_LOW"})  # it would explain the spike
+    requests: list[int] = []
+    module = Jumps(rate=1e-4)
+    request = TrainingObserver.request_extra_measurements
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TrainingObserver,
+            "request_extra_measurements",
+            lambda self: (requests.append(module.trainer.global_step), request(self)),
+        )
+        fit(module, loader(count=220 * 16), health, max_epochs=1, limit_val_batches=0)
+    assert 110 in requests
+    (finding,) = (finding for finding in health.findings if finding.problem == Problem.LOSS_SPIKE)
+    assert (finding.since_step, finding.step) == (171, 192)
+
+
+def test_losses_on_a_device_are_checked_at_logging_steps(monkeypatch: pytest.MonkeyPatch):
+    class Jumps(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (80 if batch_idx > 130 else 1)
+
+    monkeypatch.setattr(Probe, "batch_loss", lambda _, loss: loss.detach())
     health = TrainingHealth(rules=[rule for rule in default_rules() if rule.problem == Problem.LOSS_SPIKE])
-    fit(Jumps(rate=0.0), loader(count=220 * 16), health, max_epochs=1, limit_val_batches=0)
+    fit(Jumps(), loader(count=190 * 16), health, max_epochs=1, limit_val_batches=0, log_every_n_steps=10)
     (finding,) = health.findings
-    assert (finding.since_step, finding.step) in {(110, 112), (110, 131)}
+    assert (finding.since_step, finding.step) == (131, 160)  # read at step 140, and diagnosed 20 steps later
 
 
 def test_a_likely_problem_is_diagnosed_soon_although_no_step_is_traced():
@@ -718,17 +742,6 @@ def test_the_trainer_is_restored_if_no_monitor_was_added():
 
 
 def test_steps_that_lightning_does_not_count_are_in_the_summary():
-    class Manual(Classifier):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.zero_grad()
-            self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
-            optimizer.step()
-
     health = TrainingHealth()
-    fit(Manual(), loader(), health, max_epochs=1)
+    fit(Raw(), loader(), health, max_epochs=1)
     assert health.summary().headline == "No problems found in 40 steps."

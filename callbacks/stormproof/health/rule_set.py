@@ -81,7 +81,9 @@ class RuleSet:
 
     def apply(self, record: Record) -> Diagnosis:
         """Applies all rules. If a rule raises an exception, it is left out from then on, with a warning."""
-        diagnosis = Diagnosis([], [], {})
+        findings: list[Finding] = []
+        obsolete_problems: list[str] = []
+        missing_evidence: dict[str, NotEnoughEvidence] = {}
         for problem, rule in self._rules.items():
             if problem in self.failed_problems:
                 continue
@@ -96,14 +98,14 @@ class RuleSet:
                     stacklevel=2,
                 )
                 continue
-            diagnosis.findings.extend(result for result in results if isinstance(result, Finding))
-            if is_obsolete:
-                diagnosis.obsolete_problems.append(problem)
-            for result in results:
-                is_new = problem not in diagnosis.missing_evidence
-                if isinstance(result, NotEnoughEvidence) and (is_new or result.is_likely):
-                    diagnosis.missing_evidence[problem] = result
-        return diagnosis
+            findings += [result for result in results if isinstance(result, Finding)]
+            obsolete_problems += [problem] if is_obsolete else []
+            missing = [result for result in results if isinstance(result, NotEnoughEvidence)]
+            if missing:
+                missing_evidence[problem] = max(
+                    missing, key=lambda evidence: evidence.is_likely
+                )  # the first likely one
+        return Diagnosis(findings, obsolete_problems, missing_evidence)
 
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.

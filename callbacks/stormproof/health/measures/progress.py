@@ -54,9 +54,7 @@ def constant_comparisons(record: Record) -> list[Comparison]:
 
 def constant_baseline(record: Record) -> ConstantBaseline | None:
     """Compares recent losses with the best constant prediction. Returns None with too few batches."""
-    comparisons = [comparison for comparison in record.predictions.comparisons if comparison.constant_loss is not None][
-        -MIN_COMPARISONS:
-    ]
+    comparisons = constant_comparisons(record)[-MIN_COMPARISONS:]
     if len(comparisons) < MIN_COMPARISONS:
         return None
     constants = [comparison.constant_loss for comparison in comparisons if comparison.constant_loss is not None]
@@ -120,11 +118,8 @@ def _fits_own_targets(record: Record) -> bool:
     if len(gaps) < MIN_COMPARISONS:
         return False
     mean, error = mean_and_standard_error(gaps)
-    return mean > max(
-        3 * error,
-        MIN_PERMUTED_GAP
-        * abs(fmean(comparison.loss for comparison in record.predictions.comparisons[-MIN_COMPARISONS:])),
-    )
+    mean_loss = fmean(comparison.loss for comparison in record.predictions.comparisons[-MIN_COMPARISONS:])
+    return mean > max(3 * error, MIN_PERMUTED_GAP * abs(mean_loss))
 
 
 def is_clearly_better(record: Record) -> bool:

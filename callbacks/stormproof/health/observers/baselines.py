@@ -82,7 +82,8 @@ class BaselineEvaluator:
         truncated_objective = None if objective is None else truncated_objectives[0]
         if truncated_objective is None or not has_single_loss or not truncated_objective.has_data_targets:
             return prediction_stats, None
-        with warnings.catch_warnings(action="ignore"):  # the user's own step has shown them
+        no_side_effects = truncated_objective.undo_side_effects(self._module)
+        with no_side_effects, warnings.catch_warnings(action="ignore"):  # the user's own step has shown them
             return prediction_stats, self._compare_losses(truncated_objective, trace, step, epoch)
 
     def _find_objective(self, trace: StepTrace, output: Any, loss: torch.Tensor, *, warns: bool) -> Objective | None:

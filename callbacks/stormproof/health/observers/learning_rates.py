@@ -25,8 +25,13 @@ class LearningRates:
         self._optimizers = optimizers
         self._groups: dict[str, ParameterGroup] = {}
 
-    def update(self, step: int) -> list[ParameterGroup]:
-        """Updates the groups after ``step`` steps and returns them."""
+    @property
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """Groups at the last update."""
+        return tuple(self._groups.values())
+
+    def update(self, step: int) -> None:
+        """Updates the groups after ``step`` steps."""
         for index, optimizer in enumerate(self._optimizers):
             has_several_groups = len(optimizer.param_groups) > 1
             for group_index, group in enumerate(optimizer.param_groups):
@@ -39,7 +44,6 @@ class LearningRates:
                 if math.isfinite(max_lr) and lr <= ZERO_LR_SHARE * max_lr:
                     zero_since = step if previous.zero_since is None else previous.zero_since
                 self._groups[name] = ParameterGroup(index, name, lr, previous.initial_lr, max_lr, base_lr, zero_since)
-        return list(self._groups.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the groups as plain values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from stormproof.health.observations.predictions import PredictionStats
+from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.step_trace import LossCall, PredictionTargetPair, StepTrace
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, torch_losses
 
@@ -83,6 +85,10 @@ class Objective:
             return None
         return replace(self, prediction=self.prediction[:sample_count], target=self.target[:sample_count])
 
+    def undo_side_effects(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Returns a context that undoes side effects of the function on a module, which standard losses do not have."""
+        return nullcontext() if self.name else replay_without_side_effects(module)
+
     @property
     def samples(self) -> int:
         """Number of samples. 0 if predictions and targets differ in it."""
@@ -150,8 +156,10 @@ def _match_user_loss(
 ) -> Objective | None:
     """Returns the loss of the user or of the module if it reproduces the value."""
     functions = [getattr(module, name, None) for name in LOSS_ATTRIBUTES] if user_loss is None else [user_loss]
-    for function in functions:
-        if callable(function) and _reproduces_value(function, pair.prediction, pair.target, value):
+    for function in filter(callable, functions):
+        with replay_without_side_effects(module):
+            is_match = _reproduces_value(function, pair.prediction, pair.target, value)
+        if is_match:
             return _objective_from_pair("", function, pair)
     return None
 

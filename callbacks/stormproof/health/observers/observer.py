@@ -25,7 +25,6 @@ from stormproof.health.observers.non_finite_origin import locate_non_finite
 from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.provenance import batch_size, iter_tensors
 from stormproof.health.observers.rank_compute_time import ComputeTimer
-from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.step_trace import StepTrace
 from stormproof.health.observers.trace_history import TraceHistory
 from stormproof.health.observers.traced_step import trace_next_step
@@ -289,7 +288,7 @@ class TrainingObserver:
         self._epoch = state["epoch"]
         self._constant_target_counter.samples = state["same_targets"]
         self._optimization.learning_rates.load_state_dict(state["rates"])
-        self._optimization.update_learning_rates(self._trainer.global_step)
+        self._optimization.learning_rates.update(self._trainer.global_step)
         self._baseline_evaluator.target_pool.load_state_dict(state["targets"])
 
     @property
@@ -343,20 +342,13 @@ class TrainingObserver:
         assert trace is not None
         if trace.origins.error is not None:
             raise trace.origins.error
-        self._optimization.update_learning_rates(step)
+        self._optimization.learning_rates.update(step)
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        # the loss of the user may draw random numbers or count its calls
-        calls_user_loss = isinstance(output, Mapping)
-        with replay_without_side_effects(self._module) if calls_user_loss else torch.no_grad():
-            predictions, comparison = self._baseline_evaluator.compare(
-                trace,
-                output,
-                loss,
-                step,
-                self._trainer.current_epoch,
-                has_single_loss=self._loss_history.have_one_backward,
-            )
         with torch.no_grad():
+            have_one_backward = self._loss_history.have_one_backward
+            predictions, comparison = self._baseline_evaluator.compare(
+                trace, output, loss, step, self._trainer.current_epoch, has_single_loss=have_one_backward
+            )
             self._trace_history.add(trace, step, predictions, comparison)
         self._optimization.finish_trace(trace, loss, step, is_traceable=self._is_traceable)
         self._end_trace()

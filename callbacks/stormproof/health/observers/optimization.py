@@ -35,12 +35,15 @@ class OptimizationObserver:
         trainer: Trainer at the start of training.
         module: Module that it trains.
         uses_grad_scaler: Whether a gradient scaler is used.
+
+    Attributes:
+        learning_rates: Learning rates at the last traced step.
     """
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, *, uses_grad_scaler: bool) -> None:
         self._trainer, self._module, self._uses_grad_scaler = trainer, module, uses_grad_scaler
         self.learning_rates = LearningRates(trainer.optimizers)
-        self._groups = self.learning_rates.update(trainer.global_step)
+        self.learning_rates.update(trainer.global_step)
         self._zero_grad_checks = {index: ZeroGradCheck(optimizer) for index, optimizer in enumerate(trainer.optimizers)}
         self._stepped_optimizers: set[int] = set()
         self._layers: set[str] = set()  # with a nonzero gradient
@@ -73,10 +76,6 @@ class OptimizationObserver:
         if self._trainer.global_step < STRUCTURE_STEPS and len(self._stepped_optimizers) == len(optimizers):
             self._unoptimized_entries, foreign_parameters = count_unoptimized_entries(self._module, optimizers)
             self._foreign_parameters = foreign_parameters if self._unoptimized_entries else 0
-
-    def update_learning_rates(self, step: int) -> None:
-        """Reads the learning rates after ``step`` steps."""
-        self._groups = self.learning_rates.update(step)
 
     def finish_trace(self, trace: StepTrace, loss: Any, step: int, *, is_traceable: bool) -> None:
         """Records the layers that the loss of a traced step does not reach."""
@@ -113,7 +112,7 @@ class OptimizationObserver:
     def observe_optimizers(self, step: int) -> Optimizers:
         """Returns the learning rates and the parameters of the optimizers after ``step`` steps."""
         return Optimizers(
-            groups=self._groups,
+            groups=self.learning_rates.groups,
             unoptimized_entries=self._unoptimized_entries,
             foreign_parameters=self._foreign_parameters,
             unregistered_entries=self._unregistered_entries,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from stormproof.data import rng
 from stormproof.health.observers.provenance import Origin, ProvenanceTracker
@@ -18,7 +19,7 @@ PLAIN_TYPES = (int, float, complex, str, bytes, type(None))
 
 
 @contextmanager
-def replay_without_side_effects(module: pl.LightningModule) -> Iterator[None]:
+def replay_without_side_effects(module: nn.Module) -> Iterator[None]:
     """Restores buffers, metrics, plain attributes, logging and random number generators after the context."""
     generators, metrics = rng.capture(), metric_state.capture(module)
     buffers = [

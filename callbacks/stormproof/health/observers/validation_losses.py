@@ -10,7 +10,6 @@ import torch
 
 from stormproof.health.observers.objective import Objective
 from stormproof.health.observers.provenance import batch_size
-from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.torch_losses import LossRecorder
 from stormproof.health.observers.traced_step import trace_next_step
 
@@ -68,7 +67,7 @@ class ValidationLosses:
             if values:
                 loss = values[-1]
             else:
-                with replay_without_side_effects(self._module):  # the loss of the user may draw random numbers
+                with objective.undo_side_effects(self._module):
                     loss = objective.compute(step_output.get("preds"), step_output.get("target"))
         if isinstance(loss, torch.Tensor):
             self._losses.append(loss.detach())
