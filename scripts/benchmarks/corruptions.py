@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,20 +68,28 @@ def make_folder(folder: Path) -> Store:
     return store
 
 
-def corrupt(good: Path, copy: Path, generator: random.Random) -> Corruption:
-    """Copies ``good`` to ``copy``, damages one file there (two if they are swapped) and checks the detection."""
+def corrupt(
+    good: Path,
+    copy: Path,
+    generator: random.Random,
+    *,
+    kinds: Sequence[str] = KINDS,
+    files: Sequence[str] = FILES,
+) -> Corruption:
+    """Copies ``good`` to ``copy``, damages one file there (two if they are swapped) and checks the detection.
+
+    The kind of damage is one of ``kinds``, the kind of file one of ``files``.
+    """
     shutil.copytree(good, copy)
     try:
-        return _corrupt(copy, generator)
+        return _corrupt(copy, generator, generator.choice(files), generator.choice(kinds))
     finally:
         shutil.rmtree(copy)
 
 
-def _corrupt(copy: Path, generator: random.Random) -> Corruption:
+def _corrupt(copy: Path, generator: random.Random, file: str, kind: str) -> Corruption:
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    file = generator.choice(FILES)
     suffix = {"checkpoint": ".ckpt", "manifest": ".json", "log": ".log"}[file]
-    kind = generator.choice(KINDS)
     paths = sorted(path for path in copy.iterdir() if path.suffix == suffix)
     path = generator.choice(paths)
     candidates = [candidate for candidate in paths if candidate != path] or sorted(
