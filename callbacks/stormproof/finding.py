@@ -13,6 +13,9 @@ from stormproof.problem import Problem
 
 __all__ = ["Finding", "FindingRecord", "Problem", "Severity"]
 
+FORMAT_VERSION = 1
+"""Version of :class:`FindingRecord`."""
+
 
 class Severity(StrEnum):
     """Severity of a finding.
@@ -30,8 +33,14 @@ class Severity(StrEnum):
 
 
 class FindingRecord(TypedDict):
-    """A :class:`Finding` in JSON files and checkpoints."""
+    """A :class:`Finding` in JSON files and checkpoints.
 
+    Attributes:
+        version: Version of this format. Later versions may add fields, which readers ignore.
+        evidence: Measurements. NaN and infinities are the strings ``NaN``, ``Infinity`` and ``-Infinity``.
+    """
+
+    version: int
     problem: str
     severity: str
     where: str
@@ -134,12 +143,13 @@ class Finding:
     def as_dict(self) -> FindingRecord:
         """Returns the fields as JSON-serializable values."""
         return {
+            "version": FORMAT_VERSION,
             "problem": str(self.problem),
             "severity": str(self.severity),
             "where": self.where,
             "since_step": self.since_step,
             "step": self.step,
-            "evidence": dict(self.evidence),
+            "evidence": {name: _to_json_value(value) for name, value in self.evidence.items()},
             "advice": self.advice,
             "consequences": list(self.consequences),
             "likely_cause": self.likely_cause,
@@ -150,9 +160,13 @@ class Finding:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
         """Returns the finding whose :meth:`as_dict` returned ``values``. Ignores fields of later versions."""
+        evidence = {
+            name: float(value) if value in _NON_FINITE.values() else value for name, value in values["evidence"].items()
+        }
         return cls(
             **{
                 **{field.name: values[field.name] for field in fields(cls) if field.name in values},
+                "evidence": evidence,
                 "consequences": tuple(values["consequences"]),
             }
         )
@@ -174,4 +188,10 @@ def _to_plain_value(name: object, value: Any) -> float | str:
         raise TypeError(f"`evidence[{name!r}]` must be a number or a string, got {type(value).__name__}.") from error
 
 
+def _to_json_value(value: float | str) -> float | str:
+    """Returns the name of NaN or an infinity, which JSON lacks, and other values unchanged."""
+    return _NON_FINITE.get(str(value), value) if isinstance(value, float) else value
+
+
+_NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _PROBLEMS = {str(problem): problem for problem in Problem}

@@ -37,7 +37,7 @@ def append_finding(path: Path, finding: Finding) -> None:
         if size:
             stream.seek(size - 1)
         is_truncated = size > 0 and stream.read(1) != b"\n"
-        stream.write(b"\n" * is_truncated + json.dumps(finding.as_dict()).encode() + b"\n")
+        stream.write(b"\n" * is_truncated + json.dumps(finding.as_dict(), allow_nan=False).encode() + b"\n")
 
 
 def send_alert(loggers: Iterable[Any], finding: Finding) -> None:

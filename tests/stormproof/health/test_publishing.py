@@ -85,3 +85,21 @@ def test_a_truncated_line_does_not_affect_other_lines(tmp_path: Path, cut: int):
     lines = file.read_text().splitlines()
     assert [Finding.from_dict(json.loads(line)) for line in (lines[0], lines[-1])] == [DEAD, FROZEN]
     assert len(lines) == (2 if cut == 0 else 3)
+
+
+def test_a_line_is_standard_json_also_for_nan_and_infinity(tmp_path: Path):
+    evidence = {"loss": float("inf"), "constant": float("-inf"), "gradient": float("nan"), "unit": "nan", "lr": 0.5}
+    append_finding(tmp_path / "findings.jsonl", Finding("huge_loss", Severity.WARNING, evidence=evidence))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    values = json.loads((tmp_path / "findings.jsonl").read_text(), parse_constant=refuse)
+    assert values["version"] == 1
+    assert values["evidence"] == {
+        "loss": "Infinity", "constant": "-Infinity", "gradient": "NaN", "unit": "nan", "lr": 0.5,
+    }  # fmt: skip
+    restored = Finding.from_dict(values)
+    assert (restored.evidence["loss"], restored.evidence["constant"]) == (float("inf"), float("-inf"))
+    assert repr(restored.evidence["gradient"]) == "nan"
+    assert restored.evidence["unit"] == "nan"

@@ -124,7 +124,7 @@ def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):
         PLATEAU,
         Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.WARNING, "", 1, 9),
         Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.INFO, "", 1, 9, {"until_step": 80.0}),
-        Finding(**{**DEAD.as_dict(), "consequences": ("plateau",)}),
+        Finding.from_dict({**DEAD.as_dict(), "consequences": ("plateau",)}),
     ]
     file = tmp_path / "findings.jsonl"
     file.write_text('{"problem": "plat\n' + "".join(json.dumps(finding.as_dict()) + "\n" for finding in findings))
