@@ -5,6 +5,7 @@ from __future__ import annotations
 from stormproof_train.config.identity import SettingRecord, flatten
 from stormproof_train.report.attempts import summarize_attempts
 from stormproof_train.report.evaluation_plots import add_plot_data
+from stormproof_train.report.evidence_curves import evidence_curves
 from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.metric_curves import LAYER_GROUPS, buckets_per_curve, curve_names, summarize_curve
 from stormproof_train.report.records import RunNumbers
@@ -32,7 +33,10 @@ def collect_run_numbers(run: RunFiles) -> RunNumbers:
         "verdict": verdict(run),
         "summary": run.summary,
         "curves": {name: summarize_curve(run.logged[name], buckets_per_curve(len(names))) for name in names},
-        "findings": [{**entry.as_dict(), "active": entry in active} for entry in run.findings],
+        "findings": [
+            {**entry.as_dict(), "active": entry in active, "curves": evidence_curves(entry, run.logged)}
+            for entry in run.findings
+        ],
         "layers": {group: cells for group, cells in groups.items() if cells is not None},
         "time": step_times(run.logged, batches_per_step),
         "attempts": summarize_attempts(run.record, run.logged),

@@ -51,7 +51,7 @@ def run_page(numbers: RunNumbers) -> Page:
         sentences=numbers["verdict"]["sentences"],
         sections=[
             _result_section(numbers),
-            _findings_section(numbers["findings"]),
+            _findings_section(numbers["findings"], last_step),
             Section("Curves", charts=_metric_charts(numbers["curves"], last_step, events)),
             Section(
                 "Gradients and updates",
@@ -95,12 +95,14 @@ def _events(numbers: RunNumbers) -> list[Event]:
         for entry in numbers["attempts"][1:]
         if entry["first_step"] is not None
     ]
-    findings_by_step: dict[int, list[str]] = {}
-    for entry in numbers["findings"]:
-        if entry["severity"] != "info":
-            location = f" in {entry['where']}" if entry["where"] else ""
-            findings_by_step.setdefault(entry["since_step"], []).append(f"{entry['problem'].upper()}{location}")
-    return restarts + [Event(step, FINDING, "; ".join(texts)) for step, texts in findings_by_step.items()]
+    return restarts + _finding_events([entry for entry in numbers["findings"] if entry["severity"] != "info"])
+
+
+def _finding_events(findings: Sequence[ReportedFinding]) -> list[Event]:
+    names_by_step: dict[int, list[str]] = {}
+    for finding in findings:
+        names_by_step.setdefault(finding["since_step"], []).append(_finding_name(finding))
+    return [Event(step, FINDING, "; ".join(names)) for step, names in names_by_step.items()]
 
 
 def _result_section(numbers: RunNumbers) -> Section:
@@ -117,8 +119,17 @@ def _result_section(numbers: RunNumbers) -> Section:
     return Section("Result", [counts_sentence, *weights_sentences], [("", drop_empty(Table(*result_table(summary))))])
 
 
-def _findings_section(findings: Sequence[ReportedFinding]) -> Section:
-    return Section("Findings", tables=[("", findings_table(findings))] if findings else [])
+def _findings_section(findings: Sequence[ReportedFinding], last_step: int) -> Section:
+    charts = [
+        line_chart(_finding_name(finding), finding["curves"], last_step, _finding_events([finding]))
+        for finding in findings
+        if finding["curves"]
+    ]
+    return Section("Findings", tables=[("", findings_table(findings))] if findings else [], charts=charts)
+
+
+def _finding_name(finding: ReportedFinding) -> str:
+    return finding["problem"].upper() + (f" in {finding['where']}" if finding["where"] else "")
 
 
 def _metric_charts(curves: Mapping[str, CurveSummary], last_step: int, events: Sequence[Event]) -> list[Chart]:

@@ -32,9 +32,11 @@ class ReportedFinding(FindingRecord):
 
     Attributes:
         active: Whether the finding is active.
+        curves: Curves that show its evidence, by logged name.
     """
 
     active: bool
+    curves: dict[str, CurveSummary]
 
 
 class RunNumbers(TypedDict):

@@ -210,6 +210,19 @@ def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path
     assert "test/loss" not in numbers["curves"]
 
 
+def test_the_evidence_of_a_finding_is_shown_as_curves(tmp_path: Path):
+    overfitting = Finding(Problem.OVERFITTING, Severity.WARNING, "", 40, 60)
+    broadcast = Finding(Problem.BROADCAST_MISMATCH, Severity.CRITICAL, "", 0, 1)
+    rows = training_rows(100, layers=("network.2",))
+    run = write_run(tmp_path / "run", rows=rows, findings=[DEAD, overfitting, broadcast])
+    numbers = collect_run_numbers(read_run(run))
+    assert [list(finding["curves"]) for finding in numbers["findings"]] == [
+        ["units/dead_fraction/network.2"], ["train/loss", "val/loss"], []
+    ]  # fmt: skip
+    (section,) = (section for section in run_page(numbers).sections if section.title == "Findings")
+    assert [chart.title for chart in section.charts] == ["DEAD_UNITS in network.2", "OVERFITTING"]
+
+
 @pytest.mark.parametrize("missing", ["metrics.csv", "config.yaml", "findings.jsonl", "summary.json", "predictions.npz"])
 def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
     run = write_run(tmp_path / "run", rows=training_rows(100), settings=SETTINGS, predictions=make_predictions())
