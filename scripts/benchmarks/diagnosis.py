@@ -1,21 +1,23 @@
 """Measures recall and false alarms of TrainingHealth on the programs in diagnosis_bank/.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out|fourth]
-        [--only NAME] [--quiet] [--peers] [--jobs 1]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out|fourth|classifiers]
+        [--only NAME] [--fixed] [--quiet] [--peers] [--jobs 1]
 
 Only runs whose fault took effect, and healthy runs that learned, are counted. A run is found if it has any warning. The
 right cause is first if the first warning names the right problem. The step of a run is the step at which the right
 problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
 (diagnosis_baselines.py) and other tools that are installed (diagnosis_peers.py) judge the same runs, but only those
 that return predictions. ``--peers`` prints how to install missing tools. With ``--jobs``, several processes with one
-thread each judge runs at the same time.
+thread each judge runs at the same time. With ``--fixed``, the faulty programs of the parts ``held_out`` and ``fourth``
+run without their faults, as healthy programs.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import multiprocessing
 import sys
@@ -23,7 +25,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -39,7 +42,7 @@ from diagnosis_bank.program import Outcome, Program, run_program
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "third", "held_out", "fourth")
+PARTS = ("development", "second", "third", "held_out", "fourth", "classifiers")
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,24 @@ class Verdict:
         return min(right or [finding.step for finding in self.warnings])
 
 
-def load_programs(part: str) -> list[Program]:
-    return list(importlib.import_module(f"diagnosis_bank.{part}").PROGRAMS)
+def load_programs(part: str, *, fixed: bool = False) -> list[Program]:
+    """Returns the programs of a part. With ``fixed``, returns its faulty programs with the fault removed."""
+    programs = list(importlib.import_module(f"diagnosis_bank.{part}").PROGRAMS)
+    return [fix_program(program) for program in programs if _is_fixable(program)] if fixed else programs
+
+
+def _is_fixable(program: Program) -> bool:
+    return bool(program.problems) and "is_fixed" in inspect.signature(program.build).parameters
+
+
+def fix_program(program: Program) -> Program:
+    """Returns a faulty program without its fault. Runs in which the effect of the fault remains are not counted."""
+    return replace(
+        program,
+        build=partial(program.build, is_fixed=True),
+        problems=frozenset(),
+        took_effect=lambda outcome: outcome.error is None and not program.took_effect(outcome),
+    )
 
 
 def _count_epoch_steps(outcome: Outcome) -> int:
@@ -210,6 +229,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--only", default="")
+    parser.add_argument("--fixed", action="store_true", help="judge faulty programs without their faults, if possible")
     parser.add_argument("--quiet", dest="summary_only", action="store_true", help="print only the summaries")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--peers", action="store_true", help="also judge runs that return predictions by other tools")
@@ -227,7 +247,7 @@ def main() -> None:
         for name, monitor in monitors.items():
             runs = [
                 (program, seed, return_dict, monitor)
-                for program in load_programs(part)
+                for program in load_programs(part, fixed=arguments.fixed)
                 if arguments.only in program.name
                 for seed in range(arguments.seeds)
                 for return_dict in ((True,) if arguments.peers else (True, False))
