@@ -15,7 +15,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     Problem.IN_TWO_OPTIMIZERS: ("the optimizers contain parameters of {layers:layer} more than once.",),
     Problem.NO_GRADIENT: (
         "no gradient reaches {layers:layer}, because {cut_by} cuts the graph.",
-        "no parameter had a gradient in {steps_without_a_gradient:step}.",
+        "no parameter had a gradient in {steps_without_a_gradient:traced step}.",
+        "the parameters of this optimizer had no gradient in {steps_of_optimizer_without_a_gradient:traced step}.",
+        "the gradient of {layers_with_zero_gradient:layer} was zero in {traced_steps:traced step}.",
         "no optimizer has stepped in {batches} batches.",
         "no gradient reaches {unused_layers:unused layer} and {frozen_layers:frozen layer}.",
         "no gradient reaches {unused_layers:unused layer}.",
@@ -31,7 +33,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     Problem.LEARNING_RATE_TOO_LOW: (
         "with lr {lr}, updates are at most {update_relative_to_weights} times the weights over {steps:step}.",
-        "the learning rate is {lr} and warms up to {warms_up_to}, although half of {steps:step} are done.",
+        "the learning rate is {lr} and warms up to {warms_up_to}, although at least half of {steps:step} are done.",
     ),
     Problem.GRADIENTS_NOT_CLEARED: (
         "the gradient of the previous step was not cleared in {steps_with_old_gradients} of {steps_looked_at:step}.",
@@ -43,6 +45,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     Problem.BATCH_NORM_STATISTICS_LAG: (
         "{dead_in_evaluation} of {units:unit} are dead in evaluation mode, but {dead_in_training} in training mode.",
+        (
+            "the batch statistics differ from the running statistics (distance {distance}). The validation loss is "
+            "{validation}, the training loss {training}."
+        ),
     ),
     Problem.SATURATED_UNITS: ("{saturated:.0%} of the outputs are saturated since step {since_step}.",),
     Problem.OUTPUT_IGNORES_INPUT: (
@@ -64,7 +70,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     Problem.LOSS_INPUT_MISMATCH: ("{loss} expects {takes}, but receives {gets}.",),
     Problem.UNREACHABLE_TARGETS: (
-        "{unreachable:.0%} of targets ({lowest_target} to {highest_target}) are outside the range of {last_function}.",
+        (
+            "{unreachable:.0%} of targets ({lowest_target} to {highest_target}) are outside the range of the "
+            "prediction, which {last_function} bounds."
+        ),
         "{last_function} of a single output is constant, but the targets are {lowest_target} to {highest_target}.",
     ),
     Problem.PLATEAU: ("the loss has not fallen since step {since_step}: it was {loss_then} and is {loss}.",),

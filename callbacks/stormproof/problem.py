@@ -43,7 +43,7 @@ class Problem(StrEnum):
     DEAD_UNITS = "dead_units"
     """Most units of a layer are dead: their output does not depend on the input."""
     BATCH_NORM_STATISTICS_LAG = "batch_norm_statistics_lag"
-    """Units are dead in evaluation mode only, because the running statistics of batch norm are out of date."""
+    """The running statistics of batch norm are out of date and degrade the network in evaluation mode."""
     SATURATED_UNITS = "saturated_units"
     """Most outputs of a bounded activation are near its limits, where its gradient is almost zero."""
     OUTPUT_IGNORES_INPUT = "output_ignores_input"

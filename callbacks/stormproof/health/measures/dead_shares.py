@@ -11,20 +11,26 @@ MANY_DEAD_SHARE, DIED_SHARE = 0.5, 0.3
 
 
 def choose_measurements(
-    sampled: Mapping[str, UnitActivity], validated: Mapping[str, UnitActivity], *, batch_norm: bool
-) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity]]:
+    sampled: Mapping[str, UnitActivity],
+    validated: Mapping[str, UnitActivity],
+    running: Mapping[str, UnitActivity],
+    *,
+    batch_norm: bool,
+) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity] | None]:
     """Chooses between training and validation measurements of each layer's units.
 
     Args:
         sampled: Unit activity by place, measured on training batches in training mode.
         validated: Unit activity by place, measured in a validation pass in evaluation mode.
+        running: Unit activity by place in the current training epoch, possibly of few inputs.
         batch_norm: Whether the network has a batch norm with running statistics.
 
     Returns:
         Chosen measurements by place, and validation measurements of places that are active in training but dead in
-        evaluation mode.
+        evaluation mode. The latter are None while these units may have died between the two measurements.
     """
     measurements, lagging_units = {**sampled, **validated}, {}
+    is_unconfirmed = False
     for name in sampled.keys() & validated.keys():
         sample, validation = sampled[name], validated[name]
         is_lagging = (
@@ -35,9 +41,12 @@ def choose_measurements(
         )
         if is_lagging and validation.inputs >= MIN_INPUTS:
             lagging_units[name] = validation
+            later = running.get(name)  # a few inputs show that units are active
+            is_confirmed = later is not None and later.step > validation.step and _dead_share(later) < DIED_SHARE
+            is_unconfirmed |= not is_confirmed
         if is_lagging or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
             measurements[name] = sample
-    return measurements, lagging_units
+    return measurements, None if is_unconfirmed else lagging_units
 
 
 def _dead_share(activity: UnitActivity) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -32,7 +33,7 @@ fit their own targets."""
 
 @dataclass(frozen=True)
 class ConstantBaseline:
-    """Recent losses, compared with the best constant prediction on the same batches.
+    """Recent losses, compared with the best constant prediction.
 
     Attributes:
         loss: Mean loss.
@@ -53,14 +54,35 @@ def constant_comparisons(record: Record) -> list[Comparison]:
 
 
 def constant_baseline(record: Record) -> ConstantBaseline | None:
-    """Compares recent losses with the best constant prediction. Returns None with too few batches."""
-    comparisons = constant_comparisons(record)[-MIN_COMPARISONS:]
+    """Compares recent losses with the best constant prediction. Returns None with too few batches.
+
+    Compares the last traced batches pairwise. If the loss has fallen significantly since then, compares the last 30
+    losses instead, because few batches are traced late in a run. Skips this if the loss has other terms.
+    """
+    all_comparisons = constant_comparisons(record)
+    comparisons = all_comparisons[-MIN_COMPARISONS:]
     if len(comparisons) < MIN_COMPARISONS:
         return None
-    constants = [comparison.constant_loss for comparison in comparisons if comparison.constant_loss is not None]
-    losses = [comparison.loss for comparison in comparisons]
+    constants, losses = _constant_losses(comparisons), [comparison.loss for comparison in comparisons]
+    recent_losses = [loss for _, loss in record.losses.recent][-MIN_STEPS:]
+    if not has_other_terms(record) and len(recent_losses) == MIN_STEPS:
+        loss, loss_error = mean_and_standard_error(recent_losses)
+        traced_loss, traced_error = mean_and_standard_error(losses)
+        if traced_loss - loss > 2 * math.hypot(traced_error, loss_error):
+            constant, constant_error = mean_and_standard_error(_constant_losses(all_comparisons))
+            return ConstantBaseline(loss, constant, constant - loss, math.hypot(constant_error, loss_error))
     mean, error = mean_and_standard_error([constant - loss for constant, loss in zip(constants, losses, strict=True)])
     return ConstantBaseline(fmean(losses), fmean(constants), mean, error)
+
+
+def has_other_terms(record: Record) -> bool:
+    """Returns whether the loss has terms that are not compared with a constant prediction."""
+    return any(comparison.other_terms for comparison in constant_comparisons(record)[-MIN_COMPARISONS:])
+
+
+def _constant_losses(comparisons: Sequence[Comparison]) -> list[float]:
+    """Returns the losses of the best constant prediction."""
+    return [comparison.constant_loss for comparison in comparisons if comparison.constant_loss is not None]
 
 
 def missing_comparisons(record: Record, count: int) -> NotEnoughEvidence:
@@ -71,7 +93,9 @@ def missing_comparisons(record: Record, count: int) -> NotEnoughEvidence:
         count: Number of traced steps with such a comparison.
     """
     if count == 0 and len(record.predictions.traces) >= MIN_COMPARISONS:
-        return NotEnoughEvidence("a known loss: return preds and target from training_step, or set `loss`")
+        return NotEnoughEvidence(
+            "a known loss with different targets: return preds and target from training_step, or set `loss`"
+        )
     return NotEnoughEvidence(f"{MIN_COMPARISONS} traced steps with a known loss (has {count})")
 
 
@@ -103,7 +127,12 @@ def has_learned(record: Record) -> bool | None:
 
 
 def _is_significantly_below(record: Record, constant: float) -> bool:
-    """Returns whether the mean of the last losses is significantly below ``constant``."""
+    """Returns whether the mean of the last losses is significantly below ``constant``.
+
+    Returns False if the other terms of the loss are negative.
+    """
+    if any(comparison.other_terms < 0 for comparison in constant_comparisons(record)[-MIN_COMPARISONS:]):
+        return False
     mean, error = mean_and_standard_error([loss for _, loss in record.losses.recent][-MIN_STEPS:])
     return constant - mean > 3 * error
 
@@ -150,10 +179,11 @@ def is_falling(record: Record) -> bool:
         return False
     (previous, previous_error), (current, current_error) = thirds
     baseline = constant_baseline(record)
-    is_above_constant = (
-        baseline is not None and baseline.loss > ABOUT_EQUAL_SHARE * baseline.constant_loss
-    )  # a regression learns the mean of its targets first
-    return previous - current > (1 if is_above_constant else 2) * math.hypot(previous_error, current_error)
+    may_be_slow = baseline is not None and (
+        baseline.loss > ABOUT_EQUAL_SHARE * baseline.constant_loss  # a regression learns the mean of its targets first
+        or has_other_terms(record)
+    )
+    return previous - current > (1 if may_be_slow else 2) * math.hypot(previous_error, current_error)
 
 
 def extrapolate_final_loss(record: Record) -> float | None:

@@ -16,6 +16,10 @@ from itertools import pairwise
 
 from stormproof.health.record import Record
 
+MAX_SENSITIVITY = 1e3
+"""Maximum relative change of the loss per relative change of the weights. Above it, a network cannot be trained."""
+MAX_INITIAL_LOSS_RATIO = 10.0
+"""Maximum ratio of the first loss and the best constant loss."""
 MIN_LAYERS = 4
 """Minimum number of layers for a trend over depth."""
 STRONG_RATIO, MILD_RATIO = 1e-3, 0.05
@@ -34,6 +38,30 @@ def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
         for layer in record.weights.layer_order
         if layer in measurement.norms and weights.get(layer)
     }
+
+
+def total_sensitivity(record: Record) -> float:
+    """Returns the norm of the sensitivities of all layers at the first measurement. 0 without measurements."""
+    sensitivities = layer_sensitivities(record, 0) if record.gradients.measurements else {}
+    return math.hypot(*sensitivities.values())
+
+
+def starts_far_off(record: Record) -> bool:
+    """Returns whether the first loss is far above the best constant loss."""
+    constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
+    return bool(constants and record.losses.first) and record.losses.first[0] > MAX_INITIAL_LOSS_RATIO * abs(
+        constants[0]
+    )
+
+
+def is_too_sensitive(record: Record) -> bool:
+    """Returns whether the first loss is too sensitive to the weights for any learning rate."""
+    constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
+    loss_magnitude = min(abs(value) for value in [record.losses.first[0], *constants[:1]])
+    total = total_sensitivity(record)
+    return (
+        math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
+    )
 
 
 def log_ratio(sizes: list[float]) -> float | None:

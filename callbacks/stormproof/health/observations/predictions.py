@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class PredictionStats:
         spread: Standard deviation over the samples, relative to the root mean square. None for a single sample.
         target_low: Smallest entry of the target.
         target_high: Largest entry of the target.
-        unreachable_share: Share of target entries outside the range of ``producer``.
+        unreachable_share: Share of target entries outside the range of the prediction.
+        bounded_by: Function that bounds the prediction. Empty if unbounded or unknown.
+        are_targets_multi_hot: Whether the targets of a cross-entropy are multi-hot (several ones per sample).
     """
 
     loss: str
@@ -39,17 +41,29 @@ class PredictionStats:
     target_low: float
     target_high: float
     unreachable_share: float
+    bounded_by: str = ""
+    are_targets_multi_hot: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Loss of a batch, of the best constant prediction for it, and of its predictions with permuted targets."""
+    """Loss of a batch, compared with other predictions and other targets.
+
+    Attributes:
+        step: Number of optimizer steps after the batch.
+        epoch: Epoch of the batch.
+        loss: Loss of its predictions.
+        constant_loss: Loss of the best constant prediction. None if unknown.
+        permuted_loss: Mean loss of its predictions with permuted targets. None if unknown.
+        other_terms: Other terms of the loss that ``training_step`` returned.
+    """
 
     step: int
     epoch: int
     loss: float
     constant_loss: float | None
     permuted_loss: float | None
+    other_terms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,13 +99,24 @@ class BroadcastMismatch:
 
 @dataclass(frozen=True)
 class TracedStep:
-    """Measurements of a traced batch after ``step`` optimizer steps."""
+    """Measurements of a traced batch.
+
+    Attributes:
+        step: Number of completed optimizer steps at the end of the batch.
+        layer_calls: Calls of layers.
+        activation_calls: Calls of bounded activations.
+        broadcast_mismatches: Predictions and targets of different shapes.
+        predictions: Statistics of the arguments of each loss.
+        norm_distances: Distance of the statistics of the batch from the running statistics of each batch norm, see
+            :attr:`stormproof.health.observers.step_trace.StepTrace.norm_distances`.
+    """
 
     step: int
     layer_calls: tuple[LayerCall, ...] = ()
     activation_calls: tuple[ActivationCall, ...] = ()
     broadcast_mismatches: tuple[BroadcastMismatch, ...] = ()
     predictions: tuple[PredictionStats, ...] = ()
+    norm_distances: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,12 @@ class BaselineEvaluator:
         self.target_pool, self.dependence_test = TargetPool(), DependenceTest()
         self.target_indices: frozenset[int] = frozenset()
 
+    @property
+    def identical_samples(self) -> int | None:
+        """Number of samples whose targets, computed from the batch, are identical. None if two targets differ."""
+        is_computed = self.objective is not None and bool(self.objective.target_indices)
+        return self.target_pool.identical_samples if is_computed else None
+
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
     ) -> tuple[tuple[PredictionStats, ...], Comparison | None]:
@@ -67,7 +73,9 @@ class BaselineEvaluator:
         objective = None
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             objective = self._find_objective(trace, output, loss.detach(), warns=has_single_loss)
-        objectives = list_data_losses(trace) if objective is None else [objective]
+        objectives = [] if objective is None else [objective]
+        if objective is None or not objective.name:  # a custom loss may call standard losses
+            objectives += list_data_losses(trace)
         if isinstance(loss, torch.Tensor):  # excludes tensors that only a metric uses
             loss_indices = trace.origins.origin_of(loss).batch_indices
             self.target_indices = loss_indices.intersection(
@@ -112,12 +120,11 @@ class BaselineEvaluator:
 
     def _compare_losses(self, objective: Objective, trace: StepTrace, step: int, epoch: int) -> Comparison | None:
         """Evaluates the loss for other predictions and targets. Returns None if the loss is not finite."""
-        if trace.first_inputs is not None:
+        if trace.first_inputs is not None and objective.target_indices:
             self.dependence_test.add(trace.first_inputs, objective.target)
         self.target_pool.add(objective.target)
         value = float(objective.function(objective.prediction, objective.target))
         if not math.isfinite(value):
             return None
-        return Comparison(
-            step, epoch, value, self.target_pool.constant_loss(objective, self._user_loss), objective.permuted_loss()
-        )
+        constant_loss = self.target_pool.constant_loss(objective, self._user_loss)
+        return Comparison(step, epoch, value, constant_loss, objective.permuted_loss(), objective.other_terms)

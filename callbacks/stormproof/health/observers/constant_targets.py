@@ -12,12 +12,12 @@ class ConstantTargetCounter:
 
     Attributes:
         samples: Number of samples with identical targets. None if two targets differ, or if the first dimension of a
-            target is not the batch size.
+            target is not the batch size. Repetitions of a single sample in batches of one are not counted.
     """
 
     def __init__(self) -> None:
         self.samples: int | None = 0
-        self._first_targets: dict[int, torch.Tensor] = {}
+        self._first_sample: dict[int, torch.Tensor] = {}  # by index in the batch
 
     def add(self, batch: Sequence[torch.Tensor], target_indices: Collection[int], samples: int) -> None:
         """Adds a batch.
@@ -30,12 +30,19 @@ class ConstantTargetCounter:
         available_indices = [index for index in target_indices if index < len(batch)]
         if self.samples is None or not available_indices or not samples:
             return
-        is_constant = all(self._is_constant(index, batch[index], samples) for index in available_indices)
-        self.samples = self.samples + samples if is_constant else None
+        if not all(self._is_constant(index, batch[index], samples) for index in available_indices):
+            self.samples = None
+            return
+        other_indices = [index for index in range(len(batch)) if index not in target_indices]
+        is_single_sample = samples == 1 and all(
+            self._is_constant(index, batch[index], samples) for index in other_indices
+        )
+        if not is_single_sample:
+            self.samples += samples
 
-    def _is_constant(self, index: int, target: torch.Tensor, samples: int) -> bool:
-        """Returns whether all targets of a batch equal the first target of the run."""
-        if target.ndim == 0 or target.size(0) != samples:
+    def _is_constant(self, index: int, tensor: torch.Tensor, samples: int) -> bool:
+        """Returns whether all entries of a tensor of a batch equal the first one of the run."""
+        if tensor.ndim == 0 or tensor.size(0) != samples:
             return False
-        first_target = self._first_targets.setdefault(index, target[0].clone())
-        return target.shape[1:] == first_target.shape and bool((target == first_target).all())
+        first_entry = self._first_sample.setdefault(index, tensor[0].clone())
+        return tensor.shape[1:] == first_entry.shape and bool((tensor == first_entry).all())

@@ -29,11 +29,14 @@ class ZeroGradCheck:
         )
         self._parameter: torch.Tensor | None = min(parameters, key=torch.Tensor.numel, default=None)
         self._previous_gradient: torch.Tensor | None = None  # its gradient at the last step
-        self._is_stale = self._has_begun = self.has_stepped = False
+        self._may_be_stale = self._is_stale = self._has_begun = self.has_stepped = False
         self.stale_steps = self.checked_steps = 0
         self._undo_functions: list[Callable[[], None]] = []
         if self._parameter is not None:
             self._undo_functions.append(self._parameter.register_hook(self._on_gradient).remove)
+            self._undo_functions.append(
+                self._parameter.register_post_accumulate_grad_hook(self._on_accumulated_gradient).remove
+            )
             self._undo_functions.append(optimizer.register_step_post_hook(self._on_step).remove)
 
     def _on_gradient(self, gradient: torch.Tensor) -> None:
@@ -41,9 +44,13 @@ class ZeroGradCheck:
         assert self._parameter is not None
         accumulated = self._parameter.grad
         if accumulated is None or not bool(accumulated.any()):
-            self._is_stale, self._previous_gradient = False, None
+            self._may_be_stale, self._previous_gradient = False, None
         elif self._previous_gradient is not None and torch.equal(accumulated, self._previous_gradient):
-            self._is_stale = True
+            self._may_be_stale = True
+
+    def _on_accumulated_gradient(self, _: torch.Tensor) -> None:
+        """Confirms that the gradient was added to ``.grad``. ``torch.autograd.grad`` does not call this hook."""
+        self._is_stale = self._may_be_stale
 
     def _on_step(self, *_: Any) -> None:
         """Counts a step and keeps its gradient."""
@@ -56,7 +63,7 @@ class ZeroGradCheck:
             self.stale_steps += self._is_stale
         self._has_begun = True
         self._previous_gradient = self._parameter.grad.detach().clone()
-        self._is_stale = False
+        self._may_be_stale = self._is_stale = False
 
     @property
     def is_done(self) -> bool:

@@ -18,7 +18,8 @@ MIN_SIGMAS = 4.5
 class DependenceTest:
     """Collects samples and tests whether targets depend on inputs.
 
-    Targets depend on inputs if one of two tests is significant. The first is the largest correlation of a single input
+    Of floating-point targets with several columns, only one is tested. Targets depend on inputs if one of two tests is
+    significant. The first is the largest correlation of a single input
     entry with the target or with one of its classes. The second is the similarity of the targets of nearest neighbors.
     """
 
@@ -26,6 +27,7 @@ class DependenceTest:
         self._inputs: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
         self._count = 0
+        self._column: int | None = None  # target column with the largest variance in the first batch
         self._result: bool | None = None  # for the samples so far
 
     def add(self, inputs: torch.Tensor, target: torch.Tensor) -> None:
@@ -42,13 +44,14 @@ class DependenceTest:
         if self._inputs and (inputs[:, ::stride].size(1) != self._inputs[0].size(1)):
             return
         self._inputs.append(inputs[:, ::stride].detach().cpu().double())
-        self._targets.append(
-            (
-                batch_targets.flatten(1)[:, 0]
-                if batch_targets.ndim > 1 and batch_targets.is_floating_point()
-                else batch_targets
-            ).cpu()
-        )
+        if batch_targets.ndim > 1 and batch_targets.is_floating_point():
+            columns = batch_targets.flatten(1)
+            if self._column is None:
+                self._column = int(columns.var(0, correction=0).argmax())
+            if self._column >= columns.size(1):
+                return
+            batch_targets = columns[:, self._column]
+        self._targets.append(batch_targets.cpu())
         self._count += inputs.size(0)
         self._result = None
 

@@ -6,17 +6,19 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from stormproof.health.observations.predictions import PredictionStats
+from stormproof.health.observers.provenance import Bounds, Origin
 from stormproof.health.observers.step_replay import replay_without_side_effects
 from stormproof.health.observers.step_trace import LossCall, PredictionTargetPair, StepTrace
-from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, torch_losses
+from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant, find_loss_input, torch_losses
 
 RELATIVE_TOLERANCE = 1e-5
 """Relative tolerance for matching a loss function with the value of a loss."""
@@ -30,11 +32,6 @@ MAX_ENTRIES = 1_000_000
 """Maximum number of entries of predictions or targets to evaluate."""
 MAX_POOL_ENTRIES = 20_000
 """Maximum number of entries of targets to keep for the best constant."""
-OUTPUT_RANGES = {
-    "relu": (0.0, None), "relu_": (0.0, None), "relu6": (0.0, 6.0), "softplus": (0.0, None), "exp": (0.0, None),
-    "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
-}  # fmt: skip
-"""Ranges of last activations."""
 
 
 @dataclass
@@ -47,10 +44,10 @@ class Objective:
         arguments: Other arguments of a standard loss.
         prediction: Predictions of shape (N, …).
         target: Targets of shape (N, …).
-        producer: Function that computed the values of the prediction. Empty if unknown.
-        layer: Last layer before the prediction.
+        origin: Origin of the prediction. Empty if unknown.
         has_data_targets: Whether the targets are data. Computed targets are not compared.
         target_indices: Indices of the batch tensors that the targets were computed from. Empty if unknown.
+        other_terms: Other terms of the loss of the step.
     """
 
     name: str
@@ -58,10 +55,10 @@ class Objective:
     arguments: Mapping[str, Any]
     prediction: torch.Tensor
     target: torch.Tensor
-    producer: str = ""
-    layer: str = ""
+    origin: Origin = field(default_factory=Origin)
     has_data_targets: bool = True
     target_indices: frozenset[int] = frozenset()
+    other_terms: float = 0.0
 
     def without_tensors(self) -> Objective:
         """Returns a copy without predictions and targets, which may fill much of a GPU."""
@@ -130,7 +127,7 @@ def find_objective(
     value = float(loss)
     if user_loss is None:
         for call in reversed(trace.losses):
-            reduce = find_reduction(call.value, value)
+            reduce = find_reduction(call.value, value) if call.is_comparable else None
             if reduce is not None:
                 return _objective_from_call(call, reduce)
     outputs = output if isinstance(output, Mapping) else {}
@@ -139,12 +136,10 @@ def find_objective(
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         origin = trace.origins.origin_of(preds)
         target_indices = trace.origins.origin_of(target).batch_indices
-        pair = PredictionTargetPair(
-            preds.detach(), target.detach(), origin.producer, origin.layer or "", target_indices
-        )
-        objective = _match_user_loss(pair, value, module, user_loss) or (
-            _match_torch_loss(pair, value) if user_loss is None else None
-        )
+        pair = PredictionTargetPair(preds.detach(), target.detach(), origin, target_indices)
+        if user_loss is None:  # prefer standard losses, whose best constant is known
+            objective = _match_torch_loss(pair, value)
+        objective = objective or _match_user_loss(pair, value, module, user_loss)
     if user_loss is not None or objective is not None:
         return objective
     pair_objectives = (_match_torch_loss(pair, value) for pair in reversed(trace.pairs))
@@ -166,9 +161,7 @@ def _match_user_loss(
 
 def _objective_from_pair(name: str, function: Callable[..., Any], pair: PredictionTargetPair) -> Objective:
     """Returns the objective of a loss function of a traced pair."""
-    return Objective(
-        name, function, {}, pair.prediction, pair.target, pair.producer, pair.layer, target_indices=pair.target_indices
-    )
+    return Objective(name, function, {}, pair.prediction, pair.target, pair.origin, target_indices=pair.target_indices)
 
 
 def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | None:
@@ -184,13 +177,14 @@ def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | N
 
 def _find_main_loss(calls: list[LossCall], value: float) -> Objective | None:
     """Returns the only standard loss with data targets if it is at least half of the loss of the step."""
-    data_calls = [call for call in calls if call.has_data_targets]
+    data_calls = [call for call in calls if call.has_data_targets and call.is_comparable]
     if (
         len(data_calls) == 1
         and data_calls[0].value.numel() == 1
         and float(data_calls[0].value) >= MAIN_SHARE * value > 0
     ):
-        return _objective_from_call(data_calls[0], torch.sum)
+        objective = _objective_from_call(data_calls[0], torch.sum)
+        return replace(objective, other_terms=value - float(data_calls[0].value))
     return None
 
 
@@ -229,9 +223,9 @@ def compute_prediction_stats(objective: Objective) -> PredictionStats:
         logs_sum_to_one = _are_ones(prediction.exp().sum(1))
     return PredictionStats(
         loss=objective.name,
-        loss_input=LOSS_INPUTS.get(objective.name, ""),
-        producer=objective.producer,
-        layer=objective.layer,
+        loss_input=find_loss_input(objective.name, objective.arguments) or "",
+        producer=objective.origin.producer,
+        layer=objective.origin.layer or "",
         outputs=prediction.size(1) if prediction.ndim > 1 else 1,
         low=float(prediction.min()),
         high=float(prediction.max()),
@@ -240,7 +234,9 @@ def compute_prediction_stats(objective: Objective) -> PredictionStats:
         spread=_relative_spread(prediction, target_values if LOSS_INPUTS.get(objective.name) == "numbers" else None),
         target_low=float(target_values.min()),
         target_high=float(target_values.max()),
-        unreachable_share=_unreachable_share(objective.producer, target_values, objective.name),
+        bounded_by="" if objective.origin.bounds is None else objective.origin.bounds.function,
+        unreachable_share=_unreachable_share(objective.origin.bounds, target_values, objective.name),
+        are_targets_multi_hot=_are_multi_hot(objective),
     )
 
 
@@ -251,16 +247,28 @@ class TargetPool:
         self._targets: list[torch.Tensor] = []
         self._entries = 0
 
+    @property
+    def identical_samples(self) -> int | None:
+        """Number of samples with identical targets. None if two targets differ."""
+        if not self._targets:
+            return 0
+        target = torch.cat(self._targets)
+        return len(target) if bool((target == target[0]).all()) else None
+
     def add(self, target: torch.Tensor) -> None:
         """Adds the targets of a batch, of shape (N, …)."""
-        if self._entries < MAX_POOL_ENTRIES and (not self._targets or target.shape[1:] == self._targets[0].shape[1:]):
+        if (
+            target.ndim
+            and self._entries < MAX_POOL_ENTRIES
+            and (not self._targets or target.shape[1:] == self._targets[0].shape[1:])
+        ):
             self._targets.append(target.cpu())
             self._entries += target.numel()
 
     def constant_loss(self, objective: Objective, user_loss: Callable[..., Any] | None) -> float | None:
         """Returns the loss of a batch for the best constant prediction of all targets. None if unknown."""
-        if not self._targets or not objective.samples:
-            return None
+        if not self._targets or not objective.samples or (self.identical_samples or 0) > 1:
+            return None  # identical targets, as in pairwise ranking, make a constant prediction perfect
         target = torch.cat(self._targets)
         user_constant_loss = getattr(user_loss or objective.function, "best_constant", None)
         if user_constant_loss is not None:
@@ -295,14 +303,13 @@ def _are_ones(sums: torch.Tensor) -> bool:
 
 def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
     """Returns the objective of a traced call of a standard loss."""
-    torch_loss = partial(torch_losses()[call.name], **call.arguments)
+    torch_loss = partial(getattr(functional, call.name), **call.arguments)
 
     def function(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return reduce(torch_loss(prediction, target))
 
     return Objective(
-        call.name, function, call.arguments, call.prediction, call.target, call.producer, call.layer,
-        call.has_data_targets,
+        call.name, function, call.arguments, call.prediction, call.target, call.origin, call.has_data_targets,
         call.target_indices,
     )  # fmt: skip
 
@@ -339,14 +346,18 @@ def _relative_spread(prediction: torch.Tensor, target: torch.Tensor | None) -> f
     return spread / max(size, 1e-30)
 
 
-def _unreachable_share(producer: str, target: torch.Tensor, loss: str) -> float:
-    """Returns the share of target entries outside the range of the producer."""
-    low, high = OUTPUT_RANGES.get(producer, (None, None))
-    if LOSS_INPUTS.get(loss) != "numbers":
+def _unreachable_share(bounds: Bounds | None, target: torch.Tensor, loss: str) -> float:
+    """Returns the share of target entries outside the range of the prediction."""
+    if bounds is None or LOSS_INPUTS.get(loss) != "numbers":
         return 0.0
-    is_out_of_range = torch.zeros_like(target, dtype=torch.bool)
-    if low is not None:
-        is_out_of_range |= target < low
-    if high is not None:
-        is_out_of_range |= target > high
-    return float(is_out_of_range.float().mean())
+    limits = [abs(limit) for limit in (bounds.low, bounds.high) if math.isfinite(limit)]
+    margin = RELATIVE_TOLERANCE * max(1.0, *limits)  # of rounding
+    return float(((target < bounds.low - margin) | (target > bounds.high + margin)).float().mean())
+
+
+def _are_multi_hot(objective: Objective) -> bool:
+    """Returns whether a cross-entropy receives several classes per sample as ones and zeros."""
+    target = objective.target
+    if objective.name != "cross_entropy" or not target.is_floating_point() or target.ndim < 2:
+        return False
+    return bool(((target == 0) | (target == 1)).all()) and bool((target.sum(1) > 1).any())

@@ -243,6 +243,9 @@ class TrainingObserver:
         self._read_device_losses()
         if not self._targets_depend_on_inputs:  # more samples may show a dependence
             self._targets_depend_on_inputs = self._baseline_evaluator.dependence_test.is_dependent()
+        identical_targets = self._constant_target_counter.samples
+        if identical_targets is None:  # in the batch, but the loss may receive other values
+            identical_targets = self._baseline_evaluator.identical_samples
         measurements = [] if self._gradient_source is None else self._gradient_source.history
         if self._non_finite is None and not self._has_grad_scaler and measurements:
             self._non_finite = self._find_non_finite_gradient(measurements[-1])
@@ -260,9 +263,7 @@ class TrainingObserver:
             gradients=self._optimization.observe_gradients(tuple(measurements)),
             weights=self._trace_history.observe_weights(),
             optimizers=self._optimization.observe_optimizers(step),
-            data=Data(
-                self._trace_history.input_stats, self._constant_target_counter.samples, self._targets_depend_on_inputs
-            ),
+            data=Data(self._trace_history.input_stats, identical_targets, self._targets_depend_on_inputs),
             predictions=self._trace_history.observe_predictions(),
             units=self._unit_samples.observe(),
             timing=Timing(tuple(self._data_wait_timer.batches), self._loader_name, self._num_workers),

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from stormproof.gradients.measurement import GradientMeasurement
-from stormproof.health.observations.gradients import Gradients
+from stormproof.health.observations.gradients import Gradients, OptimizerWithoutGradient
 from stormproof.health.observations.optimizers import Optimizers
 from stormproof.health.observers.gradient_reset import ZeroGradCheck
 from stormproof.health.observers.learning_rates import LearningRates
@@ -17,9 +18,11 @@ from stormproof.health.observers.parameter_groups import (
     count_entries_outside_optimizers,
     count_unoptimized_entries,
     find_duplicated_layers,
-    find_layers_with_gradient,
+    find_nonzero_gradients,
+    find_optimized_layers,
     find_unreached_layers,
     frozen_layers,
+    has_any_gradient,
 )
 from stormproof.health.observers.step_trace import StepTrace
 from stormproof.lightning.optimizer_step import find_optimizer_index
@@ -47,12 +50,16 @@ class OptimizationObserver:
         self._zero_grad_checks = {index: ZeroGradCheck(optimizer) for index, optimizer in enumerate(trainer.optimizers)}
         self._stepped_optimizers: set[int] = set()
         self._layers: set[str] = set()  # with a nonzero gradient
-        self._first_step = self._steps_without = 0
+        self._first_step = 0
+        self._steps_with_zeros: dict[str, int] = {}  # by layer without a nonzero gradient
+        self._steps_without_gradient: dict[int, int] = {}  # by optimizer that never had one
+        self._optimizers_with_gradient: set[int] = set()
         self._detached_layers: dict[str, str] = {}
         self._unused_layers: list[str] = []
         self._frozen_layers: list[str] = []
         self._unoptimized_entries: dict[str, int] = {}
         self._foreign_parameters = self._unregistered_entries = 0
+        self._unregistered_parameters: Any = WeakIdKeyDictionary()  # of earlier traced steps
         self._duplicated_layers = find_duplicated_layers(module, trainer.optimizers)
 
     def stop(self) -> None:
@@ -65,12 +72,22 @@ class OptimizationObserver:
         index = find_optimizer_index(self._trainer, optimizer)
         if index is None:
             return
-        if not self._layers and all(parameter.grad is None for parameter in self._module.parameters()):
-            self._steps_without += 1
-        new_layers = find_layers_with_gradient(self._module, self._layers)
+        if has_any_gradient(optimizer):
+            self._optimizers_with_gradient.add(index)
+            self._steps_without_gradient.pop(index, None)
+        elif index not in self._optimizers_with_gradient:
+            self._steps_without_gradient[index] = self._steps_without_gradient.get(index, 0) + 1
+        gradients = find_nonzero_gradients(self._module, self._layers)
+        new_layers = {layer for layer, is_nonzero in gradients.items() if is_nonzero}
         if new_layers and not self._layers:
             self._first_step = self._trainer.global_step
         self._layers |= new_layers
+        own_layers = set(find_optimized_layers(self._module, optimizer))
+        for layer, is_nonzero in gradients.items():
+            if is_nonzero:
+                self._steps_with_zeros.pop(layer, None)
+            elif layer in own_layers:
+                self._steps_with_zeros[layer] = self._steps_with_zeros.get(layer, 0) + 1
         self._stepped_optimizers.add(index)
         optimizers = self._trainer.optimizers
         if self._trainer.global_step < STRUCTURE_STEPS and len(self._stepped_optimizers) == len(optimizers):
@@ -79,7 +96,11 @@ class OptimizationObserver:
 
     def finish_trace(self, trace: StepTrace, loss: Any, step: int, *, is_traceable: bool) -> None:
         """Records the layers that the loss of a traced step does not reach."""
-        entries = count_entries_outside_optimizers(trace.unregistered_parameters, self._trainer.optimizers)
+        lasting_parameters = [
+            parameter for parameter in trace.unregistered_parameters if parameter in self._unregistered_parameters
+        ]  # meta-learning makes new copies of a network in each step
+        self._unregistered_parameters.update((parameter, None) for parameter in trace.unregistered_parameters)
+        entries = count_entries_outside_optimizers(lasting_parameters, self._trainer.optimizers)
         self._unregistered_entries = max(self._unregistered_entries, entries)
         if step > STRUCTURE_STEPS or not is_traceable or not self._module.automatic_optimization:
             return
@@ -100,7 +121,13 @@ class OptimizationObserver:
             uses_grad_scaler=self._uses_grad_scaler,
             reached_layers=frozenset(self._layers),
             first_gradient_step=self._first_step,
-            steps_without_gradient=self._steps_without,
+            optimizers_without_gradient=[
+                OptimizerWithoutGradient(
+                    tuple(find_optimized_layers(self._module, self._trainer.optimizers[index])), steps
+                )
+                for index, steps in self._steps_without_gradient.items()
+            ],
+            steps_with_zero_gradient=dict(self._steps_with_zeros),
             detached_layers=self._detached_layers,
             unused_layers=self._unused_layers,
             frozen_layers=self._frozen_layers,

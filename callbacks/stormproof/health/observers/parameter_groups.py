@@ -55,8 +55,19 @@ def count_unoptimized_entries(module: nn.Module, optimizers: Iterable[Any]) -> t
 
 
 def find_duplicated_layers(module: nn.Module, optimizers: Iterable[Any]) -> list[str]:
-    """Returns the layers whose parameters are in two optimizers, or twice in one."""
-    id_counts = Counter(id(parameter) for parameter in _optimized_parameters(optimizers))
+    """Returns the layers whose parameters are in two optimizers, or twice in one.
+
+    Optimizers that share the same proper subset of the parameters are counted once, because they probably have separate
+    losses, as in an adversarial autoencoder.
+    """
+    trainable_ids = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    id_counts: Counter[int] = Counter()
+    counted_sets: list[frozenset[int]] = []
+    for optimizer in optimizers:
+        ids = [id(parameter) for parameter in _optimized_parameters([optimizer])]
+        if len(set(ids)) < len(ids) or frozenset(ids) not in counted_sets or trainable_ids <= set(ids):
+            id_counts.update(ids)
+            counted_sets.append(frozenset(ids))
     names = {id(parameter): get_layer_name(name) for name, parameter in module.named_parameters()}
     return list(dict.fromkeys(names.get(key, "unnamed") for key, count in id_counts.items() if count > 1))
 
@@ -67,7 +78,7 @@ def find_unreached_layers(
     """Returns layers in an optimizer that have no gradient after the backward pass.
 
     A detached layer whose output only the loss uses is ignored, because it may compute a target on purpose. It is
-    reported if no layer of the loss has a gradient.
+    reported if no layer of the loss has a gradient, or if it computes the prediction for a target from the batch.
 
     Args:
         module: Module after a backward pass.
@@ -82,6 +93,7 @@ def find_unreached_layers(
     optimized_ids = {id(parameter) for parameter in _optimized_parameters(optimizers)}
     detached_layers: dict[str, str] = {}
     unused_layers: list[str] = []
+    reported_layers = trace.detached_input_layers | trace.detached_prediction_layers
     for layer, parameters in trainable_parameters(module).items():
         is_detached = layer in loss.layers and layer not in loss.differentiable_layers
         if layer in layers_with_gradient or not any(
@@ -91,7 +103,7 @@ def find_unreached_layers(
         if any(layer_parameter.grad is not None for layer_parameter in parameters) and not is_detached:
             continue
         if is_detached:
-            if layer in trace.detached_input_layers or not loss.differentiable_layers:
+            if layer in reported_layers or not loss.differentiable_layers:
                 detached_layers[layer] = loss.detached_by or "?"
         elif layer in trace.layers_before_untracked:
             detached_layers[layer] = "a function outside of torch"
@@ -129,8 +141,29 @@ def measure_weights(module: nn.Module) -> dict[str, tuple[float, float]]:
     return {layer: (norm, total) for layer, (norm, total) in zip(layers, norms_and_sums, strict=True)}
 
 
-def find_layers_with_gradient(module: nn.Module, excluded_layers: set[str]) -> set[str]:
-    """Returns the layers with a nonzero gradient, without ``excluded_layers``. Synchronizes with the device once."""
+def has_any_gradient(optimizer: Any) -> bool:
+    """Returns whether a parameter of an optimizer has a gradient. True also if no parameter requires one."""
+    parameters = [parameter for parameter in _optimized_parameters([optimizer]) if parameter.requires_grad]
+    return not parameters or any(parameter.grad is not None for parameter in parameters)
+
+
+def find_optimized_layers(module: nn.Module, optimizer: Any) -> list[str]:
+    """Returns the layers with a parameter in an optimizer."""
+    ids = {id(parameter) for parameter in _optimized_parameters([optimizer])}
+    return [
+        layer
+        for layer, parameters in trainable_parameters(module).items()
+        if any(id(layer_parameter) in ids for layer_parameter in parameters)
+    ]
+
+
+def find_nonzero_gradients(module: nn.Module, excluded_layers: set[str]) -> dict[str, bool]:
+    """Returns, for each layer with a gradient, whether the gradient is nonzero. Synchronizes with the device once.
+
+    Args:
+        module: Module after a backward pass.
+        excluded_layers: Layers to leave out.
+    """
     gradient_flags = [
         (layer, to_local(parameter.grad).any())
         for layer, parameters in trainable_parameters(module).items()
@@ -138,7 +171,10 @@ def find_layers_with_gradient(module: nn.Module, excluded_layers: set[str]) -> s
         if layer not in excluded_layers and parameter.grad is not None
     ]
     flags = torch.stack([flag for _, flag in gradient_flags]).tolist() if gradient_flags else []
-    return {layer for (layer, _), has_gradient in zip(gradient_flags, flags, strict=True) if has_gradient}
+    is_nonzero: dict[str, bool] = {}
+    for (layer, _), has_gradient in zip(gradient_flags, flags, strict=True):
+        is_nonzero[layer] = is_nonzero.get(layer, False) or has_gradient
+    return is_nonzero
 
 
 def _optimized_parameters(optimizers: Iterable[Any]) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +20,51 @@ VALUE_PRESERVING = frozenset({
 })  # fmt: skip
 """Functions that return the values of their input, so that the producer stays the same."""
 
+VALUE_INDEPENDENT = frozenset({
+    "ones_like", "zeros_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_ones",
+    "new_zeros", "new_full", "new_empty", "new_tensor",
+})  # fmt: skip
+"""Functions that return new tensors whose values do not depend on their input."""
+
 ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
 """Functions with a gradient of zero."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Range of a tensor.
+
+    Attributes:
+        function: Function that bounds the values.
+        low: Lowest possible value.
+        high: Highest possible value.
+    """
+
+    function: str
+    low: float
+    high: float
+
+
+BOUNDED_FUNCTIONS = {
+    **dict.fromkeys(("relu", "softplus", "exp", "square", "abs"), (0.0, math.inf)),
+    **dict.fromkeys(("tanh", "cosine_similarity", "sin", "cos"), (-1.0, 1.0)),
+    "relu6": (0.0, 6.0),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+}
+"""Ranges of functions, without the underscore of in-place variants."""
+
+
+ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    **dict.fromkeys(("add", "radd"), lambda limit, number: limit + number),
+    "sub": lambda limit, number: limit - number,
+    "rsub": lambda limit, number: number - limit,
+    **dict.fromkeys(("mul", "rmul"), lambda limit, number: limit * number),
+    **dict.fromkeys(("div", "truediv", "true_divide"), lambda limit, number: limit / number if number else math.nan),
+}
+"""Maps an arithmetic function of a tensor and a number, without underscores, to the function of a bound and the number.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,6 +78,7 @@ class Origin:
         producer: Function that computed the values.
         layer: Last layer before the tensor. None for data.
         detached_by: First function that cut the graph. None if the graph is intact.
+        bounds: Range of the values. None if unbounded or unknown.
     """
 
     layers: frozenset[str] = frozenset()
@@ -42,6 +87,7 @@ class Origin:
     producer: str = ""
     layer: str | None = None
     detached_by: str | None = None
+    bounds: Bounds | None = None
 
 
 FunctionCallback = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
@@ -108,6 +154,8 @@ class ProvenanceTracker(TorchFunctionMode):
         outputs: list[torch.Tensor],
     ) -> None:
         """Merges the origins of the inputs into the origins of the outputs."""
+        if name in VALUE_INDEPENDENT:
+            return
         input_origins = [self.origin_of(tensor) for tensor in inputs]
         if not any(origin.layers or origin.batch_indices for origin in input_origins):
             return
@@ -128,6 +176,7 @@ class ProvenanceTracker(TorchFunctionMode):
             else _producer_name(name, input_origins[0].producer),
             layer=layer or next(input_layers, None),
             detached_by=next((origin.detached_by for origin in input_origins if origin.detached_by is not None), None),
+            bounds=_find_bounds(name, args, kwargs, input_origins[0].bounds),
         )
         for tensor in outputs:
             origin = merged
@@ -169,6 +218,28 @@ def _are_plain_tensors(tensors: list[torch.Tensor]) -> bool:
 def _producer_name(name: str, input_producer: str) -> str:
     """Returns the name of the producer. Marks a sigmoid of a sigmoid, which the values do not show."""
     return f"{name} of {input_producer}" if name == input_producer == "sigmoid" else name
+
+
+def _find_bounds(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], bounds: Bounds | None) -> Bounds | None:
+    """Returns the range of the output of a function whose first tensor has ``bounds``. None if unbounded or unknown."""
+    function = name.strip("_")
+    if function in BOUNDED_FUNCTIONS:
+        return Bounds(function, *BOUNDED_FUNCTIONS[function])
+    if function == "hardtanh":  # nn.ReLU6 calls it, too
+        limits = (*args[1:3], *(kwargs[key] for key in ("min_val", "max_val") if key in kwargs)) or (-1.0, 1.0)
+        return Bounds(function, float(limits[0]), float(limits[1])) if len(limits) == 2 else None
+    if bounds is None or name in VALUE_PRESERVING:
+        return bounds
+    numbers = [argument for argument in args if isinstance(argument, int | float) and not isinstance(argument, bool)]
+    if function == "neg":
+        limits = (-bounds.low, -bounds.high)
+    elif function not in ARITHMETIC or len(args) != 2 or not numbers or kwargs:
+        return None
+    else:
+        limits = tuple(ARITHMETIC[function](limit, float(numbers[0])) for limit in (bounds.low, bounds.high))
+    if any(map(math.isnan, limits)) or limits[0] == limits[1]:
+        return None
+    return Bounds(bounds.function, min(limits), max(limits))
 
 
 def _function_name(func: Any) -> str:

@@ -11,14 +11,19 @@ import torch
 
 from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.predictions import ActivationCall, BroadcastMismatch, LayerCall
-from stormproof.health.observers.provenance import Origin, ProvenanceTracker, iter_tensors
-from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS
+from stormproof.health.observers.provenance import BOUNDED_FUNCTIONS, Origin, ProvenanceTracker, iter_tensors
+from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS, OTHER_LOSS_INPUTS
 
 NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
-BOUNDED_ACTIVATIONS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0), "hardtanh": (-1.0, 1.0)}
+BOUNDED_ACTIVATIONS = {
+    **{name: BOUNDED_FUNCTIONS[name] for name in ("sigmoid", "tanh", "hardsigmoid")},
+    "hardtanh": (-1.0, 1.0),
+}
 """Limits of bounded activations."""
 SATURATION_MARGIN = 0.01
 """Distance from a limit, as a share of the range, below which an output is saturated."""
+MIN_VARIANCE = 1e-5
+"""Lower bound of the variance of a channel, as ``eps`` of batch norm."""
 PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions of a prediction and its target that broadcast their shapes."""
 INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
@@ -38,26 +43,34 @@ class LossCall:
         prediction: First argument.
         target: Second argument.
         arguments: Other arguments.
-        producer: Function that computed the values of the prediction.
-        layer: Last layer before the prediction.
+        origin: Origin of the prediction.
         value: Return value.
         target_indices: Indices of the batch tensors that the target was computed from. Empty if it also depends on a
             layer.
+        has_generated_classes: Whether the target consists of class indices that depend on no layer and no batch.
     """
 
     name: str
     prediction: torch.Tensor
     target: torch.Tensor
     arguments: Mapping[str, Any]
-    producer: str
-    layer: str
+    origin: Origin
     value: torch.Tensor
     target_indices: frozenset[int]
+    has_generated_classes: bool = False
+
+    @property
+    def is_comparable(self) -> bool:
+        """Returns whether the loss can be compared with a constant prediction."""
+        return self.name in LOSS_INPUTS
 
     @property
     def has_data_targets(self) -> bool:
-        """Returns whether the target was computed only from the batch."""
-        return bool(self.target_indices)
+        """Returns whether the target is data: computed only from the batch, or generated class indices.
+
+        Generated class indices are, for example, the positions of positive pairs in a contrastive loss.
+        """
+        return bool(self.target_indices) or self.has_generated_classes
 
 
 @dataclass
@@ -66,8 +79,7 @@ class PredictionTargetPair:
 
     prediction: torch.Tensor
     target: torch.Tensor
-    producer: str
-    layer: str
+    origin: Origin
     target_indices: frozenset[int] = frozenset()
 
 
@@ -95,6 +107,7 @@ class StepTrace:
     untracked_input_layer: str | None = None  # a layer with an input of unknown origin
     layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
     _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    _norm_distances: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     _activation_shares: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,6 +116,16 @@ class StepTrace:
     def release_tensors(self) -> None:
         """Drops the tensors of the step. A reference cycle with :attr:`origins` would delay this."""
         self.batch, self.losses, self.pairs, self.unregistered_parameters, self.first_inputs = [], [], [], [], None
+
+    @property
+    def detached_prediction_layers(self) -> set[str]:
+        """Layers whose predictions are compared with data targets, but receive no gradient."""
+        return {
+            layer
+            for call in self.losses
+            if call.has_data_targets and not call.origin.differentiable_layers
+            for layer in call.origin.layers
+        }
 
     @property
     def layer_calls(self) -> list[LayerCall]:
@@ -126,6 +149,22 @@ class StepTrace:
             for (layer, function, _), share in zip(self._activation_shares, shares, strict=True)
         ]
 
+    @property
+    def norm_distances(self) -> dict[str, float]:
+        """Largest distance of the statistics of the batch from the running statistics of each batch norm.
+
+        The distance is the larger of two means over the channels. One is that of the absolute differences of the means,
+        in units of the batch's standard deviation. The other is that of the absolute logarithms of the ratios of the
+        standard deviations. The running statistics already include the batch. Synchronizes with the device once.
+        """
+        if not self._norm_distances:
+            return {}
+        values = torch.stack([distance for _, distance in self._norm_distances]).tolist()
+        distances: dict[str, float] = {}
+        for (layer, _), value in zip(self._norm_distances, values, strict=True):
+            distances[layer] = max(distances.get(layer, 0.0), value)
+        return distances
+
     def compute_input_stats(self) -> InputStats | None:
         """Returns statistics of the input of the first layer. None without input, or for a single sample."""
         if self.first_inputs is None or self.first_inputs.size(0) < 2:
@@ -148,8 +187,24 @@ class StepTrace:
             return
         if name in LOSS_INPUTS:
             self._record_loss_call(name, args, kwargs, output)
+        elif name in OTHER_LOSS_INPUTS:
+            self._record_other_loss_call(name, args, output)
         if name in PAIRING_FUNCTIONS or name in INDEXING_FUNCTIONS:
             self._record_pair(name, args)
+        layer = self._find_layer(args, kwargs, output)
+        if layer is not None:
+            self._record_layer_call(layer, name, args, kwargs, output)
+        elif name in NORMALIZATIONS and len(self.called_layers) <= 1:
+            self.is_normalized = True
+        if name in BOUNDED_ACTIVATIONS and origin.layer is not None:
+            low, high = BOUNDED_ACTIVATIONS[name]
+            margin = SATURATION_MARGIN * (high - low)
+            samples = _subsample(output)
+            share = ((samples < low + margin) | (samples > high - margin)).float().mean()
+            self._activation_shares.append((origin.layer, name, share))
+
+    def _find_layer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> str | None:
+        """Returns the layer of the first argument that is a parameter. Records parameters of no submodule."""
         layer = None
         for tensor in iter_tensors((args, kwargs)):
             if id(tensor) in self.layer_names:
@@ -161,19 +216,14 @@ class StepTrace:
                 and all(tensor is not parameter for parameter in self.unregistered_parameters)
             ):
                 self.unregistered_parameters.append(tensor)
-        if layer is not None:
-            self._record_layer_call(layer, name, args, output)
-        elif name in NORMALIZATIONS and len(self.called_layers) <= 1:
-            self.is_normalized = True
-        if name in BOUNDED_ACTIVATIONS and origin.layer is not None:
-            low, high = BOUNDED_ACTIVATIONS[name]
-            margin = SATURATION_MARGIN * (high - low)
-            samples = _subsample(output)
-            share = ((samples < low + margin) | (samples > high - margin)).float().mean()
-            self._activation_shares.append((origin.layer, name, share))
+        return layer
 
-    def _record_layer_call(self, layer: str, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+    def _record_layer_call(
+        self, layer: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
+    ) -> None:
         """Records the input and the output of a layer."""
+        if name == "batch_norm":
+            self._record_norm_distance(layer, *args[:3], is_training=kwargs.get("training", False))
         self.called_layers.add(layer)
         inputs = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if inputs is None or not inputs.is_floating_point() or id(inputs) in self.layer_names:
@@ -193,6 +243,24 @@ class StepTrace:
             spread = samples.std(0).mean() / samples.square().mean().sqrt().clamp_min(1e-30)
         self._layer_spreads.append((layer, spread))
 
+    def _record_norm_distance(
+        self,
+        layer: str,
+        inputs: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_variance: torch.Tensor | None,
+        *,
+        is_training: bool,
+    ) -> None:
+        """Records the distance of the statistics of a batch from the running ones, see :attr:`norm_distances`."""
+        if not is_training or running_mean is None or running_variance is None:
+            return
+        variance, mean = torch.var_mean(inputs.detach().float(), [0, *range(2, inputs.ndim)])
+        scale = variance.clamp_min(MIN_VARIANCE).sqrt()
+        shift = ((mean - running_mean).abs() / scale).mean()
+        stretch = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs().mean()
+        self._norm_distances.append((layer, torch.maximum(shift, stretch)))
+
     def _record_loss_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor
     ) -> None:
@@ -210,12 +278,39 @@ class StepTrace:
             prediction, target = target, prediction  # some users swap the arguments
             origin = self.origins.origin_of(prediction)
         other_arguments = {key: value for key, value in kwargs.items() if key not in {"input", "target"}}
+        self._append_loss_call(name, prediction, target, other_arguments, origin, output)
+
+    def _record_other_loss_call(self, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Records the arguments of a loss in :data:`OTHER_LOSS_INPUTS`."""
+        tensors = [argument for argument in args[:3] if isinstance(argument, torch.Tensor)]
+        if len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
+            return
+        prediction, target = tensors[0], tensors[1 if name == "ctc_loss" else -1]  # lengths follow those of CTC
+        origin = self.origins.origin_of(prediction)
+        if origin.layers:
+            if name == "ctc_loss" and prediction.ndim == 3:
+                prediction = prediction.permute(1, 2, 0)  # (N, C, T)
+            self._append_loss_call(name, prediction, target, {}, origin, output)
+
+    def _append_loss_call(
+        self,
+        name: str,
+        prediction: torch.Tensor,
+        target: torch.Tensor,
+        arguments: Mapping[str, Any],
+        origin: Origin,
+        output: torch.Tensor,
+    ) -> None:
+        """Records a call of a loss."""
         target_origin = self.origins.origin_of(target)
         self.losses.append(
             LossCall(
-                name, prediction.detach(), target.detach(), other_arguments, origin.producer, origin.layer or "",
-                output.detach(),
+                name, prediction.detach(), target.detach(), arguments, origin, output.detach(),
                 target_indices=frozenset() if target_origin.layers else target_origin.batch_indices,
+                has_generated_classes=name == "cross_entropy"
+                and not target.is_floating_point()
+                and not target_origin.layers
+                and not target_origin.batch_indices,
             )
         )  # fmt: skip
 
@@ -227,14 +322,15 @@ class StepTrace:
         if len(args) < 2 or not all(isinstance(tensor, torch.Tensor) for tensor in args[:2]):
             return
         first_origin, second_origin = (self.origins.origin_of(tensor) for tensor in args[:2])
-        if bool(first_origin.layers) == bool(second_origin.layers) or not (
-            first_origin.batch_indices and second_origin.batch_indices
-        ):
-            return
         prediction, target = args[:2] if first_origin.layers else (args[1], args[0])
-        if prediction.shape == target.shape:
+        is_pair = (
+            bool(first_origin.layers) != bool(second_origin.layers)
+            and bool(first_origin.batch_indices)
+            and bool(second_origin.batch_indices)
+        )
+        if is_pair and prediction.shape == target.shape:
             self._append_pair(prediction, target, self.origins.origin_of(target).batch_indices)
-        elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
+        elif (is_pair or (name in ELEMENTWISE and prediction.requires_grad)) and _are_broadcast(prediction, target):
             self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
     def _record_indexed_pair(self, args: tuple[Any, ...]) -> None:
@@ -252,10 +348,13 @@ class StepTrace:
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
         """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
-        pair = PredictionTargetPair(
-            prediction.detach(), target.detach(), origin.producer, origin.layer or "", target_indices
-        )
+        pair = PredictionTargetPair(prediction.detach(), target.detach(), origin, target_indices)
         self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
+
+
+def _are_broadcast(prediction: torch.Tensor, target: torch.Tensor) -> bool:
+    """Returns whether tensors of the same size have different shapes, so that torch makes them larger."""
+    return prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape))
 
 
 def _subsample(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from stormproof.units.callers_line import call_at_callers_line
 
-LossInput = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
+LossInput = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "rates", "scores"]
 
 LOSS_INPUTS: dict[str, LossInput] = {
     "cross_entropy": "logits",
@@ -26,15 +26,30 @@ LOSS_INPUTS: dict[str, LossInput] = {
     "kl_div": "log-probabilities",
     "multi_margin_loss": "scores",
     "soft_margin_loss": "scores",
-    "multilabel_soft_margin_loss": "scores",
+    "multilabel_soft_margin_loss": "logits",
 }
 """Expected inputs of losses of (prediction, target), by function name."""
+
+OTHER_LOSS_INPUTS: dict[str, LossInput] = {
+    "ctc_loss": "log-probabilities",
+    "cosine_embedding_loss": "scores",
+    "hinge_embedding_loss": "scores",
+    "margin_ranking_loss": "scores",
+}
+"""Expected inputs of losses that are not compared with a constant prediction, by function name."""
 
 ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "soft_margin_loss"})
 """Losses that broadcast predictions and targets."""
 
 MIN_SHARE = 1e-12
 """Minimum share of a class, so that its logarithm is finite."""
+
+
+def find_loss_input(name: str, arguments: Mapping[str, Any]) -> LossInput | None:
+    """Returns the expected input of a loss with keyword ``arguments``. None if unknown."""
+    if name == "poisson_nll_loss" and not arguments.get("log_input", True):
+        return "rates"
+    return LOSS_INPUTS.get(name) or OTHER_LOSS_INPUTS.get(name)
 
 
 def torch_losses() -> dict[str, Callable[..., torch.Tensor]]:

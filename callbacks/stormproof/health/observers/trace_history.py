@@ -46,7 +46,14 @@ class TraceHistory:
         if comparison is not None:
             self._comparisons = [*self._comparisons, comparison][-2 * MAX_TRACES :]
         self._traces.append(
-            TracedStep(step, layers, tuple(trace.activation_calls), tuple(trace.broadcast_mismatches), predictions)
+            TracedStep(
+                step,
+                layers,
+                tuple(trace.activation_calls),
+                tuple(trace.broadcast_mismatches),
+                predictions,
+                trace.norm_distances,
+            )
         )
         del self._traces[FIRST_TRACES:-MAX_TRACES]
         if layers and not self.layer_order:

@@ -47,11 +47,14 @@ class UnitSamples:
         if self._source is None:
             return Units()
         exact_activity = {name: entry for name, entry in self._source.activity.items() if entry.exact}
-        for name, running_sample in self._source.running_activity.items():
+        running_activity = self._source.running_activity
+        for name, running_sample in running_activity.items():
             # keeps the sample of the previous epoch until the current one is large enough
             if running_sample.inputs >= MIN_INPUTS or name not in self._samples:
                 self._samples[name] = running_sample
-        activity, lagging = choose_measurements(self._samples, exact_activity, batch_norm=self._has_batch_norm)
-        if self._samples.keys() & exact_activity.keys():
+        activity, lagging = choose_measurements(
+            self._samples, exact_activity, running_activity, batch_norm=self._has_batch_norm
+        )
+        if self._samples.keys() & exact_activity.keys() and lagging is not None:
             self._lagging = lagging
         return Units(activity, self._lagging)

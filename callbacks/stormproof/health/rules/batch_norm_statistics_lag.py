@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.lightning.layer_names import join_names
 
+MIN_DISTANCE = 1.0
+"""Minimum distance of batches from the running statistics, in standard deviations."""
+MIN_TRACES = 3
+"""Minimum number of traced batches at such a distance."""
+MIN_LOSS_RATIO = 2.0
+"""Minimum ratio of the validation loss and the training loss."""
+ADVICE = (
+    "Raise the momentum of batch norm (default 0.1), or recompute the running statistics before evaluation with "
+    "torch.optim.swa_utils.update_bn."
+)
+LIKELY_CAUSE = "the running statistics of batch norm are out of date"
+
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
-    """Reports units that are active in training mode but dead in evaluation mode."""
-    if record.units.lagging is None:
+    """Reports running statistics that harm the validation loss, or units that are dead in evaluation mode only."""
+    distances, worse_pass = _find_large_distances(record), _find_worse_pass(record)
+    if distances and worse_pass is not None:
+        validation_loss, training_loss = worse_pass
+        yield Finding(
+            Problem.BATCH_NORM_STATISTICS_LAG,
+            Severity.WARNING,
+            join_names(distances),
+            0,
+            record.step,
+            {"distance": max(distances.values()), "validation": validation_loss, "training": training_loss},
+            ADVICE,
+            likely_cause=LIKELY_CAUSE,
+        )
+    elif record.units.lagging is None:
         yield NotEnoughEvidence("units measured in training and in a validation pass")
     elif record.units.lagging:
         yield Finding(
@@ -26,21 +51,44 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
                 "dead_in_training": float(sum(record.units.activity[name].dead for name in record.units.lagging)),
                 "units": float(sum(activity.units for activity in record.units.lagging.values())),
             },
-            "Raise the momentum of batch norm (default 0.1), or recompute the running statistics before evaluation "
-            "with torch.optim.swa_utils.update_bn.",
-            likely_cause="the running statistics of batch norm are out of date",
+            ADVICE,
+            likely_cause=LIKELY_CAUSE,
         )
 
 
-def no_units_lag(record: Record) -> bool:
-    """Returns whether units were measured in training and in evaluation, and none is dead in evaluation only."""
-    return record.units.lagging == {}
+def _last_distances(record: Record) -> list[Mapping[str, float]]:
+    """Returns the distances in the last traced steps, at most :data:`MIN_TRACES`."""
+    return [trace.norm_distances for trace in record.predictions.traces if trace.norm_distances][-MIN_TRACES:]
+
+
+def _find_large_distances(record: Record) -> dict[str, float]:
+    """Returns the layers with a large distance in all of the last traced steps, with the smallest one."""
+    traces = _last_distances(record)
+    if len(traces) < MIN_TRACES:
+        return {}
+    smallest = {layer: min(trace.get(layer, 0.0) for trace in traces) for layer in traces[-1]}
+    return {layer: distance for layer, distance in smallest.items() if distance > MIN_DISTANCE}
+
+
+def _find_worse_pass(record: Record) -> tuple[float, float] | None:
+    """Returns the last validation loss and the training loss before it, if the first is far above the second."""
+    if not record.losses.validations:
+        return None
+    loss, training_loss = record.losses.validations[-1].loss, record.losses.validations[-1].training_loss
+    is_worse = training_loss is not None and training_loss > 0 and loss > MIN_LOSS_RATIO * training_loss
+    return (loss, training_loss) if is_worse and training_loss is not None else None
+
+
+def statistics_are_current(record: Record) -> bool:
+    """Returns whether no unit is dead in evaluation only, and all running statistics are close to the batches."""
+    has_enough_traces = len(_last_distances(record)) == MIN_TRACES
+    return not record.units.lagging and has_enough_traces and not _find_large_distances(record)
 
 
 RULE = Rule(
     Problem.BATCH_NORM_STATISTICS_LAG,
     check,
     explains=frozenset({Problem.OVERFITTING}),
-    is_obsolete=no_units_lag,
-    needs=frozenset({"units"}),
+    is_obsolete=statistics_are_current,
+    needs=frozenset({"losses", "predictions", "units"}),
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.dead_shares import MANY_DEAD_SHARE, have_died_in_training
 from stormproof.health.measures.predictions import CONSTANT_SPREAD, is_output_constant
+from stormproof.health.measures.progress import has_learned
 from stormproof.health.record import Record
 from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.units.unit_activity import MIN_INPUTS_ALL_DEAD
@@ -16,7 +17,11 @@ MOST_DEAD_SHARE = 0.8
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
-    """Reports layers of which most units are dead, or at least half if many of them died in training."""
+    """Reports layers of which most units are dead, or at least half if many of them died in training.
+
+    The severity is INFO for units that died in training, if other units of the layer are active and the run makes
+    progress. It is also INFO before progress is known, if less than 80% of the units are dead.
+    """
     if not record.units.activity:
         yield NotEnoughEvidence("measured outputs of activations")
     for name, activity in record.units.activity.items():
@@ -36,7 +41,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         likely_cause, advice = _explain_dead_units(record, died_in_training=died_in_training)
         yield Finding(
             Problem.DEAD_UNITS,
-            Severity.CRITICAL if activity.dead == activity.units else Severity.WARNING,
+            _severity(record, dead_share, died_in_training=died_in_training),
             name,
             activity.since_step or 0,
             record.step,
@@ -48,6 +53,16 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             advice,
             likely_cause=likely_cause,
         )
+
+
+def _severity(record: Record, dead_share: float, *, died_in_training: bool) -> Severity:
+    """Returns the severity for a share of dead units."""
+    if dead_share == 1:
+        return Severity.CRITICAL
+    makes_progress = has_learned(record)
+    if died_in_training and (makes_progress or (makes_progress is None and dead_share < MOST_DEAD_SHARE)):
+        return Severity.INFO
+    return Severity.WARNING
 
 
 def _explain_dead_units(record: Record, *, died_in_training: bool) -> tuple[str, str]:
@@ -79,5 +94,5 @@ RULE = Rule(
     Problem.DEAD_UNITS,
     check,
     explains=SYMPTOMS - {Problem.DEAD_UNITS} | {Problem.LEARNING_RATE_TOO_LOW},
-    needs=frozenset({"optimizers", "predictions", "units", "weights"}),
+    needs=frozenset({"losses", "optimizers", "predictions", "units", "weights"}),
 )

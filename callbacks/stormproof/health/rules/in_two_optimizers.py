@@ -27,6 +27,6 @@ def check(record: Record) -> Iterator[Finding]:
 RULE = Rule(
     Problem.IN_TWO_OPTIMIZERS,
     check,
-    explains=SYMPTOMS,
+    explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_HIGH},
     needs=frozenset({"optimizers"}),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.measures.progress import has_learned, has_risen
+from stormproof.health.measures.progress import has_learned, has_risen, is_falling
 from stormproof.health.record import Record
 from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 
@@ -26,7 +26,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     is_saturated = any(
         call.saturated_share > 0.9 for trace in record.predictions.traces[:1] for call in trace.activation_calls
     )
-    if has_large_outputs or is_saturated or has_learned(record) is False or has_risen(record) or record.non_finite:
+    lacks_progress = has_learned(record) is False and not is_falling(record)
+    if has_large_outputs or is_saturated or lacks_progress or has_risen(record) or record.non_finite:
         yield Finding(
             Problem.INPUT_BADLY_SCALED,
             Severity.WARNING,

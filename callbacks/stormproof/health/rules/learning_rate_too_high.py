@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
+from statistics import fmean, median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.dead_shares import DIED_SHARE
 from stormproof.health.measures.predictions import is_constant_from_start
-from stormproof.health.measures.progress import has_learned, has_risen, is_falling, update_ratios
+from stormproof.health.measures.progress import (
+    ABOUT_EQUAL_SHARE,
+    constant_baseline,
+    has_learned,
+    has_risen,
+    is_falling,
+    is_late,
+    update_ratios,
+)
+from stormproof.health.measures.sensitivities import is_too_sensitive, starts_far_off
 from stormproof.health.record import Record
 from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.units.unit_activity import MIN_INPUTS
@@ -27,6 +36,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     if not ratios or not record.losses.recent:
         yield NotEnoughEvidence("a loss and a measured update")
         return
+    if starts_far_off(record) and is_too_sensitive(record):
+        return  # the initial weights are too large
     first_ratio, largest_ratio = max(ratios[:3]), max(ratios)
     has_died = any(
         activity.units >= 4
@@ -40,9 +51,16 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         record.losses.first[0]
     )
     lacks_progress = has_learned(record) is False and not is_falling(record)
+    baseline = constant_baseline(record)
+    is_harmed = (  # a recurrent network may stay near the constant loss for long before it learns
+        median(ratios[-3:]) > LARGE_UPDATE
+        or is_late(record)
+        or baseline is None
+        or baseline.loss > ABOUT_EQUAL_SHARE * baseline.constant_loss
+    )
     if is_constant_from_start(record) or not (
         (loss_rises and largest_ratio > LARGE_UPDATE)
-        or (lacks_progress and first_ratio > HUGE_UPDATE and not has_recovered)
+        or (lacks_progress and is_harmed and first_ratio > HUGE_UPDATE and not has_recovered)
         or (has_died and (largest_ratio > HUGE_UPDATE or is_warming_up) and not record.losses.have_fallen_by(0.1))
         or (has_died and lacks_progress and largest_ratio > LARGE_UPDATE)
     ):
@@ -66,5 +84,5 @@ RULE = Rule(
     Problem.LEARNING_RATE_TOO_HIGH,
     check,
     explains=NUMERICAL_SYMPTOMS - {Problem.INPUT_BADLY_SCALED, Problem.LEARNING_RATE_TOO_HIGH},
-    needs=frozenset({"data", "gradients", "losses", "optimizers", "predictions", "units"}),
+    needs=frozenset({"data", "gradients", "losses", "optimizers", "predictions", "units", "weights"}),
 )

@@ -23,6 +23,8 @@ MIN_WEIGHT_CHANGE = 0.01
 """Minimum relative change of the weights that the planned steps must allow."""
 MIN_STEPS = 20
 """Minimum number of steps before a finding."""
+LATE_SHARE = 0.9
+"""Share of the planned steps after which a warm-up should have reached half of its target."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
@@ -49,10 +51,11 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         yield NotEnoughEvidence("a measured update" if ratio <= 0 else f"{MIN_STEPS} steps (has {record.step})")
         return
     final_loss = extrapolate_final_loss(record)
+    is_worse = baseline is not None and baseline.improvement < -3 * baseline.standard_error
     is_slow = (
         is_late(record)
         and ratio < SMALL_UPDATE
-        and has_learned(record) is False
+        and (has_learned(record) is False or is_worse)
         and record.data.targets_depend_on_inputs is not False
     )
     if final_loss is not None and baseline is not None:
@@ -75,10 +78,13 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 
 def _check_slow_warm_up(record: Record) -> Iterator[Finding]:
-    """Reports a warm-up that has reached less than 1% of its target after half of the planned steps."""
+    """Reports a warm-up below 1% of its target after half of the planned steps, or below 50% after 90%."""
+    if not record.planned_steps or not is_late(record):
+        return
     for group in record.optimizers.groups:
-        is_cold = group.is_rising and group.lr < MIN_WEIGHT_CHANGE * group.base_lr
-        if is_cold and record.planned_steps and record.step >= record.planned_steps / 2 and is_late(record):
+        is_cold = record.step >= record.planned_steps / 2 and group.lr < MIN_WEIGHT_CHANGE * group.base_lr
+        is_unfinished = record.step >= LATE_SHARE * record.planned_steps and group.lr < group.base_lr / 2
+        if group.is_rising and (is_cold or is_unfinished):
             yield Finding(
                 Problem.LEARNING_RATE_TOO_LOW,
                 Severity.WARNING,

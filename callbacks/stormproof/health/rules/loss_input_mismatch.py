@@ -12,59 +12,110 @@ from stormproof.health.rule import NUMERICAL_SYMPTOMS, NotEnoughEvidence, Rule
 MIN_TRACES = 2
 """Minimum number of batches with the same problem."""
 SQUASHING_FUNCTIONS = frozenset({"sigmoid", "softmax", "hardsigmoid"})
+"""Functions with outputs from 0 to 1."""
+POSITIVE_FUNCTIONS = frozenset({"softplus", "exp", "relu", "relu_", "square", "abs", *SQUASHING_FUNCTIONS})
+"""Functions whose output is never negative."""
+SIGNED_TARGET_LOSSES = frozenset({
+    "cosine_embedding_loss", "hinge_embedding_loss", "margin_ranking_loss", "soft_margin_loss",
+})  # fmt: skip
+"""Losses of targets -1 and 1. A target of 0 gives a constant or wrong loss."""
 DOUBLE_SIGMOID = "sigmoid of sigmoid"
 MIN_CERTAIN_BATCHES = 5
 """Minimum number of batches with values between 0 and 1 if the function that computed them is unknown."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
-    """Reports a loss that receives another kind of input than it expects, such as probabilities instead of logits."""
+    """Reports a loss that receives other inputs or targets than it expects, such as probabilities instead of logits."""
     if not any(len(calls) >= MIN_TRACES for calls in record.predictions.by_loss):
         yield NotEnoughEvidence(f"{MIN_TRACES} traced steps with a known loss")
         return
     for calls in record.predictions.by_loss:
-        stats, actual_input = calls[0], _actual_loss_input(calls) if len(calls) >= MIN_TRACES else None
-        if actual_input is not None:
+        mismatch = _find_mismatch(calls) if len(calls) >= MIN_TRACES else None
+        if mismatch is not None:
+            takes, gets = mismatch
             yield Finding(
                 Problem.LOSS_INPUT_MISMATCH,
                 Severity.WARNING,
-                stats.layer,
+                calls[0].layer,
                 0,
                 record.step,
-                {"loss": stats.loss, "takes": stats.loss_input, "gets": actual_input},
-                _ADVICE[stats.loss_input],
+                {"loss": calls[0].loss, "takes": takes, "gets": gets},
+                _ADVICE[takes],
             )
             return
 
 
+_SIGNS, _SINGLE_CLASSES = "targets of -1 and 1", "one class per sample, or probabilities"
 _ADVICE = {
     "logits": "Pass the output of the last layer to the loss without softmax or sigmoid.",
-    "log-probabilities": "Use F.cross_entropy on logits, or F.nll_loss on F.log_softmax(logits, dim=1).",
+    "log-probabilities": "Apply F.log_softmax over the classes, or replace F.nll_loss with F.cross_entropy on logits.",
     "probabilities": "Use F.binary_cross_entropy_with_logits on logits.",
+    "log-rates": "Pass log_input=False, or remove the last activation, so that the network predicts log-rates.",
+    _SIGNS: "Pass 2 * target - 1 as the target.",
+    _SINGLE_CLASSES: "Use F.binary_cross_entropy_with_logits if several classes can apply to a sample.",
 }
 
 
-def _actual_loss_input(calls: list[PredictionStats]) -> str | None:
-    """Returns the kind of input that a loss receives in all batches. None if it is the expected one."""
-    loss_input, loss, made_by = calls[0].loss_input, calls[0].loss, calls[0].producer
-    is_unit_range = all(call.low >= 0 and call.high <= 1 for call in calls)
+def _find_mismatch(calls: list[PredictionStats]) -> tuple[str, str] | None:
+    """Returns what a loss expects and what it receives in all batches. None if they match."""
+    loss_input = calls[0].loss_input
+    actual_input = _DESCRIPTIONS[loss_input](calls) if loss_input in _DESCRIPTIONS else None
+    if actual_input is not None:
+        return loss_input, actual_input
+    if _receive_zero_one_targets(calls):
+        return _SIGNS, "targets of 0 and 1"
+    if sum(call.are_targets_multi_hot for call in calls) >= MIN_TRACES:
+        return _SINGLE_CLASSES, "several classes per sample"
+    return None
+
+
+def _describe_logits(calls: list[PredictionStats]) -> str | None:
+    """Returns what a loss receives in place of logits."""
+    loss, producer = calls[0].loss, calls[0].producer
     if loss == "cross_entropy" and all(call.sums_to_one for call in calls):
         return "probabilities"
-    if loss_input == "logits" and made_by in SQUASHING_FUNCTIONS and is_unit_range:
-        return f"the output of a {made_by}"
-    if (
-        loss == "binary_cross_entropy_with_logits"
-        and not made_by
-        and is_unit_range
-        and len(calls) >= MIN_CERTAIN_BATCHES
-    ):
-        return "values between 0 and 1"
-    if loss_input == "probabilities" and made_by == DOUBLE_SIGMOID:
-        return "a sigmoid of a sigmoid"
-    if loss_input == "log-probabilities" and calls[0].outputs > 1 and not any(call.logs_sum_to_one for call in calls):
-        sum_to_one = all(call.sums_to_one for call in calls)
-        return "probabilities" if sum_to_one else "values that are not logarithms of probabilities"
-    return None
+    if not all(call.low >= 0 and call.high <= 1 for call in calls):
+        return None
+    if producer in SQUASHING_FUNCTIONS:
+        return f"the output of {producer}"
+    is_certain = loss == "binary_cross_entropy_with_logits" and len(calls) >= MIN_CERTAIN_BATCHES
+    return "values between 0 and 1" if is_certain and not producer else None
+
+
+def _describe_log_probabilities(calls: list[PredictionStats]) -> str | None:
+    """Returns what a loss receives in place of log-probabilities."""
+    if calls[0].outputs == 1 or any(call.logs_sum_to_one for call in calls):
+        return None
+    are_probabilities = all(call.sums_to_one for call in calls)
+    return "probabilities" if are_probabilities else "values that are not logarithms of probabilities"
+
+
+def _describe_probabilities(calls: list[PredictionStats]) -> str | None:
+    """Returns what a loss receives in place of probabilities."""
+    return "a sigmoid of a sigmoid" if calls[0].producer == DOUBLE_SIGMOID else None
+
+
+def _describe_log_rates(calls: list[PredictionStats]) -> str | None:
+    """Returns what a loss receives in place of logarithms of rates."""
+    producer = calls[0].producer
+    return f"the output of {producer}" if producer in POSITIVE_FUNCTIONS else None
+
+
+_DESCRIPTIONS = {
+    "logits": _describe_logits,
+    "log-probabilities": _describe_log_probabilities,
+    "probabilities": _describe_probabilities,
+    "log-rates": _describe_log_rates,
+}
+
+
+def _receive_zero_one_targets(calls: list[PredictionStats]) -> bool:
+    """Returns whether a loss of targets -1 and 1 receives 0 and 1."""
+    return (
+        calls[0].loss in SIGNED_TARGET_LOSSES
+        and all(call.target_low >= 0 for call in calls)
+        and any(call.target_low == 0 and call.target_high == 1 for call in calls)
+    )
 
 
 RULE = Rule(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.measures.predictions import last_traces_with_constant_output
+from stormproof.health.measures.progress import is_late
+from stormproof.health.observations.gradients import OptimizerWithoutGradient
 from stormproof.health.record import Record
 from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.lightning.layer_names import join_names
@@ -14,7 +17,11 @@ MAX_ACCUMULATED_BATCHES = 64
 MAX_WARM_UP_SHARE = 0.5
 """Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
 MIN_STEPS = 5
-"""Minimum number of steps without any gradient."""
+"""Minimum number of traced steps of an optimizer without any gradient."""
+MIN_STEPS_WITH_ZERO = 8
+"""Minimum number of traced steps in which the gradient of a layer is exactly zero."""
+MIN_RUN_STEPS = 20
+"""Minimum number of steps before a finding about gradients of zero."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
@@ -26,7 +33,11 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         for layer, function in record.gradients.detached_layers.items()
         if layer not in record.gradients.reached_layers
     }
-    lacks_gradient = record.gradients.steps_without_gradient >= MIN_STEPS and not record.gradients.reached_layers
+    optimizers_without_gradient = _find_optimizers_without_gradient(record)
+    layers_with_zero = _find_layers_with_zero_gradient(record)
+    lacks_gradient = bool(optimizers_without_gradient) and not (
+        record.gradients.reached_layers or record.gradients.steps_with_zero_gradient
+    )
     if detached_layers:
         yield Finding(
             Problem.NO_GRADIENT,
@@ -45,9 +56,38 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             "all layers",
             0,
             record.step,
-            {"steps_without_a_gradient": float(record.gradients.steps_without_gradient)},
+            {"steps_without_a_gradient": float(min(optimizer.steps for optimizer in optimizers_without_gradient))},
             "Check that training_step returns the loss and that zero_grad() is not called between backward() and "
             "step().",
+        )
+    elif optimizers_without_gradient and not lacks_gradient:
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.CRITICAL,
+            join_names([layer for optimizer in optimizers_without_gradient for layer in optimizer.layers]),
+            0,
+            record.step,
+            {
+                "steps_of_optimizer_without_a_gradient": float(
+                    min(optimizer.steps for optimizer in optimizers_without_gradient)
+                )
+            },
+            "Check that the loss of this optimizer depends on its parameters without .detach(), and that zero_grad() "
+            "is not called between backward() and step().",
+        )
+    elif layers_with_zero:
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.WARNING if record.gradients.reached_layers else Severity.CRITICAL,
+            join_names(layers_with_zero),
+            0,
+            record.step,
+            {
+                "layers_with_zero_gradient": float(len(layers_with_zero)),
+                "traced_steps": float(min(layers_with_zero.values())),
+            },
+            "Check that these layers can affect the loss. Common causes are an output multiplied by zero, two factors "
+            "that both start at zero, a softmax over one entry, and predictions where the loss is flat.",
         )
     elif (
         not record.optimizers.have_stepped
@@ -65,6 +105,32 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             "optimizer.step().",
         )
     yield from _check_unused_and_frozen(record, [] if lacks_gradient else record.gradients.unused_layers)
+
+
+def _find_optimizers_without_gradient(record: Record) -> list[OptimizerWithoutGradient]:
+    """Returns optimizers of layers of the module that never had a gradient. Another rule reports other parameters."""
+    return [
+        optimizer
+        for optimizer in record.gradients.optimizers_without_gradient
+        if optimizer.steps >= MIN_STEPS and optimizer.layers
+    ]
+
+
+def _find_layers_with_zero_gradient(record: Record) -> dict[str, int]:
+    """Returns layers whose gradient is always zero, with the number of traced steps.
+
+    Gradients of zero are a consequence of dead units and constant outputs. If other layers have gradients, the run must
+    be late, because a term of the loss may start with weight zero.
+    """
+    layers = {
+        layer: steps
+        for layer, steps in record.gradients.steps_with_zero_gradient.items()
+        if steps >= MIN_STEPS_WITH_ZERO
+    }
+    has_dead_layer = any(activity.dead == activity.units for activity in record.units.activity.values())
+    if record.step < MIN_RUN_STEPS or has_dead_layer or last_traces_with_constant_output(record):
+        return {}
+    return layers if not record.gradients.reached_layers or is_late(record) else {}
 
 
 def _min_batches(record: Record) -> int:
@@ -86,6 +152,8 @@ def gradients_reach_all_layers(record: Record) -> bool:
     return (
         record.optimizers.have_stepped
         and bool(record.gradients.reached_layers)
+        and not _find_optimizers_without_gradient(record)
+        and not _find_layers_with_zero_gradient(record)
         and all(layer in record.gradients.reached_layers for layer in record.gradients.detached_layers)
     )
 
@@ -113,5 +181,5 @@ RULE = Rule(
     check,
     explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
     is_obsolete=gradients_reach_all_layers,
-    needs=frozenset({"gradients", "optimizers", "predictions"}),
+    needs=frozenset({"gradients", "optimizers", "predictions", "units"}),
 )

@@ -43,8 +43,10 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         validation in higher_passes and validation.is_above(best_pass, is_sustained=is_sustained)
         for validation in later_passes[-2:]
     )
+    is_recovering = not is_sustained and later_passes[-2].loss > last_pass.loss + MIN_RISE * abs(last_pass.loss)
     if (
         is_rising
+        and not is_recovering
         and last_pass.training_loss is not None
         and last_pass.training_loss < min(best_pass.training_loss, last_pass.loss)
     ):

@@ -36,7 +36,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             0,
             record.step,
             {
-                "last_function": stats.producer,
+                "last_function": stats.producer if is_single_output else stats.bounded_by,
                 "unreachable": stats.unreachable_share,
                 "lowest_target": stats.target_low,
                 "highest_target": stats.target_high,

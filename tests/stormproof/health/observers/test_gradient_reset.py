@@ -53,13 +53,24 @@ def zero_grad_bypassed(module: nn.Module, optimizer: torch.optim.Optimizer) -> N
     optimizer.step()
 
 
+def assigned(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Gradients are computed by torch.autograd.grad and replaced, as in multi-task methods such as PCGrad."""
+    weights = list(module.parameters())
+    gradients = torch.autograd.grad(module(torch.randn(4, 3)).square().mean(), weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    optimizer.step()
+
+
 def accumulated_on_old(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     for _ in range(3):
         _backward(module)
     optimizer.step()
 
 
-@pytest.mark.parametrize("clears", [cleared_before, cleared_after, cleared_to_zeros, accumulated, zero_grad_bypassed])
+@pytest.mark.parametrize(
+    "clears", [cleared_before, cleared_after, cleared_to_zeros, accumulated, zero_grad_bypassed, assigned]
+)
 def test_a_loop_that_clears_is_no_fault(clears: Loop):
     assert _run_watched(clears).stale_steps == 0
 

@@ -1,5 +1,6 @@
 """The origins of tensors are tracked."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof.health.observers.provenance import Origin, ProvenanceTracker
+from stormproof.health.observers.provenance import Bounds, Origin, ProvenanceTracker
 
 CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "detach": lambda hidden: hidden.detach(),
@@ -38,7 +39,46 @@ def two_layers() -> nn.Sequential:
 
 def test_an_output_comes_from_all_layers_and_the_batch(two_layers: nn.Sequential):
     origin = trace_step(two_layers, lambda inputs: two_layers(inputs).softmax(1).view(-1))
-    assert origin == Origin(frozenset("01"), frozenset("01"), frozenset({0}), producer="softmax", layer="1")
+    assert origin == Origin(
+        frozenset("01"),
+        frozenset("01"),
+        frozenset({0}),
+        producer="softmax",
+        layer="1",
+        bounds=Bounds("softmax", 0, 1),
+    )
+
+
+BOUNDED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Bounds]] = {
+    "scaled and shifted": (lambda outputs: 1 + 4 * outputs.sigmoid(), Bounds("sigmoid", 1, 5)),
+    "subtracted from a number": (lambda outputs: (1 - outputs.sigmoid()).flatten(), Bounds("sigmoid", 0, 1)),
+    "negated": (lambda outputs: -outputs.relu_(), Bounds("relu", -math.inf, 0)),
+    "divided and shifted": (lambda outputs: outputs.tanh() / 2 - 3, Bounds("tanh", -3.5, -2.5)),
+    "times a negative number": (lambda outputs: F.softplus(outputs).mul(-2), Bounds("softplus", -math.inf, 0)),
+    "in place": (lambda outputs: outputs.sigmoid().add_(1), Bounds("sigmoid", 1, 2)),
+    "hardtanh": (lambda outputs: F.hardtanh(outputs, -2, 2), Bounds("hardtanh", -2, 2)),
+    "module of hardtanh": (nn.ReLU6(), Bounds("hardtanh", 0, 6)),
+    "absolute value": (abs, Bounds("abs", 0, math.inf)),
+    "cosine": (lambda outputs: F.cosine_similarity(outputs, torch.ones(5, 2)), Bounds("cosine_similarity", -1, 1)),
+}
+UNBOUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "linear": lambda outputs: outputs + 1,
+    "plus a tensor": lambda outputs: outputs.sigmoid() + torch.ones(5, 2),
+    "in the denominator": lambda outputs: 1 / outputs.sigmoid(),
+    "times zero": lambda outputs: outputs.sigmoid() * 0,
+    "logarithm": lambda outputs: outputs.sigmoid().log(),
+}
+
+
+@pytest.mark.parametrize("case", BOUNDED)
+def test_the_range_of_an_activation_is_tracked_through_arithmetic_with_numbers(two_layers: nn.Sequential, case: str):
+    function, bounds = BOUNDED[case]
+    assert trace_step(two_layers, lambda inputs: function(two_layers(inputs))).bounds == bounds
+
+
+@pytest.mark.parametrize("case", UNBOUNDED)
+def test_an_unknown_range_has_no_bounds(two_layers: nn.Sequential, case: str):
+    assert trace_step(two_layers, lambda inputs: UNBOUNDED[case](two_layers(inputs))).bounds is None
 
 
 def test_a_sigmoid_that_is_taken_twice_is_called_so(two_layers: nn.Sequential):

@@ -90,12 +90,37 @@ class _TwoTasks(_Module):
         return F.mse_loss(outputs, targets) + F.cross_entropy(outputs, classes)
 
 
+class _OverwrittenTargets(_Module):
+    """Overwrites all classes with class 7 by mistake."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        classes = (batch[0][:, 0] > 0).long()
+        return F.cross_entropy(self.network(batch[0]), classes.clone().fill_(7))
+
+
+class _Scalars(_Module):
+    """Compares the mean of a batch with the mean of its outputs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.mse_loss(self.network(batch[0]).mean(), batch[0].mean())
+
+
+class _Ranked(_Module):
+    """Ranks pairs, so that all targets are one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        margins = (self.network(batch[0]) - self.network(batch[0].flip(1))).sum(1)
+        return F.binary_cross_entropy_with_logits(margins, torch.ones_like(batch[0][:, 0]))
+
+
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(320, 8, generator=GENERATOR)
 ONES, CONSTANT, ZEROS = torch.ones(320, 8), torch.full((320,), 8), torch.zeros(320, dtype=torch.long)
 
 HEALTHY = {
     "attention mask": (_Masked, {"values": INPUTS, "attention_mask": ONES}),
+    "means": (_Scalars, (INPUTS, ZEROS)),
+    "pairs": (_Ranked, (INPUTS, ZEROS)),
     "lengths": (_Autoencoder, (INPUTS, CONSTANT)),
     "unused mask of a dictionary": (_Autoencoder, {"values": INPUTS, "attention_mask": ONES}),
     "sample weights": (_Weighted, (INPUTS, INPUTS.flip(1), ONES)),
@@ -105,13 +130,14 @@ HEALTHY = {
 }
 DEGENERATE = {
     "autoencoder of one image": (_Autoencoder, (ONES, CONSTANT)),
+    "targets that the step makes constant": (_OverwrittenTargets, (INPUTS, ZEROS)),
     "handwritten loss": (_HandWritten, (INPUTS, ONES)),
     "weighted loss": (_Weighted, (INPUTS, ONES, INPUTS.abs())),
     "both of two tasks": (_TwoTasks, (INPUTS, ONES, ZEROS)),
 }
 
 
-def _problems(kind: type[_Module], tensors: Any) -> list[Problem]:
+def _problems(kind: type[_Module], tensors: Any, batch_size: int = 16) -> list[Problem]:
     indices = range(len(INPUTS))
     if isinstance(tensors, dict):
         samples: list[Any] = [{name: values[index] for name, values in tensors.items()} for index in indices]
@@ -122,13 +148,17 @@ def _problems(kind: type[_Module], tensors: Any) -> list[Problem]:
         max_epochs=2, callbacks=[health], accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(kind(), DataLoader(samples, batch_size=16, shuffle=True))
+    trainer.fit(kind(), DataLoader(samples, batch_size=batch_size, shuffle=True))
     return [finding.problem for finding in health.findings]
 
 
 @pytest.mark.parametrize(("kind", "tensors"), HEALTHY.values(), ids=HEALTHY.keys())
 def test_a_constant_tensor_that_is_not_a_target_is_no_finding(kind: type[_Module], tensors: Any):
     assert Problem.DEGENERATE_TARGETS not in _problems(kind, tensors)
+
+
+def test_repeating_one_sample_is_no_finding():
+    assert Problem.DEGENERATE_TARGETS not in _problems(_Autoencoder, (ONES, CONSTANT), batch_size=1)
 
 
 @pytest.mark.parametrize(("kind", "tensors"), DEGENERATE.values(), ids=DEGENERATE.keys())

@@ -8,6 +8,7 @@ import pytest
 
 from stormproof.finding import Finding, Severity
 from stormproof.gradients.noise_scale import NoiseEstimate
+from stormproof.health.observations.gradients import OptimizerWithoutGradient
 from stormproof.health.observations.losses import ValidationPass
 from stormproof.health.observations.non_finite import NonFiniteOrigin
 from stormproof.health.observations.optimizers import ParameterGroup
@@ -121,8 +122,10 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         dead_units.check, make_record(LEARNING_LOSSES, activity={"net.1": make_unit_record(100,
         count=40)}),
     ),
-    "a layer that dies": (dead_units.check, make_record(LEARNING_LOSSES,
-    activity={"net.1": make_unit_record(60, dead_from_start=5)})),
+    "a layer that dies": (
+        dead_units.check, make_record(FLAT_LOSSES, activity={"net.1": make_unit_record(60, dead_from_start=5)})),
+    "a layer that was mostly dead before the loss fell": (
+        dead_units.check, make_record(LEARNING_LOSSES, activity={"net.1": make_unit_record(85, dead_from_start=80)})),
     "probabilities for "
     "logits": (loss_input_mismatch.check, make_record(LEARNING_LOSSES, traces=make_traces(sums_to_one=True))),
     "logits for logarithms": (
@@ -138,6 +141,37 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
         loss_input_mismatch.check,
         make_record(FLAT_LOSSES, traces=make_traces(
             loss="binary_cross_entropy", loss_input="probabilities", producer="sigmoid of sigmoid", outputs=1)),
+    ),
+    "rates for logarithms of rates": (
+        loss_input_mismatch.check,
+        make_record(LEARNING_LOSSES, traces=make_traces(
+            loss="poisson_nll_loss", loss_input="log-rates", producer="softplus", low=0.1, outputs=1)),
+    ),
+    "probabilities for the CTC loss": (
+        loss_input_mismatch.check,
+        make_record(LEARNING_LOSSES, traces=make_traces(
+            loss="ctc_loss", loss_input="log-probabilities", sums_to_one=True)),
+    ),
+    "targets of zero for a loss of pairs": (
+        loss_input_mismatch.check,
+        make_record(LEARNING_LOSSES, traces=make_traces(
+            loss="cosine_embedding_loss", loss_input="scores", target_high=1.0)),
+    ),
+    "several classes per sample": (
+        loss_input_mismatch.check, make_record(LEARNING_LOSSES, traces=make_traces(are_targets_multi_hot=True)),
+    ),
+    "an optimizer without a gradient": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"},
+            optimizers_without_gradient=[OptimizerWithoutGradient(("a",), 5)]),
+    ),
+    "a layer with a gradient of zero": (
+        no_gradient.check,
+        make_record(LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8}),
+    ),
+    "gradients of zero everywhere": (
+        no_gradient.check, make_record(FLAT_LOSSES[:20], steps_with_zero_gradient={"a": 8, "b": 8}),
     ),
     "targets out of reach": (
         unreachable_targets.check, make_record(LEARNING_LOSSES, traces=make_traces(producer="relu",
@@ -231,6 +265,45 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "small updates that learn": (learning_rate_too_low.check, make_record(LEARNING_LOSSES, ratio=1e-6)),
     "small updates of a warm-up": (
         learning_rate_too_low.check, make_record(FLAT_LOSSES[:25], ratio=1e-6, groups=make_rate(0.1, 0.0, 0.1)),
+    ),
+    "most of a layer died while the loss falls": (
+        dead_units.check, make_record(LEARNING_LOSSES, activity={"net.1": make_unit_record(85, dead_from_start=5)})),
+    "a layer with a gradient of zero early in the run": (
+        no_gradient.check,
+        make_record(LEARNING_LOSSES[:40], reached_layers={"b"}, steps_with_zero_gradient={"a": 8}),
+    ),
+    "gradients of zero before a dead layer": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8},
+            activity={"net.1": make_unit_record(100)}),
+    ),
+    "an optimizer without a gradient in its first steps": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"},
+            optimizers_without_gradient=[OptimizerWithoutGradient(("a",), 4)]),
+    ),
+    "rates for a loss of rates": (
+        loss_input_mismatch.check,
+        make_record(LEARNING_LOSSES, traces=make_traces(
+            loss="poisson_nll_loss", loss_input="rates", producer="softplus", low=0.1, outputs=1)),
+    ),
+    "targets of both signs for a loss of pairs": (
+        loss_input_mismatch.check,
+        make_record(LEARNING_LOSSES, traces=make_traces(
+            loss="cosine_embedding_loss", loss_input="scores", target_low=-1.0, target_high=1.0)),
+    ),
+    "a weak signal that validation shows": (
+        no_better_than_constant.check,
+        make_record(FLAT_LOSSES, validations=[
+            ValidationPass(40 * number, tuple(loss + 0.01 * batch for batch in range(6)), loss, 1.4, 100)
+            for number, loss in ((1, 1.39), (2, 1.37))]),
+    ),
+    "recent losses that are lower than those of the last traced batches": (
+        no_better_than_constant.check,
+        make_record([*FLAT_LOSSES[:60], *oscillating_losses(1.2, 60)], comparisons=[
+            Comparison(step, 0, FLAT_LOSSES[step], 1.4, FLAT_LOSSES[step]) for step in range(0, 56, 4)]),
     ),
     "better than a constant": (no_better_than_constant.check, make_record(LEARNING_LOSSES)),
     "a bit better, for sure": (no_better_than_constant.check, make_record(oscillating_losses(1.36, 120))),
@@ -349,6 +422,28 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
         ]),
     ),
+    "a validation that recovers": (
+        overfitting.check,
+        make_record(LEARNING_LOSSES, validations=[
+            ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, 1.0 / number)
+            for number, loss in enumerate((1.0, 1.5, 1.2), start=1)
+        ]),
+    ),
+    "large inputs while the loss falls": (
+        input_badly_scaled.check,
+        make_record(falling_losses(4.0, 1.5, 40), input_stats=make_input_stats(rms=20.0)),
+    ),
+    "a loss near that of a constant after large first updates": (
+        learning_rate_too_high.check,
+        make_record(FLAT_LOSSES[:35], planned_steps=1000, measurements=[
+            make_measurement(step, {"a": 1.0}, ratio) for step, ratio in ((1, 0.4), (2, 0.05), (3, 0.05), (10, 0.05))]),
+    ),
+    "a first loss that no learning rate could lower": (
+        learning_rate_too_high.check,
+        make_record(
+            falling_losses(1e4, 9e5, 30), constant=1.0, measurements=[make_measurement(1, {"a": 1e4}, 0.4)] * 3,
+            stats={0: {"a": (1.0, 0.0)}}, layer_order=["a"]),
+    ),
     "a training loss that falls with the validation loss": (
         overfitting.check,
         make_record(LEARNING_LOSSES, validations=[
@@ -420,6 +515,13 @@ def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | 
     assert finding.advice.startswith(advice)
 
 
+def test_other_terms_of_a_loss_are_left_out_of_the_comparison():
+    losses = oscillating_losses(1.2, 120)
+    comparisons = [Comparison(step, 0, 1.42, 1.4, 1.42, losses[step] - 1.42) for step in range(0, 56, 4)]
+    (finding,) = _findings(no_better_than_constant.check, make_record(losses, comparisons=comparisons))
+    assert finding.evidence == {"loss": pytest.approx(1.42), "loss_of_the_best_constant": pytest.approx(1.4)}
+
+
 JUMPED = [*oscillating_losses(1.0, 60), *oscillating_losses(9.0, 8)]
 CONSTANT_TRACES = [TracedStep(step, predictions=(make_prediction_stats(spread=1e-6),)) for step in (50, 60)]
 SATURATED_TRACES = [
@@ -456,7 +558,7 @@ LACKING: dict[str, tuple[Rule, Record, str]] = {
     "no comparisons in many steps": (
         no_better_than_constant.check,
         make_record(FLAT_LOSSES, comparisons=[], traces=[TracedStep(step) for step in range(8)]),
-        "a known loss: return preds and target from training_step, or set `loss`"),
+        "a known loss with different targets: return preds and target from training_step, or set `loss`"),
     "an early step": (
         no_better_than_constant.check, make_record(FLAT_LOSSES[:40], epoch=0),
         "300 steps, or two epochs and a quarter of the planned steps"),

@@ -72,6 +72,20 @@ def test_statistics_of_batch_norm_that_lag_are_reported_as_such():
     assert findings[0].evidence == {"dead_in_evaluation": 32.0, "dead_in_training": 0.0, "units": 32.0}
 
 
+def test_statistics_that_never_change_are_reported_with_the_validation_loss():
+    module = _Regression(nn.ELU(), nn.BatchNorm1d(32, momentum=0.0), offset=10.0)
+    finding = _findings(module, 320)[0]
+    assert (finding.problem, finding.where) == (Problem.BATCH_NORM_STATISTICS_LAG, "network.1")
+    assert finding.evidence["distance"] > 2
+    assert finding.evidence["validation"] > 2 * finding.evidence["training"]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_up_to_date_statistics_are_no_finding(momentum: float | None):
+    module = _Regression(nn.ELU(), nn.BatchNorm1d(32, momentum=momentum), offset=10.0)
+    assert _findings(module, 320) == []
+
+
 def test_the_finding_is_withdrawn_once_the_statistics_have_caught_up():
     module = _Regression(nn.ReLU(), nn.BatchNorm1d(32, momentum=0.02), offset=-50.0)
     findings = _findings(module, 320, epochs=8)

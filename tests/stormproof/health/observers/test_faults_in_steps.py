@@ -1,0 +1,210 @@
+"""Faults that only a trace of the training step shows, in small runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof import TrainingHealth
+from stormproof.finding import Problem, Severity
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
+
+pytestmark = [
+    *LIGHTNING_WARNING_FILTERS,
+    pytest.mark.filterwarnings("ignore:no gradient was measured"),
+    pytest.mark.filterwarnings("ignore:softmax after gate"),
+]
+INPUTS = torch.randn(320, 8, generator=torch.Generator().manual_seed(0))
+Loss = Callable[["_Module", torch.Tensor], torch.Tensor]
+
+
+class _Module(pl.LightningModule):
+    """A body and a head of 4 outputs, with a loss that is a function of the module and the inputs."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ELU())
+        self.head = nn.Linear(16, 4)
+        self.gate = nn.Linear(16, 1)
+        self.compute_loss = loss
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(inputs))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.compute_loss(self, batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class _TwoOptimizers(_Module):
+    """Two optimizers. With ``detaches``, the loss does not reach the parameters of the first one."""
+
+    def __init__(self, *, detaches: bool) -> None:
+        super().__init__(lambda _, inputs: inputs.sum())
+        self.automatic_optimization = False
+        self.detaches = detaches
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        hidden = self.body(batch[0])
+        first.zero_grad()
+        second.zero_grad()
+        loss = F.softplus(self.head(hidden.detach() if self.detaches else hidden)).mean()
+        self.manual_backward(loss)
+        first.step()
+        second.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(self.body.parameters(), lr=1e-3), torch.optim.Adam(self.head.parameters(), lr=1e-3)]
+
+
+def _targets(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs[:, :4] * inputs[:, 4:]
+
+
+def _focal(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    errors = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+    return ((1 - torch.exp(-errors)).square() * errors).mean()
+
+
+def _ctc(module: _Module, inputs: torch.Tensor, activation: Callable[..., torch.Tensor]) -> torch.Tensor:
+    frames = torch.stack([inputs, inputs.flip(1), -inputs, inputs.roll(1, 1)])
+    letters = 1 + (inputs[:, :2] > 0).long()
+    lengths = torch.full((len(inputs),), 4), torch.full((len(inputs),), 2)
+    return F.ctc_loss(activation(module(frames), dim=-1), letters, *lengths, zero_infinity=True)
+
+
+def _pairs(module: _Module, inputs: torch.Tensor, low: float) -> torch.Tensor:
+    signs = torch.where(inputs[:, 0] > 0, 1.0, low)
+    return F.cosine_embedding_loss(module(inputs), module(inputs.flip(1)), signs)
+
+
+def _counts(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs[:, :4].abs().round()
+
+
+def _detached_prediction(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+    places = module(inputs).argmax(1).float()
+    return F.mse_loss(places, inputs[:, 0]) + module.gate(module.body(inputs)).square().mean()
+
+
+def _detached_target(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Predicts the outputs of a layer that is not trained on purpose."""
+    target = module.gate(inputs.repeat(1, 2)).detach()
+    return F.mse_loss(module(inputs)[:, :1], target)
+
+
+def _closed_gate(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+    gate = module.gate(module.body(inputs)).softmax(1)  # of a single score
+    return F.mse_loss(gate * module(inputs), _targets(inputs))
+
+
+def _delayed_loss(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+    weight = 0.0 if module.global_step < 15 else 1.0
+    return F.mse_loss(module(inputs), _targets(inputs)) + weight * module.gate(module.body(inputs)).square().mean()
+
+
+FAULTS: dict[str, tuple[Loss, Problem, str]] = {
+    "probabilities for a focal loss": (
+        lambda module, inputs: _focal(module(inputs).sigmoid(), (_targets(inputs) > 0).float()),
+        Problem.LOSS_INPUT_MISMATCH,
+        "head",
+    ),
+    "probabilities for the CTC loss": (
+        lambda module, inputs: _ctc(module, inputs, torch.softmax), Problem.LOSS_INPUT_MISMATCH, "head"
+    ),
+    "targets of zero for pairs": (
+        lambda module, inputs: _pairs(module, inputs, 0.0), Problem.LOSS_INPUT_MISMATCH, "head"
+    ),
+    "rates for their logarithms": (
+        lambda module, inputs: F.poisson_nll_loss(F.softplus(module(inputs)), _counts(inputs)),
+        Problem.LOSS_INPUT_MISMATCH,
+        "head",
+    ),
+    "several classes for a cross-entropy": (
+        lambda module, inputs: F.cross_entropy(module(inputs), (inputs[:, :4] > 0).float()),
+        Problem.LOSS_INPUT_MISMATCH,
+        "head",
+    ),
+    "targets outside the range of a scaled sigmoid": (
+        lambda module, inputs: F.mse_loss(2 * module(inputs).sigmoid() - 1, 3 * _targets(inputs)),
+        Problem.UNREACHABLE_TARGETS,
+        "head",
+    ),
+    "predictions by argmax": (_detached_prediction, Problem.NO_GRADIENT, "head"),
+    "softmax of a single score": (_closed_gate, Problem.NO_GRADIENT, "gate"),
+    "loss without a slope": (
+        lambda module, inputs: F.relu(1 + 0 * module(inputs) + 0 * module.gate(module.body(inputs))).mean(),
+        Problem.NO_GRADIENT,
+        "body.0, head, gate",
+    ),
+}  # fmt: skip
+HEALTHY: dict[str, Loss] = {
+    "logits for a focal loss": lambda module, inputs: _focal(module(inputs), (_targets(inputs) > 0).float()),
+    "log-probabilities for the CTC loss": lambda module, inputs: _ctc(module, inputs, torch.log_softmax),
+    "targets of both signs for pairs": lambda module, inputs: _pairs(module, inputs, -1.0),
+    "rates for a loss of rates": lambda module, inputs: F.poisson_nll_loss(
+        F.softplus(module(inputs)), _counts(inputs), log_input=False
+    ),
+    "probabilities of classes": lambda module, inputs: F.cross_entropy(module(inputs), inputs[:, :4].softmax(1)),
+    "limits of normalized pixels": lambda module, inputs: F.mse_loss(
+        (module(inputs).sigmoid() - 0.1307) / 0.3081, ((inputs[:, :4] > 0).float() - 0.1307) / 0.3081
+    ),
+    "range of a scaled sigmoid": lambda module, inputs: F.mse_loss(
+        2 * module(inputs).sigmoid() - 1, inputs[:, :4].tanh()
+    ),
+    "detached target": _detached_target,
+    "loss that is used later": _delayed_loss,
+}
+
+
+def _train(module: pl.LightningModule, epochs: int) -> TrainingHealth:
+    health = TrainingHealth(every_n_steps=1)
+    trainer = pl.Trainer(
+        max_epochs=epochs, callbacks=[health], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(INPUTS), batch_size=32))
+    return health
+
+
+@pytest.mark.parametrize(("loss", "problem", "where"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_of_the_loss_is_found(loss: Loss, problem: Problem, where: str):
+    finding = _train(_Module(loss), epochs=3).findings[0]
+    assert (finding.problem, finding.where) == (problem, where)
+    assert finding.severity != Severity.INFO
+
+
+@pytest.mark.parametrize("loss", HEALTHY.values(), ids=HEALTHY.keys())
+def test_a_healthy_loss_has_no_finding(loss: Loss):
+    problems = {
+        finding.problem for finding in _train(_Module(loss), epochs=3).findings if finding.severity != Severity.INFO
+    }
+    assert problems.isdisjoint({Problem.LOSS_INPUT_MISMATCH, Problem.UNREACHABLE_TARGETS, Problem.NO_GRADIENT})
+
+
+def test_an_optimizer_whose_parameters_have_no_gradient_is_found():
+    finding = _train(_TwoOptimizers(detaches=True), epochs=1).findings[0]
+    assert (finding.problem, finding.where) == (Problem.NO_GRADIENT, "body.0")
+    assert finding.evidence == {"steps_of_optimizer_without_a_gradient": 5.0}
+    assert _train(_TwoOptimizers(detaches=False), epochs=1).findings == []
+
+
+def test_a_contrastive_loss_is_compared_with_chance():
+    """The two views of a sample are unrelated, so a contrastive loss stays at the logarithm of the batch size."""
+
+    def contrast(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+        others = torch.randn(len(inputs), 8)
+        scores = F.normalize(module(inputs), dim=1) @ F.normalize(module(others), dim=1).T
+        return F.cross_entropy(scores, torch.arange(len(inputs)))
+
+    health = _train(_Module(contrast), epochs=3)
+    assert Problem.NO_BETTER_THAN_CONSTANT in [finding.problem for finding in health.findings]
