@@ -32,6 +32,7 @@ from stormproof.units.module_kinds import (
     output_tensor,
 )
 from stormproof.units.running_min_max import compute_extremes
+from stormproof.units.transforms import is_transforming
 from stormproof.units.unit_axis import output_units, unit_axis, unit_dimension, weight_shape
 from stormproof.units.watch_point import ActivationInput, BatchExtremes, WatchPoint
 
@@ -344,6 +345,8 @@ class ActivationHooks:
         """Records the outputs of one call and adds its duration to :attr:`seconds`."""
         if torch.compiler.is_compiling():
             self._record_extremes(*args)
+            return
+        if is_transforming():
             return
         start = perf_counter()
         self._record_extremes(*args)

@@ -26,6 +26,10 @@ class Weights:
         """Norm of each layer, by step."""
         return {step: {layer: norm for layer, (norm, _) in layers.items()} for step, layers in self.stats.items()}
 
+    def have_changed(self, layer: str) -> bool:
+        """Returns whether the weights of a layer have changed between traced steps."""
+        return len({layers[layer] for layers in self.stats.values() if layer in layers}) > 1
+
     def have_collapsed(self, layer: str | None) -> bool:
         """Returns whether the weights of a layer have shrunk below 5% of their first norm."""
         norms = [layers[layer][0] for layers in self.stats.values() if layer is not None and layer in layers]

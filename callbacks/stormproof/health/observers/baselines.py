@@ -22,6 +22,7 @@ from stormproof.health.observers.objective import (
     list_data_losses,
 )
 from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.torch_losses import OTHER_LOSS_INPUTS
 
 MAX_UNKNOWN_LOSSES = 5
 """Number of traced batches without a match after which the search for the loss function ends."""
@@ -43,6 +44,7 @@ class BaselineEvaluator:
 
     def __init__(self, module: nn.Module, user_loss: Callable[..., Any] | None) -> None:
         self._module, self._user_loss = module, user_loss
+        self._are_targets_computed = False
         self._unknown_losses = 0  # traced batches without a match
         self.objective: Objective | None = None
         self.target_pool, self.dependence_test = TargetPool(), DependenceTest()
@@ -51,8 +53,7 @@ class BaselineEvaluator:
     @property
     def identical_samples(self) -> int | None:
         """Number of samples whose targets, computed from the batch, are identical. None if two targets differ."""
-        is_computed = self.objective is not None and bool(self.objective.target_indices)
-        return self.target_pool.identical_samples if is_computed else None
+        return self.target_pool.identical_samples if self._are_targets_computed else None
 
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
@@ -79,7 +80,10 @@ class BaselineEvaluator:
         if isinstance(loss, torch.Tensor):  # excludes tensors that only a metric uses
             loss_indices = trace.origins.origin_of(loss).batch_indices
             self.target_indices = loss_indices.intersection(
-                index for candidate in objectives for index in candidate.target_indices
+                index
+                for candidate in objectives
+                if candidate.name not in OTHER_LOSS_INPUTS  # pairs of one kind have targets of 1 only
+                for index in candidate.target_indices
             )
         truncated_objectives = [candidate.limit_entries() for candidate in objectives]
         prediction_stats = tuple(
@@ -123,6 +127,7 @@ class BaselineEvaluator:
         if trace.first_inputs is not None and objective.target_indices:
             self.dependence_test.add(trace.first_inputs, objective.target)
         self.target_pool.add(objective.target)
+        self._are_targets_computed = bool(objective.target_indices) and bool(objective.target_producer)
         value = float(objective.function(objective.prediction, objective.target))
         if not math.isfinite(value):
             return None

@@ -26,6 +26,8 @@ LOSS_ATTRIBUTES = ("loss", "criterion", "loss_fn", "loss_func", "loss_function",
 """Common names of the loss function of a module."""
 MAIN_SHARE = 0.5
 """Minimum share of the main part of a loss."""
+TARGET_MARGIN = 0.05
+"""Distance of a target from the range of the prediction, as a share of the spread of the targets, that is harmless."""
 MAX_ROLLS = 4
 """Maximum number of permutations of the targets."""
 MAX_ENTRIES = 1_000_000
@@ -47,6 +49,7 @@ class Objective:
         origin: Origin of the prediction. Empty if unknown.
         has_data_targets: Whether the targets are data. Computed targets are not compared.
         target_indices: Indices of the batch tensors that the targets were computed from. Empty if unknown.
+        target_producer: Function that computed the values of the targets. Empty for values from the batch.
         other_terms: Other terms of the loss of the step.
     """
 
@@ -58,6 +61,7 @@ class Objective:
     origin: Origin = field(default_factory=Origin)
     has_data_targets: bool = True
     target_indices: frozenset[int] = frozenset()
+    target_producer: str = ""
     other_terms: float = 0.0
 
     def without_tensors(self) -> Objective:
@@ -135,8 +139,10 @@ def find_objective(
     objective = None
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         origin = trace.origins.origin_of(preds)
-        target_indices = trace.origins.origin_of(target).batch_indices
-        pair = PredictionTargetPair(preds.detach(), target.detach(), origin, target_indices)
+        target_origin = trace.origins.origin_of(target)
+        pair = PredictionTargetPair(
+            preds.detach(), target.detach(), origin, target_origin.batch_indices, target_origin.producer
+        )
         if user_loss is None:  # prefer standard losses, whose best constant is known
             objective = _match_torch_loss(pair, value)
         objective = objective or _match_user_loss(pair, value, module, user_loss)
@@ -161,7 +167,16 @@ def _match_user_loss(
 
 def _objective_from_pair(name: str, function: Callable[..., Any], pair: PredictionTargetPair) -> Objective:
     """Returns the objective of a loss function of a traced pair."""
-    return Objective(name, function, {}, pair.prediction, pair.target, pair.origin, target_indices=pair.target_indices)
+    return Objective(
+        name,
+        function,
+        {},
+        pair.prediction,
+        pair.target,
+        pair.origin,
+        target_indices=pair.target_indices,
+        target_producer=pair.target_producer,
+    )
 
 
 def _match_torch_loss(pair: PredictionTargetPair, value: float) -> Objective | None:
@@ -220,7 +235,7 @@ def compute_prediction_stats(objective: Objective) -> PredictionStats:
     sums_to_one, logs_sum_to_one = False, False
     if prediction.ndim > 1 and prediction.size(1) > 1:
         sums_to_one = bool((prediction >= 0).all()) and _are_ones(prediction.sum(1))
-        logs_sum_to_one = _are_ones(prediction.exp().sum(1))
+        logs_sum_to_one = _are_mostly_ones(prediction.exp(), dims=(1, -1) if objective.name == "kl_div" else (1,))
     return PredictionStats(
         loss=objective.name,
         loss_input=find_loss_input(objective.name, objective.arguments) or "",
@@ -301,6 +316,14 @@ def _are_ones(sums: torch.Tensor) -> bool:
     return bool(((sums - 1).abs() < 1e-3).all())
 
 
+def _are_mostly_ones(shares: torch.Tensor, dims: tuple[int, ...]) -> bool:
+    """Returns whether most sums over one of the dimensions are one within 0.03.
+
+    The tolerance is that of 16-bit numbers. Padding may have other sums.
+    """
+    return any(float(((shares.sum(dim) - 1).abs() < 0.03).float().mean()) >= 0.5 for dim in dims)
+
+
 def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
     """Returns the objective of a traced call of a standard loss."""
     torch_loss = partial(getattr(functional, call.name), **call.arguments)
@@ -310,7 +333,7 @@ def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.
 
     return Objective(
         call.name, function, call.arguments, call.prediction, call.target, call.origin, call.has_data_targets,
-        call.target_indices,
+        call.target_indices, call.target_producer,
     )  # fmt: skip
 
 
@@ -351,7 +374,10 @@ def _unreachable_share(bounds: Bounds | None, target: torch.Tensor, loss: str) -
     if bounds is None or LOSS_INPUTS.get(loss) != "numbers":
         return 0.0
     limits = [abs(limit) for limit in (bounds.low, bounds.high) if math.isfinite(limit)]
-    margin = RELATIVE_TOLERANCE * max(1.0, *limits)  # of rounding
+    spread = float(target.max() - target.min())
+    margin = max(
+        RELATIVE_TOLERANCE * max(1.0, *limits), TARGET_MARGIN * spread
+    )  # of rounding, and of labels like 0 and 1
     return float(((target < bounds.low - margin) | (target > bounds.high + margin)).float().mean())
 
 

@@ -175,8 +175,7 @@ class TrainingObserver:
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Records which layers have gradients."""
-        if self._step_trace is not None:
-            self._optimization.on_before_optimizer_step(optimizer)
+        self._optimization.on_before_optimizer_step(optimizer, is_traced=self._step_trace is not None)
 
     def on_train_batch_end(self) -> bool:
         """Ends the batch. Returns whether there are new measurements to diagnose."""

@@ -67,16 +67,23 @@ class OptimizationObserver:
         for check in self._zero_grad_checks.values():
             check.stop()
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Records which layers have gradients in a traced step."""
+    def on_before_optimizer_step(self, optimizer: Any, *, is_traced: bool) -> None:
+        """Records which layers have gradients in a traced step. In other steps, only detects the first gradient."""
+        if not is_traced and not self._steps_without_gradient:
+            return
         index = find_optimizer_index(self._trainer, optimizer)
         if index is None:
             return
         if has_any_gradient(optimizer):
             self._optimizers_with_gradient.add(index)
             self._steps_without_gradient.pop(index, None)
-        elif index not in self._optimizers_with_gradient:
+        elif is_traced and index not in self._optimizers_with_gradient:
             self._steps_without_gradient[index] = self._steps_without_gradient.get(index, 0) + 1
+        if is_traced:
+            self._record_layers(optimizer, index)
+
+    def _record_layers(self, optimizer: Any, index: int) -> None:
+        """Records which layers have gradients and which parameters have no optimizer."""
         gradients = find_nonzero_gradients(self._module, self._layers)
         new_layers = {layer for layer, is_nonzero in gradients.items() if is_nonzero}
         if new_layers and not self._layers:
@@ -102,7 +109,14 @@ class OptimizationObserver:
         self._unregistered_parameters.update((parameter, None) for parameter in trace.unregistered_parameters)
         entries = count_entries_outside_optimizers(lasting_parameters, self._trainer.optimizers)
         self._unregistered_entries = max(self._unregistered_entries, entries)
-        if step > STRUCTURE_STEPS or not is_traceable or not self._module.automatic_optimization:
+        if not is_traceable or not self._module.automatic_optimization:
+            return
+        if isinstance(loss, torch.Tensor):
+            loss_layers = trace.origins.origin_of(loss).layers
+            self._steps_with_zeros = {
+                layer: steps for layer, steps in self._steps_with_zeros.items() if layer in loss_layers
+            }  # other layers are unused, such as those in a term that is multiplied by zero
+        if step > STRUCTURE_STEPS:
             return
         self._frozen_layers = frozen_layers(self._module)
         if isinstance(loss, torch.Tensor):

@@ -58,7 +58,7 @@ def find_duplicated_layers(module: nn.Module, optimizers: Iterable[Any]) -> list
     """Returns the layers whose parameters are in two optimizers, or twice in one.
 
     Optimizers that share the same proper subset of the parameters are counted once, because they probably have separate
-    losses, as in an adversarial autoencoder.
+    losses.
     """
     trainable_ids = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
     id_counts: Counter[int] = Counter()

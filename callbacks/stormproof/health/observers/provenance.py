@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stormproof.units.callers_line import call_at_callers_line
+from stormproof.units.transforms import is_transforming
 
 VALUE_PRESERVING = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",
@@ -20,11 +21,13 @@ VALUE_PRESERVING = frozenset({
 })  # fmt: skip
 """Functions that return the values of their input, so that the producer stays the same."""
 
-VALUE_INDEPENDENT = frozenset({
-    "ones_like", "zeros_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_ones",
-    "new_zeros", "new_full", "new_empty", "new_tensor",
+CONSTANT_FUNCTIONS = frozenset({
+    "ones_like", "zeros_like", "full_like", "empty_like", "new_ones", "new_zeros", "new_full", "new_empty",
 })  # fmt: skip
-"""Functions that return new tensors whose values do not depend on their input."""
+"""Functions that return new tensors of constants with the shape or type of their input."""
+
+FORMAT_FUNCTIONS = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
+"""Functions that use another tensor only for its type, device or shape."""
 
 ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
 """Functions with a gradient of zero."""
@@ -154,8 +157,10 @@ class ProvenanceTracker(TorchFunctionMode):
         outputs: list[torch.Tensor],
     ) -> None:
         """Merges the origins of the inputs into the origins of the outputs."""
-        if name in VALUE_INDEPENDENT:
+        if name in CONSTANT_FUNCTIONS or _is_product_with_zero(name, args):
             return
+        if name in FORMAT_FUNCTIONS:
+            inputs, requires_grad = inputs[:1], requires_grad[:1]
         input_origins = [self.origin_of(tensor) for tensor in inputs]
         if not any(origin.layers or origin.batch_indices for origin in input_origins):
             return
@@ -187,7 +192,14 @@ class ProvenanceTracker(TorchFunctionMode):
                 origin = replace(merged, detached_by=merged.detached_by or "no_grad")
             if id(tensor) not in self._layer_names:
                 self._origins[tensor] = origin
+                self._forget_values_of_base(name, tensor)
                 self._on_call(name, args, kwargs, tensor, origin)
+
+    def _forget_values_of_base(self, name: str, tensor: torch.Tensor) -> None:
+        """Removes the producer and the range of a tensor that an in-place function has changed through a view."""
+        base = tensor._base  # noqa: SLF001 (there is no public name)
+        if base is not None and name.endswith("_") and base in self._origins:
+            self._origins[base] = replace(self._origins[base], producer=name, bounds=None)
 
 
 def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -210,14 +222,17 @@ def batch_size(batch: Any) -> int | None:
 
 def _are_plain_tensors(tensors: list[torch.Tensor]) -> bool:
     """Returns whether the tensors have values, unlike those that a compiler or a transform such as ``vmap`` traces."""
-    have_plain_types = all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
-    functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
-    return have_plain_types and functorch.peek_interpreter_stack() is None
+    return not is_transforming() and all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
 
 
 def _producer_name(name: str, input_producer: str) -> str:
     """Returns the name of the producer. Marks a sigmoid of a sigmoid, which the values do not show."""
     return f"{name} of {input_producer}" if name == input_producer == "sigmoid" else name
+
+
+def _is_product_with_zero(name: str, args: tuple[Any, ...]) -> bool:
+    """Returns whether a function multiplies by the number zero."""
+    return name.strip("_") in {"mul", "rmul"} and any(isinstance(value, int | float) and value == 0 for value in args)
 
 
 def _find_bounds(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], bounds: Bounds | None) -> Bounds | None:
@@ -231,6 +246,8 @@ def _find_bounds(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], bo
     if bounds is None or name in VALUE_PRESERVING:
         return bounds
     numbers = [argument for argument in args if isinstance(argument, int | float) and not isinstance(argument, bool)]
+    if function in {"sub", "div"} and numbers and numbers[0] is args[0]:  # torch.sub(1, tensor)
+        function = f"r{function}"
     if function == "neg":
         limits = (-bounds.low, -bounds.high)
     elif function not in ARITHMETIC or len(args) != 2 or not numbers or kwargs:

@@ -23,7 +23,7 @@ BOUNDED_ACTIVATIONS = {
 SATURATION_MARGIN = 0.01
 """Distance from a limit, as a share of the range, below which an output is saturated."""
 MIN_VARIANCE = 1e-5
-"""Lower bound of the variance of a channel, as ``eps`` of batch norm."""
+"""Variance of a channel below which it is constant, as ``eps`` of batch norm."""
 PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions of a prediction and its target that broadcast their shapes."""
 INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
@@ -47,6 +47,7 @@ class LossCall:
         value: Return value.
         target_indices: Indices of the batch tensors that the target was computed from. Empty if it also depends on a
             layer.
+        target_producer: Function that computed the values of the target. Empty for values from the batch.
         has_generated_classes: Whether the target consists of class indices that depend on no layer and no batch.
     """
 
@@ -57,6 +58,7 @@ class LossCall:
     origin: Origin
     value: torch.Tensor
     target_indices: frozenset[int]
+    target_producer: str = ""
     has_generated_classes: bool = False
 
     @property
@@ -81,6 +83,7 @@ class PredictionTargetPair:
     target: torch.Tensor
     origin: Origin
     target_indices: frozenset[int] = frozenset()
+    target_producer: str = ""
 
 
 @dataclass
@@ -151,18 +154,20 @@ class StepTrace:
 
     @property
     def norm_distances(self) -> dict[str, float]:
-        """Largest distance of the statistics of the batch from the running statistics of each batch norm.
+        """Smallest distance of the statistics of a batch from the running statistics, by batch norm.
 
-        The distance is the larger of two means over the channels. One is that of the absolute differences of the means,
-        in units of the batch's standard deviation. The other is that of the absolute logarithms of the ratios of the
-        standard deviations. The running statistics already include the batch. Synchronizes with the device once.
+        The distance is the larger of two medians over the channels. One is that of the absolute differences of the
+        means, in units of the batch's standard deviation. The other is that of the absolute logarithms of the ratios of
+        the standard deviations. Channels that are constant in the batch are left out. The running statistics already
+        include the batch. Synchronizes with the device once.
         """
         if not self._norm_distances:
             return {}
         values = torch.stack([distance for _, distance in self._norm_distances]).tolist()
         distances: dict[str, float] = {}
         for (layer, _), value in zip(self._norm_distances, values, strict=True):
-            distances[layer] = max(distances.get(layer, 0.0), value)
+            if not math.isnan(value):
+                distances[layer] = min(distances.get(layer, math.inf), value)
         return distances
 
     def compute_input_stats(self) -> InputStats | None:
@@ -256,9 +261,9 @@ class StepTrace:
         if not is_training or running_mean is None or running_variance is None:
             return
         variance, mean = torch.var_mean(inputs.detach().float(), [0, *range(2, inputs.ndim)])
-        scale = variance.clamp_min(MIN_VARIANCE).sqrt()
-        shift = ((mean - running_mean).abs() / scale).mean()
-        stretch = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs().mean()
+        scale = torch.where(variance > MIN_VARIANCE, variance, math.nan).sqrt()
+        shift = ((mean - running_mean).abs() / scale).nanmedian()
+        stretch = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs().nanmedian()
         self._norm_distances.append((layer, torch.maximum(shift, stretch)))
 
     def _record_loss_call(
@@ -269,7 +274,7 @@ class StepTrace:
         if len(tensors) != 2 or not all(isinstance(tensor, torch.Tensor) for tensor in tensors) or len(args) > 2:
             return
         prediction, target = tensors
-        if not prediction.numel() or not target.numel():
+        if not prediction.numel() or not target.numel() or not torch.is_grad_enabled():  # such as in a metric
             return
         origin = self.origins.origin_of(prediction)
         if not origin.layers:
@@ -283,7 +288,7 @@ class StepTrace:
     def _record_other_loss_call(self, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
         """Records the arguments of a loss in :data:`OTHER_LOSS_INPUTS`."""
         tensors = [argument for argument in args[:3] if isinstance(argument, torch.Tensor)]
-        if len(tensors) < 2 or not all(tensor.numel() for tensor in tensors):
+        if len(tensors) < 2 or not all(tensor.numel() for tensor in tensors) or not torch.is_grad_enabled():
             return
         prediction, target = tensors[0], tensors[1 if name == "ctc_loss" else -1]  # lengths follow those of CTC
         origin = self.origins.origin_of(prediction)
@@ -307,6 +312,7 @@ class StepTrace:
             LossCall(
                 name, prediction.detach(), target.detach(), arguments, origin, output.detach(),
                 target_indices=frozenset() if target_origin.layers else target_origin.batch_indices,
+                target_producer=target_origin.producer,
                 has_generated_classes=name == "cross_entropy"
                 and not target.is_floating_point()
                 and not target_origin.layers
@@ -329,7 +335,7 @@ class StepTrace:
             and bool(second_origin.batch_indices)
         )
         if is_pair and prediction.shape == target.shape:
-            self._append_pair(prediction, target, self.origins.origin_of(target).batch_indices)
+            self._append_pair(prediction, target, self.origins.origin_of(target))
         elif (is_pair or (name in ELEMENTWISE and prediction.requires_grad)) and _are_broadcast(prediction, target):
             self.broadcast_mismatches.append(BroadcastMismatch(name, tuple(prediction.shape), tuple(target.shape)))
 
@@ -341,20 +347,25 @@ class StepTrace:
         for indices in iter_tensors(args[1:]):
             origin = self.origins.origin_of(indices)
             if not indices.is_floating_point() and indices.ndim and origin.batch_indices and not origin.layers:
-                self._append_pair(
-                    scores, indices.squeeze(1) if indices.ndim == scores.ndim else indices, origin.batch_indices
-                )
+                self._append_pair(scores, indices.squeeze(1) if indices.ndim == scores.ndim else indices, origin)
 
-    def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_indices: frozenset[int]) -> None:
+    def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_origin: Origin) -> None:
         """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
-        pair = PredictionTargetPair(prediction.detach(), target.detach(), origin, target_indices)
+        pair = PredictionTargetPair(
+            prediction.detach(), target.detach(), origin, target_origin.batch_indices, target_origin.producer
+        )
         self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
 
 
 def _are_broadcast(prediction: torch.Tensor, target: torch.Tensor) -> bool:
-    """Returns whether tensors of the same size have different shapes, so that torch makes them larger."""
-    return prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape))
+    """Returns whether tensors of the same size have different shapes, so that torch makes them larger.
+
+    With equal numbers of dimensions, as (N, 1) and (1, N), all pairs of entries are probably intended.
+    """
+    return prediction.ndim != target.ndim and prediction.numel() == target.numel() < math.prod(
+        torch.broadcast_shapes(prediction.shape, target.shape)
+    )
 
 
 def _subsample(tensor: torch.Tensor) -> torch.Tensor:

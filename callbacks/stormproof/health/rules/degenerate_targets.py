@@ -34,9 +34,15 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     )
 
 
+def targets_differ(record: Record) -> bool:
+    """Returns whether two targets differ, so that the finding is obsolete."""
+    return record.data.identical_targets is None
+
+
 RULE = Rule(
     Problem.DEGENERATE_TARGETS,
     check,
     explains=NUMERICAL_SYMPTOMS,
+    is_obsolete=targets_differ,
     needs=frozenset({"data"}),
 )

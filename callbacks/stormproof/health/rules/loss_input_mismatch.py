@@ -15,10 +15,10 @@ SQUASHING_FUNCTIONS = frozenset({"sigmoid", "softmax", "hardsigmoid"})
 """Functions with outputs from 0 to 1."""
 POSITIVE_FUNCTIONS = frozenset({"softplus", "exp", "relu", "relu_", "square", "abs", *SQUASHING_FUNCTIONS})
 """Functions whose output is never negative."""
-SIGNED_TARGET_LOSSES = frozenset({
-    "cosine_embedding_loss", "hinge_embedding_loss", "margin_ranking_loss", "soft_margin_loss",
-})  # fmt: skip
-"""Losses of targets -1 and 1. A target of 0 gives a constant or wrong loss."""
+SIGNED_TARGET_LOSSES = frozenset({"cosine_embedding_loss", "hinge_embedding_loss", "soft_margin_loss"})
+"""Losses of targets -1 and 1. A target of 0 gives a wrong loss. In rankings, it may be a tie."""
+MAX_MULTI_HOT_CLASSES = 50
+"""Number of classes above which several classes per sample may be counts, such as of the items that a user chose."""
 DOUBLE_SIGMOID = "sigmoid of sigmoid"
 MIN_CERTAIN_BATCHES = 5
 """Minimum number of batches with values between 0 and 1 if the function that computed them is unknown."""
@@ -64,7 +64,8 @@ def _find_mismatch(calls: list[PredictionStats]) -> tuple[str, str] | None:
         return loss_input, actual_input
     if _receive_zero_one_targets(calls):
         return _SIGNS, "targets of 0 and 1"
-    if sum(call.are_targets_multi_hot for call in calls) >= MIN_TRACES:
+    is_multi_hot = sum(call.are_targets_multi_hot for call in calls) >= MIN_TRACES
+    if is_multi_hot and calls[0].outputs <= MAX_MULTI_HOT_CLASSES:
         return _SINGLE_CLASSES, "several classes per sample"
     return None
 

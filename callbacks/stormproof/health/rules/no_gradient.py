@@ -21,7 +21,10 @@ MIN_STEPS = 5
 MIN_STEPS_WITH_ZERO = 8
 """Minimum number of traced steps in which the gradient of a layer is exactly zero."""
 MIN_RUN_STEPS = 20
-"""Minimum number of steps before a finding about gradients of zero."""
+"""Minimum number of steps before a finding about gradients of zero in all layers."""
+LATE_START_SHARE, LATE_TERM_SHARE = 0.5, 0.9
+"""Shares of the planned steps. After the first one an optimizer, and after the second one a layer must have had a
+gradient. Before, its phase of the training may start later."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
@@ -108,11 +111,18 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 
 def _find_optimizers_without_gradient(record: Record) -> list[OptimizerWithoutGradient]:
-    """Returns optimizers of layers of the module that never had a gradient. Another rule reports other parameters."""
+    """Returns optimizers of unchanged layers of the module that never had a gradient.
+
+    Another rule reports parameters of other modules. Optimizers that step in the backward pass clear gradients first.
+    """
+    must_be_late = bool(record.gradients.reached_layers)
     return [
         optimizer
         for optimizer in record.gradients.optimizers_without_gradient
-        if optimizer.steps >= MIN_STEPS and optimizer.layers
+        if optimizer.steps >= MIN_STEPS
+        and optimizer.layers
+        and not any(record.weights.have_changed(layer) for layer in optimizer.layers)
+        and not (must_be_late and _is_before(record, LATE_START_SHARE))
     ]
 
 
@@ -120,7 +130,7 @@ def _find_layers_with_zero_gradient(record: Record) -> dict[str, int]:
     """Returns layers whose gradient is always zero, with the number of traced steps.
 
     Gradients of zero are a consequence of dead units and constant outputs. If other layers have gradients, the run must
-    be late, because a term of the loss may start with weight zero.
+    be near its end, because a term of the loss may have weight zero at first.
     """
     layers = {
         layer: steps
@@ -130,7 +140,24 @@ def _find_layers_with_zero_gradient(record: Record) -> dict[str, int]:
     has_dead_layer = any(activity.dead == activity.units for activity in record.units.activity.values())
     if record.step < MIN_RUN_STEPS or has_dead_layer or last_traces_with_constant_output(record):
         return {}
-    return layers if not record.gradients.reached_layers or is_late(record) else {}
+    if not record.gradients.reached_layers:
+        return layers
+    if _is_before(record, LATE_TERM_SHARE):
+        return {}
+    late_step = LATE_TERM_SHARE * record.step
+    if any(trace.step >= late_step for trace in record.predictions.traces[-1:]):
+        return layers
+    late_norms = [entry.norms for entry in record.gradients.measurements[-1:] if entry.step >= late_step]
+    return {layer: steps for layer, steps in layers.items() if any(norms.get(layer) == 0 for norms in late_norms)}
+
+
+def _is_before(record: Record, share: float) -> bool:
+    """Returns whether a run has not done this share of its planned steps. Without a plan, whether it is not late."""
+    if record.planned_steps is None:
+        return not is_late(record)
+    batches = record.batches  # in manual optimization, a batch may have several steps
+    steps = batches.count / batches.per_step if batches.count else record.step
+    return steps < share * record.planned_steps
 
 
 def _min_batches(record: Record) -> int:
@@ -181,5 +208,5 @@ RULE = Rule(
     check,
     explains=SYMPTOMS | {Problem.LEARNING_RATE_TOO_LOW, Problem.LEARNING_RATE_TOO_HIGH},
     is_obsolete=gradients_reach_all_layers,
-    needs=frozenset({"gradients", "optimizers", "predictions", "units"}),
+    needs=frozenset({"gradients", "optimizers", "predictions", "units", "weights"}),
 )

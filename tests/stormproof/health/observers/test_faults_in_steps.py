@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[Loss, Problem, str]] = {
     "predictions by argmax": (_detached_prediction, Problem.NO_GRADIENT, "head"),
     "softmax of a single score": (_closed_gate, Problem.NO_GRADIENT, "gate"),
     "loss without a slope": (
-        lambda module, inputs: F.relu(1 + 0 * module(inputs) + 0 * module.gate(module.body(inputs))).mean(),
+        lambda module, inputs: F.relu(-module(inputs).exp() - module.gate(module.body(inputs)).exp()).mean(),
         Problem.NO_GRADIENT,
         "body.0, head, gate",
     ),

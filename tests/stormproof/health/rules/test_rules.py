@@ -168,7 +168,9 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "a layer with a gradient of zero": (
         no_gradient.check,
-        make_record(LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8}),
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8},
+            measurements=[make_measurement(118, {"a": 0.0, "b": 1.0})]),
     ),
     "gradients of zero everywhere": (
         no_gradient.check, make_record(FLAT_LOSSES[:20], steps_with_zero_gradient={"a": 8, "b": 8}),
@@ -271,6 +273,24 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "a layer with a gradient of zero early in the run": (
         no_gradient.check,
         make_record(LEARNING_LOSSES[:40], reached_layers={"b"}, steps_with_zero_gradient={"a": 8}),
+    ),
+    "a layer with a gradient of zero in the first half of the run": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8}, planned_steps=300,
+            measurements=[make_measurement(118, {"a": 0.0, "b": 1.0})]),
+    ),
+    "a layer with a gradient of zero in few traced steps that has one at the end": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"}, steps_with_zero_gradient={"a": 8},
+            measurements=[make_measurement(118, {"a": 0.1, "b": 1.0})]),
+    ),
+    "an optimizer whose phase starts later": (
+        no_gradient.check,
+        make_record(
+            LEARNING_LOSSES, reached_layers={"b"}, planned_steps=300,
+            optimizers_without_gradient=[OptimizerWithoutGradient(("a",), 9)]),
     ),
     "gradients of zero before a dead layer": (
         no_gradient.check,
