@@ -149,13 +149,13 @@ def test_names_that_do_harm_stay_text(browser: Browser, one: Path, several: Path
     assert page.title() == HOSTILE
     assert page.evaluate("window.hit") is None
     assert page.locator("img, table script, h1 *").count() == 0
-    assert page.locator("figcaption", has_text=HOSTILE).count() == 1
+    assert page.locator("figcaption", has_text=HOSTILE).count() == 2
     assert _open(browser, several)[0].locator("label", has_text="a <i>third<i>").count() == 1
 
 
 def test_hovering_shows_the_values(browser: Browser, one: Path):
     page, _, _ = _open(browser, one)
-    for index, expected_text in ((0, "/loss"), (5, "network."), (-1, "class")):
+    for index, expected_text in ((0, "dead_fraction"), (1, "/loss"), (6, "network."), (-1, "class")):
         chart = page.locator("[data-chart] svg").nth(index)
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()

@@ -44,14 +44,15 @@ def run_page(numbers: RunNumbers) -> Page:
     Args:
         numbers: Result of :func:`stormproof_train.report.numbers.collect_run_numbers`.
     """
-    events, last_step = _events(numbers), numbers["last_step"]
+    restarts, last_step = _restart_events(numbers), numbers["last_step"]
+    events = restarts + _finding_events([entry for entry in numbers["findings"] if entry["severity"] != "info"])
     return Page(
         title=numbers["name"],
         tone=numbers["verdict"]["tone"],
         sentences=numbers["verdict"]["sentences"],
         sections=[
             _result_section(numbers),
-            _findings_section(numbers["findings"], last_step),
+            _findings_section(numbers["findings"], last_step, restarts),
             Section("Curves", charts=_metric_charts(numbers["curves"], last_step, events)),
             Section(
                 "Gradients and updates",
@@ -89,13 +90,12 @@ def metric_name(name: str) -> str:
     return metric.removeprefix("epoch_") if split in {"train", "val"} else name
 
 
-def _events(numbers: RunNumbers) -> list[Event]:
-    restarts = [
+def _restart_events(numbers: RunNumbers) -> list[Event]:
+    return [
         Event(entry["first_step"], RESTART, f"attempt {entry['number']} resumes")
         for entry in numbers["attempts"][1:]
         if entry["first_step"] is not None
     ]
-    return restarts + _finding_events([entry for entry in numbers["findings"] if entry["severity"] != "info"])
 
 
 def _finding_events(findings: Sequence[ReportedFinding]) -> list[Event]:
@@ -119,9 +119,9 @@ def _result_section(numbers: RunNumbers) -> Section:
     return Section("Result", [counts_sentence, *weights_sentences], [("", drop_empty(Table(*result_table(summary))))])
 
 
-def _findings_section(findings: Sequence[ReportedFinding], last_step: int) -> Section:
+def _findings_section(findings: Sequence[ReportedFinding], last_step: int, restarts: Sequence[Event]) -> Section:
     charts = [
-        line_chart(_finding_name(finding), finding["curves"], last_step, _finding_events([finding]))
+        line_chart(_finding_name(finding), finding["curves"], last_step, [*restarts, *_finding_events([finding])])
         for finding in findings
         if finding["curves"]
     ]
