@@ -63,6 +63,14 @@ def test_most_faults_are_found_and_called_by_their_name(part: int):
     assert len(wrong) <= 0.2 * len(verdicts), wrong
 
 
+@pytest.mark.drill
+def test_fixed_programs_have_no_warnings():
+    programs = [program for part in ("held_out", "fourth") for program in load_programs(part, fixed=True)]
+    verdicts = [judge_program(program, 0, True) for program in programs[::DRILL_STRIDE]]
+    alarms = [verdict_line(verdict) for verdict in verdicts if verdict.took_effect and verdict.is_found]
+    assert len(alarms) <= 2 + 0.02 * len(verdicts), alarms
+
+
 class Slow(Dataset[torch.Tensor]):
     """Samples that take their time."""
 

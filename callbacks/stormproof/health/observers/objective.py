@@ -373,11 +373,10 @@ def _unreachable_share(bounds: Bounds | None, target: torch.Tensor, loss: str) -
     """Returns the share of target entries outside the range of the prediction."""
     if bounds is None or LOSS_INPUTS.get(loss) != "numbers":
         return 0.0
-    limits = [abs(limit) for limit in (bounds.low, bounds.high) if math.isfinite(limit)]
-    spread = float(target.max() - target.min())
-    margin = max(
-        RELATIVE_TOLERANCE * max(1.0, *limits), TARGET_MARGIN * spread
-    )  # of rounding, and of labels like 0 and 1
+    rounding = RELATIVE_TOLERANCE * max(
+        1.0, *(abs(limit) for limit in (bounds.low, bounds.high) if math.isfinite(limit))
+    )
+    margin = max(rounding, TARGET_MARGIN * float(target.max() - target.min()))
     return float(((target < bounds.low - margin) | (target > bounds.high + margin)).float().mean())
 
 

@@ -66,8 +66,7 @@ ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     **dict.fromkeys(("mul", "rmul"), lambda limit, number: limit * number),
     **dict.fromkeys(("div", "truediv", "true_divide"), lambda limit, number: limit / number if number else math.nan),
 }
-"""Maps an arithmetic function of a tensor and a number, without underscores, to the function of a bound and the number.
-"""
+"""Functions of a tensor and a number, without underscores, as functions of a bound of the tensor and the number."""
 
 
 @dataclass(frozen=True)

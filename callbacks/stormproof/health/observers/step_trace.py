@@ -110,7 +110,7 @@ class StepTrace:
     untracked_input_layer: str | None = None  # a layer with an input of unknown origin
     layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
     _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
-    _norm_distances: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    _norm_distances: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # of shape (2, channels)
     _activation_shares: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -163,9 +163,11 @@ class StepTrace:
         """
         if not self._norm_distances:
             return {}
-        values = torch.stack([distance for _, distance in self._norm_distances]).tolist()
+        sizes = [channels.size(1) for _, channels in self._norm_distances]
+        rows = torch.cat([channels for _, channels in self._norm_distances], 1).cpu().split(sizes, 1)
         distances: dict[str, float] = {}
-        for (layer, _), value in zip(self._norm_distances, values, strict=True):
+        for (layer, _), channels in zip(self._norm_distances, rows, strict=True):
+            value = float(channels.nanmedian(1).values.max())
             if not math.isnan(value):
                 distances[layer] = min(distances.get(layer, math.inf), value)
         return distances
@@ -262,9 +264,9 @@ class StepTrace:
             return
         variance, mean = torch.var_mean(inputs.detach().float(), [0, *range(2, inputs.ndim)])
         scale = torch.where(variance > MIN_VARIANCE, variance, math.nan).sqrt()
-        shift = ((mean - running_mean).abs() / scale).nanmedian()
-        stretch = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs().nanmedian()
-        self._norm_distances.append((layer, torch.maximum(shift, stretch)))
+        shifts = (mean - running_mean).abs() / scale
+        stretches = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs()
+        self._norm_distances.append((layer, torch.stack([shifts, stretches]).float()))
 
     def _record_loss_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor

@@ -161,6 +161,7 @@ HEALTHY: dict[str, Loss] = {
     "range of a scaled sigmoid": lambda module, inputs: F.mse_loss(
         2 * module(inputs).sigmoid() - 1, inputs[:, :4].tanh()
     ),
+    "samples by vmap": lambda module, inputs: F.mse_loss(torch.vmap(module)(inputs), _targets(inputs)),
     "detached target": _detached_target,
     "loss that is used later": _delayed_loss,
 }
