@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.observers.provenance import iter_tensors
+from stormproof.health.observers.tracing.provenance import iter_tensors
 
 
 class Peer(pl.Callback):

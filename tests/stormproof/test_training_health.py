@@ -545,8 +545,8 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
 
 FAILING = {
     "a rule": ("stormproof.health.rule_set.RuleSet", "apply"),
-    "what follows the step": ("stormproof.health.observers.step_trace.StepTrace", "_record_layer_call"),
-    "a traced step": ("stormproof.health.observers.baselines", "compute_prediction_stats"),
+    "what follows the step": ("stormproof.health.observers.tracing.step_trace.StepTrace", "_record_layer_call"),
+    "a traced step": ("stormproof.health.observers.loss.baselines", "compute_prediction_stats"),
 }
 
 

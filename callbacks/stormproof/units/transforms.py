@@ -9,5 +9,5 @@ import torch
 
 def is_transforming() -> bool:
     """Returns whether a transform such as ``torch.vmap`` runs, whose tensors have no values of their own."""
-    functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
+    functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (torch has no public name for it)
     return functorch.peek_interpreter_stack() is not None

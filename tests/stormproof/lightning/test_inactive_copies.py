@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, HangWatch, Preemption, TrainingHealth, resumable
-from stormproof.health.observers.traced_step import trace_next_step
+from stormproof.health.observers.tracing.traced_step import trace_next_step
 from stormproof.lightning.method_replacement import call_after, call_before, replace
 from tests.stormproof.test_callback_contract import EXPORTED, add_companions, make_callback
 from tests.support.small_fits import (

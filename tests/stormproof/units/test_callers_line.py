@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.overrides import TorchFunctionMode
 
 from stormproof import TrainingHealth
-from stormproof.health.observers.provenance import ProvenanceTracker
 from stormproof.health.observers.torch_losses import LossRecorder
+from stormproof.health.observers.tracing.provenance import ProvenanceTracker
 from stormproof.units.functional_trace import FunctionalTrace
 from tests.support.small_fits import RegressionModule, make_loader, make_module, make_trainer
 

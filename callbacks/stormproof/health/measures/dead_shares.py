@@ -27,7 +27,7 @@ def choose_measurements(
 
     Returns:
         Chosen measurements by place, and validation measurements of places that are active in training but dead in
-        evaluation mode. The latter are None while these units may have died between the two measurements.
+        evaluation mode. The latter are None if these units may have died between the two measurements.
     """
     measurements, lagging_units = {**sampled, **validated}, {}
     is_unconfirmed = False

@@ -40,28 +40,31 @@ def layer_sensitivities(record: Record, index: int) -> dict[str, float]:
     }
 
 
-def total_sensitivity(record: Record) -> float:
-    """Returns the norm of the sensitivities of all layers at the first measurement. 0 without measurements."""
-    sensitivities = layer_sensitivities(record, 0) if record.gradients.measurements else {}
-    return math.hypot(*sensitivities.values())
-
-
 def starts_far_off(record: Record) -> bool:
     """Returns whether the first loss is far above the best constant loss."""
-    constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
-    return bool(constants and record.losses.first) and record.losses.first[0] > MAX_INITIAL_LOSS_RATIO * abs(
-        constants[0]
+    constant = _first_constant_loss(record)
+    return (
+        constant is not None
+        and bool(record.losses.first)
+        and record.losses.first[0] > MAX_INITIAL_LOSS_RATIO * abs(constant)
     )
 
 
 def is_too_sensitive(record: Record) -> bool:
     """Returns whether the first loss is too sensitive to the weights for any learning rate."""
-    constants = [entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss]
-    loss_magnitude = min(abs(value) for value in [record.losses.first[0], *constants[:1]])
-    total = total_sensitivity(record)
+    if not record.losses.first or not record.gradients.measurements:
+        return False
+    losses = [record.losses.first[0], _first_constant_loss(record)]
+    loss_magnitude = min(abs(loss) for loss in losses if loss is not None)
+    total = math.hypot(*layer_sensitivities(record, 0).values())
     return (
         math.isfinite(total) and math.isfinite(loss_magnitude) and total > MAX_SENSITIVITY * max(loss_magnitude, 1e-12)
     )
+
+
+def _first_constant_loss(record: Record) -> float | None:
+    """Returns the first known loss of the best constant prediction that is not zero."""
+    return next((entry.constant_loss for entry in record.predictions.comparisons if entry.constant_loss), None)
 
 
 def log_ratio(sizes: list[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ class PredictionStats:
         target_high: Largest entry of the target.
         unreachable_share: Share of target entries outside the range of the prediction.
         bounded_by: Function that bounds the prediction. Empty if unbounded or unknown.
+        lower_bound: Lowest possible value of the prediction. ``-inf`` if unbounded or unknown.
         are_targets_multi_hot: Whether the targets of a cross-entropy are multi-hot (several ones per sample).
     """
 
@@ -42,6 +44,7 @@ class PredictionStats:
     target_high: float
     unreachable_share: float
     bounded_by: str = ""
+    lower_bound: float = -math.inf
     are_targets_multi_hot: bool = False
 
 
@@ -108,7 +111,7 @@ class TracedStep:
         broadcast_mismatches: Predictions and targets of different shapes.
         predictions: Statistics of the arguments of each loss.
         norm_distances: Distance of the statistics of the batch from the running statistics of each batch norm, see
-            :attr:`stormproof.health.observers.step_trace.StepTrace.norm_distances`.
+            :attr:`stormproof.health.observers.tracing.step_trace.StepTrace.norm_distances`.
     """
 
     step: int

@@ -17,20 +17,20 @@ from stormproof.health.observations.data import Data
 from stormproof.health.observations.non_finite import NonFiniteOrigin
 from stormproof.health.observations.ranks import RankComputeTimes, Ranks
 from stormproof.health.observations.timing import Timing
-from stormproof.health.observers.baselines import BaselineEvaluator
-from stormproof.health.observers.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.data_wait import DataWaitTimer
-from stormproof.health.observers.loss_history import LossHistory
-from stormproof.health.observers.non_finite_origin import locate_non_finite
+from stormproof.health.observers.loss.baselines import BaselineEvaluator
+from stormproof.health.observers.loss.constant_targets import ConstantTargetCounter
+from stormproof.health.observers.loss.loss_history import LossHistory
+from stormproof.health.observers.loss.validation_losses import ValidationLosses
 from stormproof.health.observers.optimization import OptimizationObserver
-from stormproof.health.observers.provenance import batch_size, iter_tensors
 from stormproof.health.observers.rank_compute_time import ComputeTimer
-from stormproof.health.observers.step_trace import StepTrace
-from stormproof.health.observers.trace_history import TraceHistory
-from stormproof.health.observers.traced_step import trace_next_step
+from stormproof.health.observers.tracing.non_finite_origin import locate_non_finite
+from stormproof.health.observers.tracing.provenance import batch_size, iter_tensors
+from stormproof.health.observers.tracing.step_trace import StepTrace
+from stormproof.health.observers.tracing.trace_history import TraceHistory
+from stormproof.health.observers.tracing.traced_step import trace_next_step
 from stormproof.health.observers.training_loader import describe_loader
 from stormproof.health.observers.unit_samples import UnitSamples, UnitSource
-from stormproof.health.observers.validation_losses import ValidationLosses
 from stormproof.health.record import Record
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import get_layer_name

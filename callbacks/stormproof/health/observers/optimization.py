@@ -24,7 +24,7 @@ from stormproof.health.observers.parameter_groups import (
     frozen_layers,
     has_any_gradient,
 )
-from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.tracing.step_trace import StepTrace
 from stormproof.lightning.optimizer_step import find_optimizer_index
 
 STRUCTURE_STEPS = 3
@@ -89,12 +89,12 @@ class OptimizationObserver:
         if new_layers and not self._layers:
             self._first_step = self._trainer.global_step
         self._layers |= new_layers
-        own_layers = set(find_optimized_layers(self._module, optimizer))
-        for layer, is_nonzero in gradients.items():
-            if is_nonzero:
-                self._steps_with_zeros.pop(layer, None)
-            elif layer in own_layers:
-                self._steps_with_zeros[layer] = self._steps_with_zeros.get(layer, 0) + 1
+        for layer in new_layers:
+            self._steps_with_zeros.pop(layer, None)
+        if len(new_layers) < len(gradients):
+            for layer in find_optimized_layers(self._module, optimizer):
+                if gradients.get(layer) is False:
+                    self._steps_with_zeros[layer] = self._steps_with_zeros.get(layer, 0) + 1
         self._stepped_optimizers.add(index)
         optimizers = self._trainer.optimizers
         if self._trainer.global_step < STRUCTURE_STEPS and len(self._stepped_optimizers) == len(optimizers):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from stormproof.distributed.dtensor import to_local
-from stormproof.health.observers.provenance import Origin
-from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.tracing.provenance import Origin
+from stormproof.health.observers.tracing.step_trace import StepTrace
 from stormproof.lightning.layer_names import get_layer_name
 
 

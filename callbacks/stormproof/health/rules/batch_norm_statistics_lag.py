@@ -72,17 +72,18 @@ def _find_large_distances(record: Record) -> dict[str, float]:
 
 def _find_worse_pass(record: Record) -> tuple[float, float] | None:
     """Returns the last validation loss and the training loss before it, if the first is far above the second."""
-    if not record.losses.validations:
+    last_pass = record.losses.validations[-1] if record.losses.validations else None
+    if last_pass is None or last_pass.training_loss is None:
         return None
-    loss, training_loss = record.losses.validations[-1].loss, record.losses.validations[-1].training_loss
-    is_worse = training_loss is not None and training_loss > 0 and loss > MIN_LOSS_RATIO * training_loss
-    return (loss, training_loss) if is_worse and training_loss is not None else None
+    is_worse = last_pass.loss > MIN_LOSS_RATIO * last_pass.training_loss > 0
+    return (last_pass.loss, last_pass.training_loss) if is_worse else None
 
 
 def statistics_are_current(record: Record) -> bool:
-    """Returns whether no unit is dead in evaluation only, and all running statistics are close to the batches."""
+    """Returns whether no unit is dead in evaluation only, and all known running statistics are close to the batches."""
     has_enough_traces = len(_last_distances(record)) == MIN_TRACES
-    return not record.units.lagging and has_enough_traces and not _find_large_distances(record)
+    is_known = record.units.lagging is not None or has_enough_traces
+    return is_known and not record.units.lagging and not _find_large_distances(record)
 
 
 RULE = Rule(

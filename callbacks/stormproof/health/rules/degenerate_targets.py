@@ -35,8 +35,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 
 def targets_differ(record: Record) -> bool:
-    """Returns whether two targets differ, so that the finding is obsolete."""
-    return record.data.identical_targets is None
+    """Returns whether two targets differ, so that the finding is obsolete. Not before a traced step of this attempt."""
+    return record.data.identical_targets is None and bool(record.predictions.traces)
 
 
 RULE = Rule(
@@ -44,5 +44,5 @@ RULE = Rule(
     check,
     explains=NUMERICAL_SYMPTOMS,
     is_obsolete=targets_differ,
-    needs=frozenset({"data"}),
+    needs=frozenset({"data", "predictions"}),
 )

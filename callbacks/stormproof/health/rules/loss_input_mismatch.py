@@ -13,8 +13,6 @@ MIN_TRACES = 2
 """Minimum number of batches with the same problem."""
 SQUASHING_FUNCTIONS = frozenset({"sigmoid", "softmax", "hardsigmoid"})
 """Functions with outputs from 0 to 1."""
-POSITIVE_FUNCTIONS = frozenset({"softplus", "exp", "relu", "relu_", "square", "abs", *SQUASHING_FUNCTIONS})
-"""Functions whose output is never negative."""
 SIGNED_TARGET_LOSSES = frozenset({"cosine_embedding_loss", "hinge_embedding_loss", "soft_margin_loss"})
 """Losses of targets -1 and 1. A target of 0 gives a wrong loss. In rankings, it may be a tie."""
 MAX_MULTI_HOT_CLASSES = 50
@@ -98,8 +96,7 @@ def _describe_probabilities(calls: list[PredictionStats]) -> str | None:
 
 def _describe_log_rates(calls: list[PredictionStats]) -> str | None:
     """Returns what a loss receives in place of logarithms of rates."""
-    producer = calls[0].producer
-    return f"the output of {producer}" if producer in POSITIVE_FUNCTIONS else None
+    return f"the output of {calls[0].bounded_by}" if calls[0].lower_bound >= 0 else None
 
 
 _DESCRIPTIONS = {

@@ -47,7 +47,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 
 
 def _may_improve(record: Record, baseline: ConstantBaseline, *, ignores_fall: bool) -> bool:
-    """Returns whether the loss may be, or become, better than that of the constant.
+    """Returns whether the loss may be, or become, better than the constant loss.
 
     Args:
         record: Record of the run.

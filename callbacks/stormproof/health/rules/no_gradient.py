@@ -15,16 +15,16 @@ from stormproof.lightning.layer_names import join_names
 MAX_ACCUMULATED_BATCHES = 64
 """Batches without an optimizer step that exceed any usual gradient accumulation. In the third epoch one is enough."""
 MAX_WARM_UP_SHARE = 0.5
-"""Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
+"""Maximum share of a run without a loss, as off-policy algorithms fill a replay buffer first, or without a gradient of
+one of several optimizers, whose phase may start later."""
 MIN_STEPS = 5
 """Minimum number of traced steps of an optimizer without any gradient."""
 MIN_STEPS_WITH_ZERO = 8
 """Minimum number of traced steps in which the gradient of a layer is exactly zero."""
 MIN_RUN_STEPS = 20
 """Minimum number of steps before a finding about gradients of zero in all layers."""
-LATE_START_SHARE, LATE_TERM_SHARE = 0.5, 0.9
-"""Shares of the planned steps. After the first one an optimizer, and after the second one a layer must have had a
-gradient. Before, its phase of the training may start later."""
+LATE_TERM_SHARE = 0.9
+"""Share of the planned steps before which a term of the loss may have weight zero."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
@@ -122,7 +122,7 @@ def _find_optimizers_without_gradient(record: Record) -> list[OptimizerWithoutGr
         if optimizer.steps >= MIN_STEPS
         and optimizer.layers
         and not any(record.weights.have_changed(layer) for layer in optimizer.layers)
-        and not (must_be_late and _is_before(record, LATE_START_SHARE))
+        and not (must_be_late and _is_before(record, MAX_WARM_UP_SHARE))
     ]
 
 

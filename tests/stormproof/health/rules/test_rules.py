@@ -88,6 +88,14 @@ def make_times(*ranks: list[float]) -> RankComputeTimes:
     return RankComputeTimes(tuple(f"host{rank}" for rank in range(len(ranks))), tuple(map(tuple, ranks)), 0.04)
 
 
+def make_passes(*losses: float, size: float = 0.02) -> list[ValidationPass]:
+    """Returns validation passes after each epoch, in which the batches deviate from the loss by ``size``."""
+    return [
+        ValidationPass(40 * number, tuple(oscillating_losses(loss, 12, size)), loss, 1.0 / number)
+        for number, loss in enumerate(losses, start=1)
+    ]
+
+
 LEARNING_LOSSES, FLAT_LOSSES = falling_losses(1.5, 0.5, 120), oscillating_losses(1.42, 120)
 DEEP = {"stats": {0: dict.fromkeys("abcde", (1.0, 0.0))}, "layer_order": list("abcde")}
 SHRINKS = [
@@ -145,7 +153,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     "rates for logarithms of rates": (
         loss_input_mismatch.check,
         make_record(LEARNING_LOSSES, traces=make_traces(
-            loss="poisson_nll_loss", loss_input="log-rates", producer="softplus", low=0.1, outputs=1)),
+            loss="poisson_nll_loss", loss_input="log-rates", bounded_by="softplus", lower_bound=0.0, outputs=1)),
     ),
     "probabilities for the CTC loss": (
         loss_input_mismatch.check,
@@ -230,10 +238,7 @@ REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "a rising validation": (
         overfitting.check,
-        make_record(LEARNING_LOSSES, validations=[
-            ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, 1.0 / number)
-            for number, loss in enumerate((1.0, 1.2, 1.4), start=1)
-        ]),
+        make_record(LEARNING_LOSSES, validations=make_passes(1.0, 1.2, 1.4)),
     ),
     "a rising validation whose training loss fell late": (
         overfitting.check,
@@ -307,7 +312,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "rates for a loss of rates": (
         loss_input_mismatch.check,
         make_record(LEARNING_LOSSES, traces=make_traces(
-            loss="poisson_nll_loss", loss_input="rates", producer="softplus", low=0.1, outputs=1)),
+            loss="poisson_nll_loss", loss_input="rates", bounded_by="softplus", lower_bound=0.0, outputs=1)),
     ),
     "targets of both signs for a loss of pairs": (
         loss_input_mismatch.check,
@@ -320,7 +325,7 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
             ValidationPass(40 * number, tuple(loss + 0.01 * batch for batch in range(6)), loss, 1.4, 100)
             for number, loss in ((1, 1.39), (2, 1.37))]),
     ),
-    "recent losses that are lower than those of the last traced batches": (
+    "recent losses below the losses of the last traced batches": (
         no_better_than_constant.check,
         make_record([*FLAT_LOSSES[:60], *oscillating_losses(1.2, 60)], comparisons=[
             Comparison(step, 0, FLAT_LOSSES[step], 1.4, FLAT_LOSSES[step]) for step in range(0, 56, 4)]),
@@ -437,23 +442,17 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "a validation that wavers": (
         overfitting.check,
-        make_record(LEARNING_LOSSES, validations=[
-            ValidationPass(40 * number, tuple(oscillating_losses(loss, 12, size=0.4)), loss, 1.0 / number)
-            for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
-        ]),
+        make_record(LEARNING_LOSSES, validations=make_passes(1.0, 1.01, 1.0, size=0.4)),
     ),
     "a validation that recovers": (
         overfitting.check,
-        make_record(LEARNING_LOSSES, validations=[
-            ValidationPass(40 * number, tuple(oscillating_losses(loss, 12)), loss, 1.0 / number)
-            for number, loss in enumerate((1.0, 1.5, 1.2), start=1)
-        ]),
+        make_record(LEARNING_LOSSES, validations=make_passes(1.0, 1.5, 1.2)),
     ),
     "large inputs while the loss falls": (
         input_badly_scaled.check,
         make_record(falling_losses(4.0, 1.5, 40), input_stats=make_input_stats(rms=20.0)),
     ),
-    "a loss near that of a constant after large first updates": (
+    "a loss near the constant loss after large first updates": (
         learning_rate_too_high.check,
         make_record(FLAT_LOSSES[:35], planned_steps=1000, measurements=[
             make_measurement(step, {"a": 1.0}, ratio) for step, ratio in ((1, 0.4), (2, 0.05), (3, 0.05), (10, 0.05))]),
@@ -533,6 +532,35 @@ def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | 
     )
     assert finding.where == loader
     assert finding.advice.startswith(advice)
+
+
+UNITS = {"net.1": make_unit_record(60)}
+FAR = [TracedStep(step, norm_distances={"a": 1.5}) for step in (10, 20, 30)]
+NEAR = [TracedStep(step, norm_distances={"a": 0.1}) for step in (10, 20, 30)]
+
+
+@pytest.mark.parametrize(
+    ("lagging", "traces", "is_obsolete"),
+    [
+        (None, [], False),  # nothing is known yet
+        ({}, [], True),
+        (UNITS, NEAR, False),
+        (None, NEAR, True),
+        (None, NEAR[:2], False),
+        ({}, FAR, False),
+    ],
+)
+def test_the_statistics_of_batch_norm_are_current_once_all_that_is_known_is_close(
+    lagging: Any, traces: list[TracedStep], is_obsolete: bool
+):
+    record = make_record(LEARNING_LOSSES, lagging=lagging, traces=traces)
+    assert batch_norm_statistics_lag.statistics_are_current(record) is is_obsolete
+
+
+def test_identical_targets_are_withdrawn_only_after_a_traced_step_of_the_attempt():
+    resumed = make_record(LEARNING_LOSSES, identical_targets=None, traces=[])
+    assert not degenerate_targets.targets_differ(resumed)
+    assert degenerate_targets.targets_differ(make_record(LEARNING_LOSSES, identical_targets=None))
 
 
 def test_other_terms_of_a_loss_are_left_out_of_the_comparison():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stormproof.health.observers.input_target_dependence import DependenceTest
+from stormproof.health.observers.loss.input_target_dependence import DependenceTest
 
 
 def make_samples(inputs: torch.Tensor, target: torch.Tensor) -> bool | None:

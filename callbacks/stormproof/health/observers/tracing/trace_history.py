@@ -11,7 +11,7 @@ from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.predictions import Comparison, Predictions, PredictionStats, TracedStep
 from stormproof.health.observations.weights import Weights
 from stormproof.health.observers.parameter_groups import measure_weights
-from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.tracing.step_trace import StepTrace
 
 FIRST_TRACES, MAX_TRACES = 4, 64
 """Number of first traces to keep, and maximum number of further traces."""

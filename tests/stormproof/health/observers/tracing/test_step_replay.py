@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
-from stormproof.health.observers.step_replay import find_first_non_finite, replay_without_side_effects
+from stormproof.health.observers.tracing.step_replay import find_first_non_finite, replay_without_side_effects
 
 
 class Busy(pl.LightningModule):

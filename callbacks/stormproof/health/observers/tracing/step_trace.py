@@ -11,8 +11,8 @@ import torch
 
 from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.predictions import ActivationCall, BroadcastMismatch, LayerCall
-from stormproof.health.observers.provenance import BOUNDED_FUNCTIONS, Origin, ProvenanceTracker, iter_tensors
 from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS, OTHER_LOSS_INPUTS
+from stormproof.health.observers.tracing.provenance import BOUNDED_FUNCTIONS, Origin, ProvenanceTracker, iter_tensors
 
 NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 BOUNDED_ACTIVATIONS = {
@@ -45,10 +45,7 @@ class LossCall:
         arguments: Other arguments.
         origin: Origin of the prediction.
         value: Return value.
-        target_indices: Indices of the batch tensors that the target was computed from. Empty if it also depends on a
-            layer.
-        target_producer: Function that computed the values of the target. Empty for values from the batch.
-        has_generated_classes: Whether the target consists of class indices that depend on no layer and no batch.
+        target_origin: Origin of the target.
     """
 
     name: str
@@ -57,9 +54,7 @@ class LossCall:
     arguments: Mapping[str, Any]
     origin: Origin
     value: torch.Tensor
-    target_indices: frozenset[int]
-    target_producer: str = ""
-    has_generated_classes: bool = False
+    target_origin: Origin
 
     @property
     def is_comparable(self) -> bool:
@@ -72,7 +67,10 @@ class LossCall:
 
         Generated class indices are, for example, the positions of positive pairs in a contrastive loss.
         """
-        return bool(self.target_indices) or self.has_generated_classes
+        if self.target_origin.layers:
+            return False
+        are_classes = self.name == "cross_entropy" and not self.target.is_floating_point()
+        return bool(self.target_origin.batch_indices) or are_classes
 
 
 @dataclass
@@ -82,8 +80,7 @@ class PredictionTargetPair:
     prediction: torch.Tensor
     target: torch.Tensor
     origin: Origin
-    target_indices: frozenset[int] = frozenset()
-    target_producer: str = ""
+    target_origin: Origin
 
 
 @dataclass
@@ -156,10 +153,10 @@ class StepTrace:
     def norm_distances(self) -> dict[str, float]:
         """Smallest distance of the statistics of a batch from the running statistics, by batch norm.
 
-        The distance is the larger of two medians over the channels. One is that of the absolute differences of the
-        means, in units of the batch's standard deviation. The other is that of the absolute logarithms of the ratios of
-        the standard deviations. Channels that are constant in the batch are left out. The running statistics already
-        include the batch. Synchronizes with the device once.
+        The absolute difference of the means, in units of the batch's standard deviation, has a median over the
+        channels. So has the absolute logarithm of the ratio of the standard deviations. The distance is the larger
+        median. Channels that are constant in the batch are left out. The running statistics already include the batch.
+        Synchronizes with the device once.
         """
         if not self._norm_distances:
             return {}
@@ -292,7 +289,7 @@ class StepTrace:
         tensors = [argument for argument in args[:3] if isinstance(argument, torch.Tensor)]
         if len(tensors) < 2 or not all(tensor.numel() for tensor in tensors) or not torch.is_grad_enabled():
             return
-        prediction, target = tensors[0], tensors[1 if name == "ctc_loss" else -1]  # lengths follow those of CTC
+        prediction, target = tensors[0], tensors[1 if name == "ctc_loss" else -1]  # CTC has lengths after the target
         origin = self.origins.origin_of(prediction)
         if origin.layers:
             if name == "ctc_loss" and prediction.ndim == 3:
@@ -311,16 +308,8 @@ class StepTrace:
         """Records a call of a loss."""
         target_origin = self.origins.origin_of(target)
         self.losses.append(
-            LossCall(
-                name, prediction.detach(), target.detach(), arguments, origin, output.detach(),
-                target_indices=frozenset() if target_origin.layers else target_origin.batch_indices,
-                target_producer=target_origin.producer,
-                has_generated_classes=name == "cross_entropy"
-                and not target.is_floating_point()
-                and not target_origin.layers
-                and not target_origin.batch_indices,
-            )
-        )  # fmt: skip
+            LossCall(name, prediction.detach(), target.detach(), arguments, origin, output.detach(), target_origin)
+        )
 
     def _record_pair(self, name: str, args: tuple[Any, ...]) -> None:
         """Records a prediction and a target, and whether torch broadcasts them."""
@@ -354,9 +343,7 @@ class StepTrace:
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_origin: Origin) -> None:
         """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
-        pair = PredictionTargetPair(
-            prediction.detach(), target.detach(), origin, target_origin.batch_indices, target_origin.producer
-        )
+        pair = PredictionTargetPair(prediction.detach(), target.detach(), origin, target_origin)
         self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof.health.observers.provenance import Bounds, Origin, ProvenanceTracker
+from stormproof.health.observers.tracing.provenance import Bounds, Origin, ProvenanceTracker
 
 CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "detach": lambda hidden: hidden.detach(),
@@ -74,6 +74,22 @@ UNBOUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_the_range_of_an_activation_is_tracked_through_arithmetic_with_numbers(two_layers: nn.Sequential, case: str):
     function, bounds = BOUNDED[case]
     assert trace_step(two_layers, lambda inputs: function(two_layers(inputs))).bounds == bounds
+
+
+def test_a_view_leaves_the_range_unless_it_is_changed_in_place(two_layers: nn.Sequential):
+    def read_view(inputs: torch.Tensor) -> torch.Tensor:
+        outputs = two_layers(inputs).sigmoid()
+        outputs[:, :1].sum()
+        return outputs
+
+    def change_view(inputs: torch.Tensor) -> torch.Tensor:
+        outputs = two_layers(inputs).sigmoid()
+        outputs[:, :1].mul_(20)
+        return outputs
+
+    kept, changed = trace_step(two_layers, read_view), trace_step(two_layers, change_view)
+    assert (kept.producer, kept.bounds) == ("sigmoid", Bounds("sigmoid", 0, 1))
+    assert (changed.producer, changed.bounds) == ("mul_", None)
 
 
 @pytest.mark.parametrize("case", UNBOUNDED)

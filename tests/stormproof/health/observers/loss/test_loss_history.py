@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stormproof.health.observers.loss_history import LossHistory
+from stormproof.health.observers.loss.loss_history import LossHistory
 
 
 @pytest.fixture

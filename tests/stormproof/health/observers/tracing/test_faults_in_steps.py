@@ -97,7 +97,7 @@ def _detached_prediction(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _detached_target(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Predicts the outputs of a layer that is not trained on purpose."""
+    """Predicts the detached outputs of a layer."""
     target = module.gate(inputs.repeat(1, 2)).detach()
     return F.mse_loss(module(inputs)[:, :1], target)
 
@@ -120,6 +120,11 @@ FAULTS: dict[str, tuple[Loss, Problem, str]] = {
     ),
     "probabilities for the CTC loss": (
         lambda module, inputs: _ctc(module, inputs, torch.softmax), Problem.LOSS_INPUT_MISMATCH, "head"
+    ),
+    "probabilities for a loss of several labels": (
+        lambda module, inputs: F.multilabel_soft_margin_loss(module(inputs).sigmoid(), (_targets(inputs) > 0).float()),
+        Problem.LOSS_INPUT_MISMATCH,
+        "head",
     ),
     "targets of zero for pairs": (
         lambda module, inputs: _pairs(module, inputs, 0.0), Problem.LOSS_INPUT_MISMATCH, "head"

@@ -13,16 +13,12 @@ from torch import nn
 
 from stormproof.event_log import log_event
 from stormproof.health.observations.predictions import Comparison, PredictionStats
-from stormproof.health.observers.input_target_dependence import DependenceTest
-from stormproof.health.observers.objective import (
-    Objective,
-    TargetPool,
-    compute_prediction_stats,
-    find_objective,
-    list_data_losses,
-)
-from stormproof.health.observers.step_trace import StepTrace
+from stormproof.health.observers.loss.input_target_dependence import DependenceTest
+from stormproof.health.observers.loss.objective import Objective, find_objective, list_data_losses
+from stormproof.health.observers.loss.prediction_stats import compute_prediction_stats
+from stormproof.health.observers.loss.target_pool import TargetPool
 from stormproof.health.observers.torch_losses import OTHER_LOSS_INPUTS
+from stormproof.health.observers.tracing.step_trace import StepTrace
 
 MAX_UNKNOWN_LOSSES = 5
 """Number of traced batches without a match after which the search for the loss function ends."""
@@ -44,7 +40,6 @@ class BaselineEvaluator:
 
     def __init__(self, module: nn.Module, user_loss: Callable[..., Any] | None) -> None:
         self._module, self._user_loss = module, user_loss
-        self._are_targets_computed = False
         self._unknown_losses = 0  # traced batches without a match
         self.objective: Objective | None = None
         self.target_pool, self.dependence_test = TargetPool(), DependenceTest()
@@ -53,7 +48,9 @@ class BaselineEvaluator:
     @property
     def identical_samples(self) -> int | None:
         """Number of samples whose targets, computed from the batch, are identical. None if two targets differ."""
-        return self.target_pool.identical_samples if self._are_targets_computed else None
+        objective = self.objective
+        are_computed = objective is not None and objective.target_indices and objective.target_origin.producer
+        return self.target_pool.identical_samples if are_computed else None
 
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool
@@ -82,7 +79,7 @@ class BaselineEvaluator:
             self.target_indices = loss_indices.intersection(
                 index
                 for candidate in objectives
-                if candidate.name not in OTHER_LOSS_INPUTS  # pairs of one kind have targets of 1 only
+                if candidate.name not in OTHER_LOSS_INPUTS  # all targets of a loss of pairs may be 1
                 for index in candidate.target_indices
             )
         truncated_objectives = [candidate.limit_entries() for candidate in objectives]
@@ -127,7 +124,6 @@ class BaselineEvaluator:
         if trace.first_inputs is not None and objective.target_indices:
             self.dependence_test.add(trace.first_inputs, objective.target)
         self.target_pool.add(objective.target)
-        self._are_targets_computed = bool(objective.target_indices) and bool(objective.target_producer)
         value = float(objective.function(objective.prediction, objective.target))
         if not math.isfinite(value):
             return None

@@ -8,10 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.health.observers.objective import Objective
-from stormproof.health.observers.provenance import batch_size
+from stormproof.health.observers.loss.objective import Objective
 from stormproof.health.observers.torch_losses import LossRecorder
-from stormproof.health.observers.traced_step import trace_next_step
+from stormproof.health.observers.tracing.provenance import batch_size
+from stormproof.health.observers.tracing.traced_step import trace_next_step
 
 
 class ValidationLosses:

@@ -29,6 +29,9 @@ CONSTANT_FUNCTIONS = frozenset({
 FORMAT_FUNCTIONS = frozenset({"to", "type_as", "expand_as", "view_as", "reshape_as"})
 """Functions that use another tensor only for its type, device or shape."""
 
+IN_PLACE_OPERATORS = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__itruediv__"})
+"""Operators that change their first argument. Other such functions have a name that ends with an underscore."""
+
 ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
 """Functions with a gradient of zero."""
 
@@ -196,8 +199,9 @@ class ProvenanceTracker(TorchFunctionMode):
 
     def _forget_values_of_base(self, name: str, tensor: torch.Tensor) -> None:
         """Removes the producer and the range of a tensor that an in-place function has changed through a view."""
-        base = tensor._base  # noqa: SLF001 (there is no public name)
-        if base is not None and name.endswith("_") and base in self._origins:
+        is_in_place = name in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
+        base = tensor._base if is_in_place else None  # noqa: SLF001 (torch has no public name for it)
+        if base is not None and base in self._origins:
             self._origins[base] = replace(self._origins[base], producer=name, bounds=None)
 
 

@@ -106,7 +106,7 @@ class _Scalars(_Module):
 
 
 class _Ranked(_Module):
-    """Ranks pairs, so that all targets are one."""
+    """Ranks pairs. All targets are one."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         margins = (self.network(batch[0]) - self.network(batch[0].flip(1))).sum(1)

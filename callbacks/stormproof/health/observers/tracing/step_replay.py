@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stormproof.data import rng
-from stormproof.health.observers.provenance import Origin, ProvenanceTracker
+from stormproof.health.observers.tracing.provenance import Origin, ProvenanceTracker
 from stormproof.resume import metric_state
 
 PLAIN_TYPES = (int, float, complex, str, bytes, type(None))

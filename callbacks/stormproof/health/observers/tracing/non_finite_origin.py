@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from stormproof.distributed.dtensor import to_local
 from stormproof.health.observations.non_finite import NonFiniteOrigin
-from stormproof.health.observers.provenance import iter_tensors
-from stormproof.health.observers.step_replay import find_first_non_finite
+from stormproof.health.observers.tracing.provenance import iter_tensors
+from stormproof.health.observers.tracing.step_replay import find_first_non_finite
 from stormproof.lightning.layer_names import get_layer_name
 
 

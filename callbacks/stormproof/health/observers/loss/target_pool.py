@@ -1,0 +1,70 @@
+"""Collects the targets of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from stormproof.health.observers.loss.objective import Objective
+from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant
+
+MAX_POOL_ENTRIES = 20_000
+"""Maximum number of entries of targets to keep for the best constant."""
+
+
+class TargetPool:
+    """Collects targets and evaluates the best constant prediction for them."""
+
+    def __init__(self) -> None:
+        self._targets: list[torch.Tensor] = []
+        self._entries = 0
+
+    @property
+    def identical_samples(self) -> int | None:
+        """Number of samples with identical targets. None if two targets differ."""
+        if not self._targets:
+            return 0
+        target = torch.cat(self._targets)
+        return len(target) if bool((target == target[0]).all()) else None
+
+    def add(self, target: torch.Tensor) -> None:
+        """Adds the targets of a batch, of shape (N, …)."""
+        if (
+            target.ndim
+            and self._entries < MAX_POOL_ENTRIES
+            and (not self._targets or target.shape[1:] == self._targets[0].shape[1:])
+        ):
+            self._targets.append(target.cpu())
+            self._entries += target.numel()
+
+    def constant_loss(self, objective: Objective, user_loss: Callable[..., Any] | None) -> float | None:
+        """Returns the loss of a batch for the best constant prediction of all targets. None if unknown."""
+        if not self._targets or not objective.samples or (self.identical_samples or 0) > 1:
+            return None  # identical targets, as in pairwise ranking, make a constant prediction perfect
+        target = torch.cat(self._targets)
+        user_constant_loss = getattr(user_loss or objective.function, "best_constant", None)
+        if user_constant_loss is not None:
+            return float(user_constant_loss(target.to(objective.target.device)))
+        if objective.name not in LOSS_INPUTS:
+            return None
+        classes = objective.prediction.size(1) if objective.prediction.ndim > 1 else 1
+        if objective.prediction.shape != objective.target.shape and objective.target.is_floating_point():
+            return None
+        constant = best_constant(objective.name, objective.arguments, target, classes)
+        if constant is None:
+            return None
+        constant_prediction = constant.to(objective.prediction).expand_as(objective.prediction)
+        return float(objective.function(constant_prediction, objective.target))
+
+    def state_dict(self) -> list[Any]:
+        """Returns the targets as plain values."""
+        return [[target.is_floating_point(), target.tolist()] for target in self._targets]
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        """Restores the targets."""
+        self._targets = [
+            torch.tensor(values, dtype=None if is_floating else torch.long) for is_floating, values in state
+        ]
+        self._entries = sum(target.numel() for target in self._targets)

@@ -1,0 +1,1 @@
+"""Traces the calls of a training step."""
