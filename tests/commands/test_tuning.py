@@ -35,6 +35,12 @@ class Killed(Digits):
         if batch_size > 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
+class TooLarge(Digits):
+    def __init__(self, batch_size: int = 4, seed: int = 0):
+        super().__init__(batch_size=batch_size, seed=seed)
+        if batch_size >= 8:
+            raise MemoryError
+
 class Refusing(Digits):
     def __init__(self, batch_size: int = 8, seed: int = 0):
         super().__init__(batch_size=batch_size, seed=seed)
@@ -115,13 +121,19 @@ def test_accumulated_batches_are_one_step_with_one_rate(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_batch_size_is_found_and_only_the_measurements_stay(tmp_path: Path) -> None:
-    override = last_line(run_tune(tmp_path, "tune=batch_size"))
+    result = run_tune(tmp_path, "tune=batch_size")
+    override = last_line(result)
     (report_file,) = (tmp_path / "runs").iterdir()
     report = yaml.safe_load(report_file.read_text())
     sizes = [measurement["batch_size"] for measurement in report["measured"]]
     assert sizes == [8, 16, 32, 64]
     assert override == report["override"]
-    assert int(override.removeprefix("data.batch_size=")) in sizes
+    size = int(override.removeprefix("data.batch_size="))
+    assert size in sizes
+    noise = report["noise"]
+    assert (noise["batch_size"], noise["steps"]) == (size, 100)
+    assert 1 < noise["noise_scale"] < 10_000
+    assert f"noise scale is {noise['noise_scale']:,.0f} samples after 100 steps with batches of {size}" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
@@ -131,6 +143,15 @@ def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_p
     result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
     assert last_line(result) == "data.batch_size=8"
     assert "the system killed the process that tried 16 (exit code -9)" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_smallest_size_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.TooLarge")
+    assert result.returncode == 1
+    assert "8 does not fit into memory, the smallest size" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

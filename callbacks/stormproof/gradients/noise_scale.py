@@ -21,6 +21,8 @@ from stormproof.gradients.norms import local_norms
 
 MIN_ESTIMATES = 10
 """Minimum number of steps with an estimate. The estimate of a single step is mostly noise."""
+FAR_RATIO = 10.0
+"""Ratio of the noise scale and the batch size, or its inverse, from which they are far apart."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,26 @@ def noise_scale(estimates: Iterable[NoiseEstimate]) -> float | None:
     variance = fmean(estimate.variance for estimate in collected)
     signal = fmean(estimate.signal for estimate in collected)
     return variance / signal if variance > 0 and signal > 0 else None
+
+
+def batch_size_advice(scale: float, batch_size: int) -> str | None:
+    """Returns a sentence about a batch size that is far from the noise scale, or None if it is not.
+
+    Args:
+        scale: Noise scale in samples. Must be positive.
+        batch_size: Samples per optimizer step.
+
+    Example:
+        >>> batch_size_advice(scale=20.0, batch_size=1024)
+        'Batches of about 20 samples need almost as few steps, and fewer samples in total.'
+    """
+    if scale >= FAR_RATIO * batch_size:
+        return (
+            "Larger batches reduce the number of steps almost in proportion, if the learning rate is raised with them."
+        )
+    if scale <= batch_size / FAR_RATIO:
+        return f"Batches of about {scale:.2g} samples need almost as few steps, and fewer samples in total."
+    return None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
+from stormproof.gradients.noise_scale import batch_size_advice
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import read_plan
@@ -18,6 +20,7 @@ from stormproof_train.console import print_line, print_table
 from stormproof_train.data.spec import get_fingerprint, infer_spec
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.tuning.batch_noise import NoiseScale
 from stormproof_train.tuning.batch_size import BatchSize, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
@@ -58,6 +61,8 @@ def tune(cfg: DictConfig) -> None:
         override = _print_batch_size(result)
     with atomic_write(file) as stream:
         record = {"tune": plan.tune, "override": override, "measured": _measurement_records(result)}
+        if isinstance(result, BatchSize) and result.noise is not None:
+            record["noise"] = dataclasses.asdict(result.noise)
         stream.write(yaml.safe_dump(record, sort_keys=False).encode())
     print_line(f"measurements: {file}")
     print_line(override)
@@ -107,10 +112,25 @@ def _print_batch_size(result: BatchSize) -> str:
     ]
     print_table("throughput by batch size", ("batch size", "samples/s", "of the fastest", "peak memory"), rows)
     print_line(f"no larger batch was tried: {result.stop_reason}")
+    if result.noise is not None:
+        _print_noise(result.noise)
     print_line(
         "the smallest batch size within 10% of the throughput of larger ones; tune the learning rate again (tune=lr)"
     )
     return f"data.batch_size={result.size}"
+
+
+def _print_noise(noise: NoiseScale) -> None:
+    after = f"after {noise.steps} steps with batches of {noise.batch_size}"
+    if math.isinf(noise.noise_scale):
+        print_line(f"the gradient is mostly noise {after}: the noise scale is too large to be estimated")
+    else:
+        print_line(
+            f"the gradient noise scale is {noise.noise_scale:,.0f} samples {after}; it usually grows during training"
+        )
+    print_line(
+        batch_size_advice(noise.noise_scale, noise.batch_size) or "the batch size is not far from the noise scale"
+    )
 
 
 def _measurement_records(result: LearningRate | BatchSize) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, RunError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.tuning.batch_noise import NoiseScale, measure_noise_scale
 from stormproof_train.tuning.throughput import Throughput, measure_throughputs
 
 
@@ -28,11 +29,13 @@ class BatchSize:
         size: Samples per optimizer step.
         measurements: Throughput of each batch size that was tried, in ascending order.
         stop_reason: Reason why no larger batch size was tried.
+        noise: Gradient noise scale with batches of ``size``. None if it could not be estimated.
     """
 
     size: int
     measurements: Sequence[Throughput]
     stop_reason: str
+    noise: NoiseScale | None
 
 
 def find_batch_size(
@@ -40,8 +43,8 @@ def find_batch_size(
 ) -> BatchSize:
     """Measures doubled batch sizes in a subprocess and applies :func:`choose_batch_size`.
 
-    If the process runs out of memory, only the size that it was measuring is lost. Lightning's ``scale_batch_size`` is
-    not used for four reasons:
+    If the process runs out of memory, only the size that it was measuring is lost. It also measures the noise scale
+    with the chosen size. Lightning's ``scale_batch_size`` is not used for four reasons:
 
     - It finds the largest batch that fits, not the fastest.
     - At its ``max_val`` it returns that size without having tried it.
@@ -83,8 +86,8 @@ def find_batch_size(
             f"{steps_an_epoch} steps per epoch: set data.batch_size by hand"
         )
     default_reason = f"an epoch of {samples:,} training samples must have {steps_an_epoch} steps: at most {largest:,}"
-    measurements, reason = _measure_in_subprocess(config, sizes, samples)
-    return BatchSize(choose_batch_size(measurements).batch_size, measurements, reason or default_reason)
+    measurements, reason, noise = _measure_in_subprocess(config, sizes, samples)
+    return BatchSize(choose_batch_size(measurements).batch_size, measurements, reason or default_reason, noise)
 
 
 def candidate_sizes(smallest: int, largest: int, accumulate_grad_batches: int) -> list[int]:
@@ -122,43 +125,57 @@ class _Failure:
 
 def _measure_in_subprocess(
     config: Mapping[str, Any], sizes: Sequence[int], samples: int
-) -> tuple[list[Throughput], str | None]:
-    """Returns the measurements of a subprocess and the reason why it stopped early, or None if it did not."""
+) -> tuple[list[Throughput], str | None, NoiseScale | None]:
+    """Returns the throughputs, the reason why no larger size was tried, and the noise scale.
+
+    The reason is None if all sizes were measured.
+    """
     context = multiprocessing.get_context("spawn")  # fork would copy threads and an initialized CUDA context
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(dict(config), sizes, samples, sender))
     process.start()
     sender.close()
     measurements: list[Throughput] = []
+    reason: str | None = None
+    noise: NoiseScale | None = None
     try:
         while True:
-            result = receiver.recv()
-            if isinstance(result, _Failure):
-                failure = UserError if result.code is ExitCode.USER_MISTAKE else RunError
-                raise failure(result.message)
-            if not isinstance(result, Throughput):
-                return measurements, result
-            measurements.append(result)
+            match receiver.recv():
+                case Throughput() as measurement:
+                    measurements.append(measurement)
+                case NoiseScale() as noise:
+                    pass
+                case _Failure() as failure:
+                    raise (UserError if failure.code is ExitCode.USER_MISTAKE else RunError)(failure.message)
+                case sentence:
+                    reason = str(sentence)
     except EOFError:
         process.join()
     finally:
         process.kill()
         process.join()
         receiver.close()
-    if len(measurements) == len(sizes):
-        return measurements, None
-    reason = f"the system killed the process that tried {sizes[len(measurements)]} (exit code {process.exitcode})"
+    if reason is None and len(measurements) < len(sizes):
+        reason = f"the system killed the process that tried {sizes[len(measurements)]} (exit code {process.exitcode})"
     if not measurements:
         raise RunError(f"tune=batch_size: {reason}, the smallest size: it may need more memory than is available")
-    return measurements, reason
+    return measurements, reason, noise
 
 
 def _measure(config: Mapping[str, Any], sizes: Sequence[int], samples: int, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the parent kills this one
     try:
         suppress_lightning_output()
-        for measurement in measure_throughputs(read_plan(config), sizes, samples):
-            sender.send(measurement)
+        plan = read_plan(config)
+        measurements: list[Throughput] = []
+        for result in measure_throughputs(plan, sizes, samples):
+            sender.send(result)
+            if isinstance(result, Throughput):
+                measurements.append(result)
+        if measurements:
+            noise = measure_noise_scale(plan, choose_batch_size(measurements).batch_size, samples)
+            if noise is not None:
+                sender.send(noise)
     except Exception as error:  # noqa: BLE001 (the parent process reports it)
         message, code = describe_error(error)
         if code is ExitCode.FAILED:

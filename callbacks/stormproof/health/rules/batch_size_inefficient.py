@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradients.measurement import noise_scale_of_usual_batches
-from stormproof.gradients.noise_scale import MIN_ESTIMATES
+from stormproof.gradients.noise_scale import MIN_ESTIMATES, batch_size_advice
 from stormproof.health.measures.progress import LATE_RUN_REQUIREMENT, is_late
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
-
-MIN_RATIO = 10.0
-"""Minimum ratio of the noise scale and the batch size. Within this factor, both affect the number of steps."""
 
 
 def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
@@ -29,19 +26,12 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         )
         return
     scale, batch_size = noise_scale_of_usual_batches(measured)
-    if scale is None or not batch_size or 1 / MIN_RATIO < scale / batch_size < MIN_RATIO:
+    if scale is None or batch_size is None:
         return
-    yield Finding(
-        Problem.BATCH_SIZE_INEFFICIENT,
-        Severity.INFO,
-        "",
-        0,
-        record.step,
-        {"batch_size": float(batch_size), "noise_scale": scale},
-        "Larger batches reduce the number of steps almost in proportion, if the learning rate is raised with them."
-        if scale > batch_size
-        else f"Batches of about {scale:.2g} samples need almost as few steps, and fewer samples in total.",
-    )
+    advice = batch_size_advice(scale, batch_size)
+    if advice is not None:
+        evidence = {"batch_size": float(batch_size), "noise_scale": scale}
+        yield Finding(Problem.BATCH_SIZE_INEFFICIENT, Severity.INFO, "", 0, record.step, evidence, advice)
 
 
 RULE = Rule(Problem.BATCH_SIZE_INEFFICIENT, check, needs=frozenset({"gradients"}))

@@ -1,0 +1,75 @@
+"""Measures the gradient noise scale in a short training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import pytorch_lightning as pl
+
+from stormproof import GradientNormMonitor
+from stormproof.gradients.measurement import noise_scale_of_usual_batches
+from stormproof.gradients.noise_scale import MIN_ESTIMATES
+from stormproof_train.build_task import build_task
+from stormproof_train.config.plan import Plan
+from stormproof_train.data.spec import infer_spec
+from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseScale:
+    """Gradient noise scale after some steps.
+
+    Attributes:
+        noise_scale: Noise scale in samples. Infinite if the mean gradient is too small to be estimated.
+        batch_size: Samples per optimizer step.
+        steps: Number of steps trained.
+    """
+
+    noise_scale: float
+    batch_size: int
+    steps: int
+
+
+def measure_noise_scale(
+    plan: Plan, size: int, training_samples: int, steps: int = 100, seconds: int = 30
+) -> NoiseScale | None:
+    """Trains a new network and returns the noise scale of its last steps, or None if it cannot be estimated.
+
+    Each step accumulates at least two batches, so that their gradients can be compared. Smaller batches change
+    batch norm slightly.
+
+    Args:
+        plan: Plan of a run on one device.
+        size: Samples per optimizer step. Must be divisible by 2.
+        training_samples: Number of training samples.
+        steps: Number of steps. Must be positive.
+        seconds: Time after which training ends early, in seconds.
+    """
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    accumulated_batches = max(int(plan.trainer.kwargs.get("accumulate_grad_batches", 1)), 2)
+    arguments = {**plan.trainer.kwargs, "accumulate_grad_batches": accumulated_batches}
+    plan = dataclasses.replace(plan, trainer=dataclasses.replace(plan.trainer, kwargs=arguments))
+    data = dataclasses.replace(plan.data, kwargs={**plan.data.kwargs, "batch_size": size}).build(seed=plan.seed)
+    spec = infer_spec(data)
+    task = build_task(plan, data, spec, plan.bind_loss(spec.task))
+    monitor = GradientNormMonitor(every_n_steps=1, table=False)
+    with TemporaryDirectory() as folder:
+        trainer = build_measuring_trainer(
+            plan,
+            folder,
+            [monitor],
+            max_steps=steps,
+            max_time={"seconds": seconds},
+            limit_train_batches=training_samples // size * accumulated_batches,
+        )
+        trainer.fit(task, datamodule=data)
+    estimates = [measurement.noise for measurement in monitor.history if measurement.noise is not None]
+    scale, batch_size = noise_scale_of_usual_batches(monitor.history)
+    if batch_size is None or len(estimates) < MIN_ESTIMATES:
+        return None
+    if scale is None and fmean(estimate.signal for estimate in estimates) <= 0:
+        scale = math.inf
+    return None if scale is None else NoiseScale(scale, batch_size, trainer.global_step)
