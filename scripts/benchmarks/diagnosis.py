@@ -1,16 +1,16 @@
 """Measures recall and false alarms of TrainingHealth on the programs in diagnosis_bank/.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_out|fourth|classifiers]
-        [--only NAME] [--fixed] [--quiet] [--peers] [--jobs 1]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--only NAME] [--fixed] [--quiet] [--peers] [--jobs 1]
+        [--part development|second|third|held_out|fourth|fifth|classifiers]
 
 Only runs whose fault took effect, and healthy runs that learned, are counted. A run is found if it has any warning. The
 right cause is first if the first warning names the right problem. The step of a run is the step at which the right
 problem was first reported, or any problem if the right one was not. With ``--peers``, the rules of three other tools
 (diagnosis_baselines.py) and other tools that are installed (diagnosis_peers.py) judge the same runs, but only those
 that return predictions. ``--peers`` prints how to install missing tools. With ``--jobs``, several processes with one
-thread each judge runs at the same time. With ``--fixed``, the faulty programs of the parts ``held_out`` and ``fourth``
-run without their faults, as healthy programs.
+thread each judge runs at the same time. With ``--fixed``, the faulty programs of the parts ``held_out``, ``fourth`` and
+``fifth`` run without their faults, as healthy programs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from diagnosis_bank.program import Outcome, Program, run_program
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "third", "held_out", "fourth", "classifiers")
+PARTS = ("development", "second", "third", "held_out", "fourth", "fifth", "classifiers")
 
 
 @dataclass(frozen=True)
