@@ -34,7 +34,7 @@ def loaders(seed: int, *tensors: torch.Tensor, batch_size: int = 32, validation:
 
 def digit_images(first: int = 0, last: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns 8 x 8 digits in [0, 1] with one channel, and their labels counted from ``first``."""
-    data = datasets.load_digits()
+    data: Any = datasets.load_digits()
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(data.target)
     chosen = (labels >= first) & (labels <= last)

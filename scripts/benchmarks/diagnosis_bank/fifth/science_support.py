@@ -145,6 +145,8 @@ class MessagePassing(nn.Module):
         n_outputs: Number of outputs of a molecule.
     """
 
+    centers: torch.Tensor
+
     def __init__(self, width: int = 32, n_layers: int = 2, self_loops: bool = False, n_outputs: int = 1) -> None:
         super().__init__()
         self.embedding = nn.Embedding(SPECIES, width)

@@ -71,7 +71,7 @@ class VariationalAutoencoder(Supervised):
         self.decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.Sigmoid())
         self.is_fixed = is_fixed
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return self.decoder(mean + torch.randn_like(mean) * (0.5 * log_variance).exp())
 

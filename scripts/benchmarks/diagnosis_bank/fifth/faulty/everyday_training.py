@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diagnosis_bank.fifth.everyday_support import (
@@ -38,8 +38,10 @@ def lost_accuracy(outcome: Outcome) -> bool:
 class ReplacedHead(Supervised):
     """Fine-tunes the head of a pretrained network, whose other layers are frozen."""
 
+    network: DigitNet
+
     def __init__(self, return_dict: bool, is_fixed: bool) -> None:
-        super().__init__(pretrained_digit_net(), nn.CrossEntropyLoss(), return_dict, None)
+        super().__init__(pretrained_digit_net(), nn.CrossEntropyLoss(), return_dict, cast("Any", None))
         self.network.features.requires_grad_(False)
         self.adam = torch.optim.Adam(self.network.fc.parameters(), lr=5e-3)
         self.network.fc = nn.Linear(self.network.fc.in_features, 5)  # (bug here) Adam has the old layer
@@ -108,7 +110,7 @@ class ScaledLoss(Supervised):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         images, labels = batch
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             preds = self(images)
@@ -143,7 +145,7 @@ class AccumulatedText(Supervised):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, labels = batch
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         preds = self(tokens)
         loss = self.loss(preds, labels)
         self.manual_backward(loss / 4)
@@ -172,7 +174,7 @@ class ClearedTooEarly(Supervised):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         preds = self(inputs)
         loss = self.loss(preds, target)
         if self.is_fixed:

@@ -50,7 +50,8 @@ class _BayesByBackprop(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
         preds = self.network(inputs)
-        divergence = self.network[0].kl_divergence() + self.network[2].kl_divergence()
+        layers: Any = self.network
+        divergence = layers[0].kl_divergence() + layers[2].kl_divergence()
         loss = functional.mse_loss(preds, target) / (2 * 0.3**2) + self.kl_weight * divergence
         return result(loss, preds, target, self.return_dict)
 
@@ -86,7 +87,8 @@ class _DeepEnsemble(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         inputs, target = batch
         losses, outputs = [], []
-        for member, optimizer in zip(self.members, self.optimizers(), strict=True):
+        optimizers: Any = self.optimizers()
+        for member, optimizer in zip(self.members, optimizers, strict=True):
             preds = member(inputs)
             loss = functional.mse_loss(preds, target)
             self.manual_backward(loss)
@@ -95,7 +97,8 @@ class _DeepEnsemble(pl.LightningModule):
                 optimizer.zero_grad()
             losses.append(loss.detach())
             outputs.append(preds)
-        optimizer.zero_grad()  # (bug here: outside the loop, it clears the last network only)
+        # (bug here: outside the loop, it clears the last network only)
+        optimizer.zero_grad()  # pyright: ignore[reportPossiblyUnboundVariable]
         return result(torch.stack(losses).mean(), torch.stack(outputs).mean(0), target, self.return_dict)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -135,7 +138,8 @@ class _BootstrappedHeads(pl.LightningModule):
         preds, target = self(batch[0]), batch[1].expand(-1, 8)
         loss = functional.mse_loss(preds, target)
         self.manual_backward(8 * loss)
-        for optimizer in self.optimizers():
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
             optimizer.step()
         self.zero_grad()
         return result(loss.detach(), preds, target, self.return_dict)

@@ -70,7 +70,8 @@ def inverse_heat(seed: int, return_dict: bool, is_fixed: bool = False) -> Traini
 
 
 def _diffusivity_is_wrong(outcome: Outcome) -> bool:
-    return abs(float(outcome.after.diffusivity) - 0.3) > 0.15
+    module: Any = outcome.after
+    return abs(float(module.diffusivity) - 0.3) > 0.15
 
 
 class _Cooling(pl.LightningModule):
@@ -150,6 +151,8 @@ def neural_ode_decay(seed: int, return_dict: bool, is_fixed: bool = False) -> Tr
 
 
 class _FourierFeatures(nn.Module):
+    frequencies: torch.Tensor
+
     def __init__(self, n_inputs: int, n_features: int, bandwidth: float) -> None:
         super().__init__()
         self.register_buffer("frequencies", bandwidth * torch.randn(n_inputs, n_features))
@@ -196,7 +199,8 @@ class _PendulumControl(pl.LightningModule):
     def __init__(self, return_dict: bool, n_truncated: int) -> None:
         super().__init__()
         self.policy = mlp([2, 32, 32, 1])
-        nn.init.normal_(self.policy[-1].weight, std=0.01)
+        last: Any = self.policy[-1]
+        nn.init.normal_(last.weight, std=0.01)
         self.return_dict = return_dict
         self.n_truncated = n_truncated
 

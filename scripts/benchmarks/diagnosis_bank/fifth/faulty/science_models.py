@@ -180,7 +180,7 @@ class _QuantizedLinear(nn.Linear):
         super().__init__(n_in, n_out)
         self.straight_through = straight_through
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale = self.weight.detach().abs().max() / 3
         weight = torch.round(self.weight / scale) * scale  # (bug here: the gradient of round is zero)
         if self.straight_through:
@@ -190,7 +190,7 @@ class _QuantizedLinear(nn.Linear):
 
 def quantized_digits(seed: int, return_dict: bool, is_fixed: bool = False) -> TrainingSetup:
     """Quantization-aware training rounds the weights without a straight-through estimator."""
-    digits = load_digits()
+    digits: Any = load_digits()
     order = torch.randperm(len(digits.target), generator=generator(seed))
     images = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
     target = torch.tensor(digits.target)[order]

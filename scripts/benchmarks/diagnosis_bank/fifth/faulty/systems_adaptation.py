@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -67,7 +67,8 @@ def build_adapters(seed: int, return_dict: bool, is_fixed: bool = False) -> Trai
     network, train, validation = pretrained_layers(seed)
     network[4] = nn.Linear(32, 6)
     trainable = [p for p in network.parameters() if p.requires_grad]  # (bug here)
-    network = nn.Sequential(*network[:2], Adapter(32, 24), *network[2:4], Adapter(32, 24), network[4])
+    layers: Any = network
+    network = nn.Sequential(*layers[:2], Adapter(32, 24), *layers[2:4], Adapter(32, 24), layers[4])
     if is_fixed:
         trainable = [p for p in network.parameters() if p.requires_grad]
     module = Supervised(
@@ -80,7 +81,7 @@ def build_lora(seed: int, return_dict: bool, is_fixed: bool = False) -> Training
     """Both factors of the low-rank updates start at zero, so that their gradients are always zero."""
     network, train, validation = pretrained_layers(seed)
     for index in (0, 2):
-        network[index] = LoRALinear(network[index], 8, starts_at_zero=not is_fixed)
+        network[index] = LoRALinear(cast("nn.Linear", network[index]), 8, starts_at_zero=not is_fixed)
     network[4] = nn.Linear(32, 6)
     module = Supervised(
         network,
@@ -197,7 +198,8 @@ class FederatedAveraging(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         images, target = batch
         client = batch_idx % len(self.clients)
-        optimizer = self.optimizers()[client]
+        optimizers: Any = self.optimizers()
+        optimizer = optimizers[client]
         preds = self.clients[client](images)
         loss = functional.cross_entropy(preds, target)
         optimizer.zero_grad()

@@ -57,7 +57,7 @@ class ManualFactorization(Supervised):
         self.clears = clears
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         output = super().training_step(batch, batch_idx)
         if self.clears:  # (bug here: the loop of the blog post has no zero_grad)
             optimizer.zero_grad()
@@ -255,10 +255,11 @@ def build_implicit(seed: int, return_dict: bool, is_fixed: bool = False) -> Trai
 
 def balanced_accuracy(outcome: Outcome) -> float:
     """Returns the balanced accuracy of the model for the items that users like and do not like."""
-    affinity = outcome.after.affinity
+    module: Any = outcome.after
+    affinity = module.affinity
     pairs = torch.cartesian_prod(*map(torch.arange, affinity.shape))
     with torch.no_grad():
-        is_recommended = (outcome.after(pairs) > 0).reshape(affinity.shape).float()
+        is_recommended = (module(pairs) > 0).reshape(affinity.shape).float()
     is_liked = affinity > 1.0
     return float((is_recommended[is_liked].mean() + 1 - is_recommended[~is_liked].mean()) / 2)
 

@@ -128,7 +128,8 @@ def sparse_counts(seed: int, return_dict: bool) -> TrainingSetup:
     rate = torch.exp(-2.2 + 0.9 * inputs[:, 0] - 0.6 * inputs[:, 1] + 0.4 * inputs[:, 2] * inputs[:, 3])
     counts = torch.poisson(rate, generator=rng)[:, None]
     network = nn.Sequential(nn.Linear(10, 32), nn.SiLU(), nn.Linear(32, 1))
-    nn.init.constant_(network[2].bias, float(counts.mean().log()))
+    last: Any = network[2]
+    nn.init.constant_(last.bias, float(counts.mean().log()))
     module = Supervised(
         network, nn.PoissonNLLLoss(log_input=True), return_dict, lambda weights: torch.optim.Adam(weights, lr=3e-3)
     )

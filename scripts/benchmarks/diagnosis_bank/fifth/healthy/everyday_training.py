@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diagnosis_bank.fifth.everyday_support import (
@@ -40,15 +40,19 @@ class NormalizedDigitNet(DigitNet):
 class FrozenBackbone(Supervised):
     """Trains a new head on a frozen backbone, whose batch norm stays in evaluation mode."""
 
+    network: DigitNet
+
     def __init__(self, return_dict: bool) -> None:
-        super().__init__(pretrained_digit_net(NormalizedDigitNet(5)), nn.CrossEntropyLoss(), return_dict, None)
+        super().__init__(
+            pretrained_digit_net(NormalizedDigitNet(5)), nn.CrossEntropyLoss(), return_dict, cast("Any", None)
+        )
         self.network.features.requires_grad_(False)
         self.network.fc = nn.Linear(self.network.fc.in_features, 5)
 
     def on_train_epoch_start(self) -> None:
         self.network.features.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.no_grad():
             features = self.network.features(images)
         return self.network.fc(features)
@@ -66,8 +70,10 @@ def frozen_backbone(seed: int, return_dict: bool) -> TrainingSetup:
 class GradualUnfreezing(Supervised):
     """Loads the matching weights of a checkpoint and trains the backbone from the second epoch on."""
 
+    network: DigitNet
+
     def __init__(self, return_dict: bool) -> None:
-        super().__init__(DigitNet(10), nn.CrossEntropyLoss(), return_dict, None)
+        super().__init__(DigitNet(10), nn.CrossEntropyLoss(), return_dict, cast("Any", None))
         checkpoint = pretrained_digit_net().state_dict()
         own = self.network.state_dict()
         matching = {name: weight for name, weight in checkpoint.items() if weight.shape == own[name].shape}
@@ -132,7 +138,7 @@ class StatefulForecaster(Supervised):
     """LSTM over long series with truncated backpropagation, which keeps its state from batch to batch."""
 
     def __init__(self, return_dict: bool) -> None:
-        super().__init__(nn.LSTM(1, 24, batch_first=True), nn.MSELoss(), return_dict, None)
+        super().__init__(nn.LSTM(1, 24, batch_first=True), nn.MSELoss(), return_dict, cast("Any", None))
         self.out = nn.Linear(24, 1)
         self.automatic_optimization = False
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -140,12 +146,12 @@ class StatefulForecaster(Supervised):
     def on_train_epoch_start(self) -> None:
         self.state = None
 
-    def forward(self, series: torch.Tensor) -> torch.Tensor:
+    def forward(self, series: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.out(self.network(series)[0])
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         series, target = batch
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         states, (hidden, cell) = self.network(series, self.state)
         self.state = (hidden.detach(), cell.detach())
         preds = self.out(states)
@@ -196,7 +202,7 @@ class AccumulatedMixedPrecision(Supervised):
             loss = self.loss(preds, labels)
         self.manual_backward(self.scaler.scale(loss / 4))
         if (batch_idx + 1) % 4 == 0:
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             self.scaler.step(optimizer)
@@ -215,20 +221,23 @@ def accumulated_mixed_precision(seed: int, return_dict: bool) -> TrainingSetup:
 class TwoOptimizers(Supervised):
     """SparseAdam for the embedding, and SGD with momentum for the other layers."""
 
+    network: TextClassifier
+
     def __init__(self, return_dict: bool) -> None:
         network = TextClassifier()
         network.embed = nn.Embedding(200, 24, sparse=True)
-        super().__init__(network, nn.CrossEntropyLoss(), return_dict, None)
+        super().__init__(network, nn.CrossEntropyLoss(), return_dict, cast("Any", None))
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         tokens, labels = batch
         preds = self(tokens)
         loss = self.loss(preds, labels)
-        for optimizer in self.optimizers():
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
-        for optimizer in self.optimizers():
+        for optimizer in optimizers:
             optimizer.step()
         return {"loss": loss, "preds": preds, "target": labels} if self.return_dict else loss
 
@@ -258,8 +267,9 @@ class ZeroInitializedBlock(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last: Any = self.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images + self.layers(images)

@@ -93,8 +93,9 @@ class _AugmentedODE(nn.Module):
         super().__init__()
         self.field = mlp([5, 48, 48, 5])
         self.head = nn.Linear(5, 2)
-        nn.init.zeros_(self.field[-1].weight)
-        nn.init.zeros_(self.field[-1].bias)
+        last: Any = self.field[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         augmented = functional.pad(inputs, (0, 3))
@@ -172,7 +173,8 @@ class _InverseOscillator(pl.LightningModule):
         velocity = derivative(displacement, time)
         residual = derivative(velocity, time) + 0.4 * velocity + self.log_stiffness.exp() * displacement
         loss = functional.mse_loss(displacement, target) + 1e-3 * residual.pow(2).mean()
-        for_network, for_stiffness = self.optimizers()
+        optimizers: Any = self.optimizers()
+        for_network, for_stiffness = optimizers
         self.manual_backward(loss)
         for_network.step()
         for_network.zero_grad()
@@ -182,7 +184,8 @@ class _InverseOscillator(pl.LightningModule):
         return result(loss.detach(), displacement, target, self.return_dict)
 
     def on_train_epoch_end(self) -> None:
-        self.lr_schedulers().step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", functional.mse_loss(self.network(batch[0]), batch[1]))

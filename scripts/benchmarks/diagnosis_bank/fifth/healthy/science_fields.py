@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from diagnosis_bank.fifth.science_support import (
     result,
     siren,
 )
-from diagnosis_bank.program import Program, Supervised, TrainingSetup
+from diagnosis_bank.program import Domain, Program, Supervised, TrainingSetup
 from torch import nn
 from torch.nn import functional
 
@@ -172,7 +172,7 @@ def docking(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 PROGRAMS = [
-    Program(name, domain, build, frozenset(), took_effect, source)
+    Program(name, cast("Domain", domain), build, frozenset(), took_effect, source)
     for name, domain, build, took_effect, source in [
         (
             "siren_trained_on_image_gradients",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +20,7 @@ from diagnosis_bank.fifth.science_support import (
     point_clouds,
     result,
 )
-from diagnosis_bank.program import Program, Supervised, TrainingSetup
+from diagnosis_bank.program import Domain, Program, Supervised, TrainingSetup
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
@@ -226,7 +226,7 @@ def shared_ensemble(seed: int, return_dict: bool) -> TrainingSetup:
 class _QuantizedConv(nn.Conv2d):
     """Convolution with weights of four bits and activations of three bits, with a straight-through estimator."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale = float(self.weight.detach().abs().max()) / 7
         weight = torch.fake_quantize_per_tensor_affine(self.weight, scale, 0, -8, 7)
         outputs = functional.conv2d(inputs, weight, self.bias, self.stride, self.padding)
@@ -235,7 +235,7 @@ class _QuantizedConv(nn.Conv2d):
 
 def quantized_convolutions(seed: int, return_dict: bool) -> TrainingSetup:
     """Quantization-aware training where most activations are exactly zero or one of seven levels."""
-    digits = load_digits()
+    digits: Any = load_digits()
     order = torch.randperm(len(digits.target), generator=generator(seed))
     images = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 4
     target = torch.tensor(digits.target)[order]
@@ -282,7 +282,7 @@ def posterior_estimation(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 PROGRAMS = [
-    Program(name, domain, build, frozenset(), took_effect, source)
+    Program(name, cast("Domain", domain), build, frozenset(), took_effect, source)
     for name, domain, build, took_effect, source in [
         (
             "total_energies_with_frozen_reference_energies",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import permutations
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -181,7 +181,7 @@ class _Noise2Noise(nn.Module):
         )
         self.out = nn.Conv1d(12, 1, 15, padding=7)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(cast("torch.Tensor", self.out.bias))
 
     def forward(self, noisy: torch.Tensor) -> torch.Tensor:
         return noisy + self.out(self.layers(noisy))

@@ -49,7 +49,8 @@ def _intermittent_demand(seed: int, return_dict: bool) -> TrainingSetup:
     rate = 0.05 + 1.5 * promotion[:, 0] + 0.8 * weekday[:, 5] * past.mean(1) + 0.6 * weekday[:, 6]
     demand = torch.poisson(rate, generator=draw)
     network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1), nn.Flatten(0))
-    nn.init.constant_(network[2].bias, -1.5)
+    last: Any = network[2]
+    nn.init.constant_(last.bias, -1.5)
     train, validation = split(torch.cat([weekday, promotion, past], 1), demand, held_out=800, batch_size=32)
     module = Supervised(network, nn.PoissonNLLLoss(), return_dict, lambda p: torch.optim.Adam(p, lr=5e-3))
     return TrainingSetup(module, train, validation, {"max_epochs": 4})
@@ -144,6 +145,8 @@ def _quasi_newton(seed: int, return_dict: bool) -> TrainingSetup:
 
 
 class _EchoStateNetwork(nn.Module):
+    reservoir: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.reservoir = nn.RNN(1, 100, batch_first=True)
@@ -164,7 +167,8 @@ def _frozen_reservoir(seed: int, return_dict: bool) -> TrainingSetup:
     train, validation = split(history[..., None], future, held_out=200, batch_size=32)
 
     def optimizer(_: Any) -> Any:
-        adam = torch.optim.Adam(module.network.readout.parameters(), lr=1e-3)
+        network: Any = module.network
+        adam = torch.optim.Adam(network.readout.parameters(), lr=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-2, total_steps=200)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -166,8 +166,9 @@ def build_group_policy_gradient(seed: int, return_dict: bool) -> TrainingSetup:
 def greedy_reward(outcome: Outcome) -> float:
     """Returns the mean reward of the greedy policy."""
     prompts = torch.arange(GroupPolicyGradient.n_words)
+    module: Any = outcome.after
     with torch.no_grad():
-        return float(outcome.after.reward(prompts, outcome.after(prompts)[1]).mean())
+        return float(module.reward(prompts, module(prompts)[1]).mean())
 
 
 class ActorCritic(pl.LightningModule):
@@ -197,7 +198,8 @@ class ActorCritic(pl.LightningModule):
         advantage = (target - preds).detach().squeeze(1)
         advantage = advantage / (advantage.std() + 1e-6)
         actor_loss = -(policy.log_prob(action) * advantage).mean() - 0.01 * policy.entropy().mean()
-        for optimizer, loss in zip(self.optimizers(), (actor_loss, critic_loss), strict=True):
+        optimizers: Any = self.optimizers()
+        for optimizer, loss in zip(optimizers, (actor_loss, critic_loss), strict=True):
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()

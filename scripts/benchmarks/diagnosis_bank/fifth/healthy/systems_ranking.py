@@ -23,6 +23,8 @@ from torch.nn import functional
 class SampledSoftmax(pl.LightningModule):
     """Two towers with negatives from the batch, a learned temperature and a correction of the items' popularity."""
 
+    log_popularity: torch.Tensor
+
     def __init__(self, return_dict: bool, n_items: int, log_popularity: torch.Tensor) -> None:
         super().__init__()
         self.user, self.items = mlp(24, 64, 16), nn.Embedding(n_items, 16)
@@ -55,7 +57,8 @@ def build_sampled_softmax(seed: int, return_dict: bool) -> TrainingSetup:
     generator = rng(seed)
     features, taste = torch.randn(6000, 24, generator=generator), torch.randn(24, 80, generator=generator)
     popularity = torch.linspace(2, -2, 80)
-    items = torch.distributions.Gumbel(0.0, 1.0).sample((6000, 80)).add(0.6 * features @ taste + popularity).argmax(1)
+    noise: Any = torch.distributions.Gumbel(0.0, 1.0).sample((6000, 80))
+    items = noise.add(0.6 * features @ taste + popularity).argmax(1)
     log_popularity = torch.log((torch.bincount(items, minlength=80) + 1) / 6080)
     train, validation = split([features, items], seed, 1000)
     module = SampledSoftmax(return_dict, 80, log_popularity)
@@ -94,7 +97,7 @@ class PairwiseRanking(pl.LightningModule):
         preds = self(users, items) - self(users, negatives)
         target = torch.ones_like(preds)
         loss = functional.binary_cross_entropy_with_logits(preds, target)
-        optimizers = self.optimizers()
+        optimizers: Any = self.optimizers()
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -116,10 +119,11 @@ def build_pairwise_ranking(seed: int, return_dict: bool) -> TrainingSetup:
 
 def affinity_auc(outcome: Outcome) -> float:
     """Returns the AUC of the trained scores for the items that a user likes."""
-    affinity = outcome.after.affinity
+    module: Any = outcome.after
+    affinity = module.affinity
     pairs = torch.cartesian_prod(*map(torch.arange, affinity.shape))
     with torch.no_grad():
-        scores = outcome.after(*pairs.unbind(1)).reshape(affinity.shape)
+        scores = module(*pairs.unbind(1)).reshape(affinity.shape)
     return ranking_auc(scores, affinity > 1.0)
 
 
@@ -198,7 +202,8 @@ def build_click_model(seed: int, return_dict: bool) -> TrainingSetup:
 
 def click_gain(outcome: Outcome) -> float:
     """Returns the loss of the model relative to that of the click rate of each position."""
-    clicks = torch.cat([batch[1] for batch in outcome.fit.validation])
+    batches: Any = outcome.fit.validation
+    clicks = torch.cat([batch[1] for batch in batches])
     rate = clicks.mean(0).clamp(min=1e-3)
     constant = -(rate * rate.log() + (1 - rate) * torch.log1p(-rate)).mean()
     return outcome.validation[-1] / float(constant)

@@ -184,10 +184,11 @@ class ElasticConsolidation(Supervised):
     def on_train_epoch_end(self) -> None:
         if self.current_epoch != 2:
             return
-        for images, target in self.trainer.train_dataloader:
+        batches: Any = self.trainer.train_dataloader
+        for images, target in batches:
             gradients = torch.autograd.grad(self.loss(self(images), target), list(self.parameters()))
             for importance, gradient in zip(self.importance, gradients, strict=True):
-                importance.add_(gradient.pow(2), alpha=len(images) / len(self.trainer.train_dataloader))
+                importance.add_(gradient.pow(2), alpha=len(images) / len(batches))
         self.anchors = [p.detach().clone() for p in self.parameters()]
 
 
