@@ -233,8 +233,12 @@ def update_ratios(record: Record) -> list[float]:
     return [ratio.value for ratio in ratios if ratio is not None and math.isfinite(ratio.value)]
 
 
+def is_early(record: Record) -> bool:
+    """Returns whether a run is in the first quarter of its planned steps, or in its first 100 steps without a plan."""
+    return record.step < (MIN_LATE_STEPS if record.planned_steps is None else EARLY_SHARE * record.planned_steps)
+
+
 def is_late(record: Record) -> bool:
     """Returns whether a run is long enough to judge: 300 steps, or two epochs and a quarter of the planned steps."""
-    min_steps = MIN_LATE_STEPS if record.planned_steps is None else EARLY_SHARE * record.planned_steps
     is_finished = record.planned_steps is not None and record.step >= record.planned_steps
-    return record.step >= 300 or is_finished or (record.epoch >= 2 and record.step >= min_steps)
+    return record.step >= 300 or is_finished or (record.epoch >= 2 and not is_early(record))

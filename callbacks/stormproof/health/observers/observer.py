@@ -243,8 +243,9 @@ class TrainingObserver:
         if not self._targets_depend_on_inputs:  # more samples may show a dependence
             self._targets_depend_on_inputs = self._baseline_evaluator.dependence_test.is_dependent()
         identical_targets = self._constant_target_counter.samples
-        if identical_targets is None:  # in the batch, but the loss may receive other values
-            identical_targets = self._baseline_evaluator.identical_samples
+        pool = self._baseline_evaluator.target_pool
+        if self._baseline_evaluator.computes_targets and not pool.is_empty:
+            identical_targets = pool.identical_samples  # the loss receives other values than those in the batch
         measurements = [] if self._gradient_source is None else self._gradient_source.history
         if self._non_finite is None and not self._has_grad_scaler and measurements:
             self._non_finite = self._find_non_finite_gradient(measurements[-1])

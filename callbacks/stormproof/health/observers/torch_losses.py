@@ -43,6 +43,9 @@ ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", 
 
 MIN_SHARE = 1e-12
 """Minimum share of a class, so that its logarithm is finite."""
+MIN_SAMPLES_PER_CLASS = 20
+"""Minimum number of samples for each class, for class shares by position in a sequence. Shares of fewer samples would
+fit them too well."""
 
 
 def find_loss_input(name: str, arguments: Mapping[str, Any]) -> LossInput | None:
@@ -109,21 +112,26 @@ class LossRecorder(TorchFunctionMode):
 def _log_class_shares(
     name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int
 ) -> torch.Tensor | None:
-    """Returns the logarithms of the class shares. None if the target has no classes."""
+    """Returns the logarithms of the class shares. None if the target has no classes.
+
+    If the targets are sequences and enough of them are known, each position has its own shares.
+    """
     weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
     if target.is_floating_point():
         if name == "nll_loss" or target.ndim != 2 or target.size(1) != classes:
             return None
-        shares = target.double().mean(0)
+        shares = target.double().mean(0)[:, None]
     else:
-        flat = target.flatten()
-        flat = flat[(flat != arguments.get("ignore_index", -100)) & (flat >= 0) & (flat < classes)]
-        if not flat.numel():
+        is_class = (target != arguments.get("ignore_index", -100)) & (target >= 0) & (target < classes)
+        if not is_class.any():
             return None
-        shares = torch.bincount(flat, minlength=classes).double() / flat.numel()
+        has_positions = target.ndim == 2 and len(target) >= MIN_SAMPLES_PER_CLASS * classes and bool(is_class.all())
+        positions = target.T if has_positions else target[is_class][None]
+        shares = torch.stack([torch.bincount(position, minlength=classes).double() for position in positions], 1)
+        shares = shares / shares.sum(0)
     shares = (1 - smoothing) * shares + smoothing / classes
     if weight is not None:
-        shares = shares * weight.to(shares)
-    shares = shares / shares.sum()
-    shape = [1, classes] + [1] * (0 if target.is_floating_point() else target.ndim - 1)
-    return shares.clamp_min(MIN_SHARE).log().view(shape)
+        shares = shares * weight.to(shares)[:, None]
+    logarithms = (shares / shares.sum(0)).clamp_min(MIN_SHARE).log()[None]
+    dimensions = 2 if target.is_floating_point() else target.ndim + 1  # of the prediction
+    return logarithms.squeeze(2) if dimensions == 2 else logarithms.view(1, classes, -1, *[1] * (dimensions - 3))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.measures.dead_shares import MANY_DEAD_SHARE, have_died_in_training
 from stormproof.health.measures.predictions import CONSTANT_SPREAD, is_output_constant
-from stormproof.health.measures.progress import has_learned
+from stormproof.health.measures.progress import has_learned, is_early, is_falling
 from stormproof.health.record import Record
 from stormproof.health.rule import SYMPTOMS, NotEnoughEvidence, Rule
 from stormproof.units.unit_activity import MIN_INPUTS_ALL_DEAD
@@ -20,7 +20,7 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """Reports layers of which most units are dead, or at least half if many of them died in training.
 
     The severity is INFO for units that died in training, if other units of the layer are active and the run makes
-    progress. It is also INFO before progress is known, if less than 80% of the units are dead.
+    progress. It is also INFO early in the run, or before progress is known, if less than 80% of the units are dead.
     """
     if not record.units.activity:
         yield NotEnoughEvidence("measured outputs of activations")
@@ -60,7 +60,8 @@ def _severity(record: Record, dead_share: float, *, died_in_training: bool) -> S
     if dead_share == 1:
         return Severity.CRITICAL
     makes_progress = has_learned(record)
-    if died_in_training and (makes_progress or (makes_progress is None and dead_share < MOST_DEAD_SHARE)):
+    is_unclear = makes_progress is None or is_early(record)
+    if died_in_training and (makes_progress or is_falling(record) or (is_unclear and dead_share < MOST_DEAD_SHARE)):
         return Severity.INFO
     return Severity.WARNING
 

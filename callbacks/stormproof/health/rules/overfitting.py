@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import fmean, median
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
@@ -44,8 +47,11 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         for validation in later_passes[-2:]
     )
     is_recovering = not is_sustained and later_passes[-2].loss > last_pass.loss + MIN_RISE * abs(last_pass.loss)
+    later_losses = [validation.loss for validation in later_passes]
+    exceeds_fluctuation = fmean(later_losses[-2:]) > best_pass.loss + 3 * _fluctuation(later_losses)
     if (
         is_rising
+        and exceeds_fluctuation
         and not is_recovering
         and last_pass.training_loss is not None
         and last_pass.training_loss < min(best_pass.training_loss, last_pass.loss)
@@ -60,6 +66,17 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
             f"Stop at step {best_pass.step}, or regularize with more data, augmentation, weight_decay, nn.Dropout or "
             "fewer parameters.",
         )
+
+
+def _fluctuation(losses: Sequence[float]) -> float:
+    """Returns the standard deviation of validation losses around a smooth curve, from their second differences.
+
+    Passes differ by more than the noise of their batches, because each update shifts all of them. 0 with fewer than
+    five losses.
+    """
+    differences = [abs(second - first) for first, second in pairwise(map(operator.sub, losses[1:], losses))]
+    # the second difference of independent values has a variance of 6, and |normal| a median of 0.6745
+    return median(differences) / (math.sqrt(6) * 0.6745) if len(differences) >= 3 else 0.0
 
 
 RULE = Rule(

@@ -65,6 +65,14 @@ def test_classes_of_many_places_have_one_constant():
     torch.testing.assert_close(constant.exp().flatten(), torch.tensor([1 / 6, 5 / 6], dtype=torch.float64))
 
 
+def test_many_sequences_have_a_constant_for_each_position():
+    target = torch.tensor([[0, 1], [1, 1]]).repeat(20, 1)
+    constant = best_constant("cross_entropy", {}, target, 2)
+    assert constant is not None
+    assert constant.shape == (1, 2, 2)
+    torch.testing.assert_close(constant.exp()[0], torch.tensor([[0.5, 0.0], [0.5, 1.0]]).double(), atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["kl_div", "multi_margin_loss", "soft_margin_loss"])
 def test_where_it_is_not_known_nothing_is_claimed(name: str):
     assert best_constant(name, {}, NUMBERS, 1) is None

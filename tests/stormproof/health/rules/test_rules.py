@@ -275,6 +275,9 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     ),
     "most of a layer died while the loss falls": (
         dead_units.check, make_record(LEARNING_LOSSES, activity={"net.1": make_unit_record(85, dead_from_start=5)})),
+    "some units that died early in the run": (
+        dead_units.check,
+        make_record(FLAT_LOSSES[:40], planned_steps=400, activity={"net.1": make_unit_record(60, dead_from_start=5)})),
     "a layer with a gradient of zero early in the run": (
         no_gradient.check,
         make_record(LEARNING_LOSSES[:40], reached_layers={"b"}, steps_with_zero_gradient={"a": 8}),
@@ -443,6 +446,11 @@ NOT_REPORTED: dict[str, tuple[Rule, Record]] = {
     "a validation that wavers": (
         overfitting.check,
         make_record(LEARNING_LOSSES, validations=make_passes(1.0, 1.01, 1.0, size=0.4)),
+    ),
+    "a validation that fluctuates from epoch to epoch": (
+        overfitting.check,
+        make_record(LEARNING_LOSSES, validations=make_passes(
+            1.0, 1.3, 1.1, 1.4, 1.15, 1.35, 1.1, 1.45, 1.3, 1.4, size=0.01)),
     ),
     "a validation that recovers": (
         overfitting.check,

@@ -46,11 +46,10 @@ class BaselineEvaluator:
         self.target_indices: frozenset[int] = frozenset()
 
     @property
-    def identical_samples(self) -> int | None:
-        """Number of samples whose targets, computed from the batch, are identical. None if two targets differ."""
+    def computes_targets(self) -> bool:
+        """Returns whether the step computes the targets of the loss from the batch."""
         objective = self.objective
-        are_computed = objective is not None and objective.target_indices and objective.target_origin.producer
-        return self.target_pool.identical_samples if are_computed else None
+        return objective is not None and bool(objective.target_indices) and bool(objective.target_origin.producer)
 
     def compare(
         self, trace: StepTrace, output: Any, loss: Any, step: int, epoch: int, *, has_single_loss: bool

@@ -45,4 +45,16 @@ class ConstantTargetCounter:
         if tensor.ndim == 0 or tensor.size(0) != samples:
             return False
         first_entry = self._first_sample.setdefault(index, tensor[0].clone())
-        return tensor.shape[1:] == first_entry.shape and bool((tensor == first_entry).all())
+        if tensor.shape[1:] != first_entry.shape or is_point_in_space(first_entry):
+            return False
+        return bool((tensor == first_entry).all())
+
+
+def is_point_in_space(target: torch.Tensor) -> bool:
+    """Returns whether a target is a vector of different fractions, such as the center of a one-class network.
+
+    Targets that are identical by mistake are usually whole numbers or all equal.
+    """
+    if not target.is_floating_point() or target.numel() < 2:
+        return False
+    return bool((target != target.round()).any()) and bool((target != target.flatten()[0]).any())

@@ -62,6 +62,19 @@ class Objective:
         """Indices of the batch tensors that the targets were computed from. Empty if they also depend on a layer."""
         return frozenset() if self.target_origin.layers else self.target_origin.batch_indices
 
+    @property
+    def is_contrastive(self) -> bool:
+        """Returns whether the samples of the batch are the classes, so that a constant prediction is uniform."""
+        target = self.target
+        return (
+            self.name == "cross_entropy"
+            and target.ndim == 1
+            and not target.is_floating_point()
+            and not self.target_origin.batch_indices
+            and self.prediction.ndim == 2
+            and self.prediction.size(1) + 1 >= self.samples
+        )
+
     def without_tensors(self) -> Objective:
         """Returns a copy without predictions and targets, which may fill much of a GPU."""
         empty_tensor = torch.empty(0)
@@ -210,8 +223,10 @@ def _mean_of_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 def list_data_losses(trace: StepTrace) -> list[Objective]:
-    """Returns all standard losses with data targets in the step."""
-    return [_objective_from_call(call, torch.sum) for call in trace.losses if call.has_data_targets]
+    """Returns all standard losses with data targets in the step, and divergences from the output of a teacher."""
+    return [
+        _objective_from_call(call, torch.sum) for call in trace.losses if call.has_data_targets or call.name == "kl_div"
+    ]
 
 
 def _objective_from_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:

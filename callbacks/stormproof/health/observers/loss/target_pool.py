@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from stormproof.health.observers.loss.constant_targets import is_point_in_space
 from stormproof.health.observers.loss.objective import Objective
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant
 
@@ -22,12 +24,17 @@ class TargetPool:
         self._entries = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Returns whether no targets were added."""
+        return not self._targets
+
+    @property
     def identical_samples(self) -> int | None:
         """Number of samples with identical targets. None if two targets differ."""
         if not self._targets:
             return 0
         target = torch.cat(self._targets)
-        return len(target) if bool((target == target[0]).all()) else None
+        return len(target) if bool((target == target[0]).all()) and not is_point_in_space(target[0]) else None
 
     def add(self, target: torch.Tensor) -> None:
         """Adds the targets of a batch, of shape (N, …)."""
@@ -41,16 +48,17 @@ class TargetPool:
 
     def constant_loss(self, objective: Objective, user_loss: Callable[..., Any] | None) -> float | None:
         """Returns the loss of a batch for the best constant prediction of all targets. None if unknown."""
-        if not self._targets or not objective.samples or (self.identical_samples or 0) > 1:
+        if self.is_empty or not objective.samples or (self.identical_samples or 0) > 1:
             return None  # identical targets, as in pairwise ranking, make a constant prediction perfect
         target = torch.cat(self._targets)
         user_constant_loss = getattr(user_loss or objective.function, "best_constant", None)
         if user_constant_loss is not None:
             return float(user_constant_loss(target.to(objective.target.device)))
-        if objective.name not in LOSS_INPUTS:
-            return None
         classes = objective.prediction.size(1) if objective.prediction.ndim > 1 else 1
-        if objective.prediction.shape != objective.target.shape and objective.target.is_floating_point():
+        if objective.is_contrastive:
+            return math.log(classes)
+        has_other_shape = objective.prediction.shape != objective.target.shape
+        if objective.name not in LOSS_INPUTS or (has_other_shape and objective.target.is_floating_point()):
             return None
         constant = best_constant(objective.name, objective.arguments, target, classes)
         if constant is None:

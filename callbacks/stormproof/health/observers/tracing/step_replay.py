@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -61,7 +61,7 @@ def find_first_non_finite(
         step: Function that runs the step.
 
     Returns:
-        Names of the function and of its layer. None if all outputs are finite.
+        Names of the function and of its layer. None if all outputs are finite, or if the step raised an error before.
     """
     matches: list[tuple[str, str]] = []
 
@@ -69,7 +69,9 @@ def find_first_non_finite(
         if not matches and output.is_floating_point() and not bool(torch.isfinite(output).all()):
             matches.append((name, origin.layer or ""))
 
-    with replay_without_side_effects(module), ProvenanceTracker(layer_names, batch, record_non_finite):
+    tracker = ProvenanceTracker(layer_names, batch, record_non_finite)
+    # a step may compute gradients of the output, such as forces
+    with replay_without_side_effects(module), torch.enable_grad(), tracker, suppress(Exception):  # of the user's step
         step()
     return matches[0] if matches else None
 

@@ -26,6 +26,7 @@ MIN_VARIANCE = 1e-5
 """Variance of a channel below which it is constant, as ``eps`` of batch norm."""
 PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions of a prediction and its target that broadcast their shapes."""
+JOINING_FUNCTIONS = frozenset({"cat", "concat", "concatenate", "hstack"})
 INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
 """Functions that select the log-probability of a class by its index."""
 MAX_PAIRS = 4
@@ -99,7 +100,7 @@ class StepTrace:
     losses: list[LossCall] = field(default_factory=list)
     broadcast_mismatches: list[BroadcastMismatch] = field(default_factory=list)
     pairs: list[PredictionTargetPair] = field(default_factory=list)
-    first_inputs: torch.Tensor | None = None  # of the first layer with an input from the batch
+    first_inputs: torch.Tensor | None = None  # numeric data that enters the network first
     is_normalized: bool = False  # whether one of the first two layers is a norm
     called_layers: set[str] = field(default_factory=set)
     detached_input_layers: set[str] = field(default_factory=set)  # layers whose detached output is the input of a layer
@@ -119,12 +120,12 @@ class StepTrace:
 
     @property
     def detached_prediction_layers(self) -> set[str]:
-        """Layers whose predictions are compared with data targets, but receive no gradient."""
+        """Layers that predictions for data targets depend on without a gradient."""
         return {
             layer
             for call in self.losses
-            if call.has_data_targets and not call.origin.differentiable_layers
-            for layer in call.origin.layers
+            if call.has_data_targets
+            for layer in call.origin.layers - call.origin.differentiable_layers
         }
 
     @property
@@ -195,6 +196,8 @@ class StepTrace:
             self._record_other_loss_call(name, args, output)
         if name in PAIRING_FUNCTIONS or name in INDEXING_FUNCTIONS:
             self._record_pair(name, args)
+        if name in JOINING_FUNCTIONS and self.first_inputs is None and origin.layers and args:
+            self._record_joined_inputs(args[0])
         layer = self._find_layer(args, kwargs, output)
         if layer is not None:
             self._record_layer_call(layer, name, args, kwargs, output)
@@ -206,6 +209,15 @@ class StepTrace:
             samples = _subsample(output)
             share = ((samples < low + margin) | (samples > high - margin)).float().mean()
             self._activation_shares.append((origin.layer, name, share))
+
+    def _record_joined_inputs(self, tensors: Any) -> None:
+        """Records the numeric data that are joined with the outputs of layers, such as embeddings, as first inputs."""
+        for tensor in iter_tensors(tensors):
+            origin = self.origins.origin_of(tensor)
+            is_data = bool(origin.batch_indices) and not origin.layers
+            if is_data and tensor.is_floating_point() and tensor.ndim == 2 and len(tensor) == self.samples:
+                self.first_inputs = _subsample(tensor)
+                return
 
     def _find_layer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> str | None:
         """Returns the layer of the first argument that is a parameter. Records parameters of no submodule."""

@@ -113,6 +113,22 @@ class _Ranked(_Module):
         return F.binary_cross_entropy_with_logits(margins, torch.ones_like(batch[0][:, 0]))
 
 
+class _SampledNegatives(_Module):
+    """Adds random pairs with the target zero to a batch of clicks, whose targets are one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        clicks, targets = batch
+        scores = self.network(torch.cat([clicks, torch.randn_like(clicks)])).mean(1)
+        return F.binary_cross_entropy_with_logits(scores, torch.cat([targets, torch.zeros_like(targets)]))
+
+
+class _OneClass(_Module):
+    """Maps all samples to a fixed center."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.mse_loss(self.network(batch[0]), batch[1])
+
+
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(320, 8, generator=GENERATOR)
 ONES, CONSTANT, ZEROS = torch.ones(320, 8), torch.full((320,), 8), torch.zeros(320, dtype=torch.long)
@@ -120,6 +136,8 @@ ONES, CONSTANT, ZEROS = torch.ones(320, 8), torch.full((320,), 8), torch.zeros(3
 HEALTHY = {
     "attention mask": (_Masked, {"values": INPUTS, "attention_mask": ONES}),
     "means": (_Scalars, (INPUTS, ZEROS)),
+    "clicks with sampled negatives": (_SampledNegatives, (INPUTS, ONES[:, 0])),
+    "center of one class": (_OneClass, (INPUTS, INPUTS[:1].expand(320, 8))),
     "pairs": (_Ranked, (INPUTS, ZEROS)),
     "lengths": (_Autoencoder, (INPUTS, CONSTANT)),
     "unused mask of a dictionary": (_Autoencoder, {"values": INPUTS, "attention_mask": ONES}),

@@ -112,6 +112,20 @@ def _delayed_loss(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(module(inputs), _targets(inputs)) + weight * module.gate(module.body(inputs)).square().mean()
 
 
+def _distill(module: _Module, inputs: torch.Tensor, activation: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Returns the divergence from the outputs of a teacher, which depend on a layer."""
+    with torch.no_grad():
+        teacher = module.gate(module.body(inputs)) * inputs[:, :4]
+    return F.kl_div(activation(module(inputs), dim=1), teacher.softmax(1), reduction="batchmean")
+
+
+def _route(module: _Module, inputs: torch.Tensor, *, uses_scores: bool) -> torch.Tensor:
+    """Selects one of four outputs by the score of another layer."""
+    scores, chosen = (module.gate(module.body(inputs)) * inputs[:, :4]).topk(1, dim=1)
+    outputs = module(inputs).gather(1, chosen)
+    return F.mse_loss(outputs * scores.sigmoid() if uses_scores else outputs, _targets(inputs)[:, :1])
+
+
 FAULTS: dict[str, tuple[Loss, Problem, str]] = {
     "probabilities for a focal loss": (
         lambda module, inputs: _focal(module(inputs).sigmoid(), (_targets(inputs) > 0).float()),
@@ -144,6 +158,12 @@ FAULTS: dict[str, tuple[Loss, Problem, str]] = {
         Problem.UNREACHABLE_TARGETS,
         "head",
     ),
+    "probabilities of a student": (
+        lambda module, inputs: _distill(module, inputs, torch.softmax), Problem.LOSS_INPUT_MISMATCH, "head"
+    ),
+    "scores that only select": (
+        lambda module, inputs: _route(module, inputs, uses_scores=False), Problem.NO_GRADIENT, "gate"
+    ),
     "predictions by argmax": (_detached_prediction, Problem.NO_GRADIENT, "head"),
     "softmax of a single score": (_closed_gate, Problem.NO_GRADIENT, "gate"),
     "loss without a slope": (
@@ -168,6 +188,8 @@ HEALTHY: dict[str, Loss] = {
     ),
     "samples by vmap": lambda module, inputs: F.mse_loss(torch.vmap(module)(inputs), _targets(inputs)),
     "detached target": _detached_target,
+    "log-probabilities of a student": lambda module, inputs: _distill(module, inputs, torch.log_softmax),
+    "scores that select and weight": lambda module, inputs: _route(module, inputs, uses_scores=True),
     "loss that is used later": _delayed_loss,
 }
 
@@ -214,3 +236,43 @@ def test_a_contrastive_loss_is_compared_with_chance():
 
     health = _train(_Module(contrast), epochs=3)
     assert Problem.NO_BETTER_THAN_CONSTANT in [finding.problem for finding in health.findings]
+
+
+def test_similarities_without_those_of_a_sample_to_itself_are_compared_with_chance():
+    """Labels leave out some classes, as in the NT-Xent loss, but a constant prediction cannot know which."""
+
+    def contrast(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+        codes = F.normalize(module(torch.cat([inputs, inputs + 0.05 * torch.randn_like(inputs)])), dim=1)
+        count = len(codes)
+        others = ~torch.eye(count, dtype=torch.bool)
+        similarities = (codes @ codes.T)[others].view(count, count - 1)
+        return F.cross_entropy(3 * similarities, torch.arange(count // 2).repeat(2))
+
+    health = _train(_Module(contrast), epochs=3)
+    assert Problem.NO_BETTER_THAN_CONSTANT not in [finding.problem for finding in health.findings]
+
+
+def test_unscaled_numbers_next_to_an_embedding_are_inputs():
+    class Table(_Module):
+        def __init__(self) -> None:
+            super().__init__(lambda module, inputs: F.mse_loss(module(inputs), _targets(inputs)))
+            self.embedding = nn.Embedding(2, 4)
+            self.body[0] = nn.Linear(12, 16)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            codes = self.embedding((inputs[:, 0] > 0).long())
+            return self.head(self.body(torch.cat([codes, 1e5 * inputs], 1)))
+
+    finding = _train(Table(), epochs=3).findings[0]
+    assert (finding.problem, finding.where) == (Problem.INPUT_BADLY_SCALED, "input")
+
+
+def test_a_loss_of_forces_that_is_not_a_number_is_found():
+    def loss_of_forces(module: _Module, inputs: torch.Tensor) -> torch.Tensor:
+        places = inputs.clone().requires_grad_()
+        distances = (places - inputs).square().sum(1).sqrt()  # zero, where the square root has no slope
+        (forces,) = torch.autograd.grad((module(places).sum(1) * distances).sum(), places, create_graph=True)
+        return forces.square().mean()
+
+    finding = _train(_Module(loss_of_forces), epochs=1).findings[0]
+    assert (finding.problem, finding.evidence["tensor"]) == (Problem.NON_FINITE, "output of grad")

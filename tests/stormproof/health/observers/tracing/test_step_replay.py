@@ -50,3 +50,10 @@ def test_the_first_function_that_gives_what_is_not_finite_is_named_with_its_laye
     module, batch = Busy(), torch.randn(4, 3)
     names = {id(parameter): name.rpartition(".")[0] for name, parameter in module.named_parameters()}
     assert find_first_non_finite(module, names, [batch], lambda: module.training_step(batch, 0)) == ("sqrt", "norm")
+
+
+def test_a_replay_that_raises_an_error_finds_nothing():
+    def step() -> None:
+        raise RuntimeError("out of data")
+
+    assert find_first_non_finite(Busy(), {}, [], step) is None
