@@ -47,8 +47,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         for validation in later_passes[-2:]
     )
     is_recovering = not is_sustained and later_passes[-2].loss > last_pass.loss + MIN_RISE * abs(last_pass.loss)
-    later_losses = [validation.loss for validation in later_passes]
-    exceeds_fluctuation = fmean(later_losses[-2:]) > best_pass.loss + 3 * _fluctuation(later_losses)
+    recent_loss = fmean(validation.loss for validation in later_passes[-2:])
+    exceeds_fluctuation = recent_loss > best_pass.loss + 3 * _fluctuation([validation.loss for validation in passes])
     if (
         is_rising
         and exceeds_fluctuation
