@@ -19,6 +19,7 @@ import argparse
 import importlib
 import inspect
 import logging
+import math
 import multiprocessing
 import sys
 import warnings
@@ -209,6 +210,23 @@ def problem_lines(verdicts: Iterable[Verdict]) -> list[str]:
     return lines
 
 
+def step_lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """Returns one line per correctly reported problem: number of runs, and quantiles of the first step."""
+    steps: dict[str, list[int]] = {}
+    for verdict in verdicts:
+        if verdict.took_effect and verdict.program.problems:
+            correct = [finding for finding in verdict.warnings if finding.problem in verdict.program.problems]
+            if correct:
+                first = min(correct, key=lambda finding: finding.step)
+                steps.setdefault(first.problem, []).append(first.step)
+    return [
+        f"{problem}: reported in {len(values)} runs, median step {median(values):.0f}, "
+        f"90% by step {sorted(values)[math.ceil(0.9 * len(values)) - 1]}, "
+        f"within 20 steps in {sum(value <= 20 for value in values)} runs"
+        for problem, values in sorted(steps.items())
+    ]
+
+
 def _share(part: list[Verdict], total: list[Verdict]) -> str:
     return f"{len(part)} ({100 * len(part) / max(len(total), 1):.0f}%)"
 
@@ -243,6 +261,7 @@ def main() -> None:
         from diagnosis_peers import installed_peers  # noqa: PLC0415 (likewise)
 
         monitors |= PEERS | installed_peers()
+    all_verdicts = []
     for part in [arguments.part] if arguments.part else PARTS:
         for name, monitor in monitors.items():
             runs = [
@@ -260,6 +279,8 @@ def main() -> None:
             if not arguments.summary_only:
                 print(*problem_lines(verdicts), sep="\n")
             print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ", flush=True)
+            all_verdicts += verdicts if name == "TrainingHealth" else []
+    print("correctly reported by TrainingHealth, by problem:", *step_lines(all_verdicts), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_a_smallest_size_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.TooLarge")
     assert result.returncode == 1
-    assert "8 does not fit into memory, the smallest size" in result.stderr + result.stdout
+    assert "8 does not fit into memory. This is the smallest batch size" in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
 
 

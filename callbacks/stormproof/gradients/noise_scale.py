@@ -22,7 +22,7 @@ from stormproof.gradients.norms import local_norms
 MIN_ESTIMATES = 10
 """Minimum number of steps with an estimate. The estimate of a single step is mostly noise."""
 FAR_RATIO = 10.0
-"""Ratio of the noise scale and the batch size, or its inverse, from which they are far apart."""
+"""Factor by which the noise scale and the batch size must differ to be far apart."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def noise_scale(estimates: Iterable[NoiseEstimate]) -> float | None:
 
 
 def batch_size_advice(scale: float, batch_size: int) -> str | None:
-    """Returns a sentence about a batch size that is far from the noise scale, or None if it is not.
+    """Returns advice if the batch size is far from the noise scale, otherwise None.
 
     Args:
         scale: Noise scale in samples. Must be positive.
@@ -88,11 +88,9 @@ def batch_size_advice(scale: float, batch_size: int) -> str | None:
         'Batches of about 20 samples need almost as few steps, and fewer samples in total.'
     """
     if scale >= FAR_RATIO * batch_size:
-        return (
-            "Larger batches reduce the number of steps almost in proportion, if the learning rate is raised with them."
-        )
+        return "Larger batches reduce the number of steps almost in proportion if the learning rate is scaled, too."
     if scale <= batch_size / FAR_RATIO:
-        return f"Batches of about {scale:.2g} samples need almost as few steps, and fewer samples in total."
+        return f"Batches of about {max(scale, 1):,.0f} samples need almost as few steps, and fewer samples in total."
     return None
 
 

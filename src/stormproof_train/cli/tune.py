@@ -20,7 +20,7 @@ from stormproof_train.console import print_line, print_table
 from stormproof_train.data.spec import get_fingerprint, infer_spec
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
-from stormproof_train.tuning.batch_noise import NoiseScale
+from stormproof_train.tuning.batch_noise import NoiseMeasurement
 from stormproof_train.tuning.batch_size import BatchSize, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
@@ -112,24 +112,25 @@ def _print_batch_size(result: BatchSize) -> str:
     ]
     print_table("throughput by batch size", ("batch size", "samples/s", "of the fastest", "peak memory"), rows)
     print_line(f"no larger batch was tried: {result.stop_reason}")
-    if result.noise is not None:
-        _print_noise(result.noise)
     print_line(
         "the smallest batch size within 10% of the throughput of larger ones; tune the learning rate again (tune=lr)"
     )
+    if result.noise is not None:
+        _print_noise(result.noise)
     return f"data.batch_size={result.size}"
 
 
-def _print_noise(noise: NoiseScale) -> None:
+def _print_noise(noise: NoiseMeasurement) -> None:
     after = f"after {noise.steps} steps with batches of {noise.batch_size}"
     if math.isinf(noise.noise_scale):
-        print_line(f"the gradient is mostly noise {after}: the noise scale is too large to be estimated")
+        print_line(f"the gradient is mostly noise {after}: the noise scale is too large to estimate")
     else:
         print_line(
             f"the gradient noise scale is {noise.noise_scale:,.0f} samples {after}; it usually grows during training"
         )
     print_line(
-        batch_size_advice(noise.noise_scale, noise.batch_size) or "the batch size is not far from the noise scale"
+        batch_size_advice(noise.noise_scale, noise.batch_size)
+        or "the batch size is within a factor of 10 of the noise scale"
     )
 
 

@@ -19,7 +19,7 @@ from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 
 
 @dataclasses.dataclass(frozen=True)
-class NoiseScale:
+class NoiseMeasurement:
     """Gradient noise scale after some steps.
 
     Attributes:
@@ -35,15 +35,15 @@ class NoiseScale:
 
 def measure_noise_scale(
     plan: Plan, size: int, training_samples: int, steps: int = 100, seconds: int = 30
-) -> NoiseScale | None:
+) -> NoiseMeasurement | None:
     """Trains a new network and returns the noise scale of its last steps, or None if it cannot be estimated.
 
-    Each step accumulates at least two batches, so that their gradients can be compared. Smaller batches change
-    batch norm slightly.
+    Each step accumulates at least two smaller batches and compares their gradients. Batch norm therefore uses smaller
+    batches.
 
     Args:
         plan: Plan of a run on one device.
-        size: Samples per optimizer step. Must be divisible by 2.
+        size: Samples per optimizer step. Must be divisible by ``accumulate_grad_batches``, or by 2 if that is 1.
         training_samples: Number of training samples.
         steps: Number of steps. Must be positive.
         seconds: Time after which training ends early, in seconds.
@@ -72,4 +72,4 @@ def measure_noise_scale(
         return None
     if scale is None and fmean(estimate.signal for estimate in estimates) <= 0:
         scale = math.inf
-    return None if scale is None else NoiseScale(scale, batch_size, trainer.global_step)
+    return None if scale is None else NoiseMeasurement(scale, batch_size, trainer.global_step)

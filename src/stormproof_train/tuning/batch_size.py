@@ -17,7 +17,7 @@ from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, RunError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
-from stormproof_train.tuning.batch_noise import NoiseScale, measure_noise_scale
+from stormproof_train.tuning.batch_noise import NoiseMeasurement, measure_noise_scale
 from stormproof_train.tuning.throughput import Throughput, measure_throughputs
 
 
@@ -35,7 +35,7 @@ class BatchSize:
     size: int
     measurements: Sequence[Throughput]
     stop_reason: str
-    noise: NoiseScale | None
+    noise: NoiseMeasurement | None
 
 
 def find_batch_size(
@@ -43,8 +43,8 @@ def find_batch_size(
 ) -> BatchSize:
     """Measures doubled batch sizes in a subprocess and applies :func:`choose_batch_size`.
 
-    If the process runs out of memory, only the size that it was measuring is lost. It also measures the noise scale
-    with the chosen size. Lightning's ``scale_batch_size`` is not used for four reasons:
+    If the process runs out of memory, only the size that it was measuring is lost. The process also
+    measures the noise scale with the chosen size. Lightning's ``scale_batch_size`` is not used for four reasons:
 
     - It finds the largest batch that fits, not the fastest.
     - At its ``max_val`` it returns that size without having tried it.
@@ -125,7 +125,7 @@ class _Failure:
 
 def _measure_in_subprocess(
     config: Mapping[str, Any], sizes: Sequence[int], samples: int
-) -> tuple[list[Throughput], str | None, NoiseScale | None]:
+) -> tuple[list[Throughput], str | None, NoiseMeasurement | None]:
     """Returns the throughputs, the reason why no larger size was tried, and the noise scale.
 
     The reason is None if all sizes were measured.
@@ -137,18 +137,18 @@ def _measure_in_subprocess(
     sender.close()
     measurements: list[Throughput] = []
     reason: str | None = None
-    noise: NoiseScale | None = None
+    noise: NoiseMeasurement | None = None
     try:
         while True:
             match receiver.recv():
                 case Throughput() as measurement:
                     measurements.append(measurement)
-                case NoiseScale() as noise:
+                case NoiseMeasurement() as noise:
                     pass
                 case _Failure() as failure:
                     raise (UserError if failure.code is ExitCode.USER_MISTAKE else RunError)(failure.message)
-                case sentence:
-                    reason = str(sentence)
+                case stop_reason:
+                    reason = str(stop_reason)
     except EOFError:
         process.join()
     finally:
@@ -158,7 +158,10 @@ def _measure_in_subprocess(
     if reason is None and len(measurements) < len(sizes):
         reason = f"the system killed the process that tried {sizes[len(measurements)]} (exit code {process.exitcode})"
     if not measurements:
-        raise RunError(f"tune=batch_size: {reason}, the smallest size: it may need more memory than is available")
+        raise RunError(
+            f"tune=batch_size: {reason}. This is the smallest batch size: use a smaller model or a device with more "
+            "memory"
+        )
     return measurements, reason, noise
 
 

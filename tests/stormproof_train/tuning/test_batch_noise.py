@@ -30,7 +30,7 @@ def test_a_network_at_its_start_has_a_noise_scale_and_few_steps_have_none(accumu
         (640.0, "Larger batches"),
         (639.0, None),
         (6.5, None),
-        (6.4, "Batches of about 6.4 samples"),
+        (6.4, "Batches of about 6 samples"),
     ],
 )
 def test_only_a_batch_size_far_from_the_noise_scale_has_advice(scale: float, advice: str | None) -> None:

@@ -234,7 +234,7 @@ def update_ratios(record: Record) -> list[float]:
 
 
 def is_early(record: Record) -> bool:
-    """Returns whether a run is in the first quarter of its planned steps, or in its first 100 steps without a plan."""
+    """Returns whether a run is in the first quarter of its planned steps. Without a plan, in its first 100 steps."""
     return record.step < (MIN_LATE_STEPS if record.planned_steps is None else EARLY_SHARE * record.planned_steps)
 
 

@@ -245,7 +245,7 @@ class TrainingObserver:
         identical_targets = self._constant_target_counter.samples
         pool = self._baseline_evaluator.target_pool
         if self._baseline_evaluator.computes_targets and not pool.is_empty:
-            identical_targets = pool.identical_samples  # the loss receives other values than those in the batch
+            identical_targets = pool.identical_samples  # the loss receives computed targets, not those of the batch
         measurements = [] if self._gradient_source is None else self._gradient_source.history
         if self._non_finite is None and not self._has_grad_scaler and measurements:
             self._non_finite = self._find_non_finite_gradient(measurements[-1])

@@ -43,9 +43,8 @@ ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", 
 
 MIN_SHARE = 1e-12
 """Minimum share of a class, so that its logarithm is finite."""
-MIN_SAMPLES_PER_CLASS = 20
-"""Minimum number of samples for each class, for class shares by position in a sequence. Shares of fewer samples would
-fit them too well."""
+MIN_SEQUENCES_PER_CLASS = 20
+"""Minimum number of sequences per class to compute class shares for each position. Fewer sequences overfit."""
 
 
 def find_loss_input(name: str, arguments: Mapping[str, Any]) -> LossInput | None:
@@ -114,7 +113,7 @@ def _log_class_shares(
 ) -> torch.Tensor | None:
     """Returns the logarithms of the class shares. None if the target has no classes.
 
-    If the targets are sequences and enough of them are known, each position has its own shares.
+    Computes separate shares for each position if the targets are sequences and there are enough of them.
     """
     weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
     if target.is_floating_point():
@@ -125,7 +124,7 @@ def _log_class_shares(
         is_class = (target != arguments.get("ignore_index", -100)) & (target >= 0) & (target < classes)
         if not is_class.any():
             return None
-        has_positions = target.ndim == 2 and len(target) >= MIN_SAMPLES_PER_CLASS * classes and bool(is_class.all())
+        has_positions = target.ndim == 2 and len(target) >= MIN_SEQUENCES_PER_CLASS * classes and bool(is_class.all())
         positions = target.T if has_positions else target[is_class][None]
         shares = torch.stack([torch.bincount(position, minlength=classes).double() for position in positions], 1)
         shares = shares / shares.sum(0)

@@ -39,8 +39,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         return
     initial_sensitivities, needs_smaller_weights = layer_sensitivities(record, 0), is_too_sensitive(record)
     slope = log_ratio(list(initial_sensitivities.values()))
-    are_growing = len(norms) >= 3 and norms[-1] > MIN_GROWTH * max(norms[0], 1e-12)
-    may_have_grown = are_growing and update_ratio(record) < 0.1 and not is_falling(record)
+    last_norm_is_large = len(norms) >= 3 and norms[-1] > MIN_GROWTH * max(norms[0], 1e-12)
+    may_have_grown = last_norm_is_large and update_ratio(record) < 0.1 and not is_falling(record)
     has_grown = may_have_grown and norms[-2] > MIN_GROWTH * max(norms[0], 1e-12)
     grows_with_depth = slope is not None and slope > -math.log(STRONG_RATIO)
     is_infinite = any(map(math.isinf, measurements[0].norms.values()))

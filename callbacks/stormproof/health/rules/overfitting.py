@@ -71,11 +71,11 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
 def _fluctuation(losses: Sequence[float]) -> float:
     """Returns the standard deviation of validation losses around a smooth curve, from their second differences.
 
-    Passes differ by more than the noise of their batches, because each update shifts all of them. 0 with fewer than
-    five losses.
+    Validation losses vary more than their sampling error, because each update shifts the loss of all batches. Returns 0
+    for fewer than five losses.
     """
     differences = [abs(second - first) for first, second in pairwise(map(operator.sub, losses[1:], losses))]
-    # the second difference of independent values has a variance of 6, and |normal| a median of 0.6745
+    # second differences of independent values have 6 times their variance, and |z| a median of 0.6745 if z is normal
     return median(differences) / (math.sqrt(6) * 0.6745) if len(differences) >= 3 else 0.0
 
 

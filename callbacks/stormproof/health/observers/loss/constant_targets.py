@@ -45,15 +45,15 @@ class ConstantTargetCounter:
         if tensor.ndim == 0 or tensor.size(0) != samples:
             return False
         first_entry = self._first_sample.setdefault(index, tensor[0].clone())
-        if tensor.shape[1:] != first_entry.shape or is_point_in_space(first_entry):
+        if tensor.shape[1:] != first_entry.shape or may_be_center(first_entry):
             return False
         return bool((tensor == first_entry).all())
 
 
-def is_point_in_space(target: torch.Tensor) -> bool:
-    """Returns whether a target is a vector of different fractions, such as the center of a one-class network.
+def may_be_center(target: torch.Tensor) -> bool:
+    """Returns whether a target may be a fixed center, as in Deep SVDD: different values that are not all integers.
 
-    Targets that are identical by mistake are usually whole numbers or all equal.
+    Targets that are identical by mistake are usually integers, or have equal entries.
     """
     if not target.is_floating_point() or target.numel() < 2:
         return False

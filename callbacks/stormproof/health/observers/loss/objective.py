@@ -64,7 +64,7 @@ class Objective:
 
     @property
     def is_contrastive(self) -> bool:
-        """Returns whether the samples of the batch are the classes, so that a constant prediction is uniform."""
+        """Whether the classes are the samples of the batch, as in InfoNCE. The best constant is then uniform."""
         target = self.target
         return (
             self.name == "cross_entropy"
@@ -223,7 +223,7 @@ def _mean_of_sums(values: torch.Tensor) -> torch.Tensor:
 
 
 def list_data_losses(trace: StepTrace) -> list[Objective]:
-    """Returns all standard losses with data targets in the step, and divergences from the output of a teacher."""
+    """Returns the standard losses of the step with data targets, and all KL divergences, as in distillation."""
     return [
         _objective_from_call(call, torch.sum) for call in trace.losses if call.has_data_targets or call.name == "kl_div"
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stormproof.health.observers.loss.constant_targets import is_point_in_space
+from stormproof.health.observers.loss.constant_targets import may_be_center
 from stormproof.health.observers.loss.objective import Objective
 from stormproof.health.observers.torch_losses import LOSS_INPUTS, best_constant
 
@@ -34,7 +34,7 @@ class TargetPool:
         if not self._targets:
             return 0
         target = torch.cat(self._targets)
-        return len(target) if bool((target == target[0]).all()) and not is_point_in_space(target[0]) else None
+        return len(target) if bool((target == target[0]).all()) and not may_be_center(target[0]) else None
 
     def add(self, target: torch.Tensor) -> None:
         """Adds the targets of a batch, of shape (N, …)."""

@@ -61,7 +61,7 @@ def find_first_non_finite(
         step: Function that runs the step.
 
     Returns:
-        Names of the function and of its layer. None if all outputs are finite, or if the step raised an error before.
+        Names of the function and of its layer. None if all outputs are finite, or if the step raised an error first.
     """
     matches: list[tuple[str, str]] = []
 
@@ -70,8 +70,8 @@ def find_first_non_finite(
             matches.append((name, origin.layer or ""))
 
     tracker = ProvenanceTracker(layer_names, batch, record_non_finite)
-    # a step may compute gradients of the output, such as forces
-    with replay_without_side_effects(module), torch.enable_grad(), tracker, suppress(Exception):  # of the user's step
+    # a step may differentiate its output, for example to compute forces, and the user's step may raise
+    with replay_without_side_effects(module), torch.enable_grad(), tracker, suppress(Exception):
         step()
     return matches[0] if matches else None
 

@@ -26,7 +26,8 @@ MIN_VARIANCE = 1e-5
 """Variance of a channel below which it is constant, as ``eps`` of batch norm."""
 PAIRING_FUNCTIONS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions of a prediction and its target that broadcast their shapes."""
-JOINING_FUNCTIONS = frozenset({"cat", "concat", "concatenate", "hstack"})
+CONCATENATION_FUNCTIONS = frozenset({"cat", "concat", "concatenate", "hstack"})
+"""Functions that concatenate tensors."""
 INDEXING_FUNCTIONS = frozenset({"gather", "__getitem__", "take_along_dim"})
 """Functions that select the log-probability of a class by its index."""
 MAX_PAIRS = 4
@@ -100,7 +101,7 @@ class StepTrace:
     losses: list[LossCall] = field(default_factory=list)
     broadcast_mismatches: list[BroadcastMismatch] = field(default_factory=list)
     pairs: list[PredictionTargetPair] = field(default_factory=list)
-    first_inputs: torch.Tensor | None = None  # numeric data that enters the network first
+    first_inputs: torch.Tensor | None = None  # first numeric batch data that reach a layer
     is_normalized: bool = False  # whether one of the first two layers is a norm
     called_layers: set[str] = field(default_factory=set)
     detached_input_layers: set[str] = field(default_factory=set)  # layers whose detached output is the input of a layer
@@ -120,7 +121,7 @@ class StepTrace:
 
     @property
     def detached_prediction_layers(self) -> set[str]:
-        """Layers that predictions for data targets depend on without a gradient."""
+        """Layers on which a prediction depends only through detached tensors."""
         return {
             layer
             for call in self.losses
@@ -196,8 +197,8 @@ class StepTrace:
             self._record_other_loss_call(name, args, output)
         if name in PAIRING_FUNCTIONS or name in INDEXING_FUNCTIONS:
             self._record_pair(name, args)
-        if name in JOINING_FUNCTIONS and self.first_inputs is None and origin.layers and args:
-            self._record_joined_inputs(args[0])
+        if name in CONCATENATION_FUNCTIONS and self.first_inputs is None and origin.layers and args:
+            self._record_concatenated_inputs(args[0])
         layer = self._find_layer(args, kwargs, output)
         if layer is not None:
             self._record_layer_call(layer, name, args, kwargs, output)
@@ -210,8 +211,8 @@ class StepTrace:
             share = ((samples < low + margin) | (samples > high - margin)).float().mean()
             self._activation_shares.append((origin.layer, name, share))
 
-    def _record_joined_inputs(self, tensors: Any) -> None:
-        """Records the numeric data that are joined with the outputs of layers, such as embeddings, as first inputs."""
+    def _record_concatenated_inputs(self, tensors: Any) -> None:
+        """Records numeric data that are concatenated with outputs of layers, such as embeddings, as first inputs."""
         for tensor in iter_tensors(tensors):
             origin = self.origins.origin_of(tensor)
             is_data = bool(origin.batch_indices) and not origin.layers
