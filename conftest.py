@@ -21,7 +21,7 @@ os.environ["NETRC"] = os.devnull  # hides the W&B API key of the current user
 
 import torch  # noqa: E402 (after the environment is set)
 
-from tests.support import forked_command  # noqa: E402 (after the environment is set)
+from tests.support import forked_command, object_stores  # noqa: E402 (after the environment is set)
 from tests.support.time_limit import Stopwatch, slowness  # noqa: E402 (after the environment is set)
 
 LONG = {"slow", "drill", "cluster", "browser", "third_party"}
@@ -55,6 +55,21 @@ def command(tmp_path: Path) -> forked_command.Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Generator[object_stores.S3Server, None, None]:
+    """Runs an S3 server in another process."""
+    with object_stores.run_s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: object_stores.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty bucket of the S3 server, with the environment that reaches it."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.make_bucket()}/run"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

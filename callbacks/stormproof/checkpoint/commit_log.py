@@ -18,6 +18,7 @@ from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.file_names import is_stem
 from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.storage.object_log import ObjectLog
 
 Event = Mapping[str, Any]
 """One line. Its ``event`` is committed, deleted, quarantined, lost or attempt. All but "attempt" name a checkpoint."""
@@ -76,7 +77,7 @@ class CommitLog:
         return [f"its first {log_prefix.bytes} bytes have changed since the newest commit", *problems]
 
 
-def read_log(path: Path) -> CommitLog:
+def read_log(path: Path | ObjectLog) -> CommitLog:
     """Reads and parses a log. A missing log counts as empty."""
     try:
         return parse_log(retry_read(path.read_bytes))
@@ -133,13 +134,22 @@ def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
     return b"".join(lines)
 
 
-def append(path: Path, events: Sequence[Event]) -> None:
+def append(path: Path | ObjectLog, events: Sequence[Event], log_bytes: int | None = None) -> None:
     """Appends ``events`` to the log at ``path``. When it returns, they survive a power failure.
+
+    Args:
+        path: Path of the log, or log of an object store.
+        events: Events to append.
+        log_bytes: Length that the log of an object store must have. Not checked if None.
 
     Raises:
         OSError: If the log cannot be written or the disk is full. Readers ignore a partly written line.
+        FolderLostError: If another process appended to the log of an object store meanwhile.
     """
     log = read_log(path)
+    if isinstance(path, ObjectLog):
+        path.append(format_lines(log, events), len(log.content) if log_bytes is None else log_bytes)
+        return
     with path.open("ab", buffering=0) as file:
         unwritten_bytes = memoryview(format_lines(log, events))
         while unwritten_bytes:

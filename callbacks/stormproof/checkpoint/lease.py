@@ -177,14 +177,28 @@ class Lease:
 
 def _read_owner(path: Path) -> Owner | None:
     try:
-        content = json.loads(retry_read(path.read_bytes))
-        field_names = {field.name for field in fields(Owner)}  # a later release may write more
-        return Owner(**{name: value for name, value in content.items() if name in field_names})
+        return parse_owner(retry_read(path.read_bytes), str(path))
     except FileNotFoundError:
         return None
+
+
+def parse_owner(content: bytes, location: str) -> Owner:
+    """Returns the owner that a lease names.
+
+    Args:
+        content: Content of the lease.
+        location: Path or URL of the lease, for messages.
+
+    Raises:
+        LeaseError: If the content is not a valid lease.
+    """
+    try:
+        values = json.loads(content)
+        field_names = {field.name for field in fields(Owner)}  # a later release may write more
+        return Owner(**{name: value for name, value in values.items() if name in field_names})
     except (ValueError, TypeError, AttributeError) as error:
         raise LeaseError(
-            f"{path} is not a valid lease ({error}). Remove it if no other process writes to the folder."
+            f"{location} is not a valid lease ({error}). Remove it if no other process writes to the folder."
         ) from error
 
 

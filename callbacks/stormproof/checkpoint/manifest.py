@@ -13,6 +13,7 @@ from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import format_stem
+from stormproof.checkpoint.storage.claims import ABORTED_PREFIX
 from stormproof.errors import NotResumableError
 
 FORMAT = 2
@@ -22,6 +23,10 @@ _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
 _DIGEST_SUFFIX = b'"\n}\n'
 _MAX_BYTES = 1_000_000  # bytes; a manifest has about 1,000
+
+
+class AbortedCommitError(ValueError):
+    """The manifest is that of a commit which another attempt aborted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class Checkpoint(CommitInfo):
     """A committed checkpoint, as its manifest describes it.
 
     Attributes:
-        path: The ``.ckpt`` file, which Lightning reads.
+        path: The ``.ckpt`` file, which Lightning reads. Only its name if it is in an object store.
         sequence: Number of the commit in this folder, from 1. The newest checkpoint has the highest number.
         attempt: Attempt that wrote it, from 1. 0 if no attempt wrote it.
         digest: Hash of the file, as ``<algorithm>:<hex digits>``.
@@ -130,6 +135,7 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
         path: The ``.ckpt`` file. Its name must equal the one in the manifest, which is not used otherwise.
 
     Raises:
+        AbortedCommitError: If another attempt aborted the commit.
         ValueError: If any byte has changed or the manifest belongs to another file. The message states the reason.
         NotResumableError: If a later version of stormproof wrote the manifest.
     """
@@ -183,6 +189,8 @@ def _make_update_error(path: Path, feature: str) -> NotResumableError:
 
 def _parse_verified_fields(content: bytes) -> dict[str, Any]:
     """Returns the fields of a manifest after verifying its hash."""
+    if content.startswith(ABORTED_PREFIX):
+        raise AbortedCommitError("its commit was aborted by another attempt")
     digest_slice = slice(len(content) - len(_DIGEST_SUFFIX) - 64, len(content) - len(_DIGEST_SUFFIX))
     if len(content) > _MAX_BYTES or not content[: max(digest_slice.start, 0)].endswith(_DIGEST_PREFIX):
         raise ValueError("its manifest is truncated or was not written by stormproof")

@@ -1,12 +1,30 @@
-"""Moves bad checkpoints to ``quarantine/`` instead of deleting them."""
+"""Puts bad checkpoints into ``quarantine/`` instead of deleting them.
+
+In a folder, the files are moved. In an object store, which cannot rename, the objects stay where they are, and
+``quarantine/<name>.json`` marks them. Marked checkpoints are not listed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from stormproof.checkpoint.atomic import fsync_folder
-from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME
+from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_sequence
+from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, PosixStorage
+
+
+def quarantine_checkpoints(storage: AnyStorage, names: Iterable[str]) -> None:
+    """Puts checkpoints into quarantine. Does not fsync the folder itself."""
+    for name in names:
+        if isinstance(storage, PosixStorage):
+            move_to_quarantine(storage.folder, name)
+        else:
+            content = json.dumps({"name": name, "token": secrets.token_hex(8)}).encode()
+            storage.put_if_absent(f"{QUARANTINE_FOLDER_NAME}/{name}.json", content)
 
 
 def move_to_quarantine(folder: Path, name: str) -> None:
@@ -20,12 +38,17 @@ def move_to_quarantine(folder: Path, name: str) -> None:
     fsync_folder(quarantine_folder)
 
 
-def list_quarantined_files(folder: Path) -> list[str]:
-    """Returns the sorted names of the files in ``folder/quarantine``. Empty if that folder does not exist."""
+def list_quarantined_files(storage: AnyStorage) -> list[str]:
+    """Returns the sorted names of the files in ``quarantine/``. Empty if that folder does not exist."""
     try:
-        return sorted(path.name for path in (folder / QUARANTINE_FOLDER_NAME).iterdir())
+        return sorted(entry.name for entry in storage.list(QUARANTINE_FOLDER_NAME))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def list_marked_names(storage: ObjectStorage) -> set[str]:
+    """Returns the names of the checkpoints of an object store that are in quarantine."""
+    return {file.removesuffix(".json") for file in list_quarantined_files(storage) if parse_sequence(file)}
 
 
 def _find_free_path(folder: Path, name: str) -> Path:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import CommitLog, read_log
 from stormproof.checkpoint.file_names import LOG_FILE_NAME, is_temporary, parse_file_name, parse_sequence
-from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
+from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix, decode_manifest
+from stormproof.checkpoint.quarantine import list_marked_names
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
-from stormproof.checkpoint.verification import describe_read_error, find_damage, read_manifest
+from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, PosixStorage, as_storage
+from stormproof.checkpoint.storage.object_log import ObjectLog
+from stormproof.checkpoint.verification import describe_read_error, find_damage, find_object_damage, read_manifest
 
 
 @dataclass(frozen=True)
@@ -70,35 +72,37 @@ class Resolution:
         ]
 
 
-def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
+def resolve(folder: Path | AnyStorage, *, verify_all: bool = False) -> Resolution:
     """Classifies all files of ``folder`` and finds the newest good checkpoint. Modifies no file.
 
     Lists the files before it reads the log. If a running process deletes a checkpoint in between, the log contains the
     deletion.
 
     Args:
-        folder: Folder of checkpoints. A missing folder counts as empty.
+        folder: Folder or object store of checkpoints. A missing folder counts as empty.
         verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
 
     Raises:
         OSError: If the folder cannot be read.
         NotResumableError: If a later version of stormproof wrote a manifest.
     """
-    files = list_files(folder)
+    storage = as_storage(folder)
+    log_source = get_log_source(storage)
+    files = list_files(storage)
     names = extract_names(files)
-    folder_manifests = read_manifests(folder, [name for name in names if f"{name}.json" in files])
-    good_checkpoints = _verify_checkpoints(folder_manifests, verify_all)
-    log = read_log(folder / LOG_FILE_NAME)
+    folder_manifests = read_manifests(storage, [name for name in names if f"{name}.json" in files])
+    good_checkpoints = _verify_checkpoints(storage, folder_manifests, verify_all)
+    log = read_log(log_source)
     bad_reasons = {
         name: reason
         for name, reason in folder_manifests.bad_reasons.items()
         if name not in log.checkpoint_names("deleted")
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(folder, unfinished_names, log), "its manifest is missing")
-    lost_names = _find_lost(folder, log)
+    bad_reasons |= dict.fromkeys(find_without_manifest(storage, unfinished_names, log), "its manifest is missing")
+    lost_names = _find_lost(storage, log)
     if bad_reasons or lost_names:  # a running process may have deleted them since; it logs a deletion before it deletes
-        current_log = read_log(folder / LOG_FILE_NAME)
+        current_log = read_log(log_source)
         bad_reasons = {
             name: reason for name, reason in bad_reasons.items() if name not in current_log.checkpoint_names("deleted")
         }
@@ -106,8 +110,9 @@ def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
     leftover_names = (
         {*unfinished_names, *folder_manifests.bad_reasons}
         - set(bad_reasons)
-        - _find_newly_committed(folder, unfinished_names)
+        - _find_newly_committed(storage, unfinished_names)
     )
+    aborted_files = {f"{name}.ckpt" for name in folder_manifests.aborted_names} & files
     log_prefixes = [folder_manifests.log_prefixes[checkpoint.name] for checkpoint in folder_manifests.checkpoints]
     return Resolution(
         chosen_checkpoint=good_checkpoints[0] if good_checkpoints else None,
@@ -118,7 +123,9 @@ def resolve(folder: Path, *, verify_all: bool = False) -> Resolution:
             if name in bad_reasons
         ],
         lost_names=lost_names,
-        leftover_files=sorted(file for file in files if is_temporary(file) or _parse_stem(file) in leftover_names),
+        leftover_files=sorted(
+            aborted_files | {file for file in files if is_temporary(file) or _parse_stem(file) in leftover_names}
+        ),
         foreign_files=sorted(file for file in files if is_foreign(file)),
         log_problems=log.find_problems_since(log_prefixes[0] if log_prefixes else None),
         is_log_torn=log.torn_bytes > 0,
@@ -135,45 +142,67 @@ class FolderManifests:
         log_prefixes: Log prefixes of their manifests, by checkpoint name.
         bad_reasons: Reasons why checkpoints are bad, by name.
         unreadable_names: Names of checkpoints with files that storage failed to read.
+        aborted_names: Names of commits that another attempt aborted, in an object store.
     """
 
     checkpoints: list[Checkpoint] = field(default_factory=list)
     log_prefixes: dict[str, LogPrefix] = field(default_factory=dict)
     bad_reasons: dict[str, str] = field(default_factory=dict)
     unreadable_names: set[str] = field(default_factory=set)
+    aborted_names: set[str] = field(default_factory=set)
 
 
-def read_checkpoints(folder: Path) -> list[Checkpoint]:
+def read_checkpoints(folder: Path | AnyStorage) -> list[Checkpoint]:
     """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
+    storage = as_storage(folder)
     names = [
         parsed_name[0]
-        for file in list_files(folder)
+        for file in list_files(storage)
         if file.endswith(".json") and (parsed_name := parse_file_name(file))
     ]
-    return sorted(read_manifests(folder, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
+    return sorted(read_manifests(storage, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
 
 
-def list_files(folder: Path) -> set[str]:
-    """Returns the names in ``folder``, without subfolders that are named like a checkpoint."""
+def get_log_source(storage: AnyStorage) -> Path | ObjectLog:
+    """Returns the log of a storage, for :func:`stormproof.checkpoint.commit_log.read_log`."""
+    return storage.folder / LOG_FILE_NAME if isinstance(storage, PosixStorage) else ObjectLog(storage)
+
+
+def get_path(storage: AnyStorage, file: str) -> Path:
+    """Returns the path of a file for :attr:`Checkpoint.path`: only its name if it is in an object store."""
+    return storage.folder / file if isinstance(storage, PosixStorage) else Path(file)
+
+
+def list_files(storage: AnyStorage) -> set[str]:
+    """Returns the names in ``storage``, without subfolders that are named like a checkpoint."""
     try:
-        return retry_read(
-            lambda: {path.name for path in folder.iterdir() if not _is_folder_named_like_checkpoint(path)}
-        )
+        entries = retry_read(storage.list)
     except FileNotFoundError:
         return set()
+    marked_names = list_marked_names(storage) if isinstance(storage, ObjectStorage) else set[str]()
+    return {
+        entry.name
+        for entry in entries
+        if not (entry.is_folder and (parse_sequence(entry.name) or entry.name.endswith(".ckpt")))
+        and _parse_stem(entry.name) not in marked_names
+    }
 
 
-def _is_folder_named_like_checkpoint(path: Path) -> bool:
-    has_checkpoint_name = parse_sequence(path.name) or path.suffix == ".ckpt"
-    return bool(has_checkpoint_name) and path.is_dir() and not path.is_symlink()
+def _read_manifest(storage: AnyStorage, name: str) -> tuple[Checkpoint, LogPrefix]:
+    path = get_path(storage, f"{name}.ckpt")
+    if isinstance(storage, PosixStorage):
+        return read_manifest(path)
+    return decode_manifest(storage.read(f"{name}.json"), path)
 
 
-def read_manifests(folder: Path, names: Sequence[str]) -> FolderManifests:
+def read_manifests(storage: AnyStorage, names: Sequence[str]) -> FolderManifests:
     """Reads the manifests of these checkpoints."""
     folder_manifests = FolderManifests()
     for name in names:
         try:
-            checkpoint, log_prefix = retry_read(partial(read_manifest, folder / f"{name}.ckpt"))
+            checkpoint, log_prefix = retry_read(partial(_read_manifest, storage, name))
+        except AbortedCommitError:
+            folder_manifests.aborted_names.add(name)
         except ValueError as error:
             folder_manifests.bad_reasons[name] = str(error)
         except OSError as error:
@@ -186,10 +215,12 @@ def read_manifests(folder: Path, names: Sequence[str]) -> FolderManifests:
     return folder_manifests
 
 
-def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
+def _verify_checkpoints(storage: AnyStorage, folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
     """Returns the good checkpoints, newest first. Verifies all, or all up to the first good one."""
     good_checkpoints: list[Checkpoint] = []
     verify = find_damage if verify_all else verify_once_per_node
+    if isinstance(storage, ObjectStorage):
+        verify = partial(find_object_damage, storage)
     for checkpoint in folder_manifests.checkpoints:
         try:
             problem = None if good_checkpoints and not verify_all else verify(checkpoint)
@@ -203,9 +234,10 @@ def _verify_checkpoints(folder_manifests: FolderManifests, verify_all: bool) -> 
     return good_checkpoints
 
 
-def fingerprint_folder(folder: Path) -> object:
-    """Returns the current :attr:`Resolution.fingerprint` of ``folder``."""
-    return _fingerprint_files(list_files(folder), read_log(folder / LOG_FILE_NAME))
+def fingerprint_folder(folder: Path | AnyStorage, ignored_files: Collection[str] = ()) -> object:
+    """Returns the current :attr:`Resolution.fingerprint` of ``folder``, without ``ignored_files``."""
+    storage = as_storage(folder)
+    return _fingerprint_files(list_files(storage) - set(ignored_files), read_log(get_log_source(storage)))
 
 
 def _fingerprint_files(files: set[str], log: CommitLog) -> object:
@@ -228,22 +260,30 @@ def is_foreign(file: str) -> bool:
     return file.endswith(".ckpt") and not file.startswith(".") and parse_file_name(file) is None
 
 
-def _find_newly_committed(folder: Path, unfinished_names: Sequence[str]) -> set[str]:
+def _find_newly_committed(storage: AnyStorage, unfinished_names: Sequence[str]) -> set[str]:
     """Returns the names that a running process committed since the files were listed."""
-    return {name for name in unfinished_names if os.path.lexists(folder / f"{name}.json")}
+    files = _list_all_files(storage) if unfinished_names else set[str]()
+    return {name for name in unfinished_names if f"{name}.json" in files}
 
 
-def find_without_manifest(folder: Path, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
+def _list_all_files(storage: AnyStorage) -> set[str]:
+    try:
+        return {entry.name for entry in retry_read(storage.list)}
+    except FileNotFoundError:
+        return set()
+
+
+def find_without_manifest(storage: AnyStorage, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
     """Returns the names among ``unfinished_names`` that were committed according to the log."""
     committed_names = log.checkpoint_names("committed", "quarantined") - log.checkpoint_names("deleted")
-    return (committed_names & set(unfinished_names)) - _find_newly_committed(folder, unfinished_names)
+    return (committed_names & set(unfinished_names)) - _find_newly_committed(storage, unfinished_names)
 
 
-def _find_lost(folder: Path, log: CommitLog) -> list[str]:
+def _find_lost(storage: AnyStorage, log: CommitLog) -> list[str]:
     """Returns committed names whose files are missing although the log contains no deletion.
 
     Checks the files after the log was read, because the log may be newer than the list of files.
     """
     unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
-    files = {name: (folder / f"{name}.ckpt", folder / f"{name}.json") for name in unexplained_names}
-    return sorted(name for name, paths in files.items() if not any(map(os.path.lexists, paths)))
+    files = _list_all_files(storage) if unexplained_names else set[str]()
+    return sorted(name for name in unexplained_names if not {f"{name}.ckpt", f"{name}.json"} & files)

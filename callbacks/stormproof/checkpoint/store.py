@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import errno
-import re
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
+from stormproof.checkpoint.atomic import atomic_write, make_folder
 from stormproof.checkpoint.fault_points import reach_fault_point
-from stormproof.checkpoint.file_names import LOG_FILE_NAME, format_stem, parse_sequence
+from stormproof.checkpoint.file_names import format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, encode_manifest
-from stormproof.checkpoint.quarantine import move_to_quarantine
-from stormproof.checkpoint.resolution import Resolution, fingerprint_folder, read_checkpoints, resolve
+from stormproof.checkpoint.quarantine import quarantine_checkpoints
+from stormproof.checkpoint.resolution import (
+    Resolution,
+    fingerprint_folder,
+    get_log_source,
+    get_path,
+    read_checkpoints,
+    resolve,
+)
 from stormproof.checkpoint.retention import Retention, select_for_deletion
-from stormproof.checkpoint.verification import find_damage, find_problem
+from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, OutcomeUnknownError, PosixStorage, is_url
+from stormproof.checkpoint.storage.claims import (
+    abort_pending_commits,
+    claim_sequence,
+    list_claimed_sequences,
+    release_claims,
+)
+from stormproof.checkpoint.verification import find_damage, find_object_damage, find_problem
 from stormproof.checkpoint.versions import collect_versions
-from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
+from stormproof.errors import (
+    DamagedError,
+    FolderLostError,
+    NoGoodCheckpointError,
+    RanksDisagreeError,
+    StorageError,
+)
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 Fence = Callable[[], object]
@@ -45,16 +66,20 @@ class Attempt:
 
 
 class Store:
-    """Commits checkpoints to a folder, finds the newest good one, and deletes those that are no longer kept.
+    """Commits checkpoints to a folder or an object store, finds the newest good one, and applies the retention.
 
     Any process may read. Only the process that owns the folder's lease may call :meth:`begin_attempt`, :meth:`commit`,
     :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
 
     Args:
-        folder: Folder of checkpoints. It may not exist yet.
+        folder: Folder of checkpoints, which may not exist yet, or an
+            :class:`stormproof.checkpoint.storage.ObjectStorage`.
+
+    Attributes:
+        storage: Storage of the checkpoints.
 
     Raises:
-        ValueError: If ``folder`` is a URL, such as the address of an object store.
+        ValueError: If ``folder`` is a URL.
 
     Example:
         >>> import tempfile, torch
@@ -69,13 +94,35 @@ class Store:
         '000001-step-10.ckpt'
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
+    def __init__(self, folder: Path | str | ObjectStorage) -> None:
+        self.storage: AnyStorage
+        if isinstance(folder, ObjectStorage):
+            self.storage = folder
+        elif is_url(folder):
             raise ValueError(
                 f"Checkpoints cannot be written to the URL {folder}. Pass the path of a folder on a mounted file "
                 "system."
             )
-        self.folder = Path(folder)
+        else:
+            self.storage = PosixStorage(Path(folder), atomic_write)
+        self._log = get_log_source(self.storage)
+        self._token = secrets.token_hex(8)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of checkpoints.
+
+        Raises:
+            TypeError: If the checkpoints are in an object store.
+        """
+        if not isinstance(self.storage, PosixStorage):
+            raise TypeError(f"{self.location} is not a folder.")
+        return self.storage.folder
+
+    @property
+    def location(self) -> str:
+        """Path of the folder, or URL."""
+        return self.storage.location
 
     def resolve(self, *, verify_all: bool = False) -> Resolution:
         """Finds the newest good checkpoint and classifies all other files. Modifies no file.
@@ -83,7 +130,7 @@ class Store:
         Args:
             verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
         """
-        return resolve(self.folder, verify_all=verify_all)
+        return resolve(self.storage, verify_all=verify_all)
 
     def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
         """Returns the newest good checkpoint after verifying it. None if the folder has no checkpoint.
@@ -111,7 +158,7 @@ class Store:
         ]
         if resolution.chosen_checkpoint is None and unreadable_reasons and not start_over:
             raise StorageError(
-                f"{self.folder} has no good checkpoint, and {len(unreadable_reasons)} cannot be read "
+                f"{self.location} has no good checkpoint, and {len(unreadable_reasons)} cannot be read "
                 f"({unreadable_reasons[0]}). Restart the run when storage is available."
             )
         bad_reasons = [
@@ -119,14 +166,14 @@ class Store:
         ] + [f"{name}: lost" for name in resolution.lost_names]
         if resolution.chosen_checkpoint is None and bad_reasons and not start_over:
             raise NoGoodCheckpointError(
-                f"{self.folder} has no good checkpoint "
+                f"{self.location} has no good checkpoint "
                 f"({'; '.join(bad_reasons[:3])}{'; …' if len(bad_reasons) > 3 else ''})"
             )
         return resolution.chosen_checkpoint
 
     def read_checkpoints(self) -> list[Checkpoint]:
         """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-        return read_checkpoints(self.folder)
+        return read_checkpoints(self.storage)
 
     def read_attempts(self) -> list[Attempt]:
         """Returns the attempts that the log contains, oldest first."""
@@ -134,7 +181,7 @@ class Store:
 
     def verify(self, checkpoint: Checkpoint) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good."""
-        return find_problem(checkpoint)
+        return find_problem(checkpoint, self._find_damage)
 
     def read_back(self, checkpoint: Checkpoint) -> None:
         """Verifies a checkpoint that was just committed.
@@ -143,18 +190,18 @@ class Store:
             DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
-        problem = find_damage(checkpoint)
+        problem = self._find_damage(checkpoint)
         if problem is not None:
             raise DamagedError(
-                f"{checkpoint.path} was just committed but is bad: {problem}. Check the storage. No older "
-                "checkpoint was deleted."
+                f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
+                "Check the storage. No older checkpoint was deleted."
             )
 
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.
 
         Moves damaged checkpoints to ``quarantine/`` and deletes leftover files. Foreign files and checkpoints that
-        cannot be read stay unchanged.
+        cannot be read stay unchanged. In an object store, aborts the commits that a previous owner has not completed.
 
         Args:
             resolution: Current resolution of this folder.
@@ -166,10 +213,13 @@ class Store:
         Raises:
             RanksDisagreeError: If another process committed to the folder after ``resolution`` was made.
         """
-        make_folder(self.folder)
-        if resolution.fingerprint != fingerprint_folder(self.folder):
+        if isinstance(self.storage, PosixStorage):
+            make_folder(self.storage.folder)
+        log_bytes = len(commit_log.read_log(self._log).content)
+        aborted_files = self._abort_pending_commits()
+        if resolution.fingerprint != fingerprint_folder(self.storage, aborted_files):
             raise RanksDisagreeError(
-                f"Another process changed {self.folder} while this attempt began. Restart the run."
+                f"Another process changed {self.location} while this attempt began. Restart the run."
             )
         damaged_checkpoints = [
             bad_checkpoint for bad_checkpoint in resolution.bad_checkpoints if not bad_checkpoint.is_unreadable
@@ -186,7 +236,8 @@ class Store:
             ]
         )
         start_step = resolution.chosen_checkpoint.step if step is None and resolution.chosen_checkpoint else step or 0
-        self._append(
+        self._append_to_length(
+            log_bytes,
             *({"event": "committed", "name": name} for name in unlogged_names),
             *({"event": "lost", "name": name} for name in resolution.lost_names),
             *(
@@ -195,11 +246,8 @@ class Store:
             ),
             {"event": "attempt", "number": number, "step": start_step, "removed": list(resolution.leftover_files)},
         )
-        for bad_checkpoint in damaged_checkpoints:
-            move_to_quarantine(self.folder, bad_checkpoint.name)
-        for name in resolution.leftover_files:
-            (self.folder / name).unlink(missing_ok=True)
-        fsync_folder(self.folder)
+        quarantine_checkpoints(self.storage, [bad_checkpoint.name for bad_checkpoint in damaged_checkpoints])
+        self.storage.delete(resolution.leftover_files)
         return number
 
     def commit(
@@ -214,7 +262,8 @@ class Store:
 
         Writes the checkpoint and then its manifest: to a temporary file in the same folder, followed by an fsync, a
         rename and an fsync of the folder. Then appends a line to the log. A checkpoint without a manifest does not
-        count, so that a crash before the manifest exists leaves the earlier checkpoints valid.
+        count, so that a crash before the manifest exists leaves the earlier checkpoints valid. In an object store, the
+        sequence number is claimed first, and the manifest is created only if it does not exist.
 
         Args:
             write: Takes a binary file, open for writing, and writes the checkpoint to it, as ``torch.save`` does.
@@ -226,12 +275,13 @@ class Store:
             The committed checkpoint.
 
         Raises:
+            FolderLostError: If another process writes to the object store.
             OSError: If the folder cannot be written or the disk is full.
         """
         reach_fault_point("commit begins")
         sequence = self._next_sequence()
-        path = self.folder / f"{format_stem(sequence, info.step)}.ckpt"
-        manifest_path = path.with_suffix(".json")
+        path = get_path(self.storage, f"{format_stem(sequence, info.step)}.ckpt")
+        self._claim(sequence, info.step, fence)
         completed_stages: set[str] = set()
         try:
             digest, length = self._write_checkpoint(
@@ -248,16 +298,18 @@ class Store:
                 versions=collect_versions(),
                 time=time.time(),
             )
-            log_prefix = LogPrefix.from_content(commit_log.read_log(self.folder / LOG_FILE_NAME).content)
-            with atomic_write(manifest_path, _make_stage_callback("manifest", fence, completed_stages)) as file:
-                file.write(encode_manifest(checkpoint, log_prefix))
+            log_prefix = LogPrefix.from_content(commit_log.read_log(self._log).content)
+            self._write_manifest(checkpoint, log_prefix, _make_stage_callback("manifest", fence, completed_stages))
+        except OutcomeUnknownError:  # the manifest may exist; the next attempt decides
+            raise
         except BaseException:
             # if this commit did not rename the file, it belongs to an attempt that took over the folder
             if "checkpoint renamed" in completed_stages and "manifest renamed" not in completed_stages:
-                path.unlink(missing_ok=True)
+                self._remove_uncommitted(path)
             raise
         try:
             self._append({"event": "committed", "name": checkpoint.name})
+            self._release_claims(sequence)
         except OSError:  # the manifest makes the commit valid; the next attempt appends the missing line
             return checkpoint
         reach_fault_point("log appended")
@@ -276,9 +328,8 @@ class Store:
         self._append(
             *({"event": "quarantined", "name": checkpoint.name, "reason": reason} for checkpoint in checkpoints)
         )
-        for checkpoint in checkpoints:
-            move_to_quarantine(self.folder, checkpoint.name)
-        fsync_folder(self.folder)
+        quarantine_checkpoints(self.storage, [checkpoint.name for checkpoint in checkpoints])
+        self.storage.delete(())
 
     def apply_retention(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
         """Deletes the checkpoints that ``retention`` does not keep, after verifying the newest finite one.
@@ -321,9 +372,7 @@ class Store:
             fence()
         self._log_deletion(checkpoints)
         reach_fault_point("pruning")
-        for checkpoint in checkpoints:
-            self._unlink(checkpoint)
-        fsync_folder(self.folder)
+        self.storage.delete(file for checkpoint in checkpoints for file in _iterate_files(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
 
@@ -335,18 +384,15 @@ class Store:
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            self._unlink(checkpoints[0])
+            self.storage.delete(_iterate_files(checkpoints[0]))
             self._append(*events)
-
-    def _unlink(self, checkpoint: Checkpoint) -> None:
-        checkpoint.manifest_path.unlink(missing_ok=True)
-        reach_fault_point("manifest pruned")
-        checkpoint.path.unlink(missing_ok=True)
 
     def _write_checkpoint(
         self, path: Path, write: Callable[[BinaryIO], object], on_stage: Callable[[str], None]
     ) -> tuple[str, int]:
-        with atomic_write(path, on_stage) as file:
+        results: list[tuple[str, int]] = []
+
+        def write_and_hash(file: BinaryIO) -> None:
             hashing_file = HashingFile(file, lambda: reach_fault_point("checkpoint half written"))
             try:
                 write(cast("BinaryIO", hashing_file))
@@ -354,23 +400,83 @@ class Store:
                 if hashing_file.failure is not None:
                     raise hashing_file.failure from None
                 raise
-            return hashing_file.digest, hashing_file.length
+            results.append((hashing_file.digest, hashing_file.length))
+
+        self.storage.put(path.name, write_and_hash, on_stage)
+        return results[-1]
+
+    def _write_manifest(self, checkpoint: Checkpoint, log_prefix: LogPrefix, on_stage: Callable[[str], None]) -> None:
+        content = encode_manifest(checkpoint, log_prefix)
+        if not self.storage.put_if_absent(checkpoint.manifest_path.name, content, on_stage):
+            raise self._make_lost_error()
+
+    def _remove_uncommitted(self, path: Path) -> None:
+        """Deletes the file of a commit that failed. Ignores errors of an object store, which a next attempt cleans."""
+        if isinstance(self.storage, PosixStorage):
+            path.unlink(missing_ok=True)
+        else:
+            with suppress(OSError):
+                self.storage.delete([path.name])
+
+    def _claim(self, sequence: int, step: int, fence: Fence | None) -> None:
+        """Claims the names of a commit in an object store. The fence is called before anything is uploaded."""
+        if isinstance(self.storage, PosixStorage):
+            return
+        if not claim_sequence(self.storage, sequence, step):
+            raise self._make_lost_error()
+        if fence is not None:
+            fence()
+
+    def _release_claims(self, sequence: int) -> None:
+        if isinstance(self.storage, ObjectStorage):
+            release_claims(self.storage, sequence)
+
+    def _abort_pending_commits(self) -> set[str]:
+        return abort_pending_commits(self.storage) if isinstance(self.storage, ObjectStorage) else set()
+
+    def _make_lost_error(self) -> FolderLostError:
+        return FolderLostError(
+            f"Another process writes to {self.location}. This process stops writing to it. Use one prefix per run."
+        )
+
+    def _find_damage(self, checkpoint: Checkpoint) -> str | None:
+        if isinstance(self.storage, ObjectStorage):
+            return find_object_damage(self.storage, checkpoint)
+        return find_damage(checkpoint)
 
     def _next_sequence(self) -> int:
         """Returns 1 plus the highest sequence number that the folder or its log contains, so that names are unique."""
-        names = [path.name for path in self.folder.iterdir()]
+        names = [entry.name for entry in self.storage.list()]
+        claimed_sequences = list_claimed_sequences(self.storage) if isinstance(self.storage, ObjectStorage) else []
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
-        return 1 + max(map(parse_sequence, names), default=0)
+        return 1 + max([0, *map(parse_sequence, names), *claimed_sequences])
 
     def _read_events(self, *event_types: str) -> list[Mapping[str, Any]]:
-        return [
-            event for event in commit_log.read_log(self.folder / LOG_FILE_NAME).events if event["event"] in event_types
-        ]
+        return [event for event in commit_log.read_log(self._log).events if event["event"] in event_types]
 
     def _append(self, *events: Mapping[str, Any]) -> None:
         if events:
-            commit_log.append(self.folder / LOG_FILE_NAME, [{**event, "time": time.time()} for event in events])
+            commit_log.append(self._log, self._complete(events))
+
+    def _append_to_length(self, log_bytes: int, *events: Mapping[str, Any]) -> None:
+        """Appends to the log of an object store only if it still has ``log_bytes`` bytes."""
+        if isinstance(self.storage, ObjectStorage):
+            commit_log.append(self._log, self._complete(events), log_bytes)
+        else:  # the lease excludes other writers
+            self._append(*events)
+
+    def _complete(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        # in an object store, the content of an append must differ from that of any other process
+        writer = {"writer": self._token} if isinstance(self.storage, ObjectStorage) else {}
+        return [{**event, "time": time.time(), **writer} for event in events]
+
+
+def _iterate_files(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields the files of a checkpoint in the order of their deletion."""
+    yield checkpoint.manifest_path.name
+    reach_fault_point("manifest pruned")
+    yield checkpoint.path.name
 
 
 def _make_stage_callback(label: str, fence: Fence | None, completed_stages: set[str]) -> Callable[[str], None]:

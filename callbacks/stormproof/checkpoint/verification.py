@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from stormproof.checkpoint.digest import compute_file_digest
+from stormproof.checkpoint.digest import ALGORITHMS, compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage.range_reader import RangeReader
+
+_READ_BUFFER_BYTES = 1 << 20
 
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
@@ -46,10 +53,54 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
         return "its file is missing"
 
 
-def find_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`find_damage`, or a description of a read error."""
+def find_object_damage(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
+    """Returns the same as :func:`find_damage` for a checkpoint in an object store.
+
+    Streams the object once through the hash, and reads the ranges that contain its structure. Stores nothing on disk.
+
+    Args:
+        storage: Object store that contains the checkpoint.
+        checkpoint: Content of the manifest.
+
+    Raises:
+        OSError: If the object cannot be read, even after two retries.
+    """
     try:
-        return find_damage(checkpoint)
+        return retry_read(lambda: _find_object_problem(storage, checkpoint))
+    except FileNotFoundError:
+        return "its file is missing"
+
+
+def find_object_size_problem(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
+    """Returns the same as :func:`find_size_problem` for a checkpoint in an object store."""
+    sizes = {entry.name: entry.size for entry in storage.list()}
+    if checkpoint.path.name not in sizes:
+        return "its file is missing"
+    return _compare_size(sizes[checkpoint.path.name], checkpoint)
+
+
+def _find_object_problem(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
+    problem = find_object_size_problem(storage, checkpoint)
+    if problem is not None:
+        return problem
+    content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
+    for chunk in storage.get(checkpoint.path.name):
+        content_hash.update(chunk)
+    if f"{checkpoint.hash_algorithm}:{content_hash.hexdigest()}" != checkpoint.digest:
+        return "its content has changed since it was committed"
+    if not checkpoint.finite:
+        return "it contains numbers that are not finite"
+    reader = RangeReader(storage, checkpoint.path.name, checkpoint.bytes)
+    problem = find_load_problem(io.BufferedReader(reader, _READ_BUFFER_BYTES))
+    if reader.failure is not None:
+        raise reader.failure
+    return problem
+
+
+def find_problem(checkpoint: Checkpoint, find: Callable[[Checkpoint], str | None] = find_damage) -> str | None:
+    """Returns the same as ``find``, by default :func:`find_damage`, or a description of a read error."""
+    try:
+        return find(checkpoint)
     except OSError as error:
         return describe_read_error(error)
 
@@ -68,6 +119,10 @@ def find_size_problem(checkpoint: Checkpoint) -> str | None:
         size = path.stat().st_size
     except FileNotFoundError:
         return "its file is missing"
+    return _compare_size(size, checkpoint)
+
+
+def _compare_size(size: int, checkpoint: Checkpoint) -> str | None:
     return None if size == checkpoint.bytes else f"it has {size} bytes but was committed with {checkpoint.bytes}"
 
 
@@ -86,14 +141,22 @@ def _find_resume_problem(checkpoint: Checkpoint) -> str | None:
     return find_load_problem(checkpoint.path)
 
 
-def find_load_problem(path: Path) -> str | None:
-    """Returns why ``torch.load(path, weights_only=True)`` refuses the file. None if it loads. Runs no code from it."""
-    if not zipfile.is_zipfile(path):
+def find_load_problem(file: Path | BinaryIO) -> str | None:
+    """Returns why ``torch.load(file, weights_only=True)`` refuses the file. None if it loads. Runs no code from it.
+
+    Args:
+        file: Path, or a seekable file, of which torch 2.13 reads everything except the values of the tensors.
+    """
+    if not zipfile.is_zipfile(file):
         return "it is not a complete zip archive, the format of torch.save since torch 1.6"
     import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
 
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if isinstance(file, Path):
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            file.seek(0)
+            torch.load(file, map_location="meta", weights_only=True)
     except (OSError, Warning):  # a warning is raised only if a filter turns warnings into errors
         raise
     except MemoryError as error:

@@ -1,0 +1,341 @@
+"""Storage in an object store, by conditional requests."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
+
+from stormproof.checkpoint.storage.credentials import collect_options
+from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
+from stormproof.checkpoint.storage.url import normalize_url
+from stormproof.errors import StormproofError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+PART_BYTES = 32 << 20
+"""Size of the parts of an upload. S3 allows 10,000 parts, so that a checkpoint may have 335 GB."""
+UPLOADS_IN_PARALLEL = 4
+"""Number of parts that are uploaded at the same time. An upload needs about this number plus 1 parts of memory."""
+READ_BYTES = 16 << 20
+"""Size of the ranges that are read. Each has its own timeout and retries."""
+RETRY_SECONDS = 60.0
+REQUEST_TIMEOUT_SECONDS = 120.0
+_WRITE_BYTES = 8 << 20  # obstore copies what one call writes
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.1, 5.0
+
+
+class MissingExtraError(StormproofError):
+    """The extra ``remote`` is not installed."""
+
+    exit_code = 2
+
+
+class ObjectStorage:
+    """Implements :class:`stormproof.checkpoint.storage.Storage` in S3 and compatible stores, GCS and Azure.
+
+    Requests are retried after server errors, timeouts and failed connections. A create or a swap whose answer was lost
+    is decided by reading the object.
+
+    Args:
+        url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``. Credentials come from the
+            environment or from the provider's own files.
+        retry_seconds: Time after which a failing request is not retried anymore, in seconds. Must be at least 0.
+        store: obstore's store to use in place of the one for ``url``. Created from ``url`` if None.
+
+    Raises:
+        ValueError: If the scheme of ``url`` is not supported, or ``url`` has no bucket.
+        MissingExtraError: If the extra ``remote`` is not installed.
+
+    Example:
+        >>> from obstore.store import MemoryStore
+        >>> storage = ObjectStorage("s3://bucket/run", store=MemoryStore())
+        >>> storage.put_if_absent("note", b"first"), storage.put_if_absent("note", b"second")
+        (True, False)
+        >>> b"".join(storage.get("note"))
+        b'first'
+    """
+
+    def __init__(self, url: str, *, retry_seconds: float = RETRY_SECONDS, store: ObjectStore | None = None) -> None:
+        self.location = normalize_url(url)
+        self._retry_seconds = retry_seconds
+        self._obstore = _import_obstore(self.location)
+        self._store = store or self._open_store()
+
+    def locate(self, name: str) -> str:
+        """Returns the URL of a name."""
+        return f"{self.location}/{name}"
+
+    def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
+        """Uploads an object in parts. The object appears when the last request completes the upload."""
+        notify = on_stage or _ignore_stage
+        writer = self._obstore.open_writer(
+            self._store, name, buffer_size=PART_BYTES, max_concurrency=UPLOADS_IN_PARALLEL
+        )
+        upload = _Upload(writer, lambda error: self._raise(error, name))
+        try:
+            write(cast("BinaryIO", upload))
+            notify("written")
+            notify("synced")
+        except BaseException as error:
+            with suppress(Exception):  # the parts are not visible, and a lifecycle rule removes them
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        try:
+            writer.close()
+        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+            if not self._has_size(name, upload.length):  # the upload may be complete, and only the answer lost
+                self._raise(error, name)
+        notify("renamed")
+
+    def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
+        """Creates an object with ``If-None-Match: *``. Returns whether this call created it."""
+        notify = on_stage or _ignore_stage
+        notify("written")
+        notify("synced")
+        is_created = self._write_conditionally(name, content, "create", None) is not None
+        if is_created:
+            notify("renamed")
+        return is_created
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yields the bytes from ``start`` to ``stop``, one ranged request per chunk."""
+        position, end = start, stop
+        while end is None or position < end:
+            range_end = position + READ_BYTES if end is None else min(position + READ_BYTES, end)
+            chunk, size = self._get_range(name, position, range_end)
+            end = size if stop is None else min(stop, size)
+            position += len(chunk)
+            if not chunk:
+                return
+            yield chunk
+
+    def list(self, folder: str = "") -> list[Entry]:
+        """Returns the objects and common prefixes directly in ``folder``."""
+        result = self._retry(lambda: self._obstore.list_with_delimiter(self._store, folder or None), folder)
+        folders = [Entry(prefix.rpartition("/")[2], 0, "", 0.0, True) for prefix in result["common_prefixes"]]
+        return [*folders, *map(_describe, result["objects"])]
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects in order, one request each."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._retry(partial(self._obstore.delete, self._store, name), name)
+
+    def compare_and_swap(self, name: str, content: bytes, version: str | None) -> str | None:
+        """Replaces an object with ``If-Match``. Returns its new version, or None if it has another version."""
+        mode = "create" if version is None else json.loads(version)
+        return self._write_conditionally(name, content, mode, version)
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a small object."""
+        return b"".join(self.get(name))
+
+    def _write_conditionally(self, name: str, content: bytes, mode: Any, version: str | None) -> str | None:
+        """Returns the version of the written object. None if the condition failed."""
+        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
+        exceptions = self._obstore.exceptions
+        while True:
+            try:
+                return _encode_version(self._obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return self._find_own_write(name, content)
+            except FileNotFoundError as error:
+                self._raise_if_no_bucket(error, name)
+                return None  # If-Match, and the object does not exist
+            except Exception as error:
+                if not self._is_transient(error):
+                    self._raise(error, name)
+                if time.monotonic() > deadline:
+                    number, reason = _summarize(error)
+                    raise OutcomeUnknownError(number, reason, self.locate(name)) from error
+            time.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY_SECONDS)
+            with suppress(OSError):
+                stored_version = self._find_own_write(name, content)
+                if stored_version is not None:
+                    return stored_version
+
+    def _find_own_write(self, name: str, content: bytes) -> str | None:
+        """Returns the version of the object if it has this content, which only this process writes. Otherwise None."""
+
+        def read() -> tuple[str, bytes]:
+            result = self._obstore.get(self._store, name)
+            return _encode_version(result.meta), bytes(result.bytes())
+
+        try:
+            version, stored_content = self._retry(read, name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutcomeUnknownError(error.errno, error.strerror, self.locate(name)) from error
+        return version if stored_content == content else None
+
+    def _get_range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
+        """Returns bytes of an object, and its size."""
+
+        def get() -> tuple[bytes, int]:
+            try:
+                result = self._obstore.get(self._store, name, options={"range": (start, end)})
+                return bytes(result.bytes()), result.meta["size"]
+            except self._obstore.exceptions.GenericError:
+                size = self._obstore.head(self._store, name)["size"]
+                if size <= start:  # a range of no bytes is an error
+                    return b"", size
+                raise
+
+        return self._retry(get, name)
+
+    def _retry(self, request: Callable[[], T], name: str) -> T:
+        """Returns the result of a request that may be repeated, such as a read. obstore does not retry a cut answer.
+
+        Raises:
+            FileNotFoundError: If the object does not exist.
+            OSError: If the request fails for longer than ``retry_seconds``, or permanently.
+        """
+        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                return request()
+            except FileNotFoundError as error:
+                self._raise_if_no_bucket(error, name)
+                raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
+            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+                if not self._is_transient(error) or time.monotonic() > deadline:
+                    self._raise(error, name)
+            time.sleep(delay)
+            delay = min(2 * delay, _MAX_DELAY_SECONDS)
+
+    def _is_transient(self, error: BaseException) -> bool:
+        return (
+            isinstance(error, self._obstore.exceptions.GenericError) and _summarize(error)[0] not in _PERMANENT_ERRNOS
+        )
+
+    def _has_size(self, name: str, size: int) -> bool:
+        try:
+            return self._obstore.head(self._store, name)["size"] == size
+        except Exception:  # noqa: BLE001 (obstore's exceptions have no common public base)
+            return False
+
+    def _raise_if_no_bucket(self, error: BaseException, name: str) -> None:
+        if _summarize(error)[0] == errno.ENXIO:
+            self._raise(error, name)
+
+    def _raise(self, error: BaseException, name: str) -> NoReturn:
+        number, reason = _summarize(error)
+        location = self.locate(name) if name and number == errno.EIO else self.location
+        raise OSError(number, reason, location) from error
+
+    def _open_store(self) -> ObjectStore:
+        seconds = timedelta(seconds=self._retry_seconds)
+        options, client_options = collect_options(self.location)
+        try:
+            return self._obstore.store.from_url(
+                self.location,
+                client_options={
+                    "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
+                    "connect_timeout": timedelta(seconds=5),
+                    **client_options,
+                },
+                retry_config={
+                    "max_retries": 1000,  # limited by the time
+                    "retry_timeout": seconds,
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=_FIRST_DELAY_SECONDS),
+                        "max_backoff": timedelta(seconds=_MAX_DELAY_SECONDS),
+                        "base": 2,
+                    },
+                },
+                **options,
+            )
+        except Exception as error:
+            number, reason = _summarize(error)
+            raise OSError(number, reason, self.location) from error
+
+
+class _Upload(io.RawIOBase):
+    """Writes to obstore's writer in slices and translates its exceptions."""
+
+    def __init__(self, writer: Any, raise_error: Callable[[BaseException], NoReturn]) -> None:
+        super().__init__()
+        self._writer, self._raise_error = writer, raise_error
+        self.length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _WRITE_BYTES):
+            try:
+                self._writer.write(bytes(view[start : start + _WRITE_BYTES]))
+            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+                self._raise_error(error)
+        self.length += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        pass  # the parts are complete when the upload is
+
+
+_DENIED_PATTERN = (
+    r"AccessDenied|Forbidden|PermissionDenied|Unauthenticated|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
+    r"Missing AccessKeyId|credential|AuthenticationFailed|AuthorizationFailure|status code: 40[13]"
+)
+_DENIED = (
+    "the credentials are missing or denied; set them in the environment, for example AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY"
+)
+_UNREACHABLE = (
+    "the object store cannot be reached; check the network, the URL and the endpoint, for example AWS_ENDPOINT_URL"
+)
+_NO_BUCKET = "the bucket does not exist; create it or correct the URL"
+_OVERLOADED = "the object store is overloaded; try again later"
+_REASONS = (
+    (r"NoSuchBucket|ContainerNotFound|bucket does not exist", errno.ENXIO, _NO_BUCKET),
+    (_DENIED_PATTERN, errno.EACCES, _DENIED),
+    (r"SlowDown|status code: 503|status code: 429", errno.EBUSY, _OVERLOADED),
+    (r"error sending request|dns error|timed out|timeout|connection|Connect", errno.EHOSTUNREACH, _UNREACHABLE),
+)
+_PERMANENT_ERRNOS = {errno.ENXIO, errno.EACCES}
+
+
+def _summarize(error: BaseException) -> tuple[int, str]:
+    """Returns a value of ``errno`` and one sentence for an exception of obstore."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, number, reason in _REASONS:
+        if re.search(pattern, text):
+            return number, reason
+    return errno.EIO, re.split(r"\n|Debug source", str(error))[0].strip()[:200] or type(error).__name__
+
+
+def _describe(meta: Mapping[str, Any]) -> Entry:
+    name = meta["path"].rpartition("/")[2]
+    return Entry(name, meta["size"], _encode_version(meta), meta["last_modified"].timestamp())
+
+
+def _encode_version(meta: Any) -> str:
+    return json.dumps({key: meta[key] for key in ("e_tag", "version") if meta.get(key) is not None})
+
+
+def _import_obstore(url: str) -> Any:
+    try:
+        for name in ("obstore.exceptions", "obstore.store"):
+            import_module(name)
+        return import_module("obstore")
+    except ImportError as error:
+        raise MissingExtraError(f'{url} needs obstore. Install it with: pip install "stormproof[remote]"') from error
+
+
+def _ignore_stage(stage: str) -> None:
+    pass

@@ -1,0 +1,157 @@
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from obstore.store import MemoryStore
+
+from stormproof.checkpoint import Store, object_lease
+from stormproof.checkpoint.lease import LeaseError, Owner
+from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.errors import FolderLostError, FolderTakenError
+from tests.support.checkpoint_files import commit_checkpoint
+from tests.support.object_stores import overwrite
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(params=["memory", "s3"])
+def storage(request: pytest.FixtureRequest) -> ObjectStorage:
+    if request.param == "memory":
+        return ObjectStorage("s3://bucket/run", store=MemoryStore(), retry_seconds=0.1)
+    return ObjectStorage(request.getfixturevalue("s3_url"), retry_seconds=5)
+
+
+def test_a_prefix_has_one_owner_until_it_is_released(storage: ObjectStorage):
+    lease = ObjectLease(storage)
+    lease.check()
+    assert ObjectLease.is_active(storage)
+    with pytest.raises(FolderTakenError, match=f"{storage.location} is in use by process {lease.owner.pid}"):
+        ObjectLease(storage)
+    lease.release()
+    assert not ObjectLease.is_active(storage)
+    assert ObjectLease.read_owner(storage) is None
+    second = ObjectLease(storage)
+    with pytest.raises(FolderLostError, match="took it over"):
+        lease.check()
+    lease.release()  # it is the other's now
+    second.check()
+    second.release()
+
+
+def test_the_owner_of_another_host_expires_by_the_clock_of_the_server(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+):
+    lease = ObjectLease(storage)
+    monkeypatch.setattr(Owner, "is_running", lambda self: None)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert ObjectLease.is_active(storage)
+    with pytest.raises(FolderTakenError):
+        ObjectLease(storage)
+    monkeypatch.setattr(object_lease, "STALE_SECONDS", -1.0)
+    assert not ObjectLease.is_active(storage)
+    second = ObjectLease(storage)
+    with pytest.raises(FolderLostError):
+        lease.check()
+    for each in (lease, second):
+        each.release()
+    assert {entry.name for entry in storage.list()} == {"lease.json"}  # no probe is left
+
+
+def test_the_heartbeat_renews_the_lease_and_stops_when_it_is_lost(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.02)
+    lease = ObjectLease(storage)
+    first = storage.read("lease.json")
+    wait_for(lambda: storage.read("lease.json") != first)
+    lease.check()
+    monkeypatch.setattr(Owner, "is_running", lambda self: False)
+    second = _acquire(storage)
+    wait_for(lambda: not lease._heartbeat_thread.is_alive())
+    with pytest.raises(FolderLostError, match="took it over"):
+        lease.check()
+    second.release()
+
+
+def _acquire(storage: ObjectStorage) -> ObjectLease:
+    """Acquires a lease whose owner renews it. A renewal may be faster than the swap."""
+    while True:
+        try:
+            return ObjectLease(storage)
+        except FolderTakenError:
+            continue
+
+
+def test_a_lost_lease_ends_the_heartbeat(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.02)
+    lease = ObjectLease(storage)
+    overwrite(storage, "lease.json", b'{"released": true}')
+    wait_for(lambda: not lease._heartbeat_thread.is_alive())
+    with pytest.raises(FolderLostError, match=r"its lease\.json was removed"):
+        lease.check()
+
+
+def test_one_of_many_processes_takes_over_a_stale_lease(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+    for _ in range(5):
+        ObjectLease(storage)  # its process ended
+        with monkeypatch.context() as patch:
+            patch.setattr(Owner, "is_running", lambda self: False)
+            leases = _acquire_together(storage)
+        assert len(leases) == 1
+        leases[0].check()
+        leases[0].release()
+
+
+def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
+    """Four threads have all seen the stale lease before the first one takes it over."""
+    barrier, leases = threading.Barrier(4), []
+    is_valid = object_lease._is_valid
+
+    def wait_then_say(storage: ObjectStorage, holder: Owner) -> bool:
+        result = is_valid(storage, holder)
+        barrier.wait()
+        return result
+
+    def acquire() -> None:
+        with suppress(FolderTakenError):
+            leases.append(ObjectLease(storage))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_lease, "_is_valid", wait_then_say)
+        threads = [threading.Thread(target=acquire) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return leases
+
+
+def test_a_damaged_lease_is_one_sentence_with_a_way_out(storage: ObjectStorage):
+    overwrite(storage, "lease.json", b"{")
+    with pytest.raises(LeaseError, match=r"lease\.json is not a valid lease .*Remove it if no other process"):
+        ObjectLease(storage)
+
+
+def test_two_stores_that_take_the_prefix_from_each_other_lose_nothing(storage: ObjectStorage):
+    """Each is lost whenever the other begins; what either committed stays."""
+    committed: list[str] = []
+    leases: list[ObjectLease] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Owner, "is_running", lambda self: False)
+        for _ in range(4):
+            leases.append(ObjectLease(storage))
+            store = Store(storage)
+            attempt = store.begin_attempt(store.resolve())
+            step = 10 * len(leases)
+            committed.append(commit_checkpoint(store, step, attempt=attempt, fence=leases[-1].check).name)
+            for old in leases[:-1]:
+                with pytest.raises(FolderLostError):
+                    commit_checkpoint(store, 1000, fence=old.check)
+    for lease in leases:
+        lease.release()
+    resolution = Store(storage).resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    names = [resolution.chosen_checkpoint.name, *(checkpoint.name for checkpoint in resolution.older_checkpoints)]
+    assert sorted(names) == sorted(committed)
+    assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
