@@ -16,10 +16,15 @@ from typing import NoReturn
 
 from stormproof.checkpoint import Checkpoint, Resolution, Store
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
+from stormproof.checkpoint.storage import ObjectStorage, PosixStorage, is_url
 from stormproof.errors import StormproofError
 from stormproof.standard_output import discard_unwritten_errors, print_error
 
 EXIT_OK, EXIT_RISKS_FOUND, EXIT_USAGE_ERROR, EXIT_DAMAGED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 74, 130, 141
+
+
+RETRY_SECONDS = 10.0
+"""Time after which a request to an object store is not retried anymore, because a user waits."""
 
 
 class UsageError(StormproofError):
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="stormproof", description="Manages folders of checkpoints.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    folder_help = "a folder of checkpoints, or a run folder that contains checkpoints/"
+    folder_help = "a folder of checkpoints, a run folder that contains checkpoints/, or a URL such as s3://bucket/run"
     for name, handler, summary in (
         ("verify", _run_verify, "read every checkpoint and report damaged ones (exit code 74)"),
         ("list", _run_list, "list checkpoints without reading them"),
@@ -97,16 +102,14 @@ def _run_verify(options: argparse.Namespace) -> int:
     verdicts |= dict.fromkeys(resolution.lost_names, "lost: it was committed, but its files are missing")
     if not verdicts and not resolution.log_problems:
         raise UsageError(
-            ". ".join(
-                [f"{store.folder} contains no checkpoint", *_describe_foreign(resolution.foreign_files, store.folder)]
-            )
+            ". ".join([f"{store.location} contains no checkpoint", *_describe_foreign(resolution.foreign_files, store)])
         )
     rows = [
         (name, verdicts[name]) for name in sorted(verdicts, key=lambda name: int(name.partition("-")[0]), reverse=True)
     ]
     rows += [(LOG_FILE_NAME, f"damaged: {problem}") for problem in resolution.log_problems]
     _print_lines(*_format_table(rows))
-    _print_lines(_describe_resume(resolution), *_describe_foreign(resolution.foreign_files, store.folder))
+    _print_lines(_describe_resume(resolution), *_describe_foreign(resolution.foreign_files, store))
     return EXIT_DAMAGED if resolution.bad_checkpoints or resolution.lost_names or resolution.log_problems else EXIT_OK
 
 
@@ -122,12 +125,12 @@ def _run_list(options: argparse.Namespace) -> int:
     from stormproof.checkpoint.listing import list_folder  # noqa: PLC0415
 
     store = _open_store(options.folder)
-    listing = list_folder(store.folder)
+    listing = list_folder(_get_source(store))
     if listing.checkpoints:
         header = ("checkpoint", "step", "epoch", "score", "size", "age", "attempt", "finite")
         _print_lines(*_format_table([header, *map(_format_row, listing.checkpoints)], right_aligned_from=1))
     elif not listing.bad_checkpoints:
-        _print_lines(f"{store.folder} contains no checkpoint")
+        _print_lines(f"{store.location} contains no checkpoint")
     _print_lines(
         *(
             f"{checkpoint.name} was adopted from another tool"
@@ -144,7 +147,7 @@ def _run_list(options: argparse.Namespace) -> int:
             for bad_checkpoint in listing.quarantined_checkpoints
         )
     )
-    _print_lines(*_describe_foreign(listing.foreign_files, store.folder))
+    _print_lines(*_describe_foreign(listing.foreign_files, store))
     return EXIT_OK
 
 
@@ -165,10 +168,16 @@ def _format_row(checkpoint: Checkpoint) -> tuple[str, ...]:
     )
 
 
-def _describe_foreign(foreign_files: Iterable[str], folder: Path) -> list[str]:
+def _describe_foreign(foreign_files: Iterable[str], store: Store) -> list[str]:
+    if isinstance(store.storage, ObjectStorage):
+        return [
+            f"{name} is not a checkpoint of CheckpointRecovery; to resume from it, download it and run: stormproof "
+            f"adopt {shlex.quote(name)} --into {shlex.quote(store.location)}"
+            for name in foreign_files
+        ]
     return [
         f"{name} is not a checkpoint of CheckpointRecovery; to resume from it: stormproof adopt "
-        f"{shlex.quote(str(folder / name))}"
+        f"{shlex.quote(store.storage.locate(name))}"
         for name in foreign_files
     ]
 
@@ -176,11 +185,13 @@ def _describe_foreign(foreign_files: Iterable[str], folder: Path) -> list[str]:
 def _run_adopt(options: argparse.Namespace) -> int:
     from stormproof.checkpoint.adoption import adopt  # noqa: PLC0415
 
-    folder = options.file.parent if options.into is None else _checkpoint_folder(options.into)
-    previous_names = [checkpoint.name for checkpoint in Store(folder).read_checkpoints()]
-    adopted_checkpoint = adopt(options.file, folder)
+    source = options.file.parent if options.into is None else _get_source(_make_store(options.into))
+    store = Store(source)
+    previous_names = [checkpoint.name for checkpoint in store.read_checkpoints()]
+    adopted_checkpoint = adopt(options.file, source)
+    location = store.storage.locate(adopted_checkpoint.path.name)
     _print_lines(
-        f"adopted as {adopted_checkpoint.path}: step {adopted_checkpoint.step}, epoch {adopted_checkpoint.epoch}; "
+        f"adopted as {location}: step {adopted_checkpoint.step}, epoch {adopted_checkpoint.epoch}; "
         f"{options.file} is unchanged",
         f"the next start resumes from it{f' instead of {previous_names[-1]}' if previous_names else ''}, but not "
         "bit for bit: the file contains neither random states nor the data position",
@@ -194,13 +205,15 @@ def _run_doctor(options: argparse.Namespace) -> int:
         checkpoint_risks,
         file_system_risks,
         installation_risks,
+        object_store_risks,
     )  # fmt: skip
 
-    object_store_risks = address_risks(options.folder or "")
-    risks = [*installation_risks(), *object_store_risks]
-    if options.folder is not None and not object_store_risks:
-        folder = _open_store(options.folder).folder
-        risks += [*file_system_risks(folder), *checkpoint_risks(folder)]
+    unsupported_address_risks = address_risks(options.folder or "")
+    risks = [*installation_risks(), *unsupported_address_risks]
+    if options.folder is not None and not unsupported_address_risks:
+        source = _get_source(_open_store(options.folder))
+        risks += file_system_risks(source) if isinstance(source, Path) else object_store_risks(source)
+        risks += checkpoint_risks(source)
     width = shutil.get_terminal_size().columns
     for number, risk in enumerate(risks, 1):
         _print_lines(*_wrap_paragraph(f"{number}. ", risk.summary, width))
@@ -211,22 +224,29 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 def _open_store(folder: str) -> Store:
-    """Returns the store of an existing folder."""
-    path = _checkpoint_folder(folder)
-    if not path.is_dir():
+    """Returns the store of an existing folder or of a URL."""
+    store = _make_store(folder)
+    path = _get_source(store)
+    if isinstance(path, Path) and not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
         raise UsageError(f"{folder} {problem}: pass a folder of checkpoints or a run folder")
-    return Store(path)
+    return store
 
 
-def _checkpoint_folder(folder: str) -> Path:
-    """Returns the folder of checkpoints: ``folder`` itself, or ``checkpoints/`` in a run folder."""
+def _make_store(folder: str) -> Store:
+    """Returns the store of a URL, of ``folder`` itself, or of ``checkpoints/`` in a run folder."""
     try:
-        path = Store(folder).folder
+        if is_url(folder):
+            return Store(ObjectStorage(folder, retry_seconds=RETRY_SECONDS))
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"Checkpoints cannot be written to the URL {folder}. {error}") from error
+    path = Path(folder)
     subfolder = path / "checkpoints"
-    return subfolder if subfolder.is_dir() else path
+    return Store(subfolder if subfolder.is_dir() else path)
+
+
+def _get_source(store: Store) -> Path | ObjectStorage:
+    return store.storage.folder if isinstance(store.storage, PosixStorage) else store.storage
 
 
 def _format_table(rows: Sequence[Sequence[str]], right_aligned_from: int = 99) -> list[str]:

@@ -156,12 +156,12 @@ MISTAKES = {
     "no folder": (["list"], "the following arguments are required: DIR"),
     "a folder that is not there": (["list", "missing"], "missing does not exist: pass a folder of checkpoints"),
     "a file": (["verify", "file"], "file is not a folder: pass a folder of checkpoints"),
-    "an object store": (["list", "s3://bucket/run"], "cannot be written to the URL s3://bucket/run"),
+    "an object store": (["list", "hdfs://host/run"], "cannot be written to the URL hdfs://host/run"),
     "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is not a file"),
     "adopt no checkpoint": (["adopt", "file"], "file cannot be adopted: it is not a complete zip archive"),
     "adopt to an object store": (
-        ["adopt", "file", "--into", "s3://bucket"],
-        "cannot be written to the URL s3://bucket",
+        ["adopt", "file", "--into", "hdfs://host"],
+        "cannot be written to the URL hdfs://host",
     ),
     "doctor of nothing": (["doctor", "missing"], "missing does not exist"),
 }
@@ -230,9 +230,9 @@ def test_doctor_without_a_folder_looks_at_the_installation(capsys: pytest.Captur
 
 
 def test_doctor_finds_the_address_of_an_object_store(capsys: pytest.CaptureFixture[str]):
-    code, captured, _ = _run(capsys, "doctor", "s3://bucket/run")
+    code, captured, _ = _run(capsys, "doctor", "hdfs://host/run")
     assert code == 1
-    assert captured.startswith("1. the address of an object store\n   where s3://bucket/run\n")
+    assert captured.startswith("1. the address of an object store\n   where hdfs://host/run\n")
 
 
 def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -9,33 +9,37 @@ from pathlib import Path
 
 from stormproof.checkpoint import Lease, Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, as_storage
 from stormproof.cli.doctor.risk import Risk
 
 
-def checkpoint_risks(folder: Path) -> list[Risk]:
-    """Reads every checkpoint of ``folder`` and returns the risks. Changes nothing.
+def checkpoint_risks(source: Path | ObjectStorage) -> list[Risk]:
+    """Reads every checkpoint of a folder or an object store and returns the risks. Changes no checkpoint.
 
     Args:
-        folder: Existing folder of checkpoints.
+        source: Existing folder of checkpoints, or object store.
     """
-    resolution = Store(folder).resolve(verify_all=True)
-    lease, is_alive = _lease_risks(folder)
+    storage = as_storage(source)
+    resolution = Store(source).resolve(verify_all=True)
+    lease, is_alive = _lease_risks(source, storage.locate("lease.json"))
     return [
         *lease,
-        *_damaged_checkpoint_risks(folder, resolution),
-        *_single_checkpoint_risks(resolution),
-        *_commit_log_risks(folder, resolution),
-        *_foreign_file_risks(folder, resolution.foreign_files),
-        *([] if is_alive else _leftover_risks(folder, resolution)),
+        *_damaged_checkpoint_risks(storage, resolution),
+        *_single_checkpoint_risks(storage, resolution),
+        *_commit_log_risks(storage, resolution),
+        *_foreign_file_risks(storage, resolution.foreign_files),
+        *([] if is_alive else _leftover_risks(storage, resolution)),
     ]
 
 
-def _lease_risks(folder: Path) -> tuple[list[Risk], bool]:
+def _lease_risks(source: Path | ObjectStorage, location: str) -> tuple[list[Risk], bool]:
     """Returns the risks of the lease, and whether its owner is running."""
-    location = str(folder / "lease.json")
     try:
-        owner = Lease.read_owner(folder)
-        is_alive = Lease.is_active(folder)
+        if isinstance(source, ObjectStorage):
+            owner, is_alive = ObjectLease.read_owner(source), ObjectLease.is_active(source)
+        else:
+            owner, is_alive = Lease.read_owner(source), Lease.is_active(source)
     except LeaseError as error:
         reason = "no run can start in this folder while the file exists"
         return [Risk("the lease is not readable", location, reason, str(error))], False
@@ -54,74 +58,80 @@ def _lease_risks(folder: Path) -> tuple[list[Risk], bool]:
     ], False
 
 
-def _damaged_checkpoint_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
+def _damaged_checkpoint_risks(storage: AnyStorage, resolution: Resolution) -> Iterator[Risk]:
     advice = "restore a copy; otherwise the next start moves it to quarantine/ and resumes from an older checkpoint"
     if resolution.chosen_checkpoint is None:
         advice = "restore a copy: there is no good checkpoint, and the next start is refused"
     for bad_checkpoint in resolution.bad_checkpoints:
         yield Risk(
-            "a checkpoint is damaged", str(folder / f"{bad_checkpoint.name}.ckpt"), bad_checkpoint.reason, advice
+            "a checkpoint is damaged", storage.locate(f"{bad_checkpoint.name}.ckpt"), bad_checkpoint.reason, advice
         )
     for name in resolution.lost_names:
         reason = "it was committed, but its files are missing: another program or user removed them"
-        yield Risk("a checkpoint is lost", str(folder / f"{name}.ckpt"), reason, advice)
+        yield Risk("a checkpoint is lost", storage.locate(f"{name}.ckpt"), reason, advice)
 
 
-def _single_checkpoint_risks(resolution: Resolution) -> Iterator[Risk]:
+def _single_checkpoint_risks(storage: AnyStorage, resolution: Resolution) -> Iterator[Risk]:
     if resolution.chosen_checkpoint is not None and not resolution.older_checkpoints:
         yield Risk(
             "there is only one good checkpoint",
-            str(resolution.chosen_checkpoint.path),
+            storage.locate(resolution.chosen_checkpoint.path.name),
             "if it is damaged, there is no older checkpoint to resume from",
             "let the run commit another checkpoint, or copy the file and its .json to another disk",
         )
 
 
-def _commit_log_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
+def _commit_log_risks(storage: AnyStorage, resolution: Resolution) -> Iterator[Risk]:
     if resolution.log_problems:
         yield Risk(
             "the commit log is damaged",
-            str(folder / "commits.log"),
+            storage.locate("log" if isinstance(storage, ObjectStorage) else "commits.log"),
             f"{'; '.join(resolution.log_problems)}; without the log, a lost checkpoint is not detected",
             "check the disk and other programs that write to the folder; the next commit starts a new log",
         )
 
 
-def _foreign_file_risks(folder: Path, foreign_files: Sequence[str]) -> Iterator[Risk]:
+def _foreign_file_risks(storage: AnyStorage, foreign_files: Sequence[str]) -> Iterator[Risk]:
     lightning_names = [name for name in foreign_files if re.fullmatch(r"last(-v\d+)?\.ckpt", name)]
     other_names = [name for name in foreign_files if name not in lightning_names]
     if lightning_names:
         yield Risk(
             f"{_format_names(lightning_names)}: saved by Lightning's ModelCheckpoint",
-            str(folder),
+            storage.location,
             "ckpt_path='last' resumes from the newest file by date, even if it is truncated, and starts at step 0 if "
             "no file exists",
             f"pass ckpt_path=recovery.latest_checkpoint(); to resume from this file: "
-            f"{_adopt_command(folder / lightning_names[0])}",
+            f"{_adopt_command(storage, lightning_names[0])}",
         )
     if other_names:
         yield Risk(
             f"{_format_names(other_names)}: not committed by CheckpointRecovery",
-            str(folder),
+            storage.location,
             "the file cannot be verified, and the next start does not resume from it",
-            f"to resume from it: {_adopt_command(folder / other_names[0])}; otherwise move it to another folder",
+            f"to resume from it: {_adopt_command(storage, other_names[0])}; otherwise move it to another folder",
         )
 
 
-def _leftover_risks(folder: Path, resolution: Resolution) -> Iterator[Risk]:
-    leftover_names = {*resolution.leftover_files, *(path.name for path in folder.glob(".lease*.tmp"))}
+def _leftover_risks(storage: AnyStorage, resolution: Resolution) -> Iterator[Risk]:
+    entries = storage.list()
+    leftover_names = {
+        *resolution.leftover_files,
+        *(entry.name for entry in entries if re.fullmatch(r"\.lease.*\.tmp", entry.name)),
+    }
     if leftover_names:
-        size = sum((folder / name).lstat().st_size for name in leftover_names)
+        size = sum(entry.size for entry in entries if entry.name in leftover_names)
         yield Risk(
             f"{_format_names(sorted(leftover_names))}: {size:,} bytes left over from a killed run",
-            str(folder),
+            storage.location,
             "these files use space that the next checkpoint may need",
             "delete them; the next start deletes left-over checkpoint files",
         )
 
 
-def _adopt_command(path: Path) -> str:
-    return f"stormproof adopt {shlex.quote(str(path))}"
+def _adopt_command(storage: AnyStorage, name: str) -> str:
+    if isinstance(storage, ObjectStorage):
+        return f"download it and run stormproof adopt {shlex.quote(name)} --into {shlex.quote(storage.location)}"
+    return f"stormproof adopt {shlex.quote(storage.locate(name))}"
 
 
 def _format_names(names: Sequence[str]) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import filelock
 
-from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint import Retention
 from stormproof.checkpoint.atomic import fsync_folder
+from stormproof.checkpoint.storage import is_url
+from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.cli.doctor.risk import Risk
 
 
@@ -27,20 +29,22 @@ def file_system_risks(folder: Path) -> list[Risk]:
 
 
 def address_risks(address: str) -> list[Risk]:
-    """Returns a risk if ``address`` is the address of an object store and not a folder.
+    """Returns a risk if ``address`` is a URL to which checkpoints cannot be written.
 
     Args:
         address: Path or URL.
 
     Example:
-        >>> [risk.summary for risk in address_risks("s3://bucket/run")], address_risks("runs/mine")
+        >>> [risk.summary for risk in address_risks("hdfs://host/run")], address_risks("s3://bucket/run")
         (['the address of an object store'], [])
     """
     try:
-        Store(address)
+        if is_url(address):
+            normalize_url(address)
     except ValueError as error:
-        advice = "save to a folder and copy finished runs to the object store"
-        return [Risk("the address of an object store", address, f"checkpoints cannot be saved there: {error}", advice)]
+        advice = "save to a folder, or to an object store with s3://, gs:// or az://"
+        reason = f"checkpoints cannot be saved there: {error}"
+        return [Risk("the address of an object store", address, reason, advice)]
     return []
 
 
