@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,13 @@ from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_folder
 from stormproof.checkpoint.loadable import restore_pickled
+from stormproof.checkpoint.mirror import Mirror
+from stormproof.checkpoint.mirror_download import download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
+from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
@@ -34,6 +38,10 @@ from stormproof.resume.save_coordinator import SaveCoordinator
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
+MIRROR_FINISH_SECONDS = 600.0
+"""Maximum time that the end of training waits for the upload of the final checkpoint to the mirror."""
+MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
+"""Maximum times that an exception, and Ctrl-C, wait for the upload of the newest checkpoint to the mirror."""
 _FINISHED_FOLDERS: set[Path] = set()
 """Folders of training runs that have finished in this process."""
 
@@ -85,6 +93,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | Storage fails or hangs. | Training continues until ``storage_timeout``. |
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
+    | The mirror cannot be reached. | Training continues, and the upload is retried. |
+    | The newest checkpoint is not in the mirror at the end. | It is only in the folder. |
 
     Args:
         dirpath: Folder of the checkpoints, the same on all ranks. Created if it does not exist. Use one folder per run.
@@ -114,6 +124,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
         resume: Whether ``fit`` resumes from :meth:`latest_checkpoint` if it is called without ``ckpt_path``. Set it if
             a package calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
         weights_only: Argument of ``Trainer.fit`` when ``resume`` loads a checkpoint. False restores pickled entries.
+        mirror: URL of an object store, such as ``s3://bucket/run``, to which committed checkpoints are copied in the
+            background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint` downloads it. Use
+            one prefix per run. Requires the extra ``remote``. Disabled if None.
+        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best ones and
+            every n-th one are kept as in the folder.
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
@@ -124,7 +139,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
     Raises:
-        ValueError: If a number is out of range or ``dirpath`` is a URL.
+        ValueError: If a number is out of range, ``dirpath`` is a URL, or ``mirror`` is not one.
+        MissingExtraError: If ``mirror`` is set and the extra ``remote`` is not installed.
 
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_train_steps=50)
@@ -160,6 +176,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         wrap_loaders: bool = False,
         resume: bool = False,
         weights_only: bool | None = None,
+        mirror: str | None = None,
+        mirror_keep_last: int = 2,
     ) -> None:
         if monitor is not None and save_top_k < 1:
             raise ValueError(f"`save_top_k` must be at least 1 with `monitor={monitor}`, got {save_top_k}.")
@@ -179,6 +197,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.async_save, self.storage_timeout_seconds = async_save, 60 * timeout_minutes
         self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
         self.store = Store(dirpath)
+        self.mirror = None if mirror is None else ObjectStorage(mirror).location
+        self.mirror_retention = replace(self.retention, keep_last=_require_two("mirror_keep_last", mirror_keep_last))
+        self._mirror: Mirror | None = None  # on rank 0 during training
         self.save_coordinator = SaveCoordinator(
             self.store, self.schedule, self.retention, self.monitored_metric, identity
         )
@@ -200,8 +221,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """Returns the path of the newest good checkpoint after verifying its content. None without a checkpoint.
 
-        Needs neither a trainer nor a lease, and does not modify the folder. Call it on every rank. Before training
-        begins, the ranks check that they found the same checkpoint. Only one rank per node reads its content.
+        Needs neither a trainer nor a lease, and does not modify the folder, except to download a newer checkpoint from
+        ``mirror``. Call it on every rank. Before training begins, the ranks check that they found the same checkpoint.
+        Only one rank per node reads its content.
 
         Args:
             start_over: Whether to begin at step 0 if all checkpoints are bad or lost.
@@ -209,9 +231,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Raises:
             NoGoodCheckpointError: If all checkpoints are bad or lost.
             NotResumableError: If the checkpoint belongs to a run with another ``identity``.
-            StorageError: If no checkpoint is good and at least one cannot be read.
+            StorageError: If no checkpoint is good and at least one cannot be read, or ``mirror`` cannot be read.
         """
         self._start_over = start_over
+        if self.mirror is not None:
+            download_newest(self.store, ObjectStorage(self.mirror), self.identity)
         self._resolution = self.store.resolve()
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints
@@ -280,6 +304,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.schedule.last_saved_step != trainer.global_step:
             self._save(trainer, pl_module, time.monotonic())
         return self.save_coordinator.wait_until_committed()
+
+    def finish_mirror(self, seconds: float) -> bool:
+        """Waits until the newest checkpoint is in ``mirror``, for at most ``seconds``. Returns whether it is."""
+        return self._mirror is None or self._mirror.finish(seconds)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
@@ -409,11 +437,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _inactive_state(self) -> dict[str, Any]:
         if not self._is_active:
-            return {"_undo_functions": []}
+            return {"_undo_functions": [], "_mirror": None}
         empty_lists: dict[str, Any] = {
             name: [] for name in ("_undo_functions", "_step_functions", "_before_save_functions")
         }
-        nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution"))
+        nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution", "_mirror"))
         return {**empty_lists, **nones, "_is_active": False}
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
@@ -466,12 +494,19 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _acquire_folder(self, resolution: Resolution) -> str:
         """Acquires the folder on rank 0. Returns the token of the ownership."""
         ownership = FolderOwnership(self.store, resolution)
+        if self.mirror is not None:
+            try:
+                self._mirror = Mirror(self.store, ObjectStorage(self.mirror), self.mirror_retention)
+            except BaseException:
+                ownership.release()
+                raise
         self.save_coordinator.writer = CheckpointWriter(
             self.store,
             self.retention,
             ownership,
             async_save=self.async_save,
             storage_timeout_seconds=self.storage_timeout_seconds,
+            on_commit=None if self._mirror is None else self._mirror.notify,
         )
         return ownership.token
 
@@ -499,6 +534,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.writer = None
+        if self._mirror is not None:
+            exception_seconds = MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS
+            self._mirror.close(MIRROR_FINISH_SECONDS if self._has_ended else exception_seconds)
+            self._mirror = None
         self._resolution = None
         self._is_active = False
 
@@ -508,6 +547,12 @@ def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights
     restore_pickled(checkpoint, weights_only)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
     internals.ensure_double_precision(trainer)
+
+
+def _require_two(name: str, value: int) -> int:
+    if value < 2:
+        raise ValueError(f"`{name}` must be at least 2, so that a damaged checkpoint has a predecessor, got {value}.")
+    return value
 
 
 def _to_minutes(time: timedelta | float) -> float:

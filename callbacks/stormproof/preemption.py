@@ -161,7 +161,9 @@ class Preemption(InactiveCopies, Callback):
         received_signal = self._poll_signal(trainer, self._exchanged_signal.take())
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
-            self._exit(trainer, received_signal, self._recovery.commit(trainer, module))
+            saved_step = self._recovery.commit(trainer, module)
+            self._recovery.finish_mirror(self._compute_remaining_seconds(received_signal, os.environ) - 1)
+            self._exit(trainer, received_signal, saved_step)
 
     def _begin_evaluation(self, trainer: pl.Trainer, batches: Any) -> None:
         """Determines the number of batches and starts the time measurement of an evaluation."""

@@ -52,6 +52,7 @@ class CheckpointWriter:
         async_save: Whether training continues while a checkpoint is written.
         storage_timeout_seconds: Seconds without a commit, despite failures, after which training stops. Must be above
             0.
+        on_commit: Called after each commit, by the thread that writes.
 
     Attributes:
         ownership: Ownership of the folder.
@@ -69,10 +70,12 @@ class CheckpointWriter:
         *,
         async_save: bool = True,
         storage_timeout_seconds: float,
+        on_commit: Callable[[], object] | None = None,
     ) -> None:
         self._store, self.retention, self.ownership = store, retention, ownership
         self._async_save = async_save
         self._storage_timeout_seconds = storage_timeout_seconds
+        self._on_commit = on_commit
         self._stager = HostStager()
         self._retry_write: Callable[[], None] | None = None  # writes the last checkpoint
         self._write_job: BackgroundJob | None = None  # the last write, until its result was read
@@ -268,6 +271,8 @@ class CheckpointWriter:
         if should_read_back:
             self._store.read_back(committed_checkpoint)
         self.committed_step = committed_checkpoint.step
+        if self._on_commit is not None:
+            self._on_commit()
         if self._storage_problem is not None:
             self._storage_problem = None
             log_event(__name__, f"step {self.submitted_step}: checkpoints are saved again")

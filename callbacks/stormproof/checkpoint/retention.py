@@ -104,6 +104,18 @@ def select_for_deletion(
     ]
 
 
+def select_permanent(checkpoints: Sequence[Checkpoint], retention: Retention) -> list[Checkpoint]:
+    """Returns the finite checkpoints that are kept as the best, or one every n steps, and not only as the newest.
+
+    Args:
+        checkpoints: Checkpoints, in any order.
+        retention: Checkpoints to keep.
+    """
+    finite_checkpoints = sorted((item for item in checkpoints if item.finite), key=lambda item: item.sequence)
+    best = retention.sort_by_score(finite_checkpoints)[: retention.save_top_k]
+    return [*best, *_select_every_n(finite_checkpoints, retention)]
+
+
 def _select_every_n(finite_checkpoints: Sequence[Checkpoint], retention: Retention) -> list[Checkpoint]:
     """Returns the first checkpoint of each span of n steps. After a rollback, the newer one of the same step wins."""
     if retention.keep_every_n_train_steps is None:

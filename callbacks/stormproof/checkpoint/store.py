@@ -179,6 +179,10 @@ class Store:
         """Returns the attempts that the log contains, oldest first."""
         return [Attempt(event["number"], event["step"], event["time"]) for event in self._read_events("attempt")]
 
+    def read_rolled_back_names(self) -> set[str]:
+        """Returns the names of the checkpoints that :meth:`quarantine` put into quarantine while they were good."""
+        return {event["name"] for event in self._read_events("quarantined") if event.get("rolled_back")}
+
     def verify(self, checkpoint: Checkpoint) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good."""
         return find_problem(checkpoint, self._find_damage)
@@ -257,6 +261,7 @@ class Store:
         *,
         attempt: int,
         fence: Fence | None = None,
+        sequence: int | None = None,
     ) -> Checkpoint:
         """Commits a checkpoint. When it returns, the checkpoint survives a power failure.
 
@@ -270,6 +275,7 @@ class Store:
             info: Description of the checkpoint. A score that is not finite counts as None.
             attempt: Number from :meth:`begin_attempt`. 0 if no attempt writes the checkpoint.
             fence: Called before each rename. Its exception cancels the commit.
+            sequence: Sequence number of a checkpoint that is copied from another store. The next one if None.
 
         Returns:
             The committed checkpoint.
@@ -279,7 +285,7 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
         reach_fault_point("commit begins")
-        sequence = self._next_sequence()
+        sequence = self._next_sequence() if sequence is None else sequence
         path = get_path(self.storage, f"{format_stem(sequence, info.step)}.ckpt")
         self._claim(sequence, info.step, fence)
         completed_stages: set[str] = set()
@@ -315,18 +321,29 @@ class Store:
         reach_fault_point("log appended")
         return checkpoint
 
-    def quarantine(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
+    def quarantine(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        reason: str,
+        *,
+        fence: Fence | None = None,
+        is_rollback: bool = True,
+    ) -> None:
         """Moves good checkpoints, from which no run should resume, to ``quarantine/``.
 
         Args:
             checkpoints: Checkpoints of this folder.
             reason: Description for the log.
             fence: Called before any file is moved. Its exception cancels the move.
+            is_rollback: Whether the state itself is bad, so that a mirror puts its copies into quarantine, too.
         """
         if fence is not None:
             fence()
         self._append(
-            *({"event": "quarantined", "name": checkpoint.name, "reason": reason} for checkpoint in checkpoints)
+            *(
+                {"event": "quarantined", "name": checkpoint.name, "reason": reason, "rolled_back": is_rollback}
+                for checkpoint in checkpoints
+            )
         )
         quarantine_checkpoints(self.storage, [checkpoint.name for checkpoint in checkpoints])
         self.storage.delete(())
@@ -422,7 +439,7 @@ class Store:
         """Claims the names of a commit in an object store. The fence is called before anything is uploaded."""
         if isinstance(self.storage, PosixStorage):
             return
-        if not claim_sequence(self.storage, sequence, step):
+        if not claim_sequence(self.storage, sequence, step, self._token):
             raise self._make_lost_error()
         if fence is not None:
             fence()

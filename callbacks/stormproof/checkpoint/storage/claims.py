@@ -26,9 +26,16 @@ def list_claimed_sequences(storage: ObjectStorage) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def claim_sequence(storage: ObjectStorage, sequence: int, step: int) -> bool:
-    """Claims the names of a commit. Returns False if another process claimed the sequence number."""
-    claim = {"name": format_stem(sequence, step), "token": secrets.token_hex(8)}
+def claim_sequence(storage: ObjectStorage, sequence: int, step: int, token: str) -> bool:
+    """Claims the names of a commit. Returns False if another process claimed the sequence number.
+
+    Args:
+        storage: Object store.
+        sequence: Sequence number of the commit.
+        step: Step of the checkpoint.
+        token: Random name of the process. The same process may claim the same names again.
+    """
+    claim = {"name": format_stem(sequence, step), "token": token}
     return storage.put_if_absent(_format_name(sequence), json.dumps(claim).encode())
 
 

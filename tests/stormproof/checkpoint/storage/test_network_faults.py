@@ -141,6 +141,8 @@ def _race(url: str, use_lease: bool, rounds: int, seed: int, committed: list[tup
     storage = ObjectStorage(url, retry_seconds=10)
     for _ in range(rounds):
         lease = None
+        if use_lease:
+            time.sleep(generator.uniform(0, 0.5))  # so that an attempt has time for a commit
         try:
             lease = ObjectLease(storage) if use_lease else None
             store = Store(storage)
@@ -164,7 +166,7 @@ def test_two_stores_race_for_one_prefix_and_lose_nothing(use_lease: bool, s3_url
     committed: list[tuple[str, str]] = []
     owners: list[tuple[int, int]] = []
     threads = [
-        threading.Thread(target=_race, args=(s3_url, use_lease, 25 if use_lease else 8, seed, committed, owners))
+        threading.Thread(target=_race, args=(s3_url, use_lease, 15 if use_lease else 8, seed, committed, owners))
         for seed in range(2)
     ]
     for thread in threads:

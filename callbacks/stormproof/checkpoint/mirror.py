@@ -1,0 +1,226 @@
+"""Uploads committed checkpoints to an object store in a background thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import BinaryIO
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.digest import ALGORITHMS
+from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
+from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.retention import Retention, select_permanent
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.store import Store
+from stormproof.errors import DamagedError, FolderLostError, FolderTakenError, RanksDisagreeError
+from stormproof.long_waits import long_wait
+
+FIRST_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 60.0
+"""Maximum time between a failed upload and the next try."""
+RELEASE_TIMEOUT_SECONDS = 15.0
+"""Maximum wait for the release of the lease: one heartbeat (10 s) and requests."""
+_CHUNK_BYTES = 1 << 20
+
+
+class Mirror:
+    """Copies the checkpoints of a folder to an object store, newest first. Runs on rank 0.
+
+    Each copy is committed under the same name as in the folder. If uploads are slower than the schedule, checkpoints
+    between the last copy and the newest checkpoint are skipped, except those that ``retention`` keeps permanently or as
+    the best. Errors of the object store cause one warning, and the upload is retried.
+
+    Args:
+        local: Folder of checkpoints.
+        storage: Object store of the copies.
+        retention: Copies to keep.
+
+    Attributes:
+        mirrored_sequence: Sequence number of the newest checkpoint that the object store contains. 0 before the first.
+
+    Raises:
+        FolderTakenError: If another running process owns the object store.
+    """
+
+    def __init__(self, local: Store, storage: ObjectStorage, retention: Retention) -> None:
+        self._local, self._storage, self._retention = local, storage, retention
+        self._store = Store(storage)
+        self._lease: ObjectLease | None = None
+        self._attempt: int | None = None
+        self._skipped_names: set[str] = set()  # copies that cannot be made
+        self._problem: str | None = None
+        self._has_warned = False
+        self._is_closing = False
+        self._wake_event = threading.Event()
+        self._wake_event.set()
+        self.mirrored_sequence = 0
+        try:
+            self._lease = ObjectLease(storage)
+        except (OSError, LeaseError) as error:
+            self._report(error)
+        self._thread = threading.Thread(target=self._run, name="checkpoint-mirror", daemon=True)
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Wakes the thread after a commit."""
+        self._wake_event.set()
+
+    def finish(self, seconds: float) -> bool:
+        """Waits until the newest checkpoint is uploaded, for at most ``seconds``. Returns whether it is."""
+        deadline = time.monotonic() + seconds
+        newest = self._read_newest()
+        with long_wait("the mirror"):
+            while self._thread.is_alive() and not self._is_done(newest) and time.monotonic() < deadline:
+                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        return newest is None or self.mirrored_sequence >= newest.sequence
+
+    def close(self, seconds: float) -> None:
+        """Waits for the newest upload for at most ``seconds``, reports what is not uploaded, and frees the prefix."""
+        is_complete = self.finish(seconds)
+        self._is_closing = True
+        self._wake_event.set()
+        if not is_complete:
+            self._report_missing()
+        if is_complete:
+            self._thread.join(RELEASE_TIMEOUT_SECONDS)
+        if self._lease is not None and not self._thread.is_alive():
+            release_job = BackgroundJob(self._release, "mirror-release")
+            with long_wait("the mirror"):
+                release_job.join(RELEASE_TIMEOUT_SECONDS)
+
+    def _release(self) -> None:
+        if self._lease is not None:
+            with suppress(OSError, LeaseError):  # the lease expires
+                self._lease.release()
+
+    def _run(self) -> None:
+        delay = FIRST_RETRY_SECONDS
+        while not self._is_closing:
+            self._wake_event.wait(delay if self._problem else None)
+            self._wake_event.clear()
+            if self._is_closing:
+                return
+            try:
+                self._begin_attempt()
+                self._upload_pending()
+            except (FolderLostError, FolderTakenError, RanksDisagreeError) as error:
+                rank_zero_warn(f"The mirror is not updated anymore. {error}")
+                return
+            except (OSError, LeaseError, DamagedError) as error:
+                self._report(error)
+                delay = min(2 * delay, MAX_RETRY_SECONDS)
+            else:
+                self._problem, delay = None, FIRST_RETRY_SECONDS
+
+    def _begin_attempt(self) -> None:
+        """Acquires the lease and begins an attempt in the object store, unless this was done before."""
+        if self._lease is None:
+            self._lease = ObjectLease(self._storage)
+        if self._attempt is None:
+            self._lease.check()
+            self._attempt = self._store.begin_attempt(self._store.resolve())
+
+    def _upload_pending(self) -> None:
+        self._quarantine_as_local()
+        while not self._is_closing and (checkpoint := self._select_next()) is not None:
+            self._quarantine_as_local()  # a rollback is logged before the next checkpoint is committed
+            self._upload(checkpoint)
+            assert self._lease is not None
+            self._store.apply_retention(self._retention, fence=self._lease.check)
+
+    def _select_next(self) -> Checkpoint | None:
+        """Returns the checkpoint to upload next. None if the object store contains all that it should."""
+        checkpoints = [checkpoint for checkpoint in self._local.read_checkpoints() if checkpoint.finite]
+        if not checkpoints:
+            return None
+        copies = self._store.read_checkpoints()
+        copied_names = {copy.name for copy in copies}
+        # the names of aborted uploads and of checkpoints in quarantine are not used again
+        manifests = {entry.name for entry in self._storage.list() if entry.name.endswith(".json")}
+        self._skipped_names |= {item.name for item in checkpoints if f"{item.name}.json" in manifests} - copied_names
+        if checkpoints[-1].name in copied_names:
+            self.mirrored_sequence = checkpoints[-1].sequence
+        by_name = {item.name: item for item in (*copies, *checkpoints)}
+        kept_names = {item.name for item in select_permanent(list(by_name.values()), self._retention)}
+        wanted = [checkpoints[-1], *(item for item in reversed(checkpoints) if item.name in kept_names)]
+        return next((item for item in wanted if item.name not in copied_names | self._skipped_names), None)
+
+    def _upload(self, checkpoint: Checkpoint) -> None:
+        assert self._lease is not None
+        assert self._attempt is not None
+        try:
+            with checkpoint.path.open("rb") as file:
+                self._store.commit(
+                    lambda target: _copy_verified(file, target, checkpoint),
+                    CommitInfo(**{name: getattr(checkpoint, name) for name in CommitInfo.__dataclass_fields__}),
+                    attempt=self._attempt,
+                    fence=self._lease.check,
+                    sequence=checkpoint.sequence,
+                )
+        except FileNotFoundError as error:
+            if error.filename != str(checkpoint.path):
+                raise
+            return  # the folder's retention deleted it
+        except DamagedError as error:
+            self._skipped_names.add(checkpoint.name)
+            rank_zero_warn(str(error))
+            return
+        self.mirrored_sequence = max(self.mirrored_sequence, checkpoint.sequence)
+
+    def _quarantine_as_local(self) -> None:
+        """Puts the copies of checkpoints from which a rollback went back into quarantine."""
+        rolled_back = self._local.read_rolled_back_names()
+        copies = [checkpoint for checkpoint in self._store.read_checkpoints() if checkpoint.name in rolled_back]
+        if copies:
+            assert self._lease is not None
+            self._store.quarantine(copies, "the run rolled back", fence=self._lease.check)
+
+    def _read_newest(self) -> Checkpoint | None:
+        return next((item for item in reversed(self._local.read_checkpoints()) if item.finite), None)
+
+    def _is_done(self, newest: Checkpoint | None) -> bool:
+        return newest is None or self.mirrored_sequence >= newest.sequence or newest.name in self._skipped_names
+
+    def _report(self, error: Exception) -> None:
+        self._problem = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+        if not self._has_warned:
+            self._has_warned = True
+            rank_zero_warn(
+                f"The mirror {self._storage.location} is not up to date: {self._problem}. Training continues, and the "
+                "upload is retried."
+            )
+
+    def _report_missing(self) -> None:
+        reason = f" ({self._problem})" if self._problem else ""
+        rank_zero_warn(
+            f"The newest checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
+            f"{self._local.location}. If that folder is lost, the run resumes from an older checkpoint."
+        )
+
+
+def _copy_verified(source: BinaryIO, target: BinaryIO, checkpoint: Checkpoint) -> None:
+    """Copies a checkpoint.
+
+    Raises:
+        DamagedError: If its content has changed since it was committed.
+    """
+    content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
+    while chunk := source.read(_CHUNK_BYTES):
+        content_hash.update(chunk)
+        target.write(chunk)
+    require_digest(checkpoint, content_hash.hexdigest(), str(checkpoint.path))
+
+
+def require_digest(checkpoint: Checkpoint, hex_digest: str, location: str) -> None:
+    """Compares the hash of a copied content with the manifest.
+
+    Raises:
+        DamagedError: If they differ.
+    """
+    if f"{checkpoint.hash_algorithm}:{hex_digest}" != checkpoint.digest:
+        raise DamagedError(f"{location} has changed since it was committed. It is not copied.")

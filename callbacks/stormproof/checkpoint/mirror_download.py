@@ -1,0 +1,101 @@
+"""Downloads the newest checkpoint of a mirror into a folder that lacks it."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+import filelock
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stormproof.checkpoint.atomic import make_folder
+from stormproof.checkpoint.digest import ALGORITHMS
+from stormproof.checkpoint.lease import Lease
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
+from stormproof.checkpoint.mirror import require_digest
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.store import Store
+from stormproof.errors import DamagedError, NotResumableError, StorageError
+from stormproof.event_log import log_event
+
+LOCK_FILE_NAME = ".mirror.lock"
+
+
+def download_newest(local: Store, storage: ObjectStorage, identity: str | None = None) -> Checkpoint | None:
+    """Commits the newest good checkpoint of a mirror to a folder if the folder has none that is as new.
+
+    Processes of one node that call this at the same time wait for each other, so that one of them downloads. The
+    content is compared with the hash in the manifest before the commit.
+
+    Args:
+        local: Folder of checkpoints. Created if it does not exist.
+        storage: Object store of the copies.
+        identity: Identity of the run. Not compared if None.
+
+    Returns:
+        The checkpoint in the folder. None if nothing was downloaded.
+
+    Raises:
+        NotResumableError: If the copy belongs to a run with another identity.
+        FolderTakenError: If a running attempt owns the folder.
+        StorageError: If the mirror cannot be read, and the folder has no good checkpoint.
+    """
+    make_folder(local.folder)
+    with filelock.FileLock(local.folder / LOCK_FILE_NAME):
+        newest = local.resolve().chosen_checkpoint
+        try:
+            copies = Store(storage).read_checkpoints()
+            newer_copies = [copy for copy in copies if copy.sequence > (newest.sequence if newest else 0)]
+            return _download_first_good(local, storage, newer_copies[::-1], identity)
+        except OSError as error:
+            problem = f"The mirror {storage.location} cannot be read: {error.strerror or error}"
+            if newest is None:
+                raise StorageError(
+                    f"{problem}. {local.location} has no checkpoint to resume from. Restart the run when the mirror is "
+                    "available, or remove `mirror` to start at step 0."
+                ) from error
+            rank_zero_warn(f"{problem}. The run resumes from {newest.path.name}, which may be older than the mirror.")
+            return None
+
+
+def _download_first_good(
+    local: Store, storage: ObjectStorage, copies: list[Checkpoint], identity: str | None
+) -> Checkpoint | None:
+    for copy in copies:
+        if not copy.finite:
+            continue
+        if identity is not None and copy.identity not in {None, identity} and copy.step > 0:
+            raise NotResumableError(
+                f"{storage.locate(copy.path.name)} belongs to another run (its identity is {copy.identity}, not "
+                f"{identity}). Use another prefix."
+            )
+        try:
+            checkpoint = _download(local, storage, copy)
+        except DamagedError as error:
+            rank_zero_warn(f"Skipping a checkpoint of the mirror: {error}")
+            continue
+        log_event(__name__, f"downloaded the checkpoint of step {copy.step} from {storage.location}")
+        return checkpoint
+    return None
+
+
+def _download(local: Store, storage: ObjectStorage, copy: Checkpoint) -> Checkpoint:
+    def write(file: BinaryIO) -> None:
+        content_hash = ALGORITHMS[copy.hash_algorithm]()
+        try:
+            for chunk in storage.get(copy.path.name):
+                content_hash.update(chunk)
+                file.write(chunk)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{storage.locate(copy.path.name)} is missing.") from error
+        require_digest(copy, content_hash.hexdigest(), storage.locate(copy.path.name))
+
+    lease = Lease(local.folder)
+    try:
+        if any(os.path.lexists(local.folder / f"{copy.name}{suffix}") for suffix in (".ckpt", ".json")):
+            reason = "it is damaged, and the mirror has a good copy"
+            local.quarantine([copy], reason, fence=lease.check, is_rollback=False)
+        info = CommitInfo(**{name: getattr(copy, name) for name in CommitInfo.__dataclass_fields__})
+        return local.commit(write, info, attempt=copy.attempt, fence=lease.check, sequence=copy.sequence)
+    finally:
+        lease.release()

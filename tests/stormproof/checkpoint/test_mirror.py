@@ -1,0 +1,323 @@
+"""Copies of checkpoints in an object store: upload in the background, download into an empty folder."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from stormproof import CheckpointRecovery
+from stormproof.checkpoint import Retention, Store, mirror
+from stormproof.checkpoint.mirror import Mirror
+from stormproof.checkpoint.mirror_download import download_newest
+from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.errors import FolderTakenError, NotResumableError, StorageError
+from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
+from tests.support.fault_proxy import FaultProxy, choose_at_random
+from tests.support.object_stores import S3Server, flip_object_bit, make_object_store, object_names
+from tests.support.recovery_fits import checkpoint_steps, fit_with_recovery
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
+from tests.support.waiting import wait_for
+
+pytestmark = LIGHTNING_WARNING_FILTERS
+
+
+@pytest.fixture
+def storage(s3_url: str) -> ObjectStorage:
+    return ObjectStorage(s3_url, retry_seconds=5)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return make_store(tmp_path / "local")
+
+
+@pytest.fixture
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(mirror, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(mirror, "MAX_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("stormproof.checkpoint.storage.object_store.RETRY_SECONDS", 0.1)
+    return
+
+
+def _copied_steps(storage: ObjectStorage) -> list[int]:
+    return [checkpoint.step for checkpoint in Store(storage).read_checkpoints()]
+
+
+def test_the_newest_checkpoint_is_copied_under_its_name(local: Store, storage: ObjectStorage):
+    copies = Mirror(local, storage, Retention())
+    copies.close(30)
+    newest = local.read_checkpoints()[-1]
+    (copy,) = Store(storage).read_checkpoints()
+    assert (copy.name, copy.digest, copy.step, copy.identity) == (
+        newest.name, newest.digest, newest.step, newest.identity
+    )  # fmt: skip
+    assert storage.read(copy.path.name) == newest.path.read_bytes()
+    assert not ObjectLease.is_active(storage)
+
+
+def test_later_commits_follow_and_each_tier_has_its_retention(local: Store, storage: ObjectStorage):
+    copies = Mirror(local, storage, Retention(keep_last=3, keep_every_n_train_steps=50))
+    for step in range(40, 130, 10):
+        commit_checkpoint(local, step)
+        local.apply_retention(Retention())
+        copies.notify()
+        assert copies.finish(30)
+    copies.close(30)
+    assert _copied_steps(storage) == [50, 100, 110, 120]
+    assert [checkpoint.step for checkpoint in local.read_checkpoints()] == [110, 120]
+    assert [*Store(storage).resolve(verify_all=True).lost_names] == []
+
+
+def test_checkpoints_between_uploads_are_skipped_except_kept_ones(tmp_path: Path, storage: ObjectStorage):
+    local = make_store(tmp_path, [10, 20, 30, 40, 50, 60])
+    copies = Mirror(local, storage, Retention(keep_every_n_train_steps=20))
+    wait_for(lambda: _copied_steps(storage) == [20, 40, 60])
+    copies.close(30)
+    assert _copied_steps(storage) == [20, 40, 60]
+
+
+def test_an_empty_folder_gets_the_newest_copy_and_continues_its_numbers(
+    local: Store, storage: ObjectStorage, tmp_path: Path
+):
+    Mirror(local, storage, Retention()).close(30)
+    other = Store(tmp_path / "other")
+    downloaded = download_newest(other, storage)
+    assert downloaded is not None
+    assert downloaded.path.read_bytes() == local.read_checkpoints()[-1].path.read_bytes()
+    assert other.latest_checkpoint() == downloaded
+    assert commit_checkpoint(other, 40).name == "000004-step-40"
+    assert download_newest(other, storage) is None
+
+
+def test_processes_of_a_node_download_once(local: Store, storage: ObjectStorage, tmp_path: Path):
+    Mirror(local, storage, Retention()).close(30)
+    other, results = Store(tmp_path / "other"), []
+    threads = [threading.Thread(target=lambda: results.append(download_newest(other, storage))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result is None for result in results) == [False, True, True, True]
+
+
+def test_a_damaged_checkpoint_of_the_folder_is_replaced_by_its_copy(local: Store, storage: ObjectStorage):
+    Mirror(local, storage, Retention()).close(30)
+    newest = local.read_checkpoints()[-1]
+    flip_bit(newest.path)
+    downloaded = download_newest(local, storage)
+    assert downloaded is not None
+    assert downloaded.name == newest.name
+    resolution = local.resolve(verify_all=True)
+    assert resolution.chosen_checkpoint == downloaded
+    assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
+    assert "000003-step-30.ckpt" in file_names(local.folder / "quarantine")
+    assert local.read_rolled_back_names() == set()
+
+
+def test_a_damaged_copy_is_skipped(storage: ObjectStorage, tmp_path: Path):
+    make_object_store(storage, [10, 20])
+    flip_object_bit(storage, "000002-step-20.ckpt")
+    local = Store(tmp_path)
+    with pytest.warns(UserWarning, match="Skipping a checkpoint of the mirror: .*000002-step-20.ckpt has changed"):
+        downloaded = download_newest(local, storage)
+    assert downloaded is not None
+    assert downloaded.step == 10
+    assert file_names(tmp_path) >= {"000001-step-10.ckpt"}
+    assert not any(name.startswith("000002") for name in file_names(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStorage):
+    newest = local.read_checkpoints()[-1]
+    flip_bit(newest.path)
+    with (
+        pytest.warns(UserWarning, match=r"has changed since it was committed\. It is not copied\."),
+        pytest.warns(UserWarning, match="The newest checkpoint is not in the mirror"),
+    ):
+        Mirror(local, storage, Retention()).close(30)
+    assert _copied_steps(storage) == []
+    assert "000003-step-30.ckpt" not in object_names(storage)
+
+
+def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectStorage):
+    copies = Mirror(local, storage, Retention())
+    assert copies.finish(30)
+    local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")
+    commit_checkpoint(local, 15)
+    copies.notify()
+    assert copies.finish(30)
+    copies.close(30)
+    assert _copied_steps(storage) == [15]
+
+
+def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path):
+    store = make_object_store(storage, [])
+    commit_checkpoint(store, 10, identity="other")
+    with pytest.raises(NotResumableError, match=r"belongs to another run \(its identity is other, not mine\)"):
+        download_newest(Store(tmp_path), storage, "mine")
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_second_job_is_refused(local: Store, storage: ObjectStorage, s3_url: str, tmp_path: Path):
+    copies = Mirror(local, storage, Retention())
+    assert copies.finish(30)
+    recovery = CheckpointRecovery(tmp_path / "other disk", mirror=s3_url)
+    with pytest.raises(FolderTakenError, match=f"{s3_url} is in use by process {os.getpid()}"):
+        fit_with_recovery(recovery)
+    copies.close(30)
+
+
+def test_an_unreachable_mirror_stops_only_a_start_that_needs_it(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    storage = ObjectStorage(s3_url, retry_seconds=0.1)
+    monkeypatch.setattr("stormproof.checkpoint.read_retry.READ_RETRY_DELAYS", ())
+    with pytest.raises(StorageError, match=r"cannot be read: the object store cannot be reached.*has no checkpoint"):
+        download_newest(Store(tmp_path / "empty"), storage)
+    with pytest.warns(UserWarning, match="The run resumes from 000003-step-30.ckpt, which may be older"):
+        assert download_newest(make_store(tmp_path / "full"), storage) is None
+
+
+@pytest.mark.parametrize("keep_last", [0, 1])
+def test_the_mirror_keeps_at_least_two(keep_last: int, tmp_path: Path, s3_url: str):
+    with pytest.raises(ValueError, match=f"`mirror_keep_last` must be at least 2, .* got {keep_last}"):
+        CheckpointRecovery(tmp_path, mirror=s3_url, mirror_keep_last=keep_last)
+
+
+def test_a_mirror_must_be_a_supported_url(tmp_path: Path):
+    with pytest.raises(ValueError, match="hdfs://host/run is not the URL of a supported object store"):
+        CheckpointRecovery(tmp_path, mirror="hdfs://host/run")
+
+
+@pytest.mark.slow
+def test_a_fit_is_mirrored_and_resumes_on_another_disk(s3_url: str, storage: ObjectStorage, tmp_path: Path):
+    fit_with_recovery(CheckpointRecovery(tmp_path / "a", every_n_train_steps=2, mirror=s3_url))
+    assert _copied_steps(storage)[-1] == 6
+    recovery = CheckpointRecovery(tmp_path / "b", every_n_train_steps=2, mirror=s3_url)
+    trainer = fit_with_recovery(recovery, max_epochs=2)
+    assert recovery.resumed_from is not None
+    assert recovery.resumed_from.step == 6
+    assert trainer.global_step == 12
+    assert _copied_steps(storage)[-1] == 12
+    assert not ObjectLease.is_active(storage)
+
+
+@pytest.mark.slow
+def test_faults_of_the_mirror_do_not_stop_training(
+    s3_server: S3Server,
+    s3_url: str,
+    storage: ObjectStorage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short_delays: None,
+):
+    with FaultProxy(s3_server.port, choose_at_random(0, 0.4)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            recovery = CheckpointRecovery(tmp_path / "a", every_n_train_steps=1, mirror=s3_url)
+            recovery.mirror = None  # a start that needs the mirror is another test
+            path = recovery.latest_checkpoint()
+            recovery.mirror = s3_url
+            assert path is None
+            monkeypatch.setattr(recovery, "latest_checkpoint", lambda: None)
+            fit_with_recovery(recovery, max_epochs=2)
+    assert proxy.faults
+    assert checkpoint_steps(tmp_path / "a")[-1] == 12
+    resolution = Store(storage).resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 12
+    assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
+
+
+def test_a_mirror_that_fails_warns_once_and_is_reported_at_the_end(
+    local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+        copies.close(1.0)
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == 2
+    assert messages[0].startswith(f"The mirror {s3_url} is not up to date: the object store cannot be reached")
+    assert messages[1].startswith(f"The newest checkpoint is not in the mirror {s3_url} (the object store cannot be")
+
+
+SCRIPT = """
+import os, signal, sys
+import pytorch_lightning as pl, torch
+from torch.utils.data import DataLoader, TensorDataset
+from stormproof import CheckpointRecovery, Preemption, resumable
+
+folder, mirror, kill_step, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(), torch.nn.Linear(16, 1))
+
+    def training_step(self, batch, index):
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 0.01)
+
+
+class Kill(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == kill_step:
+            if number == signal.SIGKILL:
+                recovery.finish_mirror(60)
+            os.kill(os.getpid(), number)
+
+
+pl.seed_everything(0)
+loader = DataLoader(TensorDataset(torch.randn(48, 4)), batch_size=4, shuffle=True)
+recovery = CheckpointRecovery(folder, every_n_train_steps=2, mirror=mirror if mirror != "none" else None)
+trainer = pl.Trainer(
+    max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    accelerator="cpu", callbacks=[Kill(), Preemption(grace_seconds=60), recovery],
+)
+module = Module()
+trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())
+print("resumed from", recovery.resumed_from.step if recovery.resumed_from else None)
+torch.save(module.state_dict(), os.path.join(folder, "weights.pt"))
+"""
+
+
+def _train(folder: Path, url: str, server: S3Server, kill_step: int = 0, number: int = signal.SIGKILL) -> int:
+    command = [sys.executable, "-c", SCRIPT, str(folder), url, str(kill_step), str(int(number))]
+    result = subprocess.run(
+        command, env={**os.environ, **server.environment()}, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert result.returncode in {0, -signal.SIGKILL, 75}, result.stderr
+    return result.returncode
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_node_without_its_disk_resumes_bit_for_bit(
+    number: signal.Signals, s3_server: S3Server, s3_url: str, storage: ObjectStorage, tmp_path: Path
+):
+    assert _train(tmp_path / "reference", "none", s3_server) == 0
+    folder = tmp_path / "run"
+    code = -signal.SIGKILL if number == signal.SIGKILL else 75
+    for kill_step in (5, 13, 20):
+        assert _train(folder, s3_url, s3_server, kill_step, number) == code
+        saved_step = (kill_step - 1) // 2 * 2 if number == signal.SIGKILL else kill_step
+        assert _copied_steps(storage)[-1] == saved_step
+        shutil.rmtree(folder)
+    assert _train(folder, s3_url, s3_server) == 0
+    expected, weights = (torch.load(path / "weights.pt") for path in (tmp_path / "reference", folder))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
