@@ -172,9 +172,11 @@ def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:
 
 
 def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:
+    mirror = plan.checkpoints.get("mirror")
     arguments = CallbackArguments(
         run_folder=folder.path.absolute(),
         dirpath=folder.checkpoints.absolute(),
+        mirror=None if mirror is None else f"{mirror.rstrip('/')}/{folder.name}",
         identity=run_identity,
         datamodule=data,
         advise=make_advisor(plan),

@@ -26,6 +26,7 @@ class CallbackArguments:
         datamodule: Data module of the run.
         advise: Returns overrides for the command line that may solve a finding, or None.
         on_hang: Records in ``run.json`` that the run hangs, given a reason and the step. None except on rank 0.
+        mirror: URL of the object store to which the run copies its checkpoints. None without one.
     """
 
     run_folder: Path
@@ -34,6 +35,7 @@ class CallbackArguments:
     datamodule: pl.LightningDataModule
     advise: Callable[[Finding], str | None]
     on_hang: Callable[[str, int], None] | None
+    mirror: str | None = None
 
 
 CALLBACK_ARGUMENTS = frozenset(field.name for field in dataclasses.fields(CallbackArguments))

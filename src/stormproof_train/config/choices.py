@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,4 +40,6 @@ def find_config_dir(argv: Sequence[str]) -> Path | None:
 
 def format_override(value: object) -> str:
     """Formats a value for a command-line override."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {format_override(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

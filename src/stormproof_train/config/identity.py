@@ -14,6 +14,7 @@ from stormproof_train.config.redaction import is_placeholder, redact_settings
 # Settings for the place, speed, measurements and outputs of a run, which do not change the weights.
 _IGNORED_KEYS = (
     "name", "runs_dir", "resume", "max_restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
+    "checkpoints", "checkpoints.*",
     "callbacks",  # a leaf if there are no callbacks
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",

@@ -44,6 +44,7 @@ class Plan:
     seed: int
     resume: Resume
     max_restarts_without_progress: int | None
+    checkpoints: Mapping[str, Any]
     test: bool
     tune: TuneTarget | None
     report: bool
@@ -80,6 +81,7 @@ class Plan:
             "seed": self.seed,
             "resume": self.resume,
             "max_restarts_without_progress": self.max_restarts_without_progress,
+            "checkpoints": dict(self.checkpoints),
             "test": self.test,
             "report": self.report,
             "debug": self.debug,
@@ -127,6 +129,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         seed=config["seed"],
         resume=config["resume"],
         max_restarts_without_progress=config["max_restarts_without_progress"],
+        checkpoints=config.get("checkpoints") or {},
         test=config["test"],
         tune=config["tune"],
         report=config["report"],

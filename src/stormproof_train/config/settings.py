@@ -22,6 +22,7 @@ SETTING_HELP = {
     "seed": "seed of the split, initial weights, data order and all other random numbers",
     "resume": "auto: resume or start; must: resume or fail; never: start or fail",
     "max_restarts_without_progress": "restarts in a row without a new checkpoint before exit code 77; null: no limit",
+    "checkpoints": "mirror: URL such as s3://bucket/runs, to which each run copies its checkpoints; extra [remote]",
     "test": "false trains and validates, but does not read the test split",
     "tune": "lr or batch_size: measures a value to use, without starting the run",
     "report": "false writes no report.html at the end of the run",
@@ -66,6 +67,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"max_restarts_without_progress must be a whole number of at least 1, or null for no limit, got {restarts}"
         )
+    _check_checkpoints(config.get("checkpoints"))
     for switch in ("test", "report", "debug"):
         if not isinstance(config[switch], bool):
             raise UserError(f"{switch} must be true or false, got {config[switch]}")
@@ -73,6 +75,17 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise UserError(f"runs_dir must be a folder, got {config['runs_dir']!r}")
     check_url("runs_dir", config["runs_dir"])
     _check_trainer(config.get("trainer") or {})
+
+
+def _check_checkpoints(checkpoints: Any) -> None:
+    """Rejects unknown settings of checkpoints, and values that are not a URL."""
+    if checkpoints is None:
+        return
+    if not isinstance(checkpoints, Mapping) or set(checkpoints) - {"mirror"}:
+        raise UserError(f"checkpoints must have no setting but mirror, got {checkpoints}")
+    mirror = checkpoints.get("mirror")
+    if mirror is not None and (not isinstance(mirror, str) or "://" not in mirror):
+        raise UserError(f"checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got {mirror}")
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
