@@ -1,0 +1,139 @@
+"""Measures what a mirror costs a run: the stall of a save and the throughput.
+
+    python scripts/benchmarks/mirror.py [--megabytes 64] [--rounds 5] [--steps 120]
+
+In each round, in random order, a run trains without a mirror, and with one in an emulator of S3 (``moto``) on this
+machine. Every 20th step is saved. The emulator shares the cores with the training, which a real object store does not.
+The CPU time is measured in the training process and includes uploads, but not the emulator.
+Ratios are medians over the rounds, of a run with a mirror to one without in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from stormproof import CheckpointRecovery, resumable
+from stormproof.checkpoint.storage import ObjectStorage
+from tests.support.object_stores import run_s3_server
+
+
+class Task(pl.LightningModule):
+    """A network with frozen layers, which make the checkpoint large."""
+
+    def __init__(self, megabytes: int) -> None:
+        super().__init__()
+        self.small = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 512))
+        self.frozen = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(megabytes // 4))
+        self.frozen.requires_grad_(False)
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        return self.small(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.small.parameters())
+
+
+class Times(pl.Callback):
+    """Records the stalls of saves and the duration of all steps."""
+
+    def __init__(self, recovery: CheckpointRecovery) -> None:
+        self.stalls: list[float] = []
+        self.start = self.end = 0.0
+        self.cpu_start = self.cpu_end = 0.0
+        self._recovery = recovery
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: object) -> None:
+        if trainer.global_step == 1:
+            self.start, self.cpu_start = time.perf_counter(), time.process_time()
+        if trainer.global_step % 20 == 1 and trainer.global_step > 1:
+            self.stalls.append(self._recovery.last_logged["checkpoint/stall_seconds"])
+        self.end, self.cpu_end = time.perf_counter(), time.process_time()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median stall, steps per second, CPU seconds per step, seconds after the last step, number of copies."""
+
+    stall: float
+    throughput: float
+    cpu: float
+    end: float
+    copies: int
+
+
+def train(url: str | None, megabytes: int, steps: int) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        recovery = CheckpointRecovery(folder, every_n_train_steps=20, mirror=url)
+        times = Times(recovery)
+        loader = DataLoader(TensorDataset(torch.randn(steps * 64, 512)), batch_size=64)
+        trainer = pl.Trainer(
+            max_steps=steps,
+            max_epochs=1,
+            logger=False,
+            accelerator="cpu",
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[times, recovery],
+        )
+        trainer.fit(Task(megabytes), resumable(loader), ckpt_path=recovery.latest_checkpoint())
+        end = time.perf_counter() - times.end
+        copies = _count_copies(url) if url else 0
+    throughput = (steps - 1) / (times.end - times.start)
+    cpu = (times.cpu_end - times.cpu_start) / (steps - 1)
+    return Result(statistics.median(times.stalls), throughput, cpu, end, copies)
+
+
+def _count_copies(url: str) -> int:
+    """Returns the number of commits in the log of the mirror."""
+    storage = ObjectStorage(url)
+    return sum(storage.read(f"log/{entry.name}").count(b'"committed"') for entry in storage.list("log"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=120)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    rounds: list[dict[bool, Result]] = []
+    with run_s3_server() as server:
+        os.environ |= server.environment()
+        train(None, arguments.megabytes, 40)  # imports and caches
+        for _ in range(arguments.rounds):
+            results = {}
+            for has_mirror in random.sample([False, True], 2):
+                url = f"s3://{server.make_bucket()}/run" if has_mirror else None
+                results[has_mirror] = train(url, arguments.megabytes, arguments.steps)
+            rounds.append(results)
+            print(results, flush=True)
+    for name in ("stall", "throughput", "cpu"):
+        ratios = sorted(getattr(results[True], name) / getattr(results[False], name) for results in rounds)
+        print(f"{name}, with to without a mirror: {statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})")
+    ends = [f"{results[True].end:.2f}/{results[False].end:.2f}" for results in rounds]
+    print(f"seconds from the last step to the end, with/without: {', '.join(ends)}")
+    print(f"copies of {arguments.steps // 20 + 1} checkpoints: {[results[True].copies for results in rounds]}")
+
+
+if __name__ == "__main__":
+    main()
