@@ -42,6 +42,8 @@ MIRROR_FINISH_SECONDS = 600.0
 """Maximum time that the end of training waits for the upload of the final checkpoint to the mirror."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum times that an exception, and Ctrl-C, wait for the upload of the newest checkpoint to the mirror."""
+MIRROR_START_SECONDS = 20.0
+"""Time for which a request to the mirror is retried before training."""
 _FINISHED_FOLDERS: set[Path] = set()
 """Folders of training runs that have finished in this process."""
 
@@ -235,7 +237,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """
         self._start_over = start_over
         if self.mirror is not None:
-            download_newest(self.store, ObjectStorage(self.mirror), self.identity)
+            storage = ObjectStorage(self.mirror, retry_seconds=MIRROR_START_SECONDS)
+            download_newest(self.store, storage, self.identity)
         self._resolution = self.store.resolve()
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints

@@ -162,7 +162,7 @@ class Preemption(InactiveCopies, Callback):
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
             saved_step = self._recovery.commit(trainer, module)
-            self._recovery.finish_mirror(self._compute_remaining_seconds(received_signal, os.environ) - 1)
+            self._finish_mirror(received_signal)
             self._exit(trainer, received_signal, saved_step)
 
     def _begin_evaluation(self, trainer: pl.Trainer, batches: Any) -> None:
@@ -188,12 +188,11 @@ class Preemption(InactiveCopies, Callback):
             and self._has_time_to_finish(trainer, received_signal)
         ):
             return
-        is_training = self._recovery is not None and not trainer.sanity_checking
-        self._exit(
-            trainer,
-            received_signal,
-            self._recovery.save_coordinator.wait_until_committed() if self._recovery and is_training else None,
-        )
+        saved_step = None
+        if self._recovery is not None and not trainer.sanity_checking:
+            saved_step = self._recovery.save_coordinator.wait_until_committed()
+            self._finish_mirror(received_signal)
+        self._exit(trainer, received_signal, saved_step)
 
     def _reset_sync_schedule(self) -> None:
         self._sync_schedule.reset()
@@ -242,6 +241,11 @@ class Preemption(InactiveCopies, Callback):
             )[0]
             <= 0
         )
+
+    def _finish_mirror(self, received_signal: signal.Signals) -> None:
+        """Spends the time until SIGKILL, except the last second, on the copy of the newest checkpoint."""
+        assert self._recovery is not None
+        self._recovery.finish_mirror(self._compute_remaining_seconds(received_signal, os.environ) - 1)
 
     def _warn_if_save_exceeds_grace(self, received_signal: signal.Signals) -> None:
         """Warns if a checkpoint probably takes longer than the time until SIGKILL."""

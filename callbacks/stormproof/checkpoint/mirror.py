@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.lease import LeaseError
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
@@ -17,7 +16,7 @@ from stormproof.checkpoint.object_lease import ObjectLease
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
-from stormproof.errors import DamagedError, FolderLostError, FolderTakenError, RanksDisagreeError
+from stormproof.errors import DamagedError, FolderLostError, RanksDisagreeError, StormproofError
 from stormproof.long_waits import long_wait
 
 FIRST_RETRY_SECONDS = 1.0
@@ -73,32 +72,37 @@ class Mirror:
     def finish(self, seconds: float) -> bool:
         """Waits until the newest checkpoint is uploaded, for at most ``seconds``. Returns whether it is."""
         deadline = time.monotonic() + seconds
-        newest = self._read_newest()
+        try:
+            newest = self._read_newest()
+        except OSError:  # the writer reports the storage error
+            return False
         with long_wait("the mirror"):
             while self._thread.is_alive() and not self._is_done(newest) and time.monotonic() < deadline:
                 time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
         return newest is None or self.mirrored_sequence >= newest.sequence
 
     def close(self, seconds: float) -> None:
-        """Waits for the newest upload for at most ``seconds``, reports what is not uploaded, and frees the prefix."""
+        """Waits for the newest upload for at most ``seconds``, and reports what is not uploaded.
+
+        The thread frees the prefix when it ends, which may be later if a request hangs.
+        """
         is_complete = self.finish(seconds)
         self._is_closing = True
         self._wake_event.set()
         if not is_complete:
             self._report_missing()
-        if is_complete:
-            self._thread.join(RELEASE_TIMEOUT_SECONDS)
-        if self._lease is not None and not self._thread.is_alive():
-            release_job = BackgroundJob(self._release, "mirror-release")
-            with long_wait("the mirror"):
-                release_job.join(RELEASE_TIMEOUT_SECONDS)
-
-    def _release(self) -> None:
-        if self._lease is not None:
-            with suppress(OSError, LeaseError):  # the lease expires
-                self._lease.release()
+        with long_wait("the mirror"):
+            self._thread.join(RELEASE_TIMEOUT_SECONDS if is_complete else min(seconds, RELEASE_TIMEOUT_SECONDS))
 
     def _run(self) -> None:
+        try:
+            self._upload_until_closed()
+        finally:
+            if self._lease is not None:
+                with suppress(OSError, LeaseError):  # the lease expires
+                    self._lease.release()
+
+    def _upload_until_closed(self) -> None:
         delay = FIRST_RETRY_SECONDS
         while not self._is_closing:
             self._wake_event.wait(delay if self._problem else None)
@@ -108,14 +112,29 @@ class Mirror:
             try:
                 self._begin_attempt()
                 self._upload_pending()
-            except (FolderLostError, FolderTakenError, RanksDisagreeError) as error:
+            except (OSError, LeaseError, DamagedError, RanksDisagreeError, FolderLostError) as error:
+                if isinstance(error, FolderLostError) and self._has_lost_lease():
+                    rank_zero_warn(f"The mirror is not updated anymore. {error}")
+                    return
+                delay = min(2 * delay, MAX_RETRY_SECONDS) if self._problem else FIRST_RETRY_SECONDS
+                self._attempt = None if isinstance(error, StormproofError) else self._attempt
+                self._report(error)
+            except StormproofError as error:
                 rank_zero_warn(f"The mirror is not updated anymore. {error}")
                 return
-            except (OSError, LeaseError, DamagedError) as error:
-                self._report(error)
-                delay = min(2 * delay, MAX_RETRY_SECONDS)
             else:
-                self._problem, delay = None, FIRST_RETRY_SECONDS
+                self._problem = None
+
+    def _has_lost_lease(self) -> bool:
+        """Returns whether another process owns the object store. False if this cannot be determined now."""
+        try:
+            if self._lease is not None:
+                self._lease.check()
+        except FolderLostError:
+            return True
+        except (OSError, LeaseError):
+            pass
+        return False
 
     def _begin_attempt(self) -> None:
         """Acquires the lease and begins an attempt in the object store, unless this was done before."""

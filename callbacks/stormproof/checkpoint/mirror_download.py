@@ -44,8 +44,12 @@ def download_newest(local: Store, storage: ObjectStorage, identity: str | None =
     with filelock.FileLock(local.folder / LOCK_FILE_NAME):
         newest = local.resolve().chosen_checkpoint
         try:
-            copies = Store(storage).read_checkpoints()
-            newer_copies = [copy for copy in copies if copy.sequence > (newest.sequence if newest else 0)]
+            rolled_back_names = local.read_rolled_back_names()
+            newer_copies = [
+                copy
+                for copy in Store(storage).read_checkpoints()
+                if copy.sequence > (newest.sequence if newest else 0) and copy.name not in rolled_back_names
+            ]
             return _download_first_good(local, storage, newer_copies[::-1], identity)
         except OSError as error:
             problem = f"The mirror {storage.location} cannot be read: {error.strerror or error}"

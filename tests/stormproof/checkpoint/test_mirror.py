@@ -15,10 +15,12 @@ import torch
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Retention, Store, mirror
+from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.mirror import Mirror
 from stormproof.checkpoint.mirror_download import download_newest
 from stormproof.checkpoint.object_lease import ObjectLease
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage.claims import claim_sequence
 from stormproof.errors import FolderTakenError, NotResumableError, StorageError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
 from tests.support.fault_proxy import FaultProxy, choose_at_random
@@ -158,6 +160,65 @@ def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectSto
     assert _copied_steps(storage) == [15]
 
 
+def test_a_copy_from_which_the_folder_rolled_back_is_not_downloaded(local: Store, storage: ObjectStorage):
+    Mirror(local, storage, Retention()).close(30)
+    local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")  # and the process is killed
+    assert download_newest(local, storage) is None
+
+
+def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: Store, storage: ObjectStorage):
+    claim_sequence(storage, 3, 30, "killed")
+    copies = Mirror(local, storage, Retention())
+    wait_for(lambda: "000003-step-30.json" in object_names(storage))  # aborted
+    assert not copies.finish(30)
+    assert _copied_steps(storage) == []
+    commit_checkpoint(local, 40)
+    copies.notify()
+    assert copies.finish(30)
+    copies.close(30)
+    assert _copied_steps(storage) == [40]
+    assert ([*Store(storage).resolve().bad_checkpoints], [*Store(storage).resolve().leftover_files]) == ([], [])
+
+
+def test_a_mirror_that_another_job_took_over_is_left_to_it(
+    local: Store, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+):
+    copies = Mirror(local, storage, Retention())
+    assert copies.finish(30)
+    monkeypatch.setattr(Owner, "is_running", lambda self: False)
+    lease = ObjectLease(storage)
+    commit_checkpoint(local, 40)
+    copies._wake_event.set()
+    with (
+        pytest.warns(UserWarning, match=r"The mirror is not updated anymore\. This process no longer owns"),
+        pytest.warns(UserWarning, match="The newest checkpoint is not in the mirror"),
+    ):
+        copies.close(30)
+    assert _copied_steps(storage) == [30]
+    lease.check()
+    lease.release()
+
+
+def test_a_mirror_that_is_back_frees_the_prefix_after_a_late_end(
+    local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    is_broken = threading.Event()
+    is_broken.set()
+    with FaultProxy(s3_server.port, lambda method, path, number: "slow down" if is_broken.is_set() else None) as proxy:
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            storage = ObjectStorage(s3_url, retry_seconds=0.01)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copies = Mirror(local, storage, Retention())
+            assert not copies.finish(0.2)
+        is_broken.clear()
+        assert copies.finish(30)
+        copies.close(30)
+    assert _copied_steps(ObjectStorage(s3_url)) == [30]
+    assert not ObjectLease.is_active(ObjectStorage(s3_url))
+
+
 def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path):
     store = make_object_store(storage, [])
     commit_checkpoint(store, 10, identity="other")
@@ -260,6 +321,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from stormproof import CheckpointRecovery, Preemption, resumable
 
 folder, mirror, kill_step, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+ranks = int(sys.argv[5])
 
 
 class Module(pl.LightningModule):
@@ -278,7 +340,10 @@ class Kill(pl.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == kill_step:
             if number == signal.SIGKILL:
-                recovery.finish_mirror(60)
+                if trainer.is_global_zero:
+                    recovery.save_coordinator.writer.wait_until_free()
+                    recovery.finish_mirror(60)
+                trainer.strategy.barrier()
             os.kill(os.getpid(), number)
 
 
@@ -287,17 +352,23 @@ loader = DataLoader(TensorDataset(torch.randn(48, 4)), batch_size=4, shuffle=Tru
 recovery = CheckpointRecovery(folder, every_n_train_steps=2, mirror=mirror if mirror != "none" else None)
 trainer = pl.Trainer(
     max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    accelerator="cpu", callbacks=[Kill(), Preemption(grace_seconds=60), recovery],
+    accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto",
+    callbacks=[Kill(), Preemption(grace_seconds=60), recovery],
 )
 module = Module()
 trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())
 print("resumed from", recovery.resumed_from.step if recovery.resumed_from else None)
-torch.save(module.state_dict(), os.path.join(folder, "weights.pt"))
+if trainer.is_global_zero:
+    torch.save(module.state_dict(), os.path.join(folder, "weights.pt"))
 """
 
 
-def _train(folder: Path, url: str, server: S3Server, kill_step: int = 0, number: int = signal.SIGKILL) -> int:
-    command = [sys.executable, "-c", SCRIPT, str(folder), url, str(kill_step), str(int(number))]
+def _train(
+    folder: Path, url: str, server: S3Server, kill_step: int = 0, number: int = signal.SIGKILL, ranks: int = 1
+) -> int:
+    script = folder.parent / "train.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder), url, str(kill_step), str(int(number)), str(ranks)]
     result = subprocess.run(
         command, env={**os.environ, **server.environment()}, capture_output=True, text=True, timeout=200, check=False
     )
@@ -306,18 +377,22 @@ def _train(folder: Path, url: str, server: S3Server, kill_step: int = 0, number:
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGKILL, 2)],
+    ids=["SIGKILL", "SIGTERM", "SIGKILL, two ranks"],
+)
 def test_a_node_without_its_disk_resumes_bit_for_bit(
-    number: signal.Signals, s3_server: S3Server, s3_url: str, storage: ObjectStorage, tmp_path: Path
+    number: signal.Signals, ranks: int, s3_server: S3Server, s3_url: str, storage: ObjectStorage, tmp_path: Path
 ):
-    assert _train(tmp_path / "reference", "none", s3_server) == 0
+    assert _train(tmp_path / "reference", "none", s3_server, ranks=ranks) == 0
     folder = tmp_path / "run"
     code = -signal.SIGKILL if number == signal.SIGKILL else 75
-    for kill_step in (5, 13, 20):
-        assert _train(folder, s3_url, s3_server, kill_step, number) == code
+    for kill_step in (5, 13, 20) if ranks == 1 else (5, 9):
+        assert _train(folder, s3_url, s3_server, kill_step, number, ranks) == code
         saved_step = (kill_step - 1) // 2 * 2 if number == signal.SIGKILL else kill_step
         assert _copied_steps(storage)[-1] == saved_step
         shutil.rmtree(folder)
-    assert _train(folder, s3_url, s3_server) == 0
+    assert _train(folder, s3_url, s3_server, ranks=ranks) == 0
     expected, weights = (torch.load(path / "weights.pt") for path in (tmp_path / "reference", folder))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)

@@ -290,11 +290,12 @@ class _Upload(io.RawIOBase):
 
 _DENIED_PATTERN = (
     r"AccessDenied|Forbidden|PermissionDenied|Unauthenticated|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
-    r"Missing AccessKeyId|credential|AuthenticationFailed|AuthorizationFailure|status code: 40[13]"
+    r"Missing AccessKeyId|credential|AuthenticationFailed|AuthorizationFailure|"
+    r"Account must be specified|status code: 40[13]"
 )
 _DENIED = (
     "the credentials are missing or denied; set them in the environment, for example AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY"
+    "AWS_SECRET_ACCESS_KEY, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 )
 _UNREACHABLE = (
     "the object store cannot be reached; check the network, the URL and the endpoint, for example AWS_ENDPOINT_URL"
