@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -262,15 +263,15 @@ def is_foreign(file: str) -> bool:
 
 def _find_newly_committed(storage: AnyStorage, unfinished_names: Sequence[str]) -> set[str]:
     """Returns the names that a running process committed since the files were listed."""
-    files = _list_all_files(storage) if unfinished_names else set[str]()
-    return {name for name in unfinished_names if f"{name}.json" in files}
+    existing_files = _find_existing(storage, [f"{name}.json" for name in unfinished_names])
+    return {name for name in unfinished_names if f"{name}.json" in existing_files}
 
 
-def _list_all_files(storage: AnyStorage) -> set[str]:
-    try:
-        return {entry.name for entry in retry_read(storage.list)}
-    except FileNotFoundError:
-        return set()
+def _find_existing(storage: AnyStorage, files: Collection[str]) -> set[str]:
+    """Returns the files that exist now. A network file system may list a folder from a cache, but not test a name."""
+    if isinstance(storage, PosixStorage):
+        return {file for file in files if os.path.lexists(storage.folder / file)}
+    return set(files) & {entry.name for entry in retry_read(storage.list)} if files else set()
 
 
 def find_without_manifest(storage: AnyStorage, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
@@ -285,5 +286,6 @@ def _find_lost(storage: AnyStorage, log: CommitLog) -> list[str]:
     Checks the files after the log was read, because the log may be newer than the list of files.
     """
     unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
-    files = _list_all_files(storage) if unexplained_names else set[str]()
-    return sorted(name for name in unexplained_names if not {f"{name}.ckpt", f"{name}.json"} & files)
+    files = {name: {f"{name}.ckpt", f"{name}.json"} for name in unexplained_names}
+    existing_files = _find_existing(storage, set().union(*files.values()))
+    return sorted(name for name in unexplained_names if not files[name] & existing_files)
