@@ -1,9 +1,11 @@
 """The contract of a storage, for a folder, an object store in memory, and an S3 server."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from obstore.store import MemoryStore
 
@@ -169,6 +171,23 @@ def test_a_large_upload_appears_only_when_it_is_complete(s3_url: str):
     (entry,) = storage.list()
     assert entry.size == 2 * PART_BYTES + len(chunk)
     assert _read(storage, "large", PART_BYTES - 5, PART_BYTES + 5) == (chunk * 2)[-5 + len(chunk) : 5 + len(chunk)]
+
+
+@pytest.mark.drill
+def test_an_upload_and_a_download_need_bounded_memory(s3_url: str):
+    storage, process = ObjectStorage(s3_url), psutil.Process()
+    chunk = os.urandom(1 << 20)
+    start_bytes, peaks = process.memory_info().rss, []
+
+    def write(file: object) -> None:
+        for _ in range(384):
+            file.write(chunk)  # type: ignore[attr-defined]
+            peaks.append(process.memory_info().rss)
+
+    storage.put("large", write)
+    for _ in storage.get("large"):
+        peaks.append(process.memory_info().rss)  # noqa: PERF401 (the memory at each chunk)
+    assert max(peaks) - start_bytes < 200 << 20
 
 
 def test_objects_of_other_prefixes_are_not_listed(s3_url: str):
